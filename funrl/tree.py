@@ -1,0 +1,398 @@
+"""Trees of tensors: frozen dataclasses that are pytrees, and functions over every leaf.
+
+A *tree* is a tensor, or a dict, list, tuple, NamedTuple or :func:`dataclass` of trees. Every function
+here is pure: it returns a new tree and leaves its arguments as they were.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import optree
+import torch
+from optree import GetAttrEntry
+from torch.utils import _pytree as torch_pytree
+
+__all__ = [
+    "dataclass",
+    "describe",
+    "flatten",
+    "index",
+    "leaves",
+    "map",
+    "paths",
+    "ravel",
+    "reshape",
+    "set",
+    "stack",
+    "static",
+    "structure",
+    "to",
+    "unflatten",
+    "where",
+]
+
+T = TypeVar("T")
+
+
+def static(**options: Any) -> Any:
+    """Mark a field of a :func:`dataclass` as static: part of the structure, not a leaf.
+
+    A static value has to be hashable; two trees whose static fields differ have different structures.
+
+    Args:
+        **options: as for :func:`dataclasses.field`, such as ``default``.
+
+    Example:
+        >>> import torch
+        >>> @dataclass
+        ... class Noise:
+        ...     scale: torch.Tensor
+        ...     kind: str = static(default="gaussian")
+        >>> leaves(Noise(torch.tensor(2.0)))
+        [tensor(2.)]
+    """
+    metadata = {**options.pop("metadata", {}), "static": True}
+    return dataclasses.field(metadata=metadata, **options)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
+def dataclass(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen dataclass that optree and torch treat as a pytree.
+
+    It gains a method ``replace(**changes)`` that returns a changed copy. Fields made by :func:`static`
+    ride in the structure; all others are subtrees. There is no ``__eq__``: tensors have no single truth value.
+
+    Args:
+        cls: a class with annotated fields and no ``__post_init__`` (transforms rebuild it on objects that
+            are not tensors).
+
+    Raises:
+        TypeError: if ``cls`` has a ``__post_init__``.
+
+    Example:
+        >>> import torch
+        >>> @dataclass
+        ... class Ball:
+        ...     height: torch.Tensor
+        ...     speed: torch.Tensor
+        >>> ball = Ball(height=torch.tensor(1.0), speed=torch.tensor(0.5))
+        >>> map(lambda x: 2 * x, ball.replace(height=torch.tensor(3.0))).height
+        tensor(6.)
+    """
+    if hasattr(cls, "__post_init__"):
+        raise TypeError(f"{cls.__name__} has a __post_init__, which transforms would run on objects that are not tensors: move it to a function that builds {cls.__name__}")
+    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = dataclasses.fields(made)
+    data_names = tuple(f.name for f in fields if not f.metadata.get("static"))
+    static_names = tuple(f.name for f in fields if f.metadata.get("static"))
+    names = data_names + static_names
+
+    def children(node: Any) -> tuple[Any, ...]:
+        return tuple(getattr(node, name) for name in data_names)
+
+    def context(node: Any) -> tuple[Any, ...]:
+        return tuple(getattr(node, name) for name in static_names)
+
+    def rebuild(context: tuple[Any, ...], children: Any) -> Any:
+        return made(**dict(zip(names, (*children, *context), strict=True)))
+
+    def replace(self: Any, **changes: Any) -> Any:
+        """Return a copy with the named fields changed."""
+        return made(**{name: getattr(self, name) for name in names} | changes)
+
+    made.replace = replace
+    optree.register_pytree_node(
+        made,
+        lambda node: (children(node), context(node), data_names),
+        rebuild,
+        path_entry_type=GetAttrEntry,
+        namespace=optree.registry.__GLOBAL_NAMESPACE,
+    )
+    torch_pytree.register_pytree_node(
+        made,
+        lambda node: (children(node), context(node)),
+        lambda children, context: rebuild(context, children),
+        flatten_with_keys_fn=lambda node: (
+            [(torch_pytree.GetAttrKey(name), getattr(node, name)) for name in data_names],
+            context(node),
+        ),
+        serialized_type_name=f"{made.__module__}.{made.__qualname__}",
+    )
+    return made
+
+
+def flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of ``tree`` and its structure, for :func:`unflatten`.
+
+    Dict entries come in the order of their sorted keys.
+
+    Example:
+        >>> values, form = flatten({"b": 2, "a": (0, 1)})
+        >>> values, unflatten(form, values)
+        ([0, 1, 2], {'a': (0, 1), 'b': 2})
+    """
+    values, form = optree.tree_flatten(tree)
+    return values, form
+
+
+def unflatten(structure: Any, leaves: Any) -> Any:
+    """Return the tree of ``structure`` (from :func:`flatten`) that holds ``leaves``."""
+    return optree.tree_unflatten(structure, leaves)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return the leaves of ``tree`` in the order of :func:`flatten`.
+
+    Example:
+        >>> leaves({"b": 2, "a": (0, 1)})
+        [0, 1, 2]
+    """
+    return flatten(tree)[0]
+
+
+def structure(tree: Any) -> Any:
+    """Return the structure of ``tree``: equal for trees whose nodes and static fields agree.
+
+    Example:
+        >>> structure({"a": 1}) == structure({"a": 2}), structure({"a": 1}) == structure([1])
+        (True, False)
+    """
+    return flatten(tree)[1]
+
+
+def paths(tree: Any) -> list[str]:
+    """Return a readable path for each leaf, in the order of :func:`leaves`.
+
+    Example:
+        >>> paths({"b": 2, "a": (0, 1)})
+        ["['a'][0]", "['a'][1]", "['b']"]
+    """
+    return [accessor.codify("") or "(the whole tree)" for accessor in optree.tree_accessors(tree)]
+
+
+def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """Apply ``f`` to each leaf of ``tree`` (and the leaves of ``rest`` at the same place).
+
+    Raises:
+        ValueError: if a tree of ``rest`` has another structure than ``tree``.
+
+    Example:
+        >>> map(lambda x, y: x + y, {"a": 1, "b": 2}, {"a": 10, "b": 20})
+        {'a': 11, 'b': 22}
+    """
+    values, form = flatten(tree)
+    columns = [values]
+    for position, other in enumerate(rest):
+        other_values, other_form = flatten(other)
+        if other_form != form:
+            raise ValueError(f"tree.map: tree number {position + 2} has the structure {other_form}, but the first has {form}; give trees of one structure")
+        columns.append(other_values)
+    return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
+
+
+def stack(trees: Any, dim: int = 0) -> Any:
+    """Stack trees of one structure along a new dimension of every leaf.
+
+    Args:
+        trees: a sequence of N trees whose leaves agree in shape.
+        dim: where the new dimension of size N goes.
+
+    Raises:
+        ValueError: if there is no tree, or if structures or shapes differ (the leaf is named).
+
+    Example:
+        >>> import torch
+        >>> stack([{"a": torch.zeros(3)}, {"a": torch.ones(3)}])["a"].shape
+        torch.Size([2, 3])
+    """
+    trees = list(trees)
+    if not trees:
+        raise ValueError("tree.stack: expected at least one tree, got an empty sequence")
+    for number, other in enumerate(trees[1:], 1):
+        check_like(other, trees[0], f"tree.stack: tree {number}", "tree 0", dtypes=False)
+    return map(lambda *xs: torch.stack(xs, dim), trees[0], *trees[1:])
+
+
+def index(tree: Any, i: Any) -> Any:
+    """Return ``leaf[i]`` for every leaf.
+
+    Example:
+        >>> import torch
+        >>> index({"a": torch.arange(6).reshape(3, 2)}, 1)
+        {'a': tensor([2, 3])}
+    """
+    return map(lambda x: x[i], tree)
+
+
+def set(tree: Any, i: Any, values: Any) -> Any:
+    """Return a copy of ``tree`` with ``leaf[i] = value`` for each leaf of ``values`` (functional assignment).
+
+    Example:
+        >>> import torch
+        >>> set({"a": torch.zeros(3)}, 1, {"a": torch.tensor(5.0)})
+        {'a': tensor([0., 5., 0.])}
+    """
+
+    def put(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x[i] = value
+        return x
+
+    return map(put, tree, values)
+
+
+def reshape(tree: Any, shape: Any, *, batch_dims: int = 1) -> Any:
+    """Reshape the first ``batch_dims`` dimensions of every leaf to ``shape``.
+
+    Args:
+        tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
+        shape: the new leading sizes; one may be -1.
+        batch_dims: how many leading dimensions the new ones replace.
+
+    Example:
+        >>> import torch
+        >>> reshape({"a": torch.zeros(6, 4)}, (2, 3))["a"].shape
+        torch.Size([2, 3, 4])
+    """
+    return map(lambda x: x.reshape(*shape, *x.shape[batch_dims:]), tree)
+
+
+def where(condition: torch.Tensor, yes: Any, no: Any) -> Any:
+    """Choose leaf by leaf: ``yes`` where ``condition`` holds, else ``no``.
+
+    ``condition`` has the leading dimensions that the leaves share; it is padded on the right, so that a
+    condition [B] chooses whole rows of leaves [B, ...].
+
+    Raises:
+        ValueError: if the structures differ, or a leaf's leading dimensions are not those of ``condition``.
+
+    Example:
+        >>> import torch
+        >>> where(torch.tensor([True, False]), {"a": torch.ones(2, 2)}, {"a": torch.zeros(2, 2)})
+        {'a': tensor([[1., 1.],
+                [0., 0.]])}
+    """
+
+    def choose(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if x.shape != y.shape or x.shape[: condition.ndim] != condition.shape:
+            raise ValueError(
+                f"tree.where: a leaf of yes has shape {list(x.shape)} and of no {list(y.shape)}; expected equal shapes "
+                f"that begin with those of the condition, {list(condition.shape)}"
+            )
+        return torch.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
+
+    return map(choose, yes, no)
+
+
+def to(tree: Any, target: torch.device | torch.dtype | str) -> Any:
+    """Move every leaf to a device, or cast every floating-point leaf to a dtype.
+
+    Integers, booleans and keys keep their dtype.
+
+    Example:
+        >>> import torch
+        >>> to({"x": torch.ones(1), "n": torch.tensor(3)}, torch.float64)
+        {'n': tensor(3), 'x': tensor([1.], dtype=torch.float64)}
+    """
+    if isinstance(target, torch.dtype):
+        return map(lambda x: x.to(target) if x.is_floating_point() else x, tree)
+    return map(lambda x: x.to(target), tree)
+
+
+def ravel(tree: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+    """Join all leaves into one vector, and return it with the function that takes it apart again.
+
+    One long vector makes an optimiser step one kernel instead of one for each leaf.
+
+    Args:
+        tree: leaves of one dtype, N numbers in all.
+
+    Returns:
+        A vector [N], and ``unravel(vector) -> tree``, which gives views.
+
+    Raises:
+        ValueError: if there is no leaf, or if the leaves' dtypes differ.
+
+    Example:
+        >>> import torch
+        >>> vector, unravel = ravel({"a": torch.zeros(2), "b": torch.ones(1, 2)})
+        >>> vector, unravel(vector + 1)["b"].shape
+        (tensor([0., 0., 1., 1.]), torch.Size([1, 2]))
+    """
+    values, form = flatten(tree)
+    if not values:
+        raise ValueError("tree.ravel: expected a tree with at least one leaf, got none")
+    dtypes = sorted({str(x.dtype) for x in values})
+    if len(dtypes) > 1:
+        raise ValueError(f"tree.ravel: expected leaves of one dtype, got {', '.join(dtypes)}; cast with tree.to first")
+    shapes = [x.shape for x in values]
+    sizes = [math.prod(shape) for shape in shapes]
+
+    def unravel(vector: torch.Tensor) -> Any:
+        if vector.shape != (sum(sizes),):
+            raise ValueError(f"unravel: expected a vector of shape [{sum(sizes)}], got {list(vector.shape)}")
+        parts = vector.split(sizes)
+        return unflatten(form, [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
+
+    return torch.cat([x.reshape(-1) for x in values]), unravel
+
+
+def describe(tree: Any) -> str:
+    """Return a table of the leaves: path, dtype, shape and device, and a last line of totals.
+
+    Example:
+        >>> import torch
+        >>> print(describe({"w": torch.zeros(3, 2), "b": torch.zeros(2)}))
+        ['b']  float32 [2]     cpu
+        ['w']  float32 [3, 2]  cpu
+        2 leaves, 8 numbers, 32 bytes
+    """
+    values = leaves(tree)
+    rows = [
+        (path, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}", str(x.device)) if isinstance(x, torch.Tensor) else (path, type(x).__name__, "-")
+        for path, x in zip(paths(tree), values, strict=True)
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    tensors = [x for x in values if isinstance(x, torch.Tensor)]
+    total = f"{len(values)} leaves, {sum(x.numel() for x in tensors)} numbers, {sum(x.nbytes for x in tensors)} bytes"
+    return "\n".join([*lines, total])
+
+
+def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dtypes: bool = True) -> None:
+    """Raise unless ``tree`` has the structure, shapes and (with ``dtypes``) dtypes of ``reference``.
+
+    Args:
+        tree: the tree to check.
+        reference: the tree that it should be like.
+        what: the name of ``tree`` in the message.
+        reference_name: the name of ``reference`` in the message.
+        dtypes: whether dtypes have to agree too.
+
+    Raises:
+        ValueError: that names the first leaf that differs by its path.
+
+    Example:
+        >>> import torch
+        >>> check_like({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "new carry", "initial carry")
+        Traceback (most recent call last):
+        ...
+        ValueError: new carry: leaf ['a'] is float32 [2], but in initial carry it is float32 [3]
+    """
+    values, form = flatten(tree)
+    expected, expected_form = flatten(reference)
+    if form != expected_form:
+        mine, theirs = paths(tree), paths(reference)
+        extra = [path for path in mine if path not in theirs]
+        missing = [path for path in theirs if path not in mine]
+        detail = "".join([f"; it has no leaf {missing[0]}" if missing else "", f"; leaf {extra[0]} is new" if extra else ""])
+        raise ValueError(f"{what} has another structure than {reference_name}{detail}: got {form}, expected {expected_form}")
+    for i, (x, y) in enumerate(zip(values, expected, strict=True)):
+        if x.shape != y.shape or (dtypes and x.dtype != y.dtype):
+            raise ValueError(f"{what}: leaf {paths(tree)[i]} is {_kind(x)}, but in {reference_name} it is {_kind(y)}")
+
+
+def _kind(x: torch.Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
