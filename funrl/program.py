@@ -1,0 +1,335 @@
+"""Whole programs: ``scan``, a loop that compiles, and ``compile``, which makes one graph of a function.
+
+This is the only file that touches private parts of torch. What it stands on, and why, is said beside it.
+"""
+
+import ast
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._C import _functorch as functorch
+from torch._functorch.vmap import restore_vmap, unwrap_batched, wrap_batched
+from torch._higher_order_ops.scan import scan as scan_operator
+from torch._higher_order_ops.scan import scan_op
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from funrl import tree
+
+__all__ = ["compile", "scan"]
+
+# Caches on disk are keyed by this: change it when _scan_batch_rule changes what it computes.
+_SCAN_RULE = "funrl-1"
+
+# Bytes from which a donated tensor is written in place. Below, a new tensor costs less than the copy.
+_WORTH_DONATING = 1 << 16
+
+
+def scan(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any = None, *, length: int | None = None, reverse: bool = False) -> tuple[Any, Any]:
+    """Run ``carry, y = f(carry, x)`` along the first dimension of ``xs``; return the last carry and all ys.
+
+    Equivalent to::
+
+        carry, ys = init, []
+        for x in xs:
+            carry, y = f(carry, x)
+            ys.append(y)
+        return carry, tree.stack(ys)
+
+    Eagerly it is that loop, and differentiable. In a compiled program it is one operator, whose compile time does
+    not grow with the number of steps; ``torch.func.grad`` may be used inside ``f`` but not around a compiled scan.
+    Both forms nest, and batch under :func:`torch.func.vmap` even where only some of ``init`` is batched.
+
+    Args:
+        f: a pure function ``(carry, x) -> (carry, y)``. The new carry has the structure, shapes and dtypes of the old.
+        init: the first carry, any tree of tensors.
+        xs: a tree of tensors [T, ...]; ``x`` holds one row of each. ``None``: there is nothing to scan over.
+        length: T >= 1; needed where ``xs`` holds no tensor.
+        reverse: go from the last row to the first; ``ys`` keep the places of their ``xs``.
+
+    Returns:
+        The last carry, and the tree of ys with leaves [T, ...].
+
+    Raises:
+        TypeError: if a leaf of ``init`` or ``xs`` is not a tensor (Python numbers would recompile at each value).
+        ValueError: if lengths disagree or are missing, or if ``f`` returns a carry unlike ``init``; it names the leaf.
+
+    Example:
+        >>> import torch
+        >>> total, sums = scan(lambda s, x: (s + x, s + x), torch.tensor(0), torch.arange(1, 5))
+        >>> total, sums
+        (tensor(10), tensor([ 1,  3,  6, 10]))
+    """
+    carry, form = _tensors(init, "init")
+    columns, xs_form = _tensors(xs, "xs")
+    length = _length(columns, xs, length)
+    run = _scan_operator if torch.compiler.is_dynamo_compiling() else _scan_loop
+
+    def step(carry: list[torch.Tensor], row: list[torch.Tensor]) -> tuple[list[torch.Tensor], Any]:
+        result = f(tree.unflatten(form, carry), tree.unflatten(xs_form, row))
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(f"scan: f has to return a pair (carry, y), got {type(result).__name__}")
+        new, y = result
+        tree.check_like(new, init, "scan: the carry that f returned", "init")
+        return tree.leaves(new), y
+
+    carry, ys = run(step, carry, columns, length, reverse)
+    return tree.unflatten(form, carry), ys
+
+
+def _tensors(value: Any, name: str) -> tuple[list[torch.Tensor], Any]:
+    values, form = tree.flatten(value)
+    for i, x in enumerate(values):
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"scan: leaf {tree.paths(value)[i]} of {name} is a {type(x).__name__}; expected tensors only, so wrap it in torch.tensor(...)")
+    return values, form
+
+
+def _length(columns: list[torch.Tensor], xs: Any, length: int | None) -> int:
+    if not columns and length is None:
+        raise ValueError("scan: xs holds no tensor and length is missing; give one of the two")
+    for i, x in enumerate(columns):
+        if x.ndim == 0:
+            raise ValueError(f"scan: leaf {tree.paths(xs)[i]} of xs has shape []; expected a first dimension to scan over")
+        if length is None:
+            length = x.shape[0]
+        elif x.shape[0] != length:
+            expected = f"length {length}" if i == 0 else f"{length} as leaf {tree.paths(xs)[0]}"
+            raise ValueError(f"scan: leaf {tree.paths(xs)[i]} of xs has {x.shape[0]} rows, expected {expected}")
+    if length < 1:
+        raise ValueError(f"scan: length is {length}; expected at least one step")
+    return length
+
+
+def _scan_loop(step: Callable, carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool) -> tuple[list[torch.Tensor], Any]:
+    rows = [x.unbind(0) for x in columns]
+    ys: list[Any] = [None] * length
+    for t in reversed(range(length)) if reverse else range(length):
+        carry, ys[t] = step(carry, [row[t] for row in rows])
+    return carry, tree.stack(ys)
+
+
+def _scan_operator(step: Callable, carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool) -> tuple[list[torch.Tensor], Any]:
+    # The operator takes and gives flat tensors only. One call outside it shows the structure of y; being unused, it is
+    # compiled away. The operator also wants at least one carry and one x: the empty tensors stand in for none.
+    no_carry, no_xs = not carry, not columns
+    _, y = step(carry, [x[0] for x in columns])
+    _, y_form = _tensors(y, "y")
+
+    def body(carry: Any, row: Any) -> tuple[Any, Any]:
+        new, y = step([] if no_carry else list(carry), [] if no_xs else list(row))
+        return tuple(_fresh(x) for x in (carry if no_carry else new)), tuple(_fresh(x) for x in tree.leaves(y))
+
+    first = tuple(_fresh(x) for x in carry) or (torch.empty(0),)
+    carry, ys = scan_operator(body, first, tuple(columns) or (torch.empty(length, 0),), reverse=reverse)
+    return [] if no_carry else list(carry), tree.unflatten(y_form, list(ys))
+
+
+def _fresh(x: torch.Tensor) -> torch.Tensor:
+    # Outputs of the operator may alias nothing, and carries have to keep their strides, also those that vmap makes.
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _scan_batch_rule(interpreter: Any, body: Callable, init: Any, xs: Any, constants: Any) -> Any:
+    """Batch the scan operator over one level of vmap, in place of torch's own rule.
+
+    Torch's rule refuses a carry that becomes batched on the way, and puts the batch last, where matrix products of
+    batched parameters have to copy. This one batches a carry as soon as its update is, and puts the batch first.
+    """
+    (init, xs, constants), (init_dims, xs_dims, constant_dims) = unwrap_batched((tuple(init), tuple(xs), tuple(constants)), interpreter.level())
+    size = interpreter.batch_size()
+    xs = tuple(x if dim is None else x.movedim(dim, 1).contiguous() for x, dim in zip(xs, xs_dims, strict=True))
+    row_dims = tuple(None if dim is None else 0 for dim in xs_dims)
+    batched = [dim is not None for dim in init_dims]
+    with interpreter.lower():
+        while True:
+            run = restore_vmap(body, (*(0 if b else None for b in batched), *row_dims, *constant_dims), size, interpreter.randomness())
+            carry = tuple(_batch_first(x, dim, size) if b else x for x, dim, b in zip(init, init_dims, batched, strict=True))
+            _, out_dims = run(*carry, *(x[0] for x in xs), *constants)
+            grown = [b or dim is not None for b, dim in zip(batched, out_dims, strict=False)]
+            if grown == batched:
+                break
+            batched = grown
+        batched += [dim is not None for dim in out_dims[len(init) :]]
+
+        def batched_body(*args: torch.Tensor) -> list[torch.Tensor]:
+            outputs, dims = run(*args)
+            return [_batch_first(x, dim, size) if b else x for x, dim, b in zip(outputs, dims, batched, strict=True)]
+
+        outputs = scan_op(batched_body, carry, xs, constants)
+    dims = tuple((0 if i < len(init) else 1) if b else None for i, b in enumerate(batched))
+    return wrap_batched(tuple(outputs), dims, interpreter.level())
+
+
+def _batch_first(x: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
+    return _fresh(x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0))
+
+
+scan_op.functorch_table[functorch.TransformType.Vmap] = _scan_batch_rule
+
+
+def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "inductor") -> Callable:
+    """Compile ``fn`` into one program.
+
+    There is one graph or an error, never a silent break. Shapes are static: other shapes, dtypes or Python numbers
+    compile anew. A program is kept on disk, so that another process finds it again.
+
+    A *donated* argument gives its memory to the result: the part of the output that has its structure, shapes and
+    dtypes (the output itself, or the first such item of a tuple) is written in place, which for a large replay buffer
+    is the difference between writing a few rows and copying them all. The tensors of a donated argument then hold the
+    *new* values: use what ``fn`` returned, never the argument again. A second use in a compiled function is an error;
+    uses elsewhere cannot be seen.
+
+    Args:
+        fn: a pure function of trees of tensors, positional arguments only.
+        donate: position or positions of the arguments to donate.
+        backend: as for :func:`torch.compile`; ``"aot_eager"`` traces without generating code, for tests.
+
+    Returns:
+        A function with the signature of ``fn``.
+
+    Raises:
+        TypeError: if ``fn`` is not callable or ``donate`` holds something else than positions.
+        ValueError: when called: if a donated argument was donated before, is not given, or if no output is like it.
+
+    Example:
+        >>> import torch
+        >>> @functools.partial(compile, donate=0, backend="aot_eager")
+        ... def add(total, x):
+        ...     return total + x, x.mean()
+        >>> total, mean = add(torch.zeros(3), torch.ones(3))
+        >>> total, mean = add(total, torch.ones(3))
+        >>> total
+        tensor([2., 2., 2.])
+    """
+    if not callable(fn):
+        raise TypeError(f"compile: fn is a {type(fn).__name__}; expected a function")
+    positions = (donate,) if isinstance(donate, int) else tuple(donate)
+    if not all(isinstance(i, int) and i >= 0 for i in positions):
+        raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")
+    options = _inductor_options() if backend == "inductor" else None
+    program = torch.compile(functools.partial(_with_donation, fn, positions), fullgraph=True, dynamic=False, backend=backend, options=options)
+    name = getattr(fn, "__name__", "fn")
+
+    @functools.wraps(fn)
+    def compiled(*args: Any) -> Any:
+        args = _check_donated(name, args, positions)
+        try:
+            with warnings.catch_warnings():
+                # vmap(scan) slices with an operator that vmap only emulates; it is used for shapes alone.
+                warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
+                out, moved = program(*args)
+        except torch._dynamo.exc.Unsupported as error:
+            raise _own_error(error) from None
+        if not positions:
+            return out
+        for i in positions:
+            for x in tree.leaves(args[i]):
+                x._funrl_donated = name
+        values, form = tree.flatten(out)
+        # A new tensor over the same memory, so that the donated one can be told from it.
+        return tree.unflatten(form, [x.detach() if i in moved else x for i, x in enumerate(values)])
+
+    return compiled
+
+
+def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
+    """Call ``fn`` and write the outputs that match donated arguments into their memory."""
+    out = fn(*args)
+    if not positions:
+        return out, ()
+    values, form = tree.flatten(out)
+    parts = list(out) if type(out) is tuple else [out]
+    starts = [0]
+    for part in parts:
+        starts.append(starts[-1] + len(tree.leaves(part)))
+    taken: list[int] = []
+    slots: dict[int, torch.Tensor] = {}
+    for i in positions:
+        old, old_form = tree.flatten(args[i])
+        place = next((k for k, part in enumerate(parts) if k not in taken and _alike(part, old, old_form)), None)
+        if place is None:
+            raise ValueError(f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor, or do not donate it")
+        taken.append(place)
+        slots.update({k: x for k, x in enumerate(old, starts[place]) if values[k] is x or x.nbytes >= _WORTH_DONATING})
+    # Whatever is read has to be read before the writes. Inductor drops each of these clones that is not needed.
+    values = [x if slots.get(k) is x else x.clone() for k, x in enumerate(values)]
+    for k, x in slots.items():
+        if values[k] is not x:
+            values[k] = x.copy_(values[k])
+    return tree.unflatten(form, values), tuple(slots)
+
+
+def _alike(part: Any, old: list[torch.Tensor], old_form: Any) -> bool:
+    values, form = tree.flatten(part)
+    return form == old_form and all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(values, old, strict=True))
+
+
+def _check_donated(name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> tuple[Any, ...]:
+    """Refuse tensors that were donated before; copy donated leaves that share memory, which cannot be written in place."""
+    for i, arg in enumerate(args):
+        for k, x in enumerate(tree.leaves(arg)):
+            if hasattr(x, "_funrl_donated"):
+                raise ValueError(
+                    f"{name}: leaf {tree.paths(arg)[k]} of argument {i} was donated to {x._funrl_donated} before, which wrote over it; use what that call returned"
+                )
+    if positions and max(positions) >= len(args):
+        raise ValueError(f"{name}: argument {max(positions)} is to be donated, but only {len(args)} were given")
+    seen = [x.data_ptr() for i, arg in enumerate(args) if i not in positions for x in tree.leaves(arg) if isinstance(x, torch.Tensor)] if positions else []
+    memory = {*seen}
+
+    def own(x: torch.Tensor) -> torch.Tensor:
+        if not x.is_contiguous() or x.data_ptr() in memory:
+            return x.clone(memory_format=torch.contiguous_format)
+        memory.add(x.data_ptr())
+        return x
+
+    return tuple(tree.map(own, arg) if i in positions else arg for i, arg in enumerate(args))
+
+
+def _own_error(error: Exception) -> Exception:
+    """Return the ValueError or TypeError that a check in traced code raised, or ``error`` itself."""
+    text = str(error.__cause__).removeprefix("raised exception ")
+    for kind in (ValueError, TypeError):
+        if text.startswith(f"{kind.__name__}("):
+            try:
+                return kind(ast.literal_eval(text.removeprefix(kind.__name__)))
+            except (SyntaxError, ValueError):
+                return error
+    return error
+
+
+class _OrderWrites(CustomGraphPass):
+    """Read a donated input before it is overwritten.
+
+    Inductor drops ``clone`` of an input although that input is written later in the program, so that
+    ``{"a": new, "b": a.clone()}`` would give the new ``a`` twice.
+    """
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        writes = graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+        written = [node.args[0] for node in writes]
+        start = next(node for node in graph.nodes if node.op != "placeholder")
+        for node in writes:
+            source = node.args[1]
+            if source in written and source is not node.args[0]:
+                with graph.inserting_before(start):
+                    saved = graph.call_function(torch.ops.aten.clone.default, (source,))
+                saved.meta.update({name: value.clone() if name == "val" else value for name, value in source.meta.items()})
+                node.replace_input_with(source, saved)
+
+    def uuid(self) -> str:
+        return "funrl-order-writes-1"
+
+
+def _inductor_options() -> dict[str, Any]:
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    return {
+        # Without this, programs that hold a scan are not found again by a second process.
+        "unsafe_marked_cacheable_functions": {f"torch.ops.higher_order.{name}": _SCAN_RULE for name in ("scan", "while_loop")},
+        # Takes Python out of the loop; breaks on scan before torch 2.13.
+        "cpp_wrapper": version >= (2, 13),
+        "post_grad_custom_post_pass": _OrderWrites(),
+    }
