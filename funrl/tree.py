@@ -35,6 +35,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+# All classes made by dataclass(). torch.compile can only build an object of a class that it reaches from a module.
+_CLASSES: list[type] = []
+
 
 def static(**options: Any) -> Any:
     """Mark a field of a :func:`dataclass` as static: part of the structure, not a leaf.
@@ -98,9 +101,12 @@ def dataclass(cls: type[T]) -> type[T]:
     def rebuild(context: tuple[Any, ...], children: Any) -> Any:
         return made(**dict(zip(names, (*children, *context), strict=True)))
 
+    made._funrl_id, made._funrl_data, made._funrl_static = len(_CLASSES), data_names, static_names
+    _CLASSES.append(made)
+
     def replace(self: Any, **changes: Any) -> Any:
         """Return a copy with the named fields changed."""
-        return made(**{name: getattr(self, name) for name in names} | changes)
+        return _CLASSES[self._funrl_id](**{**{name: getattr(self, name) for name in names}, **changes})
 
     made.replace = replace
     optree.register_pytree_node(
@@ -126,20 +132,62 @@ def dataclass(cls: type[T]) -> type[T]:
 def flatten(tree: Any) -> tuple[list[Any], Any]:
     """Return the leaves of ``tree`` and its structure, for :func:`unflatten`.
 
-    Dict entries come in the order of their sorted keys.
+    Dict entries come in the order of their sorted keys, as in optree. ``None`` is a tree without leaves.
 
     Example:
         >>> values, form = flatten({"b": 2, "a": (0, 1)})
-        >>> values, unflatten(form, values)
-        ([0, 1, 2], {'a': (0, 1), 'b': 2})
+        >>> values
+        [0, 1, 2]
+        >>> unflatten(form, [10, 11, 12]) == {"b": 12, "a": (10, 11)}
+        True
     """
-    values, form = optree.tree_flatten(tree)
-    return values, form
+    # Written out, because torch.compile cannot trace optree's way with dicts, and torch's own orders them otherwise.
+    values: list[Any] = []
+    return values, _flatten_into(values, tree)
+
+
+_LEAF = "leaf"
+
+
+def _flatten_into(values: list[Any], node: Any) -> Any:
+    kind = type(node)
+    if kind is dict:
+        keys = tuple(sorted(node))
+        return (kind, keys, tuple([_flatten_into(values, node[key]) for key in keys]))
+    if kind is tuple or kind is list:
+        return (kind, len(node), tuple([_flatten_into(values, child) for child in node]))
+    if hasattr(kind, "_funrl_data"):
+        context = tuple([getattr(node, name) for name in kind._funrl_static])
+        return (kind, context, tuple([_flatten_into(values, getattr(node, name)) for name in kind._funrl_data]))
+    if isinstance(node, tuple) and hasattr(kind, "_fields"):
+        return (kind, kind._fields, tuple([_flatten_into(values, child) for child in node]))
+    if node is None:
+        return (kind, 0, ())
+    values.append(node)
+    return _LEAF
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:
     """Return the tree of ``structure`` (from :func:`flatten`) that holds ``leaves``."""
-    return optree.tree_unflatten(structure, leaves)
+    return _unflatten_from(iter(leaves), structure)
+
+
+def _unflatten_from(values: Any, form: Any) -> Any:
+    if form is _LEAF:
+        return next(values)
+    kind, context, forms = form
+    children = [_unflatten_from(values, child) for child in forms]
+    if kind is dict:
+        return dict(zip(context, children, strict=True))
+    if kind is list:
+        return children
+    if kind is tuple:
+        return tuple(children)
+    if kind is type(None):
+        return None
+    if hasattr(kind, "_funrl_data"):
+        return _CLASSES[kind._funrl_id](**dict(zip((*kind._funrl_data, *kind._funrl_static), (*children, *context), strict=True)))
+    return kind(*children)
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -169,7 +217,22 @@ def paths(tree: Any) -> list[str]:
         >>> paths({"b": 2, "a": (0, 1)})
         ["['a'][0]", "['a'][1]", "['b']"]
     """
-    return [accessor.codify("") or "(the whole tree)" for accessor in optree.tree_accessors(tree)]
+    return [path or "(the whole tree)" for path in _paths(structure(tree), "")]
+
+
+def _paths(form: Any, path: str) -> list[str]:
+    if form is _LEAF:
+        return [path]
+    kind, context, forms = form
+    if kind is dict:
+        steps = [f"[{key!r}]" for key in context]
+    elif hasattr(kind, "_funrl_data"):
+        steps = [f".{name}" for name in kind._funrl_data]
+    elif hasattr(kind, "_fields"):
+        steps = [f".{name}" for name in context]
+    else:
+        steps = [f"[{i}]" for i in range(len(forms))]
+    return [found for step, child in zip(steps, forms, strict=True) for found in _paths(child, path + step)]
 
 
 def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
@@ -187,7 +250,7 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     for position, other in enumerate(rest):
         other_values, other_form = flatten(other)
         if other_form != form:
-            raise ValueError(f"tree.map: tree number {position + 2} has the structure {other_form}, but the first has {form}; give trees of one structure")
+            raise ValueError(_difference(other, tree, f"tree.map: tree number {position + 2}", "the first"))
         columns.append(other_values)
     return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
 
@@ -384,14 +447,21 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
     values, form = flatten(tree)
     expected, expected_form = flatten(reference)
     if form != expected_form:
-        mine, theirs = paths(tree), paths(reference)
-        extra = [path for path in mine if path not in theirs]
-        missing = [path for path in theirs if path not in mine]
-        detail = "".join([f"; it has no leaf {missing[0]}" if missing else "", f"; leaf {extra[0]} is new" if extra else ""])
-        raise ValueError(f"{what} has another structure than {reference_name}{detail}: got {form}, expected {expected_form}")
+        raise ValueError(_difference(tree, reference, what, reference_name))
     for i, (x, y) in enumerate(zip(values, expected, strict=True)):
         if x.shape != y.shape or (dtypes and x.dtype != y.dtype):
             raise ValueError(f"{what}: leaf {paths(tree)[i]} is {_kind(x)}, but in {reference_name} it is {_kind(y)}")
+
+
+def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> str:
+    mine, theirs = paths(tree), paths(reference)
+    missing = [path for path in theirs if path not in mine]
+    extra = [path for path in mine if path not in theirs]
+    if not missing and not extra:
+        detail = "the types of nodes, or static fields, differ"
+    else:
+        detail = "; ".join([f"it has no leaf {missing[0]}"] * bool(missing) + [f"its leaf {extra[0]} is new"] * bool(extra))
+    return f"{what} has another structure than {reference_name}: {detail}"
 
 
 def _kind(x: torch.Tensor) -> str:

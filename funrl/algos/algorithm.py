@@ -1,0 +1,68 @@
+"""The algorithm interface, and the checks of configurations that all algorithms share."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from funrl.env import Env
+
+__all__ = ["Algorithm", "check_range", "make_config"]
+
+
+class Algorithm(NamedTuple):
+    """A learner as pure functions: :func:`torch.func.vmap` makes many of it, ``funrl.compile`` one program.
+
+    Attributes:
+        name: what ``python -m funrl train`` knows it by.
+        env: the environment that it learns in.
+        config: its static configuration and the defaults of its hyperparameters, a frozen dataclass.
+        init: ``init(key) -> state``. On the key's device.
+        step: ``step(key, state) -> (state, metrics)``: one update, experience included. ``metrics`` is a dict of tensors [].
+        act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.params``.
+        greedy: the same signature, without exploration.
+        steps_per_update: how many environment steps one ``step`` takes.
+    """
+
+    name: str
+    env: Env
+    config: Any
+    init: Callable[[Any], Any]
+    step: Callable[[Any, Any], Any]
+    act: Callable[[Any, Any, Any], Any]
+    greedy: Callable[[Any, Any, Any], Any]
+    steps_per_update: int
+
+
+def make_config(kind: type, options: dict[str, Any]) -> Any:
+    """Build the configuration ``kind`` from keyword options; an unknown name is an error that offers the nearest.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for a value of another type than the field's.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in options.items():
+        if name not in fields:
+            nearest = difflib.get_close_matches(name, fields, n=3)
+            hint = f"did you mean {', '.join(nearest)}?" if nearest else f"known are {', '.join(fields)}"
+            raise ValueError(f"unknown option {name!r}: {hint}")
+        expected = type(fields[name].default)
+        right = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            options = {**options, name: float(value)}
+        elif expected is tuple and isinstance(value, list):
+            options = {**options, name: tuple(value)}
+        elif not right:
+            raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
+    return kind(**options)
+
+
+def check_range(config: Any, names: Iterable[str], low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high])."""
+    for name in names:
+        value = getattr(config, name)
+        if not (low < value if open_low else low <= value) or not value <= high:
+            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
+            raise ValueError(f"{name}: expected a number {bounds}, got {value}")

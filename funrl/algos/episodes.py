@@ -1,0 +1,84 @@
+"""Returns and lengths of the episodes that a learner meets."""
+
+import torch
+
+from funrl import tree
+from funrl.env import Transition
+
+__all__ = ["Episodes", "record", "start"]
+
+
+@tree.dataclass
+class Episodes:
+    """Running sums of the episodes under way, and a summary of the last update in which any ended.
+
+    Attributes:
+        running_return: floating point [B].
+        running_length: int64 [B].
+        mean_return: floating point []; NaN before any episode has ended.
+        min_return: floating point [].
+        max_return: floating point [].
+        mean_length: floating point [].
+    """
+
+    running_return: torch.Tensor
+    running_length: torch.Tensor
+    mean_return: torch.Tensor
+    min_return: torch.Tensor
+    max_return: torch.Tensor
+    mean_length: torch.Tensor
+
+
+def start(reward: torch.Tensor) -> Episodes:
+    """Return the state before the first step of B environments; ``reward`` [B] gives dtype and device."""
+    none = torch.full_like(reward[0], torch.nan)
+    zeros = torch.zeros_like(reward)
+    return Episodes(zeros, zeros.to(torch.int64), none, none.clone(), none.clone(), none.clone())
+
+
+def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:
+    """Account for T steps of B environments.
+
+    Args:
+        state: the sums so far.
+        samples: reward and done are [T, B].
+
+    Returns:
+        The new state, and metrics []: ``episode_return`` (mean), ``episode_return_min``, ``episode_return_max`` and
+        ``episode_length`` (mean) of the episodes that ended in the last update in which any did, and ``episodes``,
+        how many ended in this one.
+    """
+    reward, done = samples.reward, samples.done
+    num_steps = reward.shape[0]
+    time = torch.arange(num_steps, device=reward.device).unsqueeze(1)
+    # Sums over whole columns; an episode's own is the difference to the sum at the end of the one before.
+    total = state.running_return + reward.cumsum(0)
+    last_end = torch.where(done, time, -1).cummax(0).values
+    before = torch.cat([torch.full_like(last_end[:1], -1), last_end[:-1]])
+    offset = torch.where(before >= 0, total.gather(0, before.clamp(min=0)), 0.0)
+    returns = total - offset
+    lengths = time - before + torch.where(before < 0, state.running_length, 0)
+
+    count = done.sum()
+    some = count > 0
+    shown = count.clamp(min=1)
+
+    def latest(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        return torch.where(some, new.to(old.dtype), old)
+
+    ended = done[-1]
+    state = Episodes(
+        running_return=torch.where(ended, 0.0, returns[-1]),
+        running_length=torch.where(ended, 0, lengths[-1]),
+        mean_return=latest(torch.where(done, returns, 0.0).sum() / shown, state.mean_return),
+        min_return=latest(torch.where(done, returns, torch.inf).amin(), state.min_return),
+        max_return=latest(torch.where(done, returns, -torch.inf).amax(), state.max_return),
+        mean_length=latest(torch.where(done, lengths, 0).sum() / shown, state.mean_length),
+    )
+    return state, {
+        "episode_return": state.mean_return,
+        "episode_return_min": state.min_return,
+        "episode_return_max": state.max_return,
+        "episode_length": state.mean_length,
+        "episodes": count,
+    }
