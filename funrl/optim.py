@@ -1,0 +1,553 @@
+"""Gradient-based optimisers as pairs of pure functions that compose.
+
+An :class:`Optimizer` turns gradients into updates, which :func:`apply_updates` adds to the parameters:
+
+    >>> import torch
+    >>> from funrl import optim
+    >>> params = {"w": torch.tensor([3.0, 4.0])}
+    >>> opt = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(0.1))
+    >>> state = opt.init(params)
+    >>> grads = torch.func.grad(lambda p: p["w"].square().sum())(params)
+    >>> updates, state = opt.update(grads, state, params)
+    >>> optim.apply_updates(params, updates)
+    {'w': tensor([2.9400, 3.9200])}
+
+A learning rate is a Python number, a 0-d tensor (built inside the function that :func:`torch.func.vmap` maps over many of them),
+or a schedule: a function from the int64 count of earlier updates to a rate. Updates are differentiable.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import tree
+
+__all__ = [
+    "AdamState",
+    "Optimizer",
+    "RMSPropState",
+    "SGDState",
+    "adam",
+    "adamw",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "constant",
+    "cosine",
+    "flatten",
+    "global_norm",
+    "linear",
+    "rmsprop",
+    "scale",
+    "sgd",
+]
+
+Number = float | torch.Tensor
+Schedule = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Optimizer(NamedTuple):
+    """A rule for updates, as a pair of pure functions.
+
+    Attributes:
+        init: ``init(params) -> state``.
+        update: ``update(grads, state, params) -> (updates, state)``; updates have the structure, shapes and dtypes of
+            grads, and carry their sign: they are added.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+@tree.dataclass
+class SGDState:
+    """State of :func:`sgd`.
+
+    Attributes:
+        count: int64 [], the number of updates so far.
+        momentum: like the parameters, the decaying sum of gradients; an empty tuple without momentum.
+    """
+
+    count: torch.Tensor
+    momentum: Any
+
+
+@tree.dataclass
+class AdamState:
+    """State of :func:`adam` and :func:`adamw`.
+
+    Attributes:
+        count: int64 [], the number of updates so far.
+        mean: like the parameters, the running mean of gradients.
+        square: like the parameters, the running mean of squared gradients.
+    """
+
+    count: torch.Tensor
+    mean: Any
+    square: Any
+
+
+@tree.dataclass
+class RMSPropState:
+    """State of :func:`rmsprop`.
+
+    Attributes:
+        count: int64 [], the number of updates so far.
+        square: like the parameters, the running mean of squared gradients.
+        momentum: like the parameters, the decaying sum of scaled gradients; an empty tuple without momentum.
+    """
+
+    count: torch.Tensor
+    square: Any
+    momentum: Any
+
+
+def apply_updates(params: Any, updates: Any) -> Any:
+    """Return ``params + updates``, leaf by leaf.
+
+    Raises:
+        ValueError: if a leaf's shape or dtype differs, or the structure.
+
+    Example:
+        >>> import torch
+        >>> apply_updates({"w": torch.ones(2)}, {"w": torch.tensor([0.5, -0.5])})
+        {'w': tensor([1.5000, 0.5000])}
+    """
+    tree.check_like(updates, params, "apply_updates: updates", "params")
+    return tree.map(lambda p, u: p + u, params, updates)
+
+
+def global_norm(values: Any) -> torch.Tensor:
+    """Return the Euclidean norm [] of all leaves as one vector; its gradient at 0 is 0.
+
+    Raises:
+        ValueError: if there is no leaf.
+
+    Example:
+        >>> import torch
+        >>> global_norm({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)})
+        tensor(5.)
+    """
+    leaves = tree.leaves(values)
+    if not leaves:
+        raise ValueError("global_norm: expected a tree with at least one leaf, got none")
+    norms = [torch.linalg.vector_norm(x) for x in leaves]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def chain(*optimizers: Optimizer) -> Optimizer:
+    """Make an optimiser that hands what each one returns on to the next; its state is the tuple of theirs.
+
+    Raises:
+        TypeError: if an argument is no :class:`Optimizer`.
+
+    Example:
+        >>> import torch
+        >>> opt = chain(clip_by_global_norm(0.5), adam(1e-3))
+        >>> len(opt.init(torch.zeros(3)))
+        2
+    """
+    for number, optimizer in enumerate(optimizers):
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"chain: argument {number}: expected an Optimizer, got {type(optimizer).__name__}; call the factory, as in adam(1e-3)"
+            )
+
+    def init(params: Any) -> tuple[Any, ...]:
+        return tuple(optimizer.init(params) for optimizer in optimizers)
+
+    def update(grads: Any, state: tuple[Any, ...], params: Any) -> tuple[Any, tuple[Any, ...]]:
+        if len(state) != len(optimizers):
+            raise ValueError(
+                f"chain: state: expected a tuple of {len(optimizers)} states, got {len(state)}; make it with this optimiser's init"
+            )
+        states = []
+        for optimizer, part in zip(optimizers, state, strict=True):
+            grads, part = optimizer.update(grads, part, params)
+            states.append(part)
+        return grads, tuple(states)
+
+    return Optimizer(init, update)
+
+
+def flatten(optimizer: Optimizer) -> Optimizer:
+    """Make ``optimizer`` work on one vector of all parameters: a few long kernels instead of a few for every leaf.
+
+    The numbers are the same for every optimiser here. All leaves need one dtype.
+
+    Example:
+        >>> import torch
+        >>> opt = flatten(adam(1e-3))
+        >>> opt.init({"w": torch.zeros(3, 2), "b": torch.zeros(2)}).mean.shape
+        torch.Size([8])
+    """
+
+    def init(params: Any) -> Any:
+        return optimizer.init(tree.ravel(params)[0])
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        tree.check_like(grads, params, "flatten: grads", "params")
+        vector, unravel = tree.ravel(grads)
+        updates, state = optimizer.update(vector, state, tree.ravel(params)[0])
+        return unravel(updates), state
+
+    return Optimizer(init, update)
+
+
+def scale(factor: Number) -> Optimizer:
+    """Make an optimiser that multiplies by ``factor``, a number or a tensor []. It has no state.
+
+    Example:
+        >>> import torch
+        >>> scale(-0.5).update(torch.tensor([2.0]), (), torch.zeros(1))
+        (tensor([-1.]), ())
+    """
+    _check_number("scale", "factor", factor)
+    return Optimizer(lambda params: (), lambda grads, state, params: (tree.map(lambda g: _as(factor, g) * g, grads), state))
+
+
+def clip_by_global_norm(max_norm: Number) -> Optimizer:
+    r"""Make an optimiser that shrinks gradients to a norm of at most ``max_norm``, all leaves by one factor. It has no state.
+
+    .. math:: g \min\left(1, \frac{c}{\lVert g \rVert}\right)
+
+    Args:
+        max_norm: c, above 0, a number or a tensor []; infinity leaves every gradient as it is.
+
+    Raises:
+        ValueError: if ``max_norm`` is a Python number that is not above 0.
+
+    Under :func:`torch.func.vmap` every copy has its own norm. A gradient that is not finite stays so, or becomes NaN.
+
+    Example:
+        >>> import torch
+        >>> clip_by_global_norm(1.0).update(torch.tensor([3.0, 4.0]), (), torch.zeros(2))
+        (tensor([0.6000, 0.8000]), ())
+
+    Reference: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training Recurrent Neural Networks", 2012, arXiv:1211.5063.
+    """
+    _check_number("clip_by_global_norm", "max_norm", max_norm)
+    if not isinstance(max_norm, torch.Tensor) and not max_norm > 0:
+        raise ValueError(f"clip_by_global_norm: max_norm: expected a number above 0, got {max_norm}; use math.inf for no clipping")
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        norm = global_norm(grads)
+        over = norm > max_norm
+        factor = torch.where(over, max_norm / torch.where(over, norm, 1.0), 1.0)
+        return tree.map(lambda g: _as(factor, g) * g, grads), state
+
+    return Optimizer(lambda params: (), update)
+
+
+def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool = False) -> Optimizer:
+    r"""Make stochastic gradient descent, with momentum if wanted.
+
+    .. math:: m_t = \mu m_{t-1} + g_t, \qquad \Delta_t = -\alpha_t m_t, \quad\text{with Nesterov}\quad -\alpha_t (\mu m_t + g_t)
+
+    Args:
+        learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
+        momentum: mu in [0, 1), a number or a tensor []; the Python number 0 keeps no sum.
+        nesterov: whether to look ahead; needs momentum.
+
+    Raises:
+        ValueError: if a Python number is outside its range, or ``nesterov`` goes without momentum.
+        TypeError: if a hyperparameter is neither a number nor a floating-point tensor [] (nor a schedule).
+
+    Example:
+        >>> import torch
+        >>> opt = sgd(0.1, momentum=0.9)
+        >>> state = opt.init(torch.zeros(1))
+        >>> for _ in range(2):
+        ...     update, state = opt.update(torch.ones(1), state, torch.zeros(1))
+        >>> update, state.count
+        (tensor([-0.1900]), tensor(2))
+
+    Reference: I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
+        learning", ICML 2013; the sum is scaled as in torch.optim.
+    """
+    _check_rate("sgd", learning_rate)
+    _check_fraction("sgd", "momentum", momentum)
+    heavy = isinstance(momentum, torch.Tensor) or momentum > 0
+    if nesterov and not heavy:
+        raise ValueError("sgd: nesterov: expected momentum above 0 beside it, got 0; give momentum=0.9")
+
+    def init(params: Any) -> SGDState:
+        return SGDState(_count("sgd", params), _zeros(params) if heavy else ())
+
+    def update(grads: Any, state: SGDState, params: Any) -> tuple[Any, SGDState]:
+        tree.check_like(grads, params, "sgd: grads", "params")
+        total, step = (), grads
+        if heavy:
+            total = tree.map(lambda m, g: _as(momentum, g) * m + g, state.momentum, grads)
+            step = tree.map(lambda m, g: _as(momentum, g) * m + g, total, grads) if nesterov else total
+        rate = _rate(learning_rate, state.count)
+        return tree.map(lambda s: -_as(rate, s) * s, step), SGDState(state.count + 1, total)
+
+    return Optimizer(init, update)
+
+
+def adam(learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8) -> Optimizer:
+    r"""Make Adam.
+
+    .. math:: m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \quad
+        \Delta_t = -\alpha_t \frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
+
+    Args:
+        learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
+        b1: beta 1 in [0, 1), a number or a tensor [].
+        b2: beta 2 in [0, 1), a number or a tensor [].
+        eps: epsilon, at least 0, a number or a tensor []; policy-gradient work often takes 1e-5.
+
+    Raises:
+        ValueError: if a Python number is outside its range.
+        TypeError: if a hyperparameter is neither a number nor a floating-point tensor [] (nor a schedule).
+
+    Example:
+        >>> import torch
+        >>> opt = adam(1e-3)
+        >>> opt.update(torch.tensor([5.0, -2.0]), opt.init(torch.zeros(2)), torch.zeros(2))[0]
+        tensor([-0.0010,  0.0010])
+
+    Reference: D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980.
+    """
+    return _adam("adam", learning_rate, b1, b2, eps, None)
+
+
+def adamw(
+    learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, weight_decay: Number = 1e-2
+) -> Optimizer:
+    r"""Make Adam with decoupled weight decay: :func:`adam` whose update also has :math:`-\alpha_t \lambda \theta`.
+
+    Args:
+        learning_rate: as for :func:`adam`.
+        b1: as for :func:`adam`.
+        b2: as for :func:`adam`.
+        eps: as for :func:`adam`.
+        weight_decay: lambda, at least 0, a number or a tensor [].
+
+    Raises:
+        ValueError: if a Python number is outside its range.
+        TypeError: if a hyperparameter is neither a number nor a floating-point tensor [] (nor a schedule).
+
+    Example:
+        >>> import torch
+        >>> opt = adamw(0.1, weight_decay=0.5)
+        >>> opt.update(torch.zeros(1), opt.init(torch.ones(1)), torch.ones(1))[0]
+        tensor([-0.0500])
+
+    Reference: I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2017, arXiv:1711.05101; the decay is
+        multiplied by the learning rate, as in torch.optim.
+    """
+    _check_number("adamw", "weight_decay", weight_decay, low=0.0)
+    return _adam("adamw", learning_rate, b1, b2, eps, weight_decay)
+
+
+def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number = 1e-8, momentum: Number = 0.0) -> Optimizer:
+    r"""Make RMSProp.
+
+    .. math:: v_t = \rho v_{t-1} + (1-\rho) g_t^2, \qquad m_t = \mu m_{t-1} + \frac{g_t}{\sqrt{v_t} + \epsilon}, \qquad
+        \Delta_t = -\alpha_t m_t
+
+    Args:
+        learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
+        decay: rho in [0, 1), a number or a tensor [].
+        eps: epsilon, at least 0, outside the root, a number or a tensor [].
+        momentum: mu in [0, 1), a number or a tensor []; the Python number 0 keeps no sum.
+
+    Raises:
+        ValueError: if a Python number is outside its range.
+        TypeError: if a hyperparameter is neither a number nor a floating-point tensor [] (nor a schedule).
+
+    Example:
+        >>> import torch
+        >>> opt = rmsprop(0.1, decay=0.75)
+        >>> opt.update(torch.tensor([4.0]), opt.init(torch.zeros(1)), torch.zeros(1))[0]
+        tensor([-0.2000])
+
+    Reference: T. Tieleman, G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.
+    """
+    _check_rate("rmsprop", learning_rate)
+    _check_fraction("rmsprop", "decay", decay)
+    _check_number("rmsprop", "eps", eps, low=0.0)
+    _check_fraction("rmsprop", "momentum", momentum)
+    heavy = isinstance(momentum, torch.Tensor) or momentum > 0
+
+    def init(params: Any) -> RMSPropState:
+        return RMSPropState(_count("rmsprop", params), _zeros(params), _zeros(params) if heavy else ())
+
+    def update(grads: Any, state: RMSPropState, params: Any) -> tuple[Any, RMSPropState]:
+        tree.check_like(grads, params, "rmsprop: grads", "params")
+        square = tree.map(lambda v, g: _as(decay, g) * v + (1 - _as(decay, g)) * g.square(), state.square, grads)
+        step = tree.map(lambda g, v: g / (v.sqrt() + _as(eps, g)), grads, square)
+        total = ()
+        if heavy:
+            step = total = tree.map(lambda m, s: _as(momentum, s) * m + s, state.momentum, step)
+        rate = _rate(learning_rate, state.count)
+        return tree.map(lambda s: -_as(rate, s) * s, step), RMSPropState(state.count + 1, square, total)
+
+    return Optimizer(init, update)
+
+
+def constant(value: Number) -> Schedule:
+    """Make the schedule that is always ``value``, at least 0.
+
+    Example:
+        >>> import torch
+        >>> constant(0.5)(torch.tensor(10))
+        tensor(0.5000)
+    """
+    _check_number("constant", "value", value, low=0.0)
+    return lambda count: torch.zeros_like(count, dtype=torch.get_default_dtype()) + value
+
+
+def linear(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedule:
+    """Make the schedule that goes evenly from ``start`` to ``end`` in ``num_steps`` updates, and stays there.
+
+    Args:
+        start: the rate at count 0, at least 0, a number or a tensor [].
+        end: the rate from count ``num_steps`` on, at least 0, a number or a tensor [].
+        num_steps: a whole number of at least 1, or a tensor [].
+
+    Raises:
+        ValueError: if a Python number is outside its range.
+        TypeError: if a number is neither a Python number nor a tensor [].
+
+    Example:
+        >>> import torch
+        >>> schedule = linear(1.0, 0.0, 4)
+        >>> [schedule(torch.tensor(count)).item() for count in (0, 1, 4, 9)]
+        [1.0, 0.75, 0.0, 0.0]
+    """
+    _check_schedule("linear", start, end, num_steps)
+
+    def schedule(count: torch.Tensor) -> torch.Tensor:
+        return start + (count / num_steps).clamp(0.0, 1.0) * (end - start)
+
+    return schedule
+
+
+def cosine(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedule:
+    r"""Make the schedule that goes from ``start`` to ``end`` along half a cosine in ``num_steps`` updates, and stays there.
+
+    .. math:: \alpha_t = \alpha_{end} + \tfrac12 (\alpha_{start} - \alpha_{end}) \left(1 + \cos \frac{\pi t}{n}\right)
+
+    Args:
+        start: the rate at count 0, at least 0, a number or a tensor [].
+        end: the rate from count ``num_steps`` on, at least 0, a number or a tensor [].
+        num_steps: n, a whole number of at least 1, or a tensor [].
+
+    Raises:
+        ValueError: if a Python number is outside its range.
+        TypeError: if a number is neither a Python number nor a tensor [].
+
+    Example:
+        >>> import torch
+        >>> schedule = cosine(1.0, 0.0, 4)
+        >>> [round(schedule(torch.tensor(count)).item(), 4) for count in (0, 2, 4, 9)]
+        [1.0, 0.5, 0.0, 0.0]
+
+    Reference: I. Loshchilov, F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016, arXiv:1608.03983
+        (without the restarts).
+    """
+    _check_schedule("cosine", start, end, num_steps)
+
+    def schedule(count: torch.Tensor) -> torch.Tensor:
+        return end + 0.5 * (start - end) * (1 + torch.cos(math.pi * (count / num_steps).clamp(0.0, 1.0)))
+
+    return schedule
+
+
+def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, eps: Number, weight_decay: Number | None) -> Optimizer:
+    _check_rate(name, learning_rate)
+    _check_fraction(name, "b1", b1)
+    _check_fraction(name, "b2", b2)
+    _check_number(name, "eps", eps, low=0.0)
+
+    def init(params: Any) -> AdamState:
+        return AdamState(_count(name, params), _zeros(params), _zeros(params))
+
+    def update(grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
+        tree.check_like(grads, params, f"{name}: grads", "params")
+        count = state.count + 1
+        mean = tree.map(lambda m, g: _as(b1, g) * m + (1 - _as(b1, g)) * g, state.mean, grads)
+        square = tree.map(lambda v, g: _as(b2, g) * v + (1 - _as(b2, g)) * g.square(), state.square, grads)
+        rate = _rate(learning_rate, state.count)
+
+        def step(m: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+            first, second = _bias_correction(b1, count, m.dtype), _bias_correction(b2, count, m.dtype)
+            direction = m / first / ((v / second).sqrt() + _as(eps, m))
+            if weight_decay is not None:
+                direction = direction + _as(weight_decay, m) * p
+            return -_as(rate, m) * direction
+
+        return tree.map(step, mean, square, params), AdamState(count, mean, square)
+
+    return Optimizer(init, update)
+
+
+def _bias_correction(b: Number, count: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return 1 - b ** count, without the cancellation that costs five digits for b = 0.999 in float32."""
+    log_b = b.to(dtype).log() if isinstance(b, torch.Tensor) else math.log(b) if b > 0 else -math.inf
+    return -torch.expm1(count.to(dtype) * log_b)
+
+
+def _rate(learning_rate: Number | Schedule, count: torch.Tensor) -> Number:
+    return learning_rate(count) if callable(learning_rate) else learning_rate
+
+
+def _as(number: Number, like: torch.Tensor) -> Number:
+    """Return a hyperparameter in the dtype of what it multiplies, so that it never promotes it."""
+    return number.to(like.dtype) if isinstance(number, torch.Tensor) else number
+
+
+def _zeros(params: Any) -> Any:
+    return tree.map(lambda p: torch.zeros_like(p, memory_format=torch.contiguous_format), params)
+
+
+def _count(name: str, params: Any) -> torch.Tensor:
+    """Return the count 0 on the device of the parameters, which are checked."""
+    leaves = tree.leaves(params)
+    if not leaves:
+        raise ValueError(f"{name}: params: expected a tree with at least one leaf, got none")
+    for path, x in zip(tree.paths(params), leaves, strict=True):
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"{name}: params: expected floating-point tensors, got {got} at {path}; keep what is not learned out of params")
+    return torch.zeros((), dtype=torch.int64, device=leaves[0].device)
+
+
+def _check_number(name: str, argument: str, x: Any, *, low: float = -math.inf) -> None:
+    if isinstance(x, torch.Tensor):
+        if x.ndim or not x.is_floating_point():
+            raise TypeError(
+                f"{name}: {argument}: expected a number or a floating-point tensor [], got {x.dtype} {list(x.shape)}; "
+                f"for one value a copy, build {name} inside the function that vmap maps"
+            )
+        return
+    if isinstance(x, bool) or not isinstance(x, int | float):
+        raise TypeError(f"{name}: {argument}: expected a number or a floating-point tensor [], got {type(x).__name__}")
+    if not x >= low:
+        raise ValueError(f"{name}: {argument}: expected a number of at least {low}, got {x}")
+
+
+def _check_fraction(name: str, argument: str, x: Any) -> None:
+    _check_number(name, argument, x, low=0.0)
+    if not isinstance(x, torch.Tensor) and not x < 1:
+        raise ValueError(f"{name}: {argument}: expected a number in [0, 1), got {x}")
+
+
+def _check_rate(name: str, x: Any) -> None:
+    if callable(x):
+        return
+    _check_number(name, "learning_rate", x, low=0.0)
+    if not isinstance(x, torch.Tensor) and not math.isfinite(x):
+        raise ValueError(f"{name}: learning_rate: expected a finite number, got {x}")
+
+
+def _check_schedule(name: str, start: Any, end: Any, num_steps: Any) -> None:
+    _check_number(name, "start", start, low=0.0)
+    _check_number(name, "end", end, low=0.0)
+    if not isinstance(num_steps, torch.Tensor) and (isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1):
+        raise ValueError(f"{name}: num_steps: expected a whole number of at least 1, got {num_steps!r}")

@@ -1,0 +1,283 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch.func import grad, jacrev, vmap
+
+from funrl import optim, program, random, tree
+from tests.oracles.deepmind import optax
+
+STEPS = 20
+
+
+def start(dtype=torch.float64, seed=0):
+    keys = random.split(random.key(seed), 3)
+    return {
+        "w": random.normal(keys[0], (3, 2), dtype=dtype),
+        "b": random.normal(keys[1], (2,), dtype=dtype),
+        "c": random.normal(keys[2], (), dtype=dtype),
+    }
+
+
+def loss(params):
+    """A function with gradients of very different sizes."""
+    w, b, c = params["w"], params["b"], params["c"]
+    return (3 * w.square()).sum() + (b**4).sum() + 100 * c.cos() + (w @ b).sum() * c
+
+
+def train(opt, params, steps=STEPS):
+    state = opt.init(params)
+    for _ in range(steps):
+        updates, state = opt.update(grad(loss)(params), state, params)
+        params = optim.apply_updates(params, updates)
+    return params, state
+
+
+def train_torch(make, params, schedule=None, max_norm=None):
+    leaves = {name: x.clone().requires_grad_() for name, x in params.items()}
+    opt = make(list(leaves.values()))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedule) if schedule else None
+    for _ in range(STEPS):
+        opt.zero_grad()
+        loss(leaves).backward()
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(leaves.values()), max_norm)
+        opt.step()
+        if scheduler:
+            scheduler.step()
+    return {name: x.detach() for name, x in leaves.items()}
+
+
+def close(got, expected, **tolerance):
+    for x, y in zip(tree.leaves(got), tree.leaves(expected), strict=True):
+        torch.testing.assert_close(x, y, **tolerance)
+
+
+PAIRS = {
+    "sgd": (optim.sgd(0.01), lambda p: torch.optim.SGD(p, 0.01)),
+    "momentum": (optim.sgd(0.01, 0.9), lambda p: torch.optim.SGD(p, 0.01, momentum=0.9)),
+    "nesterov": (optim.sgd(0.01, 0.9, nesterov=True), lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True)),
+    "adam": (optim.adam(0.05), lambda p: torch.optim.Adam(p, 0.05)),
+    "adam_betas": (optim.adam(0.05, 0.5, 0.9, 1e-3), lambda p: torch.optim.Adam(p, 0.05, (0.5, 0.9), 1e-3)),
+    "adam_zero": (optim.adam(0.05, 0.0, 0.9), lambda p: torch.optim.Adam(p, 0.05, (0.0, 0.9))),
+    "adamw": (optim.adamw(0.05, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.1)),
+    "rmsprop": (optim.rmsprop(0.05), lambda p: torch.optim.RMSprop(p, 0.05)),
+    "rmsprop_momentum": (optim.rmsprop(0.05, 0.9, 1e-5, 0.7), lambda p: torch.optim.RMSprop(p, 0.05, alpha=0.9, eps=1e-5, momentum=0.7)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_agrees_with_torch(name):
+    opt, make = PAIRS[name]
+    params = start()
+    expected = train_torch(make, params)
+    close(train(opt, params)[0], expected, rtol=1e-9, atol=1e-10)
+    close(train(optim.flatten(opt), params)[0], expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_agrees_with_torch_in_float32(name):
+    opt, make = PAIRS[name]
+    params = start(torch.float32)
+    got, state = train(opt, params)
+    close(got, train_torch(make, params), rtol=2e-4, atol=2e-5)
+    assert all(x.dtype in (torch.float32, torch.int64) for x in tree.leaves(state))
+    assert state.count.dtype == torch.int64 and state.count == STEPS
+
+
+def test_clipping_and_schedule_agree_with_torch():
+    params = start()
+    opt = optim.chain(optim.clip_by_global_norm(0.5), optim.adam(optim.linear(0.05, 0.0, 10)))
+    expected = train_torch(lambda p: torch.optim.Adam(p, 0.05), params, lambda count: max(0.0, 1 - count / 10), max_norm=0.5)
+    close(train(opt, params)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mine, theirs",
+    [
+        (optim.sgd(0.01, 0.9, nesterov=True), optax.sgd(0.01, 0.9, nesterov=True)),
+        (optim.adam(0.05, 0.8, 0.9, 1e-5), optax.adam(0.05, 0.8, 0.9, 1e-5)),
+        (optim.adamw(0.05, weight_decay=0.1), optax.adamw(0.05, weight_decay=0.1)),
+        (optim.rmsprop(0.05, 0.9, 1e-6), optax.rmsprop(0.05, 0.9, 1e-6, eps_in_sqrt=False)),
+        (optim.chain(optim.clip_by_global_norm(1.0), optim.scale(-0.1)), optax.chain(optax.clip_by_global_norm(1.0), optax.scale(-0.1))),
+        (optim.sgd(optim.cosine(0.05, 0.01, 15)), optax.sgd(optax.cosine_decay_schedule(0.05, 15, alpha=0.2))),
+        (optim.sgd(optim.linear(0.05, 0.01, 15)), optax.sgd(optax.linear_schedule(0.05, 0.01, 15))),
+    ],
+)
+def test_agrees_with_optax(mine, theirs):
+    params = start(torch.float32)
+    mirrored = jax.tree.map(lambda x: jax.numpy.asarray(x.numpy()), params)
+    mine_state, theirs_state = mine.init(params), theirs.init(mirrored)
+    for i in range(STEPS):
+        grads = start(torch.float32, seed=i + 1)
+        updates, mine_state = mine.update(grads, mine_state, params)
+        expected, theirs_state = theirs.update(jax.tree.map(lambda x: jax.numpy.asarray(x.numpy()), grads), theirs_state, mirrored)
+        for name in params:
+            np.testing.assert_allclose(updates[name].numpy(), np.asarray(expected[name]), rtol=2e-4, atol=1e-6)
+
+
+def test_bias_correction_keeps_its_digits_in_float32():
+    """The first update of Adam is the learning rate, exactly but for rounding; 1 - b2 ** t in float32 is off by 3e-5."""
+    g = torch.tensor([1e-3, 5.0, -2e4])
+    for b2 in (0.999, 0.99999):
+        opt = optim.adam(1.0, b2=b2, eps=0.0)
+        torch.testing.assert_close(opt.update(g, opt.init(g), g)[0], -g.sign(), rtol=1e-6, atol=0)
+
+
+def test_inputs_are_left_as_they_were_and_results_repeat():
+    opt = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(0.05))
+    params = start()
+    state = opt.init(params)
+    grads = grad(loss)(params)
+    before = tree.map(torch.clone, (params, state, grads))
+    first, second = opt.update(grads, state, params), opt.update(grads, state, params)
+    close((params, state, grads), before, rtol=0, atol=0)
+    close(first, second, rtol=0, atol=0)
+
+
+def test_global_norm_is_that_of_one_vector():
+    params = start()
+    torch.testing.assert_close(optim.global_norm(params), tree.ravel(params)[0].norm())
+    assert grad(optim.global_norm)(torch.zeros(3)).isfinite().all()
+
+
+@pytest.mark.parametrize("max_norm", [math.inf, torch.tensor(math.inf), 1e9])
+def test_no_clipping_changes_nothing(max_norm):
+    for grads in (start(torch.float32), tree.map(torch.zeros_like, start(torch.float32))):
+        updates, _ = optim.clip_by_global_norm(max_norm).update(grads, (), grads)
+        close(updates, grads, rtol=0, atol=0)
+
+
+def test_clipping_under_vmap_is_for_each_copy():
+    grads = {"w": torch.tensor([[3.0, 4.0], [0.3, 0.4], [30.0, 40.0], [0.0, 0.0]])}
+    limits = torch.tensor([1.0, 1.0, math.inf, 1.0])
+    got = vmap(lambda g, limit: optim.clip_by_global_norm(limit).update(g, (), g)[0])(grads, limits)
+    torch.testing.assert_close(got["w"], torch.tensor([[0.6, 0.8], [0.3, 0.4], [30.0, 40.0], [0.0, 0.0]]))
+
+
+def test_derivatives_by_a_limit_are_finite():
+    jacobian = jacrev(lambda limit: optim.clip_by_global_norm(limit).update(torch.tensor([3.0, 4.0]), (), None)[0])
+    torch.testing.assert_close(jacobian(torch.tensor(1.0)), torch.tensor([0.6, 0.8]))
+    torch.testing.assert_close(jacobian(torch.tensor(9.0)), torch.zeros(2))
+    g = torch.zeros(2)
+    assert grad(lambda g: optim.clip_by_global_norm(1.0).update(g, (), None)[0].sum())(g).isfinite().all()
+
+
+def test_schedules():
+    counts = torch.tensor([0, 1, 5, 10, 100])
+    torch.testing.assert_close(optim.constant(0.3)(counts), torch.full((5,), 0.3))
+    torch.testing.assert_close(optim.linear(1.0, 0.2, 10)(counts), torch.tensor([1.0, 0.92, 0.6, 0.2, 0.2]))
+    torch.testing.assert_close(optim.cosine(1.0, 0.0, 10)(counts), 0.5 * (1 + torch.cos(math.pi * (counts / 10).clamp(max=1))))
+    lengths = torch.tensor([10, 20])
+    got = vmap(lambda start, n: optim.linear(start, 0.0, n)(torch.tensor(5)))(torch.tensor([1.0, 2.0]), lengths)
+    torch.testing.assert_close(got, torch.tensor([0.5, 1.5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_hyperparameters_may_be_tensors(dtype):
+    """A tensor of another dtype must not promote updates, and a tensor means what the same number means."""
+    params = start(dtype)
+    for number, tensor in [
+        (optim.sgd(0.25, 0.5), optim.sgd(torch.tensor(0.25), torch.tensor(0.5, dtype=torch.float64))),
+        (optim.adam(0.25, 0.5, 0.75, 0.125), optim.adam(*(torch.tensor(x, dtype=torch.float64) for x in (0.25, 0.5, 0.75, 0.125)))),
+        (optim.adamw(0.25, weight_decay=0.5), optim.adamw(torch.tensor(0.25), weight_decay=torch.tensor(0.5))),
+        (optim.rmsprop(0.25, 0.5, 0.125, 0.5), optim.rmsprop(*(torch.tensor(x, dtype=torch.float64) for x in (0.25, 0.5, 0.125, 0.5)))),
+        (optim.scale(0.5), optim.scale(torch.tensor(0.5, dtype=torch.float64))),
+        (optim.clip_by_global_norm(0.5), optim.clip_by_global_norm(torch.tensor(0.5, dtype=torch.float64))),
+        (optim.sgd(0.25), optim.sgd(optim.constant(0.25))),
+    ]:
+        one, _ = number.update(params, number.init(params), params)
+        two, _ = tensor.update(params, tensor.init(params), params)
+        close(two, one, rtol=1e-6, atol=1e-7)
+        assert all(x.dtype == dtype for x in tree.leaves(two))
+
+
+@pytest.mark.parametrize("wrap", [lambda opt: opt, optim.flatten])
+def test_compiled_and_vmapped_agree_with_a_loop(wrap):
+    torch._dynamo.reset()
+
+    def step(rate, limit, params):
+        opt = wrap(optim.chain(optim.clip_by_global_norm(limit), optim.adam(optim.linear(rate, 0.0, 10))))
+        return train(opt, params, steps=2)
+
+    rates, limits = torch.tensor([0.1, 0.01, 0.05]), torch.tensor([1.0, math.inf, 10.0])
+    params = [start(torch.float32, seed=i) for i in range(3)]
+    expected = tree.stack([step(*row) for row in zip(rates, limits, params, strict=True)])
+    batched = vmap(step)(rates, limits, tree.stack(params))
+    compiled = program.compile(vmap(step), backend="aot_eager")(rates, limits, tree.stack(params))
+    close(batched, expected, rtol=1e-4, atol=1e-5)
+    close(compiled, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_many_updates_compile_once_in_a_scan():
+    torch._dynamo.reset()
+    opt = optim.flatten(optim.adam(optim.cosine(0.1, 0.0, 20)))
+    compiles = []
+
+    def counting(graph, inputs):
+        compiles.append(graph)
+        return graph.forward
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = opt.update(grad(loss)(params), state, params)
+        return (optim.apply_updates(params, updates), state), state[0].count if isinstance(state, tuple) else state.count
+
+    def run(params, state):
+        return program.scan(body, (params, state), None, length=STEPS)
+
+    params = start()
+    (expected, _), _ = run(params, opt.init(params))
+    compiled = program.compile(run, backend="aot_eager")
+    (got, state), counts = compiled(params, opt.init(params))
+    close(got, expected)
+    assert torch.equal(counts, torch.arange(1, STEPS + 1)) and state.count == STEPS
+    step = torch.compile(lambda g, s, p: opt.update(g, s, p), fullgraph=True, dynamic=False, backend=counting)
+    state = opt.init(params)
+    for _ in range(3):
+        _, state = step(params, state, params)
+    assert len(compiles) == 1
+
+
+P = {"w": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: optim.sgd(-0.1), ValueError, "sgd: learning_rate: expected a number of at least 0.0, got -0.1"),
+        (lambda: optim.adam(-1), ValueError, "adam: learning_rate.*got -1"),
+        (lambda: optim.adamw(math.nan), ValueError, "adamw: learning_rate"),
+        (lambda: optim.rmsprop(math.inf), ValueError, "rmsprop: learning_rate: expected a finite number"),
+        (lambda: optim.adam("fast"), TypeError, "learning_rate.*got str"),
+        (lambda: optim.adam(torch.zeros(3)), TypeError, r"got torch.float32 \[3\]; for one value a copy, build adam inside"),
+        (lambda: optim.adam(torch.tensor(1)), TypeError, r"got torch.int64 \[\]"),
+        (lambda: optim.adam(0.1, b1=1.0), ValueError, r"b1: expected a number in \[0, 1\), got 1.0"),
+        (lambda: optim.adam(0.1, b2=-0.1), ValueError, "b2"),
+        (lambda: optim.adam(0.1, eps=-1e-8), ValueError, "eps"),
+        (lambda: optim.adamw(0.1, weight_decay=-1.0), ValueError, "weight_decay"),
+        (lambda: optim.sgd(0.1, 1.5), ValueError, "momentum"),
+        (lambda: optim.sgd(0.1, nesterov=True), ValueError, "nesterov"),
+        (lambda: optim.rmsprop(0.1, decay=1.0), ValueError, "decay"),
+        (lambda: optim.clip_by_global_norm(0.0), ValueError, "use math.inf"),
+        (lambda: optim.clip_by_global_norm(math.nan), ValueError, "max_norm"),
+        (lambda: optim.scale(None), TypeError, "factor.*got NoneType"),
+        (lambda: optim.linear(0.1, -0.1, 3), ValueError, "end"),
+        (lambda: optim.cosine(0.1, 0.0, 0), ValueError, "num_steps.*got 0"),
+        (lambda: optim.linear(0.1, 0.0, 1.5), ValueError, "num_steps.*got 1.5"),
+        (lambda: optim.constant(-1.0), ValueError, "value"),
+        (lambda: optim.chain(optim.adam), TypeError, r"argument 0: expected an Optimizer, got function; call the factory"),
+        (lambda: optim.chain(optim.sgd(0.1)).update(P, (), P), ValueError, "expected a tuple of 1 states, got 0"),
+        (lambda: optim.adam(0.1).init({"w": torch.zeros(2, dtype=torch.int64)}), TypeError, r"got torch.int64 at \['w'\]"),
+        (lambda: optim.adam(0.1).init({}), ValueError, "at least one leaf"),
+        (lambda: optim.global_norm({}), ValueError, "at least one leaf"),
+        (lambda: optim.adam(0.1).update({"v": torch.zeros(2)}, optim.adam(0.1).init(P), P), ValueError, "grads has another structure"),
+        (lambda: optim.sgd(0.1).update({"w": torch.zeros(3)}, optim.sgd(0.1).init(P), P), ValueError, r"sgd: grads: leaf \['w'\]"),
+        (lambda: optim.apply_updates(P, {"w": torch.zeros(2, 1)}), ValueError, r"updates: leaf \['w'\] is float32 \[2, 1\]"),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
