@@ -1,0 +1,173 @@
+"""Running mean and variance as a state, for normalising observations and rewards."""
+
+from typing import Any
+
+import torch
+
+from funrl import tree
+
+__all__ = ["Moments", "denormalize", "moments", "normalize", "update"]
+
+
+@tree.dataclass
+class Moments:
+    """Mean and variance of all samples so far.
+
+    Attributes:
+        count: int64 [], the number of samples; whole, so that it never stops growing as a float32 does at 2^24.
+        mean: a tree like a sample, floating point [*shape]; 0 at first.
+        var: a tree like a sample, floating point [*shape]: the mean squared deviation (divided by count); 1 at first.
+    """
+
+    count: torch.Tensor
+    mean: Any
+    var: Any
+
+
+def moments(example: Any) -> Moments:
+    """Return the moments of no samples: normalising with them changes nothing (up to eps and clipping).
+
+    Args:
+        example: one sample, a floating-point tensor [*shape] or a tree of them; only shape, dtype and device matter.
+
+    Raises:
+        TypeError: if a leaf is not a floating-point tensor.
+        ValueError: if there is no leaf.
+
+    Example:
+        >>> import torch
+        >>> moments(torch.zeros(3))
+        Moments(count=tensor(0), mean=tensor([0., 0., 0.]), var=tensor([1., 1., 1.]))
+    """
+    leaves = tree.leaves(example)
+    if not leaves:
+        raise ValueError("moments: example: expected a tree with at least one leaf, got none")
+    for path, x in zip(tree.paths(example), leaves, strict=True):
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(
+                f"moments: example: expected floating-point tensors, got {got} at {path}; cast with .to(torch.float32), or leave it out"
+            )
+    count = torch.zeros((), dtype=torch.int64, device=leaves[0].device)
+    zeros = tree.map(lambda x: torch.zeros_like(x, memory_format=torch.contiguous_format), example)
+    return Moments(count, zeros, tree.map(lambda x: x + 1, zeros))
+
+
+def update(state: Moments, batch: Any) -> Moments:
+    r"""Return the moments with the samples of ``batch`` added.
+
+    .. math:: \delta = \bar x_B - \bar x_A, \quad n = n_A + n_B, \quad \bar x = \bar x_A + \delta \frac{n_B}{n}, \quad
+        M = M_A + M_B + \delta^2 \frac{n_A n_B}{n}
+
+    with M the sum of squared deviations. Here it is divided by n, so that nothing grows, and the batch is centred on its first sample
+    before its own moments are taken, so that a mean far from 0 costs no digits.
+
+    Args:
+        state: the moments so far.
+        batch: like the example, each leaf [N..., *shape] with the same leading dimensions (none: a single sample).
+
+    Raises:
+        ValueError: if a leaf's shape, dtype or the structure does not fit the state, or the batch is empty.
+
+    Example:
+        >>> import torch
+        >>> state = update(moments(torch.zeros(())), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        >>> update(state, torch.tensor([5.0, 6.0]))
+        Moments(count=tensor(6), mean=tensor(3.5000), var=tensor(2.9167))
+
+    Reference: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
+        Variances", Stanford STAN-CS-79-773, 1979.
+    """
+    leading = _leading("update: batch", state, batch)
+    number = leading.numel()
+    if number == 0:
+        raise ValueError(f"update: batch: expected at least one sample, got none: the leading dimensions are {list(leading)}")
+    total = state.count + number
+
+    def merge(mean: torch.Tensor, var: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x.reshape(number, *mean.shape)
+        first = x[0]
+        centred = x - first
+        offset = centred.mean(0)
+        batch_var = (centred - offset).square().mean(0)
+        new = number / total.to(mean.dtype)
+        old = state.count.to(mean.dtype) / total.to(mean.dtype)
+        delta = (first - mean) + offset
+        return mean + new * delta, old * var + new * batch_var + old * new * delta.square()
+
+    means, form = tree.flatten(state.mean)
+    merged = [merge(*leaves) for leaves in zip(means, tree.leaves(state.var), tree.leaves(batch), strict=True)]
+    return Moments(total, tree.unflatten(form, [mean for mean, _ in merged]), tree.unflatten(form, [var for _, var in merged]))
+
+
+def normalize(state: Moments, x: Any, *, clip: float | torch.Tensor = 10.0, eps: float | torch.Tensor = 1e-8) -> Any:
+    r"""Return ``x`` with mean 0 and variance 1 under the state, cut off at ``clip``.
+
+    .. math:: \mathrm{clip}\left(\frac{x - \bar x}{\sqrt{\sigma^2 + \epsilon}}, -c, c\right)
+
+    Args:
+        state: the moments.
+        x: like the example, each leaf [N..., *shape].
+        clip: c, above 0, in standard deviations; infinity cuts nothing off. A number or a tensor [].
+        eps: added to the variance, above 0.
+
+    Raises:
+        ValueError: if ``x`` does not fit the state, or ``clip`` is a Python number that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> state = update(moments(torch.zeros(())), torch.tensor([1.0, 3.0]))
+        >>> normalize(state, torch.tensor([2.0, 4.0, 100.0]))
+        tensor([ 0.,  2., 10.])
+    """
+    if not isinstance(clip, torch.Tensor) and not clip > 0:
+        raise ValueError(f"normalize: clip: expected a number above 0, got {clip}; use math.inf to cut nothing off")
+    _leading("normalize: x", state, x)
+
+    def scale(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+        return ((x - mean) / (var + eps).sqrt()).clamp(-clip, clip).to(x.dtype)
+
+    return tree.map(scale, x, state.mean, state.var)
+
+
+def denormalize(state: Moments, x: Any, *, eps: float | torch.Tensor = 1e-8) -> Any:
+    """Return what :func:`normalize` made ``x`` from, where it cut nothing off.
+
+    Args:
+        state: the moments.
+        x: normalised values, each leaf [N..., *shape].
+        eps: as given to :func:`normalize`.
+
+    Raises:
+        ValueError: if ``x`` does not fit the state.
+
+    Example:
+        >>> import torch
+        >>> state = update(moments(torch.zeros(())), torch.tensor([1.0, 3.0]))
+        >>> denormalize(state, torch.tensor([0.0, 2.0]))
+        tensor([2., 4.])
+    """
+    _leading("denormalize: x", state, x)
+    return tree.map(lambda x, mean, var: (x * (var + eps).sqrt() + mean).to(x.dtype), x, state.mean, state.var)
+
+
+def _leading(what: str, state: Moments, x: Any) -> torch.Size:
+    """Return the leading dimensions that the leaves of ``x`` share, after a check that the rest fits the state."""
+    values, form = tree.flatten(x)
+    means, expected = tree.flatten(state.mean)
+    if form != expected:
+        raise ValueError(f"{what}: expected the structure of the state, {expected}, got {form}; give a tree like the example")
+    leading = None
+    for path, value, mean in zip(tree.paths(x), values, means, strict=True):
+        split = value.ndim - mean.ndim
+        if split < 0 or value.shape[split:] != mean.shape or value.dtype != mean.dtype:
+            raise ValueError(
+                f"{what}: expected {mean.dtype} [N..., {', '.join(str(n) for n in mean.shape)}], "
+                f"got {value.dtype} {list(value.shape)} at {path}"
+            )
+        if leading is not None and value.shape[:split] != leading:
+            raise ValueError(
+                f"{what}: expected the leading dimensions {list(leading)} of the leaves before, got {list(value.shape)} at {path}"
+            )
+        leading = value.shape[:split]
+    return leading
