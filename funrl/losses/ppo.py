@@ -1,0 +1,257 @@
+"""The losses of proximal policy optimisation."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import tree
+
+__all__ = ["PPOBatch", "clipped_surrogate", "clipped_value_loss", "explained_variance", "normalize_advantage", "ppo_loss"]
+
+_MAX_LOG_RATIO = 20.0
+
+
+@tree.dataclass
+class PPOBatch:
+    """What a PPO update learns from; N stands for any number of batch dimensions.
+
+    Attributes:
+        observation: a tree of tensors [N..., ...].
+        action: a tree of tensors [N..., ...].
+        log_prob: floating point [N...], of the action under the policy that chose it.
+        value: floating point [N...], as predicted when the action was chosen.
+        advantage: floating point [N...].
+        target: floating point [N...], what the value should be.
+    """
+
+    observation: Any
+    action: Any
+    log_prob: torch.Tensor
+    value: torch.Tensor
+    advantage: torch.Tensor
+    target: torch.Tensor
+
+
+def normalize_advantage(advantage: torch.Tensor, eps: float | torch.Tensor = 1e-8) -> torch.Tensor:
+    """Return the advantages with mean 0 and standard deviation 1 over all of them; no gradient flows through.
+
+    The standard deviation is that of the batch itself (divided by N), so that a batch of one gives 0 and no NaN.
+
+    Args:
+        advantage: floating point [...].
+        eps: added to the standard deviation, above 0.
+
+    Example:
+        >>> import torch
+        >>> normalize_advantage(torch.tensor([1.0, 3.0]))
+        tensor([-1.,  1.])
+    """
+    advantage = advantage.detach()
+    centred = advantage - advantage.mean()
+    return centred / (centred.square().mean().sqrt() + eps)
+
+
+def clipped_surrogate(
+    log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantage: torch.Tensor, *, clip: float | torch.Tensor
+) -> torch.Tensor:
+    r"""The clipped surrogate objective of every sample, with its sign turned: take the mean and minimise.
+
+    .. math:: -\min\left(\rho A, \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A\right), \qquad \rho = \frac{\pi(a|s)}{\pi_{old}(a|s)}
+
+    Deviation: log rho is held at 20, above which exp would overflow and give NaN gradients.
+
+    Args:
+        log_prob: log pi(a|s), floating point [...]. Gradients flow through this alone.
+        old_log_prob: log pi_old(a|s), floating point [...].
+        advantage: A, floating point [...].
+        clip: epsilon, at least 0, a number or a tensor [].
+
+    Returns:
+        Losses [...].
+
+    Raises:
+        ValueError: if shapes differ, or ``clip`` is a negative Python number.
+        TypeError: if an argument is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> clipped_surrogate(torch.tensor([0.5, 0.5]), torch.zeros(2), torch.tensor([1.0, -1.0]), clip=0.2)
+        tensor([-1.2000,  1.6487])
+
+    Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
+        2017, arXiv:1707.06347, equation 7.
+    """
+    _check_alike("clipped_surrogate", log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
+    clip = _number("clipped_surrogate", "clip", clip, log_prob)
+    advantage = advantage.detach()
+    ratio = (log_prob - old_log_prob.detach()).clamp(max=_MAX_LOG_RATIO).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def clipped_value_loss(value: torch.Tensor, old_value: torch.Tensor, target: torch.Tensor, *, clip: float | torch.Tensor) -> torch.Tensor:
+    r"""Half the squared error of every value, which gains nothing by moving more than ``clip`` from the old prediction.
+
+    .. math:: \tfrac12 \max\left((V - R)^2, (\mathrm{clip}(V, V_{old} - \epsilon, V_{old} + \epsilon) - R)^2\right)
+
+    Args:
+        value: V, floating point [...]. Gradients flow through this alone.
+        old_value: V_old, floating point [...].
+        target: R, floating point [...].
+        clip: epsilon, at least 0, a number or a tensor []; infinity gives exactly half the squared error.
+
+    Returns:
+        Losses [...].
+
+    Raises:
+        ValueError: if shapes differ, or ``clip`` is a negative Python number.
+        TypeError: if an argument is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> clipped_value_loss(torch.tensor([2.0]), torch.tensor([0.0]), torch.tensor([2.0]), clip=0.5)
+        tensor([1.1250])
+
+    Reference: J. Schulman, P. Moritz, S. Levine, M. Jordan, P. Abbeel, "High-Dimensional Continuous Control Using
+        Generalized Advantage Estimation", 2015, arXiv:1506.02438, section 5, has the trust region for values of which this clipping is the
+        counterpart; L. Engstrom et al., "Implementation Matters in Deep Policy Gradients", 2020, arXiv:2005.12729, write it down.
+    """
+    _check_alike("clipped_value_loss", value=value, old_value=old_value, target=target)
+    clip = _number("clipped_value_loss", "clip", clip, value)
+    old_value, target = old_value.detach(), target.detach()
+    clipped = torch.minimum(torch.maximum(value, old_value - clip), old_value + clip)
+    return 0.5 * torch.maximum((value - target).square(), (clipped - target).square())
+
+
+def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    r"""Return the share [] of the targets' variance that the values explain: 1 is perfect, 0 no better than a constant.
+
+    .. math:: 1 - \frac{\mathrm{Var}(R - V)}{\mathrm{Var}(R)}
+
+    It is 0 where all targets are equal, and carries no gradient.
+
+    Args:
+        value: V, floating point [...].
+        target: R, floating point [...].
+
+    Raises:
+        ValueError: if shapes differ.
+        TypeError: if an argument is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> explained_variance(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))
+        tensor(0.6667)
+    """
+    _check_alike("explained_variance", value=value, target=target)
+    value, target = value.detach(), target.detach()
+    variance = target.var(correction=0)
+    some = variance > 0
+    return torch.where(some, 1 - (target - value).var(correction=0) / torch.where(some, variance, 1.0), 0.0)
+
+
+def ppo_loss(
+    params: Any,
+    batch: PPOBatch,
+    *,
+    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    clip: float | torch.Tensor = 0.2,
+    value_clip: float | torch.Tensor = math.inf,
+    value_weight: float | torch.Tensor = 0.5,
+    entropy_weight: float | torch.Tensor = 0.0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of PPO: clipped surrogate, value error and entropy, as means over the batch.
+
+    .. math:: L = L^{CLIP} + c_1 L^{V} - c_2 H
+
+    Args:
+        params: what ``apply`` takes; the argument to differentiate.
+        batch: what to learn from, see :class:`PPOBatch`; nothing in it carries a gradient. Normalise its advantages first, if wanted.
+        apply: ``apply(params, observation) -> (distribution, value [N...])``; the distribution's ``log_prob(action)`` and
+            ``entropy()`` are [N...] (wrap one over vectors in ``Independent``).
+        clip: how far the probability ratio may go from 1, at least 0.
+        value_clip: how far values may go from the old prediction, at least 0; infinity switches this off exactly.
+        value_weight: c_1, at least 0.
+        entropy_weight: c_2.
+
+        Each hyperparameter is a number or a tensor [].
+
+    Returns:
+        The loss [], and metrics, each [] and without gradient: ``policy_loss``, ``value_loss``, ``entropy``,
+        ``approximate_kl`` (the mean of (rho - 1) - log rho, an estimate of KL(old || new) that is never negative)
+        and ``clip_fraction`` (the share of samples whose ratio is outside the clip range).
+
+    Raises:
+        ValueError: if shapes differ, or a Python number is negative where it must not be.
+        TypeError: if an argument that should be a floating-point tensor is not.
+
+    Example:
+        >>> import torch
+        >>> from funrl import distributions
+        >>> def apply(params, observation):
+        ...     return distributions.Categorical(observation @ params["policy"]), observation @ params["value"]
+        >>> params = {"policy": torch.zeros(4, 2), "value": torch.zeros(4)}
+        >>> batch = PPOBatch(
+        ...     observation=torch.ones(8, 4), action=torch.arange(8) % 2, log_prob=torch.full((8,), 0.5).log(),
+        ...     value=torch.zeros(8), advantage=torch.ones(8), target=torch.ones(8),
+        ... )
+        >>> gradient, (loss, metrics) = torch.func.grad_and_value(ppo_loss, has_aux=True)(params, batch, apply=apply)
+        >>> loss, metrics["entropy"], gradient["value"]
+        (tensor(-0.7500), tensor(0.6931), tensor([-0.5000, -0.5000, -0.5000, -0.5000]))
+
+    Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
+        2017, arXiv:1707.06347, equation 9; the estimate of KL is the third of J. Schulman, "Approximating KL Divergence", 2020.
+    """
+    distribution, value = apply(params, batch.observation)
+    log_prob, entropy = distribution.log_prob(batch.action), distribution.entropy()
+    _check_alike(
+        "ppo_loss",
+        **{f"batch.{name}": getattr(batch, name) for name in ("log_prob", "value", "advantage", "target")},
+        **{"apply's log_prob": log_prob, "apply's entropy": entropy, "apply's value": value},
+    )
+    clip = _number("ppo_loss", "clip", clip, log_prob)
+    value_clip = _number("ppo_loss", "value_clip", value_clip, value)
+    value_weight = _number("ppo_loss", "value_weight", value_weight, value)
+    entropy_weight = _number("ppo_loss", "entropy_weight", entropy_weight, entropy, low=-math.inf)
+
+    policy_loss = clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip=clip).mean()
+    value_loss = clipped_value_loss(value, batch.value, batch.target, clip=value_clip).mean()
+    mean_entropy = entropy.mean()
+    loss = policy_loss + value_weight * value_loss - entropy_weight * mean_entropy
+
+    log_ratio = (log_prob - batch.log_prob).detach().clamp(max=_MAX_LOG_RATIO)
+    metrics = {
+        "policy_loss": policy_loss.detach(),
+        "value_loss": value_loss.detach(),
+        "entropy": mean_entropy.detach(),
+        "approximate_kl": (torch.expm1(log_ratio) - log_ratio).mean(),
+        "clip_fraction": (torch.expm1(log_ratio).abs() > clip).to(log_ratio.dtype).mean(),
+    }
+    return loss, metrics
+
+
+def _check_alike(what: str, **tensors: torch.Tensor) -> None:
+    """Raise unless all are floating-point tensors of one shape."""
+    shape, reference = None, ""
+    for name, x in tensors.items():
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"{what}: {name}: expected a floating-point tensor, got {got}; cast it with .to(torch.float32)")
+        if shape is None:
+            shape, reference = x.shape, name
+        if x.shape != shape:
+            raise ValueError(
+                f"{what}: {name}: expected the shape {list(shape)} of {reference}, got {list(x.shape)}; "
+                "nothing is broadcast: squeeze a value [B, 1], "
+                "and wrap a distribution over vectors in Independent"
+            )
+
+
+def _number(what: str, name: str, x: float | torch.Tensor, like: torch.Tensor, *, low: float = 0.0) -> float | torch.Tensor:
+    """Return a hyperparameter in the dtype of what it meets, so that it promotes nothing; raise if a Python number is below ``low``."""
+    if isinstance(x, torch.Tensor):
+        return x.to(like.dtype)
+    if not x >= low:
+        raise ValueError(f"{what}: {name}: expected a number of at least {low}, got {x}")
+    return x
