@@ -1,0 +1,414 @@
+"""Spaces: which observations and actions an environment takes, as plain frozen values (not pytrees).
+
+Every space has
+
+* ``shape`` and ``dtype`` of one element (dicts of them for :class:`Dict`);
+* ``sample(key)``, a random element; ``torch.func.vmap`` over keys makes batches;
+* ``contains(x)``, whether ``x`` is an element: a bool tensor [], or ``False`` if it is no tensor of that shape and dtype;
+* ``project(x)``, the element nearest to ``x``;
+* ``check(x, name)``, which raises unless ``x`` has the shape and dtype of an element. It never looks at values, so it
+  is free inside a compiled program.
+
+Spaces speak of a single element, without batch dimensions. They live on the CPU and follow the device of what they are given.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from funrl import random
+
+__all__ = ["Binary", "Box", "Dict", "Discrete", "MultiDiscrete"]
+
+
+def _describe(x: Any) -> str:
+    if not isinstance(x, torch.Tensor):
+        return f"{type(x).__name__}"
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+
+
+def _shape(shape: Any, what: str) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(not isinstance(size, int) or size < 0 for size in sizes):
+        raise ValueError(f"{what}: expected a shape of non-negative integers, got {shape!r}")
+    return sizes
+
+
+def _check(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, any_float: bool = False) -> None:
+    kind = str(dtype).removeprefix("torch.")
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: expected {kind} {list(shape)}, got {_describe(x)}; convert it with torch.as_tensor")
+    if not (x.is_floating_point() if any_float else x.dtype == dtype):
+        expected = "floating-point" if any_float else kind
+        raise TypeError(f"{name}: expected {expected} {list(shape)}, got {_describe(x)}; cast it with .to(torch.{kind})")
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {_describe(x)}; for a batch use torch.func.vmap")
+
+
+class _Space:
+    """What all spaces share: membership is the check of shape and dtype, then the comparison of values."""
+
+    def contains(self, x: Any) -> torch.Tensor | bool:
+        """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is off."""
+        try:
+            self.check(x)
+        except (TypeError, ValueError):
+            return False
+        return self._contains(x)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Box(_Space):
+    """All tensors x with low <= x <= high, element by element.
+
+    A floating-point box takes tensors of every floating-point dtype, because an episode has the precision of its
+    ``env_params``; an integer box takes its own dtype only.
+
+    Args:
+        low: the least values, a number or [...] that broadcasts to ``shape``; ``-inf`` for none.
+        high: the greatest values, inclusive, likewise; ``inf`` for none.
+        shape: the shape of an element; by default that of ``low`` and ``high`` broadcast together.
+        dtype: a floating-point or integer dtype.
+
+    Attributes:
+        low: ``dtype`` ``shape``, on the CPU.
+        high: ``dtype`` ``shape``, on the CPU.
+
+    Raises:
+        TypeError: if ``dtype`` is neither floating-point nor integer.
+        ValueError: if bounds do not broadcast to ``shape``, are NaN, empty (low > high), or outside an integer dtype.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> box = Box([-1.0, 0.0], [1.0, float("inf")])
+        >>> box.shape, box.contains(box.sample(random.key(0)))
+        ((2,), tensor(True))
+        >>> box.project(torch.tensor([3.0, -4.0]))
+        tensor([1., 0.])
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    shape: tuple[int, ...] = None
+    dtype: torch.dtype = torch.float32
+    _bounded: bool = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self):
+        if not isinstance(self.dtype, torch.dtype) or self.dtype.is_complex or self.dtype == torch.bool:
+            raise TypeError(f"Box: dtype: expected a floating-point or integer torch.dtype, got {self.dtype!r}; for booleans use Binary")
+        exact = torch.float64 if self.dtype.is_floating_point else None
+        low, high = (torch.as_tensor(bound, dtype=exact, device="cpu").detach() for bound in (self.low, self.high))
+        try:
+            shape = torch.broadcast_shapes(low.shape, high.shape) if self.shape is None else _shape(self.shape, "Box: shape")
+            low, high = low.expand(shape), high.expand(shape)
+        except RuntimeError:
+            raise ValueError(
+                f"Box: low {list(low.shape)} and high {list(high.shape)} do not broadcast to "
+                f"{'one shape' if self.shape is None else list(shape)}; give numbers, or bounds of the shape of an element"
+            ) from None
+        if not bool((low <= high).all()):
+            raise ValueError(
+                f"Box: expected low <= high everywhere, got low={low.tolist()}, high={high.tolist()}; swap them or drop the NaN"
+            )
+        if not self.dtype.is_floating_point:
+            limits = torch.iinfo(self.dtype)
+            if bool((low < limits.min).any() | (high > limits.max).any() | (low != low.floor()).any() | (high != high.floor()).any()):
+                raise ValueError(
+                    f"Box: expected whole bounds between {limits.min} and {limits.max} for {self.dtype}, "
+                    f"got low={low.tolist()}, high={high.tolist()}; choose a wider dtype or other bounds"
+                )
+        object.__setattr__(self, "_bounded", bool((low.isfinite() & high.isfinite()).all()))
+        object.__setattr__(self, "low", low.to(self.dtype).contiguous())
+        object.__setattr__(self, "high", high.to(self.dtype).contiguous())
+        object.__setattr__(self, "shape", tuple(shape))
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Box):
+            return NotImplemented
+        same_kind = self.dtype == other.dtype and self.shape == other.shape
+        return same_kind and torch.equal(self.low, other.low) and torch.equal(self.high, other.high)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.dtype, tuple(self.low.flatten().tolist()), tuple(self.high.flatten().tolist())))
+
+    def bounds(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``low`` and ``high`` on the device of ``x``, and in its dtype if that is floating-point."""
+        dtype = x.dtype if self.dtype.is_floating_point and x.is_floating_point() else self.dtype
+        return self.low.to(x.device, dtype), self.high.to(x.device, dtype)
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` has the shape and kind of dtype of an element."""
+        _check(x, name, self.shape, self.dtype, any_float=self.dtype.is_floating_point)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return a random element: uniform where both bounds are finite.
+
+        With one finite bound the distance from it is exponential with mean 1; with none the value is standard normal.
+
+        Args:
+            key: int64 [].
+
+        Returns:
+            ``dtype`` ``shape``.
+        """
+        low, high = self.low.to(key.device), self.high.to(key.device)
+        if not self.dtype.is_floating_point:
+            return random.randint(key, self.shape, low.long(), high.long() + 1).to(self.dtype)
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        if self._bounded:
+            u = random.uniform(key, self.shape, dtype=dtype)
+            return torch.clamp((1 - u) * low + u * high, low, high).to(self.dtype)
+        keys = random.split(key, 3).unbind(0)
+        u = random.uniform(keys[0], self.shape, dtype=dtype)
+        tail = random.exponential(keys[1], self.shape, dtype=dtype)
+        free = random.normal(keys[2], self.shape, dtype=dtype)
+        below, above = low.isfinite(), high.isfinite()
+        a, b = torch.where(below, low, 0.0), torch.where(above, high, 0.0)
+        one_sided = torch.where(below, a + tail, b - tail)
+        x = torch.where(below & above, (1 - u) * a + u * b, torch.where(below | above, one_sided, free))
+        return torch.clamp(x, low, high).to(self.dtype)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` clipped to the bounds, in its own dtype.
+
+        Raises:
+            TypeError, ValueError: as :meth:`check`.
+        """
+        self.check(x)
+        return torch.clamp(x, *self.bounds(x))
+
+    def _contains(self, x: torch.Tensor) -> torch.Tensor:
+        low, high = self.low.to(x.device), self.high.to(x.device)
+        return ((x >= low) & (x <= high)).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete(_Space):
+    """The integers start, start + 1, ..., start + n - 1, as int64 [].
+
+    Args:
+        n: how many, at least 1.
+        start: the least of them.
+
+    Raises:
+        TypeError: if ``n`` or ``start`` is not a Python integer.
+        ValueError: if ``n`` is less than 1.
+
+    Example:
+        >>> import torch
+        >>> space = Discrete(3)
+        >>> space.contains(torch.tensor(2)), space.contains(torch.tensor(3)), space.contains(torch.tensor(1.0))
+        (tensor(True), tensor(False), False)
+    """
+
+    n: int
+    start: int = 0
+
+    def __post_init__(self):
+        for name, value in (("n", self.n), ("start", self.start)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"Discrete: {name}: expected a Python integer, got {value!r}; its value has to be known while compiling")
+        if self.n < 1:
+            raise ValueError(f"Discrete: n: expected at least 1, got {self.n}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an element, ()."""
+        return ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of an element, torch.int64."""
+        return torch.int64
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is int64 []."""
+        _check(x, name, self.shape, self.dtype)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return an element, int64 [], all equally likely; ``key`` is int64 []."""
+        return random.randint(key, (), self.start, self.start + self.n)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the element nearest to ``x``, int64 []; raises as :meth:`check`."""
+        self.check(x)
+        return torch.clamp(x, self.start, self.start + self.n - 1)
+
+    def _contains(self, x: torch.Tensor) -> torch.Tensor:
+        return (x >= self.start) & (x < self.start + self.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiDiscrete(_Space):
+    """Vectors of integers: element i is one of 0, ..., ``nvec[i]`` - 1, as int64 [K].
+
+    Args:
+        nvec: K counts, each at least 1.
+
+    Raises:
+        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1.
+
+    Example:
+        >>> import torch
+        >>> space = MultiDiscrete((3, 5))
+        >>> space.shape, space.project(torch.tensor([7, -1]))
+        ((2,), tensor([2, 0]))
+    """
+
+    nvec: tuple[int, ...]
+
+    def __post_init__(self):
+        try:
+            nvec = tuple(self.nvec)
+        except TypeError:
+            nvec = ()
+        if not nvec or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in nvec):
+            raise ValueError(
+                f"MultiDiscrete: nvec: expected a sequence of integers of at least 1, got {self.nvec!r}; for one integer use Discrete"
+            )
+        object.__setattr__(self, "nvec", nvec)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an element, (K,)."""
+        return (len(self.nvec),)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of an element, torch.int64."""
+        return torch.int64
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is int64 [K]."""
+        _check(x, name, self.shape, self.dtype)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return an element, int64 [K], all equally likely; ``key`` is int64 []."""
+        last = self._last(key.device)
+        return random.randint(key, self.shape, torch.zeros_like(last), last + 1)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the element nearest to ``x``, int64 [K]; raises as :meth:`check`."""
+        self.check(x)
+        last = self._last(x.device)
+        return torch.clamp(x, torch.zeros_like(last), last)
+
+    def _contains(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x >= 0) & (x <= self._last(x.device))).all()
+
+    def _last(self, device: torch.device) -> torch.Tensor:
+        return torch.tensor([n - 1 for n in self.nvec], dtype=torch.int64, device=device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Binary(_Space):
+    """All boolean tensors of one shape.
+
+    Args:
+        shape: the shape of an element; () for a single flag.
+
+    Raises:
+        ValueError: if ``shape`` holds anything but non-negative integers.
+
+    Example:
+        >>> import torch
+        >>> Binary((2,)).contains(torch.tensor([True, False]))
+        tensor(True)
+    """
+
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", _shape(self.shape, "Binary: shape"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of an element, torch.bool."""
+        return torch.bool
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is bool ``shape``."""
+        _check(x, name, self.shape, self.dtype)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return an element, bool ``shape``, all equally likely; ``key`` is int64 []."""
+        return random.uniform(key, self.shape) < 0.5
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x``; raises as :meth:`check`."""
+        self.check(x)
+        return x
+
+    def _contains(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(x).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Dict(_Space):
+    """Dicts with one entry for each name, each from its own space.
+
+    Args:
+        spaces: names to spaces; they may nest.
+
+    Raises:
+        TypeError: if ``spaces`` is no mapping of strings to spaces.
+        ValueError: if it is empty.
+
+    Example:
+        >>> from funrl import random
+        >>> space = Dict({"image": Box(0, 255, (8, 8), torch.uint8), "lives": Discrete(4)})
+        >>> space.shape
+        {'image': (8, 8), 'lives': ()}
+        >>> space.contains(space.sample(random.key(0)))
+        tensor(True)
+    """
+
+    spaces: Mapping[str, Any]
+
+    def __post_init__(self):
+        if not isinstance(self.spaces, Mapping):
+            raise TypeError(f"Dict: spaces: expected a mapping of names to spaces, got {type(self.spaces).__name__}")
+        for name, space in self.spaces.items():
+            if not isinstance(name, str) or not isinstance(space, _Space):
+                raise TypeError(f"Dict: spaces: expected strings to spaces, got {name!r} to {type(space).__name__}")
+        if not self.spaces:
+            raise ValueError("Dict: spaces: expected at least one space, got none")
+        object.__setattr__(self, "spaces", dict(self.spaces))
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.spaces.items()))
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The shape of each entry."""
+        return {name: space.shape for name, space in self.spaces.items()}
+
+    @property
+    def dtype(self) -> dict[str, Any]:
+        """The dtype of each entry."""
+        return {name: space.dtype for name, space in self.spaces.items()}
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` has these entries, each of the right shape and dtype."""
+        if not isinstance(x, Mapping):
+            raise TypeError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {_describe(x)}")
+        if x.keys() != self.spaces.keys():
+            raise ValueError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {sorted(x, key=str)}")
+        for entry, space in self.spaces.items():
+            space.check(x[entry], f"{name}[{entry!r}]")
+
+    def sample(self, key: torch.Tensor) -> dict[str, Any]:
+        """Return a random element, its entries independent; ``key`` is int64 []."""
+        keys = dict(zip(sorted(self.spaces), random.split(key, len(self.spaces)).unbind(0), strict=True))
+        return {name: space.sample(keys[name]) for name, space in self.spaces.items()}
+
+    def project(self, x: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the element nearest to ``x``, entry by entry; raises as :meth:`check`."""
+        self.check(x)
+        return {name: space.project(x[name]) for name, space in self.spaces.items()}
+
+    def _contains(self, x: Mapping[str, Any]) -> torch.Tensor:
+        return torch.stack([space._contains(x[name]) for name, space in self.spaces.items()]).all()
