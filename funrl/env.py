@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import tree
+from funrl import random, tree
 
-__all__ = ["Env", "Timestep", "Transition"]
+__all__ = ["Env", "Timestep", "Transition", "check_env", "check_step", "constants"]
 
 
 @tree.dataclass
@@ -86,3 +86,249 @@ class Env(NamedTuple):
     max_episode_steps: int
     render: Callable[..., Any]
     host: bool = False
+
+
+def constants(kind: Callable[..., Any], **values: float) -> Any:
+    """Return the default params of an environment: Python floats become float32 [], integers int64 [], on the CPU.
+
+    Args:
+        kind: the class of the params, a :func:`funrl.tree.dataclass`.
+        **values: its fields.
+
+    Example:
+        >>> from funrl import tree
+        >>> @tree.dataclass
+        ... class BallParams:
+        ...     gravity: torch.Tensor
+        ...     max_steps: torch.Tensor
+        >>> constants(BallParams, gravity=9.8, max_steps=200).gravity
+        tensor(9.8000)
+    """
+    return kind(
+        **{
+            name: torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float32, device="cpu")
+            for name, value in values.items()
+        }
+    )
+
+
+def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any, env_params: Any, params_kind: type) -> None:
+    """Raise unless the arguments of a ``step`` have the right types, dtypes and shapes.
+
+    It looks at no value, so that it costs nothing once the step is compiled.
+
+    Args:
+        name: of the environment, for the message.
+        state: what was given as the state.
+        state_kind: the class that it should have.
+        action: what was given as the action.
+        space: the action space.
+        env_params: what was given as the params.
+        params_kind: the class that they should have.
+
+    Raises:
+        TypeError: if a class or dtype is wrong.
+        ValueError: if the action has the wrong shape.
+
+    Example:
+        >>> from funrl import spaces
+        >>> check_step("Ball", torch.zeros(()), torch.Tensor, torch.tensor(1.0), spaces.Discrete(2), torch.ones(()), torch.Tensor)
+        Traceback (most recent call last):
+        ...
+        TypeError: Ball: action: expected int64 [], got float32 []; cast it with .to(torch.int64)
+    """
+    for argument, value, kind in (("state", state, state_kind), ("env_params", env_params, params_kind)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"{name}: {argument}: expected a {kind.__name__}, got {type(value).__name__}; "
+                "call step(key, state, action, env_params) with what reset and default_params gave"
+            )
+    space.check(action, f"{name}: action")
+
+
+def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
+    """Raise unless ``env`` keeps the contract of :class:`Env`.
+
+    It resets the environment, takes random actions, and checks that
+
+    * observations are in ``observation_space``; reward is a finite floating-point []; terminated and truncated are
+      bool []; ``reset`` gives reward 0 and an episode that is not over;
+    * state and timestep keep their structure, shapes and dtypes from ``reset`` on;
+    * the same keys and actions give the same states and timesteps again;
+    * no argument is modified;
+    * ``render`` gives uint8 [H, W, 3];
+
+    and for an environment that does not run on the host also that
+
+    * the floating-point numbers follow the dtype of ``env_params``;
+    * ``torch.func.vmap`` over three copies, each with its own params, agrees with a loop.
+
+    Args:
+        env: the environment.
+        key: int64 [], where the random resets and actions come from.
+        num_steps: how many steps to take, at least 1.
+
+    Raises:
+        TypeError: if ``env`` is not an :class:`Env` or a part of it has the wrong type.
+        ValueError: if it breaks the contract; the message says where and how.
+
+    Example:
+        >>> import funrl
+        >>> check_env(funrl.envs.make("CartPole-v1"), funrl.random.key(0))
+    """
+    if not isinstance(env, Env):
+        raise TypeError(f"check_env: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+    if num_steps < 1:
+        raise ValueError(f"check_env: num_steps: expected at least 1, got {num_steps}")
+    what = f"check_env: {env.name}"
+    for field in ("observation_space", "action_space"):
+        for method in ("sample", "contains", "check"):
+            if not callable(getattr(getattr(env, field), method, None)):
+                raise TypeError(f"{what}: {field} has no method {method}; use a space of funrl.spaces")
+    if not isinstance(env.max_episode_steps, int) or env.max_episode_steps < 1:
+        raise ValueError(f"{what}: max_episode_steps: expected a positive integer, got {env.max_episode_steps!r}")
+    _check_tensors(env.default_params, f"{what}: default_params")
+    reset_keys, action_keys, step_keys, other_keys = random.split(key, (4, num_steps)).unbind(0)
+    actions = [env.action_space.sample(k) for k in action_keys.unbind(0)]
+    keys = list(zip(reset_keys.unbind(0), step_keys.unbind(0), strict=True))
+
+    first = _walk(env, keys, actions, env.default_params, what)
+    again = _walk(env, keys, actions, env.default_params, what)
+    for place, (one, other) in enumerate(zip(first, again, strict=True)):
+        where = "reset" if place == 0 else f"step {place}"
+        _check_same(one, other, f"{what}: {where}", "the same keys and actions gave another result", tolerance=0.0)
+
+    state = first[-1][0]
+    if env.render is not None:
+        before = _copy(state)
+        image = env.render(state, env.default_params)
+        _check_same(state, before, f"{what}: render", "it modified its argument state; return new tensors instead", tolerance=0.0)
+        if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise ValueError(f"{what}: render: expected uint8 [H, W, 3], got {_kind(image)}")
+    if env.host:
+        return
+    _check_precision(env, key, actions[0], what)
+    _check_vmap(env, random.split(other_keys[0], (3, 3)), what)
+
+
+def _walk(env: Env, keys: list[Any], actions: list[Any], env_params: Any, what: str) -> list[tuple[Any, Timestep]]:
+    """Reset, then take the actions (resetting where an episode ends), and check each result; return copies of all."""
+    reset_reference = _guarded(f"{what}: reset", env.reset, ("key", "env_params"), (keys[0][0], env_params))
+    _check_result(reset_reference, env, f"{what}: reset")
+    state, timestep = reset_reference
+    _check_start(timestep, f"{what}: reset")
+    reference, results = _copy(reset_reference), [_copy(reset_reference)]
+    for number, ((reset_key, step_key), action) in enumerate(zip(keys, actions, strict=True), 1):
+        if bool(timestep.done):
+            state, timestep = env.reset(reset_key, env_params)
+        where = f"{what}: step {number}"
+        names = ("key", "state", "action", "env_params")
+        result = _guarded(where, env.step, names, (step_key, state, action, env_params))
+        _check_result(result, env, where)
+        for part, new, old in zip(("state", "timestep"), result, reference, strict=True):
+            tree.check_like(new, old, f"{where}: {part}", "that of reset")
+        state, timestep = result
+        results.append(_copy(result))
+    return results
+
+
+def _guarded(where: str, function: Callable[..., Any], names: Any, arguments: Any) -> Any:
+    """Call ``function`` and raise if it modified an argument."""
+    before = _copy(arguments)
+    result = function(*arguments)
+    for name, now, then in zip(names, arguments, before, strict=True):
+        _check_same(now, then, where, f"it modified its argument {name}; return new tensors instead", tolerance=0.0)
+    return result
+
+
+def _check_result(result: Any, env: Env, where: str) -> None:
+    """Raise unless ``result`` is (state, Timestep) of tensors, and the timestep is one of ``env``."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Timestep)):
+        got = ", ".join(type(part).__name__ for part in result) if isinstance(result, tuple) else type(result).__name__
+        raise TypeError(f"{where}: expected (state, Timestep), got {got}")
+    state, timestep = result
+    _check_tensors(state, f"{where}: state")
+    _check_tensors(timestep, f"{where}: timestep")
+    if not isinstance(timestep.info, dict):
+        raise TypeError(f"{where}: info: expected a dict of tensors, got {type(timestep.info).__name__}")
+    if not (timestep.reward.is_floating_point() and timestep.reward.ndim == 0):
+        raise ValueError(f"{where}: reward: expected a floating-point [], got {_kind(timestep.reward)}")
+    for name in ("terminated", "truncated"):
+        flag = getattr(timestep, name)
+        if flag.dtype != torch.bool or flag.ndim != 0:
+            raise ValueError(f"{where}: {name}: expected bool [], got {_kind(flag)}")
+    env.observation_space.check(timestep.observation, f"{where}: observation")
+    if not bool(env.observation_space.contains(timestep.observation)):
+        raise ValueError(f"{where}: the observation {timestep.observation} is not in {env.observation_space}; widen the space or clip")
+    if not bool(timestep.reward.isfinite()):
+        raise ValueError(f"{where}: reward: expected a finite number, got {timestep.reward.item()}")
+
+
+def _check_start(timestep: Timestep, where: str) -> None:
+    if bool(timestep.reward != 0) or bool(timestep.done):
+        raise ValueError(
+            f"{where}: expected reward 0 and neither terminated nor truncated, got reward {timestep.reward.item()}, "
+            f"terminated {timestep.terminated.item()}, truncated {timestep.truncated.item()}"
+        )
+
+
+def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
+    """Raise unless float64 params make all floating-point numbers of the episode float64."""
+    env_params = tree.to(env.default_params, torch.float64)
+    if not any(x.is_floating_point() for x in tree.leaves(env_params)):
+        return
+    state, timestep = env.reset(key, env_params)
+    results = {"reset": (state, timestep), "step": env.step(key, state, action, env_params)}
+    for place, result in results.items():
+        for part, value in zip(("state", "timestep"), result, strict=True):
+            for path, x in zip(tree.paths(value), tree.leaves(value), strict=True):
+                if x.is_floating_point() and x.dtype != torch.float64:
+                    raise ValueError(
+                        f"{what}: {place}: with env_params in float64, leaf {path} of the {part} is {_kind(x)}; "
+                        "take the dtype of new numbers from env_params"
+                    )
+
+
+def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
+    """Raise unless reset and step agree under vmap with a loop; ``keys`` is [3, B]."""
+    copies = keys.shape[1]
+    env_params = [env.default_params] * copies
+    actions = [env.action_space.sample(k) for k in keys[0].unbind(0)]
+    starts = [env.reset(k, p) for k, p in zip(keys[1].unbind(0), env_params, strict=True)]
+    ends = [env.step(k, start[0], a, p) for k, start, a, p in zip(keys[2].unbind(0), starts, actions, env_params, strict=True)]
+    try:
+        start = torch.func.vmap(env.reset)(keys[1], tree.stack(env_params))
+        end = torch.func.vmap(env.step)(keys[2], start[0], tree.stack(actions), tree.stack(env_params))
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise ValueError(
+            f"{what}: it cannot be vmapped: {type(error).__name__}: {reason[0]}; "
+            "use tensor operations throughout, no .item(), no branch on values and no assignment into a tensor"
+        ) from error
+    _check_same(start, tree.stack(starts), f"{what}: reset", "under vmap it gives another result than in a loop", tolerance=1e-4)
+    _check_same(end, tree.stack(ends), f"{what}: step", "under vmap it gives another result than in a loop", tolerance=1e-4)
+
+
+def _check_tensors(value: Any, where: str) -> None:
+    for path, leaf in zip(tree.paths(value), tree.leaves(value), strict=True):
+        if not isinstance(leaf, torch.Tensor):
+            raise TypeError(f"{where}: leaf {path}: expected a tensor, got {type(leaf).__name__}; wrap it in torch.tensor")
+
+
+def _check_same(one: Any, other: Any, where: str, complaint: str, *, tolerance: float) -> None:
+    """Raise unless two trees agree in structure, dtypes, shapes and values."""
+    try:
+        tree.check_like(one, other, "one", "the other")
+    except ValueError as error:
+        raise ValueError(f"{where}: {complaint} ({error})") from None
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        if not torch.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=x.is_floating_point()):
+            raise ValueError(f"{where}: {complaint} (leaf {path}: {x.tolist()} and {y.tolist()})")
+
+
+def _copy(value: Any) -> Any:
+    return tree.map(lambda x: x.clone(), value)
+
+
+def _kind(x: Any) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__

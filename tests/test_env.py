@@ -1,0 +1,213 @@
+import pytest
+import torch
+
+from funrl import envs, random, tree
+from funrl.env import Env, Timestep, check_env, check_step, constants
+from funrl.spaces import Box, Discrete
+
+KEY = random.key(0)
+
+
+@tree.dataclass
+class BallParams:
+    gravity: torch.Tensor
+    max_steps: torch.Tensor
+
+
+@tree.dataclass
+class BallState:
+    height: torch.Tensor
+    speed: torch.Tensor
+    time: torch.Tensor
+
+
+def reset(key, env_params):
+    height = random.uniform(key, dtype=env_params.gravity.dtype)
+    speed = torch.zeros_like(height)
+    no = torch.zeros_like(height, dtype=torch.bool)
+    state = BallState(height, speed, torch.zeros_like(height, dtype=torch.int64))
+    return state, Timestep(torch.stack([height, speed]), torch.zeros_like(height), no, no.clone(), {"energy": height * env_params.gravity})
+
+
+def step(key, state, action, env_params):
+    speed = state.speed - env_params.gravity * 0.1 + action
+    height = (state.height + 0.1 * speed).clamp(0.0, 10.0)
+    state = BallState(height, speed, state.time + 1)
+    info = {"energy": height * env_params.gravity}
+    return state, Timestep(torch.stack([height, speed]), -height, height <= 0, state.time >= env_params.max_steps, info)
+
+
+def render(state, env_params):
+    return torch.zeros(4, 4, 3, dtype=torch.uint8) + state.height.to(torch.uint8)
+
+
+BALL = Env(
+    name="Ball",
+    reset=reset,
+    step=step,
+    observation_space=Box([0.0, float("-inf")], [10.0, float("inf")]),
+    action_space=Discrete(2),
+    default_params=constants(BallParams, gravity=1.0, max_steps=3),
+    max_episode_steps=3,
+    render=render,
+)
+
+
+def changed(**fields):
+    """A ball whose step returns a timestep with some fields changed."""
+
+    def bad(key, state, action, env_params):
+        state, timestep = step(key, state, action, env_params)
+        return state, timestep.replace(**{name: f(timestep) for name, f in fields.items()})
+
+    return BALL._replace(step=bad)
+
+
+def test_a_good_environment_passes():
+    for seed in range(5):
+        check_env(BALL, random.key(seed))
+    check_env(BALL._replace(render=None), KEY, num_steps=1)
+
+
+def test_done_is_either_end():
+    _, timestep = BALL.reset(KEY, BALL.default_params)
+    yes = torch.tensor(True)
+    assert not timestep.done and timestep.replace(terminated=yes).done and timestep.replace(truncated=yes).done
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"observation": lambda t: t.observation - 5}, "is not in Box"),
+        ({"observation": lambda t: t.observation * float("nan")}, "is not in Box"),
+        ({"observation": lambda t: t.observation[:1]}, r"observation: expected shape \[2\], got float32 \[1\]"),
+        ({"observation": lambda t: t.observation.long()}, "observation: expected floating-point"),
+        ({"observation": lambda t: t.observation.double()}, r"timestep: leaf .*observation.* is float64 \[2\]"),
+        ({"reward": lambda t: t.reward[None]}, r"reward: expected a floating-point \[\], got float32 \[1\]"),
+        ({"reward": lambda t: t.reward.long()}, r"reward: expected a floating-point \[\], got int64"),
+        ({"reward": lambda t: t.reward / 0}, "reward: expected a finite number"),
+        ({"reward": lambda t: 1.0}, r"leaf .*reward.*: expected a tensor, got float"),
+        ({"terminated": lambda t: t.terminated.float()}, r"terminated: expected bool \[\], got float32"),
+        ({"truncated": lambda t: t.truncated[None]}, r"truncated: expected bool \[\], got bool \[1\]"),
+        ({"info": lambda t: {}}, "step 1: timestep.*that of reset"),
+    ],
+)
+def test_a_bad_timestep_is_named(fields, message):
+    with pytest.raises((TypeError, ValueError), match=f"check_env: Ball.*{message}"):
+        check_env(changed(**fields), KEY)
+
+
+def test_a_reset_that_is_over_is_named():
+    def bad(key, env_params):
+        state, timestep = reset(key, env_params)
+        return state, timestep.replace(truncated=torch.tensor(True))
+
+    with pytest.raises(ValueError, match="reset: expected reward 0 and neither terminated nor truncated"):
+        check_env(BALL._replace(reset=bad), KEY)
+
+
+def test_a_state_that_changes_dtype_is_named():
+    def bad(key, state, action, env_params):
+        state, timestep = step(key, state, action, env_params)
+        return state.replace(time=state.time.to(torch.int32)), timestep
+
+    with pytest.raises(ValueError, match=r"step 1: state: leaf .*time is int32 \[\], but in that of reset it is int64"):
+        check_env(BALL._replace(step=bad), KEY)
+
+
+def test_an_argument_that_is_modified_is_named():
+    def bad(key, state, action, env_params):
+        new, timestep = step(key, state, action, env_params)
+        state.speed.add_(1.0)
+        return new, timestep
+
+    with pytest.raises(ValueError, match="step 1: it modified its argument state"):
+        check_env(BALL._replace(step=bad), KEY)
+
+    def bad_reset(key, env_params):
+        env_params.gravity.mul_(1.5)
+        return reset(key, env_params)
+
+    params = tree.map(torch.clone, BALL.default_params)
+    with pytest.raises(ValueError, match="reset: it modified its argument env_params"):
+        check_env(BALL._replace(reset=bad_reset, default_params=params), KEY)
+
+
+def test_hidden_randomness_is_named():
+    def bad(key, state, action, env_params):
+        state, timestep = step(key, state, action, env_params)
+        return state.replace(speed=state.speed + torch.rand(())), timestep
+
+    with pytest.raises(ValueError, match=r"the same keys and actions gave another result .*speed"):
+        check_env(BALL._replace(step=bad), KEY)
+
+
+def test_a_step_that_cannot_be_vmapped_is_named():
+    def bad(key, state, action, env_params):
+        if state.height.item() > 100:
+            action = 1 - action
+        return step(key, state, action, env_params)
+
+    with pytest.raises(ValueError, match="cannot be vmapped"):
+        check_env(BALL._replace(step=bad), KEY)
+
+
+def test_a_step_that_differs_under_vmap_is_named():
+    def bad(key, state, action, env_params):
+        inside = torch._C._functorch.is_batchedtensor(state.height)
+        return step(key, state, action + (1 if inside else 0), env_params)
+
+    with pytest.raises(ValueError, match="under vmap it gives another result than in a loop"):
+        check_env(BALL._replace(step=bad), KEY)
+
+
+def test_numbers_that_ignore_the_dtype_of_the_params_are_named():
+    def bad(key, env_params):
+        return reset(key, tree.to(env_params, torch.float32))
+
+    with pytest.raises(ValueError, match=r"reset: with env_params in float64, leaf .*height of the state is float32"):
+        check_env(BALL._replace(reset=bad), KEY)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"action_space": 3}, TypeError, "action_space has no method sample"),
+        ({"max_episode_steps": 0}, ValueError, "max_episode_steps: expected a positive integer"),
+        ({"default_params": {"gravity": 9.8}}, TypeError, r"default_params: leaf \['gravity'\]: expected a tensor, got float"),
+        ({"reset": lambda key, env_params: reset(key, env_params)[0]}, TypeError, r"expected \(state, Timestep\), got BallState"),
+        ({"render": lambda state, env_params: torch.zeros(4, 4)}, ValueError, r"render: expected uint8 \[H, W, 3\], got float32 \[4, 4\]"),
+    ],
+)
+def test_a_bad_part_is_named(fields, error, message):
+    with pytest.raises(error, match=message):
+        check_env(BALL._replace(**fields), KEY)
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match="env: expected an Env, got str"):
+        check_env("CartPole-v1", KEY)
+    with pytest.raises(ValueError, match="num_steps: expected at least 1"):
+        check_env(BALL, KEY, num_steps=0)
+
+
+def test_a_host_environment_is_neither_vmapped_nor_stepped_twice():
+    env = envs.make("CartPole-v1")
+    seen = []
+
+    def host_step(key, state, action, env_params):
+        assert not torch._C._functorch.is_batchedtensor(action)
+        assert state.time.item() == (seen[-1] if seen else 0)
+        state, timestep = env.step(key, state, action, env_params)
+        seen.append(state.time.item())
+        return state, timestep
+
+    def host_reset(key, env_params):
+        seen.clear()
+        return env.reset(key, env_params)
+
+    check_env(env._replace(reset=host_reset, step=host_step, host=True), KEY)
+
+
+def test_check_step_takes_a_good_step():
+    assert check_step("Ball", BallParams(0, 0), BallParams, torch.tensor(1), Discrete(2), BALL.default_params, BallParams) is None
