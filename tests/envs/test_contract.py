@@ -1,0 +1,203 @@
+"""What holds for every pure environment."""
+
+import chex
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch.func import vmap
+
+from funrl import envs, random, tree
+from funrl.env import check_env
+
+
+@pytest.fixture(params=envs.names())
+def env(request):
+    return envs.make(request.param)
+
+
+def assert_same(one, other, tolerance=1e-5):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=lambda message, path=path: f"{path}: {message}")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+
+
+def start(env, n):
+    keys = random.split(random.key(0), (3, n))
+    state, _ = vmap(env.reset, (0, None))(keys[0], env.default_params)
+    return keys[1], state, vmap(env.action_space.sample)(keys[2])
+
+
+def test_names_lists_what_make_knows():
+    assert envs.names() == ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
+    assert [envs.make(name).name for name in envs.names()] == envs.names()
+
+
+@pytest.mark.parametrize(
+    ("name", "offer"),
+    [
+        ("CartPole", "did you mean CartPole-v1"),
+        ("pendulum-v0", "Pendulum-v1"),
+        ("MountainCarContinous-v0", "MountainCarContinuous-v0"),
+        ("xyz", "one of CartPole-v1"),
+    ],
+)
+def test_an_unknown_name_offers_the_nearest(name, offer):
+    with pytest.raises(ValueError, match=offer):
+        envs.make(name)
+
+
+def test_make_wants_a_string():
+    with pytest.raises(TypeError, match="expected a string"):
+        envs.make(3)
+
+
+def test_keeps_the_contract(env):
+    for seed in range(3):
+        check_env(env, random.key(seed))
+
+
+def test_spaces_and_time_limit_are_those_of_gymnasium(env):
+    theirs = gymnasium.make(env.name)
+    np.testing.assert_allclose(env.observation_space.low, theirs.observation_space.low, rtol=1e-6)
+    np.testing.assert_allclose(env.observation_space.high, theirs.observation_space.high, rtol=1e-6)
+    if isinstance(theirs.action_space, gymnasium.spaces.Discrete):
+        assert env.action_space.n == theirs.action_space.n
+    else:
+        np.testing.assert_array_equal(env.action_space.low, theirs.action_space.low)
+        np.testing.assert_array_equal(env.action_space.high, theirs.action_space.high)
+    assert env.max_episode_steps == env.default_params.max_steps.item() == theirs.spec.max_episode_steps
+
+
+def test_the_default_params_are_the_default_argument(env):
+    key = random.key(3)
+    action = env.action_space.sample(key)
+    state, _ = assert_twins(env.reset(key), env.reset(key, env.default_params))
+    assert_twins(env.step(key, state, action), env.step(key, state, action, env.default_params))
+
+
+def assert_twins(one, other):
+    assert_same(one, other, 0.0)
+    return one
+
+
+def test_an_episode_is_truncated_at_the_time_limit_and_goes_on(env):
+    params = env.default_params.replace(max_steps=torch.tensor(3))
+    state, timestep = env.reset(random.key(0), params)
+    action = env.action_space.project(torch.zeros_like(env.action_space.sample(random.key(1))))
+    flags = []
+    for _ in range(4):
+        state, timestep = env.step(random.key(2), state, action, params)
+        flags.append((timestep.truncated.item(), timestep.terminated.item(), state.time.item()))
+    assert flags == [(False, False, 1), (False, False, 2), (True, False, 3), (True, False, 4)]
+
+
+def test_each_copy_has_its_own_params(env):
+    key, state, action = start(env, 3)
+    scale = torch.tensor([1.0, 0.5, 2.0])
+    params = tree.map(lambda x: x * scale.to(x.dtype) if x.is_floating_point() else x.expand(3), env.default_params)
+    batch = vmap(env.step)(key, state, action, params)
+    loop = [env.step(key[i], tree.index(state, i), action[i], tree.index(params, i)) for i in range(3)]
+    assert_same(batch, tree.stack(loop))
+    unscaled = vmap(env.step, (0, 0, 0, None))(key, state, action, env.default_params)
+    assert torch.equal(batch[1].observation[0], unscaled[1].observation[0])
+    assert not torch.equal(batch[1].observation[1], unscaled[1].observation[1])
+
+
+def test_float64_params_make_a_float64_environment(env):
+    params = tree.to(env.default_params, torch.float64)
+    state, timestep = env.reset(random.key(0), params)
+    for x in (
+        *tree.leaves((state, timestep)),
+        *tree.leaves(env.step(random.key(1), state, env.action_space.sample(random.key(2)), params)),
+    ):
+        assert x.dtype in (torch.float64, torch.int64, torch.bool)
+    single, _ = env.reset(random.key(0))
+    assert_same(tree.to(state, torch.float32), single, 1e-6)
+
+
+def test_compiled_agrees_with_eager(env):
+    params = tree.to(env.default_params, torch.float64)
+    keys = random.split(random.key(0), (3, 4))
+    actions = vmap(env.action_space.sample)(keys[2])
+
+    def program(keys, actions, params):
+        state, first = vmap(env.reset, (0, None))(keys[0], params)
+        return first, vmap(env.step, (0, 0, 0, None))(keys[1], state, actions, params)
+
+    compiled = torch.compile(program, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(keys, actions, params), program(keys, actions, params), 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own, from its inductor
+def test_inductor_gives_the_same_step():
+    env = envs.make("CartPole-v1")
+    key, state, action = start(env, 16)
+    step = vmap(env.step, (0, 0, 0, None))
+    assert_same(torch.compile(step, fullgraph=True)(key, state, action, env.default_params), step(key, state, action, env.default_params))
+
+
+def test_gradients_flow_through_a_step(env):
+    key, state, action = random.key(0), env.reset(random.key(0))[0], env.action_space.sample(random.key(1))
+
+    def total(params):
+        return env.step(key, state, action, params)[1].observation.sum()
+
+    floating = [x for x in tree.leaves(torch.func.grad(lambda p: total(merge(env.default_params, p)))(split_floats(env.default_params)))]
+    assert all(bool(x.isfinite().all()) for x in floating) and any(bool(x != 0) for x in floating)
+
+
+def split_floats(params):
+    return {str(i): x for i, x in enumerate(tree.leaves(params)) if x.is_floating_point()}
+
+
+def merge(params, floats):
+    values, form = tree.flatten(params)
+    return tree.unflatten(form, [floats.get(str(i), x) for i, x in enumerate(values)])
+
+
+def test_wrong_arguments_are_clear_errors(env):
+    key = random.key(0)
+    state, _ = env.reset(key)
+    action = env.action_space.sample(key)
+    with pytest.raises(TypeError, match=rf"{env.name}: state: expected a \w+State, got Tensor"):
+        env.step(state, action, key)
+    with pytest.raises(TypeError, match=r"env_params: expected a \w+Params, got dict"):
+        env.step(key, state, action, {})
+    with pytest.raises(TypeError, match="action: expected"):
+        env.step(key, state, 1)
+    with pytest.raises(ValueError, match=r"for a batch use torch\.func\.vmap"):
+        env.step(key, state, action.expand(4, *action.shape))
+    wrong = action.double() if action.dtype == torch.int64 else action.long()
+    with pytest.raises(TypeError, match=r"action: expected .* cast it"):
+        env.step(key, state, wrong)
+
+
+def test_render_draws_the_state(env):
+    state, _ = env.reset(random.key(0))
+    image = env.render(state, env.default_params)
+    chex.assert_rank(image, 3)
+    assert image.dtype == torch.uint8 and image.shape[-1] == 3 and min(image.shape[:2]) >= 200
+    assert len(image.reshape(-1, 3).unique(dim=0)) > 50
+    action = env.action_space.sample(random.key(1))
+    for _ in range(8):
+        state, _ = env.step(random.key(1), state, action)
+    later = env.render(state, env.default_params)
+    changed = (later != image).any(-1).float().mean()
+    assert 0.0005 < changed < 0.3
+    double = env.render(tree.to(state, torch.float64), tree.to(env.default_params, torch.float64))
+    assert torch.equal(double, later)
+
+
+def test_render_can_be_vmapped(env):
+    _, state, _ = start(env, 2)
+    images = vmap(env.render, (0, None))(state, env.default_params)
+    for i in range(2):
+        difference = (images[i].int() - env.render(tree.index(state, i), env.default_params).int()).abs()
+        assert difference.max() <= 1
+    assert not torch.equal(images[0], images[1])
