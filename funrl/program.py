@@ -5,6 +5,7 @@ This is the only file that touches private parts of torch. What it stands on, an
 
 import ast
 import functools
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -210,12 +211,18 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
     if not all(isinstance(i, int) and i >= 0 for i in positions):
         raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")
     options = _inductor_options() if backend == "inductor" else None
-    program = torch.compile(functools.partial(_with_donation, fn, positions), fullgraph=True, dynamic=False, backend=backend, options=options)
     name = getattr(fn, "__name__", "fn")
+
+    def run(*args: Any) -> Any:
+        return _with_donation(fn, positions, *args)
+
+    # Torch counts the programs of one code object, and gives up after eight: each function gets a code object of its own.
+    run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, closure=run.__closure__)
+    program = torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options)
 
     @functools.wraps(fn)
     def compiled(*args: Any) -> Any:
-        args = _check_donated(name, args, positions)
+        args = _own_args(name, args, positions)
         try:
             with warnings.catch_warnings():
                 # vmap(scan) slices with an operator that vmap only emulates; it is used for shapes alone.
@@ -238,8 +245,6 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
 def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
     """Call ``fn`` and write the outputs that match donated arguments into their memory."""
     out = fn(*args)
-    if not positions:
-        return out, ()
     values, form = tree.flatten(out)
     parts = list(out) if type(out) is tuple else [out]
     starts = [0]
@@ -248,14 +253,16 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> tupl
     taken: list[int] = []
     slots: dict[int, torch.Tensor] = {}
     for i in positions:
-        old, old_form = tree.flatten(args[i])
+        old, old_form = tree.leaves(args[i]), tree.structure(args[i])
         place = next((k for k, part in enumerate(parts) if k not in taken and _alike(part, old, old_form)), None)
         if place is None:
             raise ValueError(f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor, or do not donate it")
         taken.append(place)
         slots.update({k: x for k, x in enumerate(old, starts[place]) if values[k] is x or x.nbytes >= _WORTH_DONATING})
-    # Whatever is read has to be read before the writes. Inductor drops each of these clones that is not needed.
-    values = [x if slots.get(k) is x else x.clone() for k, x in enumerate(values)]
+    # Outputs may not share memory, or the next call would be another program; and whatever is read has to be read before
+    # the writes. Inductor drops each of these clones that is not needed.
+    inputs = [x for i, arg in enumerate(args) for x in (tree.leaves(arg) if i not in positions else ())]
+    values = [x if slots.get(k) is x or any(x is y for y in inputs) else x.clone() for k, x in enumerate(values)]
     for k, x in slots.items():
         if values[k] is not x:
             values[k] = x.copy_(values[k])
@@ -263,12 +270,12 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> tupl
 
 
 def _alike(part: Any, old: list[torch.Tensor], old_form: Any) -> bool:
-    values, form = tree.flatten(part)
+    values, form = tree.leaves(part), tree.structure(part)
     return form == old_form and all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(values, old, strict=True))
 
 
-def _check_donated(name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> tuple[Any, ...]:
-    """Refuse tensors that were donated before; copy donated leaves that share memory, which cannot be written in place."""
+def _own_args(name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> tuple[Any, ...]:
+    """Refuse tensors that were donated before; copy leaves that share memory or are strided, for one layout is one program."""
     for i, arg in enumerate(args):
         for k, x in enumerate(tree.leaves(arg)):
             if hasattr(x, "_funrl_donated"):
@@ -277,16 +284,18 @@ def _check_donated(name: str, args: tuple[Any, ...], positions: tuple[int, ...])
                 )
     if positions and max(positions) >= len(args):
         raise ValueError(f"{name}: argument {max(positions)} is to be donated, but only {len(args)} were given")
-    seen = [x.data_ptr() for i, arg in enumerate(args) if i not in positions for x in tree.leaves(arg) if isinstance(x, torch.Tensor)] if positions else []
-    memory = {*seen}
+    memory: set[int] = set()
 
-    def own(x: torch.Tensor) -> torch.Tensor:
-        if not x.is_contiguous() or x.data_ptr() in memory:
+    def own(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
+        place = x.untyped_storage().data_ptr()
+        if place in memory or not x.is_contiguous():
             return x.clone(memory_format=torch.contiguous_format)
-        memory.add(x.data_ptr())
+        memory.add(place)
         return x
 
-    return tuple(tree.map(own, arg) if i in positions else arg for i, arg in enumerate(args))
+    return tuple(tree.map(own, arg) for arg in args)
 
 
 def _own_error(error: Exception) -> Exception:

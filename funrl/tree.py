@@ -132,7 +132,7 @@ def dataclass(cls: type[T]) -> type[T]:
 def flatten(tree: Any) -> tuple[list[Any], Any]:
     """Return the leaves of ``tree`` and its structure, for :func:`unflatten`.
 
-    Dict entries come in the order of their sorted keys, as in optree. ``None`` is a tree without leaves.
+    The leaves of a dict come in the order of their sorted keys, as in optree. ``None`` is a tree without leaves.
 
     Example:
         >>> values, form = flatten({"b": 2, "a": (0, 1)})
@@ -152,8 +152,7 @@ _LEAF = "leaf"
 def _flatten_into(values: list[Any], node: Any) -> Any:
     kind = type(node)
     if kind is dict:
-        keys = tuple(sorted(node))
-        return (kind, keys, tuple([_flatten_into(values, node[key]) for key in keys]))
+        return (kind, tuple(node), tuple([_flatten_into(values, node[key]) for key in sorted(node)]))
     if kind is tuple or kind is list:
         return (kind, len(node), tuple([_flatten_into(values, child) for child in node]))
     if hasattr(kind, "_funrl_data"):
@@ -178,7 +177,8 @@ def _unflatten_from(values: Any, form: Any) -> Any:
     kind, context, forms = form
     children = [_unflatten_from(values, child) for child in forms]
     if kind is dict:
-        return dict(zip(context, children, strict=True))
+        entries = dict(zip(sorted(context), children, strict=True))
+        return {key: entries[key] for key in context}
     if kind is list:
         return children
     if kind is tuple:
@@ -201,13 +201,20 @@ def leaves(tree: Any) -> list[Any]:
 
 
 def structure(tree: Any) -> Any:
-    """Return the structure of ``tree``: equal for trees whose nodes and static fields agree.
+    """Return the structure of ``tree``: equal for trees whose nodes and static fields agree. The order of dict entries does not count.
 
     Example:
         >>> structure({"a": 1}) == structure({"a": 2}), structure({"a": 1}) == structure([1])
         (True, False)
     """
-    return flatten(tree)[1]
+    return _canonical(flatten(tree)[1])
+
+
+def _canonical(form: Any) -> Any:
+    if form is _LEAF:
+        return form
+    kind, context, forms = form
+    return (kind, tuple(sorted(context)) if kind is dict else context, tuple([_canonical(child) for child in forms]))
 
 
 def paths(tree: Any) -> list[str]:
@@ -225,7 +232,7 @@ def _paths(form: Any, path: str) -> list[str]:
         return [path]
     kind, context, forms = form
     if kind is dict:
-        steps = [f"[{key!r}]" for key in context]
+        steps = [f"[{key!r}]" for key in sorted(context)]
     elif hasattr(kind, "_funrl_data"):
         steps = [f".{name}" for name in kind._funrl_data]
     elif hasattr(kind, "_fields"):
@@ -249,7 +256,7 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     columns = [values]
     for position, other in enumerate(rest):
         other_values, other_form = flatten(other)
-        if other_form != form:
+        if other_form != form and _canonical(other_form) != _canonical(form):
             raise ValueError(_difference(other, tree, f"tree.map: tree number {position + 2}", "the first"))
         columns.append(other_values)
     return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
@@ -357,7 +364,7 @@ def to(tree: Any, target: torch.device | torch.dtype | str) -> Any:
     Example:
         >>> import torch
         >>> to({"x": torch.ones(1), "n": torch.tensor(3)}, torch.float64)
-        {'n': tensor(3), 'x': tensor([1.], dtype=torch.float64)}
+        {'x': tensor([1.], dtype=torch.float64), 'n': tensor(3)}
     """
     if isinstance(target, torch.dtype):
         return map(lambda x: x.to(target) if x.is_floating_point() else x, tree)
@@ -446,7 +453,7 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
     """
     values, form = flatten(tree)
     expected, expected_form = flatten(reference)
-    if form != expected_form:
+    if form != expected_form and _canonical(form) != _canonical(expected_form):
         raise ValueError(_difference(tree, reference, what, reference_name))
     for i, (x, y) in enumerate(zip(values, expected, strict=True)):
         if x.shape != y.shape or (dtypes and x.dtype != y.dtype):
