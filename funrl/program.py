@@ -310,27 +310,66 @@ def _own_error(error: Exception) -> Exception:
     return error
 
 
-class _OrderWrites(CustomGraphPass):
+class _Rewrite(CustomGraphPass):
+    """What we change in a program before inductor generates code."""
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        _read_before_write(graph)
+        _quicken_tanh(graph)
+
+    def uuid(self) -> str:
+        return "funrl-rewrite-1"
+
+
+def _read_before_write(graph: torch.fx.Graph) -> None:
     """Read a donated input before it is overwritten.
 
     Inductor drops ``clone`` of an input although that input is written later in the program, so that
     ``{"a": new, "b": a.clone()}`` would give the new ``a`` twice.
     """
+    writes = graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+    written = [node.args[0] for node in writes]
+    start = next(node for node in graph.nodes if node.op != "placeholder")
+    for node in writes:
+        source = node.args[1]
+        if source in written and source is not node.args[0]:
+            with graph.inserting_before(start):
+                saved = graph.call_function(torch.ops.aten.clone.default, (source,))
+            saved.meta["val"] = source.meta["val"]
+            node.replace_input_with(source, saved)
 
-    def __call__(self, graph: torch.fx.Graph) -> None:
-        writes = graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
-        written = [node.args[0] for node in writes]
-        start = next(node for node in graph.nodes if node.op != "placeholder")
-        for node in writes:
-            source = node.args[1]
-            if source in written and source is not node.args[0]:
-                with graph.inserting_before(start):
-                    saved = graph.call_function(torch.ops.aten.clone.default, (source,))
-                saved.meta.update({name: value.clone() if name == "val" else value for name, value in source.meta.items()})
-                node.replace_input_with(source, saved)
 
-    def uuid(self) -> str:
-        return "funrl-order-writes-1"
+# tanh(x) = x P(x^2) / Q(x^2) for |x| <= 9, fitted to the relative error, which in float32 is at most 3.5e-7.
+_TANH_P = (0.9999999794625823, 0.13381032827384542, 0.0034955964544333344, 2.0609210605627585e-05, 1.3354822447237857e-08)
+_TANH_Q = (1.0, 0.4671434842856404, 0.025877014426752158, 0.0003285648062473987, 7.776627748039572e-07)
+
+
+def _quicken_tanh(graph: torch.fx.Graph) -> None:
+    """Compute float32 tanh on a CPU by a quotient of polynomials: the vector library's is a quarter of a PPO update."""
+    aten = torch.ops.aten
+    for node in graph.find_nodes(op="call_function", target=aten.tanh.default):
+        like = node.meta["val"]
+        if like.dtype != torch.float32 or like.device.type != "cpu":
+            continue
+        with graph.inserting_before(node):
+
+            def call(op: Any, *args: Any, like: torch.Tensor = like) -> torch.fx.Node:
+                made = graph.call_function(op, args)
+                made.meta["val"] = like
+                return made
+
+            def polynomial(z: torch.fx.Node, coefficients: tuple[float, ...], call: Callable = call) -> torch.fx.Node:
+                total: Any = coefficients[-1]
+                for c in coefficients[-2::-1]:
+                    total = call(aten.add.Tensor, call(aten.mul.Tensor, z, total), c)
+                return total
+
+            x = call(aten.clamp_max.default, call(aten.clamp_min.default, node.args[0], -9.0), 9.0)
+            z = call(aten.mul.Tensor, x, x)
+            y = call(aten.div.Tensor, call(aten.mul.Tensor, x, polynomial(z, _TANH_P)), polynomial(z, _TANH_Q))
+            y = call(aten.clamp_max.default, call(aten.clamp_min.default, y, -1.0), 1.0)
+        node.replace_all_uses_with(y)
+        graph.erase_node(node)
 
 
 def _inductor_options() -> dict[str, Any]:
@@ -340,5 +379,5 @@ def _inductor_options() -> dict[str, Any]:
         "unsafe_marked_cacheable_functions": {f"torch.ops.higher_order.{name}": _SCAN_RULE for name in ("scan", "while_loop")},
         # Takes Python out of the loop; breaks on scan before torch 2.13.
         "cpp_wrapper": version >= (2, 13),
-        "post_grad_custom_post_pass": _OrderWrites(),
+        "post_grad_custom_post_pass": _Rewrite(),
     }

@@ -167,7 +167,13 @@ def _flatten_into(values: list[Any], node: Any) -> Any:
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:
-    """Return the tree of ``structure`` (from :func:`flatten`) that holds ``leaves``."""
+    """Return the tree of ``structure`` (from :func:`flatten`) that holds ``leaves``.
+
+    Example:
+        >>> values, form = flatten({"a": 1, "b": (2, 3)})
+        >>> unflatten(form, [10 * x for x in values])
+        {'a': 10, 'b': (20, 30)}
+    """
     return _unflatten_from(iter(leaves), structure)
 
 
@@ -467,7 +473,7 @@ def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> st
     if not missing and not extra:
         detail = "the types of nodes, or static fields, differ"
     else:
-        detail = "; ".join([f"it has no leaf {missing[0]}"] * bool(missing) + [f"its leaf {extra[0]} is new"] * bool(extra))
+        detail = "; ".join([f"it has no leaf {path}" for path in missing[:1]] + [f"its leaf {path} is new" for path in extra[:1]])
     return f"{what} has another structure than {reference_name}: {detail}"
 
 
