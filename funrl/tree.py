@@ -85,7 +85,10 @@ def dataclass(cls: type[T]) -> type[T]:
         tensor(6.)
     """
     if hasattr(cls, "__post_init__"):
-        raise TypeError(f"{cls.__name__} has a __post_init__, which transforms would run on objects that are not tensors: move it to a function that builds {cls.__name__}")
+        raise TypeError(
+            f"{cls.__name__} has a __post_init__, which transforms would run on objects that are not tensors: "
+            f"move it to a function that builds {cls.__name__}"
+        )
     made = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(made)
     data_names = tuple(f.name for f in fields if not f.metadata.get("static"))
@@ -342,7 +345,7 @@ def where(condition: torch.Tensor, yes: Any, no: Any) -> Any:
     condition [B] chooses whole rows of leaves [B, ...].
 
     Raises:
-        ValueError: if the structures differ, or a leaf's leading dimensions are not those of ``condition``.
+        ValueError: if structures or shapes differ, or a leaf's leading dimensions are not those of ``condition``.
 
     Example:
         >>> import torch
@@ -350,13 +353,15 @@ def where(condition: torch.Tensor, yes: Any, no: Any) -> Any:
         {'a': tensor([[1., 1.],
                 [0., 0.]])}
     """
+    check_like(no, yes, "tree.where: no", "yes", dtypes=False)
+    for i, x in enumerate(leaves(yes)):
+        if x.shape[: condition.ndim] != condition.shape:
+            raise ValueError(
+                f"tree.where: leaf {paths(yes)[i]} is {_kind(x)}; expected a shape that begins with that of the condition, "
+                f"{list(condition.shape)}"
+            )
 
     def choose(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if x.shape != y.shape or x.shape[: condition.ndim] != condition.shape:
-            raise ValueError(
-                f"tree.where: a leaf of yes has shape {list(x.shape)} and of no {list(y.shape)}; expected equal shapes "
-                f"that begin with those of the condition, {list(condition.shape)}"
-            )
         return torch.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
 
     return map(choose, yes, no)
@@ -427,7 +432,7 @@ def describe(tree: Any) -> str:
     """
     values = leaves(tree)
     rows = [
-        (path, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}", str(x.device)) if isinstance(x, torch.Tensor) else (path, type(x).__name__, "-")
+        (path, _kind(x), str(x.device)) if isinstance(x, torch.Tensor) else (path, type(x).__name__, "-")
         for path, x in zip(paths(tree), values, strict=True)
     ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
