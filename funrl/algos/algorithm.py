@@ -41,6 +41,18 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     Raises:
         ValueError: for an unknown name.
         TypeError: for a value of another type than the field's.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Config:
+        ...     num_envs: int = 64
+        ...     gamma: float = 0.99
+        >>> make_config(Config, {"gamma": 1})
+        Config(num_envs=64, gamma=1.0)
+        >>> make_config(Config, {"gama": 1})
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown option 'gama': did you mean gamma?
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in options.items():
@@ -60,7 +72,15 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
 
 
 def check_range(config: Any, names: Iterable[str], low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high])."""
+    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high]).
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> check_range(SimpleNamespace(gamma=1.5), ("gamma",), 0, 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
+    """
     for name in names:
         value = getattr(config, name)
         if not (low < value if open_low else low <= value) or not value <= high:

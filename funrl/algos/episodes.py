@@ -30,7 +30,13 @@ class Episodes:
 
 
 def start(reward: torch.Tensor) -> Episodes:
-    """Return the state before the first step of B environments; ``reward`` [B] gives dtype and device."""
+    """Return the state before the first step of B environments; ``reward`` [B] gives dtype and device.
+
+    Example:
+        >>> import torch
+        >>> start(torch.zeros(2)).running_length
+        tensor([0, 0])
+    """
     none = torch.full_like(reward[0], torch.nan)
     zeros = torch.zeros_like(reward)
     return Episodes(zeros, zeros.to(torch.int64), none, none.clone(), none.clone(), none.clone())
@@ -47,6 +53,17 @@ def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, to
         The new state, and metrics []: ``episode_return`` (mean), ``episode_return_min``, ``episode_return_max`` and
         ``episode_length`` (mean) of the episodes that ended in the last update in which any did, and ``episodes``,
         how many ended in this one.
+
+    Example:
+        >>> import torch
+        >>> terminated = torch.tensor([[False], [True], [False]])
+        >>> samples = Transition(
+        ...     observation=(), action=(), reward=torch.ones(3, 1), terminated=terminated, truncated=terminated & False,
+        ...     next_observation=(), extras={},
+        ... )
+        >>> state, metrics = record(start(torch.zeros(1)), samples)
+        >>> metrics["episode_return"], metrics["episodes"], state.running_return
+        (tensor(2.), tensor(1), tensor([1.]))
     """
     reward, done = samples.reward, samples.done
     num_steps = reward.shape[0]
