@@ -73,15 +73,17 @@ def rollout(
         raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
     batch_shape = _batch_shape(state)
     # All keys at once: drawing them inside the loop makes the program slower to compile and to run.
-    keys = random.split(key, (3, num_steps, *batch_shape))
+    keys = random.split(key, (num_steps, *batch_shape, 3))
+    env_params = _pack(env_params)
 
-    def advance(state: tuple[Any, Timestep], keys: Any) -> tuple[tuple[Any, Timestep], Transition]:
-        env_state, before = state
-        act_key, step_key, reset_key = keys
-        action, extras = act(params, act_key, before.observation)
-        env_state, after = env.step(step_key, env_state, action, env_params)
+    def advance(carry: tuple[Any, Any, Any], keys: torch.Tensor) -> tuple[tuple[Any, Any, Any], tuple[Transition, Any]]:
+        env_state, observation, _ = carry
+        act_key, step_key, reset_key = keys.unbind(0)
+        constants = env_params()
+        action, extras = act(params, act_key, observation)
+        env_state, after = env.step(step_key, env_state, action, constants)
         transition = Transition(
-            observation=before.observation,
+            observation=observation,
             action=action,
             reward=after.reward,
             terminated=after.terminated,
@@ -89,12 +91,36 @@ def rollout(
             next_observation=after.observation,
             extras=extras,
         )
-        restart = env.reset(reset_key, env_params)
-        return tree.where(after.done, restart, (env_state, after)), transition
+        reset_state, reset = env.reset(reset_key, constants)
+        new = (reset_state, reset.observation, reset.info)
+        return tree.where(after.done, new, (env_state, after.observation, after.info)), transition
 
     if batch_shape:
         advance = torch.func.vmap(advance)
-    return scan(advance, state, tuple(keys.unbind(0)))
+    env_state, timestep = state
+    (env_state, observation, info), transitions = scan(advance, (env_state, timestep.observation, timestep.info), keys)
+    # What a reset makes of the rest of the last timestep is known: no loop has to carry it.
+    last = Timestep(
+        observation=observation,
+        reward=torch.where(transitions.done[-1], 0.0, transitions.reward[-1]),
+        terminated=torch.zeros_like(timestep.terminated),
+        truncated=torch.zeros_like(timestep.truncated),
+        info=info,
+    )
+    return (env_state, last), transitions
+
+
+def _pack(env_params: Any) -> Callable[[], Any]:
+    """Return a function that gives ``env_params`` back from one vector for each dtype: a loop pays for every tensor that it reads."""
+    values, form = tree.flatten(env_params)
+    dtypes = dict.fromkeys(x.dtype for x in values)  # in order: a set's may differ in another process
+    vectors = {dtype: tree.ravel([x for x in values if x.dtype == dtype]) for dtype in dtypes}
+
+    def unpack() -> Any:
+        parts = {dtype: iter(unravel(vector)) for dtype, (vector, unravel) in vectors.items()}
+        return tree.unflatten(form, [next(parts[x.dtype]) for x in values])
+
+    return unpack
 
 
 def evaluate(

@@ -21,6 +21,9 @@ from funrl import tree
 
 __all__ = ["compile", "scan"]
 
+# vmap(scan) slices with an operator that vmap only emulates, but for the sake of shapes alone.
+warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
+
 # Caches on disk are keyed by this: change it when _scan_batch_rule changes what it computes.
 _SCAN_RULE = "funrl-1"
 
@@ -224,25 +227,23 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
     def compiled(*args: Any) -> Any:
         args = _own_args(name, args, positions)
         try:
-            with warnings.catch_warnings():
-                # vmap(scan) slices with an operator that vmap only emulates; it is used for shapes alone.
-                warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
-                out, moved = program(*args)
+            out = program(*args)
         except torch._dynamo.exc.Unsupported as error:
             raise _own_error(error) from None
         if not positions:
             return out
+        donated = {id(x) for i in positions for x in tree.leaves(args[i])}
+        # A new tensor over the same memory, so that the donated one can be told from it.
+        out = tree.map(lambda x: x.detach() if id(x) in donated else x, out)
         for i in positions:
             for x in tree.leaves(args[i]):
                 x._funrl_donated = name
-        values, form = tree.flatten(out)
-        # A new tensor over the same memory, so that the donated one can be told from it.
-        return tree.unflatten(form, [x.detach() if i in moved else x for i, x in enumerate(values)])
+        return out
 
     return compiled
 
 
-def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
+def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> Any:
     """Call ``fn`` and write the outputs that match donated arguments into their memory."""
     out = fn(*args)
     values, form = tree.flatten(out)
@@ -266,7 +267,7 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> tupl
     for k, x in slots.items():
         if values[k] is not x:
             values[k] = x.copy_(values[k])
-    return tree.unflatten(form, values), tuple(slots)
+    return tree.unflatten(form, values)
 
 
 def _alike(part: Any, old: list[torch.Tensor], old_form: Any) -> bool:
@@ -276,26 +277,33 @@ def _alike(part: Any, old: list[torch.Tensor], old_form: Any) -> bool:
 
 def _own_args(name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> tuple[Any, ...]:
     """Refuse tensors that were donated before; copy leaves that share memory or are strided, for one layout is one program."""
-    for i, arg in enumerate(args):
-        for k, x in enumerate(tree.leaves(arg)):
-            if hasattr(x, "_funrl_donated"):
-                raise ValueError(
-                    f"{name}: leaf {tree.paths(arg)[k]} of argument {i} was donated to {x._funrl_donated} before, which wrote over it; use what that call returned"
-                )
     if positions and max(positions) >= len(args):
         raise ValueError(f"{name}: argument {max(positions)} is to be donated, but only {len(args)} were given")
     memory: set[int] = set()
 
-    def own(x: Any) -> Any:
+    def strange(x: Any) -> bool:
         if not isinstance(x, torch.Tensor):
-            return x
+            return False
         place = x.untyped_storage().data_ptr()
         if place in memory or not x.is_contiguous():
-            return x.clone(memory_format=torch.contiguous_format)
+            return True
         memory.add(place)
-        return x
+        return False
 
-    return tuple(tree.map(own, arg) for arg in args)
+    owned = []
+    for i, arg in enumerate(args):
+        values = tree.leaves(arg)
+        for k, x in enumerate(values):
+            if hasattr(x, "_funrl_donated"):
+                raise ValueError(
+                    f"{name}: leaf {tree.paths(arg)[k]} of argument {i} was donated to {x._funrl_donated} before, "
+                    "which wrote over it; use what that call returned"
+                )
+        copies = {id(x) for x in values if strange(x)}
+        if copies:
+            arg = tree.map(lambda x, copies=copies: x.clone(memory_format=torch.contiguous_format) if id(x) in copies else x, arg)
+        owned.append(arg)
+    return tuple(owned)
 
 
 def _own_error(error: Exception) -> Exception:

@@ -206,7 +206,9 @@ def leaves(tree: Any) -> list[Any]:
         >>> leaves({"b": 2, "a": (0, 1)})
         [0, 1, 2]
     """
-    return flatten(tree)[0]
+    if torch.compiler.is_dynamo_compiling():
+        return flatten(tree)[0]
+    return optree.tree_leaves(tree)
 
 
 def structure(tree: Any) -> Any:
