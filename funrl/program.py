@@ -5,6 +5,7 @@ This is the only file that touches private parts of torch. What it stands on, an
 
 import ast
 import functools
+import os
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +24,10 @@ __all__ = ["compile", "scan"]
 
 # vmap(scan) slices with an operator that vmap only emulates, but for the sake of shapes alone.
 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
+
+# Whether threads that wait for others sleep. Where they spin, as is OpenMP's default, a program that shares its cores with
+# another process is slowed 50-fold, and one thread is better than all. Set in funrl/__init__.py before torch loads.
+_SLEEPING_THREADS = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
 
 # Caches on disk are keyed by this: change it when _scan_batch_rule changes what it computes.
 _SCAN_RULE = "funrl-1"
@@ -112,6 +117,7 @@ def _scan_loop(step: Callable, carry: list[torch.Tensor], columns: list[torch.Te
     ys: list[Any] = [None] * length
     for t in reversed(range(length)) if reverse else range(length):
         carry, ys[t] = step(carry, [row[t] for row in rows])
+    _tensors(ys[0], "y")
     return carry, tree.stack(ys)
 
 
@@ -178,7 +184,9 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
     """Compile ``fn`` into one program.
 
     There is one graph or an error, never a silent break. Shapes are static: other shapes, dtypes or Python numbers
-    compile anew. A program is kept on disk, so that another process finds it again.
+    compile anew. A program is kept on disk, so that another process finds it again. On CPUs it uses all of torch's
+    threads where they sleep while they wait (import funrl before torch, or set ``OMP_WAIT_POLICY=passive``), and one
+    thread where they would spin: beside another busy process that is 50 times slower.
 
     A *donated* argument gives its memory to the result: the part of the output that has its structure, shapes and
     dtypes (the output itself, or the first such item of a tuple) is written in place, which for a large replay buffer
@@ -226,10 +234,16 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
     @functools.wraps(fn)
     def compiled(*args: Any) -> Any:
         args = _own_args(name, args, positions)
+        threads = torch.get_num_threads()
+        if not _SLEEPING_THREADS:
+            torch.set_num_threads(1)
         try:
             out = program(*args)
         except torch._dynamo.exc.Unsupported as error:
             raise _own_error(error) from None
+        finally:
+            if not _SLEEPING_THREADS:
+                torch.set_num_threads(threads)
         if not positions:
             return out
         donated = {id(x) for i in positions for x in tree.leaves(args[i])}
