@@ -164,6 +164,8 @@ def evaluate(
     if num_episodes < 1:
         raise ValueError(f"evaluate: num_episodes is {num_episodes}; expected at least 1")
     max_steps = env.max_episode_steps if max_steps is None else max_steps
+    if max_steps < 1:
+        raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")
     reset_key, step_key = random.split(key).unbind(0)
     state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, num_episodes), env_params)
 

@@ -1,0 +1,256 @@
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.func import vmap
+
+import funrl
+from funrl import evaluate, program, random, rollout, tree
+from tests.oracles import rollout as oracle
+
+LIMITS = {"CartPole-v1": 6, "Pendulum-v1": 5}
+STEPS, COPIES = 16, 3
+
+
+def showing_keys(env):
+    """The environment, with the keys that it was given shown in its observations: how a rollout makes them is its own affair."""
+
+    def reset(key, env_params):
+        state, timestep = env.reset(key, env_params)
+        return (state, key), timestep.replace(observation={"x": timestep.observation, "reset": key, "step": torch.zeros_like(key)})
+
+    def step(key, state, action, env_params):
+        state, reset_key = state
+        state, timestep = env.step(key, state, action, env_params)
+        return (state, reset_key), timestep.replace(observation={"x": timestep.observation, "reset": reset_key, "step": key})
+
+    return env._replace(reset=reset, step=step)
+
+
+def make(name, dtype=torch.float32):
+    env = showing_keys(funrl.envs.make(name))
+    env_params = tree.to(env.default_params, dtype).replace(max_steps=torch.tensor(LIMITS[name]))
+    if name == "CartPole-v1":
+        env_params = env_params.replace(reset_scale=torch.tensor(0.2, dtype=dtype))  # a pole that may well fall in time
+
+    def act(params, key, observation):
+        if name == "CartPole-v1":
+            logit = observation["x"] @ params
+            action = (random.uniform(key, dtype=dtype) < torch.sigmoid(logit)).to(torch.int64)
+            return action, {"key": key, "logit": logit}
+        noise = random.normal(key, (1,), dtype=dtype)
+        return (observation["x"] @ params + noise).clamp(-2, 2), {"key": key, "noise": noise}
+
+    params = torch.linspace(-1, 1, *env.observation_space.shape, dtype=dtype)
+    return env, env_params, act, params
+
+
+def start(env, env_params, copies=COPIES, seed=0):
+    return vmap(env.reset, (0, None))(random.split(random.key(seed), copies), env_params)
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+def expected_rollout(params, state, env_params, env, act, last, batch):
+    """What the oracle makes of the keys that a rollout was seen to use."""
+    shown = torch.cat([batch.observation["reset"][1:], last[1].observation["reset"][None]])
+    return oracle.rollout(
+        params,
+        state,
+        env_params,
+        env=env,
+        act=act,
+        act_keys=batch.extras["key"],
+        step_keys=batch.next_observation["step"],
+        reset_keys=shown,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", LIMITS)
+def test_rollout_agrees_with_a_loop(name, dtype):
+    torch._dynamo.reset()
+    env, env_params, act, params = make(name, dtype)
+    state = start(env, env_params)
+    kept = tree.map(torch.clone, (params, state, env_params))
+
+    def run(params, key, state, env_params):
+        return rollout(params, key, state, env_params, env=env, act=act, num_steps=STEPS)
+
+    last, batch = run(params, random.key(1), state, env_params)
+    expected_last, expected = expected_rollout(params, state, env_params, env, act, last, batch)
+    same(batch, expected)
+    # Only what goes on matters of the last timestep: that the episode is not over.
+    same((last[0], last[1].observation, last[1].info), (expected_last[0], expected_last[1].observation, expected_last[1].info))
+    assert not last[1].done.any() and last[1].reward.shape == (COPIES,)
+    same((params, state, env_params), kept, rtol=0, atol=0)
+
+    # The data hold what the test is about: episodes that end and go on, by both ways where the environment has both.
+    done = batch.done
+    assert batch.truncated.any() and (name == "Pendulum-v1" or batch.terminated.any())
+    assert batch.reward.dtype == batch.observation["x"].dtype == dtype
+    # The successor is the true one, of the episode that ends; the next observation is a fresh one's.
+    follows = (batch.next_observation["x"][:-1] == batch.observation["x"][1:]).all(-1)
+    assert torch.equal(follows, ~done[:-1])
+    assert torch.equal(batch.next_observation["reset"], batch.observation["reset"])
+    # Every key is used once.
+    shown = torch.cat([batch.observation["reset"][1:], last[1].observation["reset"][None]])[done]
+    keys = torch.cat([batch.extras["key"].reshape(-1), batch.next_observation["step"].reshape(-1), shown])
+    assert len(keys.unique()) == len(keys)
+
+    if dtype == torch.float64:
+        return
+    compiled = program.compile(run, backend="aot_eager")
+    same(compiled(params, random.key(1), state, env_params), (last, batch), rtol=1e-4, atol=1e-4)
+    before = counters["stats"]["unique_graphs"]
+    again, more = compiled(params, random.key(2), last, env_params)
+    assert counters["stats"]["unique_graphs"] == before
+    same((again, more), run(params, random.key(2), last, env_params), rtol=1e-3, atol=1e-3)
+
+
+def test_rollout_goes_on_where_it_stopped():
+    env, env_params, act, params = make("CartPole-v1")
+    state = start(env, env_params)
+    state, first = rollout(params, random.key(1), state, env_params, env=env, act=act, num_steps=7)
+    _, second = rollout(params, random.key(2), state, env_params, env=env, act=act, num_steps=7)
+    going = ~first.done[-1]
+    same(second.observation["x"][0][going], first.next_observation["x"][-1][going], rtol=0, atol=0)
+    assert (second.observation["x"][0][~going].abs() <= 0.2).all()
+
+
+def test_same_key_same_rollout():
+    env, env_params, act, params = make("Pendulum-v1")
+    state = start(env, env_params)
+    run = lambda key: rollout(params, key, state, env_params, env=env, act=act, num_steps=6)  # noqa: E731
+    same(run(random.key(1)), run(random.key(1)), rtol=0, atol=0)
+    assert not torch.equal(run(random.key(1))[1].action, run(random.key(2))[1].action)
+    assert len(run(random.key(1))[1].action[0].unique()) == COPIES
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_one_environment_without_a_batch(name):
+    env, env_params, act, params = make(name)
+    state = env.reset(random.key(0), env_params)
+    last, batch = rollout(params, random.key(1), state, env_params, env=env, act=act, num_steps=STEPS)
+    assert batch.reward.shape == batch.done.shape == (STEPS,)
+    one = tree.map(lambda x: x.unsqueeze(0), (state, last))
+    column = tree.map(lambda x: x.unsqueeze(1), batch)
+    _, expected = expected_rollout(params, one[0], env_params, env, act, one[1], column)
+    same(column, expected)
+
+
+def test_rollout_under_vmap_over_params_and_constants():
+    torch._dynamo.reset()
+    env, env_params, act, params = make("CartPole-v1")
+    params = torch.stack([params, -params, 2 * params])
+    constants = tree.stack(
+        [env_params.replace(force=torch.tensor(f), max_steps=torch.tensor(n)) for f, n in ((5.0, 7), (10.0, 3), (20.0, 5))]
+    )
+    states = tree.stack([start(env, env_params, seed=i) for i in range(3)])
+    keys = random.split(random.key(1), 3)
+
+    def run(params, key, state, env_params):
+        return rollout(params, key, state, env_params, env=env, act=act, num_steps=10)
+
+    expected = tree.stack([run(params[i], keys[i], tree.index(states, i), tree.index(constants, i)) for i in range(3)])
+    same(vmap(run)(params, keys, states, constants), expected)
+    same(program.compile(vmap(run), backend="aot_eager")(params, keys, states, constants), expected, rtol=1e-4, atol=1e-4)
+    # Params alone: the rest is shared, and becomes batched on the way.
+    expected = tree.stack([run(params[i], keys[0], tree.index(states, 0), env_params) for i in range(3)])
+    same(vmap(run, (0, None, None, None))(params, keys[0], tree.index(states, 0), env_params), expected)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(num_steps=0), "num_steps is 0; expected at least 1"),
+        (dict(state=torch.zeros(3)), "state is Tensor; expected the pair"),
+        (dict(state=(torch.zeros(3), torch.zeros(3))), "state is tuple; expected the pair"),
+        (dict(lift=2), r"batch dimensions \[1, 1, 3\]; expected none or one, and torch.func.vmap for more"),
+    ],
+)
+def test_rollout_errors(change, message):
+    env, env_params, act, params = make("CartPole-v1")
+    state = start(env, env_params)
+    state = tree.map(lambda x: x[None, None], state) if change.pop("lift", 0) else change.pop("state", state)
+    with pytest.raises(ValueError, match=message):
+        rollout(params, random.key(0), state, env_params, env=env, act=act, **{"num_steps": 3, **change})
+
+
+def keyed_counter(length):
+    """An environment that says how long it goes on: the first observation's number of steps, with reward 1, 2, 3, ..."""
+
+    def reset(key, env_params):
+        left = random.randint(key, (), 1, length)
+        state = {"left": left, "time": torch.zeros_like(left)}
+        zero = torch.zeros((), dtype=torch.float32)
+        never = torch.zeros((), dtype=torch.bool)
+        return state, funrl.env.Timestep(left.to(torch.float32), zero, never, never, {})
+
+    def step(key, state, action, env_params):
+        state = {"left": state["left"] - 1, "time": state["time"] + 1}
+        over = state["left"] == 0  # and goes on counting below, with rewards that must not be seen
+        timestep = funrl.env.Timestep(state["left"].to(torch.float32), state["time"].to(torch.float32), over, over & False, {})
+        return state, timestep
+
+    return reset, step
+
+
+def test_evaluate_counts_the_first_episode_alone():
+    torch._dynamo.reset()
+    reset, step = keyed_counter(9)
+    env = funrl.envs.make("CartPole-v1")._replace(reset=reset, step=step, max_episode_steps=20)
+    act = lambda params, key, observation: (torch.zeros((), dtype=torch.int64), {})  # noqa: E731
+
+    def run(key, max_steps=None):
+        return evaluate(None, key, (), env=env, act=act, num_episodes=16, max_steps=max_steps)
+
+    result = run(random.key(0))
+    length = result.episode_length
+    assert result.finished.all() and 1 <= length.min() < length.max() <= 8
+    assert torch.equal(result.episode_return, (length * (length + 1) / 2))
+    assert result.episode_length.dtype == torch.int64 and result.episode_return.dtype == torch.float32
+    short = run(random.key(0), max_steps=4)
+    assert torch.equal(short.finished, length <= 4) and torch.equal(short.episode_length, length.clamp(max=4))
+    same(program.compile(run, backend="aot_eager")(random.key(0)), result)
+    same(run(random.key(0)), result)
+    same(vmap(run)(random.split(random.key(3), 2)), tree.stack([run(key) for key in random.split(random.key(3), 2).unbind(0)]))
+
+
+def test_evaluate_agrees_with_a_loop():
+    """CartPole from one fixed start, with policies that draw nothing: no key matters."""
+    env = funrl.envs.make("CartPole-v1")
+
+    def act(params, key, observation):
+        return (observation @ params + 0.01 > 0).to(torch.int64), {}
+
+    seen = []
+    for weights, force, limit, max_steps in (
+        ([0.0, 0.0, 1.0, 0.0], 10.0, 500, 60),
+        ([0.0, 0.0, 1.0, 0.5], 10.0, 40, 60),
+        ([0.0, 0.0, 1.0, 0.5], 10.0, 500, 60),
+        ([0.0, 1.0, 0.0, 0.0], 3.0, 500, None),
+    ):
+        env_params = env.default_params.replace(force=torch.tensor(force), max_steps=torch.tensor(limit), reset_scale=torch.tensor(0.0))
+        key, params = random.key(0), torch.tensor(weights)
+        result = evaluate(params, key, env_params, env=env, act=act, num_episodes=2, max_steps=max_steps)
+        keys = random.split(key, max_steps or env.max_episode_steps)
+        expected = oracle.evaluate(params, env.reset(key, env_params), env_params, env=env, act=act, act_keys=keys, step_keys=keys)
+        for i in range(2):
+            assert (result.episode_return[i].item(), result.episode_length[i].item(), result.finished[i].item()) == expected
+        seen.append(expected)
+    assert seen[1][1:] == (40, True) and seen[2][1:] == (60, False)
+    assert seen[0][2] and seen[0][1] < 60 and seen[3][2]
+
+
+def test_evaluate_errors():
+    env, env_params, act, params = make("CartPole-v1")
+    for change, message in (
+        (dict(num_episodes=0), "num_episodes is 0; expected at least 1"),
+        (dict(max_steps=0), "max_steps is 0; expected at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(params, random.key(0), env_params, env=env, act=act, **{"num_episodes": 2, **change})
