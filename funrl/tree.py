@@ -469,7 +469,11 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
     if form != expected_form and _canonical(form) != _canonical(expected_form):
         raise ValueError(_difference(tree, reference, what, reference_name))
     for i, (x, y) in enumerate(zip(values, expected, strict=True)):
-        if x.shape != y.shape or (dtypes and x.dtype != y.dtype):
+        if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
+            alike = type(x) is type(y)
+        else:
+            alike = x.shape == y.shape and (not dtypes or x.dtype == y.dtype)
+        if not alike:
             raise ValueError(f"{what}: leaf {paths(tree)[i]} is {_kind(x)}, but in {reference_name} it is {_kind(y)}")
 
 
@@ -484,5 +488,5 @@ def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> st
     return f"{what} has another structure than {reference_name}: {detail}"
 
 
-def _kind(x: torch.Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+def _kind(x: Any) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"

@@ -344,6 +344,8 @@ def test_check_like():
         tree.check_like(tree.to(value, torch.float64), value, "new", "old")
     with pytest.raises(ValueError, match=r"new: leaf \['b'\]\.x is float32 \[4\], but in old it is float32 \[3\]"):
         tree.check_like({**value, "b": Inner(torch.zeros(4))}, value, "new", "old")
+    with pytest.raises(ValueError, match=r"new: leaf \['a'\] is a float, but in old it is float32 \[2\]"):
+        tree.check_like({**value, "a": 1.0}, value, "new", "old")
     with pytest.raises(ValueError, match="new has another structure than old: the types of nodes, or static fields, differ"):
         tree.check_like({**value, "b": Inner(torch.zeros(3), "odd")}, value, "new", "old")
 

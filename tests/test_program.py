@@ -1,0 +1,621 @@
+import contextlib
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.func import grad, grad_and_value, jacrev, vjp, vmap
+
+from funrl import program, random, tree
+from funrl.program import scan
+
+
+@tree.dataclass
+class Ball:
+    """A state with a static field."""
+
+    height: torch.Tensor
+    speed: torch.Tensor
+    name: str = tree.static(default="ball")
+
+
+class Pair(NamedTuple):
+    """A named tuple."""
+
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+def compile(f, **options):
+    return program.compile(f, **{"backend": "aot_eager", **options})
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+def copy(t):
+    return tree.map(torch.clone, t)
+
+
+@contextlib.contextmanager
+def compilations(expected):
+    before = counters["stats"]["unique_graphs"]
+    yield
+    assert counters["stats"]["unique_graphs"] - before == expected
+
+
+def loop(f, init, xs=None, *, length=None, reverse=False):
+    """The oracle of scan: its definition."""
+    columns = tree.leaves(xs)
+    steps = range(columns[0].shape[0] if columns else length)
+    carry, ys = init, {}
+    for t in reversed(steps) if reverse else steps:
+        carry, ys[t] = f(carry, tree.map(lambda x, t=t: x[t], xs))
+    return carry, tree.stack([ys[t] for t in steps])
+
+
+def numbers(seed, *shape, dtype=torch.float32):
+    return random.normal(random.key(seed), shape, dtype=dtype)
+
+
+# Each case is a function of (scan, tensors): it is run with the oracle, and eagerly and compiled with scan.
+def plain(scan, x):
+    return scan(lambda c, x: (c * 0.9 + x, c), torch.zeros_like(x[0]), x)
+
+
+def backwards(scan, x):
+    return scan(lambda c, x: (c * 0.9 + x, c), torch.zeros_like(x[0]), x, reverse=True)
+
+
+def trees(scan, x):
+    def f(carry, row):
+        ball, (pair, none) = carry["ball"], carry["rest"]
+        ball = ball.replace(height=ball.height + ball.speed, speed=ball.speed - row[0]["g"])
+        pair = Pair(pair.right, pair.left + row[1].sum())
+        return {"rest": (pair, none), "ball": ball}, {"y": ball.replace(name="y"), "n": [None, pair]}
+
+    init = {"ball": Ball(x[0, 0], x[0, 1]), "rest": (Pair(x[0, 2], x[0, 2] + 1), None)}
+    return scan(f, init, ({"g": x[:, 0]}, x))
+
+
+def only_length(scan, x):
+    return scan(lambda c, none: ({"a": c["a"] + x.sum()}, (none, c["a"])), {"a": x[0, 0]}, None, length=5)
+
+
+def no_carry(scan, x):
+    return scan(lambda c, x: ((), x.cos()), (), x)
+
+
+def no_y(scan, x):
+    return scan(lambda c, x: (c + x, ()), x[0], x)
+
+
+def aliases(scan, x):
+    """Carries that stay or change places, and a y that is the carry, the row, or a constant from outside."""
+    return (
+        scan(lambda c, x: ((c[1], c[0], c[2]), (c[0], c[2], x, outside)), (x[0], x[1], x[2]), x)
+        if (outside := x[0, 0]) is not None
+        else None
+    )
+
+
+def kinds(scan, x):
+    """Integers and booleans, and float64 beside float32."""
+
+    def f(c, row):
+        n, flag, big = c
+        return (n + 1, flag ^ (row.sum() > 0), big + row.to(torch.float64).sum()), {"n": n, "flag": flag}
+
+    return scan(f, (torch.tensor(0), torch.tensor(False), torch.tensor(0.5, dtype=torch.float64)), x)
+
+
+def strided(scan, x):
+    """First carries and rows that are not contiguous, and a carry whose update is a transpose."""
+    square = x.T @ x
+    return scan(lambda c, row: (c.T + row, c.sum()), square.T, x.T.unsqueeze(-1).expand(x.shape[1], x.shape[0], 1)[:, : square.shape[0]])
+
+
+def nested(scan, x):
+    def outer(c, row):
+        inner, ys = scan(lambda a, r: (a * 0.5 + r * c, a + r), c.sum(), row)
+        return c + inner, ys
+
+    return scan(outer, x[0, 0], x)
+
+
+def gradient_inside(scan, x):
+    def loss(w, row):
+        return ((row @ w).tanh() - row.sum()).square().mean(), w.sum()
+
+    def f(w, row):
+        gradient, (value, aux) = grad_and_value(loss, has_aux=True)(w, row)
+        return w - 0.1 * gradient, (value, aux)
+
+    return scan(f, torch.ones_like(x[0]), x)
+
+
+def scan_inside_gradient_inside(scan, x):
+    """A gradient of a body that calls vmap, inside two scans."""
+
+    def outer(w, rows):
+        def inner(w, row):
+            return w - 0.1 * grad(lambda w: vmap(lambda r: (r * w).sin().sum())(row[None]).sum())(w), w.sum()
+
+        return scan(inner, w, rows)
+
+    return scan(outer, torch.ones_like(x[0]), x.reshape(2, -1, x.shape[1]))
+
+
+CASES = [
+    plain,
+    backwards,
+    trees,
+    only_length,
+    no_carry,
+    no_y,
+    aliases,
+    kinds,
+    strided,
+    nested,
+    gradient_inside,
+    scan_inside_gradient_inside,
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scan_agrees_with_its_definition(case):
+    torch._dynamo.reset()
+    x = numbers(0, 4, 3)
+    kept = x.clone()
+    expected = case(loop, x)
+    same(case(scan, x), expected, rtol=0, atol=0)
+    same(compile(lambda x: case(scan, x))(x), expected)
+    same(case(scan, x.double()), case(loop, x.double()), rtol=0, atol=0)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scan_under_vmap_agrees_with_a_loop(case):
+    """Also where a carry starts unbatched and becomes batched: all that do not come from x are."""
+    torch._dynamo.reset()
+    x = numbers(1, 2, 4, 3)
+    expected = tree.stack([case(loop, row) for row in x])
+    leaves = lambda x: tree.leaves(case(scan, x))  # noqa: E731 (vmap refuses to return None)
+    expected = tree.leaves(expected)
+    same(vmap(leaves)(x), expected)
+    same(compile(vmap(leaves))(x), expected)
+
+
+def mixed(scan, carry, x, weight, other):
+    """Of four carries: one is batched by x, one by its weight, one by the carry before it, and one never."""
+
+    def f(c, row):
+        a, b, d, e = c
+        return (a + row, b @ weight, d + b.sum() * a.sum(), e * other), (a, e)
+
+    return scan(f, (carry, torch.ones(2), torch.zeros(()), torch.ones(())), x)
+
+
+@pytest.mark.parametrize("dims", [(0, None, None), (None, 0, None), (None, None, 0), (None, 1, 0), (1, 0, None)])
+def test_scan_batches_only_what_it_must(dims):
+    torch._dynamo.reset()
+    sizes = [(3,), (4, 3), (2, 2)]
+    args = [
+        numbers(i, *(size if dim is None else (*size[:dim], 5, *size[dim:]))) for i, (size, dim) in enumerate(zip(sizes, dims, strict=True))
+    ]
+    other = torch.tensor(0.5)
+    rows = [[x if dim is None else x.select(dim, i) for x, dim in zip(args, dims, strict=True)] for i in range(5)]
+    expected = tree.stack([mixed(loop, *row, other) for row in rows])
+    batched = vmap(lambda *args: mixed(scan, *args, other), dims)
+    same(batched(*args), expected)
+    same(compile(batched)(*args), expected)
+
+
+def test_scan_under_two_vmaps():
+    torch._dynamo.reset()
+    args = (numbers(0, 2, 3), numbers(1, 3, 4, 3), numbers(2, 2, 2, 2), torch.tensor(0.5))
+    expected = tree.stack([tree.stack([mixed(loop, args[0][i], args[1][j], args[2][i], args[3]) for j in range(3)]) for i in range(2)])
+
+    def both(*args):
+        return vmap(vmap(lambda *args: mixed(scan, *args), (None, 0, None, None)), (0, None, 0, None))(*args)
+
+    same(both(*args), expected)
+    same(compile(both)(*args), expected)
+
+
+def test_vmap_inside_a_scan_inside_a_vmap():
+    torch._dynamo.reset()
+
+    def f(x, w):
+        return scan(lambda c, row: (vmap(lambda c, r: c + w * r)(c, row), c.sum()), torch.zeros_like(x[0]), x)
+
+    x, w = numbers(0, 2, 4, 3), numbers(1, 2)
+    expected = tree.stack([f(*row) for row in zip(x, w, strict=True)])
+    same(compile(vmap(f))(x, w), expected)
+
+
+def recurrence(params, x):
+    def f(h, row):
+        h = torch.tanh(params["w"] @ h + row)
+        return h, h.sum()
+
+    last, ys = scan(f, torch.zeros_like(x[0]), x)
+    return last.sum() + ys.square().sum()
+
+
+def test_scan_is_differentiable_eagerly():
+    params, x = {"w": numbers(0, 3, 3, dtype=torch.float64)}, numbers(1, 4, 3, dtype=torch.float64)
+    w = params["w"].clone().requires_grad_()
+    rows = x.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda w, x: recurrence({"w": w}, x), (w, rows))
+    assert torch.autograd.gradgradcheck(lambda w, x: recurrence({"w": w}, x), (w, rows))
+    slope = grad(recurrence)(params, x)
+    recurrence({"w": w}, x).backward()
+    torch.testing.assert_close(slope["w"], w.grad)
+    torch.testing.assert_close(jacrev(recurrence)(params, x)["w"], w.grad)
+    batched = vmap(grad(recurrence), (None, 0))(params, torch.stack([x, 2 * x]))
+    torch.testing.assert_close(batched["w"], torch.stack([slope["w"], grad(recurrence)(params, 2 * x)["w"]]))
+
+
+def test_backpropagation_through_time_compiles_written_out():
+    torch._dynamo.reset()
+
+    def cell(params, h, row):
+        h = torch.tanh(params["w"] @ h + row)
+        return h, h.square().sum()
+
+    def bptt(params, x):
+        _, (carries, ys) = scan(lambda h, row: ((out := cell(params, h, row))[0], (h, out[1])), torch.zeros(3), x)
+
+        def back(carry, row):
+            cotangent, total = carry
+            h, x = row
+            _, pull = vjp(lambda params, h: cell(params, h, x), params, h)
+            slope, cotangent = pull((cotangent, torch.ones(())))
+            return (cotangent, tree.map(torch.add, total, slope)), ()
+
+        (_, slope), _ = scan(back, (torch.zeros(3), tree.map(torch.zeros_like, params)), (carries, x), reverse=True)
+        return slope, ys.sum()
+
+    params, x = {"w": numbers(0, 2, 3, 3)}, numbers(1, 2, 6, 3)
+
+    def loss(params, x):
+        return loop(lambda h, row: cell(params, h, row), torch.zeros(3), x)[1].sum()
+
+    expected = [grad_and_value(loss)(tree.index(params, i), x[i]) for i in range(2)]
+    same(compile(bptt)(tree.index(params, 0), x[0]), expected[0])
+    same(compile(vmap(bptt))(params, x), tree.stack(expected))
+
+
+def keep(c, x):
+    return c, ()
+
+
+ERRORS = {
+    "python number in init": (lambda x: scan(keep, {"a": [x, 1.0]}, x), TypeError, r"leaf \['a'\]\[1\] of init is a float; .*torch.tensor"),
+    "python number in xs": (lambda x: scan(keep, x, {"a": 2}), TypeError, r"leaf \['a'\] of xs is a int"),
+    "no length": (lambda x: scan(keep, x), ValueError, "xs holds no tensor and length is missing"),
+    "zero length": (lambda x: scan(keep, x, length=0), ValueError, "length is 0; expected at least one step"),
+    "no rows": (lambda x: scan(keep, x, x[:0]), ValueError, "length is 0"),
+    "scalar xs": (lambda x: scan(keep, x, (x, x[0, 0])), ValueError, r"leaf \[1\] of xs has shape \[\]"),
+    "lengths": (lambda x: scan(keep, x, {"a": x, "b": x[1:]}), ValueError, r"leaf \['b'\] of xs has 3 rows, expected 4 as leaf \['a'\]"),
+    "length and xs": (lambda x: scan(keep, x, x, length=5), ValueError, "the whole tree. of xs has 4 rows, expected length 5"),
+    "no pair": (lambda x: scan(lambda c, x: c, x, x), TypeError, r"pair \(carry, y\), got Tensor"),
+    "structure": (
+        lambda x: scan(lambda c, x: ({"a": c["a"], "c": x}, ()), {"a": x, "b": x}, x),
+        ValueError,
+        r"the carry that f returned has another structure than init: it has no leaf \['b'\]; its leaf \['c'\] is new",
+    ),
+    "static": (lambda x: scan(lambda c, x: (c.replace(name="o"), ()), Ball(x, x), x), ValueError, "static fields, differ"),
+    "shape": (
+        lambda x: scan(lambda c, x: (c.replace(speed=x), ()), Ball(x, x), x),
+        ValueError,
+        r"leaf \.speed is float32 \[3\], but in init it is float32 \[4, 3\]",
+    ),
+    "dtype": (
+        lambda x: scan(lambda c, x: ((c[0], c[1] + 1.0), ()), (x, torch.tensor(0)), x),
+        ValueError,
+        r"leaf \[1\] is float32 \[\], but in init it is int64 \[\]",
+    ),
+    "python number in the carry": (
+        lambda x: scan(lambda c, x: (0.0, ()), x[0, 0], x),
+        ValueError,
+        r"is a float, but in init it is float32 \[\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_scan_errors(name):
+    torch._dynamo.reset()
+    f, kind, message = ERRORS[name]
+    with pytest.raises(kind, match=message):
+        f(numbers(0, 4, 3))
+    with pytest.raises(kind, match=message):
+        compile(f)(numbers(0, 4, 3))
+    if name in ("structure", "shape"):
+        with pytest.raises(kind, match=message):
+            vmap(f)(numbers(0, 2, 4, 3))
+
+
+def test_scan_refuses_a_python_number_as_y():
+    torch._dynamo.reset()
+    with pytest.raises(TypeError, match=r"leaf \(the whole tree\) of y is a float"):
+        scan(lambda c, x: (c, 1.0), torch.zeros(()), torch.zeros(3))
+    with pytest.raises(TypeError, match=r"leaf \(the whole tree\) of y is a float"):
+        compile(lambda x: scan(lambda c, x: (c, 1.0), torch.zeros(()), x))(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        (kinds, nested, gradient_inside),
+        pytest.param(
+            (aliases, gradient_inside),
+            marks=pytest.mark.xfail(
+                strict=True, reason="inductor reuses the memory of a first carry that the loop's body hands on unchanged"
+            ),
+        ),
+    ],
+)
+def test_scan_in_generated_code(cases):
+    torch._dynamo.reset()
+    x = numbers(0, 2, 4, 3)
+    f = vmap(lambda x: tree.leaves([case(scan, x) for case in cases]))
+    same(program.compile(f)(x), tree.leaves(f(x)), rtol=1e-5, atol=1e-5)
+
+
+# compile
+
+
+def test_one_graph_or_an_error():
+    torch._dynamo.reset()
+    with compilations(1):
+        assert compile(lambda x: x + 1)(torch.ones(2)).tolist() == [2, 2]
+
+    def branch(x):
+        return x + 1 if x.sum() > 0 else x
+
+    def show(x):
+        print(x)
+        return x + 1
+
+    for f in (branch, show, lambda x: x + x.tolist()[0]):
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+            compile(f)(torch.ones(2))
+    # A number taken out of a tensor is no break: torch keeps it in the graph.
+    take = compile(lambda x: x + x.sum().item())
+    with compilations(1):
+        assert take(torch.ones(2)).tolist() == [3, 3] and take(torch.zeros(2)).tolist() == [0, 0]
+
+
+def test_errors_of_checks_arrive_as_they_were_raised():
+    torch._dynamo.reset()
+
+    def check(kind, text):
+        def f(x):
+            if x.shape[0] == 3:
+                raise kind(text)
+            return x + 1
+
+        return f
+
+    text = "x: expected 'two' rows, got [3];\n\"take\" {one} away"
+    for kind in (ValueError, TypeError):
+        with pytest.raises(kind) as error:
+            compile(check(kind, text))(torch.ones(3))
+        assert str(error.value) == text
+    assert compile(check(ValueError, text))(torch.ones(2)).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: program.compile(3), "fn is a int; expected a function"),
+        (lambda: program.compile(copy, donate="x"), "donate is 'x'; expected positions"),
+        (lambda: program.compile(copy, donate=-1), "donate is -1"),
+        (lambda: program.compile(copy, donate=(0, 1.0)), r"donate is \(0, 1.0\)"),
+    ],
+)
+def test_compile_errors(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_a_compiled_function_keeps_its_name():
+    assert compile(keep).__name__ == "keep"
+
+
+BIG = 1 << 14  # float32 numbers in 64 KiB
+
+
+def test_donation_in_generated_code():
+    """Writes in place, swaps, target = params, what stays, and metrics of the old values, in one program."""
+    torch._dynamo.reset()
+
+    def update(state, batch):
+        new = {
+            "buffer": state["buffer"].index_copy(0, batch["rows"], batch["x"]),
+            "params": state["params"] * 0.5 + 1,
+            "target": state["params"],
+            "a": state["b"],
+            "b": state["a"],
+            "still": state["still"],
+            "small": state["small"] + 1,
+        }
+        return new, {"old": state["buffer"].sum(), "new": new["buffer"].sum(), "first": state["a"][:2], "whole": state["b"]}
+
+    def state():
+        big = {name: numbers(i, BIG) for i, name in enumerate(("params", "target", "a", "b", "still"))}
+        return {"buffer": numbers(9, BIG // 4, 4), "small": torch.zeros(3), **big}
+
+    batch = {"rows": torch.tensor([3, 5]), "x": torch.full((2, 4), 7.0)}
+    expected = [copy(state())]
+    metrics = []
+    for _ in range(3):
+        new, metric = update(copy(expected[-1]), batch)
+        expected.append(copy(new))
+        metrics.append(copy(metric))
+    step = program.compile(update, donate=0)
+    old, kept = state(), copy(batch)
+    places = {name: x.data_ptr() for name, x in old.items()}
+    for i in range(3):
+        with compilations(int(i == 0)):
+            new, metric = step(old, batch)
+        same(new, expected[i + 1])
+        same(metric, metrics[i], rtol=1e-5, atol=1e-3)
+        same(batch, kept, rtol=0, atol=0)
+        assert {name: x.data_ptr() for name, x in new.items() if name != "small"} == {n: p for n, p in places.items() if n != "small"}
+        with pytest.raises(
+            ValueError, match=r"update: leaf \['a'\] of argument 0 was donated to update before.*use what that call returned"
+        ):
+            step(old, batch)
+        old = new
+
+
+def test_donation_changes_nothing_but_the_memory():
+    torch._dynamo.reset()
+
+    def f(a, b, x):
+        return (
+            b.replace(height=b.height + x, speed=b.speed + x),
+            a.replace(height=a.height - 1, speed=b.speed * x),
+            a.height.sum() + b.height.sum(),
+        )
+
+    def args():
+        return Ball(numbers(0, BIG), numbers(1, BIG), "a"), Ball(numbers(2, BIG), numbers(3, BIG), "b"), torch.tensor(2.0)
+
+    expected = f(*args())
+    same(compile(f)(*args()), expected)
+    for donate in (0, 1, (0, 1), (1, 0)):
+        given = args()
+        places = [given[0].height.data_ptr(), given[1].height.data_ptr(), given[1].speed.data_ptr()]
+        result = compile(f, donate=donate)(*given)
+        same(result, expected)
+        donated = (donate,) if isinstance(donate, int) else donate
+        assert (result[1].height.data_ptr() == places[0]) == (0 in donated)
+        assert (result[0].height.data_ptr() == places[1]) == (1 in donated)
+        assert (result[0].speed.data_ptr() == places[2]) == (1 in donated)
+        for i, fresh in enumerate(args()):
+            if i not in donated:
+                same(given[i], fresh, rtol=0, atol=0)
+
+
+def test_a_donated_argument_is_used_once():
+    torch._dynamo.reset()
+    step, other = compile(lambda s: {"n": s["n"] + 1}, donate=0), compile(lambda x, s: s["n"] + x)
+    old = {"n": torch.zeros(2)}
+    new = step(old)
+    for again in (lambda: step(old), lambda: other(torch.ones(2), old), lambda: other(old["n"], new)):
+        with pytest.raises(ValueError, match=r"was donated to <lambda> before"):
+            again()
+    assert other(torch.ones(2), new).tolist() == [2, 2]
+    assert step(step(new))["n"].tolist() == [3, 3]
+
+
+def test_donation_errors():
+    torch._dynamo.reset()
+    x = torch.zeros(3)
+    for f in (lambda s, x: x.sum(), lambda s, x: {"b": s["a"]}, lambda s, x: ({"a": s["a"].double()}, x), lambda s, x: {"a": s["a"][:2]}):
+        with pytest.raises(ValueError, match="no output has the structure, shapes and dtypes of donated argument 0; return its successor"):
+            compile(f, donate=0)({"a": x.clone()}, x)
+    with pytest.raises(ValueError, match="donated argument 1"):  # one output is not enough for two
+        compile(lambda a, b: a + b, donate=(0, 1))(x.clone(), x.clone())
+    with pytest.raises(ValueError, match="argument 1 is to be donated, but only 1 were given"):
+        compile(lambda *args: args[0], donate=1)(x.clone())
+
+
+def test_arguments_are_left_alone():
+    torch._dynamo.reset()
+
+    def f(a, b):
+        return a, tree.map(lambda x: x.clone().add_(1), b), a["x"]
+
+    a, b = {"x": numbers(0, BIG)}, {"y": numbers(1, 3)}
+    kept = copy((a, b))
+    out = compile(f)(a, b)
+    for x in tree.leaves(out):
+        x.add_(1)
+    same(b, kept[1], rtol=0, atol=0)
+
+
+def test_nothing_compiles_on_the_second_call():
+    torch._dynamo.reset()
+
+    def f(state, x):
+        ball, twin = state
+        carry, ys = scan(lambda c, row: (c + row, c), ball.height, x)
+        return (ball.replace(height=carry, speed=ball.height), twin), {"ys": ys.T, "same": ball.height}
+
+    step = compile(f)
+    x = numbers(0, 4, 3)
+    shared = torch.zeros(3)
+    state = Ball(shared, shared.clone()), shared.clone()
+    with compilations(1):
+        state, metrics = step(state, x)
+    with compilations(0):
+        for _ in range(3):
+            state, metrics = step(state, x)
+        # Other layouts and leaves that share memory are the same program.
+        step(state, numbers(0, 3, 4).T)
+        step(state, torch.zeros(1, 3).expand(4, 3))
+        step(state, metrics["ys"].T.contiguous())
+        step((Ball(shared, shared), shared[:]), x)
+        step(state, torch.cat([x, x])[4:])
+        step(state, numbers(0, 8, 3)[::2])
+    with compilations(1):
+        step(state, numbers(0, 5, 3))
+    expected, _ = f((Ball(shared, shared), shared), x)
+    same(step((Ball(shared, shared), shared), x)[0], expected)
+
+
+def test_many_programs_in_one_process():
+    torch._dynamo.reset()
+
+    def make(n):
+        return compile(lambda x: x + n)
+
+    with compilations(12):
+        functions = [make(float(n)) for n in range(12)]
+        assert [f(torch.zeros(())).item() for f in functions] == list(range(12))
+    with compilations(0):
+        assert [f(torch.zeros(())).item() for f in functions] == list(range(12))
+    sized = compile(lambda x: x.sum())
+    with compilations(8):
+        assert [sized(torch.ones(n)).item() for n in range(2, 10)] == list(range(2, 10))
+
+
+PROGRAM = """
+import json, sys, torch
+from torch._dynamo.utils import counters
+from funrl import program
+step = program.compile(lambda s, x: program.scan(lambda c, r: (c * 0.9 + r, c.sum()), s, x), donate=0)
+carry, ys = step(torch.zeros(3), torch.ones(16, 3))
+print(json.dumps({"carry": carry.tolist(), **{name: dict(counters[name]) for name in ("inductor", "aot_autograd")}}))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_finds_the_program(tmp_path):
+    import json
+
+    (tmp_path / "step.py").write_text(PROGRAM)
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    runs = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "step.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        runs.append(json.loads(done.stdout))
+    first, second = runs
+    assert first["carry"] == second["carry"]
+    assert first["aot_autograd"].get("autograd_cache_miss", 0) + first["inductor"].get("fxgraph_cache_miss", 0) > 0
+    assert second["aot_autograd"].get("autograd_cache_hit", 0) > 0 or second["inductor"].get("fxgraph_cache_hit", 0) > 0
+    for counts in (second["aot_autograd"], second["inductor"]):
+        assert not any(n for name, n in counts.items() if name.endswith(("_miss", "_bypass"))), counts
