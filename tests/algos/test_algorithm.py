@@ -1,0 +1,183 @@
+"""The contract of an Algorithm, and the checks of configurations. A new algorithm joins by a line in tests/conftest.py."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import optree
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.func import vmap
+from torch.utils import _pytree as torch_pytree
+
+import funrl
+from funrl import random, tree
+from funrl.algos.algorithm import check_range, make_config
+
+KINDS = ["discrete", "continuous"]
+AGENTS = 2
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+def keys(seed):
+    return random.split(random.key(seed), AGENTS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vmapped_and_compiled_updates_agree_with_single_ones(ppo_program, kind):
+    algo, step = ppo_program(kind)
+    states = vmap(algo.init)(keys(0))
+    singles = [algo.init(key) for key in keys(0).unbind(0)]
+    same(states, tree.stack(singles))
+    for i in range(3):
+        kept = tree.map(torch.clone, (states, keys(i)))
+        given = keys(i)
+        results = [algo.step(key, state) for key, state in zip(given.unbind(0), singles, strict=True)]
+        before = counters["stats"]["unique_graphs"]
+        compiled = step(given, states)
+        if i:
+            assert counters["stats"]["unique_graphs"] == before, "it compiled again"
+        same(compiled, tree.stack(results), rtol=1e-3, atol=1e-4)
+        if i == 0:
+            same(vmap(algo.step)(given, states), tree.stack(results), rtol=1e-4, atol=1e-5)
+            same(algo.step(given[0], singles[0]), results[0], rtol=0, atol=0)
+        same((states, given), kept, rtol=0, atol=0)
+        states = compiled[0]
+        singles = [tree.index(states, j) for j in range(AGENTS)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_key_decides(ppo_program, kind):
+    algo, step = ppo_program(kind)
+    states = vmap(algo.init)(torch.stack([random.key(0)] * 2))
+    same(tree.index(states, 0), tree.index(states, 1), rtol=0, atol=0)
+    once, _ = step(torch.stack([random.key(1)] * 2), states)
+    same(tree.index(once, 0), tree.index(once, 1), rtol=0, atol=0)
+    again, _ = step(torch.stack([random.key(1), random.key(2)]), states)
+    same(tree.index(again, 0), tree.index(once, 0), rtol=0, atol=0)
+    one, other = (tree.ravel(tree.index(again, i).params.network)[0] for i in range(2))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_and_metrics(ppo_program, kind):
+    algo, _ = ppo_program(kind)
+    state = algo.init(random.key(0))
+    new, metrics = algo.step(random.key(1), state)
+    tree.check_like(new, state, "the new state", "the old")
+    assert all(isinstance(x, torch.Tensor) and not x.requires_grad for x in tree.leaves((new, metrics)))
+    for leaves, build in (optree.tree_flatten(new), torch_pytree.tree_flatten(new)):
+        again = optree.tree_unflatten(build, leaves) if isinstance(build, optree.PyTreeSpec) else torch_pytree.tree_unflatten(leaves, build)
+        same(again, new, rtol=0, atol=0)
+    assert all(x.shape == () for x in metrics.values())
+    assert all(x.isfinite() for name, x in metrics.items() if not name.startswith("episode_"))
+    assert metrics["steps"] == algo.steps_per_update == new.num_steps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float64_comes_from_the_environment(ppo_program, kind):
+    algo, _ = ppo_program(kind)
+    env = algo.env._replace(default_params=tree.to(algo.env.default_params, torch.float64))
+    double = funrl.algos.ppo.make(env, **{field.name: getattr(algo.config, field.name) for field in dataclasses.fields(algo.config)})
+    state = double.init(random.key(0))
+    result = double.step(random.key(1), state)
+    for path, x in zip(tree.paths(result), tree.leaves(result), strict=True):
+        assert x.dtype in (torch.float64, torch.int64, torch.bool), f"{path} is {x.dtype}"
+    assert all(x.dtype in (torch.float32, torch.int64, torch.bool) for x in tree.leaves(algo.init(random.key(0))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_is_on_the_device_of_the_key(ppo_program, kind):
+    algo, _ = ppo_program(kind)
+    key = random.key(0).to("meta")
+    state, metrics = algo.step(key, algo.init(key))
+    assert {x.device.type for x in tree.leaves((state, metrics))} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hyperparameters_differ_between_agents(ppo_program, kind):
+    algo, step = ppo_program(kind)
+    states = vmap(algo.init)(keys(0))
+    step(keys(1), states)
+    before = counters["stats"]["unique_graphs"]
+    for rates in ([0.0, 1e-2], [1e-2, 0.0]):
+        changed = states.replace(hparams=states.hparams.replace(learning_rate=torch.tensor(rates)))
+        new, metrics = step(keys(1), changed)
+        assert torch.equal(metrics["learning_rate"], torch.tensor(rates))
+        moved = [not torch.equal(*(tree.ravel(tree.index(s, i).params.network)[0] for s in (new, states))) for i in range(AGENTS)]
+        assert moved == [rate > 0 for rate in rates]
+    assert counters["stats"]["unique_graphs"] == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_acting(ppo_program, kind):
+    algo, _ = ppo_program(kind)
+    params = algo.init(random.key(0)).params
+    observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 20)).clamp(-3, 3)
+    many = random.split(random.key(2), 20)
+    for function in (algo.act, algo.greedy):
+        action, extras = vmap(function, (None, 0, 0))(params, many, observations)
+        assert vmap(algo.env.action_space.contains)(action).all()
+        assert extras["value"].shape == (20,)
+        alone, _ = function(params, many[3], observations[3])
+        torch.testing.assert_close(alone, action[3])
+    other, _ = vmap(algo.greedy, (None, 0, 0))(params, many + 1, observations)
+    assert torch.equal(other, action)
+    first, _ = vmap(algo.act, (None, 0, None))(params, many, observations[0])
+    assert len(first.unique()) > 1
+    assert vmap(algo.act, (None, 0, 0))(params, many, observations)[1]["log_prob"].shape == (20,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of each type."""
+
+    num_envs: int = 64
+    gamma: float = 0.99
+    num_cells: tuple = (64, 64)
+    trunk: str = "shared"
+    normalize: bool = False
+
+
+def test_make_config():
+    assert make_config(Config, {}) == Config()
+    config = make_config(Config, {"gamma": 1, "num_cells": [8], "normalize": True})
+    assert config == Config(gamma=1.0, num_cells=(8,), normalize=True) and isinstance(config.gamma, float)
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        (dict(gama=0.9), ValueError, "unknown option 'gama': did you mean gamma?"),
+        (dict(zzz=1), ValueError, "unknown option 'zzz': known are num_envs, gamma, num_cells, trunk, normalize"),
+        (dict(num_envs=3.0), TypeError, "num_envs: expected int, as its default 64 is, got 3.0"),
+        (dict(num_envs=True), TypeError, "num_envs: expected int"),
+        (dict(gamma="x"), TypeError, "gamma: expected float"),
+        (dict(gamma=True), TypeError, "gamma: expected float"),
+        (dict(num_cells=8), TypeError, "num_cells: expected tuple"),
+        (dict(normalize=1), TypeError, "normalize: expected bool"),
+    ],
+)
+def test_make_config_errors(options, error, message):
+    with pytest.raises(error) as raised:
+        make_config(Config, options)
+    assert message in str(raised.value)
+
+
+def test_check_range():
+    config = SimpleNamespace(a=0.0, b=1.0, c=float("nan"))
+    check_range(config, ("a", "b"), 0, 1)
+    check_range(config, ("b",), 0, open_low=True)
+    for names, low, high, open_low, message in (
+        (("b", "a"), 0, 1, True, "a: expected a number above 0 and at most 1, got 0.0"),
+        (("a",), 0.5, float("inf"), False, "a: expected a number at least 0.5, got 0.0"),
+        (("b",), 0, 0.5, False, "b: .* at most 0.5"),
+        (("c",), 0, 1, False, "c: .*got nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_range(config, names, low, high, open_low=open_low)
