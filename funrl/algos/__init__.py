@@ -1,6 +1,72 @@
-"""Learners: each ``make(env, **config)`` returns an :class:`Algorithm` of pure functions."""
+"""Learners: each ``make(env, **config)`` returns an :class:`Algorithm` of pure functions; :func:`make` finds them by name."""
+
+import dataclasses
+import difflib
+from typing import Any
 
 from funrl.algos import ppo
 from funrl.algos.algorithm import Algorithm
+from funrl.env import Env
 
-__all__ = ["Algorithm", "ppo"]
+__all__ = ["Algorithm", "defaults", "make", "names", "ppo"]
+
+_ALGORITHMS = {"ppo": (ppo.make, ppo.PPOConfig)}
+
+
+def names() -> list[str]:
+    """Return the names that :func:`make` knows.
+
+    Example:
+        >>> names()
+        ['ppo']
+    """
+    return list(_ALGORITHMS)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Return the options of an algorithm with their default values.
+
+    Args:
+        name: one of :func:`names`.
+
+    Raises:
+        ValueError: if there is no algorithm of that name; the nearest names are offered.
+
+    Example:
+        >>> defaults("ppo")["num_envs"]
+        64
+    """
+    return {field.name: field.default for field in dataclasses.fields(_find(name)[1])}
+
+
+def make(name: str, env: Env, **options: Any) -> Algorithm:
+    """Make the algorithm called ``name`` for an environment.
+
+    Args:
+        name: one of :func:`names`.
+        env: the environment to learn in.
+        **options: fields of its configuration; :func:`defaults` lists them.
+
+    Raises:
+        ValueError: if there is no algorithm of that name (the nearest names are offered), or an option is unknown, out of
+            its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> make("ppo", funrl.envs.make("CartPole-v1"), num_envs=4, num_steps=16).steps_per_update
+        64
+        >>> make("pop", funrl.envs.make("CartPole-v1"))
+        Traceback (most recent call last):
+        ...
+        ValueError: algos.make: name: no algorithm is called 'pop'; did you mean ppo?
+    """
+    return _find(name)[0](env, **options)
+
+
+def _find(name: str) -> tuple[Any, Any]:
+    if name not in _ALGORITHMS:
+        near = difflib.get_close_matches(str(name).lower(), _ALGORITHMS, n=3, cutoff=0.5)
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(_ALGORITHMS)}"
+        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {remedy}")
+    return _ALGORITHMS[name]
