@@ -1,0 +1,209 @@
+"""The folder of a run: which files it has, what was configured, and whether a run may begin or go on there."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from funrl import algos, checkpoint, envs
+from funrl.algos import Algorithm
+
+__all__ = ["Folder", "RunError", "describe", "options_of", "read_config", "rebuild"]
+
+_FORMAT = 1
+
+
+class RunError(ValueError):
+    """What was asked for cannot be run: an argument, or the folder of the run. Nothing was written over."""
+
+
+class Folder:
+    """Where a run lives.
+
+    Args:
+        path: the folder; it need not exist.
+
+    Attributes:
+        path: the folder.
+        config: its ``config.json``.
+        metrics: its ``metrics.csv``.
+        curve: its ``learning_curve.png``.
+        checkpoint: its ``checkpoint/state``.
+
+    Example:
+        >>> Folder("runs/first").metrics.as_posix()
+        'runs/first/metrics.csv'
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.csv"
+        self.curve = self.path / "learning_curve.png"
+        self.checkpoint = self.path / "checkpoint" / "state"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def check_free(self) -> None:
+        """Raise a RunError if the folder holds a run, or a file that one would write over."""
+        if os.path.lexists(self.config):
+            raise RunError(f"{self}: another run is here; go on with it (--resume), or choose another folder (--out)")
+        for file in (self.metrics, self.curve, self.checkpoint.parent):
+            if os.path.lexists(file):
+                raise RunError(f"{self}: there is a {file.name} already, which the run would write over; choose another folder (--out)")
+
+    def check_writable(self) -> None:
+        """Make the folder; raise a RunError if that, or a file in it, cannot be done."""
+        trial = self.path / ".writable.partial"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            trial.touch()
+            trial.unlink()
+        except OSError as error:
+            raise RunError(f"{self}: cannot write there: {error.strerror or error}; choose another folder (--out)") from None
+
+    def check_agrees(self, config: dict[str, Any]) -> None:
+        """Raise a RunError unless the run here is the one that ``config`` describes, save that it may be shorter."""
+        old = read_config(self.path)
+        pairs = [(name, old.get(name), value) for name, value in config.items() if name not in ("options", "versions", "total_steps")]
+        names = sorted({*config["options"], *old["options"]})
+        pairs += [(name, old["options"].get(name), config["options"].get(name)) for name in names]
+        for name, before, now in pairs:
+            if before != now:
+                raise RunError(
+                    f"{self}: cannot resume: the run there has {name} = {before!r}, not {now!r}; use the same, or another folder (--out)"
+                )
+        if old["total_steps"] > config["total_steps"]:
+            raise RunError(
+                f"{self}: cannot resume: the run there is to have {old['total_steps']:,} steps, not {config['total_steps']:,}; "
+                "ask for at least as many"
+            )
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write ``config.json``, all of it or nothing."""
+        checkpoint.write_atomic(self.config, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+
+
+def describe(
+    algo: Algorithm, key: torch.Tensor, total_steps: int, num_agents: int, notes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what ``config.json`` says of a run.
+
+    Args:
+        algo: the algorithm.
+        key: a key [].
+        total_steps: of each agent.
+        num_agents: how many.
+        notes: further entries, such as the seed.
+
+    Returns:
+        A dict with ``format``, ``algorithm``, ``env``, ``num_agents``, the notes, ``key``, ``total_steps``, ``options`` (where infinity,
+        which JSON lacks, is the string ``"inf"``) and ``versions``.
+
+    Example:
+        >>> import funrl
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"))
+        >>> config = describe(algo, funrl.random.key(0), 1_000_000, 1)
+        >>> config["algorithm"], config["options"]["clip"], config["options"]["target_kl"]
+        ('ppo', 0.2, 'inf')
+    """
+    try:
+        version = importlib.metadata.version("funrl")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    config = {
+        "format": _FORMAT,
+        "algorithm": algo.name,
+        "env": algo.env.name,
+        "num_agents": num_agents,
+        **(notes or {}),
+        "key": int(key),
+        "total_steps": total_steps,
+        "options": {name: _to_json(value) for name, value in dataclasses.asdict(algo.config).items()},
+        "versions": {"funrl": version, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    return json.loads(json.dumps(config))  # tuples are lists from here on, as they will be when read again
+
+
+def read_config(out: str | os.PathLike) -> dict[str, Any]:
+    """Read ``config.json`` of a run.
+
+    Args:
+        out: the folder of the run.
+
+    Returns:
+        What :func:`describe` returned.
+
+    Raises:
+        RunError: if the folder holds no run, or its ``config.json`` cannot be read.
+
+    Example:
+        >>> read_config("/nowhere")
+        Traceback (most recent call last):
+        ...
+        funrl.record.folder.RunError: /nowhere: there is no run here (no config.json); give the folder that a run was written to
+    """
+    path = Folder(out).config
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config["format"] != _FORMAT:
+            raise RunError(f"{path}: expected format {_FORMAT}, got {config['format']!r}; use the funrl that wrote it")
+        kinds = {"algorithm": str, "env": str, "num_agents": int, "key": int, "total_steps": int, "options": dict}
+        if not all(isinstance(config[name], kind) for name, kind in kinds.items()):
+            raise TypeError
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{out}: there is no run here (no {path.name}); give the folder that a run was written to") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        raise RunError(f"{path}: it is damaged or not of funrl; restore it, or train in another folder") from None
+    return config
+
+
+def rebuild(config: dict[str, Any]) -> Algorithm:
+    """Make the algorithm of a run again.
+
+    Args:
+        config: what :func:`read_config` returned.
+
+    Raises:
+        ValueError: if there is no such algorithm or environment, or an option is out of its range.
+        TypeError: if an option has the wrong type.
+
+    Example:
+        >>> import funrl
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=4)
+        >>> rebuild(describe(algo, funrl.random.key(0), 1_000_000, 1)).config == algo.config
+        True
+    """
+    return algos.make(config["algorithm"], envs.make(config["env"]), **options_of(config))
+
+
+def options_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options in a ``config.json`` as its algorithm takes them.
+
+    Raises:
+        ValueError: if there is no such algorithm.
+
+    Example:
+        >>> options_of({"algorithm": "ppo", "options": {"target_kl": "inf"}})
+        {'target_kl': inf}
+    """
+    defaults = algos.defaults(config["algorithm"])
+    return {name: _from_json(value, defaults.get(name)) for name, value in config["options"].items()}
+
+
+def _to_json(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _from_json(value: Any, default: Any) -> Any:
+    return float(value) if isinstance(default, float) and isinstance(value, str) else value

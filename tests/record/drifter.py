@@ -1,0 +1,57 @@
+"""An algorithm that costs nothing: its parameters shrink and drift by noise, and it can be told to break."""
+
+import dataclasses
+
+import torch
+
+from funrl import algos, envs, random, tree
+
+
+@dataclasses.dataclass(frozen=True)
+class DrifterConfig:
+    width: int = 3
+    rate: float = 0.5
+    bad_loss_at: int = -1  # the update whose value_loss is NaN
+    bad_params_at: int = -1  # the update that leaves infinite parameters
+    shape: tuple = (2, 2)
+    limit: float = float("inf")
+    kind: str = "plain"
+    noisy: bool = True
+
+
+@tree.dataclass
+class DrifterState:
+    params: dict
+    count: torch.Tensor
+
+
+def make(env, **options):
+    config = algos.algorithm.make_config(DrifterConfig, options)
+    env = env._replace(max_episode_steps=4)
+
+    def init(key):
+        w = random.normal(key, (config.width,))
+        return DrifterState({"w": w, "b": torch.zeros_like(w[0])}, torch.zeros((), dtype=torch.int64, device=key.device))
+
+    def step(key, state):
+        count = state.count + 1
+        noise = random.normal(key, (config.width,))
+        w = torch.where(count == config.bad_params_at, torch.inf, config.rate * state.params["w"] + noise)
+        value_loss = torch.where(count == config.bad_loss_at, torch.nan, w.square().clamp(max=1e6).mean())
+        metrics = {
+            "steps": 10 * count,
+            "episode_return": torch.where(count < 3, torch.nan, w.sum().clamp(max=1e6)),
+            "episodes": count,
+            "value_loss": value_loss,
+            "zest": noise[0],
+        }
+        return DrifterState({"w": w, "b": state.params["b"] + 1}, count), metrics
+
+    def act(params, key, observation):
+        return random.bernoulli(key, 0.5).to(torch.int64), {}
+
+    return algos.Algorithm("drifter", env, config, init, step, act, act, 10)
+
+
+def algorithm(**options):
+    return make(envs.make("CartPole-v1"), **options)
