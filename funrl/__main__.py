@@ -1,0 +1,232 @@
+"""Training from the command line: ``python -m funrl train``, ``evaluate`` and ``envs``."""
+
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from funrl import algos, envs, random, record, training
+from funrl.checkpoint import CheckpointError
+from funrl.interaction import Evaluation
+from funrl.record import RunError
+from funrl.spaces import Box
+
+__all__ = ["main"]
+
+
+class _UsageError(ValueError):
+    """The command line asks for something that does not exist; the message is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command, and return the exit code.
+
+    0: done. 1: the run diverged, or its folder could not be written any more. 2: what was asked for is not possible.
+    130: interrupted. Errors are one line on stderr; the result is the last line on stdout.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Example:
+        >>> main(["envs"])
+        CartPole-v1               observation Box [4], action Discrete(n=2, start=0), at most 500 steps
+        ...
+        0
+    """
+    try:
+        args = _parser().parse_args(argv)
+        args.command(args)
+        return 0
+    except (_UsageError, RunError, CheckpointError) as error:
+        return _fail(error, 2)
+    except (training.Diverged, OSError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what a checkpoint holds is kept, go on from there with --resume", 130)
+
+
+def _fail(error: Any, code: int) -> int:
+    print("funrl: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{train,evaluate,envs}")
+
+    train = commands.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
+    train.add_argument("algorithm", help=f"one of {', '.join(algos.names())}")
+    train.add_argument("--env", required=True, help="an environment; 'python -m funrl envs' lists them")
+    train.add_argument(
+        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: what the environment takes)"
+    )
+    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained side by side (default: 1)")
+    train.add_argument("--seed", type=_whole, help="where all random numbers come from (default: 0)")
+    train.add_argument(
+        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number where that is taken)"
+    )
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the algorithm, such as learning_rate=3e-4"
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run in DIR; what is not given is as it was")
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="let trained agents play", description="Let the agents of a run play, without exploration."
+    )
+    evaluate.add_argument("dir", metavar="DIR", help="the folder of a run")
+    evaluate.add_argument("--episodes", type=_whole, default=100, metavar="N", help="episodes of each agent (default: 100)")
+    evaluate.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
+    evaluate.set_defaults(command=_evaluate)
+
+    listing = commands.add_parser("envs", help="list the environments", description="List the environments.")
+    listing.set_defaults(command=_envs)
+    return parser
+
+
+def _train(args: argparse.Namespace) -> None:
+    defaults = _asked(lambda: algos.defaults(args.algorithm), f"there is no algorithm {args.algorithm!r}", args.algorithm, algos.names())
+    env = _asked(lambda: envs.make(args.env), f"there is no environment {args.env!r}", args.env, envs.names())
+    given = dict(_option(text, args.algorithm, defaults) for text in args.set)
+    out = _default_out(args) if args.out is None else Path(args.out)
+    seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
+    if args.resume:
+        # What was not given is as it was; what was given is compared by train.
+        old = record.read_config(out)
+        before = {} if (old["algorithm"], old["env"]) != (args.algorithm, args.env) else record.options_of(old)
+        options = {**before, **given}
+        seed = old.get("seed") if seed is None else seed
+        num_agents = old["num_agents"] if num_agents is None else num_agents
+        total_steps = old["total_steps"] if total_steps is None else total_steps
+    else:
+        preset = training.preset(args.algorithm, args.env)
+        options = {**preset.options, **given}
+        total_steps = preset.total_steps if total_steps is None else total_steps
+    seed = 0 if seed is None else seed
+    num_agents = 1 if num_agents is None else num_agents
+    try:
+        algo = algos.make(args.algorithm, env, **options)
+        key = random.key(seed)
+    except (ValueError, TypeError) as error:
+        raise _UsageError(str(error)) from None
+
+    result = training.train(algo, key, total_steps, num_agents=num_agents, out=out, resume=args.resume, notes={"seed": seed})
+    steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
+    time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
+    print(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}", flush=True)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    run = training.load_run(args.dir)
+    if args.episodes < 1:
+        raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
+    num_agents = run.config["num_agents"]
+    result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
+    print(
+        f"{run.algo.name} on {run.algo.env.name} after {run.updates * run.algo.steps_per_update:,} steps: {_summary(result, num_agents)}",
+        flush=True,
+    )
+
+
+def _envs(args: argparse.Namespace) -> None:
+    width = max(len(name) for name in envs.names()) + 2
+    for name in envs.names():
+        env = envs.make(name)
+        observation, action = _space(env.observation_space), _space(env.action_space)
+        print(f"{name:{width}}observation {observation}, action {action}, at most {env.max_episode_steps} steps")
+
+
+def _space(space: Any) -> str:
+    return f"Box {list(space.shape)}" if isinstance(space, Box) else str(space)
+
+
+def _summary(evaluation: Evaluation, num_agents: int) -> str:
+    returns = evaluation.episode_return.double()
+    episodes = returns.shape[-1]
+    if num_agents == 1:
+        return f"mean return {returns.mean():.1f} over {episodes} episodes"
+    means = returns.mean(-1)
+    return f"mean return {means.mean():.1f} over {episodes} episodes each (agents from {means.min():.1f} to {means.max():.1f})"
+
+
+def _default_out(args: argparse.Namespace) -> Path:
+    """Return the folder of a new run, or with ``--resume`` that of the last one."""
+    base = Path("runs") / f"{args.algorithm}-{args.env}-{0 if args.seed is None else args.seed}"
+    taken, number = None, 1
+    folder = base
+    while folder.exists():
+        taken, number = folder, number + 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return (taken or base) if args.resume else folder
+
+
+def _whole(text: str) -> int:
+    """Return the integer that ``500000``, ``500_000`` or ``5e5`` is."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.5
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"expected a whole number such as 500000 or 5e5, got {text!r}")
+    return int(value)
+
+
+def _asked(find: Any, complaint: str, name: str, known: list[str]) -> Any:
+    """Return ``find()``; a ValueError becomes the complaint with the nearest names."""
+    try:
+        return find()
+    except ValueError:
+        raise _UsageError(f"{complaint}; {_nearest(name, known)}") from None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    lower = {k.lower(): k for k in known}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+
+
+def _option(text: str, algorithm: str, defaults: dict[str, Any]) -> tuple[str, Any]:
+    """Return name and value of ``name=value``; the value has the type of the default."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise _UsageError(f"--set {text}: expected NAME=VALUE, such as learning_rate=3e-4")
+    if name not in defaults:
+        raise _UsageError(f"--set {text}: {algorithm} has no option {name!r}; {_nearest(name, list(defaults))}")
+    default = defaults[name]
+    kinds = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number (inf too)",
+        tuple: "whole numbers with commas, such as 64,64",
+        str: "a word",
+    }
+    try:
+        return name, _parse(value, default)
+    except ValueError:
+        raise _UsageError(f"--set {text}: expected {kinds[type(default)]}, got {value!r}") from None
+
+
+def _parse(value: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise ValueError
+        return value.lower() == "true"
+    if isinstance(default, tuple):
+        parts = [part for part in re.sub(r"[()\[\]]", "", value).split(",") if part.strip()]
+        return tuple(int(part) for part in parts)
+    return type(default)(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from funrl import algos, checkpoint, record, training
+from funrl.__main__ import main
+from tests.record import drifter
+
+TINY = [f"--set={option}" for option in ("num_envs=2", "num_steps=8", "num_epochs=1", "num_minibatches=2", "num_cells=8")]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """No code is generated, ``drifter`` is an algorithm, and runs/ is in a temporary folder."""
+    monkeypatch.setattr(training, "train", functools.partial(training.train, backend="eager"))
+    monkeypatch.setitem(algos._ALGORITHMS, "drifter", (drifter.make, drifter.DrifterConfig))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*argv):
+        code = main([str(x) for x in argv])
+        shown = capsys.readouterr()
+        return code, shown.out.splitlines(), shown.err.splitlines()
+
+    return run
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+DRIFT = ("train", "drifter", "--env", "CartPole-v1", "--total-steps", 50)
+
+
+def test_train_and_evaluate(run, tmp_path):
+    code, out, _ = run(*DRIFT, "--seed", 3, "--set", "width=5", "--set", "rate=0.25")
+    assert code == 0
+    assert re.fullmatch(r"50 steps in \d+\.\d s, of which compiling \d+\.\d s; mean return 4\.0 over 100 episodes", out[-1])
+    folder = tmp_path / "runs" / "drifter-CartPole-v1-3"
+    config = record.read_config(folder)
+    assert config["seed"] == 3 and config["options"]["width"] == 5 and config["options"]["rate"] == 0.25 and config["num_agents"] == 1
+    assert {x.name for x in folder.iterdir()} == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint"}
+
+    code, out, err = run("evaluate", folder, "--episodes", 7)
+    assert (code, out, err) == (0, ["drifter on CartPole-v1 after 50 steps: mean return 4.0 over 7 episodes"], [])
+
+
+def test_several_agents(run, tmp_path):
+    code, out, _ = run(*DRIFT, "--num-agents", 3, "--out", tmp_path / "r")
+    assert code == 0 and re.match(
+        r"3 agents x 50 steps in .* s; mean return 4\.0 over 100 episodes each \(agents from 4\.0 to 4\.0\)$", out[-1]
+    )
+    code, out, _ = run("evaluate", tmp_path / "r", "--episodes", 2)
+    assert code == 0 and out[-1].endswith("mean return 4.0 over 2 episodes each (agents from 4.0 to 4.0)")
+
+
+def test_the_default_folder_counts_on(run, tmp_path):
+    for _ in range(3):
+        assert run(*DRIFT)[0] == 0
+    assert sorted(x.name for x in (tmp_path / "runs").iterdir()) == [f"drifter-CartPole-v1-0{end}" for end in ("", "-2", "-3")]
+    code, _, err = run(*DRIFT, "--resume")
+    assert code == 0 and "the run in runs/drifter-CartPole-v1-0-3 is finished" in err[0]
+
+
+def test_resume_takes_what_is_not_given_from_the_run(run, tmp_path):
+    assert run(*DRIFT, "--num-agents", 2, "--seed", 9, "--set", "width=4", "--set", "limit=7", "--out", "r")[0] == 0
+    code, out, _ = run("train", "drifter", "--env", "CartPole-v1", "--out", "r", "--resume", "--total-steps", "8e1")
+    assert code == 0 and out[-1].startswith("2 agents x 80 steps")
+    assert run("train", "drifter", "--env", "CartPole-v1", "--out", "r", "--resume")[0] == 0
+    for given, complaint in (
+        (("--set", "width=3"), "width = 4, not 3"),
+        (("--seed", 1), "seed = 9, not 1"),
+        (("--num-agents", 1), "num_agents = 2"),
+    ):
+        before = contents(tmp_path)
+        code, out, err = run("train", "drifter", "--env", "CartPole-v1", "--out", "r", "--resume", *given)
+        assert code == 2 and complaint in err[-1] and contents(tmp_path) == before
+    code, _, err = run("train", "ppo", "--env", "CartPole-v1", "--out", "r", "--resume", "--total-steps", "1e5")
+    assert code == 2 and "algorithm = 'drifter', not 'ppo'" in err[-1]
+
+
+def test_ppo_from_end_to_end(run, tmp_path):
+    """The real algorithm, and all the columns that it has."""
+    command = ("train", "ppo", "--env", "CartPole-v1", *TINY, "--out", "r", "--total-steps", "5e1")
+    code, out, _ = run(*command)
+    assert code == 0 and re.match(r"48 steps in .*; mean return \d+\.\d over 100 episodes$", out[-1])
+    columns = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert columns[:9] == [
+        "update",
+        "agent",
+        "steps",
+        "seconds",
+        *("episode_return" + end for end in ("", "_min", "_max")),
+        "episode_length",
+        "episodes",
+    ]
+    learning = [
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "approximate_kl",
+        "clip_fraction",
+        "explained_variance",
+        "learning_rate",
+        "gradient_norm",
+    ]
+    assert columns[9:17] == learning
+    assert record.read_config("r")["options"]["num_cells"] == [8]
+    assert run("evaluate", "r", "--episodes", 3)[1][-1].startswith("ppo on CartPole-v1 after 48 steps: mean return ")
+
+
+@pytest.mark.slow
+def test_ppo_that_diverges(run):
+    code, out, err = run("train", "ppo", "--env", "CartPole-v1", *TINY, "--out", "r", "--total-steps", 160, "--set", "learning_rate=1e30")
+    assert code == 1 and out == []
+    assert re.fullmatch(r"funrl: update \d: \w+ of agent 0 is (nan|-?inf), so the run was stopped; .*try a lower learning_rate", err[-1])
+
+
+def test_a_nan_keeps_the_last_finite_checkpoint(run, tmp_path):
+    code, out, err = run(*DRIFT, "--out", "r", "--set", "bad_loss_at=4")
+    assert (
+        code == 1 and out == [] and "update 4: value_loss of agent 0 is nan" in err[-1] and "the checkpoint of update 1 is kept" in err[-1]
+    )
+    assert training.load_run("r").updates == 1
+
+
+def test_envs(run):
+    code, out, err = run("envs")
+    assert code == 0 and err == [] and [line.split()[0] for line in out][:2] == ["CartPole-v1", "Pendulum-v1"]
+    assert out[1].endswith("observation Box [3], action Box [1], at most 200 steps")
+
+
+CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        ((), "the following arguments are required"),
+        (("tarin",), "invalid choice: 'tarin'"),
+        (("train", "ppo"), "the following arguments are required: --env"),
+        (("train", "ppo", "--env", "cartpole-v0"), "there is no environment 'cartpole-v0'; did you mean CartPole-v1"),
+        (("train", "ppo", "--env", "Go"), "there is no environment 'Go'; choose one of CartPole-v1"),
+        (("train", "pop", "--env", "CartPole-v1"), "there is no algorithm 'pop'; did you mean ppo?"),
+        ((*CARTPOLE, "--set", "learnin_rate=1"), "ppo has no option 'learnin_rate'; did you mean learning_rate"),
+        ((*CARTPOLE, "--set", "learning_rate"), "expected NAME=VALUE, such as learning_rate=3e-4"),
+        ((*CARTPOLE, "--set", "learning_rate=fast"), "expected a number (inf too), got 'fast'"),
+        ((*CARTPOLE, "--set", "num_envs=2.5"), "expected a whole number, got '2.5'"),
+        ((*CARTPOLE, "--set", "num_envs="), "expected a whole number, got ''"),
+        ((*CARTPOLE, "--set", "num_cells=64,big"), "expected whole numbers with commas, such as 64,64, got '64,big'"),
+        ((*CARTPOLE, "--set", "normalize_reward=yes"), "expected true or false, got 'yes'"),
+        ((*CARTPOLE, "--set", "num_minibatches=7"), "7 does not divide num_envs * num_steps"),
+        ((*CARTPOLE, "--set", "learning_rate=-1"), "learning_rate: expected a number at least 0, got -1.0"),
+        ((*CARTPOLE, "--set", "trunk=split"), "trunk: expected 'separate' or 'shared', got 'split'"),
+        ((*CARTPOLE, "--set", "activation=sine"), "activation"),
+        (("train", "ppo", "--env", "Pendulum-v1", "--set", "uniform_mix=0.1"), "uniform_mix: is for discrete actions, but Pendulum-v1"),
+        (("train", "ppo", "--env", "CartPole-v1", "--total-steps", "100"), "total_steps: one update takes 8,192 steps, got 100"),
+        (
+            ("train", "ppo", "--env", "CartPole-v1", "--total-steps", "many"),
+            "argument --total-steps: expected a whole number such as 500000 or 5e5, got 'many'",
+        ),
+        ((*CARTPOLE, "--num-agents", 0), "num_agents: expected an integer of at least 1, got 0"),
+        ((*CARTPOLE, "--seed", 1 << 70), "seed"),
+        ((*CARTPOLE, "--out", "/proc/version/run"), "/proc/version/run: cannot write there"),
+        ((*CARTPOLE, "--out", "taken"), "taken: another run is here; go on with it (--resume), or choose another folder (--out)"),
+        ((*CARTPOLE, "--out", "empty", "--resume"), "empty: there is no run here"),
+        (("evaluate", "empty"), "empty: there is no run here (no config.json)"),
+        (("evaluate", "nowhere"), "nowhere: there is no run here"),
+        (("evaluate", "taken"), "taken/config.json: it is damaged"),
+        (("evaluate", "begun"), "begun: the run has no checkpoint yet"),
+        (("evaluate", "broken"), "broken/checkpoint/state: it is not a checkpoint of funrl"),
+        (
+            ("train", "drifter", "--env", "CartPole-v1", "--out", "broken", "--resume"),
+            "broken/checkpoint/state: it is not a checkpoint of funrl",
+        ),
+        (("evaluate", "begun", "--episodes", "some"), "argument --episodes: expected a whole number"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, monkeypatch, argv, complaint):
+    monkeypatch.setattr(training, "compile", None)  # it comes before any compilation
+    for name in ("empty", "taken", "begun", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "taken" / "config.json").write_text("precious")
+    algo = drifter.algorithm()
+    for name in ("begun", "broken"):
+        record.Folder(tmp_path / name).write_config(
+            record.describe(algo, torch.tensor(0), 50, 1, {"seed": 0}) | {"key": int(training.random.key(0))}
+        )
+    record.Folder("broken").checkpoint.parent.mkdir()
+    record.Folder("broken").checkpoint.write_text("rubbish")
+    before = contents(tmp_path)
+    code, out, err = run(*argv)
+    assert code == 2 and out == []
+    assert err[-1].startswith("funrl: ") and complaint in err[-1], err
+    assert len(err) == 1
+    assert contents(tmp_path) == before and not (tmp_path / "runs").exists()
+
+
+def test_interrupted(run, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    code, out, err = run(*DRIFT, "--out", "r")
+    assert code == 130 and out == [] and err[-1].startswith("funrl: interrupted; ") and "Traceback" not in "".join(err)
+
+
+def test_a_full_disk(run, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device", "r/checkpoint/state")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    code, _, err = run(*DRIFT, "--out", "r")
+    assert code == 1 and err[-1] == "funrl: [Errno 28] No space left on device: 'r/checkpoint/state'"
+
+
+def test_faults_of_the_program_are_not_hidden(monkeypatch):
+    monkeypatch.setattr(training, "evaluate_agents", lambda *args, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([str(x) for x in DRIFT])
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "--help"])
+    assert exit.value.code == 0 and "--num-agents" in capsys.readouterr().out
+
+
+def test_presets_name_what_exists():
+    for (algorithm, env), preset in training.PRESETS.items():
+        algos.make(algorithm, training.record.folder.envs.make(env), **preset.options)
+        assert preset.total_steps >= 100_000
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_ppo_ends_bit_equal(tmp_path):
+    """The command line itself, with generated code: killed while it trains, resumed, and compared."""
+
+    def command(out, *more):
+        options = ["--set=num_envs=8", "--set=num_steps=16", "--num-agents=2", "--total-steps=40_000", f"--out={tmp_path / out}"]
+        return [sys.executable, "-m", "funrl", "train", "ppo", "--env=CartPole-v1", *options, *more]
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = functools.partial(subprocess.run, capture_output=True, text=True, timeout=300, env=environment)
+    whole = done(command("whole"))
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(command("run"), stderr=subprocess.DEVNULL, env=environment)
+    metrics = tmp_path / "run" / "metrics.csv"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 2000):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < training.load_run(tmp_path / "run").updates < 312
+    resumed = done(command("run", "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.split("; ")[-1] == whole.stdout.split("; ")[-1]
+    one, other = (training.load_run(tmp_path / name) for name in ("whole", "run"))
+    assert one.updates == other.updates == 312
+    for x, y in zip(training.tree.leaves(one.state), training.tree.leaves(other.state), strict=True):
+        assert torch.equal(x.view(-1).view(torch.uint8), y.view(-1).view(torch.uint8))
+    updates = record.read_metrics(metrics)["update"].tolist()
+    assert updates == [i for i in range(1, 313) for _ in range(2)]
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == json.loads((tmp_path / "whole" / "config.json").read_text())
+
+
+@pytest.mark.slow
+def test_ctrl_c(tmp_path):
+    command = [sys.executable, "-m", "funrl", "train", "ppo", "--env=CartPole-v1", "--total-steps=1e8", *TINY, f"--out={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    state = tmp_path / "run" / "checkpoint" / "state"
+    while process.poll() is None and not state.exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err and err.splitlines()[-1].startswith("funrl: interrupted; ")
+    assert [x.name for x in state.parent.iterdir()] == ["state"] and training.load_run(tmp_path / "run").updates > 0
