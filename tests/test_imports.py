@@ -38,15 +38,10 @@ FLOORS = {
     "__main__": 6,
     "__init__": 7,
 }
+# The last floor stands in this order.
+LAST = ["__main__", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
-SIBLINGS = {
-    ("program", "tree"),
-    ("__main__", "training"),
-    ("__main__", "checkpoint"),
-    ("__main__", "record"),
-    ("training", "checkpoint"),
-    ("training", "record"),
-}
+SIBLINGS = {("program", "tree"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
 SHARED = {"distributions": {"checks"}, "envs": {"draw"}, "algos": {"algorithm", "episodes"}}
 # Files that serve their own folder only, so that no user sees their functions.
 INNER = {"distributions/checks.py", "envs/draw.py"}

@@ -67,7 +67,6 @@ def test_nothing_is_known_before_an_episode_ends():
 
 
 def test_vmapped_and_compiled_agree_with_a_loop():
-    torch._dynamo.reset()
     samples = [batch(random.key(i), 6, 2) for i in range(3)]
     states = [episodes.record(episodes.start(torch.zeros(2)), batch(random.key(10 + i), 3, 2))[0] for i in range(3)]
     expected = tree.stack([episodes.record(*row) for row in zip(states, samples, strict=True)])
