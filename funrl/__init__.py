@@ -3,10 +3,10 @@
 import os
 import sys
 
-if "torch" not in sys.modules:
-    # OpenMP reads it once, when torch loads: threads that wait spinning slow a program 50-fold beside a busy process.
-    # Where torch was first, funrl.compile takes one thread instead.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    # OpenMP reads it once, when torch loads: threads that spin for long while they wait slow a program 50-fold beside a
+    # busy process, and threads that sleep at once halve its speed on a quiet machine. 600 turns are some ten microseconds.
+    os.environ.setdefault("GOMP_SPINCOUNT", "600")
 
 from funrl import algos, checkpoint, distributions, env, envs, losses, nn, optim, random, record, returns, spaces, stats, tree
 from funrl.interaction import evaluate, rollout

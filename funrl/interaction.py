@@ -194,7 +194,9 @@ def evaluate(
 
 def _batch_shape(state: Any) -> torch.Size:
     if not (isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Timestep)):
-        raise ValueError(f"rollout: state is {type(state).__name__}; expected the pair (state, Timestep) that env.reset or a rollout before returned")
+        raise ValueError(
+            f"rollout: state is {type(state).__name__}; expected the pair (state, Timestep) that env.reset or a rollout before returned"
+        )
     shape = state[1].reward.shape
     if len(shape) > 1:
         raise ValueError(f"rollout: state has the batch dimensions {list(shape)}; expected none or one, and torch.func.vmap for more")

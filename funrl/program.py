@@ -5,7 +5,7 @@ This is the only file that touches private parts of torch. What it stands on, an
 
 import ast
 import functools
-import os
+import inspect
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,10 +25,6 @@ __all__ = ["compile", "scan"]
 # vmap(scan) slices with an operator that vmap only emulates, but for the sake of shapes alone.
 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
 
-# Whether threads that wait for others sleep. Where they spin, as is OpenMP's default, a program that shares its cores with
-# another process is slowed 50-fold, and one thread is better than all. Set in funrl/__init__.py before torch loads.
-_SLEEPING_THREADS = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
-
 # Caches on disk are keyed by this: change it when _scan_batch_rule changes what it computes.
 _SCAN_RULE = "funrl-1"
 
@@ -36,7 +32,9 @@ _SCAN_RULE = "funrl-1"
 _WORTH_DONATING = 1 << 16
 
 
-def scan(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any = None, *, length: int | None = None, reverse: bool = False) -> tuple[Any, Any]:
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any = None, *, length: int | None = None, reverse: bool = False
+) -> tuple[Any, Any]:
     """Run ``carry, y = f(carry, x)`` along the first dimension of ``xs``; return the last carry and all ys.
 
     Equivalent to::
@@ -92,7 +90,9 @@ def _tensors(value: Any, name: str) -> tuple[list[torch.Tensor], Any]:
     values, form = tree.flatten(value)
     for i, x in enumerate(values):
         if not isinstance(x, torch.Tensor):
-            raise TypeError(f"scan: leaf {tree.paths(value)[i]} of {name} is a {type(x).__name__}; expected tensors only, so wrap it in torch.tensor(...)")
+            raise TypeError(
+                f"scan: leaf {tree.paths(value)[i]} of {name} is a {type(x).__name__}; expected tensors only, so wrap it in torch.tensor(...)"
+            )
     return values, form
 
 
@@ -112,7 +112,9 @@ def _length(columns: list[torch.Tensor], xs: Any, length: int | None) -> int:
     return length
 
 
-def _scan_loop(step: Callable, carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool) -> tuple[list[torch.Tensor], Any]:
+def _scan_loop(
+    step: Callable, carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool
+) -> tuple[list[torch.Tensor], Any]:
     rows = [x.unbind(0) for x in columns]
     ys: list[Any] = [None] * length
     for t in reversed(range(length)) if reverse else range(length):
@@ -121,7 +123,9 @@ def _scan_loop(step: Callable, carry: list[torch.Tensor], columns: list[torch.Te
     return carry, tree.stack(ys)
 
 
-def _scan_operator(step: Callable, carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool) -> tuple[list[torch.Tensor], Any]:
+def _scan_operator(
+    step: Callable, carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool
+) -> tuple[list[torch.Tensor], Any]:
     # The operator takes and gives flat tensors only. One call outside it shows the structure of y; being unused, it is
     # compiled away. The operator also wants at least one carry and one x: the empty tensors stand in for none.
     no_carry, no_xs = not carry, not columns
@@ -148,7 +152,9 @@ def _scan_batch_rule(interpreter: Any, body: Callable, init: Any, xs: Any, const
     Torch's rule refuses a carry that becomes batched on the way, and puts the batch last, where matrix products of
     batched parameters have to copy. This one batches a carry as soon as its update is, and puts the batch first.
     """
-    (init, xs, constants), (init_dims, xs_dims, constant_dims) = unwrap_batched((tuple(init), tuple(xs), tuple(constants)), interpreter.level())
+    (init, xs, constants), (init_dims, xs_dims, constant_dims) = unwrap_batched(
+        (tuple(init), tuple(xs), tuple(constants)), interpreter.level()
+    )
     size = interpreter.batch_size()
     xs = tuple(x if dim is None else x.movedim(dim, 1).contiguous() for x, dim in zip(xs, xs_dims, strict=True))
     row_dims = tuple(None if dim is None else 0 for dim in xs_dims)
@@ -180,13 +186,16 @@ def _batch_first(x: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
 scan_op.functorch_table[functorch.TransformType.Vmap] = _scan_batch_rule
 
 
-def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "inductor") -> Callable:
+def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1, backend: str = "inductor") -> Callable:
     """Compile ``fn`` into one program.
 
     There is one graph or an error, never a silent break. Shapes are static: other shapes, dtypes or Python numbers
-    compile anew. A program is kept on disk, so that another process finds it again. On CPUs it uses all of torch's
-    threads where they sleep while they wait (import funrl before torch, or set ``OMP_WAIT_POLICY=passive``), and one
-    thread where they would spin: beside another busy process that is 50 times slower.
+    compile anew. A program is kept on disk, so that another process finds it again.
+
+    On a CPU a program takes one thread, unless ``threads`` says otherwise: then it gives the same bits on any machine, and runs
+    at its speed beside other busy processes. Two threads make a PPO update of 64 environments 1.4 times as fast on a
+    quiet machine, and one of 8 x 16 slower; where they wait spinning (torch imported before funrl) and another
+    process takes one of the cores, they can be 50 times slower.
 
     A *donated* argument gives its memory to the result: the part of the output that has its structure, shapes and
     dtypes (the output itself, or the first such item of a tuple) is written in place, which for a large replay buffer
@@ -197,6 +206,7 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
     Args:
         fn: a pure function of trees of tensors, positional arguments only.
         donate: position or positions of the arguments to donate.
+        threads: how many of the CPU's threads the program may use, at least 1.
         backend: as for :func:`torch.compile`; ``"aot_eager"`` traces without generating code, for tests.
 
     Returns:
@@ -221,7 +231,9 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
     positions = (donate,) if isinstance(donate, int) else tuple(donate)
     if not all(isinstance(i, int) and i >= 0 for i in positions):
         raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")
-    options = _inductor_options() if backend == "inductor" else None
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"compile: threads is {threads!r}; expected a whole number of at least 1")
+    options = _inductor_options(threads) if backend == "inductor" else None
     name = getattr(fn, "__name__", "fn")
 
     def run(*args: Any) -> Any:
@@ -229,21 +241,24 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), backend: str = "i
 
     # Torch counts the programs of one code object, and gives up after eight: each function gets a code object of its own.
     run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, closure=run.__closure__)
-    program = torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options)
+    limit = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    program = torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options, **limit)
 
     @functools.wraps(fn)
     def compiled(*args: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling() or any(
+            functorch.is_functorch_wrapped_tensor(x) for x in tree.leaves(args) if isinstance(x, torch.Tensor)
+        ):
+            return fn(*args)  # a part of a larger program, or of a transform
         args = _own_args(name, args, positions)
-        threads = torch.get_num_threads()
-        if not _SLEEPING_THREADS:
-            torch.set_num_threads(1)
+        outside = torch.get_num_threads()
+        torch.set_num_threads(threads)
         try:
             out = program(*args)
         except torch._dynamo.exc.Unsupported as error:
             raise _own_error(error) from None
         finally:
-            if not _SLEEPING_THREADS:
-                torch.set_num_threads(threads)
+            torch.set_num_threads(outside)
         if not positions:
             return out
         donated = {id(x) for i in positions for x in tree.leaves(args[i])}
@@ -271,7 +286,9 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> Any:
         old, old_form = tree.leaves(args[i]), tree.structure(args[i])
         place = next((k for k, part in enumerate(parts) if k not in taken and _alike(part, old, old_form)), None)
         if place is None:
-            raise ValueError(f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor, or do not donate it")
+            raise ValueError(
+                f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor, or do not donate it"
+            )
         taken.append(place)
         slots.update({k: x for k, x in enumerate(old, starts[place]) if values[k] is x or x.nbytes >= _WORTH_DONATING})
     # Outputs may not share memory, or the next call would be another program; and whatever is read has to be read before
@@ -336,11 +353,37 @@ class _Rewrite(CustomGraphPass):
     """What we change in a program before inductor generates code."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
+        _copy_results_of_loops(graph)
         _read_before_write(graph)
         _quicken_tanh(graph)
+        _part_addmm(graph)
 
     def uuid(self) -> str:
-        return "funrl-rewrite-1"
+        return "funrl-rewrite-3"
+
+
+def _copy_results_of_loops(graph: torch.fx.Graph) -> None:
+    """Let the body of a scan return none of its inputs.
+
+    Inductor drops a ``clone`` that ends the body, does not know that the loop's result is then the memory of its first carry,
+    and gives that memory to later kernels.
+    """
+    aten = torch.ops.aten
+    passing = (aten.reshape.default, aten.clone.default)
+    for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.scan):
+        body = getattr(graph.owning_module, node.args[0].target)
+        end = body.graph.output_node()
+        results = list(end.args[0])
+        for i, x in enumerate(results):
+            source = x
+            while source.op == "call_function" and (getattr(source.target, "is_view", False) or source.target in passing):
+                source = source.args[0]
+            if source.op == "placeholder" or x in results[:i]:
+                with body.graph.inserting_before(end):
+                    results[i] = body.graph.call_function(aten.clone.default, (x,))
+                results[i].meta["val"] = x.meta["val"]
+        end.args = (tuple(results),)
+        body.recompile()
 
 
 def _read_before_write(graph: torch.fx.Graph) -> None:
@@ -394,7 +437,22 @@ def _quicken_tanh(graph: torch.fx.Graph) -> None:
         graph.erase_node(node)
 
 
-def _inductor_options() -> dict[str, Any]:
+def _part_addmm(graph: torch.fx.Graph) -> None:
+    """Add the bias of a layer in the kernel of its activation: on a CPU addmm copies it in a pass of its own."""
+    aten = torch.ops.aten
+    for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
+        bias, a, b = node.args
+        if node.kwargs or node.meta["val"].device.type != "cpu":
+            continue
+        with graph.inserting_before(node):
+            product = graph.call_function(aten.mm.default, (a, b))
+            total = graph.call_function(aten.add.Tensor, (product, bias))
+        product.meta["val"] = total.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(total)
+        graph.erase_node(node)
+
+
+def _inductor_options(threads: int) -> dict[str, Any]:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     return {
         # Without this, programs that hold a scan are not found again by a second process.
@@ -402,4 +460,7 @@ def _inductor_options() -> dict[str, Any]:
         # Takes Python out of the loop; breaks on scan before torch 2.13.
         "cpp_wrapper": version >= (2, 13),
         "post_grad_custom_post_pass": _Rewrite(),
+        "cpp.threads": threads,
+        # Shorter loops than this gain nothing from a second thread.
+        "cpp.min_chunk_size": 16384,
     }

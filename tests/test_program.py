@@ -356,12 +356,7 @@ def test_scan_refuses_a_python_number_as_y():
     "cases",
     [
         (kinds, nested, gradient_inside),
-        pytest.param(
-            (aliases, gradient_inside),
-            marks=pytest.mark.xfail(
-                strict=True, reason="inductor reuses the memory of a first carry that the loop's body hands on unchanged"
-            ),
-        ),
+        (aliases, gradient_inside),
     ],
 )
 def test_scan_in_generated_code(cases):

@@ -199,7 +199,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def init(key: torch.Tensor) -> PPOState:
         network_key, env_key = random.split(key).unbind(0)
-        env_params = tree.to(env.default_params, key.device)
+        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))  # its own: a state may be donated
         envs = torch.func.vmap(env.reset, (0, None))(random.split(env_key, config.num_envs), env_params)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
         params = network.init(network_key, observation)
@@ -217,13 +217,9 @@ def make(env: Env, **options: Any) -> Algorithm:
     def step(key: torch.Tensor, state: PPOState) -> tuple[PPOState, dict[str, torch.Tensor]]:
         rollout_key, epoch_key = random.split(key).unbind(0)
         hparams, params = state.hparams, state.params
-        envs, samples = rollout(
-            params, rollout_key, state.envs, state.env_params, env=clipped_env, act=sample, num_steps=config.num_steps
-        )
+        envs, samples = rollout(params, rollout_key, state.envs, state.env_params, env=clipped_env, act=sample, num_steps=config.num_steps)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
-        reward_scale, reward = (
-            _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
-        )
+        reward_scale, reward = _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
 
         # The values of all observations and their successors in one pass.
         observation = _normalize(params, samples.observation)
@@ -232,7 +228,12 @@ def make(env: Env, **options: Any) -> Algorithm:
             reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
         )
         batch = PPOBatch(
-            observation=observation, action=samples.action, log_prob=samples.extras["log_prob"], value=value, advantage=advantage, target=target
+            observation=observation,
+            action=samples.action,
+            log_prob=samples.extras["log_prob"],
+            value=value,
+            advantage=advantage,
+            target=target,
         )
         batch = tree.reshape(batch, (num_samples,), batch_dims=2)
 
