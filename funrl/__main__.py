@@ -107,8 +107,11 @@ def _train(args: argparse.Namespace) -> None:
         total_steps = old["total_steps"] if total_steps is None else total_steps
     else:
         preset = training.preset(args.algorithm, args.env)
-        options = {**preset.options, **given}
         total_steps = preset.total_steps if total_steps is None else total_steps
+        options = dict(preset.options)
+        if "anneal_steps" in options:
+            options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, however long
+        options |= given
     seed = 0 if seed is None else seed
     num_agents = 1 if num_agents is None else num_agents
     try:

@@ -34,9 +34,15 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[tuple[str, str], Preset] = {
-    ("ppo", "CartPole-v1"): Preset(500_000, {"num_envs": 64, "num_steps": 128}),
-    ("ppo", "Acrobot-v1"): Preset(1_000_000, {}),
-    ("ppo", "Pendulum-v1"): Preset(2_000_000, {}),
+    ("ppo", "CartPole-v1"): Preset(
+        500_000,
+        {"num_envs": 32, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0, "anneal_steps": 5e5},
+    ),
+    ("ppo", "Acrobot-v1"): Preset(1_000_000, {"num_envs": 16, "anneal_steps": 1e6}),
+    ("ppo", "Pendulum-v1"): Preset(
+        2_000_000,
+        {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0, "anneal_steps": 2e6},
+    ),
     ("ppo", "MountainCar-v0"): Preset(1_000_000, {}),
     ("ppo", "MountainCarContinuous-v0"): Preset(1_000_000, {}),
 }
