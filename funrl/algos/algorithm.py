@@ -71,8 +71,21 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def check_range(config: Any, names: Iterable[str], low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high]).
+def check_range(
+    config: Any, names: Iterable[str], low: float, high: float = math.inf, *, open_low: bool = False, infinite: bool = False
+) -> None:
+    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high]) and finite.
+
+    Args:
+        config: what has the numbers as attributes.
+        names: of the attributes.
+        low: the least that is allowed.
+        high: the most that is allowed.
+        open_low: whether ``low`` itself is refused.
+        infinite: whether infinity passes where ``high`` is infinite. NaN never does.
+
+    Raises:
+        ValueError: for the first number that is out of its range.
 
     Example:
         >>> from types import SimpleNamespace
@@ -80,9 +93,12 @@ def check_range(config: Any, names: Iterable[str], low: float, high: float = mat
         Traceback (most recent call last):
         ...
         ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
+        >>> check_range(SimpleNamespace(clip=math.inf), ("clip",), 0, infinite=True)
     """
     for name in names:
         value = getattr(config, name)
-        if not (low < value if open_low else low <= value) or not value <= high:
+        inside = (low < value if open_low else low <= value) and value <= high
+        if not inside or not (infinite or abs(value) < math.inf):
+            kind = "finite number" if inside else "number"
             bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
-            raise ValueError(f"{name}: expected a number {bounds}, got {value}")
+            raise ValueError(f"{name}: expected a {kind} {bounds}, got {value}")

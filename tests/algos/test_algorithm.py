@@ -170,14 +170,19 @@ def test_make_config_errors(options, error, message):
 
 
 def test_check_range():
-    config = SimpleNamespace(a=0.0, b=1.0, c=float("nan"))
+    config = SimpleNamespace(a=0.0, b=1.0, nan=float("nan"), inf=float("inf"), less=-float("inf"))
     check_range(config, ("a", "b"), 0, 1)
     check_range(config, ("b",), 0, open_low=True)
-    for names, low, high, open_low, message in (
-        (("b", "a"), 0, 1, True, "a: expected a number above 0 and at most 1, got 0.0"),
-        (("a",), 0.5, float("inf"), False, "a: expected a number at least 0.5, got 0.0"),
-        (("b",), 0, 0.5, False, "b: .* at most 0.5"),
-        (("c",), 0, 1, False, "c: .*got nan"),
+    check_range(config, ("a", "inf"), 0, infinite=True)
+    for names, low, high, options, message in (
+        (("b", "a"), 0, 1, {"open_low": True}, "a: expected a number above 0 and at most 1, got 0.0"),
+        (("a",), 0.5, float("inf"), {}, "a: expected a number at least 0.5, got 0.0"),
+        (("b",), 0, 0.5, {}, "b: .* at most 0.5"),
+        (("nan",), 0, 1, {}, "nan: .*got nan"),
+        (("nan",), 0, float("inf"), {"infinite": True}, "nan: expected a number at least 0, got nan"),
+        (("inf",), 0, float("inf"), {}, "inf: expected a finite number at least 0, got inf"),
+        (("inf",), 0, 1, {"infinite": True}, "inf: .*at most 1, got inf"),
+        (("less",), -float("inf"), float("inf"), {}, "less: expected a finite number .*got -inf"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_range(config, names, low, high, open_low=open_low)
+            check_range(config, names, low, high, **options)
