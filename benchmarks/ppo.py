@@ -52,9 +52,9 @@ def main() -> None:
 
 def program(num_envs: int, num_steps: int, num_agents: int) -> tuple[Any, Any, Any]:
     """Return the compiled update, the first state, and a function from the update's number to its key."""
+    import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
 
-    import funrl  # first, so that torch's threads wait as funrl wants them to
     from benchmarks.ppo_peers import SETTINGS
 
     options = {name: getattr(SETTINGS, name) for name in ("num_epochs", "num_minibatches", "learning_rate", "gamma", "lambda_", "clip")}

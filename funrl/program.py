@@ -91,7 +91,7 @@ def _tensors(value: Any, name: str) -> tuple[list[torch.Tensor], Any]:
     for i, x in enumerate(values):
         if not isinstance(x, torch.Tensor):
             raise TypeError(
-                f"scan: leaf {tree.paths(value)[i]} of {name} is a {type(x).__name__}; expected tensors only, so wrap it in torch.tensor(...)"
+                f"scan: leaf {tree.paths(value)[i]} of {name} is a {type(x).__name__}; expected tensors only: wrap it in torch.tensor"
             )
     return values, form
 
@@ -129,6 +129,7 @@ def _scan_operator(
     # The operator takes and gives flat tensors only. One call outside it shows the structure of y; being unused, it is
     # compiled away. The operator also wants at least one carry and one x: the empty tensors stand in for none.
     no_carry, no_xs = not carry, not columns
+    device = next((x.device for x in (*carry, *columns)), None)
     _, y = step(carry, [x[0] for x in columns])
     _, y_form = _tensors(y, "y")
 
@@ -136,8 +137,8 @@ def _scan_operator(
         new, y = step([] if no_carry else list(carry), [] if no_xs else list(row))
         return tuple(_fresh(x) for x in (carry if no_carry else new)), tuple(_fresh(x) for x in tree.leaves(y))
 
-    first = tuple(_fresh(x) for x in carry) or (torch.empty(0),)
-    carry, ys = scan_operator(body, first, tuple(columns) or (torch.empty(length, 0),), reverse=reverse)
+    first = tuple(_fresh(x) for x in carry) or (torch.empty(0, device=device),)
+    carry, ys = scan_operator(body, first, tuple(columns) or (torch.empty(length, 0, device=device),), reverse=reverse)
     return [] if no_carry else list(carry), tree.unflatten(y_form, list(ys))
 
 
@@ -199,9 +200,11 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
 
     A *donated* argument gives its memory to the result: the part of the output that has its structure, shapes and
     dtypes (the output itself, or the first such item of a tuple) is written in place, which for a large replay buffer
-    is the difference between writing a few rows and copying them all. The tensors of a donated argument then hold the
-    *new* values: use what ``fn`` returned, never the argument again. A second use in a compiled function is an error;
+    is the difference between writing a few rows and copying them all. The tensors of a donated argument may then hold
+    the *new* values: use what ``fn`` returned, never the argument again. A second use in a compiled function is an error;
     uses elsewhere cannot be seen.
+
+    Compile outermost: inside another compiled function, or a transform such as vmap, the result is ``fn`` itself.
 
     Args:
         fn: a pure function of trees of tensors, positional arguments only.
@@ -213,8 +216,10 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
         A function with the signature of ``fn``.
 
     Raises:
-        TypeError: if ``fn`` is not callable or ``donate`` holds something else than positions.
-        ValueError: when called: if a donated argument was donated before, is not given, or if no output is like it.
+        TypeError: if ``fn`` is not callable or ``donate`` holds something else than positions; when called: if a leaf of a
+            donated argument is not a tensor.
+        ValueError: if ``threads`` is less than 1; when called: if a donated argument was donated before or is not given, or no
+            output is like it.
 
     Example:
         >>> import torch
@@ -246,11 +251,12 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
 
     @functools.wraps(fn)
     def compiled(*args: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling() or any(
-            functorch.is_functorch_wrapped_tensor(x) for x in tree.leaves(args) if isinstance(x, torch.Tensor)
-        ):
-            return fn(*args)  # a part of a larger program, or of a transform
-        args = _own_args(name, args, positions)
+        if torch.compiler.is_dynamo_compiling():
+            return fn(*args)  # a part of a larger program
+        leaves = [tree.leaves(arg) for arg in args]
+        if any(isinstance(x, torch.Tensor) and functorch.is_functorch_wrapped_tensor(x) for values in leaves for x in values):
+            return fn(*args)  # a part of a transform
+        args = _own_args(name, args, leaves, positions)
         outside = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -261,12 +267,12 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
             torch.set_num_threads(outside)
         if not positions:
             return out
-        donated = {id(x) for i in positions for x in tree.leaves(args[i])}
+        donated = [x for i in positions for x in leaves[i]]
+        ids = {id(x) for x in donated}
         # A new tensor over the same memory, so that the donated one can be told from it.
-        out = tree.map(lambda x: x.detach() if id(x) in donated else x, out)
-        for i in positions:
-            for x in tree.leaves(args[i]):
-                x._funrl_donated = name
+        out = tree.map(lambda x: x.detach() if id(x) in ids else x, out)
+        for x in donated:
+            x._funrl_donated = name
         return out
 
     return compiled
@@ -287,7 +293,7 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> Any:
         place = next((k for k, part in enumerate(parts) if k not in taken and _alike(part, old, old_form)), None)
         if place is None:
             raise ValueError(
-                f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor, or do not donate it"
+                f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor or do not donate it"
             )
         taken.append(place)
         slots.update({k: x for k, x in enumerate(old, starts[place]) if values[k] is x or x.nbytes >= _WORTH_DONATING})
@@ -306,8 +312,11 @@ def _alike(part: Any, old: list[torch.Tensor], old_form: Any) -> bool:
     return form == old_form and all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(values, old, strict=True))
 
 
-def _own_args(name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> tuple[Any, ...]:
-    """Refuse tensors that were donated before; copy leaves that share memory or are strided, for one layout is one program."""
+def _own_args(name: str, args: tuple[Any, ...], leaves: list[list[Any]], positions: tuple[int, ...]) -> tuple[Any, ...]:
+    """Refuse tensors that were donated before; copy leaves that share memory or are strided, for one layout is one program.
+
+    ``leaves`` are those of each argument, and are kept so.
+    """
     if positions and max(positions) >= len(args):
         raise ValueError(f"{name}: argument {max(positions)} is to be donated, but only {len(args)} were given")
     memory: set[int] = set()
@@ -321,19 +330,22 @@ def _own_args(name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> t
         memory.add(place)
         return False
 
-    owned = []
-    for i, arg in enumerate(args):
-        values = tree.leaves(arg)
+    owned = list(args)
+    for i, values in enumerate(leaves):
         for k, x in enumerate(values):
             if hasattr(x, "_funrl_donated"):
                 raise ValueError(
-                    f"{name}: leaf {tree.paths(arg)[k]} of argument {i} was donated to {x._funrl_donated} before, "
+                    f"{name}: leaf {tree.paths(args[i])[k]} of argument {i} was donated to {x._funrl_donated} before, "
                     "which wrote over it; use what that call returned"
+                )
+            if i in positions and not isinstance(x, torch.Tensor):
+                raise TypeError(
+                    f"{name}: leaf {tree.paths(args[i])[k]} of argument {i}, which is donated, is a {type(x).__name__}; make it a tensor"
                 )
         copies = {id(x) for x in values if strange(x)}
         if copies:
-            arg = tree.map(lambda x, copies=copies: x.clone(memory_format=torch.contiguous_format) if id(x) in copies else x, arg)
-        owned.append(arg)
+            owned[i] = tree.map(lambda x, copies=copies: x.clone(memory_format=torch.contiguous_format) if id(x) in copies else x, args[i])
+            leaves[i] = tree.leaves(owned[i])
     return tuple(owned)
 
 

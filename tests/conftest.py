@@ -1,14 +1,11 @@
 """What all tests share: the thread policy, and small PPO programs that compile once."""
 
 import functools
-import os
 
+import funrl  # isort: skip  (before torch: see funrl/__init__.py)
 import pytest
 import torch
 
-import funrl
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 torch.set_num_threads(1)
 
 # One update of every kind of learner in a second or two once it is compiled.

@@ -37,7 +37,8 @@ class PPOConfig:
         normalize_observation: scale observations by their running moments.
         normalize_reward: divide rewards by the running standard deviation of the discounted return.
         normalize_advantage: mean 0 and standard deviation 1 in each minibatch.
-        uniform_mix: discrete actions only: the share of the uniform distribution in the policy, in [0, 1).
+        uniform_mix: discrete actions only: the share of the uniform distribution in the policy, in [0, 1). Fixed, so that at 0 it
+            costs nothing (Hafner et al., "Mastering Diverse Domains through World Models", 2023, arXiv:2301.04104).
         initial_log_std: continuous actions only: the logarithm of the first standard deviation.
     """
 
@@ -150,7 +151,8 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
     ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo.ppo_loss`. Continuous actions come from a normal
-    distribution whose deviation does not depend on the observation; they are clipped for the environment alone.
+    distribution whose deviation does not depend on the observation; they are clipped for the environment alone (``act``
+    returns the clipped action, and in its extras ``unclipped_action``, to which ``log_prob`` belongs).
 
     Args:
         env: a pure environment.
@@ -159,7 +161,8 @@ def make(env: Env, **options: Any) -> Algorithm:
     Returns:
         An :class:`~funrl.algos.algorithm.Algorithm`; its state is a :class:`PPOState`, and its metrics are
         ``steps``, ``episode_return`` (also ``_min`` and ``_max``), ``episode_length``, ``episodes``, ``policy_loss``, ``value_loss``,
-        ``entropy``, ``approximate_kl``, ``clip_fraction``, ``explained_variance``, ``learning_rate``, ``gradient_norm``.
+        ``entropy``, ``approximate_kl``, ``clip_fraction``, ``explained_variance``, ``learning_rate``, ``gradient_norm`` (the means over
+        minibatches), and ``learned_fraction``, the share of minibatches before ``target_kl`` was exceeded.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -191,7 +194,8 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def act(params: PPOParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, extras = sample(params, key, observation)
-        return _project(env, action), {**extras, "value": network.value(params.network, _normalize(params, observation))}
+        value = network.value(params.network, _normalize(params, observation))
+        return _project(env, action), {**extras, "unclipped_action": action, "value": value}
 
     def greedy(params: PPOParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         observation = _normalize(params, observation)
@@ -270,13 +274,15 @@ def make(env: Env, **options: Any) -> Algorithm:
 
         observation_moments = stats.update(params.observation, samples.observation) if config.normalize_observation else ()
         num_steps = state.num_steps + num_samples
+        # The minibatches up to the one that went beyond target_kl; those after it repeat what it said.
+        looked = torch.cat([torch.ones_like(going[:1]), going[:-1]]).to(reward.dtype)
         metrics = {
             "steps": num_steps,
             **episode_metrics,
-            **tree.map(lambda x: x.mean(), losses),
+            **tree.map(lambda x: (x * looked).sum() / looked.sum(), losses),
             "explained_variance": explained_variance(batch.value, batch.target),
             "learning_rate": learning_rate,
-            "learned": going.to(reward.dtype).mean(),
+            "learned_fraction": going.to(reward.dtype).mean(),
         }
         state = state.replace(
             params=PPOParams(unravel(vector), observation_moments),
@@ -299,7 +305,7 @@ def _adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
 
 
 def _project(env: Env, action: torch.Tensor) -> torch.Tensor:
-    return env.action_space.project(action) if isinstance(env.action_space, Box) else action
+    return env.action_space.project(action) if isinstance(env.action_space, Box) else action + env.action_space.start
 
 
 def _normalize(params: PPOParams, observation: torch.Tensor) -> torch.Tensor:
@@ -346,7 +352,7 @@ def _actor_critic(config: PPOConfig, env: Env) -> _Network:
             observation = trunk.apply(params["trunk"], observation)
         params |= {"policy": policy.init(policy_key, observation), "value": value.init(value_key, observation)}
         if continuous:
-            params["log_std"] = torch.full_like(observation[:1].expand(size), config.initial_log_std)
+            params["log_std"] = observation.new_full((size,), config.initial_log_std)
         return params
 
     def features(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
@@ -379,8 +385,10 @@ def _actor_critic(config: PPOConfig, env: Env) -> _Network:
 
 def _check(config: PPOConfig, env: Env) -> None:
     check_range(config, ("num_envs", "num_steps", "num_epochs", "num_minibatches"), 1)
-    check_range(config, ("learning_rate", "clip", "value_clip", "value_weight", "entropy_weight"), 0)
-    check_range(config, ("anneal_steps", "max_grad_norm", "target_kl"), 0, open_low=True)
+    check_range(config, ("learning_rate", "clip", "value_weight", "entropy_weight"), 0)
+    check_range(config, ("value_clip",), 0, infinite=True)
+    check_range(config, ("anneal_steps", "max_grad_norm", "target_kl"), 0, open_low=True, infinite=True)
+    check_range(config, ("initial_log_std",), -20, 20)
     check_range(config, ("gamma", "lambda_"), 0, 1)
     check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
     num_samples = config.num_envs * config.num_steps
@@ -391,10 +399,12 @@ def _check(config: PPOConfig, env: Env) -> None:
         )
     if config.trunk not in ("separate", "shared"):
         raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
-    if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
-        raise ValueError(f"env: PPO expects observations that are vectors (a Box of shape [D]), got {env.observation_space}")
-    if not isinstance(env.action_space, Box | Discrete):
-        raise ValueError(f"env: PPO expects Discrete or Box actions, got {env.action_space}")
+    space = env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 1 or not space.dtype.is_floating_point:
+        raise ValueError(f"env: PPO expects observations that are vectors (a floating-point Box of shape [D]), got {env.observation_space}")
+    actions = env.action_space
+    if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
+        raise ValueError(f"env: PPO expects Discrete or floating-point Box actions, got {actions}")
     if env.host:
         raise ValueError(f"env: {env.name} runs outside torch and cannot be part of a compiled step; give a pure environment")
     if isinstance(env.action_space, Box) and config.uniform_mix:

@@ -163,7 +163,7 @@ def test_first_pass_has_ratio_one():
         state = algo.init(random.key(0))
         for i in range(2):
             state, metrics = algo.step(random.key(i), state)
-            assert metrics["approximate_kl"] < 1e-10 and metrics["clip_fraction"] == 0 and metrics["learned"] == 1
+            assert metrics["approximate_kl"] < 1e-10 and metrics["clip_fraction"] == 0 and metrics["learned_fraction"] == 1
 
 
 def with_last_action(env):
@@ -218,7 +218,7 @@ def test_target_kl_stops_learning():
         own = state.replace(hparams=algo.init(random.key(0)).hparams)
         results.append(algo.step(random.key(1), own))
     (stopped, metrics), (moved, other) = results
-    assert metrics["learned"] == 0.25 and other["learned"] == 1
+    assert metrics["learned_fraction"] == 0.25 and other["learned_fraction"] == 1
     same((stopped.params, stopped.optimizer), (expected.params, expected.optimizer), rtol=1e-9, atol=1e-9)
     assert (tree.ravel(moved.params.network)[0] - tree.ravel(expected.params.network)[0]).abs().max() > 0.01
 
