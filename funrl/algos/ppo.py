@@ -394,7 +394,7 @@ def _check(config: PPOConfig, env: Env) -> None:
     num_samples = config.num_envs * config.num_steps
     if num_samples % config.num_minibatches:
         raise ValueError(
-            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = {config.num_envs} * {config.num_steps} = {num_samples}; "
+            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = {num_samples}; "
             "choose a divisor"
         )
     if config.trunk not in ("separate", "shared"):
