@@ -1,11 +1,14 @@
 """Trees of tensors: frozen dataclasses that are pytrees, and functions over every leaf.
 
 A *tree* is a tensor, or a dict, list, tuple, NamedTuple or :func:`dataclass` of trees. Every function
-here is pure: it returns a new tree and leaves its arguments as they were.
+here is pure: it returns a new tree and leaves its arguments as they were. Other containers, such as a deque,
+an OrderedDict or what ``torch.max(x, 0)`` returns, are no trees but a TypeError: the registries of optree and
+torch disagree on them. An object of any other class is a leaf.
 """
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
@@ -15,6 +18,7 @@ from optree import GetAttrEntry
 from torch.utils import _pytree as torch_pytree
 
 __all__ = [
+    "check_like",
     "dataclass",
     "describe",
     "flatten",
@@ -96,10 +100,10 @@ def dataclass(cls: type[T]) -> type[T]:
     names = data_names + static_names
 
     def children(node: Any) -> tuple[Any, ...]:
-        return tuple(getattr(node, name) for name in data_names)
+        return tuple([getattr(node, name) for name in data_names])
 
     def context(node: Any) -> tuple[Any, ...]:
-        return tuple(getattr(node, name) for name in static_names)
+        return tuple([getattr(node, name) for name in static_names]) if static_names else ()
 
     def rebuild(context: tuple[Any, ...], children: Any) -> Any:
         return made(**dict(zip(names, (*children, *context), strict=True)))
@@ -137,6 +141,9 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
 
     The leaves of a dict come in the order of their sorted keys, as in optree. ``None`` is a tree without leaves.
 
+    Raises:
+        TypeError: if there is a container that is no tree.
+
     Example:
         >>> values, form = flatten({"b": 2, "a": (0, 1)})
         >>> values
@@ -144,7 +151,8 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
         >>> unflatten(form, [10, 11, 12]) == {"b": 12, "a": (10, 11)}
         True
     """
-    # Written out, because torch.compile cannot trace optree's way with dicts, and torch's own orders them otherwise.
+    # Written out, because torch.compile cannot trace optree's way with dicts, and torch's own orders them otherwise. The walks of
+    # leaves and map say the same again: they run at each step of a compiled program, and are several times as fast without a structure.
     values: list[Any] = []
     return values, _flatten_into(values, tree)
 
@@ -165,8 +173,17 @@ def _flatten_into(values: list[Any], node: Any) -> Any:
         return (kind, kind._fields, tuple([_flatten_into(values, child) for child in node]))
     if node is None:
         return (kind, 0, ())
+    _check_leaf(node)
     values.append(node)
     return _LEAF
+
+
+def _check_leaf(node: Any) -> None:
+    if isinstance(node, (dict, list, tuple, deque)):
+        kind = type(node)
+        name = kind.__name__ if kind.__module__ in ("builtins", "collections") else f"{kind.__module__}.{kind.__name__}"
+        article = "an" if name[0] in "AEIOUaeiou" else "a"
+        raise TypeError(f"tree: {article} {name} is no tree; use dict, list, tuple, NamedTuple or a funrl.tree.dataclass")
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:
@@ -202,13 +219,37 @@ def _unflatten_from(values: Any, form: Any) -> Any:
 def leaves(tree: Any) -> list[Any]:
     """Return the leaves of ``tree`` in the order of :func:`flatten`.
 
+    Raises:
+        TypeError: if there is a container that is no tree.
+
     Example:
         >>> leaves({"b": 2, "a": (0, 1)})
         [0, 1, 2]
     """
-    if torch.compiler.is_dynamo_compiling():
-        return flatten(tree)[0]
-    return optree.tree_leaves(tree)
+    values: list[Any] = []
+    _leaves_into(values, tree)
+    return values
+
+
+def _leaves_into(values: list[Any], node: Any) -> None:
+    kind = type(node)
+    if kind is torch.Tensor:
+        values.append(node)
+    elif kind is dict:
+        for key in sorted(node):
+            _leaves_into(values, node[key])
+    elif kind is tuple or kind is list:
+        for child in node:
+            _leaves_into(values, child)
+    elif hasattr(kind, "_funrl_data"):
+        for name in kind._funrl_data:
+            _leaves_into(values, getattr(node, name))
+    elif isinstance(node, tuple) and hasattr(kind, "_fields"):
+        for child in node:
+            _leaves_into(values, child)
+    elif node is not None:
+        _check_leaf(node)
+        values.append(node)
 
 
 def structure(tree: Any) -> Any:
@@ -257,12 +298,15 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply ``f`` to each leaf of ``tree`` (and the leaves of ``rest`` at the same place).
 
     Raises:
+        TypeError: if there is a container that is no tree.
         ValueError: if a tree of ``rest`` has another structure than ``tree``.
 
     Example:
         >>> map(lambda x, y: x + y, {"a": 1, "b": 2}, {"a": 10, "b": 20})
         {'a': 11, 'b': 22}
     """
+    if not rest:
+        return _map_one(f, tree)
     values, form = flatten(tree)
     columns = [values]
     for position, other in enumerate(rest):
@@ -271,6 +315,27 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
             raise ValueError(_difference(other, tree, f"tree.map: tree number {position + 2}", "the first"))
         columns.append(other_values)
     return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
+
+
+def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
+    kind = type(node)
+    if kind is torch.Tensor:
+        return f(node)
+    if kind is dict:
+        entries = {key: _map_one(f, node[key]) for key in sorted(node)}
+        return {key: entries[key] for key in node}
+    if kind is tuple or kind is list:
+        return kind([_map_one(f, child) for child in node])
+    if hasattr(kind, "_funrl_data"):
+        fields = {name: _map_one(f, getattr(node, name)) for name in kind._funrl_data}
+        fields.update({name: getattr(node, name) for name in kind._funrl_static})
+        return _CLASSES[kind._funrl_id](**fields)
+    if isinstance(node, tuple) and hasattr(kind, "_fields"):
+        return kind(*[_map_one(f, child) for child in node])
+    if node is None:
+        return None
+    _check_leaf(node)
+    return f(node)
 
 
 def stack(trees: Any, dim: int = 0) -> Any:

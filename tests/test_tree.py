@@ -1,3 +1,4 @@
+from collections import OrderedDict, defaultdict, deque
 from typing import NamedTuple
 
 import chex
@@ -83,6 +84,42 @@ def test_leaves_come_in_the_order_of_optree_with_their_paths():
     torch_paths = [torch_pytree.keystr(path) for path, x in torch_pytree.tree_flatten_with_path(value)[0] if x is not None]
     assert sorted(torch_paths) == sorted(PATHS)
     assert optree.tree_paths(value)[2] == ("outer", "first", "x")
+
+
+class Words(dict):
+    """A dict of a class of its own."""
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda x: OrderedDict(a=x), "an OrderedDict"),
+        (lambda x: defaultdict(list, a=x), "a defaultdict"),
+        (lambda x: deque([x]), "a deque"),
+        (lambda x: torch.max(x, 0), "a torch.return_types.max"),
+        (lambda x: Words(a=x), f"a {__name__}.Words"),
+        (lambda x: x.shape, "a torch.Size"),
+    ],
+)
+def test_other_containers_are_no_trees(make, name):
+    value = {"in": [make(torch.ones(2, 2))]}
+    functions = (tree.leaves, tree.flatten, tree.structure, tree.paths, tree.describe, lambda t: tree.map(torch.neg, t))
+    for f in (*functions, lambda t: tree.map(torch.add, t, t)):
+        with pytest.raises(TypeError, match=f"tree: {name} is no tree; use dict, list, tuple, NamedTuple or a funrl.tree.dataclass"):
+            f(value)
+
+
+def test_leaves_and_map_walk_as_flatten_does():
+    value = example()
+    assert all(x is y for x, y in zip(tree.leaves(value), tree.flatten(value)[0], strict=True))
+    parameter = torch.nn.Parameter(torch.ones(2))
+    assert tree.leaves([parameter, "word", 3, torch.float32]) == tree.flatten([parameter, "word", 3, torch.float32])[0]
+    for f in (lambda x: x, torch.neg):
+        same(tree.map(f, value), tree.unflatten(tree.flatten(value)[1], [f(x) for x in tree.leaves(value)]))
+    seen = []
+    again = tree.map(lambda x: seen.append(x) or x, value)
+    assert all(x is y for x, y in zip(seen, tree.leaves(value), strict=True))
+    assert list(again) == list(value) and list(again["outer"].second) == ["b", "a"]
 
 
 def test_unflatten_inverts_flatten():
