@@ -153,12 +153,14 @@ def denormalize(state: Moments, x: Any, *, eps: float | torch.Tensor = 1e-8) -> 
 
 def _leading(what: str, state: Moments, x: Any) -> torch.Size:
     """Return the leading dimensions that the leaves of ``x`` share, after a check that the rest fits the state."""
-    values, form = tree.flatten(x)
-    means, expected = tree.flatten(state.mean)
-    if form != expected:
-        raise ValueError(f"{what}: expected the structure of the state, {expected}, got {form}; give a tree like the example")
+    if tree.structure(x) != tree.structure(state.mean):
+        expected, got = (", ".join(tree.paths(t)) or "none" for t in (state.mean, x))
+        kinds = "" if expected != got else ", in nodes of other types or with other static fields"
+        raise ValueError(
+            f"{what}: expected the structure of the state, with the leaves {expected}; got {got}{kinds}; give a tree like the example"
+        )
     leading = None
-    for path, value, mean in zip(tree.paths(x), values, means, strict=True):
+    for path, value, mean in zip(tree.paths(x), tree.leaves(x), tree.leaves(state.mean), strict=True):
         split = value.ndim - mean.ndim
         if split < 0 or value.shape[split:] != mean.shape or value.dtype != mean.dtype:
             raise ValueError(

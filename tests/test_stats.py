@@ -81,6 +81,16 @@ def test_trees():
         assert torch.equal(stats.denormalize(state, batch)[name], stats.denormalize(alone, batch[name]))
 
 
+def test_the_order_of_dict_entries_does_not_count():
+    batch = {"a": random.normal(random.key(0), (4, 2)), "b": random.normal(random.key(1), (4,))}
+    state = stats.moments({"b": torch.zeros(()), "a": torch.zeros(2)})
+    after, expected = stats.update(state, batch), stats.update(stats.moments(tree.index(batch, 0)), batch)
+    for name in batch:
+        assert torch.equal(after.mean[name], expected.mean[name]) and torch.equal(after.var[name], expected.var[name])
+        assert torch.equal(stats.normalize(after, batch)[name], stats.normalize(expected, batch)[name])
+        torch.testing.assert_close(stats.denormalize(after, stats.normalize(after, batch))[name], batch[name])
+
+
 def step(state, batch):
     state = stats.update(state, batch)
     return state, stats.normalize(state, batch)
@@ -112,7 +122,17 @@ STATE = stats.moments({"a": torch.zeros(3), "b": torch.zeros(())})
     [
         (lambda: stats.moments(torch.zeros(3, dtype=torch.uint8)), TypeError, "got torch.uint8 at .the whole tree."),
         (lambda: stats.moments({}), ValueError, "at least one leaf"),
-        (lambda: stats.update(STATE, {"a": torch.zeros(3)}), ValueError, "expected the structure of the state"),
+        (
+            lambda: stats.update(STATE, {"a": torch.zeros(3)}),
+            ValueError,
+            r"update: batch: expected the structure of the state, with the leaves \['a'\], \['b'\]; got \['a'\]; give a tree like",
+        ),
+        (lambda: stats.update(STATE, {}), ValueError, r"got none; give"),
+        (
+            lambda: stats.normalize(stats.moments([torch.zeros(3)]), (torch.zeros(3),)),
+            ValueError,
+            r"leaves \[0\]; got \[0\], in nodes of other types or with other static fields; give",
+        ),
         (
             lambda: stats.update(STATE, sample(5, width=4)),
             ValueError,
