@@ -73,7 +73,7 @@ class Env(NamedTuple):
         action_space: a space of :mod:`funrl.spaces`.
         default_params: the physical constants as a tree of tensors; their dtype and device are those of the episode.
         max_episode_steps: the default time limit, in steps.
-        render: ``render(state, env_params) -> uint8 [H, W, 3]``.
+        render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None: there are no pictures of it.
         host: whether ``step`` runs outside torch, and so cannot be vmapped or compiled.
     """
 
@@ -84,7 +84,7 @@ class Env(NamedTuple):
     action_space: Any
     default_params: Any
     max_episode_steps: int
-    render: Callable[..., Any]
+    render: Callable[..., Any] | None
     host: bool = False
 
 
@@ -156,12 +156,13 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
     * state and timestep keep their structure, shapes and dtypes from ``reset`` on;
     * the same keys and actions give the same states and timesteps again;
     * no argument is modified;
-    * ``render`` gives uint8 [H, W, 3];
+    * ``render``, where it is not None, gives uint8 [H, W, 3];
 
     and for an environment that does not run on the host also that
 
     * the floating-point numbers follow the dtype of ``env_params``;
-    * ``torch.func.vmap`` over three copies, each with its own params, agrees with a loop.
+    * ``torch.func.vmap`` over three copies, each with its own params (the floating-point ones times 1, 1.01 and 1.02), agrees with
+      a loop.
 
     Args:
         env: the environment.
@@ -292,7 +293,8 @@ def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> Non
 def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
     """Raise unless reset and step agree under vmap with a loop; ``keys`` is [3, B]."""
     copies = keys.shape[1]
-    env_params = [env.default_params] * copies
+    scales = [1 + 0.01 * i for i in range(copies)]
+    env_params = [tree.map(lambda x, scale=scale: x * scale if x.is_floating_point() else x, env.default_params) for scale in scales]
     actions = [env.action_space.sample(k) for k in keys[0].unbind(0)]
     starts = [env.reset(k, p) for k, p in zip(keys[1].unbind(0), env_params, strict=True)]
     ends = [env.step(k, start[0], a, p) for k, start, a, p in zip(keys[2].unbind(0), starts, actions, env_params, strict=True)]

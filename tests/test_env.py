@@ -161,6 +161,15 @@ def test_a_step_that_differs_under_vmap_is_named():
         check_env(BALL._replace(step=bad), KEY)
 
 
+def test_params_that_vmap_would_mix_up_are_named():
+    def bad(key, state, action, env_params):
+        inside = torch._C._functorch.is_batchedtensor(state.height)
+        return step(key, state, action, BALL.default_params if inside else env_params)
+
+    with pytest.raises(ValueError, match="step: under vmap it gives another result than in a loop"):
+        check_env(BALL._replace(step=bad), KEY)
+
+
 def test_numbers_that_ignore_the_dtype_of_the_params_are_named():
     def bad(key, env_params):
         return reset(key, tree.to(env_params, torch.float32))
