@@ -490,13 +490,16 @@ def shuffle(key: torch.Tensor, x: torch.Tensor, axis: int = 0) -> torch.Tensor:
         A tensor like ``x``.
 
     Raises:
-        TypeError, ValueError: if ``key`` is not one key, or ``x`` is a tensor without dims.
+        TypeError: if ``key`` is not a key, or ``x`` is not a tensor.
+        ValueError: if ``key`` has dims, or ``x`` has none.
 
     Example:
         >>> shuffle(key(0), torch.tensor([[1, 2, 3], [4, 5, 6]]), axis=1)
         tensor([[2, 1, 3],
                 [5, 4, 6]])
     """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"random.shuffle: expected x to be a tensor, got {type(x).__name__}; give torch.as_tensor(x)")
     if x.ndim == 0:
         raise ValueError(
             "random.shuffle: expected x to have at least one dim, got shape []; for the numbers 0 to n - 1 give permutation an int"

@@ -600,6 +600,7 @@ ERRORS = [
     (ValueError, "permutation: expected sizes >= 0, got ", lambda: random.permutation(K, -1)),
     (TypeError, "permutation: expected a size or shape of integers", lambda: random.permutation(K, 2.5)),
     (ValueError, "shuffle: expected x to have at least one dim", lambda: random.permutation(K, torch.tensor(3))),
+    (TypeError, "shuffle: expected x to be a tensor, got list; give torch.as_tensor", lambda: random.shuffle(K, [1, 2, 3])),
     (ValueError, "choice: expected sizes >= 0, got -3", lambda: random.choice(K, -3)),
     (ValueError, "choice: expected a to hold at least one element, got 0", lambda: random.choice(K, 0)),
     (ValueError, r"choice: expected a to hold at least one element, got shape \[0, 2\]", lambda: random.choice(K, torch.zeros(0, 2))),
