@@ -1,0 +1,36 @@
+"""The README does what it says: its program runs, and is as short as it promises."""
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+import funrl
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_program_runs(monkeypatch, capsys):
+    (program,) = blocks("python")
+    assert program.count("range(60)") == 1
+    monkeypatch.setattr(funrl, "compile", functools.partial(funrl.compile, backend="aot_eager"))
+    names = {"__name__": "readme"}
+    exec(compile(program.replace("range(60)", "range(2)"), "README.md", "exec"), names)
+    assert names["metrics"]["episode_return"].shape == (8,)
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"tensor\(\[[^\[\]]*\]\)", printed.strip()) and printed.count(",") == 7
+    assert names["states"].num_steps.tolist() == [2 * names["algo"].steps_per_update] * 8
+
+
+def test_its_program_is_short_and_its_commands_are_two():
+    assert [len(program.splitlines()) <= 15 for program in blocks("python")] == [True]
+    assert blocks("bash") == [
+        'pip install -e ".[plot]" && python -m funrl train ppo --env CartPole-v1\n',
+        'pip install -e ".[test]" && pytest\n',
+    ]
