@@ -21,6 +21,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((64, 128, 1), (4, 128, 1), (16, 128, 8))
+# Two threads gain where the work is one large batch, and lose elsewhere: see funrl.compile.
+THREADS = {(64, 128, 1): 2}
 PEERS = {"sb3": ((64, 1), (4, 1)), "torchrl": ((64, 1), (4, 1)), "torchrl_serial": ((64, 1),), "rejax": ((64, 1), (4, 1), (16, 8))}
 # (peer, environments, agents): the least ratio of our throughput to theirs.
 TARGETS = {
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable, help="the interpreter that runs the other libraries")
     parser.add_argument("--seconds", type=float, default=4.0, help="the least time of a sample")
     parser.add_argument("--rounds", type=int, default=3, help="how often the libraries take turns")
+    parser.add_argument("--sizes", type=int, nargs="+", choices=range(len(SIZES)), default=range(len(SIZES)), help="which of SIZES")
     parser.add_argument("--measure", choices=("throughput", "first", "run"), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, nargs=3, default=SIZES[0], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -64,7 +67,8 @@ def program(num_envs: int, num_steps: int, num_agents: int) -> tuple[Any, Any, A
     )
     key = funrl.random.key(0)
     if num_agents == 1:
-        return funrl.compile(algo.step, donate=1), algo.init(key), lambda i: funrl.random.fold_in(key, i)
+        threads = THREADS.get((num_envs, num_steps, num_agents), 1)
+        return funrl.compile(algo.step, donate=1, threads=threads), algo.init(key), lambda i: funrl.random.fold_in(key, i)
     keys = funrl.random.split(key, num_agents)
     step = funrl.compile(torch.func.vmap(algo.step), donate=1)
     return step, torch.func.vmap(algo.init)(keys), lambda i: torch.func.vmap(lambda k: funrl.random.fold_in(k, i))(keys)
@@ -140,7 +144,7 @@ def report(arguments: argparse.Namespace) -> None:
     samples: dict[str, list[float]] = {}
     versions: dict[str, str] = {}
     for turn in range(arguments.rounds):
-        for size in SIZES:
+        for size in (SIZES[i] for i in arguments.sizes):
             place = f"{size[0]}x{size[2]}"
             _say(f"round {turn + 1}: {size[0]} environments, {size[2]} agents: funrl")
             samples.setdefault(f"funrl/{place}", []).extend(ours("throughput", size, arguments.seconds)["samples"])
@@ -150,6 +154,11 @@ def report(arguments: argparse.Namespace) -> None:
                     result = theirs(arguments.peers, peer, size, arguments.seconds)
                     samples.setdefault(f"{peer}/{place}", []).extend(result["samples"])
                     versions[peer] = result["version"]
+    path = RESULTS / "ppo.json"
+    if path.exists():  # sizes that were not measured now keep what was measured before
+        before = json.loads(path.read_text())
+        samples = {**before["samples"], **samples}
+        versions = {**{name: before["versions"][name] for name in PEERS if name in before["versions"]}, **versions}
     medians = {name: statistics.median(values) for name, values in samples.items()}
     with tempfile.TemporaryDirectory() as cache:
         _say("first call, nothing cached")
@@ -170,7 +179,7 @@ def report(arguments: argparse.Namespace) -> None:
         "run_of_500000_steps": {"quiet": quiet, "busy": busy},
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "ppo.json").write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
     text = _table(record)
     (RESULTS / "ppo.md").write_text(text)
     print(text)
