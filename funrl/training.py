@@ -43,8 +43,6 @@ PRESETS: dict[tuple[str, str], Preset] = {
         2_000_000,
         {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0, "anneal_steps": 2e6},
     ),
-    ("ppo", "MountainCar-v0"): Preset(1_000_000, {}),
-    ("ppo", "MountainCarContinuous-v0"): Preset(1_000_000, {}),
 }
 
 
@@ -142,7 +140,8 @@ def train(
         num_agents: K >= 1. With one, no leaf of the state has a dimension for agents.
         out: the folder of the run; it is made. ``None``: nothing is written.
         resume: go on with the run in ``out`` from its last checkpoint. Its configuration has to be the same, but
-            ``total_steps`` may be greater. A run that has all its steps is only evaluated.
+            ``total_steps`` may be greater, though not beyond ``anneal_steps``, where the algorithm has them: nothing is learned
+            there. A run that has all its steps is only evaluated, and one that has no checkpoint yet begins anew.
         evaluate_episodes: how many episodes each agent plays at the end, without exploration; 0: none.
         checkpoint_every: seconds between two checkpoints, at least 0. There is one after the first update and one at the end too.
         progress: whether to show on stderr when the step is compiling, and then a progress bar.
@@ -154,7 +153,7 @@ def train(
 
     Raises:
         RunError: a ValueError: if an argument is out of its range, or ``out`` cannot be written, holds another run
-            or, with ``resume``, none or one that was configured otherwise. Nothing has been written then.
+            or, with ``resume``, none, one that was configured otherwise, or one that lost its checkpoint. Nothing has been written then.
         funrl.checkpoint.CheckpointError: if the checkpoint to resume from is damaged or not of this run. Nothing has been written.
         KeyboardInterrupt: after Ctrl-C.
         Diverged: if a loss or a parameter is not finite. The last checkpoint stays.
@@ -180,6 +179,8 @@ def train(
             if folder.checkpoint.exists():
                 state, meta = _load(folder, state)
                 done, past, past_compile = meta["update"], meta["seconds"], meta["compile_seconds"]
+            else:
+                _check_no_checkpoint_is_lost(folder)
         else:
             folder.check_free()
         folder.check_writable()
@@ -194,6 +195,8 @@ def train(
     num_updates = total_steps // algo.steps_per_update
     log = _Log(algo, folder, num_agents, done, progress)
     metrics: dict[str, torch.Tensor] = {}
+    if resume and not done:
+        log.say("no checkpoint yet: beginning anew")
     if done >= num_updates:
         log.say(f"the run in {folder} is finished: it has {done * algo.steps_per_update:,} steps already; ask for more steps to go on")
     else:
@@ -231,9 +234,9 @@ def train(
         log.close()
 
     total = seconds()
+    evaluation = evaluate_agents(algo, state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
     if folder is not None and folder.metrics.exists():
         _draw(folder, algo, log)
-    evaluation = evaluate_agents(algo, state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
     updates = max(done, num_updates)
     return Result(state, metrics, evaluation, updates, updates * algo.steps_per_update, total, past_compile + compiling)
 
@@ -486,16 +489,34 @@ def _over_agents(f: Any, num_agents: int, in_dims: Any = 0) -> Any:
 
 def _load(folder: Folder, like: Any) -> tuple[Any, dict[str, Any]]:
     state, meta = checkpoint.load(folder.checkpoint, like)
-    for name in ("update", "seconds", "compile_seconds"):
-        if name not in meta:
-            raise checkpoint.CheckpointError(
-                f"{folder.checkpoint}: it does not say its {name}, so it is not of a run; restore it or start anew"
-            )
+    for name, kind in (("update", int), ("seconds", float), ("compile_seconds", float)):
+        fault = None
+        if not isinstance(meta, dict) or name not in meta:
+            fault = f"it does not say its {name}"
+        elif type(meta[name]) not in (int, kind) or not 0 <= meta[name] < math.inf:
+            fault = f"its {name} is {meta[name]!r}"
+        if fault:
+            raise checkpoint.CheckpointError(f"{folder.checkpoint}: {fault}, so it is not of a run; restore it or start anew")
     return state, meta
 
 
+def _check_no_checkpoint_is_lost(folder: Folder) -> None:
+    """Raise a RunError if there are metrics of more than the one update that precedes the first checkpoint."""
+    try:
+        count = int(max(record.read_metrics(folder.metrics).get("update", ()), default=0))
+    except FileNotFoundError:
+        return
+    except (ValueError, OverflowError, OSError) as error:
+        raise RunError(f"{folder.checkpoint}: missing, and {folder.metrics.name} cannot be read: {error}; restore them") from None
+    if count > 1:
+        raise RunError(
+            f"{folder.checkpoint}: missing, although {folder.metrics.name} has {count:,} updates; restore it, or train in another folder"
+        )
+
+
 def _draw(folder: Folder, algo: Algorithm, log: _Log) -> None:
+    """Draw the learning curve, or say why there is none; the run is worth more than its picture."""
     try:
         record.learning_curve(record.read_metrics(folder.metrics), folder.curve, title=f"{algo.name} on {algo.env.name}")
-    except ModuleNotFoundError as error:
-        log.say(f"no {folder.curve.name}: {error}")
+    except (ImportError, ValueError, OSError) as error:
+        log.say(f"no {folder.curve.name}: {' '.join(str(error).split())}")

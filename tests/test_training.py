@@ -148,11 +148,31 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypat
     assert record.read_metrics(tmp_path / "metrics.csv")["update"].tolist() == list(range(1, 10))
 
 
-def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
-    whole = train(30, out=tmp_path)
+@pytest.mark.parametrize("rows", [None, 0, 1])
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path, capsys, rows):
+    whole = train(30, out=tmp_path, num_agents=2)
     shutil.rmtree(tmp_path / "checkpoint")
-    equal(train(30, out=tmp_path, resume=True).state, whole.state)
-    assert record.read_metrics(tmp_path / "metrics.csv")["update"].tolist() == [1, 2, 3]
+    path = tmp_path / "metrics.csv"
+    if rows is None:
+        path.unlink()
+    else:
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: 1 + 2 * rows]))
+    equal(train(30, out=tmp_path, num_agents=2, resume=True, progress=True).state, whole.state)
+    assert capsys.readouterr().err.startswith("no checkpoint yet: beginning anew\n")
+    assert record.read_metrics(path)["update"].tolist() == [1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("damage", ["", "nonsense\n"])
+def test_a_lost_checkpoint_is_refused_and_nothing_is_overwritten(tmp_path, damage):
+    train(30, out=tmp_path)
+    shutil.rmtree(tmp_path / "checkpoint")
+    with open(tmp_path / "metrics.csv", "a") as file:
+        file.write(damage)
+    before = contents(tmp_path)
+    reason = "and metrics.csv cannot be read" if damage else "although metrics.csv has 3 updates; restore it, or train in another folder"
+    with pytest.raises(RunError, match=f"{tmp_path / 'checkpoint' / 'state'}: missing, {reason}"):
+        train(50, out=tmp_path, resume=True)
+    assert contents(tmp_path) == before
 
 
 def test_a_finished_run_is_only_evaluated(tmp_path, capsys):
@@ -200,6 +220,15 @@ def test_a_bad_checkpoint_is_refused_and_nothing_is_overwritten(tmp_path, damage
     with pytest.raises(CheckpointError, match=f"^{path}: .*{reason}"):
         train(80, out=tmp_path, resume=True)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("change", [{"update": "1"}, {"update": 1.5}, {"update": -1}, {"seconds": None}, {"compile_seconds": [0.0]}])
+def test_a_checkpoint_with_notes_of_another_type(tmp_path, change):
+    train(20, out=tmp_path)
+    path = tmp_path / "checkpoint" / "state"
+    checkpoint.save(path, algorithm().init(KEY), {"update": 1, "seconds": 0, "compile_seconds": 0.5, **change})
+    with pytest.raises(CheckpointError, match=f"^{path}: its {next(iter(change))} is "):
+        train(80, out=tmp_path, resume=True)
 
 
 def test_a_loss_that_is_nan_stops_the_run(tmp_path):
@@ -318,6 +347,17 @@ def test_without_matplotlib(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     train(20, out=tmp_path, progress=True)
     assert 'pip install "funrl[plot]"' in capsys.readouterr().err and not (tmp_path / "learning_curve.png").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("no\ncolumn"), OSError(28, "no\ncolumn")])
+def test_a_picture_that_fails_costs_no_evaluation(tmp_path, capsys, monkeypatch, error):
+    def learning_curve(*args, **options):
+        raise error
+
+    monkeypatch.setattr(record, "learning_curve", learning_curve)
+    assert train(20, out=tmp_path, progress=True, evaluate_episodes=2).evaluation.episode_return.shape == (2,)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("no learning_curve.png: ") and line.endswith("no column")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,12 @@ class Folder:
                 f"{self}: cannot resume: the run there is to have {old['total_steps']:,} steps, not {config['total_steps']:,}; "
                 "ask for at least as many"
             )
+        anneal_steps = config["options"].get("anneal_steps", math.inf)
+        if config["total_steps"] > max(old["total_steps"], float(anneal_steps)):
+            raise RunError(
+                f"{self}: cannot resume: the learning rate falls to 0 at {anneal_steps:,.0f} steps (anneal_steps), so further steps would "
+                f"learn nothing; start a new run with --total-steps {config['total_steps']}"
+            )
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write ``config.json``, all of it or nothing."""
@@ -157,7 +163,7 @@ def read_config(out: str | os.PathLike) -> dict[str, Any]:
         if config["format"] != _FORMAT:
             raise RunError(f"{path}: expected format {_FORMAT}, got {config['format']!r}; use the funrl that wrote it")
         kinds = {"algorithm": str, "env": str, "num_agents": int, "key": int, "total_steps": int, "options": dict}
-        if not all(isinstance(config[name], kind) for name, kind in kinds.items()):
+        if not all(type(config[name]) is kind for name, kind in kinds.items()) or config["num_agents"] < 1 or config["total_steps"] < 1:
             raise TypeError
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{out}: there is no run here (no {path.name}); give the folder that a run was written to") from None
@@ -191,19 +197,22 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
     """Return the options in a ``config.json`` as its algorithm takes them.
 
     Raises:
-        ValueError: if there is no such algorithm.
+        ValueError: if there is no such algorithm, or a string stands where its default is a number.
 
     Example:
         >>> options_of({"algorithm": "ppo", "options": {"target_kl": "inf"}})
         {'target_kl': inf}
     """
     defaults = algos.defaults(config["algorithm"])
-    return {name: _from_json(value, defaults.get(name)) for name, value in config["options"].items()}
+    return {name: _from_json(name, value, defaults.get(name)) for name, value in config["options"].items()}
 
 
 def _to_json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _from_json(value: Any, default: Any) -> Any:
-    return float(value) if isinstance(default, float) and isinstance(value, str) else value
+def _from_json(name: str, value: Any, default: Any) -> Any:
+    try:
+        return float(value) if isinstance(default, float) and isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"{name}: expected a number, got {value!r}") from None

@@ -15,6 +15,7 @@ class DrifterConfig:
     bad_params_at: int = -1  # the update that leaves infinite parameters
     shape: tuple = (2, 2)
     limit: float = float("inf")
+    anneal_steps: float = float("inf")  # it does nothing
     kind: str = "plain"
     noisy: bool = True
 
