@@ -1,7 +1,6 @@
 """Training from the command line: ``python -m funrl train``, ``evaluate`` and ``envs``."""
 
 import argparse
-import difflib
 import re
 import sys
 from pathlib import Path
@@ -40,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         ...
         0
     """
+    args = argparse.Namespace(command=None)
     try:
         args = _parser().parse_args(argv)
         args.command(args)
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     except (training.Diverged, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; what a checkpoint holds is kept, go on from there with --resume", 130)
+        kept = "; what a checkpoint holds is kept, go on from there with --resume" if args.command is _train else ""
+        return _fail(f"interrupted{kept}", 130)
 
 
 def _fail(error: Any, code: int) -> int:
@@ -92,16 +93,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> None:
-    defaults = _asked(lambda: algos.defaults(args.algorithm), f"there is no algorithm {args.algorithm!r}", args.algorithm, algos.names())
-    env = _asked(lambda: envs.make(args.env), f"there is no environment {args.env!r}", args.env, envs.names())
-    given = dict(_option(text, args.algorithm, defaults) for text in args.set)
+    try:
+        defaults, env = algos.defaults(args.algorithm), envs.make(args.env)
+    except ValueError as error:
+        raise _UsageError(str(error)) from None
+    given = dict(_option(text, defaults) for text in args.set)
     out = _default_out(args) if args.out is None else Path(args.out)
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
     if args.resume:
         # What was not given is as it was; what was given is compared by train.
         old = record.read_config(out)
-        before = {} if (old["algorithm"], old["env"]) != (args.algorithm, args.env) else record.options_of(old)
-        options = {**before, **given}
+        options = {**_options_before(args, out, old), **given}
         seed = old.get("seed") if seed is None else seed
         num_agents = old["num_agents"] if num_agents is None else num_agents
         total_steps = old["total_steps"] if total_steps is None else total_steps
@@ -185,27 +187,24 @@ def _whole(text: str) -> int:
     return int(value)
 
 
-def _asked(find: Any, complaint: str, name: str, known: list[str]) -> Any:
-    """Return ``find()``; a ValueError becomes the complaint with the nearest names."""
+def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the run in ``out``; none where it is of another algorithm or environment, which train refuses."""
+    if (config["algorithm"], config["env"]) != (args.algorithm, args.env):
+        return {}
     try:
-        return find()
-    except ValueError:
-        raise _UsageError(f"{complaint}; {_nearest(name, known)}") from None
+        record.rebuild(config)
+        return record.options_of(config)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{record.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    lower = {k.lower(): k for k in known}
-    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
-
-
-def _option(text: str, algorithm: str, defaults: dict[str, Any]) -> tuple[str, Any]:
-    """Return name and value of ``name=value``; the value has the type of the default."""
+def _option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:
+    """Return name and value of ``name=value``; the value has the type of the default, and stays text where there is none."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
         raise _UsageError(f"--set {text}: expected NAME=VALUE, such as learning_rate=3e-4")
     if name not in defaults:
-        raise _UsageError(f"--set {text}: {algorithm} has no option {name!r}; {_nearest(name, list(defaults))}")
+        return name, value  # algos.make refuses it, and knows the nearest names
     default = defaults[name]
     kinds = {
         bool: "true or false",

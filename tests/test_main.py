@@ -149,10 +149,10 @@ CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
         ((), "the following arguments are required"),
         (("tarin",), "invalid choice: 'tarin'"),
         (("train", "ppo"), "the following arguments are required: --env"),
-        (("train", "ppo", "--env", "cartpole-v0"), "there is no environment 'cartpole-v0'; did you mean CartPole-v1"),
-        (("train", "ppo", "--env", "Go"), "there is no environment 'Go'; choose one of CartPole-v1"),
-        (("train", "pop", "--env", "CartPole-v1"), "there is no algorithm 'pop'; did you mean ppo?"),
-        ((*CARTPOLE, "--set", "learnin_rate=1"), "ppo has no option 'learnin_rate'; did you mean learning_rate"),
+        (("train", "ppo", "--env", "cartpole-v0"), "no environment is called 'cartpole-v0'; did you mean CartPole-v1"),
+        (("train", "ppo", "--env", "Go"), "no environment is called 'Go'; choose one of CartPole-v1"),
+        (("train", "pop", "--env", "CartPole-v1"), "no algorithm is called 'pop'; did you mean ppo?"),
+        ((*CARTPOLE, "--set", "learnin_rate=1"), "unknown option 'learnin_rate': did you mean learning_rate"),
         ((*CARTPOLE, "--set", "learning_rate"), "expected NAME=VALUE, such as learning_rate=3e-4"),
         ((*CARTPOLE, "--set", "learning_rate=fast"), "expected a number (inf too), got 'fast'"),
         ((*CARTPOLE, "--set", "num_envs=2.5"), "expected a whole number, got '2.5'"),
@@ -166,7 +166,7 @@ CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
         ((*CARTPOLE, "--set", "trunk=split"), "trunk: expected 'separate' or 'shared', got 'split'"),
         ((*CARTPOLE, "--set", "activation=sine"), "activation"),
         (("train", "ppo", "--env", "Pendulum-v1", "--set", "uniform_mix=0.1"), "uniform_mix: is for discrete actions, but Pendulum-v1"),
-        (("train", "ppo", "--env", "CartPole-v1", "--total-steps", "100"), "total_steps: one update takes 8,192 steps, got 100"),
+        (("train", "ppo", "--env", "CartPole-v1", "--total-steps", "100"), "total_steps: one update takes 1,024 steps, got 100"),
         (
             ("train", "ppo", "--env", "CartPole-v1", "--total-steps", "many"),
             "argument --total-steps: expected a whole number such as 500000 or 5e5, got 'many'",
@@ -215,6 +215,51 @@ def test_interrupted(run, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", interrupted)
     code, out, err = run(*DRIFT, "--out", "r")
     assert code == 130 and out == [] and err[-1].startswith("funrl: interrupted; ") and "Traceback" not in "".join(err)
+
+
+def test_an_interrupted_evaluation_has_nothing_to_resume(run, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "load_run", interrupted)
+    assert run("evaluate", "r") == (130, [], ["funrl: interrupted"])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"options": {"rate": "abc"}}, "cannot make the algorithm again: rate: expected a number, got 'abc'"),
+        ({"options": {"rate": []}}, "cannot make the algorithm again: rate: expected float"),
+        ({"options": {"speed": 1}}, "cannot make the algorithm again: unknown option 'speed'"),
+        ({"num_agents": 0}, "it is damaged"),
+        ({"total_steps": True}, "it is damaged"),
+        ({"seed": "abc"}, "seed"),
+    ],
+)
+def test_a_damaged_configuration_is_not_resumed(run, tmp_path, change, complaint):
+    assert run(*DRIFT, "--out", "r")[0] == 0
+    path = tmp_path / "r" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    before = contents(tmp_path)
+    code, out, err = run("train", "drifter", "--env", "CartPole-v1", "--out", "r", "--resume")
+    assert code == 2 and out == [] and len(err) == 1 and complaint in err[0] and contents(tmp_path) == before
+
+
+def test_an_annealed_run_is_not_extended(run, tmp_path):
+    assert run(*DRIFT, "--out", "r", "--set", "anneal_steps=50")[0] == 0
+    before = contents(tmp_path)
+    again = ("train", "drifter", "--env", "CartPole-v1", "--out", "r", "--resume")
+    code, out, err = run(*again, "--total-steps", 100)
+    assert code == 2 and out == [] and contents(tmp_path) == before
+    assert err == [
+        "funrl: r: cannot resume: the learning rate falls to 0 at 50 steps (anneal_steps), so further steps would learn nothing; "
+        "start a new run with --total-steps 100"
+    ]
+    assert run(*again)[0] == 0
+    assert run(*DRIFT, "--out", "s", "--set", "anneal_steps=70")[0] == 0
+    assert run("train", "drifter", "--env", "CartPole-v1", "--out", "s", "--resume", "--total-steps", 70)[0] == 0
+    assert run(*DRIFT, "--out", "t", "--set", "anneal_steps=20")[0] == 0  # as it was asked for, to its end
+    assert run("train", "drifter", "--env", "CartPole-v1", "--out", "t", "--resume")[0] == 0
 
 
 def test_a_full_disk(run, monkeypatch):
