@@ -6,6 +6,7 @@ This is the only file that touches private parts of torch. What it stands on, an
 import ast
 import functools
 import inspect
+import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from torch._C import _functorch as functorch
 from torch._functorch.vmap import restore_vmap, unwrap_batched, wrap_batched
 from torch._higher_order_ops.scan import scan as scan_operator
 from torch._higher_order_ops.scan import scan_op
+from torch._inductor import cpp_builder
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from funrl import tree
@@ -25,8 +27,24 @@ __all__ = ["compile", "scan"]
 # vmap(scan) slices with an operator that vmap only emulates, but for the sake of shapes alone.
 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
 
+def _wrapping(optimization_flags: Callable) -> Callable:
+    """Let integers wrap in generated C++ as they do in torch.
+
+    Overflow of signed integers is undefined in C++, and g++ makes use of that: without the flag, keys and random bits that
+    are drawn in one kernel are not those that are drawn eagerly.
+    """
+
+    def flags(*args: Any, **kwargs: Any) -> tuple[list[str], list[str]]:
+        compiler, linker = optimization_flags(*args, **kwargs)
+        return [*compiler, *([] if sys.platform == "win32" else ["fwrapv"])], linker
+
+    return flags
+
+
+cpp_builder._get_optimization_cflags = _wrapping(cpp_builder._get_optimization_cflags)
+
 # Caches on disk are keyed by this: change it when _scan_batch_rule changes what it computes.
-_SCAN_RULE = "funrl-1"
+_SCAN_RULE = "funrl-2"
 
 # Bytes from which a donated tensor is written in place. Below, a new tensor costs less than the copy.
 _WORTH_DONATING = 1 << 16
@@ -371,7 +389,7 @@ class _Rewrite(CustomGraphPass):
         _part_addmm(graph)
 
     def uuid(self) -> str:
-        return "funrl-rewrite-3"
+        return "funrl-rewrite-4"
 
 
 def _copy_results_of_loops(graph: torch.fx.Graph) -> None:
