@@ -394,8 +394,8 @@ def _check(config: PPOConfig, env: Env) -> None:
     num_samples = config.num_envs * config.num_steps
     if num_samples % config.num_minibatches:
         raise ValueError(
-            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = {num_samples}; "
-            "choose a divisor"
+            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
+            f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
         )
     if config.trunk not in ("separate", "shared"):
         raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")

@@ -312,7 +312,7 @@ def test_environment_errors():
     image = Box(torch.zeros(3, 3), torch.ones(3, 3))
     for changes, message in (
         (dict(observation_space=image), "observations that are vectors"),
-        (dict(action_space=Binary((2,))), "Discrete or Box actions"),
+        (dict(action_space=Binary((2,))), "Discrete or floating-point Box actions"),
         (dict(host=True), "CartPole-v1 runs outside torch"),
     ):
         with pytest.raises(ValueError, match=message):
