@@ -1,0 +1,71 @@
+"""The code that inductor generates, which the other tests replace by ``aot_eager``: whole updates of vmapped agents, and tanh."""
+
+import math
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.func import vmap
+
+import funrl
+from funrl import random, tree
+
+AGENTS, UPDATES = 8, 3
+SIZES = dict(num_envs=4, num_steps=16, num_cells=(16,), num_minibatches=2, num_epochs=2)
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+# Where an action falls on the edge between two, the last bit of a logit decides: other seeds may need another look.
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "seed"), [("CartPole-v1", 0), ("Pendulum-v1", 1)])
+def test_eight_agents_in_one_generated_program_are_eight_single_runs(name, seed):
+    torch._dynamo.reset()
+    algo = funrl.algos.ppo.make(funrl.envs.make(name), **SIZES)
+    step = funrl.compile(vmap(algo.step), donate=1)
+    start, *keys = random.split(random.key(seed), (1 + UPDATES, AGENTS)).unbind(0)
+    singles = [algo.init(k) for k in start.unbind(0)]
+    states = vmap(algo.init)(start)
+    graphs = []
+    for key in keys:
+        results = [algo.step(k, state) for k, state in zip(key.unbind(0), singles, strict=True)]
+        singles = [state for state, _ in results]
+        states, metrics = step(key, states)
+        graphs.append(counters["stats"]["unique_graphs"])
+        expected, expected_metrics = tree.stack(results)
+        for field in ("params", "optimizer", "episodes", "num_steps"):
+            same(getattr(states, field), getattr(expected, field), rtol=1e-4, atol=1e-5)
+        same(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
+    assert graphs == [graphs[0]] * UPDATES, "a later call compiled again"
+    assert all((states.num_steps == UPDATES * algo.steps_per_update).tolist())
+    # No two agents are one: they draw, and learn, by themselves.
+    weights = vmap(lambda network: tree.ravel(network)[0])(states.params.network)
+    assert len(weights.unique(dim=0)) == AGENTS
+
+
+def test_generated_bits_are_those_drawn_eagerly():
+    # Keys made and used in one kernel: where its integers did not wrap, every word was another.
+    def draw(key):
+        keys = random.split(key, 2)
+        return keys, vmap(lambda k: random.bits(k, (4,)))(keys), vmap(random.permutation, (0, None))(keys, 32)
+
+    for x, y in zip(draw(random.key(3)), funrl.compile(draw)(random.key(3)), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_generated_tanh():
+    small = torch.logspace(-30, 0, 2001, dtype=torch.float32)
+    x = torch.cat([torch.linspace(-12, 12, 20001), small, -small, torch.tensor([0.0, -0.0, math.inf, -math.inf])])
+    tanh = funrl.compile(torch.tanh)
+    y, exact = tanh(x), x.double().tanh()
+    assert y.dtype == torch.float32 and y.shape == x.shape
+    assert (y.abs() <= 1).all()
+    assert torch.equal(y[x == 0], torch.zeros(int((x == 0).sum())))
+    error = ((y.double() - exact) / exact).abs()[x != 0]
+    assert error.max() < 5e-7, f"relative error {error.max():.2g} at {x[x != 0][error.argmax()]:.9g}"
+    nan = torch.where(torch.arange(len(x)) % 3 == 0, math.nan, x)
+    assert torch.equal(tanh(nan).isnan(), nan.isnan())
