@@ -63,7 +63,10 @@ class Transition:
 
 
 class Env(NamedTuple):
-    """An environment for a single instance; :func:`torch.func.vmap` makes batches.
+    """An environment: a single instance, of which :func:`torch.func.vmap` makes batches, or ``num_envs`` copies side by side.
+
+    A batched environment takes one key, splits it itself, and has leaves [B, ...] in its states and timesteps; its spaces
+    are those of one copy. Where only some copies are to go on, ``reset_where`` and ``step_where`` take a mask.
 
     Attributes:
         name: what :func:`funrl.envs.make` knows it by.
@@ -75,6 +78,13 @@ class Env(NamedTuple):
         max_episode_steps: the default time limit, in steps.
         render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None: there are no pictures of it.
         host: whether ``step`` runs outside torch, and so cannot be vmapped or compiled.
+        num_envs: B, for a batched environment; None for a single one.
+        reset_where: batched only: ``reset_where(key, state, where, env_params) -> (state, Timestep)`` resets the copies in the mask
+            ``where``, bool [B]; the others keep their state, and their rows of the timestep are not to be used.
+        step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, likewise.
+        close: gives back what a host environment holds (processes, files); a second call does nothing. None: nothing to give back.
+        below: the environment that a transform was applied to, or None.
+        label: what the transform is called, with its arguments, for ``repr``.
     """
 
     name: str
@@ -86,6 +96,19 @@ class Env(NamedTuple):
     max_episode_steps: int
     render: Callable[..., Any] | None
     host: bool = False
+    num_envs: int | None = None
+    reset_where: Callable[..., Any] | None = None
+    step_where: Callable[..., Any] | None = None
+    close: Callable[[], None] | None = None
+    below: Any = None
+    label: str = ""
+
+    def __enter__(self) -> "Env":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.close is not None:
+            self.close()
 
 
 def constants(kind: Callable[..., Any], **values: float) -> Any:
