@@ -369,6 +369,36 @@ def test_scan_in_generated_code(cases):
 # compile
 
 
+def test_small_products_in_generated_code():
+    """Products of a few numbers are not the library's; they are those numbers all the same, and beside larger ones."""
+    torch._dynamo.reset()
+
+    def f(x, w, v, wide):
+        h = torch.tanh(x @ w)
+        gradient = grad(lambda w: (torch.tanh(x @ w) @ v).square().sum())(w)
+        return h @ v, x.T @ h, v.T @ h.T, gradient, (h @ h.T) @ wide @ wide.T, x[:, :0] @ w[:0]
+
+    args = numbers(0, 6, 4), numbers(1, 4, 8), numbers(2, 8, 1), numbers(3, 6, 2000)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        inputs = [x.to(dtype) for x in args]
+        same(program.compile(f)(*inputs), f(*inputs), rtol=tolerance, atol=tolerance * 1000)
+
+
+def test_thin_products_in_generated_code():
+    """Few columns are computed as few rows, alone and batched by vmap, with the gradients that stand on them."""
+    torch._dynamo.reset()
+
+    def f(x, w, v):
+        gradients = grad(lambda w, v: ((torch.tanh(x @ w) @ v)[:, 0].square()).sum(), (0, 1))(w, v)
+        return torch.tanh(x @ w) @ v, gradients, x @ w[:, :1], x.T @ (x @ w[:, :3])
+
+    x, w = numbers(0, 3, 100, 40), numbers(1, 3, 40, 64)
+    for columns in (1, 2):
+        v = numbers(2, 3, 64, columns)
+        same(program.compile(vmap(f))(x, w, v), vmap(f)(x, w, v), rtol=1e-4, atol=1e-2)
+        same(program.compile(f)(x[0], w[0], v[0]), f(x[0], w[0], v[0]), rtol=1e-4, atol=1e-2)
+
+
 def test_one_graph_or_an_error():
     torch._dynamo.reset()
     with compilations(1):

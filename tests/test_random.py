@@ -365,6 +365,31 @@ def test_permutations_are_uniform():
     assert random.permutation(random.key(8), 0).shape == (0,)
 
 
+@pytest.mark.parametrize("n", [1024, 2048])
+def test_long_permutations_are_uniform(n):
+    """Where a number goes, where two neighbours go, how many stay, and whether the order has runs."""
+    count = 4000
+    orders = vmap(lambda k: random.permutation(k, n))(random.split(random.key(11), count))
+    assert (orders.sort(-1).values == torch.arange(n)).all()
+    for place in (0, 1, n // 2 + 1, n - 1):
+        assert scipy.stats.chisquare(torch.bincount(orders[:, place] // (n // 64), minlength=64)).pvalue > P
+    for place in (0, 6, n - 2):
+        pair = orders[:, place] // (n // 16) * 16 + orders[:, place + 1] // (n // 16)
+        near = 1 / 256 * n / (n - 1) * (1 - torch.eye(16).reshape(-1) * 16 / n)  # two are never the same
+        assert scipy.stats.chisquare(torch.bincount(pair, minlength=256), count * near / near.sum(), sum_check=False).pvalue > P
+    low = (orders[:, 0] % 16) * 16 + orders[:, 1] % 16
+    assert scipy.stats.chisquare(torch.bincount(low, minlength=256)).pvalue > P
+    fixed = (orders == torch.arange(n)).sum(-1)
+    expected = scipy.stats.poisson(1).pmf(range(5))
+    observed = torch.bincount(fixed.clamp(max=5), minlength=6)
+    assert scipy.stats.chisquare(observed, count * torch.tensor([*expected, 1 - expected.sum()])).pvalue > P
+    rises = (orders.diff(dim=-1) > 0).sum(-1).double()
+    assert abs(rises.mean() - (n - 1) / 2) < 5 * ((n + 1) / 12 / count) ** 0.5
+    assert abs(rises.var() / ((n + 1) / 12) - 1) < 5 * (2 / count) ** 0.5
+    steps = (orders[:, 1:] ^ orders[:, :-1]).reshape(-1)
+    assert scipy.stats.chisquare(torch.bincount(steps, minlength=n)[1:]).pvalue > P
+
+
 def test_permutation_and_shuffle_keep_slices_whole_and_the_input_as_it_was():
     x = torch.arange(24).reshape(2, 3, 4)
     before = x.clone()
@@ -420,6 +445,7 @@ EVERY = {
     "bernoulli tensor": lambda k: random.bernoulli(k, torch.tensor([0.3, 0.5])),
     "categorical": lambda k: random.categorical(k, torch.zeros(6, 3)),
     "permutation": lambda k: random.permutation(k, 9),
+    "permutation long": lambda k: random.permutation(k, 2048),
     "shuffle": lambda k: random.shuffle(k, torch.arange(6).reshape(2, 3), 1),
     "choice": lambda k: random.choice(k, 5, (2, 2)),
     "choice p": lambda k: random.choice(k, 3, (2, 2), p=torch.tensor([0.2, 0.0, 0.8])),
@@ -451,7 +477,8 @@ def test_eager_compiled_and_vmap_agree(name):
 
 def test_inductor_gives_the_same_in_one_program():
     keys = random.split(random.key(1), 4)
-    names = ["split", "uniform", "normal", "truncated_normal", "randint", "categorical", "permutation"]  # C++ takes seconds for each
+    # C++ takes seconds for each.
+    names = ["split", "uniform", "normal", "truncated_normal", "randint", "categorical", "permutation", "permutation long"]
     every = vmap(lambda k: tuple(EVERY[name](random.fold_in(k, i)) for i, name in enumerate(names)))
     for x, y in zip(compiled(every, keys, backend="inductor"), every(keys), strict=True):
         assert_same(x, y)
