@@ -14,6 +14,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 # A file stands on the floor of its first name; a folder's files share their floor.
 FLOORS = {
+    "names": 0,
     "random": 0,
     "tree": 0,
     "program": 0,
@@ -42,9 +43,9 @@ FLOORS = {
 LAST = ["__main__", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
 SIBLINGS = {("program", "tree"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
-SHARED = {"distributions": {"checks"}, "envs": {"draw"}, "algos": {"algorithm", "episodes"}}
+SHARED = {"distributions": {"checks"}, "envs": {"checks", "draw", "grid", "hill"}, "algos": {"algorithm", "episodes"}}
 # Files that serve their own folder only, so that no user sees their functions.
-INNER = {"distributions/checks.py", "envs/draw.py"}
+INNER = {"distributions/checks.py", "envs/checks.py", "envs/draw.py", "envs/grid.py", "envs/hill.py"}
 PRIVATE_TORCH = {"program.py": None, "tree.py": {"torch.utils._pytree"}}
 
 

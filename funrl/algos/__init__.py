@@ -1,12 +1,12 @@
 """Learners: each ``make(env, **config)`` returns an :class:`Algorithm` of pure functions; :func:`make` finds them by name."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 from funrl.algos import ppo
 from funrl.algos.algorithm import Algorithm
 from funrl.env import Env
+from funrl.names import nearest
 
 __all__ = ["Algorithm", "defaults", "make", "names", "ppo"]
 
@@ -66,7 +66,5 @@ def make(name: str, env: Env, **options: Any) -> Algorithm:
 
 def _find(name: str) -> tuple[Any, Any]:
     if name not in _ALGORITHMS:
-        near = difflib.get_close_matches(str(name).lower(), _ALGORITHMS, n=3, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(_ALGORITHMS)}"
-        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {remedy}")
+        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {nearest(name, _ALGORITHMS)}")
     return _ALGORITHMS[name]

@@ -1,12 +1,12 @@
 """The algorithm interface, and the checks of configurations that all algorithms share."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from funrl.env import Env
+from funrl.names import nearest
 
 __all__ = ["Algorithm", "check_range", "make_config"]
 
@@ -57,9 +57,7 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in options.items():
         if name not in fields:
-            nearest = difflib.get_close_matches(name, fields, n=3)
-            hint = f"did you mean {', '.join(nearest)}?" if nearest else f"known are {', '.join(fields)}"
-            raise ValueError(f"unknown option {name!r}: {hint}")
+            raise ValueError(f"unknown option {name!r}: {nearest(name, fields)}")
         expected = type(fields[name].default)
         right = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
         if expected is float and isinstance(value, int) and not isinstance(value, bool):

@@ -154,7 +154,7 @@ def test_make_config():
     "options, error, message",
     [
         (dict(gama=0.9), ValueError, "unknown option 'gama': did you mean gamma?"),
-        (dict(zzz=1), ValueError, "unknown option 'zzz': known are num_envs, gamma, num_cells, trunk, normalize"),
+        (dict(zzz=1), ValueError, "unknown option 'zzz': choose one of num_envs, gamma, num_cells, trunk, normalize"),
         (dict(num_envs=3.0), TypeError, "num_envs: expected int, as its default 64 is, got 3.0"),
         (dict(num_envs=True), TypeError, "num_envs: expected int"),
         (dict(gamma="x"), TypeError, "gamma: expected float"),

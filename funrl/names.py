@@ -1,0 +1,24 @@
+"""Names that users type: what to advise where one is unknown."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["nearest"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the advice for an unknown name: the known ones that are spelled most like it, or all of them if none is near.
+
+    Args:
+        name: what was typed; upper and lower case count as the same.
+        known: at least one name.
+
+    Example:
+        >>> nearest("cartpole", ["CartPole-v1", "Pendulum-v1"])
+        'did you mean CartPole-v1?'
+        >>> nearest("xyz", ["CartPole-v1", "Pendulum-v1"])
+        'choose one of CartPole-v1, Pendulum-v1'
+    """
+    lower = {candidate.lower(): candidate for candidate in known}
+    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(lower.values())}"
