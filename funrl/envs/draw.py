@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Canvas", "box", "canvas", "capsule", "circle", "hill", "paint", "pie", "polygon", "to_uint8"]
+__all__ = ["Canvas", "box", "canvas", "capsule", "circle", "paint", "pie", "polygon", "to_uint8"]
 
 Number = float | torch.Tensor
 Colour = tuple[float, float, float]
@@ -149,48 +149,3 @@ def pie(picture: Canvas, x: Number, y: Number, radius: float) -> Canvas:
     """Paint a joint: a dark disc with a light middle."""
     picture = paint(picture, circle(picture, x, y, radius), INK)
     return paint(picture, circle(picture, x, y, 0.45 * radius), PALE)
-
-
-def hill(position: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    """Return the picture of the mountain car, uint8 [400, 600, 3].
-
-    The track has the height 0.45 sin(3 x) + 0.55.
-
-    Args:
-        position: [] of the car.
-        goal: [] where the flag stands.
-    """
-
-    def height(x: Number) -> torch.Tensor:
-        return 0.45 * torch.sin(3 * x) + 0.55
-
-    position, goal = position.float(), goal.float()
-    picture = canvas((400, 600), (-0.3, 0.65), 1.8, top=(0.68, 0.84, 0.95), bottom=(0.99, 0.96, 0.90), device=position.device)
-    x, y = picture.x, picture.y
-    picture = paint(picture, circle(picture, -0.95, 1.02, 0.075), (1.00, 0.86, 0.50))
-    for base, swing, pace, phase, colour in ((0.62, 0.10, 5.0, 0.4, (0.74, 0.83, 0.89)), (0.44, 0.09, 7.0, 2.0, (0.62, 0.75, 0.80))):
-        slope = swing * pace * torch.cos(pace * x + phase)
-        picture = paint(picture, (y - base - swing * torch.sin(pace * x + phase)) / torch.sqrt(1 + slope * slope), colour)
-
-    slope = 1.35 * torch.cos(3 * x)
-    ground = (y - height(x)) / torch.sqrt(1 + slope * slope)
-    flag = height(goal)
-    picture = paint(picture, capsule(picture, (goal, flag), (goal, flag + 0.20), 0.005), INK)
-    pennant = [(goal + 0.003, flag + 0.20), (goal + 0.003, flag + 0.125), (goal + 0.088, flag + 0.1625)]
-    picture = paint(picture, polygon(picture, pennant), CORAL)
-    picture = paint(picture, ground, (0.46, 0.68, 0.42))
-    picture = paint(picture, ground + 0.014, LEAF)
-    picture = paint(picture, ground + 0.05, (0.55, 0.45, 0.36))
-    picture = paint(picture, ground + 0.16, (0.48, 0.38, 0.31))
-
-    angle = torch.atan(1.35 * torch.cos(3 * position))
-    c, s, foot = torch.cos(angle), torch.sin(angle), height(position)
-
-    def place(along: float, up: float) -> tuple[torch.Tensor, torch.Tensor]:
-        return position + along * c - up * s, foot + along * s + up * c
-
-    picture = paint(picture, box(picture, place(0.0, 0.075), (0.045, 0.026), angle=angle, corner=0.018), STEEL)
-    picture = paint(picture, box(picture, place(0.0, 0.046), (0.082, 0.022), angle=angle, corner=0.014), CORAL)
-    for along in (-0.045, 0.045):
-        picture = pie(picture, *place(along, 0.024), 0.024)
-    return to_uint8(picture)

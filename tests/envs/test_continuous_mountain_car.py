@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from funrl.envs import continuous_mountain_car
-from funrl.envs.continuous_mountain_car import ContinuousMountainCarState
+from funrl.envs.continuous_mountain_car import MountainCarState
 
 N = 2000
 
@@ -27,7 +27,7 @@ def test_agrees_with_gymnasium(oracle, cases, dtype):
     theirs = oracle.play("MountainCarContinuous-v0", states.astype(np.float64), actions.astype(np.float64), times)
     exact = dtype == torch.float64
     params = oracle.shortest(env.default_params) if exact else env.default_params
-    state = ContinuousMountainCarState(*torch.as_tensor(states, dtype=dtype).unbind(1), torch.as_tensor(times))
+    state = MountainCarState(*torch.as_tensor(states, dtype=dtype).unbind(1), torch.as_tensor(times))
     _, timestep = oracle.step(env, state, torch.as_tensor(actions, dtype=dtype), params)
 
     assert timestep.observation.dtype == timestep.reward.dtype == dtype
