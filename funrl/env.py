@@ -111,12 +111,12 @@ class Env(NamedTuple):
             self.close()
 
 
-def constants(kind: Callable[..., Any], **values: float) -> Any:
-    """Return the default params of an environment: Python floats become float32 [], integers int64 [], on the CPU.
+def constants(kind: Callable[..., Any], **values: Any) -> Any:
+    """Return the default params of an environment: Python floats become float32, integers int64, booleans bool, on the CPU.
 
     Args:
         kind: the class of the params, a :func:`funrl.tree.dataclass`.
-        **values: its fields.
+        **values: its fields: numbers, lists of numbers (of lists, ...), or tensors.
 
     Example:
         >>> from funrl import tree
@@ -127,12 +127,8 @@ def constants(kind: Callable[..., Any], **values: float) -> Any:
         >>> constants(BallParams, gravity=9.8, max_steps=200).gravity
         tensor(9.8000)
     """
-    return kind(
-        **{
-            name: torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float32, device="cpu")
-            for name, value in values.items()
-        }
-    )
+    tensors = {name: torch.as_tensor(value, device="cpu") for name, value in values.items()}
+    return kind(**tree.to(tensors, torch.float32))
 
 
 def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any, env_params: Any, params_kind: type) -> None:

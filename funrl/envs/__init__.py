@@ -1,15 +1,43 @@
 """Environments as pure functions, one file each, and :func:`make`, which finds them by name."""
 
-import difflib
+import inspect
+from typing import Any
 
 from funrl.env import Env
 from funrl.envs.acrobot import acrobot
+from funrl.envs.bandits import bernoulli_bandit, gaussian_bandit
 from funrl.envs.cartpole import cartpole
+from funrl.envs.catch import catch
 from funrl.envs.continuous_mountain_car import continuous_mountain_car
+from funrl.envs.deep_sea import deep_sea
+from funrl.envs.four_rooms import four_rooms
+from funrl.envs.frozen_lake import frozen_lake, frozen_lake_8x8
+from funrl.envs.maze import maze
+from funrl.envs.memory_chain import memory_chain
 from funrl.envs.mountain_car import mountain_car
 from funrl.envs.pendulum import pendulum
+from funrl.envs.point_robot import point_robot
+from funrl.names import nearest
 
-__all__ = ["acrobot", "cartpole", "continuous_mountain_car", "make", "mountain_car", "names", "pendulum"]
+__all__ = [
+    "acrobot",
+    "bernoulli_bandit",
+    "cartpole",
+    "catch",
+    "continuous_mountain_car",
+    "deep_sea",
+    "four_rooms",
+    "frozen_lake",
+    "frozen_lake_8x8",
+    "gaussian_bandit",
+    "make",
+    "maze",
+    "memory_chain",
+    "mountain_car",
+    "names",
+    "pendulum",
+    "point_robot",
+]
 
 _FACTORIES = {
     "CartPole-v1": cartpole,
@@ -17,6 +45,16 @@ _FACTORIES = {
     "Acrobot-v1": acrobot,
     "MountainCar-v0": mountain_car,
     "MountainCarContinuous-v0": continuous_mountain_car,
+    "FrozenLake-v1": frozen_lake,
+    "FrozenLake8x8-v1": frozen_lake_8x8,
+    "Catch-bsuite": catch,
+    "DeepSea-bsuite": deep_sea,
+    "MemoryChain-bsuite": memory_chain,
+    "BernoulliBandit-misc": bernoulli_bandit,
+    "GaussianBandit-misc": gaussian_bandit,
+    "FourRooms-misc": four_rooms,
+    "Maze-misc": maze,
+    "PointRobot-misc": point_robot,
 }
 
 
@@ -30,26 +68,39 @@ def names() -> list[str]:
     return list(_FACTORIES)
 
 
-def make(name: str) -> Env:
+def make(name: str, **settings: Any) -> Env:
     """Return the environment called ``name``.
 
+    Args:
+        name: one of :func:`names`.
+        **settings: what its factory takes, such as a size.
+
     Raises:
-        TypeError: if ``name`` is no string.
-        ValueError: if there is none of that name; the nearest names are offered.
+        TypeError: if ``name`` is no string, or a setting has the wrong type.
+        ValueError: if there is none of that name (the nearest names are offered), or a setting is unknown or out of its range.
 
     Example:
         >>> make("CartPole-v1").action_space
         Discrete(n=2, start=0)
+        >>> make("DeepSea-bsuite", size=8).max_episode_steps
+        8
         >>> make("cartpole")
         Traceback (most recent call last):
         ...
         ValueError: envs.make: name: no environment is called 'cartpole'; did you mean CartPole-v1?
+        >>> make("DeepSea-bsuite", sise=8)
+        Traceback (most recent call last):
+        ...
+        ValueError: envs.make: DeepSea-bsuite has no setting 'sise'; did you mean size?
     """
     if not isinstance(name, str):
         raise TypeError(f"envs.make: name: expected a string such as 'CartPole-v1', got {type(name).__name__}")
     if name not in _FACTORIES:
-        lower = {known.lower(): known for known in _FACTORIES}
-        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(_FACTORIES)}"
-        raise ValueError(f"envs.make: name: no environment is called {name!r}; {remedy}")
-    return _FACTORIES[name]()
+        raise ValueError(f"envs.make: name: no environment is called {name!r}; {nearest(name, _FACTORIES)}")
+    factory = _FACTORIES[name]
+    known = inspect.signature(factory).parameters
+    for setting in settings:
+        if setting not in known:
+            remedy = nearest(setting, known) if known else "leave it out, it takes none; what changes its physics is in env_params"
+            raise ValueError(f"envs.make: {name} has no setting {setting!r}; {remedy}")
+    return factory(**settings)

@@ -1,0 +1,37 @@
+"""What the factories of environments check: the sizes that they are given, and the params that their steps get."""
+
+from typing import Any
+
+from funrl import tree
+
+__all__ = ["check_params", "check_size"]
+
+
+def check_size(name: str, setting: str, value: Any, least: int) -> None:
+    """Raise unless a setting is a Python integer of at least ``least``.
+
+    Args:
+        name: of the environment, for the message.
+        setting: of the setting.
+        value: what was given.
+        least: the least that makes sense.
+
+    Raises:
+        TypeError: if it is no integer.
+        ValueError: if it is too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: {setting}: expected a Python integer, got {value!r}; shapes have to be known while compiling")
+    if value < least:
+        raise ValueError(f"{name}: {setting}: expected at least {least}, got {value}")
+
+
+def check_params(name: str, env_params: Any, default_params: Any) -> None:
+    """Raise a ValueError unless the params have the shapes of the default ones; dtypes may differ.
+
+    Args:
+        name: of the environment, for the message.
+        env_params: what a step got.
+        default_params: what its factory made.
+    """
+    tree.check_like(env_params, default_params, f"{name}: env_params", "default_params (see the settings of its factory)", dtypes=False)

@@ -1,0 +1,141 @@
+"""FrozenLake: cross slippery ice without falling into a hole."""
+
+from collections.abc import Sequence
+
+import torch
+
+from funrl import random, tree
+from funrl.env import Env, Timestep, check_step, constants
+from funrl.envs import draw, grid
+from funrl.envs.checks import check_params
+from funrl.spaces import Discrete
+
+__all__ = ["FrozenLakeParams", "FrozenLakeState", "frozen_lake", "frozen_lake_8x8"]
+
+SMALL = "SFFF FHFH FFFH HFFG"
+LARGE = "SFFFFFFF FFFFFFFF FFFHFFFF FFFFFHFF FFFHFFFF FHHFFFHF FHFFHFHF FFFHFFFG"
+
+
+@tree.dataclass
+class FrozenLakeParams:
+    """A lake; positions are (row, column) from the upper left corner.
+
+    Attributes:
+        holes: bool [H, W]; the episode terminates there, at reward 0.
+        start: int64 [2], where episodes begin.
+        goal: int64 [2]; the episode terminates there, at reward 1.
+        slip_probability: floating-point []; with it a step goes to one side of where it should, to either with half of it.
+        max_steps: int64 []; the episode is truncated after so many steps.
+    """
+
+    holes: torch.Tensor
+    start: torch.Tensor
+    goal: torch.Tensor
+    slip_probability: torch.Tensor
+    max_steps: torch.Tensor
+
+
+@tree.dataclass
+class FrozenLakeState:
+    """The state of one episode.
+
+    Attributes:
+        position: int64 [2], row and column.
+        time: int64 [], steps since the reset.
+    """
+
+    position: torch.Tensor
+    time: torch.Tensor
+
+
+def frozen_lake(layout: str | Sequence[str] = SMALL) -> Env:
+    """Return FrozenLake-v1: four by four tiles of ice, of which four are holes.
+
+    It agrees with gymnasium's FrozenLake-v1 in all transition probabilities, whose ``success_rate`` is 1 - ``slip_probability`` (2/3 by
+    default; 0 is ice that does not slip). The observation is the tile's number, int64 [], row by row. Actions: 0 left, 1 down, 2 right,
+    3 up. A step over the border goes nowhere, and so does one from a hole or the goal. Reward 1 for reaching the goal, else 0;
+    terminated in a hole and at the goal; truncated after ``max_steps``, 100 by default (both may hold).
+
+    The layout only gives the default ``env_params`` and the size; other holes, starts and goals of that size may be passed to ``reset`` and
+    ``step``, and vmapped.
+
+    Args:
+        layout: rows of one length, ``F`` for ice, ``H`` for a hole, ``S`` the start and ``G`` the goal; or one text with a row a line.
+
+    Raises:
+        TypeError, ValueError: if the layout is no such text.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> env = frozen_lake()
+        >>> env_params = env.default_params.replace(slip_probability=torch.tensor(0.0))
+        >>> state, timestep = env.reset(random.key(0), env_params)
+        >>> state, timestep = env.step(random.key(1), state, torch.tensor(1), env_params)
+        >>> timestep.observation, timestep.done
+        (tensor(4), tensor(False))
+
+    Reference: M. Towers et al., "Gymnasium: A Standard Interface for Reinforcement Learning Environments", 2024, arXiv:2407.17032.
+    """
+    return _lake("FrozenLake-v1", layout, 100)
+
+
+def frozen_lake_8x8() -> Env:
+    """Return FrozenLake8x8-v1: as :func:`frozen_lake`, but eight by eight tiles with ten holes, and 200 steps.
+
+    Example:
+        >>> frozen_lake_8x8().observation_space
+        Discrete(n=64, start=0)
+    """
+    return _lake("FrozenLake8x8-v1", LARGE, 200)
+
+
+def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
+    numbers, places = grid.parse(name, layout, "FHSG", once="SG")
+    default = constants(
+        FrozenLakeParams, holes=numbers == 1, start=places["S"], goal=places["G"], slip_probability=2 / 3, max_steps=max_steps
+    )
+    rows, columns = numbers.shape
+    actions = Discrete(4)
+
+    def observe(state: FrozenLakeState) -> torch.Tensor:
+        row, column = state.position.unbind(0)
+        return row * columns + column
+
+    def over(position: torch.Tensor, p: FrozenLakeParams) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return whether a position is a hole, and whether it is the goal."""
+        return grid.at(p.holes, position), (position == p.goal).all()
+
+    def reset(key: torch.Tensor, env_params: FrozenLakeParams = default) -> tuple[FrozenLakeState, Timestep]:
+        """Return the state at the start, and its timestep; the key is not used."""
+        zero = torch.zeros_like(env_params.slip_probability)
+        state = FrozenLakeState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
+        no = torch.zeros_like(zero, dtype=torch.bool)
+        return state, Timestep(observe(state), zero, no, no.clone(), {})
+
+    def step(
+        key: torch.Tensor, state: FrozenLakeState, action: torch.Tensor, env_params: FrozenLakeParams = default
+    ) -> tuple[FrozenLakeState, Timestep]:
+        """Walk or slide one tile."""
+        check_step(name, state, FrozenLakeState, action, actions, env_params, FrozenLakeParams)
+        check_params(name, env_params, default)
+        p = env_params
+        slip_key, side_key = random.split(key).unbind(0)
+        side = 2 * random.bernoulli(side_key).long() - 1
+        direction = torch.where(random.bernoulli(slip_key, p.slip_probability), (action + side) % 4, action)
+        was_hole, was_goal = over(state.position, p)
+        position = torch.where(was_hole | was_goal, state.position, grid.move(state.position, direction, (rows, columns)))
+        new = FrozenLakeState(position, state.time + 1)
+        in_hole, at_goal = over(position, p)
+        reward = (at_goal & ~was_goal).to(p.slip_probability.dtype)
+        return new, Timestep(observe(new), reward, in_hole | at_goal, new.time >= p.max_steps, {})
+
+    def render(state: FrozenLakeState, env_params: FrozenLakeParams = default) -> torch.Tensor:
+        """Return a picture of the lake, uint8 [H, W, 3]."""
+        picture = grid.board((rows, columns), state.time.device)
+        picture = draw.paint(picture, grid.tiles(picture, ~env_params.holes), (0.79, 0.89, 0.95))
+        picture = draw.paint(picture, grid.tiles(picture, env_params.holes, corner=0.3), draw.INK)
+        picture = draw.paint(picture, grid.tiles(picture, grid.mask(env_params.goal, (rows, columns)), half=0.3), draw.LEAF)
+        return draw.to_uint8(grid.token(picture, state.position, draw.AMBER))
+
+    return Env(name, reset, step, Discrete(rows * columns), actions, default, max_steps, render)

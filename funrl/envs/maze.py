@@ -1,0 +1,126 @@
+"""A maze whose walls are data: one program for many mazes."""
+
+from collections.abc import Sequence
+
+import torch
+
+from funrl import tree
+from funrl.env import Env, Timestep, check_step, constants
+from funrl.envs import draw, grid
+from funrl.envs.checks import check_params
+from funrl.spaces import Box, Discrete
+
+__all__ = ["MazeParams", "MazeState", "maze"]
+
+NAME = "Maze-misc"
+LAYOUT = """
+S....#...
+.###.#.#.
+...#...#.
+##.#####.
+...#.....
+.###.###.
+.#...#.#.
+.#.###.#.
+...#....G
+"""
+MAX_STEPS = 200
+
+
+@tree.dataclass
+class MazeParams:
+    """A maze; positions are (row, column) from the upper left corner, floating-point numbers have one dtype.
+
+    Attributes:
+        walls: bool [H, W].
+        start: int64 [2], where episodes begin.
+        goal: int64 [2]; the episode terminates there. Whether it can be reached is not checked.
+        goal_reward: [] at the goal.
+        step_cost: [], subtracted from the reward of each step.
+        max_steps: int64 []; the episode is truncated after so many steps.
+    """
+
+    walls: torch.Tensor
+    start: torch.Tensor
+    goal: torch.Tensor
+    goal_reward: torch.Tensor
+    step_cost: torch.Tensor
+    max_steps: torch.Tensor
+
+
+@tree.dataclass
+class MazeState:
+    """The state of one episode.
+
+    Attributes:
+        position: int64 [2], row and column.
+        time: int64 [], steps since the reset.
+    """
+
+    position: torch.Tensor
+    time: torch.Tensor
+
+
+def maze(layout: str | Sequence[str] = LAYOUT) -> Env:
+    """Return Maze-misc: walk from the start to the goal of a maze that the observation shows whole.
+
+    The observation is floating-point [3, H, W], like an image: 1 at the walls, at the walker, and at the goal. Actions: 0 left, 1 down,
+    2 right, 3 up; a step into a wall or over the border goes nowhere. The reward is -``step_cost`` (0.01), and ``goal_reward`` (1) more
+    at the goal, where the episode terminates; it is truncated after ``max_steps``, 200 by default (both may hold).
+
+    The layout only gives the default ``env_params`` and the size; any walls, start and goal of that size may be passed to ``reset`` and
+    ``step``, and vmapped.
+
+    Args:
+        layout: rows of one length, ``#`` for a wall, ``.`` for none, ``S`` the start and ``G`` the goal; or one text with a row a line.
+
+    Raises:
+        TypeError, ValueError: if the layout is no such text.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> env = maze("S.# ..# #.G".split())
+        >>> state, timestep = env.reset(random.key(0))
+        >>> for action in (2, 1, 1, 2):
+        ...     state, timestep = env.step(random.key(1), state, torch.tensor(action))
+        >>> state.position, timestep.reward, timestep.terminated
+        (tensor([2, 2]), tensor(0.9900), tensor(True))
+
+    Reference: mazes as data that a curriculum generates: M. Dennis et al., "Emergent Complexity and Zero-shot Transfer via Unsupervised
+    Environment Design", 2020, arXiv:2012.02096.
+    """
+    numbers, places = grid.parse(NAME, layout, "#.SG", once="SG")
+    default = constants(
+        MazeParams, walls=numbers == 0, start=places["S"], goal=places["G"], goal_reward=1.0, step_cost=0.01, max_steps=MAX_STEPS
+    )
+    rows, columns = numbers.shape
+    actions = Discrete(4)
+
+    def observe(state: MazeState, env_params: MazeParams) -> torch.Tensor:
+        places = [grid.mask(position, (rows, columns)) for position in (state.position, env_params.goal)]
+        return torch.stack([env_params.walls, *places]).to(env_params.goal_reward.dtype)
+
+    def reset(key: torch.Tensor, env_params: MazeParams = default) -> tuple[MazeState, Timestep]:
+        """Return the state at the start, and its timestep; the key is not used."""
+        check_params(NAME, env_params, default)
+        zero = torch.zeros_like(env_params.goal_reward)
+        state = MazeState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
+        no = torch.zeros_like(zero, dtype=torch.bool)
+        return state, Timestep(observe(state, env_params), zero, no, no.clone(), {})
+
+    def step(key: torch.Tensor, state: MazeState, action: torch.Tensor, env_params: MazeParams = default) -> tuple[MazeState, Timestep]:
+        """Walk one tile; the key is not used."""
+        check_step(NAME, state, MazeState, action, actions, env_params, MazeParams)
+        check_params(NAME, env_params, default)
+        p = env_params
+        new = MazeState(grid.walk(state.position, action, p.walls), state.time + 1)
+        terminated = (new.position == p.goal).all()
+        reward = torch.where(terminated, p.goal_reward, 0.0) - p.step_cost
+        return new, Timestep(observe(new, p), reward, terminated, new.time >= p.max_steps, {})
+
+    def render(state: MazeState, env_params: MazeParams = default) -> torch.Tensor:
+        """Return a picture of the maze, the goal and the walker, uint8 [H, W, 3]."""
+        return draw.to_uint8(grid.token(grid.maze(env_params.walls, env_params.goal), state.position, draw.AMBER))
+
+    return Env(NAME, reset, step, Box(0.0, 1.0, (3, rows, columns)), actions, default, MAX_STEPS, render)
