@@ -9,7 +9,7 @@ KNOWN = ["learning_rate", "num_envs", "gamma", "lambda_"]
     ("name", "advice"),
     [
         ("learnin_rate", "did you mean learning_rate?"),
-        ("GAMMA", "did you mean gamma?"),
+        ("GAMMA", "did you mean gamma or lambda_?"),
         ("lamda", "did you mean lambda_ or gamma?"),
         ("xyz", "choose one of learning_rate, num_envs, gamma, lambda_"),
         ("", "choose one of learning_rate, num_envs, gamma, lambda_"),

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from funrl.env import Env
+from funrl.envs import probes
 from funrl.envs.acrobot import acrobot
 from funrl.envs.bandits import bernoulli_bandit, gaussian_bandit
 from funrl.envs.cartpole import cartpole
@@ -37,6 +38,7 @@ __all__ = [
     "names",
     "pendulum",
     "point_robot",
+    "probes",
 ]
 
 _FACTORIES = {

@@ -6,9 +6,10 @@ from funrl import random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import draw, grid
 from funrl.envs.checks import check_params
+from funrl.envs.grid import GridState
 from funrl.spaces import Box, Discrete
 
-__all__ = ["FourRoomsParams", "FourRoomsState", "four_rooms"]
+__all__ = ["FourRoomsParams", "GridState", "four_rooms"]
 
 NAME = "FourRooms-misc"
 LAYOUT = """
@@ -47,19 +48,6 @@ class FourRoomsParams:
     max_steps: torch.Tensor
 
 
-@tree.dataclass
-class FourRoomsState:
-    """The state of one episode.
-
-    Attributes:
-        position: int64 [2], row and column.
-        time: int64 [], steps since the reset.
-    """
-
-    position: torch.Tensor
-    time: torch.Tensor
-
-
 MAX_STEPS = 500
 TILES, PLACES = grid.parse(NAME, LAYOUT, "#.G", once="G")
 PARAMS = constants(
@@ -74,7 +62,7 @@ OBSERVATIONS = Box(0.0, 12.0, (4,))
 ACTIONS = Discrete(4)
 
 
-def reset(key: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[FourRoomsState, Timestep]:
+def reset(key: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[GridState, Timestep]:
     """Return a state at a random start that is not the goal, and its timestep; ``key`` is int64 []."""
     starts = env_params.starts
     number = torch.arange(len(starts), device=starts.device)
@@ -82,15 +70,13 @@ def reset(key: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[Four
     goal = torch.where(is_goal, number, len(starts)).min()
     drawn = random.randint(key, (), 0, len(starts) - is_goal.sum())
     position = starts.gather(0, (drawn + (drawn >= goal)).expand(1, 2)).reshape(2)
-    state = FourRoomsState(position, torch.zeros_like(drawn))
+    state = GridState(position, torch.zeros_like(drawn))
     zero = torch.zeros_like(env_params.failure_probability)
     no = torch.zeros_like(zero, dtype=torch.bool)
     return state, Timestep(_observe(state, env_params), zero, no, no.clone(), {})
 
 
-def step(
-    key: torch.Tensor, state: FourRoomsState, action: torch.Tensor, env_params: FourRoomsParams = PARAMS
-) -> tuple[FourRoomsState, Timestep]:
+def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[GridState, Timestep]:
     """Walk one tile, or stay where a wall is in the way.
 
     Args:
@@ -106,24 +92,24 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, FourRoomsState, action, ACTIONS, env_params, FourRoomsParams)
+    check_step(NAME, state, GridState, action, ACTIONS, env_params, FourRoomsParams)
     check_params(NAME, env_params.replace(starts=PARAMS.starts), PARAMS)
     p = env_params
     failure_key, turn_key = random.split(key).unbind(0)
     turn = random.randint(turn_key, (), 1, 4)
     direction = torch.where(random.bernoulli(failure_key, p.failure_probability), (action + turn) % 4, action)
-    new = FourRoomsState(grid.walk(state.position, direction, p.walls), state.time + 1)
+    new = GridState(grid.walk(state.position, direction, p.walls), state.time + 1)
     terminated = (new.position == p.goal).all()
     reward = terminated.to(p.failure_probability.dtype)
     return new, Timestep(_observe(new, p), reward, terminated, new.time >= p.max_steps, {})
 
 
-def render(state: FourRoomsState, env_params: FourRoomsParams = PARAMS) -> torch.Tensor:
+def render(state: GridState, env_params: FourRoomsParams = PARAMS) -> torch.Tensor:
     """Return a picture of the rooms, the goal and the walker, uint8 [247, 247, 3]."""
     return draw.to_uint8(grid.token(grid.maze(env_params.walls, env_params.goal), state.position, draw.AMBER))
 
 
-def _observe(state: FourRoomsState, env_params: FourRoomsParams) -> torch.Tensor:
+def _observe(state: GridState, env_params: FourRoomsParams) -> torch.Tensor:
     return torch.cat([state.position, env_params.goal]).to(env_params.failure_probability.dtype)
 
 

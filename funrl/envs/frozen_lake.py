@@ -8,9 +8,10 @@ from funrl import random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import draw, grid
 from funrl.envs.checks import check_params
+from funrl.envs.grid import GridState
 from funrl.spaces import Discrete
 
-__all__ = ["FrozenLakeParams", "FrozenLakeState", "frozen_lake", "frozen_lake_8x8"]
+__all__ = ["FrozenLakeParams", "GridState", "frozen_lake", "frozen_lake_8x8"]
 
 SMALL = "SFFF FHFH FFFH HFFG"
 LARGE = "SFFFFFFF FFFFFFFF FFFHFFFF FFFFFHFF FFFHFFFF FHHFFFHF FHFFHFHF FFFHFFFG"
@@ -33,19 +34,6 @@ class FrozenLakeParams:
     goal: torch.Tensor
     slip_probability: torch.Tensor
     max_steps: torch.Tensor
-
-
-@tree.dataclass
-class FrozenLakeState:
-    """The state of one episode.
-
-    Attributes:
-        position: int64 [2], row and column.
-        time: int64 [], steps since the reset.
-    """
-
-    position: torch.Tensor
-    time: torch.Tensor
 
 
 def frozen_lake(layout: str | Sequence[str] = SMALL) -> Env:
@@ -98,7 +86,7 @@ def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
     rows, columns = numbers.shape
     actions = Discrete(4)
 
-    def observe(state: FrozenLakeState) -> torch.Tensor:
+    def observe(state: GridState) -> torch.Tensor:
         row, column = state.position.unbind(0)
         return row * columns + column
 
@@ -106,18 +94,18 @@ def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
         """Return whether a position is a hole, and whether it is the goal."""
         return grid.at(p.holes, position), (position == p.goal).all()
 
-    def reset(key: torch.Tensor, env_params: FrozenLakeParams = default) -> tuple[FrozenLakeState, Timestep]:
+    def reset(key: torch.Tensor, env_params: FrozenLakeParams = default) -> tuple[GridState, Timestep]:
         """Return the state at the start, and its timestep; the key is not used."""
         zero = torch.zeros_like(env_params.slip_probability)
-        state = FrozenLakeState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
+        state = GridState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
         no = torch.zeros_like(zero, dtype=torch.bool)
         return state, Timestep(observe(state), zero, no, no.clone(), {})
 
     def step(
-        key: torch.Tensor, state: FrozenLakeState, action: torch.Tensor, env_params: FrozenLakeParams = default
-    ) -> tuple[FrozenLakeState, Timestep]:
+        key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: FrozenLakeParams = default
+    ) -> tuple[GridState, Timestep]:
         """Walk or slide one tile."""
-        check_step(name, state, FrozenLakeState, action, actions, env_params, FrozenLakeParams)
+        check_step(name, state, GridState, action, actions, env_params, FrozenLakeParams)
         check_params(name, env_params, default)
         p = env_params
         slip_key, side_key = random.split(key).unbind(0)
@@ -125,12 +113,12 @@ def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
         direction = torch.where(random.bernoulli(slip_key, p.slip_probability), (action + side) % 4, action)
         was_hole, was_goal = over(state.position, p)
         position = torch.where(was_hole | was_goal, state.position, grid.move(state.position, direction, (rows, columns)))
-        new = FrozenLakeState(position, state.time + 1)
+        new = GridState(position, state.time + 1)
         in_hole, at_goal = over(position, p)
         reward = (at_goal & ~was_goal).to(p.slip_probability.dtype)
         return new, Timestep(observe(new), reward, in_hole | at_goal, new.time >= p.max_steps, {})
 
-    def render(state: FrozenLakeState, env_params: FrozenLakeParams = default) -> torch.Tensor:
+    def render(state: GridState, env_params: FrozenLakeParams = default) -> torch.Tensor:
         """Return a picture of the lake, uint8 [H, W, 3]."""
         picture = grid.board((rows, columns), state.time.device)
         picture = draw.paint(picture, grid.tiles(picture, ~env_params.holes), (0.79, 0.89, 0.95))

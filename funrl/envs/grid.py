@@ -7,11 +7,25 @@ from collections.abc import Sequence
 
 import torch
 
+from funrl import tree
 from funrl.envs import draw
 
-__all__ = ["ACTION_NAMES", "at", "board", "mask", "maze", "move", "parse", "tiles", "token", "walk"]
+__all__ = ["ACTION_NAMES", "GridState", "at", "board", "mask", "maze", "move", "parse", "tiles", "token", "walk"]
 
 ACTION_NAMES = ("left", "down", "right", "up")
+
+
+@tree.dataclass
+class GridState:
+    """The state of one episode of somebody who walks on a grid.
+
+    Attributes:
+        position: int64 [2], row and column.
+        time: int64 [], steps since the reset.
+    """
+
+    position: torch.Tensor
+    time: torch.Tensor
 
 
 def parse(name: str, layout: str | Sequence[str], symbols: str, once: str) -> tuple[torch.Tensor, dict[str, list[int]]]:

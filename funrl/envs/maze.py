@@ -8,9 +8,10 @@ from funrl import tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import draw, grid
 from funrl.envs.checks import check_params
+from funrl.envs.grid import GridState
 from funrl.spaces import Box, Discrete
 
-__all__ = ["MazeParams", "MazeState", "maze"]
+__all__ = ["GridState", "MazeParams", "maze"]
 
 NAME = "Maze-misc"
 LAYOUT = """
@@ -46,19 +47,6 @@ class MazeParams:
     goal_reward: torch.Tensor
     step_cost: torch.Tensor
     max_steps: torch.Tensor
-
-
-@tree.dataclass
-class MazeState:
-    """The state of one episode.
-
-    Attributes:
-        position: int64 [2], row and column.
-        time: int64 [], steps since the reset.
-    """
-
-    position: torch.Tensor
-    time: torch.Tensor
 
 
 def maze(layout: str | Sequence[str] = LAYOUT) -> Env:
@@ -97,29 +85,29 @@ def maze(layout: str | Sequence[str] = LAYOUT) -> Env:
     rows, columns = numbers.shape
     actions = Discrete(4)
 
-    def observe(state: MazeState, env_params: MazeParams) -> torch.Tensor:
+    def observe(state: GridState, env_params: MazeParams) -> torch.Tensor:
         places = [grid.mask(position, (rows, columns)) for position in (state.position, env_params.goal)]
         return torch.stack([env_params.walls, *places]).to(env_params.goal_reward.dtype)
 
-    def reset(key: torch.Tensor, env_params: MazeParams = default) -> tuple[MazeState, Timestep]:
+    def reset(key: torch.Tensor, env_params: MazeParams = default) -> tuple[GridState, Timestep]:
         """Return the state at the start, and its timestep; the key is not used."""
         check_params(NAME, env_params, default)
         zero = torch.zeros_like(env_params.goal_reward)
-        state = MazeState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
+        state = GridState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
         no = torch.zeros_like(zero, dtype=torch.bool)
         return state, Timestep(observe(state, env_params), zero, no, no.clone(), {})
 
-    def step(key: torch.Tensor, state: MazeState, action: torch.Tensor, env_params: MazeParams = default) -> tuple[MazeState, Timestep]:
+    def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: MazeParams = default) -> tuple[GridState, Timestep]:
         """Walk one tile; the key is not used."""
-        check_step(NAME, state, MazeState, action, actions, env_params, MazeParams)
+        check_step(NAME, state, GridState, action, actions, env_params, MazeParams)
         check_params(NAME, env_params, default)
         p = env_params
-        new = MazeState(grid.walk(state.position, action, p.walls), state.time + 1)
+        new = GridState(grid.walk(state.position, action, p.walls), state.time + 1)
         terminated = (new.position == p.goal).all()
         reward = torch.where(terminated, p.goal_reward, 0.0) - p.step_cost
         return new, Timestep(observe(new, p), reward, terminated, new.time >= p.max_steps, {})
 
-    def render(state: MazeState, env_params: MazeParams = default) -> torch.Tensor:
+    def render(state: GridState, env_params: MazeParams = default) -> torch.Tensor:
         """Return a picture of the maze, the goal and the walker, uint8 [H, W, 3]."""
         return draw.to_uint8(grid.token(grid.maze(env_params.walls, env_params.goal), state.position, draw.AMBER))
 

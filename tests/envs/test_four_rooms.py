@@ -5,7 +5,7 @@ from torch.func import vmap
 
 from funrl import random, tree
 from funrl.envs import four_rooms
-from funrl.envs.four_rooms import FourRoomsState
+from funrl.envs.grid import GridState
 from tests.oracles import gridworlds
 
 N = 3000
@@ -39,7 +39,7 @@ def test_agrees_with_a_plain_one():
     failure_keys, turn_keys = vmap(random.split)(keys).unbind(1)
     uniform = vmap(lambda key: random.uniform(key, dtype=torch.float64))(failure_keys).tolist()
     turns = vmap(lambda key: random.randint(key, (), 1, 4))(turn_keys).tolist()
-    new, timestep = vmap(env.step, (0, 0, 0, None))(keys, FourRoomsState(position, times), actions, params)
+    new, timestep = vmap(env.step, (0, 0, 0, None))(keys, GridState(position, times), actions, params)
 
     for i in range(N):
         direction = actions[i].item()
@@ -58,7 +58,7 @@ def test_a_step_fails_as_often_as_it_should(failure):
     """From the middle of a room each direction leads elsewhere, so that it can be counted."""
     env = four_rooms()
     params = env.default_params.replace(failure_probability=torch.tensor(failure))
-    state = FourRoomsState(torch.tensor([3, 3]), torch.tensor(0))
+    state = GridState(torch.tensor([3, 3]), torch.tensor(0))
     new, _ = vmap(env.step, (0, None, None, None))(random.split(random.key(0), 6000), state, torch.tensor(2), params)
     places = {(3, 4): 1 - failure, (3, 2): failure / 3, (2, 3): failure / 3, (4, 3): failure / 3}
     for place, probability in places.items():

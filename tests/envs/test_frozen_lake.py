@@ -5,7 +5,8 @@ import torch
 from torch.func import vmap
 
 from funrl import envs, random, tree
-from funrl.envs.frozen_lake import FrozenLakeState, frozen_lake
+from funrl.envs.frozen_lake import frozen_lake
+from funrl.envs.grid import GridState
 
 REPEATS = 1000
 
@@ -14,7 +15,7 @@ def every_case(n):
     """All pairs of a tile and an action, each REPEATS times."""
     tile, action = (x.reshape(-1) for x in torch.meshgrid(torch.arange(n * n), torch.arange(4), indexing="ij"))
     tile, action = tile.repeat_interleave(REPEATS), action.repeat_interleave(REPEATS)
-    return FrozenLakeState(torch.stack([tile // n, tile % n], 1), torch.zeros_like(tile)), action
+    return GridState(torch.stack([tile // n, tile % n], 1), torch.zeros_like(tile)), action
 
 
 @pytest.mark.parametrize(("name", "n"), [("FrozenLake-v1", 4), ("FrozenLake8x8-v1", 8)])

@@ -5,7 +5,7 @@ from torch.func import vmap
 
 from funrl import random
 from funrl.envs import maze
-from funrl.envs.maze import MazeState
+from funrl.envs.grid import GridState
 from tests.oracles import gridworlds
 
 N, H, W = 1200, 6, 8
@@ -31,7 +31,7 @@ def test_agrees_with_a_plain_one_in_a_thousand_mazes():
     )
     keys = random.split(random.key(0), N)
     first, beginning = vmap(env.reset)(keys, params)
-    new, timestep = vmap(env.step)(keys, MazeState(position, times), actions, params)
+    new, timestep = vmap(env.step)(keys, GridState(position, times), actions, params)
     assert torch.equal(first.position, start)
 
     for i in range(N):
