@@ -44,8 +44,8 @@ def parse(name: str, layout: str | Sequence[str], symbols: str, once: str) -> tu
         TypeError: if it is no text.
         ValueError: if rows differ in length, or a character is unknown, missing, or there too often.
     """
-    rows = layout.split() if isinstance(layout, str) else list(layout)
-    if not all(isinstance(row, str) for row in rows):
+    rows = layout.split() if isinstance(layout, str) else layout
+    if not isinstance(rows, Sequence) or not all(isinstance(row, str) for row in rows):
         raise TypeError(f"{name}: layout: expected a text, a row a line, got {layout!r}")
     if not rows or len({len(row) for row in rows}) != 1:
         raise ValueError(f"{name}: layout: expected rows of one length, got lengths {[len(row) for row in rows]}")

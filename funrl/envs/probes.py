@@ -12,9 +12,10 @@ probe                  what has to work                       values and policy
 :func:`truncation`     a cut-off is no end                    V(-1) = gamma / (1 - gamma), V(1) = 1 / (1 - gamma)
 =====================  =====================================  ===============================================================
 
-Each comes with ``actions="discrete"``, 0 or 1, and ``"continuous"``, one number in [-1, 1]; where no action is named above none has an
-effect. Observations are floating-point [1]. :func:`solution` returns the table as tensors. The values are without an entropy bonus: a
-learner with one has to weigh it with next to nothing. :func:`funrl.envs.make` does not know probes: nobody's aim is to solve them.
+Each comes with ``actions="discrete"``, 0 or 1, and ``"continuous"``, one number in [-1, 1] (another word is a ValueError); where no
+action is named above none has an effect. Observations are floating-point [1]. :func:`solution` returns the table as tensors. The
+values are without an entropy bonus: a learner with one has to weigh it with next to nothing. :func:`funrl.envs.make` does not know
+probes: nobody's aim is to solve them.
 """
 
 from collections.abc import Callable
@@ -153,9 +154,14 @@ def truncation(actions: str = "discrete") -> Env:
         >>> solution(truncation(), gamma=0.5).value
         tensor([1., 2.])
     """
-    return _probe(
-        "truncation", actions, 2, lambda key: -torch.ones_like(key), lambda place, score: (torch.ones_like(place), (place + 1) // 2)
-    )
+
+    def start(key: torch.Tensor) -> torch.Tensor:
+        return -torch.ones_like(key)
+
+    def play(place: torch.Tensor, score: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones_like(place), (place == 1).long()
+
+    return _probe("truncation", actions, 2, start, play)
 
 
 PROBES = {"value": value, "discount": discount, "action": action, "observation": observation, "truncation": truncation}
