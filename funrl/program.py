@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch._C import _functorch as functorch
+from torch._dynamo.variables import higher_order_ops as dynamo_operators
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch._functorch.vmap import restore_vmap, unwrap_batched, wrap_batched
 from torch._higher_order_ops.scan import scan as scan_operator
 from torch._higher_order_ops.scan import scan_op
@@ -45,8 +47,8 @@ def _wrapping(optimization_flags: Callable) -> Callable:
 
 cpp_builder._get_optimization_cflags = _wrapping(cpp_builder._get_optimization_cflags)
 
-# Caches on disk are keyed by this: change it when _scan_batch_rule changes what it computes.
-_SCAN_RULE = "funrl-2"
+# Caches on disk are keyed by this: change it when _scan_batch_rule or _scan_gradient_rule changes what it computes.
+_SCAN_RULE = "funrl-3"
 
 # Bytes from which a donated tensor is written in place. Below, a new tensor costs less than the copy.
 _WORTH_DONATING = 1 << 16
@@ -65,9 +67,10 @@ def scan(
             ys.append(y)
         return carry, tree.stack(ys)
 
-    Eagerly it is that loop, and differentiable. In a compiled program it is one operator, whose compile time does
-    not grow with the number of steps; ``torch.func.grad`` may be used inside ``f`` but not around a compiled scan.
-    Both forms nest, and batch under :func:`torch.func.vmap` even where only some of ``init`` is batched.
+    Eagerly it is that loop. In a compiled program it is one operator, whose compile time does not grow with the number of
+    steps. Both forms nest, batch under :func:`torch.func.vmap` even where only some of ``init`` is batched, and are
+    differentiable by ``torch.func.grad`` and ``vjp``, inside ``f`` and around the scan. A compiled gradient keeps the carries
+    of all steps, and runs each step again on its way back.
 
     Args:
         f: a pure function ``(carry, x) -> (carry, y)``. The new carry has the structure, shapes and dtypes of the old.
@@ -205,6 +208,111 @@ def _batch_first(x: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:
 
 
 scan_op.functorch_table[functorch.TransformType.Vmap] = _scan_batch_rule
+
+
+# Differentiating the operator ------------------------------------------------------------------------------------------
+
+
+def _scan_gradient_rule(interpreter: Any, body: Callable, init: Any, xs: Any, constants: Any) -> Any:
+    """Differentiate the scan operator at one level of torch.func.grad or vjp, for which torch has no rule that works.
+
+    The forward loop also returns the carry that each step began with. The backward loop goes from the last step to the first,
+    runs each again under ``vjp``, hands on the cotangent of the carry, and sums those of the constants.
+    """
+    level, num_carries, num_rows = interpreter.level(), len(init), len(xs)
+    operands = (*init, *xs, *constants)
+    plain = [_below(x, level) for x in operands]
+    tracked = next((x for x in operands if isinstance(x, torch.Tensor) and x.requires_grad), None)
+
+    def forward_loop(body: Callable) -> tuple[torch.Tensor, ...]:
+        rows_end = num_carries + num_rows
+        return scan_op(body, tuple(plain[:num_carries]), tuple(plain[num_carries:rows_end]), tuple(plain[rows_end:]))
+
+    if tracked is None:
+        with interpreter.lower():
+            outputs = forward_loop(body)
+        return tuple(functorch._wrap_for_grad(x, level) for x in outputs)
+
+    def keeping(*args: Any) -> list[torch.Tensor]:
+        return [*body(*args), *(_fresh(x) for x in args[:num_carries])]
+
+    # A carry can come to depend on what is differentiated though its first value does not.
+    learned = [i for i, x in enumerate(operands) if _is_float(x) and (i < num_carries or x.requires_grad)]
+    kept: list[torch.Tensor] = []
+
+    class Scan(torch.autograd.function._SingleLevelFunction):
+        @staticmethod
+        def forward(*operands: Any) -> tuple[torch.Tensor, ...]:
+            with torch.enable_grad(), interpreter.lower():
+                outputs = forward_loop(keeping)
+            kept[:] = outputs[len(outputs) - num_carries :]
+            return tuple(functorch._wrap_for_grad(x, level) for x in outputs[: len(outputs) - num_carries])
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*(x for x in output if not _is_float(x)))
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> tuple[torch.Tensor | None, ...]:
+            # Nobody differentiates the backward loop at this level, only at those below. vjp ends its level before it gets here.
+            top = functorch.peek_interpreter_stack()
+            if functorch.maybe_get_level(tracked) != level or top is None or top.level() != level:
+                return _scan_backward(body, plain, kept, cotangents, num_carries, num_rows, learned)
+            cotangents = tuple(_below(x, level) for x in cotangents)
+            with interpreter.lower():
+                gradients = _scan_backward(body, plain, kept, cotangents, num_carries, num_rows, learned)
+            return tuple(None if x is None else functorch._wrap_for_grad(x, level) for x in gradients)
+
+    with enable_single_level_autograd_function():
+        return Scan.apply(*operands)
+
+
+def _scan_backward(
+    body: Callable, operands: list[Any], kept: list[torch.Tensor], cotangents: Any, num_carries: int, num_rows: int, learned: list[int]
+) -> tuple[torch.Tensor | None, ...]:
+    """Return the cotangents of the operands (carries, rows, constants), None for those that are not learned."""
+    rows_end = num_carries + num_rows
+    carries = [i for i in learned if i < num_carries]
+    rows = [i for i in learned if num_carries <= i < rows_end]
+    constants = [i for i in learned if i >= rows_end]
+    ys = [i for i, x in enumerate(cotangents) if i >= num_carries and x is not None]
+    last = [torch.zeros_like(operands[i]) if cotangents[i] is None else cotangents[i] for i in carries]
+    total = [torch.zeros_like(operands[i]) for i in constants]
+
+    def step(*args: Any) -> list[torch.Tensor]:
+        split = iter(args)
+        carry_cotangents, sums, y_cotangents = ([next(split) for _ in part] for part in (carries, constants, ys))
+        inputs = list(split)
+
+        def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            given = dict(zip(learned, values, strict=True))
+            outputs = body(*(given.get(i, x) for i, x in enumerate(inputs)))
+            return tuple(outputs[i] for i in (*carries, *ys))
+
+        _, pull = torch.func.vjp(run, *(inputs[i] for i in learned))
+        found = dict(zip(learned, pull((*carry_cotangents, *y_cotangents)), strict=True))
+        sums = [s + found[i] for s, i in zip(sums, constants, strict=True)]
+        return [_fresh(x) for x in (*(found[i] for i in carries), *sums, *(found[i] for i in rows))]
+
+    columns = [torch.flip(x, (0,)) for x in (*(cotangents[i] for i in ys), *kept, *operands[num_carries:rows_end])]
+    outputs = scan_op(step, tuple(_fresh(x) for x in (*last, *total)), tuple(columns), tuple(operands[rows_end:]))
+    found = dict(zip((*carries, *constants, *rows), outputs, strict=True))
+    return tuple(torch.flip(found[i], (0,)) if i in rows else found.get(i) for i in range(len(operands)))
+
+
+def _below(x: Any, level: int) -> Any:
+    return functorch._unwrap_for_grad(x, level) if isinstance(x, torch.Tensor) else x
+
+
+def _is_float(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+
+scan_op.functorch_table[functorch.TransformType.Grad] = _scan_gradient_rule
+# Dynamo's check that a body hands on no memory of its inputs breaks on tensors that are differentiated. Ours never does, and
+# functionalization checks it again.
+dynamo_operators.ScanHigherOrderVariable.supports_aliasing = True
 
 
 def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1, backend: str = "inductor") -> Callable:
