@@ -43,9 +43,14 @@ FLOORS = {
 LAST = ["__main__", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
 SIBLINGS = {("program", "tree"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
-SHARED = {"distributions": {"checks"}, "envs": {"checks", "draw", "grid", "hill"}, "algos": {"algorithm", "episodes"}}
+SHARED = {
+    "algos": {"algorithm", "episodes"},
+    "distributions": {"checks"},
+    "envs": {"checks", "draw", "grid", "hill"},
+    "nn": {"net", "initializers", "norm", "mlp"},
+}
 # Files that serve their own folder only, so that no user sees their functions.
-INNER = {"distributions/checks.py", "envs/checks.py", "envs/draw.py", "envs/grid.py", "envs/hill.py"}
+INNER = {"distributions/checks.py", "envs/checks.py", "envs/draw.py", "envs/grid.py", "envs/hill.py", "nn/net.py"}
 PRIVATE_TORCH = {"program.py": None, "tree.py": {"torch.utils._pytree"}}
 
 

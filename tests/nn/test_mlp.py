@@ -10,23 +10,6 @@ from funrl import nn, program, random, tree
 KEY = random.key(0)
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (6, 2, 3), (1, 7)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_orthogonal_has_equal_singular_values(shape, dtype):
-    weight = nn.orthogonal(1.5)(KEY, shape, dtype, torch.device("cpu"))
-    chex.assert_shape(weight, shape)
-    assert weight.dtype == dtype
-    values = torch.linalg.svdvals(weight.reshape(shape[0], -1))
-    torch.testing.assert_close(values, torch.full_like(values, 1.5))
-
-
-def test_orthogonal_is_uniform():
-    """Each entry of a Haar matrix has mean 0 and variance 1 / n; without the sign of R's diagonal the first would not."""
-    weights = vmap(lambda key: nn.orthogonal()(key, (3, 3)))(random.split(KEY, 4000))
-    torch.testing.assert_close(weights.mean(0), torch.zeros(3, 3), atol=0.04, rtol=0)
-    torch.testing.assert_close(weights.var(0), torch.full((3, 3), 1 / 3), atol=0.03, rtol=0)
-
-
 @pytest.mark.parametrize(
     "activation, module", [("tanh", torch.nn.Tanh), ("relu", torch.nn.ReLU), ("silu", torch.nn.SiLU), ("elu", torch.nn.ELU)]
 )
@@ -75,6 +58,50 @@ def test_a_function_as_activation_and_no_hidden_layer():
     torch.testing.assert_close(linear.apply(params, x), params[0]["weight"] @ x)
 
 
+def test_the_output_may_have_a_shape():
+    net, flat = nn.mlp((5,), (4, 3)), nn.mlp((5,), 12)
+    params, x = net.init(KEY, torch.zeros(3)), random.normal(KEY, (7, 3))
+    chex.assert_shape(net.apply(params, x), (7, 4, 3))
+    assert torch.equal(net.apply(params, x).reshape(7, 12), flat.apply(params, x))
+    chex.assert_shape(vmap(net.apply, (None, 0))(params, x), (7, 4, 3))
+
+
+def test_layer_norm_stands_before_the_activation():
+    net = nn.mlp((5, 6), 2, activation="relu", norm="layer")
+    params = net.init(KEY, torch.zeros(3))
+    reference = torch.nn.Sequential(
+        torch.nn.Linear(3, 5), torch.nn.LayerNorm(5), torch.nn.ReLU(), torch.nn.Linear(5, 6), torch.nn.LayerNorm(6), torch.nn.ReLU(),
+        torch.nn.Linear(6, 2),
+    )  # fmt: skip
+    params = tree.map(lambda x: x + 0.1 * random.normal(KEY, tuple(x.shape)), params)
+    named = {}
+    for i, layer in enumerate(params):
+        named |= {f"{3 * i}.weight": layer["weight"], f"{3 * i}.bias": layer["bias"]}
+        if i < 2:
+            named |= {f"{3 * i + 1}.weight": layer["norm"]["scale"], f"{3 * i + 1}.bias": layer["norm"]["bias"]}
+    x = random.normal(random.key(1), (4, 3))
+    torch.testing.assert_close(net.apply(params, x), functional_call(reference, named, (x,)))
+    same = nn.mlp((5, 6), 2, activation="relu", norm=nn.layer_norm(1e-5))
+    assert torch.equal(same.apply(params, x), net.apply(params, x))
+
+
+def test_several_inputs_are_joined():
+    net = nn.mlp((5,), 1)
+    observation, action = random.normal(KEY, (7, 3)), random.normal(random.key(1), (7, 2))
+    params = net.init(KEY, observation, action)
+    chex.assert_shape(params[0]["weight"], (5, 5))
+    assert torch.equal(net.apply(params, observation, action), net.apply(params, torch.cat([observation, action], -1)))
+
+
+def test_the_program_of_the_default_is_a_linear_layer_and_an_activation():
+    """PPO's throughput stands on it."""
+    net = nn.mlp((4, 4), 2)
+    x = torch.zeros(7, 3)
+    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda params: net.apply(params, x))(net.init(KEY, x))
+    operators = [str(node.target) for node in traced.graph.nodes if node.op == "call_function"]
+    assert operators == ["aten.t.default", "aten.addmm.default", "aten.tanh.default"] * 2 + ["aten.t.default", "aten.addmm.default"]
+
+
 def test_compiled_and_vmapped_agree_with_a_loop():
     torch._dynamo.reset()
     net = nn.mlp((6, 5), 2)
@@ -113,8 +140,14 @@ def applied(net, x, example=None):
             ValueError,
             "expected 2 layers, got 3",
         ),
-        (lambda: nn.orthogonal()(KEY, (3,)), ValueError, r"at least two dimensions, got \[3\]"),
-        (lambda: nn.orthogonal(torch.tensor(1.0)), TypeError, "scale: expected a number, got Tensor"),
+        (lambda: nn.mlp((4,), (2, 0)), ValueError, "out_features.*at least 1, got 0"),
+        (lambda: nn.mlp(4, 2), ValueError, "num_cells: expected a list or tuple of whole numbers, got 4"),
+        (lambda: nn.mlp((4,), norm="batch"), ValueError, "norm: expected None, 'layer' or a Net.*got 'batch'"),
+        (lambda: nn.mlp((4,), norm=nn.batch_norm()), ValueError, "norm: .*got a BatchNorm; call batch_norm, which has a state"),
+        (lambda: nn.mlp((4,), norm=nn.dropout(0.1)), ValueError, "a Net without noise"),
+        (lambda: nn.mlp((4,)).init(KEY), ValueError, "at least one input"),
+        (lambda: nn.mlp((4,)).init(KEY, torch.zeros(2, 3), torch.zeros(3)), ValueError, r"input 1: expected the leading dimensions \[2\]"),
+        (lambda: nn.mlp((4,)).init(KEY, torch.zeros(3), torch.tensor([1])), TypeError, "input 1: expected a floating-point"),
     ],
 )
 def test_errors(call, error, message):

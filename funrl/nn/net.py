@@ -1,0 +1,134 @@
+"""What every network shares: the interface, the activations by name, and the checks of inputs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+__all__ = ["Net"]
+
+_ACTIVATIONS = {
+    "elu": functional.elu,
+    "gelu": functional.gelu,
+    "leaky_relu": functional.leaky_relu,
+    "mish": functional.mish,
+    "relu": torch.relu,
+    "selu": functional.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "tanh": torch.tanh,
+}
+
+
+class Net(NamedTuple):
+    """A network as a pair of pure functions.
+
+    Attributes:
+        init: ``init(key, example) -> params``; the example is an input, of which only shape, dtype and device matter. A network
+            of several inputs takes an example of each.
+        apply: ``apply(params, x) -> y``, for any leading batch dimensions of x.
+        noisy: whether ``apply`` takes a key, ``apply(params, x, key=key)``; without one (None) it adds no noise.
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    noisy: bool = False
+
+
+def activation_function(what: str, activation: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return an elementwise function as it is, or the one that has the name.
+
+    Raises:
+        ValueError: if there is none of that name; the message begins with ``what``.
+
+    Example:
+        >>> activation_function("mlp: activation", "relu") is torch.relu
+        True
+    """
+    if callable(activation):
+        return activation
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise ValueError(f"{what}: expected a function or one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
+    return _ACTIVATIONS[activation]
+
+
+def check_sizes(what: str, sizes: Any) -> tuple[int, ...]:
+    """Return ``sizes`` as a tuple if they are whole numbers of at least 1.
+
+    Raises:
+        ValueError: if they are not; the message begins with ``what``.
+
+    Example:
+        >>> check_sizes("mlp: num_cells", [32, 64])
+        (32, 64)
+    """
+    for n in sizes if isinstance(sizes, list | tuple) else (sizes,):
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"{what}: expected whole numbers of at least 1, got {n!r}")
+    if not isinstance(sizes, list | tuple):
+        raise ValueError(f"{what}: expected a list or tuple of whole numbers, got {sizes!r}")
+    return tuple(sizes)
+
+
+def check_input(what: str, x: Any) -> None:
+    """Raise unless ``x`` is a floating-point tensor [..., D] with D at least 1; the message begins with ``what``.
+
+    Example:
+        >>> check_input("mlp.apply: x", torch.tensor(1.0))
+        Traceback (most recent call last):
+        ...
+        ValueError: mlp.apply: x: expected the shape [..., D] with D at least 1, got []; reshape a single number to [1]
+    """
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"{what}: expected a floating-point tensor [..., D], got {got}; cast it with .to(torch.float32)")
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"{what}: expected the shape [..., D] with D at least 1, got {list(x.shape)}; reshape a single number to [1]")
+
+
+def check_features(what: str, x: Any, weight: torch.Tensor, size: int | None = None) -> None:
+    """Raise unless ``x`` [..., D] fits ``weight``: it has ``size`` features (weight's last dimension by default) and its dtype.
+
+    Example:
+        >>> check_features("mlp.apply: x", torch.zeros(7, 4), torch.zeros(2, 3))
+        Traceback (most recent call last):
+        ...
+        ValueError: mlp.apply: x: expected 3 features in the last dimension, as the example in init had, got the shape [7, 4]; reshape x, or
+        call init with an example like it
+    """
+    check_input(what, x)
+    size = weight.shape[-1] if size is None else size
+    if x.shape[-1] != size:
+        raise ValueError(
+            f"{what}: expected {size} features in the last dimension, as the example in init had, got the shape {list(x.shape)}; "
+            "reshape x, or call init with an example like it"
+        )
+    if x.dtype != weight.dtype:
+        raise TypeError(f"{what}: expected {weight.dtype} as the parameters are, got {x.dtype}; cast either with funrl.tree.to")
+
+
+def concatenate(what: str, inputs: tuple[Any, ...]) -> torch.Tensor:
+    """Return the one input, or several joined along their last dimension.
+
+    Raises:
+        ValueError: if there is none, or their leading dimensions differ: nothing is broadcast.
+        TypeError: if one of several is not a floating-point tensor.
+
+    Example:
+        >>> concatenate("mlp.apply", (torch.zeros(7, 3), torch.ones(7, 2))).shape
+        torch.Size([7, 5])
+    """
+    if len(inputs) == 1:
+        return inputs[0]
+    if not inputs:
+        raise ValueError(f"{what}: expected at least one input, got none")
+    for i, x in enumerate(inputs):
+        check_input(f"{what}: input {i}", x)
+        if x.shape[:-1] != inputs[0].shape[:-1]:
+            raise ValueError(
+                f"{what}: input {i}: expected the leading dimensions {list(inputs[0].shape[:-1])} of input 0, got {list(x.shape)}; "
+                "nothing is broadcast: expand it first"
+            )
+    return torch.cat(inputs, -1)
