@@ -1,6 +1,7 @@
 """Bandits: arms whose rewards are random, of a kind that has to be found out by pulling them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -135,7 +136,7 @@ def gaussian_bandit(num_arms: int = 2) -> Env:
     return _bandit("GaussianBandit-misc", default, pay, bars, low=-float("inf"), high=float("inf"))
 
 
-def _bandit(name: str, default: tree.T, pay: Callable, bars: Callable, *, low: float, high: float) -> Env:
+def _bandit(name: str, default: Any, pay: Callable, bars: Callable, *, low: float, high: float) -> Env:
     """Return a bandit.
 
     Args:
@@ -151,12 +152,12 @@ def _bandit(name: str, default: tree.T, pay: Callable, bars: Callable, *, low: f
     actions = Discrete(num_arms)
     observations = Box([low, *[0.0] * (num_arms + 1)], [high, *[1.0] * (num_arms + 1)])
 
-    def observe(state: BanditState, env_params: tree.T) -> torch.Tensor:
+    def observe(state: BanditState, env_params: Any) -> torch.Tensor:
         dtype = state.reward.dtype
         over = state.time.to(dtype) / env_params.max_steps.to(dtype)
         return torch.cat([state.reward.reshape(1), state.pulled, over.clamp(max=1.0).reshape(1)])
 
-    def reset(key: torch.Tensor, env_params: tree.T = default) -> tuple[BanditState, Timestep]:
+    def reset(key: torch.Tensor, env_params: Any = default) -> tuple[BanditState, Timestep]:
         """Return the state before the first pull, and its timestep; the key is not used."""
         pulled = torch.zeros_like(tree.leaves(env_params)[0])
         zero = pulled.sum()
@@ -164,7 +165,7 @@ def _bandit(name: str, default: tree.T, pay: Callable, bars: Callable, *, low: f
         no = torch.zeros_like(zero, dtype=torch.bool)
         return state, Timestep(observe(state, env_params), zero.clone(), no, no.clone(), {})
 
-    def step(key: torch.Tensor, state: BanditState, action: torch.Tensor, env_params: tree.T = default) -> tuple[BanditState, Timestep]:
+    def step(key: torch.Tensor, state: BanditState, action: torch.Tensor, env_params: Any = default) -> tuple[BanditState, Timestep]:
         """Pull an arm."""
         check_step(name, state, BanditState, action, actions, env_params, kind)
         check_params(name, env_params, default)
@@ -174,7 +175,7 @@ def _bandit(name: str, default: tree.T, pay: Callable, bars: Callable, *, low: f
         truncated = new.time >= env_params.max_steps
         return new, Timestep(observe(new, env_params), reward.clone(), torch.zeros_like(truncated), truncated, {})
 
-    def render(state: BanditState, env_params: tree.T = default) -> torch.Tensor:
+    def render(state: BanditState, env_params: Any = default) -> torch.Tensor:
         """Return a picture of the arms with the last one coloured, and the part of the episode that is over: uint8 [300, 480, 3]."""
         width = 2.0 / num_arms
         bottom, top = (x.float() for x in bars(env_params))

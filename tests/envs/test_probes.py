@@ -56,40 +56,38 @@ def test_both_observations_come_equally_often():
     assert abs(timestep.observation.sum()) < 5 * 4000**0.5
 
 
-def terminated(timestep):
-    return timestep.terminated
-
-
-def true_successor(timestep, start):
-    return timestep.observation
-
-
-def backed_up(env, values, *, gamma=GAMMA, ends=terminated, successor=true_successor):
-    """One sweep of value iteration over whole episodes, with a grid of actions; ``values`` maps an observation to its value."""
-    actions = torch.arange(2) if env.action_space.shape == () else torch.linspace(-1, 1, 41)[:, None]
-    targets = {}
-    for seed in range(8):
+def experience(env):
+    """Whole episodes with each of a grid of actions: (observation, reward, terminated, done, true successor, what the reset showed)."""
+    actions = torch.arange(2) if env.action_space.shape == () else torch.linspace(-1, 1, 9)[:, None]
+    rows = []
+    for seed in range(6):
         for action in actions:
             state, timestep = env.reset(random.key(seed))
-            start = timestep
+            start = timestep.observation.item()
             while not timestep.done:
                 before = timestep.observation.item()
                 state, timestep = env.step(random.key(0), state, action)
-                bootstrap = 0.0 if ends(timestep) else gamma * values.get(successor(timestep, start).item(), 0.0)
-                targets.setdefault(before, []).append(timestep.reward.item() + bootstrap)
-    return {place: max(found) for place, found in targets.items()}
+                ends = timestep.terminated.item(), timestep.done.item()
+                rows.append((before, timestep.reward.item(), *ends, timestep.observation.item(), start))
+    return rows
 
 
-def converged(env, **faults):
-    values = {}
-    for _ in range(120 if env.max_episode_steps > 1 or faults else 2):
-        values = backed_up(env, values, **faults)
+def iterate(env, *, gamma=GAMMA, masked="terminated", after_cut="successor"):
+    """Value iteration on the experience; the arguments are the faults of learners. Returns the values, lowest observation first."""
+    rows, values = experience(env), {}
+    for _ in range(120):
+        targets = {}
+        for before, reward, terminated, done, successor, start in rows:
+            ends = {"terminated": terminated, "done": done, "never": False}[masked]
+            after = start if done and after_cut == "reset" else successor
+            targets.setdefault(before, []).append(reward + (0.0 if ends else gamma * values.get(after, 0.0)))
+        values = {place: max(found) for place, found in targets.items()}
     return [values[place] for place in sorted(values)]
 
 
 def test_value_iteration_finds_the_solution(probe):
     solution = probes.solution(probe, GAMMA)
-    np.testing.assert_allclose(converged(probe), solution.value, rtol=1e-6)
+    np.testing.assert_allclose(iterate(probe), solution.value, rtol=1e-6)
     assert solution.observation.tolist() == sorted(solution.observation.tolist())
 
 
@@ -110,15 +108,13 @@ def test_the_best_actions_are_those_of_the_solution(probe):
 
 def test_faults_show():
     """Each fault of a learner leads the values of its probe away from the solution, to where the docstring says."""
-    never, always = (lambda timestep: False), (lambda timestep: timestep.done)
     long_run = 1 / (1 - GAMMA)
-    assert converged(probes.value(), ends=never) == pytest.approx([long_run])
-    assert converged(probes.discount(), gamma=1.0) == pytest.approx([1.0, 1.0])
-    assert converged(probes.discount(), gamma=0.0) == pytest.approx([0.0, 1.0])
-    assert converged(probes.discount(), ends=never) == pytest.approx([GAMMA * long_run, long_run])
-    assert converged(probes.truncation(), ends=always) == pytest.approx([GAMMA, 1.0])
-    reset = converged(probes.truncation(), successor=lambda timestep, start: start.observation if timestep.done else timestep.observation)
-    assert reset[1] == pytest.approx(1 / (1 - GAMMA**2))
+    assert iterate(probes.value(), masked="never") == pytest.approx([long_run])
+    assert iterate(probes.discount(), gamma=1.0) == pytest.approx([1.0, 1.0])
+    assert iterate(probes.discount(), gamma=0.0) == pytest.approx([0.0, 1.0])
+    assert iterate(probes.discount(), masked="never") == pytest.approx([GAMMA * long_run, long_run])
+    assert iterate(probes.truncation(), masked="done") == pytest.approx([GAMMA, 1.0])
+    assert iterate(probes.truncation(), after_cut="reset") == pytest.approx([GAMMA / (1 - GAMMA**2), 1 / (1 - GAMMA**2)])
 
 
 def test_values_scale_with_the_reward(probe):
