@@ -177,6 +177,11 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
     * no argument is modified;
     * ``render``, where it is not None, gives uint8 [H, W, 3];
 
+    all of these with a first dimension [B] where the environment is batched; for such a one also that
+
+    * ``reset_where`` and ``step_where`` do in the rows of the mask what ``reset`` and ``step`` do, and leave the state of the
+      others as it was;
+
     and for an environment that does not run on the host also that
 
     * the floating-point numbers follow the dtype of ``env_params``;
@@ -207,9 +212,10 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
                 raise TypeError(f"{what}: {field} has no method {method}; use a space of funrl.spaces")
     if not isinstance(env.max_episode_steps, int) or env.max_episode_steps < 1:
         raise ValueError(f"{what}: max_episode_steps: expected a positive integer, got {env.max_episode_steps!r}")
+    _check_batched(env, what)
     _check_tensors(env.default_params, f"{what}: default_params")
     reset_keys, action_keys, step_keys, other_keys = random.split(key, (4, num_steps)).unbind(0)
-    actions = [env.action_space.sample(k) for k in action_keys.unbind(0)]
+    actions = [_random_action(env, k) for k in action_keys.unbind(0)]
     keys = list(zip(reset_keys.unbind(0), step_keys.unbind(0), strict=True))
 
     first = _walk(env, keys, actions, env.default_params, what)
@@ -223,12 +229,37 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
         before = _copy(state)
         image = env.render(state, env.default_params)
         _check_same(state, before, f"{what}: render", "it modified its argument state; return new tensors instead", tolerance=0.0)
-        if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise ValueError(f"{what}: render: expected uint8 [H, W, 3], got {_kind(image)}")
+        batch = _batch(env)
+        rank, shape = 3 + len(batch), ", ".join([*map(str, batch), "H, W, 3"])
+        if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != rank or image.shape[-1] != 3:
+            raise ValueError(f"{what}: render: expected uint8 [{shape}], got {_kind(image)}")
+    if env.num_envs is not None:
+        _check_masks(env, other_keys[0], what)
     if env.host:
         return
     _check_precision(env, key, actions[0], what)
     _check_vmap(env, random.split(other_keys[0], (3, 3)), what)
+
+
+def _batch(env: Env) -> tuple[int, ...]:
+    return () if env.num_envs is None else (env.num_envs,)
+
+
+def _check_batched(env: Env, what: str) -> None:
+    """Raise unless ``num_envs`` is a number of copies and the functions with a mask are there, or there is none of them."""
+    if env.num_envs is not None and (not isinstance(env.num_envs, int) or env.num_envs < 1):
+        raise ValueError(f"{what}: num_envs: expected a positive integer or None, got {env.num_envs!r}")
+    for field in ("reset_where", "step_where"):
+        if callable(getattr(env, field)) != (env.num_envs is not None):
+            expected = "a function, for the environment is batched" if env.num_envs else "None, for the environment is not batched"
+            raise TypeError(f"{what}: {field}: expected {expected}; got {getattr(env, field)!r}")
+
+
+def _random_action(env: Env, key: torch.Tensor) -> Any:
+    """Return one random action, or one for each copy of a batched environment."""
+    if env.num_envs is None:
+        return env.action_space.sample(key)
+    return tree.stack([env.action_space.sample(k) for k in random.split(key, env.num_envs).unbind(0)])
 
 
 def _walk(env: Env, keys: list[Any], actions: list[Any], env_params: Any, what: str) -> list[tuple[Any, Timestep]]:
@@ -239,8 +270,11 @@ def _walk(env: Env, keys: list[Any], actions: list[Any], env_params: Any, what: 
     _check_start(timestep, f"{what}: reset")
     reference, results = _copy(reset_reference), [_copy(reset_reference)]
     for number, ((reset_key, step_key), action) in enumerate(zip(keys, actions, strict=True), 1):
-        if bool(timestep.done):
-            state, timestep = env.reset(reset_key, env_params)
+        if bool(timestep.done.any()):
+            if env.num_envs is None:
+                state, timestep = env.reset(reset_key, env_params)
+            else:
+                state, timestep = env.reset_where(reset_key, state, timestep.done, env_params)
         where = f"{what}: step {number}"
         names = ("key", "state", "action", "env_params")
         result = _guarded(where, env.step, names, (step_key, state, action, env_params))
@@ -271,25 +305,59 @@ def _check_result(result: Any, env: Env, where: str) -> None:
     _check_tensors(timestep, f"{where}: timestep")
     if not isinstance(timestep.info, dict):
         raise TypeError(f"{where}: info: expected a dict of tensors, got {type(timestep.info).__name__}")
-    if not (timestep.reward.is_floating_point() and timestep.reward.ndim == 0):
-        raise ValueError(f"{where}: reward: expected a floating-point [], got {_kind(timestep.reward)}")
+    batch = _batch(env)
+    if not timestep.reward.is_floating_point() or timestep.reward.shape != batch:
+        raise ValueError(f"{where}: reward: expected a floating-point {list(batch)}, got {_kind(timestep.reward)}")
     for name in ("terminated", "truncated"):
         flag = getattr(timestep, name)
-        if flag.dtype != torch.bool or flag.ndim != 0:
-            raise ValueError(f"{where}: {name}: expected bool [], got {_kind(flag)}")
-    env.observation_space.check(timestep.observation, f"{where}: observation")
-    if not bool(env.observation_space.contains(timestep.observation)):
-        raise ValueError(f"{where}: the observation {timestep.observation} is not in {env.observation_space}; widen the space or clip")
-    if not bool(timestep.reward.isfinite()):
-        raise ValueError(f"{where}: reward: expected a finite number, got {timestep.reward.item()}")
+        if flag.dtype != torch.bool or flag.shape != batch:
+            raise ValueError(f"{where}: {name}: expected bool {list(batch)}, got {_kind(flag)}")
+    for part, value in (("state", state), ("observation", timestep.observation), ("info", timestep.info)):
+        for path, leaf in zip(tree.paths(value), tree.leaves(value), strict=True):
+            if leaf.shape[: len(batch)] != batch:
+                raise ValueError(f"{where}: {part}: leaf {path}: expected one row for each copy, [{batch[0]}, ...], got {_kind(leaf)}")
+    rows = [timestep.observation] if not batch else [tree.index(timestep.observation, i) for i in range(batch[0])]
+    for observation in rows:
+        env.observation_space.check(observation, f"{where}: observation")
+        if not bool(env.observation_space.contains(observation)):
+            raise ValueError(f"{where}: the observation {observation} is not in {env.observation_space}; widen the space or clip")
+    if not bool(timestep.reward.isfinite().all()):
+        raise ValueError(f"{where}: reward: expected a finite number, got {timestep.reward.tolist()}")
 
 
 def _check_start(timestep: Timestep, where: str) -> None:
-    if bool(timestep.reward != 0) or bool(timestep.done):
+    if bool((timestep.reward != 0).any()) or bool(timestep.done.any()):
         raise ValueError(
-            f"{where}: expected reward 0 and neither terminated nor truncated, got reward {timestep.reward.item()}, "
-            f"terminated {timestep.terminated.item()}, truncated {timestep.truncated.item()}"
+            f"{where}: expected reward 0 and neither terminated nor truncated, got reward {timestep.reward.tolist()}, "
+            f"terminated {timestep.terminated.tolist()}, truncated {timestep.truncated.tolist()}"
         )
+
+
+def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
+    """Raise unless the functions with a mask agree with those without: each is called after the same reset and step."""
+    first_key, action_key, step_key, again_key, second_key, next_key = random.split(key, 6).unbind(0)
+    env_params, mask = env.default_params, torch.arange(env.num_envs, device=key.device) % 2 == 0
+    actions = [_random_action(env, k) for k in random.split(action_key).unbind(0)]
+
+    def start() -> Any:
+        state, _ = env.reset(first_key, env_params)
+        state, timestep = env.step(step_key, state, actions[0], env_params)
+        return env.reset_where(again_key, state, timestep.done, env_params)[0] if bool(timestep.done.any()) else state
+
+    fresh = _copy(env.reset(second_key, env_params))
+    after = _copy(env.step(next_key, start(), actions[1], env_params))
+    for name, arguments, expected in (
+        ("reset_where", lambda state: (second_key, state, mask, env_params), fresh),
+        ("step_where", lambda state: (next_key, state, actions[1], mask, env_params), after),
+    ):
+        state = start()
+        before = _copy(state)
+        names = ("key", "state", "where", "env_params") if name == "reset_where" else ("key", "state", "action", "where", "env_params")
+        result = _guarded(f"{what}: {name}", getattr(env, name), names, arguments(state))
+        chosen = [tree.index(value, mask) for value in (result, expected)]
+        _check_same(*chosen, f"{what}: {name}", f"in the rows of the mask it gives another result than {name[:-6]}", tolerance=0.0)
+        others = [tree.index(value, ~mask) for value in (result[0], before)]
+        _check_same(*others, f"{what}: {name}", "it changed the state of a row that is not in the mask", tolerance=0.0)
 
 
 def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
@@ -314,7 +382,7 @@ def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
     copies = keys.shape[1]
     scales = [1 + 0.01 * i for i in range(copies)]
     env_params = [tree.map(lambda x, scale=scale: x * scale if x.is_floating_point() else x, env.default_params) for scale in scales]
-    actions = [env.action_space.sample(k) for k in keys[0].unbind(0)]
+    actions = [_random_action(env, k) for k in keys[0].unbind(0)]
     starts = [env.reset(k, p) for k, p in zip(keys[1].unbind(0), env_params, strict=True)]
     ends = [env.step(k, start[0], a, p) for k, start, a, p in zip(keys[2].unbind(0), starts, actions, env_params, strict=True)]
     try:

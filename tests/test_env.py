@@ -3,6 +3,7 @@ import torch
 
 from funrl import envs, random, tree
 from funrl.env import Env, Timestep, check_env, check_step, constants
+from funrl.envs import vectorize
 from funrl.spaces import Box, Discrete
 
 KEY = random.key(0)
@@ -216,6 +217,70 @@ def test_a_host_environment_is_neither_vmapped_nor_stepped_twice():
         return env.reset(key, env_params)
 
     check_env(env._replace(reset=host_reset, step=host_step, host=True), KEY)
+
+
+BALLS = vectorize(BALL, 3)
+
+
+def wrapped(**functions):
+    """Three balls, some of whose functions return what another function makes of their result."""
+
+    def changed(name, f):
+        return lambda *arguments: f(arguments, getattr(BALLS, name)(*arguments))
+
+    return BALLS._replace(**{name: changed(name, f) for name, f in functions.items()})
+
+
+def edit(part, **fields):
+    """What changes fields of the state (part 0) or the timestep (part 1) of a result."""
+
+    def f(arguments, result):
+        result = list(result)
+        result[part] = result[part].replace(**{name: g(result[part]) for name, g in fields.items()})
+        return tuple(result)
+
+    return f
+
+
+def test_a_good_batched_environment_passes():
+    for seed in range(3):
+        check_env(BALLS, random.key(seed))
+    check_env(vectorize(BALL, 1)._replace(host=True), KEY)
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ({"reset": edit(1, reward=lambda t: t.reward.sum())}, r"reset: reward: expected a floating-point \[3\], got float32 \[\]"),
+        ({"reset": edit(1, terminated=lambda t: t.terminated[0])}, r"reset: terminated: expected bool \[3\], got bool \[\]"),
+        ({"reset": edit(1, observation=lambda t: t.observation[0])}, r"reset: observation: leaf .*one row for each copy, \[3, ...\]"),
+        ({"reset": edit(0, time=lambda s: s.time[0])}, r"reset: state: leaf .*time: expected one row for each copy"),
+        ({"step": edit(1, observation=lambda t: t.observation - torch.tensor([[0.0], [0.0], [20.0]]))}, "step 1: .*is not in Box"),
+        ({"step": edit(1, reward=lambda t: t.reward / torch.tensor([1.0, 1.0, 0.0]))}, "step 1: reward: expected a finite number"),
+        ({"render": lambda arguments, image: image[0]}, r"render: expected uint8 \[3, H, W, 3\]"),
+        ({"reset_where": edit(0, speed=lambda s: s.speed + 1)}, "reset_where: in the rows of the mask it gives another result than reset"),
+        ({"step_where": edit(1, reward=lambda t: t.reward - 1)}, "step_where: in the rows of the mask it gives another result than step"),
+        ({"step_where": lambda a, r: BALLS.step(*a[:3], a[4])}, "step_where: it changed the state of a row that is not in the mask"),
+        ({"reset_where": lambda a, r: BALLS.reset(a[0], a[3])}, "reset_where: it changed the state of a row that is not in the mask"),
+        ({"step_where": lambda a, r: (a[1].speed.add_(1.0), r)[1]}, "step_where: it modified its argument state"),
+    ],
+)
+def test_a_bad_batched_environment_is_named(functions, message):
+    with pytest.raises((TypeError, ValueError), match=f"check_env: Ball: {message}"):
+        check_env(wrapped(**functions), KEY, num_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (BALLS._replace(num_envs=0), "num_envs: expected a positive integer or None, got 0"),
+        (BALLS._replace(step_where=None), "step_where: expected a function, for the environment is batched; got None"),
+        (BALL._replace(reset_where=BALLS.reset_where), "reset_where: expected None, for the environment is not batched"),
+    ],
+)
+def test_a_mask_belongs_to_a_batch(env, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        check_env(env, KEY)
 
 
 def test_check_step_takes_a_good_step():

@@ -18,6 +18,7 @@ from funrl.envs.memory_chain import memory_chain
 from funrl.envs.mountain_car import mountain_car
 from funrl.envs.pendulum import pendulum
 from funrl.envs.point_robot import point_robot
+from funrl.envs.vectorize import vectorize
 from funrl.names import nearest
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "pendulum",
     "point_robot",
     "probes",
+    "vectorize",
 ]
 
 _FACTORIES = {

@@ -1,0 +1,133 @@
+"""Copies of a pure environment side by side: one environment with a batch dimension."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.env import Env
+
+__all__ = ["vectorize"]
+
+
+def vectorize(env: Env, num_envs: int) -> Env:
+    """Return ``num_envs`` copies of a pure environment as one batched :class:`~funrl.env.Env`.
+
+    Its ``reset`` and ``step`` take one key and split it: copy i gets ``split(key, num_envs)[i]``. Its spaces are those of one copy,
+    and its pictures are uint8 [B, H, W, 3].
+
+    The copies share their ``env_params`` or have their own, leaf by leaf: a leaf with as many dimensions as in
+    ``env.default_params`` is shared, and one with a further first dimension of ``num_envs`` holds a value for each copy. As the
+    number of dimensions decides, never a size, no leaf can be taken for the other kind; all else is an error.
+
+    Args:
+        env: a pure environment, not batched.
+        num_envs: B >= 1, how many copies.
+
+    Returns:
+        The batched environment; the leaves of its states and timesteps are [B, ...].
+
+    Raises:
+        TypeError: if ``env`` is no :class:`~funrl.env.Env`, or ``num_envs`` no integer.
+        ValueError: if ``env`` runs on the host or is batched already, or ``num_envs`` is less than 1. The functions of the batched
+            environment raise where an argument does not have the batch dimension.
+
+    Example:
+        >>> import torch, funrl
+        >>> envs = vectorize(funrl.envs.make("CartPole-v1"), 3)
+        >>> length = torch.tensor([0.5, 1.0, 2.0])
+        >>> env_params = envs.default_params.replace(pole_half_length=length)
+        >>> state, timestep = envs.reset(funrl.random.key(0), env_params)
+        >>> state, timestep = envs.step(funrl.random.key(1), state, torch.tensor([0, 1, 1]), env_params)
+        >>> timestep.observation.shape, timestep.reward
+        (torch.Size([3, 4]), tensor([1., 1., 1.]))
+    """
+    if not isinstance(env, Env):
+        raise TypeError(f"vectorize: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+    if not isinstance(num_envs, int) or isinstance(num_envs, bool):
+        raise TypeError(f"vectorize: num_envs: expected an integer, got {num_envs!r}")
+    if num_envs < 1:
+        raise ValueError(f"vectorize: num_envs: expected at least 1, got {num_envs}")
+    if env.host:
+        raise ValueError(f"vectorize: env: {env.name} runs outside torch; ask its make for num_envs={num_envs} instead")
+    if env.num_envs is not None:
+        raise ValueError(f"vectorize: env: {env.name} has {env.num_envs} copies already; use torch.func.vmap for a further batch dimension")
+    what = f"{env.name} x {num_envs}"
+    default_params = env.default_params
+
+    def batched(function: Callable[..., Any], env_params: Any, *arguments: Any) -> Any:
+        """Call ``function(*arguments, env_params)`` for each copy."""
+        leaves, form = tree.flatten(env_params)
+        dims = _dims(env_params, default_params, num_envs, what)
+
+        def one(arguments: Any, leaves: Any) -> Any:
+            return function(*arguments, tree.unflatten(form, leaves))
+
+        return torch.func.vmap(one, (0, dims))(arguments, tuple(leaves))
+
+    def reset(key: torch.Tensor, env_params: Any = default_params) -> Any:
+        return batched(env.reset, env_params, random.split(key, num_envs))
+
+    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = default_params) -> Any:
+        _check_copies(state, num_envs, f"{what}: state")
+        _check_copies(action, num_envs, f"{what}: action")
+        return batched(env.step, env_params, random.split(key, num_envs), state, action)
+
+    def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = default_params) -> Any:
+        _check_copies(state, num_envs, f"{what}: state")
+        _check_mask(where, num_envs, what)
+        new, timestep = reset(key, env_params)
+        return tree.where(where, new, state), timestep
+
+    def step_where(key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: Any = default_params) -> Any:
+        _check_mask(where, num_envs, what)
+        new, timestep = step(key, state, action, env_params)
+        return tree.where(where, new, state), timestep
+
+    def render(state: Any, env_params: Any = default_params) -> torch.Tensor:
+        _check_copies(state, num_envs, f"{what}: state")
+        return batched(env.render, env_params, state)
+
+    return env._replace(
+        reset=reset,
+        step=step,
+        render=None if env.render is None else render,
+        num_envs=num_envs,
+        reset_where=reset_where,
+        step_where=step_where,
+        below=env,
+        label=f"vectorize(num_envs={num_envs})",
+    )
+
+
+def _dims(env_params: Any, default_params: Any, num_envs: int, what: str) -> tuple[int | None, ...]:
+    """Return for each leaf of ``env_params`` 0 if it holds a value for each copy, None if they share it."""
+    if tree.structure(env_params) != tree.structure(default_params):
+        tree.check_like(env_params, default_params, f"{what}: env_params", "default_params", dtypes=False)
+    dims = []
+    for i, (x, default) in enumerate(zip(tree.leaves(env_params), tree.leaves(default_params), strict=True)):
+        if x.ndim == default.ndim:
+            dims.append(None)
+        elif x.ndim == default.ndim + 1 and x.shape[0] == num_envs:
+            dims.append(0)
+        else:
+            shape = list(default.shape)
+            raise ValueError(
+                f"{what}: env_params: leaf {tree.paths(env_params)[i]} has shape {list(x.shape)}; expected one like {shape} "
+                f"for all copies, or {[num_envs, *shape]} for each its own"
+            )
+    return tuple(dims)
+
+
+def _check_copies(value: Any, num_envs: int, what: str) -> None:
+    for i, x in enumerate(tree.leaves(value)):
+        if not isinstance(x, torch.Tensor) or x.ndim == 0 or x.shape[0] != num_envs:
+            got = f"shape {list(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
+            raise ValueError(f"{what}: leaf {tree.paths(value)[i]}: expected a tensor [{num_envs}, ...], one row for each copy; got {got}")
+
+
+def _check_mask(where: Any, num_envs: int, what: str) -> None:
+    if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != (num_envs,):
+        got = f"{where.dtype} {list(where.shape)}" if isinstance(where, torch.Tensor) else type(where).__name__
+        raise ValueError(f"{what}: where: expected a bool tensor [{num_envs}], True for the copies to change; got {got}")
