@@ -103,6 +103,17 @@ class Env(NamedTuple):
     below: Any = None
     label: str = ""
 
+    def __repr__(self) -> str:
+        """The environment at the bottom, and the transforms above it in the order in which they were applied."""
+        env, labels = self, []
+        while env.below is not None:
+            labels.append(env.label)
+            env = env.below
+        told = {"num_envs": env.num_envs} if env.num_envs is not None else {}
+        told.update({"host": True} if env.host else {})
+        bottom = ", ".join([f"Env({env.name}", *(f"{name}={value}" for name, value in told.items())]) + ")"
+        return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
+
     def __enter__(self) -> "Env":
         return self
 

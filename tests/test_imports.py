@@ -48,9 +48,18 @@ SHARED = {
     "distributions": {"checks"},
     "envs": {"checks", "draw", "grid", "hill"},
     "nn": {"net", "initializers", "norm", "mlp"},
+    "transforms": {"core", "parts"},
 }
 # Files that serve their own folder only, so that no user sees their functions.
-INNER = {"distributions/checks.py", "envs/checks.py", "envs/draw.py", "envs/grid.py", "envs/hill.py", "nn/net.py"}
+INNER = {
+    "distributions/checks.py",
+    "envs/checks.py",
+    "envs/draw.py",
+    "envs/grid.py",
+    "envs/hill.py",
+    "nn/net.py",
+    "transforms/parts.py",
+}
 PRIVATE_TORCH = {"program.py": None, "tree.py": {"torch.utils._pytree"}}
 
 

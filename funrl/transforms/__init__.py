@@ -1,0 +1,55 @@
+"""Transforms of environments, ``Env -> Env``: by theme, and :func:`compose`, which chains them."""
+
+from funrl.transforms.action import LastAction, action_discretize, action_mask, action_scale, sticky_actions
+from funrl.transforms.core import Transform, TransformState, compose, parent, stateful, stateless
+from funrl.transforms.entries import cat_tensors, exclude, rename, select
+from funrl.transforms.episode import end_of_life, frame_skip, init_tracker, noop_reset, step_counter, time_limit
+from funrl.transforms.history import frame_stack, time_max_pool
+from funrl.transforms.image import center_crop, grayscale, resize, to_tensor_image
+from funrl.transforms.observation import cast, discrete_to_one_hot, flatten_observation, observation_norm, permute, squeeze, unsqueeze
+from funrl.transforms.reward import reward_clip, reward_scale, reward_sum, target_return
+from funrl.transforms.statistics import VecNormParams, update_vec_norm, vec_norm
+
+__all__ = [
+    "LastAction",
+    "Transform",
+    "TransformState",
+    "VecNormParams",
+    "action_discretize",
+    "action_mask",
+    "action_scale",
+    "cast",
+    "cat_tensors",
+    "center_crop",
+    "compose",
+    "discrete_to_one_hot",
+    "end_of_life",
+    "exclude",
+    "flatten_observation",
+    "frame_skip",
+    "frame_stack",
+    "grayscale",
+    "init_tracker",
+    "noop_reset",
+    "observation_norm",
+    "parent",
+    "permute",
+    "rename",
+    "resize",
+    "reward_clip",
+    "reward_scale",
+    "reward_sum",
+    "select",
+    "squeeze",
+    "stateful",
+    "stateless",
+    "step_counter",
+    "sticky_actions",
+    "target_return",
+    "time_limit",
+    "time_max_pool",
+    "to_tensor_image",
+    "unsqueeze",
+    "update_vec_norm",
+    "vec_norm",
+]

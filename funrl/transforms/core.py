@@ -1,0 +1,275 @@
+"""How an environment is transformed: ``compose``, ``parent``, and what builds an Env from functions that know a single copy only."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.env import Env, Timestep
+
+__all__ = ["Transform", "TransformState", "compose", "parent", "stateful", "stateless"]
+
+Transform = Callable[[Env], Env]
+
+
+@tree.dataclass
+class TransformState:
+    """The state of an environment under a transform that remembers something.
+
+    Attributes:
+        below: the state of the environment below.
+        own: what the transform remembers since the reset, a tree of tensors; each transform says what it is.
+    """
+
+    below: Any
+    own: Any
+
+
+def compose(env: Env, *transforms: Transform) -> Env:
+    """Return ``env`` under the transforms, the first of them nearest to it.
+
+    ``repr`` of the result shows the chain.
+
+    Args:
+        env: any environment: pure or on the host, single or batched.
+        *transforms: functions ``Env -> Env``, as the factories of :mod:`funrl.transforms` return them.
+
+    Raises:
+        TypeError: if ``env`` is no Env, or a transform is no function that returns one.
+
+    Example:
+        >>> import funrl
+        >>> env = compose(funrl.envs.make("CartPole-v1"), funrl.transforms.time_limit(100), funrl.transforms.frame_stack(4))
+        >>> env
+        compose(
+            Env(CartPole-v1),
+            time_limit(max_steps=100),
+            frame_stack(num=4, padding='reset'),
+        )
+        >>> env.observation_space.shape, env.max_episode_steps
+        ((4, 4), 100)
+    """
+    if not isinstance(env, Env):
+        raise TypeError(f"compose: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+    for number, transform in enumerate(transforms, 1):
+        if not callable(transform):
+            raise TypeError(f"compose: transform {number}: expected a function, got {type(transform).__name__}; write time_limit(100)")
+        env = transform(env)
+        if not isinstance(env, Env):
+            raise TypeError(
+                f"compose: transform {number}: expected that it returns an Env, got {type(env).__name__}; "
+                "call its factory first: time_limit(100), not time_limit"
+            )
+    return env
+
+
+def parent(env: Env) -> Env | None:
+    """Return the environment below the last transform of ``env``, or None where there is no transform.
+
+    Raises:
+        TypeError: if ``env`` is no Env.
+
+    Example:
+        >>> import funrl
+        >>> env = compose(funrl.envs.make("CartPole-v1"), funrl.transforms.reward_clip(), funrl.transforms.frame_stack(4))
+        >>> parent(env)
+        compose(
+            Env(CartPole-v1),
+            reward_clip(low=-1.0, high=1.0),
+        )
+    """
+    if not isinstance(env, Env):
+        raise TypeError(f"parent: env: expected an Env, got {type(env).__name__}")
+    return env.below
+
+
+def stateless(
+    env: Env,
+    label: str,
+    *,
+    start: Callable[[Timestep], Timestep] | None = None,
+    act: Callable[[Any], Any] | None = None,
+    finish: Callable[[Timestep], Timestep] | None = None,
+    **fields: Any,
+) -> Env:
+    """Return ``env`` under a transform that remembers nothing; the state stays that of ``env``.
+
+    The functions are those of a single copy. They are vmapped over the copies of a batched environment.
+
+    Args:
+        env: the environment below.
+        label: how ``repr`` shows the transform.
+        start: changes the timestep that ``reset`` returned.
+        act: changes the action before a step.
+        finish: changes the timestep that ``step`` returned.
+        **fields: what else changes, such as ``observation_space``.
+
+    Example:
+        >>> import funrl
+        >>> def negate(timestep):
+        ...     return timestep.replace(reward=-timestep.reward)
+        >>> env = stateless(funrl.envs.make("CartPole-v1"), "negate()", finish=negate)
+        >>> state, _ = env.reset(funrl.random.key(0))
+        >>> env.step(funrl.random.key(1), state, torch.tensor(1))[1].reward
+        tensor(-1.)
+    """
+    return _build(
+        env,
+        label,
+        start=lambda timestep: ((), timestep if start is None else start(timestep)),
+        act=None if act is None else lambda noise, own, action: (own, act(action)),
+        finish=lambda own, timestep: (own, timestep if finish is None else finish(timestep)),
+        draw=None,
+        split=lambda state: (state, ()),
+        join=lambda below, own: below,
+        fields=fields,
+    )
+
+
+def stateful(
+    env: Env,
+    label: str,
+    *,
+    start: Callable[[Timestep], tuple[Any, Timestep]],
+    act: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None,
+    finish: Callable[[Any, Timestep], tuple[Any, Timestep]],
+    draw: Callable[[torch.Tensor], Any] | None = None,
+    **fields: Any,
+) -> Env:
+    """Return ``env`` under a transform that remembers something within an episode, in a :class:`TransformState`.
+
+    The functions are those of a single copy. They are vmapped over the copies of a batched environment, and a copy that a mask
+    leaves out keeps what is remembered of it.
+
+    Args:
+        env: the environment below.
+        label: how ``repr`` shows the transform.
+        start: ``start(timestep) -> (own, timestep)`` after a reset.
+        act: ``act(noise, own, action) -> (own, action)`` before a step.
+        finish: ``finish(own, timestep) -> (own, timestep)`` after a step; ``own`` keeps its structure, shapes and dtypes.
+        draw: ``draw(key) -> noise``, the random numbers of a step; without it ``noise`` is () and the key goes on whole.
+        **fields: what else changes, such as ``observation_space``.
+
+    Example:
+        >>> import funrl
+        >>> def start(timestep):
+        ...     return timestep.reward, timestep
+        >>> def largest(own, timestep):
+        ...     best = torch.maximum(own, timestep.reward)
+        ...     return best, timestep.replace(reward=best - own)
+        >>> env = stateful(funrl.envs.make("CartPole-v1"), "progress()", start=start, finish=largest)
+        >>> state, _ = env.reset(funrl.random.key(0))
+        >>> state, timestep = env.step(funrl.random.key(1), state, torch.tensor(1))
+        >>> state.own, env.step(funrl.random.key(2), state, torch.tensor(1))[1].reward
+        (tensor(1.), tensor(0.))
+    """
+
+    def split(state: Any) -> tuple[Any, Any]:
+        if not isinstance(state, TransformState):
+            raise TypeError(
+                f"{label}: state: expected a TransformState, got {type(state).__name__}; give what this environment's own reset returned"
+            )
+        return state.below, state.own
+
+    return _build(env, label, start=start, act=act, finish=finish, draw=draw, split=split, join=TransformState, fields=fields)
+
+
+def _build(
+    env: Env,
+    label: str,
+    *,
+    start: Callable[..., Any],
+    act: Callable[..., Any] | None,
+    finish: Callable[..., Any],
+    draw: Callable[..., Any] | None,
+    split: Callable[..., Any],
+    join: Callable[..., Any],
+    fields: dict[str, Any],
+) -> Env:
+    batched = env.num_envs is not None
+
+    def each(f: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.func.vmap(f) if batched else f
+
+    def prepare(key: torch.Tensor, own: Any, action: Any) -> tuple[torch.Tensor, Any, Any]:
+        noise = ()
+        if draw is not None:
+            key, own_key = random.split(key).unbind(0)
+            noise = each(draw)(random.split(own_key, env.num_envs) if batched else own_key)
+        return (key, *((own, action) if act is None else each(act)(noise, own, action)))
+
+    def reset(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
+        below, timestep = env.reset(key, env_params)
+        own, timestep = each(start)(timestep)
+        return join(below, own), timestep
+
+    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
+        below, own = split(state)
+        key, own, action = prepare(key, own, action)
+        below, timestep = env.step(key, below, action, env_params)
+        own, timestep = each(finish)(own, timestep)
+        return join(below, own), timestep
+
+    def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
+        below, old = split(state)
+        below, timestep = env.reset_where(key, below, where, env_params)
+        own, timestep = each(start)(timestep)
+        return join(below, tree.where(where, own, old)), timestep
+
+    def step_where(
+        key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: Any = env.default_params
+    ) -> tuple[Any, Timestep]:
+        below, old = split(state)
+        key, own, action = prepare(key, old, action)
+        below, timestep = env.step_where(key, below, action, where, env_params)
+        own, timestep = each(finish)(own, timestep)
+        return join(below, tree.where(where, own, old)), timestep
+
+    def render(state: Any, env_params: Any = env.default_params) -> torch.Tensor:
+        return env.render(split(state)[0], env_params)
+
+    return env._replace(
+        reset=reset,
+        step=step,
+        reset_where=reset_where if batched else None,
+        step_where=step_where if batched else None,
+        render=None if env.render is None else render,
+        below=env,
+        label=label,
+        **fields,
+    )
+
+
+def step_some(
+    env: Env, key: torch.Tensor, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
+) -> tuple[Any, Timestep]:
+    """Step the copies in the mask; the others keep their state and ``timestep``.
+
+    Args:
+        env: any environment; in a single one ``where`` is bool [].
+        key: int64 [].
+        state: its state.
+        timestep: its latest timestep.
+        action: an action for each copy.
+        where: bool [] or [B].
+        env_params: the constants.
+    """
+    if env.host and not bool(where.any()):
+        return state, timestep
+    if env.num_envs is not None:
+        state, new = env.step_where(key, state, action, where, env_params)
+        return state, tree.where(where, new, timestep)
+    new = env.step(key, state, action, env_params)
+    return new if env.host else tree.where(where, new, (state, timestep))
+
+
+def reset_some(env: Env, key: torch.Tensor, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
+    """Reset the copies in the mask; the others keep their state and ``timestep``. The arguments are those of :func:`step_some`."""
+    if env.host and not bool(where.any()):
+        return state, timestep
+    if env.num_envs is not None:
+        state, new = env.reset_where(key, state, where, env_params)
+        return state, tree.where(where, new, timestep)
+    new = env.reset(key, env_params)
+    return new if env.host else tree.where(where, new, (state, timestep))

@@ -1,0 +1,130 @@
+"""Transforms that look back: stacks and maxima of the last observations."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from funrl.env import Env, Timestep
+from funrl.spaces import Binary, Box
+from funrl.transforms.core import Transform, stateful
+from funrl.transforms.parts import as_box, check_count, check_tensor, moved, parts
+
+__all__ = ["frame_stack", "time_max_pool"]
+
+
+def frame_stack(
+    num: int, *, padding: str = "reset", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
+) -> Transform:
+    """Show the last ``num`` observations, the newest last, along a new first dimension.
+
+    ``own`` of the state: a tuple with the stack [num, ...] of each part.
+
+    Args:
+        num: how many, at least 1.
+        padding: what stands for observations before the first of an episode: ``"reset"``, the first itself, or ``"zero"``.
+        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
+        out_keys: entries for the results, beside the old ones; None: the results take their places.
+
+    Raises:
+        TypeError: if ``num`` is no integer, or keys are no list of strings.
+        ValueError: if ``num`` is less than 1, or there is no such padding; when applied: if an entry is missing or is no tensor.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("CartPole-v1"), frame_stack(3))
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> new, after = env.step(funrl.random.key(1), state, torch.tensor(1))
+        >>> after.observation.shape, torch.equal(after.observation[1], timestep.observation[-1])
+        (torch.Size([3, 4]), True)
+    """
+    check_count("frame_stack", "num", num)
+    if padding not in ("reset", "zero"):
+        raise ValueError(f"frame_stack: padding: expected 'reset' or 'zero', got {padding!r}")
+
+    def fill(x: torch.Tensor) -> torch.Tensor:
+        before = x if padding == "reset" else torch.zeros_like(x)
+        return torch.stack([before] * (num - 1) + [x])
+
+    def stacked(space: Any) -> Any:
+        if padding == "reset" or isinstance(space, Binary):
+            return moved(space, lambda x: torch.stack([x] * num))
+        box = as_box(space)
+        low, high = (torch.stack([extreme(bound, torch.zeros_like(bound))] * (num - 1) + [bound]) for extreme, bound in _ends(box))
+        return Box(low, high, dtype=box.dtype)
+
+    def apply(env: Env) -> Env:
+        return _look_back(env, "frame_stack", in_keys, out_keys, {"num": num, "padding": padding}, fill, lambda stack: stack, stacked)
+
+    return apply
+
+
+def _ends(box: Box) -> tuple[Any, Any]:
+    return (torch.minimum, box.low), (torch.maximum, box.high)
+
+
+def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+    """Show the greatest of the last ``num`` observations of an episode, element by element.
+
+    It makes whole what flickers, as sprites do on an Atari. ``own`` of the state: a tuple with the stack [num, ...] of each part.
+
+    Args:
+        num: how many, at least 1.
+        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
+        out_keys: entries for the results, beside the old ones; None: the results take their places.
+
+    Raises:
+        TypeError: if ``num`` is no integer, or keys are no list of strings.
+        ValueError: if ``num`` is less than 1; when applied: if an entry is missing or is no tensor.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("CartPole-v1"), time_max_pool(2))
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> new, after = env.step(funrl.random.key(1), state, torch.tensor(1))
+        >>> bool((after.observation >= timestep.observation).all())
+        True
+
+    Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015.
+    """
+    check_count("time_max_pool", "num", num)
+
+    def fill(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x] * num)
+
+    def apply(env: Env) -> Env:
+        return _look_back(env, "time_max_pool", in_keys, out_keys, {"num": num}, fill, lambda stack: stack.amax(0), lambda space: space)
+
+    return apply
+
+
+def _look_back(
+    env: Env,
+    name: str,
+    in_keys: Sequence[str] | None,
+    out_keys: Sequence[str] | None,
+    settings: dict[str, Any],
+    fill: Callable[[torch.Tensor], torch.Tensor],
+    show: Callable[[torch.Tensor], torch.Tensor],
+    follow: Callable[[Any], Any],
+) -> Env:
+    """Return ``env`` with parts of its observations replaced by what ``show`` makes of their last few.
+
+    ``fill(x)`` is the stack of the first observation, and ``follow(space)`` the space of what is shown.
+    """
+    where = parts(env, name, in_keys, out_keys)
+    for space, place in where.spaces():
+        check_tensor(name, space, place)
+
+    def present(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
+        return stacks, timestep.replace(observation=where.write(timestep.observation, [show(stack) for stack in stacks]))
+
+    def start(timestep: Timestep) -> tuple[Any, Timestep]:
+        return present(tuple([fill(x) for x in where.read(timestep.observation)]), timestep)
+
+    def finish(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
+        new = where.read(timestep.observation)
+        return present(tuple([torch.cat([stack[1:], x[None]]) for stack, x in zip(stacks, new, strict=True)]), timestep)
+
+    space = where.replace([follow(space) for space, _ in where.spaces()])
+    return stateful(env, where.label(**settings), start=start, finish=finish, observation_space=space)

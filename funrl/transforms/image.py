@@ -1,0 +1,209 @@
+"""Transforms of pictures: uint8 [H, W, C] as environments draw them, or floating point [C, H, W] as networks take them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from funrl.env import Env
+from funrl.spaces import Box
+from funrl.transforms.core import Transform
+from funrl.transforms.parts import Map, check_count, map_parts, misfit, parts
+
+__all__ = ["center_crop", "grayscale", "resize", "to_tensor_image"]
+
+# The entry that is meant in a dict observation where no in_keys are given.
+PIXELS = "pixels"
+# Luma of red, green and blue by ITU-R BT.709, in ten-thousandths, as in gymnasium.
+_LUMA = (2125, 7154, 721)
+
+
+def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+    """Turn pictures uint8 [H, W, C] into floating-point ones [C, H, W] between 0 and 1.
+
+    Args:
+        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
+            as a whole.
+        out_keys: entries for the results, beside the old ones; None: the results take their places.
+
+    Raises:
+        TypeError: if keys are no list of strings.
+        ValueError: when applied: if an entry is missing, or is not uint8 [H, W, C].
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose
+        >>> env = funrl.envs.make("Pendulum-v1")._replace(observation_space=Box(0, 255, (64, 64, 3), torch.uint8))
+        >>> compose(env, to_tensor_image()).observation_space.shape
+        (3, 64, 64)
+    """
+
+    def f(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return x.movedim(-1, -3).to(dtype) / 255
+
+    def fit(space: Any, place: str) -> tuple[Box, Map]:
+        if not isinstance(space, Box) or space.dtype != torch.uint8 or len(space.shape) != 3:
+            raise misfit("to_tensor_image", place, "a picture uint8 [H, W, C]", space, "leave it as it is")
+        return Box(f(space.low, torch.float32), f(space.high, torch.float32)), f
+
+    def apply(env: Env) -> Env:
+        where = parts(env, "to_tensor_image", in_keys, out_keys, default=PIXELS)
+        return map_parts(env, where, where.label(), fit)
+
+    return apply
+
+
+def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+    """Replace red, green and blue by one channel: 0.2125 R + 0.7154 G + 0.0721 B, rounded down where pictures are uint8.
+
+    Args:
+        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
+            as a whole.
+        out_keys: entries for the results, beside the old ones; None: the results take their places.
+
+    Raises:
+        TypeError: if keys are no list of strings.
+        ValueError: when applied: if an entry is missing, or neither uint8 [H, W, 3] nor floating point [3, H, W].
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose
+        >>> env = funrl.envs.make("Pendulum-v1")._replace(observation_space=Box(0, 255, (64, 64, 3), torch.uint8))
+        >>> compose(env, grayscale()).observation_space.shape
+        (64, 64, 1)
+    """
+
+    def whole(x: torch.Tensor) -> torch.Tensor:
+        # In integers: the floating-point sum of white is a hair below 255.
+        red, green, blue = (weight * x[..., i : i + 1].to(torch.int32) for i, weight in enumerate(_LUMA))
+        return ((red + green + blue) // 10_000).to(torch.uint8)
+
+    def real(x: torch.Tensor) -> torch.Tensor:
+        red, green, blue = (weight / 10_000 * x[..., i : i + 1, :, :] for i, weight in enumerate(_LUMA))
+        return red + green + blue
+
+    def fit(space: Any, place: str) -> tuple[Box, Map]:
+        dim = _channel_dim("grayscale", space, place)
+        if space.shape[dim] != 3:
+            raise misfit("grayscale", place, "3 channels: uint8 [H, W, 3] or floating point [3, H, W]", space, "leave it as it is")
+        f = whole if dim == -1 else real
+        low, high = f(space.low), f(space.high)
+        if dim == -1:
+            return Box(low, high, dtype=torch.uint8), lambda x, _: f(x)
+        return Box(low, high, dtype=space.dtype), lambda x, _: _within(f(x), low, high)
+
+    def apply(env: Env) -> Env:
+        where = parts(env, "grayscale", in_keys, out_keys, default=PIXELS)
+        return map_parts(env, where, where.label(), fit)
+
+    return apply
+
+
+def resize(
+    height: int, width: int, *, mode: str = "area", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
+) -> Transform:
+    """Scale pictures to another size, as :func:`torch.nn.functional.interpolate` does; uint8 ones are rounded to the nearest.
+
+    Args:
+        height: of the results, in pixels.
+        width: of the results, in pixels.
+        mode: ``"area"``, the mean of the pixels that a new one covers, for smaller pictures; ``"bilinear"``, between the four
+            nearest, for larger ones; or ``"nearest"``.
+        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
+            as a whole.
+        out_keys: entries for the results, beside the old ones; None: the results take their places.
+
+    Raises:
+        TypeError: if a size is no integer, or keys are no list of strings.
+        ValueError: if a size is less than 1, or there is no such mode; when applied: if an entry is missing, or neither uint8 [H, W, C]
+            nor floating point [C, H, W].
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose
+        >>> env = funrl.envs.make("Pendulum-v1")._replace(observation_space=Box(0, 255, (64, 64, 3), torch.uint8))
+        >>> compose(env, resize(42, 42), to_tensor_image()).observation_space.shape
+        (3, 42, 42)
+    """
+    size = (check_count("resize", "height", height), check_count("resize", "width", width))
+    if mode not in ("area", "bilinear", "nearest"):
+        raise ValueError(f"resize: mode: expected 'area', 'bilinear' or 'nearest', got {mode!r}")
+
+    def real(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x[None], size, mode=mode)[0]
+
+    def whole(x: torch.Tensor) -> torch.Tensor:
+        return real(x.movedim(-1, -3).to(torch.float32)).round().movedim(-3, -1)
+
+    def fit(space: Any, place: str) -> tuple[Box, Map]:
+        dim = _channel_dim("resize", space, place)
+        f = whole if dim == -1 else real
+        # No new pixel is darker than the darkest of its channel, or brighter than the brightest.
+        sides = (0, 1) if dim == -1 else (1, 2)
+        shape = (*size, space.shape[-1]) if dim == -1 else (space.shape[0], *size)
+        low, high = space.low.amin(sides, keepdim=True), space.high.amax(sides, keepdim=True)
+        return Box(low, high, shape, space.dtype), lambda x, _: _within(f(x), low, high).to(x.dtype)
+
+    def apply(env: Env) -> Env:
+        where = parts(env, "resize", in_keys, out_keys, default=PIXELS)
+        return map_parts(env, where, where.label(height=height, width=width, mode=mode), fit)
+
+    return apply
+
+
+def center_crop(height: int, width: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+    """Cut the middle out of pictures; where the margins cannot be equal, those above and to the left are a pixel narrower.
+
+    Args:
+        height: of the results, in pixels.
+        width: of the results, in pixels.
+        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
+            as a whole.
+        out_keys: entries for the results, beside the old ones; None: the results take their places.
+
+    Raises:
+        TypeError: if a size is no integer, or keys are no list of strings.
+        ValueError: if a size is less than 1; when applied: if an entry is missing, neither uint8 [H, W, C] nor floating point
+            [C, H, W], or smaller than the results.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose
+        >>> env = funrl.envs.make("Pendulum-v1")._replace(observation_space=Box(0, 255, (64, 64, 3), torch.uint8))
+        >>> compose(env, center_crop(32, 48)).observation_space.shape
+        (32, 48, 3)
+    """
+    size = (check_count("center_crop", "height", height), check_count("center_crop", "width", width))
+
+    def fit(space: Any, place: str) -> tuple[Box, Map]:
+        sides = (0, 1) if _channel_dim("center_crop", space, place) == -1 else (1, 2)
+        if any(space.shape[side] < n for side, n in zip(sides, size, strict=True)):
+            raise misfit("center_crop", place, f"a picture of at least {height} x {width}", space, "resize it first")
+
+        def f(x: torch.Tensor) -> torch.Tensor:
+            for side, n in zip(sides, size, strict=True):
+                x = x.narrow(side, (space.shape[side] - n) // 2, n)
+            return x
+
+        return Box(f(space.low), f(space.high), dtype=space.dtype), lambda x, _: f(x)
+
+    def apply(env: Env) -> Env:
+        where = parts(env, "center_crop", in_keys, out_keys, default=PIXELS)
+        return map_parts(env, where, where.label(height=height, width=width), fit)
+
+    return apply
+
+
+def _channel_dim(transform: str, space: Any, place: str) -> int:
+    """Return where a picture has its channels: -1 for uint8 [H, W, C], -3 for floating point [C, H, W]."""
+    if isinstance(space, Box) and len(space.shape) == 3:
+        if space.dtype == torch.uint8:
+            return -1
+        if space.dtype.is_floating_point:
+            return -3
+    raise misfit(transform, place, "a picture: uint8 [H, W, C], or floating point [C, H, W]", space, "name pictures in in_keys")
+
+
+def _within(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return a mean that rounding may have carried beyond its bounds, between them."""
+    return torch.clamp(x, low.to(x.device, x.dtype), high.to(x.device, x.dtype))

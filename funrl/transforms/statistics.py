@@ -1,0 +1,162 @@
+"""Observations in units of what was seen so far: the statistics are the learner's, and ride in ``env_params``."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from funrl import stats, tree
+from funrl.env import Env, Timestep
+from funrl.spaces import Box
+from funrl.transforms.core import Transform
+from funrl.transforms.parts import misfit, parts
+
+__all__ = ["VecNormParams", "update_vec_norm", "vec_norm"]
+
+
+@tree.dataclass
+class VecNormParams:
+    """The ``env_params`` of an environment under :func:`vec_norm`.
+
+    Attributes:
+        below: the ``env_params`` of the environment below.
+        moments: :class:`funrl.stats.Moments` of the observations: its ``mean`` and ``var`` are like a single observation or, with
+            ``in_keys``, dicts with an entry for each of the ``out_keys``.
+    """
+
+    below: Any
+    moments: stats.Moments
+
+
+def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+    r"""Give observations the mean 0 and the variance 1 that they had so far.
+
+    .. math:: \frac{x - \bar x}{\sqrt{\sigma^2 + 10^{-8}}}
+
+    The moments outlive every episode, so they are no state of the environment: they are learnt, and ride in ``env_params`` as
+    :class:`VecNormParams`. The environment only reads them; the learner brings them up to date with :func:`update_vec_norm`, once
+    after each rollout. So they can be vmapped over agents, saved with the rest of a learner, and held still in an evaluation.
+
+    Nothing is cut off, or the true observation could not be had back; let the policy clamp what it gets, to ±10 say.
+
+    Args:
+        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
+        out_keys: entries for the results, beside the old ones; None: the results take their places.
+
+    Raises:
+        TypeError: if keys are no list of strings; when it steps: if ``env_params`` are not :class:`VecNormParams`.
+        ValueError: when applied: if an entry is missing or is not floating point.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("Pendulum-v1"), vec_norm())
+        >>> def act(params, key, observation):
+        ...     return env.action_space.sample(key), {}
+        >>> reset_key, key = funrl.random.split(funrl.random.key(0)).unbind(0)
+        >>> env_params = env.default_params
+        >>> state = torch.func.vmap(env.reset, (0, None))(funrl.random.split(reset_key, 8), env_params)
+        >>> for i in range(3):
+        ...     state, batch = funrl.rollout(None, funrl.random.fold_in(key, i), state, env_params, env=env, act=act, num_steps=16)
+        ...     env_params = update_vec_norm(env_params, batch.next_observation)
+        >>> env_params.moments.count
+        tensor(384)
+
+    Reference: gymnasium's NormalizeObservation, which updates at each step instead: M. Towers et al., "Gymnasium: A Standard
+    Interface for Reinforcement Learning Environments", 2024, arXiv:2407.17032.
+    """
+
+    def apply(env: Env) -> Env:
+        where = parts(env, "vec_norm", in_keys, out_keys)
+        spaces = [_unbounded(space, place) for space, place in where.spaces()]
+        example = [torch.zeros(space.shape, dtype=space.dtype, device="cpu") for space in spaces]
+        example = example[0] if where.in_keys is None else dict(zip(where.out_keys, example, strict=True))
+        default_params = VecNormParams(env.default_params, stats.moments(example))
+
+        def normalized(result: tuple[Any, Timestep], moments: stats.Moments) -> tuple[Any, Timestep]:
+            state, timestep = result
+            values = where.read(timestep.observation)
+            x = values[0] if where.in_keys is None else dict(zip(where.out_keys, values, strict=True))
+            x = tree.map(lambda x, mean: x.to(mean.dtype), x, moments.mean)
+            x = stats.normalize(moments, x, clip=math.inf)
+            values = [x] if where.in_keys is None else [x[name] for name in where.out_keys]
+            return state, timestep.replace(observation=where.write(timestep.observation, values))
+
+        def reset(key: torch.Tensor, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.reset(key, env_params.below), env_params.moments)
+
+        def step(key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.step(key, state, action, env_params.below), env_params.moments)
+
+        def reset_where(
+            key: torch.Tensor, state: Any, where: torch.Tensor, env_params: VecNormParams = default_params
+        ) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.reset_where(key, state, where, env_params.below), env_params.moments)
+
+        def step_where(
+            key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: VecNormParams = default_params
+        ) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.step_where(key, state, action, where, env_params.below), env_params.moments)
+
+        def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:
+            _check(env_params)
+            return env.render(state, env_params.below)
+
+        batched = env.num_envs is not None
+        return env._replace(
+            reset=reset,
+            step=step,
+            observation_space=where.replace(spaces),
+            default_params=default_params,
+            render=None if env.render is None else render,
+            reset_where=reset_where if batched else None,
+            step_where=step_where if batched else None,
+            below=env,
+            label=where.label(),
+        )
+
+    return apply
+
+
+def update_vec_norm(env_params: VecNormParams, observation: Any) -> VecNormParams:
+    """Return the ``env_params`` with the observations of a rollout added to the moments.
+
+    Args:
+        env_params: those that the rollout had.
+        observation: the ``next_observation`` of its transitions, as :func:`vec_norm` showed it, each leaf [N..., *shape]. (The first
+            of its ``observation`` were made with the moments before, so they are not to be used.)
+
+    Raises:
+        TypeError: if ``env_params`` are not :class:`VecNormParams`.
+        ValueError: if the observations do not fit the moments.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("Pendulum-v1"), vec_norm())
+        >>> observation = torch.tensor([[1.0, 0.0, 4.0], [1.0, 0.0, 2.0]])
+        >>> update_vec_norm(env.default_params, observation).moments.mean
+        tensor([1., 0., 3.])
+    """
+    _check(env_params)
+    moments = env_params.moments
+    if isinstance(moments.mean, dict) and isinstance(observation, dict):
+        observation = {name: x for name, x in observation.items() if name in moments.mean}
+    return env_params.replace(moments=stats.update(moments, stats.denormalize(moments, observation)))
+
+
+def _unbounded(space: Any, place: str) -> Box:
+    """Return the space of normalised observations."""
+    if not isinstance(space, Box) or not space.dtype.is_floating_point:
+        raise misfit("vec_norm", place, "floating-point numbers (a Box)", space, "put to_tensor_image or cast before it")
+    return Box(-math.inf, math.inf, space.shape, space.dtype)
+
+
+def _check(env_params: Any) -> None:
+    if not isinstance(env_params, VecNormParams):
+        raise TypeError(
+            f"vec_norm: env_params: expected VecNormParams, got {type(env_params).__name__}; begin with the environment's default_params"
+        )
