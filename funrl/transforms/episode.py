@@ -45,7 +45,7 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
 
         def rest(like: torch.Tensor) -> Any:
             chosen = neutral(env.action_space, like.dtype, like.device) if action is None else tree.to(action, like.device)
-            return tree.map(lambda x: x.expand(*like.shape, *x.shape), chosen)
+            return tree.map(lambda x: x.expand((*like.shape, *x.shape)), chosen)
 
         def idle(key: torch.Tensor, result: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
             """Do nothing for a while in the copies in the mask, which were just reset."""
