@@ -99,6 +99,20 @@ def arcade(names=tuple(SHOW), *, continuous=False, max_steps=5):
     )
 
 
+def constant(observation, space):
+    """An arcade that always shows the same."""
+    env = arcade("position")
+
+    def show(result):
+        return result[0], result[1].replace(observation=observation)
+
+    return env._replace(
+        reset=lambda key, env_params: show(env.reset(key, env_params)),
+        step=lambda key, state, action, env_params: show(env.step(key, state, action, env_params)),
+        observation_space=space,
+    )
+
+
 @tree.dataclass
 class Token:
     """What a host environment hands out instead of a state: the steps since the reset, int64 [] or [B]."""
