@@ -2,7 +2,7 @@
 
 Every space has
 
-* ``shape`` and ``dtype`` of one element (dicts of them for :class:`Dict`);
+* ``shape`` and ``dtype`` of one element (dicts of them for :class:`Dict`, tuples for :class:`Tuple`);
 * ``sample(key)``, a random element; ``torch.func.vmap`` over keys makes batches;
 * ``contains(x)``, whether ``x`` is an element: a bool tensor [], or ``False`` if it is no tensor of that shape and dtype;
 * ``project(x)``, the element nearest to ``x``;
@@ -20,7 +20,7 @@ import torch
 
 from funrl import random
 
-__all__ = ["Binary", "Box", "Dict", "Discrete", "MultiDiscrete"]
+__all__ = ["Binary", "Box", "Dict", "Discrete", "MultiDiscrete", "Tuple"]
 
 
 def _describe(x: Any) -> str:
@@ -243,13 +243,14 @@ class Discrete(_Space):
 
 @dataclasses.dataclass(frozen=True)
 class MultiDiscrete(_Space):
-    """Vectors of integers: element i is one of 0, ..., ``nvec[i]`` - 1, as int64 [K].
+    """Vectors of integers: element i is one of ``start[i]``, ..., ``start[i] + nvec[i] - 1``, as int64 [K].
 
     Args:
         nvec: K counts, each at least 1.
+        start: K least values; by default 0 for all.
 
     Raises:
-        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1.
+        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1, or ``start`` is not K integers.
 
     Example:
         >>> import torch
@@ -259,6 +260,7 @@ class MultiDiscrete(_Space):
     """
 
     nvec: tuple[int, ...]
+    start: tuple[int, ...] = None
 
     def __post_init__(self):
         try:
@@ -269,7 +271,11 @@ class MultiDiscrete(_Space):
             raise ValueError(
                 f"MultiDiscrete: nvec: expected a sequence of integers of at least 1, got {self.nvec!r}; for one integer use Discrete"
             )
+        start = (0,) * len(nvec) if self.start is None else self.start
+        if not isinstance(start, tuple) or len(start) != len(nvec) or any(not isinstance(n, int) or isinstance(n, bool) for n in start):
+            raise ValueError(f"MultiDiscrete: start: expected a tuple of {len(nvec)} integers as in nvec, got {self.start!r}")
         object.__setattr__(self, "nvec", nvec)
+        object.__setattr__(self, "start", start)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -287,20 +293,21 @@ class MultiDiscrete(_Space):
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return an element, int64 [K], all equally likely; ``key`` is int64 []."""
-        last = self._last(key.device)
-        return random.randint(key, self.shape, torch.zeros_like(last), last + 1)
+        first, last = self._bounds(key.device)
+        return random.randint(key, self.shape, first, last + 1)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Return the element nearest to ``x``, int64 [K]; raises as :meth:`check`."""
         self.check(x)
-        last = self._last(x.device)
-        return torch.clamp(x, torch.zeros_like(last), last)
+        return torch.clamp(x, *self._bounds(x.device))
 
     def _contains(self, x: torch.Tensor) -> torch.Tensor:
-        return ((x >= 0) & (x <= self._last(x.device))).all()
+        first, last = self._bounds(x.device)
+        return ((x >= first) & (x <= last)).all()
 
-    def _last(self, device: torch.device) -> torch.Tensor:
-        return torch.tensor([n - 1 for n in self.nvec], dtype=torch.int64, device=device)
+    def _bounds(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        first = torch.tensor(self.start, dtype=torch.int64, device=device)
+        return first, first + torch.tensor(self.nvec, dtype=torch.int64, device=device) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,3 +419,62 @@ class Dict(_Space):
 
     def _contains(self, x: Mapping[str, Any]) -> torch.Tensor:
         return torch.stack([space._contains(x[name]) for name, space in self.spaces.items()]).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuple(_Space):
+    """Tuples with one entry for each space.
+
+    Args:
+        spaces: the spaces of the entries, in order; they may nest.
+
+    Raises:
+        TypeError: if ``spaces`` is no sequence of spaces.
+        ValueError: if it is empty.
+
+    Example:
+        >>> from funrl import random
+        >>> space = Tuple([Discrete(2), Box(0.0, 1.0, (3,))])
+        >>> space.shape, space.contains(space.sample(random.key(0)))
+        (((), (3,)), tensor(True))
+    """
+
+    spaces: tuple[Any, ...]
+
+    def __post_init__(self):
+        if not isinstance(self.spaces, (list, tuple)) or not all(isinstance(space, _Space) for space in self.spaces):
+            raise TypeError(f"Tuple: spaces: expected a list or tuple of spaces, got {self.spaces!r}")
+        if not self.spaces:
+            raise ValueError("Tuple: spaces: expected at least one space, got none")
+        object.__setattr__(self, "spaces", tuple(self.spaces))
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """The shape of each entry."""
+        return tuple(space.shape for space in self.spaces)
+
+    @property
+    def dtype(self) -> tuple[Any, ...]:
+        """The dtype of each entry."""
+        return tuple(space.dtype for space in self.spaces)
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, each of the right shape and dtype."""
+        if not isinstance(x, tuple):
+            raise TypeError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {_describe(x)}")
+        if len(x) != len(self.spaces):
+            raise ValueError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {len(x)}")
+        for i, (entry, space) in enumerate(zip(x, self.spaces, strict=True)):
+            space.check(entry, f"{name}[{i}]")
+
+    def sample(self, key: torch.Tensor) -> tuple[Any, ...]:
+        """Return a random element, its entries independent; ``key`` is int64 []."""
+        return tuple(space.sample(k) for space, k in zip(self.spaces, random.split(key, len(self.spaces)).unbind(0), strict=True))
+
+    def project(self, x: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the element nearest to ``x``, entry by entry; raises as :meth:`check`."""
+        self.check(x)
+        return tuple(space.project(entry) for space, entry in zip(self.spaces, x, strict=True))
+
+    def _contains(self, x: tuple[Any, ...]) -> torch.Tensor:
+        return torch.stack([space._contains(entry) for space, entry in zip(self.spaces, x, strict=True)]).all()

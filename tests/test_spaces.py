@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from funrl import random
-from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete
+from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
 INF = float("inf")
 SPACES = {
@@ -21,9 +21,11 @@ SPACES = {
     "discrete": Discrete(3),
     "shifted": Discrete(4, start=-2),
     "multi": MultiDiscrete((2, 5, 1)),
+    "multi shifted": MultiDiscrete((2, 5, 1), (-1, 0, 7)),
     "binary": Binary((3,)),
     "flag": Binary(),
     "dict": Dict({"b": Box(0.0, 1.0, (2,)), "a": Dict({"x": Discrete(2), "y": Binary()})}),
+    "tuple": Tuple([Discrete(2), Dict({"a": Box(0.0, 1.0, (2,))})]),
 }
 
 
@@ -38,7 +40,12 @@ def fresh_compiler():
 
 
 def leaves(x):
-    return [y for entry in x.values() for y in leaves(entry)] if isinstance(x, dict) else [x]
+    """The entries of a dict, or of a tuple that is no shape."""
+    if isinstance(x, dict):
+        return [y for entry in x.values() for y in leaves(entry)]
+    if isinstance(x, tuple) and any(not isinstance(entry, int) for entry in x):
+        return [y for entry in x for y in leaves(entry)]
+    return [x]
 
 
 def test_sample_is_an_element_of_the_stated_shape_and_dtype(space):
@@ -97,6 +104,7 @@ def test_spaces_are_values(space):
         (Box(-1.0, [0.0, 2.0, 5.0]), gymnasium.spaces.Box(-1.0, np.array([0.0, 2.0, 5.0], np.float32))),
         (Discrete(4, start=-2), gymnasium.spaces.Discrete(4, start=-2)),
         (MultiDiscrete((2, 5)), gymnasium.spaces.MultiDiscrete([2, 5])),
+        (MultiDiscrete((2, 5), (1, -2)), gymnasium.spaces.MultiDiscrete([2, 5], start=[1, -2])),
     ],
 )
 def test_contains_agrees_with_gymnasium(ours, theirs):
@@ -119,7 +127,7 @@ def test_box_samples_are_uniform_exponential_and_normal():
         assert scipy.stats.kstest(values, law).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", ["shifted", "multi", "integers", "flag"])
+@pytest.mark.parametrize("name", ["shifted", "multi", "multi shifted", "integers", "flag"])
 def test_integer_samples_are_uniform(name):
     space = SPACES[name]
     x = torch.func.vmap(space.sample)(random.split(random.key(2), 4000)).long().reshape(4000, -1)
@@ -127,7 +135,7 @@ def test_integer_samples_are_uniform(name):
         values, counts = column.unique(return_counts=True)
         if len(values) > 1:
             assert scipy.stats.chisquare(counts).pvalue > 1e-3
-    expected = {"shifted": [4], "multi": [2, 5, 1], "integers": [7, 1], "flag": [2]}[name]
+    expected = {"shifted": [4], "multi": [2, 5, 1], "multi shifted": [2, 5, 1], "integers": [7, 1], "flag": [2]}[name]
     assert [len(column.unique()) for column in x.unbind(1)] == expected
 
 
@@ -137,6 +145,8 @@ def test_project_gives_the_nearest_element():
     assert SPACES["shifted"].project(torch.tensor(-9)).item() == -2
     assert SPACES["shifted"].project(torch.tensor(9)).item() == 1
     assert SPACES["multi"].project(torch.tensor([-1, 9, 4])).tolist() == [0, 4, 0]
+    assert SPACES["multi shifted"].project(torch.tensor([-9, 9, 4])).tolist() == [-1, 4, 7]
+    assert SPACES["tuple"].project((torch.tensor(5), {"a": torch.tensor([2.0, 0.5])}))[1]["a"].tolist() == [1.0, 0.5]
     x = torch.full((2, 3), 7.0)
     assert SPACES["box64"].project(x).dtype == torch.float32 and SPACES["box64"].project(x).max() == 1
     assert x.min() == 7
@@ -150,6 +160,7 @@ def test_contains_sees_values_at_the_edge_and_nan():
     assert box.contains(torch.zeros(2, dtype=torch.float64))
     entries = {"b": torch.tensor([0.5, 2.0]), "a": {"x": torch.tensor(0), "y": torch.tensor(True)}}
     assert not SPACES["dict"].contains(entries)
+    assert not SPACES["tuple"].contains((torch.tensor(2), {"a": torch.zeros(2)}))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +177,10 @@ def test_contains_sees_values_at_the_edge_and_nan():
         ("discrete", torch.tensor(1, dtype=torch.int32)),
         ("multi", torch.zeros(2, dtype=torch.int64)),
         ("binary", torch.zeros(3)),
+        ("multi shifted", torch.zeros(3)),
+        ("tuple", [torch.tensor(0), {"a": torch.zeros(2)}]),
+        ("tuple", (torch.tensor(0),)),
+        ("tuple", (torch.tensor(0), torch.zeros(2))),
         ("dict", torch.zeros(2)),
         ("dict", {"b": torch.zeros(2)}),
         ("dict", {"b": torch.zeros(2), "a": {"x": torch.tensor(0), "y": torch.tensor(1)}}),
@@ -202,6 +217,10 @@ def test_check_names_the_entry():
         (lambda: MultiDiscrete(()), ValueError, "nvec"),
         (lambda: MultiDiscrete((2, 0)), ValueError, "nvec"),
         (lambda: MultiDiscrete(3), ValueError, "use Discrete"),
+        (lambda: MultiDiscrete((2, 3), (0,)), ValueError, "start: expected a tuple of 2 integers"),
+        (lambda: MultiDiscrete((2, 3), 1), ValueError, "start: expected a tuple of 2 integers"),
+        (lambda: Tuple([]), ValueError, "at least one"),
+        (lambda: Tuple([3]), TypeError, "list or tuple of spaces"),
         (lambda: Binary((-2,)), ValueError, "Binary: shape"),
         (lambda: Dict({}), ValueError, "at least one"),
         (lambda: Dict([Discrete(2)]), TypeError, "mapping"),
