@@ -139,7 +139,7 @@ def action_mask(in_key: str = "action_mask") -> Transform:
         put, space = (lambda timestep, mask: timestep), env.observation_space
         if entry is None:
             put, space = add_entry(env, "action_mask", in_key, Binary((actions.n,)))
-        elif not isinstance(entry, (Binary, Box)) or entry.shape != (actions.n,):
+        elif not isinstance(entry, (Binary, Box, MultiDiscrete)) or entry.shape != (actions.n,):
             raise misfit("action_mask", f"observation[{in_key!r}]", f"a mask [{actions.n}]", entry, "name the mask with in_key")
 
         def show(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:

@@ -7,7 +7,7 @@ import torch
 from funrl import random, tree
 from funrl.env import Env, Timestep
 from funrl.program import scan
-from funrl.spaces import Binary, Box, Dict
+from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms.core import Transform, reset_some, stateful, stateless, step_some
 from funrl.transforms.parts import add_entry, check_count, label, misfit, neutral, signal
 
@@ -280,7 +280,7 @@ def end_of_life(in_key: str = "lives") -> Transform:
 
     def apply(env: Env) -> Env:
         read, entry = signal(env, "end_of_life", in_key)
-        if entry is not None and (isinstance(entry, Dict) or entry.shape != ()):
+        if entry is not None and not (isinstance(entry, (Box, Discrete)) and entry.shape == ()):
             raise misfit("end_of_life", f"observation[{in_key!r}]", "a single number", entry, "name the number of lives with in_key")
 
         def lives(timestep: Timestep) -> torch.Tensor:

@@ -138,11 +138,11 @@ def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Seque
         if not isinstance(space, (Discrete, MultiDiscrete)):
             raise misfit("discrete_to_one_hot", place, "Discrete or MultiDiscrete", space, "leave it as it is")
         sizes = (space.n,) if isinstance(space, Discrete) else space.nvec
-        start = space.start if isinstance(space, Discrete) else 0
+        starts = (space.start,) if isinstance(space, Discrete) else space.start
 
         def f(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-            digits = (x.reshape(len(sizes)) - start).unbind(0)
-            hot = [digit == torch.arange(n, device=x.device) for digit, n in zip(digits, sizes, strict=True)]
+            digits = x.reshape(len(sizes)).unbind(0)
+            hot = [digit == torch.arange(first, first + n, device=x.device) for digit, first, n in zip(digits, starts, sizes, strict=True)]
             return torch.cat(hot).to(dtype)
 
         return Box(0.0, 1.0, (sum(sizes),)), f

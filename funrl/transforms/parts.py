@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from funrl.env import Env, Timestep
-from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete
+from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 from funrl.transforms.core import stateless
 
 Map = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
@@ -181,20 +181,23 @@ def as_box(space: Any) -> Box:
     if isinstance(space, Discrete):
         return Box(space.start, space.start + space.n - 1, (), torch.int64)
     if isinstance(space, MultiDiscrete):
-        return Box(0, torch.tensor(space.nvec) - 1, dtype=torch.int64)
+        start = torch.tensor(space.start)
+        return Box(start, start + torch.tensor(space.nvec) - 1, dtype=torch.int64)
     return space
 
 
 def check_tensor(transform: str, space: Any, place: str) -> None:
     """Raise unless the elements of ``space`` are tensors."""
-    if isinstance(space, Dict):
-        raise misfit(transform, place, "a tensor", space, "leave it out of in_keys: dicts within dicts are not looked into")
+    if isinstance(space, (Dict, Tuple)):
+        raise misfit(transform, place, "a tensor", space, "leave it out: dicts and tuples inside an observation are not looked into")
 
 
 def neutral(space: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """Return the element of ``space`` nearest to 0; floating-point numbers are of ``dtype``."""
     if isinstance(space, Dict):
         return {name: neutral(entry, dtype, device) for name, entry in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple([neutral(entry, dtype, device) for entry in space.spaces])
     return space.project(torch.zeros(space.shape, dtype=dtype if space.dtype.is_floating_point else space.dtype, device=device))
 
 
@@ -207,6 +210,8 @@ def describe(space: Any) -> str:
     """Return a space in a few words."""
     if isinstance(space, Dict):
         return f"a dict with the entries {sorted(space.spaces)}"
+    if isinstance(space, Tuple):
+        return f"a tuple of {len(space.spaces)} entries"
     if isinstance(space, Box):
         return f"{str(space.dtype).removeprefix('torch.')} {list(space.shape)}"
     return repr(space)

@@ -9,7 +9,7 @@ from funrl import random, spaces, tree
 PARTS = {
     spaces.Box: lambda s: gymnasium.spaces.Box(s.low.numpy(), s.high.numpy(), dtype=s.low.numpy().dtype),
     spaces.Discrete: lambda s: gymnasium.spaces.Discrete(s.n, start=s.start),
-    spaces.MultiDiscrete: lambda s: gymnasium.spaces.MultiDiscrete(s.nvec),
+    spaces.MultiDiscrete: lambda s: gymnasium.spaces.MultiDiscrete(s.nvec, start=s.start),
     spaces.Binary: lambda s: gymnasium.spaces.MultiBinary(s.shape),
     spaces.Dict: lambda s: gymnasium.spaces.Dict({name: convert(entry) for name, entry in s.spaces.items()}),
 }

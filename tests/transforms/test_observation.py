@@ -7,8 +7,18 @@ import torch
 
 from funrl import envs, random, tree
 from funrl.env import check_env
-from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
-from funrl.transforms import cast, discrete_to_one_hot, flatten_observation, observation_norm, permute, squeeze, unsqueeze
+from funrl.spaces import Binary, Box, Discrete, MultiDiscrete, Tuple
+from funrl.transforms import (
+    cast,
+    discrete_to_one_hot,
+    flatten_observation,
+    frame_stack,
+    observation_norm,
+    permute,
+    squeeze,
+    step_counter,
+    unsqueeze,
+)
 from tests.oracles import gymnasium_twin as twin
 from tests.transforms import toys
 
@@ -77,8 +87,8 @@ def test_observation_norm_gives_gradients():
 
 
 def test_cast_by_hand():
-    shown, space = see(cast(torch.float32), torch.tensor([1, 3]), MultiDiscrete((2, 5)))
-    assert torch.equal(shown, torch.tensor([1.0, 3.0])) and space == Box(0.0, torch.tensor([1.0, 4.0]))
+    shown, space = see(cast(torch.float32), torch.tensor([1, 3]), MultiDiscrete((2, 5), start=(0, -1)))
+    assert torch.equal(shown, torch.tensor([1.0, 3.0])) and space == Box([0.0, -1.0], [1.0, 3.0])
     shown, space = see(cast(torch.float32), torch.tensor([True, False]), Binary((2,)))
     assert torch.equal(shown, torch.tensor([1.0, 0.0])) and space == Box(0.0, 1.0, (2,))
     shown, space = see(cast(torch.float32), torch.tensor([0.1], dtype=torch.float64), Box(-1.0, 1.0, (1,), torch.float64))
@@ -97,7 +107,7 @@ def test_cast_takes_the_precision_out_of_the_hands_of_env_params():
 def test_one_hot_by_hand():
     shown, space = see(discrete_to_one_hot(), torch.tensor(-1), Discrete(3, start=-2))
     assert torch.equal(shown, torch.tensor([0.0, 1.0, 0.0])) and space == Box(0.0, 1.0, (3,))
-    shown, _ = see(discrete_to_one_hot(), torch.tensor([2, 0]), MultiDiscrete((3, 2)))
+    shown, _ = see(discrete_to_one_hot(), torch.tensor([2, 4]), MultiDiscrete((3, 2), start=(0, 4)))
     assert torch.equal(shown, torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]))
 
 
@@ -170,6 +180,15 @@ def test_out_keys_leave_the_entries_that_were_read():
 def test_bad_settings_are_named(transform, error, message):
     with pytest.raises(error, match=message):
         transform(toys.arcade())
+
+
+def test_a_tuple_is_named():
+    zero = torch.zeros(2)
+    env = toys.constant((zero, zero), Tuple([Box(-1.0, 1.0, (2,))] * 2))
+    for transform in (cast(torch.float32), unsqueeze(0), frame_stack(2)):
+        with pytest.raises(ValueError, match="observation: expected a tensor, got a tuple of 2 entries; leave it out"):
+            transform(env)
+    assert step_counter()(env).reset(random.key(0), env.default_params)[1].observation["observation"] == (zero, zero)
 
 
 def test_keys_for_what_is_no_dict_are_named():
