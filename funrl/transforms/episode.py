@@ -52,6 +52,8 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
             count_key, step_key, again_key = random.split(key, 3).unbind(0)
             counts = random.randint(count_key, tuple(where.shape), 1, noops + 1)
             still = rest(result[1].reward)
+            # A compiled loop takes no two tensors that share memory from outside, and in a rollout these are parts of one vector.
+            env_params = tree.map(torch.clone, env_params)
 
             def advance(carry: Any, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, tuple[()]]:
                 number, key = x

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.func import vmap
 
-import funrl
 from funrl import envs, random
 from funrl.env import check_env
 from funrl.spaces import Box, Dict
@@ -84,20 +83,3 @@ def test_parallel_env_of_four_with_transforms_on_the_batch(kind):
     actions = vmap(env.action_space.sample)(random.split(random.key(1), 4))
     state, timestep = env.step(random.key(2), state, actions)
     assert timestep.reward.shape == (4,) and len(timestep.observation["pixels"].flatten(1).unique(dim=0)) == 4
-
-
-def test_the_whole_of_it_in_a_compiled_rollout():
-    env = transformed(with_pixels(envs.make("Pendulum-v1"), size=8))
-
-    def act(params, key, observation):
-        return params * (observation["pixels"].mean() - observation["state"].sum()).reshape(1), {}
-
-    def program(params, key, state, env_params):
-        return funrl.rollout(params, key, state, env_params, env=env, act=act, num_steps=4)
-
-    state = vmap(env.reset, (0, None))(random.split(random.key(0), 2), env.default_params)
-    arguments = torch.tensor(0.1), random.key(1), state, env.default_params
-    one, other = program(*arguments), funrl.compile(program, backend="aot_eager")(*arguments)
-    torch.testing.assert_close(other[1].next_observation["pixels"], one[1].next_observation["pixels"])
-    torch.testing.assert_close(other[1].reward, one[1].reward)
-    assert one[1].observation["pixels"].shape == (4, 2, 3, 8, 8)

@@ -12,6 +12,7 @@ HEIGHT, WIDTH = 12, 10
 @tree.dataclass
 class ArcadeParams:
     gain: torch.Tensor
+    cost: torch.Tensor
     max_steps: torch.Tensor
 
 
@@ -68,7 +69,7 @@ def arcade(names=tuple(SHOW), *, continuous=False, max_steps=5):
         info = {"mask": mask(state), "lives": state.lives, "energy": state.score * params.gain}
         return Timestep(observation, reward, state.lives <= 0, state.time >= params.max_steps, info)
 
-    params = constants(ArcadeParams, gain=1.0, max_steps=max_steps)
+    params = constants(ArcadeParams, gain=1.0, cost=1.0, max_steps=max_steps)
 
     def reset(key, env_params=params):
         position = 2 * random.uniform(key, (3,), dtype=env_params.gain.dtype) - 1
@@ -83,7 +84,7 @@ def arcade(names=tuple(SHOW), *, continuous=False, max_steps=5):
         noise = random.uniform(position_key, (3,), dtype=state.position.dtype) - 0.5
         position = (state.position + 0.1 * env_params.gain * (push + noise)).clamp(-8, 8)
         lost = random.bernoulli(life_key, 0.3)
-        reward = push * position[0] - 1
+        reward = push * position[0] - env_params.cost
         state = ArcadeState(position, state.score + reward, state.lives - lost.long(), state.time + 1)
         return state, timestep(state, reward, env_params)
 
