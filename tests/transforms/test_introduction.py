@@ -5,7 +5,6 @@ import torch
 from torch.func import vmap
 
 from funrl import envs, random
-from funrl.env import check_env
 from funrl.spaces import Box, Dict
 from funrl.transforms import compose, noop_reset, observation_norm, parent, to_tensor_image
 from tests.transforms import toys
@@ -42,7 +41,6 @@ def transformed(base):
 @pytest.mark.parametrize("kind", BASES)
 def test_the_three_transforms_and_append(kind):
     env = transformed(BASES[kind]())
-    check_env(env, random.key(0))
     state, timestep = env.reset(random.key(0))
     pixels, position = timestep.observation["pixels"], timestep.observation["state"]
     assert pixels.shape == (3, 16, 16) and pixels.dtype == torch.float32 and position.shape == (3,)
@@ -76,7 +74,6 @@ def test_the_printed_chain():
 def test_parallel_env_of_four_with_transforms_on_the_batch(kind):
     env = transformed(PARALLEL[kind]())
     assert env.num_envs == 4
-    check_env(env, random.key(0))
     state, timestep = env.reset(random.key(0))
     assert timestep.observation["pixels"].shape == (4, 3, 16, 16) and timestep.observation["state"].shape == (4, 3)
     assert env.action_space == Box(-2.0, 2.0, (1,)) and env.observation_space.shape == {"pixels": (3, 16, 16), "state": (3,)}

@@ -100,6 +100,25 @@ def arcade(names=tuple(SHOW), *, continuous=False, max_steps=5):
     )
 
 
+def counter():
+    """Next to nothing happens: the time goes on until ``max_steps``; it is quick to compile."""
+    params = constants(ArcadeParams, gain=1.0, cost=1.0, max_steps=4)
+
+    def show(time, action, env_params):
+        number = time.to(env_params.gain.dtype)
+        truncated = time >= env_params.max_steps
+        return time, Timestep(number[None] * env_params.gain, action * env_params.cost, torch.zeros_like(truncated), truncated, {})
+
+    def reset(key, env_params=params):
+        zero = torch.zeros_like(key)
+        return show(zero, zero.to(env_params.gain.dtype), env_params)
+
+    def step(key, state, action, env_params=params):
+        return show(state + 1, action.to(env_params.gain.dtype), env_params)
+
+    return Env("Counter", reset, step, Box(0.0, float("inf"), (1,)), Discrete(3), params, 4, None)
+
+
 def constant(observation, space):
     """An arcade that always shows the same."""
     env = arcade("position")
