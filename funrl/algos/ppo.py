@@ -17,7 +17,7 @@ from funrl.interaction import rollout
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.program import scan
 from funrl.returns import gae
-from funrl.spaces import Box, Discrete
+from funrl.spaces import Binary, Box, Discrete
 
 __all__ = ["PPOConfig", "PPOHparams", "PPOParams", "PPOState", "RewardScale", "make"]
 
@@ -31,6 +31,8 @@ class PPOConfig:
         num_steps: T, steps of each between two updates.
         num_epochs: passes over the T * B samples.
         num_minibatches: gradient steps in a pass; divides T * B.
+        num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
+        kernel_size: image observations only: the side of their kernels; the stride is 1, and there is no padding.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         trunk: ``"separate"`` networks for policy and value, or one ``"shared"`` by both.
@@ -46,6 +48,8 @@ class PPOConfig:
     num_steps: int = 128
     num_epochs: int = 4
     num_minibatches: int = 4
+    num_channels: tuple = (16,)
+    kernel_size: int = 3
     num_cells: tuple = (64, 64)
     activation: str = "tanh"
     trunk: str = "separate"
@@ -147,7 +151,7 @@ class PPOState:
 
 
 def make(env: Env, **options: Any) -> Algorithm:
-    r"""Make PPO for an environment with vector observations and discrete or continuous actions.
+    r"""Make PPO for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
     ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo.ppo_loss`. Continuous actions come from a normal
@@ -206,7 +210,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))  # its own: a state may be donated
         envs = torch.func.vmap(env.reset, (0, None))(random.split(env_key, config.num_envs), env_params)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
-        params = network.init(network_key, observation)
+        params = network.init(network_key, observation.to(zero.dtype))
         return PPOState(
             params=PPOParams(params, stats.moments(observation) if config.normalize_observation else ()),
             optimizer=_adam(config.learning_rate, config.max_grad_norm).init(tree.ravel(params)[0]),
@@ -339,10 +343,16 @@ def _actor_critic(config: PPOConfig, env: Env) -> _Network:
     size = math.prod(env.action_space.shape) if continuous else env.action_space.n
     small, unit = nn.orthogonal(0.01), nn.orthogonal(1.0)
     shared = config.trunk == "shared"
-    cells = () if shared else config.num_cells
-    policy = nn.mlp(cells, size, activation=config.activation, out_init=small)
-    value = nn.mlp(cells, 1, activation=config.activation, out_init=unit)
-    trunk = nn.mlp(config.num_cells, activation=config.activation) if shared else None
+    image = len(env.observation_space.shape) == 3
+
+    def body(*head: int, **options: Any) -> nn.Net:
+        """Return hidden layers and a head, above convolutions where images come in."""
+        mlp = nn.mlp(config.num_cells, *head, activation=config.activation, **options)
+        return _above(_convolutions(config), mlp) if image else mlp
+
+    policy = nn.mlp((), size, out_init=small) if shared else body(size, out_init=small)
+    value = nn.mlp((), 1, out_init=unit) if shared else body(1, out_init=unit)
+    trunk = body() if shared else None
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         trunk_key, policy_key, value_key = random.split(key, 3).unbind(0)
@@ -383,8 +393,30 @@ def _actor_critic(config: PPOConfig, env: Env) -> _Network:
     )
 
 
+def _convolutions(config: PPOConfig) -> nn.Net:
+    """Return convolutions over images [..., H, W, C] of any dtype; those of bytes count from 0 to 1."""
+    net = nn.conv(config.num_channels, config.kernel_size, activation=config.activation)
+
+    def apply(params: Any, x: torch.Tensor) -> torch.Tensor:
+        pixels = x.movedim(-1, -3).to(params[0]["weight"].dtype)
+        return net.apply(params, pixels / 255 if x.dtype == torch.uint8 else pixels)
+
+    return nn.Net(lambda key, example: net.init(key, example.movedim(-1, -3)), apply)
+
+
+def _above(below: nn.Net, above: nn.Net) -> nn.Net:
+    """Return the network that feeds ``above`` with what ``below`` makes."""
+
+    def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, Any]:
+        keys = random.split(key)
+        params = below.init(keys[0], example)
+        return {"below": params, "above": above.init(keys[1], below.apply(params, example))}
+
+    return nn.Net(init, lambda params, x: above.apply(params["above"], below.apply(params["below"], x)))
+
+
 def _check(config: PPOConfig, env: Env) -> None:
-    check_range(config, ("num_envs", "num_steps", "num_epochs", "num_minibatches"), 1)
+    check_range(config, ("num_envs", "num_steps", "num_epochs", "num_minibatches", "kernel_size"), 1)
     check_range(config, ("learning_rate", "clip", "value_weight", "entropy_weight"), 0)
     check_range(config, ("value_clip",), 0, infinite=True)
     check_range(config, ("anneal_steps", "max_grad_norm", "target_kl"), 0, open_low=True, infinite=True)
@@ -400,8 +432,15 @@ def _check(config: PPOConfig, env: Env) -> None:
     if config.trunk not in ("separate", "shared"):
         raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
     space = env.observation_space
-    if not isinstance(space, Box) or len(space.shape) != 1 or not space.dtype.is_floating_point:
-        raise ValueError(f"env: PPO expects observations that are vectors (a floating-point Box of shape [D]), got {env.observation_space}")
+    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
+    image = isinstance(space, Box | Binary) and len(space.shape) == 3
+    if not vector and not image:
+        raise ValueError(
+            f"env: PPO expects observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
+            f"[H, W, C]), got {env.observation_space}"
+        )
+    if image and config.normalize_observation:
+        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has images; leave it off")
     actions = env.action_space
     if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
         raise ValueError(f"env: PPO expects Discrete or floating-point Box actions, got {actions}")

@@ -309,14 +309,42 @@ def test_option_errors(name, options, error, message):
 
 def test_environment_errors():
     env = funrl.envs.make("CartPole-v1")
-    image = Box(torch.zeros(3, 3), torch.ones(3, 3))
+    matrix = Box(torch.zeros(3, 3), torch.ones(3, 3))
     for changes, message in (
-        (dict(observation_space=image), "observations that are vectors"),
+        (dict(observation_space=matrix), "observations that are vectors"),
         (dict(action_space=Binary((2,))), "Discrete or floating-point Box actions"),
         (dict(host=True), "CartPole-v1 runs outside torch"),
     ):
         with pytest.raises(ValueError, match=message):
             ppo.make(env._replace(**changes))
+
+
+def picture():
+    """Catch, whose board [10, 5] is seen as a picture of one channel."""
+    return funrl.transforms.unsqueeze(-1)(funrl.envs.make("Catch-bsuite"))
+
+
+@pytest.mark.parametrize("trunk", ["separate", "shared"])
+def test_learns_from_pictures(trunk):
+    algo = ppo.make(picture(), num_envs=16, num_steps=16, num_channels=(4,), num_cells=(32,), activation="relu", trunk=trunk, learning_rate=3e-3)
+    state = algo.init(random.key(0))
+    keys = random.split(random.key(1), 40).unbind(0)
+    returns = []
+    for key in keys:
+        state, metrics = algo.step(key, state)
+        returns.append(metrics["episode_return"])
+    assert torch.stack(returns[:5]).mean() < -0.2 and torch.stack(returns[-5:]).mean() > 0.5, returns
+
+
+def test_bytes_count_from_0_to_1_and_channels_come_last():
+    env = picture()
+    algo = ppo.make(env, num_envs=4, num_steps=8, num_channels=(4,), num_cells=(8,))
+    params, x = algo.init(random.key(0)).params, torch.rand(10, 5, 1)
+    value = lambda x: algo.act(params, random.key(1), x)[1]["value"]  # noqa: E731
+    torch.testing.assert_close(value((x * 255).to(torch.uint8)), value((x * 255).to(torch.uint8) / 255))
+    assert params.network["value"]["below"][0]["weight"].shape == (4, 1, 3, 3)
+    with pytest.raises(ValueError, match=r"normalize_observation: is for vectors, but .* has images"):
+        ppo.make(env, normalize_observation=True)
 
 
 @pytest.mark.slow
