@@ -332,7 +332,8 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
     the *new* values: use what ``fn`` returned, never the argument again. A second use in a compiled function is an error;
     uses elsewhere cannot be seen.
 
-    Compile outermost: inside another compiled function, or a transform such as vmap, the result is ``fn`` itself.
+    Compile outermost: inside another compiled function, or a transform such as vmap, the result is ``fn`` itself. Its attribute
+    ``vmapped(in_dims)`` is ``fn`` mapped and then compiled, once for each ``in_dims``.
 
     Args:
         fn: a pure function of trees of tensors, positional arguments only.
@@ -397,6 +398,7 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
             torch.set_num_threads(outside)
         return _mark_donated(name, [x for i in positions for x in leaves[i]], out) if positions else out
 
+    compiled.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
     return compiled
 
 

@@ -125,6 +125,7 @@ def train(
     Agent k has the key ``split(key, K)[k]``; it starts from ``algo.init(fold_in(agent_key, 0))``, and update
     i = 1, 2, ... is ``algo.step(fold_in(agent_key, i), state)``. So the random numbers of an agent do not depend on K, and a run that was
     interrupted and resumed ends with the same numbers, bit for bit, as one that was not (on one machine, with one version of torch).
+    An environment on the host takes one agent, and a resumed run goes on there with new episodes.
 
     With ``out`` the run lives in that folder: ``config.json``, ``metrics.csv`` (a row for each update and agent),
     ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is there.
@@ -178,6 +179,7 @@ def train(
             folder.check_agrees(config)
             if folder.checkpoint.exists():
                 state, meta = _load(folder, state)
+                state = _with_new_episodes(algo, keys, meta["update"], state) if algo.env.host else state
                 done, past, past_compile = meta["update"], meta["seconds"], meta["compile_seconds"]
             else:
                 _check_no_checkpoint_is_lost(folder)
@@ -207,7 +209,7 @@ def train(
         )
         log.say(f"compiling {algo.name} for {algo.env.name} (up to a minute if this machine has not done so before) ...")
     begun, compiling, last_save = seconds(), 0.0, -math.inf
-    update = compile(_over_agents(advance, num_agents, (0, None, 0)), donate=2, backend=backend)
+    update = advance if algo.env.host else compile(_over_agents(advance, num_agents, (0, None, 0)), donate=2, backend=backend)
     interrupt = _Interrupt()
     try:
         for number in range(done + 1, num_updates + 1):
@@ -472,6 +474,8 @@ def _check_arguments(
         raise RunError(
             f"total_steps: one update takes {algo.steps_per_update:,} steps, got {total_steps:,}; ask for more, or make updates smaller"
         )
+    if algo.env.host and num_agents > 1:
+        raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
     if not checkpoint_every >= 0:
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
@@ -485,6 +489,13 @@ def _agent_keys(key: torch.Tensor, num_agents: int) -> torch.Tensor:
 
 def _over_agents(f: Any, num_agents: int, in_dims: Any = 0) -> Any:
     return torch.func.vmap(f, in_dims) if num_agents > 1 else f
+
+
+def _with_new_episodes(algo: Algorithm, key: torch.Tensor, update: int, state: Any) -> Any:
+    """Return ``state`` at the start of new episodes: those of a host ended with its process."""
+    new = algo.init(random.fold_in(random.fold_in(key, -2), update))
+    running = {name: getattr(new.episodes, name) for name in ("running_return", "running_length")}
+    return state.replace(envs=new.envs, episodes=state.episodes.replace(**running))
 
 
 def _load(folder: Folder, like: Any) -> tuple[Any, dict[str, Any]]:

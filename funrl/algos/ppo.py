@@ -1,6 +1,7 @@
 """Proximal policy optimisation, one program an update."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -12,10 +13,10 @@ from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.distributions import Categorical, Independent, Normal
-from funrl.env import Env, Timestep
+from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
-from funrl.program import scan
+from funrl.program import compile, scan
 from funrl.returns import gae
 from funrl.spaces import Binary, Box, Discrete
 
@@ -158,8 +159,11 @@ def make(env: Env, **options: Any) -> Algorithm:
     distribution whose deviation does not depend on the observation; they are clipped for the environment alone (``act``
     returns the clipped action, and in its extras ``unclipped_action``, to which ``log_prob`` belongs).
 
+    In an environment on the host, which is batched, a step is no program but a loop of Python around two: ``act``, and what is learned
+    from a rollout. It can then be neither compiled nor vmapped.
+
     Args:
-        env: a pure environment.
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
@@ -189,8 +193,11 @@ def make(env: Env, **options: Any) -> Algorithm:
     _check(config, env)
     network = _actor_critic(config, env)
     num_samples = config.num_envs * config.num_steps
+    project = functools.partial(_project, env)
+    if env.num_envs is not None:
+        project = torch.func.vmap(project)
     # The action that is stored and learned from is unclipped.
-    clipped_env = env._replace(step=lambda key, state, action, env_params: env.step(key, state, _project(env, action), env_params))
+    clipped_env = env._replace(step=lambda key, state, action, env_params: env.step(key, state, project(action), env_params))
 
     def sample(params: PPOParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = network.policy(params.network, _normalize(params, observation)).sample_with_log_prob(key)
@@ -208,7 +215,10 @@ def make(env: Env, **options: Any) -> Algorithm:
     def init(key: torch.Tensor) -> PPOState:
         network_key, env_key = random.split(key).unbind(0)
         env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))  # its own: a state may be donated
-        envs = torch.func.vmap(env.reset, (0, None))(random.split(env_key, config.num_envs), env_params)
+        if env.num_envs is None:
+            envs = torch.func.vmap(env.reset, (0, None))(random.split(env_key, config.num_envs), env_params)
+        else:
+            envs = env.reset(env_key, env_params)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
         params = network.init(network_key, observation.to(zero.dtype))
         return PPOState(
@@ -224,8 +234,22 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def step(key: torch.Tensor, state: PPOState) -> tuple[PPOState, dict[str, torch.Tensor]]:
         rollout_key, epoch_key = random.split(key).unbind(0)
+        envs, samples = rollout(
+            state.params, rollout_key, state.envs, state.env_params, env=clipped_env, act=sample, num_steps=config.num_steps
+        )
+        state, metrics = learn_from(epoch_key, state, samples)
+        return state.replace(envs=envs), metrics
+
+    def host_step(key: torch.Tensor, state: PPOState) -> tuple[PPOState, dict[str, torch.Tensor]]:
+        rollout_key, epoch_key = random.split(key).unbind(0)
+        envs, samples = rollout(
+            state.params, rollout_key, state.envs, state.env_params, env=clipped_env, act=compiled_sample, num_steps=config.num_steps
+        )
+        state, metrics = compiled_learn_from(epoch_key, state.replace(envs=()), samples)
+        return state.replace(envs=envs), metrics
+
+    def learn_from(epoch_key: torch.Tensor, state: PPOState, samples: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
         hparams, params = state.hparams, state.params
-        envs, samples = rollout(params, rollout_key, state.envs, state.env_params, env=clipped_env, act=sample, num_steps=config.num_steps)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         reward_scale, reward = _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
 
@@ -291,14 +315,14 @@ def make(env: Env, **options: Any) -> Algorithm:
         state = state.replace(
             params=PPOParams(unravel(vector), observation_moments),
             optimizer=optimizer,
-            envs=envs,
             reward=reward_scale,
             episodes=episodes,
             num_steps=num_steps,
         )
         return state, metrics
 
-    return Algorithm("ppo", env, config, init, step, act, greedy, num_samples)
+    compiled_sample, compiled_learn_from = compile(sample), compile(learn_from)
+    return Algorithm("ppo", env, config, init, host_step if env.host else step, act, greedy, num_samples)
 
 
 _HPARAMS = tuple(field.name for field in dataclasses.fields(PPOHparams))
@@ -444,8 +468,10 @@ def _check(config: PPOConfig, env: Env) -> None:
     actions = env.action_space
     if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
         raise ValueError(f"env: PPO expects Discrete or floating-point Box actions, got {actions}")
-    if env.host:
-        raise ValueError(f"env: {env.name} runs outside torch and cannot be part of a compiled step; give a pure environment")
+    if env.num_envs is None and env.host:
+        raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
+    if env.num_envs not in (None, config.num_envs):
+        raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
     if isinstance(env.action_space, Box) and config.uniform_mix:
         raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has continuous ones; leave it at 0")
     if isinstance(env.action_space, Discrete) and config.initial_log_std:

@@ -313,7 +313,8 @@ def test_environment_errors():
     for changes, message in (
         (dict(observation_space=matrix), "observations that are vectors"),
         (dict(action_space=Binary((2,))), "Discrete or floating-point Box actions"),
-        (dict(host=True), "CartPole-v1 runs outside torch"),
+        (dict(host=True), "CartPole-v1 is a single environment outside torch; make it with num_envs=64"),
+        (dict(num_envs=3), "num_envs: CartPole-v1 has 3 copies, got 64"),
     ):
         with pytest.raises(ValueError, match=message):
             ppo.make(env._replace(**changes))
