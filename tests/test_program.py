@@ -453,6 +453,27 @@ def test_compile_errors(call, message):
         call()
 
 
+def test_masks_in_generated_code():
+    torch._dynamo.reset()
+
+    def f(first, second, x):
+        either, both = first | second, first.T & second.T
+        late = torch.cat([either, both.T])  # a mask that one kernel writes and another reads
+        return [
+            *(torch.where(either, x.to(dtype), 2) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32)),
+            torch.where(both, x.T, 0.0),
+            (x * ~first).sum(0),
+            late.sum(0),
+            late.flip(0) ^ late,
+            first.any(1),
+            first.to(torch.float64).mean(1),
+        ]
+
+    x = numbers(0, 33, 67)  # neither is a multiple of what a vector holds
+    first, second = (random.bernoulli(key, 0.4, (33, 67)) for key in random.split(random.key(1)).unbind(0))
+    same(program.compile(f, backend="inductor")(first, second, x), f(first, second, x))
+
+
 def test_a_compiled_function_keeps_its_name():
     assert compile(keep).__name__ == "keep"
 
