@@ -47,7 +47,8 @@ SHARED = {
     "algos": {"algorithm", "episodes"},
     "distributions": {"checks"},
     "envs": {"checks", "draw", "grid", "hill"},
-    "nn": {"net", "initializers", "norm", "mlp"},
+    "nn": {"initializers", "mlp", "net", "norm"},
+    "returns": {"checks", "recurrence", "td"},
     "transforms": {"core", "parts"},
 }
 # Files that serve their own folder only, so that no user sees their functions.
@@ -58,6 +59,7 @@ INNER = {
     "envs/grid.py",
     "envs/hill.py",
     "nn/net.py",
+    "returns/checks.py",
     "transforms/parts.py",
 }
 PRIVATE_TORCH = {"program.py": None, "tree.py": {"torch.utils._pytree"}}

@@ -1,5 +1,25 @@
-"""Returns and advantages: functions from tensors [T, ...] to tensors [T, ...], time first."""
+"""Returns and advantages: functions from tensors [T, ...] to tensors [T, ...], time first.
+
+All take rewards, values and the two flags of an episode's end as they come from a rollout: a ``terminated`` step has no successor's
+value, a ``truncated`` one has it but nothing comes back over it, and ``next_value`` is that of the true successor.
+"""
 
 from funrl.returns.gae import gae
+from funrl.returns.recurrence import parallel_recurrence, sequential_recurrence
+from funrl.returns.retrace import retrace
+from funrl.returns.td import n_step, q_lambda, reward_to_go, td0, td1, td_lambda
+from funrl.returns.vtrace import vtrace
 
-__all__ = ["gae"]
+__all__ = [
+    "gae",
+    "n_step",
+    "parallel_recurrence",
+    "q_lambda",
+    "retrace",
+    "reward_to_go",
+    "sequential_recurrence",
+    "td0",
+    "td1",
+    "td_lambda",
+    "vtrace",
+]

@@ -2,7 +2,9 @@
 
 import torch
 
-from funrl.program import scan
+from funrl.returns.checks import columns, fraction
+from funrl.returns.recurrence import Recurrence, parallel_recurrence
+from funrl.returns.td import td0
 
 __all__ = ["gae"]
 
@@ -16,6 +18,7 @@ def gae(
     *,
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
+    recurrence: Recurrence = parallel_recurrence,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Estimate advantages, and value targets, by an exponential average of n-step errors.
 
@@ -33,6 +36,7 @@ def gae(
         truncated: bool [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
         lambda_: 0 (one-step errors) to 1 (Monte Carlo), a number or a tensor that broadcasts to [T, ...].
+        recurrence: :func:`~funrl.returns.parallel_recurrence` or :func:`~funrl.returns.sequential_recurrence`.
 
     Returns:
         The advantages A [T, ...] and the targets A + V(s) [T, ...] (TD(lambda) returns). Gradients flow through both: detach
@@ -54,34 +58,8 @@ def gae(
     Reference: J. Schulman, P. Moritz, S. Levine, M. Jordan, P. Abbeel, "High-Dimensional Continuous Control Using
         Generalized Advantage Estimation", 2015, arXiv:1506.02438.
     """
-    for name, x in {"reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}.items():
-        flag = name in ("terminated", "truncated")
-        if not isinstance(x, torch.Tensor) or not (x.dtype is torch.bool if flag else x.is_floating_point()):
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            expected, dtype = ("bool", torch.bool) if flag else ("floating-point", torch.float32)
-            raise TypeError(f"gae: {name}: expected a {expected} tensor, got {got}; cast it with .to({dtype})")
-        if x.shape != reward.shape:
-            raise ValueError(
-                f"gae: {name}: expected the shape {list(reward.shape)} of reward, got {list(x.shape)}; "
-                "nothing is broadcast: squeeze or reshape it"
-            )
-    if reward.ndim == 0 or reward.shape[0] == 0:
-        raise ValueError(f"gae: reward: expected the shape [T, ...] with T at least 1, got {list(reward.shape)}; time comes first")
-    for name, x in {"gamma": gamma, "lambda_": lambda_}.items():
-        if isinstance(x, torch.Tensor):
-            if x.ndim > reward.ndim or any(n not in (1, m) for n, m in zip(reversed(x.shape), reversed(reward.shape), strict=False)):
-                raise ValueError(f"gae: {name}: expected a number or a shape that broadcasts to {list(reward.shape)}, got {list(x.shape)}")
-        elif not 0 <= x <= 1:
-            raise ValueError(f"gae: {name}: expected a number in [0, 1], got {x}")
-
-    gamma, lambda_ = (x.to(reward.dtype) if isinstance(x, torch.Tensor) else x for x in (gamma, lambda_))
-    delta = reward + gamma * torch.where(terminated, 0.0, next_value) - value
-    decay = torch.where(terminated | truncated, 0.0, torch.ones_like(delta) * gamma * lambda_)
-
-    def step(later: torch.Tensor, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        delta, decay = x
-        advantage = delta + decay * later
-        return advantage, advantage
-
-    _, advantage = scan(step, torch.zeros_like(delta[0]), (delta, decay), reverse=True)
+    columns("gae", reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
+    gamma, lambda_ = fraction("gae", "gamma", gamma, reward), fraction("gae", "lambda_", lambda_, reward)
+    error = td0(reward, next_value, terminated, gamma=gamma) - value
+    advantage = recurrence(error, torch.where(terminated | truncated, 0.0, torch.ones_like(error) * gamma * lambda_))
     return advantage, advantage + value

@@ -4,17 +4,11 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from funrl import program, random
+from funrl import program
 from funrl.returns import gae
 from tests.oracles import advantages
 from tests.oracles.deepmind import rlax
-
-
-def experience(steps=9, copies=4, dtype=torch.float64, seed=0):
-    keys = random.split(random.key(seed), 5)
-    reward, value, next_value = (random.normal(key, (steps, copies), dtype=dtype) for key in keys[:3])
-    terminated, truncated = (random.bernoulli(key, 0.2, (steps, copies)) for key in keys[3:])
-    return reward, value, next_value, terminated, truncated
+from tests.returns.experience import experience
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

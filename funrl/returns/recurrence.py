@@ -1,0 +1,150 @@
+r"""The linear recurrence that every return is, y_t = a_t + b_t y_{t+1}, from the last step to the first.
+
+It comes in two forms that give the same numbers: step by step (:func:`sequential_recurrence`), and all steps at once
+(:func:`parallel_recurrence`), which is the default of every return. Each return takes the form as its argument ``recurrence``.
+
+On a CPU the parallel form was never slower, eagerly or compiled. In microseconds, a whole GAE on one thread:
+
+======================  ==================  ================  ===================  =================
+shape                   eager, sequential   eager, parallel   compiled, sequ.      compiled, parallel
+======================  ==================  ================  ===================  =================
+[128, 4]                1440                110               165                  42
+[128, 64]               1480                150               175                  55
+[2048, 128]             27000               1300              2400                 260
+[128, 16] by 16 agents  2600                520               200                  114
+======================  ==================  ================  ===================  =================
+
+The sequential form needs no memory but its result, and no products of b.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import pad
+
+from funrl.program import scan
+
+__all__ = ["Recurrence", "n_step_recurrence", "parallel_recurrence", "sequential_recurrence"]
+
+Recurrence = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+# Up to so many numbers doubling is faster, as it takes fewer kernels; beyond, blocks are, as they pass over memory thrice.
+_SMALL = 1 << 14
+_BLOCK = 8
+
+
+def sequential_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    r"""Solve a linear recurrence step by step: a loop, and in a compiled program one :func:`funrl.scan`.
+
+    .. math:: y_t = a_t + b_t y_{t+1}, \qquad y_T = 0
+
+    In a compiled program :func:`torch.func.grad` cannot pass through it; use :func:`parallel_recurrence` there.
+
+    Args:
+        a: floating point [T, ...].
+        b: floating point [T, ...]; b_{T-1} is not used.
+
+    Returns:
+        y [T, ...].
+
+    Example:
+        >>> import torch
+        >>> sequential_recurrence(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.5, 0.5]))
+        tensor([1.7500, 1.5000, 1.0000])
+    """
+
+    def step(later: torch.Tensor, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = x
+        y = a + b * later
+        return y, y
+
+    return scan(step, torch.zeros_like(a[0]), (a, b), reverse=True)[1]
+
+
+def parallel_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    r"""Solve a linear recurrence in O(log T) operations on whole tensors, which trace, batch and differentiate everywhere.
+
+    .. math:: y_t = a_t + b_t y_{t+1}, \qquad y_T = 0
+
+    Steps are affine maps, whose composition is associative: (a, b) after (a', b') is (a + b a', b b'). Small tensors are
+    solved by doubling the number of steps that are composed; large ones in blocks of eight steps, which solve the same recurrence among
+    themselves, so that the work does not grow with log T. Which of the two is decided by shape, while tracing.
+
+    Args:
+        a: floating point [T, ...].
+        b: floating point [T, ...]; the products of several of them, not above 1 for any return here, have to be finite numbers.
+
+    Returns:
+        y [T, ...].
+
+    Example:
+        >>> import torch
+        >>> parallel_recurrence(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.5, 0.5]))
+        tensor([1.7500, 1.5000, 1.0000])
+
+    Reference: W. D. Hillis, G. L. Steele, "Data Parallel Algorithms", 1986, doi:10.1145/7902.7903; G. E. Blelloch, "Prefix Sums and
+        Their Applications", 1990 (the blocks); neither has an arXiv id.
+    """
+    steps = a.shape[0]
+    if a.numel() <= _SMALL or steps == 1:
+        span = 1
+        while span < steps:
+            a, b, span = *_double(a, b, span), 2 * span
+        return a
+    size = min(_BLOCK, steps)
+    spare = -steps % size
+    a, b = (_pad(x, spare).unflatten(0, (-1, size)).unbind(1) for x in (a, b))
+    # Each block as one step.
+    whole_a, whole_b = a[-1], b[-1]
+    for i in reversed(range(size - 1)):
+        whole_a, whole_b = a[i] + b[i] * whole_a, b[i] * whole_b
+    y = shift(parallel_recurrence(whole_a, whole_b), 1)
+    ys = []
+    for i in reversed(range(size)):
+        y = a[i] + b[i] * y
+        ys.append(y)
+    return torch.stack(ys[::-1], 1).flatten(0, 1)[:steps]
+
+
+def n_step_recurrence(a: torch.Tensor, b: torch.Tensor, last: torch.Tensor, n: int) -> torch.Tensor:
+    r"""Follow a linear recurrence for n - 1 steps, in O(log n) operations on whole tensors.
+
+    .. math:: y^{(n)}_t = a_t + b_t y^{(n-1)}_{t+1}, \qquad y^{(1)}_t = last_t, \qquad y^{(n)}_T = 0
+
+    Args:
+        a: floating point [T, ...].
+        b: floating point [T, ...].
+        last: floating point [T, ...], where the recurrence ends.
+        n: at least 1.
+
+    Returns:
+        y^(n) [T, ...].
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(4)
+        >>> n_step_recurrence(one, one, 10 * one, 3)
+        tensor([12., 12.,  2.,  1.])
+    """
+    y, span, left = last, 1, min(n - 1, a.shape[0])
+    while left:
+        if left % 2:
+            y = a + b * shift(y, span)
+        left //= 2
+        if left:
+            a, b, span = *_double(a, b, span), 2 * span
+    return y
+
+
+def _double(a: torch.Tensor, b: torch.Tensor, span: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compose the maps of ``span`` steps with those that follow them."""
+    return torch.addcmul(a, b, shift(a, span)), b * shift(b, span)
+
+
+def shift(x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return x_{t+steps} at t, and 0 where that is beyond the end."""
+    return _pad(x[steps:], steps)
+
+
+def _pad(x: torch.Tensor, rows: int) -> torch.Tensor:
+    return pad(x, (0, 0) * (x.ndim - 1) + (0, rows)) if rows else x
