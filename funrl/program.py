@@ -25,7 +25,7 @@ from torch._inductor.test_operators import _test_lib_def as _realize_operator  #
 
 from funrl import tree
 
-__all__ = ["compile", "scan"]
+__all__ = ["compile", "scan", "transformed"]
 
 # vmap(scan) slices with an operator that vmap only emulates, but for the sake of shapes alone.
 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
@@ -313,6 +313,24 @@ scan_op.functorch_table[functorch.TransformType.Grad] = _scan_gradient_rule
 # Dynamo's check that a body hands on no memory of its inputs breaks on tensors that are differentiated. Ours never does, and
 # functionalization checks it again.
 dynamo_operators.ScanHigherOrderVariable.supports_aliasing = True
+
+
+def transformed(*trees: Any) -> bool:
+    """Return whether this is a part of a compiled program, or a leaf is one that torch.func transforms.
+
+    Where it is not, kernels can be chosen that have no rules for it.
+
+    Args:
+        *trees: any trees of tensors.
+
+    Example:
+        >>> import torch
+        >>> transformed(torch.ones(2)), torch.func.vmap(lambda x: x + transformed(x))(torch.zeros(2))
+        (False, tensor([1., 1.]))
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    return any(isinstance(x, torch.Tensor) and functorch.is_functorch_wrapped_tensor(x) for x in tree.leaves(trees))
 
 
 def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1, backend: str = "inductor") -> Callable:
