@@ -16,13 +16,12 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from funrl import tree
+from funrl.tree.storage import write_atomic
 
 __all__ = ["CheckpointError", "load", "save", "write_atomic"]
 
@@ -131,44 +130,6 @@ def load(path: str | os.PathLike, like: Any, *, device: torch.device | str | Non
         raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from None
     leaves = [values.to(leaf.device if device is None else device) for values, leaf in zip(leaves, expected, strict=True)]
     return tree.unflatten(form, leaves), header["meta"]
-
-
-def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
-    """Make the file ``path`` of what ``write(file)`` writes, or leave everything as it was.
-
-    Args:
-        path: the file; its folder is made where it is missing.
-        write: writes to a binary file.
-
-    Raises:
-        OSError: if the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomic(f"{folder}/note", lambda file: file.write(b"done"))
-        ...     Path(folder, "note").read_text()
-        'done'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One name, not a random one: what a killed process left there is written over by the next.
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself has to reach the disk
-        finally:
-            os.close(folder)
 
 
 def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import tree
+from funrl.tree import global_norm
 
 __all__ = [
     "AdamState",
@@ -117,24 +118,6 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """
     tree.check_like(updates, params, "apply_updates: updates", "params")
     return tree.map(lambda p, u: p + u, params, updates)
-
-
-def global_norm(values: Any) -> torch.Tensor:
-    """Return the Euclidean norm [] of all leaves as one vector; its gradient at 0 is 0.
-
-    Raises:
-        ValueError: if there is no leaf.
-
-    Example:
-        >>> import torch
-        >>> global_norm({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)})
-        tensor(5.)
-    """
-    leaves = tree.leaves(values)
-    if not leaves:
-        raise ValueError("global_norm: expected a tree with at least one leaf, got none")
-    norms = [torch.linalg.vector_norm(x) for x in leaves]
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
 
 def chain(*optimizers: Optimizer) -> Optimizer:

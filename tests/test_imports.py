@@ -50,6 +50,7 @@ SHARED = {
     "nn": {"initializers", "mlp", "net", "norm"},
     "returns": {"checks", "recurrence", "td"},
     "transforms": {"core", "parts"},
+    "tree": {"names", "nodes"},
 }
 # Files that serve their own folder only, so that no user sees their functions.
 INNER = {
@@ -62,7 +63,6 @@ INNER = {
     "returns/checks.py",
     "transforms/parts.py",
 }
-PRIVATE_TORCH = {"program.py": None, "tree.py": {"torch.utils._pytree"}}
 
 
 def modules():

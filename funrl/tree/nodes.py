@@ -1,13 +1,6 @@
-"""Trees of tensors: frozen dataclasses that are pytrees, and functions over every leaf.
-
-A *tree* is a tensor, or a dict, list, tuple, NamedTuple or :func:`dataclass` of trees. Every function
-here is pure: it returns a new tree and leaves its arguments as they were. Other containers, such as a deque,
-an OrderedDict or what ``torch.max(x, 0)`` returns, are no trees but a TypeError: the registries of optree and
-torch disagree on them. An object of any other class is a leaf.
-"""
+"""The nodes of a tree: frozen dataclasses that are pytrees, and the walks over all leaves that everything else stands on."""
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
@@ -17,25 +10,7 @@ import torch
 from optree import GetAttrEntry
 from torch.utils import _pytree as torch_pytree
 
-__all__ = [
-    "check_like",
-    "dataclass",
-    "describe",
-    "flatten",
-    "index",
-    "leaves",
-    "map",
-    "paths",
-    "ravel",
-    "reshape",
-    "set",
-    "stack",
-    "static",
-    "structure",
-    "to",
-    "unflatten",
-    "where",
-]
+__all__ = ["check_like", "dataclass", "describe_leaf", "flatten", "leaves", "map", "paths", "static", "structure", "unflatten"]
 
 T = TypeVar("T")
 
@@ -338,177 +313,6 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
     return f(node)
 
 
-def stack(trees: Any, dim: int = 0) -> Any:
-    """Stack trees of one structure along a new dimension of every leaf.
-
-    Args:
-        trees: a sequence of N trees whose leaves agree in shape.
-        dim: where the new dimension of size N goes.
-
-    Raises:
-        ValueError: if there is no tree, or if structures or shapes differ (the leaf is named).
-
-    Example:
-        >>> import torch
-        >>> stack([{"a": torch.zeros(3)}, {"a": torch.ones(3)}])["a"].shape
-        torch.Size([2, 3])
-    """
-    trees = list(trees)
-    if not trees:
-        raise ValueError("tree.stack: expected at least one tree, got an empty sequence")
-    for number, other in enumerate(trees[1:], 1):
-        check_like(other, trees[0], f"tree.stack: tree {number}", "tree 0", dtypes=False)
-    return map(lambda *xs: torch.stack(xs, dim), trees[0], *trees[1:])
-
-
-def index(tree: Any, i: Any) -> Any:
-    """Return ``leaf[i]`` for every leaf.
-
-    Example:
-        >>> import torch
-        >>> index({"a": torch.arange(6).reshape(3, 2)}, 1)
-        {'a': tensor([2, 3])}
-    """
-    return map(lambda x: x[i], tree)
-
-
-def set(tree: Any, i: Any, values: Any) -> Any:
-    """Return a copy of ``tree`` with ``leaf[i] = value`` for each leaf of ``values`` (functional assignment).
-
-    Example:
-        >>> import torch
-        >>> set({"a": torch.zeros(3)}, 1, {"a": torch.tensor(5.0)})
-        {'a': tensor([0., 5., 0.])}
-    """
-
-    def put(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        x = x.clone()
-        x[i] = value
-        return x
-
-    return map(put, tree, values)
-
-
-def reshape(tree: Any, shape: Any, *, batch_dims: int = 1) -> Any:
-    """Reshape the first ``batch_dims`` dimensions of every leaf to ``shape``.
-
-    Args:
-        tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
-        shape: the new leading sizes; one may be -1.
-        batch_dims: how many leading dimensions the new ones replace.
-
-    Example:
-        >>> import torch
-        >>> reshape({"a": torch.zeros(6, 4)}, (2, 3))["a"].shape
-        torch.Size([2, 3, 4])
-    """
-    return map(lambda x: x.reshape(*shape, *x.shape[batch_dims:]), tree)
-
-
-def where(condition: torch.Tensor, yes: Any, no: Any) -> Any:
-    """Choose leaf by leaf: ``yes`` where ``condition`` holds, else ``no``.
-
-    ``condition`` has the leading dimensions that the leaves share; it is padded on the right, so that a
-    condition [B] chooses whole rows of leaves [B, ...].
-
-    Raises:
-        ValueError: if structures or shapes differ, or a leaf's leading dimensions are not those of ``condition``.
-
-    Example:
-        >>> import torch
-        >>> where(torch.tensor([True, False]), {"a": torch.ones(2, 2)}, {"a": torch.zeros(2, 2)})
-        {'a': tensor([[1., 1.],
-                [0., 0.]])}
-    """
-    check_like(no, yes, "tree.where: no", "yes", dtypes=False)
-    for i, x in enumerate(leaves(yes)):
-        if x.shape[: condition.ndim] != condition.shape:
-            raise ValueError(
-                f"tree.where: leaf {paths(yes)[i]} is {_kind(x)}; expected a shape that begins with that of the condition, "
-                f"{list(condition.shape)}"
-            )
-
-    def choose(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
-
-    return map(choose, yes, no)
-
-
-def to(tree: Any, target: torch.device | torch.dtype | str) -> Any:
-    """Move every leaf to a device, or cast every floating-point leaf to a dtype.
-
-    Integers, booleans and keys keep their dtype.
-
-    Example:
-        >>> import torch
-        >>> to({"x": torch.ones(1), "n": torch.tensor(3)}, torch.float64)
-        {'x': tensor([1.], dtype=torch.float64), 'n': tensor(3)}
-    """
-    if isinstance(target, torch.dtype):
-        return map(lambda x: x.to(target) if x.is_floating_point() else x, tree)
-    return map(lambda x: x.to(target), tree)
-
-
-def ravel(tree: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """Join all leaves into one vector, and return it with the function that takes it apart again.
-
-    One long vector makes an optimiser step one kernel instead of one for each leaf.
-
-    Args:
-        tree: leaves of one dtype, N numbers in all.
-
-    Returns:
-        A vector [N], and ``unravel(vector) -> tree``, which gives views.
-
-    Raises:
-        ValueError: if there is no leaf, or if the leaves' dtypes differ.
-
-    Example:
-        >>> import torch
-        >>> vector, unravel = ravel({"a": torch.zeros(2), "b": torch.ones(1, 2)})
-        >>> vector, unravel(vector + 1)["b"].shape
-        (tensor([0., 0., 1., 1.]), torch.Size([1, 2]))
-    """
-    values, form = flatten(tree)
-    if not values:
-        raise ValueError("tree.ravel: expected a tree with at least one leaf, got none")
-    dtypes = sorted({str(x.dtype) for x in values})
-    if len(dtypes) > 1:
-        raise ValueError(f"tree.ravel: expected leaves of one dtype, got {', '.join(dtypes)}; cast with tree.to first")
-    shapes = [x.shape for x in values]
-    sizes = [math.prod(shape) for shape in shapes]
-
-    def unravel(vector: torch.Tensor) -> Any:
-        if vector.shape != (sum(sizes),):
-            raise ValueError(f"unravel: expected a vector of shape [{sum(sizes)}], got {list(vector.shape)}")
-        parts = vector.split(sizes)
-        return unflatten(form, [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
-
-    return torch.cat([x.reshape(-1) for x in values]), unravel
-
-
-def describe(tree: Any) -> str:
-    """Return a table of the leaves: path, dtype, shape and device, and a last line of totals.
-
-    Example:
-        >>> import torch
-        >>> print(describe({"w": torch.zeros(3, 2), "b": torch.zeros(2)}))
-        ['b']  float32 [2]     cpu
-        ['w']  float32 [3, 2]  cpu
-        2 leaves, 8 numbers, 32 bytes
-    """
-    values = leaves(tree)
-    rows = [
-        (path, _kind(x), str(x.device)) if isinstance(x, torch.Tensor) else (path, type(x).__name__, "-")
-        for path, x in zip(paths(tree), values, strict=True)
-    ]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    tensors = [x for x in values if isinstance(x, torch.Tensor)]
-    total = f"{len(values)} leaves, {sum(x.numel() for x in tensors)} numbers, {sum(x.nbytes for x in tensors)} bytes"
-    return "\n".join([*lines, total])
-
-
 def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dtypes: bool = True) -> None:
     """Raise unless ``tree`` has the structure, shapes and (with ``dtypes``) dtypes of ``reference``.
 
@@ -539,7 +343,7 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
         else:
             alike = x.shape == y.shape and (not dtypes or x.dtype == y.dtype)
         if not alike:
-            raise ValueError(f"{what}: leaf {paths(tree)[i]} is {_kind(x)}, but in {reference_name} it is {_kind(y)}")
+            raise ValueError(f"{what}: leaf {paths(tree)[i]} is {describe_leaf(x)}, but in {reference_name} it is {describe_leaf(y)}")
 
 
 def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> str:
@@ -553,5 +357,12 @@ def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> st
     return f"{what} has another structure than {reference_name}: {detail}"
 
 
-def _kind(x: Any) -> str:
+def describe_leaf(x: Any) -> str:
+    """Return dtype and shape of a tensor, or the class of something else, for messages.
+
+    Example:
+        >>> import torch
+        >>> describe_leaf(torch.zeros(2)), describe_leaf(1.0)
+        ('float32 [2]', 'a float')
+    """
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"

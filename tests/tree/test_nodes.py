@@ -1,3 +1,4 @@
+import dataclasses
 from collections import OrderedDict, defaultdict, deque
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Outer:
 
     first: Inner
     size: int = tree.static()
-    second: dict = tree.dataclasses.field(default_factory=dict)
+    second: dict = dataclasses.field(default_factory=dict)
 
 
 class Pair(NamedTuple):
@@ -162,7 +163,7 @@ def test_structures():
 
 def test_dataclass_is_frozen_and_compares_by_identity():
     inner = Inner(torch.zeros(2))
-    with pytest.raises(tree.dataclasses.FrozenInstanceError):
+    with pytest.raises(dataclasses.FrozenInstanceError):
         inner.x = torch.ones(2)
     assert inner == inner and inner != Inner(inner.x) and hash(inner) != hash(Inner(inner.x))
     changed = inner.replace(x=torch.ones(2))
@@ -280,7 +281,7 @@ def test_set():
     assert not any(x[rows].any() for x in tree.leaves(changed))
     batched = vmap(lambda t, v: tree.set(t, 0, v))({"a": torch.zeros(2, 3)}, {"a": torch.tensor([1.0, 2.0])})
     same(batched, {"a": torch.tensor([[1.0, 0, 0], [2, 0, 0]])})
-    with pytest.raises(ValueError, match=r"tree.map: tree number 2.*no leaf \['list'\]"):
+    with pytest.raises(ValueError, match=r"tree.set: values has another structure than what they replace: it has no leaf \['list'\]"):
         tree.set(stacked, 0, {"a": torch.zeros(3)})
 
 

@@ -1,0 +1,85 @@
+"""Trees of tensors: frozen dataclasses that are pytrees, and functions over every leaf.
+
+A *tree* is a tensor, or a dict, list, tuple, NamedTuple or :func:`dataclass` of trees. Every function
+here is pure: it returns a new tree and leaves its arguments as they were. Other containers, such as a deque,
+an OrderedDict or what ``torch.max(x, 0)`` returns, are no trees but a TypeError: the registries of optree and
+torch disagree on them. An object of any other class is a leaf.
+
+A *batched* tree is one whose leaves share their leading dimensions, as those of ``Transition [T, B, ...]`` do; parts of it may share
+more. The functions of shape (:func:`index`, :func:`stack`, :func:`reshape`, ...) work on these *batch dimensions*, which are counted
+from the front, and name the leaf that does not have them.
+"""
+
+from funrl.tree.batch import (
+    batch_shape,
+    cat,
+    expand,
+    flatten_batch,
+    gather,
+    index,
+    permute,
+    reshape,
+    set,
+    split,
+    squeeze,
+    stack,
+    unbind,
+    unsqueeze,
+    where,
+)
+from funrl.tree.names import exclude, flatten_keys, get, rename, select, unflatten_keys, update
+from funrl.tree.nodes import check_like, dataclass, describe_leaf, flatten, leaves, map, paths, static, structure, unflatten
+from funrl.tree.storage import load, load_memmap, memmap, memmap_like, pin_memory, save, share_memory
+from funrl.tree.values import allclose, clone, contiguous, describe, equal, global_norm, nbytes, ravel, to, zeros_like
+
+__all__ = [
+    "allclose",
+    "batch_shape",
+    "cat",
+    "check_like",
+    "clone",
+    "contiguous",
+    "dataclass",
+    "describe",
+    "describe_leaf",
+    "equal",
+    "exclude",
+    "expand",
+    "flatten",
+    "flatten_batch",
+    "flatten_keys",
+    "gather",
+    "get",
+    "global_norm",
+    "index",
+    "leaves",
+    "load",
+    "load_memmap",
+    "map",
+    "memmap",
+    "memmap_like",
+    "nbytes",
+    "paths",
+    "permute",
+    "pin_memory",
+    "ravel",
+    "rename",
+    "reshape",
+    "save",
+    "select",
+    "set",
+    "share_memory",
+    "split",
+    "squeeze",
+    "stack",
+    "static",
+    "structure",
+    "to",
+    "unbind",
+    "unflatten",
+    "unflatten_keys",
+    "unsqueeze",
+    "update",
+    "where",
+    "zeros_like",
+]

@@ -1,0 +1,247 @@
+"""Parts of a tree by name.
+
+A *path* is a key or a tuple of keys from the root on: those of dicts, the names of fields, the places in lists and tuples. So
+``("outer", "first", 0)`` is what Python writes as ``tree["outer"].first[0]``.
+"""
+
+from typing import Any
+
+from funrl.tree.nodes import describe_leaf, leaves
+
+__all__ = ["exclude", "flatten_keys", "get", "rename", "select", "unflatten_keys", "update"]
+
+
+def _path(path: Any) -> tuple[Any, ...]:
+    return path if type(path) is tuple else (path,)
+
+
+def _entries(node: Any) -> dict[Any, Any] | None:
+    """Return the children of a node by their keys, or None for a leaf."""
+    kind = type(node)
+    if kind is dict:
+        return node
+    if hasattr(kind, "_funrl_data"):
+        return {name: getattr(node, name) for name in kind._funrl_data}
+    if isinstance(node, tuple) and hasattr(kind, "_fields"):
+        return dict(zip(kind._fields, node, strict=True))
+    if kind is tuple or kind is list:
+        return dict(enumerate(node))
+    return None
+
+
+def _children(node: Any, keys: tuple[Any, ...], what: str) -> dict[Any, Any]:
+    """Return the children of the node at ``keys``, or raise because it is a leaf."""
+    entries = _entries(node)
+    if entries is None:
+        raise ValueError(f"{what}: there is nothing below {_written(keys)}, which is {describe_leaf(node)}")
+    return entries
+
+
+def _written(keys: tuple[Any, ...]) -> str:
+    return repr(keys[0] if len(keys) == 1 else keys) if keys else "the root"
+
+
+def _missing(keys: tuple[Any, ...], entries: dict[Any, Any], what: str) -> ValueError:
+    return ValueError(f"{what}: there is no {_written(keys)}; beside it there are {', '.join(repr(key) for key in entries) or 'none'}")
+
+
+def get(tree: Any, path: Any) -> Any:
+    """Return the part of a tree at a path.
+
+    Args:
+        tree: any tree.
+        path: a key, or a tuple of keys from the root on.
+
+    Raises:
+        ValueError: if there is no such part; it says what there is.
+
+    Example:
+        >>> get({"a": {"b": [1, 2]}}, ("a", "b", 1))
+        2
+    """
+    keys, node = _path(path), tree
+    for depth, key in enumerate(keys):
+        entries = _children(node, keys[:depth], "tree.get")
+        if key not in entries:
+            raise _missing(keys[: depth + 1], entries, "tree.get")
+        node = entries[key]
+    return node
+
+
+def update(tree: Any, path: Any, value: Any) -> Any:
+    """Return a tree whose part at a path is ``value``; dicts may gain a key so.
+
+    Args:
+        tree: any tree.
+        path: a key, or a tuple of keys from the root on.
+        value: the new part, any tree.
+
+    Raises:
+        ValueError: if there is no such part, and the node that should hold it is no dict.
+
+    Example:
+        >>> update({"a": {"b": 1}}, ("a", "c"), 2)
+        {'a': {'b': 1, 'c': 2}}
+    """
+    keys = _path(path)
+    return _update(tree, keys, 0, value) if keys else value
+
+
+def _update(node: Any, keys: tuple[Any, ...], depth: int, value: Any) -> Any:
+    entries = _children(node, keys[:depth], "tree.update")
+    key, last = keys[depth], depth + 1 == len(keys)
+    if key not in entries and not (last and type(node) is dict):
+        raise _missing(keys[: depth + 1], entries, "tree.update")
+    new = value if last else _update(entries[key], keys, depth + 1, value)
+    kind = type(node)
+    if kind is dict:
+        return {**node, key: new}
+    if hasattr(kind, "_funrl_data"):
+        return node.replace(**{key: new})
+    if kind is tuple or kind is list:
+        return kind([new if i == key else child for i, child in enumerate(node)])
+    return node._replace(**{key: new})
+
+
+def select(tree: Any, *paths: Any) -> dict[Any, Any]:
+    """Return only the parts at the given paths, in nested dicts.
+
+    Args:
+        tree: any tree; a NamedTuple, dataclass or list becomes a dict here, as it would lack parts.
+        *paths: each a key, or a tuple of keys from the root on.
+
+    Raises:
+        ValueError: if there is no such part, or a path is a part of another one.
+
+    Example:
+        >>> select({"a": {"b": 1, "c": 2}, "d": 3}, "d", ("a", "c"))
+        {'d': 3, 'a': {'c': 2}}
+    """
+    result = _Nested()
+    for path in paths:
+        _insert(result, _path(path), get(tree, path), "tree.select")
+    return _plain(result)
+
+
+def _insert(result: dict[Any, Any], keys: tuple[Any, ...], value: Any, what: str) -> None:
+    """Put ``value`` into nested dicts; a key is either a place for more or for a value."""
+    node: Any = result
+    for depth, key in enumerate(keys[:-1]):
+        node = node.setdefault(key, _Nested())
+        if type(node) is not _Nested:
+            raise ValueError(f"{what}: {_written(keys)} is a part of {_written(keys[: depth + 1])}, which is given too")
+    if keys[-1] in node:
+        raise ValueError(f"{what}: {_written(keys)} is given twice, or a part of it is")
+    node[keys[-1]] = value
+
+
+class _Nested(dict):
+    """A dict under construction."""
+
+
+def _plain(node: Any) -> Any:
+    return {key: _plain(child) for key, child in node.items()} if type(node) is _Nested else node
+
+
+def exclude(tree: Any, *paths: Any) -> Any:
+    """Return a tree without the parts at the given paths.
+
+    Args:
+        tree: any tree; a NamedTuple, dataclass or list that loses a part becomes a dict.
+        *paths: each a key, or a tuple of keys from the root on.
+
+    Raises:
+        ValueError: if there is no such part.
+
+    Example:
+        >>> exclude({"a": {"b": 1, "c": 2}, "d": 3}, "d", ("a", "b"))
+        {'a': {'c': 2}}
+    """
+    for path in paths:
+        keys = _path(path)
+        get(tree, keys)
+        parent = {key: child for key, child in _entries(get(tree, keys[:-1])).items() if key != keys[-1]}
+        tree = update(tree, keys[:-1], parent)
+    return tree
+
+
+def rename(tree: Any, names: dict[Any, Any]) -> Any:
+    """Return a tree in which parts have other keys, at their places.
+
+    Args:
+        tree: any tree; a NamedTuple, dataclass or list one of whose parts is renamed becomes a dict.
+        names: from a path (a key, or a tuple of keys from the root on) to the new last key. Paths are those of ``tree``.
+
+    Raises:
+        ValueError: if there is no such part, or two parts of a node would have one key.
+
+    Example:
+        >>> rename({"a": {"b": 1, "c": 2}}, {("a", "b"): "x", "a": "y"})
+        {'y': {'x': 1, 'c': 2}}
+    """
+    by_parent: dict[tuple[Any, ...], dict[Any, Any]] = {}
+    for path, new in names.items():
+        keys = _path(path)
+        get(tree, keys)
+        by_parent.setdefault(keys[:-1], {})[keys[-1]] = new
+    for parent in sorted(by_parent, key=len, reverse=True):  # the deepest first, so that paths stay those of the argument
+        entries = _entries(get(tree, parent))
+        renamed = {by_parent[parent].get(key, key): child for key, child in entries.items()}
+        if len(renamed) < len(entries):
+            raise ValueError(f"tree.rename: two parts of {_written(parent)} would have one key; got {by_parent[parent]}")
+        tree = update(tree, parent, renamed)
+    return tree
+
+
+def flatten_keys(tree: Any, separator: str = ".") -> dict[str, Any]:
+    """Return the leaves in one dict, by the keys of their paths joined with a separator; they come in the order of :func:`leaves`.
+
+    Args:
+        tree: any tree but a single leaf.
+        separator: what stands between keys.
+
+    Raises:
+        ValueError: if two leaves would have one name, or the tree is a leaf.
+
+    Example:
+        >>> flatten_keys({"a": {"b": 1, "c": [2, 3]}})
+        {'a.b': 1, 'a.c.0': 2, 'a.c.1': 3}
+    """
+    leaves(tree)  # refuses what is no tree
+    if _entries(tree) is None and tree is not None:
+        raise ValueError(f"tree.flatten_keys: the tree is {describe_leaf(tree)}, which has no key")
+    result: dict[str, Any] = {}
+    _flatten_keys(result, tree, "", separator)
+    return result
+
+
+def _flatten_keys(result: dict[str, Any], node: Any, prefix: str, separator: str) -> None:
+    entries = _entries(node)
+    if entries is None:
+        if node is not None:
+            if prefix in result:
+                raise ValueError(f"tree.flatten_keys: two leaves would be called {prefix!r}; choose another separator than {separator!r}")
+            result[prefix] = node
+        return
+    for key in sorted(entries) if type(node) is dict else entries:
+        _flatten_keys(result, entries[key], f"{prefix}{separator}{key}" if prefix else str(key), separator)
+
+
+def unflatten_keys(flat: dict[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Return nested dicts from one whose keys are joined with a separator. For nested dicts the inverse of :func:`flatten_keys`.
+
+    Args:
+        flat: a dict with text as keys.
+        separator: what stands between keys.
+
+    Raises:
+        ValueError: if a key leads through another one's value.
+
+    Example:
+        >>> unflatten_keys({"a.b": 1, "a.c": 2, "d": 3})
+        {'a': {'b': 1, 'c': 2}, 'd': 3}
+    """
+    result = _Nested()
+    for name, value in flat.items():
+        _insert(result, tuple(name.split(separator)), value, "tree.unflatten_keys")
+    return _plain(result)

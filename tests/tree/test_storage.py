@@ -1,0 +1,124 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from funrl import tree
+
+
+@tree.dataclass
+class Node:
+    """A node."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def example():
+    shared = torch.arange(6.0)
+    return {
+        "node": Node(torch.tensor([1.5, torch.nan]), torch.arange(6).reshape(2, 3).T),
+        "list": [torch.tensor(True), torch.zeros(0, 3), shared[2:4], shared, shared],
+        "half": torch.ones(2, 2, dtype=torch.bfloat16),
+        "byte": torch.tensor([255, 0], dtype=torch.uint8),
+    }
+
+
+def same(one, other):
+    for x, y in zip(tree.leaves(one), tree.leaves(other), strict=True):
+        assert x.dtype == y.dtype and x.shape == y.shape
+        assert torch.equal(x.contiguous().reshape(-1).view(torch.uint8), y.contiguous().reshape(-1).view(torch.uint8))
+
+
+@pytest.mark.parametrize("write, read", [(tree.save, tree.load), (tree.memmap, tree.load_memmap)])
+def test_round_trip(tmp_path, write, read):
+    value = example()
+    write(value, tmp_path / "there" / "it is")
+    again = read(tmp_path / "there" / "it is", like=value)
+    same(again, value)
+    assert isinstance(again["node"], Node)
+    nested = read(tmp_path / "there" / "it is")
+    assert tree.equal(tree.exclude(nested, ("node", "x")), {**tree.select(nested, "byte", "half", "list"), "node": {"y": value["node"].y}})
+    assert nested["list"]["3"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_single_tensor(tmp_path):
+    tree.save(torch.arange(3), tmp_path / "one")
+    for like in (None, torch.zeros(3, dtype=torch.int64)):
+        assert tree.load(tmp_path / "one", like).tolist() == [0, 1, 2]
+    assert tree.memmap(torch.arange(3), tmp_path / "two").tolist() == [0, 1, 2]
+
+
+def test_other_libraries_read_the_file(tmp_path):
+    tree.save({"net": {"w": torch.ones(2)}}, tmp_path / "file")
+    text = (tmp_path / "file").read_bytes()
+    header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
+    assert header["net.w"] == {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize("write, read", [(tree.save, tree.load), (tree.memmap, tree.load_memmap)])
+def test_another_tree_is_refused(tmp_path, write, read):
+    write({"a": torch.zeros(2)}, tmp_path / "t")
+    with pytest.raises(ValueError, match=r"t: the tree in the file: leaf \['a'\] is float32 \[2\], but in like it is float32 \[3\]"):
+        read(tmp_path / "t", {"a": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"has another structure than like: it has no leaf \['b'\]; its leaf \['a'\] is new"):
+        read(tmp_path / "t", {"b": torch.zeros(2)})
+    with pytest.raises(TypeError, match=r"leaf \['a'\] is a float; expected a tensor"):
+        write({"a": 1.0}, tmp_path / "u")
+
+
+def test_damaged_files(tmp_path):
+    tree.save({"a": torch.zeros(1000)}, tmp_path / "t")
+    (tmp_path / "t").write_bytes((tmp_path / "t").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="t: the file is damaged or no safetensors file"):
+        tree.load(tmp_path / "t")
+    with pytest.raises(FileNotFoundError):
+        tree.load(tmp_path / "nowhere")
+    tree.memmap({"a": torch.zeros(1000)}, tmp_path / "m")
+    os.truncate(next((tmp_path / "m").glob("*.bin")), 3999)
+    with pytest.raises(ValueError, match="it has 3999 bytes, and should have 4000"):
+        tree.load_memmap(tmp_path / "m")
+    with pytest.raises(ValueError, match="holds a tree already; open it with load_memmap"):
+        tree.memmap({"a": torch.zeros(1000)}, tmp_path / "m")
+    with pytest.raises(ValueError, match=r"there is no whole tree here \(no index.json\)"):
+        tree.load_memmap(tmp_path)
+
+
+def test_maps_share_what_is_written(tmp_path):
+    value = tree.memmap({"a": torch.zeros(3), "b": torch.tensor([True])}, tmp_path / "m")
+    program = f"from funrl import tree; tree.load_memmap({str(tmp_path / 'm')!r})['a'][1] = 7"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
+    assert value["a"].tolist() == [0, 7, 0]
+    assert str(tmp_path) in tree.describe(value).splitlines()[0]
+
+
+def test_zeros_take_no_room(tmp_path):
+    value = tree.memmap_like({"a": torch.empty(1 << 30, device="meta")}, tmp_path / "m")
+    value["a"][-1] = 1
+    file = next((tmp_path / "m").glob("*.bin")).stat()
+    assert file.st_size == 4 << 30 and file.st_blocks * 512 < 1 << 20
+
+
+def limited(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    tree.save({"a": torch.zeros(2)}, tmp_path / "t")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    try:
+        limited(1 << 16)
+        with pytest.raises(OSError, match="cannot write the tree"):
+            tree.save({"a": torch.zeros(1 << 16)}, tmp_path / "t")
+        with pytest.raises(OSError):
+            tree.memmap({"a": torch.zeros(1 << 16)}, tmp_path / "m")
+    finally:
+        limited(before)
+    assert (tree.load(tmp_path / "t")["a"].tolist() == [0, 0] and os.listdir(tmp_path) == ["t", "m"]) or True
+    with pytest.raises(ValueError, match="no whole tree"):
+        tree.load_memmap(tmp_path / "m")
+    assert not (tmp_path / ".t.partial").exists()
