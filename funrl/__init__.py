@@ -8,13 +8,31 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     # busy process, and threads that sleep at once halve its speed on a quiet machine. 600 turns are some ten microseconds.
     os.environ.setdefault("GOMP_SPINCOUNT", "600")
 
-from funrl import algos, checkpoint, distributions, env, envs, losses, nn, optim, random, record, returns, spaces, stats, transforms, tree
+from funrl import (
+    algos,
+    buffers,
+    checkpoint,
+    distributions,
+    env,
+    envs,
+    losses,
+    nn,
+    optim,
+    random,
+    record,
+    returns,
+    spaces,
+    stats,
+    transforms,
+    tree,
+)
 from funrl.interaction import evaluate, rollout
 from funrl.program import compile, scan
 from funrl.training import train
 
 __all__ = [
     "algos",
+    "buffers",
     "checkpoint",
     "compile",
     "distributions",

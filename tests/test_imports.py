@@ -45,6 +45,7 @@ LAST = ["__main__", "training", "record", "checkpoint"]
 SIBLINGS = {("program", "tree"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
 SHARED = {
     "algos": {"algorithm", "episodes"},
+    "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
     "distributions": {"checks"},
     "envs": {"checks", "draw", "grid", "hill"},
     "nn": {"initializers", "mlp", "net", "norm"},
@@ -54,6 +55,7 @@ SHARED = {
 }
 # Files that serve their own folder only, so that no user sees their functions.
 INNER = {
+    *(f"buffers/{name}.py" for name in ("buffer", "episodes", "journal", "order", "priorities", "ring", "sums")),
     "distributions/checks.py",
     "envs/checks.py",
     "envs/draw.py",
@@ -63,6 +65,7 @@ INNER = {
     "returns/checks.py",
     "transforms/parts.py",
 }
+PRIVATE_TORCH = {"program.py": None, "tree/nodes.py": {"torch.utils._pytree"}}
 
 
 def modules():

@@ -1,0 +1,59 @@
+"""Replay buffers: pure functions over a state, in memory or in files, and what is done to trajectories before they are kept.
+
+>>> import torch
+>>> from funrl import buffers, random
+>>> buffer = buffers.uniform(1000)
+>>> state = buffer.init({"observation": torch.zeros(4), "reward": torch.zeros(())})
+>>> state = buffer.extend(state, {"observation": torch.ones(64, 4), "reward": torch.ones(64)})
+>>> buffer.sample(random.key(0), state, 32).batch["observation"].shape
+torch.Size([32, 4])
+"""
+
+from funrl.buffers.buffer import Buffer, RingState, Sample, Storage
+from funrl.buffers.disk import files, follow, reopen
+from funrl.buffers.frames import FramesState, decode_pixels, encode_pixels, frame_stacks
+from funrl.buffers.objects import ObjectsState, Shelf, objects
+from funrl.buffers.priorities import Exponents
+from funrl.buffers.prioritized import PrioritizedState, prioritized
+from funrl.buffers.ring import memory
+from funrl.buffers.saving import load, save
+from funrl.buffers.sequence import SequenceSample, SequenceState, prioritized_sequence, sequence
+from funrl.buffers.sums import SumTree
+from funrl.buffers.trajectories import NStep, Trajectories, n_step, reward_to_go, split_trajectories
+from funrl.buffers.uniform import first_in_first_out, uniform, without_replacement
+
+__all__ = [
+    "Buffer",
+    "Exponents",
+    "FramesState",
+    "NStep",
+    "ObjectsState",
+    "PrioritizedState",
+    "RingState",
+    "Sample",
+    "SequenceSample",
+    "SequenceState",
+    "Shelf",
+    "Storage",
+    "SumTree",
+    "Trajectories",
+    "decode_pixels",
+    "encode_pixels",
+    "files",
+    "first_in_first_out",
+    "follow",
+    "frame_stacks",
+    "load",
+    "memory",
+    "n_step",
+    "objects",
+    "prioritized",
+    "prioritized_sequence",
+    "reopen",
+    "reward_to_go",
+    "save",
+    "sequence",
+    "split_trajectories",
+    "uniform",
+    "without_replacement",
+]

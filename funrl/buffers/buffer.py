@@ -1,0 +1,139 @@
+"""The interface of a replay buffer: pure functions over a state, and what they return."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import tree
+from funrl.random import _seen as seen
+
+__all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "check_capacity", "seen"]
+
+
+@tree.dataclass
+class Sample:
+    """Items drawn from a buffer.
+
+    Attributes:
+        batch: the items, leaves [B, ...] ([T, B, ...] from a buffer of sequences).
+        indices: int64 [B], where they are in the buffer; for ``update_priority``.
+        probabilities: float32 [B]; how likely a draw was to give this item.
+        weights: float32 [B]; what its loss should count, at most 1. 0 marks a row that is there for the shape only: in a compiled program,
+            which cannot look at numbers, those beyond what the buffer holds.
+    """
+
+    batch: Any
+    indices: torch.Tensor
+    probabilities: torch.Tensor
+    weights: torch.Tensor
+
+
+@tree.dataclass
+class RingState:
+    """Rows in the order of their coming, up to the cursor.
+
+    Attributes:
+        data: the items, leaves [N, ...].
+        cursor: int64 [], in [0, N): where the next row goes.
+        size: int64 [], in [0, N]: how many of the rows before the cursor hold items.
+    """
+
+    data: Any
+    cursor: torch.Tensor
+    size: torch.Tensor
+
+
+class Storage(NamedTuple):
+    """Where the items of a buffer are kept.
+
+    Attributes:
+        create: ``create(example, capacity) -> data``: zeros, leaves [N, ...].
+        open: ``open(example, capacity) -> RingState``: what is there already. None: nothing outlives the process.
+        read: ``read(example, capacity) -> (RingState, rows)``: the same without touching it, and how many rows were ever written.
+    """
+
+    create: Callable[[Any, int], Any]
+    open: Callable[[Any, int], Any] | None = None
+    read: Callable[[Any, int], tuple[Any, int]] | None = None
+
+
+class Buffer(NamedTuple):
+    """A replay buffer: functions that take a state and return a new one.
+
+    All but the twins (``..._``) are pure, and run eagerly, under :func:`torch.func.vmap` (a buffer for each agent) and in compiled
+    programs. Eagerly, a pure ``extend`` copies the whole buffer. Two ways do not: in a compiled program, donate the state
+    (:func:`funrl.compile`); in a host loop, use the twin, which writes into the tensors of the state and returns it.
+
+    When the buffer is full, new items take the places of the oldest. Items carry no gradient. The functions check structure, shapes and
+    dtypes always, and numbers where they can be seen: on the CPU, outside compiled programs and vmap.
+
+    Attributes:
+        init: ``init(example) -> state``, empty; of the example, one item, only structure, shapes, dtypes and device matter.
+        add: ``add(state, item) -> state``.
+        extend: ``extend(state, batch) -> state``; leaves [n, ...], the oldest item first.
+        sample: ``sample(key, state, batch_size) -> Sample``.
+        size: ``size(state) -> int64 []``, how many items can be drawn.
+        can_sample: ``can_sample(state, batch_size) -> bool []``: whether there are that many.
+        add_: the twin of ``add``.
+        extend_: the twin of ``extend``.
+        restore: ``restore(ring) -> state``: a state around items that are there already, as if they had just been added.
+        capacity: N, in items (in steps of each environment for sequences).
+        storage: where the items are kept.
+        update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``.
+        update_priority_: its twin.
+        sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in a random order, that of the
+            key, in which each item comes once; rows beyond the last item have weight 0.
+        take: queues: ``take(state, batch_size) -> (state, Sample)`` removes the oldest items.
+        take_: its twin.
+    """
+
+    init: Callable[..., Any]
+    add: Callable[..., Any]
+    extend: Callable[..., Any]
+    sample: Callable[..., Sample]
+    size: Callable[..., torch.Tensor]
+    can_sample: Callable[..., torch.Tensor]
+    add_: Callable[..., Any]
+    extend_: Callable[..., Any]
+    restore: Callable[..., Any]
+    capacity: int
+    storage: Storage
+    update_priority: Callable[..., Any] | None = None
+    update_priority_: Callable[..., Any] | None = None
+    sample_epoch: Callable[..., Sample] | None = None
+    take: Callable[..., Any] | None = None
+    take_: Callable[..., Any] | None = None
+
+
+def check_capacity(name: str, **sizes: Any) -> None:
+    """Raise unless the sizes are integers of at least 1.
+
+    Example:
+        >>> check_capacity("uniform", capacity=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: buffers.uniform: capacity: expected an integer of at least 1, got 0
+    """
+    for argument, n in sizes.items():
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"buffers.{name}: {argument}: expected an integer of at least 1, got {n!r}")
+
+
+def check_batch_size(name: str, batch_size: Any, size: torch.Tensor, at_least: int) -> None:
+    """Raise unless ``batch_size`` is an integer of at least 1 and, where it can be seen, the buffer holds ``at_least`` items.
+
+    Example:
+        >>> check_batch_size("uniform", 2, torch.tensor(0), 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: buffers.uniform: sample: the buffer is empty; add to it, and ask can_sample first
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"buffers.{name}: sample: batch_size: expected an integer of at least 1, got {batch_size!r}")
+    if seen(lambda: size < at_least):
+        if seen(lambda: size < 1):
+            raise ValueError(f"buffers.{name}: sample: the buffer is empty; add to it, and ask can_sample first")
+        raise ValueError(
+            f"buffers.{name}: sample: batch_size is {batch_size}, but the buffer holds {int(size)} items; ask can_sample first"
+        )

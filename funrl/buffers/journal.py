@@ -1,0 +1,122 @@
+"""The files of a buffer: rows written at their places, and a journal of what was begun and what is whole."""
+
+import ctypes
+import os
+import struct
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.buffers.buffer import RingState
+
+__all__ = ["append_to_files", "begin", "end", "filed", "flush", "read_journal", "release"]
+
+_JOURNAL = "journal"
+_RECORD = struct.Struct("<qqI")  # rows, size, checksum; one for what was begun, one for what is finished
+_DONTNEED = 4  # of madvise(2)
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def begin(folder: Path, rows: int) -> None:
+    """Note that all rows up to this number, counted from the first one ever, are whole or being written."""
+    _write_record(folder, 0, rows, 0)
+
+
+def end(folder: Path, rows: int, size: int) -> None:
+    """Note that all rows up to this number are written, and how many of them are still there."""
+    _write_record(folder, _RECORD.size, rows, size)
+
+
+def _write_record(folder: Path, place: int, rows: int, size: int) -> None:
+    file = os.open(folder / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _write_at(file, _RECORD.pack(rows, size, zlib.crc32(struct.pack("<qq", rows, size))), place)
+    finally:
+        os.close(file)
+
+
+def _write_at(file: int, data: Any, place: int) -> None:
+    data = memoryview(data)
+    while data:
+        n = os.pwrite(file, data, place)
+        data, place = data[n:], place + n
+
+
+def read_journal(folder: Path) -> tuple[int, int, int]:
+    """Return the rows that were begun, those that were finished, and the size."""
+    for _ in range(1000):
+        try:
+            text = (folder / _JOURNAL).read_bytes()
+        except FileNotFoundError:
+            raise ValueError(f"{folder}: there is no buffer here (no {_JOURNAL}); make one with init") from None
+        if len(text) == 2 * _RECORD.size:
+            records = [text[: _RECORD.size], text[_RECORD.size :]]
+            (begun, _, first), (written, size, second) = map(_RECORD.unpack, records)
+            if [first, second] == [zlib.crc32(record[:16]) for record in records]:
+                return begun, written, size
+        time.sleep(0.001)  # somebody may be writing it
+    raise ValueError(f"{folder}: the journal of the buffer is damaged; make a new buffer in another folder")
+
+
+def filed(data: Any) -> bool:
+    """Whether a tree is in files. Inside compiled programs and transforms nothing is."""
+    if torch.compiler.is_compiling():
+        return False
+    x = tree.leaves(data)[0]
+    try:
+        return x.device.type == "cpu" and x.untyped_storage().filename is not None
+    except NotImplementedError:  # a transform's tensor, which has no storage
+        return False
+
+
+def append_to_files(ring: RingState, batch: Any, n: int) -> None:
+    """Write the last rows of n to the files of a ring, and move its cursor and size in place."""
+    leaves = tree.leaves(ring.data)
+    folder = Path(leaves[0].untyped_storage().filename).parent
+    capacity = leaves[0].shape[0]
+    _, written, _ = read_journal(folder)
+    if written % capacity != int(ring.cursor):
+        raise ValueError(f"{folder}: the files were written since this state was; use the state that extend_ returned, or reopen them")
+    kept = tree.leaves(batch)[0].shape[0]
+    begin(folder, written + n)
+    first = (written + n - kept) % capacity
+    try:
+        for x, values in zip(leaves, tree.leaves(batch), strict=True):
+            row = x[0].numel() * x.element_size()
+            content = memoryview(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()) if values.numel() else b""
+            head = min(kept, capacity - first) * row
+            with open(x.untyped_storage().filename, "r+b", buffering=0) as file:
+                _write_at(file.fileno(), content[:head], first * row)
+                _write_at(file.fileno(), content[head:], 0)
+    except OSError:
+        # What was in those places may be spoilt.
+        ring.size.clamp_(max=capacity - min(n, capacity))
+        end(folder, written, int(ring.size))
+        begin(folder, written)
+        raise
+    end(folder, written + n, min(int(ring.size) + n, capacity))
+    ring.cursor.copy_((ring.cursor + n) % capacity)
+    ring.size.copy_((ring.size + n).clamp(max=capacity))
+
+
+def release(data: Any) -> None:
+    """Give the memory of what was read back to the system, which keeps it as long as there is room."""
+    if _libc is not None:
+        for x in tree.leaves(data):
+            if x.nbytes:
+                _libc.madvise(ctypes.c_void_p(x.data_ptr()), ctypes.c_size_t(x.nbytes), _DONTNEED)
+
+
+def flush(data: Any) -> int:
+    """Bring all that was written to the disk, and return how many rows were ever written."""
+    names = [x.untyped_storage().filename for x in tree.leaves(data)]
+    folder = Path(names[0]).parent
+    for name in (*names, folder / _JOURNAL):
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+    return read_journal(folder)[1]

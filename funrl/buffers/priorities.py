@@ -1,0 +1,102 @@
+"""Priorities: what prioritised items and prioritised slices share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.buffers.buffer import seen
+from funrl.buffers.ring import Write
+from funrl.buffers.sums import SumTree, find, put, total
+
+__all__ = ["Exponents", "draw", "exponents", "set_priority", "weight_of"]
+
+
+@tree.dataclass
+class Exponents:
+    """What turns priorities into probabilities and weights; may be replaced at any time.
+
+    Attributes:
+        alpha: float32 []; 0 draws uniformly, 1 in proportion to the priorities. Holds for priorities that are set from then on.
+        beta: float32 []; 0 corrects nothing, 1 makes up for all that the priorities distort.
+        greatest: float32 [], the greatest priority so far, which new items get; 1 at first.
+    """
+
+    alpha: torch.Tensor
+    beta: torch.Tensor
+    greatest: torch.Tensor
+
+
+def exponents(name: str, alpha: Any, beta: Any, epsilon: Any) -> Callable[[Any], Exponents]:
+    """Check the numbers of a prioritised buffer, and return a function that makes them tensors on a device."""
+    for argument, x in (("alpha", alpha), ("beta", beta)):
+        if isinstance(x, torch.Tensor) and (x.ndim != 0 or not x.is_floating_point()):
+            raise ValueError(f"buffers.{name}: {argument}: expected a floating-point tensor [], got {tree.describe_leaf(x)}")
+        if not isinstance(x, torch.Tensor) and not x >= 0:
+            raise ValueError(f"buffers.{name}: {argument}: expected a number of at least 0, got {x}")
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(f"buffers.{name}: epsilon: expected a finite number of at least 0, got {epsilon}")
+
+    def make(device: Any) -> Exponents:
+        number = lambda x: torch.as_tensor(x, dtype=torch.float32).to(device, copy=True)  # noqa: E731
+        return Exponents(number(alpha), number(beta), torch.ones((), device=device))
+
+    return make
+
+
+def weight_of(priority: torch.Tensor, exponents: Exponents, epsilon: float) -> torch.Tensor:
+    """Return (priority + epsilon) ** alpha, above 0: a weight of 0 says that there is no item."""
+    tiny = torch.finfo(torch.float32).tiny
+    return (priority + epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
+
+
+def draw(key: torch.Tensor, priorities: SumTree, exponents: Exponents, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw stratified indices [B]; return them, their probabilities and importance weights."""
+    place = torch.arange(batch_size, device=key.device) + random.uniform(key, (batch_size,), dtype=torch.float64)
+    index = find(priorities, place / batch_size)
+    whole = total(priorities)
+    there = whole > 0
+    probability = priorities.weights.index_select(0, index) / torch.where(there, whole, 1.0)
+    # The number of items cancels out.
+    weight = (probability.amin() / probability).pow(exponents.beta)
+    weight = torch.where(there, weight, 0.0)
+    return index, probability.to(torch.float32), weight.to(torch.float32)
+
+
+def set_priority(
+    name: str,
+    write: Write,
+    priorities: SumTree,
+    exponents: Exponents,
+    epsilon: float,
+    places: int,
+    indices: Any,
+    priority: Any,
+) -> tuple[SumTree, Exponents]:
+    """Check and set priorities; return the new sums, and exponents with the new greatest priority."""
+    device = priorities.weights.device
+    indices = torch.as_tensor(indices, device=device)
+    priority = torch.as_tensor(priority, device=device)
+    what = f"buffers.{name}: update_priority"
+    if indices.dtype not in (torch.int64, torch.int32) or indices.ndim > 1:
+        raise ValueError(f"{what}: indices: expected int64 [B], got {tree.describe_leaf(indices)}; give the indices of a sample")
+    if not priority.is_floating_point():
+        raise TypeError(f"{what}: priority: expected a floating-point tensor, got {priority.dtype}; cast it with .to(torch.float32)")
+    if priority.shape != indices.shape:
+        raise ValueError(
+            f"{what}: priority: expected the shape {list(indices.shape)} of indices, got {list(priority.shape)}; nothing is broadcast"
+        )
+    indices, priority = indices.reshape(-1).to(torch.int64), priority.detach().reshape(-1).to(torch.float32)
+    if seen(lambda: ~((priority >= 0) & (priority < torch.inf)).all()):
+        raise ValueError(f"{what}: priority: expected finite numbers of at least 0, got {priority}; take the absolute value of an error")
+    if seen(lambda: ~((indices >= 0) & (indices < places)).all()):
+        raise ValueError(f"{what}: indices: expected integers in [0, {places}), got {indices}; give the indices of a sample")
+    old = priorities.weights.index_select(0, indices)
+    if seen(lambda: (old == 0).any()):
+        raise ValueError(f"{what}: indices: there is no item at {indices[old == 0].tolist()}; give the indices of a sample")
+    priority = torch.where((priority >= 0) & (priority < torch.inf), priority, 0.0)
+    there = old > 0
+    weights = torch.where(there, weight_of(priority, exponents, epsilon), 0.0)
+    greatest = torch.maximum(exponents.greatest, torch.where(there, priority, 0.0).amax()) if len(indices) else exponents.greatest
+    return put(write, priorities, indices, weights), exponents.replace(greatest=write.value(exponents.greatest, greatest))

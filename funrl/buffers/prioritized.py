@@ -1,0 +1,141 @@
+"""Prioritised replay: items are drawn in proportion to a power of their priority."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers.priorities import Exponents, draw, exponents, set_priority, weight_of
+from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, next_slots, rows, start
+from funrl.buffers.sums import SumTree, put, sum_tree
+
+__all__ = ["PrioritizedState", "prioritized"]
+
+
+@tree.dataclass
+class PrioritizedState:
+    """Items and their priorities.
+
+    Attributes:
+        ring: the items.
+        priorities: a :class:`SumTree` of (priority + epsilon) ** alpha for each slot, 0 where there is no item.
+        exponents: alpha, beta and the greatest priority so far.
+    """
+
+    ring: RingState
+    priorities: SumTree
+    exponents: Exponents
+
+
+def prioritized(
+    capacity: int,
+    alpha: float | torch.Tensor = 0.6,
+    beta: float | torch.Tensor = 0.4,
+    *,
+    epsilon: float = 1e-8,
+    storage: Storage = memory,
+    postprocess: Callable[[Any], Any] | None = None,
+) -> Buffer:
+    r"""Make a buffer that draws item i in proportion to a power of its priority :math:`\delta_i`.
+
+    .. math:: p_i = (\delta_i + \epsilon)^\alpha, \qquad P(i) = p_i / \sum_k p_k, \qquad
+        w_i = (N P(i))^{-\beta} / \max_j w_j
+
+    with N items held and the maximum over the batch. New items get the greatest priority so far, 1 at first. A batch is stratified:
+    its row b is drawn from the b-th of ``batch_size`` equal parts of the sum. So rows come in the order of their slots: shuffle
+    before you split a batch.
+
+    In a compiled program, where numbers cannot be looked at, a priority that is negative, NaN or infinite counts as 0, and the
+    priority of a slot without an item is not set; eagerly on the CPU both are errors. Of an index that comes twice in an update,
+    one of its priorities is taken, on a CPU the last.
+
+    Args:
+        capacity: N >= 1 items.
+        alpha: at least 0, a number or a tensor []. It is ``state.exponents.alpha``.
+        beta: at least 0, a number or a tensor []; greater than 1 weighs rare items up further. It is ``state.exponents.beta``:
+            to anneal it, replace it there.
+        epsilon: at least 0; keeps items of priority 0 in the game.
+        storage, postprocess: as for :func:`uniform`.
+
+    Returns:
+        A :class:`Buffer` whose state is a :class:`PrioritizedState`.
+
+    Raises:
+        TypeError: if a priority is not floating-point.
+        ValueError: if an argument is out of its range; from the buffer: as for :func:`uniform`; and if a priority is negative or not
+            finite, shapes differ, or there is no item at an index.
+
+    Example:
+        >>> from funrl import random
+        >>> buffer = prioritized(100, alpha=0.7, beta=1.1)
+        >>> state = buffer.extend(buffer.init({"a": torch.zeros(3)}), {"a": torch.ones(2, 3)})
+        >>> sample = buffer.sample(random.key(0), state, 2)
+        >>> sample.indices
+        tensor([0, 1])
+        >>> state = buffer.update_priority(state, sample.indices, torch.tensor([3.0, 1.0]))
+        >>> state.priorities.weights[:3]
+        tensor([2.1577, 1.0000, 0.0000])
+
+    Reference: T. Schaul, J. Quan, I. Antonoglou, D. Silver, "Prioritized Experience Replay", 2015, arXiv:1511.05952.
+    """
+    name = "prioritized"
+    check_capacity(name, capacity=capacity)
+    make_exponents = exponents(name, alpha, beta, epsilon)
+
+    def restore(ring: RingState) -> PrioritizedState:
+        state = PrioritizedState(ring, sum_tree(capacity, ring.cursor.device), make_exponents(ring.cursor.device))
+        index = torch.arange(capacity, device=ring.cursor.device)
+        held = (ring.cursor - 1 - index) % capacity < ring.size
+        weights = torch.where(held, weight_of(state.exponents.greatest, state.exponents, epsilon), 0.0)
+        return state.replace(priorities=put(IN_PLACE, state.priorities, index, weights))
+
+    def init(example: Any) -> PrioritizedState:
+        ring = start(name, example, capacity, storage)
+        device = ring.cursor.device
+        return PrioritizedState(ring, sum_tree(capacity, device), make_exponents(device))
+
+    def write_rows(write: Write, state: PrioritizedState, batch: Any) -> PrioritizedState:
+        index = next_slots(state.ring, tree.leaves(batch)[0].shape[0])
+        try:
+            ring, _ = append(write, state.ring, batch)
+        except OSError:  # the rows in those places are lost
+            put(IN_PLACE, state.priorities, index, torch.zeros(index.shape))
+            raise
+        weights = weight_of(state.exponents.greatest, state.exponents, epsilon).expand(index.shape)
+        return state.replace(ring=ring, priorities=put(write, state.priorities, index, weights))
+
+    def add(write: Write, state: PrioritizedState, item: Any) -> PrioritizedState:
+        check_items(f"buffers.{name}: add: item", state.ring.data, item, 0)
+        return write_rows(write, state, tree.map(lambda x: x[None], item))
+
+    def extend(write: Write, state: PrioritizedState, batch: Any) -> PrioritizedState:
+        check_items(f"buffers.{name}: extend: batch", state.ring.data, batch, 1)
+        return write_rows(write, state, batch)
+
+    def sample(key: torch.Tensor, state: PrioritizedState, batch_size: int) -> Sample:
+        check_batch_size(name, batch_size, state.ring.size, 1)
+        index, probabilities, weights = draw(key, state.priorities, state.exponents, batch_size)
+        batch = rows(state.ring.data, index)
+        return Sample(batch if postprocess is None else postprocess(batch), index, probabilities, weights)
+
+    def update(write: Write, state: PrioritizedState, indices: Any, priority: Any) -> PrioritizedState:
+        priorities, new = set_priority(name, write, state.priorities, state.exponents, epsilon, capacity, indices, priority)
+        return state.replace(priorities=priorities, exponents=new)
+
+    return Buffer(
+        init=init,
+        add=lambda state, item: add(FRESH, state, item),
+        extend=lambda state, batch: extend(FRESH, state, batch),
+        sample=sample,
+        size=lambda state: state.ring.size,
+        can_sample=lambda state, batch_size: state.ring.size >= batch_size,
+        add_=lambda state, item: add(IN_PLACE, state, item),
+        extend_=lambda state, batch: extend(IN_PLACE, state, batch),
+        restore=restore,
+        capacity=capacity,
+        storage=storage,
+        update_priority=lambda state, indices, priority: update(FRESH, state, indices, priority),
+        update_priority_=lambda state, indices, priority: update(IN_PLACE, state, indices, priority),
+    )

@@ -1,0 +1,117 @@
+"""A ring of rows, which new ones overwrite from the oldest on: what every buffer of tensors stands on."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import tree
+from funrl.buffers.buffer import RingState, Storage
+from funrl.buffers.journal import append_to_files, filed, release
+
+__all__ = ["FRESH", "IN_PLACE", "Write", "append", "capacity_of", "check_items", "memory", "next_slots", "rows", "slots", "start"]
+
+
+class Write(NamedTuple):
+    """How tensors change: into new ones (FRESH), or in their own memory (IN_PLACE).
+
+    Attributes:
+        rows: ``rows(x, index, values)``: x with x[index] = values.
+        value: ``value(old, new)``: new.
+    """
+
+    rows: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+FRESH = Write(lambda x, index, values: x.index_copy(0, index, values), lambda old, new: new)
+IN_PLACE = Write(lambda x, index, values: x.index_copy_(0, index, values), lambda old, new: old.copy_(new))
+
+
+def _zeros(example: Any, capacity: int) -> Any:
+    return tree.map(lambda x: torch.zeros((capacity, *x.shape), dtype=x.dtype, device=x.device), example)
+
+
+memory = Storage(_zeros)
+"""The memory of the device of the example."""
+
+
+def start(name: str, example: Any, capacity: int, storage: Storage) -> RingState:
+    """Return an empty ring for items like ``example``."""
+    leaves = tree.leaves(example)
+    if not leaves:
+        raise ValueError(f"buffers.{name}: init: example: expected a tree with at least one leaf, got none")
+    for path, x in zip(tree.paths(example), leaves, strict=True):
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(
+                f"buffers.{name}: init: example: leaf {path} is {tree.describe_leaf(x)}; expected a tensor: wrap it in torch.tensor, "
+                "or use buffers.objects"
+            )
+    zero = torch.zeros((), dtype=torch.int64, device=leaves[0].device)
+    return RingState(storage.create(example, capacity), zero, zero.clone())
+
+
+def capacity_of(ring: RingState) -> int:
+    """Return N."""
+    return tree.leaves(ring.data)[0].shape[0]
+
+
+def check_items(what: str, data: Any, items: Any, leading: int) -> None:
+    """Raise unless the leaves of ``items`` are those of ``data`` [N, ...] with ``leading`` dimensions of a common size for N."""
+    expected, form = tree.flatten(data)
+    values, other = tree.flatten(items)
+    if form != other:
+        tree.check_like(tree.map(lambda x: 0, items), tree.map(lambda x: 0, data), what, "the buffer")
+    for i, (x, y) in enumerate(zip(values, expected, strict=True)):
+        if not isinstance(x, torch.Tensor) or x.dtype != y.dtype or x.shape[leading:] != y.shape[1:] or x.ndim != leading + y.ndim - 1:
+            shape = ", ".join([*["n"] * leading, *map(str, y.shape[1:])])
+            raise ValueError(
+                f"{what}: leaf {tree.paths(items)[i]} is {tree.describe_leaf(x)}; "
+                f"expected {str(y.dtype).removeprefix('torch.')} [{shape}], as the buffer was made for"
+            )
+        if x.shape[:leading] != values[0].shape[:leading]:
+            raise ValueError(
+                f"{what}: leaf {tree.paths(items)[i]} has {x.shape[0]} rows; "
+                f"expected {values[0].shape[0]}, as leaf {tree.paths(items)[0]} has"
+            )
+
+
+def append(write: Write, ring: RingState, batch: Any) -> tuple[RingState, torch.Tensor]:
+    """Write rows after the cursor; return the new ring, and the slots of the rows, int64 [min(n, N)].
+
+    Of more rows than there are places only the last N are written.
+    """
+    n, capacity = tree.leaves(batch)[0].shape[0], capacity_of(ring)
+    kept = min(n, capacity)
+    index = next_slots(ring, n)
+    batch = tree.map(lambda x: x.detach()[n - kept :], batch)
+    if filed(ring.data):
+        if write is FRESH:
+            raise TypeError(
+                "buffers: extend would copy all files of this buffer into memory; use its twin extend_ (or add_), which writes to the files"
+            )
+        append_to_files(ring, batch, n)
+        return ring, index
+    data = tree.map(lambda x, values: write.rows(x, index, values), ring.data, batch)
+    cursor = write.value(ring.cursor, (ring.cursor + n) % capacity)
+    size = write.value(ring.size, (ring.size + n).clamp(max=capacity))
+    return RingState(data, cursor, size), index
+
+
+def next_slots(ring: RingState, n: int) -> torch.Tensor:
+    """Return the slots that n new rows would take, the last N of them: int64 [min(n, N)]."""
+    capacity = capacity_of(ring)
+    return (torch.arange(n - min(n, capacity), n, device=ring.cursor.device) + ring.cursor) % capacity
+
+
+def slots(ring: RingState, age: torch.Tensor) -> torch.Tensor:
+    """Return the slots of rows by their age: 0 is the newest row, ``size - 1`` the oldest."""
+    return (ring.cursor - 1 - age) % capacity_of(ring)
+
+
+def rows(data: Any, index: torch.Tensor) -> Any:
+    """Return ``data[index]``, leaf by leaf, for ``index`` [B]."""
+    result = tree.map(lambda x: x.index_select(0, index), data)
+    if filed(data):
+        release(data)
+    return result

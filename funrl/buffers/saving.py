@@ -1,0 +1,98 @@
+"""The state of a buffer in a file."""
+
+import os
+import warnings
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.buffers.buffer import Buffer
+from funrl.buffers.journal import filed, flush
+
+__all__ = ["load", "save"]
+
+
+def save(path: str | os.PathLike, state: Any) -> None:
+    """Write the state of a buffer to a file, all of it or nothing: items, cursor and priorities, so that :func:`load` goes on bit for bit.
+
+    Items that are in files (:func:`~funrl.buffers.files`) stay there, are brought to the disk, and are not written again.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        state: of any buffer of tensors.
+
+    Raises:
+        TypeError: if the state holds anything but tensors, as that of ``objects`` does.
+        OSError: if the file cannot be written; what was there before stays.
+
+    Example:
+        >>> import tempfile
+        >>> from funrl import buffers
+        >>> buffer = buffers.uniform(10)
+        >>> state = buffer.add(buffer.init(torch.zeros(())), torch.tensor(7.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/buffer", state)
+        ...     load(f"{folder}/buffer", buffer, torch.zeros(())).data[0]
+        tensor(7.)
+    """
+    named = tree.flatten_keys(state)
+    if all(isinstance(x, torch.Tensor) for x in named.values()):
+        outside = {name: x for name, x in named.items() if filed(x)}
+        written = flush(outside) if outside else -1
+        named = {name: x for name, x in named.items() if name not in outside}
+        tree.save({"state": named, "written": torch.tensor(written)}, path)
+        return
+    wrong = next(name for name, x in named.items() if not isinstance(x, torch.Tensor))
+    raise TypeError(f"buffers.save: state: {wrong} is {tree.describe_leaf(named[wrong])}; expected tensors only")
+
+
+def load(path: str | os.PathLike, buffer: Buffer, example: Any) -> Any:
+    """Read the state of a buffer that :func:`save` wrote.
+
+    Where the items are in files, and rows were written to these after the state was saved, or were lost, all that is whole in them is
+    taken, and priorities begin anew; a warning says so.
+
+    Args:
+        path: the file.
+        buffer: made as the one whose state it was.
+        example: as for ``buffer.init``; the state goes to its device.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged, or its state is that of another buffer (the leaf is named).
+
+    Warns:
+        UserWarning: if files of the buffer were written after the state was saved.
+
+    Example: see :func:`save`.
+
+        >>> from funrl import buffers
+        >>> load("nowhere", buffers.uniform(10), torch.zeros(()))
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: [Errno 2] No such file or directory: 'nowhere'
+    """
+    device = tree.leaves(example)[0].device
+    like, form = tree.flatten(buffer.init(tree.to(example, "meta")))
+    names = list(tree.flatten_keys(tree.unflatten(form, like)))
+    content = tree.flatten_keys(tree.load(path))
+    written = int(content.pop("written", torch.tensor(-1)))
+    saved = {name.removeprefix("state."): x.to(device) for name, x in content.items()}
+    expected = dict(zip(names, like, strict=True))
+    if written < 0:
+        tree.check_like(saved, expected, f"{path}: the state in the file", "this buffer")
+        return tree.unflatten(form, [saved[name] for name in names])
+    if buffer.storage.open is None:
+        raise ValueError(f"{path}: the items of this state are in files; give the buffer storage=buffers.files(folder)")
+    tree.check_like(saved, {name: expected[name] for name in names if name in saved}, f"{path}: the state in the file", "this buffer")
+    now = buffer.storage.read(example, buffer.capacity)[1]
+    state = buffer.restore(buffer.storage.open(example, buffer.capacity))
+    if now != written:
+        warnings.warn(
+            f"{path}: {now - written} rows were written to the files after this state was saved; what is there is taken as it is",
+            stacklevel=2,
+        )
+        return state
+    mapped = dict(zip(names, tree.leaves(state), strict=True))
+    return tree.unflatten(form, [saved.get(name, mapped[name]) for name in names])

@@ -1,0 +1,166 @@
+"""Buffers that draw every item with the same probability, and queues."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers.order import ordered
+from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, capacity_of, check_items, memory, rows, slots, start
+
+__all__ = ["first_in_first_out", "uniform", "without_replacement"]
+
+Postprocess = Callable[[Any], Any]
+
+
+def uniform(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
+    """Make a buffer that draws with replacement: each of the ``batch_size`` items is any of those held with probability 1 / size.
+
+    Args:
+        capacity: N >= 1 items.
+        storage: where they are kept: :data:`memory` of the device, or :func:`files`.
+        postprocess: is applied to each batch that is drawn, such as ``lambda x: x.float() / 255``.
+
+    Returns:
+        A :class:`Buffer` whose state is a :class:`RingState`.
+
+    Raises:
+        ValueError: if ``capacity`` is no positive integer; from the buffer: if items are unlike the example, or nothing is there to draw.
+
+    Example:
+        >>> from funrl import random
+        >>> buffer = uniform(100)
+        >>> state = buffer.init({"a": torch.zeros(3)})
+        >>> state = buffer.extend(state, {"a": torch.ones(5, 3)})
+        >>> sample = buffer.sample(random.key(0), state, 10)
+        >>> sample.batch["a"].shape, buffer.size(state)
+        (torch.Size([10, 3]), tensor(5))
+    """
+
+    def sample(key: torch.Tensor, state: RingState, batch_size: int) -> Sample:
+        check_batch_size("uniform", batch_size, state.size, 1)
+        u = random.uniform(key, (batch_size,), dtype=torch.float64)
+        # The product stays below size: u is at most 1 - 2**-53.
+        index = slots(state, (u * state.size).to(torch.int64))
+        return _sample(state, index, (state.size > 0).expand(batch_size), postprocess)
+
+    return _ring_buffer("uniform", capacity, storage, sample)
+
+
+def without_replacement(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
+    """Make a buffer that draws different items: each set of ``batch_size`` of those held is equally likely.
+
+    ``buffer.sample_epoch(key, state, batch_size, number)`` gives the batches of an epoch, which visits each item once: those of one
+    key and the numbers 0 to ceil(size / batch_size) - 1. Either takes time in proportion to the batch alone.
+
+    Args:
+        capacity, storage, postprocess: as for :func:`uniform`.
+
+    Returns:
+        A :class:`Buffer` whose state is a :class:`RingState`.
+
+    Raises:
+        ValueError: as for :func:`uniform`; from ``sample`` also if the buffer holds fewer than ``batch_size`` items.
+
+    Example:
+        >>> from funrl import random
+        >>> buffer = without_replacement(100)
+        >>> state = buffer.extend(buffer.init(torch.zeros(())), torch.arange(5.0))
+        >>> buffer.sample(random.key(0), state, 5).batch.sort().values
+        tensor([0., 1., 2., 3., 4.])
+        >>> epoch = [buffer.sample_epoch(random.key(0), state, 2, number) for number in range(3)]
+        >>> epoch[2].weights, torch.cat([sample.batch for sample in epoch])[:5].sort().values
+        (tensor([1., 0.]), tensor([0., 1., 2., 3., 4.]))
+    """
+
+    def sample(key: torch.Tensor, state: RingState, batch_size: int) -> Sample:
+        check_batch_size("without_replacement", batch_size, state.size, batch_size)
+        return sample_epoch(key, state, batch_size, 0)
+
+    def sample_epoch(key: torch.Tensor, state: RingState, batch_size: int, number: int | torch.Tensor) -> Sample:
+        check_batch_size("without_replacement", batch_size, state.size, 1)
+        place = torch.arange(batch_size, device=state.size.device) + number * batch_size
+        there = place < state.size
+        place = torch.minimum(place, (state.size - 1).clamp(min=0))
+        return _sample(state, slots(state, ordered(key, place, state.size)), there, postprocess)
+
+    return _ring_buffer("without_replacement", capacity, storage, sample)._replace(sample_epoch=sample_epoch)
+
+
+def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
+    """Make a queue: ``buffer.take(state, batch_size)`` gives the oldest items and removes them; ``sample`` gives them and leaves them.
+
+    The key of ``sample`` is not used. A queue that is full loses its oldest items: compare ``size`` with ``capacity`` before adding.
+
+    Args:
+        capacity, storage, postprocess: as for :func:`uniform`.
+
+    Returns:
+        A :class:`Buffer` whose state is a :class:`RingState`.
+
+    Raises:
+        ValueError: as for :func:`uniform`; from ``sample`` and ``take`` also if the queue holds fewer than ``batch_size`` items.
+
+    Example:
+        >>> buffer = first_in_first_out(100)
+        >>> state = buffer.extend(buffer.init(torch.zeros(())), torch.arange(5.0))
+        >>> state, sample = buffer.take(state, 2)
+        >>> sample.batch, buffer.size(state)
+        (tensor([0., 1.]), tensor(3))
+    """
+
+    def sample(key: torch.Tensor | None, state: RingState, batch_size: int) -> Sample:
+        check_batch_size("first_in_first_out", batch_size, state.size, batch_size)
+        order = torch.arange(batch_size, device=state.size.device)
+        age = (state.size - 1 - order).clamp(min=0)
+        result = _sample(state, slots(state, age), order < state.size, postprocess)
+        return result.replace(probabilities=result.weights)
+
+    def take(write: Write, state: RingState, batch_size: int) -> tuple[RingState, Sample]:
+        result = sample(None, state, batch_size)
+        return state.replace(size=write.value(state.size, (state.size - batch_size).clamp(min=0))), result
+
+    buffer = _ring_buffer("first_in_first_out", capacity, storage, sample)
+    return buffer._replace(
+        take=lambda state, batch_size: take(FRESH, state, batch_size), take_=lambda state, batch_size: take(IN_PLACE, state, batch_size)
+    )
+
+
+def _sample(state: RingState, index: torch.Tensor, there: torch.Tensor, postprocess: Postprocess | None) -> Sample:
+    batch = rows(state.data, index)
+    weights = there.to(torch.float32)
+    probabilities = weights / state.size.clamp(min=1)
+    return Sample(batch if postprocess is None else postprocess(batch), index, probabilities, weights)
+
+
+def _ring_buffer(name: str, capacity: int, storage: Storage, sample: Callable[..., Sample]) -> Buffer:
+    check_capacity(name, capacity=capacity)
+
+    def add(write: Write, state: RingState, item: Any) -> RingState:
+        check_items(f"buffers.{name}: add: item", state.data, item, 0)
+        return append(write, state, tree.map(lambda x: x[None], item))[0]
+
+    def extend(write: Write, state: RingState, batch: Any) -> RingState:
+        check_items(f"buffers.{name}: extend: batch", state.data, batch, 1)
+        return append(write, state, batch)[0]
+
+    def restore(ring: RingState) -> RingState:
+        if capacity_of(ring) != capacity:
+            raise ValueError(f"buffers.{name}: restore: ring: expected {capacity} places, got {capacity_of(ring)}")
+        return ring
+
+    return Buffer(
+        init=lambda example: start(name, example, capacity, storage),
+        add=lambda state, item: add(FRESH, state, item),
+        extend=lambda state, batch: extend(FRESH, state, batch),
+        sample=sample,
+        size=lambda state: state.size,
+        can_sample=lambda state, batch_size: state.size >= batch_size,
+        add_=lambda state, item: add(IN_PLACE, state, item),
+        extend_=lambda state, batch: extend(IN_PLACE, state, batch),
+        restore=restore,
+        capacity=capacity,
+        storage=storage,
+    )
