@@ -51,10 +51,12 @@ def weight_of(priority: torch.Tensor, exponents: Exponents, epsilon: float) -> t
     return (priority + epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
 
 
-def draw(key: torch.Tensor, priorities: SumTree, exponents: Exponents, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw stratified indices [B]; return them, their probabilities and importance weights."""
+def draw(
+    key: torch.Tensor, priorities: SumTree, exponents: Exponents, places: int, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw stratified indices [B] below ``places``; return them, their probabilities and importance weights."""
     place = torch.arange(batch_size, device=key.device) + random.uniform(key, (batch_size,), dtype=torch.float64)
-    index = find(priorities, place / batch_size)
+    index = find(priorities, place / batch_size).clamp(max=places - 1)
     whole = total(priorities)
     there = whole > 0
     probability = priorities.weights.index_select(0, index) / torch.where(there, whole, 1.0)

@@ -116,7 +116,7 @@ def prioritized(
 
     def sample(key: torch.Tensor, state: PrioritizedState, batch_size: int) -> Sample:
         check_batch_size(name, batch_size, state.ring.size, 1)
-        index, probabilities, weights = draw(key, state.priorities, state.exponents, batch_size)
+        index, probabilities, weights = draw(key, state.priorities, state.exponents, capacity, batch_size)
         batch = rows(state.ring.data, index)
         return Sample(batch if postprocess is None else postprocess(batch), index, probabilities, weights)
 

@@ -250,7 +250,7 @@ def _sequence(
     def sample(key: torch.Tensor, state: SequenceState, batch_size: int) -> SequenceSample:
         envs = state.over.shape[0]
         check_batch_size(name, batch_size, state.count, 1)
-        index, probabilities, weights = draw(key, state.starts, state.exponents, batch_size)
+        index, probabilities, weights = draw(key, state.starts, state.exponents, capacity * envs, batch_size)
         time = torch.arange(span, device=index.device)[:, None]
         steps = (index // envs + time) % capacity
         data = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
