@@ -327,7 +327,8 @@ def picture():
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
 def test_learns_from_pictures(trunk):
-    algo = ppo.make(picture(), num_envs=16, num_steps=16, num_channels=(4,), num_cells=(32,), activation="relu", trunk=trunk, learning_rate=3e-3)
+    network = dict(num_channels=(4,), num_cells=(32,), activation="relu", trunk=trunk)
+    algo = ppo.make(picture(), num_envs=16, num_steps=16, learning_rate=3e-3, **network)
     state = algo.init(random.key(0))
     keys = random.split(random.key(1), 40).unbind(0)
     returns = []
