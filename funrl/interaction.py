@@ -1,6 +1,12 @@
-"""Acting in environments: ``rollout`` gathers transitions, ``evaluate`` measures whole episodes."""
+"""Acting in environments: ``rollout`` gathers transitions, ``evaluate`` measures whole episodes.
 
-from collections.abc import Callable
+A pure environment is scanned: all that happens is one program. One that runs on the host is stepped by a loop in Python.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -9,7 +15,9 @@ from funrl import random, tree
 from funrl.env import Env, Timestep, Transition
 from funrl.program import scan
 
-__all__ = ["Evaluation", "evaluate", "rollout"]
+__all__ = ["Evaluation", "evaluate", "rand_step", "rollout", "step_mdp"]
+
+Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]]
 
 
 @tree.dataclass
@@ -34,7 +42,7 @@ def rollout(
     env_params: Any,
     *,
     env: Env,
-    act: Callable[[Any, torch.Tensor, Any], tuple[Any, Any]],
+    act: Act | None = None,
     num_steps: int,
 ) -> tuple[tuple[Any, Timestep], Transition]:
     """Act for ``num_steps`` steps in one environment, or in B of them side by side.
@@ -42,21 +50,26 @@ def rollout(
     An environment that is done is reset, here and nowhere else; ``next_observation`` is the true successor all the
     same, so that a value can be bootstrapped from it on truncation.
 
+    It is the loop of ``act``, ``env.step`` and :func:`step_mdp`, which use the three keys of
+    ``random.split(key, (num_steps, 3))[t]`` in that order; with B states of a single environment those of
+    ``random.split(key, (num_steps, B, 3))[t, b]``.
+
     Args:
         params: what ``act`` learns.
         key: a key [].
         state: what ``env.reset`` returned, or the last rollout did: the pair of the environment's state and its
             latest :class:`~funrl.env.Timestep`. Batched by ``vmap(env.reset, (0, None))``, all its leaves are [B, ...].
-        env_params: the physical constants, shared by all environments.
-        env: the environment.
-        act: ``act(params, key, observation) -> (action, extras)`` for a single observation.
+        env_params: the physical constants, shared by all environments; a batched one may take some for each copy.
+        env: the environment: pure or on the host, single or batched.
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a batched environment maps it over
+            ``random.split(key, B)``. None: random actions, and ``extras`` are {}.
         num_steps: T >= 1.
 
     Returns:
         The state to go on from, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
 
     Raises:
-        ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair.
+        ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair, or not batched as ``env`` is.
 
     Example:
         >>> import torch, funrl
@@ -71,9 +84,13 @@ def rollout(
     """
     if num_steps < 1:
         raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
-    batch_shape = _batch_shape(state)
+    batch_shape = _batch_shape(state, env)
+    if env.host:
+        return _rollout_host(params, key, state, env_params, env=env, act=act, num_steps=num_steps)
+    act = _batched(_random(env) if act is None else act, env)
+    lanes = batch_shape if env.num_envs is None else ()
     # All keys at once: drawing them inside the loop makes the program slower to compile and to run.
-    keys = random.split(key, (num_steps, *batch_shape, 3))
+    keys = random.split(key, (num_steps, *lanes, 3))
     env_params = _pack(env_params)
 
     def advance(carry: tuple[Any, Any, Any], keys: torch.Tensor) -> tuple[tuple[Any, Any, Any], tuple[Transition, Any]]:
@@ -95,7 +112,7 @@ def rollout(
         new = (reset_state, reset.observation, reset.info)
         return tree.where(after.done, new, (env_state, after.observation, after.info)), transition
 
-    if batch_shape:
+    if lanes:
         advance = torch.func.vmap(advance)
     env_state, timestep = state
     (env_state, observation, info), transitions = scan(advance, (env_state, timestep.observation, timestep.info), keys)
@@ -108,6 +125,154 @@ def rollout(
         info=info,
     )
     return (env_state, last), transitions
+
+
+def _rollout_host(
+    params: Any, key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *, env: Env, act: Act | None, num_steps: int
+) -> tuple[tuple[Any, Timestep], Transition]:
+    act_keys, step_keys, reset_keys = random.split(key, (num_steps, 3)).unbind(1)
+    choose = _choices(params, act_keys, env, act)
+    rows = []
+    for t, (step_key, reset_key) in enumerate(zip(step_keys.unbind(0), reset_keys.unbind(0), strict=True)):
+        env_state, before = state
+        action, extras = choose(t, before.observation)
+        state = env.step(step_key, env_state, action, env_params)
+        after = state[1]
+        # The fields of a Transition, in order.
+        rows.append((before.observation, action, after.reward, after.terminated, after.truncated, after.observation, extras))
+        if _any(after.terminated) or _any(after.truncated):
+            state = _renew(reset_key, state, after.done, env_params, env)
+    return state, Transition(*(_stack(column) for column in zip(*rows, strict=True)))
+
+
+def _any(flag: torch.Tensor) -> bool:
+    value = flag.tolist()  # for the few copies of a host several times as fast as a reduction
+    return value if flag.ndim == 0 else True in value
+
+
+def _stack(values: tuple[Any, ...]) -> Any:
+    return torch.stack(values) if isinstance(values[0], torch.Tensor) else tree.stack(values)
+
+
+def _choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Callable[[int, Any], tuple[Any, Any]]:
+    """Return ``choose(t, observation) -> (action, extras)`` for the keys [T] of a host loop; what needs no observation is drawn at once."""
+    if env.num_envs is not None:
+        keys = torch.func.vmap(lambda key: random.split(key, env.num_envs))(keys)
+    if act is None:
+        sample = torch.func.vmap(env.action_space.sample)
+        values, form = tree.flatten((sample if env.num_envs is None else torch.func.vmap(sample))(keys))
+        actions = [tree.unflatten(form, row) for row in zip(*(x.unbind(0) for x in values), strict=True)]
+        return lambda t, observation: (actions[t], {})
+    # A compiled act stays so under vmap.
+    map_over = getattr(act, "vmapped", functools.partial(torch.func.vmap, act))
+    each = act if env.num_envs is None else map_over((None, 0, 0))
+    rows = keys.unbind(0)
+    return lambda t, observation: each(params, rows[t], observation)
+
+
+def _random(env: Env) -> Act:
+    return lambda params, key, observation: (env.action_space.sample(key), {})
+
+
+def _batched(act: Act, env: Env) -> Act:
+    """Return ``act`` for what ``env`` observes: mapped over its copies if it is batched."""
+    if env.num_envs is None:
+        return act
+
+    def each(params: Any, key: torch.Tensor, observation: Any) -> tuple[Any, Any]:
+        one = lambda key, observation: act(params, key, observation)  # noqa: E731
+        return torch.func.vmap(one)(random.split(key, env.num_envs), observation)
+
+    return each
+
+
+def step_mdp(key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *, env: Env) -> tuple[Any, Timestep]:
+    """Return what to go on from after a step: ``state`` itself, or the start of a new episode where its episode is over.
+
+    Args:
+        key: a key [], for the resets.
+        state: what ``env.step`` returned, the pair of the environment's state and its :class:`~funrl.env.Timestep`.
+        env_params: the physical constants.
+        env: the environment.
+
+    Returns:
+        A pair like ``state``.
+
+    Raises:
+        ValueError: if ``state`` is not such a pair, or not batched as ``env`` is.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> reset_key, key, next_key = funrl.random.split(funrl.random.key(0), 3)
+        >>> state = env.reset(reset_key, env.default_params)
+        >>> after, transition = rand_step(key, state, env.default_params, env=env)
+        >>> state = step_mdp(next_key, after, env.default_params, env=env)
+        >>> bool((state[1].observation == transition.next_observation).all())
+        True
+    """
+    _batch_shape(state, env)
+    done = state[1].done
+    return state if env.host and not _any(done) else _renew(key, state, done, env_params, env)
+
+
+def _renew(key: torch.Tensor, state: tuple[Any, Timestep], where: torch.Tensor, env_params: Any, env: Env) -> tuple[Any, Timestep]:
+    """Reset the environment ``where`` it is asked for."""
+    if env.num_envs is not None:
+        env_state, new = env.reset_where(key, state[0], where, env_params)
+        old = state[1]
+        pairs = ((new.observation, old.observation), (new.reward, old.reward), (new.terminated, old.terminated))
+        pairs += ((new.truncated, old.truncated), (new.info, old.info))
+        return env_state, Timestep(*(_pick(where, x, y) for x, y in pairs))
+    return env.reset(key, env_params) if env.host else tree.where(where, env.reset(key, env_params), state)
+
+
+def _pick(where: torch.Tensor, yes: Any, no: Any) -> Any:
+    """``tree.where``, which has a price on the host, save where it is a mere tensor."""
+    if isinstance(yes, torch.Tensor) and yes.ndim == where.ndim:
+        return torch.where(where, yes, no)
+    return tree.where(where, yes, no) if yes != {} else yes
+
+
+def rand_step(
+    key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *, env: Env
+) -> tuple[tuple[Any, Timestep], Transition]:
+    """Take one step with a random action, and reset nothing.
+
+    Args:
+        key: a key [].
+        state: the pair that ``env.reset``, ``env.step`` or :func:`step_mdp` returned.
+        env_params: the physical constants.
+        env: the environment; if it is batched, each copy has an action of its own.
+
+    Returns:
+        The pair after the step, and the :class:`~funrl.env.Transition`.
+
+    Raises:
+        ValueError: if ``state`` is not such a pair, or not batched as ``env`` is.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> state = env.reset(funrl.random.key(0), env.default_params)
+        >>> state, transition = rand_step(funrl.random.key(1), state, env.default_params, env=env)
+        >>> transition.action.shape, transition.next_observation.shape
+        (torch.Size([1]), torch.Size([3]))
+    """
+    _batch_shape(state, env)
+    act_key, step_key = random.split(key).unbind(0)
+    action, extras = _batched(_random(env), env)(None, act_key, state[1].observation)
+    after = env.step(step_key, state[0], action, env_params)
+    before, timestep = state[1], after[1]
+    return after, Transition(
+        observation=before.observation,
+        action=action,
+        reward=timestep.reward,
+        terminated=timestep.terminated,
+        truncated=timestep.truncated,
+        next_observation=timestep.observation,
+        extras=extras,
+    )
 
 
 def _pack(env_params: Any) -> Callable[[], Any]:
@@ -129,22 +294,23 @@ def evaluate(
     env_params: Any,
     *,
     env: Env,
-    act: Callable[[Any, torch.Tensor, Any], tuple[Any, Any]],
+    act: Act | None = None,
     num_episodes: int,
     max_steps: int | None = None,
 ) -> Evaluation:
-    """Play one episode in each of ``num_episodes`` environments side by side.
+    """Play ``num_episodes`` episodes: each in an environment of its own, side by side, or on the copies that ``env`` has.
 
-    As every environment counts with its first episode only, short episodes are not preferred.
+    Short episodes are not preferred: every environment counts with its first one only, and the copies of a batched environment,
+    like the single one of a host, each play a number of episodes that is fixed beforehand.
 
     Args:
         params: what ``act`` learns.
         key: a key [].
         env_params: the physical constants.
-        env: the environment.
-        act: ``act(params, key, observation) -> (action, extras)`` for a single observation.
+        env: the environment: pure or on the host, single or batched.
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation. None: random actions.
         num_episodes: N >= 1.
-        max_steps: how many steps to go at most; ``env.max_episode_steps`` by default.
+        max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default.
 
     Returns:
         An :class:`Evaluation` with leaves [N].
@@ -166,8 +332,23 @@ def evaluate(
     max_steps = env.max_episode_steps if max_steps is None else max_steps
     if max_steps < 1:
         raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")
+    act = _batched(_random(env) if act is None else act, env)
+    if env.host:
+        return _evaluate_host(params, key, env_params, env=env, act=act, num_episodes=num_episodes, max_steps=max_steps)
+    if env.num_envs is None:
+        return _play(params, key, env_params, env=env, act=act, lanes=(num_episodes,), max_steps=max_steps)
+    keys = random.split(key, math.ceil(num_episodes / env.num_envs)).unbind(0)
+    rounds = [_play(params, k, env_params, env=env, act=act, lanes=(), max_steps=max_steps) for k in keys]
+    return tree.map(lambda *columns: torch.cat(columns)[:num_episodes], *rounds)
+
+
+def _play(
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act, lanes: tuple[int, ...], max_steps: int
+) -> Evaluation:
+    """Play the first episode of each copy: of ``lanes`` that vmap makes, or of those that ``env`` has."""
     reset_key, step_key = random.split(key).unbind(0)
-    state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, num_episodes), env_params)
+    start_all = torch.func.vmap(env.reset, (0, None)) if lanes else env.reset
+    state = start_all(random.split(reset_key, lanes) if lanes else reset_key, env_params)
 
     def advance(carry: Any, key: torch.Tensor) -> tuple[Any, Any]:
         env_state, timestep, result = carry
@@ -187,17 +368,55 @@ def evaluate(
         episode_length=torch.zeros_like(timestep.reward, dtype=torch.int64),
         finished=torch.zeros_like(timestep.done),
     )
-    keys = random.split(step_key, (max_steps, num_episodes))
-    (_, _, result), _ = scan(torch.func.vmap(advance), (*state, start), keys)
+    keys = random.split(step_key, (max_steps, *lanes))
+    (_, _, result), _ = scan(torch.func.vmap(advance) if lanes else advance, (*state, start), keys)
     return result
 
 
-def _batch_shape(state: Any) -> torch.Size:
+def _evaluate_host(
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act, num_episodes: int, max_steps: int
+) -> Evaluation:
+    """Play on the B copies that there are: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
+    reset_key, loop_key = random.split(key).unbind(0)
+    state = env.reset(reset_key, env_params)
+    shape, zeros = state[1].reward.shape, torch.zeros_like(state[1].reward).reshape(-1)
+    number, total, length = torch.arange(len(zeros), device=zeros.device), zeros, torch.zeros_like(zeros, dtype=torch.int64)
+    returns, lengths = zeros.new_zeros(num_episodes), length.new_zeros(num_episodes)
+    finished = torch.zeros_like(returns, dtype=torch.bool)
+    for act_key, step_key, reset_key in _triples(loop_key):
+        action, _ = act(params, act_key, state[1].observation)
+        state = env.step(step_key, state[0], action, env_params)
+        done = state[1].done.reshape(-1)
+        total, length = total + state[1].reward.reshape(-1), length + 1
+        over = done | (length >= max_steps)
+        if not bool(over.any()):
+            continue
+        ended = over & (number < num_episodes)
+        returns[number[ended]], lengths[number[ended]], finished[number[ended]] = total[ended], length[ended], done[ended]
+        number, total, length = torch.where(over, number + len(zeros), number), torch.where(over, 0, total), torch.where(over, 0, length)
+        if bool((number >= num_episodes).all()):
+            break
+        state = _renew(reset_key, state, over.reshape(shape), env_params, env)
+    return Evaluation(returns, lengths, finished)
+
+
+def _triples(key: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Give three keys after another without end, made many at a time."""
+    for number in itertools.count():
+        for row in random.split(random.fold_in(key, number), (256, 3)).unbind(0):
+            yield row.unbind(0)
+
+
+def _batch_shape(state: Any, env: Env) -> torch.Size:
     if not (isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Timestep)):
         raise ValueError(
             f"rollout: state is {type(state).__name__}; expected the pair (state, Timestep) that env.reset or a rollout before returned"
         )
     shape = state[1].reward.shape
+    if env.num_envs is not None or env.host:
+        expected = torch.Size(() if env.num_envs is None else (env.num_envs,))
+        if shape != expected:
+            raise ValueError(f"rollout: state has the batch dimensions {list(shape)}, but {env.name} has {list(expected)}; use its reset")
     if len(shape) > 1:
         raise ValueError(f"rollout: state has the batch dimensions {list(shape)}; expected none or one, and torch.func.vmap for more")
     return shape

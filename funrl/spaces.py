@@ -398,12 +398,16 @@ class Dict(_Space):
         """The dtype of each entry."""
         return {name: space.dtype for name, space in self.spaces.items()}
 
-    def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` has these entries, each of the right shape and dtype."""
+    def check_entries(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is a dict with these entries, whatever they are."""
         if not isinstance(x, Mapping):
             raise TypeError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {_describe(x)}")
         if x.keys() != self.spaces.keys():
             raise ValueError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {sorted(x, key=str)}")
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` has these entries, each of the right shape and dtype."""
+        self.check_entries(x, name)
         for entry, space in self.spaces.items():
             space.check(x[entry], f"{name}[{entry!r}]")
 
@@ -458,12 +462,16 @@ class Tuple(_Space):
         """The dtype of each entry."""
         return tuple(space.dtype for space in self.spaces)
 
-    def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, each of the right shape and dtype."""
+    def check_entries(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, whatever they are."""
         if not isinstance(x, tuple):
             raise TypeError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {_describe(x)}")
         if len(x) != len(self.spaces):
             raise ValueError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {len(x)}")
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, each of the right shape and dtype."""
+        self.check_entries(x, name)
         for i, (entry, space) in enumerate(zip(x, self.spaces, strict=True)):
             space.check(entry, f"{name}[{i}]")
 

@@ -59,6 +59,7 @@ INNER = {
     "distributions/checks.py",
     "envs/checks.py",
     "envs/draw.py",
+    *(f"envs/gymnasium/{name}.py" for name in ("bridge", "drivers", "spaces", "wrappers")),
     "envs/grid.py",
     "envs/hill.py",
     "nn/net.py",
@@ -109,6 +110,8 @@ def allowed(file, target):
         return floor(target) < floor(module) or (floor(target) == floor(module) and (mine[0], theirs[0]) in SIBLINGS)
     if len(theirs) == 1:
         return False
+    if len(mine) > 1 and len(theirs) > 2 and mine[1] == theirs[1]:
+        return True  # a folder in a folder
     return file.endswith("__init__.py") or theirs[1] in SHARED.get(mine[0], ())
 
 

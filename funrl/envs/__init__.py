@@ -1,5 +1,6 @@
 """Environments as pure functions, one file each, and :func:`make`, which finds them by name."""
 
+import importlib
 import inspect
 from typing import Any
 
@@ -61,6 +62,8 @@ _FACTORIES = {
     "PointRobot-misc": point_robot,
 }
 
+_GYMNASIUM = "gymnasium:"
+
 
 def names() -> list[str]:
     """Return the names that :func:`make` knows.
@@ -75,8 +78,10 @@ def names() -> list[str]:
 def make(name: str, **settings: Any) -> Env:
     """Return the environment called ``name``.
 
+    ``gymnasium:ID`` is gymnasium's environment of that id, on the host: :func:`funrl.envs.gymnasium.make`, with its settings.
+
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, or ``gymnasium:ID``.
         **settings: what its factory takes, such as a size.
 
     Raises:
@@ -99,6 +104,8 @@ def make(name: str, **settings: Any) -> Env:
     """
     if not isinstance(name, str):
         raise TypeError(f"envs.make: name: expected a string such as 'CartPole-v1', got {type(name).__name__}")
+    if name.startswith(_GYMNASIUM):
+        return __getattr__("gymnasium").make(name.removeprefix(_GYMNASIUM), **settings)
     if name not in _FACTORIES:
         raise ValueError(f"envs.make: name: no environment is called {name!r}; {nearest(name, _FACTORIES)}")
     factory = _FACTORIES[name]
@@ -108,3 +115,10 @@ def make(name: str, **settings: Any) -> Env:
             remedy = nearest(setting, known) if known else "leave it out, it takes none; what changes its physics is in env_params"
             raise ValueError(f"envs.make: {name} has no setting {setting!r}; {remedy}")
     return factory(**settings)
+
+
+def __getattr__(name: str) -> Any:
+    # Bridges bring their packages along: not before they are used.
+    if name == "gymnasium":
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

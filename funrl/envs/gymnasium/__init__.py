@@ -1,0 +1,194 @@
+"""The bridge to gymnasium: its environments as an :class:`~funrl.env.Env`, and any Env as one of its environments."""
+
+import functools
+import math
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from funrl.env import Env
+from funrl.envs.gymnasium.bridge import HostState, to_env
+from funrl.envs.gymnasium.drivers import Copies, HostError, Vectors, Workers
+from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels
+
+__all__ = ["HostError", "HostState", "make", "wrap"]
+
+# The limit of an episode that has none, as Env.max_episode_steps is a number.
+NO_LIMIT = 100_000
+
+
+def make(
+    id: str,
+    *,
+    num_envs: int | None = None,
+    vectorization: str = "sync",
+    frame_skip: int = 1,
+    from_pixels: bool = False,
+    pixels_only: bool = False,
+    timeout: float = 60.0,
+    **kwargs: Any,
+) -> Env:
+    """Return a gymnasium environment, or ``num_envs`` copies of it side by side, as an :class:`~funrl.env.Env` that runs on the host.
+
+    It is used as a pure one: by ``reset`` and ``step``, by :func:`funrl.rollout` and by the transforms; only ``torch.func.vmap`` and
+    ``funrl.compile`` stop at it. Its state is a token: the environment itself lives outside torch and changes in place, so that only
+    the latest state can be used, once; any other is an error. Each reset seeds the environment from its key, so that the same
+    keys give the same episodes.
+
+    Observations have the dtypes of gymnasium's space, rewards are float32; the ``info`` of gymnasium is dropped, and ``env_params``
+    are ``()``. It has ``render`` if ``render_mode="rgb_array"`` is given. Close it after use, or use it in a ``with`` statement.
+
+    Args:
+        id: a registered name, as for ``gymnasium.make``.
+        num_envs: B >= 1 for a batched environment; None for a single one.
+        vectorization: ``"sync"``, one copy after another in this process, or ``"async"``, each in a process of its own, by
+            gymnasium's AsyncVectorEnv.
+        frame_skip: how often to repeat each action; rewards are added up, and it stops where the episode ends.
+        from_pixels: whether to observe a dict of ``state``, the observation, and ``pixels``, a picture, uint8 [H, W, 3]. An
+            observation that is a dict keeps its entries in place of ``state``.
+        pixels_only: whether to observe ``pixels`` alone.
+        timeout: how many seconds a worker process may take to answer before it is taken for lost.
+        **kwargs: what ``gymnasium.make`` takes, such as constants of the environment.
+
+    Returns:
+        The environment.
+
+    Raises:
+        TypeError: if a space has no counterpart in :mod:`funrl.spaces`, or an argument has the wrong type.
+        ValueError: if an argument is out of range, or one is given without the one that it belongs to.
+        HostError: from ``reset`` and ``step``, where the environment raises, dies, is silent for longer than ``timeout``, or returns
+            NaN or a wrong shape; it names the copy. After the failure of a worker all processes are ended.
+
+    Example:
+        >>> import torch, funrl
+        >>> with make("CartPole-v1", num_envs=3) as env:
+        ...     state, timestep = env.reset(funrl.random.key(0))
+        ...     state, timestep = env.step(funrl.random.key(1), state, torch.tensor([0, 1, 1]))
+        >>> timestep.observation.shape, timestep.reward
+        (torch.Size([3, 4]), tensor([1., 1., 1.]))
+
+    Reference: M. Towers et al., "Gymnasium: a standard interface for reinforcement learning environments", 2024, arXiv:2407.17032.
+    """
+    if num_envs is not None:
+        _check_whole("num_envs", num_envs)
+    _check_whole("frame_skip", frame_skip)
+    if vectorization not in ("sync", "async"):
+        raise ValueError(f"gymnasium.make: vectorization: expected 'sync' or 'async', got {vectorization!r}")
+    if vectorization == "async" and num_envs is None:
+        raise ValueError("gymnasium.make: vectorization: 'async' is for several copies; give num_envs")
+    if pixels_only and not from_pixels:
+        raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
+    _check_timeout("make", timeout)
+    if from_pixels:
+        kwargs = {"render_mode": "rgb_array", **kwargs}
+    # What the checker would say once about an environment, each step here says.
+    kwargs = {"disable_env_checker": True, **kwargs}
+    create = functools.partial(_create, id, kwargs, frame_skip, from_pixels, pixels_only)
+
+    first = create()
+    if vectorization == "sync":
+        envs = [first]
+        try:
+            envs += [create() for _ in range((num_envs or 1) - 1)]
+            driver = Copies(envs, _name(first), functools.partial(_close_all, envs))
+            return to_env(driver, _name(first), single=num_envs is None, **_facts(first, frame_skip))
+        except BaseException:
+            _close_all(envs)
+            raise
+    try:
+        name, facts = _name(first), _facts(first, frame_skip)
+    finally:
+        first.close()
+    vector = _Async([functools.partial(_checked, create)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    try:
+        return to_env(Workers(vector, name, timeout), name, single=False, **facts)
+    except BaseException:
+        vector.close(terminate=True)
+        raise
+
+
+def wrap(env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0) -> Env:
+    """Return an environment that gymnasium has made as an :class:`~funrl.env.Env` that runs on the host; see :func:`make`.
+
+    A vector environment gives a batched Env. It may be of any ``AutoresetMode``: copies are reset when asked to and from the key
+    given, and ``next_observation`` is always the true successor, so that all modes give the same transitions. Environments of
+    SyncVectorEnv are stepped one by one, past its own ``step``. A vector environment with wrappers of the whole batch
+    has no ``step_where`` for some copies only; one that neither SyncVectorEnv nor AsyncVectorEnv made has to be in the mode DISABLED.
+
+    Args:
+        env: an environment, or a vector environment, of gymnasium; it should not be used directly any more.
+        timeout: how many seconds a worker process of an AsyncVectorEnv may take to answer before it is taken for lost.
+
+    Returns:
+        The environment; ``close`` closes ``env``.
+
+    Raises:
+        TypeError: if ``env`` is of another kind, or a space has no counterpart in :mod:`funrl.spaces`.
+        ValueError: if it is a vector environment that cannot reset some copies alone.
+
+    Example:
+        >>> import gymnasium, torch, funrl
+        >>> env = wrap(gymnasium.make("Pendulum-v1"))
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> state, timestep = env.step(funrl.random.key(1), state, torch.tensor([0.5]))
+        >>> timestep.observation.shape, env.action_space.high
+        (torch.Size([3]), tensor([2.]))
+        >>> env.close()
+    """
+    _check_timeout("wrap", timeout)
+    if isinstance(env, gymnasium.Env):
+        return to_env(Copies([env], _name(env), env.close), _name(env), single=True, **_facts(env))
+    if not isinstance(env, VectorEnv):
+        raise TypeError(f"wrap: env: expected an environment or a vector environment of gymnasium, got {type(env).__name__}")
+    if type(env) is SyncVectorEnv:
+        driver: Any = Copies(env.envs, _name(env), env.close)
+    elif type(env) is AsyncVectorEnv:
+        driver = Workers(env, _name(env), timeout)
+    else:
+        driver = Vectors(env, _name(env))
+    return to_env(driver, _name(env), single=False, **_facts(env))
+
+
+class _Async(AsyncVectorEnv):
+    """Gymnasium's own, save that it does not wait for its workers for ever while it is made: :class:`Workers` asks them."""
+
+    def _check_spaces(self) -> None:
+        pass
+
+
+def _create(id: str, kwargs: dict[str, Any], frame_skip: int, from_pixels: bool, pixels_only: bool) -> gymnasium.Env:
+    env = gymnasium.make(id, **kwargs)
+    if frame_skip > 1:
+        env = FrameSkip(env, frame_skip)
+    return Pixels(env, pixels_only) if from_pixels else env
+
+
+def _checked(create: Any) -> gymnasium.Env:
+    return Checked(create())
+
+
+def _close_all(envs: list[gymnasium.Env]) -> None:
+    for env in envs:
+        env.close()
+
+
+def _name(env: gymnasium.Env | VectorEnv) -> str:
+    return f"gymnasium:{env.spec.id if env.spec is not None else type(env.unwrapped).__name__}"
+
+
+def _facts(env: gymnasium.Env | VectorEnv, frame_skip: int = 1) -> dict[str, Any]:
+    limit = getattr(env.spec, "max_episode_steps", None) or NO_LIMIT
+    return {"max_episode_steps": math.ceil(limit / frame_skip), "renders": env.render_mode == "rgb_array"}
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"gymnasium.make: {name}: expected an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"gymnasium.make: {name}: expected at least 1, got {value}")
+
+
+def _check_timeout(function: str, timeout: Any) -> None:
+    if not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise ValueError(f"gymnasium.{function}: timeout: expected a number of seconds above 0, got {timeout!r}")

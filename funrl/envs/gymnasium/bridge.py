@@ -1,0 +1,205 @@
+"""The interface of :class:`funrl.env.Env` over a driver: tensors in and out, seeds from keys, and a token that tells states apart."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+
+from funrl import tree
+from funrl.env import Env, Timestep
+from funrl.envs.gymnasium.drivers import HostError
+from funrl.envs.gymnasium.spaces import numpy
+
+_MASK = (1 << 64) - 1
+_ODD = 0x9E3779B97F4A7C15  # the golden ratio times 2**64: its multiples are spread over all 64 bits
+_INSTANCES = itertools.count(1)
+
+
+@tree.dataclass
+class HostState:
+    """Which moment of a host environment is meant; the environment itself lives outside torch and changes in place.
+
+    Attributes:
+        token: int64 [], or [B] of a batched environment; made of the environment, the seed of the episode and all actions since.
+    """
+
+    token: torch.Tensor
+
+
+def to_env(driver: Any, name: str, *, single: bool, max_episode_steps: int, renders: bool) -> Env:
+    """Return the :class:`~funrl.env.Env` of a driver; ``single``: of its only copy, without a batch dimension."""
+    host = _Host(driver, name, single)
+    return Env(
+        name=name,
+        reset=host.reset,
+        step=host.step,
+        observation_space=driver.layout.ours,
+        action_space=driver.action_layout.ours,
+        default_params=(),
+        max_episode_steps=max_episode_steps,
+        render=host.render if renders else None,
+        host=True,
+        num_envs=None if single else driver.num,
+        reset_where=None if single else host.reset_where,
+        step_where=None if single else host.step_where,
+        close=host.close,
+    )
+
+
+class _Host:
+    """What the functions of the Env share: the driver, and which moment it is in."""
+
+    def __init__(self, driver: Any, name: str, single: bool):
+        self.driver, self.name, self.single = driver, name, single
+        self.layout, self.action_layout = driver.layout, driver.action_layout
+        self.action_name = f"{name}: action"
+        self.batch = () if single else (driver.num,)
+        self.all, self.shape = list(range(driver.num)), (driver.num,)
+        self.salt = (next(_INSTANCES) * _ODD) & _MASK
+        self.history = 0  # of all actions since the last reset of all
+        self.tokens = np.zeros(driver.num, np.uint64)
+        self.token: torch.Tensor | None = None
+        self.over = np.zeros(driver.num, np.bool_)
+        self.trouble = "it was not reset yet"
+        self.closed = False
+
+    def reset(self, key: torch.Tensor, env_params: Any = ()) -> tuple[HostState, Timestep]:
+        self._enter(env_params)
+        self.history = 0
+        return self._reset(key, self.all)
+
+    def reset_where(self, key: torch.Tensor, state: HostState, where: torch.Tensor, env_params: Any = ()) -> tuple[HostState, Timestep]:
+        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
+            self._check(state, env_params)
+        return self._reset(key, self._rows(where))
+
+    def step(self, key: torch.Tensor, state: HostState, action: Any, env_params: Any = ()) -> tuple[HostState, Timestep]:
+        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
+            self._check(state, env_params)
+        return self._step(key, action, self.all)
+
+    def step_where(
+        self, key: torch.Tensor, state: HostState, action: Any, where: torch.Tensor, env_params: Any = ()
+    ) -> tuple[HostState, Timestep]:
+        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
+            self._check(state, env_params)
+        return self._step(key, action, self._rows(where))
+
+    def render(self, state: HostState, env_params: Any = ()) -> torch.Tensor:
+        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
+            self._check(state, env_params)
+        pictures = [np.asarray(picture) for picture in self.driver.render()]
+        for i, picture in enumerate(pictures):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+                raise HostError(f"{self.driver.who(i)} rendered {picture.dtype} {list(picture.shape)}, not uint8 [H, W, 3]")
+        return torch.from_numpy(np.array(pictures[0] if self.single else pictures)).to(state.token.device)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed, self.trouble = True, "it is closed"
+            self.driver.close()
+
+    def _reset(self, key: torch.Tensor, rows: list[int]) -> tuple[HostState, Timestep]:
+        seeds = self._seeds(key, rows)
+        self.trouble = "its last reset failed"
+        if rows:
+            self.driver.reset(rows, seeds)
+        tokens = self.tokens.copy()
+        tokens[rows] = [((self.salt ^ seed) * _ODD) & _MASK for seed in seeds.values()]
+        self.over[rows] = False
+        num = len(self.all)
+        return self._emit(key, tokens, np.zeros(num, np.float32), np.zeros(num, np.bool_), np.zeros(num, np.bool_))
+
+    def _step(self, key: torch.Tensor, action: Any, rows: list[int]) -> tuple[HostState, Timestep]:
+        actions, checksum = self.action_layout.arrays(action, self.batch, self.action_name)
+        over = self.over.tolist()
+        if True in over and (ended := [i for i in rows if over[i]]):
+            raise ValueError(f"{self.driver.who(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
+        if not rows:
+            return self._reset(key, rows)  # likewise: nothing happens
+        self.trouble = "its last step failed"
+        reward, terminated, truncated = self.driver.step(rows, actions)
+        numbers = self._numbers(reward, np.float32, "reward")
+        if not np.vdot(numbers, numbers) < np.inf and not np.isfinite(numbers).all():
+            i = next(i for i in self.all if not np.isfinite(numbers[i]))
+            raise HostError(f"{self.driver.who(i)} returned the reward {reward[i]}; expected a finite number")
+        ends, cuts = self._numbers(terminated, np.bool_, "terminated"), self._numbers(truncated, np.bool_, "truncated")
+        self.history = hash((self.history, checksum)) & _MASK  # of integers: the same in every process
+        if len(rows) == len(self.all):
+            self.over, tokens = ends | cuts, self.tokens ^ self.history
+        else:
+            tokens = self.tokens.copy()
+            tokens[rows] ^= self.history
+            self.over[rows] = (ends | cuts)[rows]
+        return self._emit(key, tokens, numbers, ends, cuts)
+
+    def _emit(
+        self, key: torch.Tensor, tokens: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> tuple[HostState, Timestep]:
+        """Return what happened as a state and a timestep, on the device of the key."""
+        observation = self.driver.observe()
+        if self.layout.has_nan(observation):
+            observed = self.layout.unstack(observation)
+            i = next(i for i in self.all if self.layout.misfit(observed[i]))
+            raise HostError(f"{self.driver.who(i)} returned an observation with NaN: {observed[i]}")
+        self.tokens, self.trouble = tokens, ""
+        arrays = [tokens.view(np.int64), reward, terminated, truncated]
+        if self.single:
+            arrays = [x.reshape(()) for x in arrays]
+        token, reward, terminated, truncated = map(torch.from_numpy, arrays)
+        timestep = Timestep(self.layout.tensors(observation, self.single), reward, terminated, truncated, {})
+        if not key.is_cpu:
+            token, timestep = token.to(key.device), tree.to(timestep, key.device)
+        self.token = token
+        return HostState(token), timestep
+
+    def _numbers(self, values: list[Any], dtype: Any, what: str) -> np.ndarray:
+        try:
+            array = np.array(values, dtype)
+            if array.shape == self.shape:
+                return array
+        except (TypeError, ValueError):
+            pass
+        kind = "flag" if dtype is np.bool_ else "number"
+        i = next((i for i in self.all if np.shape(values[i]) != () or not isinstance(values[i], (bool, int, float, np.generic))), 0)
+        raise HostError(f"{self.driver.who(i)} returned {values[i]!r} as {what}; expected a single {kind}")
+
+    def _seeds(self, key: torch.Tensor, rows: list[int]) -> dict[int, int]:
+        """Return a seed of 31 bits for each row, the same whichever rows there are: outputs of SplitMix64."""
+        if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
+            raise TypeError(f"{self.name}: key: expected one key, int64 []; make it with funrl.random.key")
+        start, seeds = int(numpy(key)), {}
+        for i in rows:
+            z = (start + (i + 1) * _ODD) & _MASK
+            z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+            seeds[i] = z >> 33
+        return seeds
+
+    def _rows(self, where: torch.Tensor) -> list[int]:
+        if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != self.batch:
+            got = f"{where.dtype} {list(where.shape)}" if isinstance(where, torch.Tensor) else type(where).__name__
+            raise ValueError(f"{self.name}: where: expected a bool tensor {list(self.batch)}, True for the copies to change; got {got}")
+        return np.flatnonzero(numpy(where)).tolist()
+
+    def _enter(self, env_params: Any) -> None:
+        if torch.compiler.is_compiling():
+            raise TypeError(f"{self.name} runs outside torch and cannot be compiled; compile what you do with its transitions")
+        if self.closed:
+            raise HostError(f"{self.name} is closed; make it anew")
+        if env_params != () and tree.leaves(env_params):
+            raise ValueError(f"{self.name}: env_params: expected (), for it runs outside torch: give its constants to make")
+
+    def _check(self, state: HostState, env_params: Any) -> None:
+        """Raise unless the environment can go on from ``state``; the latest itself need not come here."""
+        self._enter(env_params)
+        if not isinstance(state, HostState):
+            raise TypeError(f"{self.name}: state: expected a HostState, got {type(state).__name__}; give what reset or step returned")
+        if self.trouble:
+            raise HostError(f"{self.name}: {self.trouble}, so there is no state to go on from; reset it")
+        if not np.array_equal(numpy(state.token), numpy(self.token)):
+            raise ValueError(
+                f"{self.name}: state: it is not the latest of this environment, which changes in place: go on from what its last reset "
+                "or step returned, once, and use one environment for each line of play"
+            )

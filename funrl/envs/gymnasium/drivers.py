@@ -1,0 +1,297 @@
+"""The three ways to B copies of a gymnasium environment: in this process, in worker processes, or behind wrappers of a batch.
+
+A driver has ``num`` copies, the ``layout`` of their observations and the ``action_layout``, ``who(i)``, a copy's name in messages, and
+
+* ``reset(rows, seeds)`` seeds and resets the copies ``rows``, at least one;
+* ``step(rows, action)`` steps them, and returns three sequences of B rewards and flags, of which ``rows`` count;
+* ``observe()`` returns the latest observations of all, a tree of new arrays [B, ...];
+* ``render()`` returns the pictures of all;
+* ``close()`` gives back what they hold.
+
+What goes wrong is a :class:`HostError` that names the copy.
+"""
+
+import multiprocessing.connection
+import queue
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from funrl.envs.gymnasium.spaces import Misfit, layout
+
+
+class HostError(RuntimeError):
+    """An environment outside torch failed: it raised, died, did not answer, or returned what is no observation or reward."""
+
+
+class Copies:
+    """Environments in this process, one after another."""
+
+    def __init__(self, envs: list[gymnasium.Env], name: str, close: Callable[[], None]):
+        self.envs, self.name, self.close = envs, name, close
+        self.layout = layout(envs[0].observation_space, f"{name}: observation_space")
+        self.action_layout = layout(envs[0].action_space, f"{name}: action_space")
+        self.num, self.steps = len(envs), [env.step for env in envs]
+        self.latest: list[Any] = [None] * self.num
+
+    def who(self, i: int) -> str:
+        return self.name if self.num == 1 else f"{self.name}: copy {i}"
+
+    def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
+        i = rows[0]
+        try:
+            for i in rows:
+                self.latest[i], _ = self.envs[i].reset(seed=seeds[i])
+        except Exception as error:
+            raise HostError(f"{self.who(i)} raised in reset: {_words(error)}") from error
+
+    def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        reward, terminated, truncated = [0.0] * self.num, [False] * self.num, [False] * self.num
+        latest, steps, actions, i = self.latest, self.steps, self.action_layout.unstack(action), rows[0]
+        try:
+            for i in rows:
+                latest[i], reward[i], terminated[i], truncated[i], _ = steps[i](actions[i])
+        except Exception as error:
+            raise HostError(f"{self.who(i)} raised in step: {_words(error)}") from error
+        return reward, terminated, truncated
+
+    def observe(self) -> Any:
+        return batch(self)
+
+    def render(self) -> list[Any]:
+        return [env.render() for env in self.envs]
+
+
+class Workers:
+    """The processes of gymnasium's AsyncVectorEnv, spoken to one by one: so each has its timeout, and can be asked alone."""
+
+    def __init__(self, vector: AsyncVectorEnv, name: str, timeout: float):
+        self.vector, self.name, self.timeout = vector, name, timeout
+        self.num = vector.num_envs
+        self.layout = layout(vector.single_observation_space, f"{name}: observation_space")
+        self.action_layout = layout(vector.single_action_space, f"{name}: action_space")
+        self.pipes, self.processes = list(vector.parent_pipes), vector.processes
+        self.latest: list[Any] = [None] * self.num
+        self.all = list(range(self.num))
+        # Without shared memory, a reset does not keep gymnasium's worker from resetting again in the next step.
+        self.resets_twice = vector.autoreset_mode == AutoresetMode.NEXT_STEP and not vector.shared_memory
+        self.over = [False] * self.num
+        self.closed = False
+        mode = vector.observation_mode if isinstance(vector.observation_mode, str) else "different"
+        self._ask("_check_spaces", [(i, (mode, vector.single_observation_space, vector.single_action_space)) for i in self.all])
+
+    def who(self, i: int) -> str:
+        return f"{self.name}: copy {i} (process {self.processes[i].pid})"
+
+    def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
+        if self.resets_twice and any(self.over[i] for i in rows):
+            anything = self.vector.single_action_space.sample()
+            self._ask("step", [(i, anything) for i in rows if self.over[i]])
+        answers = self._ask("reset", [(i, {"seed": seeds[i], "options": None}) for i in rows])
+        for i, (observation, _) in answers.items():
+            self.latest[i], self.over[i] = observation, False
+
+    def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        reward, terminated, truncated = [0.0] * self.num, [False] * self.num, [False] * self.num
+        actions = self.action_layout.unstack(action)
+        for i, answer in self._ask("step", [(i, actions[i]) for i in rows]).items():
+            self.latest[i], reward[i], terminated[i], truncated[i], info = answer
+            self.over[i] = bool(terminated[i]) or bool(truncated[i])
+            if self.over[i] and self.vector.autoreset_mode == AutoresetMode.SAME_STEP:
+                self._keep(i, info["final_obs"])
+        return reward, terminated, truncated
+
+    def observe(self) -> Any:
+        return self.layout.copy(self.vector.observations) if self.vector.shared_memory else batch(self)
+
+    def render(self) -> list[Any]:
+        answers = self._ask("_call", [(i, ("render", (), {})) for i in self.all])
+        return [answers[i] for i in self.all]
+
+    def attribute(self, name: str) -> Any:
+        """Return an attribute of the first copy."""
+        return self._ask("_call", [(0, (name, (), {}))])[0]
+
+    def close(self) -> None:
+        self._stop(())
+
+    def _keep(self, i: int, observation: Any) -> None:
+        """Put an observation that came beside another where the others are."""
+        if not self.vector.shared_memory:
+            self.latest[i] = observation
+        elif text := self.layout.misfit(observation):
+            raise HostError(f"{self.who(i)} returned an observation {text}")
+        else:
+            self.layout.put(self.vector.observations, i, observation)
+
+    def _ask(self, command: str, messages: list[tuple[int, Any]]) -> dict[int, Any]:
+        """Send each of some workers a message, and return their answers; stop all workers unless each answers in time."""
+        if self.closed:
+            raise HostError(f"{self.name} is closed; make it anew")
+        verb = command.strip("_")
+        deadline = time.monotonic() + self.timeout
+        waiting, answers = {}, {}
+        try:
+            for i, message in messages:
+                try:
+                    self.pipes[i].send((command, message))
+                except OSError:
+                    raise self._death(i, verb) from None
+                waiting[self.pipes[i]] = i
+            while waiting:
+                ready = multiprocessing.connection.wait(list(waiting), max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise self._silence(list(waiting.values()), verb)
+                for pipe in ready:
+                    i = waiting.pop(pipe)
+                    try:
+                        answers[i], fine = pipe.recv()
+                    except (EOFError, OSError):
+                        raise self._death(i, verb) from None
+                    if not fine:
+                        raise self._failure(i, verb)
+        except BaseException:  # an interrupt too: later answers would be taken for those to other questions
+            self._stop(())
+            raise
+        return answers
+
+    def _death(self, i: int, verb: str) -> HostError:
+        process = self.processes[i]
+        process.join(1.0)
+        code = process.exitcode
+        if code is None:
+            how = "hung up"
+        else:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return HostError(f"{self.who(i)} {how} before it answered {verb}; all copies are closed: make the environment anew")
+
+    def _silence(self, rows: list[int], verb: str) -> HostError:
+        who = " and ".join(self.who(i) for i in rows)
+        self._stop(rows)
+        return HostError(
+            f"{who} did not answer {verb} within {self.timeout} s; all copies are closed: make the environment anew, "
+            "with a longer timeout if it was only slow"
+        )
+
+    def _failure(self, i: int, verb: str) -> HostError:
+        """Return the error for what a worker raised: it has put that into a queue and ends."""
+        text, trace = "what it raised could not be sent", None
+        try:
+            _, kind, value, trace = self.vector.error_queue.get(timeout=1.0)
+            text = f"{kind.__name__}: {value}"
+        except queue.Empty:
+            pass
+        except Exception as error:  # it cannot be unpickled here
+            text = f"what could not be received ({_words(error)})"
+        failure = HostError(f"{self.who(i)} raised in {verb}: {text}; all copies are closed: make the environment anew")
+        if trace:
+            failure.add_note(f"In the worker process:\n{trace}")
+        return failure
+
+    def _stop(self, hung: Any) -> None:
+        """End all processes: those that hear by a message, ``hung`` and whoever does not follow by force."""
+        if self.closed:
+            return
+        self.closed = self.vector.closed = True
+        for i, (pipe, process) in enumerate(zip(self.pipes, self.processes, strict=True)):
+            if i in hung:
+                process.terminate()
+                continue
+            try:
+                pipe.send(("close", None))
+            except OSError:
+                pass
+        deadline = time.monotonic() + min(self.timeout, 5.0)
+        for end in (lambda process: None, lambda process: process.terminate(), lambda process: process.kill()):
+            for process in self.processes:
+                if process.is_alive():
+                    end(process)
+            for process in self.processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+            deadline = time.monotonic() + 1.0
+        for pipe in self.pipes:
+            pipe.close()
+        self.vector.error_queue.close()
+
+
+class Vectors:
+    """Any other vector environment of gymnasium, such as one with wrappers of the whole batch; it steps all copies or none."""
+
+    def __init__(self, vector: VectorEnv, name: str):
+        self.vector, self.name, self.num = vector, name, vector.num_envs
+        self.layout = layout(vector.single_observation_space, f"{name}: observation_space")
+        self.action_layout = layout(vector.single_action_space, f"{name}: action_space")
+        self.close = vector.close
+        self.mode = vector.metadata.get("autoreset_mode")
+        self.takes_seeds = isinstance(vector.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
+        if not self.takes_seeds and self.mode != AutoresetMode.DISABLED:
+            raise ValueError(
+                f"wrap: {vector} resets its copies by itself, and cannot reset some of them without a step of the others; "
+                f"make it of single environments: funrl.envs.gymnasium.make(id, num_envs={self.num}), or "
+                f"gymnasium.make_vec(id, {self.num}, vectorization_mode='sync')"
+            )
+        self.latest: list[Any] = []
+
+    def who(self, i: int) -> str:
+        return f"{self.name}: copy {i}"
+
+    def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
+        mask = np.zeros(self.num, np.bool_)
+        mask[rows] = True
+        seed = [seeds.get(i) for i in range(self.num)] if self.takes_seeds else seeds[rows[0]]
+        try:
+            observation, _ = self.vector.reset(seed=seed, options=None if mask.all() else {"reset_mask": mask})
+        except Exception as error:
+            raise HostError(f"{self.name} raised in reset: {_words(error)}") from error
+        self._keep(observation)
+
+    def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        if len(rows) < self.num:
+            raise ValueError(
+                f"{self.name}: step_where: {self.vector} steps all copies or none; wrap each copy and not the batch, "
+                "or use the transforms of funrl"
+            )
+        try:
+            observation, reward, terminated, truncated, info = self.vector.step(action)
+        except Exception as error:
+            raise HostError(f"{self.name} raised in step: {_words(error)}") from error
+        self._keep(observation)
+        if self.mode == AutoresetMode.SAME_STEP:
+            for i in np.flatnonzero(np.logical_or(terminated, truncated)):
+                try:
+                    self.latest[i] = info["final_obs"][i]
+                except (KeyError, TypeError):
+                    raise HostError(f"{self.name}: {self.vector} resets in the same step, but its info has no final_obs") from None
+        return list(reward), list(terminated), list(truncated)
+
+    def observe(self) -> Any:
+        return batch(self)
+
+    def render(self) -> list[Any]:
+        return list(self.vector.render())
+
+    def _keep(self, observation: Any) -> None:
+        self.latest = self.layout.unstack(observation)
+        if len(self.latest) != self.num:
+            raise HostError(f"{self.name} returned observations of {len(self.latest)} copies, not {self.num}")
+
+
+def batch(driver: Any) -> Any:
+    """Return the latest observations of all copies as one tree of arrays."""
+    try:
+        return driver.layout.stack(driver.latest)
+    except Misfit:
+        for i, observation in enumerate(driver.latest):
+            text = driver.layout.misfit(observation)
+            if text:
+                raise HostError(f"{driver.who(i)} returned an observation {text}") from None
+        raise
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

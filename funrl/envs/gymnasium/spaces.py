@@ -1,0 +1,212 @@
+"""Between the spaces of gymnasium and those of funrl, and between batches of their elements: arrays there, tensors here."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+
+from funrl import spaces
+
+
+def from_gymnasium(space: Space, what: str) -> Any:
+    """Return the space of funrl that has the elements of ``space``.
+
+    MultiBinary and boolean boxes become :class:`~funrl.spaces.Binary`; a MultiDiscrete of several dimensions becomes an integer box.
+
+    Raises:
+        TypeError: that names a space with no counterpart; ``what`` names the whole.
+    """
+    if isinstance(space, Dict):
+        return spaces.Dict({name: from_gymnasium(entry, f"{what}[{name!r}]") for name, entry in space.spaces.items()})
+    if isinstance(space, Tuple):
+        return spaces.Tuple([from_gymnasium(entry, f"{what}[{i}]") for i, entry in enumerate(space.spaces)])
+    if isinstance(space, Discrete):
+        return spaces.Discrete(int(space.n), int(space.start))
+    if isinstance(space, MultiDiscrete):
+        if space.nvec.ndim == 1:
+            return spaces.MultiDiscrete(tuple(space.nvec.tolist()), tuple(space.start.tolist()))
+        return spaces.Box(space.start.astype(np.int64), (space.start + space.nvec - 1).astype(np.int64), dtype=torch.int64)
+    if isinstance(space, MultiBinary) or (isinstance(space, Box) and space.dtype == np.bool_):
+        return spaces.Binary(space.shape)
+    if isinstance(space, Box):
+        try:
+            dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+            return spaces.Box(torch.from_numpy(space.low), torch.from_numpy(space.high), space.shape, dtype)
+        except (TypeError, RuntimeError):
+            raise TypeError(f"{what}: torch does not compute with the {space.dtype} of {space}; cast it in a gymnasium wrapper") from None
+    raise TypeError(
+        f"{what}: {space} has no counterpart in funrl.spaces; expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple: "
+        "turn it into one of these with a gymnasium wrapper"
+    )
+
+
+def to_gymnasium(space: Any) -> Space:
+    """Return the space of gymnasium that has the elements of ``space``."""
+    if isinstance(space, spaces.Dict):
+        return Dict({name: to_gymnasium(entry) for name, entry in space.spaces.items()})
+    if isinstance(space, spaces.Tuple):
+        return Tuple([to_gymnasium(entry) for entry in space.spaces])
+    if isinstance(space, spaces.Discrete):
+        return Discrete(space.n, start=space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiDiscrete(space.nvec, start=space.start)
+    if isinstance(space, spaces.Binary):
+        return MultiBinary(space.shape or 1)
+    low, high = space.low.numpy(), space.high.numpy()
+    return Box(low, high, space.shape, low.dtype.type)
+
+
+class Misfit(ValueError):
+    """Elements of B copies that do not fit their space; ``Layout.misfit`` says what is wrong with one."""
+
+
+def layout(space: Space, what: str) -> "Leaf | Branch":
+    """Return how batches of elements of a space look; raises as :func:`from_gymnasium`."""
+    ours = from_gymnasium(space, what)
+    if isinstance(space, (Dict, Tuple)):
+        names = list(space.spaces) if isinstance(space, Dict) else list(range(len(space.spaces)))
+        return Branch(names, [layout(space[name], f"{what}[{name!r}]") for name in names], ours)
+    return Leaf(space, ours)
+
+
+class Leaf:
+    """Batches of one array: [B, ...] in gymnasium's dtype; ``ours`` is the space in funrl."""
+
+    def __init__(self, space: Space, ours: Any):
+        self.shape, self.dtype, self.ours = space.shape, space.dtype, ours
+        self.torch_dtype = np.dtype(np.bool_) if isinstance(ours, spaces.Binary) else np.dtype(str(ours.dtype).removeprefix("torch."))
+        self.floats = ours.dtype.is_floating_point
+
+    def stack(self, rows: list[Any]) -> np.ndarray:
+        """Return the elements of B copies as new arrays.
+
+        Raises:
+            Misfit: if one of them has the wrong structure, shape or dtype.
+        """
+        try:
+            array = np.array(rows)
+        except ValueError:  # of several shapes
+            raise Misfit from None
+        if array.shape[1:] != self.shape:
+            raise Misfit
+        if array.dtype != self.dtype:
+            if not np.can_cast(array.dtype, self.dtype, "same_kind"):
+                raise Misfit
+            array = array.astype(self.dtype)
+        return array
+
+    def misfit(self, value: Any) -> str | None:
+        """Return what is wrong with an element, in words that follow "an observation", or None."""
+        try:
+            array = self.stack([value])
+        except Misfit:
+            got = np.asarray(value)
+            return f"of {got.dtype} {list(got.shape)}, not {self.dtype} {list(self.shape)}"
+        return "with NaN" if self.has_nan(array) else None
+
+    def has_nan(self, array: np.ndarray) -> bool:
+        """Return whether any number is NaN."""
+        # One pass, without an array of flags; infinities give infinity.
+        return self.floats and (total := np.vdot(array, array)) != total
+
+    def unstack(self, array: np.ndarray) -> list[Any]:
+        """Return the elements of the copies."""
+        return list(array)
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        """Return arrays of their own memory."""
+        return array.copy()
+
+    def put(self, array: np.ndarray, i: int, value: Any) -> None:
+        """Write the element of copy i."""
+        array[i] = value
+
+    def tensors(self, array: np.ndarray, single: bool) -> torch.Tensor:
+        """Return arrays [B, ...] as tensors of the same memory, or, for a single environment, arrays [1, ...] as tensors [...]."""
+        if array.dtype != self.torch_dtype:
+            array = array.astype(self.torch_dtype)
+        return torch.from_numpy(array.reshape(self.shape) if single else array)
+
+    def arrays(self, x: Any, batch: tuple[int, ...], name: str) -> tuple[np.ndarray, int]:
+        """Return tensors [*batch, ...] as new arrays [B, ...], and a checksum of them.
+
+        Raises:
+            TypeError, ValueError: unless they are a batch of elements as to structure, shapes and dtypes.
+        """
+        if not isinstance(x, torch.Tensor) or (x.dtype != self.ours.dtype and not (self.floats and x.is_floating_point())):
+            self.ours.check(x, name)
+        if x.shape != batch + self.shape:
+            raise ValueError(f"{name}: expected shape {list(batch + self.shape)}, got {list(x.shape)}")
+        array = np.array(numpy(x), self.dtype)
+        return (array if batch else array[None]), zlib.crc32(array)
+
+
+class Branch:
+    """Batches of a dict or a tuple of entries; see :class:`Leaf`."""
+
+    def __init__(self, names: list[Any], entries: list[Any], ours: Any):
+        self.names, self.entries, self.ours = names, entries, ours
+        self.kind = dict if isinstance(ours, spaces.Dict) else tuple
+
+    def _tree(self, values: list[Any]) -> Any:
+        return dict(zip(self.names, values, strict=True)) if self.kind is dict else tuple(values)
+
+    def _parts(self, value: Any) -> Any:
+        return [(entry, value[name]) for name, entry in zip(self.names, self.entries, strict=True)]
+
+    def _fits(self, value: Any) -> bool:
+        if self.kind is dict:
+            return isinstance(value, dict) and value.keys() == set(self.names)
+        return isinstance(value, (tuple, list)) and len(value) == len(self.names)
+
+    def stack(self, rows: list[Any]) -> Any:
+        if not all([self._fits(row) for row in rows]):
+            raise Misfit
+        return self._tree([entry.stack([row[name] for row in rows]) for name, entry in zip(self.names, self.entries, strict=True)])
+
+    def misfit(self, value: Any) -> str | None:
+        if not self._fits(value):
+            got = list(value) if isinstance(value, dict) else len(value) if isinstance(value, (tuple, list)) else "none"
+            return f"that is a {type(value).__name__} with the entries {got}, not a {self.kind.__name__} with {self.names}"
+        found = [(name, entry.misfit(value[name])) for name, entry in zip(self.names, self.entries, strict=True)]
+        return next((f"with an entry {name!r} {text}" for name, text in found if text), None)
+
+    def has_nan(self, batch: Any) -> bool:
+        return any([entry.has_nan(part) for entry, part in self._parts(batch)])
+
+    def unstack(self, batch: Any) -> list[Any]:
+        return [self._tree(row) for row in zip(*[entry.unstack(part) for entry, part in self._parts(batch)], strict=True)]
+
+    def copy(self, batch: Any) -> Any:
+        return self._tree([entry.copy(part) for entry, part in self._parts(batch)])
+
+    def put(self, batch: Any, i: int, value: Any) -> None:
+        for name, (entry, part) in zip(self.names, self._parts(batch), strict=True):
+            entry.put(part, i, value[name])
+
+    def tensors(self, batch: Any, single: bool) -> Any:
+        return self._tree([entry.tensors(part, single) for entry, part in self._parts(batch)])
+
+    def arrays(self, x: Any, batch: tuple[int, ...], name: str) -> tuple[Any, int]:
+        self.ours.check_entries(x, name)
+        parts = [entry.arrays(x[at], batch, f"{name}[{at!r}]") for at, entry in zip(self.names, self.entries, strict=True)]
+        return self._tree([part for part, _ in parts]), zlib.crc32(repr([checksum for _, checksum in parts]).encode())
+
+
+def numpy(x: torch.Tensor) -> np.ndarray:
+    """Return a tensor as an array, of the same memory where it can be.
+
+    Raises:
+        TypeError: if it has no values, under a transform such as vmap.
+    """
+    try:
+        if x.requires_grad:
+            x = x.detach()
+        return x.numpy() if x.is_cpu else x.cpu().numpy()
+    except RuntimeError as error:
+        raise TypeError(
+            "an environment that runs outside torch takes tensors with values, and can be neither vmapped nor differentiated; "
+            f"for a batch, give make num_envs ({error})"
+        ) from None
