@@ -117,9 +117,9 @@ def stateless(
     return _build(
         env,
         label,
-        start=lambda timestep: ((), timestep if start is None else start(timestep)),
+        start=None if start is None else lambda timestep: ((), start(timestep)),
         act=None if act is None else lambda noise, own, action: (own, act(action)),
-        finish=lambda own, timestep: (own, timestep if finish is None else finish(timestep)),
+        finish=None if finish is None else lambda own, timestep: (own, finish(timestep)),
         draw=None,
         split=lambda state: (state, ()),
         join=lambda below, own: below,
@@ -179,9 +179,9 @@ def _build(
     env: Env,
     label: str,
     *,
-    start: Callable[..., Any],
+    start: Callable[..., Any] | None,
     act: Callable[..., Any] | None,
-    finish: Callable[..., Any],
+    finish: Callable[..., Any] | None,
     draw: Callable[..., Any] | None,
     split: Callable[..., Any],
     join: Callable[..., Any],
@@ -197,24 +197,31 @@ def _build(
         if draw is not None:
             key, own_key = random.split(key).unbind(0)
             noise = each(draw)(random.split(own_key, env.num_envs) if batched else own_key)
-        return (key, *((own, action) if act is None else each(act)(noise, own, action)))
+        own, action = (own, action) if act is None else each(act)(noise, own, action)
+        return key, own, action
+
+    def begun(timestep: Timestep) -> tuple[Any, Timestep]:
+        return ((), timestep) if start is None else each(start)(timestep)
+
+    def stepped(own: Any, timestep: Timestep) -> tuple[Any, Timestep]:
+        return (own, timestep) if finish is None else each(finish)(own, timestep)
 
     def reset(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
         below, timestep = env.reset(key, env_params)
-        own, timestep = each(start)(timestep)
+        own, timestep = begun(timestep)
         return join(below, own), timestep
 
     def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
         below, own = split(state)
         key, own, action = prepare(key, own, action)
         below, timestep = env.step(key, below, action, env_params)
-        own, timestep = each(finish)(own, timestep)
+        own, timestep = stepped(own, timestep)
         return join(below, own), timestep
 
     def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
         below, old = split(state)
         below, timestep = env.reset_where(key, below, where, env_params)
-        own, timestep = each(start)(timestep)
+        own, timestep = begun(timestep)
         return join(below, tree.where(where, own, old)), timestep
 
     def step_where(
@@ -223,7 +230,7 @@ def _build(
         below, old = split(state)
         key, own, action = prepare(key, old, action)
         below, timestep = env.step_where(key, below, action, where, env_params)
-        own, timestep = each(finish)(own, timestep)
+        own, timestep = stepped(own, timestep)
         return join(below, tree.where(where, own, old)), timestep
 
     def render(state: Any, env_params: Any = env.default_params) -> torch.Tensor:

@@ -96,7 +96,7 @@ CASES = {
 RANDOM = ("noop_reset", "frame_skip", "action_mask", "sticky_actions")
 # Those that are compiled, each in a program that holds several of them.
 CHAINS = {
-    "resets": (toys.counter, (noop_reset(3),)),
+    "steps": (toys.counter, (noop_reset(3), frame_skip(2))),
     "pictures": (
         lambda: toys.arcade(("pixels", "lives")),
         (
@@ -112,7 +112,6 @@ CHAINS = {
             permute((1, 0), in_keys=["pixels"]),
             reward_scale(0.5),
             reward_clip(),
-            frame_skip(2),
             end_of_life(),
             sticky_actions(),
             action_mask("mask"),
@@ -276,3 +275,15 @@ def test_a_compiled_rollout_equals_an_eager_one(name, backend):
         reset_keys=keys[..., 2],
     )
     assert_same(eager, slow, 1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_follows_the_device(name):
+    """The device without numbers stands in for a GPU: what is made on the CPU instead shows."""
+    env, transform = of(name)
+    env = transform(env)
+    key, params = random.key(0, device="meta"), tree.to(env.default_params, "meta")
+    state, timestep = env.reset(key, params)
+    action = tree.to(env.action_space.sample(random.key(0)), "meta")
+    for x in tree.leaves((state, timestep, env.step(key, state, action, params))):
+        assert x.device.type == "meta"

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from funrl import envs, random, tree
+from funrl import algos, envs, random, tree
 from funrl.transforms import (
     TransformState,
     compose,
+    flatten_observation,
     frame_stack,
     noop_reset,
     parent,
@@ -141,3 +142,10 @@ def test_copies_with_params_of_their_own():
         own = params.replace(force=params.force[i])
         expected = single.step(keys[i], single.reset(keys[i], own)[0], torch.tensor(1), own)[1]
         torch.testing.assert_close(tree.index(timestep.observation, i), expected.observation)
+
+
+def test_a_learner_takes_it_as_any_environment():
+    env = compose(CARTPOLE, frame_stack(2), flatten_observation(), reward_scale(0.1), time_limit(6))
+    algo = algos.ppo.make(env, num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1, num_cells=(4,))
+    _, metrics = algo.step(random.key(1), algo.init(random.key(0)))
+    assert metrics["episode_length"] <= 6 and metrics["episode_return"] <= 0.6 + 1e-6

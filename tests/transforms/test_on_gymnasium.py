@@ -1,0 +1,48 @@
+"""The introduction's chain on gymnasium's own Pendulum, one and four side by side."""
+
+import pytest
+import torch
+
+import funrl
+from funrl import random
+from funrl.env import check_env
+from funrl.transforms import compose, frame_stack, noop_reset, observation_norm, reward_sum, time_limit, to_tensor_image, vec_norm
+
+bridge = pytest.importorskip("funrl.envs.gymnasium")
+
+KEY = random.key(0)
+
+
+def chain(base):
+    return compose(base, noop_reset(3), to_tensor_image(), observation_norm(in_keys=["pixels"], loc=2, scale=1))
+
+
+def test_the_three_transforms_on_gymnasium():
+    with chain(bridge.make("Pendulum-v1", frame_skip=3, from_pixels=True, pixels_only=False)) as env:
+        state = env.reset(KEY)
+        observation = state[1].observation
+        assert observation["pixels"].shape == (3, 500, 500) and 2 <= observation["pixels"].min() < observation["pixels"].max() <= 3
+        _, batch = funrl.rollout(None, random.key(1), state, (), env=env, num_steps=2)
+        assert batch.next_observation["pixels"].shape == (2, 3, 500, 500) and batch.observation["state"].shape == (2, 3)
+        assert str(env).startswith("compose(\n    Env(Pendulum-v1, host=True),\n    noop_reset(noops=3),")
+
+
+def test_four_in_parallel_with_transforms_on_the_batch():
+    with chain(bridge.make("Pendulum-v1", num_envs=4, frame_skip=3, from_pixels=True)) as env:
+        state, timestep = env.reset(KEY)
+        assert timestep.observation["pixels"].shape == (4, 3, 500, 500) and timestep.observation["state"].shape == (4, 3)
+        assert env.action_space.shape == (1,) and env.num_envs == 4
+        where = torch.tensor([True, False, False, True])
+        new, after = env.step_where(random.key(1), state, torch.zeros(4, 1), where)
+        assert bool((after.observation["pixels"] != timestep.observation["pixels"]).flatten(1).any(1)[where].all())
+        assert torch.equal(new.token[~where], state.token[~where])
+
+
+def test_what_remembers_keeps_the_contract_on_gymnasium():
+    env = compose(bridge.make("CartPole-v1", num_envs=3), frame_stack(2), time_limit(5), vec_norm(), reward_sum())
+    with env:
+        check_env(env, KEY, num_steps=12)
+        params = env.default_params
+        _, batch = funrl.rollout(None, random.key(1), env.reset(KEY, params), params, env=env, num_steps=20)
+        assert batch.done.sum(0).tolist() == [4, 4, 4]
+        assert (batch.next_observation["episode_return"][batch.done] == 5).all()
