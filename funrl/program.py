@@ -328,7 +328,7 @@ def transformed(*trees: Any) -> bool:
         >>> transformed(torch.ones(2)), torch.func.vmap(lambda x: x + transformed(x))(torch.zeros(2))
         (False, tensor([1., 1.]))
     """
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_compiling():
         return True
     return any(isinstance(x, torch.Tensor) and functorch.is_functorch_wrapped_tensor(x) for x in tree.leaves(trees))
 

@@ -46,7 +46,7 @@ SIBLINGS = {("program", "tree"), *((a, b) for i, a in enumerate(LAST) for b in L
 SHARED = {
     "algos": {"algorithm", "episodes"},
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
-    "distributions": {"checks"},
+    "distributions": {"checks", "discrete", "squash"},
     "envs": {"checks", "draw", "grid", "hill"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "returns": {"checks", "recurrence", "td"},
@@ -57,6 +57,7 @@ SHARED = {
 INNER = {
     *(f"buffers/{name}.py" for name in ("buffer", "episodes", "journal", "order", "priorities", "ring", "sums")),
     "distributions/checks.py",
+    "distributions/squash.py",
     "envs/checks.py",
     "envs/draw.py",
     *(f"envs/gymnasium/{name}.py" for name in ("bridge", "drivers", "spaces", "wrappers")),

@@ -1,14 +1,35 @@
 """Probability distributions: frozen trees of parameters whose methods are pure functions.
 
-All of them know ``sample(key)``, ``sample_with_log_prob(key)``, ``log_prob(x)``, ``entropy()``, ``mode()``, ``mean()`` and
-``kl(other)``; where there is no closed form, the docstring and the error say what there is instead. A distribution
-has the batch shape of its parameters; more samples come from :func:`torch.func.vmap` over keys.
+All of them know ``sample(key)``, ``sample_with_log_prob(key)``, ``log_prob(x)``, ``entropy()``, ``mode()``, ``mean()``, ``stddev()``
+and ``kl(other)``; where there is no closed form, the docstring and the error say what there is instead. The methods that
+``estimated`` names take a key and a number of samples: ``mean(key, num_samples)``. A distribution has the batch shape of its parameters;
+more samples come from :func:`torch.func.vmap` over keys.
 
-The values of parameters (a positive scale) cannot be looked at inside a compiled program, so they are not:
-make a scale with ``exp`` or ``softplus``. Shapes and dtypes are checked when a method is called.
+Shapes and dtypes are checked when a method is called. So are values (a scale that is not positive, a mask that forbids everything) where
+they can be seen for nothing: eagerly, on the CPU. Inside a compiled program or under torch.func they cannot.
 """
 
-from funrl.distributions.continuous import Independent, Normal, TanhNormal
-from funrl.distributions.discrete import Categorical
+from funrl.distributions.continuous import Normal, TanhNormal
+from funrl.distributions.delta import Delta, TanhDelta
+from funrl.distributions.discrete import Bernoulli, Categorical, MultiCategorical, OneHotCategorical
+from funrl.distributions.independent import Independent, kl_divergence
+from funrl.distributions.masked import MaskedCategorical, MaskedOneHotCategorical
+from funrl.distributions.params import normal_params
+from funrl.distributions.truncated import TruncatedNormal
 
-__all__ = ["Categorical", "Independent", "Normal", "TanhNormal"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Delta",
+    "Independent",
+    "MaskedCategorical",
+    "MaskedOneHotCategorical",
+    "MultiCategorical",
+    "Normal",
+    "OneHotCategorical",
+    "TanhDelta",
+    "TanhNormal",
+    "TruncatedNormal",
+    "kl_divergence",
+    "normal_params",
+]

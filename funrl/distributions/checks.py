@@ -1,8 +1,11 @@
-"""What the distributions check while tracing: dtypes and shapes, never values."""
+"""What the distributions check: dtypes and shapes while tracing, and values only where they can be seen for nothing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from funrl.program import transformed
 
 
 def floating(what: str, x: Any) -> torch.Tensor:
@@ -49,3 +52,59 @@ def broadcast(what: str, first: torch.Size | tuple[int, ...], second: torch.Size
             f"{what}: expected two shapes of which one broadcasts to the other, got {list(first)} and {list(second)}; reshape one of them"
         )
     return common
+
+
+def seen(test: Callable[[], torch.Tensor], *values: torch.Tensor) -> bool:
+    """Return whether ``test`` of the values holds, or False where they cannot be looked at for nothing: on other devices than the CPU,
+    in a compiled program and under torch.func.
+
+    Example:
+        >>> x = torch.tensor([1.0, -1.0])
+        >>> seen(lambda: (x < 0).any(), x)
+        True
+    """
+    return all(x.device.type == "cpu" for x in values) and not transformed(values) and bool(test())
+
+
+def positive(what: str, x: Any) -> torch.Tensor:
+    """Return ``x`` if it is a floating-point tensor above 0, as far as its values can be seen.
+
+    Raises:
+        TypeError: if it is no such tensor.
+        ValueError: if one of its numbers is at most 0 or NaN; the message begins with ``what``.
+
+    Example:
+        >>> positive("Normal: scale", torch.tensor([1.0, 0.0]))
+        Traceback (most recent call last):
+        ...
+        ValueError: Normal: scale: expected numbers above 0, got 0.0; make it with exp or softplus, as normal_params does
+    """
+    floating(what, x)
+    if seen(lambda: ~(x > 0).all(), x):
+        wrong = x[~(x > 0)][0].item() if x.ndim else x.item()
+        raise ValueError(f"{what}: expected numbers above 0, got {wrong}; make it with exp or softplus, as normal_params does")
+    return x
+
+
+def check_samples(what: str, num_samples: Any) -> None:
+    """Raise a ValueError unless ``num_samples`` is a whole number of at least 1; the message begins with ``what``.
+
+    Example:
+        >>> check_samples("TanhNormal", 128)
+    """
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+        raise ValueError(f"{what}: num_samples: expected a whole number of at least 1, got {num_samples!r}")
+
+
+def check_kind(what: str, other: Any, kind: type) -> None:
+    """Raise a TypeError unless ``other`` is a ``kind``: no other pair has a closed form.
+
+    Example:
+        >>> check_kind("Normal.kl", 3, int)
+    """
+    if not isinstance(other, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(
+            f"{what}: other: expected {article} {kind.__name__}, got {type(other).__name__}; "
+            "estimate it from samples as the mean of log_prob differences"
+        )

@@ -1,13 +1,15 @@
-"""Distributions over whole numbers."""
+"""Distributions over classes and bits."""
 
 import math
+from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid, one_hot
 
 from funrl import random, tree
-from funrl.distributions.checks import broadcast, floating
+from funrl.distributions.checks import broadcast, check_kind, floating
 
-__all__ = ["Categorical"]
+__all__ = ["Bernoulli", "Categorical", "MultiCategorical", "OneHotCategorical"]
 
 
 @tree.dataclass
@@ -38,15 +40,10 @@ class Categorical:
     """
 
     logits: torch.Tensor
+    estimated = ()
 
     def _logits(self) -> torch.Tensor:
-        logits = floating("Categorical: logits", self.logits)
-        if logits.ndim == 0 or logits.shape[-1] == 0:
-            raise ValueError(
-                f"Categorical: logits: expected the shape [..., K] with K at least 1, got {list(logits.shape)}; "
-                "the last dimension is that of the classes"
-            )
-        return logits
+        return check_logits("Categorical", self.logits)
 
     @property
     def log_probs(self) -> torch.Tensor:
@@ -73,9 +70,7 @@ class Categorical:
         It is minus infinity for a number outside 0, ..., K - 1.
         """
         log_probs = self.log_probs
-        if not isinstance(x, torch.Tensor) or x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"Categorical.log_prob: x: expected a tensor of whole numbers, got {got}; cast it with .to(torch.int64)")
+        _check_classes("Categorical.log_prob", x)
         broadcast("Categorical.log_prob: x and the batch shape of logits", x.shape, log_probs.shape[:-1])
         # A masked sum and no gather: its gradient is a product and no scatter, which fuses with the softmax.
         classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
@@ -95,6 +90,10 @@ class Categorical:
         """Raise a TypeError: classes are labels, and have no mean; ``probs`` is the mean of their one-hot vectors."""
         raise TypeError("Categorical.mean: classes are labels and have no mean; use mode() for the likeliest class, or probs")
 
+    def stddev(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels, and have no deviation."""
+        raise TypeError("Categorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
+
     def kl(self, other: "Categorical") -> torch.Tensor:
         r"""Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
 
@@ -104,13 +103,279 @@ class Categorical:
             TypeError: if ``other`` is no Categorical.
             ValueError: if the numbers of classes differ.
         """
-        if not isinstance(other, Categorical):
-            raise TypeError(
-                f"Categorical.kl: other: expected a Categorical, got {type(other).__name__}; there is no closed form for the pair"
-            )
+        check_kind("Categorical.kl", other, Categorical)
         mine, theirs, probs = self.log_probs, other.log_probs, self.probs
         if mine.shape[-1] != theirs.shape[-1]:
             raise ValueError(f"Categorical.kl: other: expected {mine.shape[-1]} classes, got {theirs.shape[-1]}")
         broadcast("Categorical.kl: self and other", mine.shape, theirs.shape)
         present = probs > 0
         return (probs * (torch.where(present, mine, 0.0) - torch.where(present, theirs, 0.0))).sum(-1)
+
+
+@tree.dataclass
+class OneHotCategorical:
+    """One of K classes, as a vector that is 1 at the class and 0 elsewhere.
+
+    Attributes:
+        logits: floating point [..., K], as for :class:`Categorical`.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` no tensor.
+        ValueError: from a method, if shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> choice = OneHotCategorical(torch.tensor([0.0, 0.0, -torch.inf]))
+        >>> choice.sample(random.key(0)), choice.mean()
+        (tensor([1., 0., 0.]), tensor([0.5000, 0.5000, 0.0000]))
+    """
+
+    logits: torch.Tensor
+    estimated = ()
+
+    def _classes(self) -> Categorical:
+        return Categorical(check_logits("OneHotCategorical", self.logits))
+
+    def _vector(self, x: torch.Tensor) -> torch.Tensor:
+        return one_hot(x, self.logits.shape[-1]).to(self.logits.dtype)
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """The logarithms of the probabilities [..., K]."""
+        return self._classes().log_probs
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities [..., K]."""
+        return self._classes().probs
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return a one-hot vector [..., K] in the dtype of the logits; it carries no gradient."""
+        return self._vector(self._classes().sample(key))
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a one-hot vector [..., K] and its log probability [...]."""
+        x, log_prob = self._classes().sample_with_log_prob(key)
+        return self._vector(x), log_prob
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of one-hot vectors ``x`` [..., K] of any dtype, whose batch shape broadcasts as for Categorical."""
+        classes = self._classes()
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"OneHotCategorical.log_prob: x: expected a tensor [..., K], got {type(x).__name__}")
+        if x.ndim == 0 or x.shape[-1] != self.logits.shape[-1]:
+            raise ValueError(
+                f"OneHotCategorical.log_prob: x: expected one-hot vectors [..., {self.logits.shape[-1]}], got the shape {list(x.shape)}; "
+                "use Categorical for classes as whole numbers"
+            )
+        return classes.log_prob(x.to(torch.int64).argmax(-1))
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        return self._classes().entropy()
+
+    def mode(self) -> torch.Tensor:
+        """Return the most likely one-hot vector [..., K]."""
+        return self._vector(self._classes().mode())
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean [..., K]: the probabilities."""
+        return self.probs
+
+    def stddev(self) -> torch.Tensor:
+        """Return the standard deviation of each entry [..., K]."""
+        probs = self.probs
+        return (probs * (1 - probs)).sqrt()
+
+    def kl(self, other: "OneHotCategorical") -> torch.Tensor:
+        """Return KL(self || other) [...].
+
+        Raises:
+            TypeError: if ``other`` is no OneHotCategorical.
+            ValueError: if the numbers of classes differ.
+        """
+        check_kind("OneHotCategorical.kl", other, OneHotCategorical)
+        return self._classes().kl(other._classes())
+
+
+@tree.dataclass
+class MultiCategorical:
+    """Several independent choices at once, as one vector of classes.
+
+    Attributes:
+        logits: floating point [..., N], those of the first choice, then those of the second, and so on.
+        nvec: static; a tuple of the numbers of classes of the K choices, which sum to N.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor or ``x`` not one of whole numbers.
+        ValueError: from a method, if shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> choices = MultiCategorical(torch.zeros(5), nvec=(2, 3))
+        >>> choices.sample(random.key(0)), choices.log_prob(torch.tensor([1, 2]))
+        (tensor([1, 0]), tensor(-1.7918))
+    """
+
+    logits: torch.Tensor
+    nvec: tuple[int, ...] = tree.static()
+    estimated = ()
+
+    def _choices(self) -> list[Categorical]:
+        logits, nvec = check_logits("MultiCategorical", self.logits), self.nvec
+        if not isinstance(nvec, tuple) or not nvec or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nvec):
+            raise ValueError(f"MultiCategorical: nvec: expected a tuple of whole numbers of at least 1, got {nvec!r}")
+        if sum(nvec) != logits.shape[-1]:
+            raise ValueError(
+                f"MultiCategorical: logits: expected the shape [..., {sum(nvec)}], the sum of nvec {nvec}, got {list(logits.shape)}"
+            )
+        return [Categorical(part) for part in logits.split(list(nvec), -1)]
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return classes int64 [..., K]."""
+        choices = self._choices()
+        return torch.stack([choice.sample(k) for choice, k in zip(choices, random.split(key, len(choices)).unbind(0), strict=True)], -1)
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return classes int64 [..., K] and their joint log probability [...]."""
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the joint log probability of classes ``x`` [..., K], whose batch shape broadcasts as for Categorical."""
+        choices = self._choices()
+        _check_classes("MultiCategorical.log_prob", x)
+        if x.ndim == 0 or x.shape[-1] != len(choices):
+            raise ValueError(f"MultiCategorical.log_prob: x: expected the shape [..., {len(choices)}], got {list(x.shape)}")
+        return sum(choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True))
+
+    def entropy(self) -> torch.Tensor:
+        """Return the joint entropy [...] in nats."""
+        return sum(choice.entropy() for choice in self._choices())
+
+    def mode(self) -> torch.Tensor:
+        """Return the most likely classes int64 [..., K]."""
+        return torch.stack([choice.mode() for choice in self._choices()], -1)
+
+    def mean(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels, and have no mean."""
+        raise TypeError("MultiCategorical.mean: classes are labels and have no mean; use mode() for the likeliest classes")
+
+    def stddev(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels, and have no deviation."""
+        raise TypeError("MultiCategorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
+
+    def kl(self, other: "MultiCategorical") -> torch.Tensor:
+        """Return KL(self || other) [...].
+
+        Raises:
+            TypeError: if ``other`` is no MultiCategorical.
+            ValueError: if its ``nvec`` differs.
+        """
+        check_kind("MultiCategorical.kl", other, MultiCategorical)
+        if self.nvec != other.nvec:
+            raise ValueError(f"MultiCategorical.kl: other: expected nvec {self.nvec}, got {other.nvec}")
+        return sum(mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True))
+
+
+@tree.dataclass
+class Bernoulli:
+    r"""A bit for every number by itself (:class:`Independent` joins a vector of them), by the logarithm of its odds.
+
+    .. math:: \log p(1) = -\mathrm{softplus}(-z), \qquad \log p(0) = -\mathrm{softplus}(z)
+
+    Attributes:
+        logits: floating point [...], z.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` no bool tensor.
+        ValueError: from a method, if shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> coin = Bernoulli(torch.tensor([0.0, 30.0]))
+        >>> coin.mean(), coin.mode()
+        (tensor([0.5000, 1.0000]), tensor([False,  True]))
+        >>> coin.log_prob(torch.tensor([True, False]))
+        tensor([ -0.6931, -30.0000])
+    """
+
+    logits: torch.Tensor
+    estimated = ()
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities of True [...]."""
+        return torch.sigmoid(floating("Bernoulli: logits", self.logits))
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return bits, bool [...]."""
+        return random.bernoulli(key, self.probs)
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return bits, bool [...], and their log probabilities [...]."""
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or the other way round."""
+        logits = floating("Bernoulli: logits", self.logits)
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.bool:
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"Bernoulli.log_prob: x: expected a bool tensor, got {got}; compare it with x == 1")
+        broadcast("Bernoulli.log_prob: x and logits", x.shape, logits.shape)
+        return logsigmoid(torch.where(x, logits, -logits))
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        logits, probs = floating("Bernoulli: logits", self.logits), self.probs
+        return -probs * logsigmoid(logits) - (1 - probs) * logsigmoid(-logits)
+
+    def mode(self) -> torch.Tensor:
+        """Return the more likely bits, bool [...] (False of equals)."""
+        return floating("Bernoulli: logits", self.logits) > 0
+
+    def mean(self) -> torch.Tensor:
+        """Return the probabilities of True [...]."""
+        return self.probs
+
+    def stddev(self) -> torch.Tensor:
+        """Return the standard deviation [...] of the bits as 0 and 1."""
+        return (self.probs * torch.sigmoid(-self.logits)).sqrt()
+
+    def kl(self, other: "Bernoulli") -> torch.Tensor:
+        """Return KL(self || other) [...].
+
+        Raises:
+            TypeError: if ``other`` is no Bernoulli.
+        """
+        check_kind("Bernoulli.kl", other, Bernoulli)
+        mine, theirs = floating("Bernoulli: logits", self.logits), floating("Bernoulli: logits", other.logits)
+        broadcast("Bernoulli.kl: self and other", mine.shape, theirs.shape)
+        yes = self.probs * (logsigmoid(mine) - logsigmoid(theirs))
+        return yes + torch.sigmoid(-mine) * (logsigmoid(-mine) - logsigmoid(-theirs))
+
+
+def check_logits(what: str, logits: Any) -> torch.Tensor:
+    """Return ``logits`` if they are a floating-point tensor [..., K]; the message begins with ``what``.
+
+    Example:
+        >>> check_logits("Categorical", torch.zeros(3))
+        tensor([0., 0., 0.])
+    """
+    floating(f"{what}: logits", logits)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(
+            f"{what}: logits: expected the shape [..., K] with K at least 1, got {list(logits.shape)}; "
+            "the last dimension is that of the classes"
+        )
+    return logits
+
+
+def _check_classes(what: str, x: Any) -> None:
+    if not isinstance(x, torch.Tensor) or x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
+        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"{what}: x: expected a tensor of whole numbers, got {got}; cast it with .to(torch.int64)")

@@ -1,0 +1,117 @@
+"""Distributions of whole arrays, and the divergence between two distributions."""
+
+from typing import Any
+
+import torch
+
+from funrl import tree
+
+__all__ = ["Independent", "kl_divergence"]
+
+
+@tree.dataclass
+class Independent:
+    """A distribution over arrays whose parts are independent: sums ``log_prob`` and ``entropy`` over the last dimensions.
+
+    ``Independent(Normal(loc, scale), 1)`` with ``loc`` [B, A] has log densities [B]: a normal with a diagonal covariance.
+
+    Attributes:
+        base: a distribution of batch shape [..., E1, ..., En].
+        event_dims: static; n, how many dimensions make one event.
+
+    Raises:
+        ValueError: from a method, if ``event_dims`` is no whole number from 0 to the number of dimensions of ``base``.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Normal
+        >>> diagonal = Independent(Normal(torch.zeros(4, 2), torch.ones(4, 2)), 1)
+        >>> diagonal.log_prob(torch.zeros(4, 2))
+        tensor([-1.8379, -1.8379, -1.8379, -1.8379])
+    """
+
+    base: Any
+    event_dims: int = tree.static(default=1)
+
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """The names of the methods that take a key: those of the base."""
+        return self.base.estimated
+
+    def _sum(self, x: torch.Tensor) -> torch.Tensor:
+        n = self.event_dims
+        if not isinstance(n, int) or not 0 <= n <= x.ndim:
+            raise ValueError(
+                f"Independent: event_dims: expected a whole number from 0 to {x.ndim} (the base's shape is {list(x.shape)}), got {n!r}"
+            )
+        return x.sum(tuple(range(x.ndim - n, x.ndim))) if n else x
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return a sample [..., E1, ..., En] of the base."""
+        return self.base.sample(key)
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a sample [..., E1, ..., En] and its log density [...]."""
+        x, log_prob = self.base.sample_with_log_prob(key)
+        return x, self._sum(log_prob)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log density [...] of ``x`` [..., E1, ..., En]."""
+        return self._sum(self.base.log_prob(x))
+
+    def entropy(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the entropy [...]; arguments go to the base (a key for an estimate)."""
+        return self._sum(self.base.entropy(*args, **kwargs))
+
+    def mode(self) -> torch.Tensor:
+        """Return the base's mode [..., E1, ..., En]."""
+        return self.base.mode()
+
+    def mean(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the base's mean [..., E1, ..., En]; arguments go to the base (a key for an estimate)."""
+        return self.base.mean(*args, **kwargs)
+
+    def stddev(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the base's standard deviation [..., E1, ..., En]; arguments go to the base (a key for an estimate)."""
+        return self.base.stddev(*args, **kwargs)
+
+    def kl(self, other: "Independent") -> torch.Tensor:
+        """Return KL(self || other) [...].
+
+        Raises:
+            TypeError: if ``other`` is no Independent, or the bases have no closed form.
+            ValueError: if the numbers of event dimensions differ.
+        """
+        if not isinstance(other, Independent):
+            raise TypeError(
+                f"Independent.kl: other: expected an Independent, got {type(other).__name__}; "
+                f"wrap it in Independent(..., {self.event_dims})"
+            )
+        if self.event_dims != other.event_dims:
+            raise ValueError(f"Independent.kl: other: expected event_dims {self.event_dims}, got {other.event_dims}; give both the same")
+        return self._sum(self.base.kl(other.base))
+
+
+def kl_divergence(p: Any, q: Any) -> torch.Tensor:
+    r"""Return KL(p || q) in nats, where it has a closed form.
+
+    .. math:: \mathrm{KL}(p \| q) = \mathbb E_{x \sim p}\left[\log p(x) - \log q(x)\right]
+
+    Args:
+        p: a distribution.
+        q: a distribution of the same class (and the same bounds, where it has any).
+
+    Returns:
+        Floating point, of the batch shape of the two.
+
+    Raises:
+        TypeError: if there is no closed form for the pair.
+        ValueError: if shapes or bounds do not fit.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Normal
+        >>> kl_divergence(Normal(torch.tensor(1.0), torch.tensor(1.0)), Normal(torch.tensor(0.0), torch.tensor(1.0)))
+        tensor(0.5000)
+    """
+    return p.kl(q)
