@@ -58,6 +58,10 @@ class Storage(NamedTuple):
     read: Callable[[Any, int], tuple[Any, int]] | None = None
 
 
+def _itself(item: Any) -> Any:
+    return item
+
+
 class Buffer(NamedTuple):
     """A replay buffer: functions that take a state and return a new one.
 
@@ -80,6 +84,7 @@ class Buffer(NamedTuple):
         restore: ``restore(ring) -> state``: a state around items that are there already, as if they had just been added.
         capacity: N, in items (in steps of each environment for sequences).
         storage: where the items are kept.
+        kept: ``kept(item) -> row``: what is stored of an item.
         update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``.
         update_priority_: its twin.
         sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in a random order, that of the
@@ -99,6 +104,7 @@ class Buffer(NamedTuple):
     restore: Callable[..., Any]
     capacity: int
     storage: Storage
+    kept: Callable[[Any], Any] = _itself
     update_priority: Callable[..., Any] | None = None
     update_priority_: Callable[..., Any] | None = None
     sample_epoch: Callable[..., Sample] | None = None

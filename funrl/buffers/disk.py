@@ -101,7 +101,7 @@ def reopen(buffer: Buffer, example: Any) -> Any:
     """
     if buffer.storage.open is None:
         raise ValueError("buffers.reopen: this buffer is kept in memory; make it with storage=buffers.files(folder)")
-    return buffer.restore(buffer.storage.open(example, buffer.capacity))
+    return buffer.restore(buffer.storage.open(buffer.kept(example), buffer.capacity))
 
 
 def follow(buffer: Buffer, example: Any) -> Callable[[torch.Tensor, int], Sample]:
@@ -133,11 +133,11 @@ def follow(buffer: Buffer, example: Any) -> Callable[[torch.Tensor, int], Sample
 
     def sample(key: torch.Tensor, batch_size: int) -> Sample:
         for attempt in range(1000):
-            ring, before = buffer.storage.read(example, buffer.capacity)
+            ring, before = buffer.storage.read(buffer.kept(example), buffer.capacity)
             result = buffer.sample(random.fold_in(key, attempt), buffer.restore(ring), batch_size)
             if type(result) is not Sample:
                 raise TypeError("buffers.follow: expected a buffer of single items, such as uniform; got one of sequences")
-            after = buffer.storage.read(example, buffer.capacity)[1]
+            after = buffer.storage.read(buffer.kept(example), buffer.capacity)[1]
             if after == before:
                 return result
             # The rows in the places [before, after) may be of either time.

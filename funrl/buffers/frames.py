@@ -88,13 +88,14 @@ def frame_stacks(
         return items
 
     def init(example: Any) -> FramesState:
-        small = newest(example, 1)
-        shape = tree.batch_shape(small, 1)
+        shape = tree.batch_shape(example, 1)
         over = done(example)
         if over.shape != shape or over.dtype != torch.bool:
             raise ValueError(f"buffers.{name}: done: expected bool {list(shape)}, got {tree.describe_leaf(over)}")
-        ring = start(name, (small, torch.zeros_like(over, dtype=torch.int64)), capacity, storage)
-        return FramesState(ring, torch.ones_like(over))
+        return FramesState(start(name, kept(example), capacity, storage), torch.ones_like(over))
+
+    def kept(item: Any) -> tuple[Any, torch.Tensor]:
+        return newest(item, 1), torch.zeros_like(done(item), dtype=torch.int64)
 
     def write_steps(write: Write, state: FramesState, batch: Any) -> FramesState:
         batch = newest(batch, 2)
@@ -144,6 +145,7 @@ def frame_stacks(
         restore=restore,
         capacity=capacity,
         storage=storage,
+        kept=kept,
     )
 
 

@@ -86,8 +86,8 @@ def load(path: str | os.PathLike, buffer: Buffer, example: Any) -> Any:
     if buffer.storage.open is None:
         raise ValueError(f"{path}: the items of this state are in files; give the buffer storage=buffers.files(folder)")
     tree.check_like(saved, {name: expected[name] for name in names if name in saved}, f"{path}: the state in the file", "this buffer")
-    now = buffer.storage.read(example, buffer.capacity)[1]
-    state = buffer.restore(buffer.storage.open(example, buffer.capacity))
+    now = buffer.storage.read(buffer.kept(example), buffer.capacity)[1]
+    state = buffer.restore(buffer.storage.open(buffer.kept(example), buffer.capacity))
     if now != written:
         warnings.warn(
             f"{path}: {now - written} rows were written to the files after this state was saved; what is there is taken as it is",

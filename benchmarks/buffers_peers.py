@@ -1,0 +1,118 @@
+"""Replay buffers of other libraries, timed: what ``benchmarks/buffers.py`` holds funrl against.
+
+    python -m benchmarks.buffers_peers PEER --capacity 100000 --repeats 300
+
+prints one line of JSON: peer, version, and for each measure its samples in microseconds, one for each call. A transition is 42 float32
+numbers in five tensors (:data:`FIELDS`). Buffers are full before the clock starts, and every call is waited for.
+
+``torchrl``
+    ``TensorDictReplayBuffer`` and, where its compiled extension loads, ``TensorDictPrioritizedReplayBuffer``, over a ``LazyTensorStorage``.
+``flashbax``
+    ``make_item_buffer`` and ``make_prioritised_item_buffer`` with ``add_batches``, every function compiled, states donated to what
+    writes.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+__all__ = ["ALPHA", "BATCH", "BETA", "FIELDS", "PEERS", "ROWS", "main", "timed"]
+
+FIELDS = {"observation": (17,), "action": (6,), "reward": (), "next_observation": (17,), "terminated": ()}
+BATCH, ROWS, ALPHA, BETA = 256, 64, 0.6, 0.4
+
+
+def timed(call: Callable[[int], Any], repeats: int, warm: int = 20) -> list[float]:
+    """Return the microseconds of each of ``repeats`` calls, after some that are not counted."""
+    for i in range(warm):
+        call(i)
+    samples = []
+    for i in range(repeats):
+        start = time.perf_counter()
+        call(warm + i)
+        samples.append((time.perf_counter() - start) * 1e6)
+    return samples
+
+
+def torchrl(capacity: int, repeats: int) -> dict[str, list[float]]:
+    """Time TorchRL's buffers."""
+    import torch
+    from tensordict import TensorDict
+    from torchrl.data import LazyTensorStorage, TensorDictPrioritizedReplayBuffer, TensorDictReplayBuffer
+
+    def rows(n: int) -> Any:
+        return TensorDict({name: torch.rand(n, *shape) for name, shape in FIELDS.items()}, batch_size=[n])
+
+    def filled(buffer: Any) -> Any:
+        for start in range(0, capacity, 50_000):
+            buffer.extend(rows(min(50_000, capacity - start)))
+        return buffer
+
+    buffer = filled(TensorDictReplayBuffer(storage=LazyTensorStorage(capacity), batch_size=BATCH))
+    few = rows(ROWS)
+    result = {"sample": timed(lambda i: buffer.sample(), repeats), "extend": timed(lambda i: buffer.extend(few), repeats)}
+    try:
+        buffer = filled(TensorDictPrioritizedReplayBuffer(alpha=ALPHA, beta=BETA, storage=LazyTensorStorage(capacity), batch_size=BATCH))
+    except (ImportError, RuntimeError, AttributeError, NameError):
+        return result
+    result["prioritized sample"] = timed(lambda i: buffer.sample(), repeats)
+    index, priority = torch.randint(capacity, (BATCH,)), torch.rand(BATCH)
+    result["update_priority"] = timed(lambda i: buffer.update_priority(index, priority), repeats)
+    result["prioritized extend"] = timed(lambda i: buffer.extend(few), repeats)
+    return result
+
+
+def flashbax(capacity: int, repeats: int) -> dict[str, list[float]]:
+    """Time flashbax's buffers."""
+    import flashbax
+    import jax
+    import jax.numpy as jnp
+
+    def rows(n: int) -> Any:
+        return {name: jnp.ones((n, *shape)) for name, shape in FIELDS.items()}
+
+    item = jax.tree.map(lambda x: x[0], rows(1))
+    few = rows(ROWS)
+    keys = jax.random.split(jax.random.PRNGKey(0), repeats + 20)
+    keys = [keys[i] for i in range(len(keys))]
+    result = {}
+    for prefix in ("", "prioritized "):
+        options = dict(max_length=capacity, min_length=1, sample_batch_size=BATCH, add_batches=True)
+        buffer = (
+            flashbax.make_prioritised_item_buffer(**options, priority_exponent=ALPHA) if prefix else flashbax.make_item_buffer(**options)
+        )
+        add, sample = jax.jit(buffer.add, donate_argnums=0), jax.jit(buffer.sample)
+        state = buffer.init(item)
+        chunk = rows(capacity // 10)
+        for _ in range(10):
+            state = add(state, chunk)
+        box = [jax.block_until_ready(state)]
+        result[f"{prefix}sample"] = timed(lambda i: jax.block_until_ready(sample(box[0], keys[i])), repeats)
+        if prefix:
+            update = jax.jit(buffer.set_priorities, donate_argnums=0)
+            index = jax.random.randint(keys[0], (BATCH,), 0, capacity)
+            priority = jax.random.uniform(keys[1], (BATCH,))
+            result["update_priority"] = timed(lambda i: box.__setitem__(0, jax.block_until_ready(update(box[0], index, priority))), repeats)
+        result[f"{prefix}extend"] = timed(lambda i: box.__setitem__(0, jax.block_until_ready(add(box[0], few))), repeats)
+    return result
+
+
+PEERS = {"torchrl": torchrl, "flashbax": flashbax}
+
+
+def main() -> None:
+    """Time one peer and print a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("--capacity", type=int, required=True)
+    parser.add_argument("--repeats", type=int, default=300)
+    arguments = parser.parse_args()
+    samples = PEERS[arguments.peer](arguments.capacity, arguments.repeats)
+    print(json.dumps({"peer": arguments.peer, "version": version(arguments.peer), "samples": samples}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Buffers in generated code: written in place, and as fast when they are large."""
+
+import time
+
+import pytest
+import torch
+
+import funrl
+from funrl import buffers, random, tree
+
+
+def example():
+    return {"observation": torch.zeros(17), "action": torch.zeros(6), "reward": torch.zeros(()), "next": torch.zeros(18)}
+
+
+def batch(n):
+    return tree.map(lambda x: torch.ones(n, *x.shape), example())
+
+
+def step(buffer):
+    """Write 64 rows, and take 8 gradient steps on samples of 256."""
+
+    def loss(params, batch):
+        return ((batch["observation"] @ params["w"] + batch["action"] @ params["v"]).sum(-1) - batch["reward"]).square().mean()
+
+    def update(key, state, params, rows):
+        state = buffer.extend(state, rows)
+
+        def one(params, key):
+            sample = buffer.sample(key, state, 256)
+            slope, value = torch.func.grad_and_value(loss)(params, sample.batch)
+            return tree.map(lambda p, s: p - 1e-3 * s, params, slope), value
+
+        params, values = funrl.scan(one, params, random.split(key, 8))
+        return state, params, values
+
+    return update
+
+
+def run(capacity):
+    buffer = buffers.uniform(capacity)
+    state = buffer.init(example())
+    for _ in range(4):
+        state = buffer.extend_(state, batch(2500))
+    program = funrl.compile(step(buffer), donate=1)
+    params = {"w": torch.zeros(17, 32), "v": torch.zeros(6, 32)}
+    eager = step(buffer)(random.key(0), tree.clone(state), params, batch(64)) if capacity == 10_000 else None
+    places = [x.data_ptr() for x in tree.leaves(state.data) if x.nbytes > 1 << 16]
+    state, *rest = program(random.key(0), state, params, batch(64))
+    if eager is not None:
+        torch.testing.assert_close(tree.leaves((state, *rest)), tree.leaves(eager), rtol=1e-4, atol=1e-5)
+    seconds = []
+    for i in range(60):
+        start = time.perf_counter()
+        state, params, _ = program(random.key(i), state, params, batch(64))
+        seconds.append(time.perf_counter() - start)
+    assert [x.data_ptr() for x in tree.leaves(state.data) if x.nbytes > 1 << 16] == places
+    return sorted(seconds)[15]
+
+
+def test_rows_are_written_in_place():
+    torch._dynamo.reset()
+    buffer = buffers.uniform(1_000_000)
+    state, rows = buffer.init(example()), batch(64)
+    program = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0)
+    places = {name: x.data_ptr() for name, x in state.data.items()}
+    seconds = []
+    for i in range(30):
+        start = time.perf_counter()
+        state = program(state, tree.map(lambda x, i=i: x * i, rows))
+        seconds.append(time.perf_counter() - start)
+    assert {name: x.data_ptr() for name, x in state.data.items()} == places
+    assert state.size == 30 * 64 and torch.equal(state.data["reward"][: 30 * 64], torch.arange(30.0).repeat_interleave(64))
+    assert sorted(seconds)[7] < 5e-3  # a copy takes 40 ms
+
+
+@pytest.mark.slow
+def test_a_large_buffer_is_not_copied():
+    """A copy of a million rows takes 40 ms; the target of three times as long as ten thousand is for benchmarks/buffers.py to hold."""
+    torch._dynamo.reset()
+    assert run(1_000_000) < 3 * run(10_000) + 5e-3
+
+
+@pytest.mark.slow
+def test_priorities_and_sequences_are_set_in_place():
+    torch._dynamo.reset()
+    n = 1_000_000
+    buffer = buffers.prioritized(n)
+    state = buffer.extend_(buffer.init({"x": torch.zeros(4)}), {"x": torch.ones(n, 4)})
+    update = funrl.compile(lambda state, i, p: buffer.update_priority(state, i, p), donate=0)
+    extend = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0)
+    places = [x.data_ptr() for x in (state.ring.data["x"], state.priorities.weights, state.priorities.sums[0])]
+    index, priority = torch.randperm(n)[:256], torch.rand(256)
+    expected = buffer.extend(buffer.update_priority(state, index, priority), {"x": torch.zeros(64, 4)})
+    state = extend(update(state, index, priority), {"x": torch.zeros(64, 4)})
+    assert [x.data_ptr() for x in (state.ring.data["x"], state.priorities.weights, state.priorities.sums[0])] == places
+    assert tree.allclose(state, expected)
+    sample = funrl.compile(lambda key, state: buffer.sample(key, state, 256))(random.key(0), state)
+    assert tree.allclose(sample, buffer.sample(random.key(0), state, 256))
+    for p, args in ((update, (index, priority)), (extend, ({"x": torch.zeros(64, 4)},))):
+        seconds = []
+        for _ in range(50):
+            start = time.perf_counter()
+            state = p(state, *args)
+            seconds.append(time.perf_counter() - start)
+        assert sorted(seconds)[12] < 1.5e-3
