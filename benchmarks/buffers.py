@@ -30,7 +30,16 @@ TARGETS = {
     ("prioritized sample", "flashbax"): 1.0,
     ("update_priority", "flashbax"): 1.0,
 }
-MEASURES = ("sample", "extend", "extend_", "prioritized sample", "update_priority", "prioritized extend")
+MEASURES = (
+    "sample",
+    "extend",
+    "extend_",
+    "prioritized sample",
+    "update_priority",
+    "update_priority_",
+    "prioritized extend",
+    "prioritized extend_",
+)
 
 
 def main() -> None:
@@ -65,7 +74,7 @@ def _filled(buffer: Any, capacity: int) -> Any:
 
 
 def calls(capacity: int, repeats: int) -> dict[str, Any]:
-    """Return the microseconds of single calls: compiled, and ``extend_`` eagerly."""
+    """Return the microseconds of single calls: compiled, and of the twins ``extend_`` and ``update_priority_`` eagerly."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
 
@@ -90,13 +99,13 @@ def calls(capacity: int, repeats: int) -> dict[str, Any]:
                 state = buffer.update_priority_(state, index, torch.rand(len(index)))
             index, priority = torch.randint(capacity, (BATCH,)), torch.rand(BATCH)
             result["update_priority"] = state_of(update, state, index, priority)
+            result["update_priority_"] = state_of(buffer.update_priority_, state_of.last, index, priority)
             state = state_of.last
         sample = funrl.compile(lambda key, state, b=buffer: b.sample(key, state, BATCH))
         result[f"{prefix}sample"] = timed(lambda i, s=sample, state=state: s(keys[i], state), repeats)
         extend = funrl.compile(lambda state, rows, b=buffer: b.extend(state, rows), donate=0)
         result[f"{prefix}extend"] = state_of(extend, state, rows)
-        if not prefix:
-            result["extend_"] = state_of(buffer.extend_, state_of.last, rows)
+        result[f"{prefix}extend_"] = state_of(buffer.extend_, state_of.last, rows)
     return {"samples": result}
 
 

@@ -68,35 +68,37 @@ def torchrl(capacity: int, repeats: int) -> dict[str, list[float]]:
 def flashbax(capacity: int, repeats: int) -> dict[str, list[float]]:
     """Time flashbax's buffers."""
     import flashbax
+
+    options = dict(max_length=capacity, min_length=1, sample_batch_size=BATCH, add_batches=True)
+    result = _flashbax(flashbax.make_item_buffer(**options), capacity, repeats)
+    own = _flashbax(flashbax.make_prioritised_item_buffer(**options, priority_exponent=ALPHA), capacity, repeats)
+    result["update_priority"] = own.pop("update_priority")
+    return {**result, **{f"prioritized {name}": samples for name, samples in own.items()}}
+
+
+def _flashbax(buffer: Any, capacity: int, repeats: int) -> dict[str, list[float]]:
     import jax
     import jax.numpy as jnp
 
     def rows(n: int) -> Any:
         return {name: jnp.ones((n, *shape)) for name, shape in FIELDS.items()}
 
-    item = jax.tree.map(lambda x: x[0], rows(1))
-    few = rows(ROWS)
-    keys = jax.random.split(jax.random.PRNGKey(0), repeats + 20)
-    keys = [keys[i] for i in range(len(keys))]
-    result = {}
-    for prefix in ("", "prioritized "):
-        options = dict(max_length=capacity, min_length=1, sample_batch_size=BATCH, add_batches=True)
-        buffer = (
-            flashbax.make_prioritised_item_buffer(**options, priority_exponent=ALPHA) if prefix else flashbax.make_item_buffer(**options)
-        )
-        add, sample = jax.jit(buffer.add, donate_argnums=0), jax.jit(buffer.sample)
-        state = buffer.init(item)
-        chunk = rows(capacity // 10)
-        for _ in range(10):
-            state = add(state, chunk)
-        box = [jax.block_until_ready(state)]
-        result[f"{prefix}sample"] = timed(lambda i: jax.block_until_ready(sample(box[0], keys[i])), repeats)
-        if prefix:
-            update = jax.jit(buffer.set_priorities, donate_argnums=0)
-            index = jax.random.randint(keys[0], (BATCH,), 0, capacity)
-            priority = jax.random.uniform(keys[1], (BATCH,))
-            result["update_priority"] = timed(lambda i: box.__setitem__(0, jax.block_until_ready(update(box[0], index, priority))), repeats)
-        result[f"{prefix}extend"] = timed(lambda i: box.__setitem__(0, jax.block_until_ready(add(box[0], few))), repeats)
+    add, sample = jax.jit(buffer.add, donate_argnums=0), jax.jit(buffer.sample)
+    chunk, few = rows(1000), rows(ROWS)
+    state = [buffer.init(jax.tree.map(lambda x: x[0], few))]
+    for _ in range(capacity // 1000):
+        state[0] = add(state[0], chunk)
+    keys = [jax.random.PRNGKey(i) for i in range(repeats + 20)]
+
+    def write(f: Callable[..., Any], *arguments: Any) -> None:
+        state[0] = jax.block_until_ready(f(state[0], *arguments))
+
+    result = {"sample": timed(lambda i: jax.block_until_ready(sample(state[0], keys[i])), repeats)}
+    if hasattr(buffer, "set_priorities"):
+        update = jax.jit(buffer.set_priorities, donate_argnums=0)
+        index, priority = jax.random.randint(keys[0], (BATCH,), 0, capacity), jax.random.uniform(keys[1], (BATCH,))
+        result["update_priority"] = timed(lambda i: write(update, index, priority), repeats)
+    result["extend"] = timed(lambda i: write(add, few), repeats)
     return result
 
 

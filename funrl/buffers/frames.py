@@ -104,7 +104,7 @@ def frame_stacks(
             return state
         last = state.ring.data[1].index_select(0, ((state.ring.cursor - 1) % capacity).reshape(1)).squeeze(0)
         position, over = positions(last, state.over, done(batch))
-        ring, _ = append(write, state.ring, (batch, position))
+        ring = append(write, state.ring, (batch, position))
         return FramesState(ring, write.value(state.over, over))
 
     def size(state: FramesState) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from funrl import tree
 from funrl.buffers.buffer import RingState
 
-__all__ = ["append_to_files", "begin", "end", "filed", "flush", "read_journal", "release"]
+__all__ = ["append_to_files", "begin", "end", "flush", "home", "read_journal", "release"]
 
 _JOURNAL = "journal"
 _RECORD = struct.Struct("<qqI")  # rows, size, checksum; one for what was begun, one for what is finished
@@ -63,30 +63,33 @@ def read_journal(folder: Path) -> tuple[int, int, int]:
     raise ValueError(f"{folder}: the journal of the buffer is damaged; make a new buffer in another folder")
 
 
-def filed(data: Any) -> bool:
-    """Whether a tree is in files. Inside compiled programs and transforms nothing is."""
+def home(data: Any) -> str:
+    """Return where a tree is: in "files", in the memory of the "host", or on a "device"; so are tensors of programs and transforms."""
     if torch.compiler.is_compiling():
-        return False
-    x = tree.leaves(data)[0]
+        return "device"
+    while type(data) is not torch.Tensor:
+        data = tree.leaves(data)[0]
+    if data.device.type != "cpu":
+        return "device"
     try:
-        return x.device.type == "cpu" and x.untyped_storage().filename is not None
+        return "host" if data.untyped_storage().filename is None else "files"
     except NotImplementedError:  # a transform's tensor, which has no storage
-        return False
+        return "device"
 
 
-def append_to_files(ring: RingState, batch: Any, n: int) -> None:
-    """Write the last rows of n to the files of a ring, and move its cursor and size in place."""
+def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
+    """Write the last rows of n, leaves [k, ...], to the files of a ring, and move its cursor and size in place."""
     leaves = tree.leaves(ring.data)
     folder = Path(leaves[0].untyped_storage().filename).parent
     capacity = leaves[0].shape[0]
     _, written, _ = read_journal(folder)
     if written % capacity != int(ring.cursor):
         raise ValueError(f"{folder}: the files were written since this state was; use the state that extend_ returned, or reopen them")
-    kept = tree.leaves(batch)[0].shape[0]
+    kept = batch[0].shape[0]
     begin(folder, written + n)
     first = (written + n - kept) % capacity
     try:
-        for x, values in zip(leaves, tree.leaves(batch), strict=True):
+        for x, values in zip(leaves, batch, strict=True):
             row = x[0].numel() * x.element_size()
             content = memoryview(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()) if values.numel() else b""
             head = min(kept, capacity - first) * row

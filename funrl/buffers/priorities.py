@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.buffers.buffer import seen
+from funrl.buffers.journal import home
 from funrl.buffers.ring import Write
 from funrl.buffers.sums import SumTree, find, put, total
 
@@ -90,15 +90,29 @@ def set_priority(
             f"{what}: priority: expected the shape {list(indices.shape)} of indices, got {list(priority.shape)}; nothing is broadcast"
         )
     indices, priority = indices.reshape(-1).to(torch.int64), priority.detach().reshape(-1).to(torch.float32)
-    if seen(lambda: ~((priority >= 0) & (priority < torch.inf)).all()):
+    if all(home(x) == "host" for x in (priorities.weights, indices, priority)):
+        if len(indices):
+            _check_values(what, priorities.weights, places, indices, priority)
+        weights = weight_of(priority, exponents, epsilon)
+        greatest = priority
+    else:
+        there = priorities.weights.index_select(0, indices) > 0
+        priority = torch.where((priority >= 0) & (priority < torch.inf), priority, 0.0)
+        weights = torch.where(there, weight_of(priority, exponents, epsilon), 0.0)
+        greatest = torch.where(there, priority, 0.0)
+    if len(indices):
+        greatest = write.value(exponents.greatest, torch.maximum(exponents.greatest, greatest.amax()))
+        exponents = exponents.replace(greatest=greatest)
+    return put(write, priorities, indices, weights), exponents
+
+
+def _check_values(what: str, weights: torch.Tensor, places: int, indices: torch.Tensor, priority: torch.Tensor) -> None:
+    low, high = [float(x) for x in priority.aminmax()]
+    if not (low >= 0 and high < torch.inf):
         raise ValueError(f"{what}: priority: expected finite numbers of at least 0, got {priority}; take the absolute value of an error")
-    if seen(lambda: ~((indices >= 0) & (indices < places)).all()):
+    low, high = [int(x) for x in indices.aminmax()]
+    if low < 0 or high >= places:
         raise ValueError(f"{what}: indices: expected integers in [0, {places}), got {indices}; give the indices of a sample")
-    old = priorities.weights.index_select(0, indices)
-    if seen(lambda: (old == 0).any()):
+    old = weights.index_select(0, indices)
+    if float(old.amin()) == 0:
         raise ValueError(f"{what}: indices: there is no item at {indices[old == 0].tolist()}; give the indices of a sample")
-    priority = torch.where((priority >= 0) & (priority < torch.inf), priority, 0.0)
-    there = old > 0
-    weights = torch.where(there, weight_of(priority, exponents, epsilon), 0.0)
-    greatest = torch.maximum(exponents.greatest, torch.where(there, priority, 0.0).amax()) if len(indices) else exponents.greatest
-    return put(write, priorities, indices, weights), exponents.replace(greatest=write.value(exponents.greatest, greatest))

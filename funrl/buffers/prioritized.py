@@ -99,7 +99,7 @@ def prioritized(
     def write_rows(write: Write, state: PrioritizedState, batch: Any) -> PrioritizedState:
         index = next_slots(state.ring, tree.leaves(batch)[0].shape[0])
         try:
-            ring, _ = append(write, state.ring, batch)
+            ring = append(write, state.ring, batch)
         except OSError:  # the rows in those places are lost
             put(IN_PLACE, state.priorities, index, torch.zeros(index.shape))
             raise

@@ -7,7 +7,7 @@ import torch
 
 from funrl import tree
 from funrl.buffers.buffer import RingState, Storage
-from funrl.buffers.journal import append_to_files, filed, release
+from funrl.buffers.journal import append_to_files, home, release
 
 __all__ = ["FRESH", "IN_PLACE", "Write", "append", "capacity_of", "check_items", "memory", "next_slots", "rows", "slots", "start"]
 
@@ -76,26 +76,37 @@ def check_items(what: str, data: Any, items: Any, leading: int) -> None:
             )
 
 
-def append(write: Write, ring: RingState, batch: Any) -> tuple[RingState, torch.Tensor]:
-    """Write rows after the cursor; return the new ring, and the slots of the rows, int64 [min(n, N)].
-
-    Of more rows than there are places only the last N are written.
-    """
-    n, capacity = tree.leaves(batch)[0].shape[0], capacity_of(ring)
+def append(write: Write, ring: RingState, batch: Any) -> RingState:
+    """Write rows after the cursor; of more rows than there are places only the last N."""
+    leaves = tree.leaves(batch)
+    n, capacity = leaves[0].shape[0], capacity_of(ring)
     kept = min(n, capacity)
-    index = next_slots(ring, n)
-    batch = tree.map(lambda x: x.detach()[n - kept :], batch)
-    if filed(ring.data):
+    place = home(ring.data)
+    if place == "files":
         if write is FRESH:
             raise TypeError(
                 "buffers: extend would copy all files of this buffer into memory; use its twin extend_ (or add_), which writes to the files"
             )
-        append_to_files(ring, batch, n)
-        return ring, index
-    data = tree.map(lambda x, values: write.rows(x, index, values), ring.data, batch)
+        append_to_files(ring, [x.detach()[n - kept :] for x in leaves], n)
+        return ring
+    if place == "host" and write is IN_PLACE:
+        cursor = int(ring.cursor)
+        first = (cursor + n - kept) % capacity
+        head = min(kept, capacity - first)
+        for x, values in zip(tree.leaves(ring.data), leaves, strict=True):
+            values = values.detach() if kept == n else values.detach()[n - kept :]
+            if head == kept:
+                x[first : first + kept] = values
+            else:
+                x[first:], x[: kept - head] = values[:head], values[head:]
+        ring.cursor.fill_((cursor + n) % capacity)
+        ring.size.fill_(min(int(ring.size) + n, capacity))
+        return ring
+    index = next_slots(ring, n)
+    data = tree.map(lambda x, values: write.rows(x, index, values.detach()[n - kept :]), ring.data, batch)
     cursor = write.value(ring.cursor, (ring.cursor + n) % capacity)
     size = write.value(ring.size, (ring.size + n).clamp(max=capacity))
-    return RingState(data, cursor, size), index
+    return RingState(data, cursor, size)
 
 
 def next_slots(ring: RingState, n: int) -> torch.Tensor:
@@ -112,6 +123,6 @@ def slots(ring: RingState, age: torch.Tensor) -> torch.Tensor:
 def rows(data: Any, index: torch.Tensor) -> Any:
     """Return ``data[index]``, leaf by leaf, for ``index`` [B]."""
     result = tree.map(lambda x: x.index_select(0, index), data)
-    if filed(data):
+    if home(data) == "files":
         release(data)
     return result

@@ -8,7 +8,7 @@ import torch
 
 from funrl import tree
 from funrl.buffers.buffer import Buffer
-from funrl.buffers.journal import filed, flush
+from funrl.buffers.journal import flush, home
 
 __all__ = ["load", "save"]
 
@@ -38,7 +38,7 @@ def save(path: str | os.PathLike, state: Any) -> None:
     """
     named = tree.flatten_keys(state)
     if all(isinstance(x, torch.Tensor) for x in named.values()):
-        outside = {name: x for name, x in named.items() if filed(x)}
+        outside = {name: x for name, x in named.items() if home(x) == "files"}
         written = flush(outside) if outside else -1
         named = {name: x for name, x in named.items() if name not in outside}
         tree.save({"state": named, "written": torch.tensor(written)}, path)

@@ -211,7 +211,7 @@ def _sequence(
         known = torch.cat([state.position, position])[-min(steps, capacity) - span :]
         index = next_slots(ring, steps)
         try:
-            new, _ = append(write, ring, batch)
+            new = append(write, ring, batch)
         except OSError:  # the steps in those places are lost
             spoilt = index[:, None] * envs + torch.arange(envs)
             change(IN_PLACE, state, spoilt.reshape(-1), torch.zeros(spoilt.numel()))

@@ -140,11 +140,11 @@ def _ring_buffer(name: str, capacity: int, storage: Storage, sample: Callable[..
 
     def add(write: Write, state: RingState, item: Any) -> RingState:
         check_items(f"buffers.{name}: add: item", state.data, item, 0)
-        return append(write, state, tree.map(lambda x: x[None], item))[0]
+        return append(write, state, tree.map(lambda x: x[None], item))
 
     def extend(write: Write, state: RingState, batch: Any) -> RingState:
         check_items(f"buffers.{name}: extend: batch", state.data, batch, 1)
-        return append(write, state, batch)[0]
+        return append(write, state, batch)
 
     def restore(ring: RingState) -> RingState:
         if capacity_of(ring) != capacity:
