@@ -63,6 +63,7 @@ INNER = {
     *(f"envs/gymnasium/{name}.py" for name in ("bridge", "drivers", "spaces", "wrappers")),
     "envs/grid.py",
     "envs/hill.py",
+    "envs/minatar/screen.py",
     "nn/net.py",
     "returns/checks.py",
     "transforms/parts.py",

@@ -16,6 +16,7 @@ from funrl.envs.four_rooms import four_rooms
 from funrl.envs.frozen_lake import frozen_lake, frozen_lake_8x8
 from funrl.envs.maze import maze
 from funrl.envs.memory_chain import memory_chain
+from funrl.envs.minatar.breakout import breakout
 from funrl.envs.mountain_car import mountain_car
 from funrl.envs.pendulum import pendulum
 from funrl.envs.point_robot import point_robot
@@ -25,6 +26,7 @@ from funrl.names import nearest
 __all__ = [
     "acrobot",
     "bernoulli_bandit",
+    "breakout",
     "cartpole",
     "catch",
     "continuous_mountain_car",
@@ -60,6 +62,7 @@ _FACTORIES = {
     "FourRooms-misc": four_rooms,
     "Maze-misc": maze,
     "PointRobot-misc": point_robot,
+    "Breakout-MinAtar": breakout,
 }
 
 _GYMNASIUM = "gymnasium:"

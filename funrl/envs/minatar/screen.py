@@ -1,0 +1,61 @@
+"""What the games of MinAtar share: six actions, a screen of 10 x 10 cells, and time limits.
+
+Row 0 of the screen is on top.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from funrl.env import Timestep
+from funrl.envs import draw, grid
+from funrl.spaces import Discrete
+
+__all__ = [
+    "ACTIONS",
+    "LEFT",
+    "MAX_STEPS",
+    "RIGHT",
+    "SIZE",
+    "cell",
+    "picture",
+    "right",
+    "start",
+    "stick",
+]
+
+SIZE = 10
+MAX_STEPS = 10_000
+ACTIONS = Discrete(6)
+LEFT, RIGHT = 1, 3
+
+
+def stick(u: torch.Tensor, action: torch.Tensor, last_action: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
+    """Return the action that is taken, int64 []: the last one with a probability; ``u`` is uniform in [0, 1)."""
+    return torch.where(u < probability, last_action, action)
+
+
+def right(action: torch.Tensor) -> torch.Tensor:
+    """Return how many cells an action goes to the right, int64 []: -1, 0 or 1."""
+    return (action == RIGHT).long() - (action == LEFT).long()
+
+
+def cell(row: torch.Tensor | int, column: torch.Tensor) -> torch.Tensor:
+    """Return bool [10, 10], true at one cell."""
+    index = torch.arange(SIZE, device=column.device)
+    return (index == row)[:, None] & (index == column)
+
+
+def start(observation: torch.Tensor, dtype: torch.dtype) -> Timestep:
+    """Return the timestep of a reset, with a reward of a dtype."""
+    zero = torch.zeros((), dtype=dtype, device=observation.device)
+    no = torch.zeros((), dtype=torch.bool, device=observation.device)
+    return Timestep(observation, zero, no, no.clone(), {})
+
+
+def picture(observation: torch.Tensor, colours: Sequence[draw.Colour]) -> torch.Tensor:
+    """Return a picture of an observation [10, 10, C], a colour a channel, later ones on top: uint8 [240, 240, 3]."""
+    board = grid.board((SIZE, SIZE), observation.device)
+    for where, colour in zip(observation.unbind(-1), colours, strict=True):
+        board = draw.paint(board, grid.tiles(board, where), colour)
+    return draw.to_uint8(board)
