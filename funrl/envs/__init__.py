@@ -17,6 +17,7 @@ from funrl.envs.frozen_lake import frozen_lake, frozen_lake_8x8
 from funrl.envs.maze import maze
 from funrl.envs.memory_chain import memory_chain
 from funrl.envs.minatar.breakout import breakout
+from funrl.envs.minatar.freeway import freeway
 from funrl.envs.mountain_car import mountain_car
 from funrl.envs.pendulum import pendulum
 from funrl.envs.point_robot import point_robot
@@ -32,6 +33,7 @@ __all__ = [
     "continuous_mountain_car",
     "deep_sea",
     "four_rooms",
+    "freeway",
     "frozen_lake",
     "frozen_lake_8x8",
     "gaussian_bandit",
@@ -63,6 +65,7 @@ _FACTORIES = {
     "Maze-misc": maze,
     "PointRobot-misc": point_robot,
     "Breakout-MinAtar": breakout,
+    "Freeway-MinAtar": freeway,
 }
 
 _GYMNASIUM = "gymnasium:"

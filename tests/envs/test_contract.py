@@ -14,7 +14,7 @@ from funrl.env import check_env
 
 PHYSICAL = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "PointRobot-misc"]
 GYMNASIUM = [*PHYSICAL[:-1], "FrozenLake-v1", "FrozenLake8x8-v1"]
-MINATAR = ["Breakout-MinAtar"]
+MINATAR = ["Breakout-MinAtar", "Freeway-MinAtar"]
 CONTINUOUS = [name for name in envs.names() if isinstance(envs.make(name).action_space, spaces.Box)]
 LIMITED = [name for name in envs.names() if hasattr(envs.make(name).default_params, "max_steps")]
 
@@ -162,7 +162,8 @@ def test_float64_params_make_a_float64_environment(env):
     assert_same(tree.to(state, torch.float32), single, 1e-6)
 
 
-@over([name for name in envs.names() if name != "FrozenLake8x8-v1"])  # the code of FrozenLake-v1
+# FrozenLake8x8-v1 is the code of FrozenLake-v1; one game of MinAtar stands for the others.
+@over([pytest.param(name, marks=[pytest.mark.slow] * (name in MINATAR[1:])) for name in envs.names() if name != "FrozenLake8x8-v1"])
 def test_compiled_agrees_with_eager(env):
     params = tree.to(env.default_params, torch.float64)
     keys = random.split(random.key(0), (3, 4))

@@ -13,11 +13,16 @@ from funrl.spaces import Discrete
 
 __all__ = [
     "ACTIONS",
+    "DOWN",
     "LEFT",
     "MAX_STEPS",
     "RIGHT",
     "SIZE",
+    "UP",
     "cell",
+    "down",
+    "lanes",
+    "pick",
     "picture",
     "right",
     "start",
@@ -27,7 +32,7 @@ __all__ = [
 SIZE = 10
 MAX_STEPS = 10_000
 ACTIONS = Discrete(6)
-LEFT, RIGHT = 1, 3
+LEFT, UP, RIGHT, DOWN = range(1, 5)
 
 
 def stick(u: torch.Tensor, action: torch.Tensor, last_action: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
@@ -40,10 +45,25 @@ def right(action: torch.Tensor) -> torch.Tensor:
     return (action == RIGHT).long() - (action == LEFT).long()
 
 
+def down(action: torch.Tensor) -> torch.Tensor:
+    """Return how many cells an action goes down, int64 []: -1, 0 or 1."""
+    return (action == DOWN).long() - (action == UP).long()
+
+
+def pick(u: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
+    """Return integers in [0, n), int64, from uniform numbers in [0, 1)."""
+    return (u * n).floor().long()
+
+
 def cell(row: torch.Tensor | int, column: torch.Tensor) -> torch.Tensor:
     """Return bool [10, 10], true at one cell."""
     index = torch.arange(SIZE, device=column.device)
     return (index == row)[:, None] & (index == column)
+
+
+def lanes(column: torch.Tensor) -> torch.Tensor:
+    """Return bool [8, 10], true at the column of each lane's actor [8]; lane i is row i + 1 of the screen."""
+    return column[:, None] == torch.arange(SIZE, device=column.device)
 
 
 def start(observation: torch.Tensor, dtype: torch.dtype) -> Timestep:

@@ -35,8 +35,7 @@ class Oracle:
     Args:
         name: what minatar calls the game.
         module: the game's module of funrl.
-        attributes: state (a tree of NumPy arrays without batch) and params -> the attributes of minatar's game, in plain Python and NumPy;
-            where it holds a sorted list, the game's own is sorted before it is compared.
+        attributes: state (a tree of NumPy arrays without batch) and params -> the attributes of minatar's game, in plain Python and NumPy.
         script: u [K], the draws of one step, and minatar's game -> the numbers that the game asks for, in turn.
     """
 
@@ -87,8 +86,7 @@ class Oracle:
             assert (float(mine.reward), bool(mine.terminated)) == (float(reward), bool(terminated)), before
             np.testing.assert_array_equal(mine.observation, game.state(), err_msg=str(before))
             for name, value in self.attributes(new, params).items():
-                got = getattr(game, name)
-                np.testing.assert_equal(sorted(got) if isinstance(value, list) else got, value, err_msg=f"{name} after {before}")
+                np.testing.assert_equal(getattr(game, name), value, err_msg=f"{name} after {before}")
 
     def begins(self, script, n=50):
         """Compare resets: ``script`` takes a key, and gives the numbers that minatar's reset asks for."""
