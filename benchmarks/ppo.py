@@ -22,7 +22,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((64, 128, 1), (4, 128, 1), (16, 128, 8))
 # Two threads gain where the work is one large batch, and lose elsewhere: see funrl.compile.
-THREADS = {(64, 128, 1): 2}
+THREADS = {(64, 128, 1): 2, (16, 128, 8): 2}
 PEERS = {"sb3": ((64, 1), (4, 1)), "torchrl": ((64, 1), (4, 1)), "torchrl_serial": ((64, 1),), "rejax": ((64, 1), (4, 1), (16, 8))}
 # (peer, environments, agents): the least ratio of our throughput to theirs.
 TARGETS = {
@@ -65,12 +65,11 @@ def program(num_envs: int, num_steps: int, num_agents: int) -> tuple[Any, Any, A
     algo = funrl.algos.ppo.make(
         funrl.envs.make("CartPole-v1"), num_envs=num_envs, num_steps=num_steps, num_cells=SETTINGS.hidden, **options
     )
-    key = funrl.random.key(0)
+    key, threads = funrl.random.key(0), THREADS.get((num_envs, num_steps, num_agents), 1)
     if num_agents == 1:
-        threads = THREADS.get((num_envs, num_steps, num_agents), 1)
         return funrl.compile(algo.step, donate=1, threads=threads), algo.init(key), lambda i: funrl.random.fold_in(key, i)
     keys = funrl.random.split(key, num_agents)
-    step = funrl.compile(torch.func.vmap(algo.step), donate=1)
+    step = funrl.compile(torch.func.vmap(algo.step), donate=1, threads=threads)
     return step, torch.func.vmap(algo.init)(keys), lambda i: torch.func.vmap(lambda k: funrl.random.fold_in(k, i))(keys)
 
 
