@@ -536,7 +536,7 @@ class _Rewrite(CustomGraphPass):
         _turn_thin_products(graph)
 
     def uuid(self) -> str:
-        return "funrl-rewrite-9"
+        return "funrl-rewrite-10"
 
 
 def _copy_results_of_loops(graph: torch.fx.Graph) -> None:
@@ -683,12 +683,15 @@ def _call(graph: torch.fx.Graph, op: Any, *args: Any) -> torch.fx.Node:
 
 @functools.cache
 def _quicken_masks() -> None:
-    """Load bools in generated C++ as vectors of bytes: torch's own way takes them one by one, and is ten times as slow as the rest."""
+    """Load and store bools in generated C++ as vectors of bytes.
+
+    Torch's own way takes them one by one: ten times as long as the rest to load, and a hundred times to store.
+    """
     from torch._inductor.codegen import cpp  # takes most of a second, and only compiling needs it
 
-    load_line = cpp.CppVecKernel._get_vec_load_line
+    load_line, store_line = cpp.CppVecKernel._get_vec_load_line, cpp.CppVecKernel._get_store_line
 
-    def quick(self: Any, var: str, index: Any, dtype: torch.dtype, load_mask: Any = None) -> str:
+    def quick_load(self: Any, var: str, index: Any, dtype: torch.dtype, load_mask: Any = None) -> str:
         if dtype != torch.bool or load_mask is not None:
             return load_line(self, var, index, dtype, load_mask)
         floats, mask = self._get_vec_type(torch.float), self._get_mask_type(torch.float)
@@ -696,7 +699,16 @@ def _quicken_masks() -> None:
         loaded = f"{self._get_vec_type(torch.uint8)}::loadu({place}, {cpp.cexpr_index(self.num_elems)})"
         return f"{mask}(at::vec::convert<float,{self._get_num_vectors(torch.float)},unsigned char,1>({loaded}) != {floats}(0.0f))"
 
-    cpp.CppVecKernel._get_vec_load_line = quick
+    def quick_store(self: Any, value: Any, var: str, index: Any, dtype: torch.dtype, accu_store: bool = False) -> Any:
+        if dtype == torch.bool:
+            number = self._get_num_vectors(torch.int32)
+            ints = self._get_vec_type(torch.int32)
+            bits = f"{ints}({value}.template cast<int32_t,{number}>()) & {ints}(1)"
+            value = f"at::vec::convert<unsigned char,1,int32_t,{number}>({bits})"
+        return store_line(self, value, var, index, dtype, accu_store)
+
+    cpp.CppVecKernel._get_vec_load_line = quick_load
+    cpp.CppVecKernel._get_store_line = quick_store
 
 
 def _inductor_options(threads: int) -> dict[str, Any]:

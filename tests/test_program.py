@@ -467,9 +467,14 @@ def test_masks_in_generated_code():
             late.flip(0) ^ late,
             first.any(1),
             first.to(torch.float64).mean(1),
+            *(x.to(dtype) > 0 for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.uint8)),
+            *(kept.to(torch.uint8) for kept in (either, both)),
+            torch.stack([either, torch.arange(67) == 5 * x[:, :1], first & ~second], -1),
+            both.clone(),
+            torch.where(either[:, :1], first, False),
         ]
 
-    x = numbers(0, 33, 67)  # neither is a multiple of what a vector holds
+    x = 9 * numbers(0, 33, 67).abs()  # neither is a multiple of what a vector holds
     first, second = (random.bernoulli(key, 0.4, (33, 67)) for key in random.split(random.key(1)).unbind(0))
     same(program.compile(f, backend="inductor")(first, second, x), f(first, second, x))
 
