@@ -16,8 +16,10 @@ from funrl.envs.four_rooms import four_rooms
 from funrl.envs.frozen_lake import frozen_lake, frozen_lake_8x8
 from funrl.envs.maze import maze
 from funrl.envs.memory_chain import memory_chain
+from funrl.envs.minatar.asterix import asterix
 from funrl.envs.minatar.breakout import breakout
 from funrl.envs.minatar.freeway import freeway
+from funrl.envs.minatar.space_invaders import space_invaders
 from funrl.envs.mountain_car import mountain_car
 from funrl.envs.pendulum import pendulum
 from funrl.envs.point_robot import point_robot
@@ -26,6 +28,7 @@ from funrl.names import nearest
 
 __all__ = [
     "acrobot",
+    "asterix",
     "bernoulli_bandit",
     "breakout",
     "cartpole",
@@ -45,6 +48,7 @@ __all__ = [
     "pendulum",
     "point_robot",
     "probes",
+    "space_invaders",
     "vectorize",
 ]
 
@@ -65,7 +69,9 @@ _FACTORIES = {
     "Maze-misc": maze,
     "PointRobot-misc": point_robot,
     "Breakout-MinAtar": breakout,
+    "Asterix-MinAtar": asterix,
     "Freeway-MinAtar": freeway,
+    "SpaceInvaders-MinAtar": space_invaders,
 }
 
 _GYMNASIUM = "gymnasium:"

@@ -141,7 +141,7 @@ def _observe(state: FreewayState) -> torch.Tensor:
     kinds = state.speed.abs()[:, None] == torch.arange(1, 6, device=trail.device)
     road = torch.cat([screen.lanes(state.column)[..., None], trail[..., None] & kinds[:, None, :]], -1)
     chicken = screen.cell(state.row, torch.full_like(state.row, CHICKEN))
-    return torch.cat([chicken[..., None], torch.nn.functional.pad(road, (0, 0, 0, 0, 1, 1))], -1)
+    return torch.cat([chicken[..., None], screen.pad(road)], -1)
 
 
 def freeway() -> Env:

@@ -1,11 +1,12 @@
 """What the games of MinAtar share: six actions, a screen of 10 x 10 cells, and time limits.
 
-Row 0 of the screen is on top.
+Row 0 of the screen is on top. A table of N actors (fish, bullets, ...) holds their columns, int64 [N]: 0 to 9, or -1 for an empty place.
 """
 
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 
 from funrl.env import Timestep
 from funrl.envs import draw, grid
@@ -14,6 +15,7 @@ from funrl.spaces import Discrete
 __all__ = [
     "ACTIONS",
     "DOWN",
+    "FIRE",
     "LEFT",
     "MAX_STEPS",
     "RIGHT",
@@ -21,10 +23,14 @@ __all__ = [
     "UP",
     "cell",
     "down",
+    "drive",
     "lanes",
+    "pad",
     "pick",
     "picture",
+    "rank",
     "right",
+    "shift",
     "start",
     "stick",
 ]
@@ -32,7 +38,7 @@ __all__ = [
 SIZE = 10
 MAX_STEPS = 10_000
 ACTIONS = Discrete(6)
-LEFT, UP, RIGHT, DOWN = range(1, 5)
+LEFT, UP, RIGHT, DOWN, FIRE = range(1, 6)
 
 
 def stick(u: torch.Tensor, action: torch.Tensor, last_action: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
@@ -64,6 +70,30 @@ def cell(row: torch.Tensor | int, column: torch.Tensor) -> torch.Tensor:
 def lanes(column: torch.Tensor) -> torch.Tensor:
     """Return bool [8, 10], true at the column of each lane's actor [8]; lane i is row i + 1 of the screen."""
     return column[:, None] == torch.arange(SIZE, device=column.device)
+
+
+def pad(board: torch.Tensor) -> torch.Tensor:
+    """Return lanes [8, ...] as the screen [10, ...], with nothing in its first and last row."""
+    return functional.pad(board, (0, 0) * (board.ndim - 1) + (1, 1))
+
+
+def drive(column: torch.Tensor, right: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return the columns [N] of actors after those of the mask ``where`` went one cell on, -1 for those that left the screen."""
+    moved = column + torch.where(right, 1, -1)
+    return torch.where(where & (column >= 0), torch.where(moved < SIZE, moved, -1), column)
+
+
+def rank(mask: torch.Tensor) -> torch.Tensor:
+    """Return how many elements of a mask [N] are true before each place, int64 [N]."""
+    index = torch.arange(mask.shape[0], device=mask.device)
+    return (mask & (index < index[:, None])).sum(1)
+
+
+def shift(board: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Return bool [10, 10] moved by some cells down and to the right; what leaves the screen is gone."""
+    pads = (max(columns, 0), max(-columns, 0), max(rows, 0), max(-rows, 0))
+    height, width = SIZE - abs(rows), SIZE - abs(columns)
+    return functional.pad(board.narrow(0, max(-rows, 0), height).narrow(1, max(-columns, 0), width), pads)
 
 
 def start(observation: torch.Tensor, dtype: torch.dtype) -> Timestep:

@@ -84,22 +84,27 @@ class Oracle:
             theirs.random, game.random = Replay(u[:1]), Replay(self.script(u, game))
             reward, terminated = theirs.act(int(action[i]))
             assert (float(mine.reward), bool(mine.terminated)) == (float(reward), bool(terminated)), before
-            np.testing.assert_array_equal(mine.observation, game.state(), err_msg=str(before))
-            for name, value in self.attributes(new, params).items():
-                np.testing.assert_equal(getattr(game, name), value, err_msg=f"{name} after {before}")
+            assert np.array_equal(mine.observation, game.state()), before
+            self._alike(game, new, params, before)
 
-    def begins(self, script, n=50):
+    def _alike(self, game, state, params, before=None):
+        for name, value in self.attributes(state, params).items():
+            its = getattr(game, name)
+            same = np.array_equal(its, value) if isinstance(value, np.ndarray) else its == value
+            assert same, f"{name} is {value}, and {its} in minatar; before: {before}"
+
+    def begins(self, script, n=50, params=None):
         """Compare resets: ``script`` takes a key, and gives the numbers that minatar's reset asks for."""
+        params = params or self.env.default_params
         keys = random.split(random.key(7), n)
-        state, timestep = vmap(self.env.reset, (0, None))(keys, self.env.default_params)
+        state, timestep = vmap(self.env.reset, (0, None))(keys, params)
         assert not timestep.done.any() and not timestep.reward.any()
         game = Environment(self.name).env
         for i in range(n):
             game.random = Replay(script(keys[i]))
             game.reset()
             np.testing.assert_array_equal(timestep.observation[i], game.state())
-            for name, value in self.attributes(tree.map(lambda x, i=i: x[i].numpy(), state), self.env.default_params).items():
-                np.testing.assert_equal(getattr(game, name), value, err_msg=name)
+            self._alike(game, tree.map(lambda x, i=i: x[i].numpy(), state), params)
 
 
 @pytest.fixture
