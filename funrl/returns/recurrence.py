@@ -3,16 +3,16 @@ r"""The linear recurrence that every return is, y_t = a_t + b_t y_{t+1}, from th
 It comes in two forms that give the same numbers: step by step (:func:`sequential_recurrence`), and all steps at once
 (:func:`parallel_recurrence`), which is the default of every return. Each return takes the form as its argument ``recurrence``.
 
-On a CPU the parallel form was never slower, eagerly or compiled. In microseconds, a whole GAE on one thread:
+On a CPU the parallel form was never slower. Microseconds of a whole GAE on one thread (``benchmarks/returns.py``):
 
-======================  ==================  ================  ===================  =================
-shape                   eager, sequential   eager, parallel   compiled, sequ.      compiled, parallel
-======================  ==================  ================  ===================  =================
-[128, 4]                1440                110               165                  42
-[128, 64]               1480                150               175                  55
-[2048, 128]             27000               1300              2400                 260
-[128, 16] by 16 agents  2600                520               200                  114
-======================  ==================  ================  ===================  =================
+======================  =================  ===============  ====================  ==================
+shape                   eager, sequential  eager, parallel  compiled, sequential  compiled, parallel
+======================  =================  ===============  ====================  ==================
+[128, 4]                1440               117              168                   42
+[128, 64]               1477               163              178                   58
+[2048, 128]             27984              1751             2442                  270
+[128, 16] by 16 agents  2600               520              200                   114
+======================  =================  ===============  ====================  ==================
 
 The sequential form needs no memory but its result, and no products of b.
 """
