@@ -7,8 +7,8 @@ import torch
 
 from funrl import random, tree
 from funrl.buffers.journal import home
-from funrl.buffers.ring import Write
-from funrl.buffers.sums import SumTree, find, put, total
+from funrl.buffers.ring import IN_PLACE, Write
+from funrl.buffers.sums import SumTree, find, put, put_on_host, total
 
 __all__ = ["Exponents", "draw", "exponents", "set_priority", "weight_of"]
 
@@ -48,7 +48,7 @@ def exponents(name: str, alpha: Any, beta: Any, epsilon: Any) -> Callable[[Any],
 def weight_of(priority: torch.Tensor, exponents: Exponents, epsilon: float) -> torch.Tensor:
     """Return (priority + epsilon) ** alpha, above 0: a weight of 0 says that there is no item."""
     tiny = torch.finfo(torch.float32).tiny
-    return (priority + epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
+    return priority.add(epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
 
 
 def draw(
@@ -77,9 +77,9 @@ def set_priority(
     priority: Any,
 ) -> tuple[SumTree, Exponents]:
     """Check and set priorities; return the new sums, and exponents with the new greatest priority."""
-    device = priorities.weights.device
-    indices = torch.as_tensor(indices, device=device)
-    priority = torch.as_tensor(priority, device=device)
+    if not (isinstance(indices, torch.Tensor) and isinstance(priority, torch.Tensor)):
+        device = priorities.weights.device
+        indices, priority = torch.as_tensor(indices, device=device), torch.as_tensor(priority, device=device)
     what = f"buffers.{name}: update_priority"
     if indices.dtype not in (torch.int64, torch.int32) or indices.ndim > 1:
         raise ValueError(f"{what}: indices: expected int64 [B], got {tree.describe_leaf(indices)}; give the indices of a sample")
@@ -89,26 +89,31 @@ def set_priority(
         raise ValueError(
             f"{what}: priority: expected the shape {list(indices.shape)} of indices, got {list(priority.shape)}; nothing is broadcast"
         )
-    indices, priority = indices.reshape(-1).to(torch.int64), priority.detach().reshape(-1).to(torch.float32)
-    if all(home(x) == "host" for x in (priorities.weights, indices, priority)):
-        if len(indices):
-            _check_values(what, priorities.weights, places, indices, priority)
+    if indices.ndim == 0 or indices.dtype != torch.int64:
+        indices, priority = indices.reshape(-1).to(torch.int64), priority.reshape(-1)
+    if priority.requires_grad or priority.dtype != torch.float32:
+        priority = priority.detach().to(torch.float32)
+    if len(indices) == 0:
+        return priorities, exponents
+    if home(priorities.weights) == home(indices) == home(priority) == "host":
+        greatest = _check_values(what, priorities.weights, places, indices, priority)
         weights = weight_of(priority, exponents, epsilon)
-        greatest = priority
+        if write is IN_PLACE:
+            if greatest > float(exponents.greatest):
+                exponents.greatest.fill_(greatest)
+            put_on_host(priorities, indices, weights)
+            return priorities, exponents
     else:
         there = priorities.weights.index_select(0, indices) > 0
-        priority = torch.where((priority >= 0) & (priority < torch.inf), priority, 0.0)
+        priority = torch.where(there & (priority >= 0) & (priority < torch.inf), priority, 0.0)
         weights = torch.where(there, weight_of(priority, exponents, epsilon), 0.0)
-        greatest = torch.where(there, priority, 0.0)
-    if len(indices):
-        greatest = write.value(exponents.greatest, torch.maximum(exponents.greatest, greatest.amax()))
-        exponents = exponents.replace(greatest=greatest)
-    return put(write, priorities, indices, weights), exponents
+    greatest = write.value(exponents.greatest, torch.maximum(exponents.greatest, priority.amax()))
+    return put(write, priorities, indices, weights), exponents.replace(greatest=greatest)
 
 
-def _check_values(what: str, weights: torch.Tensor, places: int, indices: torch.Tensor, priority: torch.Tensor) -> None:
-    low, high = [float(x) for x in priority.aminmax()]
-    if not (low >= 0 and high < torch.inf):
+def _check_values(what: str, weights: torch.Tensor, places: int, indices: torch.Tensor, priority: torch.Tensor) -> float:
+    least, greatest = [float(x) for x in priority.aminmax()]
+    if not (least >= 0 and greatest < torch.inf):
         raise ValueError(f"{what}: priority: expected finite numbers of at least 0, got {priority}; take the absolute value of an error")
     low, high = [int(x) for x in indices.aminmax()]
     if low < 0 or high >= places:
@@ -116,3 +121,4 @@ def _check_values(what: str, weights: torch.Tensor, places: int, indices: torch.
     old = weights.index_select(0, indices)
     if float(old.amin()) == 0:
         raise ValueError(f"{what}: indices: there is no item at {indices[old == 0].tolist()}; give the indices of a sample")
+    return greatest

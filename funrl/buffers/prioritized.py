@@ -122,7 +122,7 @@ def prioritized(
 
     def update(write: Write, state: PrioritizedState, indices: Any, priority: Any) -> PrioritizedState:
         priorities, new = set_priority(name, write, state.priorities, state.exponents, epsilon, capacity, indices, priority)
-        return state.replace(priorities=priorities, exponents=new)
+        return state if write is IN_PLACE else state.replace(priorities=priorities, exponents=new)
 
     return Buffer(
         init=init,

@@ -271,7 +271,7 @@ def _sequence(
     def update(write: Write, state: SequenceState, indices: Any, priority: Any) -> SequenceState:
         places = capacity * state.over.shape[0]
         starts, new = set_priority(name, write, state.starts, state.exponents, epsilon, places, indices, priority)
-        return state.replace(starts=starts, exponents=new)
+        return state if write is IN_PLACE else state.replace(starts=starts, exponents=new)
 
     buffer = Buffer(
         init=init,

@@ -4,16 +4,18 @@ Each node is the sum of 32 nodes below, computed anew whenever one of them chang
 searched as a whole.
 """
 
+import numpy as np
 import torch
 
 from funrl import tree
 from funrl.buffers.journal import home
 from funrl.buffers.ring import IN_PLACE, Write
 
-__all__ = ["SumTree", "find", "put", "sum_tree", "total"]
+__all__ = ["SumTree", "find", "put", "put_on_host", "sum_tree", "total"]
 
 _FAN = 32
 _TOP = 2048
+_ONES = np.ones(_FAN)
 # What stays below a sum in float64, so that a search for it ends at a weight above 0.
 _BELOW = 1 - 2.0**-50
 
@@ -66,7 +68,7 @@ def put(write: Write, node: SumTree, index: torch.Tensor, weight: torch.Tensor) 
         (tensor(3., dtype=torch.float64), tensor([ 3,  3, 99]))
     """
     if write is IN_PLACE and home(node.weights) == "host":
-        _put_on_host(node, index, weight)
+        put_on_host(node, index, weight)
         return node
     level = write.rows(node.weights, index, weight)
     weights, sums = level, []
@@ -77,14 +79,14 @@ def put(write: Write, node: SumTree, index: torch.Tensor, weight: torch.Tensor) 
     return SumTree(weights, tuple(sums))
 
 
-def _put_on_host(node: SumTree, index: torch.Tensor, weight: torch.Tensor) -> None:
+def put_on_host(node: SumTree, index: torch.Tensor, weight: torch.Tensor) -> None:
     """Do the same in place with NumPy, whose calls cost a third of torch's."""
     place, level = index.numpy(), node.weights.numpy()
     level[place] = weight.numpy()
     for sums in node.sums:
         place = place // _FAN
         above = sums.numpy()
-        above[place] = level.reshape(-1, _FAN)[place].sum(1, dtype="float64")
+        above[place] = level.reshape(-1, _FAN).take(place, 0).astype(np.float64, copy=False) @ _ONES
         level = above
 
 
