@@ -49,6 +49,7 @@ SHARED = {
     "distributions": {"checks", "discrete", "squash"},
     "envs": {"checks", "draw", "grid", "hill"},
     "nn": {"initializers", "mlp", "net", "norm"},
+    "policies": {"policy"},
     "returns": {"checks", "recurrence", "td"},
     "transforms": {"core", "parts"},
     "tree": {"names", "nodes"},

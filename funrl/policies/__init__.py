@@ -1,0 +1,34 @@
+"""Policies and exploration: ``act(params, key, observation) -> (action, extras)``.
+
+A policy with a memory takes its state, and hands it on: ``act(params, key, state, observation, reset) -> (state, action, extras)``.
+"""
+
+from funrl.policies.acting import deterministic, keyed, q_value, random, safe, stochastic
+from funrl.policies.exploration import (
+    ExplorationState,
+    OrnsteinUhlenbeckState,
+    additive_gaussian,
+    epsilon_greedy,
+    ornstein_uhlenbeck,
+)
+from funrl.policies.joined import ActorCritic, actor_critic, recurrent
+from funrl.policies.policy import Policy, StatefulPolicy
+
+__all__ = [
+    "ActorCritic",
+    "ExplorationState",
+    "OrnsteinUhlenbeckState",
+    "Policy",
+    "StatefulPolicy",
+    "actor_critic",
+    "additive_gaussian",
+    "deterministic",
+    "epsilon_greedy",
+    "keyed",
+    "ornstein_uhlenbeck",
+    "q_value",
+    "random",
+    "recurrent",
+    "safe",
+    "stochastic",
+]

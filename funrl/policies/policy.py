@@ -1,0 +1,147 @@
+"""The interface of policies, and what all of them share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+__all__ = ["Policy", "StatefulPolicy"]
+
+_MODES = ("random", "mode", "mean")
+
+
+class Policy(NamedTuple):
+    """A policy without memory.
+
+    Attributes:
+        init: ``init(key, observation) -> params``.
+        act: ``act(params, key, observation) -> (action, extras)``, with a dict of what is known beside the action. Any leading
+            dimensions of the observation are those of the action, as far as the network takes them.
+        extras: the names of the extras.
+        in_keys: which entries it reads, where the observation is a dict of entries; None where it is passed to the network as it is.
+    """
+
+    init: Callable[..., Any]
+    act: Callable[..., Any]
+    extras: tuple[str, ...] = ()
+    in_keys: tuple[Any, ...] | None = None
+
+
+class StatefulPolicy(NamedTuple):
+    """A policy that keeps something from step to step: the carry of a recurrent network, or correlated noise.
+
+    Attributes:
+        init: ``init(key, observation) -> params``.
+        start: ``start(params, observation) -> state`` before the first step, for a single observation (and a batch by torch.func.vmap).
+        act: ``act(params, key, state, observation, reset) -> (state, action, extras)``; ``reset`` is bool, True where the
+            observation is the first of an episode.
+        extras: the names of the extras.
+    """
+
+    init: Callable[..., Any]
+    start: Callable[..., Any]
+    act: Callable[..., Any]
+    extras: tuple[str, ...] = ()
+
+
+def project(space: Any, action: Any) -> Any:
+    """Return an action, or a batch of them, projected into a space.
+
+    Example:
+        >>> import torch
+        >>> from funrl import spaces
+        >>> project(spaces.Box(-1.0, 1.0, (1,)), torch.tensor([[3.0], [0.5]]))
+        tensor([[1.0000],
+                [0.5000]])
+    """
+    f = space.project
+    for _ in leading(space, action):
+        f = torch.func.vmap(f)
+    return f(action)
+
+
+def leading(space: Any, action: Any) -> torch.Size:
+    """Return the dimensions of a batch of actions, [] for a single one.
+
+    Example:
+        >>> import torch
+        >>> from funrl import spaces
+        >>> leading(spaces.Box(-1.0, 1.0, (2,)), torch.zeros(7, 2))
+        torch.Size([7])
+    """
+    if isinstance(space.shape, dict):
+        name = next(iter(space.spaces))
+        return leading(space.spaces[name], action[name])
+    return action.shape[: max(0, action.ndim - len(space.shape))]
+
+
+def check_policy(what: str, policy: Any) -> None:
+    """Raise a TypeError unless ``policy`` is one; the message begins with ``what``.
+
+    Example:
+        >>> check_policy("safe", 3)
+        Traceback (most recent call last):
+        ...
+        TypeError: safe: policy: expected a policy, got a int; policies.deterministic and its like make one of a net
+    """
+    if not (hasattr(policy, "act") and hasattr(policy, "init") and hasattr(policy, "_replace")):
+        raise TypeError(
+            f"{what}: policy: expected a policy, got a {type(policy).__name__}; policies.deterministic and its like make one of a net"
+        )
+
+
+def check_net(what: str, net: Any) -> tuple[str, ...] | None:
+    """Return the names of the entries that a net over entries writes, None for another net; the message begins with ``what``.
+
+    Example:
+        >>> from funrl import nn
+        >>> check_net("deterministic", nn.keyed(torch.tanh, "observation", "action"))
+        ('action',)
+    """
+    if not all(hasattr(net, name) for name in ("init", "apply", "noisy")):
+        raise TypeError(f"{what}: net: expected a net, got a {type(net).__name__}; nn.mlp and nn.from_module make one")
+    return tuple(k if isinstance(k, str) else k[-1] for k in net.out_keys) if hasattr(net, "out_keys") else None
+
+
+def call_net(net: Any, params: Any, observation: Any, key: torch.Tensor | None) -> Any:
+    """Return the output of a net, which gets the key if it is noisy.
+
+    Example:
+        >>> from funrl import nn
+        >>> call_net(nn.sequential(torch.relu), ((),), torch.tensor([-1.0, 1.0]), None)
+        tensor([0., 1.])
+    """
+    return net.apply(params, observation, key=key) if net.noisy else net.apply(params, observation)
+
+
+def make_distribution(make: Callable[..., Any], output: Any) -> Any:
+    """Return the distribution of a net's output: a tensor is one argument, a tuple several, and a dict has them by name.
+
+    Example:
+        >>> from funrl.distributions import Categorical
+        >>> make_distribution(Categorical, {"logits": torch.zeros(3)})
+        Categorical(logits=tensor([0., 0., 0.]))
+    """
+    if isinstance(output, dict):
+        return make(**output)
+    return make(*output) if isinstance(output, tuple | list) else make(output)
+
+
+def choose(what: str, distribution: Any, key: torch.Tensor | None, mode: str) -> tuple[Any, Callable[[], torch.Tensor]]:
+    """Return an action, and a function that gives its log probability.
+
+    Example:
+        >>> from funrl.distributions import Categorical
+        >>> choose("act", Categorical(torch.tensor([0.0, 1.0])), None, "mode")[0]
+        tensor(1)
+    """
+    if mode not in _MODES:
+        raise ValueError(f"{what}: mode: expected 'random', 'mode' or 'mean', got {mode!r}")
+    if mode == "random":
+        action, log_prob = distribution.sample_with_log_prob(key)
+        return action, lambda: log_prob
+    if mode == "mode":
+        action = distribution.mode()
+    else:
+        action = distribution.mean(key) if "mean" in distribution.estimated else distribution.mean()
+    return action, lambda: distribution.log_prob(action)
