@@ -48,6 +48,7 @@ SHARED = {
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
     "distributions": {"checks", "discrete", "squash"},
     "envs": {"checks", "draw", "grid", "hill"},
+    "losses": {"actor_critic", "checks", "dqn", "sac"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
     "returns": {"checks", "recurrence", "td"},
@@ -65,7 +66,9 @@ INNER = {
     "envs/grid.py",
     "envs/hill.py",
     "envs/minatar/screen.py",
+    "losses/checks.py",
     "nn/net.py",
+    "policies/policy.py",
     "returns/checks.py",
     "transforms/parts.py",
 }

@@ -7,8 +7,19 @@ from typing import Any
 import torch
 
 from funrl import tree
+from funrl.losses.actor_critic import evaluate, sum_terms
+from funrl.losses.checks import alike, detach, fields, mean, number
 
-__all__ = ["PPOBatch", "clipped_surrogate", "clipped_value_loss", "explained_variance", "normalize_advantage", "ppo_loss"]
+__all__ = [
+    "PPOBatch",
+    "adapt_kl_weight",
+    "clipped_surrogate",
+    "clipped_value_loss",
+    "explained_variance",
+    "normalize_advantage",
+    "ppo_kl_loss",
+    "ppo_loss",
+]
 
 _MAX_LOG_RATIO = 20.0
 
@@ -83,10 +94,10 @@ def clipped_surrogate(
     Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
         2017, arXiv:1707.06347, equation 7.
     """
-    _check_alike("clipped_surrogate", log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
-    clip = _number("clipped_surrogate", "clip", clip, log_prob)
+    alike("clipped_surrogate", log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
+    clip = number("clipped_surrogate", "clip", clip, log_prob)
     advantage = advantage.detach()
-    ratio = (log_prob - old_log_prob.detach()).clamp(max=_MAX_LOG_RATIO).exp()
+    ratio = _log_ratio(log_prob, old_log_prob.detach()).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
@@ -117,8 +128,8 @@ def clipped_value_loss(value: torch.Tensor, old_value: torch.Tensor, target: tor
         Generalized Advantage Estimation", 2015, arXiv:1506.02438, section 5, has the trust region for values of which this clipping is the
         counterpart; L. Engstrom et al., "Implementation Matters in Deep Policy Gradients", 2020, arXiv:2005.12729, write it down.
     """
-    _check_alike("clipped_value_loss", value=value, old_value=old_value, target=target)
-    clip = _number("clipped_value_loss", "clip", clip, value)
+    alike("clipped_value_loss", value=value, old_value=old_value, target=target)
+    clip = number("clipped_value_loss", "clip", clip, value)
     old_value, target = old_value.detach(), target.detach()
     clipped = torch.minimum(torch.maximum(value, old_value - clip), old_value + clip)
     return 0.5 * torch.maximum((value - target).square(), (clipped - target).square())
@@ -144,7 +155,7 @@ def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tenso
         >>> explained_variance(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))
         tensor(0.6667)
     """
-    _check_alike("explained_variance", value=value, target=target)
+    alike("explained_variance", value=value, target=target)
     value, target = value.detach(), target.detach()
     variance = target.var(correction=0)
     some = variance > 0
@@ -160,6 +171,7 @@ def ppo_loss(
     value_clip: float | torch.Tensor = math.inf,
     value_weight: float | torch.Tensor = 0.5,
     entropy_weight: float | torch.Tensor = 0.0,
+    weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The loss of PPO: clipped surrogate, value error and entropy, as means over the batch.
 
@@ -174,6 +186,7 @@ def ppo_loss(
         value_clip: how far values may go from the old prediction, at least 0; infinity switches this off exactly.
         value_weight: c_1, at least 0.
         entropy_weight: c_2.
+        weight: floating point [N...], of samples; None: all 1.
 
         Each hyperparameter is a number or a tensor [].
 
@@ -203,55 +216,139 @@ def ppo_loss(
     Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
         2017, arXiv:1707.06347, equation 9; the estimate of KL is the third of J. Schulman, "Approximating KL Divergence", 2020.
     """
-    distribution, value = apply(params, batch.observation)
-    log_prob, entropy = distribution.log_prob(batch.action), distribution.entropy()
-    _check_alike(
-        "ppo_loss",
-        **{f"batch.{name}": getattr(batch, name) for name in ("log_prob", "value", "advantage", "target")},
-        **{"apply's log_prob": log_prob, "apply's entropy": entropy, "apply's value": value},
+    what = "ppo_loss"
+    _, log_prob, entropy, value = evaluate(what, apply, params, batch, **_columns(what, batch))
+    clip, value_clip = number(what, "clip", clip, log_prob), number(what, "value_clip", value_clip, value)
+    loss, metrics = sum_terms(
+        what,
+        policy_loss=clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip=clip),
+        value_loss=clipped_value_loss(value, batch.value, batch.target, clip=value_clip),
+        entropy=entropy,
+        value_weight=value_weight,
+        entropy_weight=entropy_weight,
+        weight=weight,
     )
-    clip = _number("ppo_loss", "clip", clip, log_prob)
-    value_clip = _number("ppo_loss", "value_clip", value_clip, value)
-    value_weight = _number("ppo_loss", "value_weight", value_weight, value)
-    entropy_weight = _number("ppo_loss", "entropy_weight", entropy_weight, entropy, low=-math.inf)
-
-    policy_loss = clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip=clip).mean()
-    value_loss = clipped_value_loss(value, batch.value, batch.target, clip=value_clip).mean()
-    mean_entropy = entropy.mean()
-    loss = policy_loss + value_weight * value_loss - entropy_weight * mean_entropy
-
-    log_ratio = (log_prob - batch.log_prob).detach().clamp(max=_MAX_LOG_RATIO)
-    metrics = {
-        "policy_loss": policy_loss.detach(),
-        "value_loss": value_loss.detach(),
-        "entropy": mean_entropy.detach(),
+    log_ratio = _log_ratio(log_prob, batch.log_prob).detach()
+    return loss, {
+        **metrics,
         "approximate_kl": (torch.expm1(log_ratio) - log_ratio).mean(),
         "clip_fraction": (torch.expm1(log_ratio).abs() > clip).to(log_ratio.dtype).mean(),
     }
-    return loss, metrics
 
 
-def _check_alike(what: str, **tensors: torch.Tensor) -> None:
-    """Raise unless all are floating-point tensors of one shape."""
-    shape, reference = None, ""
-    for name, x in tensors.items():
-        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"{what}: {name}: expected a floating-point tensor, got {got}; cast it with .to(torch.float32)")
-        if shape is None:
-            shape, reference = x.shape, name
-        if x.shape != shape:
-            raise ValueError(
-                f"{what}: {name}: expected the shape {list(shape)} of {reference}, got {list(x.shape)}; "
-                "nothing is broadcast: squeeze a value [B, 1], "
-                "and wrap a distribution over vectors in Independent"
-            )
+def ppo_kl_loss(
+    params: Any,
+    batch: PPOBatch,
+    old_policy: Any,
+    *,
+    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    kl_weight: float | torch.Tensor,
+    value_clip: float | torch.Tensor = math.inf,
+    value_weight: float | torch.Tensor = 0.5,
+    entropy_weight: float | torch.Tensor = 0.0,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of PPO that holds the policy near the old one by a penalty; :func:`adapt_kl_weight` tunes it.
+
+    .. math:: L = \frac1N \sum_i w_i \left(-\rho_i A_i + \beta \, KL[\pi_{old}(\cdot|s_i), \pi(\cdot|s_i)] + c_1 L^V_i
+        - c_2 \mathcal H_i\right), \qquad \rho = \frac{\pi(a|s)}{\pi_{old}(a|s)}
+
+    Deviation: log rho is held at 20, above which exp would overflow and give NaN gradients.
+
+    Args:
+        params: what ``apply`` takes; the argument to differentiate.
+        batch: what to learn from, see :class:`PPOBatch`; nothing in it carries a gradient.
+        old_policy: the distributions that chose the actions, of batch shape [N...], a tree with a method ``kl``, as those of
+            :mod:`funrl.distributions`; carries no gradient.
+        apply: as for :func:`ppo_loss`.
+        kl_weight: beta, at least 0.
+        value_clip: as for :func:`ppo_loss`.
+        value_weight: c_1, at least 0.
+        entropy_weight: c_2.
+        weight: w, floating point [N...]; None: all 1.
+
+        Each hyperparameter is a number or a tensor [].
+
+    Returns:
+        The loss [], and metrics, each [] and without gradient: ``policy_loss`` (without the penalty), ``value_loss``, ``entropy`` and
+        ``kl``, the mean of KL(old || new).
+
+    Raises:
+        ValueError: if shapes differ, or a Python number is negative where it must not be.
+        TypeError: if an argument that should be a floating-point tensor is not.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Categorical
+        >>> def apply(params, observation):
+        ...     return Categorical(observation @ params["policy"]), observation @ params["value"]
+        >>> params = {"policy": torch.zeros(4, 2), "value": torch.zeros(4)}
+        >>> batch = PPOBatch(
+        ...     observation=torch.ones(8, 4), action=torch.arange(8) % 2, log_prob=torch.full((8,), 0.5).log(),
+        ...     value=torch.zeros(8), advantage=torch.ones(8), target=torch.ones(8),
+        ... )
+        >>> old_policy = Categorical(torch.tensor([0.9, 0.1]).log().expand(8, 2))
+        >>> loss, metrics = ppo_kl_loss(params, batch, old_policy, apply=apply, kl_weight=2.0)
+        >>> loss, metrics["kl"]
+        (tensor(-0.0139), tensor(0.3681))
+
+    Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
+        2017, arXiv:1707.06347, equation 8.
+    """
+    what = "ppo_kl_loss"
+    policy, log_prob, entropy, value = evaluate(what, apply, params, batch, **_columns(what, batch))
+    kl = detach(old_policy).kl(policy)
+    alike(what, **{"apply's log_prob": log_prob, "old_policy's kl": kl})
+    kl_weight, value_clip = number(what, "kl_weight", kl_weight, kl), number(what, "value_clip", value_clip, value)
+    surrogate = -_log_ratio(log_prob, batch.log_prob.detach()).exp() * batch.advantage.detach()
+    loss, metrics = sum_terms(
+        what,
+        policy_loss=surrogate,
+        value_loss=clipped_value_loss(value, batch.value, batch.target, clip=value_clip),
+        entropy=entropy,
+        value_weight=value_weight,
+        entropy_weight=entropy_weight,
+        weight=weight,
+    )
+    return loss + kl_weight * mean(what, kl, weight), {**metrics, "kl": kl.detach().mean()}
 
 
-def _number(what: str, name: str, x: float | torch.Tensor, like: torch.Tensor, *, low: float = 0.0) -> float | torch.Tensor:
-    """Return a hyperparameter in the dtype of what it meets, so that it promotes nothing; raise if a Python number is below ``low``."""
-    if isinstance(x, torch.Tensor):
-        return x.to(like.dtype)
-    if not x >= low:
-        raise ValueError(f"{what}: {name}: expected a number of at least {low}, got {x}")
-    return x
+def adapt_kl_weight(kl_weight: torch.Tensor, kl: torch.Tensor, *, target: float | torch.Tensor) -> torch.Tensor:
+    r"""Return the weight of the KL penalty for the next update: half or twice as much if the last one went too near or too far.
+
+    .. math:: \beta \leftarrow \begin{cases} \beta / 2 & d < d_{targ} / 1.5 \\ 2 \beta & d > 1.5\, d_{targ} \\ \beta & \text{otherwise}
+        \end{cases}
+
+    Args:
+        kl_weight: beta, floating point [].
+        kl: d, the divergence after the update, floating point [].
+        target: d_targ, above 0, a number or a tensor [].
+
+    Raises:
+        ValueError: if shapes differ, or ``target`` is a Python number that is not above 0.
+        TypeError: if an argument is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> [adapt_kl_weight(torch.tensor(1.0), torch.tensor(kl), target=0.01) for kl in (0.001, 0.01, 0.1)]
+        [tensor(0.5000), tensor(1.), tensor(2.)]
+
+    Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
+        2017, arXiv:1707.06347, section 4.
+    """
+    alike("adapt_kl_weight", kl_weight=kl_weight, kl=kl)
+    target = number("adapt_kl_weight", "target", target, kl)
+    if not isinstance(target, torch.Tensor) and target == 0:
+        raise ValueError("adapt_kl_weight: target: expected a number above 0, got 0")
+    factor = torch.where(kl < target / 1.5, 0.5, torch.where(kl > target * 1.5, 2.0, torch.ones_like(kl_weight)))
+    return kl_weight * factor
+
+
+def _columns(what: str, batch: PPOBatch) -> dict[str, torch.Tensor]:
+    names = ("log_prob", "value", "advantage", "target")
+    fields(f"{what}: batch", batch, ("observation", "action", *names), "funrl.losses.PPOBatch")
+    return {f"batch.{name}": getattr(batch, name) for name in names}
+
+
+def _log_ratio(log_prob: torch.Tensor, old_log_prob: torch.Tensor) -> torch.Tensor:
+    return (log_prob - old_log_prob).clamp(max=_MAX_LOG_RATIO)

@@ -1,0 +1,205 @@
+"""The losses of deep Q-networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl.losses.actor_critic import bootstrap, check_transition, critic_metrics
+from funrl.losses.checks import detach, floating, mean, number, shaped
+
+__all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "huber", "take"]
+
+Apply = Callable[[Any, Any], torch.Tensor]
+
+
+def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Tensor:
+    r"""Return half the square of an error, or its absolute value (less a constant) where that is more than ``delta``.
+
+    .. math:: h(x) = \begin{cases} \tfrac12 x^2 & |x| \le \delta \\ \delta (|x| - \tfrac12 \delta) & \text{otherwise} \end{cases}
+
+    Args:
+        error: x, floating point [...].
+        delta: at least 0, a number or a tensor []; infinity gives exactly half the square.
+
+    Raises:
+        ValueError: if ``delta`` is a negative Python number.
+        TypeError: if ``error`` is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> huber(torch.tensor([0.5, 2.0]), delta=1.0)
+        tensor([0.1250, 1.5000])
+
+    Reference: P. J. Huber, "Robust Estimation of a Location Parameter", 1964, doi:10.1214/aoms/1177703732 (no arXiv id).
+    """
+    floating("huber", "error", error)
+    delta = number("huber", "delta", delta, error)
+    bounded = torch.minimum(torch.maximum(error, -delta), delta) if isinstance(delta, torch.Tensor) else error.clamp(-delta, delta)
+    return bounded * (error - 0.5 * bounded)
+
+
+def check_discrete(what: str, batch: Any) -> None:
+    """Raise unless ``batch`` is a batch of transitions whose actions are whole numbers [N...], like its rewards.
+
+    Raises:
+        TypeError: if a field is missing or of the wrong dtype: continuous actions have no list of values.
+        ValueError: if shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False])
+        >>> batch = Transition(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1), no, no, torch.zeros(1, 3), ())
+        >>> check_discrete("dqn_loss", batch)
+        Traceback (most recent call last):
+        ...
+        TypeError: dqn_loss: batch.action: expected whole numbers, got torch.float32; for continuous actions take ddpg_loss, ...
+    """
+    check_transition(what, batch)
+    action = batch.action
+    if not isinstance(action, torch.Tensor) or action.is_floating_point() or action.is_complex() or action.dtype is torch.bool:
+        got = action.dtype if isinstance(action, torch.Tensor) else type(action).__name__
+        raise TypeError(
+            f"{what}: batch.action: expected whole numbers, got {got}; for continuous actions take ddpg_loss, td3_loss or sac_loss"
+        )
+    if action.shape != batch.reward.shape:
+        raise ValueError(
+            f"{what}: batch.action: expected the shape {list(batch.reward.shape)} of batch.reward, got {list(action.shape)}; "
+            "squeeze it, and turn one-hot actions into numbers by argmax(-1)"
+        )
+
+
+def take(values: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """Return what belongs to each action: from ``values`` [N..., A, ...] and whole numbers [N...] to [N..., ...].
+
+    Example:
+        >>> import torch
+        >>> take(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
+        tensor([2., 3.])
+    """
+    dim = action.ndim
+    index = action.to(torch.int64).reshape(*action.shape, *(1,) * (values.ndim - dim)).expand(*action.shape, 1, *values.shape[dim + 1 :])
+    return values.gather(dim, index).squeeze(dim)
+
+
+def dqn_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of Q-learning with a target network.
+
+    .. math:: L = \frac1N \sum_i w_i\, h(y_i - Q_\theta(s_i, a_i)), \qquad
+        y = r + \gamma (1 - \mathrm{terminated}) \max_{a'} Q_{\bar\theta}(s', a')
+
+    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` what followed them, and ``gamma`` the tensor of
+    gamma^m with the m of each sample.
+
+    Args:
+        params: theta, what ``apply`` takes; the argument to differentiate.
+        target_params: theta bar, likewise; carries no gradient.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers in [0, A). ``truncated`` is not looked at: a
+            truncated step bootstraps from its ``next_observation``.
+        apply: ``apply(params, observation) -> Q of every action [N..., A]``.
+        target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
+        gamma: in [0, 1], a number or a tensor [] or [N...].
+        huber_delta: the error beyond which the loss h is linear, see :func:`huber`; infinity: half the squared error.
+        weight: w, floating point [N...], of importance sampling; None: all 1.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
+        ``target_value_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
+
+    Raises:
+        ValueError: if shapes do not fit, or a Python number is outside its range.
+        TypeError: if ``batch`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> def apply(params, observation):
+        ...     return observation @ params
+        >>> params = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> loss, metrics = dqn_loss(params, params, batch, apply=apply, gamma=0.5)
+        >>> loss, metrics["td_error"]
+        (tensor(1.5000), tensor([1., 3.]))
+
+    Reference: V. Mnih et al., "Playing Atari with Deep Reinforcement Learning", 2013, arXiv:1312.5602, equation 2; the target network and
+        the bounded error are those of "Human-level control through deep reinforcement learning", Nature 518, 2015.
+    """
+    target_apply = target_apply or apply
+    check_discrete("dqn_loss", batch)
+    next_q = target_apply(detach(target_params), batch.next_observation)
+    return _loss("dqn_loss", params, batch, next_q, next_q, apply, gamma, huber_delta, weight)
+
+
+def double_dqn_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of double Q-learning: the learned network chooses the next action, and the target network judges it.
+
+    .. math:: y = r + \gamma (1 - \mathrm{terminated})\, Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s', a')\big)
+
+    All else is as for :func:`dqn_loss`: arguments, results and errors.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> def apply(params, observation):
+        ...     return observation @ params
+        >>> params, target_params = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[8.0, 6.0], [0.0, 0.0]])
+        >>> loss, metrics = double_dqn_loss(params, target_params, batch, apply=apply, gamma=0.5)
+        >>> metrics["td_error"]
+        tensor([3., 3.])
+
+    Reference: H. van Hasselt, A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4.
+    """
+    target_apply = target_apply or apply
+    check_discrete("double_dqn_loss", batch)
+    next_q = target_apply(detach(target_params), batch.next_observation)
+    chooser = apply(detach(params), batch.next_observation)
+    return _loss("double_dqn_loss", params, batch, next_q, chooser, apply, gamma, huber_delta, weight)
+
+
+def _loss(
+    what: str,
+    params: Any,
+    batch: Any,
+    next_q: torch.Tensor,
+    chooser: torch.Tensor,
+    apply: Apply,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor,
+    weight: torch.Tensor | None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    q = apply(params, batch.observation)
+    for name, x in {"apply's values": q, "target_apply's values": next_q, "apply's values of next_observation": chooser}.items():
+        shaped(what, name, x, (*batch.reward.shape, "A"))
+    prediction = take(q, batch.action)
+    target = bootstrap(what, batch, take(next_q, chooser.argmax(-1)), gamma)
+    delta = number(what, "huber_delta", huber_delta, prediction)
+    loss = mean(what, huber(target - prediction, delta=delta), weight)
+    return loss, critic_metrics(loss, prediction, target)

@@ -1,0 +1,75 @@
+"""How the parameters that targets are computed from follow the learned ones."""
+
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.losses.checks import number
+
+__all__ = ["hard_update", "soft_update"]
+
+
+def soft_update(params: Any, target_params: Any, *, tau: float | torch.Tensor) -> Any:
+    r"""Return target parameters that have moved a little towards the learned ones.
+
+    .. math:: \bar\theta \leftarrow \tau \theta + (1 - \tau) \bar\theta
+
+    Args:
+        params: theta, a tree; a leaf that is not floating point (a count) is taken over as it is.
+        target_params: theta bar, a tree like it.
+        tau: in [0, 1], a number or a tensor []; 1 copies.
+
+    Raises:
+        ValueError: if the trees differ, or tau is a Python number outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> soft_update({"w": torch.ones(2)}, {"w": torch.zeros(2)}, tau=0.25)
+        {'w': tensor([0.2500, 0.2500])}
+
+    Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
+    """
+    tree.check_like(target_params, params, "soft_update: target_params", "params")
+
+    def move(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if not x.is_floating_point():
+            return x
+        rate = number("soft_update", "tau", tau, x, high=1.0)
+        return rate * x + (1 - rate) * target
+
+    return tree.map(move, params, target_params)
+
+
+def hard_update(params: Any, target_params: Any, *, count: torch.Tensor, period: int | torch.Tensor) -> Any:
+    r"""Return target parameters that are a copy of the learned ones at every ``period``-th update, and else stay.
+
+    .. math:: \bar\theta \leftarrow \theta \quad\text{if } n \bmod N = 0
+
+    Args:
+        params: theta, a tree.
+        target_params: theta bar, a tree like it.
+        count: n, the number of updates so far, int64 [].
+        period: N, a whole number of at least 1, or a tensor [] of one.
+
+    Raises:
+        ValueError: if the trees differ, or ``period`` is a Python number below 1.
+        TypeError: if ``count`` or ``period`` is not whole.
+
+    Example:
+        >>> import torch
+        >>> [hard_update(torch.tensor(1.0), torch.tensor(0.0), count=torch.tensor(n), period=10) for n in (19, 20)]
+        [tensor(0.), tensor(1.)]
+
+    Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015 (no arXiv id), algorithm 1.
+    """
+    tree.check_like(target_params, params, "hard_update: target_params", "params")
+    for name, x in {"count": count, "period": period}.items():
+        whole = isinstance(x, torch.Tensor) and not x.is_floating_point() and not x.is_complex() and x.dtype is not torch.bool
+        if not whole and (name == "count" or isinstance(x, bool) or not isinstance(x, int)):
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"hard_update: {name}: expected {'an int64 tensor []' if name == 'count' else 'a whole number'}, got {got}")
+    if not isinstance(period, torch.Tensor) and period < 1:
+        raise ValueError(f"hard_update: period: expected at least 1, got {period}")
+    due = count % period == 0
+    return tree.map(lambda x, target: torch.where(due, x, target), params, target_params)
