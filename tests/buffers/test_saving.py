@@ -102,12 +102,11 @@ while True:
 """
     buffer = buffers.uniform(100_000)
     for attempt in range(4):
-        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-        process.stdout.readline()
-        try:
-            process.wait(0.05 * attempt + 0.02)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            try:
+                process.wait(0.05 * attempt + 0.02)
+            except subprocess.TimeoutExpired:
+                process.kill()
         data = buffers.load(tmp_path / "state", buffer, torch.zeros(100)).data
         assert (data == data[0, 0]).all()
