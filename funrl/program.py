@@ -341,8 +341,8 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
 
     On a CPU a program takes one thread, unless ``threads`` says otherwise: then it gives the same bits on any machine, and runs
     at its speed beside other busy processes. Two threads make a PPO update of 64 environments 1.4 times as fast on a
-    quiet machine, and one of 8 x 16 slower; where they wait spinning (torch imported before funrl) and another
-    process takes one of the cores, they can be 50 times slower.
+    quiet machine; where they wait spinning (torch imported before funrl) and another process takes one of the cores, they
+    can be 50 times slower.
 
     A *donated* argument gives its memory to the result: the part of the output that has its structure, shapes and
     dtypes (the output itself, or the first such item of a tuple) is written in place, which for a large replay buffer
