@@ -116,15 +116,7 @@ def rollout(
         advance = torch.func.vmap(advance)
     env_state, timestep = state
     (env_state, observation, info), transitions = scan(advance, (env_state, timestep.observation, timestep.info), keys)
-    # What a reset makes of the rest of the last timestep is known: no loop has to carry it.
-    last = Timestep(
-        observation=observation,
-        reward=torch.where(transitions.done[-1], 0.0, transitions.reward[-1]),
-        terminated=torch.zeros_like(timestep.terminated),
-        truncated=torch.zeros_like(timestep.truncated),
-        info=info,
-    )
-    return (env_state, last), transitions
+    return (env_state, _cleared(tree.index(transitions, -1), observation, info)), transitions
 
 
 def _rollout_host(
@@ -132,17 +124,18 @@ def _rollout_host(
 ) -> tuple[tuple[Any, Timestep], Transition]:
     act_keys, step_keys, reset_keys = random.split(key, (num_steps, 3)).unbind(1)
     choose = _choices(params, act_keys, env, act)
-    rows = []
+    env_state, last = state
+    observation, info, rows = last.observation, last.info, []
     for t, (step_key, reset_key) in enumerate(zip(step_keys.unbind(0), reset_keys.unbind(0), strict=True)):
-        env_state, before = state
-        action, extras = choose(t, before.observation)
-        state = env.step(step_key, env_state, action, env_params)
-        after = state[1]
+        action, extras = choose(t, observation)
+        env_state, last = env.step(step_key, env_state, action, env_params)
         # The fields of a Transition, in order.
-        rows.append((before.observation, action, after.reward, after.terminated, after.truncated, after.observation, extras))
-        if _any(after.terminated) or _any(after.truncated):
-            state = _renew(reset_key, state, after.done, env_params, env)
-    return state, Transition(*(_stack(column) for column in zip(*rows, strict=True)))
+        rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, extras))
+        observation, info = last.observation, last.info
+        if _any(last.terminated) or _any(last.truncated):
+            env_state, observation, info = _restart(reset_key, env_state, last, last.done, env_params, env)
+    transitions = Transition(*(_stack(column) for column in zip(*rows, strict=True)))
+    return (env_state, _cleared(last, observation, info)), transitions
 
 
 def _any(flag: torch.Tensor) -> bool:
@@ -218,19 +211,32 @@ def step_mdp(key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *,
 
 def _renew(key: torch.Tensor, state: tuple[Any, Timestep], where: torch.Tensor, env_params: Any, env: Env) -> tuple[Any, Timestep]:
     """Reset the environment ``where`` it is asked for."""
-    if env.num_envs is not None:
-        env_state, new = env.reset_where(key, state[0], where, env_params)
-        old = state[1]
-        pairs = ((new.observation, old.observation), (new.reward, old.reward), (new.terminated, old.terminated))
-        pairs += ((new.truncated, old.truncated), (new.info, old.info))
-        return env_state, Timestep(*(_pick(where, x, y) for x, y in pairs))
-    return env.reset(key, env_params) if env.host else tree.where(where, env.reset(key, env_params), state)
+    if env.num_envs is None:
+        return env.reset(key, env_params) if env.host else tree.where(where, env.reset(key, env_params), state)
+    env_state, observation, info = _restart(key, *state, where, env_params, env)
+    old = state[1]
+    return env_state, Timestep(observation, torch.where(where, 0.0, old.reward), old.terminated & ~where, old.truncated & ~where, info)
+
+
+def _restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tensor, env_params: Any, env: Env) -> tuple[Any, Any, Any]:
+    """Reset a host environment, or the copies ``where`` of a batched one; return its state, observation and info."""
+    if env.num_envs is None:
+        env_state, new = env.reset(key, env_params)
+        return env_state, new.observation, new.info
+    env_state, new = env.reset_where(key, env_state, where, env_params)
+    return env_state, _pick(where, new.observation, last.observation), _pick(where, new.info, last.info)
+
+
+def _cleared(last: Timestep | Transition, observation: Any, info: Any) -> Timestep:
+    """Return what remains of a timestep once what was done is reset: all but observation and info is known, and no loop has to carry it."""
+    no = torch.zeros_like(last.terminated)
+    return Timestep(observation, torch.where(last.terminated | last.truncated, 0.0, last.reward), no, no.clone(), info)
 
 
 def _pick(where: torch.Tensor, yes: Any, no: Any) -> Any:
     """``tree.where``, which has a price on the host, save where it is a mere tensor."""
-    if isinstance(yes, torch.Tensor) and yes.ndim == where.ndim:
-        return torch.where(where, yes, no)
+    if isinstance(yes, torch.Tensor):
+        return torch.where(where.reshape(where.shape + (1,) * (yes.ndim - where.ndim)), yes, no)
     return tree.where(where, yes, no) if yes != {} else yes
 
 
