@@ -1,0 +1,132 @@
+"""Small networks and random batches for the tests of losses."""
+
+import torch
+from torch.func import vmap
+
+from funrl import nn, random, tree
+from funrl.distributions import Categorical
+from funrl.env import Transition
+from funrl.losses import ActorCritic, SoftActorCritic
+
+OBSERVATIONS, ACTIONS = 4, 3
+
+
+def normal(seed, *shape, dtype=torch.float64):
+    return random.normal(random.key(seed), shape, dtype=dtype)
+
+
+def transitions(n=12, *, discrete=False, dtype=torch.float64, seed=0):
+    """Return a batch [n] whose ends are of both kinds; actions are numbers below ACTIONS, or vectors [ACTIONS] in (-1, 1)."""
+    action = random.randint(random.key(seed + 50), (n,), 0, ACTIONS) if discrete else normal(seed + 50, n, ACTIONS, dtype=dtype).tanh()
+    return Transition(
+        observation=normal(seed + 51, n, OBSERVATIONS, dtype=dtype),
+        action=action,
+        reward=normal(seed + 52, n, dtype=dtype),
+        terminated=torch.arange(n) % 3 == 1,
+        truncated=torch.arange(n) % 5 == 2,
+        next_observation=normal(seed + 53, n, OBSERVATIONS, dtype=dtype),
+        extras={"log_prob": 0.3 * normal(seed + 54, n, dtype=dtype) - 1.0},
+    )
+
+
+def weights(n=12, dtype=torch.float64):
+    return random.uniform(random.key(60), (n,), 0.2, 1.5, dtype=dtype)
+
+
+ACTOR, CRITIC, Q = nn.mlp((5,), ACTIONS), nn.mlp((6,), 1), nn.mlp((6,), ACTIONS)
+
+
+def parameters(net, seed, inputs, dtype=torch.float64, members=None):
+    """Return random parameters, biases included; with ``members``, leaves [members, ...]."""
+
+    def one(key):
+        vector, unravel = tree.ravel(net.init(key, torch.zeros(inputs, dtype=dtype)))
+        return unravel(0.6 * random.normal(key, tuple(vector.shape), dtype=dtype))
+
+    return one(random.key(seed)) if members is None else tree.stack([one(k) for k in random.split(random.key(seed), members).unbind(0)])
+
+
+def actor(params, observation):
+    """A deterministic actor: actions [N..., ACTIONS]."""
+    return torch.tanh(ACTOR.apply(params, observation))
+
+
+def critic(params, observation, action):
+    """One critic: Q [N...]."""
+    return CRITIC.apply(params, torch.cat([observation, action], -1)).squeeze(-1)
+
+
+def critics(params, observation, action):
+    """Several critics, of leaves [E, ...]: Q [E, N...]."""
+    return vmap(critic, (0, None, None))(params, observation, action)
+
+
+class Gaussian:
+    """A normal policy of deviation 0.5 that keeps the noise that it drew, for the oracles."""
+
+    def __init__(self, loc, drawn):
+        self.loc, self.drawn = loc, drawn
+
+    def sample_with_log_prob(self, key):
+        noise = random.normal(key, tuple(self.loc.shape), dtype=self.loc.dtype)
+        self.drawn.append(noise)
+        action = self.loc + 0.5 * noise
+        return action, torch.distributions.Normal(self.loc, torch.full_like(self.loc, 0.5), validate_args=False).log_prob(action).sum(-1)
+
+
+def gaussian(drawn):
+    """Make an actor that returns :class:`Gaussian`."""
+    return lambda params, observation: Gaussian(ACTOR.apply(params, observation), drawn)
+
+
+def categorical(params, observation):
+    """A discrete actor."""
+    return Categorical(ACTOR.apply(params, observation))
+
+
+def q_values(params, observation):
+    """One critic of every action: Q [N..., ACTIONS]."""
+    return Q.apply(params, observation)
+
+
+def q_critics(params, observation):
+    """Several of them: Q [E, N..., ACTIONS]."""
+    return vmap(q_values, (0, None))(params, observation)
+
+
+def actor_critic(seed=0, dtype=torch.float64, members=None):
+    critic = parameters(CRITIC, seed + 1, OBSERVATIONS + ACTIONS, dtype, members)
+    return ActorCritic(actor=parameters(ACTOR, seed, OBSERVATIONS, dtype), critic=critic)
+
+
+def soft_actor_critic(seed=0, dtype=torch.float64, members=2, discrete=False):
+    net, inputs = (Q, OBSERVATIONS) if discrete else (CRITIC, OBSERVATIONS + ACTIONS)
+    return SoftActorCritic(
+        actor=parameters(ACTOR, seed, OBSERVATIONS, dtype),
+        critic=parameters(net, seed + 1, inputs, dtype, members),
+        log_alpha=torch.tensor(-0.7, dtype=dtype),
+    )
+
+
+def leaves_of_autograd(params):
+    """Return a copy whose leaves autograd watches, and the leaves."""
+    copy = tree.map(lambda x: x.detach().clone().requires_grad_(), params)
+    return copy, tree.leaves(copy)
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+def same_as_autograd(gradient, loss, params, leaves):
+    """The gradient that torch.func found is the one that autograd finds of the oracle's ``loss``."""
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    found = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+    same(gradient, tree.unflatten(tree.flatten(params)[1], found))
+
+
+def unused(gradient):
+    """Whether a gradient is nothing at all."""
+    return all((x == 0).all() for x in tree.leaves(gradient) if x.is_floating_point())
