@@ -33,7 +33,7 @@ def weights(n=12, dtype=torch.float64):
     return random.uniform(random.key(60), (n,), 0.2, 1.5, dtype=dtype)
 
 
-ACTOR, CRITIC, Q = nn.mlp((5,), ACTIONS), nn.mlp((6,), 1), nn.mlp((6,), ACTIONS)
+ACTOR, CRITIC, Q, POLICY_AND_VALUE = nn.mlp((5,), ACTIONS), nn.mlp((6,), 1), nn.mlp((6,), ACTIONS), nn.mlp((6,), ACTIONS + 1)
 
 
 def parameters(net, seed, inputs, dtype=torch.float64, members=None):
@@ -56,13 +56,18 @@ def critic(params, observation, action):
     return CRITIC.apply(params, torch.cat([observation, action], -1)).squeeze(-1)
 
 
+def member(params, e):
+    """Critic ``e`` of several, as a function of observation and action."""
+    return lambda observation, action: critic(tree.index(params, e), observation, action)
+
+
 def critics(params, observation, action):
     """Several critics, of leaves [E, ...]: Q [E, N...]."""
     return vmap(critic, (0, None, None))(params, observation, action)
 
 
 class Gaussian:
-    """A normal policy of deviation 0.5 that keeps the noise that it drew, for the oracles."""
+    """A normal policy, of a deviation that the mean decides, that keeps the noise that it drew, for the oracles."""
 
     def __init__(self, loc, drawn):
         self.loc, self.drawn = loc, drawn
@@ -70,8 +75,9 @@ class Gaussian:
     def sample_with_log_prob(self, key):
         noise = random.normal(key, tuple(self.loc.shape), dtype=self.loc.dtype)
         self.drawn.append(noise)
-        action = self.loc + 0.5 * noise
-        return action, torch.distributions.Normal(self.loc, torch.full_like(self.loc, 0.5), validate_args=False).log_prob(action).sum(-1)
+        scale = 0.3 + self.loc.sigmoid()
+        action = self.loc + scale * noise
+        return action, torch.distributions.Normal(self.loc, scale, validate_args=False).log_prob(action).sum(-1)
 
 
 def gaussian(drawn):
@@ -92,6 +98,43 @@ def q_values(params, observation):
 def q_critics(params, observation):
     """Several of them: Q [E, N..., ACTIONS]."""
     return vmap(q_values, (0, None))(params, observation)
+
+
+def normalized_critics(params, moments, observation, action):
+    """Several critics whose hidden layer is normalised by the batch: Q [E, N], and the running moments."""
+    hidden = torch.einsum("nd,edh->enh", torch.cat([observation, action], -1), params["in"])
+    mean, var = hidden.mean(1, keepdim=True), hidden.var(1, correction=0, keepdim=True)
+    moments = {"mean": 0.9 * moments["mean"] + 0.1 * mean, "var": 0.9 * moments["var"] + 0.1 * var}
+    return _output(params, hidden, mean, var), moments
+
+
+def frozen_critics(params, moments, observation, action):
+    """The same, normalised by the running moments: Q [E, N]."""
+    hidden = torch.einsum("nd,edh->enh", torch.cat([observation, action], -1), params["in"])
+    return _output(params, hidden, moments["mean"], moments["var"])
+
+
+def _output(params, hidden, mean, var):
+    return torch.einsum("enh,eh->en", torch.tanh((hidden - mean) / (var + 1e-3).sqrt()), params["out"])
+
+
+def normalized_actor_critic(seed=0, dtype=torch.float64, members=2):
+    """Parameters for these, and moments."""
+    inputs, hidden = OBSERVATIONS + ACTIONS, 5
+    params = SoftActorCritic(
+        actor=parameters(ACTOR, seed, OBSERVATIONS, dtype),
+        critic={"in": normal(seed + 1, members, inputs, hidden, dtype=dtype), "out": normal(seed + 2, members, hidden, dtype=dtype)},
+        log_alpha=torch.tensor(-0.7, dtype=dtype),
+    )
+    size = (members, 1, hidden)
+    mean, var = 0.1 * normal(seed + 3, *size, dtype=dtype), random.uniform(random.key(seed), size, 0.5, 2.0, dtype=dtype)
+    return params, {"mean": mean, "var": var}
+
+
+def policy_and_value(params, observation):
+    """A discrete actor and its critic: Categorical, V [N...]."""
+    out = POLICY_AND_VALUE.apply(params, observation)
+    return Categorical(out[..., :ACTIONS]), out[..., ACTIONS]
 
 
 def actor_critic(seed=0, dtype=torch.float64, members=None):

@@ -2,15 +2,15 @@ import pytest
 import torch
 from torch.func import grad, grad_and_value
 
-from funrl import random, tree
+from funrl import random
 from funrl.losses import td3_actor_loss, td3_critic_loss, td3_loss
 from tests.losses.batches import (
     ACTIONS,
     actor,
     actor_critic,
-    critic,
     critics,
     leaves_of_autograd,
+    member,
     same_as_autograd,
     transitions,
     unused,
@@ -21,10 +21,6 @@ from tests.oracles import losses
 PARAMS, TARGET = actor_critic(0, members=2), actor_critic(10, members=2)
 BATCH, WEIGHT, KEY = transitions(), weights(), random.key(7)
 NETWORKS = {"actor": actor, "critic": critics}
-
-
-def member(params, e):
-    return lambda s, a: critic(tree.index(params, e), s, a)
 
 
 def test_agrees_with_the_naive_loop():

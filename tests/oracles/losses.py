@@ -3,6 +3,8 @@
 Networks are functions of one observation (and action). A sample is a dict of observation, action, reward, terminated, next_observation.
 """
 
+import math
+
 import torch
 
 
@@ -42,6 +44,18 @@ def td3_critic(batch, weight, gamma, critics, target_actor, target_critics, nois
         for q in critics:
             total = total + w * (y - q(sample["observation"], sample["action"])) ** 2
     return total / len(weight)
+
+
+def gaussian(net):
+    """The density of a normal policy whose deviation is 0.3 + sigmoid(mean), at mean + deviation * noise."""
+
+    def policy(observation, noise):
+        mean = net(observation)
+        deviation = 0.3 + 1 / (1 + torch.exp(-mean))
+        log_prob = sum(-0.5 * e**2 - math.log(math.sqrt(2 * math.pi)) - torch.log(s) for e, s in zip(noise, deviation, strict=True))
+        return mean + deviation * noise, log_prob
+
+    return policy
 
 
 def soft_critic(batch, weight, gamma, alpha, critics, policy, target_critics, noise):
