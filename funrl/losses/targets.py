@@ -34,7 +34,7 @@ def soft_update(params: Any, target_params: Any, *, tau: float | torch.Tensor) -
 
     def move(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if not x.is_floating_point():
-            return x
+            return x.clone()
         rate = number("soft_update", "tau", tau, x, high=1.0)
         return rate * x + (1 - rate) * target
 
