@@ -101,8 +101,8 @@ def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | to
         )
     gamma = number(what, "gamma", gamma, batch.reward, high=1.0)
     further = (1,) * (next_value.ndim - batch.reward.ndim)
-    reward, terminated = (x.reshape(*x.shape, *further).expand_as(next_value)[None] for x in (batch.reward, batch.terminated))
-    gamma = gamma.reshape(*gamma.shape, *further) if isinstance(gamma, torch.Tensor) else gamma
+    reward, terminated = (x.reshape((*x.shape, *further)).expand_as(next_value)[None] for x in (batch.reward, batch.terminated))
+    gamma = gamma.reshape((*gamma.shape, *further)) if isinstance(gamma, torch.Tensor) else gamma
     return td0(reward, next_value[None], terminated, gamma=gamma)[0].detach()
 
 
