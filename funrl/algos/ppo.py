@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from funrl import nn, optim, random, stats, tree
+from funrl import optim, random, stats, tree
+from funrl.algos import actor_critic
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
-from funrl.distributions import Categorical, Independent, Normal
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.program import compile, scan
 from funrl.returns import gae
-from funrl.spaces import Binary, Box, Discrete
+from funrl.spaces import Box
 
 __all__ = ["PPOConfig", "PPOHparams", "PPOParams", "PPOState", "RewardScale", "make"]
 
@@ -191,7 +191,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     """
     config = make_config(PPOConfig, options)
     _check(config, env)
-    network = _actor_critic(config, env)
+    network = actor_critic.make(config, env)
     num_samples = config.num_envs * config.num_steps
     project = functools.partial(_project, env)
     if env.num_envs is not None:
@@ -352,127 +352,20 @@ def _scale_reward(state: RewardScale, samples: Any, gamma: torch.Tensor) -> tupl
     return RewardScale(moments, last), scaled.clamp(-10, 10)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Network:
-    """The two halves of an actor-critic; ``both`` shares the trunk's work."""
-
-    init: Any
-    policy: Any
-    value: Any
-    both: Any
-
-
-def _actor_critic(config: PPOConfig, env: Env) -> _Network:
-    continuous = isinstance(env.action_space, Box)
-    size = math.prod(env.action_space.shape) if continuous else env.action_space.n
-    small, unit = nn.orthogonal(0.01), nn.orthogonal(1.0)
-    shared = config.trunk == "shared"
-    image = len(env.observation_space.shape) == 3
-
-    def body(*head: int, **options: Any) -> nn.Net:
-        """Return hidden layers and a head, above convolutions where images come in."""
-        mlp = nn.mlp(config.num_cells, *head, activation=config.activation, **options)
-        return _above(_convolutions(config), mlp) if image else mlp
-
-    policy = nn.mlp((), size, out_init=small) if shared else body(size, out_init=small)
-    value = nn.mlp((), 1, out_init=unit) if shared else body(1, out_init=unit)
-    trunk = body() if shared else None
-
-    def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
-        trunk_key, policy_key, value_key = random.split(key, 3).unbind(0)
-        params = {}
-        if trunk is not None:
-            params["trunk"] = trunk.init(trunk_key, observation)
-            observation = trunk.apply(params["trunk"], observation)
-        params |= {"policy": policy.init(policy_key, observation), "value": value.init(value_key, observation)}
-        if continuous:
-            params["log_std"] = observation.new_full((size,), config.initial_log_std)
-        return params
-
-    def features(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
-        return observation if trunk is None else trunk.apply(params["trunk"], observation)
-
-    def distribution(params: dict[str, Any], features: torch.Tensor) -> Any:
-        output = policy.apply(params["policy"], features)
-        if continuous:
-            loc = output.reshape(*output.shape[:-1], *env.action_space.shape)
-            scale = params["log_std"].exp().reshape(env.action_space.shape).expand_as(loc)
-            return Independent(Normal(loc, scale), len(env.action_space.shape))
-        if config.uniform_mix:
-            output = torch.log((1 - config.uniform_mix) * torch.softmax(output, -1) + config.uniform_mix / size)
-        return Categorical(output)
-
-    def estimate(params: dict[str, Any], features: torch.Tensor) -> torch.Tensor:
-        return value.apply(params["value"], features).squeeze(-1)
-
-    def both(params: dict[str, Any], observation: torch.Tensor) -> tuple[Any, torch.Tensor]:
-        x = features(params, observation)
-        return distribution(params, x), estimate(params, x)
-
-    return _Network(
-        init,
-        lambda params, observation: distribution(params, features(params, observation)),
-        lambda params, observation: estimate(params, features(params, observation)),
-        both,
-    )
-
-
-def _convolutions(config: PPOConfig) -> nn.Net:
-    """Return convolutions over images [..., H, W, C] of any dtype; those of bytes count from 0 to 1."""
-    net = nn.conv(config.num_channels, config.kernel_size, activation=config.activation)
-
-    def apply(params: Any, x: torch.Tensor) -> torch.Tensor:
-        pixels = x.movedim(-1, -3).to(params[0]["weight"].dtype)
-        return net.apply(params, pixels / 255 if x.dtype == torch.uint8 else pixels)
-
-    return nn.Net(lambda key, example: net.init(key, example.movedim(-1, -3)), apply)
-
-
-def _above(below: nn.Net, above: nn.Net) -> nn.Net:
-    """Return the network that feeds ``above`` with what ``below`` makes."""
-
-    def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, Any]:
-        keys = random.split(key)
-        params = below.init(keys[0], example)
-        return {"below": params, "above": above.init(keys[1], below.apply(params, example))}
-
-    return nn.Net(init, lambda params, x: above.apply(params["above"], below.apply(params["below"], x)))
-
-
 def _check(config: PPOConfig, env: Env) -> None:
-    check_range(config, ("num_envs", "num_steps", "num_epochs", "num_minibatches", "kernel_size"), 1)
+    check_range(config, ("num_envs", "num_steps", "num_epochs", "num_minibatches"), 1)
     check_range(config, ("learning_rate", "clip", "value_weight", "entropy_weight"), 0)
     check_range(config, ("value_clip",), 0, infinite=True)
     check_range(config, ("anneal_steps", "max_grad_norm", "target_kl"), 0, open_low=True, infinite=True)
-    check_range(config, ("initial_log_std",), -20, 20)
     check_range(config, ("gamma", "lambda_"), 0, 1)
-    check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
+    actor_critic.check(config, env)
     num_samples = config.num_envs * config.num_steps
     if num_samples % config.num_minibatches:
         raise ValueError(
             f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
             f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
         )
-    if config.trunk not in ("separate", "shared"):
-        raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
-    space = env.observation_space
-    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
-    image = isinstance(space, Box | Binary) and len(space.shape) == 3
-    if not vector and not image:
-        raise ValueError(
-            f"env: PPO expects observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
-            f"[H, W, C]), got {env.observation_space}"
-        )
-    if image and config.normalize_observation:
-        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has images; leave it off")
-    actions = env.action_space
-    if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
-        raise ValueError(f"env: PPO expects Discrete or floating-point Box actions, got {actions}")
     if env.num_envs is None and env.host:
         raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
     if env.num_envs not in (None, config.num_envs):
         raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
-    if isinstance(env.action_space, Box) and config.uniform_mix:
-        raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has continuous ones; leave it at 0")
-    if isinstance(env.action_space, Discrete) and config.initial_log_std:
-        raise ValueError(f"initial_log_std: is for continuous actions, but {env.name} has discrete ones; leave it at 0")

@@ -1,0 +1,146 @@
+"""The networks of learners that have a policy and a value: from an environment's spaces and a configuration to pure functions."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import nn, random
+from funrl.algos.algorithm import check_range
+from funrl.algos.images import above, convolutions
+from funrl.distributions import Categorical, Independent, Normal
+from funrl.env import Env
+from funrl.spaces import Binary, Box, Discrete
+
+__all__ = ["Network", "check", "make"]
+
+
+class Network(NamedTuple):
+    """A policy and a value function.
+
+    Attributes:
+        init: ``init(key, observation) -> params``, a dict.
+        policy: ``policy(params, observation [..., D]) -> distribution``.
+        value: ``value(params, observation [..., D]) -> value [...]``.
+        both: ``both(params, observation [..., D]) -> (distribution, value)``, with the work of a shared trunk done once.
+    """
+
+    init: Callable[..., Any]
+    policy: Callable[..., Any]
+    value: Callable[..., Any]
+    both: Callable[..., Any]
+
+
+def make(config: Any, env: Env) -> Network:
+    """Make the networks for an environment; where it shows images, convolutions come first.
+
+    Args:
+        config: has ``num_channels``, ``kernel_size``, ``num_cells``, ``activation``, ``trunk``, ``uniform_mix`` and ``initial_log_std``,
+            as :class:`funrl.algos.ppo.PPOConfig` says.
+        env: the environment, which :func:`check` let pass.
+
+    Returns:
+        A :class:`Network`; its parameters are a dict of ``policy`` and ``value`` (and ``trunk``), and ``log_std`` [A] for continuous
+        actions.
+
+    Example:
+        >>> import funrl
+        >>> network = make(funrl.algos.ppo.PPOConfig(), funrl.envs.make("CartPole-v1"))
+        >>> params = network.init(random.key(0), torch.zeros(4))
+        >>> policy, value = network.both(params, torch.zeros(5, 3, 4))
+        >>> policy.logits.shape, value.shape
+        (torch.Size([5, 3, 2]), torch.Size([5, 3]))
+    """
+    continuous = isinstance(env.action_space, Box)
+    size = math.prod(env.action_space.shape) if continuous else env.action_space.n
+    small, unit = nn.orthogonal(0.01), nn.orthogonal(1.0)
+    shared = config.trunk == "shared"
+    image = len(env.observation_space.shape) == 3
+
+    def body(*head: int, **options: Any) -> nn.Net:
+        """Return hidden layers and a head, above convolutions where images come in."""
+        mlp = nn.mlp(config.num_cells, *head, activation=config.activation, **options)
+        return above(convolutions(config), mlp) if image else mlp
+
+    policy = nn.mlp((), size, out_init=small) if shared else body(size, out_init=small)
+    value = nn.mlp((), 1, out_init=unit) if shared else body(1, out_init=unit)
+    trunk = body() if shared else None
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
+        trunk_key, policy_key, value_key = random.split(key, 3).unbind(0)
+        params = {}
+        if trunk is not None:
+            params["trunk"] = trunk.init(trunk_key, observation)
+            observation = trunk.apply(params["trunk"], observation)
+        params |= {"policy": policy.init(policy_key, observation), "value": value.init(value_key, observation)}
+        if continuous:
+            params["log_std"] = observation.new_full((size,), config.initial_log_std)
+        return params
+
+    def features(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
+        return observation if trunk is None else trunk.apply(params["trunk"], observation)
+
+    def distribution(params: dict[str, Any], features: torch.Tensor) -> Any:
+        output = policy.apply(params["policy"], features)
+        if continuous:
+            loc = output.reshape(*output.shape[:-1], *env.action_space.shape)
+            scale = params["log_std"].exp().reshape(env.action_space.shape).expand_as(loc)
+            return Independent(Normal(loc, scale), len(env.action_space.shape))
+        if config.uniform_mix:
+            output = torch.log((1 - config.uniform_mix) * torch.softmax(output, -1) + config.uniform_mix / size)
+        return Categorical(output)
+
+    def estimate(params: dict[str, Any], features: torch.Tensor) -> torch.Tensor:
+        return value.apply(params["value"], features).squeeze(-1)
+
+    def both(params: dict[str, Any], observation: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        x = features(params, observation)
+        return distribution(params, x), estimate(params, x)
+
+    return Network(
+        init,
+        lambda params, observation: distribution(params, features(params, observation)),
+        lambda params, observation: estimate(params, features(params, observation)),
+        both,
+    )
+
+
+def check(config: Any, env: Env) -> None:
+    """Raise unless an environment has spaces for which :func:`make` makes networks, and the options fit them.
+
+    Args:
+        config: as for :func:`make`, with ``normalize_observation``.
+        env: the environment.
+
+    Raises:
+        ValueError: if they do not.
+
+    Example:
+        >>> import funrl
+        >>> check(funrl.algos.ppo.PPOConfig(trunk="both"), funrl.envs.make("CartPole-v1"))
+        Traceback (most recent call last):
+        ...
+        ValueError: trunk: expected 'separate' or 'shared', got 'both'
+    """
+    check_range(config, ("kernel_size",), 1)
+    check_range(config, ("initial_log_std",), -20, 20)
+    check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
+    if config.trunk not in ("separate", "shared"):
+        raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
+    space, actions = env.observation_space, env.action_space
+    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
+    image = isinstance(space, Box | Binary) and len(space.shape) == 3
+    if not vector and not image:
+        raise ValueError(
+            f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
+            f"[H, W, C]), got {space}"
+        )
+    if image and config.normalize_observation:
+        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has images; leave it off")
+    if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
+        raise ValueError(f"env: expected Discrete or floating-point Box actions, got {actions}")
+    if isinstance(actions, Box) and config.uniform_mix:
+        raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has continuous ones; leave it at 0")
+    if isinstance(actions, Discrete) and config.initial_log_std:
+        raise ValueError(f"initial_log_std: is for continuous actions, but {env.name} has discrete ones; leave it at 0")
