@@ -3,14 +3,23 @@
 import dataclasses
 from typing import Any
 
-from funrl.algos import ppo
+from funrl.algos import crossq, ddpg, dqn, ppo, redq, sac, sac_discrete, td3
 from funrl.algos.algorithm import Algorithm
 from funrl.env import Env
 from funrl.names import nearest
 
-__all__ = ["Algorithm", "defaults", "make", "names", "ppo"]
+__all__ = ["Algorithm", "crossq", "ddpg", "defaults", "dqn", "make", "names", "ppo", "redq", "sac", "sac_discrete", "td3"]
 
-_ALGORITHMS = {"ppo": (ppo.make, ppo.PPOConfig)}
+_ALGORITHMS = {
+    "crossq": (crossq.make, crossq.CrossQConfig),
+    "ddpg": (ddpg.make, ddpg.DDPGConfig),
+    "dqn": (dqn.make, dqn.DQNConfig),
+    "ppo": (ppo.make, ppo.PPOConfig),
+    "redq": (redq.make, redq.REDQConfig),
+    "sac": (sac.make, sac.SACConfig),
+    "sac_discrete": (sac_discrete.make, sac_discrete.SACDiscreteConfig),
+    "td3": (td3.make, td3.TD3Config),
+}
 
 
 def names() -> list[str]:
@@ -18,7 +27,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['ppo']
+        ['crossq', 'ddpg', 'dqn', 'ppo', 'redq', 'sac', 'sac_discrete', 'td3']
     """
     return list(_ALGORITHMS)
 

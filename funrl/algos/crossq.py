@@ -1,0 +1,188 @@
+"""CrossQ: soft actor-critic with batch normalisation and without target networks."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import buffers, nn, random
+from funrl.algos import off_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.networks import stochastic_actor
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.sac import soft_policy
+from funrl.env import Env, Transition
+from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss, temperature_loss
+from funrl.tree import dataclass
+
+__all__ = ["CrossQConfig", "CrossQHparams", "NormalizedCritics", "make", "normalized_critics"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossQConfig(OffPolicyConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+
+    Attributes:
+        policy_delay: gradient steps of the critics to each one of actor and temperature; divides ``num_updates``.
+        momentum: in [0, 1], the share of a batch in the running statistics.
+        initial_alpha: the first temperature, above 0.
+        entropy_share: the temperature aims at an entropy of -``entropy_share`` times the number of action dimensions.
+    """
+
+    num_updates: int = 30
+    num_steps: int = 30
+    policy_delay: int = 3
+    momentum: float = 0.01
+    initial_alpha: float = 1.0
+    entropy_share: float = 1.0
+
+
+@dataclass
+class CrossQHparams:
+    """Hyperparameters, each floating point []: ``learning_rate``, ``gamma`` and ``entropy_share`` of :class:`CrossQConfig`."""
+
+    learning_rate: torch.Tensor
+    gamma: torch.Tensor
+    entropy_share: torch.Tensor
+
+
+class NormalizedCritics(NamedTuple):
+    """Critics whose layers are normalised over the batch.
+
+    Attributes:
+        init: ``init(key, observation [D], action [A]) -> params``.
+        start: ``start(params) -> statistics``, the running ones before the first batch.
+        train: ``train(params, statistics, observation [B, D], action [B, A]) -> (Q [E, B], statistics)``, by those of the batch.
+        apply: ``apply(params, statistics, observation, action) -> Q [E, B]``, by the running ones.
+    """
+
+    init: Callable[..., Any]
+    start: Callable[..., Any]
+    train: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make CrossQ.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`CrossQConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
+        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and whose ``target`` are the critics' running statistics.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("Pendulum-v1"), num_steps=4, num_updates=3, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"], metrics["updates"]  # none before learning_starts
+        (tensor(4), tensor(0))
+
+    Reference: A. Bhatt et al., "CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and Simplicity",
+        2019, arXiv:1902.05605. Deviation: batch normalisation, not batch renormalisation.
+    """
+    config = make_config(CrossQConfig, options)
+    off_policy.check("CrossQ", env, config, discrete=False)
+    check_range(config, ("policy_delay",), 1)
+    check_range(config, ("momentum",), 0, 1)
+    check_range(config, ("initial_alpha",), 0, open_low=True)
+    check_range(config, ("entropy_share",), 0)
+    if config.batch_size < 2:
+        raise ValueError(f"batch_size: a batch of {config.batch_size} has no variance to normalise by; expected at least 2")
+    space = env.action_space
+    actor = stochastic_actor(config.num_cells, space, config.activation)
+    critics = normalized_critics(2, config.num_cells, config.activation, config.momentum)
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
+        network = off_policy.init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)
+        return network, critics.start(network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
+
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQHparams
+    ) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(crossq_critic_loss, has_aux=True)(
+            learned.network.critic,
+            learned.network,
+            learned.target,
+            key,
+            batch,
+            actor=actor.apply,
+            critic=critics.train,
+            gamma=gamma,
+            weight=weight,
+        )
+        statistics = metrics.pop("statistics")
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="critic").replace(target=statistics), metrics
+
+    def move_actor(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQHparams
+    ) -> Any:
+        network = learned.network
+        gradient, (_, metrics) = torch.func.grad_and_value(crossq_actor_loss, has_aux=True)(
+            network.actor, network, learned.target, key, batch, actor=actor.apply, frozen_critic=critics.apply, weight=weight
+        )
+        log_prob = metrics.pop("log_prob")
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+        gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
+            network.log_alpha, log_prob, target_entropy=-hparams.entropy_share * space.shape[0], weight=weight
+        )
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
+
+    learner = Learner(CrossQHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
+    return off_policy.make("crossq", env, config, learner, buffers.uniform(config.buffer_size))
+
+
+def normalized_critics(num_critics: int, num_cells: tuple[int, ...], activation: str, momentum: float) -> NormalizedCritics:
+    """Make E critics with batch normalisation of the input and of each hidden layer.
+
+    Example:
+        >>> critics = normalized_critics(2, (8,), "relu", 0.01)
+        >>> params = critics.init(random.key(0), torch.zeros(3), torch.zeros(1))
+        >>> values, statistics = critics.train(params, critics.start(params), torch.randn(5, 3), torch.randn(5, 1))
+        >>> values.shape, statistics[0].mean.shape
+        (torch.Size([2, 5]), torch.Size([2, 4]))
+    """
+    layers = [nn.mlp((cells,), activation=activation) for cells in num_cells] + [nn.mlp((), 1, out_init=nn.orthogonal(1.0))]
+    norm = nn.batch_norm(momentum)
+
+    def init(key: torch.Tensor, observation: torch.Tensor, action: torch.Tensor) -> Any:
+        def one(key: torch.Tensor) -> tuple[Any, ...]:
+            x, params = torch.cat([observation, action], -1), []
+            for k, layer in zip(random.split(key, len(layers)).unbind(0), layers, strict=True):
+                params.append({"norm": norm.init(k, x), "layer": layer.init(k, x)})
+                x = layer.apply(params[-1]["layer"], x)
+            return tuple(params)
+
+        return torch.func.vmap(one)(random.split(key, num_critics))
+
+    def start(params: Any) -> Any:
+        return torch.func.vmap(lambda params: tuple([norm.start(part["norm"]["scale"]) for part in params]))(params)
+
+    def train(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        def one(params: Any, statistics: Any) -> tuple[torch.Tensor, Any]:
+            x, after = torch.cat([observation, action], -1), []
+            for part, moments, layer in zip(params, statistics, layers, strict=True):
+                moments, x = norm.train(part["norm"], moments, x)
+                x = layer.apply(part["layer"], x)
+                after.append(moments)
+            return x.squeeze(-1), tuple(after)
+
+        return torch.func.vmap(one)(params, statistics)
+
+    def apply(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        def one(params: Any, statistics: Any) -> torch.Tensor:
+            x = torch.cat([observation, action], -1)
+            for part, moments, layer in zip(params, statistics, layers, strict=True):
+                x = layer.apply(part["layer"], norm.apply(part["norm"], moments, x))
+            return x.squeeze(-1)
+
+        return torch.func.vmap(one)(params, statistics)
+
+    return NormalizedCritics(init, start, train, apply)

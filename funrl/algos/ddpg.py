@@ -1,0 +1,101 @@
+"""Deep deterministic policy gradients."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import buffers, tree
+from funrl.algos import off_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.networks import deterministic_actor, q_ensemble, with_noise
+from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
+from funrl.env import Env, Transition
+from funrl.losses import ActorCritic, ddpg_loss, soft_update
+
+__all__ = ["DDPGConfig", "DDPGHparams", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPGConfig(OffPolicyConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+
+    Attributes:
+        tau: how far the targets follow at each gradient step, in [0, 1].
+        exploration_noise: the standard deviation of the noise on actions, at least 0, as a share of half the width of their box.
+    """
+
+    tau: float = 0.005
+    exploration_noise: float = 0.1
+
+
+@tree.dataclass
+class DDPGHparams:
+    """Hyperparameters, each floating point []: ``learning_rate``, ``gamma``, ``tau`` and ``exploration_noise`` of :class:`DDPGConfig`."""
+
+    learning_rate: torch.Tensor
+    gamma: torch.Tensor
+    tau: torch.Tensor
+    exploration_noise: torch.Tensor
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make DDPG: a deterministic actor, a critic, and targets that follow both.
+
+    A gradient step moves actor and critic at once, each by the gradient of its own loss (:func:`funrl.losses.ddpg_loss`).
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`DDPGConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
+        ``params.network`` is a :class:`~funrl.losses.ActorCritic`, and its metrics are those of the episodes and of the loss.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("Pendulum-v1"), num_steps=4, num_updates=2, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"], metrics["updates"]  # none before learning_starts
+        (tensor(4), tensor(0))
+
+    Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
+        Deviation: the noise is Gaussian, not an Ornstein-Uhlenbeck process.
+    """
+    config = make_config(DDPGConfig, options)
+    off_policy.check("DDPG", env, config, discrete=False)
+    check_range(config, ("tau",), 0, 1)
+    check_range(config, ("exploration_noise",), 0)
+    space = env.action_space
+    actor = deterministic_actor(config.num_cells, space, config.activation)
+    critics = q_ensemble(1, config.num_cells, config.activation)
+
+    def critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return critics.apply(params, observation, action).squeeze(0)
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
+        network = off_policy.init_actor_critic(key, actor, critics, observation, space)
+        return network, tree.map(torch.clone, network), off_policy.start_adam(network)
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(ddpg_loss, has_aux=True)(
+            learned.network, learned.target, batch, actor=actor.apply, critic=critic, gamma=gamma, weight=weight
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+
+    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
+
+    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return actor.apply(params.network.actor, observation)
+
+    def schedule(hparams: DDPGHparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros_like(hparams.gamma), hparams.exploration_noise
+
+    learner = Learner(DDPGHparams, init, learn, sample, greedy, schedule)
+    return off_policy.make("ddpg", env, config, learner, buffers.uniform(config.buffer_size))

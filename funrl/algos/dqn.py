@@ -1,0 +1,174 @@
+"""Deep Q-networks, and the parts of Rainbow."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import buffers, tree
+from funrl.algos import off_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.networks import q_network
+from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
+from funrl.env import Env, Transition
+from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update
+from funrl.optim import linear
+from funrl.random import split
+
+__all__ = ["DQNConfig", "DQNHparams", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DQNConfig(OffPolicyConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+
+    Rainbow is all of ``double``, ``dueling``, ``prioritized``, ``c51`` and ``noisy``, with ``n_step=3``, ``epsilon_start=0`` and
+    ``epsilon_end=0``.
+
+    Attributes:
+        num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
+        kernel_size: image observations only: the side of their kernels; the stride is 1, and there is no padding.
+        target_period: gradient steps from one copy of the network to its target to the next.
+        double: let the network choose the next action, and the target judge it.
+        dueling: estimate values and advantages apart.
+        n_step: n, over how many steps rewards are summed up before the bootstrap; at most ``num_steps``.
+        prioritized: draw transitions by their errors.
+        priority_alpha: how much so, at least 0.
+        priority_beta: how far weights make up for it, at least 0.
+        c51: learn distributions over atoms, not values.
+        num_atoms: K >= 2, of these.
+        v_min: the least atom.
+        v_max: the greatest.
+        noisy: explore by noise in the parameters.
+        huber_delta: the error beyond which the loss is linear; infinity: half the squared error. Not for c51.
+        epsilon_start: the first share of random actions, in [0, 1], once ``learning_starts`` is over.
+        epsilon_end: the last, in [0, 1].
+        epsilon_steps: environment steps from one to the other.
+    """
+
+    num_channels: tuple = (16,)
+    kernel_size: int = 3
+    target_period: int = 200
+    double: bool = True
+    dueling: bool = False
+    n_step: int = 1
+    prioritized: bool = False
+    priority_alpha: float = 0.6
+    priority_beta: float = 0.4
+    c51: bool = False
+    num_atoms: int = 51
+    v_min: float = 0.0
+    v_max: float = 100.0
+    noisy: bool = False
+    huber_delta: float = 1.0
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.05
+    epsilon_steps: float = 10_000.0
+
+
+@tree.dataclass
+class DQNHparams:
+    """Hyperparameters, each floating point []: those of :class:`DQNConfig` by the same names."""
+
+    learning_rate: torch.Tensor
+    gamma: torch.Tensor
+    huber_delta: torch.Tensor
+    epsilon_start: torch.Tensor
+    epsilon_end: torch.Tensor
+    epsilon_steps: torch.Tensor
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make DQN for an environment with vectors or images as observations and discrete actions.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`DQNConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState`, and its metrics are
+        those of the episodes and of the loss.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> rainbow = dict(double=True, dueling=True, n_step=3, prioritized=True, c51=True, noisy=True, epsilon_start=0, epsilon_end=0)
+        >>> algo = make(
+        ...     funrl.envs.make("CartPole-v1"), num_steps=8, num_updates=2, batch_size=8, num_cells=(8,), learning_starts=8, **rainbow
+        ... )
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["updates"], state.params.random
+        (tensor(2), tensor(0.))
+
+    Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015 (no arXiv id), algorithm 1;
+        M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298.
+    """
+    config = make_config(DQNConfig, options)
+    off_policy.check("DQN", env, config, discrete=True, images=True)
+    check_range(config, ("target_period", "n_step", "kernel_size"), 1)
+    check_range(config, ("n_step",), 1, config.num_steps)
+    check_range(config, ("priority_alpha", "priority_beta"), 0)
+    check_range(config, ("huber_delta",), 0, infinite=True)
+    check_range(config, ("epsilon_start", "epsilon_end"), 0, 1)
+    check_range(config, ("epsilon_steps",), 0, open_low=True)
+    check_range(config, ("num_atoms",), 2)
+    if not config.v_min < config.v_max:
+        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
+    atoms = config.num_atoms if config.c51 else 1
+    network = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
+
+    def support(like: torch.Tensor) -> torch.Tensor:
+        return torch.linspace(config.v_min, config.v_max, atoms, dtype=like.dtype, device=like.device)
+
+    def output(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
+        return network.apply(params, observation, key=key) if config.noisy else network.apply(params, observation)
+
+    def values(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
+        out = output(params, observation, key)
+        return (out.softmax(-1) * support(out)).sum(-1) if config.c51 else out
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, Any, Any]:
+        params = network.init(key, observation)
+        return params, tree.map(torch.clone, params), off_policy.start_adam(params)
+
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNHparams
+    ) -> Any:
+        key, target_key = split(key).unbind(0)
+        if config.c51:
+            loss, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
+        else:
+            loss, options = double_dqn_loss if config.double else dqn_loss, {"huber_delta": hparams.huber_delta}
+        gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(
+            learned.network,
+            learned.target,
+            batch,
+            apply=lambda params, observation: output(params, observation, key),
+            target_apply=lambda params, observation: output(params, observation, target_key),
+            gamma=gamma,
+            weight=weight,
+            **options,
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        target = hard_update(learned.network, learned.target, count=learned.num_updates + 1, period=config.target_period)
+        return learned.replace(target=target), metrics
+
+    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return values(params.network, observation, key).argmax(-1)
+
+    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return values(params.network, observation).argmax(-1)
+
+    def schedule(hparams: DQNHparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        steps = (num_steps - config.learning_starts).clamp(min=0)
+        return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
+
+    learner = Learner(DQNHparams, init, learn, sample, greedy, schedule)
+    if config.prioritized:
+        buffer = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta)
+    else:
+        buffer = buffers.uniform(config.buffer_size)
+    return off_policy.make("dqn", env, config, learner, buffer, n_step=config.n_step)

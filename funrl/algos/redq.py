@@ -1,0 +1,112 @@
+"""Randomized ensembled double Q-learning."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import buffers, tree
+from funrl.algos import off_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.networks import q_ensemble, stochastic_actor
+from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.sac import SACConfig, SACHparams, soft_policy
+from funrl.env import Env, Transition
+from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update, temperature_loss
+
+__all__ = ["REDQConfig", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class REDQConfig(SACConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.sac.SACConfig`, and these.
+
+    Attributes:
+        num_critics: N, critics in the ensemble.
+        subset: M, how many of them, drawn anew for each gradient step, a target is the least of; at most N.
+        policy_delay: gradient steps of the critics to each one of actor and temperature; divides ``num_updates``.
+    """
+
+    num_updates: int = 640
+    num_critics: int = 10
+    subset: int = 2
+    policy_delay: int = 20
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make REDQ: SAC with an ensemble of critics, so many gradient steps to an environment step, and an actor that moves less often.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`REDQConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
+        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and its metrics are those of the episodes and of the losses.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(
+        ...     funrl.envs.make("Pendulum-v1"), num_steps=4, num_updates=4, policy_delay=2, batch_size=8, num_cells=(8,), num_critics=3
+        ... )
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> state.target[0]["weight"].shape
+        torch.Size([3, 8, 4])
+
+    Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,
+        arXiv:2101.05982, algorithm 1.
+    """
+    config = make_config(REDQConfig, options)
+    off_policy.check("REDQ", env, config, discrete=False)
+    check_range(config, ("num_critics", "subset", "policy_delay"), 1)
+    check_range(config, ("initial_alpha",), 0, open_low=True)
+    check_range(config, ("entropy_share",), 0)
+    check_range(config, ("tau",), 0, 1)
+    if config.subset > config.num_critics:
+        raise ValueError(f"subset: expected at most the {config.num_critics} critics of num_critics, got {config.subset}")
+    space = env.action_space
+    actor = stochastic_actor(config.num_cells, space, config.activation)
+    critic = q_ensemble(config.num_critics, config.num_cells, config.activation)
+    networks = {"actor": actor.apply, "critic": critic.apply}
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
+        network = off_policy.init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
+        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
+
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
+    ) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(redq_critic_loss, has_aux=True)(
+            learned.network.critic,
+            learned.network,
+            learned.target,
+            key,
+            batch,
+            gamma=gamma,
+            subset=config.subset,
+            weight=weight,
+            **networks,
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="critic")
+        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+
+    def move_actor(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
+    ) -> Any:
+        network = learned.network
+        gradient, (_, metrics) = torch.func.grad_and_value(redq_actor_loss, has_aux=True)(
+            network.actor, network, key, batch, weight=weight, **networks
+        )
+        log_prob = metrics.pop("log_prob")
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+        gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
+            network.log_alpha, log_prob, target_entropy=-hparams.entropy_share * space.shape[0], weight=weight
+        )
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
+
+    learner = Learner(SACHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
+    return off_policy.make("redq", env, config, learner, buffers.uniform(config.buffer_size))

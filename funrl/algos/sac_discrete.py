@@ -1,0 +1,91 @@
+"""Soft actor-critic for discrete actions."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from funrl import buffers, nn, tree
+from funrl.algos import off_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.sac import SACConfig, SACHparams, soft_policy
+from funrl.distributions import Categorical
+from funrl.env import Env, Transition
+from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
+from funrl.random import split
+
+__all__ = ["SACDiscreteConfig", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SACDiscreteConfig(SACConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+
+    Attributes:
+        initial_alpha: the first temperature, above 0.
+        tau: how far the target critics follow at each gradient step, in [0, 1].
+        entropy_share: the temperature aims at this share, in [0, 1], of the entropy log A of uniform actions.
+    """
+
+    entropy_share: float = 0.3
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make SAC for discrete actions: expectations over actions are exact, and nothing but acting draws any.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`SACDiscreteConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
+        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and its metrics are those of the episodes and of the loss.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_steps=4, num_updates=2, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"], metrics["updates"]  # none before learning_starts
+        (tensor(4), tensor(0))
+
+    Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.
+    """
+    config = make_config(SACDiscreteConfig, options)
+    off_policy.check("SAC for discrete actions", env, config, discrete=True)
+    check_range(config, ("initial_alpha",), 0, open_low=True)
+    check_range(config, ("tau", "entropy_share"), 0, 1)
+    num_actions = env.action_space.n
+    logits = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(0.01))
+    actor = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
+    critic = nn.ensemble(nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(1.0)), 2)
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
+        actor_key, critic_key = split(key).unbind(0)
+        log_alpha = observation.new_full((), config.initial_alpha).log()
+        network = SoftActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation), log_alpha)
+        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
+
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
+    ) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(sac_discrete_loss, has_aux=True)(
+            learned.network,
+            learned.target,
+            batch,
+            actor=actor.apply,
+            critic=critic.apply,
+            gamma=gamma,
+            target_entropy=hparams.entropy_share * math.log(num_actions),
+            weight=weight,
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+
+    learner = Learner(SACHparams, init, learn, *soft_policy(actor))
+    return off_policy.make("sac_discrete", env, config, learner, buffers.uniform(config.buffer_size))

@@ -1,0 +1,129 @@
+"""Twin delayed deep deterministic policy gradients."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import buffers, tree
+from funrl.algos import off_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.networks import deterministic_actor, half_width, q_ensemble, with_noise
+from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
+from funrl.env import Env, Transition
+from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
+
+__all__ = ["TD3Config", "TD3Hparams", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TD3Config(OffPolicyConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+
+    Noise is a share of half the width of the box of actions.
+
+    Attributes:
+        policy_delay: gradient steps of the critics to each one of the actor and the targets; divides ``num_updates``.
+        tau: how far the targets follow then, in [0, 1].
+        exploration_noise: the standard deviation of the noise on actions, at least 0.
+        target_noise: the standard deviation of that on the actions of the targets, at least 0.
+        target_noise_clip: what the latter is clipped to, at least 0.
+    """
+
+    policy_delay: int = 2
+    tau: float = 0.005
+    exploration_noise: float = 0.1
+    target_noise: float = 0.2
+    target_noise_clip: float = 0.5
+
+
+@tree.dataclass
+class TD3Hparams:
+    """Hyperparameters, each floating point []: the floats of :class:`TD3Config`."""
+
+    learning_rate: torch.Tensor
+    gamma: torch.Tensor
+    tau: torch.Tensor
+    exploration_noise: torch.Tensor
+    target_noise: torch.Tensor
+    target_noise_clip: torch.Tensor
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor that moves less often.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`TD3Config`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
+        ``params.network`` is a :class:`~funrl.losses.ActorCritic`, and its metrics are those of the episodes and of the losses.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("Pendulum-v1"), num_steps=4, num_updates=2, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"], metrics["updates"]  # none before learning_starts
+        (tensor(4), tensor(0))
+
+    Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
+        arXiv:1802.09477, algorithm 1.
+    """
+    config = make_config(TD3Config, options)
+    off_policy.check("TD3", env, config, discrete=False)
+    check_range(config, ("policy_delay",), 1)
+    check_range(config, ("tau",), 0, 1)
+    check_range(config, ("exploration_noise", "target_noise", "target_noise_clip"), 0)
+    space = env.action_space
+    actor = deterministic_actor(config.num_cells, space, config.activation)
+    critic = q_ensemble(2, config.num_cells, config.activation)
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
+        network = off_policy.init_actor_critic(key, actor, critic, observation, space)
+        return network, tree.map(torch.clone, network), off_policy.start_adam(network, "actor", "critic")
+
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Hparams
+    ) -> Any:
+        unit = half_width(space, batch.reward)
+        gradient, (_, metrics) = torch.func.grad_and_value(td3_critic_loss, has_aux=True)(
+            learned.network.critic,
+            learned.target,
+            key,
+            batch,
+            actor=actor.apply,
+            critic=critic.apply,
+            gamma=gamma,
+            noise_std=hparams.target_noise * unit,
+            noise_clip=hparams.target_noise_clip * unit,
+            low=space.low.to(unit),
+            high=space.high.to(unit),
+            weight=weight,
+        )
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="critic"), metrics
+
+    def move_actor(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Hparams
+    ) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(td3_actor_loss, has_aux=True)(
+            learned.network.actor, learned.network.critic, batch, actor=actor.apply, critic=critic.apply, weight=weight
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+
+    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
+
+    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return actor.apply(params.network.actor, observation)
+
+    def schedule(hparams: TD3Hparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros_like(hparams.gamma), hparams.exploration_noise
+
+    learner = Learner(TD3Hparams, init, learn, sample, greedy, schedule, move_actor, config.policy_delay)
+    return off_policy.make("td3", env, config, learner, buffers.uniform(config.buffer_size))
