@@ -47,7 +47,7 @@ SHARED = {
     "algos": {"actor_critic", "algorithm", "episodes", "images", "networks", "off_policy", "sac"},
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
     "distributions": {"checks", "discrete", "squash"},
-    "envs": {"checks", "draw", "grid", "hill"},
+    "envs": {"checks", "draw", "grid", "gymnasium", "hill"},
     "losses": {"actor_critic", "checks", "dqn", "sac"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},

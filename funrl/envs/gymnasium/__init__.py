@@ -5,21 +5,23 @@ import math
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from funrl.env import Env
 from funrl.envs.gymnasium.bridge import HostState, to_env
 from funrl.envs.gymnasium.drivers import Copies, HostError, Vectors, Workers
+from funrl.envs.gymnasium.pure import to_gymnasium, to_gymnasium_vector
 from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels
 
-__all__ = ["HostError", "HostState", "make", "wrap"]
+__all__ = ["HostError", "HostState", "make", "to_gymnasium", "to_gymnasium_vector", "wrap"]
 
 # The limit of an episode that has none, as Env.max_episode_steps is a number.
 NO_LIMIT = 100_000
 
 
 def make(
-    id: str,
+    id: str | EnvSpec,
     *,
     num_envs: int | None = None,
     vectorization: str = "sync",
@@ -40,7 +42,7 @@ def make(
     are ``()``. It has ``render`` if ``render_mode="rgb_array"`` is given. Close it after use, or use it in a ``with`` statement.
 
     Args:
-        id: a registered name, as for ``gymnasium.make``.
+        id: a registered name or an EnvSpec, as for ``gymnasium.make``.
         num_envs: B >= 1 for a batched environment; None for a single one.
         vectorization: ``"sync"``, one copy after another in this process, or ``"async"``, each in a process of its own, by
             gymnasium's AsyncVectorEnv.
@@ -157,7 +159,7 @@ class _Async(AsyncVectorEnv):
         pass
 
 
-def _create(id: str, kwargs: dict[str, Any], frame_skip: int, from_pixels: bool, pixels_only: bool) -> gymnasium.Env:
+def _create(id: str | EnvSpec, kwargs: dict[str, Any], frame_skip: int, from_pixels: bool, pixels_only: bool) -> gymnasium.Env:
     env = gymnasium.make(id, **kwargs)
     if frame_skip > 1:
         env = FrameSkip(env, frame_skip)

@@ -22,6 +22,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from funrl.envs.gymnasium.pure import PureVectorEnv
 from funrl.envs.gymnasium.spaces import Misfit, layout
 
 
@@ -228,7 +229,7 @@ class Vectors:
         self.action_layout = layout(vector.single_action_space, f"{name}: action_space")
         self.close = vector.close
         self.mode = vector.metadata.get("autoreset_mode")
-        self.takes_seeds = isinstance(vector.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
+        self.takes_seeds = isinstance(vector.unwrapped, (SyncVectorEnv, AsyncVectorEnv, PureVectorEnv))
         if not self.takes_seeds and self.mode != AutoresetMode.DISABLED:
             raise ValueError(
                 f"wrap: {vector} resets its copies by itself, and cannot reset some of them without a step of the others; "

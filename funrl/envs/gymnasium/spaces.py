@@ -53,7 +53,7 @@ def to_gymnasium(space: Any) -> Space:
     if isinstance(space, spaces.MultiDiscrete):
         return MultiDiscrete(space.nvec, start=space.start)
     if isinstance(space, spaces.Binary):
-        return MultiBinary(space.shape or 1)
+        return MultiBinary(space.shape)
     low, high = space.low.numpy(), space.high.numpy()
     return Box(low, high, space.shape, low.dtype.type)
 
@@ -75,9 +75,10 @@ class Leaf:
     """Batches of one array: [B, ...] in gymnasium's dtype; ``ours`` is the space in funrl."""
 
     def __init__(self, space: Space, ours: Any):
-        self.shape, self.dtype, self.ours = space.shape, space.dtype, ours
+        self.shape, self.dtype, self.ours, self.scalar = space.shape, space.dtype, ours, isinstance(space, Discrete)
         self.torch_dtype = np.dtype(np.bool_) if isinstance(ours, spaces.Binary) else np.dtype(str(ours.dtype).removeprefix("torch."))
         self.floats = ours.dtype.is_floating_point
+        self.bounds = None if self.floats else _bounds(space)
 
     def stack(self, rows: list[Any]) -> np.ndarray:
         """Return the elements of B copies as new arrays.
@@ -97,13 +98,30 @@ class Leaf:
             array = array.astype(self.dtype)
         return array
 
+    def fit(self, batch: Any, num: int) -> np.ndarray:
+        """Return the elements of B copies, given as a batch, as new arrays; numbers may be outside of a floating-point box, not NaN.
+
+        Raises:
+            Misfit: that says what is wrong, if they are no such elements.
+        """
+        try:
+            array = self.stack(batch)
+        except (Misfit, TypeError):
+            raise Misfit(f"{_kind(batch)}, not {self.dtype} {[num, *self.shape]}") from None
+        if len(array) != num:
+            raise Misfit(f"{len(array)} of them")
+        if self.has_nan(array):
+            raise Misfit("NaN")
+        if self.bounds is not None and not ((array >= self.bounds[0]) & (array <= self.bounds[1])).all():
+            raise Misfit(f"{array.tolist()}")
+        return array
+
     def misfit(self, value: Any) -> str | None:
         """Return what is wrong with an element, in words that follow "an observation", or None."""
         try:
             array = self.stack([value])
         except Misfit:
-            got = np.asarray(value)
-            return f"of {got.dtype} {list(got.shape)}, not {self.dtype} {list(self.shape)}"
+            return f"of {_kind(value)}, not {self.dtype} {list(self.shape)}"
         return "with NaN" if self.has_nan(array) else None
 
     def has_nan(self, array: np.ndarray) -> bool:
@@ -112,8 +130,8 @@ class Leaf:
         return self.floats and (total := np.vdot(array, array)) != total
 
     def unstack(self, array: np.ndarray) -> list[Any]:
-        """Return the elements of the copies."""
-        return list(array)
+        """Return the elements of the copies: arrays, or of a Discrete numbers."""
+        return list(array) if self.scalar or self.shape else [array[i, ...] for i in range(len(array))]
 
     def copy(self, array: np.ndarray) -> np.ndarray:
         """Return arrays of their own memory."""
@@ -122,6 +140,10 @@ class Leaf:
     def put(self, array: np.ndarray, i: int, value: Any) -> None:
         """Write the element of copy i."""
         array[i] = value
+
+    def given(self, x: torch.Tensor) -> np.ndarray:
+        """Return tensors [B, ...] as new arrays."""
+        return np.array(numpy(x), self.dtype)
 
     def tensors(self, array: np.ndarray, single: bool) -> torch.Tensor:
         """Return arrays [B, ...] as tensors of the same memory, or, for a single environment, arrays [1, ...] as tensors [...]."""
@@ -139,7 +161,7 @@ class Leaf:
             self.ours.check(x, name)
         if x.shape != batch + self.shape:
             raise ValueError(f"{name}: expected shape {list(batch + self.shape)}, got {list(x.shape)}")
-        array = np.array(numpy(x), self.dtype)
+        array = self.given(x)
         return (array if batch else array[None]), zlib.crc32(array)
 
 
@@ -166,6 +188,11 @@ class Branch:
             raise Misfit
         return self._tree([entry.stack([row[name] for row in rows]) for name, entry in zip(self.names, self.entries, strict=True)])
 
+    def fit(self, batch: Any, num: int) -> Any:
+        if not self._fits(batch):
+            raise Misfit(f"a {type(batch).__name__}, not a {self.kind.__name__} with the entries {self.names}")
+        return self._tree([entry.fit(part, num) for entry, part in self._parts(batch)])
+
     def misfit(self, value: Any) -> str | None:
         if not self._fits(value):
             got = list(value) if isinstance(value, dict) else len(value) if isinstance(value, (tuple, list)) else "none"
@@ -186,6 +213,9 @@ class Branch:
         for name, (entry, part) in zip(self.names, self._parts(batch), strict=True):
             entry.put(part, i, value[name])
 
+    def given(self, x: Any) -> Any:
+        return self._tree([entry.given(part) for entry, part in self._parts(x)])
+
     def tensors(self, batch: Any, single: bool) -> Any:
         return self._tree([entry.tensors(part, single) for entry, part in self._parts(batch)])
 
@@ -193,6 +223,23 @@ class Branch:
         self.ours.check_entries(x, name)
         parts = [entry.arrays(x[at], batch, f"{name}[{at!r}]") for at, entry in zip(self.names, self.entries, strict=True)]
         return self._tree([part for part, _ in parts]), zlib.crc32(repr([checksum for _, checksum in parts]).encode())
+
+
+def _bounds(space: Space) -> tuple[Any, Any]:
+    """Return the least and the greatest integers in a space."""
+    if isinstance(space, Discrete):
+        return space.start, space.start + space.n - 1
+    if isinstance(space, MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    return (0, 1) if isinstance(space, MultiBinary) else (space.low, space.high)
+
+
+def _kind(value: Any) -> str:
+    try:
+        got = np.asarray(value)
+        return f"{got.dtype} {list(got.shape)}"
+    except ValueError:  # of several shapes
+        return "rows of several shapes"
 
 
 def numpy(x: torch.Tensor) -> np.ndarray:
