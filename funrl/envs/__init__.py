@@ -74,7 +74,8 @@ _FACTORIES = {
     "SpaceInvaders-MinAtar": space_invaders,
 }
 
-_GYMNASIUM = "gymnasium:"
+# Bridges to environments outside torch; they bring their packages along: not before they are used.
+_BRIDGES = ("gymnasium", "dm_control")
 
 
 def names() -> list[str]:
@@ -91,9 +92,10 @@ def make(name: str, **settings: Any) -> Env:
     """Return the environment called ``name``.
 
     ``gymnasium:ID`` is gymnasium's environment of that id, on the host: :func:`funrl.envs.gymnasium.make`, with its settings.
+    ``dm_control:DOMAIN-TASK`` is likewise :func:`funrl.envs.dm_control.make`.
 
     Args:
-        name: one of :func:`names`, or ``gymnasium:ID``.
+        name: one of :func:`names`, ``gymnasium:ID`` or ``dm_control:DOMAIN-TASK``.
         **settings: what its factory takes, such as a size.
 
     Raises:
@@ -116,8 +118,10 @@ def make(name: str, **settings: Any) -> Env:
     """
     if not isinstance(name, str):
         raise TypeError(f"envs.make: name: expected a string such as 'CartPole-v1', got {type(name).__name__}")
-    if name.startswith(_GYMNASIUM):
-        return __getattr__("gymnasium").make(name.removeprefix(_GYMNASIUM), **settings)
+    bridge, colon, id = name.partition(":")
+    if colon and bridge in _BRIDGES:
+        domain, _, task = id.partition("-")
+        return __getattr__(bridge).make(*([id] if bridge == "gymnasium" else [domain, task]), **settings)
     if name not in _FACTORIES:
         raise ValueError(f"envs.make: name: no environment is called {name!r}; {nearest(name, _FACTORIES)}")
     factory = _FACTORIES[name]
@@ -130,7 +134,6 @@ def make(name: str, **settings: Any) -> Env:
 
 
 def __getattr__(name: str) -> Any:
-    # Bridges bring their packages along: not before they are used.
-    if name == "gymnasium":
+    if name in _BRIDGES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import multiprocessing
 from typing import Any
 
 import gymnasium
@@ -29,6 +30,7 @@ def make(
     from_pixels: bool = False,
     pixels_only: bool = False,
     timeout: float = 60.0,
+    start_method: str | None = None,
     **kwargs: Any,
 ) -> Env:
     """Return a gymnasium environment, or ``num_envs`` copies of it side by side, as an :class:`~funrl.env.Env` that runs on the host.
@@ -51,6 +53,8 @@ def make(
             observation that is a dict keeps its entries in place of ``state``.
         pixels_only: whether to observe ``pixels`` alone.
         timeout: how many seconds a worker process may take to answer before it is taken for lost.
+        start_method: how a worker process is started: ``"fork"``, ``"spawn"`` or ``"forkserver"``, as multiprocessing has them; None: as it
+            does by itself. An environment that draws with OpenGL, as MuJoCo's do, needs ``"spawn"``: it cannot draw after a fork.
         **kwargs: what ``gymnasium.make`` takes, such as constants of the environment.
 
     Returns:
@@ -81,6 +85,11 @@ def make(
         raise ValueError("gymnasium.make: vectorization: 'async' is for several copies; give num_envs")
     if pixels_only and not from_pixels:
         raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
+    methods = multiprocessing.get_all_start_methods()
+    if start_method is not None and start_method not in methods:
+        raise ValueError(f"gymnasium.make: start_method: expected None or one of {methods}, got {start_method!r}")
+    if start_method is not None and vectorization != "async":
+        raise ValueError("gymnasium.make: start_method: there are no processes to start; give vectorization='async' too")
     _check_timeout("make", timeout)
     if from_pixels:
         kwargs = {"render_mode": "rgb_array", **kwargs}
@@ -102,7 +111,10 @@ def make(
         name, facts = _name(first), _facts(first, frame_skip)
     finally:
         first.close()
-    vector = _Async([functools.partial(_checked, create)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    # Gymnasium lets go of the locks of shared memory at once: a process that was not forked may not have found them yet.
+    shared = multiprocessing.get_context(start_method).get_start_method() == "fork"
+    copies = [functools.partial(_checked, create)] * num_envs
+    vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
         return to_env(Workers(vector, name, timeout), name, single=False, **facts)
     except BaseException:
@@ -176,7 +188,8 @@ def _close_all(envs: list[gymnasium.Env]) -> None:
 
 
 def _name(env: gymnasium.Env | VectorEnv) -> str:
-    return f"gymnasium:{env.spec.id if env.spec is not None else type(env.unwrapped).__name__}"
+    id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    return id if ":" in id else f"gymnasium:{id}"  # "dm_control:cartpole-swingup" says itself whose it is
 
 
 def _facts(env: gymnasium.Env | VectorEnv, frame_skip: int = 1) -> dict[str, Any]:
