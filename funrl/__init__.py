@@ -27,7 +27,7 @@ from funrl import (
     transforms,
     tree,
 )
-from funrl.interaction import evaluate, rollout
+from funrl.interaction import evaluate, rand_step, rollout, step_mdp
 from funrl.program import compile, scan
 from funrl.training import train
 
@@ -44,6 +44,7 @@ __all__ = [
     "nn",
     "optim",
     "policies",
+    "rand_step",
     "random",
     "record",
     "returns",
@@ -51,6 +52,7 @@ __all__ = [
     "scan",
     "spaces",
     "stats",
+    "step_mdp",
     "train",
     "transforms",
     "tree",

@@ -155,7 +155,7 @@ def test_the_checks_see_what_is_wrong():
 def test_no_junk_drawer_and_no_module_named_as_a_function():
     assert not [file for file in FILES if Path(file).stem in ("utils", "helpers", "common", "misc")]
     functions = {name for name in funrl.__all__ if inspect.isfunction(getattr(funrl, name))}
-    assert functions >= {"scan", "compile", "rollout", "evaluate"}
+    assert functions >= {"scan", "compile", "rollout", "evaluate", "rand_step", "step_mdp"}
     assert not functions & {module.split(".")[1] for module in MODULES.values() if "." in module}
 
 

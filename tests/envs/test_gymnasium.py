@@ -16,7 +16,6 @@ from funrl import random, tree
 from funrl.env import check_env
 from funrl.envs import gymnasium as bridge
 from funrl.envs.gymnasium.wrappers import Checked
-from funrl.interaction import rand_step, step_mdp
 from funrl.spaces import Box, Discrete
 
 LIMIT = 25  # steps of an episode of CartPole, so that it is cut off as well as lost
@@ -97,7 +96,7 @@ def test_reset():
 def test_rand_step():
     with bridge.make("Pendulum-v1") as env:
         start = env.reset(random.key(0))
-        (_, timestep), transition = rand_step(random.key(1), start, (), env=env)
+        (_, timestep), transition = funrl.rand_step(random.key(1), start, (), env=env)
         assert torch.equal(transition.observation, start[1].observation)
         assert torch.equal(transition.next_observation, timestep.observation) and bool(env.action_space.contains(transition.action))
 
@@ -150,7 +149,7 @@ def test_step_mdp_and_three_equal_rollouts(name):
             action = (torch.func.vmap(env.action_space.sample) if env.num_envs else env.action_space.sample)(keys)
             after = env.step(step_key, state[0], action, env.default_params)
             keep(t, (state[1].observation, action, after[1].reward, after[1].done, after[1].observation))
-            state = step_mdp(reset_key, after, env.default_params, env=env)
+            state = funrl.step_mdp(reset_key, after, env.default_params, env=env)
 
     rows = []
     by_hand(lambda t, row: rows.append(row))
