@@ -7,7 +7,7 @@ import torch
 
 from funrl import random, tree
 
-__all__ = ["Env", "Timestep", "Transition", "check_env", "check_step", "constants"]
+__all__ = ["Env", "HostError", "Timestep", "Transition", "check_env", "check_step", "constants"]
 
 
 @tree.dataclass
@@ -62,6 +62,10 @@ class Transition:
         return self.terminated | self.truncated
 
 
+class HostError(RuntimeError):
+    """An environment outside torch failed: it raised, died, did not answer, or returned what is no observation or reward."""
+
+
 class Env(NamedTuple):
     """An environment: a single instance, of which :func:`torch.func.vmap` makes batches, or ``num_envs`` copies side by side.
 
@@ -84,7 +88,7 @@ class Env(NamedTuple):
         step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, likewise.
         close: gives back what a host environment holds (processes, files); a second call does nothing. None: nothing to give back.
         below: the environment that a transform was applied to, or None.
-        label: what the transform is called, with its arguments, for ``repr``.
+        label: what the transform is called, with its arguments, for ``repr``; of the environment at the bottom, its settings.
     """
 
     name: str
@@ -111,7 +115,8 @@ class Env(NamedTuple):
             env = env.below
         told = {"num_envs": env.num_envs} if env.num_envs is not None else {}
         told.update({"host": True} if env.host else {})
-        bottom = ", ".join([f"Env({env.name}", *(f"{name}={value}" for name, value in told.items())]) + ")"
+        settings = [env.label] if env.label else []
+        bottom = ", ".join([f"Env({env.name}", *settings, *(f"{name}={value}" for name, value in told.items())]) + ")"
         return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
 
     def __enter__(self) -> "Env":

@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from funrl.env import Env
 from funrl.envs import gymnasium as bridge
+from funrl.envs.gymnasium.bridge import told
 from funrl.names import nearest
 
 __all__ = ["make", "names"]
@@ -117,6 +118,8 @@ def make(
         start_method="spawn" if vectorization == "async" else None,
         render_mode="rgb_array",
     )
+    picture = {"height": height, "width": width, "camera": camera}
+    env = env._replace(label=told(make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, **picture, **settings))
     limit = suite.load(domain, task, settings)._step_limit
     return env if limit == math.inf else env._replace(max_episode_steps=math.ceil(limit / frame_skip))
 

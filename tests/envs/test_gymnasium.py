@@ -165,6 +165,13 @@ def test_step_mdp_and_three_equal_rollouts(name):
     assert name != "gymnasium" or batch.done.sum() >= 2
 
 
+def test_repr_shows_the_settings():
+    with bridge.make("CartPole-v1", num_envs=2, frame_skip=2, max_episode_steps=9) as env:
+        assert str(env) == "Env(gymnasium:CartPole-v1, frame_skip=2, max_episode_steps=9, num_envs=2, host=True)"
+    with bridge.wrap(gymnasium.make("CartPole-v1").unwrapped) as env:
+        assert str(env) == "Env(gymnasium:CartPole-v1, <CartPoleEnv<CartPole-v1>>, host=True)"
+
+
 # Copies
 
 
@@ -272,7 +279,11 @@ def test_making_and_closing_leaks_nothing():
     assert held() == before and not multiprocessing.active_children()
 
 
-def test_argument_errors():
+def test_argument_errors(monkeypatch):
+    def render(self):
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+    monkeypatch.setattr(gymnasium.envs.classic_control.CartPoleEnv, "render", render)
     for error, message, make in (
         (ValueError, "expected 'sync' or 'async', got 'threads'", lambda: bridge.make("CartPole-v1", vectorization="threads")),
         (ValueError, "'async' is for several copies", lambda: bridge.make("CartPole-v1", vectorization="async")),
@@ -280,6 +291,10 @@ def test_argument_errors():
         (ValueError, "frame_skip: expected at least 1, got 0", lambda: bridge.make("CartPole-v1", frame_skip=0)),
         (TypeError, "num_envs: expected an integer, got 2.0", lambda: bridge.make("CartPole-v1", num_envs=2.0)),
         (TypeError, "wrap: env: expected an environment", lambda: bridge.wrap(3)),
+        (ValueError, "id: Environment `CartPoole` doesn't exist. Did you mean: `CartPole`", lambda: bridge.make("CartPoole-v1")),
+        (ValueError, "start_method: expected None or one of .*, got 'thread'", lambda: bridge.make("CartPole-v1", start_method="thread")),
+        (ValueError, "start_method: there are no processes", lambda: bridge.make("CartPole-v1", start_method="spawn")),
+        (ImportError, "CartPole-v1: pygame is not installed", lambda: bridge.make("CartPole-v1", from_pixels=True)),
     ):
         with pytest.raises(error, match=message):
             make()

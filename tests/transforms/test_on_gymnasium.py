@@ -24,7 +24,8 @@ def test_the_three_transforms_on_gymnasium():
         assert observation["pixels"].shape == (3, 500, 500) and 2 <= observation["pixels"].min() < observation["pixels"].max() <= 3
         _, batch = funrl.rollout(None, random.key(1), state, (), env=env, num_steps=2)
         assert batch.next_observation["pixels"].shape == (2, 3, 500, 500) and batch.observation["state"].shape == (2, 3)
-        assert str(env).startswith("compose(\n    Env(gymnasium:Pendulum-v1, host=True),\n    noop_reset(noops=3),")
+        bottom = "Env(gymnasium:Pendulum-v1, frame_skip=3, from_pixels=True, host=True)"
+        assert str(env).startswith(f"compose(\n    {bottom},\n    noop_reset(noops=3),")
 
 
 def test_four_in_parallel_with_transforms_on_the_batch():

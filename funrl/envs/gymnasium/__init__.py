@@ -7,11 +7,12 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from funrl.env import Env
-from funrl.envs.gymnasium.bridge import HostState, to_env
-from funrl.envs.gymnasium.drivers import Copies, HostError, Vectors, Workers
+from funrl.env import Env, HostError
+from funrl.envs.gymnasium.bridge import HostState, to_env, told
+from funrl.envs.gymnasium.drivers import Copies, Vectors, Workers
 from funrl.envs.gymnasium.pure import to_gymnasium, to_gymnasium_vector
 from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels
 
@@ -61,8 +62,9 @@ def make(
         The environment.
 
     Raises:
+        ImportError: if a package that the environment needs is not installed.
         TypeError: if a space has no counterpart in :mod:`funrl.spaces`, or an argument has the wrong type.
-        ValueError: if an argument is out of range, or one is given without the one that it belongs to.
+        ValueError: if there is no such environment, or an argument is out of range, or one is given without the one that it belongs to.
         HostError: from ``reset`` and ``step``, where the environment raises, dies, is silent for longer than ``timeout``, or returns
             NaN or a wrong shape; it names the copy. After the failure of a worker all processes are ended.
 
@@ -91,19 +93,25 @@ def make(
     if start_method is not None and vectorization != "async":
         raise ValueError("gymnasium.make: start_method: there are no processes to start; give vectorization='async' too")
     _check_timeout("make", timeout)
+    label = told(make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, **kwargs)
     if from_pixels:
         kwargs = {"render_mode": "rgb_array", **kwargs}
     # What the checker would say once about an environment, each step here says.
     kwargs = {"disable_env_checker": True, **kwargs}
     create = functools.partial(_create, id, kwargs, frame_skip, from_pixels, pixels_only)
 
-    first = create()
+    try:
+        first = create()
+    except DependencyNotInstalled as error:
+        raise ImportError(f"gymnasium.make: {id}: {error}") from error
+    except Error as error:
+        raise ValueError(f"gymnasium.make: id: {error}") from error
     if vectorization == "sync":
         envs = [first]
         try:
             envs += [create() for _ in range((num_envs or 1) - 1)]
             driver = Copies(envs, _name(first), functools.partial(_close_all, envs))
-            return to_env(driver, _name(first), single=num_envs is None, **_facts(first, frame_skip))
+            return to_env(driver, _name(first), label=label, single=num_envs is None, **_facts(first, frame_skip))
         except BaseException:
             _close_all(envs)
             raise
@@ -116,7 +124,7 @@ def make(
     copies = [functools.partial(_checked, create)] * num_envs
     vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
-        return to_env(Workers(vector, name, timeout), name, single=False, **facts)
+        return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts)
     except BaseException:
         vector.close(terminate=True)
         raise
@@ -152,7 +160,7 @@ def wrap(env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0) -> Env:
     """
     _check_timeout("wrap", timeout)
     if isinstance(env, gymnasium.Env):
-        return to_env(Copies([env], _name(env), env.close), _name(env), single=True, **_facts(env))
+        return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), single=True, **_facts(env))
     if not isinstance(env, VectorEnv):
         raise TypeError(f"wrap: env: expected an environment or a vector environment of gymnasium, got {type(env).__name__}")
     if type(env) is SyncVectorEnv:
@@ -161,7 +169,7 @@ def wrap(env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0) -> Env:
         driver = Workers(env, _name(env), timeout)
     else:
         driver = Vectors(env, _name(env))
-    return to_env(driver, _name(env), single=False, **_facts(env))
+    return to_env(driver, _name(env), label=str(env), single=False, **_facts(env))
 
 
 class _Async(AsyncVectorEnv):

@@ -1,14 +1,15 @@
 """The interface of :class:`funrl.env.Env` over a driver: tensors in and out, seeds from keys, and a token that tells states apart."""
 
+import inspect
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from funrl import tree
-from funrl.env import Env, Timestep
-from funrl.envs.gymnasium.drivers import HostError
+from funrl.env import Env, HostError, Timestep
 from funrl.envs.gymnasium.spaces import numpy
 
 _MASK = (1 << 64) - 1
@@ -27,7 +28,7 @@ class HostState:
     token: torch.Tensor
 
 
-def to_env(driver: Any, name: str, *, single: bool, max_episode_steps: int, renders: bool) -> Env:
+def to_env(driver: Any, name: str, *, label: str, single: bool, max_episode_steps: int, renders: bool) -> Env:
     """Return the :class:`~funrl.env.Env` of a driver; ``single``: of its only copy, without a batch dimension."""
     host = _Host(driver, name, single)
     return Env(
@@ -44,7 +45,14 @@ def to_env(driver: Any, name: str, *, single: bool, max_episode_steps: int, rend
         reset_where=None if single else host.reset_where,
         step_where=None if single else host.step_where,
         close=host.close,
+        label=label,
     )
+
+
+def told(make: Callable[..., Env], **settings: Any) -> str:
+    """Return, for ``repr``, the settings of which ``make`` has another default, or none."""
+    known = inspect.signature(make).parameters
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items() if name not in known or value != known[name].default)
 
 
 class _Host:

@@ -8,7 +8,7 @@ A driver has ``num`` copies, the ``layout`` of their observations and the ``acti
 * ``render()`` returns the pictures of all;
 * ``close()`` gives back what they hold.
 
-What goes wrong is a :class:`HostError` that names the copy.
+What goes wrong is a :class:`~funrl.env.HostError` that names the copy.
 """
 
 import multiprocessing.connection
@@ -22,12 +22,9 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from funrl.env import HostError
 from funrl.envs.gymnasium.pure import PureVectorEnv
 from funrl.envs.gymnasium.spaces import Misfit, layout
-
-
-class HostError(RuntimeError):
-    """An environment outside torch failed: it raised, died, did not answer, or returned what is no observation or reward."""
 
 
 class Copies:
