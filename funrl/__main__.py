@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from funrl import algos, envs, random, record, training
 from funrl.checkpoint import CheckpointError
+from funrl.env import HostError
 from funrl.interaction import Evaluation
 from funrl.record import RunError
 from funrl.spaces import Box
@@ -27,7 +28,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return the exit code.
 
-    0: done. 1: the run diverged, or its folder could not be written any more. 2: what was asked for is not possible.
+    0: done. 1: the run diverged, its environment failed, or its folder could not be written any more. 2: what was asked for is not
+    possible.
     130: interrupted. Errors are one line on stderr; the result is the last line on stdout.
 
     Args:
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (_UsageError, RunError, CheckpointError) as error:
         return _fail(error, 2)
-    except (training.Diverged, OSError) as error:
+    except (training.Diverged, HostError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         kept = "; what a checkpoint holds is kept, go on from there with --resume" if args.command is _train else ""
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args: argparse.Namespace) -> None:
     try:
-        defaults, env = algos.defaults(args.algorithm), envs.make(args.env)
+        defaults = algos.defaults(args.algorithm)
     except ValueError as error:
         raise _UsageError(str(error)) from None
     given = dict(_option(text, defaults) for text in args.set)
@@ -117,12 +119,13 @@ def _train(args: argparse.Namespace) -> None:
     seed = 0 if seed is None else seed
     num_agents = 1 if num_agents is None else num_agents
     try:
-        algo = algos.make(args.algorithm, env, **options)
         key = random.key(seed)
-    except (ValueError, TypeError) as error:
+        algo = algos.make(args.algorithm, args.env, **options)
+    except (ValueError, TypeError, ImportError) as error:
         raise _UsageError(str(error)) from None
 
-    result = training.train(algo, key, total_steps, num_agents=num_agents, out=out, resume=args.resume, notes={"seed": seed})
+    with algo.env:
+        result = training.train(algo, key, total_steps, num_agents=num_agents, out=out, resume=args.resume, notes={"seed": seed})
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
     print(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}", flush=True)
@@ -133,7 +136,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.episodes < 1:
         raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
     num_agents = run.config["num_agents"]
-    result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
+    with run.algo.env:
+        result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
     print(
         f"{run.algo.name} on {run.algo.env.name} after {run.updates * run.algo.steps_per_update:,} steps: {_summary(result, num_agents)}",
         flush=True,
@@ -146,6 +150,8 @@ def _envs(args: argparse.Namespace) -> None:
         env = envs.make(name)
         observation, action = _space(env.observation_space), _space(env.action_space)
         print(f"{name:{width}}observation {observation}, action {action}, at most {env.max_episode_steps} steps")
+    for name, whose in (("gymnasium:ID", "registered in gymnasium"), ("dm_control:DOMAIN-TASK", "of dm_control's suite (its extra)")):
+        print(f"{name:{width}}any environment {whose}, on the host")
 
 
 def _space(space: Any) -> str:
@@ -163,7 +169,8 @@ def _summary(evaluation: Evaluation, num_agents: int) -> str:
 
 def _default_out(args: argparse.Namespace) -> Path:
     """Return the folder of a new run, or with ``--resume`` that of the last one."""
-    base = Path("runs") / f"{args.algorithm}-{args.env}-{0 if args.seed is None else args.seed}"
+    env = re.sub(r"[^\w.-]", "-", args.env)  # "gymnasium:ALE/Pong-v5"
+    base = Path("runs") / f"{args.algorithm}-{env}-{0 if args.seed is None else args.seed}"
     taken, number = None, 1
     folder = base
     while folder.exists():
@@ -194,7 +201,7 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any])
     try:
         record.rebuild(config)
         return record.options_of(config)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise RunError(f"{record.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 

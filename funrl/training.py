@@ -47,13 +47,13 @@ PRESETS: dict[tuple[str, str], Preset] = {
 
 
 def preset(algorithm: str, env: str) -> Preset:
-    """Return the entry of :data:`PRESETS`, or a million steps with the algorithm's defaults.
+    """Return the entry of :data:`PRESETS`, or a million steps with the algorithm's defaults; gymnasium's own have those of the pure ones.
 
     Example:
-        >>> preset("ppo", "CartPole-v1").total_steps
-        500000
+        >>> preset("ppo", "CartPole-v1").total_steps, preset("ppo", "gymnasium:CartPole-v1").total_steps
+        (500000, 500000)
     """
-    return PRESETS.get((algorithm, env), Preset(1_000_000, {}))
+    return PRESETS.get((algorithm, env.removeprefix("gymnasium:")), Preset(1_000_000, {}))
 
 
 class Diverged(FloatingPointError):
@@ -287,7 +287,8 @@ def load_run(out: str | os.PathLike) -> Run:
         A :class:`Run`; its state is on the CPU.
 
     Raises:
-        RunError: if the folder holds no run, or none that can be read or made again, or there is no checkpoint yet.
+        RunError: if the folder holds no run, or none that can be read or made again (such as that of an environment with settings or
+            transforms, which its name does not tell, or that lacks a package), or there is no checkpoint yet.
         funrl.checkpoint.CheckpointError: if the checkpoint is damaged.
 
     Example:
@@ -305,7 +306,7 @@ def load_run(out: str | os.PathLike) -> Run:
     config = record.read_config(out)
     try:
         algo = record.rebuild(config)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise RunError(f"{folder.config}: cannot make the algorithm again: {error}") from None
     if not folder.checkpoint.exists():
         raise RunError(f"{folder}: the run has no checkpoint yet; wait for its first update, or go on with it (train --resume)")

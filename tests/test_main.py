@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from funrl import algos, checkpoint, record, training
+from funrl import algos, checkpoint, envs, random, record, training, transforms
 from funrl.__main__ import main
 from tests.record import drifter
 
@@ -119,6 +119,67 @@ def test_ppo_from_end_to_end(run, tmp_path):
     assert run("evaluate", "r", "--episodes", 3)[1][-1].startswith("ppo on CartPole-v1 after 48 steps: mean return ")
 
 
+# On the host
+
+
+@pytest.fixture
+def eager_learners(monkeypatch):
+    """A step on the host compiles its parts by itself, but not here; and a few episodes are enough."""
+    monkeypatch.setattr(training, "train", functools.partial(training.train, evaluate_episodes=4))
+    for module in (algos.ppo, algos.off_policy):
+        monkeypatch.setattr(module, "compile", lambda part, **options: part)
+
+
+TINY_DQN = [f"--set={option}" for option in ("num_envs=2", "num_steps=8", "batch_size=4", "learning_starts=16", "num_cells=8")]
+
+
+@pytest.mark.parametrize(("algorithm", "options"), [("ppo", [*TINY, "--set=anneal_steps=inf"]), ("dqn", TINY_DQN)])
+def test_gymnasium_from_end_to_end(run, tmp_path, eager_learners, algorithm, options):
+    command = ("train", algorithm, "--env", "gymnasium:CartPole-v1")
+    code, out, err = run(*command, *options, "--total-steps", 48)
+    assert code == 0 and re.match(r"48 steps in .*; mean return \d+\.\d over 4 episodes$", out[-1]), err
+    folder = tmp_path / "runs" / f"{algorithm}-gymnasium-CartPole-v1-0"
+    assert record.read_config(folder)["environment"] == "Env(gymnasium:CartPole-v1, num_envs=2, host=True)"
+    code, out, err = run(*command, "--resume", "--total-steps", 80)
+    assert code == 0 and out[-1].startswith("80 steps in "), err
+    assert record.read_metrics(folder / "metrics.csv")["update"].tolist() == [1, 2, 3, 4, 5]
+    one, again = (run("evaluate", folder, "--episodes", 3) for _ in range(2))
+    assert one == again and re.match(algorithm + r" on gymnasium:CartPole-v1 after 80 steps: mean return \d+", one[1][-1]), one
+    assert run(*command, "--num-agents", 2, "--total-steps", 1e5)[2][-1].startswith("funrl: num_agents: gymnasium:CartPole-v1 runs outside")
+
+
+def test_an_environment_that_fails_is_one_line(run, eager_learners, monkeypatch):
+    def step(self, action):
+        raise RuntimeError("the motor is broken")
+
+    monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.step", step)
+    code, out, err = run("train", "ppo", "--env", "gymnasium:CartPole-v1", *TINY, "--total-steps", 48)
+    assert code == 1 and out == [] and err[-1].startswith("funrl: gymnasium:CartPole-v1: copy 0 raised in step: RuntimeError: the motor is")
+
+
+PPO = dict(num_envs=2, num_steps=8, num_epochs=1, num_minibatches=2, num_cells=(8,))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "name", "settings"),
+    [("ppo", PPO, "gymnasium:CartPole-v1", {"num_envs": 2, "frame_skip": 2}), ("drifter", {}, "CartPole-v1", {})],
+)
+def test_what_the_name_does_not_tell_is_not_lost(run, eager_learners, algorithm, options, name, settings):
+    """A run with settings or transforms goes on from Python; what makes the environment by its name refuses."""
+
+    def train(total_steps, **how):
+        with transforms.compose(envs.make(name, **settings), transforms.time_limit(5)) as env:
+            algo = algos.make(algorithm, env, **options)
+            return training.train(algo, random.key(0), total_steps, out="r", progress=False, evaluate_episodes=0, **how)
+
+    assert train(48).updates > 0
+    for argv in (("evaluate", "r"), ("train", algorithm, "--env", name, "--out", "r", "--resume")):
+        code, out, err = run(*argv)
+        assert code == 2 and out == [] and len(err) == 1 and "time_limit" in err[0] and "make it yourself" in err[0]
+        assert ("frame_skip=2" in err[0]) == bool(settings)
+    assert train(80, resume=True).steps == 80
+
+
 @pytest.mark.slow
 def test_ppo_that_diverges(run):
     code, out, err = run("train", "ppo", "--env", "CartPole-v1", *TINY, "--out", "r", "--total-steps", 160, "--set", "learning_rate=1e30")
@@ -138,6 +199,7 @@ def test_envs(run):
     code, out, err = run("envs")
     assert code == 0 and err == [] and [line.split()[0] for line in out][:2] == ["CartPole-v1", "Pendulum-v1"]
     assert out[1].endswith("observation Box [3], action Box [1], at most 200 steps")
+    assert [line.split()[0] for line in out[-2:]] == ["gymnasium:ID", "dm_control:DOMAIN-TASK"]
 
 
 CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
@@ -151,6 +213,8 @@ CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
         (("train", "ppo"), "the following arguments are required: --env"),
         (("train", "ppo", "--env", "cartpole-v0"), "no environment is called 'cartpole-v0'; did you mean CartPole-v1"),
         (("train", "ppo", "--env", "Go"), "no environment is called 'Go'; choose one of CartPole-v1"),
+        (("train", "ppo", "--env", "gymnasium:Go-v1"), "gymnasium.make: id: Environment `Go` doesn't exist"),
+        (("train", "ppo", "--env", "dm_control:cartpole"), "dm_control.make: task: cartpole has none called ''"),
         (("train", "pop", "--env", "CartPole-v1"), "no algorithm is called 'pop'; did you mean ppo?"),
         ((*CARTPOLE, "--set", "learnin_rate=1"), "unknown option 'learnin_rate': did you mean learning_rate"),
         ((*CARTPOLE, "--set", "learning_rate"), "expected NAME=VALUE, such as learning_rate=3e-4"),
@@ -285,7 +349,7 @@ def test_help(capsys):
 
 def test_presets_name_what_exists():
     for (algorithm, env), preset in training.PRESETS.items():
-        algos.make(algorithm, training.record.folder.envs.make(env), **preset.options)
+        algos.make(algorithm, env, **preset.options)
         assert preset.total_steps >= 100_000
 
 

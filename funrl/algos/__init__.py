@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from funrl import envs
 from funrl.algos import crossq, ddpg, dqn, ppo, redq, sac, sac_discrete, td3
 from funrl.algos.algorithm import Algorithm
 from funrl.env import Env
@@ -48,29 +49,38 @@ def defaults(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(_find(name)[1])}
 
 
-def make(name: str, env: Env, **options: Any) -> Algorithm:
+def make(name: str, env: Env | str, **options: Any) -> Algorithm:
     """Make the algorithm called ``name`` for an environment.
 
     Args:
         name: one of :func:`names`.
-        env: the environment to learn in.
+        env: the environment to learn in, or what :func:`funrl.envs.make` knows it by; on the host it then has ``num_envs`` copies.
         **options: fields of its configuration; :func:`defaults` lists them.
 
     Raises:
-        ValueError: if there is no algorithm of that name (the nearest names are offered), or an option is unknown, out of
+        ValueError: if there is no algorithm or environment of that name (the nearest names are offered), or an option is unknown, out of
             its range, or does not fit the environment.
         TypeError: if an option has another type than its default.
+        ImportError: if an environment on the host lacks a package.
 
     Example:
         >>> import funrl
         >>> make("ppo", funrl.envs.make("CartPole-v1"), num_envs=4, num_steps=16).steps_per_update
         64
+        >>> make("ppo", "gymnasium:CartPole-v1", num_envs=4).env
+        Env(gymnasium:CartPole-v1, num_envs=4, host=True)
         >>> make("pop", funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
         ValueError: algos.make: name: no algorithm is called 'pop'; did you mean ppo?
     """
-    return _find(name)[0](env, **options)
+    algorithm, _ = _find(name)
+    if isinstance(env, str):
+        called, env = env, envs.make(env)
+        if env.host:
+            env.close()
+            env = envs.make(called, num_envs=options.get("num_envs", defaults(name).get("num_envs")))
+    return algorithm(env, **options)
 
 
 def _find(name: str) -> tuple[Any, Any]:

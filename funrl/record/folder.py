@@ -6,14 +6,16 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from funrl import algos, checkpoint, envs
+from funrl import algos, checkpoint
 from funrl.algos import Algorithm
+from funrl.env import Env
 
 __all__ = ["Folder", "RunError", "describe", "options_of", "read_config", "rebuild"]
 
@@ -111,8 +113,8 @@ def describe(
         notes: further entries, such as the seed.
 
     Returns:
-        A dict with ``format``, ``algorithm``, ``env``, ``num_agents``, the notes, ``key``, ``total_steps``, ``options`` (where infinity,
-        which JSON lacks, is the string ``"inf"``) and ``versions``.
+        A dict with ``format``, ``algorithm``, ``env``, ``environment`` (its ``repr``, which shows settings and transforms), ``num_agents``,
+        the notes, ``key``, ``total_steps``, ``options`` (where infinity, which JSON lacks, is the string ``"inf"``) and ``versions``.
 
     Example:
         >>> import funrl
@@ -129,6 +131,7 @@ def describe(
         "format": _FORMAT,
         "algorithm": algo.name,
         "env": algo.env.name,
+        "environment": _shown(algo.env),
         "num_agents": num_agents,
         **(notes or {}),
         "key": int(key),
@@ -181,8 +184,10 @@ def rebuild(config: dict[str, Any]) -> Algorithm:
         config: what :func:`read_config` returned.
 
     Raises:
-        ValueError: if there is no such algorithm or environment, or an option is out of its range.
+        ValueError: if there is no such algorithm or environment, or an option is out of its range, or the environment had settings or
+            transforms, which its name does not tell.
         TypeError: if an option has the wrong type.
+        ImportError: if an environment on the host lacks a package.
 
     Example:
         >>> import funrl
@@ -190,7 +195,14 @@ def rebuild(config: dict[str, Any]) -> Algorithm:
         >>> rebuild(describe(algo, funrl.random.key(0), 1_000_000, 1)).config == algo.config
         True
     """
-    return algos.make(config["algorithm"], envs.make(config["env"]), **options_of(config))
+    algo = algos.make(config["algorithm"], config["env"], **options_of(config))
+    before, now = config.get("environment"), _shown(algo.env)
+    if before not in (None, now):
+        raise ValueError(
+            f"the environment was {before}, of which the name alone gives {now}; make it yourself, and the algorithm for it, and go on "
+            "with funrl.train(algo, ..., out=..., resume=True)"
+        )
+    return algo
 
 
 def options_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -205,6 +217,10 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
     """
     defaults = algos.defaults(config["algorithm"])
     return {name: _from_json(name, value, defaults.get(name)) for name, value in config["options"].items()}
+
+
+def _shown(env: Env) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(env))  # of a function, whose address is another in each process
 
 
 def _to_json(value: Any) -> Any:
