@@ -260,7 +260,8 @@ def test_a_lost_worker_is_named_and_no_process_stays(fault, message):
     env.close()
 
 
-def test_making_and_closing_leaks_nothing():
+@pytest.mark.parametrize("num_async", [5, pytest.param(1000, marks=pytest.mark.slow)])
+def test_making_and_closing_leaks_nothing(num_async):
     def held():
         return len(os.listdir("/proc/self/fd")), len([p for p in os.listdir("/proc/self/task")])
 
@@ -274,7 +275,7 @@ def test_making_and_closing_leaks_nothing():
     before = held()
     for _ in range(1000):
         cycle()
-    for _ in range(5):
+    for _ in range(num_async):
         cycle(num_envs=2, vectorization="async")
     assert held() == before and not multiprocessing.active_children()
 
