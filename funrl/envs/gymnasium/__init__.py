@@ -41,8 +41,9 @@ def make(
     the latest state can be used, once; any other is an error. Each reset seeds the environment from its key, so that the same
     keys give the same episodes.
 
-    Observations have the dtypes of gymnasium's space, rewards are float32; the ``info`` of gymnasium is dropped, and ``env_params``
-    are ``()``. It has ``render`` if ``render_mode="rgb_array"`` is given. Close it after use, or use it in a ``with`` statement.
+    Observations have the dtypes of gymnasium's space, rewards are float32, and ``env_params`` are ``()``. The ``info`` of gymnasium is
+    dropped: no space says what is in it, and its entries may come and go, where those of a Timestep may not. It has ``render`` if
+    ``render_mode="rgb_array"`` is given. Close it after use, or use it in a ``with`` statement.
 
     Args:
         id: a registered name or an EnvSpec, as for ``gymnasium.make``.
