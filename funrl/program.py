@@ -534,9 +534,10 @@ class _Rewrite(CustomGraphPass):
         _part_addmm(graph)
         _fuse_small_products(graph)
         _turn_thin_products(graph)
+        _write_out_argmax(graph)
 
     def uuid(self) -> str:
-        return "funrl-rewrite-10"
+        return "funrl-rewrite-11"
 
 
 def _copy_results_of_loops(graph: torch.fx.Graph) -> None:
@@ -672,6 +673,32 @@ def _turn_thin_products(graph: torch.fx.Graph) -> None:
                     product = _call(graph, aten.slice.Tensor, product, -1, 0, n)
             node.replace_all_uses_with(product)
             graph.erase_node(node)
+
+
+# Up to so many entries, comparing them one after another costs less than a loop over them.
+_FEW_ENTRIES = 8
+
+
+def _write_out_argmax(graph: torch.fx.Graph) -> None:
+    """Write an argmax over a few entries as comparisons, on a CPU: the loop is not vectorised, and neither is what makes the entries."""
+    aten = torch.ops.aten
+    for node in graph.find_nodes(op="call_function", target=aten.argmax.default):
+        x, dim, *keep = (*node.args, None)[: max(2, len(node.args))]
+        like = x.meta["val"]
+        if like.device.type != "cpu" or dim is None or any(keep) or node.kwargs or not 1 < like.shape[dim] <= _FEW_ENTRIES:
+            continue
+        with graph.inserting_before(node):
+            greatest, place = _call(graph, aten.select.int, x, dim, 0), None
+            for i in range(1, like.shape[dim]):
+                entry = _call(graph, aten.select.int, x, dim, i)
+                # The first NaN counts as the greatest.
+                beats = _call(graph, aten.logical_not.default, _call(graph, aten.le.Tensor, entry, greatest))
+                beats = _call(graph, aten.logical_and.default, beats, _call(graph, aten.eq.Tensor, greatest, greatest))
+                number = _call(graph, aten.mul.Tensor, _call(graph, torch.ops.prims.convert_element_type.default, beats, torch.int64), i)
+                place = number if place is None else _call(graph, aten.maximum.default, place, number)
+                greatest = _call(graph, aten.where.self, beats, entry, greatest)
+        node.replace_all_uses_with(place)
+        graph.erase_node(node)
 
 
 def _call(graph: torch.fx.Graph, op: Any, *args: Any) -> torch.fx.Node:

@@ -1,4 +1,6 @@
 import contextlib
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -397,6 +399,18 @@ def test_thin_products_in_generated_code():
         v = numbers(2, 3, 64, columns)
         same(program.compile(vmap(f))(x, w, v), vmap(f)(x, w, v), rtol=1e-4, atol=1e-2)
         same(program.compile(f)(x[0], w[0], v[0]), f(x[0], w[0], v[0]), rtol=1e-4, atol=1e-2)
+
+
+def test_argmax_over_few_entries_in_generated_code():
+    """Of equal entries the first counts, and the first NaN before them all."""
+    torch._dynamo.reset()
+    rows = torch.tensor(list(itertools.product((-math.inf, 1.0, 2.0, math.nan), repeat=3)))
+
+    def f(x, wide):
+        return x.argmax(-1), x.T.argmax(0), x[:, :2].argmax(1), x.argmax(-1, keepdim=True), (wide @ wide.T)[:, :9].argmax(-1)
+
+    for x in (rows, rows.double(), torch.arange(12).reshape(6, 2) % 5):
+        same(program.compile(f)(x, numbers(0, 16, 8)), f(x, numbers(0, 16, 8)))
 
 
 def test_one_graph_or_an_error():
