@@ -413,6 +413,22 @@ def test_argmax_over_few_entries_in_generated_code():
         same(program.compile(f)(x, numbers(0, 16, 8)), f(x, numbers(0, 16, 8)))
 
 
+def test_stacks_in_generated_code():
+    """Numbers of a batch stacked as columns, of one dtype or several, given on and reduced, beside stacks that are left alone."""
+    torch._dynamo.reset()
+
+    def f(x, count):
+        columns = torch.stack([x.sin(), x * x, x - 1], -1)
+        mixed = torch.stack([x.cos(), count.to(x.dtype)], -1).to(torch.float64)
+        joined = torch.cat([x[:, None], columns], -1), torch.cat([count[:, None], columns[:, :1]], 1)
+        return columns, columns.sum(0), columns.T, mixed, *joined
+
+    x, count = numbers(0, 40), torch.arange(40)
+    same(program.compile(f)(x, count), f(x, count))
+    batch = (numbers(1, 2, 40), count.expand(2, 40).contiguous())
+    same(program.compile(torch.func.vmap(f))(*batch), torch.func.vmap(f)(*batch))
+
+
 def test_one_graph_or_an_error():
     torch._dynamo.reset()
     with compilations(1):
