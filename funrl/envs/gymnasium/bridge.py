@@ -13,6 +13,7 @@ from funrl.env import Env, HostError, Timestep
 from funrl.envs.gymnasium.spaces import numpy
 
 _MASK = (1 << 64) - 1
+_POSITIVE = (1 << 63) - 1
 _ODD = 0x9E3779B97F4A7C15  # the golden ratio times 2**64: its multiples are spread over all 64 bits
 _INSTANCES = itertools.count(1)
 
@@ -66,9 +67,9 @@ class _Host:
         self.all, self.shape = list(range(driver.num)), (driver.num,)
         self.salt = (next(_INSTANCES) * _ODD) & _MASK
         self.history = 0  # of all actions since the last reset of all
-        self.tokens = np.zeros(driver.num, np.uint64)
+        self.tokens = [0] * driver.num
         self.token: torch.Tensor | None = None
-        self.over = np.zeros(driver.num, np.bool_)
+        self.over = [False] * driver.num
         self.trouble = "it was not reset yet"
         self.closed = False
 
@@ -114,14 +115,13 @@ class _Host:
         if rows:
             self.driver.reset(rows, seeds)
         tokens = self.tokens.copy()
-        tokens[rows] = [((self.salt ^ seed) * _ODD) & _MASK for seed in seeds.values()]
-        self.over[rows] = False
-        num = len(self.all)
-        return self._emit(key, tokens, np.zeros(num, np.float32), np.zeros(num, np.bool_), np.zeros(num, np.bool_))
+        for i, seed in seeds.items():
+            tokens[i], self.over[i] = ((self.salt ^ seed) * _ODD) & _POSITIVE, False
+        return self._emit(key, tokens, np.zeros(self.shape, np.float32), np.zeros(self.shape, np.bool_), np.zeros(self.shape, np.bool_))
 
     def _step(self, key: torch.Tensor, action: Any, rows: list[int]) -> tuple[HostState, Timestep]:
         actions, checksum = self.action_layout.arrays(action, self.batch, self.action_name)
-        over = self.over.tolist()
+        over, history = self.over, self.history
         if True in over and (ended := [i for i in rows if over[i]]):
             raise ValueError(f"{self.driver.who(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
         if not rows:
@@ -133,17 +133,16 @@ class _Host:
             i = next(i for i in self.all if not np.isfinite(numbers[i]))
             raise HostError(f"{self.driver.who(i)} returned the reward {reward[i]}; expected a finite number")
         ends, cuts = self._numbers(terminated, np.bool_, "terminated"), self._numbers(truncated, np.bool_, "truncated")
-        self.history = hash((self.history, checksum)) & _MASK  # of integers: the same in every process
-        if len(rows) == len(self.all):
-            self.over, tokens = ends | cuts, self.tokens ^ self.history
-        else:
-            tokens = self.tokens.copy()
-            tokens[rows] ^= self.history
-            self.over[rows] = (ends | cuts)[rows]
+        ended = (ends | cuts).tolist()
+        self.history = history = hash((history, checksum)) & _POSITIVE  # of integers: the same in every process
+        tokens = self.tokens.copy()
+        for i in rows:
+            tokens[i] ^= history
+            over[i] = ended[i]
         return self._emit(key, tokens, numbers, ends, cuts)
 
     def _emit(
-        self, key: torch.Tensor, tokens: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+        self, key: torch.Tensor, tokens: list[int], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
     ) -> tuple[HostState, Timestep]:
         """Return what happened as a state and a timestep, on the device of the key."""
         observation = self.driver.observe()
@@ -152,7 +151,7 @@ class _Host:
             i = next(i for i in self.all if self.layout.misfit(observed[i]))
             raise HostError(f"{self.driver.who(i)} returned an observation with NaN: {observed[i]}")
         self.tokens, self.trouble = tokens, ""
-        arrays = [tokens.view(np.int64), reward, terminated, truncated]
+        arrays = [np.array(tokens, np.int64), reward, terminated, truncated]
         if self.single:
             arrays = [x.reshape(()) for x in arrays]
         token, reward, terminated, truncated = map(torch.from_numpy, arrays)
@@ -189,7 +188,7 @@ class _Host:
         if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != self.batch:
             got = f"{where.dtype} {list(where.shape)}" if isinstance(where, torch.Tensor) else type(where).__name__
             raise ValueError(f"{self.name}: where: expected a bool tensor {list(self.batch)}, True for the copies to change; got {got}")
-        return np.flatnonzero(numpy(where)).tolist()
+        return [i for i, chosen in enumerate(numpy(where).tolist()) if chosen]
 
     def _enter(self, env_params: Any) -> None:
         if torch.compiler.is_compiling():
