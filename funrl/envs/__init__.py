@@ -19,6 +19,7 @@ from funrl.envs.memory_chain import memory_chain
 from funrl.envs.minatar.asterix import asterix
 from funrl.envs.minatar.breakout import breakout
 from funrl.envs.minatar.freeway import freeway
+from funrl.envs.minatar.seaquest import seaquest
 from funrl.envs.minatar.space_invaders import space_invaders
 from funrl.envs.mountain_car import mountain_car
 from funrl.envs.pendulum import pendulum
@@ -48,6 +49,7 @@ __all__ = [
     "pendulum",
     "point_robot",
     "probes",
+    "seaquest",
     "space_invaders",
     "vectorize",
 ]
@@ -72,6 +74,7 @@ _FACTORIES = {
     "Asterix-MinAtar": asterix,
     "Freeway-MinAtar": freeway,
     "SpaceInvaders-MinAtar": space_invaders,
+    "Seaquest-MinAtar": seaquest,
 }
 
 # Bridges to environments outside torch; they bring their packages along: not before they are used.

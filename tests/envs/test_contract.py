@@ -14,7 +14,7 @@ from funrl.env import check_env
 
 PHYSICAL = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "PointRobot-misc"]
 GYMNASIUM = [*PHYSICAL[:-1], "FrozenLake-v1", "FrozenLake8x8-v1"]
-MINATAR = [f"{game}-MinAtar" for game in ("Breakout", "Asterix", "Freeway", "SpaceInvaders")]
+MINATAR = [f"{game}-MinAtar" for game in ("Breakout", "Asterix", "Freeway", "SpaceInvaders", "Seaquest")]
 CONTINUOUS = [name for name in envs.names() if isinstance(envs.make(name).action_space, spaces.Box)]
 LIMITED = [name for name in envs.names() if hasattr(envs.make(name).default_params, "max_steps")]
 
