@@ -538,7 +538,7 @@ class _Rewrite(CustomGraphPass):
         _turn_stacks(graph)
 
     def uuid(self) -> str:
-        return "funrl-rewrite-12"
+        return "funrl-rewrite-13"
 
 
 def _copy_results_of_loops(graph: torch.fx.Graph) -> None:
@@ -703,14 +703,17 @@ def _write_out_argmax(graph: torch.fx.Graph) -> None:
 
 
 def _turn_stacks(graph: torch.fx.Graph) -> None:
-    """Stack numbers of a batch as rows and turn these, on a CPU: written as columns, they keep what makes them from being vectorised."""
+    """Stack numbers of a batch as rows and turn these, on a CPU: written as columns, they keep what makes them from being vectorised.
+
+    Only floating-point ones: planes of bools are faster as they are.
+    """
     aten = torch.ops.aten
     for node in graph.find_nodes(op="call_function", target=aten.cat.default):
         parts, dim = (*node.args, 0)[:2]
         like = node.meta["val"]
-        if like.device.type != "cpu" or like.ndim < 2 or dim % like.ndim != like.ndim - 1 or like.numel() < 16 * len(parts):
+        if like.device.type != "cpu" or not like.is_floating_point() or like.ndim < 2 or dim not in (-1, like.ndim - 1):
             continue
-        if any(x.meta["val"].ndim != like.ndim or x.meta["val"].shape[-1] != 1 for x in parts):
+        if like.numel() < 16 * len(parts) or any(x.meta["val"].ndim != like.ndim or x.meta["val"].shape[-1] != 1 for x in parts):
             continue
         first, last = [like.ndim - 1, *range(like.ndim - 1)], [*range(1, like.ndim), 0]
         with graph.inserting_before(node):
