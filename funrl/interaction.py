@@ -13,11 +13,12 @@ import torch
 
 from funrl import random, tree
 from funrl.env import Env, Timestep, Transition
+from funrl.policies import StatefulPolicy
 from funrl.program import scan
 
-__all__ = ["Evaluation", "evaluate", "rand_step", "rollout", "step_mdp"]
+__all__ = ["Evaluation", "Memory", "evaluate", "rand_step", "rollout", "step_mdp", "with_memory"]
 
-Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]]
+Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]] | StatefulPolicy
 
 
 @tree.dataclass
@@ -35,16 +36,62 @@ class Evaluation:
     finished: torch.Tensor
 
 
+@tree.dataclass
+class Memory:
+    """What a policy with a memory hands on from step to step, and from one rollout to the next.
+
+    Attributes:
+        state: what the policy keeps, such as the carry of a recurrent cell; leaves [...] or [B, ...].
+        reset: bool [] or [B], True where the next observation is the first of an episode.
+    """
+
+    state: Any
+    reset: torch.Tensor
+
+
+def with_memory(params: Any, state: tuple[Any, Timestep], *, env: Env, policy: StatefulPolicy) -> tuple[Any, Timestep, Memory]:
+    """Return the state that a rollout of a policy with a memory starts from.
+
+    Args:
+        params: what the policy learns.
+        state: what ``env.reset`` returned, the pair of the environment's state and its :class:`~funrl.env.Timestep`, or a batch of them.
+        env: the environment.
+        policy: such as :func:`funrl.policies.recurrent` makes.
+
+    Returns:
+        The triple of the environment's state, its timestep, and a :class:`Memory`.
+
+    Raises:
+        ValueError: if ``state`` is not such a pair, or not batched as ``env`` is.
+
+    Example:
+        >>> import funrl
+        >>> from funrl import distributions, nn, policies
+        >>> env = funrl.envs.make("MemoryChain-bsuite", memory_length=3)
+        >>> policy = policies.recurrent(nn.gru(8), policies.stochastic(nn.mlp((), 2), distributions.Categorical))
+        >>> state = env.reset(funrl.random.key(0), env.default_params)
+        >>> params = policy.init(funrl.random.key(1), state[1].observation)
+        >>> state = with_memory(params, state, env=env, policy=policy)
+        >>> state, batch = rollout(params, funrl.random.key(2), state, env.default_params, env=env, act=policy, num_steps=6)
+        >>> state[2].state.shape, batch.terminated
+        (torch.Size([8]), tensor([False, False, False,  True, False, False]))
+    """
+    batch_shape = _batch_shape(state, env)
+    start = torch.func.vmap(policy.start, (None, 0)) if batch_shape else policy.start
+    kept = tree.map(lambda x: x.clone(memory_format=torch.contiguous_format), start(params, state[1].observation))
+    return (*state, Memory(kept, torch.ones_like(state[1].terminated)))
+
+
 def rollout(
     params: Any,
     key: torch.Tensor,
-    state: tuple[Any, Timestep],
+    state: tuple[Any, ...],
     env_params: Any,
     *,
     env: Env,
     act: Act | None = None,
     num_steps: int,
-) -> tuple[tuple[Any, Timestep], Transition]:
+) -> tuple[tuple[Any, ...], Transition]:
     """Act for ``num_steps`` steps in one environment, or in B of them side by side.
 
     An environment that is done is reset, here and nowhere else; ``next_observation`` is the true successor all the
@@ -62,14 +109,16 @@ def rollout(
         env_params: the physical constants, shared by all environments; a batched one may take some for each copy.
         env: the environment: pure or on the host, single or batched.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a batched environment maps it over
-            ``random.split(key, B)``. None: random actions, and ``extras`` are {}.
+            ``random.split(key, B)``. None: random actions, and ``extras`` are {}. Or a policy with a memory, a
+            :class:`funrl.policies.StatefulPolicy`: then ``state`` begins as what :func:`with_memory` returns, and the policy is told
+            where an episode begins.
         num_steps: T >= 1.
 
     Returns:
         The state to go on from, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
 
     Raises:
-        ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair, or not batched as ``env`` is.
+        ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair (or triple), or not batched as ``env`` is.
 
     Example:
         >>> import torch, funrl
@@ -84,20 +133,20 @@ def rollout(
     """
     if num_steps < 1:
         raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
-    batch_shape = _batch_shape(state, env)
+    batch_shape = _batch_shape(state, env, act)
     if env.host:
         return _rollout_host(params, key, state, env_params, env=env, act=act, num_steps=num_steps)
-    act = _batched(_random(env) if act is None else act, env)
+    choose = _chooser(act, env)
     lanes = batch_shape if env.num_envs is None else ()
     # All keys at once: drawing them inside the loop makes the program slower to compile and to run. Apart, as a step reads them fastest.
     keys = tuple(each.contiguous() for each in random.split(key, (num_steps, *lanes, 3)).unbind(-1))
     env_params = _pack(env_params)
 
-    def advance(carry: tuple[Any, Any, Any], keys: tuple[torch.Tensor, ...]) -> tuple[tuple[Any, Any, Any], Transition]:
-        env_state, observation, _ = carry
+    def advance(carry: tuple[Any, ...], keys: tuple[torch.Tensor, ...]) -> tuple[tuple[Any, ...], Transition]:
+        (env_state, observation, _), memory = carry
         act_key, step_key, reset_key = keys
         constants = env_params()
-        action, extras = act(params, act_key, observation)
+        memory, action, extras = choose(params, act_key, memory, observation)
         env_state, after = env.step(step_key, env_state, action, constants)
         transition = Transition(
             observation=observation,
@@ -110,32 +159,34 @@ def rollout(
         )
         reset_state, reset = env.reset(reset_key, constants)
         new = (reset_state, reset.observation, reset.info)
-        return tree.where(after.done, new, (env_state, after.observation, after.info)), transition
+        going = tree.where(after.done, new, (env_state, after.observation, after.info))
+        return (going, _told(memory, after.done)), transition
 
     if lanes:
         advance = torch.func.vmap(advance)
-    env_state, timestep = state
-    (env_state, observation, info), transitions = scan(advance, (env_state, timestep.observation, timestep.info), keys)
-    return (env_state, _cleared(tree.index(transitions, -1), observation, info)), transitions
+    (env_state, timestep), memory = _parted(state)
+    start = ((env_state, timestep.observation, timestep.info), memory)
+    ((env_state, observation, info), memory), transitions = scan(advance, start, keys)
+    return _joined((env_state, _cleared(tree.index(transitions, -1), observation, info)), memory), transitions
 
 
 def _rollout_host(
-    params: Any, key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *, env: Env, act: Act | None, num_steps: int
-) -> tuple[tuple[Any, Timestep], Transition]:
+    params: Any, key: torch.Tensor, state: tuple[Any, ...], env_params: Any, *, env: Env, act: Act | None, num_steps: int
+) -> tuple[tuple[Any, ...], Transition]:
     act_keys, step_keys, reset_keys = random.split(key, (num_steps, 3)).unbind(1)
     choose = _choices(params, act_keys, env, act)
-    env_state, last = state
+    (env_state, last), memory = _parted(state)
     observation, info, rows = last.observation, last.info, []
     for t, (step_key, reset_key) in enumerate(zip(step_keys.unbind(0), reset_keys.unbind(0), strict=True)):
-        action, extras = choose(t, observation)
+        memory, action, extras = choose(t, memory, observation)
         env_state, last = env.step(step_key, env_state, action, env_params)
         # The fields of a Transition, in order.
         rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, extras))
-        observation, info = last.observation, last.info
+        observation, info, memory = last.observation, last.info, _told(memory, last.done)
         if _any(last.terminated) or _any(last.truncated):
             env_state, observation, info = _restart(reset_key, env_state, last, last.done, env_params, env)
     transitions = Transition(*(_stack(column) for column in zip(*rows, strict=True)))
-    return (env_state, _cleared(last, observation, info)), transitions
+    return _joined((env_state, _cleared(last, observation, info)), memory), transitions
 
 
 def _any(flag: torch.Tensor) -> bool:
@@ -149,36 +200,74 @@ def _stack(values: tuple[Any, ...]) -> Any:
     return tree.stack(values) if any(value != {} for value in values) else {}
 
 
-def _choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Callable[[int, Any], tuple[Any, Any]]:
-    """Return ``choose(t, observation) -> (action, extras)`` for the keys [T] of a host loop; what needs no observation is drawn at once."""
+def _choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Callable[[int, Any, Any], tuple[Any, Any, Any]]:
+    """Return ``choose(t, memory, observation) -> (memory, action, extras)`` for the keys [T] of a host loop.
+
+    What needs no observation is drawn at once.
+    """
     if env.num_envs is not None:
         keys = torch.func.vmap(lambda key: random.split(key, env.num_envs))(keys)
     if act is None:
         sample = torch.func.vmap(env.action_space.sample)
         values, form = tree.flatten((sample if env.num_envs is None else torch.func.vmap(sample))(keys))
         actions = [tree.unflatten(form, row) for row in zip(*(x.unbind(0) for x in values), strict=True)]
-        return lambda t, observation: (actions[t], {})
-    # A compiled act stays so under vmap.
-    map_over = getattr(act, "vmapped", functools.partial(torch.func.vmap, act))
-    each = act if env.num_envs is None else map_over((None, 0, 0))
+        return lambda t, memory, observation: (memory, actions[t], {})
     rows = keys.unbind(0)
-    return lambda t, observation: each(params, rows[t], observation)
+
+    def over_copies(f: Callable, num_inputs: int) -> Callable:
+        # A compiled act stays so under vmap.
+        map_over = getattr(f, "vmapped", functools.partial(torch.func.vmap, f))
+        return f if env.num_envs is None else map_over((None, *(0 for _ in range(num_inputs))))
+
+    if isinstance(act, StatefulPolicy):
+        each = over_copies(act.act, 4)
+
+        def choose(t: int, memory: Memory, observation: Any) -> tuple[Memory, Any, Any]:
+            kept, action, extras = each(params, rows[t], memory.state, observation, memory.reset)
+            return memory.replace(state=kept), action, extras
+
+        return choose
+    each = over_copies(act, 2)
+    return lambda t, memory, observation: (memory, *each(params, rows[t], observation))
 
 
-def _random(env: Env) -> Act:
-    return lambda params, key, observation: (env.action_space.sample(key), {})
+def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
+    """Return ``choose(params, key, memory, observation) -> (memory, action, extras)`` for what ``env`` observes.
 
+    The memory is () where ``act`` has none. A batched environment has all of it mapped over its copies.
+    """
+    if isinstance(act, StatefulPolicy):
 
-def _batched(act: Act, env: Env) -> Act:
-    """Return ``act`` for what ``env`` observes: mapped over its copies if it is batched."""
+        def one(params: Any, key: torch.Tensor, memory: Memory, observation: Any) -> tuple[Memory, Any, Any]:
+            kept, action, extras = act.act(params, key, memory.state, observation, memory.reset)
+            return memory.replace(state=kept), action, extras
+
+    else:
+
+        def one(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
+            return memory, *((env.action_space.sample(key), {}) if act is None else act(params, key, observation))
+
     if env.num_envs is None:
-        return act
+        return one
 
-    def each(params: Any, key: torch.Tensor, observation: Any) -> tuple[Any, Any]:
-        one = lambda key, observation: act(params, key, observation)  # noqa: E731
-        return torch.func.vmap(one)(random.split(key, env.num_envs), observation)
+    def each(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
+        mapped = torch.func.vmap(lambda key, memory, observation: one(params, key, memory, observation))
+        return mapped(random.split(key, env.num_envs), memory, observation)
 
     return each
+
+
+def _parted(state: tuple[Any, ...]) -> tuple[tuple[Any, Timestep], Any]:
+    return state[:2], state[2] if len(state) == 3 else ()
+
+
+def _joined(state: tuple[Any, Timestep], memory: Any) -> tuple[Any, ...]:
+    return (*state, memory) if isinstance(memory, Memory) else state
+
+
+def _told(memory: Any, done: torch.Tensor) -> Any:
+    """Return the memory that knows where episodes are over."""
+    return memory.replace(reset=done) if isinstance(memory, Memory) else memory
 
 
 def step_mdp(key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *, env: Env) -> tuple[Any, Timestep]:
@@ -269,7 +358,7 @@ def rand_step(
     """
     _batch_shape(state, env)
     act_key, step_key = random.split(key).unbind(0)
-    action, extras = _batched(_random(env), env)(None, act_key, state[1].observation)
+    _, action, extras = _chooser(None, env)(None, act_key, (), state[1].observation)
     after = env.step(step_key, state[0], action, env_params)
     before, timestep = state[1], after[1]
     return after, Transition(
@@ -316,7 +405,8 @@ def evaluate(
         key: a key [].
         env_params: the physical constants.
         env: the environment: pure or on the host, single or batched.
-        act: ``act(params, key, observation) -> (action, extras)`` for a single observation. None: random actions.
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a policy with a memory, a
+            :class:`funrl.policies.StatefulPolicy`. None: random actions.
         num_episodes: N >= 1.
         max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default.
 
@@ -340,7 +430,6 @@ def evaluate(
     max_steps = env.max_episode_steps if max_steps is None else max_steps
     if max_steps < 1:
         raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")
-    act = _batched(_random(env) if act is None else act, env)
     if env.host:
         return _evaluate_host(params, key, env_params, env=env, act=act, num_episodes=num_episodes, max_steps=max_steps)
     if env.num_envs is None:
@@ -351,52 +440,56 @@ def evaluate(
 
 
 def _play(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act, lanes: tuple[int, ...], max_steps: int
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, lanes: tuple[int, ...], max_steps: int
 ) -> Evaluation:
     """Play the first episode of each copy: of ``lanes`` that vmap makes, or of those that ``env`` has."""
     reset_key, step_key = random.split(key).unbind(0)
     start_all = torch.func.vmap(env.reset, (0, None)) if lanes else env.reset
     state = start_all(random.split(reset_key, lanes) if lanes else reset_key, env_params)
+    (_, timestep), memory = _parted(with_memory(params, state, env=env, policy=act) if isinstance(act, StatefulPolicy) else state)
+    choose = _chooser(act, env)
 
     def advance(carry: Any, key: torch.Tensor) -> tuple[Any, Any]:
-        env_state, timestep, result = carry
+        env_state, timestep, memory, result = carry
         act_key, step_key = random.split(key).unbind(0)
-        action, _ = act(params, act_key, timestep.observation)
+        memory, action, _ = choose(params, act_key, memory, timestep.observation)
         env_state, timestep = env.step(step_key, env_state, action, env_params)
         result = Evaluation(
             episode_return=torch.where(result.finished, result.episode_return, result.episode_return + timestep.reward),
             episode_length=torch.where(result.finished, result.episode_length, result.episode_length + 1),
             finished=result.finished | timestep.done,
         )
-        return (env_state, timestep, result), ()
+        return (env_state, timestep, _told(memory, timestep.done), result), ()
 
-    _, timestep = state
     start = Evaluation(
         episode_return=torch.zeros_like(timestep.reward),
         episode_length=torch.zeros_like(timestep.reward, dtype=torch.int64),
         finished=torch.zeros_like(timestep.done),
     )
     keys = random.split(step_key, (max_steps, *lanes))
-    (_, _, result), _ = scan(torch.func.vmap(advance) if lanes else advance, (*state, start), keys)
+    (*_, result), _ = scan(torch.func.vmap(advance) if lanes else advance, (*state, memory, start), keys)
     return result
 
 
 def _evaluate_host(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act, num_episodes: int, max_steps: int
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, num_episodes: int, max_steps: int
 ) -> Evaluation:
     """Play on the B copies that there are: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
     reset_key, loop_key = random.split(key).unbind(0)
     state = env.reset(reset_key, env_params)
+    state, memory = _parted(with_memory(params, state, env=env, policy=act) if isinstance(act, StatefulPolicy) else state)
+    choose = _chooser(act, env)
     shape, zeros = state[1].reward.shape, torch.zeros_like(state[1].reward).reshape(-1)
     number, total, length = torch.arange(len(zeros), device=zeros.device), zeros, torch.zeros_like(zeros, dtype=torch.int64)
     returns, lengths = zeros.new_zeros(num_episodes), length.new_zeros(num_episodes)
     finished = torch.zeros_like(returns, dtype=torch.bool)
     for act_key, step_key, reset_key in _triples(loop_key):
-        action, _ = act(params, act_key, state[1].observation)
+        memory, action, _ = choose(params, act_key, memory, state[1].observation)
         state = env.step(step_key, state[0], action, env_params)
         done = state[1].done.reshape(-1)
         total, length = total + state[1].reward.reshape(-1), length + 1
         over = done | (length >= max_steps)
+        memory = _told(memory, over.reshape(shape))
         if not bool(over.any()):
             continue
         ended = over & (number < num_episodes)
@@ -415,8 +508,14 @@ def _triples(key: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
             yield row.unbind(0)
 
 
-def _batch_shape(state: Any, env: Env) -> torch.Size:
-    if not (isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Timestep)):
+def _batch_shape(state: Any, env: Env, act: Act | None = None) -> torch.Size:
+    remembers = isinstance(act, StatefulPolicy)
+    if remembers and not (isinstance(state, tuple) and len(state) == 3 and isinstance(state[2], Memory)):
+        raise ValueError(
+            "rollout: state has no memory, but act is a StatefulPolicy; expected the triple (state, Timestep, Memory) that "
+            "funrl.interaction.with_memory or a rollout before returned"
+        )
+    if not (isinstance(state, tuple) and len(state) == 2 + remembers and isinstance(state[1], Timestep)):
         raise ValueError(
             f"rollout: state is {type(state).__name__}; expected the pair (state, Timestep) that env.reset or a rollout before returned"
         )
