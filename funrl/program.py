@@ -22,6 +22,7 @@ from torch._higher_order_ops.scan import scan_op
 from torch._inductor import cpp_builder
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.test_operators import _test_lib_def as _realize_operator  # noqa: F401 (defines the operator)
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 
 from funrl import tree
 
@@ -163,6 +164,28 @@ def _scan_operator(
     first = tuple(_fresh(x) for x in carry) or (torch.empty(0, device=device),)
     carry, ys = scan_operator(body, first, tuple(columns) or (torch.empty(length, 0, device=device),), reverse=reverse)
     return [] if no_carry else list(carry), tree.unflatten(y_form, list(ys))
+
+
+def _with_separate_constants(functionalize: Callable) -> Callable:
+    """Let what a body closes over share memory, as parameters that are parts of one vector do; the operator refuses it."""
+
+    def separate(mode: Any, body: Callable, init: Any, xs: Any, constants: Any) -> Any:
+        seen: set[int] = set()
+        apart = []
+        for x in constants:
+            if isinstance(x, FunctionalTensor):
+                memory = torch._from_functional_tensor(x.elem).untyped_storage()._cdata
+                if memory in seen:
+                    with mode:
+                        x = _fresh(x)
+                seen.add(memory)
+            apart.append(x)
+        return functionalize(mode, body, init, xs, tuple(apart))
+
+    return separate
+
+
+scan_op.python_key_table[FunctionalTensorMode] = _with_separate_constants(scan_op.python_key_table[FunctionalTensorMode])
 
 
 def _fresh(x: torch.Tensor) -> torch.Tensor:

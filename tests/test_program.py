@@ -371,6 +371,18 @@ def test_scan_in_generated_code(cases):
 # compile
 
 
+def test_what_a_body_closes_over_may_share_memory():
+    """As parameters that are parts of one vector do; the operator alone refuses it."""
+    torch._dynamo.reset()
+
+    def f(vector, xs):
+        a, b = vector[:4], vector[4:]
+        return scan(lambda c, x: (c * a + b + x, c), torch.zeros(4), xs)
+
+    arguments = torch.arange(8.0), torch.ones(3, 4)
+    same(program.compile(f)(*arguments), f(*arguments))
+
+
 def test_small_products_in_generated_code():
     """Products of a few numbers are not the library's; they are those numbers all the same, and beside larger ones."""
     torch._dynamo.reset()

@@ -67,12 +67,19 @@ def pulled_back(params, h, xs):
     return value, pull(2.0 * torch.ones_like(value)), grad(lambda c: tree.leaves(pull(c))[0].sum())(torch.ones_like(value))
 
 
+def of_a_vector(params, h, xs):
+    """Parameters that share their memory, in the scan and in its gradient."""
+    vector, unravel = tree.ravel(params)
+    return loss(unravel(vector), h, xs), grad_and_value(lambda vector: loss(unravel(vector), h, xs))(vector)
+
+
 CASES = {
     "all arguments": lambda *args: grad_and_value(loss, argnums=(0, 1, 2))(*args),
     "rows and carry alone": lambda *args: grad(loss, argnums=(1, 2))(*args),
     "reverse": lambda *args: grad_and_value(backwards)(*args),
     "twice": second,
     "inside a scan": learn,
+    "parameters in one vector": of_a_vector,
     "a scan of scans": lambda *args: grad_and_value(nested)(*args),
     "a batch inside": lambda p, h, xs: grad(lambda p: vmap(loss, (None, 0, 1))(p, h.unsqueeze(1), xs.unsqueeze(2)).mean())(p),
     "of what does not depend on it": lambda p, h, xs: grad(lambda p: p["w"].square().sum() + loss(tree.map(torch.detach, p), h, xs))(p),
