@@ -4,7 +4,7 @@ from torch._dynamo.utils import counters
 from torch.func import vmap
 
 import funrl
-from funrl import evaluate, program, random, rollout, tree
+from funrl import evaluate, interaction, nn, policies, program, random, rollout, tree
 from tests.oracles import rollout as oracle
 
 LIMITS = {"CartPole-v1": 6, "Pendulum-v1": 5}
@@ -254,3 +254,142 @@ def test_evaluate_errors():
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(params, random.key(0), env_params, env=env, act=act, **{"num_episodes": 2, **change})
+
+
+# Policies with a memory
+
+CELL = nn.gru(5)
+
+
+def showing(params, key, features):
+    """A policy on what the cell made of the observations, which shows it."""
+    return (random.uniform(key, dtype=features.dtype) < torch.sigmoid(features.sum())).to(torch.int64), {"features": features}
+
+
+REMEMBERING = policies.recurrent(CELL, policies.Policy(lambda key, features: (), showing))
+
+
+def remembering(dtype=torch.float32, seed=0):
+    """CartPole with episodes that end soon, by both ways, and a policy with a memory at their start."""
+    env = funrl.envs.make("CartPole-v1")
+    env_params = tree.to(env.default_params, dtype).replace(max_steps=torch.tensor(6), reset_scale=torch.tensor(0.25, dtype=dtype))
+    state = start(env, env_params, seed=seed)
+    params = REMEMBERING.init(random.key(5), state[1].observation[0])
+    return env, env_params, params, interaction.with_memory(params, state, env=env, policy=REMEMBERING)
+
+
+def torch_cell(params):
+    """torch's own cell, with the parameters of ours."""
+    cell = torch.nn.GRUCell(4, 5, dtype=params["cell"]["bias_input"].dtype)
+    names = {"weight_ih": "weight_input", "weight_hh": "weight_hidden", "bias_ih": "bias_input", "bias_hh": "bias_hidden"}
+    cell.load_state_dict({theirs: params["cell"][ours] for theirs, ours in names.items()})
+    return cell
+
+
+def expected_features(params, batch, hidden, reset):
+    """What a loop over torch's cell makes of the observations, which begins anew with each episode."""
+    cell, (steps, copies) = torch_cell(params), batch.reward.shape
+    expected = torch.zeros(steps, copies, 5, dtype=batch.reward.dtype)
+    for b in range(copies):
+        h, begins = hidden[b : b + 1], bool(reset[b])
+        for t in range(steps):
+            h = cell(batch.observation[t, b : b + 1], torch.zeros_like(h) if begins else h)
+            expected[t, b], begins = h[0].detach(), bool(batch.done[t, b])
+    return expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_memory_begins_anew_with_each_episode(dtype):
+    env, env_params, params, state = remembering(dtype)
+    kept = tree.map(torch.clone, (params, state))
+    assert state[2].reset.all() and not state[2].state.any()
+    middle, first = rollout(params, random.key(1), state, env_params, env=env, act=REMEMBERING, num_steps=9)
+    last, second = rollout(params, random.key(2), middle, env_params, env=env, act=REMEMBERING, num_steps=9)
+    same((params, state), kept, rtol=0, atol=0)
+    both = tree.map(lambda x, y: torch.cat([x, y]), first, second)
+    assert both.terminated.any() and both.truncated.any() and first.done[:-1].any()
+    # What one rollout remembers the next one knows, and where it ended with an episode it is told so.
+    assert (~middle[2].reset).any() and torch.equal(middle[2].reset, first.done[-1]) and torch.equal(last[2].reset, second.done[-1])
+    for batch, memory in ((both, state[2]), (second, middle[2])):
+        same(batch.extras["features"], expected_features(params, batch, memory.state, memory.reset), rtol=1e-5, atol=1e-6)
+    same(last[2].state, both.extras["features"][-1])
+    # A loop that does not begin anew is seen to be wrong.
+    forgetful = both.replace(terminated=both.terminated & False, truncated=both.truncated & False)
+    wrong = expected_features(params, forgetful, state[2].state, state[2].reset)
+    assert (wrong - both.extras["features"]).abs().max() > 1e-2
+
+
+def test_a_memory_alone_batched_vmapped_and_compiled():
+    torch._dynamo.reset()
+    env, env_params, params, state = remembering()
+
+    def run(params, key, state):
+        return rollout(params, key, state, env_params, env=env, act=REMEMBERING, num_steps=9)
+
+    # Two learners at once.
+    both = tree.stack([params, REMEMBERING.init(random.key(6), state[1].observation[0])])
+    states, keys = tree.stack([state, remembering(seed=1)[3]]), random.split(random.key(1), 2)
+    expected = tree.stack([run(tree.index(both, i), keys[i], tree.index(states, i)) for i in range(2)])
+    same(vmap(run)(both, keys, states), expected)
+    compiled = program.compile(vmap(run), backend="aot_eager")
+    same(compiled(both, keys, states), expected, rtol=1e-4, atol=1e-5)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled(both, keys, expected[0])
+    # One environment alone.
+    alone, batch = run(params, random.key(3), tree.index(state, 0))
+    assert alone[2].state.shape == (5,)
+    column = tree.map(lambda x: x.unsqueeze(1), batch)
+    same(batch.extras["features"], expected_features(params, column, torch.zeros(1, 5), [True])[:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_a_memory_in_an_environment_of_copies(host):
+    single, env_params, params, _ = remembering()
+    env = funrl.envs.vectorize(single, COPIES)._replace(host=host)
+    state = interaction.with_memory(params, env.reset(random.key(7), env_params), env=env, policy=REMEMBERING)
+    middle, first = rollout(params, random.key(1), state, env_params, env=env, act=REMEMBERING, num_steps=9)
+    _, second = rollout(params, random.key(2), middle, env_params, env=env, act=REMEMBERING, num_steps=9)
+    both = tree.map(lambda x, y: torch.cat([x, y]), first, second)
+    assert both.terminated.any() and both.truncated.any()
+    same(both.extras["features"], expected_features(params, both, state[2].state, state[2].reset), rtol=1e-5, atol=1e-6)
+
+
+def answer(params, key, state, observation, reset):
+    """Keep the bit that an episode begins with, and give it as the answer."""
+    bit = torch.where(reset, observation[2], state)
+    return bit, (bit > 0).to(torch.int64), {}
+
+
+PERFECT = policies.StatefulPolicy(lambda key, observation: (), lambda params, observation: torch.zeros_like(observation[2]), answer)
+
+
+@pytest.mark.parametrize("host", [None, False, True])
+def test_evaluate_remembers(host):
+    """Of single environments, of one of copies, and of one on the host, where each copy plays several episodes."""
+    env = funrl.envs.memory_chain(4)
+    if host is not None:
+        env = funrl.envs.vectorize(env, COPIES)._replace(host=host)
+    play = lambda policy: evaluate((), random.key(0), env.default_params, env=env, act=policy, num_episodes=2 * COPIES)  # noqa: E731
+    result = play(PERFECT)
+    assert result.finished.all() and (result.episode_return == 1).all() and (result.episode_length == 5).all()
+
+    # One that is not told of a new episode, or always, fails where the bits are others.
+    def never(params, key, state, observation, reset):
+        return answer(params, key, state, observation, reset & False)
+
+    def always(params, key, state, observation, reset):
+        return answer(params, key, state, observation, reset | True)
+
+    assert not (play(PERFECT._replace(act=never)).episode_return == 1).all()
+    assert not (play(PERFECT._replace(act=always)).episode_return == 1).all()
+
+
+def test_memory_errors():
+    env, env_params, params, state = remembering()
+    run = lambda state, act: rollout(params, random.key(0), state, env_params, env=env, act=act, num_steps=2)  # noqa: E731
+    with pytest.raises(ValueError, match=r"state has no memory, but act is a StatefulPolicy; expected the triple .*with_memory"):
+        run(state[:2], REMEMBERING)
+    with pytest.raises(ValueError, match=r"state is tuple; expected the pair \(state, Timestep\)"):
+        run(state, lambda params, key, observation: (torch.tensor(0), {}))
+    with pytest.raises(ValueError, match="expected the pair"):
+        interaction.with_memory(params, state, env=env, policy=REMEMBERING)
