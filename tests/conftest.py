@@ -25,6 +25,10 @@ PPO = {
             value_clip=0.2,
         ),
     ),
+    "recurrent": (
+        "CartPole-v1",
+        dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,), recurrent="gru", recurrent_size=8),
+    ),
 }
 
 

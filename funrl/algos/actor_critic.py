@@ -13,7 +13,9 @@ from funrl.distributions import Categorical, Independent, Normal
 from funrl.env import Env
 from funrl.spaces import Binary, Box, Discrete
 
-__all__ = ["Network", "check", "make"]
+__all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent"]
+
+_CELLS = {"gru": nn.gru, "lstm": nn.lstm, "min_gru": nn.min_gru}
 
 
 class Network(NamedTuple):
@@ -52,16 +54,75 @@ def make(config: Any, env: Env) -> Network:
         >>> policy.logits.shape, value.shape
         (torch.Size([5, 3, 2]), torch.Size([5, 3]))
     """
+    return _make(config, env, convolutions(config) if _shows_images(env) else None)
+
+
+def make_recurrent(config: Any, env: Env) -> tuple[Network, nn.Recurrent]:
+    """Make a memory, and the networks over the features [..., F] that it makes of observations.
+
+    The memory is a recurrent cell, above convolutions where the environment shows images. Policy and value share it.
+
+    Args:
+        config: as for :func:`make`, with ``recurrent`` and ``recurrent_size``.
+        env: the environment, which :func:`check` let pass.
+
+    Returns:
+        A :class:`Network` whose functions but ``init`` take features in place of observations, and a :class:`funrl.nn.Recurrent` of the
+        same parameters, which have an entry ``memory`` too; its ``start(params, observation)`` takes them as well.
+
+    Example:
+        >>> import funrl
+        >>> config = funrl.algos.ppo.PPOConfig(recurrent="gru", recurrent_size=8)
+        >>> network, memory = make_recurrent(config, funrl.envs.make("CartPole-v1"))
+        >>> observation = torch.zeros(5, 3, 4)
+        >>> params = network.init(random.key(0), observation[0, 0])
+        >>> _, features = memory.unroll(params, memory.start(params, observation[0]), observation)
+        >>> features.shape, network.value(params, features).shape
+        (torch.Size([5, 3, 8]), torch.Size([5, 3]))
+    """
+    cell = _CELLS[config.recurrent](config.recurrent_size)
+    eye = convolutions(config) if _shows_images(env) else nn.Net(lambda key, example: (), lambda params, x: x)
+    network = _make(config, env, None)
+
+    def seen(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
+        return eye.apply(params["memory"]["below"], observation)
+
+    def init_memory(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
+        eye_key, cell_key = random.split(key).unbind(0)
+        below = eye.init(eye_key, observation)
+        return {"memory": {"below": below, "cell": cell.init(cell_key, eye.apply(below, observation))}}
+
+    memory = nn.Recurrent(
+        init_memory,
+        lambda params, observation: cell.start(seen(params, observation)),
+        lambda params, carry, x, reset=None: cell.apply(params["memory"]["cell"], carry, seen(params, x), reset),
+        lambda params, carry, xs, reset=None: cell.unroll(params["memory"]["cell"], carry, seen(params, xs), reset),
+    )
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
+        memory_key, network_key = random.split(key).unbind(0)
+        params = memory.init(memory_key, observation)
+        _, features = memory.apply(params, memory.start(params, observation), observation)
+        return {**params, **network.init(network_key, features)}
+
+    return network._replace(init=init), memory
+
+
+def _shows_images(env: Env) -> bool:
+    return len(env.observation_space.shape) == 3
+
+
+def _make(config: Any, env: Env, eye: nn.Net | None) -> Network:
+    """Make the networks above ``eye``, or on what comes in."""
     continuous = isinstance(env.action_space, Box)
     size = math.prod(env.action_space.shape) if continuous else env.action_space.n
     small, unit = nn.orthogonal(0.01), nn.orthogonal(1.0)
     shared = config.trunk == "shared"
-    image = len(env.observation_space.shape) == 3
 
     def body(*head: int, **options: Any) -> nn.Net:
-        """Return hidden layers and a head, above convolutions where images come in."""
+        """Return hidden layers and a head."""
         mlp = nn.mlp(config.num_cells, *head, activation=config.activation, **options)
-        return above(convolutions(config), mlp) if image else mlp
+        return mlp if eye is None else above(eye, mlp)
 
     policy = nn.mlp((), size, out_init=small) if shared else body(size, out_init=small)
     value = nn.mlp((), 1, out_init=unit) if shared else body(1, out_init=unit)
@@ -144,3 +205,29 @@ def check(config: Any, env: Env) -> None:
         raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has continuous ones; leave it at 0")
     if isinstance(actions, Discrete) and config.initial_log_std:
         raise ValueError(f"initial_log_std: is for continuous actions, but {env.name} has discrete ones; leave it at 0")
+
+
+def check_recurrent(config: Any) -> None:
+    """Raise unless the options ``recurrent``, ``recurrent_size`` and ``num_minibatches`` (of environments) can be a memory's.
+
+    Args:
+        config: has them, and ``num_envs``.
+
+    Raises:
+        ValueError: if one is unknown or out of its range.
+
+    Example:
+        >>> import funrl
+        >>> check_recurrent(funrl.algos.ppo.PPOConfig(recurrent="gnu"))
+        Traceback (most recent call last):
+        ...
+        ValueError: recurrent: expected 'none' or one of gru, lstm, min_gru, got 'gnu'
+    """
+    check_range(config, ("recurrent_size",), 1)
+    if config.recurrent not in ("none", *_CELLS):
+        raise ValueError(f"recurrent: expected 'none' or one of {', '.join(_CELLS)}, got {config.recurrent!r}")
+    if config.recurrent != "none" and config.num_envs % config.num_minibatches:
+        raise ValueError(
+            f"num_minibatches: {config.num_minibatches} does not divide num_envs = {config.num_envs}, and a recurrent policy learns from "
+            "whole environments; choose a divisor"
+        )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from funrl.env import Env
 from funrl.names import nearest
+from funrl.policies import StatefulPolicy
 
 __all__ = ["Algorithm", "check_range", "make_config"]
 
@@ -20,8 +21,9 @@ class Algorithm(NamedTuple):
         config: its static configuration and the defaults of its hyperparameters, a frozen dataclass.
         init: ``init(key) -> state``. On the key's device.
         step: ``step(key, state) -> (state, metrics)``: one update, experience included. ``metrics`` is a dict of tensors [].
-        act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.params``.
-        greedy: the same signature, without exploration.
+        act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.params``. That of a recurrent
+            policy is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` take both.
+        greedy: of the same kind, without exploration.
         steps_per_update: how many environment steps one ``step`` takes.
     """
 
@@ -30,8 +32,8 @@ class Algorithm(NamedTuple):
     config: Any
     init: Callable[[Any], Any]
     step: Callable[[Any, Any], Any]
-    act: Callable[[Any, Any, Any], Any]
-    greedy: Callable[[Any, Any, Any], Any]
+    act: Callable[[Any, Any, Any], Any] | StatefulPolicy
+    greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
     steps_per_update: int
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
-from funrl.env import Env, Timestep, Transition
-from funrl.interaction import rollout
+from funrl.env import Env, Transition
+from funrl.interaction import rollout, with_memory
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.policies import StatefulPolicy
 from funrl.program import compile, scan
 from funrl.returns import gae
 from funrl.spaces import Box
@@ -31,12 +33,15 @@ class PPOConfig:
         num_envs: B, environments side by side.
         num_steps: T, steps of each between two updates.
         num_epochs: passes over the T * B samples.
-        num_minibatches: gradient steps in a pass; divides T * B.
+        num_minibatches: gradient steps in a pass; divides T * B, or B where the policy is recurrent.
         num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
         kernel_size: image observations only: the side of their kernels; the stride is 1, and there is no padding.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         trunk: ``"separate"`` networks for policy and value, or one ``"shared"`` by both.
+        recurrent: ``"none"``, or the cell between observations and hidden layers, by which the policy remembers: ``"gru"``, ``"lstm"`` or
+            ``"min_gru"``. It is shared by policy and value, and gradients flow through it over all T steps.
+        recurrent_size: how many numbers that cell gives.
         normalize_observation: scale observations by their running moments.
         normalize_reward: divide rewards by the running standard deviation of the discounted return.
         normalize_advantage: mean 0 and standard deviation 1 in each minibatch.
@@ -54,6 +59,8 @@ class PPOConfig:
     num_cells: tuple = (64, 64)
     activation: str = "tanh"
     trunk: str = "separate"
+    recurrent: str = "none"
+    recurrent_size: int = 64
     normalize_observation: bool = False
     normalize_reward: bool = False
     normalize_advantage: bool = True
@@ -105,7 +112,7 @@ class PPOParams:
     """What acting needs.
 
     Attributes:
-        network: the learned tree: ``policy`` and ``value`` (and ``trunk``), ``log_std`` [A] for continuous actions.
+        network: the learned tree: ``policy`` and ``value`` (and ``trunk``, ``memory``), ``log_std`` [A] for continuous actions.
         observation: :class:`funrl.stats.Moments` of the observations, or () where they are not normalised.
     """
 
@@ -133,7 +140,8 @@ class PPOState:
     Attributes:
         params: :class:`PPOParams`.
         optimizer: the state of Adam over the network as one vector.
-        envs: the environments' states and latest timesteps, leaves [B, ...].
+        envs: the environments' states and latest timesteps, leaves [B, ...], and with a recurrent policy its
+            :class:`funrl.interaction.Memory`.
         env_params: their physical constants.
         reward: :class:`RewardScale`, or () where rewards are not normalised.
         episodes: :class:`funrl.algos.episodes.Episodes`.
@@ -143,7 +151,7 @@ class PPOState:
 
     params: PPOParams
     optimizer: Any
-    envs: tuple[Any, Timestep]
+    envs: tuple[Any, ...]
     env_params: Any
     reward: Any
     episodes: Episodes
@@ -158,6 +166,11 @@ def make(env: Env, **options: Any) -> Algorithm:
     ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo.ppo_loss`. Continuous actions come from a normal
     distribution whose deviation does not depend on the observation; they are clipped for the environment alone (``act``
     returns the clipped action, and in its extras ``unclipped_action``, to which ``log_prob`` belongs).
+
+    A recurrent policy starts anew with each episode, and learns from whole environments: a minibatch is some of the B rollouts, and
+    gradients go back through their T steps, but no further. Values are those of the rollout; that of a successor is what the cell
+    makes of it with the carry after the observation before, also where the episode was truncated. ``act`` and ``greedy`` are then a
+    :class:`funrl.policies.StatefulPolicy`, which ``funrl.rollout`` and ``funrl.evaluate`` take as they are.
 
     In an environment on the host, which is batched, a step is no program but a loop of Python around two: ``act``, and what is learned
     from a rollout. It can then be neither compiled nor vmapped.
@@ -191,26 +204,42 @@ def make(env: Env, **options: Any) -> Algorithm:
     """
     config = make_config(PPOConfig, options)
     _check(config, env)
-    network = actor_critic.make(config, env)
+    network, memory = (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
     num_samples = config.num_envs * config.num_steps
+    num_rows = num_samples if memory is None else config.num_envs  # what minibatches are made of: samples, or environments
     project = functools.partial(_project, env)
     if env.num_envs is not None:
         project = torch.func.vmap(project)
     # The action that is stored and learned from is unclipped.
     clipped_env = env._replace(step=lambda key, state, action, env_params: env.step(key, state, project(action), env_params))
 
-    def sample(params: PPOParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action, log_prob = network.policy(params.network, _normalize(params, observation)).sample_with_log_prob(key)
-        return action, {"log_prob": log_prob}
+    def init_params(key: torch.Tensor, observation: torch.Tensor) -> PPOParams:
+        return PPOParams(network.init(key, observation), stats.moments(observation) if config.normalize_observation else ())
 
-    def act(params: PPOParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action, extras = sample(params, key, observation)
-        value = network.value(params.network, _normalize(params, observation))
-        return _project(env, action), {**extras, "unclipped_action": action, "value": value}
+    def acting(choose: Callable[..., Any]) -> Any:
+        """Return the policy that does what ``choose(params, key, features, carry) -> (action, extras)`` says."""
+        if memory is None:
+            return lambda params, key, observation: choose(params, key, _normalize(params, observation), ())
 
-    def greedy(params: PPOParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        observation = _normalize(params, observation)
-        return _project(env, network.policy(params.network, observation).mode()), {"value": network.value(params.network, observation)}
+        def act(params: PPOParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
+            carry, features = memory.apply(params.network, carry, _normalize(params, observation), reset)
+            return carry, *choose(params, key, features, carry)
+
+        return StatefulPolicy(init_params, lambda params, observation: memory.start(params.network, observation), act)
+
+    def sample(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
+        return action, {"log_prob": log_prob} if memory is None else {"log_prob": log_prob, "features": features, "carry": carry}
+
+    def act(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
+        value = network.value(params.network, features)
+        return _project(env, action), {"log_prob": log_prob, "unclipped_action": action, "value": value}
+
+    def greedy(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return _project(env, network.policy(params.network, features).mode()), {"value": network.value(params.network, features)}
+
+    sampler = acting(sample)
 
     def init(key: torch.Tensor) -> PPOState:
         network_key, env_key = random.split(key).unbind(0)
@@ -220,10 +249,12 @@ def make(env: Env, **options: Any) -> Algorithm:
         else:
             envs = env.reset(env_key, env_params)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
-        params = network.init(network_key, observation.to(zero.dtype))
+        params = init_params(network_key, observation.to(zero.dtype))
+        if memory is not None:
+            envs = with_memory(params, envs, env=env, policy=sampler)
         return PPOState(
-            params=PPOParams(params, stats.moments(observation) if config.normalize_observation else ()),
-            optimizer=_adam(config.learning_rate, config.max_grad_norm).init(tree.ravel(params)[0]),
+            params=params,
+            optimizer=_adam(config.learning_rate, config.max_grad_norm).init(tree.ravel(params.network)[0]),
             envs=envs,
             env_params=env_params,
             reward=RewardScale(stats.moments(zero), torch.zeros_like(envs[1].reward)) if config.normalize_reward else (),
@@ -232,30 +263,40 @@ def make(env: Env, **options: Any) -> Algorithm:
             num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
         )
 
+    def experience(key: torch.Tensor, state: PPOState, policy: Any) -> tuple[tuple[Any, ...], Transition]:
+        return rollout(state.params, key, state.envs, state.env_params, env=clipped_env, act=policy, num_steps=config.num_steps)
+
     def step(key: torch.Tensor, state: PPOState) -> tuple[PPOState, dict[str, torch.Tensor]]:
         rollout_key, epoch_key = random.split(key).unbind(0)
-        envs, samples = rollout(
-            state.params, rollout_key, state.envs, state.env_params, env=clipped_env, act=sample, num_steps=config.num_steps
-        )
+        envs, samples = experience(rollout_key, state, sampler)
         state, metrics = learn_from(epoch_key, state, samples)
         return state.replace(envs=envs), metrics
 
     def host_step(key: torch.Tensor, state: PPOState) -> tuple[PPOState, dict[str, torch.Tensor]]:
         rollout_key, epoch_key = random.split(key).unbind(0)
-        envs, samples = rollout(
-            state.params, rollout_key, state.envs, state.env_params, env=clipped_env, act=compiled_sample, num_steps=config.num_steps
-        )
-        state, metrics = compiled_learn_from(epoch_key, state.replace(envs=()), samples)
+        envs, samples = experience(rollout_key, state, compiled_sampler)
+        state, metrics = compiled_learn_from(epoch_key, state.replace(envs=state.envs[2:]), samples)
         return state.replace(envs=envs), metrics
+
+    def remembering(params: Any, seen: tuple[Any, torch.Tensor, torch.Tensor]) -> tuple[Any, torch.Tensor]:
+        """Return what ``network.both`` does for whole rollouts: carries before them, observations [B, T, ...] and resets [B, T]."""
+        carry, observation, reset = seen
+        _, features = memory.unroll(params, carry, observation.transpose(0, 1), reset.transpose(0, 1))
+        return network.both(params, features.transpose(0, 1))
 
     def learn_from(epoch_key: torch.Tensor, state: PPOState, samples: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
         hparams, params = state.hparams, state.params
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         reward_scale, reward = _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
 
+        observation, successor = _normalize(params, samples.observation), _normalize(params, samples.next_observation)
+        if memory is None:
+            features, next_features = observation, successor
+        else:
+            features = samples.extras["features"]
+            _, next_features = memory.apply(params.network, samples.extras["carry"], successor)
         # The values of all observations and their successors in one pass.
-        observation = _normalize(params, samples.observation)
-        value, next_value = network.value(params.network, torch.stack([observation, _normalize(params, samples.next_observation)]))
+        value, next_value = network.value(params.network, torch.stack([features, next_features]))
         advantage, target = gae(
             reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
         )
@@ -267,7 +308,13 @@ def make(env: Env, **options: Any) -> Algorithm:
             advantage=advantage,
             target=target,
         )
-        batch = tree.reshape(batch, (num_samples,), batch_dims=2)
+        if memory is None:
+            batch = tree.reshape(batch, (num_samples,), batch_dims=2)
+        else:
+            before = state.envs[-1]
+            reset = torch.cat([before.reset.unsqueeze(0), samples.done[:-1]])
+            batch = tree.map(lambda x: x.transpose(0, 1), batch.replace(observation=(observation, reset)))  # [B, T, ...]
+            batch = batch.replace(observation=(before.state, *batch.observation))
 
         learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
         adam = _adam(learning_rate, hparams.max_grad_norm)
@@ -277,7 +324,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             return ppo_loss(
                 unravel(vector),
                 minibatch,
-                apply=network.both,
+                apply=network.both if memory is None else remembering,
                 clip=hparams.clip,
                 value_clip=hparams.value_clip,
                 value_weight=hparams.value_weight,
@@ -296,7 +343,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             return (*carry, going), ({**metrics, "gradient_norm": optim.global_norm(gradient)}, going)
 
         keys = random.split(epoch_key, config.num_epochs)
-        order = torch.func.vmap(random.permutation, (0, None))(keys, num_samples).reshape(config.num_epochs * config.num_minibatches, -1)
+        order = torch.func.vmap(random.permutation, (0, None))(keys, num_rows).reshape(config.num_epochs * config.num_minibatches, -1)
         start = (vector, state.optimizer, torch.ones_like(samples.terminated[0, 0]))
         (vector, optimizer, _), (losses, going) = scan(learn, start, order)
 
@@ -321,8 +368,9 @@ def make(env: Env, **options: Any) -> Algorithm:
         )
         return state, metrics
 
-    compiled_sample, compiled_learn_from = compile(sample), compile(learn_from)
-    return Algorithm("ppo", env, config, init, host_step if env.host else step, act, greedy, num_samples)
+    compiled_sampler = compile(sampler) if memory is None else sampler._replace(act=compile(sampler.act))
+    compiled_learn_from = compile(learn_from)
+    return Algorithm("ppo", env, config, init, host_step if env.host else step, acting(act), acting(greedy), num_samples)
 
 
 _HPARAMS = tuple(field.name for field in dataclasses.fields(PPOHparams))
@@ -359,6 +407,7 @@ def _check(config: PPOConfig, env: Env) -> None:
     check_range(config, ("anneal_steps", "max_grad_norm", "target_kl"), 0, open_low=True, infinite=True)
     check_range(config, ("gamma", "lambda_"), 0, 1)
     actor_critic.check(config, env)
+    actor_critic.check_recurrent(config)
     num_samples = config.num_envs * config.num_steps
     if num_samples % config.num_minibatches:
         raise ValueError(

@@ -13,8 +13,9 @@ from torch.utils import _pytree as torch_pytree
 import funrl
 from funrl import random, tree
 from funrl.algos.algorithm import check_range, make_config
+from funrl.policies import StatefulPolicy
 
-KINDS = ["discrete", "continuous"]
+KINDS = ["discrete", "continuous", "recurrent"]
 AGENTS = 2
 
 
@@ -22,6 +23,17 @@ def same(one, other, **tolerances):
     assert tree.structure(one) == tree.structure(other)
     for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
         torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+def stateless(policy, example):
+    """What a policy does with the first observation of an episode: one with a memory starts anew."""
+    if not isinstance(policy, StatefulPolicy):
+        return policy
+
+    def act(params, key, observation):
+        return policy.act(params, key, policy.start(params, example), observation, torch.tensor(True))[1:]
+
+    return act
 
 
 def keys(seed):
@@ -120,17 +132,18 @@ def test_acting(ppo_program, kind):
     params = algo.init(random.key(0)).params
     observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 20)).clamp(-3, 3)
     many = random.split(random.key(2), 20)
-    for function in (algo.act, algo.greedy):
+    act, greedy = (stateless(policy, observations[0]) for policy in (algo.act, algo.greedy))
+    for function in (act, greedy):
         action, extras = vmap(function, (None, 0, 0))(params, many, observations)
         assert vmap(algo.env.action_space.contains)(action).all()
         assert extras["value"].shape == (20,)
         alone, _ = function(params, many[3], observations[3])
         torch.testing.assert_close(alone, action[3])
-    other, _ = vmap(algo.greedy, (None, 0, 0))(params, many + 1, observations)
+    other, _ = vmap(greedy, (None, 0, 0))(params, many + 1, observations)
     assert torch.equal(other, action)
-    first, _ = vmap(algo.act, (None, 0, None))(params, many, observations[0])
+    first, _ = vmap(act, (None, 0, None))(params, many, observations[0])
     assert len(first.unique()) > 1
-    assert vmap(algo.act, (None, 0, 0))(params, many, observations)[1]["log_prob"].shape == (20,)
+    assert vmap(act, (None, 0, 0))(params, many, observations)[1]["log_prob"].shape == (20,)
 
 
 @dataclasses.dataclass(frozen=True)

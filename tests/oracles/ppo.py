@@ -77,17 +77,20 @@ def update(params, samples, order, config, activation=nn.Tanh, learning_rate=Non
     advantage, target, old_value = advantage.reshape(-1), target.reshape(-1), value.reshape(-1)
     for rows in order:
         policy, value = forward(net, flat["observation"][rows])
-        weight = advantage[rows]
-        if config.normalize_advantage:
-            weight = (weight - weight.mean()) / (weight.std(correction=0) + 1e-8)
-        ratio = (policy.log_prob(flat["action"][rows]) - flat["log_prob"][rows]).exp()
-        gain = torch.min(ratio * weight, ratio.clamp(1 - config.clip, 1 + config.clip) * weight).mean()
-        error = (value - target[rows]) ** 2
-        near = old_value[rows] + (value - old_value[rows]).clamp(-config.value_clip, config.value_clip)
-        error = torch.max(error, (near - target[rows]) ** 2).mean() / 2
-        loss = -gain + config.value_weight * error - config.entropy_weight * policy.entropy().mean()
+        log_ratio = policy.log_prob(flat["action"][rows]) - flat["log_prob"][rows]
         adam.zero_grad()
-        loss.backward()
+        objective(log_ratio, value, policy.entropy(), advantage[rows], old_value[rows], target[rows], config).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), config.max_grad_norm)
         adam.step()
     return weights(net, params)
+
+
+def objective(log_ratio, value, entropy, advantage, old_value, target, config):
+    """The loss of a minibatch."""
+    if config.normalize_advantage:
+        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+    ratio = log_ratio.exp()
+    gain = torch.min(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage).mean()
+    near = old_value + (value - old_value).clamp(-config.value_clip, config.value_clip)
+    error = torch.max((value - target) ** 2, (near - target) ** 2).mean() / 2
+    return -gain + config.value_weight * error - config.entropy_weight * entropy.mean()

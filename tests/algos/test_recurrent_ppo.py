@@ -1,0 +1,207 @@
+"""PPO with a recurrent policy, against torch's own cells in a loop."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.func import vmap
+
+import funrl
+from funrl import evaluate, random, rollout, tree
+from funrl.algos import ppo
+from funrl.policies import StatefulPolicy
+from tests.oracles import recurrent_ppo as oracle
+
+SMALL = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,), recurrent="gru", recurrent_size=6)
+CELLS = ["gru", "lstm", "min_gru"]
+
+
+def short(name, limit=5, dtype=torch.float64):
+    """An environment whose episodes are truncated soon, in float64 so that tolerances can be tight."""
+    env = funrl.envs.make(name)
+    env_params = tree.to(env.default_params, dtype).replace(max_steps=torch.tensor(limit))
+    if name == "CartPole-v1":
+        env_params = env_params.replace(reset_scale=torch.tensor(0.25, dtype=dtype))  # some poles soon fall
+    return env._replace(default_params=env_params)
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+def distance(one, other):
+    return (tree.ravel(one)[0] - tree.ravel(other)[0]).abs().max()
+
+
+def experience(algo, key, state):
+    """What the update with this key learns from, as the oracle takes it: its rollout again, and its minibatches of environments."""
+    rollout_key, epoch_key = random.split(key).unbind(0)
+    config, memory = algo.config, state.envs[2]
+    _, samples = rollout(state.params, rollout_key, state.envs, state.env_params, env=algo.env, act=algo.act, num_steps=config.num_steps)
+    seen = {name: getattr(samples, name) for name in ("observation", "next_observation", "action", "reward", "terminated", "truncated")}
+    reset = torch.cat([memory.reset[None], samples.done[:-1]])
+    orders = [random.permutation(k, config.num_envs) for k in random.split(epoch_key, config.num_epochs).unbind(0)]
+    order = [envs for one in orders for envs in one.reshape(config.num_minibatches, -1)]
+    return {**seen, "log_prob": samples.extras["log_prob"], "reset": reset}, tree.leaves(memory.state), order
+
+
+@pytest.mark.parametrize(
+    "env_name, options",
+    [
+        ("CartPole-v1", {}),
+        ("CartPole-v1", dict(recurrent="lstm", num_cells=(), num_minibatches=4)),
+        ("CartPole-v1", dict(recurrent="min_gru", value_clip=0.02, normalize_advantage=False)),
+        ("Pendulum-v1", dict(trunk="shared", initial_log_std=-2.0)),
+    ],
+)
+def test_an_update_agrees_with_plain_pytorch(env_name, options):
+    algo = ppo.make(short(env_name), learning_rate=0.01, **{**SMALL, **options})
+    start = algo.init(random.key(0))
+    # The third update, in whose first step some environments are amid an episode; but a fresh Adam.
+    state, _ = algo.step(random.key(1), start)
+    state, _ = algo.step(random.key(2), state)
+    state = state.replace(optimizer=start.optimizer)
+    new, _ = algo.step(random.key(3), state)
+    samples, carry, order = experience(algo, random.key(3), state)
+    reset = samples["reset"]
+    assert not reset[0].all() and reset[1:].any() and samples["truncated"].any()
+    assert env_name == "Pendulum-v1" or samples["terminated"].any()
+    network, config = state.params.network, algo.config
+    expected = oracle.update(network, samples, carry, order, config)
+    same(new.params.network, expected, rtol=1e-6, atol=1e-7)
+    assert distance(expected, network) > 0.01 and distance(expected["memory"], network["memory"]) > 0.005
+
+    # The oracle tells what is wrong: each of these mistakes is seen.
+    def differs(carry=carry, order=order, **changes):
+        settings = SimpleNamespace(**{field: getattr(config, field) for field in ppo.PPOConfig.__dataclass_fields__})
+        return distance(oracle.update(network, {**samples, **changes}, carry, order, settings), new.params.network) > 1e-5
+
+    nowhere = torch.zeros_like(reset)
+    assert differs(reset=nowhere), "the carry survives an episode"
+    assert differs(reset=torch.cat([reset[1:], reset[:1]])), "the carry is reset a step early"
+    assert differs(reset=torch.cat([nowhere[:1], reset[1:]])) or not reset[0].any(), "the first step does not know that an episode is over"
+    assert differs(carry=[torch.zeros_like(x) for x in carry]), "the carry before a rollout is lost"
+    assert differs(terminated=samples["terminated"] | samples["truncated"]), "a truncated episode has no value after it"
+    assert differs(next_observation=samples["observation"]), "the value of the successor is that of the observation"
+    assert differs(order=[envs.flip(0) for envs in reversed(order)]), "other minibatches"
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_first_pass_has_ratio_one(cell):
+    algo = ppo.make(short("CartPole-v1", dtype=torch.float32), **{**SMALL, "num_epochs": 1, "num_minibatches": 1, "recurrent": cell})
+    state = algo.init(random.key(0))
+    for i in range(4):
+        state, metrics = algo.step(random.key(i), state)
+        assert metrics["approximate_kl"] < 1e-10 and metrics["clip_fraction"] == 0 and metrics["learned_fraction"] == 1
+
+
+def test_normalised_observations_and_rewards():
+    """They reach the cell: moments beside the network, and still a ratio of one."""
+    options = {**SMALL, "num_epochs": 1, "num_minibatches": 1}
+    algo = ppo.make(short("Pendulum-v1"), normalize_observation=True, normalize_reward=True, **options)
+    state = algo.init(random.key(0))
+    for i in range(3):
+        state, metrics = algo.step(random.key(i), state)
+        assert metrics["approximate_kl"] < 1e-10 and metrics["clip_fraction"] == 0
+    assert state.params.observation.count == 3 * algo.steps_per_update
+    plain = ppo.make(short("Pendulum-v1"), **SMALL)
+    params, x, moments = state.params, torch.tensor([0.3, -0.2, 4.0], dtype=torch.float64), state.params.observation
+    seen = ((x - moments.mean) / (moments.var + 1e-8).sqrt()).clamp(-10, 10)
+    carry, yes = algo.greedy.start(params, x), torch.tensor(True)
+    same(
+        algo.greedy.act(params, random.key(0), carry, x, yes),
+        plain.greedy.act(params.replace(observation=()), random.key(0), carry, seen, yes),
+    )
+
+
+def test_policies_with_a_memory_roll_out_and_are_evaluated():
+    algo = ppo.make(funrl.envs.make("MemoryChain-bsuite"), **SMALL)
+    state = algo.init(random.key(0))
+    assert isinstance(algo.act, StatefulPolicy) and isinstance(algo.greedy, StatefulPolicy)
+    result = evaluate(state.params, random.key(1), state.env_params, env=algo.env, act=algo.greedy, num_episodes=8)
+    assert (result.episode_length == 21).all() and set(result.episode_return.tolist()) <= {-1.0, 1.0}
+    made = algo.greedy.init(random.key(2), torch.zeros(3))
+    tree.check_like(made, state.params, "what the policy makes", "the learner's params")
+    end, samples = rollout(state.params, random.key(3), state.envs, state.env_params, env=algo.env, act=algo.act, num_steps=25)
+    assert end[2].state.shape == (4, 6) and samples.extras["value"].shape == (25, 4)
+
+
+def test_pictures_are_remembered():
+    env = funrl.transforms.unsqueeze(-1)(funrl.envs.make("Catch-bsuite"))
+    algo = ppo.make(env, num_channels=(4,), **SMALL)
+    state = algo.init(random.key(0))
+    assert state.params.network["memory"]["below"][0]["weight"].shape == (4, 1, 3, 3)
+    new, _ = algo.step(random.key(1), state)
+    before, after = (s.params.network["memory"]["below"] for s in (state, new))
+    assert distance(before, after) > 1e-5
+
+
+def test_a_step_on_the_host_is_the_same_update(monkeypatch):
+    """A batched pure environment in the place of the host's."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(ppo, "compile", functools.partial(funrl.compile, backend="aot_eager"))
+    env = funrl.envs.vectorize(short("CartPole-v1"), 4)
+    pure, host = (ppo.make(env._replace(host=host), **SMALL) for host in (False, True))
+    state = pure.init(random.key(0))
+    same(state, host.init(random.key(0)), rtol=0, atol=0)
+    for i in range(2):
+        expected = pure.step(random.key(i), state)
+        same(host.step(random.key(i), state), expected)
+        state = expected[0]
+    assert not state.envs[2].reset.all() and state.envs[2].state.shape == (4, 6)
+
+
+def test_the_program_does_not_grow_with_the_steps():
+    """But for the rounds in which advantages are estimated, log2 of the steps, as many operators for 4 steps as for 64."""
+
+    def operators(num_steps):
+        torch._dynamo.reset()
+        algo = ppo.make(funrl.envs.make("MemoryChain-bsuite"), **{**SMALL, "num_steps": num_steps})
+        counts = []
+
+        def count(graph, example):
+            counts.append(sum(len(m.graph.nodes) for m in graph.modules() if isinstance(m, torch.fx.GraphModule)))
+            return graph.forward
+
+        torch.compile(algo.step, fullgraph=True, backend=count)(random.key(1), algo.init(random.key(0)))
+        (number,) = counts
+        return number
+
+    assert operators(4) < operators(64) < 1.03 * operators(4)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(recurrent="gnu"), "recurrent: expected 'none' or one of gru, lstm, min_gru, got 'gnu'"),
+        (dict(recurrent="gru", recurrent_size=0), "recurrent_size: expected a number at least 1, got 0"),
+        (
+            dict(recurrent="gru", num_envs=6),
+            "num_minibatches: 4 does not divide num_envs = 6, and a recurrent policy learns from whole environments; choose a divisor",
+        ),
+    ],
+)
+def test_option_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        ppo.make(funrl.envs.make("CartPole-v1"), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS)
+def test_learns_to_remember(cell):
+    """Five seeds, 51,200 steps each: all recall what they saw ten steps ago at least 19 times in 20."""
+    env = funrl.envs.memory_chain(10)
+    algo = ppo.make(env, num_envs=32, num_steps=16, learning_rate=3e-3, num_cells=(32,), recurrent=cell, recurrent_size=32)
+    step = funrl.compile(vmap(algo.step))
+    states = vmap(algo.init)(random.split(random.key(0), 5))
+    for i in range(100):
+        states, _ = step(random.split(random.fold_in(random.key(1), i), 5), states)
+
+    def recall(params, key):
+        return evaluate(params, key, env.default_params, env=env, act=algo.greedy, num_episodes=100).episode_return
+
+    right = (vmap(recall)(states.params, random.split(random.key(2), 5)) > 0).double().mean(-1)
+    assert (right >= 0.95).all(), right
