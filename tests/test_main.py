@@ -119,6 +119,20 @@ def test_ppo_from_end_to_end(run, tmp_path):
     assert run("evaluate", "r", "--episodes", 3)[1][-1].startswith("ppo on CartPole-v1 after 48 steps: mean return ")
 
 
+def test_a_recurrent_policy_from_end_to_end(run, tmp_path):
+    """Trained, kept with what it remembers, and evaluated with its memory."""
+    command = ("train", "ppo", "--env", "MemoryChain-bsuite", "--out", "r", *TINY, "--set", "recurrent_size=6")
+    code, out, _ = run(*command, "--set", "recurrent=gru", "--total-steps", 48)
+    assert code == 0 and out[-1].startswith("48 steps")
+    state = training.load_run("r").state
+    assert state.envs[2].state.shape == (2, 6) and state.envs[2].state.any() and "memory" in state.params.network
+    assert record.read_config("r")["options"]["recurrent"] == "gru"
+    code, out, err = run("evaluate", "r", "--episodes", 3)
+    assert (code, err) == (0, []) and out[-1].startswith("ppo on MemoryChain-bsuite after 48 steps: mean return ")
+    code, _, err = run(*command, "--set", "recurrent=gnu")
+    assert code == 2 and err == ["funrl: recurrent: expected 'none' or one of gru, lstm, min_gru, got 'gnu'"]
+
+
 # On the host
 
 
