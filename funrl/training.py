@@ -44,8 +44,16 @@ PRESETS: dict[tuple[str, str], Preset] = {
         {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0, "anneal_steps": 2e6},
     ),
     ("ppo", "MemoryChain-bsuite"): Preset(
-        200_000,
-        {"num_envs": 32, "num_steps": 32, "num_cells": (32,), "recurrent": "gru", "recurrent_size": 32, "learning_rate": 3e-3},
+        300_000,
+        {
+            "num_envs": 32,
+            "num_steps": 32,
+            "num_cells": (32,),
+            "recurrent": "gru",
+            "recurrent_size": 32,
+            "learning_rate": 3e-3,
+            "anneal_steps": 3e5,
+        },
     ),
 }
 
