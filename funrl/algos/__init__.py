@@ -4,19 +4,40 @@ import dataclasses
 from typing import Any
 
 from funrl import envs
-from funrl.algos import crossq, ddpg, dqn, ppo, redq, sac, sac_discrete, td3
+from funrl.algos import a2c, crossq, ddpg, dqn, impala, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
 from funrl.algos.algorithm import Algorithm
 from funrl.env import Env
 from funrl.names import nearest
 
-__all__ = ["Algorithm", "crossq", "ddpg", "defaults", "dqn", "make", "names", "ppo", "redq", "sac", "sac_discrete", "td3"]
+__all__ = [
+    "Algorithm",
+    "a2c",
+    "crossq",
+    "ddpg",
+    "defaults",
+    "dqn",
+    "impala",
+    "make",
+    "names",
+    "ppo",
+    "pqn",
+    "redq",
+    "reinforce",
+    "sac",
+    "sac_discrete",
+    "td3",
+]
 
 _ALGORITHMS = {
+    "a2c": (a2c.make, a2c.A2CConfig),
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
+    "impala": (impala.make, impala.ImpalaConfig),
     "ppo": (ppo.make, ppo.PPOConfig),
+    "pqn": (pqn.make, pqn.PQNConfig),
     "redq": (redq.make, redq.REDQConfig),
+    "reinforce": (reinforce.make, reinforce.ReinforceConfig),
     "sac": (sac.make, sac.SACConfig),
     "sac_discrete": (sac_discrete.make, sac_discrete.SACDiscreteConfig),
     "td3": (td3.make, td3.TD3Config),
@@ -28,7 +49,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['crossq', 'ddpg', 'dqn', 'ppo', 'redq', 'sac', 'sac_discrete', 'td3']
+        ['a2c', 'crossq', 'ddpg', 'dqn', 'impala', 'ppo', 'pqn', 'redq', 'reinforce', 'sac', 'sac_discrete', 'td3']
     """
     return list(_ALGORITHMS)
 

@@ -8,10 +8,10 @@ import torch
 
 from funrl import nn, random
 from funrl.algos.algorithm import check_range
-from funrl.algos.images import above, convolutions
+from funrl.algos.images import above, check_observations, convolutions
 from funrl.distributions import Categorical, Independent, Normal
 from funrl.env import Env
-from funrl.spaces import Binary, Box, Discrete
+from funrl.spaces import Box, Discrete
 
 __all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent"]
 
@@ -171,7 +171,7 @@ def check(config: Any, env: Env) -> None:
     """Raise unless an environment has spaces for which :func:`make` makes networks, and the options fit them.
 
     Args:
-        config: as for :func:`make`, with ``normalize_observation``.
+        config: as for :func:`make`.
         env: the environment.
 
     Raises:
@@ -189,16 +189,8 @@ def check(config: Any, env: Env) -> None:
     check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
     if config.trunk not in ("separate", "shared"):
         raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
-    space, actions = env.observation_space, env.action_space
-    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
-    image = isinstance(space, Box | Binary) and len(space.shape) == 3
-    if not vector and not image:
-        raise ValueError(
-            f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
-            f"[H, W, C]), got {space}"
-        )
-    if image and config.normalize_observation:
-        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has images; leave it off")
+    check_observations(env)
+    actions = env.action_space
     if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
         raise ValueError(f"env: expected Discrete or floating-point Box actions, got {actions}")
     if isinstance(actions, Box) and config.uniform_mix:

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 
 from funrl import nn, random
+from funrl.env import Env
+from funrl.spaces import Binary, Box
 
-__all__ = ["above", "convolutions"]
+__all__ = ["above", "check_observations", "convolutions"]
 
 
 def convolutions(config: Any) -> nn.Net:
@@ -50,3 +52,23 @@ def above(below: nn.Net, above: nn.Net) -> nn.Net:
         return {"below": params, "above": above.init(keys[1], below.apply(params, example))}
 
     return nn.Net(init, lambda params, x: above.apply(params["above"], below.apply(params["below"], x)))
+
+
+def check_observations(env: Env) -> None:
+    """Raise a ValueError unless an environment shows vectors or images.
+
+    Example:
+        >>> import funrl
+        >>> check_observations(funrl.envs.make("FrozenLake-v1"))
+        Traceback (most recent call last):
+        ...
+        ValueError: env: expected observations that are vectors (a floating-point Box of shape [D]) or images ..., got Discrete(...)
+    """
+    space = env.observation_space
+    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
+    image = isinstance(space, Box | Binary) and len(space.shape) == 3
+    if not vector and not image:
+        raise ValueError(
+            f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
+            f"[H, W, C]), got {space}"
+        )

@@ -408,6 +408,8 @@ def _check(config: PPOConfig, env: Env) -> None:
     check_range(config, ("gamma", "lambda_"), 0, 1)
     actor_critic.check(config, env)
     actor_critic.check_recurrent(config)
+    if config.normalize_observation and len(env.observation_space.shape) == 3:
+        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has images; leave it off")
     num_samples = config.num_envs * config.num_steps
     if num_samples % config.num_minibatches:
         raise ValueError(

@@ -1,0 +1,88 @@
+"""Advantage actor-critic, one gradient step an update."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.algos import actor_critic, on_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.on_policy import ActorCriticConfig, Learner
+from funrl.env import Env, Transition
+from funrl.losses import A2CBatch, a2c_loss
+from funrl.returns import gae
+
+__all__ = ["A2CConfig", "A2CHparams", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class A2CConfig(ActorCriticConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and these.
+
+    Attributes:
+        lambda_: of generalized advantage estimation, in [0, 1]; the paper has 1: the rewards of the rollout,
+            and the value at its end.
+    """
+
+    lambda_: float = 1.0
+
+
+@tree.dataclass
+class A2CHparams:
+    """Hyperparameters, each floating point []: those of :class:`A2CConfig` by the same names."""
+
+    learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
+    gamma: torch.Tensor
+    max_grad_norm: torch.Tensor
+    value_weight: torch.Tensor
+    entropy_weight: torch.Tensor
+    lambda_: torch.Tensor
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make A2C for an environment with vectors or images as observations, and discrete or continuous actions.
+
+    An update rolls out T steps of B environments, estimates advantages, and takes one step along the gradient of
+    :func:`funrl.losses.a2c_loss` over all of them.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`A2CConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        those of :func:`funrl.algos.on_policy.make`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=4, num_steps=8)
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(32)
+
+    Reference: V. Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, algorithm S3.
+        Deviations: all environments wait for the gradient step instead of racing (hence one A less), and Adam stands for RMSProp.
+    """
+    config = make_config(A2CConfig, options)
+    on_policy.check_actor_critic(config, env)
+    check_range(config, ("lambda_",), 0, 1)
+    network = actor_critic.make(config, env)
+
+    def prepare(params: Any, samples: Transition, hparams: A2CHparams) -> A2CBatch:
+        value, next_value = network.value(params, torch.stack([samples.observation, samples.next_observation]))
+        advantage, target = gae(
+            samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
+        )
+        return tree.flatten_batch(A2CBatch(samples.observation, samples.action, advantage, target))
+
+    def loss(params: Any, rows: A2CBatch, hparams: A2CHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return a2c_loss(params, rows, apply=network.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
+
+    learner = Learner(A2CHparams, network.init, *on_policy.stochastic(network), prepare, loss)
+    return on_policy.make("a2c", env, config, learner)

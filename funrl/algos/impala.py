@@ -1,0 +1,112 @@
+"""IMPALA, the importance-weighted actor-learner architecture, in one process."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.algos import actor_critic, on_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.on_policy import ActorCriticConfig, Learner
+from funrl.env import Env, Transition
+from funrl.losses import impala_loss
+
+__all__ = ["ImpalaConfig", "ImpalaHparams", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImpalaConfig(ActorCriticConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and these.
+
+    Attributes:
+        num_minibatches: batches of whole unrolls that wait for the learner; divides ``num_envs``.
+        lambda_: of V-trace, in [0, 1]; the paper has 1.
+        rho_clip: of the importance ratios of targets and advantages, above 0; infinity: none.
+        c_clip: of those that carry a target back, above 0; infinity: none.
+    """
+
+    num_envs: int = 32
+    num_steps: int = 20
+    num_minibatches: int = 4
+    lambda_: float = 1.0
+    rho_clip: float = 1.0
+    c_clip: float = 1.0
+
+
+@tree.dataclass
+class ImpalaHparams:
+    """Hyperparameters, each floating point []: those of :class:`ImpalaConfig` by the same names."""
+
+    learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
+    gamma: torch.Tensor
+    max_grad_norm: torch.Tensor
+    value_weight: torch.Tensor
+    entropy_weight: torch.Tensor
+    lambda_: torch.Tensor
+    rho_clip: torch.Tensor
+    c_clip: torch.Tensor
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make IMPALA for an environment with vectors or images as observations, and discrete or continuous actions.
+
+    The environments are the actors. Each takes the learner's newest parameters, unrolls T steps and puts them into a queue, from which
+    the learner takes batches of ``num_envs / num_minibatches`` unrolls, one gradient step of :func:`funrl.losses.impala_loss` each.
+    The wait in the queue stands for the actors' lag: the policy that acted in the last batch is by then ``num_minibatches - 1`` gradient
+    steps old, and V-trace corrects for what the newest one would have done otherwise.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`ImpalaConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        those of :func:`funrl.algos.on_policy.make`, among them ``importance_ratio``.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=4, num_steps=8, num_minibatches=2)
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(32)
+
+    Reference: L. Espeholt et al., "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", 2018,
+        arXiv:1802.01561. Deviations: one process, in which actors wait for the learner; Adam stands for RMSProp; rewards stay as
+        they are.
+    """
+    config = make_config(ImpalaConfig, options)
+    on_policy.check_actor_critic(config, env)
+    check_range(config, ("num_minibatches",), 1)
+    check_range(config, ("lambda_",), 0, 1)
+    check_range(config, ("rho_clip", "c_clip"), 0, open_low=True, infinite=True)
+    if config.num_envs % config.num_minibatches:
+        raise ValueError(
+            f"num_minibatches: {config.num_minibatches} does not divide num_envs = {config.num_envs}, and batches are of whole unrolls; "
+            "choose a divisor"
+        )
+    network = actor_critic.make(config, env)
+
+    def prepare(params: Any, samples: Transition, hparams: ImpalaHparams) -> Transition:
+        return tree.permute(samples, (1, 0))  # unrolls first
+
+    def loss(params: Any, unrolls: Transition, hparams: ImpalaHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return impala_loss(
+            params,
+            tree.permute(unrolls, (1, 0)),
+            apply=network.both,
+            gamma=hparams.gamma,
+            lambda_=hparams.lambda_,
+            rho_clip=hparams.rho_clip,
+            c_clip=hparams.c_clip,
+            value_weight=hparams.value_weight,
+            entropy_weight=hparams.entropy_weight,
+        )
+
+    learner = Learner(ImpalaHparams, network.init, *on_policy.stochastic(network), prepare, loss, num_minibatches=config.num_minibatches)
+    return on_policy.make("impala", env, config, learner)

@@ -1,0 +1,150 @@
+"""Parallelised Q-network: Q-learning without a replay buffer and without a target network."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.algos import on_policy
+from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.images import check_observations
+from funrl.algos.networks import q_network
+from funrl.algos.on_policy import Acting, Learner, OnPolicyConfig
+from funrl.env import Env, Transition
+from funrl.losses.dqn import take
+from funrl.optim import linear
+from funrl.returns import q_lambda
+from funrl.spaces import Discrete
+
+__all__ = ["PQNConfig", "PQNHparams", "PQNRows", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PQNConfig(OnPolicyConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.OnPolicyConfig`, and these.
+
+    Attributes:
+        num_epochs: passes over the T * B samples.
+        num_minibatches: gradient steps in a pass; divides T * B.
+        lambda_: how far targets look ahead, in [0, 1]; 0: one step.
+        epsilon_start: the first share of random actions, in [0, 1].
+        epsilon_end: the last, in [0, 1].
+        epsilon_steps: environment steps from one to the other.
+    """
+
+    num_steps: int = 32
+    activation: str = "relu"
+    max_grad_norm: float = 10.0
+    num_epochs: int = 2
+    num_minibatches: int = 8
+    lambda_: float = 0.65
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.05
+    epsilon_steps: float = 100_000.0
+
+
+@tree.dataclass
+class PQNHparams:
+    """Hyperparameters, each floating point []: those of :class:`PQNConfig` by the same names."""
+
+    learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
+    gamma: torch.Tensor
+    max_grad_norm: torch.Tensor
+    lambda_: torch.Tensor
+    epsilon_start: torch.Tensor
+    epsilon_end: torch.Tensor
+    epsilon_steps: torch.Tensor
+
+
+@tree.dataclass
+class PQNRows:
+    """What an update learns from.
+
+    Attributes:
+        observation: [N, ...].
+        action: int64 [N].
+        target: floating point [N], what the action's value should be.
+    """
+
+    observation: Any
+    action: torch.Tensor
+    target: torch.Tensor
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    r"""Make PQN for an environment with vectors or images as observations and discrete actions.
+
+    An update rolls out T steps of B environments, epsilon-greedily, computes lambda-returns once (:func:`funrl.returns.q_lambda`), and
+    takes ``num_epochs`` times ``num_minibatches`` gradient steps. Layer normalisation in every hidden layer but convolutions keeps
+    this stable without a target network.
+
+    .. math:: L = \frac{1}{2N} \sum_i (G^\lambda_i - Q_\theta(s_i, a_i))^2
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`PQNConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        those of :func:`funrl.algos.on_policy.make`: ``value_loss`` and ``value``, the mean of Q(s, a).
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("Breakout-MinAtar"), num_envs=4, num_steps=8, num_channels=(4,), num_cells=(16,))
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(32)
+
+    Reference: M. Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811, algorithm 1 and its form with
+        lambda-returns. Deviation: Adam stands for RAdam.
+    """
+    config = make_config(PQNConfig, options)
+    _check(config, env)
+    network = q_network(config, env, norm="layer")
+
+    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        coin_key, uniform_key = random.split(key).unbind(0)
+        best, _ = greedy(params, key, observation)
+        uniform = random.randint(uniform_key, (), 0, env.action_space.n)
+        return torch.where(random.uniform(coin_key, (), dtype=params.epsilon.dtype) < params.epsilon, uniform, best), {}
+
+    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return network.apply(params.network, observation).argmax(-1), {}
+
+    def prepare(params: Any, samples: Transition, hparams: PQNHparams) -> PQNRows:
+        next_q = network.apply(params, samples.next_observation)
+        target = q_lambda(samples.reward, next_q, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_)
+        return tree.flatten_batch(PQNRows(samples.observation, samples.action, target))
+
+    def loss(params: Any, rows: PQNRows, hparams: PQNHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        value = take(network.apply(params, rows.observation), rows.action)
+        error = 0.5 * (rows.target - value).square().mean()
+        return error, {"value_loss": error.detach(), "value": value.detach().mean()}
+
+    def schedule(hparams: PQNHparams, num_steps: torch.Tensor) -> torch.Tensor:
+        return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)
+
+    learner = Learner(PQNHparams, network.init, sample, greedy, prepare, loss, config.num_epochs, config.num_minibatches, schedule)
+    return on_policy.make("pqn", env, config, learner)
+
+
+def _check(config: PQNConfig, env: Env) -> None:
+    on_policy.check(config, env)
+    check_range(config, ("num_epochs", "num_minibatches"), 1)
+    check_range(config, ("lambda_", "epsilon_start", "epsilon_end"), 0, 1)
+    check_range(config, ("epsilon_steps",), 0, open_low=True)
+    check_observations(env)
+    if not isinstance(env.action_space, Discrete):
+        raise ValueError(f"env: PQN expects Discrete actions, got {env.action_space}; for continuous ones take ppo, a2c or impala")
+    num_samples = config.num_envs * config.num_steps
+    if num_samples % config.num_minibatches:
+        raise ValueError(
+            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
+            f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
+        )

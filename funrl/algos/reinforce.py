@@ -1,0 +1,121 @@
+"""REINFORCE, with and without a baseline."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.algos import actor_critic, on_policy
+from funrl.algos.algorithm import Algorithm, make_config
+from funrl.algos.on_policy import ActorCriticConfig, Learner
+from funrl.env import Env, Transition
+from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
+from funrl.returns import reward_to_go, td1
+
+__all__ = ["ReinforceConfig", "ReinforceHparams", "ReinforceRows", "make"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReinforceConfig(ActorCriticConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and this.
+
+    Attributes:
+        baseline: ``"value"``, a learned one, or ``"none"``; then ``value_weight`` has no effect.
+    """
+
+    num_steps: int = 512
+    learning_rate: float = 3e-3
+    baseline: str = "value"
+
+
+@tree.dataclass
+class ReinforceHparams:
+    """Hyperparameters, each floating point []: those of :class:`ReinforceConfig` by the same names."""
+
+    learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
+    gamma: torch.Tensor
+    max_grad_norm: torch.Tensor
+    value_weight: torch.Tensor
+    entropy_weight: torch.Tensor
+
+
+@tree.dataclass
+class ReinforceRows:
+    """What an update learns from.
+
+    Attributes:
+        batch: :class:`funrl.losses.ReinforceBatch` of leaves [N, ...].
+        weight: floating point [N], of its samples.
+    """
+
+    batch: ReinforceBatch
+    weight: torch.Tensor
+
+
+def make(env: Env, **options: Any) -> Algorithm:
+    """Make REINFORCE for an environment with vectors or images as observations, and discrete or continuous actions.
+
+    An update rolls out T steps of B environments and takes one step along the gradient of :func:`funrl.losses.reinforce_loss` or, with a
+    baseline, :func:`funrl.losses.reinforce_with_baseline_loss`. T should be several times an episode's length:
+
+    - Without a baseline only steps whose episode ends within the rollout are learned from. What would follow a truncation counts as 0.
+    - With one, it stands for what would follow where an episode is cut off, by a truncation or the end of the rollout.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        **options: fields of :class:`ReinforceConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        those of :func:`funrl.algos.on_policy.make`, and ``learned_fraction``, the share of steps that were learned from.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=4, num_steps=128, baseline="none")
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(512)
+
+    Reference: R. J. Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", 1992,
+        doi:10.1007/BF00992696 (no arXiv id); R. S. Sutton, A. G. Barto, "Reinforcement Learning: An Introduction", 2018, section 13.4.
+        Deviations: several episodes an update, Adam, and no factor gamma^t.
+    """
+    config = make_config(ReinforceConfig, options)
+    on_policy.check_actor_critic(config, env)
+    if config.baseline not in ("value", "none"):
+        raise ValueError(f"baseline: expected 'value' or 'none', got {config.baseline!r}")
+    network = actor_critic.make(config, env)
+
+    def prepare(params: Any, samples: Transition, hparams: ReinforceHparams) -> ReinforceRows:
+        returns = reward_to_go(samples.reward, samples.terminated, samples.truncated, gamma=hparams.gamma)
+        ends = samples.done.flip(0).cummax(0).values.flip(0)  # whether the episode ends, now or later
+        return rows(samples, returns, ends.to(returns.dtype))
+
+    def prepare_with_baseline(params: Any, samples: Transition, hparams: ReinforceHparams) -> ReinforceRows:
+        next_value = network.value(params, samples.next_observation)
+        returns = td1(samples.reward, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma)
+        return rows(samples, returns, torch.ones_like(returns))
+
+    def rows(samples: Transition, returns: torch.Tensor, counts: torch.Tensor) -> ReinforceRows:
+        return tree.flatten_batch(ReinforceRows(ReinforceBatch(samples.observation, samples.action, returns), counts))
+
+    def loss(params: Any, rows: ReinforceRows, hparams: ReinforceHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        share = rows.weight.mean()
+        weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # the mean over those that count
+        options = {"entropy_weight": hparams.entropy_weight, "weight": weight}
+        if config.baseline == "none":
+            total, metrics = reinforce_loss(params, rows.batch, apply=network.policy, **options)
+        else:
+            options["value_weight"] = hparams.value_weight
+            total, metrics = reinforce_with_baseline_loss(params, rows.batch, apply=network.both, **options)
+        return total, {**metrics, "learned_fraction": share}
+
+    prepare = prepare if config.baseline == "none" else prepare_with_baseline
+    learner = Learner(ReinforceHparams, network.init, *on_policy.stochastic(network), prepare, loss)
+    return on_policy.make("reinforce", env, config, learner)
