@@ -79,7 +79,8 @@ def interval(what: str, low: Any, high: Any, like: torch.Tensor, shape: torch.Si
             )
     if not isinstance(low, tuple) and not isinstance(high, tuple):
         return Interval(low, high)
-    low, high = (torch.tensor(end, dtype=like.dtype, device=like.device) for end in (low, high))
+    # Not torch.tensor(..., device=...), which torch.func.grad refuses on the device meta.
+    low, high = (torch.tensor(end, dtype=like.dtype).to(like.device) for end in (low, high))
     bounds = torch.broadcast_shapes(low.shape, high.shape)
     if broadcast(f"{what}: bounds and parameters", bounds, shape) != shape:
         raise ValueError(f"{what}: low and high: expected bounds that broadcast to the parameters' shape {list(shape)}, got {list(bounds)}")
