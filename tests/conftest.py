@@ -1,4 +1,4 @@
-"""What all tests share: the thread policy, and small PPO programs that compile once."""
+"""What all tests share: the thread policy, and small programs of all algorithms that compile once."""
 
 import functools
 
@@ -9,37 +9,50 @@ import torch
 torch.set_num_threads(1)
 
 # One update of every kind of learner in a second or two once it is compiled.
-PPO = {
-    "discrete": ("CartPole-v1", dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,))),
-    "continuous": (
+PPO = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,))
+OFF_POLICY = dict(num_envs=2, num_steps=4, num_updates=2, batch_size=8, num_cells=(8,), buffer_size=64, learning_starts=0)
+RAINBOW = dict(double=True, dueling=True, n_step=3, prioritized=True, c51=True, noisy=True, epsilon_start=0, epsilon_end=0)
+ALGORITHMS = {
+    "ppo, discrete": ("ppo", "CartPole-v1", PPO),
+    "ppo, continuous": (
+        "ppo",
         "Pendulum-v1",
-        dict(
-            num_envs=4,
-            num_steps=8,
-            num_epochs=2,
-            num_minibatches=2,
-            num_cells=(8,),
-            trunk="shared",
-            normalize_observation=True,
-            normalize_reward=True,
-            value_clip=0.2,
-        ),
+        dict(PPO, trunk="shared", normalize_observation=True, normalize_reward=True, value_clip=0.2),
     ),
-    "recurrent": (
-        "CartPole-v1",
-        dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,), recurrent="gru", recurrent_size=8),
-    ),
+    "ppo, recurrent": ("ppo", "CartPole-v1", dict(PPO, recurrent="gru", recurrent_size=8)),
+    "rainbow": ("dqn", "CartPole-v1", dict(OFF_POLICY, num_cells=(8, 8), **RAINBOW)),
+    "sac": ("sac", "Pendulum-v1", OFF_POLICY),
+    "dqn": ("dqn", "CartPole-v1", OFF_POLICY),
+    "ddpg": ("ddpg", "Pendulum-v1", OFF_POLICY),
+    "td3": ("td3", "Pendulum-v1", OFF_POLICY),
+    "sac_discrete": ("sac_discrete", "CartPole-v1", OFF_POLICY),
+    "redq": ("redq", "Pendulum-v1", dict(OFF_POLICY, num_critics=3, policy_delay=2)),
+    "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
 }
+# Compiling one takes ten seconds or more: the others are compiled by the slow tests.
+COMPILED = ("ppo, discrete", "ppo, continuous", "ppo, recurrent", "rainbow", "sac")
+
+
+def pytest_generate_tests(metafunc):
+    """Run a test with the argument ``kind`` for each kind in ALGORITHMS, and one with ``compiled_kind`` as well, some of them slow."""
+    for argument, slow in (("kind", ()), ("compiled_kind", ALGORITHMS.keys() - set(COMPILED))):
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, [pytest.param(x, marks=[pytest.mark.slow] if x in slow else []) for x in ALGORITHMS])
 
 
 @pytest.fixture(scope="session")
-def ppo_program():
-    """``ppo_program(kind) -> (algo, compiled vmap(algo.step))`` of a kind in PPO; each is made once a session."""
+def algorithm():
+    """``algorithm(kind)``: the Algorithm of a kind in ALGORITHMS; each is made once a session."""
 
     @functools.cache
-    def program(kind):
-        name, options = PPO[kind]
-        algo = funrl.algos.ppo.make(funrl.envs.make(name), **options)
-        return algo, funrl.compile(torch.func.vmap(algo.step), backend="aot_eager")
+    def make(kind):
+        name, env, options = ALGORITHMS[kind]
+        return funrl.algos.make(name, funrl.envs.make(env), **options)
 
-    return program
+    return make
+
+
+@pytest.fixture(scope="session")
+def program(algorithm):
+    """``program(kind)``: compiled vmap(algo.step) of ``algorithm(kind)``; each is made once a session."""
+    return functools.cache(lambda kind: funrl.compile(torch.func.vmap(algorithm(kind).step), backend="aot_eager"))

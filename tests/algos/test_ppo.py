@@ -190,6 +190,7 @@ def test_the_action_is_clipped_for_the_environment_alone():
     assert metrics["approximate_kl"] < 1e-10 and metrics["clip_fraction"] == 0
     seen, extras = vmap(algo.act, (None, 0, None))(state.params, random.split(random.key(2), 50), torch.zeros(3))
     assert seen.abs().max() == 2 and len(extras["log_prob"][seen[:, 0] == 2].unique()) > 1
+    assert extras["log_prob"].shape == extras["value"].shape == (50,)
     assert (vmap(algo.greedy, (None, 0, None))(state.params, random.split(random.key(2), 5), torch.full((3,), 1e3))[0].abs() <= 2).all()
 
 
@@ -223,8 +224,8 @@ def test_target_kl_stops_learning():
     assert (tree.ravel(moved.params.network)[0] - tree.ravel(expected.params.network)[0]).abs().max() > 0.01
 
 
-def test_gradients_are_clipped_for_each_agent(ppo_program):
-    algo, step = ppo_program("discrete")
+def test_gradients_are_clipped_for_each_agent(algorithm, program):
+    algo, step = algorithm("ppo, discrete"), program("ppo, discrete")
     keys = random.split(random.key(0), 2)
     states = vmap(algo.init)(keys)
     norms = [1e-6, math.inf]
