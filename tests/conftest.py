@@ -33,13 +33,6 @@ ALGORITHMS = {
 COMPILED = ("ppo, discrete", "ppo, continuous", "ppo, recurrent", "rainbow", "sac")
 
 
-def pytest_generate_tests(metafunc):
-    """Run a test with the argument ``kind`` for each kind in ALGORITHMS, and one with ``compiled_kind`` as well, some of them slow."""
-    for argument, slow in (("kind", ()), ("compiled_kind", ALGORITHMS.keys() - set(COMPILED))):
-        if argument in metafunc.fixturenames:
-            metafunc.parametrize(argument, [pytest.param(x, marks=[pytest.mark.slow] if x in slow else []) for x in ALGORITHMS])
-
-
 @pytest.fixture(scope="session")
 def algorithm():
     """``algorithm(kind)``: the Algorithm of a kind in ALGORITHMS; each is made once a session."""

@@ -14,8 +14,16 @@ import funrl
 from funrl import random, tree
 from funrl.algos.algorithm import check_range, make_config
 from funrl.policies import StatefulPolicy
+from tests.conftest import ALGORITHMS, COMPILED
 
 AGENTS = 2
+
+
+def pytest_generate_tests(metafunc):
+    """Run a test with the argument ``kind`` for each kind in ALGORITHMS, and one with ``compiled_kind`` as well, some of them slow."""
+    for argument, quick in (("kind", ALGORITHMS), ("compiled_kind", COMPILED)):
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, [pytest.param(x, marks=[] if x in quick else pytest.mark.slow) for x in ALGORITHMS])
 
 
 def same(one, other, **tolerances):
