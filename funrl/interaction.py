@@ -331,9 +331,7 @@ def _pick(where: torch.Tensor, yes: Any, no: Any) -> Any:
     return tree.where(where, yes, no) if yes != {} else yes
 
 
-def rand_step(
-    key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *, env: Env
-) -> tuple[tuple[Any, Timestep], Transition]:
+def rand_step(key: torch.Tensor, state: tuple[Any, Timestep], env_params: Any, *, env: Env) -> tuple[tuple[Any, Timestep], Transition]:
     """Take one step with a random action, and reset nothing.
 
     Args:

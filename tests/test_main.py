@@ -194,6 +194,23 @@ def test_what_the_name_does_not_tell_is_not_lost(run, eager_learners, algorithm,
     assert train(80, resume=True).steps == 80
 
 
+@pytest.mark.parametrize(("name", "env"), [pytest.param("sac", "Pendulum-v1", marks=pytest.mark.slow), ("dqn", "CartPole-v1")])
+def test_off_policy_learners_from_end_to_end(run, name, env):
+    settings = ("num_envs=2", "num_steps=8", "num_updates=2", "batch_size=8", "num_cells=8", "buffer_size=64", "learning_starts=32")
+    command = ("train", name, "--env", env)
+    options = [f"--set={setting}" for setting in settings]
+    code, out, _ = run(*command, *options, "--out", "r", "--total-steps", 48)
+    assert code == 0 and re.match(r"48 steps in .*; mean return -?\d+\.\d over 100 episodes$", out[-1])
+    assert run("evaluate", "r", "--episodes", 3)[1][-1].startswith(f"{name} on {env} after 48 steps: mean return ")
+    code, out, _ = run(*command, "--out", "r", "--resume", "--total-steps", 96)
+    assert code == 0 and out[-1].startswith("96 steps in ")
+    assert run(*command, *options, "--out", "whole", "--total-steps", 96)[0] == 0
+    resumed, whole = (training.load_run(folder).state for folder in ("r", "whole"))
+    assert resumed.num_updates == 2 * 5  # the step that reaches learning_starts learns, and so do those after it
+    for x, y in zip(training.tree.leaves(resumed), training.tree.leaves(whole), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.slow
 def test_ppo_that_diverges(run):
     code, out, err = run("train", "ppo", "--env", "CartPole-v1", *TINY, "--out", "r", "--total-steps", 160, "--set", "learning_rate=1e30")

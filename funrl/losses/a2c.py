@@ -75,9 +75,7 @@ def a2c_loss(
     """
     what = "a2c_loss"
     fields(f"{what}: batch", batch, ("observation", "action", "advantage", "target"), "funrl.losses.A2CBatch")
-    _, log_prob, entropy, value = evaluate(
-        what, apply, params, batch, **{"batch.advantage": batch.advantage, "batch.target": batch.target}
-    )
+    _, log_prob, entropy, value = evaluate(what, apply, params, batch, **{"batch.advantage": batch.advantage, "batch.target": batch.target})
     return sum_terms(
         what,
         policy_loss=-batch.advantage.detach() * log_prob,

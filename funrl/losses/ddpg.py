@@ -158,8 +158,6 @@ def ddpg_loss(
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971.
     """
     fields("ddpg_loss: params", params, ("actor", "critic"), "funrl.losses.ActorCritic")
-    critic_loss, metrics = ddpg_critic_loss(
-        params.critic, target_params, batch, actor=actor, critic=critic, gamma=gamma, weight=weight
-    )
+    critic_loss, metrics = ddpg_critic_loss(params.critic, target_params, batch, actor=actor, critic=critic, gamma=gamma, weight=weight)
     actor_loss, actor_metrics = ddpg_actor_loss(params.actor, params.critic, batch, actor=actor, critic=critic, weight=weight)
     return critic_loss + actor_loss, {**actor_metrics, **metrics}

@@ -159,9 +159,7 @@ def n_step(
     if n < 1:
         raise ValueError(f"n_step: n: expected at least 1, got {n}")
     one_step, cut = td0(reward, next_value, terminated, gamma=gamma), _cut(terminated, truncated)
-    return n_step_recurrence(
-        torch.where(cut, one_step, reward), torch.where(cut, 0.0, torch.ones_like(one_step) * gamma), one_step, n
-    )
+    return n_step_recurrence(torch.where(cut, one_step, reward), torch.where(cut, 0.0, torch.ones_like(one_step) * gamma), one_step, n)
 
 
 def q_lambda(

@@ -248,9 +248,7 @@ def test_a_donated_step_writes_the_buffer_in_place():
     assert [int(m["steps"]) for m in seen] == [8, 16] and [int(m["updates"]) for m in seen] == [1, 2]  # not written over
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "limit"), [("dqn", "gymnasium:CartPole-v1", 500), ("sac", "gymnasium:Pendulum-v1", 200)]
-)
+@pytest.mark.parametrize(("kind", "name", "limit"), [("dqn", "gymnasium:CartPole-v1", 500), ("sac", "gymnasium:Pendulum-v1", 200)])
 def test_environments_on_the_host(monkeypatch, kind, name, limit):
     # One of the two is compiled, without generating code.
     quick = functools.partial(off_policy.compile, backend="eager") if kind == "dqn" else lambda function, **options: function
@@ -384,5 +382,3 @@ def test_environment_errors(kind):
     for change, message in changes:
         with pytest.raises(ValueError, match=message):
             make(kind, env._replace(**change))
-
-
