@@ -10,7 +10,7 @@ from funrl import buffers, nn, random
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import stochastic_actor
-from funrl.algos.off_policy import Learner, OffPolicyConfig, Stage
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
 from funrl.algos.sac import soft_policy
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss, temperature_loss
@@ -100,43 +100,42 @@ def make(env: Env, **options: Any) -> Algorithm:
     actor = stochastic_actor(config.num_cells, space, config.activation)
     critics = normalized_critics(2, config.num_cells, config.activation, config.momentum)
 
-    def init(key: torch.Tensor, observation: torch.Tensor) -> SoftActorCritic:
-        return off_policy.init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
+        network = off_policy.init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)
+        return network, critics.start(network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
 
-    def critic_loss(
-        network: SoftActorCritic,
-        statistics: Any,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: CrossQHparams,
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQHparams
     ) -> Any:
-        options = {"actor": actor.apply, "critic": critics.train, "gamma": gamma, "weight": weight}
-        loss, metrics = crossq_critic_loss(network.critic, network, statistics, key, batch, **options)
-        metrics["target"] = metrics.pop("statistics")
-        return loss, metrics
+        gradient, (_, metrics) = torch.func.grad_and_value(crossq_critic_loss, has_aux=True)(
+            learned.network.critic,
+            learned.network,
+            learned.target,
+            key,
+            batch,
+            actor=actor.apply,
+            critic=critics.train,
+            gamma=gamma,
+            weight=weight,
+        )
+        statistics = metrics.pop("statistics")
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="critic").replace(target=statistics), metrics
 
-    def actor_loss(
-        network: SoftActorCritic,
-        statistics: Any,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: CrossQHparams,
+    def move_actor(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQHparams
     ) -> Any:
-        options = {"actor": actor.apply, "frozen_critic": critics.apply, "weight": weight}
-        loss, metrics = crossq_actor_loss(network.actor, network, statistics, key, batch, **options)
-        target_entropy = -hparams.entropy_share * space.shape[0]
-        further, said = temperature_loss(network.log_alpha, metrics.pop("log_prob"), target_entropy=target_entropy, weight=weight)
-        return loss + further, {**metrics, **said}
+        network = learned.network
+        gradient, (_, metrics) = torch.func.grad_and_value(crossq_actor_loss, has_aux=True)(
+            network.actor, network, learned.target, key, batch, actor=actor.apply, frozen_critic=critics.apply, weight=weight
+        )
+        log_prob = metrics.pop("log_prob")
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+        gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
+            network.log_alpha, log_prob, target_entropy=-hparams.entropy_share * space.shape[0], weight=weight
+        )
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
 
-    def statistics(network: SoftActorCritic) -> Any:
-        return critics.start(network.critic)
-
-    often, rarely = Stage(((("critic",), critic_loss),), None), Stage(((("actor", "log_alpha"), actor_loss),), None)
-    learner = Learner(CrossQHparams, init, statistics, often, *soft_policy(actor), rarely, config.policy_delay)
+    learner = Learner(CrossQHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
     return off_policy.make("crossq", env, config, learner, buffers.uniform(config.buffer_size))
 
 

@@ -9,9 +9,9 @@ from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import deterministic_actor, q_ensemble, with_noise
-from funrl.algos.off_policy import Acting, Learner, OffPolicyConfig, Stage
+from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
-from funrl.losses import ActorCritic, ddpg_loss
+from funrl.losses import ActorCritic, ddpg_loss, soft_update
 
 __all__ = ["DDPGConfig", "DDPGHparams", "make"]
 
@@ -77,19 +77,16 @@ def make(env: Env, **options: Any) -> Algorithm:
     def critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return critics.apply(params, observation, action).squeeze(0)
 
-    def init(key: torch.Tensor, observation: torch.Tensor) -> ActorCritic:
-        return off_policy.init_actor_critic(key, actor, critics, observation, space)
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
+        network = off_policy.init_actor_critic(key, actor, critics, observation, space)
+        return network, tree.map(torch.clone, network), off_policy.start_adam(network)
 
-    def loss(
-        network: ActorCritic,
-        target: ActorCritic,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: DDPGHparams,
-    ) -> Any:
-        return ddpg_loss(network, target, batch, actor=actor.apply, critic=critic, gamma=gamma, weight=weight)
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(ddpg_loss, has_aux=True)(
+            learned.network, learned.target, batch, actor=actor.apply, critic=critic, gamma=gamma, weight=weight
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
@@ -100,5 +97,5 @@ def make(env: Env, **options: Any) -> Algorithm:
     def schedule(hparams: DDPGHparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros_like(hparams.gamma), hparams.exploration_noise
 
-    learner = Learner(DDPGHparams, init, lambda network: network, Stage((((), loss),), off_policy.soft), sample, greedy, schedule)
+    learner = Learner(DDPGHparams, init, learn, sample, greedy, schedule)
     return off_policy.make("ddpg", env, config, learner, buffers.uniform(config.buffer_size))

@@ -9,7 +9,7 @@ from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import q_network
-from funrl.algos.off_policy import Acting, Learner, OffPolicyConfig, Stage
+from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update
 from funrl.optim import linear
@@ -118,45 +118,43 @@ def make(env: Env, **options: Any) -> Algorithm:
     if not config.v_min < config.v_max:
         raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
     atoms = config.num_atoms if config.c51 else 1
-    net = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
+    network = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
 
     def support(like: torch.Tensor) -> torch.Tensor:
         return torch.linspace(config.v_min, config.v_max, atoms, dtype=like.dtype, device=like.device)
 
     def output(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
-        return net.apply(params, observation, key=key) if config.noisy else net.apply(params, observation)
+        return network.apply(params, observation, key=key) if config.noisy else network.apply(params, observation)
 
     def values(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
         out = output(params, observation, key)
         return (out.softmax(-1) * support(out)).sum(-1) if config.c51 else out
 
-    def loss(
-        network: Any,
-        target: Any,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: DQNHparams,
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, Any, Any]:
+        params = network.init(key, observation)
+        return params, tree.map(torch.clone, params), off_policy.start_adam(params)
+
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNHparams
     ) -> Any:
-        online_key, target_key = split(key).unbind(0)
+        key, target_key = split(key).unbind(0)
         if config.c51:
-            choose, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
+            loss, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
         else:
-            choose, options = double_dqn_loss if config.double else dqn_loss, {"huber_delta": hparams.huber_delta}
-        return choose(
-            network,
-            target,
+            loss, options = double_dqn_loss if config.double else dqn_loss, {"huber_delta": hparams.huber_delta}
+        gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(
+            learned.network,
+            learned.target,
             batch,
-            apply=lambda params, observation: output(params, observation, online_key),
+            apply=lambda params, observation: output(params, observation, key),
             target_apply=lambda params, observation: output(params, observation, target_key),
             gamma=gamma,
             weight=weight,
             **options,
         )
-
-    def follow(params: torch.Tensor, target: torch.Tensor, hparams: DQNHparams, num_updates: torch.Tensor) -> torch.Tensor:
-        return hard_update(params, target, count=num_updates, period=config.target_period)
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        target = hard_update(learned.network, learned.target, count=learned.num_updates + 1, period=config.target_period)
+        return learned.replace(target=target), metrics
 
     def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation, key).argmax(-1)
@@ -168,7 +166,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         steps = (num_steps - config.learning_starts).clamp(min=0)
         return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
-    learner = Learner(DQNHparams, net.init, lambda network: network, Stage((((), loss),), follow), sample, greedy, schedule)
+    learner = Learner(DQNHparams, init, learn, sample, greedy, schedule)
     if config.prioritized:
         buffer = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta)
     else:

@@ -14,21 +14,22 @@ from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
-from funrl.losses import ActorCritic, SoftActorCritic, soft_update
+from funrl.losses import ActorCritic, SoftActorCritic
 from funrl.program import compile, scan
 from funrl.spaces import Binary, Box, Discrete
 
 __all__ = [
     "Acting",
+    "Learned",
     "Learner",
     "OffPolicyConfig",
     "OffPolicyState",
-    "Stage",
     "check",
+    "descend",
     "init_actor_critic",
     "init_soft_actor_critic",
     "make",
-    "soft",
+    "start_adam",
 ]
 
 
@@ -77,6 +78,23 @@ class Acting:
 
 
 @tree.dataclass
+class Learned:
+    """What a gradient step changes.
+
+    Attributes:
+        network: the parameters.
+        target: those that follow them, unaliased, or what else targets are made of.
+        optimizer: the state of the optimisers.
+        num_updates: int64 [], gradient steps so far.
+    """
+
+    network: Any
+    target: Any
+    optimizer: Any
+    num_updates: torch.Tensor
+
+
+@tree.dataclass
 class OffPolicyState:
     """All that one learner is.
 
@@ -105,44 +123,29 @@ class OffPolicyState:
     num_updates: torch.Tensor
 
 
-class Stage(NamedTuple):
-    """What is done with one batch.
-
-    Attributes:
-        losses: pairs ``(fields, loss)``: for each in turn, those fields of the network, or with () all of it, take a step of Adam by the
-            gradient of ``loss(network, target, key, batch, gamma, weight, hparams) -> (loss, metrics)``. The batch is a
-            :class:`~funrl.env.Transition` of leaves [N, ...], ``gamma`` and ``weight`` are [N]. Metrics are tensors [], but
-            ``td_error`` [N], which the first loss returns, and maybe ``target``, a tree to replace the target by.
-        follow: ``follow(params, target, hparams, num_updates) -> target``, then; params are what the target is a copy of.
-    """
-
-    losses: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...]
-    follow: Callable[..., Any] | None
-
-
 class Learner(NamedTuple):
     """What tells one off-policy algorithm from another.
 
     Attributes:
         hparams: the class of its hyperparameters; its fields are the names of floats in the configuration.
-        init: ``init(key, observation) -> network``.
-        target: ``target(network)``, what there is a target of.
-        learn: a gradient step.
+        init: ``init(key, observation) -> (network, target, optimizer state)``.
+        learn: ``learn(key, learned, batch, gamma, weight, hparams) -> (learned, metrics)``: one gradient step on a
+            :class:`~funrl.env.Transition` of leaves [N, ...]; ``gamma`` is [N]. Metrics are tensors [], but ``td_error`` [N].
         sample: ``sample(acting, key, observation) -> action``, as it explores by itself; in the units of the buffer.
         greedy: the same signature, without exploration.
         schedule: ``schedule(hparams, num_steps) -> (random, noise)`` of :class:`Acting`, once ``learning_starts`` is over.
-        delayed: what follows every ``delay``-th gradient step, on its batch.
+        delayed: what is done after every ``delay``-th gradient step, on its batch: the signature of ``learn``. Its metrics have other
+            names, and ``td_error`` is not among them.
         delay: as above; divides ``num_updates``.
     """
 
     hparams: type
     init: Callable[..., Any]
-    target: Callable[..., Any]
-    learn: Stage
+    learn: Callable[..., Any]
     sample: Callable[..., Any]
     greedy: Callable[..., Any]
     schedule: Callable[..., Any]
-    delayed: Stage | None = None
+    delayed: Callable[..., Any] | None = None
     delay: int = 1
 
 
@@ -172,26 +175,23 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     Example:
         >>> import funrl
-        >>> def loss(network, target, key, batch, gamma, weight, hparams):  # learns the mean reward
-        ...     error = batch.reward - network
-        ...     return error.square().mean(), {"td_error": error.detach()}
-        >>> learner = Learner(
+        >>> learner = Learner(  # of the mean reward
         ...     hparams=funrl.algos.crossq.CrossQHparams,
-        ...     init=lambda key, observation: observation.new_zeros(()),
-        ...     target=lambda network: network,
-        ...     learn=Stage((((), loss),), None),
+        ...     init=lambda key, observation: (torch.zeros(()), torch.zeros(()), ()),
+        ...     learn=lambda key, learned, batch, gamma, weight, hparams: (
+        ...         learned.replace(network=batch.reward.mean()), {"td_error": batch.reward - learned.network}
+        ...     ),
         ...     sample=lambda params, key, observation: torch.tensor(0),
         ...     greedy=lambda params, key, observation: torch.tensor(1),
         ...     schedule=lambda hparams, num_steps: (torch.zeros(()), ()),
         ... )
-        >>> config = funrl.algos.crossq.CrossQConfig(num_steps=8, num_updates=8, learning_starts=0, learning_rate=0.1)
+        >>> config = funrl.algos.crossq.CrossQConfig(num_steps=8, num_updates=2, learning_starts=0)
         >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, learner, buffers.uniform(100))
         >>> state, _ = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
-        >>> 0.5 < state.params.network < 1, algo.greedy(state.params, funrl.random.key(0), None)
-        (tensor(True), (tensor(1), {}))
+        >>> state.params.network, algo.greedy(state.params, funrl.random.key(0), None)
+        (tensor(1.), (tensor(1), {}))
     """
     steps_per_update = config.num_envs * config.num_steps
-    losses = (*learner.learn.losses, *(learner.delayed.losses if learner.delayed else ()))
     num_groups = config.num_updates // learner.delay
     if config.num_updates % learner.delay:
         raise ValueError(f"num_updates: expected a multiple of the policy's delay of {learner.delay}, got {config.num_updates}")
@@ -240,15 +240,15 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
             **{field.name: torch.full_like(zero, getattr(config, field.name)) for field in dataclasses.fields(learner.hparams)}
         )
         count = torch.zeros((), dtype=torch.int64, device=key.device)
-        network = learner.init(network_key, observation.to(zero.dtype))
+        network, target, optimizer = learner.init(network_key, observation.to(zero.dtype))
         chance, noise = exploration(hparams, count)
         action = torch.zeros(space.shape, dtype=torch.int64 if isinstance(space, Discrete) else zero.dtype, device=key.device)
         flag = torch.zeros_like(zero, dtype=torch.bool)
         extras = {"discount": zero} if n_step > 1 else {}
         return OffPolicyState(
             params=Acting(network, chance, noise),
-            target=tree.map(torch.clone, learner.target(network)),
-            optimizer=tuple([optim.adam(0.0).init(tree.ravel(_part(network, fields))[0]) for fields, _ in losses]),
+            target=target,
+            optimizer=optimizer,
             buffer=buffer.init(Transition(observation, action, zero, flag, flag, observation, extras)),
             envs=envs,
             env_params=env_params,
@@ -274,100 +274,55 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         hparams = state.hparams
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         memory = buffer.extend(state.buffer, remembered(samples, hparams))
-        draw_key, learn_key, delayed_key = random.split(key, 3).unbind(0)
-        draw_keys = random.split(draw_key, config.num_updates)
+        draw_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         draws = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(draw_keys)
 
-        # One vector for each part: a loop pays for every tensor that it carries.
-        parts = [tree.ravel(_part(state.params.network, fields)) for fields, _ in losses]
+        # One vector each: a loop pays for every tensor that it carries.
+        vector, unravel = tree.ravel(state.params.network)
         target, unravel_target = tree.ravel(state.target)
 
-        def applied(stage: Stage, keys: torch.Tensor, carry: Any, draw: buffers.Sample) -> tuple[Any, dict[str, torch.Tensor]]:
-            vectors, target, optimizer, count = carry
-            batch, metrics = draw.batch, {}
+        def applied(learn: Any, key: torch.Tensor, carry: Learned, draw: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
+            batch = draw.batch
             gamma = batch.extras["discount"] if n_step > 1 else hparams.gamma.expand(batch.reward.shape)
-            weight = draw.weights.to(batch.reward.dtype)
-            first = 0 if stage is learner.learn else len(learner.learn.losses)
-            for i, ((fields, loss), key) in enumerate(zip(stage.losses, keys.unbind(0), strict=True), first):
-                network = whole(vectors)
+            learned = carry.replace(network=unravel(carry.network), target=unravel_target(carry.target))
+            learned, metrics = learn(key, learned, batch, gamma, draw.weights.to(batch.reward.dtype), hparams)
+            return learned.replace(network=tree.ravel(learned.network)[0], target=tree.ravel(learned.target)[0]), metrics
 
-                def of(
-                    vector: torch.Tensor, i: int = i, fields: Any = fields, loss: Any = loss, network: Any = network, key: Any = key
-                ) -> Any:
-                    return loss(
-                        _with_part(network, fields, parts[i][1](vector)), unravel_target(target), key, batch, gamma, weight, hparams
-                    )
+        def once(carry: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
+            carry, metrics = applied(learner.learn, x[0], carry, x[1])
+            return carry.replace(num_updates=carry.num_updates + 1), metrics
 
-                gradient, (_, said) = torch.func.grad_and_value(of, has_aux=True)(vectors[i])
-                updates, moved = optim.adam(hparams.learning_rate).update(gradient, optimizer[i], vectors[i])
-                vectors = (*vectors[:i], vectors[i] + updates, *vectors[i + 1 :])
-                optimizer = (*optimizer[:i], moved, *optimizer[i + 1 :])
-                metrics |= said
-            if stage is learner.learn:
-                count = count + 1
-            if "target" in metrics:
-                target = tree.ravel(metrics.pop("target"))[0]
-            if stage.follow is not None:
-                target = stage.follow(followed(vectors), target, hparams, count)
-            return (vectors, target, optimizer, count), metrics
-
-        def whole(vectors: tuple[torch.Tensor, ...]) -> Any:
-            network = state.params.network
-            for (fields, _), (_, unravel), vector in zip(losses, parts, vectors, strict=True):
-                network = _with_part(network, fields, unravel(vector))
-            return network
-
-        def followed(vectors: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            """Return what the target is a copy of as one vector, of slices of those that hold it."""
-            leaves, form = tree.flatten(state.params.network)
-            numbered, place = tree.unflatten(form, range(len(leaves))), {}
-            for vector, (fields, _) in zip(vectors, losses, strict=True):
-                start = 0
-                for i in tree.leaves(_part(numbered, fields)):
-                    place[i] = (vector, start, start + leaves[i].numel())
-                    start += leaves[i].numel()
-            runs: list[tuple[torch.Tensor, int, int]] = []
-            for vector, start, end in [place[i] for i in tree.leaves(learner.target(numbered))]:
-                if runs and runs[-1][0] is vector and runs[-1][2] == start:
-                    start = runs.pop()[1]
-                runs.append((vector, start, end))
-            return torch.cat([vector[start:end] for vector, start, end in runs])
-
-        def once(carry: Any, x: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-            return applied(learner.learn, x[0], carry, x[1])
-
-        def several(carry: Any, x: Any) -> tuple[Any, Any]:
-            keys, delayed_keys, draws = x
-            carry, metrics = scan(once, carry, (keys, draws))
-            carry, further = applied(learner.delayed, delayed_keys, carry, tree.index(draws, -1))
+        def several(carry: Learned, x: Any) -> tuple[Learned, Any]:
+            keys, draws = x
+            carry, metrics = scan(once, carry, (keys[:-1], draws))
+            carry, further = applied(learner.delayed, keys[-1], carry, tree.index(draws, -1))
             return carry, (metrics, further)
 
-        before = (tuple([vector for vector, _ in parts]), target, state.optimizer, state.num_updates)
-        keys = random.split(learn_key, (config.num_updates, len(learner.learn.losses)))
+        before = Learned(vector, target, state.optimizer, state.num_updates)
         if learner.delayed is None:
-            after, metrics = scan(once, before, (keys, draws))
+            after, metrics = scan(once, before, (learn_keys, draws))
         else:
-            keys, draws_in_groups = tree.reshape((keys, draws), (num_groups, learner.delay), batch_dims=1)
-            delayed_keys = random.split(delayed_key, (num_groups, len(learner.delayed.losses)))
-            after, (metrics, further) = scan(several, before, (keys, delayed_keys, draws_in_groups))
+            grouped = tree.reshape(draws, (num_groups, learner.delay), batch_dims=1)
+            keys = torch.func.vmap(lambda key: random.split(key, learner.delay + 1))(learn_keys[:num_groups])
+            after, (metrics, further) = scan(several, before, (keys, grouped))
             metrics = {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
         num_steps = state.num_steps + steps_per_update
         after = tree.where(num_steps >= config.learning_starts, after, before)
         error = metrics.pop("td_error")
         if buffer.update_priority is not None:
             memory = buffer.update_priority(memory, draws.indices.reshape(-1), error.reshape(-1))
-        vectors, target, optimizer, num_updates = after
+        network = unravel(after.network)
         state = state.replace(
-            params=Acting(whole(vectors), *exploration(hparams, num_steps)),
-            target=unravel_target(target),
-            optimizer=optimizer,
+            params=Acting(network, *exploration(hparams, num_steps)),
+            target=unravel_target(after.target),
+            optimizer=after.optimizer,
             buffer=memory,
             episodes=episodes,
             num_steps=num_steps,
-            num_updates=num_updates,
+            num_updates=after.num_updates,
         )
         metrics = {name: x.mean(0) for name, x in metrics.items()}
-        return state, {"steps": num_steps, **episode_metrics, **metrics, "td_error": error.mean(), "updates": num_updates}
+        return state, {"steps": num_steps, **episode_metrics, **metrics, "td_error": error.mean(), "updates": after.num_updates}
 
     compiled_explore, compiled_learn_from = compile(explore), compile(learn_from, donate=1)
     return Algorithm(name, env, config, init, host_step if env.host else step, act, greedy, steps_per_update)
@@ -403,23 +358,39 @@ def init_soft_actor_critic(
     return SoftActorCritic(both.actor, both.critic, observation.new_full((), alpha).log())
 
 
-def _part(network: Any, fields: tuple[str, ...]) -> Any:
-    return tuple([getattr(network, name) for name in fields]) if fields else network
-
-
-def _with_part(network: Any, fields: tuple[str, ...], part: Any) -> Any:
-    return network.replace(**dict(zip(fields, part, strict=True))) if fields else part
-
-
-def soft(params: torch.Tensor, target: torch.Tensor, hparams: Any, num_updates: torch.Tensor) -> torch.Tensor:
-    """The ``follow`` of a :class:`Stage` whose target moves by ``hparams.tau`` each time.
+def start_adam(network: Any, *parts: str) -> Any:
+    """Return the state of Adam over a network as one vector or, where parts of it move apart, a dict of one for each.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> soft(torch.ones(2), torch.zeros(2), SimpleNamespace(tau=torch.tensor(0.5)), torch.tensor(1))
-        tensor([0.5000, 0.5000])
+        >>> network = ActorCritic(torch.zeros(3, 2), torch.zeros(2))
+        >>> start_adam(network).mean.shape, start_adam(network, "actor", "critic")["actor"].mean.shape
+        (torch.Size([8]), torch.Size([6]))
     """
-    return soft_update(params, target, tau=hparams.tau)
+    if parts:
+        return {part: start_adam(getattr(network, part)) for part in parts}
+    return _adam(0.0).init(network)
+
+
+def descend(learned: Learned, gradient: Any, learning_rate: torch.Tensor, part: str | None = None) -> Learned:
+    """Return what is learned after a step of Adam on the whole network, or on a part that has a state of its own.
+
+    Example:
+        >>> learned = Learned(torch.ones(1), torch.ones(1), start_adam(torch.ones(1)), torch.tensor(0))
+        >>> descend(learned, torch.ones(1), torch.tensor(0.5)).network
+        tensor([0.5000])
+    """
+    network, optimizer = learned.network, learned.optimizer
+    if part is None:
+        updates, optimizer = _adam(learning_rate).update(gradient, optimizer, network)
+        return learned.replace(network=optim.apply_updates(network, updates), optimizer=optimizer)
+    params = getattr(network, part)
+    updates, moved = _adam(learning_rate).update(gradient, optimizer[part], params)
+    network = network.replace(**{part: optim.apply_updates(params, updates)})
+    return learned.replace(network=network, optimizer={**optimizer, part: moved})
+
+
+def _adam(learning_rate: Any) -> optim.Optimizer:
+    return optim.flatten(optim.adam(learning_rate))
 
 
 def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = False) -> None:

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from funrl import buffers
+from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import q_ensemble, stochastic_actor
-from funrl.algos.off_policy import Learner, Stage
+from funrl.algos.off_policy import Learned, Learner
 from funrl.algos.sac import SACConfig, SACHparams, soft_policy
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, temperature_loss
+from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update, temperature_loss
 
 __all__ = ["REDQConfig", "make"]
 
@@ -73,36 +73,40 @@ def make(env: Env, **options: Any) -> Algorithm:
     critic = q_ensemble(config.num_critics, config.num_cells, config.activation)
     networks = {"actor": actor.apply, "critic": critic.apply}
 
-    def init(key: torch.Tensor, observation: torch.Tensor) -> SoftActorCritic:
-        return off_policy.init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
+        network = off_policy.init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
+        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
 
-    def critic_loss(
-        network: SoftActorCritic,
-        target: Any,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: SACHparams,
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
     ) -> Any:
-        options = {"gamma": gamma, "subset": config.subset, "weight": weight, **networks}
-        return redq_critic_loss(network.critic, network, target, key, batch, **options)
+        gradient, (_, metrics) = torch.func.grad_and_value(redq_critic_loss, has_aux=True)(
+            learned.network.critic,
+            learned.network,
+            learned.target,
+            key,
+            batch,
+            gamma=gamma,
+            subset=config.subset,
+            weight=weight,
+            **networks,
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="critic")
+        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    def actor_loss(
-        network: SoftActorCritic,
-        target: Any,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: SACHparams,
+    def move_actor(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
     ) -> Any:
-        loss, metrics = redq_actor_loss(network.actor, network, key, batch, weight=weight, **networks)
-        target_entropy = -hparams.entropy_share * space.shape[0]
-        further, said = temperature_loss(network.log_alpha, metrics.pop("log_prob"), target_entropy=target_entropy, weight=weight)
-        return loss + further, {**metrics, **said}
+        network = learned.network
+        gradient, (_, metrics) = torch.func.grad_and_value(redq_actor_loss, has_aux=True)(
+            network.actor, network, key, batch, weight=weight, **networks
+        )
+        log_prob = metrics.pop("log_prob")
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+        gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
+            network.log_alpha, log_prob, target_entropy=-hparams.entropy_share * space.shape[0], weight=weight
+        )
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
 
-    often = Stage(((("critic",), critic_loss),), off_policy.soft)
-    rarely = Stage(((("actor", "log_alpha"), actor_loss),), None)
-    learner = Learner(SACHparams, init, lambda network: network.critic, often, *soft_policy(actor), rarely, config.policy_delay)
+    learner = Learner(SACHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
     return off_policy.make("redq", env, config, learner, buffers.uniform(config.buffer_size))

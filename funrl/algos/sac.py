@@ -9,9 +9,9 @@ from funrl import buffers, nn, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import q_ensemble, stochastic_actor
-from funrl.algos.off_policy import Acting, Learner, OffPolicyConfig, Stage
+from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_loss
+from funrl.losses import SoftActorCritic, sac_loss, soft_update
 
 __all__ = ["SACConfig", "SACHparams", "make", "soft_policy"]
 
@@ -76,32 +76,28 @@ def make(env: Env, **options: Any) -> Algorithm:
     actor = stochastic_actor(config.num_cells, space, config.activation)
     critic = q_ensemble(2, config.num_cells, config.activation)
 
-    def init(key: torch.Tensor, observation: torch.Tensor) -> SoftActorCritic:
-        return off_policy.init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
+        network = off_policy.init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
+        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
 
-    def loss(
-        network: SoftActorCritic,
-        target: Any,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: SACHparams,
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
     ) -> Any:
-        target_entropy = -hparams.entropy_share * space.shape[0]
-        return sac_loss(
-            network,
-            target,
+        gradient, (_, metrics) = torch.func.grad_and_value(sac_loss, has_aux=True)(
+            learned.network,
+            learned.target,
             key,
             batch,
             actor=actor.apply,
             critic=critic.apply,
             gamma=gamma,
-            target_entropy=target_entropy,
+            target_entropy=-hparams.entropy_share * space.shape[0],
             weight=weight,
         )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    learner = Learner(SACHparams, init, lambda network: network.critic, Stage((((), loss),), off_policy.soft), *soft_policy(actor))
+    learner = Learner(SACHparams, init, learn, *soft_policy(actor))
     return off_policy.make("sac", env, config, learner, buffers.uniform(config.buffer_size))
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, nn
+from funrl import buffers, nn, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.off_policy import Learner, Stage
+from funrl.algos.off_policy import Learned, Learner
 from funrl.algos.sac import SACConfig, SACHparams, soft_policy
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_discrete_loss
+from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
 from funrl.random import split
 
 __all__ = ["SACDiscreteConfig", "make"]
@@ -65,24 +65,27 @@ def make(env: Env, **options: Any) -> Algorithm:
     actor = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
     critic = nn.ensemble(nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(1.0)), 2)
 
-    def init(key: torch.Tensor, observation: torch.Tensor) -> SoftActorCritic:
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         actor_key, critic_key = split(key).unbind(0)
         log_alpha = observation.new_full((), config.initial_alpha).log()
-        return SoftActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation), log_alpha)
+        network = SoftActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation), log_alpha)
+        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
 
-    def loss(
-        network: SoftActorCritic,
-        target: Any,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: SACHparams,
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
     ) -> Any:
-        target_entropy = hparams.entropy_share * math.log(num_actions)
-        return sac_discrete_loss(
-            network, target, batch, actor=actor.apply, critic=critic.apply, gamma=gamma, target_entropy=target_entropy, weight=weight
+        gradient, (_, metrics) = torch.func.grad_and_value(sac_discrete_loss, has_aux=True)(
+            learned.network,
+            learned.target,
+            batch,
+            actor=actor.apply,
+            critic=critic.apply,
+            gamma=gamma,
+            target_entropy=hparams.entropy_share * math.log(num_actions),
+            weight=weight,
         )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    learner = Learner(SACHparams, init, lambda network: network.critic, Stage((((), loss),), off_policy.soft), *soft_policy(actor))
+    learner = Learner(SACHparams, init, learn, *soft_policy(actor))
     return off_policy.make("sac_discrete", env, config, learner, buffers.uniform(config.buffer_size))

@@ -9,9 +9,9 @@ from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import deterministic_actor, half_width, q_ensemble, with_noise
-from funrl.algos.off_policy import Acting, Learner, OffPolicyConfig, Stage
+from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
-from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
+from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
 
 __all__ = ["TD3Config", "TD3Hparams", "make"]
 
@@ -83,22 +83,17 @@ def make(env: Env, **options: Any) -> Algorithm:
     actor = deterministic_actor(config.num_cells, space, config.activation)
     critic = q_ensemble(2, config.num_cells, config.activation)
 
-    def init(key: torch.Tensor, observation: torch.Tensor) -> ActorCritic:
-        return off_policy.init_actor_critic(key, actor, critic, observation, space)
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
+        network = off_policy.init_actor_critic(key, actor, critic, observation, space)
+        return network, tree.map(torch.clone, network), off_policy.start_adam(network, "actor", "critic")
 
-    def critic_loss(
-        network: ActorCritic,
-        target: ActorCritic,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: TD3Hparams,
+    def learn(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Hparams
     ) -> Any:
         unit = half_width(space, batch.reward)
-        return td3_critic_loss(
-            network.critic,
-            target,
+        gradient, (_, metrics) = torch.func.grad_and_value(td3_critic_loss, has_aux=True)(
+            learned.network.critic,
+            learned.target,
             key,
             batch,
             actor=actor.apply,
@@ -110,17 +105,16 @@ def make(env: Env, **options: Any) -> Algorithm:
             high=space.high.to(unit),
             weight=weight,
         )
+        return off_policy.descend(learned, gradient, hparams.learning_rate, part="critic"), metrics
 
-    def actor_loss(
-        network: ActorCritic,
-        target: ActorCritic,
-        key: torch.Tensor,
-        batch: Transition,
-        gamma: torch.Tensor,
-        weight: torch.Tensor,
-        hparams: TD3Hparams,
+    def move_actor(
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Hparams
     ) -> Any:
-        return td3_actor_loss(network.actor, network.critic, batch, actor=actor.apply, critic=critic.apply, weight=weight)
+        gradient, (_, metrics) = torch.func.grad_and_value(td3_actor_loss, has_aux=True)(
+            learned.network.actor, learned.network.critic, batch, actor=actor.apply, critic=critic.apply, weight=weight
+        )
+        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
@@ -131,7 +125,5 @@ def make(env: Env, **options: Any) -> Algorithm:
     def schedule(hparams: TD3Hparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros_like(hparams.gamma), hparams.exploration_noise
 
-    often = Stage(((("critic",), critic_loss),), None)
-    rarely = Stage(((("actor",), actor_loss),), off_policy.soft)
-    learner = Learner(TD3Hparams, init, lambda network: network, often, sample, greedy, schedule, rarely, config.policy_delay)
+    learner = Learner(TD3Hparams, init, learn, sample, greedy, schedule, move_actor, config.policy_delay)
     return off_policy.make("td3", env, config, learner, buffers.uniform(config.buffer_size))
