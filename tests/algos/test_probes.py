@@ -1,0 +1,196 @@
+"""Every learner solves every probe that applies, and a fault in it is seen by the probe that is there for it."""
+
+import functools
+
+import pytest
+import torch
+from torch.func import vmap
+
+from funrl import algos, nn, random, tree
+from funrl.algos import crossq, networks
+from funrl.env import Env
+from funrl.envs import probes
+from funrl.losses import ddpg as ddpg_losses
+
+GAMMA = 0.5
+CELLS = (16,)
+NAMES = list(probes.PROBES)
+
+PPO = dict(num_envs=8, num_steps=8, num_minibatches=2, learning_rate=0.01, num_cells=CELLS, lambda_=0.5)
+OFF_POLICY = dict(
+    num_envs=8, num_steps=8, num_updates=8, batch_size=32, learning_starts=128, buffer_size=4096, learning_rate=0.01, num_cells=CELLS
+)
+SOFT = dict(OFF_POLICY, initial_alpha=1e-4)
+LEARNERS = {
+    "ppo, discrete": ("ppo", "discrete", PPO),
+    "ppo, continuous": ("ppo", "continuous", dict(PPO, num_envs=16, initial_log_std=-1.0)),
+    "dqn": ("dqn", "discrete", dict(OFF_POLICY, target_period=10, epsilon_steps=1_000)),
+    "c51": ("dqn", "discrete", dict(OFF_POLICY, target_period=10, epsilon_steps=1_000, c51=True, num_atoms=31, v_min=-3.0, v_max=3.0)),
+    "ddpg": ("ddpg", "continuous", dict(OFF_POLICY, tau=0.05, exploration_noise=0.3)),
+    "td3": ("td3", "continuous", dict(OFF_POLICY, tau=0.1, exploration_noise=0.3, target_noise=0.05)),
+    "sac": ("sac", "continuous", dict(SOFT, tau=0.05)),
+    "sac_discrete": ("sac_discrete", "discrete", dict(SOFT, tau=0.05)),
+    "redq": ("redq", "continuous", dict(SOFT, tau=0.05, num_critics=3, policy_delay=2)),
+    "crossq": ("crossq", "continuous", dict(SOFT, policy_delay=2, momentum=0.1)),
+}
+
+
+def joined(kind):
+    """All probes as one environment: a number among the constants says which one it is."""
+    envs = [probe(kind) for probe in probes.PROBES.values()]
+
+    def pick(number, results):
+        return functools.reduce(lambda old, i: tree.where(number == i, results[i], old), range(1, len(results)), results[0])
+
+    def reset(key, number):
+        return pick(number, [env.reset(key, env.default_params) for env in envs])
+
+    def step(key, state, action, number):
+        return pick(number, [env.step(key, state, action, env.default_params) for env in envs])
+
+    return Env("probes", reset, step, envs[0].observation_space, envs[0].action_space, torch.tensor(0), 2, None)
+
+
+def critic(learner, config, state, env):
+    """Return V or Q of what was learned: a function of observations [S, 1] and actions."""
+    network, target = state.params.network, state.target if learner != "ppo" else None
+    activation = config.activation
+    if learner == "ppo":
+        algo = algos.make("ppo", env, num_cells=config.num_cells, num_envs=config.num_envs, num_steps=config.num_steps)
+        return lambda x, a: vmap(algo.act, (None, None, 0))(state.params, random.key(0), x)[1]["value"]
+    if learner == "dqn":
+        atoms = config.num_atoms if config.c51 else 1
+        out = networks.q_network(config, env, num_atoms=atoms)
+        support = torch.linspace(config.v_min, config.v_max, atoms)
+        mean = (lambda x: (x.softmax(-1) * support).sum(-1)) if config.c51 else (lambda x: x)
+        return lambda x, a: mean(out.apply(network, x)).gather(-1, a[:, None]).squeeze(-1)
+    if learner == "sac_discrete":
+        net = nn.mlp(config.num_cells, env.action_space.n, activation=activation)
+        out = lambda x: vmap(net.apply, (0, None))(network.critic, x).mean(0)  # noqa: E731
+        return lambda x, a: out(x).gather(-1, a[:, None]).squeeze(-1)
+    if learner == "crossq":
+        nets = crossq.normalized_critics(2, config.num_cells, activation, config.momentum)
+        return lambda x, a: nets.apply(network.critic, target, x, a).mean(0)
+    size = {"ddpg": 1, "td3": 2, "sac": 2, "redq": getattr(config, "num_critics", 0)}[learner]
+    return lambda x, a: networks.q_ensemble(size, config.num_cells, activation).apply(network.critic, x, a).mean(0)
+
+
+def learn(name, steps):
+    """Learn in all probes at once, one agent each; return what went wrong in which."""
+    learner, kind, options = LEARNERS[name]
+    env = joined(kind)
+    make = lambda number: algos.make(learner, env._replace(default_params=number), gamma=GAMMA, **options)  # noqa: E731
+    algo = make(torch.tensor(0))
+    keys = random.split(random.key(0), (steps + 1, len(NAMES)))
+    states = vmap(lambda key, number: make(number).init(key))(keys[0], torch.arange(len(NAMES)))
+    step = vmap(algo.step)
+    for key in keys[1:].unbind(0):
+        states, _ = step(key, states)
+    failed = {}
+    for i, probe in enumerate(NAMES):
+        state = tree.index(states, i)
+        best = probes.solution(probes.PROBES[probe](kind), GAMMA)
+        action = vmap(algo.greedy, (None, None, 0))(state.params, random.key(0), best.observation)[0]
+        value = critic(learner, algo.config, state, env)(best.observation, action)
+        wrong = (value - best.value).abs().max() > 0.15
+        if best.action is not None:
+            wrong |= (action - best.action).abs().max() > 0.2
+        if wrong or not value.isfinite().all():
+            failed[probe] = (value.tolist(), action.flatten().tolist())
+    return failed
+
+
+STEPS = {"ppo, discrete": 60, "ppo, continuous": 80}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_probe_is_solved(name):
+    failed = learn(name, STEPS.get(name, 80))
+    assert failed == {}
+
+
+def with_batch(change):
+    """A fault that changes the batch of a loss, the first argument with rewards."""
+
+    def fault(loss):
+        def faulty(*args, **options):
+            return loss(*[change(x) if hasattr(x, "reward") else x for x in args], **options)
+
+        return faulty
+
+    return fault
+
+
+def negated(loss):
+    def faulty(*args, **options):
+        value, metrics = loss(*args, **options)
+        return -value, metrics
+
+    return faulty
+
+
+def undetached(detach):
+    return lambda value: value
+
+
+def without_end(batch):
+    return batch.replace(terminated=torch.zeros_like(batch.terminated))
+
+
+def cut_off_is_end(batch):
+    return batch.replace(terminated=batch.terminated | batch.truncated)
+
+
+def after_the_reset(batch):
+    start = torch.where(batch.truncated[:, None], -1.0, batch.next_observation)
+    return batch.replace(next_observation=start)
+
+
+def mixed_rows(batch):
+    return batch.replace(observation=batch.observation.flip(0))
+
+
+def negative_reward(batch):
+    return batch.replace(reward=-batch.reward)
+
+
+FAULTS = {
+    "bootstraps from a terminal state": ("dqn", (algos.dqn, "double_dqn_loss"), with_batch(without_end), {"value", "discount"}),
+    "takes a cut-off for an end": ("c51", (algos.dqn, "double_c51_loss"), with_batch(cut_off_is_end), {"truncation"}),
+    "the actor moves the critic": ("ddpg", (ddpg_losses, "detach"), undetached, {"value"}),
+    "the actor goes down": ("td3", (algos.td3, "td3_actor_loss"), negated, {"action", "observation"}),
+    "mixes up rows": ("sac", (algos.sac, "sac_loss"), with_batch(mixed_rows), {"observation"}),
+    "the sign of the reward": ("sac_discrete", (algos.sac_discrete, "sac_discrete_loss"), with_batch(negative_reward), {"value", "action"}),
+    "no discount": (
+        "redq",
+        (algos.redq, "redq_critic_loss"),
+        lambda loss: lambda *args, gamma, **options: loss(*args, gamma=torch.ones_like(gamma), **options),
+        {"discount"},
+    ),
+    "bootstraps from the next episode": ("crossq", (algos.crossq, "crossq_critic_loss"), with_batch(after_the_reset), {"truncation"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen(monkeypatch, fault):
+    name, (module, function), change, expected = FAULTS[fault]
+    monkeypatch.setattr(module, function, change(getattr(module, function)))
+    failed = learn(name, STEPS.get(name, 80))
+    assert expected <= failed.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["bootstraps from a terminal state", "takes a cut-off for an end"])
+def test_a_fault_of_ppo_is_seen(monkeypatch, fault):
+    real = algos.ppo.gae
+
+    def faulty(reward, value, next_value, terminated, truncated, **options):
+        if fault == "takes a cut-off for an end":
+            return real(reward, value, next_value, terminated | truncated, truncated, **options)
+        return real(reward, value, next_value, torch.zeros_like(terminated), truncated | terminated, **options)
+
+    monkeypatch.setattr(algos.ppo, "gae", faulty)
+    failed = learn("ppo, discrete", STEPS["ppo, discrete"])
+    assert ({"truncation"} if fault == "takes a cut-off for an end" else {"value", "discount"}) <= failed.keys()
