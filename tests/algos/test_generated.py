@@ -1,6 +1,7 @@
 """The code that inductor generates, which the other tests replace by ``aot_eager``: whole updates of vmapped agents, and tanh."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from torch.func import vmap
 import funrl
 from funrl import random, tree
 
-AGENTS, UPDATES = 8, 3
-SIZES = dict(num_envs=4, num_steps=16, num_cells=(16,), num_minibatches=2, num_epochs=2)
+UPDATES = 3
+PPO = dict(num_envs=4, num_steps=16, num_cells=(16,), num_minibatches=2, num_epochs=2)
+OFF_POLICY = dict(num_envs=2, num_steps=8, num_updates=4, batch_size=16, num_cells=(16,), learning_starts=0)
 
 
 def same(one, other, **tolerances):
@@ -22,12 +24,15 @@ def same(one, other, **tolerances):
 
 # Where an action falls on the edge between two, the last bit of a logit decides: other seeds may need another look.
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "seed"), [("CartPole-v1", 0), ("Pendulum-v1", 1)])
-def test_eight_agents_in_one_generated_program_are_eight_single_runs(name, seed):
+@pytest.mark.parametrize(
+    ("algorithm", "env", "options", "agents", "seed"),
+    [("ppo", "CartPole-v1", PPO, 8, 0), ("ppo", "Pendulum-v1", PPO, 8, 1), ("sac", "Pendulum-v1", OFF_POLICY, 2, 0)],
+)
+def test_agents_in_one_generated_program_are_so_many_single_runs(algorithm, env, options, agents, seed):
     torch._dynamo.reset()
-    algo = funrl.algos.ppo.make(funrl.envs.make(name), **SIZES)
+    algo = funrl.algos.make(algorithm, funrl.envs.make(env), **options)
     step = funrl.compile(vmap(algo.step), donate=1)
-    start, *keys = random.split(random.key(seed), (1 + UPDATES, AGENTS)).unbind(0)
+    start, *keys = random.split(random.key(seed), (1 + UPDATES, agents)).unbind(0)
     singles = [algo.init(k) for k in start.unbind(0)]
     states = vmap(algo.init)(start)
     graphs = []
@@ -44,7 +49,25 @@ def test_eight_agents_in_one_generated_program_are_eight_single_runs(name, seed)
     assert all((states.num_steps == UPDATES * algo.steps_per_update).tolist())
     # No two agents are one: they draw, and learn, by themselves.
     weights = vmap(lambda network: tree.ravel(network)[0])(states.params.network)
-    assert len(weights.unique(dim=0)) == AGENTS
+    assert len(weights.unique(dim=0)) == agents
+
+
+@pytest.mark.slow
+def test_a_large_buffer_costs_no_more_than_a_small_one():
+    """A copy of a million transitions takes a hundred times as long as this step."""
+
+    def fastest(capacity):
+        algo = funrl.algos.dqn.make(funrl.envs.make("CartPole-v1"), buffer_size=capacity, **OFF_POLICY)
+        step = funrl.compile(algo.step, donate=1)
+        state = algo.init(random.key(0))
+        seconds = []
+        for key in random.split(random.key(1), 50).unbind(0):
+            began = time.perf_counter()
+            state, _ = step(key, state)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds[1:])
+
+    assert fastest(1_000_000) < 2 * fastest(1_000)
 
 
 def test_generated_bits_are_those_drawn_eagerly():
