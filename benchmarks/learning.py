@@ -30,6 +30,7 @@ CLAIMS = {
     "ppo/CartPole-v1": (10, "at least 9 of 10 agents reach 475", lambda scores: sum(x >= 475 for x in scores) >= 9),
     "ppo/Acrobot-v1": _mean(-100),
     "ppo/Pendulum-v1": _mean(-300),
+    "ppo/Breakout-MinAtar": _mean(10),
     "dqn/CartPole-v1": _mean(475),
     "ddpg/Pendulum-v1": _mean(-200),
     "td3/Pendulum-v1": _mean(-200),
@@ -37,6 +38,10 @@ CLAIMS = {
     "redq/Pendulum-v1": _mean(-200),
     "crossq/Pendulum-v1": _mean(-200),
     "sac_discrete/CartPole-v1": _mean(400),
+    "a2c/CartPole-v1": _mean(475),
+    "reinforce/CartPole-v1": _mean(475),
+    "impala/CartPole-v1": _mean(475),
+    "pqn/Breakout-MinAtar": _mean(10),
 }
 
 

@@ -55,6 +55,35 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "anneal_steps": 3e5,
         },
     ),
+    ("ppo", "Breakout-MinAtar"): Preset(
+        5_000_000,
+        {
+            "num_envs": 64,
+            "num_minibatches": 8,
+            "num_cells": (64,),
+            "activation": "relu",
+            "trunk": "shared",
+            "learning_rate": 2e-3,
+            "anneal_steps": 5e6,
+        },
+    ),
+    ("dqn", "CartPole-v1"): Preset(
+        150_000,
+        {"num_envs": 8, "num_steps": 32, "num_updates": 128, "batch_size": 64, "epsilon_end": 0.04, "target_period": 50},
+    ),
+    ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
+    ("td3", "Pendulum-v1"): Preset(50_000, {}),
+    ("sac", "Pendulum-v1"): Preset(50_000, {}),
+    ("redq", "Pendulum-v1"): Preset(12_000, {"num_updates": 160, "policy_delay": 5, "batch_size": 128}),
+    ("crossq", "Pendulum-v1"): Preset(50_000, {}),
+    ("sac_discrete", "CartPole-v1"): Preset(60_000, {}),
+    ("a2c", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "anneal_steps": 1e6}),
+    ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
+    ("impala", "CartPole-v1"): Preset(1_000_000, {"num_envs": 32, "num_steps": 20, "anneal_steps": 1e6}),
+    ("pqn", "Breakout-MinAtar"): Preset(
+        2_500_000,
+        {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},
+    ),
 }
 
 
