@@ -1,0 +1,314 @@
+"""The on-policy learners: the contract of an Algorithm, and each update against a plain one."""
+
+import dataclasses
+import functools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.func import vmap
+
+import funrl
+from funrl import random, rollout, tree
+from funrl.algos import actor_critic, networks
+
+AGENTS = 2
+VECTORS = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01, max_grad_norm=0.2)
+KINDS = {
+    "a2c": ("a2c", "Pendulum-v1", dict(VECTORS, lambda_=0.9, trunk="shared", initial_log_std=-0.5)),
+    "reinforce": ("reinforce", "CartPole-v1", dict(VECTORS, baseline="none")),
+    "reinforce with a baseline": ("reinforce", "CartPole-v1", dict(VECTORS)),
+    "impala": ("impala", "CartPole-v1", dict(VECTORS, num_minibatches=2)),
+    "pqn": ("pqn", "Breakout-MinAtar", dict(VECTORS, num_channels=(2,), num_minibatches=3, epsilon_steps=48.0)),
+}
+
+
+def short(name, dtype=torch.float32, limit=4):
+    """An environment whose episodes are truncated soon."""
+    env = funrl.envs.make(name)
+    params = tree.map(lambda x: x.to(dtype) if x.is_floating_point() else x, env.default_params).replace(max_steps=torch.tensor(limit))
+    return env._replace(default_params=params)
+
+
+def make(kind, **env_options):
+    name, env, options = KINDS[kind]
+    return funrl.algos.make(name, short(env, **env_options), **options)
+
+
+@functools.cache
+def program(kind):
+    algo = make(kind)
+    return algo, funrl.compile(vmap(algo.step), donate=1, backend="aot_eager")
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+def keys(seed):
+    return random.split(random.key(seed), AGENTS)
+
+
+def vector(state, i):
+    return tree.ravel(tree.index(state, i).params.network)[0]
+
+
+@pytest.mark.parametrize("kind", ["a2c", "reinforce", "impala", "pqn"])
+def test_vmapped_compiled_and_single_updates_agree_for_agents_that_differ(kind):
+    algo, step = program(kind)
+    singles = [algo.init(key) for key in keys(0).unbind(0)]
+    states = vmap(algo.init)(keys(0))
+    same(states, tree.stack(singles))
+    for i, rates in enumerate(([0.01, 0.02], [0.0, 0.02])):
+        states = states.replace(hparams=states.hparams.replace(learning_rate=torch.tensor(rates)))
+        singles = [tree.map(torch.clone, tree.index(states, j)) for j in range(AGENTS)]
+        kept = tree.map(torch.clone, singles)
+        expected = [algo.step(key, state) for key, state in zip(keys(i + 1).unbind(0), singles, strict=True)]
+        same(singles, kept, rtol=0, atol=0)
+        if i == 0:
+            same(algo.step(keys(1)[0], singles[0]), expected[0], rtol=0, atol=0)
+        before = counters["stats"]["unique_graphs"]
+        states, metrics = step(keys(i + 1), states)
+        assert i == 0 or counters["stats"]["unique_graphs"] == before, "it compiled again"
+        same((states, metrics), tree.stack(expected), rtol=1e-3, atol=1e-5)
+        assert [not torch.equal(vector(states, j), tree.ravel(kept[j].params.network)[0]) for j in range(AGENTS)] == [r > 0 for r in rates]
+        assert torch.equal(metrics["learning_rate"], torch.tensor(rates))
+        assert all(x.isfinite().all() for name, x in metrics.items() if not name.startswith("episode_"))
+    assert (states.num_steps == 2 * algo.steps_per_update).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_metrics_and_float64(kind):
+    algo = make(kind, dtype=torch.float64)
+    state = algo.init(random.key(0))
+    new, metrics = algo.step(random.key(1), state)
+    tree.check_like(new, state, "the new state", "the old")
+    for x in tree.leaves((new, metrics)):
+        assert x.dtype in (torch.float64, torch.int64, torch.bool) and not x.requires_grad
+    assert all(x.shape == () for x in metrics.values()) and metrics["gradient_norm"] > 0
+    other, _ = algo.step(random.key(2), state)
+    assert not torch.equal(tree.ravel(other.params.network)[0], tree.ravel(new.params.network)[0])
+    key = random.key(0).to("meta")
+    assert {x.device.type for x in tree.leaves(algo.step(key, algo.init(key)))} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_acting(kind):
+    algo = make(kind)
+    params = algo.init(random.key(0)).params
+    observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 40))
+    observations = observations.clamp(-3, 3) if observations.is_floating_point() else observations
+    for function in (algo.act, algo.greedy):
+        action, _ = vmap(function, (None, 0, 0))(params, random.split(random.key(2), 40), observations)
+        assert vmap(algo.env.action_space.contains)(action).all()
+    other, _ = vmap(algo.greedy, (None, 0, 0))(params, random.split(random.key(3), 40), observations)
+    assert torch.equal(other, action)
+    explored, _ = vmap(algo.act, (None, 0, None))(params, random.split(random.key(2), 40), observations[0])
+    assert len(explored.unique()) > 1
+
+
+# What an update should do, in plain PyTorch: loops over time, torch.distributions, torch.optim.
+
+
+def distribution(params, network, observation):
+    policy = network.policy(params, observation)
+    if hasattr(policy, "logits"):
+        return torch.distributions.Categorical(logits=policy.logits)
+    return torch.distributions.Independent(torch.distributions.Normal(policy.base.loc, policy.base.scale), 1)
+
+
+def lambda_returns(reward, next_value, terminated, truncated, gamma, lambda_):
+    returns, later = torch.zeros_like(reward), next_value[-1]
+    for t in reversed(range(len(reward))):
+        mixed = torch.where(truncated[t], next_value[t], (1 - lambda_) * next_value[t] + lambda_ * later)
+        returns[t] = later = reward[t] + gamma * torch.where(terminated[t], 0.0, mixed)
+    return returns
+
+
+def whole_episodes(samples, gamma):
+    reward, done = samples.reward, samples.done
+    returns, counts = torch.zeros_like(reward), torch.zeros_like(done)
+    for b in range(reward.shape[1]):
+        for t in range(len(reward)):
+            ends = [u for u in range(t, len(reward)) if done[u, b]]
+            if ends:
+                counts[t, b] = True
+                returns[t, b] = sum(gamma ** (u - t) * reward[u, b] for u in range(t, ends[0] + 1))
+    return returns, counts
+
+
+def policy_gradient(params, network, samples, advantage, returns, config, counts=None):
+    policy, value = distribution(params, network, samples.observation), network.value(params, samples.observation)
+    terms = -advantage * policy.log_prob(samples.action) - config.entropy_weight * policy.entropy()
+    if returns is not None:
+        terms = terms + config.value_weight * 0.5 * (returns - value).square()
+    return terms.mean() if counts is None else terms[counts].mean()
+
+
+def a2c_loss(params, frozen, network, samples, config):
+    value, next_value = network.value(frozen, samples.observation), network.value(frozen, samples.next_observation)
+    returns = lambda_returns(samples.reward, next_value, samples.terminated, samples.truncated, config.gamma, config.lambda_)
+    return policy_gradient(params, network, samples, returns - value, returns, config)
+
+
+def reinforce_loss(params, frozen, network, samples, config):
+    if config.baseline == "none":
+        returns, counts = whole_episodes(samples, config.gamma)
+        return policy_gradient(params, network, samples, returns, None, config, counts)
+    value, next_value = network.value(frozen, samples.observation), network.value(frozen, samples.next_observation)
+    returns = lambda_returns(samples.reward, next_value, samples.terminated, samples.truncated, config.gamma, 1.0)
+    return policy_gradient(params, network, samples, returns - value, returns, config)
+
+
+def pqn_loss(params, frozen, network, samples, config):
+    best = network.apply(frozen, samples.next_observation).max(-1).values
+    returns = lambda_returns(samples.reward, best, samples.terminated, samples.truncated, config.gamma, config.lambda_)
+    return (
+        0.5
+        * (returns - network.apply(params, samples.observation)[torch.arange(6)[:, None], torch.arange(4), samples.action]).square().mean()
+    )
+
+
+LOSSES = {"a2c": a2c_loss, "reinforce": reinforce_loss, "reinforce with a baseline": reinforce_loss, "pqn": pqn_loss}
+PLAIN = {"pqn": dict(num_minibatches=1, num_epochs=3, max_grad_norm=0.02)}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_two_updates_agree_with_plain_pytorch(kind):
+    name, env, options = KINDS[kind]
+    algo = funrl.algos.make(name, short(env, torch.float64), **{**options, "anneal_steps": 48.0, **PLAIN.get(kind, {})})
+    config = algo.config
+    start = state = algo.init(random.key(0))
+    act = lambda params, key, observation: (algo.act(params, key, observation)[1]["unclipped_action"], {})  # noqa: E731
+    project = (lambda x: x.clamp(-2, 2)) if env == "Pendulum-v1" else (lambda x: x)
+    outer = algo.env._replace(step=lambda key, s, action, p: algo.env.step(key, s, project(action), p))
+    met = []
+    for key in random.split(random.key(1)).unbind(0):
+        given = (state.params, random.split(key)[0], state.envs, state.env_params)
+        met.append(rollout(*given, env=outer, act=act, num_steps=config.num_steps)[1])
+        state, metrics = algo.step(key, state)
+    assert all(samples.truncated.any() for samples in met) and metrics["gradient_norm"] > config.max_grad_norm
+    network = networks.q_network(config, algo.env, norm="layer") if name == "pqn" else actor_critic.make(config, algo.env)
+
+    def plain(change=lambda samples: samples, **changes):
+        settings = SimpleNamespace(**{**dataclasses.asdict(config), **changes})
+        params = tree.map(lambda x: x.clone().requires_grad_(), start.params.network)
+        adam = torch.optim.Adam(tree.leaves(params), eps=1e-5)
+        for i, samples in enumerate(met):
+            adam.param_groups[0]["lr"] = settings.learning_rate * (1 - i / 2)
+            frozen = tree.map(lambda x: x.detach().clone(), params)
+            for _ in range(getattr(config, "num_epochs", 1)):
+                adam.zero_grad()
+                LOSSES[kind](params, frozen, network, change(samples), settings).backward()
+                torch.nn.utils.clip_grad_norm_(tree.leaves(params), settings.max_grad_norm)
+                adam.step()
+        return tree.map(torch.Tensor.detach, params)
+
+    same(state.params.network, plain(), rtol=1e-5, atol=1e-6)
+
+    def differs(*change, **changes):
+        return (tree.ravel(plain(*change, **changes))[0] - tree.ravel(state.params.network)[0]).abs().max() > 1e-4
+
+    assert differs(lambda x: x.replace(reward=-x.reward - 1)) and differs(gamma=0.5) and differs(learning_rate=0.005)
+    if kind == "reinforce":  # whose steps without an end in sight do not count
+        assert differs(lambda x: x.replace(truncated=torch.cat([x.truncated[:-1], ~x.done[-1:]])))
+    else:
+        assert differs(lambda x: x.replace(terminated=x.done)) and differs(lambda x: x.replace(next_observation=x.observation))
+        assert differs(lambda x: x.replace(truncated=x.truncated & False))
+    if name != "pqn":
+        assert differs(entropy_weight=-30.0)
+
+
+def test_impala_lags_and_corrects_for_it():
+    options = dict(VECTORS, learning_rate=0.05)
+    env = short("CartPole-v1", torch.float64)
+    once, several = (funrl.algos.impala.make(env, num_minibatches=n, **options) for n in (1, 4))
+    state = once.init(random.key(0))
+    _, fresh = once.step(random.key(1), state)
+    _, old = several.step(random.key(1), state)
+    torch.testing.assert_close(fresh["importance_ratio"], torch.ones((), dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    assert abs(old["importance_ratio"] - 1) > 1e-4
+    # On policy it is A2C.
+    a2c = funrl.algos.a2c.make(env, **options)
+    same(once.step(random.key(1), state)[0].params, a2c.step(random.key(1), a2c.init(random.key(0)))[0].params, rtol=1e-9, atol=1e-9)
+    # Where ratios differ, so does what is learned with other clips.
+    clipped = state.replace(hparams=state.hparams.replace(rho_clip=torch.tensor(0.5).double()))
+    assert not torch.equal(vectors(several.step(random.key(1), clipped)), vectors(several.step(random.key(1), state)))
+
+
+def vectors(result):
+    return tree.ravel(result[0].params.network)[0]
+
+
+def test_epsilon_falls_and_decides_how_pqn_acts():
+    algo = make("pqn")
+    state = algo.init(random.key(0))
+    assert state.params.epsilon == 1
+    new, _ = algo.step(random.key(1), state)
+    torch.testing.assert_close(new.params.epsilon, torch.tensor((1 + 0.05) / 2))
+    observation = state.envs[1].observation[0]
+    many = random.split(random.key(2), 4000)
+    best, _ = algo.greedy(state.params, random.key(3), observation)
+    for epsilon in (0.0, 0.3, 1.0):
+        params = state.params.replace(epsilon=torch.tensor(epsilon))
+        action, _ = vmap(algo.act, (None, 0, None))(params, many, observation)
+        share = (action == best).double().mean().item()
+        expected = 1 - epsilon * 5 / 6
+        assert abs(share - expected) <= 4 * math.sqrt(expected * (1 - expected) / len(many))
+
+
+@pytest.mark.parametrize("name", ["a2c", "pqn"])
+def test_a_host_environment_learns_the_same(name, monkeypatch):
+    backend = functools.partial(funrl.compile, backend="aot_eager")
+    monkeypatch.setattr(funrl.algos.on_policy, "compile", backend)
+    env = funrl.envs.make("gymnasium:CartPole-v1", num_envs=2)
+    algo = funrl.algos.make(name, env, num_envs=2, num_steps=8, num_cells=(8,))
+    results = []
+    for _ in range(2):
+        state = algo.init(random.key(0))
+        for i in range(2):
+            state, metrics = algo.step(random.key(i), state)
+        results.append((state.params, metrics))
+    same(*results, rtol=0, atol=0)
+    assert metrics["steps"] == 32 and metrics["gradient_norm"] > 0
+
+
+def test_discrete_actions_need_not_start_at_zero():
+    env = funrl.envs.make("CartPole-v1")
+    shifted = env._replace(
+        action_space=funrl.spaces.Discrete(2, start=3), step=lambda key, state, action, params: env.step(key, state, action - 3, params)
+    )
+    for name in ("a2c", "pqn"):
+        plain, moved = (funrl.algos.make(name, e, num_envs=2, num_steps=8, num_cells=(8,)) for e in (env, shifted))
+        state = plain.init(random.key(0))
+        same(plain.step(random.key(1), state), moved.step(random.key(1), moved.init(random.key(0))), rtol=0, atol=0)
+        assert moved.act(state.params, random.key(2), state.envs[1].observation[0])[0] in (3, 4)
+
+
+@pytest.mark.parametrize(
+    "name, env, options, message",
+    [
+        ("pqn", "Pendulum-v1", {}, "env: PQN expects Discrete actions, got Box.*take ppo, a2c or impala"),
+        ("pqn", "FrozenLake-v1", {}, r"env: expected observations that are vectors .* got Discrete"),
+        ("a2c", "FrozenLake-v1", {}, r"env: expected observations that are vectors .* got Discrete"),
+        ("pqn", "CartPole-v1", dict(num_envs=3, num_steps=3, num_minibatches=2), "num_minibatches: 2 does not divide .* 3 . 3 = 9"),
+        ("pqn", "CartPole-v1", dict(epsilon_end=2.0), "epsilon_end: expected a number at least 0 and at most 1, got 2.0"),
+        ("pqn", "CartPole-v1", dict(epsilon_steps=0.0), "epsilon_steps: expected a number above 0, got 0.0"),
+        ("impala", "CartPole-v1", dict(num_envs=4, num_minibatches=3), "num_minibatches: 3 does not divide num_envs = 4.*divisor"),
+        ("impala", "CartPole-v1", dict(rho_clip=0.0), "rho_clip: expected a number above 0, got 0.0"),
+        ("a2c", "CartPole-v1", dict(lambda_=-0.1), "lambda_: expected a number at least 0 and at most 1, got -0.1"),
+        ("a2c", "CartPole-v1", dict(value_weight=-1.0), "value_weight: expected a number at least 0"),
+        ("a2c", "CartPole-v1", dict(max_grad_norm=0.0), "max_grad_norm: expected a number above 0"),
+        ("a2c", "CartPole-v1", dict(num_steps=0), "num_steps: expected a number at least 1, got 0"),
+        ("a2c", "CartPole-v1", dict(epsilon_end=0.1), "unknown option 'epsilon_end'"),
+        ("reinforce", "CartPole-v1", dict(baseline="mean"), "baseline: expected 'value' or 'none', got 'mean'"),
+        ("a2c", "gymnasium:CartPole-v1", {}, "is a single environment outside torch; make it with num_envs=32"),
+    ],
+)
+def test_errors(name, env, options, message):
+    with pytest.raises(ValueError, match=message):
+        funrl.algos.make(name, funrl.envs.make(env), **options)
