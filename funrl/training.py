@@ -77,9 +77,11 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("redq", "Pendulum-v1"): Preset(12_000, {"num_updates": 160, "policy_delay": 5, "batch_size": 128}),
     ("crossq", "Pendulum-v1"): Preset(50_000, {}),
     ("sac_discrete", "CartPole-v1"): Preset(60_000, {}),
-    ("a2c", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "anneal_steps": 1e6}),
+    ("a2c", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}),
     ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
-    ("impala", "CartPole-v1"): Preset(1_000_000, {"num_envs": 32, "num_steps": 20, "anneal_steps": 1e6}),
+    ("impala", "CartPole-v1"): Preset(
+        1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}
+    ),
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
         {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},
@@ -95,6 +97,10 @@ def preset(algorithm: str, env: str) -> Preset:
         (500000, 500000)
     """
     return PRESETS.get((algorithm, env.removeprefix("gymnasium:")), Preset(1_000_000, {}))
+
+
+# From how many steps of an episode on it is worth while to compile an evaluation.
+_MANY_STEPS = 1_000
 
 
 class Diverged(FloatingPointError):
@@ -287,7 +293,7 @@ def train(
 def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes: int, *, num_agents: int = 1) -> Evaluation:
     """Let each agent play whole episodes without exploration.
 
-    It runs eagerly: a second or two of Python costs less than a compilation.
+    Short episodes run eagerly: a second or two of Python costs less than a compilation. Those of more than a thousand steps are compiled.
 
     Args:
         algo: the algorithm.
@@ -315,7 +321,10 @@ def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes
     def play(params: Any, k: torch.Tensor) -> Evaluation:
         return evaluate(params, random.fold_in(k, -1), env_params, env=algo.env, act=algo.greedy, num_episodes=num_episodes)
 
-    return _over_agents(play, num_agents)(state.params, _agent_keys(key, num_agents))
+    play_all = _over_agents(play, num_agents)
+    if algo.env.max_episode_steps > _MANY_STEPS and not algo.env.host:
+        play_all = compile(play_all)
+    return play_all(state.params, _agent_keys(key, num_agents))
 
 
 def load_run(out: str | os.PathLike) -> Run:
