@@ -56,7 +56,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
     ),
     ("ppo", "Breakout-MinAtar"): Preset(
-        5_000_000,
+        1_500_000,
         {
             "num_envs": 64,
             "num_minibatches": 8,
@@ -64,7 +64,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "activation": "relu",
             "trunk": "shared",
             "learning_rate": 2e-3,
-            "anneal_steps": 5e6,
+            "anneal_steps": 1.5e6,
         },
     ),
     ("dqn", "CartPole-v1"): Preset(
