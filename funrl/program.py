@@ -561,7 +561,7 @@ class _Rewrite(CustomGraphPass):
         _turn_stacks(graph)
 
     def uuid(self) -> str:
-        return "funrl-rewrite-13"
+        return "funrl-rewrite-14"
 
 
 def _copy_results_of_loops(graph: torch.fx.Graph) -> None:
@@ -670,8 +670,13 @@ def _fuse_small_products(graph: torch.fx.Graph) -> None:
         with graph.inserting_before(node):
             # What the factors are made by is not to be repeated for each product.
             a, b = (x if x.op == "placeholder" else _call(graph, torch.ops._inductor_test.realize.default, x) for x in (a, b))
-            products = _call(graph, aten.mul.Tensor, _call(graph, aten.unsqueeze.default, a, 2), _call(graph, aten.unsqueeze.default, b, 0))
-            total = _call(graph, aten.sum.dim_IntList, products, [1])
+            if 1 < n < 16 <= m:  # rows, and turned: columns keep what reads them from being vectorised
+                a, b = _call(graph, aten.unsqueeze.default, a, 0), _call(graph, aten.permute.default, b, [1, 0])
+                products = _call(graph, aten.mul.Tensor, a, _call(graph, aten.unsqueeze.default, b, 1))
+                total = _call(graph, aten.permute.default, _call(graph, aten.sum.dim_IntList, products, [2]), [1, 0])
+            else:
+                a, b = _call(graph, aten.unsqueeze.default, a, 2), _call(graph, aten.unsqueeze.default, b, 0)
+                total = _call(graph, aten.sum.dim_IntList, _call(graph, aten.mul.Tensor, a, b), [1])
         node.replace_all_uses_with(total)
         graph.erase_node(node)
 
