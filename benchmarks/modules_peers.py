@@ -29,8 +29,8 @@ class Settings(NamedTuple):
     members: int = 100
     hidden: tuple[int, ...] = (64, 64)
     batch_size: int = 256
-    inputs: int = 17
-    outputs: int = 6
+    inputs: int = 4
+    outputs: int = 1
 
 
 SETTINGS = Settings()
