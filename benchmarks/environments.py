@@ -21,12 +21,12 @@ from typing import Any
 from benchmarks.environments_peers import HIDDEN, throughput
 
 RESULTS = Path(__file__).parent / "results"
-BRIDGE = "gymnasium:CartPole-v1"
+BRIDGES = ("gymnasium:CartPole-v1", "gymnasium:Pendulum-v1", "gymnasium:Acrobot-v1")
 # (environment, copies, steps of a rollout): for each peer, the least ratio of our throughput to its.
 TARGETS = {
     **{(name, 2048, 64): {"gymnax": 1.0} for name in ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar")},
     **{(name, 64, 512): {"gymnax": 0.7} for name in ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar")},
-    (BRIDGE, 8, 512): {"gymnasium": 1 / 1.3, "torchrl": 3.0},
+    **{(name, 8, 512): {"gymnasium": 1 / 1.3, "torchrl": 3.0} for name in BRIDGES},
 }
 # Two threads gain where the work of a step is large, and lose elsewhere: see funrl.compile.
 MANY = 2048
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         name, num_envs, num_steps = arguments.measure
-        measure = bridge if name == BRIDGE else pure
+        measure = bridge if name in BRIDGES else pure
         print(json.dumps({"samples": measure(name, int(num_envs), int(num_steps), arguments.seconds)}))
         return
     report(arguments)

@@ -10,7 +10,7 @@ seconds. Compiling and a first rollout come before the clock.
     its observations, actions, rewards, successors and ends as the result. Actions are drawn: discrete ones from the logits, continuous ones
     around the output with a deviation of 1. gymnax's Breakout has the three actions that do something; funrl's has MinAtar's six.
 ``gymnasium``
-    ``SyncVectorEnv`` of CartPole, stepped by hand in a loop that does nothing else: all actions are drawn before the clock starts, and no
+    ``SyncVectorEnv``, stepped by hand in a loop that does nothing else: all actions are drawn before the clock starts, and no
     transition is kept. It resets its environments itself.
 ``torchrl``
     TorchRL's ``SerialEnv`` of ``GymEnv``, by its own ``rollout`` with random actions.
@@ -98,11 +98,10 @@ def gymnax(name: str, num_envs: int, num_steps: int, seconds: float, repeats: in
 def gymnasium(name: str, num_envs: int, num_steps: int, seconds: float, repeats: int) -> list[float]:
     """Time gymnasium's vector environment."""
     import gymnasium as library
-    import numpy as np
 
     envs = library.vector.SyncVectorEnv([lambda: library.make(name)] * num_envs)
     envs.reset(seed=0)
-    actions = np.random.default_rng(0).integers(0, 2, (num_steps, num_envs))
+    actions = [envs.action_space.sample() for _ in range(num_steps)]
 
     def call(i: int) -> None:
         for action in actions:

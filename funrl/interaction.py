@@ -182,7 +182,9 @@ def _rollout_host(
         env_state, last = env.step(step_key, env_state, action, env_params)
         # The fields of a Transition, in order.
         rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, extras))
-        observation, info, memory = last.observation, last.info, _told(memory, last.done)
+        observation, info = last.observation, last.info
+        if memory != ():  # nothing is computed for nobody
+            memory = _told(memory, last.done)
         if _any(last.terminated) or _any(last.truncated):
             env_state, observation, info = _restart(reset_key, env_state, last, last.done, env_params, env)
     transitions = Transition(*(_stack(column) for column in zip(*rows, strict=True)))
