@@ -9,7 +9,7 @@ import torch
 from funrl import buffers, nn, random
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import stochastic_actor
+from funrl.algos.networks import stochastic_actor, target_entropy
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
 from funrl.algos.sac import soft_policy
 from funrl.env import Env, Transition
@@ -27,7 +27,8 @@ class CrossQConfig(OffPolicyConfig):
         policy_delay: gradient steps of the critics to each one of actor and temperature; divides ``num_updates``.
         momentum: in [0, 1], the share of a batch in the running statistics.
         initial_alpha: the first temperature, above 0.
-        entropy_share: the temperature aims at an entropy of -``entropy_share`` times the number of action dimensions.
+        entropy_share: the temperature aims at an entropy of -``entropy_share`` for each action dimension, where their box is
+            stretched to [-1, 1].
     """
 
     num_updates: int = 30
@@ -86,7 +87,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         (tensor(4), tensor(0))
 
     Reference: A. Bhatt et al., "CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and Simplicity",
-        2019, arXiv:1902.05605. Deviation: batch normalisation, not batch renormalisation.
+        2019, arXiv:1902.05605. Deviations: batch normalisation, not batch renormalisation; Adam with its usual b1;
+        critics as wide as ``num_cells`` says.
     """
     config = make_config(CrossQConfig, options)
     off_policy.check("CrossQ", env, config, discrete=False)
@@ -131,7 +133,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         log_prob = metrics.pop("log_prob")
         learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
         gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
-            network.log_alpha, log_prob, target_entropy=-hparams.entropy_share * space.shape[0], weight=weight
+            network.log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
         )
         return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
 

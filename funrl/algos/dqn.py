@@ -23,7 +23,7 @@ class DQNConfig(OffPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
 
     Rainbow is all of ``double``, ``dueling``, ``prioritized``, ``c51`` and ``noisy``, with ``n_step=3``, ``epsilon_start=0`` and
-    ``epsilon_end=0``.
+    ``epsilon_end=0``; its paper lets ``priority_beta`` rise to 1.
 
     Attributes:
         num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
@@ -31,9 +31,10 @@ class DQNConfig(OffPolicyConfig):
         target_period: gradient steps from one copy of the network to its target to the next.
         double: let the network choose the next action, and the target judge it.
         dueling: estimate values and advantages apart.
-        n_step: n, over how many steps rewards are summed up before the bootstrap; at most ``num_steps``.
+        n_step: n, over how many steps rewards are summed up before the bootstrap; at most ``num_steps``. Where it is more than 1, a
+            transition keeps the gamma with which it was written.
         prioritized: draw transitions by their errors.
-        priority_alpha: how much so, at least 0.
+        priority_alpha: how much so, at least 0; like ``priority_beta`` a number in ``state.buffer.exponents``, to be replaced there.
         priority_beta: how far weights make up for it, at least 0.
         c51: learn distributions over atoms, not values.
         num_atoms: K >= 2, of these.

@@ -11,7 +11,7 @@ from funrl.env import Env
 from funrl.nn.mlp import activation_function
 from funrl.spaces import Box
 
-__all__ = ["deterministic_actor", "half_width", "q_ensemble", "q_network", "stochastic_actor", "with_noise"]
+__all__ = ["deterministic_actor", "half_width", "q_ensemble", "q_network", "stochastic_actor", "target_entropy", "with_noise"]
 
 
 def half_width(space: Box, like: torch.Tensor) -> torch.Tensor:
@@ -22,6 +22,18 @@ def half_width(space: Box, like: torch.Tensor) -> torch.Tensor:
         tensor([2.])
     """
     return ((space.high - space.low) / 2).to(like)
+
+
+def target_entropy(space: Box, share: torch.Tensor) -> torch.Tensor:
+    """Return the entropy [] that is -``share`` for each dimension of a box of actions, were it stretched to [-1, 1].
+
+    Densities are over the actions themselves: a box of half the width has an entropy that is less by log 2.
+
+    Example:
+        >>> target_entropy(Box(-1.0, 1.0, (3,)), torch.tensor(1.0)), target_entropy(Box(-2.0, 2.0, (1,)), torch.tensor(1.0))
+        (tensor(-3.), tensor(-0.3069))
+    """
+    return half_width(space, share).log().sum() - share * space.shape[0]
 
 
 def with_noise(key: torch.Tensor, action: torch.Tensor, scale: torch.Tensor, space: Box) -> torch.Tensor:

@@ -35,7 +35,9 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class OffPolicyConfig:
-    """What every off-policy learner has: fixed for a program, save the first values of hyperparameters (from ``learning_rate`` on).
+    """What every off-policy learner has: fixed for a program, save the first values of what its ``state.hparams`` holds.
+
+    A hyperparameter of exploration that is replaced acts one step later.
 
     Attributes:
         num_envs: B, environments side by side.
@@ -153,8 +155,8 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
     """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
 
     A step rolls out T steps of B environments, writes them to the buffer, draws ``num_updates`` batches from it and scans over them.
-    Priorities, where the buffer has them, change after the last of these. Nothing is learned before ``learning_starts``: until then
-    metrics only say what the losses are.
+    Priorities, where the buffer has them, change after the last of these (of an item that was drawn twice, to one of its errors).
+    Nothing is learned before ``learning_starts``: until then metrics only say what the losses are.
 
     In an environment on the host a step is a loop of Python around two programs; it can be neither compiled nor vmapped, and uses
     the given state up, as the environment does: the buffer is written in place.

@@ -8,7 +8,7 @@ import torch
 from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import q_ensemble, stochastic_actor
+from funrl.algos.networks import q_ensemble, stochastic_actor, target_entropy
 from funrl.algos.off_policy import Learned, Learner
 from funrl.algos.sac import SACConfig, SACHparams, soft_policy
 from funrl.env import Env, Transition
@@ -104,7 +104,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         log_prob = metrics.pop("log_prob")
         learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
         gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
-            network.log_alpha, log_prob, target_entropy=-hparams.entropy_share * space.shape[0], weight=weight
+            network.log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
         )
         return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
 

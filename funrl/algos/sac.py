@@ -8,7 +8,7 @@ import torch
 from funrl import buffers, nn, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import q_ensemble, stochastic_actor
+from funrl.algos.networks import q_ensemble, stochastic_actor, target_entropy
 from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, sac_loss, soft_update
@@ -23,7 +23,8 @@ class SACConfig(OffPolicyConfig):
     Attributes:
         initial_alpha: the first temperature, above 0.
         tau: how far the target critics follow at each gradient step, in [0, 1].
-        entropy_share: the temperature aims at an entropy of -``entropy_share`` times the number of action dimensions.
+        entropy_share: the temperature aims at an entropy of -``entropy_share`` for each action dimension, where their box is
+            stretched to [-1, 1].
     """
 
     initial_alpha: float = 1.0
@@ -91,7 +92,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             actor=actor.apply,
             critic=critic.apply,
             gamma=gamma,
-            target_entropy=-hparams.entropy_share * space.shape[0],
+            target_entropy=target_entropy(space, hparams.entropy_share),
             weight=weight,
         )
         learned = off_policy.descend(learned, gradient, hparams.learning_rate)
