@@ -408,7 +408,8 @@ def evaluate(
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a policy with a memory, a
             :class:`funrl.policies.StatefulPolicy`. None: random actions.
         num_episodes: N >= 1.
-        max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default.
+        max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default, whatever the limit in ``env_params`` is.
+            An episode that was cut is not ``finished``.
 
     Returns:
         An :class:`Evaluation` with leaves [N].

@@ -61,6 +61,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     baseline, :func:`funrl.losses.reinforce_with_baseline_loss`. T should be several times an episode's length:
 
     - Without a baseline only steps whose episode ends within the rollout are learned from. What would follow a truncation counts as 0.
+      Where none ends, the parameters move by the momentum of Adam alone.
     - With one, it stands for what would follow where an episode is cut off, by a truncation or the end of the rollout.
 
     Args:
