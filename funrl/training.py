@@ -177,8 +177,9 @@ def train(
     With ``out`` the run lives in that folder: ``config.json``, ``metrics.csv`` (a row for each update and agent),
     ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is there.
 
-    The run stops as soon as a metric that is called ``..._loss``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is not finite.
-    Metrics are looked at twice a second and before each checkpoint, and parameters too before each checkpoint, which is so always finite.
+    The run stops as soon as a metric that is called ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
+    not finite. Metrics are looked at twice a second and before each checkpoint, and parameters too before each checkpoint, which is so
+    always finite.
     Ctrl-C ends the run after the update under way, with a checkpoint; a second Ctrl-C at once.
 
     Args:
@@ -482,7 +483,7 @@ class _Log:
     def _first_bad(self, table: dict[str, torch.Tensor]) -> tuple[int, int, str] | None:
         found = []
         for name, x in table.items():
-            if name.endswith("_loss") or name in ("entropy", "approximate_kl", "gradient_norm"):
+            if name.endswith("_loss") or name.startswith("loss_") or name in ("entropy", "approximate_kl", "gradient_norm"):
                 found += [(row, agent, name) for row, agent in (~x.isfinite()).nonzero()[:1].tolist()]
         return min(found, key=lambda place: place[0], default=None)
 

@@ -76,12 +76,16 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
     Args:
         name: one of :func:`names`.
         env: the environment to learn in, or what :func:`funrl.envs.make` knows it by; on the host it then has ``num_envs`` copies.
-        **options: fields of its configuration; :func:`defaults` lists them.
+        **options: fields of its configuration; :func:`defaults` lists them, and ``help(funrl.algos.sac.SACConfig)``, or the like, says
+            what they mean. ``num_envs`` is that of a batched environment unless given.
+
+    What ``state.hparams`` holds can differ between the agents of a vmapped program:
+    ``states.replace(hparams=states.hparams.replace(learning_rate=torch.tensor([1e-4, 1e-3])))``.
 
     Raises:
         ValueError: if there is no algorithm or environment of that name (the nearest names are offered), or an option is unknown, out of
             its range, or does not fit the environment.
-        TypeError: if an option has another type than its default.
+        TypeError: if ``env`` is of another kind, or an option has another type than its default.
         ImportError: if an environment on the host lacks a package.
 
     Example:
@@ -101,6 +105,13 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
         if env.host:
             env.close()
             env = envs.make(called, num_envs=options.get("num_envs", defaults(name).get("num_envs")))
+    if not isinstance(env, Env):
+        raise TypeError(
+            f"algos.make: env: expected a funrl.env.Env or the name of one, got {type(env).__name__}; funrl.envs.make makes one, "
+            "and funrl.envs.gymnasium.wrap makes one of gymnasium's"
+        )
+    if env.num_envs is not None and "num_envs" in defaults(name):
+        options = {"num_envs": env.num_envs, **options}
     return algorithm(env, **options)
 
 

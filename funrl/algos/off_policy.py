@@ -196,7 +196,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
     steps_per_update = config.num_envs * config.num_steps
     num_groups = config.num_updates // learner.delay
     if config.num_updates % learner.delay:
-        raise ValueError(f"num_updates: expected a multiple of the policy's delay of {learner.delay}, got {config.num_updates}")
+        raise ValueError(f"num_updates: expected a multiple of policy_delay, {learner.delay}, got {config.num_updates}; change either")
     start = env.action_space.start if isinstance(env.action_space, Discrete) else None
     outer = env
     if start:

@@ -203,6 +203,15 @@ def test_make_config_errors(options, error, message):
     assert message in str(raised.value)
 
 
+def test_make_by_name():
+    """A batched environment says how many copies there are; what is no environment says so."""
+    with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
+        assert funrl.algos.make("dqn", env).config.num_envs == 2
+    for wrong in (None, env.action_space):
+        with pytest.raises(TypeError, match=r"algos\.make: env: expected a funrl\.env\.Env or the name of one"):
+            funrl.algos.make("dqn", wrong)
+
+
 def test_check_range():
     config = SimpleNamespace(a=0.0, b=1.0, nan=float("nan"), inf=float("inf"), less=-float("inf"))
     check_range(config, ("a", "b"), 0, 1)

@@ -337,7 +337,7 @@ MESSAGES = [
         for tau in (-0.1, 1.5)
     ),
     *(
-        (kind, None, dict(policy_delay=2, num_updates=3), "num_updates: expected a multiple of the policy's delay of 2, got 3")
+        (kind, None, dict(policy_delay=2, num_updates=3), "num_updates: expected a multiple of policy_delay, 2, got 3")
         for kind in ("td3", "redq", "crossq")
     ),
     ("sac", None, dict(buffer_size=7), "buffer_size: 7 is less than the 2 * 4 transitions of one step; raise it"),
