@@ -67,10 +67,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "anneal_steps": 1.5e6,
         },
     ),
-    ("dqn", "CartPole-v1"): Preset(
-        150_000,
-        {"num_envs": 8, "num_steps": 32, "num_updates": 128, "batch_size": 64, "epsilon_end": 0.04, "target_period": 50},
-    ),
+    ("dqn", "CartPole-v1"): Preset(100_000, {"learning_rate": 5e-4, "epsilon_steps": 2e4}),
     ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
     ("td3", "Pendulum-v1"): Preset(50_000, {}),
     ("sac", "Pendulum-v1"): Preset(50_000, {}),
