@@ -381,7 +381,7 @@ def test_help(capsys):
 def test_presets_name_what_exists():
     for (algorithm, env), preset in training.PRESETS.items():
         algos.make(algorithm, env, **preset.options)
-        assert preset.total_steps >= 100_000
+        assert preset.total_steps >= 10_000  # what the thriftiest, REDQ, takes
 
 
 @pytest.mark.slow
