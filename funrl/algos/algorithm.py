@@ -1,15 +1,18 @@
-"""The algorithm interface, and the checks of configurations that all algorithms share."""
+"""The algorithm interface, and how all algorithms start: checked configurations, environments, hyperparameters."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from funrl.env import Env
+import torch
+
+from funrl import random, tree
+from funrl.env import Env, Timestep
 from funrl.names import nearest
 from funrl.policies import StatefulPolicy
 
-__all__ = ["Algorithm", "check_range", "make_config"]
+__all__ = ["Algorithm", "check_copies", "check_range", "make_config", "make_hparams", "start_environments"]
 
 
 class Algorithm(NamedTuple):
@@ -102,3 +105,45 @@ def check_range(
             kind = "finite number" if inside else "number"
             bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
             raise ValueError(f"{name}: expected a {kind} {bounds}, got {value}")
+
+
+def check_copies(config: Any, env: Env) -> None:
+    """Raise a ValueError unless ``env`` is a single pure environment, or has ``config.num_envs`` copies.
+
+    Example:
+        >>> import funrl
+        >>> check_copies(funrl.algos.ppo.PPOConfig(num_envs=8), funrl.envs.vectorize(funrl.envs.make("CartPole-v1"), 4))
+        Traceback (most recent call last):
+        ...
+        ValueError: num_envs: CartPole-v1 has 4 copies, got 8; make both equal
+    """
+    if env.num_envs is None and env.host:
+        raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
+    if env.num_envs not in (None, config.num_envs):
+        raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
+
+
+def start_environments(env: Env, num_envs: int, key: torch.Tensor) -> tuple[tuple[Any, Timestep], Any]:
+    """Return the first states and timesteps of B environments, leaves [B, ...], and physical constants of their own, to be donated.
+
+    Example:
+        >>> import funrl
+        >>> (_, timestep), env_params = start_environments(funrl.envs.make("CartPole-v1"), 3, random.key(0))
+        >>> timestep.observation.shape
+        torch.Size([3, 4])
+    """
+    env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
+    if env.num_envs is not None:
+        return env.reset(key, env_params), env_params
+    return torch.func.vmap(env.reset, (0, None))(random.split(key, num_envs), env_params), env_params
+
+
+def make_hparams(kind: type, config: Any, like: torch.Tensor) -> Any:
+    """Return the hyperparameters ``kind``, each what ``config`` has by its name, as a tensor like ``like`` [].
+
+    Example:
+        >>> import funrl
+        >>> make_hparams(funrl.algos.ddpg.DDPGHparams, funrl.algos.ddpg.DDPGConfig(), torch.zeros(())).gamma
+        tensor(0.9900)
+    """
+    return kind(**{field.name: torch.full_like(like, getattr(config, field.name)) for field in dataclasses.fields(kind)})

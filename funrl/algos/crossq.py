@@ -9,11 +9,11 @@ import torch
 from funrl import buffers, nn, random
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import stochastic_actor, target_entropy
+from funrl.algos.networks import stochastic_actor
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
-from funrl.algos.sac import soft_policy
+from funrl.algos.sac import descend_with_temperature, soft_policy
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss, temperature_loss
+from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
 from funrl.tree import dataclass
 
 __all__ = ["CrossQConfig", "CrossQHparams", "NormalizedCritics", "make", "normalized_critics"]
@@ -130,12 +130,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         gradient, (_, metrics) = torch.func.grad_and_value(crossq_actor_loss, has_aux=True)(
             network.actor, network, learned.target, key, batch, actor=actor.apply, frozen_critic=critics.apply, weight=weight
         )
-        log_prob = metrics.pop("log_prob")
-        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
-        gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
-            network.log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
-        )
-        return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
+        return descend_with_temperature(learned, gradient, metrics, weight, hparams, space)
 
     learner = Learner(CrossQHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
     return off_policy.make("crossq", env, config, learner, buffers.uniform(config.buffer_size))

@@ -5,15 +5,16 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import buffers, nn, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import deterministic_actor, q_ensemble, with_noise
 from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, ddpg_loss, soft_update
+from funrl.spaces import Box
 
-__all__ = ["DDPGConfig", "DDPGHparams", "make"]
+__all__ = ["DDPGConfig", "DDPGHparams", "make", "noisy_policy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +89,31 @@ def make(env: Env, **options: Any) -> Algorithm:
         learned = off_policy.descend(learned, gradient, hparams.learning_rate)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
+    learner = Learner(DDPGHparams, init, learn, *noisy_policy(actor, space))
+    return off_policy.make("ddpg", env, config, learner, buffers.uniform(config.buffer_size))
+
+
+def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
+    """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by noise on its actions.
+
+    Example:
+        >>> from funrl import random
+        >>> space = Box(-2.0, 2.0, (1,))
+        >>> actor = deterministic_actor((8,), space, "relu")
+        >>> network = ActorCritic(actor.init(random.key(0), torch.zeros(3)), ())
+        >>> sample, greedy, _ = noisy_policy(actor, space)
+        >>> quiet = Acting(network, torch.tensor(0.0), torch.tensor(0.0))
+        >>> sample(quiet, random.key(1), torch.zeros(3)) == greedy(quiet, random.key(1), torch.zeros(3))
+        tensor([True])
+    """
+
     def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
 
     def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return actor.apply(params.network.actor, observation)
 
-    def schedule(hparams: DDPGHparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros_like(hparams.gamma), hparams.exploration_noise
 
-    learner = Learner(DDPGHparams, init, learn, sample, greedy, schedule)
-    return off_policy.make("ddpg", env, config, learner, buffers.uniform(config.buffer_size))
+    return sample, greedy, schedule

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import buffers, nn, optim, random, tree
-from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.algorithm import Algorithm, check_copies, check_range, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -232,15 +232,9 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     def init(key: torch.Tensor) -> OffPolicyState:
         network_key, env_key = random.split(key).unbind(0)
-        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))  # its own: a state may be donated
-        if env.num_envs is None:
-            envs = torch.func.vmap(env.reset, (0, None))(random.split(env_key, config.num_envs), env_params)
-        else:
-            envs = env.reset(env_key, env_params)
+        envs, env_params = start_environments(env, config.num_envs, env_key)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
-        hparams = learner.hparams(
-            **{field.name: torch.full_like(zero, getattr(config, field.name)) for field in dataclasses.fields(learner.hparams)}
-        )
+        hparams = make_hparams(learner.hparams, config, zero)
         count = torch.zeros((), dtype=torch.int64, device=key.device)
         network, target, optimizer = learner.init(network_key, observation.to(zero.dtype))
         chance, noise = exploration(hparams, count)
@@ -429,7 +423,4 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
         raise ValueError(
             f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one step; raise it"
         )
-    if env.num_envs is None and env.host:
-        raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
-    if env.num_envs not in (None, config.num_envs):
-        raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
+    check_copies(config, env)

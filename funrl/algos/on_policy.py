@@ -10,7 +10,7 @@ import torch
 
 from funrl import optim, random, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.algorithm import Algorithm, check_copies, check_range, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -27,7 +27,9 @@ __all__ = [
     "OnPolicyState",
     "check",
     "check_actor_critic",
+    "clipped_adam",
     "make",
+    "project_action",
     "stochastic",
 ]
 
@@ -180,7 +182,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         (tensor(0.2500), tensor(2.))
     """
     num_samples = config.num_envs * config.num_steps
-    project = functools.partial(_project, env)
+    project = functools.partial(project_action, env)
     mapped = project if env.num_envs is None else torch.func.vmap(project)
     outer = env._replace(step=lambda key, state, action, env_params: env.step(key, state, mapped(action), env_params))
 
@@ -194,20 +196,14 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
 
     def init(key: torch.Tensor) -> OnPolicyState:
         network_key, env_key = random.split(key).unbind(0)
-        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))  # its own: a state may be donated
-        if env.num_envs is None:
-            envs = torch.func.vmap(env.reset, (0, None))(random.split(env_key, config.num_envs), env_params)
-        else:
-            envs = env.reset(env_key, env_params)
+        envs, env_params = start_environments(env, config.num_envs, env_key)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
-        hparams = learner.hparams(
-            **{field.name: torch.full_like(zero, getattr(config, field.name)) for field in dataclasses.fields(learner.hparams)}
-        )
+        hparams = make_hparams(learner.hparams, config, zero)
         count = torch.zeros((), dtype=torch.int64, device=key.device)
         network = learner.init(network_key, observation.to(zero.dtype))
         return OnPolicyState(
             params=Acting(network, learner.schedule(hparams, count)),
-            optimizer=_adam(0.0, 1.0).init(tree.ravel(network)[0]),
+            optimizer=clipped_adam(0.0, 1.0).init(tree.ravel(network)[0]),
             envs=envs,
             env_params=env_params,
             episodes=start_episodes(envs[1].reward),
@@ -241,7 +237,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         rows = learner.prepare(state.params.network, samples, hparams)
         learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
-        adam = _adam(learning_rate, hparams.max_grad_norm)
+        adam = clipped_adam(learning_rate, hparams.max_grad_norm)
         vector, unravel = tree.ravel(state.params.network)
 
         def loss(vector: torch.Tensor, rows: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -269,11 +265,25 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
     return Algorithm(name, env, config, init, host_step if env.host else step, act, greedy, num_samples)
 
 
-def _adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
+def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
+    """Return Adam, with the epsilon 1e-5 that policy gradients have, on gradients whose norm is clipped.
+
+    Example:
+        >>> updates, _ = (adam := clipped_adam(0.1, 0.5)).update(torch.ones(4), adam.init(torch.zeros(4)), torch.zeros(4))
+        >>> updates
+        tensor([-0.1000, -0.1000, -0.1000, -0.1000])
+    """
     return optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5))
 
 
-def _project(env: Env, action: torch.Tensor) -> torch.Tensor:
+def project_action(env: Env, action: torch.Tensor) -> torch.Tensor:
+    """Return what the environment gets of what a policy has drawn: projected into a Box, or counted from a Discrete's start.
+
+    Example:
+        >>> import funrl
+        >>> project_action(funrl.envs.make("Pendulum-v1"), torch.tensor([5.0]))
+        tensor([2.])
+    """
     return env.action_space.project(action) if isinstance(env.action_space, Box) else action + env.action_space.start
 
 
@@ -313,10 +323,7 @@ def check(config: Any, env: Env) -> None:
     check_range(config, ("learning_rate",), 0)
     check_range(config, ("anneal_steps", "max_grad_norm"), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)
-    if env.num_envs is None and env.host:
-        raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
-    if env.num_envs not in (None, config.num_envs):
-        raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
+    check_copies(config, env)
 
 
 def check_actor_critic(config: Any, env: Env) -> None:

@@ -10,17 +10,17 @@ import torch
 
 from funrl import optim, random, stats, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_copies, check_range, make_config, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
+from funrl.algos.on_policy import clipped_adam, project_action
 from funrl.env import Env, Transition
 from funrl.interaction import rollout, with_memory
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.policies import StatefulPolicy
 from funrl.program import compile, scan
 from funrl.returns import gae
-from funrl.spaces import Box
 
 __all__ = ["PPOConfig", "PPOHparams", "PPOParams", "PPOState", "RewardScale", "make"]
 
@@ -207,7 +207,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     network, memory = (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
     num_samples = config.num_envs * config.num_steps
     num_rows = num_samples if memory is None else config.num_envs  # what minibatches are made of: samples, or environments
-    project = functools.partial(_project, env)
+    project = functools.partial(project_action, env)
     if env.num_envs is not None:
         project = torch.func.vmap(project)
     # The action that is stored and learned from is unclipped.
@@ -234,32 +234,28 @@ def make(env: Env, **options: Any) -> Algorithm:
     def act(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
         value = network.value(params.network, features)
-        return _project(env, action), {"log_prob": log_prob, "unclipped_action": action, "value": value}
+        return project_action(env, action), {"log_prob": log_prob, "unclipped_action": action, "value": value}
 
     def greedy(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return _project(env, network.policy(params.network, features).mode()), {"value": network.value(params.network, features)}
+        return project_action(env, network.policy(params.network, features).mode()), {"value": network.value(params.network, features)}
 
     sampler = acting(sample)
 
     def init(key: torch.Tensor) -> PPOState:
         network_key, env_key = random.split(key).unbind(0)
-        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))  # its own: a state may be donated
-        if env.num_envs is None:
-            envs = torch.func.vmap(env.reset, (0, None))(random.split(env_key, config.num_envs), env_params)
-        else:
-            envs = env.reset(env_key, env_params)
+        envs, env_params = start_environments(env, config.num_envs, env_key)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
         params = init_params(network_key, observation.to(zero.dtype))
         if memory is not None:
             envs = with_memory(params, envs, env=env, policy=sampler)
         return PPOState(
             params=params,
-            optimizer=_adam(config.learning_rate, config.max_grad_norm).init(tree.ravel(params.network)[0]),
+            optimizer=clipped_adam(config.learning_rate, config.max_grad_norm).init(tree.ravel(params.network)[0]),
             envs=envs,
             env_params=env_params,
             reward=RewardScale(stats.moments(zero), torch.zeros_like(envs[1].reward)) if config.normalize_reward else (),
             episodes=start_episodes(envs[1].reward),
-            hparams=PPOHparams(**{name: torch.full_like(zero, getattr(config, name)) for name in _HPARAMS}),
+            hparams=make_hparams(PPOHparams, config, zero),
             num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
         )
 
@@ -317,7 +313,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             batch = batch.replace(observation=(before.state, *batch.observation))
 
         learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
-        adam = _adam(learning_rate, hparams.max_grad_norm)
+        adam = clipped_adam(learning_rate, hparams.max_grad_norm)
         vector, unravel = tree.ravel(params.network)
 
         def loss(vector: torch.Tensor, minibatch: PPOBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -373,17 +369,6 @@ def make(env: Env, **options: Any) -> Algorithm:
     return Algorithm("ppo", env, config, init, host_step if env.host else step, acting(act), acting(greedy), num_samples)
 
 
-_HPARAMS = tuple(field.name for field in dataclasses.fields(PPOHparams))
-
-
-def _adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
-    return optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5))
-
-
-def _project(env: Env, action: torch.Tensor) -> torch.Tensor:
-    return env.action_space.project(action) if isinstance(env.action_space, Box) else action + env.action_space.start
-
-
 def _normalize(params: PPOParams, observation: torch.Tensor) -> torch.Tensor:
     return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
@@ -416,7 +401,4 @@ def _check(config: PPOConfig, env: Env) -> None:
             f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
             f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
         )
-    if env.num_envs is None and env.host:
-        raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
-    if env.num_envs not in (None, config.num_envs):
-        raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
+    check_copies(config, env)

@@ -8,11 +8,11 @@ import torch
 from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import q_ensemble, stochastic_actor, target_entropy
+from funrl.algos.networks import q_ensemble, stochastic_actor
 from funrl.algos.off_policy import Learned, Learner
-from funrl.algos.sac import SACConfig, SACHparams, soft_policy
+from funrl.algos.sac import SACConfig, SACHparams, descend_with_temperature, soft_policy
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update, temperature_loss
+from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update
 
 __all__ = ["REDQConfig", "make"]
 
@@ -101,12 +101,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         gradient, (_, metrics) = torch.func.grad_and_value(redq_actor_loss, has_aux=True)(
             network.actor, network, key, batch, weight=weight, **networks
         )
-        log_prob = metrics.pop("log_prob")
-        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
-        gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
-            network.log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
-        )
-        return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
+        return descend_with_temperature(learned, gradient, metrics, weight, hparams, space)
 
     learner = Learner(SACHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
     return off_policy.make("redq", env, config, learner, buffers.uniform(config.buffer_size))

@@ -11,9 +11,10 @@ from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import q_ensemble, stochastic_actor, target_entropy
 from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_loss, soft_update
+from funrl.losses import SoftActorCritic, sac_loss, soft_update, temperature_loss
+from funrl.spaces import Box
 
-__all__ = ["SACConfig", "SACHparams", "make", "soft_policy"]
+__all__ = ["SACConfig", "SACHparams", "descend_with_temperature", "make", "soft_policy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,40 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     learner = Learner(SACHparams, init, learn, *soft_policy(actor))
     return off_policy.make("sac", env, config, learner, buffers.uniform(config.buffer_size))
+
+
+def descend_with_temperature(
+    learned: Learned, gradient: Any, metrics: dict[str, torch.Tensor], weight: torch.Tensor, hparams: Any, space: Box
+) -> tuple[Learned, dict[str, torch.Tensor]]:
+    """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with Adam of its own.
+
+    Args:
+        learned: its optimiser has a state each for ``actor`` and ``log_alpha``.
+        gradient: of the actor's loss, like ``learned.network.actor``.
+        metrics: of that loss, with ``log_prob`` [N].
+        weight: of its samples, floating point [N].
+        hparams: has ``learning_rate`` and ``entropy_share``.
+        space: that of the actions.
+
+    Returns:
+        What is learned, and the metrics of both losses.
+
+    Example:
+        >>> from funrl.algos import off_policy
+        >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
+        >>> learned = Learned(network, (), off_policy.start_adam(network, "actor", "log_alpha"), torch.tensor(0))
+        >>> hparams = SACHparams(*(torch.tensor(x) for x in (0.1, 0.99, 0.005, 1.0)))
+        >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
+        >>> learned, _ = descend_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, Box(-1.0, 1.0, (1,)))
+        >>> learned.network.actor, learned.network.log_alpha
+        (tensor([-0.1000]), tensor(-0.1000))
+    """
+    log_alpha, log_prob = learned.network.log_alpha, metrics.pop("log_prob")
+    learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+    gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
+        log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
+    )
+    return off_policy.descend(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
 
 
 def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:

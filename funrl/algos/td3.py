@@ -8,8 +8,9 @@ import torch
 from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import deterministic_actor, half_width, q_ensemble, with_noise
-from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
+from funrl.algos.ddpg import noisy_policy
+from funrl.algos.networks import deterministic_actor, half_width, q_ensemble
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
 
@@ -116,14 +117,5 @@ def make(env: Env, **options: Any) -> Algorithm:
         learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
-        return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
-
-    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
-        return actor.apply(params.network.actor, observation)
-
-    def schedule(hparams: TD3Hparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros_like(hparams.gamma), hparams.exploration_noise
-
-    learner = Learner(TD3Hparams, init, learn, sample, greedy, schedule, move_actor, config.policy_delay)
+    learner = Learner(TD3Hparams, init, learn, *noisy_policy(actor, space), move_actor, config.policy_delay)
     return off_policy.make("td3", env, config, learner, buffers.uniform(config.buffer_size))
