@@ -12,13 +12,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.buffers_peers import ALPHA, BATCH, BETA, FIELDS, PEERS, ROWS, timed
+from benchmarks.processes import last_line, say
 
 RESULTS = Path(__file__).parent / "results"
 CAPACITIES = (100_000, 1_000_000)
@@ -152,22 +152,15 @@ def memory(capacity: int, repeats: int) -> dict[str, Any]:
     return {name: tree.nbytes(_filled(buffer, capacity)) / data for name, buffer in kinds.items()}
 
 
-def _last_line(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def ours(measure: str, capacity: int, repeats: int) -> dict[str, Any]:
     """Measure funrl in a process of its own."""
     sizes = ["--capacity", str(capacity), "--repeats", str(repeats)]
-    return _last_line([sys.executable, "-m", "benchmarks.buffers", "--measure", measure, *sizes])
+    return last_line([sys.executable, "-m", "benchmarks.buffers", "--measure", measure, *sizes])
 
 
 def theirs(python: str, peer: str, capacity: int, repeats: int) -> dict[str, Any]:
     """Measure another library in a process of its own."""
-    return _last_line([python, "-m", "benchmarks.buffers_peers", peer, "--capacity", str(capacity), "--repeats", str(repeats)])
+    return last_line([python, "-m", "benchmarks.buffers_peers", peer, "--capacity", str(capacity), "--repeats", str(repeats)])
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -181,15 +174,15 @@ def report(arguments: argparse.Namespace) -> None:
 
     for turn in range(arguments.rounds):
         for capacity in CAPACITIES:
-            _say(f"round {turn + 1}: {capacity} transitions: funrl")
+            say(f"round {turn + 1}: {capacity} transitions: funrl")
             keep("funrl", capacity, ours("calls", capacity, arguments.repeats))
             for peer in PEERS:
-                _say(f"round {turn + 1}: {capacity} transitions: {peer}")
+                say(f"round {turn + 1}: {capacity} transitions: {peer}")
                 result = theirs(arguments.peers, peer, capacity, arguments.repeats)
                 keep(peer, capacity, result)
                 versions[peer] = result["version"]
         for capacity in (10_000, 1_000_000):
-            _say(f"round {turn + 1}: {capacity} transitions: a program of 8 gradient steps")
+            say(f"round {turn + 1}: {capacity} transitions: a program of 8 gradient steps")
             keep("funrl", capacity, ours("program", capacity, arguments.repeats))
     import torch
 
@@ -243,10 +236,6 @@ def _table(record: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environments_peers import HIDDEN, throughput
+from benchmarks.processes import last_line, say
 
 RESULTS = Path(__file__).parent / "results"
 BRIDGES = ("gymnasium:CartPole-v1", "gymnasium:Pendulum-v1", "gymnasium:Acrobot-v1")
@@ -99,21 +99,14 @@ def bridge(name: str, num_envs: int, num_steps: int, seconds: float) -> list[flo
 
 def ours(case: tuple[str, int, int], seconds: float) -> dict[str, Any]:
     """Measure funrl in a process of its own."""
-    return _last_line([sys.executable, "-m", "benchmarks.environments", "--seconds", str(seconds), "--measure", *map(str, case)])
+    return last_line([sys.executable, "-m", "benchmarks.environments", "--seconds", str(seconds), "--measure", *map(str, case)])
 
 
 def theirs(python: str, peer: str, case: tuple[str, int, int], seconds: float) -> dict[str, Any]:
     """Measure another library in a process of its own."""
     name, num_envs, num_steps = case
     sizes = ["--env", name.removeprefix("gymnasium:"), "--num-envs", str(num_envs), "--num-steps", str(num_steps)]
-    return _last_line([python, "-m", "benchmarks.environments_peers", peer, *sizes, "--seconds", str(seconds)])
-
-
-def _last_line(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return last_line([python, "-m", "benchmarks.environments_peers", peer, *sizes, "--seconds", str(seconds)])
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -126,10 +119,10 @@ def report(arguments: argparse.Namespace) -> None:
         for case, peers in TARGETS.items():
             if arguments.only and case[0] not in arguments.only:
                 continue
-            _say(f"round {turn + 1}: {case[0]}, {case[1]} environments: funrl")
+            say(f"round {turn + 1}: {case[0]}, {case[1]} environments: funrl")
             samples.setdefault(_place("funrl", case), []).extend(ours(case, arguments.seconds)["samples"])
             for peer in peers:
-                _say(f"round {turn + 1}: {case[0]}, {case[1]} environments: {peer}")
+                say(f"round {turn + 1}: {case[0]}, {case[1]} environments: {peer}")
                 result = theirs(arguments.peers, peer, case, arguments.seconds)
                 samples.setdefault(_place(peer, case), []).extend(result["samples"])
                 versions[peer] = result["version"]
@@ -175,10 +168,6 @@ def _table(record: dict[str, Any]) -> str:
             there = medians[_place(peer, case)]
             lines.append(f"| | | {peer} | {there:,.0f} | {own / there:.2f} x | {target:.2g} x |")
     return "\n".join([*lines, ""])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

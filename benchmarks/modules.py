@@ -11,13 +11,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.modules_peers import PEERS, SETTINGS, timed
+from benchmarks.processes import last_line, say
 
 RESULTS = Path(__file__).parent / "results"
 # The least ratio of a peer's time to that of the compiled ensemble.
@@ -54,12 +54,9 @@ def ours(seconds: float, compiled: bool) -> list[float]:
     return timed(lambda: gradient(params, x), seconds)
 
 
-def _last_line(command: list[str]) -> Any:
-    print(" ".join(command[2:]), file=sys.stderr, flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def _measured(command: list[str]) -> Any:
+    say(" ".join(command[2:]))
+    return last_line(command)
 
 
 def main() -> None:
@@ -83,9 +80,9 @@ def report(arguments: argparse.Namespace) -> None:
     seconds = ["--seconds", str(arguments.seconds)]
     for _ in range(arguments.rounds):
         for name in ("funrl", "funrl eager"):
-            samples.setdefault(name, []).extend(_last_line([sys.executable, "-m", "benchmarks.modules", "--measure", name, *seconds]))
+            samples.setdefault(name, []).extend(_measured([sys.executable, "-m", "benchmarks.modules", "--measure", name, *seconds]))
         for peer in PEERS:
-            result = _last_line([arguments.peers, "-m", "benchmarks.modules_peers", peer, *seconds])
+            result = _measured([arguments.peers, "-m", "benchmarks.modules_peers", peer, *seconds])
             samples.setdefault(peer, []).extend(result["samples"])
             versions[peer] = result["version"]
     import torch

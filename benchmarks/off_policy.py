@@ -12,13 +12,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.off_policy_peers import ENVIRONMENTS, SETTINGS
+from benchmarks.processes import last_line, say
 
 RESULTS = Path(__file__).parent / "results"
 GFLOP_OF_SAC_256 = 0.55  # of a gradient step with two hidden layers of 256
@@ -105,20 +105,17 @@ def products(seconds: float) -> list[float]:
 
 def _ours(what: str, case: Case, seconds: float) -> list[float]:
     arguments = ["--measure", what, "--case", *map(str, case), "--seconds", str(seconds)]
-    return _last_line([sys.executable, "-m", "benchmarks.off_policy", *arguments])
+    return _measured([sys.executable, "-m", "benchmarks.off_policy", *arguments])
 
 
 def _theirs(python: str, peer: str, case: Case, seconds: float) -> dict[str, Any]:
     case_arguments = ["--algorithm", case.algorithm, "--width", str(case.width), "--num-agents", str(case.num_agents)]
-    return _last_line([python, "-m", "benchmarks.off_policy_peers", peer, *case_arguments, "--seconds", str(seconds)])
+    return _measured([python, "-m", "benchmarks.off_policy_peers", peer, *case_arguments, "--seconds", str(seconds)])
 
 
-def _last_line(command: list[str]) -> Any:
-    print(" ".join(command[2:]), file=sys.stderr, flush=True)
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def _measured(command: list[str]) -> Any:
+    say(" ".join(command[2:]))
+    return last_line(command)
 
 
 def main() -> None:

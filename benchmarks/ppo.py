@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import last_line, say
+
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((64, 128, 1), (4, 128, 1), (16, 128, 8))
 # Two threads gain where the work is one large batch, and lose elsewhere: see funrl.compile.
@@ -111,21 +113,14 @@ def whole_run(num_envs: int, num_steps: int, num_agents: int, *, seconds: float)
 def ours(measure: str, size: tuple[int, int, int], seconds: float, **environment: str) -> dict[str, Any]:
     """Measure funrl in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.ppo", "--measure", measure, "--seconds", str(seconds), "--size", *map(str, size)]
-    return _last_line(command, environment)
+    return last_line(command, **environment)
 
 
 def theirs(python: str, peer: str, size: tuple[int, int, int], seconds: float) -> dict[str, Any]:
     """Measure another library in a process of its own."""
     num_envs, num_steps, num_agents = size
     sizes = ["--num-envs", str(num_envs), "--num-steps", str(num_steps), "--num-agents", str(num_agents)]
-    return _last_line([python, "-m", "benchmarks.ppo_peers", peer, *sizes, "--seconds", str(seconds), "--repeats", "3"], {})
-
-
-def _last_line(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return last_line([python, "-m", "benchmarks.ppo_peers", peer, *sizes, "--seconds", str(seconds), "--repeats", "3"])
 
 
 def busy_run(size: tuple[int, int, int], seconds: float) -> dict[str, Any]:
@@ -145,11 +140,11 @@ def report(arguments: argparse.Namespace) -> None:
     for turn in range(arguments.rounds):
         for size in (SIZES[i] for i in arguments.sizes):
             place = f"{size[0]}x{size[2]}"
-            _say(f"round {turn + 1}: {size[0]} environments, {size[2]} agents: funrl")
+            say(f"round {turn + 1}: {size[0]} environments, {size[2]} agents: funrl")
             samples.setdefault(f"funrl/{place}", []).extend(ours("throughput", size, arguments.seconds)["samples"])
             for peer, sizes in PEERS.items():
                 if (size[0], size[2]) in sizes:
-                    _say(f"round {turn + 1}: {size[0]} environments, {size[2]} agents: {peer}")
+                    say(f"round {turn + 1}: {size[0]} environments, {size[2]} agents: {peer}")
                     result = theirs(arguments.peers, peer, size, arguments.seconds)
                     samples.setdefault(f"{peer}/{place}", []).extend(result["samples"])
                     versions[peer] = result["version"]
@@ -160,11 +155,11 @@ def report(arguments: argparse.Namespace) -> None:
         versions = {**{name: before["versions"][name] for name in PEERS if name in before["versions"]}, **versions}
     medians = {name: statistics.median(values) for name, values in samples.items()}
     with tempfile.TemporaryDirectory() as cache:
-        _say("first call, nothing cached")
+        say("first call, nothing cached")
         cold = ours("first", SIZES[0], 0, TORCHINDUCTOR_CACHE_DIR=cache)
-        _say("first call in a second process")
+        say("first call in a second process")
         warm = ours("first", SIZES[0], 0, TORCHINDUCTOR_CACHE_DIR=cache)
-    _say("a run of 500,000 steps, quiet and beside a busy process")
+    say("a run of 500,000 steps, quiet and beside a busy process")
     quiet, busy = ours("run", SIZES[0], 0), busy_run(SIZES[0], 0)
     import torch
 
@@ -215,10 +210,6 @@ def _table(record: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
