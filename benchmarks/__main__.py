@@ -19,7 +19,8 @@ import time
 from benchmarks import history
 from benchmarks.harness import Benchmark, Figures, Options, say, versions
 
-NAMES = ("ppo", "off_policy", "environments", "buffers", "returns", "modules", "recurrent", "curves", "learning")
+NAMES = ("ppo", "off_policy", "environments", "buffers", "returns", "modules", "recurrent", "curves", "learning", "gpu")
+SPECIAL = {"gpu"}  # not among all: not every machine has what they need
 
 
 def load(name: str) -> Benchmark:
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--measure", metavar="LIBRARY", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    names = list(NAMES) if given.names == ["all"] else given.names
+    names = [name for name in NAMES if name not in SPECIAL] if given.names == ["all"] else given.names
     unknown = [name for name in names if name not in (*NAMES, "table")]
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}; choose from all, table, {', '.join(NAMES)}")

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -54,7 +56,7 @@ def append(name: str, figures: Figures, peers: Mapping[str, str | None], *, quic
     line = {
         "benchmark": name,
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores{_gpu()}",
         "versions": {**own, **peers},
         "quick": quick,
         "seconds": round(seconds, 1),
@@ -63,6 +65,14 @@ def append(name: str, figures: Figures, peers: Mapping[str, str | None], *, quic
     RESULTS.mkdir(exist_ok=True)
     with HISTORY.open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def _gpu() -> str:
+    """Name the GPU, if there is one."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    names = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return ", " + subprocess.run(names, capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 
 def newest(name: str) -> dict[str, Row]:

@@ -13,7 +13,7 @@ from benchmarks.ppo_peers import SETTINGS, rejax, sb3, torchrl, torchrl_serial
 THREADS = {(64, 128, 1): 2, (16, 128, 8): 2}
 
 
-def program(num_envs: int, num_steps: int, num_agents: int) -> tuple[Any, Any, Any]:
+def program(num_envs: int, num_steps: int, num_agents: int, device: str = "cpu") -> tuple[Any, Any, Any]:
     """Return the compiled update, the first state, and a function from the update's number to its key."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
@@ -23,7 +23,7 @@ def program(num_envs: int, num_steps: int, num_agents: int) -> tuple[Any, Any, A
     algo = funrl.algos.ppo.make(
         funrl.envs.make("CartPole-v1"), num_envs=num_envs, num_steps=num_steps, num_cells=SETTINGS.hidden, **options
     )
-    key, threads = funrl.random.key(0), THREADS.get((num_envs, num_steps, num_agents), 1)
+    key, threads = funrl.random.key(0, device=device), THREADS.get((num_envs, num_steps, num_agents), 1)
     if num_agents == 1:
         return funrl.compile(algo.step, donate=1, threads=threads), algo.init(key), lambda i: funrl.random.fold_in(key, i)
     keys = funrl.random.split(key, num_agents)
@@ -31,15 +31,16 @@ def program(num_envs: int, num_steps: int, num_agents: int) -> tuple[Any, Any, A
     return step, torch.func.vmap(algo.init)(keys), lambda i: torch.func.vmap(lambda k: funrl.random.fold_in(k, i))(keys)
 
 
-def throughput(num_envs: int, num_steps: int, num_agents: int, seconds: float) -> list[float]:
+def throughput(num_envs: int, num_steps: int, num_agents: int, seconds: float, device: str = "cpu") -> list[float]:
     """Return samples of steps a second, each over at least ``seconds``."""
-    step, state, key = program(num_envs, num_steps, num_agents)
+    step, state, key = program(num_envs, num_steps, num_agents, device)
     update, samples = 0, []
     for sample in range(4):
         start, updates = time.perf_counter(), 0
         while updates < 3 or time.perf_counter() - start < seconds:
-            state, _ = step(key(update), state)
+            state, metrics = step(key(update), state)
             update, updates = update + 1, updates + 1
+            metrics["steps"].tolist()  # a GPU works behind the program
         if sample:  # the first holds the compilation
             samples.append(updates * num_envs * num_steps * num_agents / (time.perf_counter() - start))
     return samples

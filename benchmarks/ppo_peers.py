@@ -239,7 +239,15 @@ torchrl = partial(torchrl_trainer, serial=False)
 torchrl_serial = partial(torchrl_trainer, serial=True)
 
 
-def rejax(num_envs: int, num_steps: int, num_agents: int, min_seconds: float, repeats: int = 3, steps_per_call: int = 2**18) -> list[float]:
+def rejax(
+    num_envs: int,
+    num_steps: int,
+    num_agents: int,
+    min_seconds: float,
+    repeats: int = 3,
+    steps_per_call: int = 2**18,
+    device: str = "cpu",
+) -> list[float]:
     """Time rejax's PPO, one agent or several by ``jax.vmap``.
 
     Args:
@@ -249,6 +257,7 @@ def rejax(num_envs: int, num_steps: int, num_agents: int, min_seconds: float, re
         min_seconds: the least time that a sample covers.
         repeats: how many samples to take.
         steps_per_call: about how many environment steps, all agents counted, one call of the compiled program takes.
+        device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
         ``repeats`` numbers: environment steps per second, all agents counted.
@@ -258,7 +267,7 @@ def rejax(num_envs: int, num_steps: int, num_agents: int, min_seconds: float, re
     import rejax as library
     from flax.training.train_state import TrainState
 
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", device)
     iterations = max(1, steps_per_call // (num_envs * num_steps * num_agents))
     total = iterations * num_envs * num_steps
     algorithm = library.PPO.create(
