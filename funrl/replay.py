@@ -40,7 +40,7 @@ def replayed(program: Callable[..., Any], *, donated: Sequence[int] = (), in_pla
 
     def run(*args: Any) -> Any:
         values, form = tree.flatten(args)
-        if not values or not all(isinstance(x, torch.Tensor) and x.is_cuda and x.device == values[0].device for x in values):
+        if not _on_one_gpu(values):
             return program(*args)
         sizes = [len(tree.leaves(arg)) for arg in args]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -61,6 +61,10 @@ def replayed(program: Callable[..., Any], *, donated: Sequence[int] = (), in_pla
         return program(*args) if recording is None else recording(values)
 
     return run
+
+
+def _on_one_gpu(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(x, torch.Tensor) and x.is_cuda and x.device == values[0].device for x in values)
 
 
 class _Recording:
