@@ -10,7 +10,7 @@ import torch
 
 from funrl import optim, random, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_copies, check_range, make_hparams, start_environments
+from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -217,6 +217,13 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
     def host_step(key: torch.Tensor, state: OnPolicyState) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         return advance(key, state, compiled_sample, compiled_learn_from)
 
+    def learn(key: torch.Tensor, state: OnPolicyState, transitions: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
+        check_experience(transitions, config, "unclipped_action")
+        extras = dict(transitions.extras)
+        drawn = transitions.replace(action=extras.pop("unclipped_action"), extras=extras)
+        new, metrics = learn_from(key, state.replace(envs=()), drawn)
+        return new.replace(envs=state.envs), metrics
+
     def advance(key: torch.Tensor, state: OnPolicyState, act: Any, learn: Any) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         rollout_key, learn_key = random.split(key).unbind(0)
         envs, samples = rollout(state.params, rollout_key, state.envs, state.env_params, env=outer, act=act, num_steps=config.num_steps)
@@ -262,7 +269,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         return state, {"steps": num_steps, **episode_metrics, **metrics, "learning_rate": learning_rate}
 
     compiled_sample, compiled_learn_from = compile(learner.sample), compile(learn_from)
-    return Algorithm(name, env, config, init, host_step if env.host else step, act, greedy, num_samples)
+    return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, num_samples)
 
 
 def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
