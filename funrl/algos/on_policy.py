@@ -17,7 +17,7 @@ from funrl.algos.episodes import start as start_episodes
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
 from funrl.program import compile, scan
-from funrl.spaces import Box
+from funrl.spaces import Box, Discrete
 
 __all__ = [
     "Acting",
@@ -182,7 +182,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         (tensor(0.2500), tensor(2.))
     """
     num_samples = config.num_envs * config.num_steps
-    project = functools.partial(project_action, env)
+    project = functools.partial(project_action, env.action_space)
     mapped = project if env.num_envs is None else torch.func.vmap(project)
     outer = env._replace(step=lambda key, state, action, env_params: env.step(key, state, mapped(action), env_params))
 
@@ -283,15 +283,14 @@ def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
     return optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5))
 
 
-def project_action(env: Env, action: torch.Tensor) -> torch.Tensor:
+def project_action(space: Box | Discrete, action: torch.Tensor) -> torch.Tensor:
     """Return what the environment gets of what a policy has drawn: projected into a Box, or counted from a Discrete's start.
 
     Example:
-        >>> import funrl
-        >>> project_action(funrl.envs.make("Pendulum-v1"), torch.tensor([5.0]))
+        >>> project_action(Box(-2.0, 2.0, (1,)), torch.tensor([5.0]))
         tensor([2.])
     """
-    return env.action_space.project(action) if isinstance(env.action_space, Box) else action + env.action_space.start
+    return space.project(action) if isinstance(space, Box) else action + space.start
 
 
 def stochastic(network: actor_critic.Network) -> tuple[Any, Any]:

@@ -208,7 +208,8 @@ def make(env: Env, **options: Any) -> Algorithm:
     network, memory = (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
     num_samples = config.num_envs * config.num_steps
     num_rows = num_samples if memory is None else config.num_envs  # what minibatches are made of: samples, or environments
-    project = functools.partial(project_action, env)
+    space = env.action_space
+    project = functools.partial(project_action, space)
     if env.num_envs is not None:
         project = torch.func.vmap(project)
     # The action that is stored and learned from is unclipped.
@@ -239,10 +240,10 @@ def make(env: Env, **options: Any) -> Algorithm:
     def act(params: PPOParams, key: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
         value = network.value(params.network, features)
-        return project_action(env, action), {"log_prob": log_prob, "unclipped_action": action, "value": value}
+        return project_action(space, action), {"log_prob": log_prob, "unclipped_action": action, "value": value}
 
     def greedy(params: PPOParams, key: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return project_action(env, network.policy(params.network, features).mode()), {"value": network.value(params.network, features)}
+        return project_action(space, network.policy(params.network, features).mode()), {"value": network.value(params.network, features)}
 
     sampler = acting(sample, lambda before, carry, features: {"features": features, "carry": carry})
 

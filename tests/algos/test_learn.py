@@ -1,5 +1,8 @@
 """Learning from experience that was gathered elsewhere: a step is a rollout of ``act`` and ``learn``."""
 
+import threading
+
+import cloudpickle
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -104,6 +107,19 @@ def test_a_recurrent_policy_learns_from_the_middle_of_episodes_without_the_learn
     extras = {**transitions.extras, "memory": memory.replace(state=torch.zeros_like(memory.state))}
     other, _ = algo.learn(learn_key, state, transitions.replace(extras=extras))
     assert not torch.equal(tree.ravel(other.params.network)[0], tree.ravel(new.params.network)[0])
+
+
+@pytest.mark.parametrize("kind", [*ALGORITHMS, *KINDS])
+def test_a_policy_travels_without_its_environment(kind):
+    """What acts in a worker process knows the spaces of the environment, but not the environment, which may be none that can be sent."""
+    name, env, options = {**ALGORITHMS, **KINDS}[kind]
+    env, thread = funrl.envs.make(env), threading.Lock()
+    env = env._replace(reset=lambda *args: [thread, env.reset(*args)][1], step=lambda *args: [thread, env.step(*args)][1])
+    algo = funrl.algos.make(name, env, **options)
+    with pytest.raises(TypeError, match="pickle"):
+        cloudpickle.dumps(algo)
+    for act in (algo.act, algo.greedy):
+        cloudpickle.loads(cloudpickle.dumps(act))
 
 
 @pytest.mark.parametrize("kind", ["ppo, discrete", "ppo, recurrent", "dqn", "a2c"])
