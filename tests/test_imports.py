@@ -52,6 +52,7 @@ SHARED = {
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
     "returns": {"checks", "recurrence", "td"},
+    "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
     "tree": {"names", "nodes"},
 }
@@ -70,6 +71,7 @@ INNER = {
     "nn/net.py",
     "policies/policy.py",
     "returns/checks.py",
+    *(f"training/{name}.py" for name in ("agents", "experience", "interrupt", "log")),
     "transforms/parts.py",
 }
 PRIVATE_TORCH = {"program.py": None, "tree/nodes.py": {"torch.utils._pytree"}}
