@@ -1,4 +1,4 @@
-"""Trees of tensors in files that are whole or not there: :func:`save` and :func:`load`.
+"""Trees of tensors in files that are whole or not there: :func:`save` and :func:`load`; :func:`save_kept` keeps the latest and the best.
 
 A file holds, in this order,
 
@@ -13,9 +13,12 @@ It is read without executing anything from it (no pickle), and numbers come back
 
 import hashlib
 import json
+import math
 import os
+import re
 import struct
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -23,11 +26,13 @@ import torch
 from funrl import tree
 from funrl.tree.storage import write_atomic
 
-__all__ = ["CheckpointError", "load", "save", "write_atomic"]
+__all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
 
 _KIND = b"funrl checkpoint "
 _VERSION = 1
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_KEPT = re.compile(r"step-\d{12,}")
+_CHUNK_BYTES = 1 << 20
 
 
 class CheckpointError(ValueError):
@@ -85,13 +90,14 @@ def save(path: str | os.PathLike, value: Any, meta: dict[str, Any] | None = None
     write_atomic(path, write)
 
 
-def load(path: str | os.PathLike, like: Any, *, device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
+def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
     """Read a tree of tensors that :func:`save` wrote.
 
     Args:
         path: the file.
         like: a tree with the structure, shapes and dtypes that the file has to have; its numbers are not used. Nodes are
             compared by the paths to their leaves, and so a list passes for a tuple.
+        at: the path of the part of the file's tree that ``like`` is like, such as ``"['params']"``; what is elsewhere is passed over.
         device: where the tensors go; by default where those of ``like`` are.
 
     Returns:
@@ -112,13 +118,19 @@ def load(path: str | os.PathLike, like: Any, *, device: torch.device | str | Non
         folder/state: leaf ['w'] is float32 [2] in the file, but float32 [3] was expected; it belongs to another configuration
     """
     expected, form = tree.flatten(like)
+    paths = [at + name for name in tree.paths(like)]
     try:
         with open(path, "rb") as file:
             digest = hashlib.sha256()
             header = _read_header(file, path, digest)
-            _check_leaves(header["leaves"], tree.paths(like), expected, path)
-            leaves = []
-            for leaf in expected:
+            wanted = [row["path"].startswith(at) for row in header["leaves"]]
+            _check_leaves([row for row, mine in zip(header["leaves"], wanted, strict=True) if mine], paths, expected, path)
+            leaves, coming = [], iter(expected)
+            for row, mine in zip(header["leaves"], wanted, strict=True):
+                if not mine:
+                    _pass_over(file, row["bytes"], digest)
+                    continue
+                leaf = next(coming)
                 values = torch.empty(leaf.shape, dtype=leaf.dtype, device="cpu")
                 buffer = memoryview(_bytes(values).numpy())
                 file.readinto(buffer)
@@ -130,6 +142,134 @@ def load(path: str | os.PathLike, like: Any, *, device: torch.device | str | Non
         raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from None
     leaves = [values.to(leaf.device if device is None else device) for values, leaf in zip(leaves, expected, strict=True)]
     return tree.unflatten(form, leaves), header["meta"]
+
+
+def save_kept(
+    folder: str | os.PathLike, step: int, value: Any, meta: dict[str, Any] | None = None, *, keep: int = 1, score: float | None = None
+) -> Path:
+    """Write a checkpoint to a folder of several, then remove all but the latest ones and the best.
+
+    They are called ``step-`` and twelve digits. A process or machine that dies leaves at least those that were to be kept.
+
+    Args:
+        folder: where they are; it is made where it is missing. Other files in it are left alone.
+        step: how far the run is, at least 0.
+        value: as for :func:`save`.
+        meta: likewise; ``step`` and ``score`` are added.
+        keep: how many of the latest stay, at least 1.
+        score: how good it is; the first of those with the greatest score stays. None or NaN: it does not compete.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if ``step`` is below 0 or ``keep`` below 1, or one is no integer.
+        TypeError: as :func:`save`.
+        OSError: if the file cannot be written; all others stay then.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for step, score in ((10, 1.0), (20, 3.0), (30, 2.0), (40, 0.0)):
+        ...         path = save_kept(folder, step, {"w": torch.ones(2)}, keep=1, score=score)
+        ...     path.name, latest(folder).name, best(folder).name, sorted(os.listdir(folder))
+        ('step-000000000040', 'step-000000000040', 'step-000000000020', ['step-000000000020', 'step-000000000040'])
+    """
+    check_keep(keep)
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise ValueError(f"checkpoint.save_kept: step: expected an integer of at least 0, got {step!r}")
+    score = None if score is None or math.isnan(score) else float(score)
+    path = Path(folder) / f"step-{step:012d}"
+    save(path, value, {**({} if meta is None else meta), "step": step, "score": score})
+    files = _kept(folder)
+    stay = {*files[-keep:], path, _best(files)}
+    for file in files:
+        if file not in stay:
+            file.unlink(missing_ok=True)
+    return path
+
+
+def latest(folder: str | os.PathLike) -> Path:
+    """Return the checkpoint of the greatest step that :func:`save_kept` has left in a folder.
+
+    Raises:
+        CheckpointError: if there is none.
+
+    Example:
+        >>> latest("/nowhere")
+        Traceback (most recent call last):
+        ...
+        funrl.checkpoint.CheckpointError: /nowhere: there is no checkpoint of save_kept; give the folder that it wrote to
+    """
+    files = _kept(folder)
+    if not files:
+        raise CheckpointError(f"{folder}: there is no checkpoint of save_kept; give the folder that it wrote to")
+    return files[-1]
+
+
+def best(folder: str | os.PathLike) -> Path:
+    """Return the checkpoint of the greatest score that :func:`save_kept` has left in a folder.
+
+    Raises:
+        CheckpointError: if there is none that has a score.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_kept(folder, 10, {"w": torch.ones(2)}, score=1.0)
+        ...     best(folder) == path
+        True
+    """
+    path = _best(_kept(folder))
+    if path is None:
+        raise CheckpointError(f"{folder}: no checkpoint there has a score; give scores to save_kept, or take the latest")
+    return path
+
+
+def check_keep(keep: int) -> None:
+    """Raise a ValueError unless so many checkpoints can be kept.
+
+    Example:
+        >>> check_keep(0)
+        Traceback (most recent call last):
+        ...
+        ValueError: keep: expected an integer of at least 1, got 0
+    """
+    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+        raise ValueError(f"keep: expected an integer of at least 1, got {keep!r}")
+
+
+def _kept(folder: str | os.PathLike) -> list[Path]:
+    """Return the checkpoints of a folder by their steps."""
+    try:
+        files = [path for path in Path(folder).iterdir() if _KEPT.fullmatch(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        files = []
+    return sorted(files, key=lambda path: int(path.name[5:]))
+
+
+def _best(files: list[Path]) -> Path | None:
+    scores = [(score, path) for path in files if (score := _score(path)) is not None]
+    return max(scores, key=lambda pair: pair[0])[1] if scores else None
+
+
+def _score(path: Path) -> float | None:
+    """Return the score of a checkpoint; one that is damaged does not compete."""
+    try:
+        with open(path, "rb") as file:
+            score = _read_header(file, path, hashlib.sha256())["meta"].get("score")
+    except (OSError, CheckpointError, AttributeError):
+        return None
+    return score if isinstance(score, float) else None
+
+
+def _pass_over(file: BinaryIO, size: int, digest: Any) -> None:
+    while size:
+        part = file.read(min(size, _CHUNK_BYTES))
+        if not part:
+            return  # the checksum tells
+        digest.update(part)
+        size -= len(part)
 
 
 def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:

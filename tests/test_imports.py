@@ -53,6 +53,7 @@ SHARED = {
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
     "returns": {"checks", "recurrence", "td"},
+    "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
     "tree": {"names", "nodes"},
 }
@@ -71,6 +72,7 @@ INNER = {
     "nn/net.py",
     "policies/policy.py",
     "returns/checks.py",
+    *(f"training/{name}.py" for name in ("agents", "experience", "interrupt", "log")),
     "transforms/parts.py",
 }
 PRIVATE_TORCH = {"program.py": None, "replay.py": {"torch._foreach_copy_"}, "tree/nodes.py": {"torch.utils._pytree"}}

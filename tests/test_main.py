@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from funrl import algos, checkpoint, envs, random, record, training, transforms
+from funrl import algos, checkpoint, envs, random, record, training, transforms, tree
 from funrl.__main__ import main
 from tests.record import drifter
 
@@ -207,7 +207,7 @@ def test_off_policy_learners_from_end_to_end(run, name, env):
     assert run(*command, *options, "--out", "whole", "--total-steps", 96)[0] == 0
     resumed, whole = (training.load_run(folder).state for folder in ("r", "whole"))
     assert resumed.num_updates == 2 * 5  # the step that reaches learning_starts learns, and so do those after it
-    for x, y in zip(training.tree.leaves(resumed), training.tree.leaves(whole), strict=True):
+    for x, y in zip(tree.leaves(resumed), tree.leaves(whole), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
 
 
@@ -408,7 +408,7 @@ def test_a_killed_run_of_ppo_ends_bit_equal(tmp_path):
     assert resumed.stdout.split("; ")[-1] == whole.stdout.split("; ")[-1]
     one, other = (training.load_run(tmp_path / name) for name in ("whole", "run"))
     assert one.updates == other.updates == 312
-    for x, y in zip(training.tree.leaves(one.state), training.tree.leaves(other.state), strict=True):
+    for x, y in zip(tree.leaves(one.state), tree.leaves(other.state), strict=True):
         assert torch.equal(x.view(-1).view(torch.uint8), y.view(-1).view(torch.uint8))
     updates = record.read_metrics(metrics)["update"].tolist()
     assert updates == [i for i in range(1, 313) for _ in range(2)]

@@ -114,8 +114,9 @@ def _shows_images(env: Env) -> bool:
 
 def _make(config: Any, env: Env, eye: nn.Net | None) -> Network:
     """Make the networks above ``eye``, or on what comes in."""
-    continuous = isinstance(env.action_space, Box)
-    size = math.prod(env.action_space.shape) if continuous else env.action_space.n
+    space = env.action_space
+    continuous = isinstance(space, Box)
+    size = math.prod(space.shape) if continuous else space.n
     small, unit = nn.orthogonal(0.01), nn.orthogonal(1.0)
     shared = config.trunk == "shared"
 
@@ -145,9 +146,9 @@ def _make(config: Any, env: Env, eye: nn.Net | None) -> Network:
     def distribution(params: dict[str, Any], features: torch.Tensor) -> Any:
         output = policy.apply(params["policy"], features)
         if continuous:
-            loc = output.reshape(*output.shape[:-1], *env.action_space.shape)
-            scale = params["log_std"].exp().reshape(env.action_space.shape).expand_as(loc)
-            return Independent(Normal(loc, scale), len(env.action_space.shape))
+            loc = output.reshape(*output.shape[:-1], *space.shape)
+            scale = params["log_std"].exp().reshape(space.shape).expand_as(loc)
+            return Independent(Normal(loc, scale), len(space.shape))
         if config.uniform_mix:
             output = torch.log((1 - config.uniform_mix) * torch.softmax(output, -1) + config.uniform_mix / size)
         return Categorical(output)

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep
+from funrl.env import Env, Timestep, Transition
 from funrl.names import nearest
 from funrl.policies import StatefulPolicy
 
-__all__ = ["Algorithm", "check_copies", "check_range", "make_config", "make_hparams", "start_environments"]
+__all__ = ["Algorithm", "check_copies", "check_experience", "check_range", "make_config", "make_hparams", "start_environments"]
 
 
 class Algorithm(NamedTuple):
@@ -23,7 +23,11 @@ class Algorithm(NamedTuple):
         env: the environment that it learns in.
         config: its static configuration and the defaults of its hyperparameters, a frozen dataclass.
         init: ``init(key) -> state``. On the key's device.
-        step: ``step(key, state) -> (state, metrics)``: one update, experience included. ``metrics`` is a dict of tensors [].
+        step: ``step(key, state) -> (state, metrics)``: one update, experience included. ``metrics`` is a dict of tensors []. Of the two
+            keys in ``split(key)`` the rollout gets the first, and ``learn`` the second.
+        learn: ``learn(key, state, transitions) -> (state, metrics)``: the same update from experience that was gathered elsewhere, a
+            :class:`~funrl.env.Transition` of T = ``config.num_steps`` steps of B = ``config.num_envs`` environments, leaves [T, B, ...],
+            as ``funrl.rollout`` returns it for ``act``. ``state.envs`` stays as it is. Pure, on the host too.
         act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.params``. That of a recurrent
             policy is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` take both.
         greedy: of the same kind, without exploration.
@@ -35,6 +39,7 @@ class Algorithm(NamedTuple):
     config: Any
     init: Callable[[Any], Any]
     step: Callable[[Any, Any], Any]
+    learn: Callable[[Any, Any, Transition], Any]
     act: Callable[[Any, Any, Any], Any] | StatefulPolicy
     greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
     steps_per_update: int
@@ -121,6 +126,30 @@ def check_copies(config: Any, env: Env) -> None:
         raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
     if env.num_envs not in (None, config.num_envs):
         raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
+
+
+def check_experience(transitions: Transition, config: Any, *extras: str) -> None:
+    """Raise a ValueError unless transitions are [num_steps, num_envs, ...] and have the named extras.
+
+    Example:
+        >>> import funrl
+        >>> flag = torch.zeros(3, 2, dtype=torch.bool)
+        >>> transitions = Transition((), (), torch.zeros(3, 2), flag, flag, (), {})
+        >>> check_experience(transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2))
+        >>> check_experience(transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2), "log_prob")
+        Traceback (most recent call last):
+        ...
+        ValueError: learn: transitions: extras lack 'log_prob'; let the algorithm's own act choose the actions
+    """
+    shape, expected = tuple(transitions.reward.shape), (config.num_steps, config.num_envs)
+    if shape != expected:
+        raise ValueError(
+            f"learn: transitions: expected leaves [{expected[0]}, {expected[1]}, ...], num_steps by num_envs, got a reward {list(shape)}; "
+            "gather so many, or make the algorithm for what is gathered"
+        )
+    missing = [name for name in extras if name not in transitions.extras]
+    if missing:
+        raise ValueError(f"learn: transitions: extras lack {missing[0]!r}; let the algorithm's own act choose the actions")
 
 
 def start_environments(env: Env, num_envs: int, key: torch.Tensor) -> tuple[tuple[Any, Timestep], Any]:

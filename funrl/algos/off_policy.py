@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import buffers, nn, optim, random, tree
-from funrl.algos.algorithm import Algorithm, check_copies, check_range, make_hparams, start_environments
+from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -260,6 +260,12 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
     def host_step(key: torch.Tensor, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
         return advance(key, state, compiled_explore, compiled_learn_from)
 
+    def learn(key: torch.Tensor, state: OffPolicyState, transitions: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
+        check_experience(transitions, config)
+        drawn = transitions.replace(action=transitions.action - start) if start else transitions
+        new, metrics = learn_from(key, state.replace(envs=()), drawn)
+        return new.replace(envs=state.envs), metrics
+
     def advance(key: torch.Tensor, state: OffPolicyState, act: Any, learn: Any) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
         rollout_key, learn_key = random.split(key).unbind(0)
         envs, samples = rollout(state.params, rollout_key, state.envs, state.env_params, env=outer, act=act, num_steps=config.num_steps)
@@ -321,7 +327,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         return state, {"steps": num_steps, **episode_metrics, **metrics, "td_error": error.mean(), "updates": after.num_updates}
 
     compiled_explore, compiled_learn_from = compile(explore), compile(learn_from, donate=1)
-    return Algorithm(name, env, config, init, host_step if env.host else step, act, greedy, steps_per_update)
+    return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, steps_per_update)
 
 
 def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box) -> ActorCritic:

@@ -10,14 +10,14 @@ import torch
 
 from funrl import optim, random, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_copies, check_range, make_hparams, start_environments
+from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
 from funrl.program import compile, scan
-from funrl.spaces import Box
+from funrl.spaces import Box, Discrete
 
 __all__ = [
     "Acting",
@@ -182,7 +182,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         (tensor(0.2500), tensor(2.))
     """
     num_samples = config.num_envs * config.num_steps
-    project = functools.partial(project_action, env)
+    project = functools.partial(project_action, env.action_space)
     mapped = project if env.num_envs is None else torch.func.vmap(project)
     outer = env._replace(step=lambda key, state, action, env_params: env.step(key, state, mapped(action), env_params))
 
@@ -216,6 +216,13 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
 
     def host_step(key: torch.Tensor, state: OnPolicyState) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         return advance(key, state, compiled_sample, compiled_learn_from)
+
+    def learn(key: torch.Tensor, state: OnPolicyState, transitions: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
+        check_experience(transitions, config, "unclipped_action")
+        extras = dict(transitions.extras)
+        drawn = transitions.replace(action=extras.pop("unclipped_action"), extras=extras)
+        new, metrics = learn_from(key, state.replace(envs=()), drawn)
+        return new.replace(envs=state.envs), metrics
 
     def advance(key: torch.Tensor, state: OnPolicyState, act: Any, learn: Any) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         rollout_key, learn_key = random.split(key).unbind(0)
@@ -262,7 +269,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         return state, {"steps": num_steps, **episode_metrics, **metrics, "learning_rate": learning_rate}
 
     compiled_sample, compiled_learn_from = compile(learner.sample), compile(learn_from)
-    return Algorithm(name, env, config, init, host_step if env.host else step, act, greedy, num_samples)
+    return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, num_samples)
 
 
 def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
@@ -276,15 +283,14 @@ def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
     return optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5))
 
 
-def project_action(env: Env, action: torch.Tensor) -> torch.Tensor:
+def project_action(space: Box | Discrete, action: torch.Tensor) -> torch.Tensor:
     """Return what the environment gets of what a policy has drawn: projected into a Box, or counted from a Discrete's start.
 
     Example:
-        >>> import funrl
-        >>> project_action(funrl.envs.make("Pendulum-v1"), torch.tensor([5.0]))
+        >>> project_action(Box(-2.0, 2.0, (1,)), torch.tensor([5.0]))
         tensor([2.])
     """
-    return env.action_space.project(action) if isinstance(env.action_space, Box) else action + env.action_space.start
+    return space.project(action) if isinstance(space, Box) else action + space.start
 
 
 def stochastic(network: actor_critic.Network) -> tuple[Any, Any]:

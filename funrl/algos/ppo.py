@@ -10,13 +10,13 @@ import torch
 
 from funrl import optim, random, stats, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_copies, check_range, make_config, make_hparams, start_environments
+from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_config, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.algos.on_policy import clipped_adam, project_action
 from funrl.env import Env, Transition
-from funrl.interaction import rollout, with_memory
+from funrl.interaction import Memory, rollout, with_memory
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.policies import StatefulPolicy
 from funrl.program import compile, scan
@@ -170,7 +170,8 @@ def make(env: Env, **options: Any) -> Algorithm:
     A recurrent policy starts anew with each episode, and learns from whole environments: a minibatch is some of the B rollouts, and
     gradients go back through their T steps, but no further. Values are those of the rollout; that of a successor is what the cell
     makes of it with the carry after the observation before, also where the episode was truncated. ``act`` and ``greedy`` are then a
-    :class:`funrl.policies.StatefulPolicy`, which ``funrl.rollout`` and ``funrl.evaluate`` take as they are.
+    :class:`funrl.policies.StatefulPolicy`, which ``funrl.rollout`` and ``funrl.evaluate`` take as they are; ``act`` has in its extras
+    ``memory``, the :class:`funrl.interaction.Memory` before the observation, which ``learn`` needs.
 
     In an environment on the host, which is batched, a step is no program but a loop of Python around two: ``act``, and what is learned
     from a rollout. It can then be neither compiled nor vmapped.
@@ -207,7 +208,8 @@ def make(env: Env, **options: Any) -> Algorithm:
     network, memory = (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
     num_samples = config.num_envs * config.num_steps
     num_rows = num_samples if memory is None else config.num_envs  # what minibatches are made of: samples, or environments
-    project = functools.partial(project_action, env)
+    space = env.action_space
+    project = functools.partial(project_action, space)
     if env.num_envs is not None:
         project = torch.func.vmap(project)
     # The action that is stored and learned from is unclipped.
@@ -216,30 +218,34 @@ def make(env: Env, **options: Any) -> Algorithm:
     def init_params(key: torch.Tensor, observation: torch.Tensor) -> PPOParams:
         return PPOParams(network.init(key, observation), stats.moments(observation) if config.normalize_observation else ())
 
-    def acting(choose: Callable[..., Any]) -> Any:
-        """Return the policy that does what ``choose(params, key, features, carry) -> (action, extras)`` says."""
+    def acting(choose: Callable[..., Any], remember: Callable[..., dict[str, Any]] = lambda before, carry, features: {}) -> Any:
+        """Return the policy that does what ``choose(params, key, features) -> (action, extras)`` says.
+
+        One with a memory adds to the extras ``remember(before, carry, features)``: what it knew before and after the observation.
+        """
         if memory is None:
-            return lambda params, key, observation: choose(params, key, _normalize(params, observation), ())
+            return lambda params, key, observation: choose(params, key, _normalize(params, observation))
 
         def act(params: PPOParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
-            carry, features = memory.apply(params.network, carry, _normalize(params, observation), reset)
-            return carry, *choose(params, key, features, carry)
+            after, features = memory.apply(params.network, carry, _normalize(params, observation), reset)
+            action, extras = choose(params, key, features)
+            return after, action, {**extras, **remember(Memory(carry, reset), after, features)}
 
         return StatefulPolicy(init_params, lambda params, observation: memory.start(params.network, observation), act)
 
-    def sample(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+    def sample(params: PPOParams, key: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
-        return action, {"log_prob": log_prob} if memory is None else {"log_prob": log_prob, "features": features, "carry": carry}
+        return action, {"log_prob": log_prob}
 
-    def act(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(params: PPOParams, key: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
         value = network.value(params.network, features)
-        return project_action(env, action), {"log_prob": log_prob, "unclipped_action": action, "value": value}
+        return project_action(space, action), {"log_prob": log_prob, "unclipped_action": action, "value": value}
 
-    def greedy(params: PPOParams, key: torch.Tensor, features: torch.Tensor, carry: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return project_action(env, network.policy(params.network, features).mode()), {"value": network.value(params.network, features)}
+    def greedy(params: PPOParams, key: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return project_action(space, network.policy(params.network, features).mode()), {"value": network.value(params.network, features)}
 
-    sampler = acting(sample)
+    sampler = acting(sample, lambda before, carry, features: {"features": features, "carry": carry})
 
     def init(key: torch.Tensor) -> PPOState:
         network_key, env_key = random.split(key).unbind(0)
@@ -265,14 +271,26 @@ def make(env: Env, **options: Any) -> Algorithm:
     def step(key: torch.Tensor, state: PPOState) -> tuple[PPOState, dict[str, torch.Tensor]]:
         rollout_key, epoch_key = random.split(key).unbind(0)
         envs, samples = experience(rollout_key, state, sampler)
-        state, metrics = learn_from(epoch_key, state, samples)
+        state, metrics = learn_from(epoch_key, state.replace(envs=()), samples, state.envs[2:])
         return state.replace(envs=envs), metrics
 
     def host_step(key: torch.Tensor, state: PPOState) -> tuple[PPOState, dict[str, torch.Tensor]]:
         rollout_key, epoch_key = random.split(key).unbind(0)
         envs, samples = experience(rollout_key, state, compiled_sampler)
-        state, metrics = compiled_learn_from(epoch_key, state.replace(envs=state.envs[2:]), samples)
+        state, metrics = compiled_learn_from(epoch_key, state.replace(envs=()), samples, state.envs[2:])
         return state.replace(envs=envs), metrics
+
+    def learn(key: torch.Tensor, state: PPOState, transitions: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
+        check_experience(transitions, config, "log_prob", "unclipped_action", *(() if memory is None else ("memory",)))
+        extras, before, noted = transitions.extras, (), {"log_prob": transitions.extras["log_prob"]}
+        if memory is not None:
+            known = extras["memory"]
+            observation = _normalize(state.params, transitions.observation)
+            carry, features = memory.apply(state.params.network, known.state, observation, known.reset)
+            before, noted = (tree.index(known, 0),), {**noted, "features": features, "carry": carry}
+        drawn = transitions.replace(action=extras["unclipped_action"], extras=noted)
+        new, metrics = learn_from(key, state.replace(envs=()), drawn, before)
+        return new.replace(envs=state.envs), metrics
 
     def remembering(params: Any, seen: tuple[Any, torch.Tensor, torch.Tensor]) -> tuple[Any, torch.Tensor]:
         """Return what ``network.both`` does for whole rollouts: carries before them, observations [B, T, ...] and resets [B, T]."""
@@ -280,7 +298,10 @@ def make(env: Env, **options: Any) -> Algorithm:
         _, features = memory.unroll(params, carry, observation.transpose(0, 1), reset.transpose(0, 1))
         return network.both(params, features.transpose(0, 1))
 
-    def learn_from(epoch_key: torch.Tensor, state: PPOState, samples: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
+    def learn_from(
+        epoch_key: torch.Tensor, state: PPOState, samples: Transition, before: tuple[Memory, ...]
+    ) -> tuple[PPOState, dict[str, torch.Tensor]]:
+        """Learn from what ``sampler`` did; ``before`` is the memory that a recurrent one began with, else ()."""
         hparams, params = state.hparams, state.params
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         reward_scale, reward = _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
@@ -307,10 +328,10 @@ def make(env: Env, **options: Any) -> Algorithm:
         if memory is None:
             batch = tree.reshape(batch, (num_samples,), batch_dims=2)
         else:
-            before = state.envs[-1]
-            reset = torch.cat([before.reset.unsqueeze(0), samples.done[:-1]])
+            (known,) = before
+            reset = torch.cat([known.reset.unsqueeze(0), samples.done[:-1]])
             batch = tree.map(lambda x: x.transpose(0, 1), batch.replace(observation=(observation, reset)))  # [B, T, ...]
-            batch = batch.replace(observation=(before.state, *batch.observation))
+            batch = batch.replace(observation=(known.state, *batch.observation))
 
         learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
         adam = clipped_adam(learning_rate, hparams.max_grad_norm)
@@ -327,7 +348,7 @@ def make(env: Env, **options: Any) -> Algorithm:
                 entropy_weight=hparams.entropy_weight,
             )
 
-        def learn(carry: Any, indices: torch.Tensor) -> tuple[Any, Any]:
+        def descend(carry: Any, indices: torch.Tensor) -> tuple[Any, Any]:
             vector, optimizer, going = carry
             minibatch = tree.index(batch, indices)
             if config.normalize_advantage:
@@ -341,7 +362,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         keys = random.split(epoch_key, config.num_epochs)
         order = torch.func.vmap(random.permutation, (0, None))(keys, num_rows).reshape(config.num_epochs * config.num_minibatches, -1)
         start = (vector, state.optimizer, torch.ones_like(samples.terminated[0, 0]))
-        (vector, optimizer, _), (losses, going) = scan(learn, start, order)
+        (vector, optimizer, _), (losses, going) = scan(descend, start, order)
 
         observation_moments = stats.update(params.observation, samples.observation) if config.normalize_observation else ()
         num_steps = state.num_steps + num_samples
@@ -366,7 +387,8 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     compiled_sampler = compile(sampler) if memory is None else sampler._replace(act=compile(sampler.act))
     compiled_learn_from = compile(learn_from)
-    return Algorithm("ppo", env, config, init, host_step if env.host else step, acting(act), acting(greedy), num_samples)
+    explorer = acting(act, lambda before, carry, features: {"memory": before})
+    return Algorithm("ppo", env, config, init, host_step if env.host else step, learn, explorer, acting(greedy), num_samples)
 
 
 def _normalize(params: PPOParams, observation: torch.Tensor) -> torch.Tensor:

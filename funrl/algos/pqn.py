@@ -106,12 +106,12 @@ def make(env: Env, **options: Any) -> Algorithm:
     """
     config = make_config(PQNConfig, options)
     _check(config, env)
-    network = q_network(config, env, norm="layer")
+    network, num_actions = q_network(config, env, norm="layer"), env.action_space.n
 
     def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         coin_key, uniform_key = random.split(key).unbind(0)
         best, _ = greedy(params, key, observation)
-        uniform = random.randint(uniform_key, (), 0, env.action_space.n)
+        uniform = random.randint(uniform_key, (), 0, num_actions)
         return torch.where(random.uniform(coin_key, (), dtype=params.epsilon.dtype) < params.epsilon, uniform, best), {}
 
     def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

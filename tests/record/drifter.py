@@ -48,10 +48,13 @@ def make(env, **options):
         }
         return DrifterState({"w": w, "b": state.params["b"] + 1}, count), metrics
 
+    def learn(key, state, transitions):
+        return step(key, state)
+
     def act(params, key, observation):
         return random.bernoulli(key, 0.5).to(torch.int64), {}
 
-    return algos.Algorithm("drifter", env, config, init, step, act, act, 10)
+    return algos.Algorithm("drifter", env, config, init, step, learn, act, act, 10)
 
 
 def algorithm(**options):

@@ -305,7 +305,10 @@ def test_other_files_may_be_there(tmp_path):
     ],
 )
 def test_bad_arguments_come_before_compiling(monkeypatch, change, message):
-    monkeypatch.setattr(training, "compile", None)
+    def compiled(fn, **options):
+        return lambda *args: pytest.fail("it compiles")
+
+    monkeypatch.setattr(training.experience, "compile", compiled)
     with pytest.raises(RunError, match=message):
         train(**{"total_steps": 50, **change})
 

@@ -1,0 +1,26 @@
+"""Training from outside the program: compile an algorithm's step, call it, watch it, and keep what it learns."""
+
+from funrl.record import RunError
+from funrl.training import hooks
+from funrl.training.agents import evaluate_agents
+from funrl.training.hooks import Stop, every
+from funrl.training.log import Diverged
+from funrl.training.loop import Result, train
+from funrl.training.presets import PRESETS, Preset, preset
+from funrl.training.runs import Run, load_run
+
+__all__ = [
+    "PRESETS",
+    "Diverged",
+    "Preset",
+    "Result",
+    "Run",
+    "RunError",
+    "Stop",
+    "evaluate_agents",
+    "every",
+    "hooks",
+    "load_run",
+    "preset",
+    "train",
+]

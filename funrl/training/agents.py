@@ -1,0 +1,85 @@
+"""Several agents side by side: their keys, functions of all of them, and how they play."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.algos import Algorithm
+from funrl.interaction import Evaluation, evaluate
+from funrl.program import compile
+
+__all__ = ["agent_keys", "evaluate_agents", "over_agents", "player"]
+
+# From how many steps of an episode on it is worth while to compile an evaluation.
+_MANY_STEPS = 1_000
+
+
+def agent_keys(key: torch.Tensor, num_agents: int) -> torch.Tensor:
+    """Return the keys [K] of agents, or that of the only one [].
+
+    Example:
+        >>> bool(agent_keys(random.key(0), 1) == agent_keys(random.key(0), 3)[0])
+        True
+    """
+    keys = random.split(key, num_agents)
+    return keys if num_agents > 1 else keys[0]
+
+
+def over_agents(f: Any, num_agents: int, in_dims: Any = 0) -> Any:
+    """Return a function of one agent as one of all.
+
+    Example:
+        >>> over_agents(lambda x: x.sum(), 2)(torch.ones(2, 3)), over_agents(lambda x: x.sum(), 1)(torch.ones(3))
+        (tensor([3., 3.]), tensor(3.))
+    """
+    return torch.func.vmap(f, in_dims) if num_agents > 1 else f
+
+
+def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any, torch.Tensor], Evaluation]:
+    """Return ``play(state, key)``, which is :func:`evaluate_agents`, compiled once where it is compiled.
+
+    Example:
+        >>> import funrl
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
+        >>> player(algo, 5, 1)(algo.init(random.key(0)), random.key(1)).finished
+        tensor([True, True, True, True, True])
+    """
+
+    def play(params: Any, k: torch.Tensor, env_params: Any) -> Evaluation:
+        return evaluate(params, random.fold_in(k, -1), env_params, env=algo.env, act=algo.greedy, num_episodes=num_episodes)
+
+    play_all = over_agents(play, num_agents, (0, 0, None))
+    if algo.env.max_episode_steps > _MANY_STEPS and not algo.env.host:
+        play_all = compile(play_all)
+    return lambda state, key: play_all(state.params, agent_keys(key, num_agents), tree.to(algo.env.default_params, key.device))
+
+
+def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes: int, *, num_agents: int = 1) -> Evaluation:
+    """Let each agent play whole episodes without exploration.
+
+    Short episodes run eagerly: a second or two of Python costs less than a compilation. Those of more than a thousand steps are compiled.
+
+    Args:
+        algo: the algorithm.
+        state: its state, leaves [K, ...] with K > 1 agents.
+        key: a key []; agent k plays with a key that does not depend on K.
+        num_episodes: N >= 1, of each agent.
+        num_agents: K >= 1.
+
+    Returns:
+        An :class:`funrl.interaction.Evaluation` with leaves [N] or [K, N].
+
+    Raises:
+        ValueError: if ``num_episodes`` is less than 1.
+
+    Example:
+        >>> import funrl
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("Pendulum-v1"), num_envs=2, num_steps=8)
+        >>> algo = algo._replace(env=algo.env._replace(max_episode_steps=10))
+        >>> key = funrl.random.key(0)
+        >>> evaluate_agents(algo, algo.init(key), key, 5).episode_return.shape
+        torch.Size([5])
+    """
+    return player(algo, num_episodes, num_agents)(state, key)

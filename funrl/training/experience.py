@@ -1,0 +1,123 @@
+"""Where the experience of a run comes from: a program with the environments in it, environments on the host, or a collector."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import random, tree
+from funrl.algos import Algorithm
+from funrl.program import compile
+from funrl.record import RunError
+from funrl.training.agents import over_agents
+
+__all__ = ["Experience", "collected", "kind_of", "on_the_host", "pure"]
+
+
+class Experience(NamedTuple):
+    """What a run is driven by.
+
+    Attributes:
+        update: ``update(keys, number, state) -> (state, metrics)``; it may write over ``state``.
+        begin: ``begin(state)``, before the first update of a new run.
+        kept: ``kept(state)``: the tree that a checkpoint holds.
+        resume: ``resume(loaded, number) -> (state, remark)``: go on from such a tree, of update ``number``; the remark is for the user.
+    """
+
+    update: Callable[[torch.Tensor, torch.Tensor, Any], tuple[Any, dict[str, torch.Tensor]]]
+    begin: Callable[[Any], None] = lambda state: None
+    kept: Callable[[Any], Any] = lambda state: state
+    resume: Callable[[Any, int], tuple[Any, str]] = lambda loaded, number: (loaded, "")
+
+
+def pure(algo: Algorithm, num_agents: int, backend: Any) -> Experience:
+    """Return one program for all agents; all that there is to keep is their state."""
+    return Experience(compile(over_agents(_step(algo), num_agents, (0, None, 0)), donate=2, backend=backend))
+
+
+def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
+    """Return a step as it is. The environments end with the process, so that a resumed run begins new episodes."""
+
+    def resume(state: Any, number: int) -> tuple[Any, str]:
+        new = algo.init(random.fold_in(random.fold_in(key, -2), number))
+        running = {name: getattr(new.episodes, name) for name in ("running_return", "running_length")}
+        return state.replace(envs=new.envs, episodes=state.episodes.replace(**running)), (
+            f"{algo.env.name} runs outside torch and ended with its process: new episodes begin, and all else goes on as it was; "
+            "a synchronous collector goes on in mid-episode"
+        )
+
+    return Experience(_step(algo), resume=resume)
+
+
+def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
+    """Return learning, compiled, from the batches of a collector, to which the new parameters are published after each.
+
+    The return so far of each running episode is kept for each copy of the environment, as batches may be of some of them only.
+    """
+    learn = compile(lambda k, number, state, batch: algo.learn(random.fold_in(k, number), state, batch), donate=2, backend=backend)
+    returns: torch.Tensor | None = None
+    checked = False
+
+    def begin(state: Any) -> None:
+        nonlocal returns
+        returns = state.episodes.running_return.new_zeros(collector.num_envs)
+        collector.update_params(state.params)
+
+    def update(k: torch.Tensor, number: torch.Tensor, state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+        nonlocal returns, checked
+        try:
+            batch = next(collector)
+        except StopIteration:
+            raise RunError(
+                f"collector: it ended after {collector.frames:,} frames, before the run did; make it with total_frames=-1"
+            ) from None
+        if not checked:
+            _check_batch(batch, algo)
+            checked = True
+        staleness = collector.version - batch.version.max()
+        copies = (batch.traj_ids[0] % collector.num_envs).to(k.device)
+        episodes = state.episodes.replace(running_return=returns[copies], running_length=batch.step_count[0].to(k.device, copy=True))
+        envs = state.envs
+        state, metrics = learn(k, number, state.replace(envs=(), episodes=episodes), tree.to(batch.transition, k.device))
+        returns = returns.index_copy(0, copies, state.episodes.running_return)
+        collector.update_params(state.params)
+        return state.replace(envs=envs), {**metrics, "staleness": staleness.to(returns)}
+
+    def kept(state: Any) -> tuple[Any, Any, torch.Tensor]:
+        return state, collector.state(), returns
+
+    def resume(loaded: tuple[Any, Any, torch.Tensor], number: int) -> tuple[Any, str]:
+        nonlocal returns
+        state, inside, returns = loaded
+        collector.update_params(state.params)
+        collector.restore(inside)
+        lost = collector.lost_frames
+        return state, f"{lost:,} frames that were in flight at the checkpoint are lost" if lost else ""
+
+    return Experience(update, begin, kept, resume)
+
+
+def kind_of(collector: Any) -> str | None:
+    """Return what ``config.json`` says of a collector, such as ``"synchronous"``.
+
+    Example:
+        >>> kind_of(None) is None
+        True
+    """
+    return None if collector is None else type(collector).__name__.lstrip("_").lower()
+
+
+def _step(algo: Algorithm) -> Callable[..., Any]:
+    return lambda k, number, state: algo.step(random.fold_in(k, number), state)
+
+
+def _check_batch(batch: Any, algo: Algorithm) -> None:
+    """Raise a RunError unless a batch is [T, B], as ``algo`` learns from."""
+    count, config = batch.step_count, algo.config
+    if tuple(count.shape) != (config.num_steps, config.num_envs):
+        raise RunError(
+            f"collector: expected batches [{config.num_steps}, {config.num_envs}] (num_steps by num_envs of {algo.name}), got "
+            f"{list(count.shape)}; make it with frames_per_batch={algo.steps_per_update}, and so many copies of the environment"
+        )
+    if not bool(((count[1:] == count[:-1] + 1) | (count[1:] == 0)).all()):
+        raise RunError("collector: expected batches [T, B], with time first; make it with split_trajectories=False")

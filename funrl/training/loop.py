@@ -1,0 +1,262 @@
+"""The loop around an algorithm's updates."""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import checkpoint, random, record, tree
+from funrl.algos import Algorithm
+from funrl.interaction import Evaluation
+from funrl.record import Folder, RunError
+from funrl.training import experience
+from funrl.training import hooks as calling
+from funrl.training.agents import agent_keys, evaluate_agents, over_agents
+from funrl.training.interrupt import Interrupt
+from funrl.training.log import Log
+from funrl.training.runs import check_no_checkpoint_is_lost, load_checkpoint
+
+__all__ = ["Result", "train"]
+
+
+class Result(NamedTuple):
+    """What :func:`train` returns.
+
+    Attributes:
+        state: the algorithm's state; leaves [K, ...] with K > 1 agents.
+        metrics: those of the last update, tensors [] or [K]; empty where there was nothing left to do.
+        evaluation: :class:`funrl.interaction.Evaluation` with leaves [N] or [K, N]; None without episodes.
+        updates: updates so far.
+        steps: environment steps of each agent so far.
+        seconds: of training, compilation included, that of the runs before a ``resume`` too.
+        compile_seconds: how many of them passed until the first update was done.
+        stopped: why a hook ended the run before its time, or None.
+    """
+
+    state: Any
+    metrics: dict[str, torch.Tensor]
+    evaluation: Evaluation | None
+    updates: int
+    steps: int
+    seconds: float
+    compile_seconds: float
+    stopped: str | None = None
+
+
+def train(
+    algo: Algorithm,
+    key: torch.Tensor,
+    total_steps: int,
+    *,
+    num_agents: int = 1,
+    collector: Any = None,
+    hooks: Sequence[calling.Hook | calling.Every] = (),
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+    evaluate_episodes: int = 100,
+    checkpoint_every: float = 10.0,
+    progress: bool = True,
+    backend: str = "inductor",
+    notes: Mapping[str, Any] | None = None,
+) -> Result:
+    """Train one agent, or K of them as one program, and evaluate what they learned.
+
+    Agent k has the key ``split(key, K)[k]``; it starts from ``algo.init(fold_in(agent_key, 0))``, and update
+    i = 1, 2, ... is ``algo.step(fold_in(agent_key, i), state)``. So the random numbers of an agent do not depend on K, and a run that was
+    interrupted and resumed ends with the same numbers, bit for bit, as one that was not (on one machine, with one version of torch).
+
+    An environment on the host takes one agent, and a resumed run goes on there with new episodes: it is not the same run, bit for bit.
+
+    With a collector (:mod:`funrl.collectors`) update i is ``algo.learn(fold_in(agent_key, i), state, batch.transition)`` on its next
+    batch, after which the new parameters are published. Its state is in the checkpoints: with a synchronous one, and deterministic
+    environments, a resumed run ends with the same numbers; with an asynchronous one the frames that were in flight are lost, and it is said
+    how many. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
+
+    With ``out`` the run lives in that folder: ``config.json``, ``metrics.csv`` (a row for each update and agent),
+    ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is there.
+
+    The run stops as soon as a metric that is called ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
+    not finite. Metrics are looked at twice a second and before each checkpoint, and parameters too before each checkpoint, which is so
+    always finite.
+    Ctrl-C ends the run after the update under way, with a checkpoint; a second Ctrl-C at once.
+
+    Args:
+        algo: the algorithm.
+        key: a key []; its device is where the agents live.
+        total_steps: environment steps of each agent. As many whole updates are done as fit.
+        num_agents: K >= 1. With one, no leaf of the state has a dimension for agents.
+        collector: where experience comes from, for one agent; None: from ``algo.env``. It acts with ``algo.act``, its batches are
+            [num_steps, num_envs] of the algorithm's configuration, and its ``total_frames`` are -1, or as many as the run takes. It is
+            not closed here.
+        hooks: functions ``hook(step, state, metrics)`` to call after each update, or at the intervals of :func:`funrl.training.every`;
+            :mod:`funrl.training.hooks` says what they may do, and has some.
+        out: the folder of the run; it is made. ``None``: nothing is written.
+        resume: go on with the run in ``out`` from its last checkpoint. Its configuration has to be the same, but
+            ``total_steps`` may be greater, though not beyond ``anneal_steps``, where the algorithm has them: nothing is learned
+            there. A run that has all its steps is only evaluated, and one that has no checkpoint yet begins anew.
+        evaluate_episodes: how many episodes each agent plays at the end, without exploration; 0: none.
+        checkpoint_every: seconds between two checkpoints, at least 0. There is one after the first update and one at the end too.
+        progress: whether to show on stderr when the step is compiling, and then a progress bar.
+        backend: as for :func:`funrl.compile`.
+        notes: further entries for ``config.json`` (such as the seed) that a resumed run has to share.
+
+    Returns:
+        A :class:`Result`.
+
+    Raises:
+        RunError: a ValueError: if an argument is out of its range, or ``out`` cannot be written, holds another run
+            or, with ``resume``, none, one that was configured otherwise, or one that lost its checkpoint. Nothing has been written then.
+        funrl.checkpoint.CheckpointError: if the checkpoint to resume from is damaged or not of this run. Nothing has been written.
+        KeyboardInterrupt: after Ctrl-C.
+        Diverged: if a loss or a parameter is not finite. The last checkpoint stays.
+        OSError: if the folder becomes unwritable later.
+
+    Example:
+        >>> import funrl
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
+        >>> result = train(algo, funrl.random.key(0), 48, evaluate_episodes=0, progress=False, backend="eager")
+        >>> result.updates, result.steps, sorted(result.metrics)[:2]
+        (3, 48, ['approximate_kl', 'clip_fraction'])
+    """
+    _check_arguments(algo, key, total_steps, num_agents, collector, evaluate_episodes, checkpoint_every, out, resume)
+    called = calling.flatten(hooks)
+    started = time.perf_counter()
+    keys = agent_keys(key, num_agents)
+    state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
+    state = tree.map(torch.clone, state)  # it is donated, and may share tensors with the environment's default params
+    if collector is not None:
+        source = experience.collected(algo, collector, backend)
+    elif algo.env.host:
+        source = experience.on_the_host(algo, keys)
+    else:
+        source = experience.pure(algo, num_agents, backend)
+    source.begin(state)
+    folder, done, past, past_compile, remark = None if out is None else Folder(out), 0, 0.0, 0.0, ""
+    if folder is not None:
+        notes = {"collector": experience.kind_of(collector), **(notes or {})}
+        config = record.describe(algo, key, total_steps, num_agents, notes)
+        if resume:
+            folder.check_agrees(config)
+            if folder.checkpoint.exists():
+                loaded, meta = load_checkpoint(folder, source.kept(state))
+                state, remark = source.resume(loaded, meta["update"])
+                done, past, past_compile = meta["update"], meta["seconds"], meta["compile_seconds"]
+            else:
+                check_no_checkpoint_is_lost(folder)
+        else:
+            folder.check_free()
+        folder.check_writable()
+        folder.write_config(config)
+
+    def seconds() -> float:
+        return past + time.perf_counter() - started
+
+    num_updates = total_steps // algo.steps_per_update
+    log = Log(algo, folder, num_agents, done, progress)
+    metrics: dict[str, torch.Tensor] = {}
+    if resume and not done:
+        log.say("no checkpoint yet: beginning anew")
+    if done >= num_updates:
+        log.say(f"the run in {folder} is finished: it has {done * algo.steps_per_update:,} steps already; ask for more steps to go on")
+    else:
+        agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
+        log.say(
+            f"training {agents} of {algo.name} on {algo.env.name}, {num_updates * algo.steps_per_update:,} steps each"
+            + (f", in {folder}" if folder else "")
+        )
+        if done:
+            log.say(f"going on after update {done:,}" + (f"; {remark}" if remark else ""))
+        log.say(f"compiling {algo.name} for {algo.env.name} (up to a minute if this machine has not done so before) ...")
+    begun, compiling, last_save = seconds(), 0.0, -math.inf
+    interrupt, number, stopped = Interrupt(), done, None
+    try:
+        for number in range(done + 1, num_updates + 1):
+            state, metrics = source.update(keys, torch.tensor(number, device=key.device), state)
+            log.add(number, seconds(), metrics)
+            if number == done + 1:
+                log.flush()
+                compiling = seconds() - begun
+                log.start_bar(num_updates, compiling)
+                interrupt.wait_for_update()
+            if called:
+                step = number * algo.steps_per_update
+                state, stopped = calling.call(called, step - algo.steps_per_update, step, state, metrics)
+            due = folder is not None and seconds() - last_save >= checkpoint_every
+            if due or number == num_updates or interrupt.asked or stopped:
+                log.flush()
+                log.check_parameters(number, state)
+                if folder is not None:
+                    log.sync()
+                    meta = {"update": number, "seconds": seconds(), "compile_seconds": past_compile + compiling}
+                    checkpoint.save(folder.checkpoint, source.kept(state), meta)
+                    log.saved, last_save = number, seconds()
+            if interrupt.asked:
+                raise KeyboardInterrupt
+            if stopped:
+                log.say(f"stopped after {number * algo.steps_per_update:,} steps: {stopped}")
+                break
+    finally:
+        interrupt.restore()
+        log.close()
+
+    total = seconds()
+    evaluation = evaluate_agents(algo, state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
+    if folder is not None and folder.metrics.exists():
+        _draw(folder, algo, log)
+    return Result(state, metrics, evaluation, number, number * algo.steps_per_update, total, past_compile + compiling, stopped)
+
+
+def _check_arguments(
+    algo: Algorithm,
+    key: Any,
+    total_steps: int,
+    num_agents: int,
+    collector: Any,
+    evaluate_episodes: int,
+    checkpoint_every: float,
+    out: Any,
+    resume: bool,
+) -> None:
+    if not isinstance(algo, Algorithm):
+        raise RunError(f"train: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
+    if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
+        got = f"{str(key.dtype).removeprefix('torch.')} {list(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
+        raise RunError(f"train: key: expected a key (int64 []), got {got}; funrl.random.key(seed) makes one")
+    for name, value, low in (("total_steps", total_steps, 1), ("num_agents", num_agents, 1), ("evaluate_episodes", evaluate_episodes, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise RunError(f"{name}: expected an integer of at least {low}, got {value!r}")
+    if total_steps < algo.steps_per_update:
+        raise RunError(
+            f"total_steps: one update takes {algo.steps_per_update:,} steps, got {total_steps:,}; ask for more, or make updates smaller"
+        )
+    if collector is not None:
+        _check_collector(algo, collector, num_agents)
+    if algo.env.host and num_agents > 1:
+        raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
+    if not checkpoint_every >= 0:
+        raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
+    if resume and out is None:
+        raise RunError("resume: there is nothing to go on with where out is None; give the folder of the run")
+
+
+def _check_collector(algo: Algorithm, collector: Any, num_agents: int) -> None:
+    if not all(hasattr(collector, name) for name in ("__next__", "update_params", "state", "restore", "num_envs")):
+        raise RunError(f"collector: expected one that funrl.collectors makes, got {type(collector).__name__}")
+    if num_agents > 1:
+        raise RunError(f"num_agents: a collector gathers for one agent, got {num_agents}; train one after another")
+    if getattr(algo.config, "normalize_reward", False) and collector.num_envs != algo.config.num_envs:
+        raise RunError(
+            f"normalize_reward: it follows the return of each copy of the environment, but batches are of {algo.config.num_envs} of "
+            f"{collector.num_envs} copies, now these and now those; leave it off, or take a synchronous collector"
+        )
+
+
+def _draw(folder: Folder, algo: Algorithm, log: Log) -> None:
+    """Draw the learning curve, or say why there is none; the run is worth more than its picture."""
+    try:
+        record.learning_curve(record.read_metrics(folder.metrics), folder.curve, title=f"{algo.name} on {algo.env.name}")
+    except (ImportError, ValueError, OSError) as error:
+        log.say(f"no {folder.curve.name}: {' '.join(str(error).split())}")

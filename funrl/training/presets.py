@@ -1,0 +1,81 @@
+"""What a pair of algorithm and environment is trained with where nothing else is asked for."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["PRESETS", "Preset", "preset"]
+
+
+class Preset(NamedTuple):
+    """What a pair of algorithm and environment is trained with where nothing else is asked for.
+
+    Attributes:
+        total_steps: environment steps of each agent.
+        options: of the algorithm, where they differ from its defaults.
+    """
+
+    total_steps: int
+    options: Mapping[str, Any]
+
+
+PRESETS: dict[tuple[str, str], Preset] = {
+    ("ppo", "CartPole-v1"): Preset(
+        500_000,
+        {"num_envs": 32, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0, "anneal_steps": 5e5},
+    ),
+    ("ppo", "Acrobot-v1"): Preset(1_000_000, {"num_envs": 16, "anneal_steps": 1e6}),
+    ("ppo", "Pendulum-v1"): Preset(
+        2_000_000,
+        {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0, "anneal_steps": 2e6},
+    ),
+    ("ppo", "MemoryChain-bsuite"): Preset(
+        300_000,
+        {
+            "num_envs": 32,
+            "num_steps": 32,
+            "num_cells": (32,),
+            "recurrent": "gru",
+            "recurrent_size": 32,
+            "learning_rate": 3e-3,
+            "anneal_steps": 3e5,
+        },
+    ),
+    ("ppo", "Breakout-MinAtar"): Preset(
+        1_500_000,
+        {
+            "num_envs": 64,
+            "num_minibatches": 8,
+            "num_cells": (64,),
+            "activation": "relu",
+            "trunk": "shared",
+            "learning_rate": 2e-3,
+            "anneal_steps": 1.5e6,
+        },
+    ),
+    ("dqn", "CartPole-v1"): Preset(100_000, {"learning_rate": 5e-4, "epsilon_steps": 2e4}),
+    ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
+    ("td3", "Pendulum-v1"): Preset(50_000, {}),
+    ("sac", "Pendulum-v1"): Preset(50_000, {}),
+    ("redq", "Pendulum-v1"): Preset(12_000, {"num_updates": 160, "policy_delay": 5, "batch_size": 128}),
+    ("crossq", "Pendulum-v1"): Preset(50_000, {}),
+    ("sac_discrete", "CartPole-v1"): Preset(60_000, {}),
+    ("a2c", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}),
+    ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
+    ("impala", "CartPole-v1"): Preset(
+        1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}
+    ),
+    ("pqn", "Breakout-MinAtar"): Preset(
+        2_500_000,
+        {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},
+    ),
+}
+
+
+def preset(algorithm: str, env: str) -> Preset:
+    """Return the entry of :data:`PRESETS`, or a million steps with the algorithm's defaults; gymnasium's own have those of the pure ones.
+
+    Example:
+        >>> preset("ppo", "CartPole-v1").total_steps, preset("ppo", "gymnasium:CartPole-v1").total_steps
+        (500000, 500000)
+    """
+    return PRESETS.get((algorithm, env.removeprefix("gymnasium:")), Preset(1_000_000, {}))

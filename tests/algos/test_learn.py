@@ -1,0 +1,140 @@
+"""Learning from experience that was gathered elsewhere: a step is a rollout of ``act`` and ``learn``."""
+
+import threading
+
+import cloudpickle
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.func import vmap
+
+import funrl
+from funrl import random, tree
+from funrl.policies import StatefulPolicy
+from tests.algos.test_on_policy import KINDS, VECTORS
+from tests.algos.test_on_policy import short as short_episodes
+from tests.conftest import ALGORITHMS, OFF_POLICY, PPO
+
+
+def counted_from_three(name):
+    """An environment whose actions begin with 3."""
+    env = funrl.envs.make(name)
+    space = funrl.spaces.Discrete(env.action_space.n, start=3)
+    return env._replace(action_space=space, step=lambda key, state, action, params: env.step(key, state, action - 3, params))
+
+
+def make(kind):
+    if kind.endswith("from three"):
+        options = {"ppo from three": PPO, "dqn from three": OFF_POLICY, "a2c from three": VECTORS}[kind]
+        return funrl.algos.make(kind.split()[0], counted_from_three("CartPole-v1"), **options)
+    name, env, options = {**ALGORITHMS, **KINDS}[kind]
+    return funrl.algos.make(name, short_episodes(env) if kind in KINDS else funrl.envs.make(env), **options)
+
+
+def by_hand(algo):
+    """What ``algo.step`` does, of public parts."""
+
+    def step(key, state):
+        rollout_key, learn_key = random.split(key).unbind(0)
+        options = dict(env=algo.env, act=algo.act, num_steps=algo.config.num_steps)
+        envs, transitions = funrl.rollout(state.params, rollout_key, state.envs, state.env_params, **options)
+        state, metrics = algo.learn(learn_key, state, transitions)
+        return state.replace(envs=envs), metrics
+
+    return step
+
+
+def same(one, other, **tolerances):
+    assert tree.structure(one) == tree.structure(other)
+    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
+        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+
+
+@pytest.mark.parametrize("kind", [*ALGORITHMS, *KINDS, "ppo from three", "dqn from three", "a2c from three"])
+def test_a_step_is_a_rollout_and_learning(kind):
+    algo = make(kind)
+    state = algo.init(random.key(0))
+    # What a recurrent policy makes of an observation is computed for all steps at once, and not one after the other.
+    tolerances = dict(rtol=1e-4, atol=1e-5) if "recurrent" in kind else dict(rtol=0, atol=0)
+    for i in (1, 2):
+        kept = tree.map(torch.clone, state)
+        expected = algo.step(random.key(i), state)
+        same(by_hand(algo)(random.key(i), state), expected, **tolerances)
+        same(state, kept, rtol=0, atol=0)
+        state = expected[0]
+
+
+@pytest.mark.parametrize("kind", ["a2c", *(pytest.param(x, marks=pytest.mark.slow) for x in ("ppo, recurrent", "sac"))])
+def test_agents_learn_side_by_side_in_one_program(kind):
+    algo = make(kind)
+    states = vmap(algo.init)(random.split(random.key(0), 2))
+
+    def gather(key, state):
+        options = dict(env=algo.env, act=algo.act, num_steps=algo.config.num_steps)
+        return funrl.rollout(state.params, key, state.envs, state.env_params, **options)[1]
+
+    transitions = vmap(gather)(random.split(random.key(1), 2), states)
+    learn = funrl.compile(vmap(algo.learn), backend="aot_eager")
+    for i in (2, 3):
+        keys = random.split(random.key(i), 2)
+        expected = [algo.learn(keys[j], *tree.index((states, transitions), j)) for j in range(2)]
+        before = counters["stats"]["unique_graphs"]
+        result = learn(keys, states, transitions)
+        assert i == 2 or counters["stats"]["unique_graphs"] == before, "it compiled again"
+        same(result, tree.stack(expected), rtol=1e-3, atol=1e-4)
+        states = result[0]
+
+
+def test_a_recurrent_policy_learns_from_the_middle_of_episodes_without_the_learners_environments():
+    """All that it needs is in the transitions: another learner's memory goes with them."""
+    algo = make("ppo, recurrent")
+    state = algo.init(random.key(0))
+    envs, _ = funrl.rollout(
+        state.params, random.key(1), state.envs, state.env_params, env=algo.env, act=algo.act, num_steps=algo.config.num_steps
+    )
+    assert isinstance(algo.act, StatefulPolicy) and not envs[2].reset.all() and envs[2].state.any()
+    expected, _ = by_hand(algo)(random.key(2), state.replace(envs=envs))
+    rollout_key, learn_key = random.split(random.key(2)).unbind(0)
+    _, transitions = funrl.rollout(
+        state.params, rollout_key, envs, state.env_params, env=algo.env, act=algo.act, num_steps=algo.config.num_steps
+    )
+    assert torch.equal(transitions.extras["memory"].state[0], envs[2].state)
+    state = state.replace(envs=algo.init(random.key(9)).envs)
+    new, _ = algo.learn(learn_key, state, transitions)
+    same(new.replace(envs=()), expected.replace(envs=()), rtol=0, atol=0)
+    same(new.envs, state.envs, rtol=0, atol=0)
+    memory = transitions.extras["memory"]
+    extras = {**transitions.extras, "memory": memory.replace(state=torch.zeros_like(memory.state))}
+    other, _ = algo.learn(learn_key, state, transitions.replace(extras=extras))
+    assert not torch.equal(tree.ravel(other.params.network)[0], tree.ravel(new.params.network)[0])
+
+
+@pytest.mark.parametrize("kind", [*ALGORITHMS, *KINDS])
+def test_a_policy_travels_without_its_environment(kind):
+    """What acts in a worker process knows the spaces of the environment, but not the environment, which may be none that can be sent."""
+    name, env, options = {**ALGORITHMS, **KINDS}[kind]
+    env, thread = funrl.envs.make(env), threading.Lock()
+    env = env._replace(reset=lambda *args: [thread, env.reset(*args)][1], step=lambda *args: [thread, env.step(*args)][1])
+    algo = funrl.algos.make(name, env, **options)
+    with pytest.raises(TypeError, match="pickle"):
+        cloudpickle.dumps(algo)
+    for act in (algo.act, algo.greedy):
+        cloudpickle.loads(cloudpickle.dumps(act))
+
+
+@pytest.mark.parametrize("kind", ["ppo, discrete", "ppo, recurrent", "dqn", "a2c"])
+def test_experience_that_does_not_fit(kind):
+    algo = make(kind)
+    state, config = algo.init(random.key(0)), algo.config
+    options = dict(env=algo.env, act=algo.act, num_steps=config.num_steps)
+    _, transitions = funrl.rollout(state.params, random.key(1), state.envs, state.env_params, **options)
+    shape = rf"\[{config.num_steps}, {config.num_envs}, \.\.\.\]"
+    for wrong in (tree.index(transitions, slice(1, None)), tree.map(lambda x: x[:, :1], transitions), tree.index(transitions, 0)):
+        with pytest.raises(ValueError, match=f"learn: transitions: expected leaves {shape}, num_steps by num_envs, got a reward"):
+            algo.learn(random.key(2), state, wrong)
+    for name in {"log_prob", "unclipped_action", "memory"} & set(transitions.extras):
+        if name == "log_prob" and not kind.startswith("ppo"):
+            continue  # it has none to compare with
+        extras = {k: v for k, v in transitions.extras.items() if k != name}
+        with pytest.raises(ValueError, match=f"extras lack '{name}'; let the algorithm's own act choose"):
+            algo.learn(random.key(2), state, transitions.replace(extras=extras))
