@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import buffers, nn, optim, random, tree
-from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_hparams, start_environments
+from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, in_dtype_of, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -205,7 +205,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     def explore(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         sample_key, uniform_key, coin_key = random.split(key, 3).unbind(0)
-        action = learner.sample(params, sample_key, observation)
+        action = learner.sample(params, sample_key, in_dtype_of(params, observation))
         uniform = space.sample(uniform_key).to(action.dtype)
         return torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action), {}
 
@@ -216,7 +216,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         return shift(explore(params, key, observation)[0]), {}
 
     def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return shift(learner.greedy(params, key, observation)), {}
+        return shift(learner.greedy(params, key, in_dtype_of(params, observation))), {}
 
     def exploration(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
         share, noise = learner.schedule(hparams, num_steps)
@@ -238,6 +238,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         count = torch.zeros((), dtype=torch.int64, device=key.device)
         network, target, optimizer = learner.init(network_key, observation.to(zero.dtype))
         chance, noise = exploration(hparams, count)
+        observation = tree.to(observation, zero.dtype)
         action = torch.zeros(space.shape, dtype=torch.int64 if isinstance(space, Discrete) else zero.dtype, device=key.device)
         flag = torch.zeros_like(zero, dtype=torch.bool)
         extras = {"discount": zero} if n_step > 1 else {}
@@ -273,7 +274,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         return state.replace(envs=envs), metrics
 
     def learn_from(key: torch.Tensor, state: OffPolicyState, samples: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
-        hparams = state.hparams
+        hparams, samples = state.hparams, in_dtype_of(state.params, samples)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         memory = buffer.extend(state.buffer, remembered(samples, hparams))
         draw_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)

@@ -10,7 +10,16 @@ import torch
 
 from funrl import optim, random, stats, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_config, make_hparams, start_environments
+from funrl.algos.algorithm import (
+    Algorithm,
+    check_copies,
+    check_experience,
+    check_range,
+    in_dtype_of,
+    make_config,
+    make_hparams,
+    start_environments,
+)
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -231,7 +240,10 @@ def make(env: Env, **options: Any) -> Algorithm:
             action, extras = choose(params, key, features)
             return after, action, {**extras, **remember(Memory(carry, reset), after, features)}
 
-        return StatefulPolicy(init_params, lambda params, observation: memory.start(params.network, observation), act)
+        def begin(params: PPOParams, observation: torch.Tensor) -> Any:
+            return memory.start(params.network, in_dtype_of(params.network, observation))
+
+        return StatefulPolicy(init_params, begin, act)
 
     def sample(params: PPOParams, key: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
@@ -364,7 +376,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         start = (vector, state.optimizer, torch.ones_like(samples.terminated[0, 0]))
         (vector, optimizer, _), (losses, going) = scan(descend, start, order)
 
-        observation_moments = stats.update(params.observation, samples.observation) if config.normalize_observation else ()
+        seen = in_dtype_of(params.network, samples.observation)
+        observation_moments = stats.update(params.observation, seen) if config.normalize_observation else ()
         num_steps = state.num_steps + num_samples
         # The minibatches up to the one that went beyond target_kl; those after it repeat what it said.
         looked = torch.cat([torch.ones_like(going[:1]), going[:-1]]).to(reward.dtype)
@@ -392,6 +405,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
 
 def _normalize(params: PPOParams, observation: torch.Tensor) -> torch.Tensor:
+    observation = in_dtype_of(params.network, observation)
     return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
 
