@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch._C import _functorch as functorch
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]  (a part of C without stubs)
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.variables import higher_order_ops as dynamo_operators
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._functorch.vmap import restore_vmap, unwrap_batched, wrap_batched
@@ -132,7 +133,7 @@ def _length(columns: list[torch.Tensor], xs: Any, length: int | None) -> int:
         elif x.shape[0] != length:
             expected = f"length {length}" if i == 0 else f"{length} as leaf {tree.paths(xs)[0]}"
             raise ValueError(f"scan: leaf {tree.paths(xs)[i]} of xs has {x.shape[0]} rows, expected {expected}")
-    if length < 1:
+    if length is None or length < 1:
         raise ValueError(f"scan: length is {length}; expected at least one step")
     return length
 
@@ -175,7 +176,7 @@ def _with_separate_constants(functionalize: Callable) -> Callable:
         apart = []
         for x in constants:
             if isinstance(x, FunctionalTensor):
-                memory = torch._from_functional_tensor(x.elem).untyped_storage()._cdata
+                memory = torch._from_functional_tensor(x.elem).untyped_storage()._cdata  # pyright: ignore[reportPrivateImportUsage]  (without stubs)
                 if memory in seen:
                     with mode:
                         x = _fresh(x)
@@ -288,8 +289,9 @@ def _scan_gradient_rule(interpreter: Any, body: Callable, init: Any, xs: Any, co
                 gradients = _scan_backward(body, plain, kept, cotangents, num_carries, num_rows, learned)
             return tuple(None if x is None else functorch._wrap_for_grad(x, level) for x in gradients)
 
+    operator: Any = Scan  # apply comes from the metaclass
     with enable_single_level_autograd_function():
-        return Scan.apply(*operands)
+        return operator.apply(*operands)
 
 
 def _scan_backward(
@@ -314,7 +316,7 @@ def _scan_backward(
             outputs = body(*(given.get(i, x) for i, x in enumerate(inputs)))
             return tuple(outputs[i] for i in (*carries, *ys))
 
-        _, pull = torch.func.vjp(run, *(inputs[i] for i in learned))
+        pull: Any = torch.func.vjp(run, *(inputs[i] for i in learned))[1]
         found = dict(zip(learned, pull((*carry_cotangents, *y_cotangents)), strict=True))
         sums = [s + found[i] for s, i in zip(sums, constants, strict=True)]
         return [_fresh(x) for x in (*(found[i] for i in carries), *sums, *(found[i] for i in rows))]
@@ -420,12 +422,11 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
 
     # Torch counts the programs of one code object, and gives up after eight: each function gets a code object of its own.
     run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, closure=run.__closure__)
-    limit = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    limit: dict[str, Any] = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
     program = torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options, **limit)
     if backend == "inductor":
         program = replayed(program, donated=positions, in_place=_WORTH_DONATING)
 
-    @functools.wraps(fn)
     def compiled(*args: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
             return fn(*args)  # a part of a larger program
@@ -439,14 +440,15 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
         torch.set_num_threads(threads)
         try:
             out = program(*args)
-        except torch._dynamo.exc.Unsupported as error:
+        except Unsupported as error:
             raise _own_error(error) from None
         finally:
             torch.set_num_threads(outside)
         return _mark_donated(name, [x for i in positions for x in leaves[i]], out) if positions else out
 
-    compiled.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
-    return compiled
+    result: Any = functools.wraps(fn)(compiled)
+    result.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
+    return result
 
 
 def _may_change(guards: Sequence[Any]) -> list[bool]:
@@ -486,7 +488,7 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> Any:
     return tree.unflatten(form, values)
 
 
-def _mark_donated(name: str, donated: list[torch.Tensor], out: Any) -> Any:
+def _mark_donated(name: str, donated: list[Any], out: Any) -> Any:
     """Mark the tensors that may have been written over, and return ``out`` with no such tensor in it."""
     passed = {id(x) for x in tree.leaves(out)}.intersection([id(x) for x in donated])
     if any(id(x) in passed and x.nbytes >= _WORTH_DONATING for x in donated):
@@ -718,7 +720,8 @@ def _write_out_argmax(graph: torch.fx.Graph) -> None:
     """Write an argmax over a few entries as comparisons, on a CPU: the loop is not vectorised, and neither is what makes the entries."""
     aten = torch.ops.aten
     for node in graph.find_nodes(op="call_function", target=aten.argmax.default):
-        x, dim, *keep = (*node.args, None)[: max(2, len(node.args))]
+        arguments: Any = (*node.args, None)
+        x, dim, *keep = arguments[: max(2, len(node.args))]
         like = x.meta["val"]
         if like.device.type != "cpu" or dim is None or any(keep) or node.kwargs or not 1 < like.shape[dim] <= _FEW_ENTRIES:
             continue
@@ -743,7 +746,8 @@ def _turn_stacks(graph: torch.fx.Graph) -> None:
     """
     aten = torch.ops.aten
     for node in graph.find_nodes(op="call_function", target=aten.cat.default):
-        parts, dim = (*node.args, 0)[:2]
+        arguments: Any = (*node.args, 0)
+        parts, dim = arguments[:2]
         like = node.meta["val"]
         if like.device.type != "cpu" or not like.is_floating_point() or like.ndim < 2 or dim not in (-1, like.ndim - 1):
             continue
@@ -772,7 +776,7 @@ def _quicken_masks() -> None:
 
     Torch's own way takes them one by one: ten times as long as the rest to load, and a hundred times to store.
     """
-    from torch._inductor.codegen import cpp  # takes most of a second, and only compiling needs it
+    from torch._inductor.codegen import cpp, cpp_utils  # takes most of a second, and only compiling needs it
 
     load_line, store_line = cpp.CppVecKernel._get_vec_load_line, cpp.CppVecKernel._get_store_line
 
@@ -780,8 +784,8 @@ def _quicken_masks() -> None:
         if dtype != torch.bool or load_mask is not None:
             return load_line(self, var, index, dtype, load_mask)
         floats, mask = self._get_vec_type(torch.float), self._get_mask_type(torch.float)
-        place = f"reinterpret_cast<const unsigned char*>({var}) + {cpp.cexpr_index(index)}"
-        loaded = f"{self._get_vec_type(torch.uint8)}::loadu({place}, {cpp.cexpr_index(self.num_elems)})"
+        place = f"reinterpret_cast<const unsigned char*>({var}) + {cpp_utils.cexpr_index(index)}"
+        loaded = f"{self._get_vec_type(torch.uint8)}::loadu({place}, {cpp_utils.cexpr_index(self.num_elems)})"
         return f"{mask}(at::vec::convert<float,{self._get_num_vectors(torch.float)},unsigned char,1>({loaded}) != {floats}(0.0f))"
 
     def quick_store(self: Any, value: Any, var: str, index: Any, dtype: torch.dtype, accu_store: bool = False) -> Any:
