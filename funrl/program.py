@@ -5,6 +5,7 @@ This is the only file that touches private parts of torch. What it stands on, an
 
 import ast
 import functools
+import importlib.util
 import inspect
 import sys
 import types
@@ -14,15 +15,10 @@ from typing import Any
 
 import torch
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]  (a part of C without stubs)
-from torch._dynamo.exc import Unsupported
-from torch._dynamo.variables import higher_order_ops as dynamo_operators
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._functorch.vmap import restore_vmap, unwrap_batched, wrap_batched
 from torch._higher_order_ops.scan import scan as scan_operator
 from torch._higher_order_ops.scan import scan_op
-from torch._inductor import cpp_builder
-from torch._inductor.custom_graph_pass import CustomGraphPass
-from torch._inductor.test_operators import _test_lib_def as _realize_operator  # noqa: F401 (defines the operator)
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 
 from funrl import tree
@@ -32,6 +28,34 @@ __all__ = ["compile", "scan", "transformed"]
 
 # vmap(scan) slices with an operator that vmap only emulates, but for the sake of shapes alone.
 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
+
+
+def _when_imported(name: str, change: Callable[[Any], None]) -> None:
+    """Change a module of torch now, if it is there, or else as soon as it is imported.
+
+    The compilers take as long to import as the rest of torch, and many programs do without.
+    """
+    if name in sys.modules:
+        change(sys.modules[name])
+        return
+
+    class Finder:
+        @classmethod
+        def find_spec(cls, wanted: str, path: Any = None, target: Any = None) -> Any:
+            if wanted != name:
+                return None
+            sys.meta_path.remove(cls)
+            spec: Any = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                change(module)
+
+            spec.loader.exec_module = exec_module
+            return spec
+
+    sys.meta_path.insert(0, Finder)
 
 
 def _wrapping(optimization_flags: Callable) -> Callable:
@@ -48,7 +72,11 @@ def _wrapping(optimization_flags: Callable) -> Callable:
     return flags
 
 
-cpp_builder._get_optimization_cflags = _wrapping(cpp_builder._get_optimization_cflags)
+def _let_integers_wrap(cpp_builder: Any) -> None:
+    cpp_builder._get_optimization_cflags = _wrapping(cpp_builder._get_optimization_cflags)
+
+
+_when_imported("torch._inductor.cpp_builder", _let_integers_wrap)
 
 # Caches on disk are keyed by this: change it when _scan_batch_rule or _scan_gradient_rule changes what it computes.
 _SCAN_RULE = "funrl-3"
@@ -336,9 +364,17 @@ def _is_float(x: Any) -> bool:
 
 
 scan_op.functorch_table[functorch.TransformType.Grad] = _scan_gradient_rule
-# Dynamo's check that a body hands on no memory of its inputs breaks on tensors that are differentiated. Ours never does, and
-# functionalization checks it again.
-dynamo_operators.ScanHigherOrderVariable.supports_aliasing = True
+
+
+def _let_scans_alias(operators: Any) -> None:
+    """Leave out Dynamo's check that a body hands on no memory of its inputs, which breaks on tensors that are differentiated.
+
+    Ours never does, and functionalization checks it again.
+    """
+    operators.ScanHigherOrderVariable.supports_aliasing = True
+
+
+_when_imported("torch._dynamo.variables.higher_order_ops", _let_scans_alias)
 
 
 def transformed(*trees: Any) -> bool:
@@ -414,6 +450,8 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
         raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"compile: threads is {threads!r}; expected a whole number of at least 1")
+    from torch._dynamo.exc import Unsupported
+
     options = {"guard_filter_fn": _may_change, **(_inductor_options(threads) if backend == "inductor" else {})}
     name = getattr(fn, "__name__", "fn")
 
@@ -555,7 +593,7 @@ def _own_error(error: Exception) -> Exception:
     return error
 
 
-class _Rewrite(CustomGraphPass):
+class _Rewrite:
     """What we change in a program before inductor generates code."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
@@ -801,6 +839,10 @@ def _quicken_masks() -> None:
 
 
 def _inductor_options(threads: int) -> dict[str, Any]:
+    from torch._inductor import test_operators  # noqa: F401 (defines the operator "realize")
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    CustomGraphPass.register(_Rewrite)
     _quicken_masks()
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     return {
