@@ -282,7 +282,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         return state.replace(envs=envs), metrics
 
     def learn(key: torch.Tensor, state: PPOState, transitions: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
-        check_experience(transitions, config, "log_prob", "unclipped_action", *(() if memory is None else ("memory",)))
+        check_experience(transitions, config, "log_prob", "unclipped_action", *(("memory",) if remembers else ()))
         extras, before, noted = transitions.extras, (), {"log_prob": transitions.extras["log_prob"]}
         if remembers:
             known = extras["memory"]
