@@ -126,6 +126,7 @@ def _train(args: argparse.Namespace) -> None:
 
     with algo.env:
         result = training.train(algo, key, total_steps, num_agents=num_agents, out=out, resume=args.resume, notes={"seed": seed})
+    assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
     print(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}", flush=True)

@@ -37,7 +37,7 @@ class Evaluation:
 
 
 @tree.dataclass
-class Memory:
+class Memory(tree.Replaceable):
     """What a policy with a memory hands on from step to step, and from one rollout to the next.
 
     Attributes:
@@ -193,7 +193,7 @@ def _rollout_host(
 
 def _any(flag: torch.Tensor) -> bool:
     value = flag.tolist()  # for the few copies of a host several times as fast as a reduction
-    return value if flag.ndim == 0 else True in value
+    return True in value if isinstance(value, list) else value
 
 
 def _stack(values: tuple[Any, ...]) -> Any:
@@ -207,8 +207,9 @@ def _choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Call
 
     What needs no observation is drawn at once.
     """
-    if env.num_envs is not None:
-        keys = torch.func.vmap(lambda key: random.split(key, env.num_envs))(keys)
+    copies = env.num_envs
+    if copies is not None:
+        keys = torch.func.vmap(lambda key: random.split(key, copies))(keys)
     if act is None:
         sample = torch.func.vmap(env.action_space.sample)
         values, form = tree.flatten((sample if env.num_envs is None else torch.func.vmap(sample))(keys))
@@ -238,23 +239,21 @@ def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any
 
     The memory is () where ``act`` has none. A batched environment has all of it mapped over its copies.
     """
-    if isinstance(act, StatefulPolicy):
 
-        def one(params: Any, key: torch.Tensor, memory: Memory, observation: Any) -> tuple[Memory, Any, Any]:
+    def one(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
+        if isinstance(act, StatefulPolicy):
             kept, action, extras = act.act(params, key, memory.state, observation, memory.reset)
             return memory.replace(state=kept), action, extras
+        action, extras = (env.action_space.sample(key), {}) if act is None else act(params, key, observation)
+        return memory, action, extras
 
-    else:
-
-        def one(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
-            return memory, *((env.action_space.sample(key), {}) if act is None else act(params, key, observation))
-
-    if env.num_envs is None:
+    copies = env.num_envs
+    if copies is None:
         return one
 
     def each(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
         mapped = torch.func.vmap(lambda key, memory, observation: one(params, key, memory, observation))
-        return mapped(random.split(key, env.num_envs), memory, observation)
+        return mapped(random.split(key, copies), memory, observation)
 
     return each
 

@@ -1,6 +1,7 @@
 """Deep Q-networks, and the parts of Rainbow."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -139,6 +140,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNHparams
     ) -> Any:
         key, target_key = split(key).unbind(0)
+        loss: Callable[..., Any]
         if config.c51:
             loss, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
         else:

@@ -80,7 +80,7 @@ class Acting:
 
 
 @tree.dataclass
-class Learned:
+class Learned(tree.Replaceable):
     """What a gradient step changes.
 
     Attributes:
@@ -97,7 +97,7 @@ class Learned:
 
 
 @tree.dataclass
-class OffPolicyState:
+class OffPolicyState(tree.Replaceable):
     """All that one learner is.
 
     Attributes:
@@ -346,7 +346,7 @@ def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observat
 
 
 def init_soft_actor_critic(
-    key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box, alpha: float
+    key: torch.Tensor, actor: nn.Net, critic: Any, observation: torch.Tensor, space: Box, alpha: float
 ) -> SoftActorCritic:
     """Return the first parameters of an actor, of the critics of its actions, and the temperature ``alpha``.
 
@@ -415,8 +415,8 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
     if not discrete and isinstance(actions, Discrete):
         raise ValueError(f"env: {name} expects a Box of actions, got {actions}; for discrete ones take dqn or sac_discrete")
     if not discrete:
-        fits = isinstance(actions, Box) and actions.dtype.is_floating_point and len(actions.shape) == 1
-        if not fits or not all(map(math.isfinite, [*actions.low.tolist(), *actions.high.tolist()])):
+        box = actions if isinstance(actions, Box) and actions.dtype.is_floating_point and len(actions.shape) == 1 else None
+        if box is None or not all(map(math.isfinite, [*box.low.tolist(), *box.high.tolist()])):
             raise ValueError(f"env: {name} expects a floating-point Box of actions of shape [A] with finite ends, got {actions}")
     vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
     image = images and isinstance(space, Box | Binary) and len(space.shape) == 3

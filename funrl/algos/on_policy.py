@@ -96,7 +96,7 @@ class Acting:
 
 
 @tree.dataclass
-class OnPolicyState:
+class OnPolicyState(tree.Replaceable):
     """All that one learner is.
 
     Attributes:

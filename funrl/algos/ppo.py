@@ -143,7 +143,7 @@ class RewardScale:
 
 
 @tree.dataclass
-class PPOState:
+class PPOState(tree.Replaceable):
     """All that one learner is.
 
     Attributes:
@@ -214,9 +214,10 @@ def make(env: Env, **options: Any) -> Algorithm:
     """
     config = make_config(PPOConfig, options)
     _check(config, env)
-    network, memory = (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
+    remembers = config.recurrent != "none"
+    network, memory = _networks(config, env)
     num_samples = config.num_envs * config.num_steps
-    num_rows = num_samples if memory is None else config.num_envs  # what minibatches are made of: samples, or environments
+    num_rows = num_samples if not remembers else config.num_envs  # what minibatches are made of: samples, or environments
     space = env.action_space
     project = functools.partial(project_action, space)
     if env.num_envs is not None:
@@ -232,7 +233,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
         One with a memory adds to the extras ``remember(before, carry, features)``: what it knew before and after the observation.
         """
-        if memory is None:
+        if not remembers:
             return lambda params, key, observation: choose(params, key, _normalize(params, observation))
 
         def act(params: PPOParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
@@ -264,7 +265,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         envs, env_params = start_environments(env, config.num_envs, env_key)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
         params = init_params(network_key, observation.to(zero.dtype))
-        if memory is not None:
+        if remembers:
             envs = with_memory(params, envs, env=env, policy=sampler)
         return PPOState(
             params=params,
@@ -293,9 +294,9 @@ def make(env: Env, **options: Any) -> Algorithm:
         return state.replace(envs=envs), metrics
 
     def learn(key: torch.Tensor, state: PPOState, transitions: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
-        check_experience(transitions, config, "log_prob", "unclipped_action", *(() if memory is None else ("memory",)))
+        check_experience(transitions, config, "log_prob", "unclipped_action", *(("memory",) if remembers else ()))
         extras, before, noted = transitions.extras, (), {"log_prob": transitions.extras["log_prob"]}
-        if memory is not None:
+        if remembers:
             known = extras["memory"]
             observation = _normalize(state.params, transitions.observation)
             carry, features = memory.apply(state.params.network, known.state, observation, known.reset)
@@ -319,7 +320,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         reward_scale, reward = _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
 
         observation, successor = _normalize(params, samples.observation), _normalize(params, samples.next_observation)
-        if memory is None:
+        if not remembers:
             features, next_features = observation, successor
         else:
             features = samples.extras["features"]
@@ -337,7 +338,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             advantage=advantage,
             target=target,
         )
-        if memory is None:
+        if not remembers:
             batch = tree.reshape(batch, (num_samples,), batch_dims=2)
         else:
             (known,) = before
@@ -353,7 +354,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             return ppo_loss(
                 unravel(vector),
                 minibatch,
-                apply=network.both if memory is None else remembering,
+                apply=remembering if remembers else network.both,
                 clip=hparams.clip,
                 value_clip=hparams.value_clip,
                 value_weight=hparams.value_weight,
@@ -398,7 +399,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         )
         return state, metrics
 
-    compiled_sampler = compile(sampler) if memory is None else sampler._replace(act=compile(sampler.act))
+    compiled_sampler = compile(sampler) if not remembers else sampler._replace(act=compile(sampler.act))
     compiled_learn_from = compile(learn_from)
     explorer = acting(act, lambda before, carry, features: {"memory": before})
     return Algorithm("ppo", env, config, init, host_step if env.host else step, learn, explorer, acting(greedy), num_samples)
@@ -419,6 +420,11 @@ def _scale_reward(state: RewardScale, samples: Any, gamma: torch.Tensor) -> tupl
     moments = stats.update(state.moments, discounted)
     scaled = samples.reward / (moments.var + 1e-8).sqrt()
     return RewardScale(moments, last), scaled.clamp(-10, 10)
+
+
+def _networks(config: PPOConfig, env: Env) -> tuple[Any, Any]:
+    """Return actor and critic, and the memory before them, or None."""
+    return (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
 
 
 def _check(config: PPOConfig, env: Env) -> None:
