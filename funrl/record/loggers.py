@@ -239,7 +239,8 @@ def wandb(
 ) -> Logger:
     """Return a logger that writes a run of Weights & Biases: on this machine, to be sent later by ``wandb sync``, or at once.
 
-    A metric of K agents is K scalars: ``loss/0``, ``loss/1``, ...
+    A metric of K agents is K scalars: ``loss/0``, ``loss/1``, ... The files are written by a process of wandb, which may take a moment
+    longer than ``close``.
 
     Args:
         project: what the run belongs to.

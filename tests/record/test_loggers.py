@@ -6,6 +6,7 @@ import json
 import math
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -122,14 +123,24 @@ def history(folder):
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    data, rows, config = path.read_bytes(), [], {}
-    assert data[:4] == b":W&B" and len(data) < 2**15
-    place = 7
-    while place < len(data):
-        _, length, kind = struct.unpack_from("<IHB", data, place)
-        assert kind == 1  # a whole record
-        record = Record.FromString(data[place + 7 : place + 7 + length])
-        place += 7 + length
+
+    def records():
+        data = path.read_bytes()
+        assert data[:4] == b":W&B" and len(data) < 2**15
+        place = 7
+        while place < len(data):
+            _, length, kind = struct.unpack_from("<IHB", data, place)
+            assert kind == 1  # a whole record
+            yield Record.FromString(data[place + 7 : place + 7 + length])
+            place += 7 + length
+
+    # Its process writes the end a moment after finish has returned.
+    deadline = time.monotonic() + 20
+    while "exit" not in [record.WhichOneof("record_type") for record in records()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    rows, config = [], {}
+    for record in records():
         if record.WhichOneof("record_type") == "history":
             row = {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
             rows.append({name: value for name, value in row.items() if name not in ("_timestamp", "_runtime")})
