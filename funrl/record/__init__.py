@@ -2,6 +2,7 @@
 
 from funrl.record import loggers
 from funrl.record.aggregate import bootstrap_interval, interquartile_mean
+from funrl.record.films import film, grid, video
 from funrl.record.folder import Folder, RunError, describe, options_of, read_config, rebuild
 from funrl.record.loggers import Logger
 from funrl.record.metrics import MetricsFile, read_metrics
@@ -14,6 +15,8 @@ __all__ = [
     "RunError",
     "bootstrap_interval",
     "describe",
+    "film",
+    "grid",
     "interquartile_mean",
     "learning_curve",
     "learning_curves",
@@ -22,4 +25,5 @@ __all__ = [
     "read_config",
     "read_metrics",
     "rebuild",
+    "video",
 ]
