@@ -19,7 +19,9 @@ from funrl.env import Env, Timestep
 from funrl.interaction import Act, Evaluation, evaluate
 from funrl.program import compile
 
-__all__ = ["film", "grid", "video"]
+__all__ = ["SUFFIXES", "film", "grid", "video"]
+
+SUFFIXES = (".mp4", ".gif")
 
 # Drawing is compiled once it has taken as long as compiling does; a short film never gets there.
 _SECONDS_TO_COMPILE = 20.0
@@ -221,8 +223,8 @@ def _writing(what: str, path: str | os.PathLike, frames_per_second: float) -> It
     """Give the function that adds a frame to the film; put the film in its place if all went well."""
     path = Path(path)
     kind = path.suffix.lower()
-    if kind not in (".mp4", ".gif"):
-        raise ValueError(f"{what}: path: expected a name that ends in .mp4 or .gif, got {str(path)!r}")
+    if kind not in SUFFIXES:
+        raise ValueError(f"{what}: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
     most = 50 if kind == ".gif" else math.inf
     if not 0 < frames_per_second <= most or frames_per_second == math.inf:
         limit = "at most 50 for a gif" if kind == ".gif" else "finite"

@@ -11,7 +11,9 @@ import torch
 from funrl import random
 from funrl.record.aggregate import bootstrap_interval, interquartile_mean
 
-__all__ = ["learning_curve", "learning_curves"]
+__all__ = ["SUFFIXES", "learning_curve", "learning_curves"]
+
+SUFFIXES = (".png", ".svg", ".pdf")
 
 # No curve of several runs has more points: an interval for each of ten thousand updates would take minutes and show nothing more.
 _POINTS = 200
@@ -75,7 +77,7 @@ def learning_curves(
     Args:
         key: a key []; the same key gives the same intervals.
         runs: from the label of a run to its columns [rows], as for :func:`learning_curve`.
-        path: the picture; its suffix says whether it is ``.png``, ``.svg`` or ``.pdf``.
+        path: the picture; its suffix says whether it is ``.png``, ``.svg`` or ``.pdf``. Its folder is made.
         title: what stands above it.
         confidence: how likely an interval is to hold the true value, in (0, 1).
 
@@ -92,8 +94,8 @@ def learning_curves(
         ...     learning_curves(random.key(0), {"slow": slow, "fast": fast}, f"{folder}/curves.png")
     """
     path = Path(path)
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"learning_curves: path: expected a name that ends in .png, .svg or .pdf, got {str(path)!r}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"learning_curves: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
     if not runs:
         raise ValueError("learning_curves: runs: expected at least one, got none")
     axes = _axes()
@@ -116,7 +118,7 @@ def learning_curves(
         title=title,
     )
     axes.legend(loc="best", frameon=False)
-    _save(axes, path, path.suffix[1:])
+    _save(axes, path, path.suffix[1:].lower())
 
 
 def _by_update(what: str, metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +164,7 @@ def _axes() -> Any:
 
 def _save(axes: Any, path: Path, kind: str) -> None:
     """Write the figure, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "wb") as file:
         axes.figure.canvas.print_figure(file, format=kind, dpi=axes.figure.dpi)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from funrl import random, training
 from funrl.record import Logger, loggers, read_metrics
+from tests.record import drifter
 
 nan, inf = math.nan, math.inf
 ROWS = [
@@ -194,6 +196,21 @@ def test_a_logger_as_a_hook():
     log = loggers.hook(Logger(lambda step, metrics: rows.append((step, metrics)), lambda: None))
     log(3, object(), {"loss": 0.5})
     assert rows == [(3, {"loss": 0.5})]
+
+
+def test_loggers_in_training(tmp_path):
+    log = loggers.csv(tmp_path / "all.csv"), loggers.jsonl(tmp_path / "some.jsonl")
+    with loggers.several(*log):
+        hooks = [loggers.hook(log[0]), training.every(20, loggers.hook(log[1]))]
+        options = {"num_agents": 2, "evaluate_episodes": 0, "progress": False, "backend": "eager"}
+        training.train(drifter.algorithm(), random.key(0), 50, out=tmp_path / "run", hooks=hooks, **options)
+    ours, own = read_metrics(tmp_path / "all.csv"), read_metrics(tmp_path / "run" / "metrics.csv")
+    assert ours["step"].tolist() == own["steps"].tolist() == [step for step in (10, 20, 30, 40, 50) for _ in range(2)]
+    for name in ("agent", "episode_return", "value_loss", "zest"):
+        np.testing.assert_array_equal(ours[name], own[name])
+    rows = [json.loads(line) for line in (tmp_path / "some.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40]
+    np.testing.assert_allclose([row["zest"] for row in rows], own["zest"].reshape(5, 2)[[1, 3]], rtol=1e-7)
 
 
 def made(tmp_path):

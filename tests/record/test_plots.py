@@ -107,7 +107,7 @@ def test_kinds_of_pictures(tmp_path, kind, first):
 
 
 def test_what_curves_refuse(tmp_path):
-    with pytest.raises(ValueError, match=r"expected a name that ends in \.png, \.svg or \.pdf, got 'curves\.jpg'"):
+    with pytest.raises(ValueError, match=r"expected a name that ends in \.png or \.svg or \.pdf, got 'curves\.jpg'"):
         learning_curves(KEY, {"a": metrics(2)}, "curves.jpg")
     with pytest.raises(ValueError, match="runs: expected at least one, got none"):
         learning_curves(KEY, {}, "curves.png")
