@@ -52,6 +52,7 @@ SHARED = {
     "losses": {"actor_critic", "checks", "dqn", "sac"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
+    "record": {"aggregate", "metrics"},
     "returns": {"checks", "recurrence", "td"},
     "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
