@@ -46,6 +46,7 @@ SIBLINGS = {("program", "tree"), *((a, b) for i, a in enumerate(LAST) for b in L
 SHARED = {
     "algos": {"actor_critic", "algorithm", "ddpg", "episodes", "images", "networks", "off_policy", "on_policy", "sac"},
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
+    "collectors": {"collector", "fleet", "ledger", "memory", "traced", "worker"},
     "distributions": {"checks", "discrete", "squash"},
     "envs": {"checks", "draw", "grid", "gymnasium", "hill"},
     "losses": {"actor_critic", "checks", "dqn", "sac"},
@@ -58,6 +59,7 @@ SHARED = {
 # Files that serve their own folder only, so that no user sees their functions.
 INNER = {
     *(f"buffers/{name}.py" for name in ("buffer", "episodes", "journal", "order", "priorities", "ring", "sums")),
+    *(f"collectors/{name}.py" for name in ("fleet", "memory", "traced", "worker")),
     "distributions/checks.py",
     "distributions/squash.py",
     "envs/checks.py",

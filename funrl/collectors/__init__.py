@@ -7,5 +7,6 @@ publishes new parameters by ``update_params``; each batch says which version of 
 from funrl.collectors.collector import Collector, CollectorState
 from funrl.collectors.ledger import Collected
 from funrl.collectors.processes import asynchronous, synchronous
+from funrl.collectors.pure import compiled
 
-__all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "synchronous"]
+__all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "synchronous"]

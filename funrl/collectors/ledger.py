@@ -6,7 +6,6 @@ import torch
 
 from funrl import tree
 from funrl.buffers import split_trajectories
-from funrl.env import Transition
 
 __all__ = ["Collected"]
 
@@ -91,10 +90,10 @@ class Ledger:
             actions=tree.map(zeros(capacity, self.num_copies), action),
         )
 
-    def enter(self, worker: int, transition: Transition, after: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Enter a batch [T, b, ...] of one worker, and return its step counts and the numbers of its episodes, int64 [T, b]."""
+    def enter(self, worker: int, done: torch.Tensor, action: Any, after: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Enter what a worker did in a batch [T, b, ...]; return its step counts and the numbers of its episodes, int64 [T, b]."""
         state, columns = self.state, self.columns[worker]
-        done, steps, episodes = transition.done, state.steps[columns], state.episodes[columns]
+        steps, episodes = state.steps[columns], state.episodes[columns]
         time = torch.arange(len(done))[:, None]
         begun = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
         since = torch.where(begun, time, -1).cummax(0).values
@@ -105,7 +104,7 @@ class Ledger:
         first = int(state.batches[worker]) * self.batch_steps[worker]
         kept = min(len(done), self.capacity)
         places = torch.arange(first + len(done) - kept, first + len(done)) % self.capacity
-        for all, x in zip(tree.leaves(state.actions), tree.leaves(transition.action), strict=True):
+        for all, x in zip(tree.leaves(state.actions), tree.leaves(action), strict=True):
             all[places, columns] = x[-kept:]
         for all, x in zip(tree.leaves(state.after), tree.leaves(after), strict=True):
             all[columns] = x
@@ -115,7 +114,7 @@ class Ledger:
         return count, ids
 
     def part(self, worker: int) -> Part:
-        """Return what a worker starts from; it takes the actions that :meth:`overrun` says are there."""
+        """Return what a worker starts from."""
         state, columns = self.state, self.columns[worker]
         steps = state.steps[columns]
         now, longest = int(state.batches[worker]) * self.batch_steps[worker], int(steps.max())
@@ -137,6 +136,7 @@ def split(batch: Collected) -> Collected:
     """Cut a batch [T, B] where episodes end, one trajectory to a row [N, T].
 
     Example:
+        >>> from funrl.env import Transition
         >>> none, ones = torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.int64)
         >>> end = torch.tensor([[True], [False]])
         >>> step = Transition(ones, ones, ones.float(), end, none, ones, {})

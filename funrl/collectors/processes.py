@@ -268,7 +268,10 @@ class _Processes(Collector):
         elif len(parts) == 1:
             parts = [tree.clone(parts[0])]
         transition = parts[0] if len(parts) == 1 else tree.cat(parts, 1)
-        books = [self._ledger.enter(done.worker, slot["transition"], slot["after"]) for done, slot in zip(dones, slots, strict=True)]
+        books = [
+            self._ledger.enter(done.worker, slot["transition"].done, slot["transition"].action, slot["after"])
+            for done, slot in zip(dones, slots, strict=True)
+        ]
         step_count, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*books, strict=True))
         for done in dones:
             self._fleet.take(done)

@@ -17,6 +17,7 @@ import torch
 from funrl import random, transforms, tree
 from funrl.collectors.ledger import Part
 from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
+from funrl.collectors.traced import Traced
 from funrl.env import Env, HostError, Timestep, Transition
 from funrl.interaction import Memory, choices, host_steps, with_memory
 from funrl.policies import StatefulPolicy
@@ -134,6 +135,10 @@ class Worker:
         if job.max_frames > 0:
             env = transforms.compose(env, transforms.time_limit(job.max_frames))
         self.env = self._watched(env)
+        self.act = job.act
+        if job.act is not None:
+            stateful = isinstance(job.act, StatefulPolicy)
+            self.act = job.act._replace(act=Traced(job.act.act)) if stateful else Traced(job.act)
         self.published = Published(job.params, recv_handle(pipe))
         self.version, self.params = self.published.read(job.device)
         key = random.fold_in(job.key, job.index).to(job.device)
@@ -156,8 +161,8 @@ class Worker:
 
     def _start(self) -> tuple[Any, ...]:
         state = self.env.reset(self.reset_key, self.env_params)
-        if isinstance(self.job.act, StatefulPolicy):
-            return with_memory(self.params, state, env=self.env, policy=self.job.act)
+        if isinstance(self.act, StatefulPolicy):
+            return with_memory(self.params, state, env=self.env, policy=self.act)
         return state
 
     def serve(self) -> None:
@@ -182,7 +187,7 @@ class Worker:
     def _facts(self) -> Facts:
         env, timestep = self.env, self.state[1]
         memory = self.state[2] if len(self.state) == 3 else ()
-        _, action, extras = choices(self.params, random.split(self.key, 1), env, self.job.act)(0, memory, timestep.observation)
+        _, action, extras = choices(self.params, random.split(self.key, 1), env, self.act)(0, memory, timestep.observation)
         seen = timestep.observation
         example = Transition(seen, action, timestep.reward, timestep.terminated, timestep.truncated, seen, extras)
         drop = 0 if env.num_envs is None else 1
@@ -194,7 +199,7 @@ class Worker:
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.job.device)
         key, env = random.fold_in(self.key, number), self.env
-        self.state, rows = host_steps(self.params, key, self.state, self.env_params, env=env, act=self.job.act, num_steps=self.steps)
+        self.state, rows = host_steps(self.params, key, self.state, self.env_params, env=env, act=self.act, num_steps=self.steps)
         transition = slot["transition"]
         places = [getattr(transition, name) for name in Transition.__dataclass_fields__]
         for place, column in zip(places, zip(*rows, strict=True), strict=True):
