@@ -42,7 +42,7 @@ FLOORS = {
 # The last floor stands in this order.
 LAST = ["__main__", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
-SIBLINGS = {("program", "tree"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
+SIBLINGS = {("program", "tree"), ("collectors", "interaction"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
 SHARED = {
     "algos": {"actor_critic", "algorithm", "ddpg", "episodes", "images", "networks", "off_policy", "on_policy", "sac"},
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
