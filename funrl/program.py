@@ -838,12 +838,32 @@ def _quicken_masks() -> None:
     cpp.CppVecKernel._get_store_line = quick_store
 
 
+@functools.cache
+def _keep_results_of_loops() -> None:
+    """Let no kernel write over the ys of a scan in place of its input.
+
+    They are the memory that the loop writes to, and have a second name after it. Inductor takes that for something to allocate before
+    it is given away, and what it generates declares the name twice.
+    """
+    from torch._inductor import ir
+    from torch._inductor.virtualized import V
+
+    codegen = ir.WhileLoop.codegen
+
+    def keep(self: Any, wrapper: Any) -> None:
+        V.graph.never_reuse_buffers.update(out.get_name() for out in self.mutation_outputs)
+        codegen(self, wrapper)
+
+    ir.WhileLoop.codegen = keep
+
+
 def _inductor_options(threads: int) -> dict[str, Any]:
     from torch._inductor import test_operators  # noqa: F401 (defines the operator "realize")
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
     CustomGraphPass.register(_Rewrite)
     _quicken_masks()
+    _keep_results_of_loops()
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     return {
         # Without this, programs that hold a scan are not found again by a second process.

@@ -521,6 +521,17 @@ def test_masks_in_generated_code():
     same(program.compile(f, backend="inductor")(first, second, x), f(first, second, x))
 
 
+def test_what_a_loop_wrote_may_be_all_that_is_computed_with():
+    """Inductor would have a kernel write over the ys of a scan, and would not compile what it generates for that."""
+
+    def f(carry, xs):
+        carry, ys = scan(lambda carry, x: (carry + x, carry * x), carry, xs)
+        return carry, ys.sin()
+
+    arguments = numbers(0, 16), numbers(1, 64, 16)
+    same(program.compile(f, backend="inductor")(*arguments), f(*arguments))
+
+
 def test_a_compiled_function_keeps_its_name():
     assert compile(keep).__name__ == "keep"
 

@@ -6,6 +6,7 @@ import multiprocessing
 from typing import Any
 
 import gymnasium
+import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
@@ -188,6 +189,8 @@ def _create(id: str | EnvSpec, kwargs: dict[str, Any], frame_skip: int, from_pix
 
 
 def _checked(create: Any) -> gymnasium.Env:
+    # In the worker. A forked process has none of the threads that torch would share the work on a picture with, and would wait for them.
+    torch.set_num_threads(1)
     return Checked(create())
 
 

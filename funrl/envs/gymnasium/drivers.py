@@ -82,6 +82,8 @@ class Workers:
         self.over = [False] * self.num
         self.closed = False
         mode = vector.observation_mode if isinstance(vector.observation_mode, str) else "different"
+        # Something small first, for that is sent at once: spaces of pictures are larger than the pipe, and wait for who reads them.
+        self._ask("_call", [(i, ("render_mode", (), {})) for i in self.all])
         self._ask("_check_spaces", [(i, (mode, vector.single_observation_space, vector.single_action_space)) for i in self.all])
 
     def who(self, i: int) -> str:
