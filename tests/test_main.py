@@ -144,7 +144,9 @@ def eager_learners(monkeypatch):
         monkeypatch.setattr(module, "compile", lambda part, **options: part)
 
 
-TINY_DQN = [f"--set={option}" for option in ("num_envs=2", "num_steps=8", "batch_size=4", "learning_starts=16", "num_cells=8")]
+TINY_DQN = [
+    f"--set={option}" for option in ("num_envs=2", "num_steps=8", "batch_size=4", "learning_starts=16", "num_cells=8", "anneal_steps=inf")
+]
 
 
 @pytest.mark.parametrize(("algorithm", "options"), [("ppo", [*TINY, "--set=anneal_steps=inf"]), ("dqn", TINY_DQN)])

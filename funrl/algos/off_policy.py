@@ -49,6 +49,7 @@ class OffPolicyConfig:
         num_cells: widths of the hidden layers of every network.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         learning_rate: of Adam, at least 0.
+        anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
         gamma: discount, in [0, 1].
     """
 
@@ -61,6 +62,7 @@ class OffPolicyConfig:
     num_cells: tuple = (64, 64)
     activation: str = "relu"
     learning_rate: float = 1e-3
+    anneal_steps: float = math.inf
     gamma: float = 0.99
 
 
@@ -284,11 +286,14 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         vector, unravel = tree.ravel(state.params.network)
         target, unravel_target = tree.ravel(state.target)
 
+        learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
+        annealed = hparams.replace(learning_rate=learning_rate)
+
         def applied(learn: Any, key: torch.Tensor, carry: Learned, draw: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
             batch = draw.batch
             gamma = batch.extras["discount"] if n_step > 1 else hparams.gamma.expand(batch.reward.shape)
             learned = carry.replace(network=unravel(carry.network), target=unravel_target(carry.target))
-            learned, metrics = learn(key, learned, batch, gamma, draw.weights.to(batch.reward.dtype), hparams)
+            learned, metrics = learn(key, learned, batch, gamma, draw.weights.to(batch.reward.dtype), annealed)
             return learned.replace(network=tree.ravel(learned.network)[0], target=tree.ravel(learned.target)[0]), metrics
 
         def once(carry: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
@@ -325,7 +330,8 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
             num_updates=after.num_updates,
         )
         metrics = {name: x.mean(0) for name, x in metrics.items()}
-        return state, {"steps": num_steps, **episode_metrics, **metrics, "td_error": error.mean(), "updates": after.num_updates}
+        further = {"td_error": error.mean(), "updates": after.num_updates, "learning_rate": learning_rate}
+        return state, {"steps": num_steps, **episode_metrics, **metrics, **further}
 
     compiled_explore, compiled_learn_from = compile(explore), compile(learn_from, donate=1)
     return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, steps_per_update)
@@ -408,6 +414,7 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
     """
     check_range(config, ("num_envs", "num_steps", "num_updates", "batch_size", "buffer_size"), 1)
     check_range(config, ("learning_starts", "learning_rate"), 0)
+    check_range(config, ("anneal_steps",), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)
     actions, space = env.action_space, env.observation_space
     if discrete and not isinstance(actions, Discrete):
