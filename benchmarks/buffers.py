@@ -109,7 +109,7 @@ def notes(figures: Figures) -> list[str]:
     def growth(few: str, many: str) -> str:
         return f"{figures[many]['funrl'] / figures[few]['funrl']:.2f} x"
 
-    calls = {call: [f"{call}, {capacity:,} transitions" for capacity in (FEW, MANY)] for call in ("extend", "extend_")}
+    calls = {call: [f"buffer: {call}, {capacity:,} transitions" for capacity in (FEW, MANY)] for call in ("extend", "extend_")}
     if all(row in figures for rows in calls.values() for row in rows):
         lines.append(
             "Ten times as large a buffer: " + ", ".join(f"`{c}` takes {growth(*rows)}" for c, rows in calls.items()) + " (target 1.2)."
@@ -121,7 +121,8 @@ def notes(figures: Figures) -> list[str]:
 
 CALLS = {"funrl": Library(calls), "torchrl": Library(torchrl, "torchrl"), "flashbax": Library(flashbax, "flashbax")}
 PROGRAMS = {
-    capacity: f"{ROWS} rows written and 8 gradient steps on samples of {BATCH}, {capacity:,} transitions" for capacity in (10_000, MANY)
+    capacity: f"buffer: {ROWS} rows written and 8 gradient steps on samples of {BATCH}, {capacity:,} transitions"
+    for capacity in (10_000, MANY)
 }
 GOALS = {
     ("sample", "torchrl"): 1 / 0.6,
@@ -141,7 +142,9 @@ BENCHMARK = speed(
     ],
     unit="µs",
     lower=True,
-    targets={(f"{call}, {capacity:,} transitions", library): goal for (call, library), goal in GOALS.items() for capacity in (FEW, MANY)},
+    targets={
+        (f"buffer: {call}, {capacity:,} transitions", library): goal for (call, library), goal in GOALS.items() for capacity in (FEW, MANY)
+    },
     seconds=0.2,
     rounds=3,
     notes=notes,

@@ -36,7 +36,7 @@ def timed(call: Callable[[int], Any], seconds: float, warm: int = 20) -> list[fl
 def named(samples: dict[str, list[float]], capacity: int) -> dict[str, list[float]]:
     """Return samples by the names of their rows; what funrl does in place, eagerly, has a row that peers are beside too."""
     twins = {f"{call}_": samples[call] for call in ("extend", "update_priority", "prioritized extend") if call in samples}
-    return {f"{call}, {capacity:,} transitions": found for call, found in {**twins, **samples}.items()}
+    return {f"buffer: {call}, {capacity:,} transitions": found for call, found in {**twins, **samples}.items()}
 
 
 def torchrl(capacity: int, seconds: float) -> dict[str, list[float]]:

@@ -17,6 +17,15 @@ __all__ = ["TABLE", "Row", "append", "newest", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 HISTORY, TABLE = RESULTS / "history.jsonl", RESULTS / "README.md"
+README, BEGIN, END = Path(__file__).parents[1] / "README.md", "<!-- speed: written by python -m benchmarks -->\n", "<!-- end of speed -->\n"
+# What the README shows.
+HEADLINES = (
+    *("PPO, 64 environments", "PPO, 4 environments", "PPO, 8 agents with 16 environments each"),
+    *("SAC, 64 units", "DQN, 64 units", "SAC, 64 units, 8 agents"),
+    *("CartPole-v1 with a policy, 2048 copies", "Breakout-MinAtar with a policy, 2048 copies", "gymnasium:CartPole-v1, 8 copies"),
+    *("buffer: sample, 100,000 transitions", "buffer: prioritized sample, 100,000 transitions", "buffer: extend_, 100,000 transitions"),
+    *("100 networks, forward and backward", "GAE [2048, 128]"),
+)
 LABELS = {
     "stable-baselines3": "Stable-Baselines3",
     "sb3": "Stable-Baselines3",
@@ -117,6 +126,24 @@ def write(benchmarks: Mapping[str, Benchmark]) -> None:
         if benchmark.unit and _plot(name, benchmark, rows):
             sections += ["", f"![how many times as fast funrl is]({name}.png)"]
     TABLE.write_text("\n".join([*lines, *sections, ""]))
+    before, rest = README.read_text().split(BEGIN)
+    README.write_text(before + BEGIN + _headlines(benchmarks) + END + rest.split(END)[1])
+
+
+def _headlines(benchmarks: Mapping[str, Benchmark]) -> str:
+    """Return the table of the README: a line for each of its rows."""
+    lines, runs = ["| | funrl | times as fast as |", "|---|---|---|"], []
+    for benchmark, rows in ((benchmark, newest(name)) for name, benchmark in benchmarks.items()):
+        for name in (name for name in HEADLINES if name in rows):
+            row = rows[name]
+            beside = [f"{faster(benchmark, row, x):.2g} x {LABELS.get(x, x)}" for x in row.numbers if not x.startswith("funrl")]
+            lines.append(f"| {name} | {_number(row.numbers['funrl'])} {benchmark.unit} | {', '.join(beside)} |")
+            runs.append(row.run)
+    days = sorted({run["date"] for run in runs})
+    machines = " and ".join(sorted({run["machine"] for run in runs}))
+    found = {package: version for run in sorted(runs, key=lambda run: run["date"]) for package, version in run["versions"].items()}
+    told = ", ".join(f"{package} {version}" for package, version in found.items())
+    return "\n".join([*lines, "", f"Medians on {machines}, {' to '.join(dict.fromkeys((days[0], days[-1])))}: {told}.", ""])
 
 
 def _lines(benchmark: Benchmark, rows: Mapping[str, Row]) -> list[str]:

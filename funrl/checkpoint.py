@@ -82,7 +82,7 @@ def save(path: str | os.PathLike, value: Any, meta: dict[str, Any] | None = None
             digest.update(part)
             file.write(part)
         for leaf in leaves:
-            part = memoryview(_bytes(leaf.detach().cpu().contiguous()).numpy())
+            part = _bytes(leaf.detach().cpu().contiguous()).numpy().data
             digest.update(part)
             file.write(part)
         file.write(digest.digest())
@@ -118,12 +118,12 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
         folder/state: leaf ['w'] is float32 [2] in the file, but float32 [3] was expected; it belongs to another configuration
     """
     expected, form = tree.flatten(like)
-    paths = [at + name for name in tree.paths(like)]
+    paths = [at + name.removeprefix("[0]") for name in tree.paths((like,))] if at else tree.paths(like)
     try:
         with open(path, "rb") as file:
             digest = hashlib.sha256()
             header = _read_header(file, path, digest)
-            wanted = [row["path"].startswith(at) for row in header["leaves"]]
+            wanted = [_inside(row["path"], at) for row in header["leaves"]]
             _check_leaves([row for row, mine in zip(header["leaves"], wanted, strict=True) if mine], paths, expected, path)
             leaves, coming = [], iter(expected)
             for row, mine in zip(header["leaves"], wanted, strict=True):
@@ -132,7 +132,7 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
                     continue
                 leaf = next(coming)
                 values = torch.empty(leaf.shape, dtype=leaf.dtype, device="cpu")
-                buffer = memoryview(_bytes(values).numpy())
+                buffer = _bytes(values).numpy().data
                 file.readinto(buffer)
                 digest.update(buffer)
                 leaves.append(values)
@@ -261,6 +261,10 @@ def _score(path: Path) -> float | None:
     except (OSError, CheckpointError, AttributeError):
         return None
     return score if isinstance(score, float) else None
+
+
+def _inside(path: str, at: str) -> bool:
+    return not at or path == at or path.startswith((f"{at}.", f"{at}["))
 
 
 def _pass_over(file: BinaryIO, size: int, digest: Any) -> None:

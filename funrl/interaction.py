@@ -37,7 +37,7 @@ class Evaluation:
 
 
 @tree.dataclass
-class Memory:
+class Memory(tree.Replaceable):
     """What a policy with a memory hands on from step to step, and from one rollout to the next.
 
     Attributes:
@@ -173,27 +173,41 @@ def rollout(
 def _rollout_host(
     params: Any, key: torch.Tensor, state: tuple[Any, ...], env_params: Any, *, env: Env, act: Act | None, num_steps: int
 ) -> tuple[tuple[Any, ...], Transition]:
+    state, rows = host_steps(params, key, state, env_params, env=env, act=act, num_steps=num_steps)
+    return state, Transition(*(_stack(column) for column in zip(*rows, strict=True)))
+
+
+def host_steps(
+    params: Any, key: torch.Tensor, state: tuple[Any, ...], env_params: Any, *, env: Env, act: Act | None, num_steps: int
+) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+    """Do what :func:`rollout` does, step by step in Python, and return for each step the fields of its Transition, in order.
+
+    Example:
+        >>> import funrl
+        >>> with funrl.envs.make("gymnasium:CartPole-v1") as env:
+        ...     state, rows = host_steps(None, funrl.random.key(1), env.reset(funrl.random.key(0)), (), env=env, act=None, num_steps=5)
+        >>> len(rows), Transition(*rows[0]).reward
+        (5, tensor(1.))
+    """
     act_keys, step_keys, reset_keys = random.split(key, (num_steps, 3)).unbind(1)
-    choose = _choices(params, act_keys, env, act)
+    choose = choices(params, act_keys, env, act)
     (env_state, last), memory = _parted(state)
     observation, info, rows = last.observation, last.info, []
     for t, (step_key, reset_key) in enumerate(zip(step_keys.unbind(0), reset_keys.unbind(0), strict=True)):
         memory, action, extras = choose(t, memory, observation)
         env_state, last = env.step(step_key, env_state, action, env_params)
-        # The fields of a Transition, in order.
         rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, extras))
         observation, info = last.observation, last.info
         if memory != ():  # nothing is computed for nobody
             memory = _told(memory, last.done)
         if _any(last.terminated) or _any(last.truncated):
             env_state, observation, info = _restart(reset_key, env_state, last, last.done, env_params, env)
-    transitions = Transition(*(_stack(column) for column in zip(*rows, strict=True)))
-    return _joined((env_state, _cleared(last, observation, info)), memory), transitions
+    return _joined((env_state, _cleared(last, observation, info)), memory), rows
 
 
 def _any(flag: torch.Tensor) -> bool:
     value = flag.tolist()  # for the few copies of a host several times as fast as a reduction
-    return value if flag.ndim == 0 else True in value
+    return True in value if isinstance(value, list) else value
 
 
 def _stack(values: tuple[Any, ...]) -> Any:
@@ -202,13 +216,22 @@ def _stack(values: tuple[Any, ...]) -> Any:
     return tree.stack(values) if any(value != {} for value in values) else {}
 
 
-def _choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Callable[[int, Any, Any], tuple[Any, Any, Any]]:
+def choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Callable[[int, Any, Any], tuple[Any, Any, Any]]:
     """Return ``choose(t, memory, observation) -> (memory, action, extras)`` for the keys [T] of a host loop.
 
     What needs no observation is drawn at once.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("gymnasium:CartPole-v1", num_envs=2)
+        >>> memory, action, extras = choices(None, funrl.random.split(funrl.random.key(0), 5), env, None)(0, (), None)
+        >>> action.shape, extras
+        (torch.Size([2]), {})
+        >>> env.close()
     """
-    if env.num_envs is not None:
-        keys = torch.func.vmap(lambda key: random.split(key, env.num_envs))(keys)
+    copies = env.num_envs
+    if copies is not None:
+        keys = torch.func.vmap(lambda key: random.split(key, copies))(keys)
     if act is None:
         sample = torch.func.vmap(env.action_space.sample)
         values, form = tree.flatten((sample if env.num_envs is None else torch.func.vmap(sample))(keys))
@@ -238,23 +261,21 @@ def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any
 
     The memory is () where ``act`` has none. A batched environment has all of it mapped over its copies.
     """
-    if isinstance(act, StatefulPolicy):
 
-        def one(params: Any, key: torch.Tensor, memory: Memory, observation: Any) -> tuple[Memory, Any, Any]:
+    def one(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
+        if isinstance(act, StatefulPolicy):
             kept, action, extras = act.act(params, key, memory.state, observation, memory.reset)
             return memory.replace(state=kept), action, extras
+        action, extras = (env.action_space.sample(key), {}) if act is None else act(params, key, observation)
+        return memory, action, extras
 
-    else:
-
-        def one(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
-            return memory, *((env.action_space.sample(key), {}) if act is None else act(params, key, observation))
-
-    if env.num_envs is None:
+    copies = env.num_envs
+    if copies is None:
         return one
 
     def each(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
         mapped = torch.func.vmap(lambda key, memory, observation: one(params, key, memory, observation))
-        return mapped(random.split(key, env.num_envs), memory, observation)
+        return mapped(random.split(key, copies), memory, observation)
 
     return each
 

@@ -84,9 +84,9 @@ class _Recording:
         self.outputs = [x for x, k in zip(outputs, self.passed, strict=True) if k is None]
 
     def __call__(self, values: list[torch.Tensor]) -> Any:
-        torch._foreach_copy_(self.inputs, [values[k] for k in self.copied])
+        torch._foreach_copy_(self.inputs, [values[k] for k in self.copied])  # pyright: ignore[reportPrivateImportUsage]  (without stubs)
         self.graph.replay()
         copies = [torch.empty_like(x) for x in self.outputs]
-        torch._foreach_copy_(copies, self.outputs)
+        torch._foreach_copy_(copies, self.outputs)  # pyright: ignore[reportPrivateImportUsage]  (without stubs)
         fresh = iter(copies)
         return tree.unflatten(self.form, [next(fresh) if k is None else values[k] for k in self.passed])

@@ -13,7 +13,7 @@ Spaces speak of a single element, without batch dimensions. They live on the CPU
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,9 @@ def _check(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, any
 
 class _Space:
     """What all spaces share: membership is the check of shape and dtype, then the comparison of values."""
+
+    check: Callable[..., None]
+    _contains: Callable[[Any], Any]
 
     def contains(self, x: Any) -> torch.Tensor | bool:
         """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is off."""
@@ -90,9 +93,9 @@ class Box(_Space):
         tensor([1., 0.])
     """
 
-    low: torch.Tensor
-    high: torch.Tensor
-    shape: tuple[int, ...] = None
+    low: Any  # given as an ArrayLike, kept as a tensor; shape is never None once the box is made
+    high: Any
+    shape: Any = None
     dtype: torch.dtype = torch.float32
     _bounded: bool = dataclasses.field(init=False, repr=False)
 
@@ -102,7 +105,8 @@ class Box(_Space):
         exact = torch.float64 if self.dtype.is_floating_point else None
         low, high = (torch.as_tensor(bound, dtype=exact, device="cpu").detach() for bound in (self.low, self.high))
         try:
-            shape = torch.broadcast_shapes(low.shape, high.shape) if self.shape is None else _shape(self.shape, "Box: shape")
+            # Not broadcast_shapes, which imports sympy: a third of the time that torch takes.
+            shape = torch.broadcast_tensors(low, high)[0].shape if self.shape is None else _shape(self.shape, "Box: shape")
             low, high = low.expand(shape), high.expand(shape)
         except RuntimeError:
             raise ValueError(
@@ -260,7 +264,7 @@ class MultiDiscrete(_Space):
     """
 
     nvec: tuple[int, ...]
-    start: tuple[int, ...] = None
+    start: Any = None  # never None once the space is made
 
     def __post_init__(self):
         try:

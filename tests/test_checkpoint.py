@@ -1,6 +1,10 @@
+import errno
 import json
+import math
 import os
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -173,3 +177,110 @@ def test_what_a_killed_process_left_is_written_over(path):
     path.with_name(".state.partial").write_bytes(b"left over")
     checkpoint.save(path, example())
     assert os.listdir(path.parent) == ["state"]
+
+
+@pytest.mark.parametrize("at", [".params", ".params['list']"])
+def test_a_part_of_the_tree(path, at):
+    part = example().params if at == ".params" else example().params["list"]
+    loaded, meta = checkpoint.load(path, tree.map(torch.zeros_like, part), at=at)
+    assert meta == {"update": 3, "seconds": 1.25} and tree.structure(loaded) == tree.structure(part)
+    assert [bits(x) for x in tree.leaves(loaded)] == [bits(x) for x in tree.leaves(part)]
+
+
+def test_a_part_that_is_not_there_and_damage_elsewhere(path):
+    for at, like_, message in (
+        (".parms", torch.zeros(1), r"it has no leaf \.parms"),
+        (".count", torch.zeros(1), r"leaf \.count is int64 \[\] in the file, but float32 \[1\] was expected"),
+        (".params", {"nan": torch.zeros(4)}, r"another structure: its leaf \.params\['"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load(path, like_, at=at)
+    whole = bytearray(path.read_bytes())
+    whole[-60] ^= 1  # in a leaf of params
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="its checksum is wrong"):
+        checkpoint.load(path, torch.tensor(0), at=".count")
+
+
+def kept(folder):
+    return {int(name[5:]) for name in os.listdir(folder) if name.startswith("step-0") or name.startswith("step-1")}
+
+
+def test_the_latest_and_the_best_stay(tmp_path):
+    (tmp_path / "step-notes").write_text("precious")
+    after = []
+    for step, score in ((5, 1.0), (6, None), (7, 9.0), (8, 9.0), (9, math.nan), (10, math.inf), (1_000_000_000_000, 2.0)):
+        written = checkpoint.save_kept(tmp_path, step, torch.tensor(step), {"mine": step}, keep=2, score=score)
+        assert checkpoint.load(written, torch.tensor(0)) == (step, {"mine": step, "step": step, "score": None if step == 9 else score})
+        after.append(kept(tmp_path))
+    assert after == [{5}, {5, 6}, {6, 7}, {7, 8}, {7, 8, 9}, {9, 10}, {10, 1_000_000_000_000}]
+    assert checkpoint.best(tmp_path).name == "step-000000000010" and checkpoint.latest(tmp_path).name == "step-1000000000000"
+    assert (tmp_path / "step-notes").read_text() == "precious"
+
+
+def test_a_damaged_one_is_not_the_best_and_one_that_is_written_again_is_replaced(tmp_path):
+    for step, score in ((1, 5.0), (2, 1.0), (3, 2.0)):
+        checkpoint.save_kept(tmp_path, step, torch.tensor(step), keep=3, score=score)
+    (tmp_path / "step-000000000001").write_bytes(b"funrl checkpoint 1\n")
+    assert checkpoint.best(tmp_path).name == "step-000000000003"
+    # A run that goes on from a checkpoint before them.
+    checkpoint.save_kept(tmp_path, 2, torch.tensor(20), keep=1, score=3.0)
+    assert kept(tmp_path) == {2, 3} and checkpoint.load(tmp_path / "step-000000000002", torch.tensor(0))[0] == 20
+
+
+def test_nothing_kept(tmp_path):
+    checkpoint.save_kept(tmp_path / "a", 1, torch.tensor(1))
+    for call, message in (
+        (lambda: checkpoint.best(tmp_path / "a"), "no checkpoint there has a score"),
+        (lambda: checkpoint.best(tmp_path / "b"), "no checkpoint there has a score"),
+        (lambda: checkpoint.latest(tmp_path), "there is no checkpoint of save_kept"),
+        (lambda: checkpoint.save_kept(tmp_path, -1, torch.tensor(1)), "step: expected an integer of at least 0, got -1"),
+        (lambda: checkpoint.save_kept(tmp_path, 1.0, torch.tensor(1)), "step: expected an integer of at least 0, got 1.0"),
+        (lambda: checkpoint.save_kept(tmp_path, 1, torch.tensor(1), keep=True), "keep: expected an integer of at least 1, got True"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+FULL = """
+import resource, sys, torch
+from funrl import checkpoint
+folder = sys.argv[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the kernel writes so many bytes of a file, and no more
+for save in (checkpoint.save, lambda path, value, meta: checkpoint.save_kept(folder, 2, value, meta)):
+    try:
+        save(f"{folder}/state", torch.ones(100_000), {"update": 2})
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+def test_a_disk_without_room_keeps_the_checkpoint_before(tmp_path):
+    """The kernel itself refuses to write on, in the middle of the file."""
+    checkpoint.save(tmp_path / "state", torch.zeros(10_000), {"update": 1})
+    checkpoint.save_kept(tmp_path, 1, torch.zeros(10_000), keep=1)
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout.split() == [str(errno.EFBIG)] * 2, done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["state", "step-000000000001"]
+    for name in os.listdir(tmp_path):
+        value, meta = checkpoint.load(tmp_path / name, torch.ones(10_000))
+        assert not value.any() and 1 in meta.values()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_full_disk_at_any_moment(path, monkeypatch, call):
+    """ENOSPC where bytes are handed over (the kernel's own, of /dev/full), where they reach the disk, and where the file gets its name."""
+    before = path.read_bytes()
+
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if call == "write":
+        path.with_name(".state.partial").symlink_to("/dev/full")
+    else:
+        monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(path, example(), {"update": 4})
+    monkeypatch.undo()
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["state"]
+    assert checkpoint.load(path, like())[1]["update"] == 3

@@ -43,15 +43,23 @@ FLOORS = {
 # The last floor stands in this order.
 LAST = ["__main__", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
-SIBLINGS = {("program", "tree"), ("program", "replay"), ("replay", "tree"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
+SIBLINGS = {
+    ("program", "tree"),
+    ("program", "replay"),
+    ("replay", "tree"),
+    ("collectors", "interaction"),
+    *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
+}
 SHARED = {
     "algos": {"actor_critic", "algorithm", "ddpg", "episodes", "images", "networks", "off_policy", "on_policy", "sac"},
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
+    "collectors": {"collector", "fleet", "ledger", "memory", "traced", "worker"},
     "distributions": {"checks", "discrete", "squash"},
     "envs": {"checks", "draw", "grid", "gymnasium", "hill"},
     "losses": {"actor_critic", "checks", "dqn", "sac"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
+    "record": {"aggregate", "metrics"},
     "returns": {"checks", "recurrence", "td"},
     "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
@@ -60,6 +68,7 @@ SHARED = {
 # Files that serve their own folder only, so that no user sees their functions.
 INNER = {
     *(f"buffers/{name}.py" for name in ("buffer", "episodes", "journal", "order", "priorities", "ring", "sums")),
+    *(f"collectors/{name}.py" for name in ("fleet", "memory", "traced", "worker")),
     "distributions/checks.py",
     "distributions/squash.py",
     "envs/checks.py",

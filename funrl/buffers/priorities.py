@@ -14,7 +14,7 @@ __all__ = ["Exponents", "draw", "exponents", "set_priority", "weight_of"]
 
 
 @tree.dataclass
-class Exponents:
+class Exponents(tree.Replaceable):
     """What turns priorities into probabilities and weights; may be replaced at any time.
 
     Attributes:

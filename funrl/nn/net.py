@@ -1,7 +1,7 @@
 """What every network shares: the interface, the activations by name, and the checks of inputs."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.nn import functional
@@ -48,7 +48,7 @@ def activation_function(what: str, activation: Any) -> Callable[[torch.Tensor], 
         True
     """
     if callable(activation):
-        return activation
+        return cast(Callable[[torch.Tensor], torch.Tensor], activation)
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(f"{what}: expected a function or one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     return _ACTIVATIONS[activation]

@@ -13,7 +13,7 @@ is not in it.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -243,7 +243,7 @@ def flatten(hooks: Sequence[Hook | Every]) -> list[tuple[int, Hook]]:
     """Return each hook with its interval, 0 for every update.
 
     Raises:
-        RunError: if an entry is no function.
+        RunError: if it is no list, or an entry no function.
 
     Example:
         >>> flatten([every(10, print, repr), len])
@@ -258,6 +258,8 @@ def flatten(hooks: Sequence[Hook | Every]) -> list[tuple[int, Hook]]:
                 _check_hook("hooks", entry)
                 yield 0, entry
 
+    if not isinstance(hooks, Iterable):
+        raise RunError(f"hooks: expected a list of functions, got {hooks!r}")
     try:
         return list(pairs())
     except TypeError as error:

@@ -447,3 +447,29 @@ def test_kill_at_random_moments(tmp_path):
     assert meta["update"] == 3000
     equal(state, whole.state)
     assert record.read_metrics(tmp_path / "metrics.csv")["update"].tolist() == [i for i in range(1, 3001) for _ in range(2)]
+
+
+FULL = """
+import resource, sys
+from funrl import random, training
+from tests.record.drifter import algorithm
+
+def full(step, state, metrics):
+    if step == 40:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+
+training.train(algorithm(width=5_000), random.key(5), 90, out=sys.argv[1], evaluate_episodes=0, progress=False, backend="eager",
+    checkpoint_every=0, hooks=[full])
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path):
+    """The run can go on as if nothing had happened, once there is room."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and "OSError: [Errno 27] File too large" in done.stderr
+    algo = algorithm(width=5_000)
+    state, meta = checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY))
+    assert meta["update"] == 3 and [x.name for x in (tmp_path / "checkpoint").iterdir()] == ["state"]
+    equal(state, by_hand(algo, random.split(KEY, 1)[0], 3)[0])
+    equal(train(90, algo, out=tmp_path, resume=True).state, train(90, algo).state)

@@ -123,7 +123,7 @@ def make(
         first.close()
     # Gymnasium lets go of the locks of shared memory at once: a process that was not forked may not have found them yet.
     shared = multiprocessing.get_context(start_method).get_start_method() == "fork"
-    copies = [functools.partial(_checked, create)] * num_envs
+    copies = [functools.partial(_checked, create)] * (num_envs or 1)
     vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
         return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts)

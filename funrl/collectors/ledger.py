@@ -1,0 +1,150 @@
+"""What is known of the experience that was handed over: which episode each step is of, and what the running episodes were made of."""
+
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.buffers import split_trajectories
+
+__all__ = ["Collected"]
+
+
+@tree.dataclass
+class Collected:
+    """A batch of experience: T steps of B copies, time first; or split into N trajectories, of T steps at most, one a row.
+
+    Attributes:
+        transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory.
+        step_count: int64 [T, B] or [N, T], how many steps of the episode came before this one.
+        traj_ids: int64, the number of the episode, which no other one has; an episode keeps it from batch to batch.
+        mask: bool, where there is a step: everywhere in [T, B], up to the end of each trajectory in [N, T].
+        version: int64, which version of the parameters chose the action: 0 for those given to the collector, 1 for those
+            published first.
+
+    ``traj_ids`` and ``version`` are -1 where there is no step.
+    """
+
+    transition: Any
+    step_count: torch.Tensor
+    traj_ids: torch.Tensor
+    mask: torch.Tensor
+    version: torch.Tensor
+
+
+@tree.dataclass
+class LedgerState:
+    """What the next batches start from, of W workers with B copies in all.
+
+    Attributes:
+        batches: int64 [W], how many batches each worker has handed over.
+        steps: int64 [B], steps so far of the running episodes.
+        episodes: int64 [B], how many episodes of the copy are over.
+        after: a tree [B, ...] of what the policy sees next, ``observation``, and what it remembers, ``memory``.
+        actions: a tree [C, B, ...], the last actions of each copy: that of its t-th step is at t modulo C, the most steps of an episode.
+    """
+
+    batches: torch.Tensor
+    steps: torch.Tensor
+    episodes: torch.Tensor
+    after: Any
+    actions: Any
+
+
+@tree.dataclass
+class Part:
+    """What one worker starts from: the rows of its copies, and the actions of their running episodes, [L, ...], the latest last."""
+
+    batches: torch.Tensor
+    steps: torch.Tensor
+    after: Any
+    actions: Any
+
+
+class Ledger:
+    """The books of a collector: each batch is entered once, and :attr:`state` is what comes after all of them.
+
+    Args:
+        copies: how many copies each worker has.
+        batch_steps: for each worker T, the steps of its batches.
+        action: an action of one copy, a tree of shapes and dtypes.
+        after: likewise what one copy's policy sees and remembers.
+        capacity: C, the most steps of an episode.
+    """
+
+    def __init__(self, copies: list[int], batch_steps: list[int], action: Any, after: Any, capacity: int):
+        self.batch_steps, self.capacity = batch_steps, capacity
+        ends = [sum(copies[: i + 1]) for i in range(len(copies))]
+        self.columns = [slice(end - num, end) for end, num in zip(ends, copies, strict=True)]
+        self.num_copies = ends[-1]
+
+        def zeros(*lead: int) -> Any:
+            return lambda x: torch.zeros((*lead, *x.shape), dtype=x.dtype)
+
+        none = torch.zeros(self.num_copies, dtype=torch.int64)
+        self.state = LedgerState(
+            batches=torch.zeros(len(copies), dtype=torch.int64),
+            steps=none,
+            episodes=none.clone(),
+            after=tree.map(zeros(self.num_copies), after),
+            actions=tree.map(zeros(capacity, self.num_copies), action),
+        )
+
+    def enter(self, worker: int, done: torch.Tensor, action: Any, after: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Enter what a worker did in a batch [T, b, ...]; return its step counts and the numbers of its episodes, int64 [T, b]."""
+        state, columns = self.state, self.columns[worker]
+        steps, episodes = state.steps[columns], state.episodes[columns]
+        time = torch.arange(len(done))[:, None]
+        begun = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
+        since = torch.where(begun, time, -1).cummax(0).values
+        count = torch.where(since < 0, steps + time, time - since)
+        number = episodes + begun.cumsum(0)
+        ids = number * self.num_copies + torch.arange(self.num_copies)[columns]
+
+        first = int(state.batches[worker]) * self.batch_steps[worker]
+        kept = min(len(done), self.capacity)
+        places = torch.arange(first + len(done) - kept, first + len(done)) % self.capacity
+        for all, x in zip(tree.leaves(state.actions), tree.leaves(action), strict=True):
+            all[places, columns] = x[-kept:]
+        for all, x in zip(tree.leaves(state.after), tree.leaves(after), strict=True):
+            all[columns] = x
+        state.steps[columns] = torch.where(done[-1], 0, count[-1] + 1)
+        state.episodes[columns] = number[-1] + done[-1]
+        state.batches[worker] += 1
+        return count, ids
+
+    def part(self, worker: int) -> Part:
+        """Return what a worker starts from."""
+        state, columns = self.state, self.columns[worker]
+        steps = state.steps[columns]
+        now, longest = int(state.batches[worker]) * self.batch_steps[worker], int(steps.max())
+        places = torch.arange(now - longest, now) % self.capacity
+        return Part(
+            batches=state.batches[worker],
+            steps=steps.clone(),
+            after=tree.map(lambda x: x[columns].clone(), state.after),
+            actions=tree.map(lambda x: x[places][:, columns], state.actions),
+        )
+
+    def overrun(self) -> int:
+        """Return how many steps the longest running episode has, if these are more than are kept, else 0."""
+        longest = int(self.state.steps.max())
+        return longest if longest > self.capacity else 0
+
+
+def split(batch: Collected) -> Collected:
+    """Cut a batch [T, B] where episodes end, one trajectory to a row [N, T].
+
+    Example:
+        >>> from funrl.env import Transition
+        >>> none, ones = torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.int64)
+        >>> end = torch.tensor([[True], [False]])
+        >>> step = Transition(ones, ones, ones.float(), end, none, ones, {})
+        >>> split(Collected(step, 0 * ones, torch.tensor([[4], [5]]), ~none, 3 * ones)).traj_ids
+        tensor([[4],
+                [5]])
+    """
+    pieces = split_trajectories((batch.transition, batch.step_count, batch.traj_ids, batch.version), batch.transition.done)
+    transition, step_count, traj_ids, version = tree.map(lambda x: x.transpose(0, 1).contiguous(), pieces.batch)
+    mask = pieces.mask.T.contiguous()
+    return Collected(transition, step_count, torch.where(mask, traj_ids, -1), mask, torch.where(mask, version, -1))

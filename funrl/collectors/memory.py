@@ -1,0 +1,116 @@
+"""Memory that processes share: trees of tensors in a nameless file, which the system takes back with the last process that holds it."""
+
+import dataclasses
+import fcntl
+import mmap
+import os
+import tempfile
+import threading
+from typing import Any
+
+import torch
+
+from funrl import tree
+
+_ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The shape and dtype of a leaf."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def spec(value: Any, lead: tuple[int, ...] = (), drop: int = 0) -> Any:
+    """Return a tree of :class:`Spec`, with the dimensions ``lead`` in place of the first ``drop`` of each leaf."""
+    return tree.map(lambda x: Spec((*lead, *x.shape[drop:]), x.dtype), value)
+
+
+def size(specs: Any) -> int:
+    """Return how many bytes the tensors of a tree of :class:`Spec` take."""
+    return sum(_room(leaf) for leaf in tree.leaves(specs))
+
+
+def carve(specs: Any, memory: torch.Tensor) -> Any:
+    """Return a tree of tensors in ``memory``, uint8 [at least size(specs)]."""
+    leaves, form = tree.flatten(specs)
+    start, views = 0, []
+    for leaf in leaves:
+        views.append(memory[start : start + _bytes(leaf)].view(leaf.dtype).reshape(leaf.shape))
+        start += _room(leaf)
+    return tree.unflatten(form, views)
+
+
+def _bytes(leaf: Spec) -> int:
+    return torch.Size(leaf.shape).numel() * leaf.dtype.itemsize
+
+
+def _room(leaf: Spec) -> int:
+    return -(-_bytes(leaf) // _ALIGNMENT) * _ALIGNMENT
+
+
+class Shared:
+    """Bytes that processes share; ``handle`` is a file that another process maps, too."""
+
+    def __init__(self, num_bytes: int, handle: int | None = None):
+        num_bytes = max(num_bytes, _ALIGNMENT)
+        self.handle = _nameless() if handle is None else handle
+        if handle is None:
+            os.ftruncate(self.handle, num_bytes)
+        self.bytes = torch.frombuffer(mmap.mmap(self.handle, num_bytes), dtype=torch.uint8)
+
+    def close(self) -> None:
+        """Let go of the file; the memory itself goes with the last tensor in it."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+def _nameless() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("funrl")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class Published:
+    """Parameters that one process writes and others read: none ever sees a half of one version beside a half of another.
+
+    A lock of the file keeps them apart, which the system takes from a process that dies.
+    """
+
+    def __init__(self, specs: Any, handle: int | None = None):
+        self.specs = {"version": Spec((), torch.int64), "params": specs}
+        self.shared = Shared(size(self.specs), handle)
+        self.tensors = carve(self.specs, self.shared.bytes)
+        self.threads = threading.Lock()  # for the file's lock, all threads of a process are one
+
+    @property
+    def version(self) -> int:
+        """The number of the latest parameters, which is read without the lock."""
+        return int(self.tensors["version"])
+
+    def write(self, params: Any, version: int) -> None:
+        """Publish parameters under a number."""
+        with self.threads:
+            fcntl.lockf(self.shared.handle, fcntl.LOCK_EX)
+            try:
+                for place, x in zip(tree.leaves(self.tensors["params"]), tree.leaves(params), strict=True):
+                    place.copy_(x.detach())
+                self.tensors["version"].fill_(version)
+            finally:
+                fcntl.lockf(self.shared.handle, fcntl.LOCK_UN)
+
+    def renumber(self, version: int) -> None:
+        """Give the latest parameters another number."""
+        self.write(tree.clone(self.tensors["params"]), version)
+
+    def read(self, device: torch.device | None = None) -> tuple[int, Any]:
+        """Return the number of the latest parameters, and a copy of them."""
+        fcntl.lockf(self.shared.handle, fcntl.LOCK_SH)
+        try:
+            return self.version, tree.map(lambda x: x.clone() if device is None else x.to(device, copy=True), self.tensors["params"])
+        finally:
+            fcntl.lockf(self.shared.handle, fcntl.LOCK_UN)

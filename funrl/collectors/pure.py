@@ -1,0 +1,130 @@
+"""The collector of pure environments: one process, one program, no workers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, transforms, tree
+from funrl.collectors.collector import Collector, CollectorState
+from funrl.collectors.ledger import Collected, Ledger
+from funrl.env import Env
+from funrl.interaction import rollout, with_memory
+from funrl.policies import StatefulPolicy
+from funrl.program import compile as compiled_program
+
+__all__ = ["compiled"]
+
+# Nothing is replayed, so that an episode may be as long as it will.
+_NO_LIMIT = 1 << 62
+
+
+def compiled(
+    create_env: Callable[[], Env],
+    act: Any,
+    params: Any,
+    *,
+    num_envs: int,
+    frames_per_batch: int,
+    total_frames: int,
+    max_frames_per_traj: int = -1,
+    split_trajectories: bool = False,
+    device: torch.device | str | None = None,
+    key: torch.Tensor | None = None,
+    backend: str = "inductor",
+) -> Collector:
+    """Collect from ``num_envs`` copies of a pure environment, by a compiled :func:`funrl.rollout` in this process.
+
+    It looks as those with workers do, for a learner that is to take either; one that is itself a pure function has no need of it.
+
+    Args:
+        create_env: a function that returns a pure :class:`~funrl.env.Env`, a single one.
+        act: as for :func:`synchronous`.
+        params: likewise.
+        num_envs: B, how many copies.
+        frames_per_batch: how many steps a batch has; a multiple of ``num_envs``.
+        total_frames: as for :func:`synchronous`.
+        max_frames_per_traj: likewise.
+        split_trajectories: likewise.
+        device: where the program runs, and the batches are; None: on the CPU.
+        key: likewise.
+        backend: as for :func:`funrl.compile`.
+
+    Returns:
+        A :class:`Collector`. What it restores is bit-equal, the environments' states being tensors.
+
+    Raises:
+        TypeError: if ``params`` holds something else than tensors.
+        ValueError: if the environment is not single and pure, or a number is out of range.
+
+    Example:
+        >>> import funrl
+        >>> create_env = lambda: funrl.envs.make("CartPole-v1")
+        >>> sizes = dict(num_envs=4, frames_per_batch=40, total_frames=80)
+        >>> with compiled(create_env, None, (), **sizes, max_frames_per_traj=5, backend="eager") as collector:
+        ...     for batch in collector:
+        ...         print(batch.transition.observation.shape, batch.step_count[:, 0], batch.traj_ids[0])
+        torch.Size([10, 4, 4]) tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4]) tensor([0, 1, 2, 3])
+        torch.Size([10, 4, 4]) tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4]) tensor([ 8,  9, 10, 11])
+    """
+    options = (frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
+    return _Compiled(create_env, act, params, num_envs, *options, random.key(0) if key is None else key, backend)
+
+
+class _Compiled(Collector):
+    def __init__(
+        self,
+        create_env: Callable[[], Env],
+        act: Any,
+        params: Any,
+        num_envs: int,
+        frames_per_batch: int,
+        total_frames: int,
+        max_frames_per_traj: int,
+        split_trajectories: bool,
+        device: torch.device | str | None,
+        key: torch.Tensor,
+        backend: str,
+    ):
+        what = "collectors.compiled"
+        super().__init__(what, params, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise ValueError(f"{what}: num_envs: expected a positive integer, got {num_envs!r}")
+        if frames_per_batch % num_envs:
+            raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num_envs} copies, got {frames_per_batch}")
+        env = create_env()
+        if env.host or env.num_envs is not None:
+            kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
+            raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
+        if max_frames_per_traj > 0:
+            env = transforms.compose(env, transforms.time_limit(max_frames_per_traj))
+        env_params, key = tree.to(env.default_params, self._device), key.to(self._device)
+        reset_key, self._key = random.split(random.fold_in(key, 0)).unbind(0)
+        self._params = tree.to(params, self._device)
+        self._state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, num_envs), env_params)
+        if isinstance(act, StatefulPolicy):
+            self._state = with_memory(self._params, self._state, env=env, policy=act)
+        steps = frames_per_batch // num_envs
+        self._ledger = Ledger([num_envs], [steps], (), (), _NO_LIMIT)
+
+        def play(params: Any, key: torch.Tensor, state: Any) -> Any:
+            return rollout(params, key, state, env_params, env=env, act=act, num_steps=steps)
+
+        self._play = compiled_program(play, backend=backend)
+
+    def _collect(self) -> Collected:
+        number = self._ledger.state.batches[0].to(self._key.device)
+        self._state, transition = self._play(self._params, random.fold_in(self._key, number), self._state)
+        step_count, traj_ids = (x.to(self._device) for x in self._ledger.enter(0, transition.done.cpu(), (), ()))
+        self.staleness = 0
+        mask, version = torch.ones_like(step_count, dtype=torch.bool), torch.full_like(step_count, self.version)
+        return Collected(transition, step_count, traj_ids, mask, version)
+
+    def _publish(self, params: Any, version: int) -> None:
+        self._params = tree.to(params, self._device)
+
+    def _env_state(self) -> Any:
+        return self._state
+
+    def _resume(self, state: CollectorState) -> None:
+        self._state, self._ledger.state = tree.to(state.env, self._device), state.ledger

@@ -1,0 +1,275 @@
+"""What a worker process does: it keeps an environment, and on demand plays a batch of steps into memory that it shares."""
+
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from typing import Any, NamedTuple
+
+import cloudpickle
+import torch
+
+from funrl import random, transforms, tree
+from funrl.collectors.ledger import Part
+from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
+from funrl.collectors.traced import Traced
+from funrl.env import Env, HostError, Timestep, Transition
+from funrl.interaction import Memory, choices, host_steps, with_memory
+from funrl.policies import StatefulPolicy
+
+
+class Job(NamedTuple):
+    """What a worker is told first.
+
+    Attributes:
+        index: its number.
+        create_env: a function that returns its environment.
+        act: what :func:`funrl.rollout` takes.
+        key: int64 []; all that it draws comes from this.
+        params: the parameters, a tree of Spec.
+        device: where the policy runs.
+        max_frames: after how many steps it truncates an episode; -1: never.
+    """
+
+    index: int
+    create_env: Callable[[], Env]
+    act: Any
+    key: torch.Tensor
+    params: Any
+    device: torch.device | None
+    max_frames: int
+
+
+class Facts(NamedTuple):
+    """What a worker tells of its environment; the trees hold a Spec for each leaf, of one copy.
+
+    Attributes:
+        name: of the environment.
+        num_envs: how many copies it has; None: one, without a batch dimension.
+        max_episode_steps: the most steps of an episode.
+        transition: a Transition.
+        after: what the policy sees next, and what it remembers.
+    """
+
+    name: str
+    num_envs: int | None
+    max_episode_steps: int
+    transition: Any
+    after: Any
+
+
+def slot_specs(facts: Facts, steps: int, batched: bool) -> dict[str, Any]:
+    """Return what is in the memory of one batch, a tree of Spec; ``batched``: with a dimension of copies, even of a single one."""
+    lead = (facts.num_envs or 1,) if batched or facts.num_envs is not None else ()
+    return {"transition": spec(facts.transition, (steps, *lead)), "after": spec(facts.after, lead)}
+
+
+class Memories:
+    """The memory of a worker: how often it has stepped, which shows that it lives, and ``num_slots`` batches.
+
+    Attributes:
+        beat: a memoryview of one integer.
+        slots: for each batch a dict of ``transition`` [T, ...] and ``after``.
+    """
+
+    def __init__(self, facts: Facts, steps: int, num_slots: int, *, batched: bool, handle: int | None = None):
+        specs = {"beat": Spec((1,), torch.int64), "slots": [slot_specs(facts, steps, batched) for _ in range(num_slots)]}
+        self.shared = Shared(size(specs), handle)
+        tensors = carve(specs, self.shared.bytes)
+        self.beat = memoryview(tensors["beat"].numpy())
+        self.slots = tensors["slots"]
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Serve the process at the other end of a socket until it hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks for batches is interrupted, and then ends this process
+    signal.signal(signal.SIGTERM, _stop)
+    pipe = Connection(descriptor)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    worker = None
+    try:
+        job: Job = cloudpickle.loads(pipe.recv_bytes())
+        worker = Worker(job, pipe)
+        worker.serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # nobody is left to tell
+    except Exception as error:
+        text = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
+        try:
+            pipe.send_bytes(pickle.dumps(("failed", text, traceback.format_exc())))
+        except OSError:
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if worker is not None and worker.env.close is not None:
+            worker.env.close()
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise SystemExit(0)
+
+
+def _watch(parent: int) -> None:
+    """End this process when its parent has died, whatever it is doing."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+class Worker:
+    """An environment, where it is, and the parameters that act in it."""
+
+    def __init__(self, job: Job, pipe: Connection):
+        self.job, self.pipe = job, pipe
+        self.beat = memoryview(bytearray(8)).cast("q")
+        env = job.create_env()
+        if not isinstance(env, Env):
+            raise TypeError(f"create_env: expected a function that returns an Env, got one that returns a {type(env).__name__}")
+        if job.max_frames > 0:
+            env = transforms.compose(env, transforms.time_limit(job.max_frames))
+        self.env = self._watched(env)
+        self.act = job.act
+        if job.act is not None:
+            stateful = isinstance(job.act, StatefulPolicy)
+            self.act = job.act._replace(act=Traced(job.act.act)) if stateful else Traced(job.act)
+        self.published = Published(job.params, recv_handle(pipe))
+        self.version, self.params = self.published.read(job.device)
+        key = random.fold_in(job.key, job.index).to(job.device)
+        self.reset_key, self.key = random.split(key).unbind(0)
+        self.env_params = env.default_params if job.device is None else tree.to(env.default_params, job.device)
+        self.state: tuple[Any, ...] = self._start()
+
+    def _watched(self, env: Env) -> Env:
+        """Return an environment that counts what it is asked for."""
+
+        def counted(f: Any) -> Any:
+            def call(*args: Any) -> Any:
+                self.beat[0] += 1
+                return f(*args)
+
+            return call
+
+        names = [name for name in ("reset", "step", "reset_where", "step_where") if getattr(env, name) is not None]
+        return env._replace(**{name: counted(getattr(env, name)) for name in names})
+
+    def _start(self) -> tuple[Any, ...]:
+        state = self.env.reset(self.reset_key, self.env_params)
+        if isinstance(self.act, StatefulPolicy):
+            return with_memory(self.params, state, env=self.env, policy=self.act)
+        return state
+
+    def serve(self) -> None:
+        """Say what the environment is like, and then do as told."""
+        self._tell("ready", self._facts())
+        steps, num_slots = pickle.loads(self.pipe.recv_bytes())
+        memories = Memories(self._facts(), steps, num_slots, batched=False, handle=recv_handle(self.pipe))
+        memories.beat[0] = self.beat[0]
+        self.beat, self.steps = memories.beat, steps
+        while True:
+            what, *rest = pickle.loads(self.pipe.recv_bytes())
+            if what == "collect":
+                self._collect(memories.slots[rest[0]], rest[1])
+                self._tell("collected", *rest, self.version)
+            else:
+                self._restore(*rest)
+                self._tell("restored")
+
+    def _tell(self, *message: Any) -> None:
+        self.pipe.send_bytes(pickle.dumps(message))
+
+    def _facts(self) -> Facts:
+        env, timestep = self.env, self.state[1]
+        memory = self.state[2] if len(self.state) == 3 else ()
+        _, action, extras = choices(self.params, random.split(self.key, 1), env, self.act)(0, memory, timestep.observation)
+        seen = timestep.observation
+        example = Transition(seen, action, timestep.reward, timestep.terminated, timestep.truncated, seen, extras)
+        drop = 0 if env.num_envs is None else 1
+        after = {"observation": seen, "memory": memory}
+        return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=drop), spec(after, drop=drop))
+
+    def _collect(self, slot: dict[str, Any], number: int) -> None:
+        """Play the batch of a number into memory."""
+        if self.published.version != self.version:
+            self.version, self.params = self.published.read(self.job.device)
+        key, env = random.fold_in(self.key, number), self.env
+        self.state, rows = host_steps(self.params, key, self.state, self.env_params, env=env, act=self.act, num_steps=self.steps)
+        transition = slot["transition"]
+        places = [getattr(transition, name) for name in Transition.__dataclass_fields__]
+        for place, column in zip(places, zip(*rows, strict=True), strict=True):
+            _write(place, column)
+        for place, x in zip(tree.leaves(slot["after"]), tree.leaves(self._after()), strict=True):
+            place.copy_(x)
+
+    def _after(self) -> dict[str, Any]:
+        return {"observation": self.state[1].observation, "memory": self.state[2] if len(self.state) == 3 else ()}
+
+    def _restore(self, part: Part) -> None:
+        """Go to where a worker was: replay the actions of the running episodes, from their resets on."""
+        now, steps, actions = int(part.batches) * self.steps, part.steps, part.actions
+        if self.job.device is not None:
+            part = tree.to(part, self.job.device)
+        longest = int(steps.max())
+        if self.env.num_envs is None:
+            env_state, timestep = self._replay(now, longest, tree.map(lambda x: x[:, 0], actions))
+            wanted = tree.map(lambda x: x[0], part.after)
+        else:
+            env_state, timestep = self._replay_copies(now, steps, actions)
+            wanted = part.after
+        if not tree.equal(timestep.observation, wanted["observation"]):
+            raise HostError(
+                f"{self.env.name}: replaying the running episodes, up to {longest} steps from their resets, led to another observation "
+                "than before: the environment is not deterministic, and cannot be gone on with in a new process; collect from a new start"
+            )
+        memory = wanted["memory"]
+        self.state = (env_state, timestep, memory) if isinstance(memory, Memory) else (env_state, timestep)
+
+    def _keys(self, counter: int) -> torch.Tensor:
+        """Return the keys of the step ``counter``: to act, to step and to reset."""
+        return random.split(random.fold_in(self.key, counter // self.steps), (self.steps, 3))[counter % self.steps]
+
+    def _reset_key(self, first: int) -> torch.Tensor:
+        """Return the key of the reset before the step ``first``."""
+        return self._keys(first - 1)[2] if first else self.reset_key
+
+    def _replay(self, now: int, steps: int, actions: Any) -> tuple[Any, Timestep]:
+        env_state, timestep = self.env.reset(self._reset_key(now - steps), self.env_params)
+        for t in range(steps):
+            action = tree.map(lambda x, t=t: x[t], actions)
+            env_state, timestep = self.env.step(self._keys(now - steps + t)[1], env_state, action, self.env_params)
+        return env_state, timestep
+
+    def _replay_copies(self, now: int, steps: torch.Tensor, actions: Any) -> tuple[Any, Timestep]:
+        env_state, timestep = self.env.reset(self.reset_key, self.env_params)
+        longest = int(steps.max())
+        for t in range(now - longest, now + 1):
+            starts = now - steps == t
+            if t > 0 and bool(starts.any()):
+                env_state, new = self.env.reset_where(self._reset_key(t), env_state, starts, self.env_params)
+                timestep = tree.where(starts.to(new.reward.device), new, timestep)
+            if t < now:
+                going = now - steps <= t
+                action = tree.map(lambda x, t=t: x[t - now + longest], actions)
+                env_state, new = self.env.step_where(self._keys(t)[1], env_state, action, going, self.env_params)
+                timestep = tree.where(going.to(new.reward.device), new, timestep)
+        return env_state, timestep
+
+
+def _write(place: Any, column: tuple[Any, ...]) -> None:
+    """Lay the trees of T steps side by side in memory."""
+    if isinstance(place, torch.Tensor):
+        if place.device == column[0].device:
+            torch.stack(column, out=place)
+        else:
+            place.copy_(torch.stack(column))
+        return
+    places = tree.leaves(place)
+    if places:
+        for inner, values in zip(places, zip(*map(tree.leaves, column), strict=True), strict=True):
+            _write(inner, values)
