@@ -11,7 +11,7 @@ from funrl.collectors.collector import Collector, CollectorState
 from funrl.collectors.fleet import Done, Fleet
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.collectors.memory import Published, spec
-from funrl.env import Env
+from funrl.env import Env, HostError
 
 __all__ = ["asynchronous", "synchronous"]
 
@@ -285,6 +285,8 @@ class _Processes(Collector):
         )
 
     def _publish(self, params: Any, version: int) -> None:
+        if self._fleet.closed:
+            raise HostError(f"{self._what} is closed; make it anew")
         with self._lock:
             self._fleet.published.write(params, version)
 
