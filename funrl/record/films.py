@@ -74,7 +74,8 @@ def film(
 
     The copies of the environment stand side by side, each with its share of the episodes, one after another, and stay dimmed once it has
     played them. Of a pure environment there are as many copies as episodes; a host environment has the copies that it was made
-    with, and its episodes are those that :func:`funrl.evaluate` plays with the same key.
+    with, and its episodes are those that :func:`funrl.evaluate` plays with the same key. To film what is learned, call it in a hook of
+    training, a function that itself returns nothing.
 
     Args:
         path: the film, which ends in ``.mp4`` or ``.gif``; see :func:`video`.
