@@ -89,6 +89,11 @@ class Collector:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def num_envs(self) -> int:
+        """How many copies of the environment there are, with all workers together."""
+        return self._ledger.num_copies
+
     def update_params(self, params: Any) -> None:
         """Publish new parameters, for batches that are begun from now on.
 
