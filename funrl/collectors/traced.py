@@ -46,7 +46,7 @@ class Traced:
             graph = make_fx(flat)(*leaves)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch.jit is deprecated
-                program = torch.jit.trace(lambda *values: graph(*values), tuple(leaves), check_trace=False)
+                program: Any = torch.jit.trace(lambda *values: graph(*values), tuple(leaves), check_trace=False)
             same = all(torch.equal(x, y) for x, y in zip(program(*leaves), values, strict=True))
         except Exception:
             same = False
