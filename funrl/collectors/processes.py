@@ -317,7 +317,7 @@ class _Asynchronous(_Processes):
     def __init__(self, *args: Any, num_slots: int, max_staleness: int, **options: Any):
         self._num_slots, self._max_staleness = num_slots, max_staleness
         super().__init__(*args, num_slots=num_slots, **options)
-        self._asked: list[int] | None = None  # the number of the next batch to ask each worker for; None: of none yet
+        self._asked: Any = None  # the number of the next batch to ask each worker for; None: of none yet
 
     def _shared_out(self, copies: list[int]) -> list[int]:
         return copies

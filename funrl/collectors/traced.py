@@ -55,7 +55,7 @@ def _recorded(fn: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Callab
         graph = make_fx(flat)(*leaves)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated
-            program = torch.jit.trace(lambda *values: graph(*values), tuple(leaves), check_trace=False)
+            program: Any = torch.jit.trace(lambda *values: graph(*values), tuple(leaves), check_trace=False)
         same = all(torch.equal(x, y) for x, y in zip(program(*leaves), tree.leaves(out), strict=True))
     except Exception:
         return None

@@ -250,6 +250,7 @@ def _writing(what: str, path: str | os.PathLike, frames_per_second: float) -> It
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.partial{kind}")
+    options: dict[str, Any]
     if kind == ".mp4":
         options = dict(format="FFMPEG", fps=frames_per_second, macro_block_size=2, ffmpeg_log_level="error")
     else:
