@@ -16,7 +16,7 @@ from funrl.env import Env, Timestep, Transition
 from funrl.policies import StatefulPolicy
 from funrl.program import scan
 
-__all__ = ["Evaluation", "Memory", "evaluate", "rand_step", "rollout", "step_mdp", "with_memory"]
+__all__ = ["Evaluation", "Memory", "check_act", "evaluate", "rand_step", "rollout", "step_mdp", "with_memory"]
 
 Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]] | StatefulPolicy
 
@@ -47,6 +47,21 @@ class Memory(tree.Replaceable):
 
     state: Any
     reset: torch.Tensor
+
+
+def check_act(what: str, act: Any) -> None:
+    """Raise a TypeError unless ``act`` is what :func:`rollout` takes; the message begins with ``what``.
+
+    Example:
+        >>> from funrl import nn, policies
+        >>> check_act("rollout", policies.deterministic(nn.mlp((), 1)))
+        Traceback (most recent call last):
+        ...
+        TypeError: rollout: act: expected a function or a StatefulPolicy, got a Policy; give its act: policy.act
+    """
+    if act is not None and not callable(act) and not isinstance(act, StatefulPolicy):
+        remedy = "give its act: policy.act" if hasattr(act, "act") else "write act(params, key, observation) -> (action, extras)"
+        raise TypeError(f"{what}: act: expected a function or a StatefulPolicy, got a {type(act).__name__}; {remedy}")
 
 
 def with_memory(params: Any, state: tuple[Any, Timestep], *, env: Env, policy: StatefulPolicy) -> tuple[Any, Timestep, Memory]:
@@ -118,6 +133,7 @@ def rollout(
         The state to go on from, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
 
     Raises:
+        TypeError: if ``act`` is neither a function nor a StatefulPolicy.
         ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair (or triple), or not batched as ``env`` is.
 
     Example:
@@ -133,6 +149,7 @@ def rollout(
     """
     if num_steps < 1:
         raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
+    check_act("rollout", act)
     batch_shape = _batch_shape(state, env, act)
     if env.host:
         return _rollout_host(params, key, state, env_params, env=env, act=act, num_steps=num_steps)
@@ -436,6 +453,7 @@ def evaluate(
         An :class:`Evaluation` with leaves [N].
 
     Raises:
+        TypeError: if ``act`` is neither a function nor a StatefulPolicy.
         ValueError: if ``num_episodes`` or ``max_steps`` is less than 1.
 
     Example:
@@ -449,6 +467,7 @@ def evaluate(
     """
     if num_episodes < 1:
         raise ValueError(f"evaluate: num_episodes is {num_episodes}; expected at least 1")
+    check_act("evaluate", act)
     max_steps = env.max_episode_steps if max_steps is None else max_steps
     if max_steps < 1:
         raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")

@@ -453,7 +453,7 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
     from torch._dynamo.exc import Unsupported
 
     options = {"guard_filter_fn": _may_change, **(_inductor_options(threads) if backend == "inductor" else {})}
-    name = getattr(fn, "__name__", "fn")
+    name = getattr(fn, "__name__", "fn").replace("<lambda>", "fn")
 
     def run(*args: Any) -> Any:
         return _with_donation(fn, positions, *args)

@@ -62,6 +62,14 @@ class _Space:
         return self._contains(x)
 
 
+def _told(bound: torch.Tensor) -> str:
+    """Return the bound of a box in a few words: one number where all are equal, and the range of many."""
+    values = bound.flatten().tolist()
+    if values and all(x == values[0] for x in values):
+        return f"{values[0]:g}"
+    return f"[{', '.join(f'{x:g}' for x in values)}]" if len(values) <= 16 else f"<{min(values):g} to {max(values):g}>"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Box(_Space):
     """All tensors x with low <= x <= high, element by element.
@@ -91,6 +99,8 @@ class Box(_Space):
         ((2,), tensor(True))
         >>> box.project(torch.tensor([3.0, -4.0]))
         tensor([1., 0.])
+        >>> box, Box(0, 255, (64, 64, 3), torch.uint8)
+        (Box([-1, 0], [1, inf], (2,), torch.float32), Box(0, 255, (64, 64, 3), torch.uint8))
     """
 
     low: Any  # given as an ArrayLike, kept as a tensor; shape is never None once the box is made
@@ -128,6 +138,9 @@ class Box(_Space):
         object.__setattr__(self, "low", low.to(self.dtype).contiguous())
         object.__setattr__(self, "high", high.to(self.dtype).contiguous())
         object.__setattr__(self, "shape", tuple(shape))
+
+    def __repr__(self) -> str:
+        return f"Box({_told(self.low)}, {_told(self.high)}, {self.shape}, {self.dtype})"
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Box):

@@ -41,12 +41,15 @@ def activation_function(what: str, activation: Any) -> Callable[[torch.Tensor], 
     """Return an elementwise function as it is, or the one that has the name.
 
     Raises:
-        ValueError: if there is none of that name; the message begins with ``what``.
+        TypeError: if it is a class; the message begins with ``what``.
+        ValueError: if there is none of that name.
 
     Example:
         >>> activation_function("mlp: activation", "relu") is torch.relu
         True
     """
+    if isinstance(activation, type):
+        raise TypeError(f"{what}: expected a function, got the class {activation.__name__}; make one of it: {activation.__name__}()")
     if callable(activation):
         return cast(Callable[[torch.Tensor], torch.Tensor], activation)
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
