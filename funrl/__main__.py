@@ -10,7 +10,7 @@ from funrl import algos, envs, random, record, training, tree
 from funrl.checkpoint import CheckpointError
 from funrl.env import Env, HostError
 from funrl.interaction import Evaluation
-from funrl.record import RunError
+from funrl.record import RunError, films, plots
 from funrl.spaces import Box
 
 __all__ = ["main"]
@@ -170,7 +170,7 @@ def _video(args: argparse.Namespace) -> None:
             raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
         if not 0 <= args.agent < num_agents:
             raise _UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
-        out = _file(args.out, record.Folder(args.dir).path / "video.mp4", record.films.SUFFIXES)
+        out = _file(args.out, record.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
         params = tree.index(run.state.params, args.agent) if num_agents > 1 else run.state.params
     with _stage(run.algo.env, run.config["env"], args.episodes) as env:
         try:
@@ -196,7 +196,7 @@ def _stage(env: Env, name: str, num_episodes: int) -> Env:
 
 
 def _plot(args: argparse.Namespace) -> None:
-    out = _file(args.out, Path("learning_curves.png"), record.plots.SUFFIXES)
+    out = _file(args.out, Path("learning_curves.png"), plots.SUFFIXES)
     folders = [record.Folder(path) for path in args.dirs]
     titles = {record.read_config(folder.path)["env"] for folder in folders}
     distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)

@@ -158,7 +158,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     A step rolls out T steps of B environments, writes them to the buffer, draws ``num_updates`` batches from it and scans over them.
     Priorities, where the buffer has them, change after the last of these (of an item that was drawn twice, to one of its errors).
-    Nothing is learned before ``learning_starts``: until then metrics only say what the losses are.
+    Nothing is learned before ``learning_starts``, and priorities stay: until then metrics only say what the losses are.
 
     In an environment on the host a step is a loop of Python around two programs; it can be neither compiled nor vmapped, and uses
     the given state up, as the environment does: the buffer is written in place.
@@ -315,10 +315,12 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
             after, (metrics, further) = scan(several, before, (keys, grouped))
             metrics = {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
         num_steps = state.num_steps + steps_per_update
-        after = tree.where(num_steps >= config.learning_starts, after, before)
+        learning = num_steps >= config.learning_starts
+        after = tree.where(learning, after, before)
         error = metrics.pop("td_error")
         if buffer.update_priority is not None:
-            memory = buffer.update_priority(memory, draws.indices.reshape(-1), error.reshape(-1))
+            priority = torch.where(learning, error, memory.exponents.greatest)  # until then all items have the greatest
+            memory = buffer.update_priority(memory, draws.indices.reshape(-1), priority.reshape(-1))
         network = unravel(after.network)
         state = state.replace(
             params=Acting(network, *exploration(hparams, num_steps)),

@@ -17,7 +17,8 @@ class Collected:
     Attributes:
         transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory.
         step_count: int64 [T, B] or [N, T], how many steps of the episode came before this one.
-        traj_ids: int64, the number of the episode, which no other one has; an episode keeps it from batch to batch.
+        traj_ids: int64, the number of the episode, which no other one has; an episode keeps it from batch to batch. Modulo
+            ``num_envs`` of the collector it says which copy of the environment.
         mask: bool, where there is a step: everywhere in [T, B], up to the end of each trajectory in [N, T].
         version: int64, which version of the parameters chose the action: 0 for those given to the collector, 1 for those
             published first.

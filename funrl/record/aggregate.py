@@ -93,8 +93,9 @@ def bootstrap_interval(
         for some in rows.split(max(1, _CHUNK // max(1, scores.numel())))
     ]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(torch.cat(values).cpu().numpy(), (tail, 1 - tail), axis=0)
-    return tuple(torch.as_tensor(x, dtype=scores.dtype, device=scores.device) for x in (low, high))
+    ends = np.quantile(torch.cat(values).cpu().numpy(), (tail, 1 - tail), axis=0)
+    low, high = (torch.as_tensor(x, dtype=scores.dtype, device=scores.device) for x in ends)
+    return low, high
 
 
 def _check_scores(what: str, scores: torch.Tensor, dims: int) -> None:

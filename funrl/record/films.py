@@ -74,7 +74,8 @@ def film(
 
     The copies of the environment stand side by side, each with its share of the episodes, one after another, and stay dimmed once it has
     played them. Of a pure environment there are as many copies as episodes; a host environment has the copies that it was made
-    with, and its episodes are those that :func:`funrl.evaluate` plays with the same key.
+    with, and its episodes are those that :func:`funrl.evaluate` plays with the same key. To film what is learned, call it in a hook of
+    training, a function that itself returns nothing.
 
     Args:
         path: the film, which ends in ``.mp4`` or ``.gif``; see :func:`video`.
@@ -249,6 +250,7 @@ def _writing(what: str, path: str | os.PathLike, frames_per_second: float) -> It
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.partial{kind}")
+    options: dict[str, Any]
     if kind == ".mp4":
         options = dict(format="FFMPEG", fps=frames_per_second, macro_block_size=2, ffmpeg_log_level="error")
     else:

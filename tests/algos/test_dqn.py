@@ -156,6 +156,15 @@ def test_priorities_are_those_of_the_last_errors(monkeypatch):
         assert not weights[32:].any()
 
 
+def test_priorities_stay_before_learning_starts():
+    states = run(make(prioritized=True, learning_starts=24), 3)
+    for state in states[1:3]:
+        weights = state.buffer.priorities.weights[: state.buffer.ring.size]
+        assert len(weights.unique()) == 1 and weights[0] > 0 and state.buffer.exponents.greatest == 1
+    weights = states[3].buffer.priorities.weights[:24]
+    assert 1 < len(weights.unique()) <= 17
+
+
 def test_errors_draw_and_weights_make_up_for_it(monkeypatch):
     steps = gradient_steps.record(monkeypatch)
     algo = make(prioritized=True, priority_beta=1.0, batch_size=32)
