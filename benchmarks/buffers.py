@@ -1,61 +1,11 @@
-"""Replay buffers beside TorchRL's and flashbax's: time of a call on the CPU, memory held, and a training program on a large buffer.
+"""Replay buffers beside TorchRL's and flashbax's: time of a call on the CPU, memory held, and a training program on a large buffer."""
 
-    python -m benchmarks.buffers --peers /path/to/python        (an interpreter that has the ``bench`` extra; this one by default)
-
-Every measurement is a process of its own, one after another, on a machine that should do nothing else; libraries take turns. A time
-is the median of all calls, in microseconds; a transition is 42 float32 numbers in five tensors, and the buffers are full. Writes
-``benchmarks/results/buffers.json`` and ``buffers.md``, and prints the table.
-"""
-
-import argparse
-import json
-import os
-import platform
-import statistics
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
-from benchmarks.buffers_peers import ALPHA, BATCH, BETA, FIELDS, PEERS, ROWS, timed
-from benchmarks.processes import last_line, say
+from benchmarks.buffers_peers import ALPHA, BATCH, BETA, FIELDS, ROWS, flashbax, named, timed, torchrl
+from benchmarks.harness import Case, Figures, Library, speed
 
-RESULTS = Path(__file__).parent / "results"
-CAPACITIES = (100_000, 1_000_000)
-# (measure, peer): the greatest ratio of our time to theirs.
-TARGETS = {
-    ("sample", "torchrl"): 0.6,
-    ("sample", "flashbax"): 1.0,
-    ("extend", "torchrl"): 0.3,
-    ("prioritized sample", "flashbax"): 1.0,
-    ("update_priority", "flashbax"): 1.0,
-}
-MEASURES = (
-    "sample",
-    "extend",
-    "extend_",
-    "prioritized sample",
-    "update_priority",
-    "update_priority_",
-    "prioritized extend",
-    "prioritized extend_",
-)
-
-
-def main() -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", default=sys.executable, help="the interpreter that runs the other libraries")
-    parser.add_argument("--repeats", type=int, default=500, help="calls of each measure in a round")
-    parser.add_argument("--rounds", type=int, default=3, help="how often the libraries take turns")
-    parser.add_argument("--measure", choices=("calls", "program", "memory"), help=argparse.SUPPRESS)
-    parser.add_argument("--capacity", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        measure = {"calls": calls, "program": program, "memory": memory}[arguments.measure]
-        print(json.dumps(measure(arguments.capacity, arguments.repeats)))
-        return
-    report(arguments)
+FEW, MANY = 100_000, 1_000_000
 
 
 def _rows(n: int) -> Any:
@@ -73,20 +23,20 @@ def _filled(buffer: Any, capacity: int) -> Any:
     return state
 
 
-def calls(capacity: int, repeats: int) -> dict[str, Any]:
+def calls(capacity: int, seconds: float) -> dict[str, list[float]]:
     """Return the microseconds of single calls: compiled, and of the twins ``extend_`` and ``update_priority_`` eagerly."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
 
     from funrl import buffers, random
 
-    keys = list(random.split(random.key(0), repeats + 20).unbind(0))
+    keys = list(random.split(random.key(0), 500).unbind(0))
     rows, result = _rows(ROWS), {}
     torch.set_num_threads(1)
 
     def state_of(program: Any, state: Any, *arguments: Any) -> list[float]:
         box = [state]
-        samples = timed(lambda i: box.__setitem__(0, program(box[0], *arguments)), repeats)
+        samples = timed(lambda i: box.__setitem__(0, program(box[0], *arguments)), seconds)
         state_of.last = box[0]
         return samples
 
@@ -102,14 +52,14 @@ def calls(capacity: int, repeats: int) -> dict[str, Any]:
             result["update_priority_"] = state_of(buffer.update_priority_, state_of.last, index, priority)
             state = state_of.last
         sample = funrl.compile(lambda key, state, b=buffer: b.sample(key, state, BATCH))
-        result[f"{prefix}sample"] = timed(lambda i, s=sample, state=state: s(keys[i], state), repeats)
+        result[f"{prefix}sample"] = timed(lambda i, s=sample, state=state: s(keys[i % 500], state), seconds)
         extend = funrl.compile(lambda state, rows, b=buffer: b.extend(state, rows), donate=0)
         result[f"{prefix}extend"] = state_of(extend, state, rows)
         result[f"{prefix}extend_"] = state_of(buffer.extend_, state_of.last, rows)
-    return {"samples": result}
+    return named(result, capacity)
 
 
-def program(capacity: int, repeats: int) -> dict[str, Any]:
+def program(capacity: int, seconds: float) -> list[float]:
     """Return the microseconds of writing 64 rows and taking 8 gradient steps on samples of 256."""
     import funrl  # isort: skip
     import torch
@@ -135,108 +85,67 @@ def program(capacity: int, repeats: int) -> dict[str, Any]:
 
     compiled = funrl.compile(step, donate=1)
     box = [state, {"w": torch.zeros(17, 64), "v": torch.zeros(6, 64), "u": torch.zeros(64, 1)}]
-    keys, rows = list(random.split(random.key(0), repeats + 20).unbind(0)), _rows(ROWS)
+    keys, rows = list(random.split(random.key(0), 500).unbind(0)), _rows(ROWS)
 
     def call(i: int) -> None:
-        box[0], box[1], _ = compiled(keys[i], box[0], box[1], rows)
+        box[0], box[1], _ = compiled(keys[i % 500], box[0], box[1], rows)
 
-    return {"samples": {"program": timed(call, repeats)}}
+    return timed(call, seconds)
 
 
-def memory(capacity: int, repeats: int) -> dict[str, Any]:
+def memory(seconds: float) -> dict[str, list[float]]:
     """Return the bytes that a full buffer holds, for each byte of data."""
     from funrl import buffers, tree
 
-    kinds = {"uniform": buffers.uniform(capacity), "prioritized": buffers.prioritized(capacity, ALPHA, BETA)}
-    data = capacity * tree.nbytes(_rows(1))
-    return {name: tree.nbytes(_filled(buffer, capacity)) / data for name, buffer in kinds.items()}
+    kinds = {"uniform": buffers.uniform(MANY), "prioritized": buffers.prioritized(MANY, ALPHA, BETA)}
+    data = MANY * tree.nbytes(_rows(1))
+    return {f"{name} buffer (bytes for a byte of data)": [tree.nbytes(_filled(buffer, MANY)) / data] for name, buffer in kinds.items()}
 
 
-def ours(measure: str, capacity: int, repeats: int) -> dict[str, Any]:
-    """Measure funrl in a process of its own."""
-    sizes = ["--capacity", str(capacity), "--repeats", str(repeats)]
-    return last_line([sys.executable, "-m", "benchmarks.buffers", "--measure", measure, *sizes])
+def notes(figures: Figures) -> list[str]:
+    """Say what the rows are, and what a larger buffer costs."""
+    lines = ["`extend` is compiled with the state donated, `extend_` writes in place eagerly."]
+
+    def growth(few: str, many: str) -> str:
+        return f"{figures[many]['funrl'] / figures[few]['funrl']:.2f} x"
+
+    calls = {call: [f"buffer: {call}, {capacity:,} transitions" for capacity in (FEW, MANY)] for call in ("extend", "extend_")}
+    if all(row in figures for rows in calls.values() for row in rows):
+        lines.append(
+            "Ten times as large a buffer: " + ", ".join(f"`{c}` takes {growth(*rows)}" for c, rows in calls.items()) + " (target 1.2)."
+        )
+    if all(program in figures for program in PROGRAMS.values()):
+        lines.append(f"A training program on a hundred times as large a buffer takes {growth(*PROGRAMS.values())} as long (target 3).")
+    return lines
 
 
-def theirs(python: str, peer: str, capacity: int, repeats: int) -> dict[str, Any]:
-    """Measure another library in a process of its own."""
-    return last_line([python, "-m", "benchmarks.buffers_peers", peer, "--capacity", str(capacity), "--repeats", str(repeats)])
-
-
-def report(arguments: argparse.Namespace) -> None:
-    """Measure everything, write the results and print them."""
-    samples: dict[str, list[float]] = {}
-    versions: dict[str, str] = {}
-
-    def keep(name: str, capacity: int, result: dict[str, Any]) -> None:
-        for measure, values in result["samples"].items():
-            samples.setdefault(f"{name}/{measure}/{capacity}", []).extend(values)
-
-    for turn in range(arguments.rounds):
-        for capacity in CAPACITIES:
-            say(f"round {turn + 1}: {capacity} transitions: funrl")
-            keep("funrl", capacity, ours("calls", capacity, arguments.repeats))
-            for peer in PEERS:
-                say(f"round {turn + 1}: {capacity} transitions: {peer}")
-                result = theirs(arguments.peers, peer, capacity, arguments.repeats)
-                keep(peer, capacity, result)
-                versions[peer] = result["version"]
-        for capacity in (10_000, 1_000_000):
-            say(f"round {turn + 1}: {capacity} transitions: a program of 8 gradient steps")
-            keep("funrl", capacity, ours("program", capacity, arguments.repeats))
-    import torch
-
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, **versions},
-        "medians": {name: statistics.median(values) for name, values in samples.items()},
-        "calls": {name: len(values) for name, values in samples.items()},
-        "memory": ours("memory", CAPACITIES[-1], 0),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "buffers.json").write_text(json.dumps(record, indent=1) + "\n")
-    text = _table(record)
-    (RESULTS / "buffers.md").write_text(text)
-    print(text)
-
-
-def _table(record: dict[str, Any]) -> str:
-    medians = record["medians"]
-    lines = [
-        f"# Replay buffers ({record['date']}, {record['machine']})",
-        "",
-        f"Microseconds of a call on full buffers, medians; samples and priorities are {BATCH} rows, extensions {ROWS}. "
-        "Made by `python -m benchmarks.buffers`.",
-        ", ".join(f"{name} {number}" for name, number in record["versions"].items()) + ".",
-        "",
-        "| transitions | call | funrl | " + " | ".join(f"{peer} | ratio | target" for peer in PEERS) + " |",
-        "|---|---|---|" + "---|---|---|" * len(PEERS),
-    ]
-    for capacity in CAPACITIES:
-        for measure in MEASURES:
-            own = medians[f"funrl/{measure}/{capacity}"]
-            cells = [f"{capacity:,}", measure, f"{own:.0f}"]
-            for peer in PEERS:
-                there = medians.get(f"{peer}/{measure.rstrip('_')}/{capacity}")
-                target = TARGETS.get((measure.rstrip("_"), peer))
-                cells += [f"{there:.0f}", f"{own / there:.2f}", f"{target or ''}"] if there else ["", "", ""]
-            lines.append("| " + " | ".join(cells) + " |")
-    small, large = CAPACITIES
-    growth = {m: medians[f"funrl/{m}/{large}"] / medians[f"funrl/{m}/{small}"] for m in ("extend", "extend_")}
-    few, many = medians["funrl/program/10000"], medians["funrl/program/1000000"]
-    lines += [
-        "",
-        "`extend` is compiled with the state donated, `extend_` writes in place eagerly. From the small to the large buffer: "
-        + ", ".join(f"`{m}` {ratio:.2f} x" for m, ratio in growth.items())
-        + " (target 1.2).",
-        f"A program that writes {ROWS} rows and takes 8 gradient steps on samples of {BATCH}: {few:.0f} us with 10,000 rows, {many:.0f} us "
-        f"with a million: {many / few:.2f} x (target 3).",
-        "Memory held: " + ", ".join(f"{name} {ratio:.3f} x the data" for name, ratio in record["memory"].items()) + " (target 1.05).",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()
+CALLS = {"funrl": Library(calls), "torchrl": Library(torchrl, "torchrl"), "flashbax": Library(flashbax, "flashbax")}
+PROGRAMS = {
+    capacity: f"buffer: {ROWS} rows written and 8 gradient steps on samples of {BATCH}, {capacity:,} transitions"
+    for capacity in (10_000, MANY)
+}
+GOALS = {
+    ("sample", "torchrl"): 1 / 0.6,
+    ("sample", "flashbax"): 1.0,
+    ("extend_", "torchrl"): 1 / 0.3,
+    ("prioritized sample", "flashbax"): 1.0,
+    ("update_priority_", "flashbax"): 1.0,
+}
+BENCHMARK = speed(
+    "buffers",
+    f"Calls on full buffers: samples and priorities of {BATCH} rows, extensions of {ROWS}.",
+    [
+        Case(f"calls, {FEW:,} transitions", (FEW,), CALLS),
+        Case(f"calls, {MANY:,} transitions", (MANY,), CALLS, quick=False),
+        *(Case(name, (capacity,), {"funrl": Library(program)}, quick=False) for capacity, name in PROGRAMS.items()),
+        Case("memory", (), {"funrl": Library(memory)}, quick=False),
+    ],
+    unit="µs",
+    lower=True,
+    targets={
+        (f"buffer: {call}, {capacity:,} transitions", library): goal for (call, library), goal in GOALS.items() for capacity in (FEW, MANY)
+    },
+    seconds=0.2,
+    rounds=3,
+    notes=notes,
+)

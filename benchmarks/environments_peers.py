@@ -1,9 +1,6 @@
 """Environments of other libraries, timed: what ``benchmarks/environments.py`` holds funrl against.
 
-    python -m benchmarks.environments_peers gymnax --env CartPole-v1 --num-envs 2048 --num-steps 128 --seconds 2 --repeats 3
-
-prints one line of JSON: peer, version, and samples, each the environment steps a second of whole rollouts over at least ``--seconds``
-seconds. Compiling and a first rollout come before the clock.
+A sample is the environment steps a second of whole rollouts. Compiling and a first rollout come before the clock.
 
 ``gymnax``
     One compiled ``lax.scan`` over the vmapped environment and a policy of two layers of 64, as gymnax's own ``RolloutWrapper`` has it: with
@@ -16,19 +13,16 @@ seconds. Compiling and a first rollout come before the clock.
     TorchRL's ``SerialEnv`` of ``GymEnv``, by its own ``rollout`` with random actions.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
-__all__ = ["HIDDEN", "PEERS", "main", "throughput"]
+__all__ = ["HIDDEN", "gymnasium", "gymnax", "throughput", "torchrl"]
 
 HIDDEN = (64, 64)
 
 
-def throughput(rollout: Callable[[int], Any], steps: int, seconds: float, repeats: int) -> list[float]:
+def throughput(rollout: Callable[[int], Any], steps: int, seconds: float, repeats: int = 3) -> list[float]:
     """Return steps a second of a program, from several samples.
 
     Args:
@@ -48,7 +42,7 @@ def throughput(rollout: Callable[[int], Any], steps: int, seconds: float, repeat
     return samples[1:]
 
 
-def gymnax(name: str, num_envs: int, num_steps: int, seconds: float, repeats: int) -> list[float]:
+def gymnax(name: str, num_envs: int, num_steps: int, seconds: float) -> list[float]:
     """Time compiled rollouts; see the module for what they are."""
     import gymnax as library
     import jax
@@ -92,10 +86,10 @@ def gymnax(name: str, num_envs: int, num_steps: int, seconds: float, repeats: in
     def call(i: int) -> None:
         box[0], _ = jax.block_until_ready(program(params, jax.random.fold_in(key, i), box[0]))
 
-    return throughput(call, num_envs * num_steps, seconds, repeats)
+    return throughput(call, num_envs * num_steps, seconds)
 
 
-def gymnasium(name: str, num_envs: int, num_steps: int, seconds: float, repeats: int) -> list[float]:
+def gymnasium(name: str, num_envs: int, num_steps: int, seconds: float) -> list[float]:
     """Time gymnasium's vector environment."""
     import gymnasium as library
 
@@ -107,10 +101,10 @@ def gymnasium(name: str, num_envs: int, num_steps: int, seconds: float, repeats:
         for action in actions:
             envs.step(action)
 
-    return throughput(call, num_envs * num_steps, seconds, repeats)
+    return throughput(call, num_envs * num_steps, seconds)
 
 
-def torchrl(name: str, num_envs: int, num_steps: int, seconds: float, repeats: int) -> list[float]:
+def torchrl(name: str, num_envs: int, num_steps: int, seconds: float) -> list[float]:
     """Time TorchRL's vector environment."""
     import torch
     from torchrl import torchrl_logger
@@ -119,25 +113,4 @@ def torchrl(name: str, num_envs: int, num_steps: int, seconds: float, repeats: i
     torchrl_logger.setLevel("WARNING")
     torch.set_num_threads(1)
     env = SerialEnv(num_envs, lambda: GymEnv(name, categorical_action_encoding=True, device="cpu"))
-    return throughput(lambda i: env.rollout(num_steps, break_when_any_done=False), num_envs * num_steps, seconds, repeats)
-
-
-PEERS = {"gymnax": gymnax, "gymnasium": gymnasium, "torchrl": torchrl}
-
-
-def main() -> None:
-    """Time one peer and print a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--env", required=True)
-    parser.add_argument("--num-envs", type=int, required=True)
-    parser.add_argument("--num-steps", type=int, required=True)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
-    samples = PEERS[given.peer](given.env, given.num_envs, given.num_steps, given.seconds, given.repeats)
-    print(json.dumps({"peer": given.peer, "version": version(given.peer), "samples": samples}))
-
-
-if __name__ == "__main__":
-    main()
+    return throughput(lambda i: env.rollout(num_steps, break_when_any_done=False), num_envs * num_steps, seconds)

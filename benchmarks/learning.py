@@ -1,24 +1,14 @@
-"""What the algorithms learn with the presets of ``python -m funrl train``: the agents of a row as one vmapped program.
+"""What the algorithms learn with the presets of ``python -m funrl train``: the agents of a row as one vmapped program."""
 
-    python -m benchmarks.learning [ppo/CartPole-v1 sac/Pendulum-v1 ...]
-
-Each agent is evaluated over 100 episodes without exploration. Writes ``benchmarks/results/learning.json``, ``learning.md`` and
-a curve for each row.
-"""
-
-import argparse
-import json
-import os
-import platform
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import funrl
-from funrl import training
+from benchmarks.harness import Benchmark, Figures, Options, say
+from benchmarks.history import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
+QUICK = "ppo/CartPole-v1"
 
 
 def _mean(least: float, num_agents: int = 5) -> tuple[int, str, Any]:
@@ -49,7 +39,9 @@ def learn(row: str) -> dict[str, Any]:
     """Train the agents of a row and return what was measured."""
     num_agents, claim, holds = CLAIMS[row]
     name, env = row.split("/")
-    preset = training.preset(name, env)
+    import funrl
+
+    preset = funrl.training.preset(name, env)
     algo = funrl.algos.make(name, funrl.envs.make(env), **preset.options)
     with tempfile.TemporaryDirectory() as out:
         folder = Path(out) / "run"
@@ -57,7 +49,6 @@ def learn(row: str) -> dict[str, Any]:
         (RESULTS / f"learning_{name}_{env}.png").write_bytes((folder / "learning_curve.png").read_bytes())
     scores = result.evaluation.episode_return.mean(-1).tolist()
     return {
-        "row": row,
         "options": dict(preset.options),
         "steps": result.steps,
         "seconds": result.seconds,
@@ -68,35 +59,32 @@ def learn(row: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(CLAIMS)}; all by default")
-    names = parser.parse_args().rows or list(CLAIMS)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "learning.json"
-    rows = {row["row"]: row for row in (json.loads(path.read_text()) if path.exists() else [])}
-    for name in names:
-        rows[name] = {"date": time.strftime("%Y-%m-%d"), "machine": f"{platform.machine()}, {os.cpu_count()} cores", **learn(name)}
-        path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+def run(options: Options) -> Iterator[Figures]:
+    """Yield what the agents of each row learned."""
+    for row in CLAIMS:
+        if options.wants(row, row == QUICK):
+            say(f"learning: {row}")
+            yield {row: learn(row)}
+
+
+def notes(figures: Figures) -> list[str]:
+    """Return the table."""
     lines = [
-        "# What the algorithms learn",
-        "",
-        "Made by `python -m benchmarks.learning`: the presets of the command line, all agents of a row as one vmapped program,",
-        "each evaluated over 100 episodes without exploration.",
-        "",
         "| algorithm/environment | agents | steps of each | seconds (compiling) | mean | worst agent | claim | holds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in (rows[name] for name in CLAIMS if name in rows):
-        scores = row["scores"]
+    for name, row in ((name, figures[name]) for name in CLAIMS if name in figures):
+        scores, picture = row["scores"], f"learning_{name.replace('/', '_')}.png"
         lines.append(
-            f"| {row['row']} | {len(scores)} | {row['steps']:,} | {row['seconds']:.0f} ({row['compile_seconds']:.0f}) "
+            f"| [{name}]({picture}) | {len(scores)} | {row['steps']:,} | {row['seconds']:.0f} ({row['compile_seconds']:.0f}) "
             f"| {sum(scores) / len(scores):.1f} | {min(scores):.1f} | {row['claim']} | {'yes' if row['holds'] else 'NO'} |"
         )
-    (RESULTS / "learning.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    return lines
 
 
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    "What the algorithms learn with the presets of the command line; each agent is evaluated over 100 episodes without exploration.",
+    (),
+    run,
+    notes,
+)

@@ -1,10 +1,7 @@
 """An ensemble of multilayer perceptrons in torch and tensordict, timed: what ``benchmarks/modules.py`` holds funrl against.
 
-    python -m benchmarks.modules_peers PEER --seconds 3
-
-prints one line of JSON: peer, version, samples. A sample is the seconds of one forward and backward pass of all members (:data:`SETTINGS`),
-each on the same batch, the mean over at least ``--seconds`` seconds. Every peer runs in a process of its own, in an environment that need
-not hold funrl, with the number of threads that torch takes by default.
+A sample is the milliseconds of one forward and backward pass of all members (:data:`SETTINGS`), each on the same batch. Every peer has
+the number of threads that torch takes by default.
 
 ``loop``
     A Python loop over torch modules: the loss of each, and its ``backward()``.
@@ -12,15 +9,12 @@ not hold funrl, with the number of threads that torch takes by default.
     ``TensorDict.from_modules`` and ``torch.vmap`` over ``params.to_module(net)``, as TorchRL's objectives have their ensembles.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-__all__ = ["PEERS", "SETTINGS", "loop", "main", "tensordict", "timed"]
+__all__ = ["SETTINGS", "loop", "tensordict", "timed"]
 
 
 class Settings(NamedTuple):
@@ -37,7 +31,7 @@ SETTINGS = Settings()
 
 
 def timed(call: Callable[[], Any], seconds: float, repeats: int = 3) -> list[float]:
-    """Return ``repeats`` means of the seconds of a call, each over at least ``seconds``, after a warm-up."""
+    """Return ``repeats`` means of the milliseconds of a call, each over at least ``seconds``, after a warm-up."""
     samples = []
     for sample in range(repeats + 1):
         start, calls = time.perf_counter(), 0
@@ -45,7 +39,7 @@ def timed(call: Callable[[], Any], seconds: float, repeats: int = 3) -> list[flo
             call()
             calls += 1
         if sample:
-            samples.append((time.perf_counter() - start) / calls)
+            samples.append(1e3 * (time.perf_counter() - start) / calls)
     return samples
 
 
@@ -91,20 +85,3 @@ def tensordict(seconds: float) -> list[float]:
         torch.vmap(one, (0, None))(params, x).square().mean((-2, -1)).sum().backward()
 
     return timed(call, seconds)
-
-
-PEERS = {"loop": (loop, "torch"), "tensordict": (tensordict, "tensordict")}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Time one peer as the command line says, and print the result as a line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.modules_peers", description="Time an ensemble of networks in another way.")
-    parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--seconds", type=float, default=3.0, help="least time of a sample (default 3)")
-    given = parser.parse_args(arguments)
-    measure, package = PEERS[given.peer]
-    print(json.dumps({"peer": given.peer, "version": version(package), "samples": measure(given.seconds)}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,19 @@
 """SAC on Pendulum-v1 and DQN on CartPole-v1 in other libraries, timed: what ``benchmarks/off_policy.py`` holds funrl against.
 
-    python -m benchmarks.off_policy_peers PEER --algorithm sac --width 64 --num-agents 1 --seconds 5 --repeats 3
-
-prints one line of JSON: peer, version, samples, median. A sample is the gradient steps per second, all agents counted, over at least
-``--seconds`` seconds, with a batch of 256 and one gradient step to each step of one environment, after the warm-up of
-:data:`SETTINGS` and, for rejax, compilation. Every peer runs in a process of its own, in an environment that need not hold funrl.
+A sample is the gradient steps per second, all agents counted, with a batch of 256 and one gradient step to each step of one
+environment, after the warm-up of :data:`SETTINGS` and, for rejax, compilation.
 
 Both libraries get two hidden layers of ReLU units, Adam at its defaults, SAC's two critics and its learned temperature, a target
 that follows at each step (SAC, tau 0.005) or is copied (DQN, every 200 steps). rejax clips gradients and takes the end of an episode
-by its time limit for a terminal state; both stay, as they cost it next to nothing. Versions as in ``benchmarks/ppo_peers.py``.
+by its time limit for a terminal state; both stay, as they cost it next to nothing.
 """
 
-import argparse
-import json
-import statistics
 import sys
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from benchmarks.ppo_peers import Stopwatch, check_single
 
-__all__ = ["ENVIRONMENTS", "PEERS", "SETTINGS", "main", "rejax", "sb3"]
+__all__ = ["ENVIRONMENTS", "SETTINGS", "rejax", "sb3"]
 
 ENVIRONMENTS = {"sac": "Pendulum-v1", "dqn": "CartPole-v1"}
 
@@ -40,13 +33,14 @@ class Settings(NamedTuple):
 SETTINGS = Settings()
 
 
-def sb3(algorithm: str, width: int, num_agents: int, min_seconds: float, repeats: int = 3) -> list[float]:
+def sb3(algorithm: str, width: int, num_agents: int, capacity: int, min_seconds: float, repeats: int = 3) -> list[float]:
     """Time Stable-Baselines3's SAC or DQN on gymnasium's environment.
 
     Args:
         algorithm: ``"sac"`` or ``"dqn"``.
         width: units of each of two hidden layers.
         num_agents: 1: it trains one agent at a time.
+        capacity: of the buffer.
         min_seconds: the least time that a sample covers.
         repeats: how many samples to take.
 
@@ -72,7 +66,8 @@ def sb3(algorithm: str, width: int, num_agents: int, min_seconds: float, repeats
             return not watch.done
 
     options: dict[str, Any] = {"policy_kwargs": {"net_arch": [width, width]}, "seed": 0, "device": "cpu", "train_freq": 1}
-    options |= {name: getattr(SETTINGS, name) for name in ("batch_size", "buffer_size", "learning_starts", "learning_rate", "gamma")}
+    options |= {name: getattr(SETTINGS, name) for name in ("batch_size", "learning_starts", "learning_rate", "gamma")}
+    options["buffer_size"] = capacity
     if algorithm == "sac":
         options |= {"tau": SETTINGS.tau}
     else:
@@ -82,7 +77,9 @@ def sb3(algorithm: str, width: int, num_agents: int, min_seconds: float, repeats
     return watch.samples
 
 
-def rejax(algorithm: str, width: int, num_agents: int, min_seconds: float, repeats: int = 3, steps_per_call: int = 2**12) -> list[float]:
+def rejax(
+    algorithm: str, width: int, num_agents: int, capacity: int, min_seconds: float, repeats: int = 3, steps_per_call: int = 2**12
+) -> list[float]:
     """Time rejax's SAC or DQN, one agent or several by ``jax.vmap``; arguments and return as for :func:`sb3`.
 
     Raises:
@@ -100,14 +97,14 @@ def rejax(algorithm: str, width: int, num_agents: int, min_seconds: float, repea
     elif width != 64:
         raise ValueError(f"rejax: width is {width}, expected 64: its DQN has no other")
     else:
-        options |= {"polyak": 0.0, "target_update_freq": SETTINGS.target_period}
+        options |= {"ddqn": False, "polyak": 0.0, "target_update_freq": SETTINGS.target_period}
     algorithm_type = {"sac": library.SAC, "dqn": library.DQN}[algorithm]
     agent = algorithm_type.create(
         env=ENVIRONMENTS[algorithm],
         num_envs=1,
         num_epochs=1,
         batch_size=SETTINGS.batch_size,
-        buffer_size=SETTINGS.buffer_size,
+        buffer_size=capacity,
         fill_buffer=SETTINGS.learning_starts,
         learning_rate=SETTINGS.learning_rate,
         gamma=SETTINGS.gamma,
@@ -133,27 +130,3 @@ def rejax(algorithm: str, width: int, num_agents: int, min_seconds: float, repea
         state = jax.block_until_ready(program(state))
         watch.tick()
     return watch.samples
-
-
-PEERS = {"sb3": (sb3, "stable-baselines3"), "rejax": (rejax, "rejax")}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Time one peer as the command line says, and print the result as a line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.off_policy_peers", description="Time SAC or DQN in another library.")
-    parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--algorithm", choices=ENVIRONMENTS, default="sac")
-    parser.add_argument("--width", type=int, default=64, help="units of a hidden layer (default 64)")
-    parser.add_argument("--num-agents", type=int, default=1, help="agents side by side, rejax only (default 1)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="least time of a sample (default 5)")
-    parser.add_argument("--repeats", type=int, default=3, help="samples (default 3)")
-    given = parser.parse_args(arguments)
-    time, package = PEERS[given.peer]
-    samples = time(given.algorithm, given.width, given.num_agents, given.seconds, given.repeats)
-    print(
-        json.dumps({"peer": given.peer, "version": version(package), "samples": samples, "median": statistics.median(samples)}), flush=True
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,8 @@
 """PPO on CartPole-v1 in other libraries, timed: what ``benchmarks/ppo.py`` holds funrl against.
 
-    python -m benchmarks.ppo_peers PEER --num-envs 64 --num-steps 128 --num-agents 1 --seconds 5 --repeats 3
-
-prints one line of JSON: peer, version, backend, threads, num_envs, num_steps, num_agents, samples, median. A sample is the
-environment steps per second of whole training iterations (rollout, advantages, 4 epochs of 4 minibatches), all agents
-counted, over at least ``--seconds`` seconds. Importing, building, compiling and a first iteration come before the clock.
-Every peer runs in a process of its own, in an environment that need not hold funrl, with the number of threads that
-its library takes by default (``OMP_NUM_THREADS`` bounds those of torch; XLA ignores it).
+A sample is the environment steps per second of whole training iterations (rollout, advantages, 4 epochs of 4 minibatches),
+all agents counted. Importing, building, compiling and a first iteration come before the clock. Every peer has the number of threads
+that its library takes by default (``OMP_NUM_THREADS`` bounds those of torch; XLA ignores it).
 
 Every peer has the same settings (:data:`SETTINGS`): two tanh networks 64 x 64, Adam with its epsilon at 1e-5, advantages
 normalised in each minibatch, gradients clipped by their global norm, generalised advantages computed once an iteration.
@@ -30,24 +26,16 @@ Every peer is given the fastest of its library's own documented ways that was fo
     settings (the norm is that of each network, since rejax has an optimiser for each). It always clips the value
     loss too, and takes the end of an episode by its time limit for a terminal state; both stay.
 
-Tried together in one environment, Python 3.11 (rejax needs gymnax below 1; TorchRL 0.14.1 wants tensordict 0.14):
-
-    torch==2.13.0 stable-baselines3==2.9.2 torchrl==0.14.1 tensordict==0.14.3 gymnasium[classic-control]==1.4.0
-    rejax==0.1.3 gymnax==0.0.9 jax==0.10.2 jaxlib==0.10.2 flax==0.12.8 optax==0.2.8 distrax==0.1.9
+The ``bench`` extra holds versions that work together (rejax needs gymnax below 1; TorchRL 0.14.1 wants tensordict 0.14).
 """
 
-import argparse
-import json
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-__all__ = ["PEERS", "SETTINGS", "main", "rejax", "sb3", "torchrl", "torchrl_serial"]
+__all__ = ["SETTINGS", "Stopwatch", "check_single", "rejax", "sb3", "torchrl", "torchrl_serial"]
 
 
 class Settings(NamedTuple):
@@ -251,7 +239,15 @@ torchrl = partial(torchrl_trainer, serial=False)
 torchrl_serial = partial(torchrl_trainer, serial=True)
 
 
-def rejax(num_envs: int, num_steps: int, num_agents: int, min_seconds: float, repeats: int = 3, steps_per_call: int = 2**18) -> list[float]:
+def rejax(
+    num_envs: int,
+    num_steps: int,
+    num_agents: int,
+    min_seconds: float,
+    repeats: int = 3,
+    steps_per_call: int = 2**18,
+    device: str = "cpu",
+) -> list[float]:
     """Time rejax's PPO, one agent or several by ``jax.vmap``.
 
     Args:
@@ -261,6 +257,7 @@ def rejax(num_envs: int, num_steps: int, num_agents: int, min_seconds: float, re
         min_seconds: the least time that a sample covers.
         repeats: how many samples to take.
         steps_per_call: about how many environment steps, all agents counted, one call of the compiled program takes.
+        device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
         ``repeats`` numbers: environment steps per second, all agents counted.
@@ -270,7 +267,7 @@ def rejax(num_envs: int, num_steps: int, num_agents: int, min_seconds: float, re
     import rejax as library
     from flax.training.train_state import TrainState
 
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", device)
     iterations = max(1, steps_per_call // (num_envs * num_steps * num_agents))
     total = iterations * num_envs * num_steps
     algorithm = library.PPO.create(
@@ -323,69 +320,3 @@ def check_single(peer: str, num_agents: int) -> None:
     """Raise ValueError unless ``num_agents`` is 1."""
     if num_agents != 1:
         raise ValueError(f"{peer}: num_agents is {num_agents}, expected 1: it trains one agent at a time; only rejax vmaps over agents")
-
-
-class Peer(NamedTuple):
-    """A peer: the function that times it, its distribution's name, and that of what it computes with."""
-
-    time: Callable[..., list[float]]
-    package: str
-    backend: str
-
-
-PEERS = {
-    "sb3": Peer(sb3, "stable-baselines3", "torch"),
-    "torchrl": Peer(torchrl, "torchrl", "torch"),
-    "torchrl_serial": Peer(torchrl_serial, "torchrl", "torch"),
-    "rejax": Peer(rejax, "rejax", "jax"),
-}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Time one peer as the command line says, and print the result as a line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ppo_peers", description="Time PPO on CartPole-v1 in another library.")
-    parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--num-envs", type=int, default=64, help="environments of each agent (default 64)")
-    parser.add_argument("--num-steps", type=int, default=128, help="steps of each environment in an iteration (default 128)")
-    parser.add_argument("--num-agents", type=int, default=1, help="agents side by side, rejax only (default 1)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="least time of a sample (default 5)")
-    parser.add_argument("--repeats", type=int, default=3, help="samples (default 3)")
-    given = parser.parse_args(arguments)
-    for name in ("num_envs", "num_steps", "num_agents", "repeats"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(given, name)}, expected at least 1")
-    batch_size = given.num_envs * given.num_steps
-    if batch_size % SETTINGS.num_minibatches:
-        parser.error(f"--num-envs times --num-steps is {batch_size}, expected a multiple of {SETTINGS.num_minibatches} (the minibatches)")
-    if given.seconds <= 0:
-        parser.error(f"--seconds is {given.seconds}, expected a positive number")
-    if given.num_agents > 1 and given.peer != "rejax":
-        parser.error(f"--num-agents is {given.num_agents}, expected 1 for {given.peer}: only rejax vmaps over agents")
-
-    peer = PEERS[given.peer]
-    samples = peer.time(given.num_envs, given.num_steps, given.num_agents, given.seconds, given.repeats)
-    result = {
-        "peer": given.peer,
-        "version": version(peer.package),
-        "backend": f"{peer.backend} {version(peer.backend)}",
-        "threads": threads(peer.backend),
-        "num_envs": given.num_envs,
-        "num_steps": given.num_steps,
-        "num_agents": given.num_agents,
-        "samples": [round(sample, 1) for sample in samples],
-        "median": round(statistics.median(samples), 1),
-    }
-    print(json.dumps(result), flush=True)
-
-
-def threads(backend: str) -> int | None:
-    """Return how many threads torch computes with; None for JAX, which does not tell."""
-    if backend != "torch":
-        return None
-    import torch
-
-    return torch.get_num_threads()
-
-
-if __name__ == "__main__":
-    main()

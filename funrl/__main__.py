@@ -1,4 +1,4 @@
-"""Training from the command line: ``python -m funrl train``, ``evaluate`` and ``envs``."""
+"""Training from the command line: ``python -m funrl train``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
 
 import argparse
 import contextlib
@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from funrl import algos, collectors, envs, random, record, training
+from funrl import algos, collectors, envs, random, record, training, tree
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
-from funrl.env import HostError
+from funrl.env import Env, HostError
 from funrl.interaction import Evaluation
-from funrl.record import RunError
+from funrl.record import RunError, films, plots
 from funrl.spaces import Box
 
 __all__ = ["main"]
@@ -71,7 +71,7 @@ def _fail(error: Any, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{train,evaluate,envs}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{train,evaluate,video,plot,envs}")
 
     train = commands.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
     train.add_argument("algorithm", help=f"one of {', '.join(algos.names())}")
@@ -104,6 +104,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--episodes", type=_whole, default=100, metavar="N", help="episodes of each agent (default: 100)")
     evaluate.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
     evaluate.set_defaults(command=_evaluate)
+
+    video = commands.add_parser(
+        "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
+    )
+    video.add_argument("dir", metavar="DIR", help="the folder of a run")
+    video.add_argument("--episodes", type=_whole, default=4, metavar="N", help="how many, side by side (default: 4)")
+    video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
+    video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
+    video.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
+    video.set_defaults(command=_video)
+
+    plot = commands.add_parser(
+        "plot", help="draw learning curves", description="Draw the learning curves of runs in one picture.", allow_abbrev=False
+    )
+    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
+    plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
+    plot.set_defaults(command=_plot)
 
     listing = commands.add_parser("envs", help="list the environments", description="List the environments.")
     listing.set_defaults(command=_envs)
@@ -157,6 +174,7 @@ def _train(args: argparse.Namespace) -> None:
             settings["collector"] = stack.enter_context(_collect(collector, num_workers, args.env, algo, key))
             settings["notes"]["num_workers"] = num_workers
         result = training.train(algo, key, total_steps, **settings)
+    assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
     print(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}", flush=True)
@@ -210,6 +228,59 @@ def _evaluate(args: argparse.Namespace) -> None:
         f"{run.algo.name} on {run.algo.env.name} after {run.updates * run.algo.steps_per_update:,} steps: {_summary(result, num_agents)}",
         flush=True,
     )
+
+
+def _video(args: argparse.Namespace) -> None:
+    run = training.load_run(args.dir)
+    with run.algo.env:
+        num_agents = run.config["num_agents"]
+        if args.episodes < 1:
+            raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
+        if not 0 <= args.agent < num_agents:
+            raise _UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
+        out = _file(args.out, record.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
+        params = tree.index(run.state.params, args.agent) if num_agents > 1 else run.state.params
+    with _stage(run.algo.env, run.config["env"], args.episodes) as env:
+        try:
+            result = record.film(
+                out, params, random.key(args.seed), env.default_params, env=env, act=run.algo.greedy, num_episodes=args.episodes
+            )
+        except ModuleNotFoundError as error:
+            raise _UsageError(str(error)) from None
+    print(f"{out}: {_summary(result, 1)}", flush=True)
+
+
+def _stage(env: Env, name: str, num_episodes: int) -> Env:
+    """Return what to film episodes in: a pure environment itself; of one on the host as many copies as episodes, with pictures."""
+    if env.host:
+        pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
+        try:
+            env = envs.make(name, num_envs=num_episodes, **pictures)
+        except (ValueError, TypeError, ImportError) as error:
+            raise _UsageError(str(error)) from None
+    if env.render is None:
+        raise _UsageError(f"{name} has no pictures")
+    return env
+
+
+def _plot(args: argparse.Namespace) -> None:
+    out = _file(args.out, Path("learning_curves.png"), plots.SUFFIXES)
+    folders = [record.Folder(path) for path in args.dirs]
+    titles = {record.read_config(folder.path)["env"] for folder in folders}
+    distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
+    try:
+        runs = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
+        record.learning_curves(random.key(0), runs, out, title=titles.pop() if len(titles) == 1 else "")
+    except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
+        raise _UsageError(str(error)) from None
+    print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}", flush=True)
+
+
+def _file(given: str | None, default: Path, suffixes: tuple[str, ...]) -> Path:
+    path = default if given is None else Path(given)
+    if path.suffix.lower() not in suffixes:
+        raise _UsageError(f"--out: expected a name that ends in {' or '.join(suffixes)}, got {str(path)!r}")
+    return path
 
 
 def _envs(args: argparse.Namespace) -> None:

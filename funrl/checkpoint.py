@@ -82,7 +82,7 @@ def save(path: str | os.PathLike, value: Any, meta: dict[str, Any] | None = None
             digest.update(part)
             file.write(part)
         for leaf in leaves:
-            part = memoryview(_bytes(leaf.detach().cpu().contiguous()).numpy())
+            part = _bytes(leaf.detach().cpu().contiguous()).numpy().data
             digest.update(part)
             file.write(part)
         file.write(digest.digest())
@@ -132,7 +132,7 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
                     continue
                 leaf = next(coming)
                 values = torch.empty(leaf.shape, dtype=leaf.dtype, device="cpu")
-                buffer = memoryview(_bytes(values).numpy())
+                buffer = _bytes(values).numpy().data
                 file.readinto(buffer)
                 digest.update(buffer)
                 leaves.append(values)

@@ -11,7 +11,7 @@ __all__ = ["Env", "HostError", "Timestep", "Transition", "check_env", "check_ste
 
 
 @tree.dataclass
-class Timestep:
+class Timestep(tree.Replaceable):
     """What an environment returns from ``reset`` and ``step``.
 
     Attributes:
@@ -35,7 +35,7 @@ class Timestep:
 
 
 @tree.dataclass
-class Transition:
+class Transition(tree.Replaceable):
     """One step of experience (or [T, B, ...] of them).
 
     Attributes:
@@ -98,11 +98,11 @@ class Env(NamedTuple):
     action_space: Any
     default_params: Any
     max_episode_steps: int
-    render: Callable[..., Any] | None
+    render: Any  # a function or None
     host: bool = False
     num_envs: int | None = None
-    reset_where: Callable[..., Any] | None = None
-    step_where: Callable[..., Any] | None = None
+    reset_where: Any = None  # a function or None, likewise
+    step_where: Any = None
     close: Callable[[], None] | None = None
     below: Any = None
     label: str = ""
@@ -352,7 +352,7 @@ def _check_start(timestep: Timestep, where: str) -> None:
 def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
     """Raise unless the functions with a mask agree with those without: each is called after the same reset and step."""
     first_key, action_key, step_key, again_key, second_key, next_key = random.split(key, 6).unbind(0)
-    env_params, mask = env.default_params, torch.arange(env.num_envs, device=key.device) % 2 == 0
+    env_params, mask = env.default_params, torch.arange(_batch(env)[0], device=key.device) % 2 == 0
     actions = [_random_action(env, k) for k in random.split(action_key).unbind(0)]
 
     def start() -> Any:
@@ -370,10 +370,10 @@ def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
         before = _copy(state)
         names = ("key", "state", "where", "env_params") if name == "reset_where" else ("key", "state", "action", "where", "env_params")
         result = _guarded(f"{what}: {name}", getattr(env, name), names, arguments(state))
-        chosen = [tree.index(value, mask) for value in (result, expected)]
-        _check_same(*chosen, f"{what}: {name}", f"in the rows of the mask it gives another result than {name[:-6]}", tolerance=0.0)
-        others = [tree.index(value, ~mask) for value in (result[0], before)]
-        _check_same(*others, f"{what}: {name}", "it changed the state of a row that is not in the mask", tolerance=0.0)
+        chosen, wanted = (tree.index(value, mask) for value in (result, expected))
+        _check_same(chosen, wanted, f"{what}: {name}", f"in the rows of the mask it gives another result than {name[:-6]}", tolerance=0.0)
+        others, kept = (tree.index(value, ~mask) for value in (result[0], before))
+        _check_same(others, kept, f"{what}: {name}", "it changed the state of a row that is not in the mask", tolerance=0.0)
 
 
 def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> None:

@@ -16,7 +16,7 @@ from funrl.env import Env, Timestep, Transition
 from funrl.policies import StatefulPolicy
 from funrl.program import scan
 
-__all__ = ["Evaluation", "Memory", "evaluate", "rand_step", "rollout", "step_mdp", "with_memory"]
+__all__ = ["Evaluation", "Memory", "check_act", "evaluate", "rand_step", "rollout", "step_mdp", "with_memory"]
 
 Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]] | StatefulPolicy
 
@@ -37,7 +37,7 @@ class Evaluation:
 
 
 @tree.dataclass
-class Memory:
+class Memory(tree.Replaceable):
     """What a policy with a memory hands on from step to step, and from one rollout to the next.
 
     Attributes:
@@ -47,6 +47,21 @@ class Memory:
 
     state: Any
     reset: torch.Tensor
+
+
+def check_act(what: str, act: Any) -> None:
+    """Raise a TypeError unless ``act`` is what :func:`rollout` takes; the message begins with ``what``.
+
+    Example:
+        >>> from funrl import nn, policies
+        >>> check_act("rollout", policies.deterministic(nn.mlp((), 1)))
+        Traceback (most recent call last):
+        ...
+        TypeError: rollout: act: expected a function or a StatefulPolicy, got a Policy; give its act: policy.act
+    """
+    if act is not None and not callable(act) and not isinstance(act, StatefulPolicy):
+        remedy = "give its act: policy.act" if hasattr(act, "act") else "write act(params, key, observation) -> (action, extras)"
+        raise TypeError(f"{what}: act: expected a function or a StatefulPolicy, got a {type(act).__name__}; {remedy}")
 
 
 def with_memory(params: Any, state: tuple[Any, Timestep], *, env: Env, policy: StatefulPolicy) -> tuple[Any, Timestep, Memory]:
@@ -118,6 +133,7 @@ def rollout(
         The state to go on from, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
 
     Raises:
+        TypeError: if ``act`` is neither a function nor a StatefulPolicy.
         ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair (or triple), or not batched as ``env`` is.
 
     Example:
@@ -133,6 +149,7 @@ def rollout(
     """
     if num_steps < 1:
         raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
+    check_act("rollout", act)
     batch_shape = _batch_shape(state, env, act)
     if env.host:
         return _rollout_host(params, key, state, env_params, env=env, act=act, num_steps=num_steps)
@@ -207,7 +224,7 @@ def host_steps(
 
 def _any(flag: torch.Tensor) -> bool:
     value = flag.tolist()  # for the few copies of a host several times as fast as a reduction
-    return value if flag.ndim == 0 else True in value
+    return True in value if isinstance(value, list) else value
 
 
 def _stack(values: tuple[Any, ...]) -> Any:
@@ -229,8 +246,9 @@ def choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Calla
         (torch.Size([2]), {})
         >>> env.close()
     """
-    if env.num_envs is not None:
-        keys = torch.func.vmap(lambda key: random.split(key, env.num_envs))(keys)
+    copies = env.num_envs
+    if copies is not None:
+        keys = torch.func.vmap(lambda key: random.split(key, copies))(keys)
     if act is None:
         sample = torch.func.vmap(env.action_space.sample)
         values, form = tree.flatten((sample if env.num_envs is None else torch.func.vmap(sample))(keys))
@@ -260,23 +278,21 @@ def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any
 
     The memory is () where ``act`` has none. A batched environment has all of it mapped over its copies.
     """
-    if isinstance(act, StatefulPolicy):
 
-        def one(params: Any, key: torch.Tensor, memory: Memory, observation: Any) -> tuple[Memory, Any, Any]:
+    def one(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
+        if isinstance(act, StatefulPolicy):
             kept, action, extras = act.act(params, key, memory.state, observation, memory.reset)
             return memory.replace(state=kept), action, extras
+        action, extras = (env.action_space.sample(key), {}) if act is None else act(params, key, observation)
+        return memory, action, extras
 
-    else:
-
-        def one(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
-            return memory, *((env.action_space.sample(key), {}) if act is None else act(params, key, observation))
-
-    if env.num_envs is None:
+    copies = env.num_envs
+    if copies is None:
         return one
 
     def each(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
         mapped = torch.func.vmap(lambda key, memory, observation: one(params, key, memory, observation))
-        return mapped(random.split(key, env.num_envs), memory, observation)
+        return mapped(random.split(key, copies), memory, observation)
 
     return each
 
@@ -437,6 +453,7 @@ def evaluate(
         An :class:`Evaluation` with leaves [N].
 
     Raises:
+        TypeError: if ``act`` is neither a function nor a StatefulPolicy.
         ValueError: if ``num_episodes`` or ``max_steps`` is less than 1.
 
     Example:
@@ -450,6 +467,7 @@ def evaluate(
     """
     if num_episodes < 1:
         raise ValueError(f"evaluate: num_episodes is {num_episodes}; expected at least 1")
+    check_act("evaluate", act)
     max_steps = env.max_episode_steps if max_steps is None else max_steps
     if max_steps < 1:
         raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")

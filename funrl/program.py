@@ -5,6 +5,7 @@ This is the only file that touches private parts of torch. What it stands on, an
 
 import ast
 import functools
+import importlib.util
 import inspect
 import sys
 import types
@@ -13,23 +14,48 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch._C import _functorch as functorch
-from torch._dynamo.variables import higher_order_ops as dynamo_operators
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]  (a part of C without stubs)
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._functorch.vmap import restore_vmap, unwrap_batched, wrap_batched
 from torch._higher_order_ops.scan import scan as scan_operator
 from torch._higher_order_ops.scan import scan_op
-from torch._inductor import cpp_builder
-from torch._inductor.custom_graph_pass import CustomGraphPass
-from torch._inductor.test_operators import _test_lib_def as _realize_operator  # noqa: F401 (defines the operator)
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 
 from funrl import tree
+from funrl.replay import replayed
 
 __all__ = ["compile", "scan", "transformed"]
 
 # vmap(scan) slices with an operator that vmap only emulates, but for the sake of shapes alone.
 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy.*")
+
+
+def _when_imported(name: str, change: Callable[[Any], None]) -> None:
+    """Change a module of torch now, if it is there, or else as soon as it is imported.
+
+    The compilers take as long to import as the rest of torch, and many programs do without.
+    """
+    if name in sys.modules:
+        change(sys.modules[name])
+        return
+
+    class Finder:
+        @classmethod
+        def find_spec(cls, wanted: str, path: Any = None, target: Any = None) -> Any:
+            if wanted != name:
+                return None
+            sys.meta_path.remove(cls)
+            spec: Any = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                change(module)
+
+            spec.loader.exec_module = exec_module
+            return spec
+
+    sys.meta_path.insert(0, Finder)
 
 
 def _wrapping(optimization_flags: Callable) -> Callable:
@@ -46,7 +72,11 @@ def _wrapping(optimization_flags: Callable) -> Callable:
     return flags
 
 
-cpp_builder._get_optimization_cflags = _wrapping(cpp_builder._get_optimization_cflags)
+def _let_integers_wrap(cpp_builder: Any) -> None:
+    cpp_builder._get_optimization_cflags = _wrapping(cpp_builder._get_optimization_cflags)
+
+
+_when_imported("torch._inductor.cpp_builder", _let_integers_wrap)
 
 # Caches on disk are keyed by this: change it when _scan_batch_rule or _scan_gradient_rule changes what it computes.
 _SCAN_RULE = "funrl-3"
@@ -131,7 +161,7 @@ def _length(columns: list[torch.Tensor], xs: Any, length: int | None) -> int:
         elif x.shape[0] != length:
             expected = f"length {length}" if i == 0 else f"{length} as leaf {tree.paths(xs)[0]}"
             raise ValueError(f"scan: leaf {tree.paths(xs)[i]} of xs has {x.shape[0]} rows, expected {expected}")
-    if length < 1:
+    if length is None or length < 1:
         raise ValueError(f"scan: length is {length}; expected at least one step")
     return length
 
@@ -174,7 +204,7 @@ def _with_separate_constants(functionalize: Callable) -> Callable:
         apart = []
         for x in constants:
             if isinstance(x, FunctionalTensor):
-                memory = torch._from_functional_tensor(x.elem).untyped_storage()._cdata
+                memory = torch._from_functional_tensor(x.elem).untyped_storage()._cdata  # pyright: ignore[reportPrivateImportUsage]  (without stubs)
                 if memory in seen:
                     with mode:
                         x = _fresh(x)
@@ -287,8 +317,9 @@ def _scan_gradient_rule(interpreter: Any, body: Callable, init: Any, xs: Any, co
                 gradients = _scan_backward(body, plain, kept, cotangents, num_carries, num_rows, learned)
             return tuple(None if x is None else functorch._wrap_for_grad(x, level) for x in gradients)
 
+    operator: Any = Scan  # apply comes from the metaclass
     with enable_single_level_autograd_function():
-        return Scan.apply(*operands)
+        return operator.apply(*operands)
 
 
 def _scan_backward(
@@ -313,7 +344,7 @@ def _scan_backward(
             outputs = body(*(given.get(i, x) for i, x in enumerate(inputs)))
             return tuple(outputs[i] for i in (*carries, *ys))
 
-        _, pull = torch.func.vjp(run, *(inputs[i] for i in learned))
+        pull: Any = torch.func.vjp(run, *(inputs[i] for i in learned))[1]
         found = dict(zip(learned, pull((*carry_cotangents, *y_cotangents)), strict=True))
         sums = [s + found[i] for s, i in zip(sums, constants, strict=True)]
         return [_fresh(x) for x in (*(found[i] for i in carries), *sums, *(found[i] for i in rows))]
@@ -333,9 +364,17 @@ def _is_float(x: Any) -> bool:
 
 
 scan_op.functorch_table[functorch.TransformType.Grad] = _scan_gradient_rule
-# Dynamo's check that a body hands on no memory of its inputs breaks on tensors that are differentiated. Ours never does, and
-# functionalization checks it again.
-dynamo_operators.ScanHigherOrderVariable.supports_aliasing = True
+
+
+def _let_scans_alias(operators: Any) -> None:
+    """Leave out Dynamo's check that a body hands on no memory of its inputs, which breaks on tensors that are differentiated.
+
+    Ours never does, and functionalization checks it again.
+    """
+    operators.ScanHigherOrderVariable.supports_aliasing = True
+
+
+_when_imported("torch._dynamo.variables.higher_order_ops", _let_scans_alias)
 
 
 def transformed(*trees: Any) -> bool:
@@ -361,6 +400,9 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
 
     There is one graph or an error, never a silent break. Shapes are static: other shapes, dtypes or Python numbers
     compile anew. A program is kept on disk, so that another process finds it again.
+
+    On a GPU the program is recorded at the second call, and from then on launched as one CUDA graph: launching its kernels one by one
+    takes most of a rollout's time (see :mod:`funrl.replay`).
 
     On a CPU a program takes one thread, unless ``threads`` says otherwise: then it gives the same bits on any machine, and runs
     at its speed beside other busy processes. Two threads make a PPO update of 64 environments 1.4 times as fast on a
@@ -408,18 +450,21 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
         raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"compile: threads is {threads!r}; expected a whole number of at least 1")
+    from torch._dynamo.exc import Unsupported
+
     options = {"guard_filter_fn": _may_change, **(_inductor_options(threads) if backend == "inductor" else {})}
-    name = getattr(fn, "__name__", "fn")
+    name = getattr(fn, "__name__", "fn").replace("<lambda>", "fn")
 
     def run(*args: Any) -> Any:
         return _with_donation(fn, positions, *args)
 
     # Torch counts the programs of one code object, and gives up after eight: each function gets a code object of its own.
     run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, closure=run.__closure__)
-    limit = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    limit: dict[str, Any] = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
     program = torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options, **limit)
+    if backend == "inductor":
+        program = replayed(program, donated=positions, in_place=_WORTH_DONATING)
 
-    @functools.wraps(fn)
     def compiled(*args: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
             return fn(*args)  # a part of a larger program
@@ -433,14 +478,15 @@ def compile(fn: Callable, *, donate: int | Sequence[int] = (), threads: int = 1,
         torch.set_num_threads(threads)
         try:
             out = program(*args)
-        except torch._dynamo.exc.Unsupported as error:
+        except Unsupported as error:
             raise _own_error(error) from None
         finally:
             torch.set_num_threads(outside)
         return _mark_donated(name, [x for i in positions for x in leaves[i]], out) if positions else out
 
-    compiled.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
-    return compiled
+    result: Any = functools.wraps(fn)(compiled)
+    result.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
+    return result
 
 
 def _may_change(guards: Sequence[Any]) -> list[bool]:
@@ -480,7 +526,7 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> Any:
     return tree.unflatten(form, values)
 
 
-def _mark_donated(name: str, donated: list[torch.Tensor], out: Any) -> Any:
+def _mark_donated(name: str, donated: list[Any], out: Any) -> Any:
     """Mark the tensors that may have been written over, and return ``out`` with no such tensor in it."""
     passed = {id(x) for x in tree.leaves(out)}.intersection([id(x) for x in donated])
     if any(id(x) in passed and x.nbytes >= _WORTH_DONATING for x in donated):
@@ -547,7 +593,7 @@ def _own_error(error: Exception) -> Exception:
     return error
 
 
-class _Rewrite(CustomGraphPass):
+class _Rewrite:
     """What we change in a program before inductor generates code."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
@@ -712,7 +758,8 @@ def _write_out_argmax(graph: torch.fx.Graph) -> None:
     """Write an argmax over a few entries as comparisons, on a CPU: the loop is not vectorised, and neither is what makes the entries."""
     aten = torch.ops.aten
     for node in graph.find_nodes(op="call_function", target=aten.argmax.default):
-        x, dim, *keep = (*node.args, None)[: max(2, len(node.args))]
+        arguments: Any = (*node.args, None)
+        x, dim, *keep = arguments[: max(2, len(node.args))]
         like = x.meta["val"]
         if like.device.type != "cpu" or dim is None or any(keep) or node.kwargs or not 1 < like.shape[dim] <= _FEW_ENTRIES:
             continue
@@ -737,7 +784,8 @@ def _turn_stacks(graph: torch.fx.Graph) -> None:
     """
     aten = torch.ops.aten
     for node in graph.find_nodes(op="call_function", target=aten.cat.default):
-        parts, dim = (*node.args, 0)[:2]
+        arguments: Any = (*node.args, 0)
+        parts, dim = arguments[:2]
         like = node.meta["val"]
         if like.device.type != "cpu" or not like.is_floating_point() or like.ndim < 2 or dim not in (-1, like.ndim - 1):
             continue
@@ -766,7 +814,7 @@ def _quicken_masks() -> None:
 
     Torch's own way takes them one by one: ten times as long as the rest to load, and a hundred times to store.
     """
-    from torch._inductor.codegen import cpp  # takes most of a second, and only compiling needs it
+    from torch._inductor.codegen import cpp, cpp_utils  # takes most of a second, and only compiling needs it
 
     load_line, store_line = cpp.CppVecKernel._get_vec_load_line, cpp.CppVecKernel._get_store_line
 
@@ -774,8 +822,8 @@ def _quicken_masks() -> None:
         if dtype != torch.bool or load_mask is not None:
             return load_line(self, var, index, dtype, load_mask)
         floats, mask = self._get_vec_type(torch.float), self._get_mask_type(torch.float)
-        place = f"reinterpret_cast<const unsigned char*>({var}) + {cpp.cexpr_index(index)}"
-        loaded = f"{self._get_vec_type(torch.uint8)}::loadu({place}, {cpp.cexpr_index(self.num_elems)})"
+        place = f"reinterpret_cast<const unsigned char*>({var}) + {cpp_utils.cexpr_index(index)}"
+        loaded = f"{self._get_vec_type(torch.uint8)}::loadu({place}, {cpp_utils.cexpr_index(self.num_elems)})"
         return f"{mask}(at::vec::convert<float,{self._get_num_vectors(torch.float)},unsigned char,1>({loaded}) != {floats}(0.0f))"
 
     def quick_store(self: Any, value: Any, var: str, index: Any, dtype: torch.dtype, accu_store: bool = False) -> Any:
@@ -790,8 +838,32 @@ def _quicken_masks() -> None:
     cpp.CppVecKernel._get_store_line = quick_store
 
 
+@functools.cache
+def _keep_results_of_loops() -> None:
+    """Let no kernel write over the ys of a scan in place of its input.
+
+    They are the memory that the loop writes to, and have a second name after it. Inductor takes that for something to allocate before
+    it is given away, and what it generates declares the name twice.
+    """
+    from torch._inductor import ir
+    from torch._inductor.virtualized import V
+
+    codegen = ir.WhileLoop.codegen
+
+    def keep(self: Any, wrapper: Any) -> None:
+        V.graph.never_reuse_buffers.update(out.get_name() for out in self.mutation_outputs)
+        codegen(self, wrapper)
+
+    ir.WhileLoop.codegen = keep
+
+
 def _inductor_options(threads: int) -> dict[str, Any]:
+    from torch._inductor import test_operators  # noqa: F401 (defines the operator "realize")
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    CustomGraphPass.register(_Rewrite)
     _quicken_masks()
+    _keep_results_of_loops()
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     return {
         # Without this, programs that hold a scan are not found again by a second process.

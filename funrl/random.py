@@ -29,6 +29,7 @@ References:
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -371,15 +372,15 @@ def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int 
     if numbers and not low < high:
         raise ValueError(f"random.randint: expected low < high, got low={low} and high={high}")
     narrow = numbers and high - low <= 1 << 31
-    span = high - low if narrow else None
+    number: Any = high - low
     low = _integer(low, "randint", "low", key.device, dims=True)
     high = _integer(high, "randint", "high", key.device, dims=True)
     _check_broadcast("randint", words.shape, low=low, high=high)
     if not numbers and _seen(lambda: ~(low < high).all()):
         raise ValueError(f"random.randint: expected low < high everywhere, got low={low} and high={high}")
     upper, lower = _shift(words, 32), words & _LOW32
-    if narrow:  # the same product, where span has no upper half and no sum reaches 2**63
-        return low + ((upper * span + ((lower * span) >> 32)) >> 32)
+    if narrow:  # the same product, where the span has no upper half and no sum reaches 2**63
+        return low + ((upper * number + ((lower * number) >> 32)) >> 32)
     span = high - low
     span_upper, span_lower = _shift(span, 32), span & _LOW32
     middle = upper * span_lower + _shift(lower * span_lower, 32)
@@ -579,7 +580,8 @@ def choice(
         dtype = _noise_dtype(p, "choice", "p")
         if p.shape != (n,):
             raise ValueError(f"random.choice: expected p of shape [{n}], got {list(p.shape)}")
-        if _seen(lambda: ~((p >= 0).all() & ((p.sum() - 1).abs() < torch.finfo(p.dtype).eps ** 0.5))):
+        weight = p
+        if _seen(lambda: ~((weight >= 0).all() & ((weight.sum() - 1).abs() < torch.finfo(weight.dtype).eps ** 0.5))):
             raise ValueError(f"random.choice: expected p >= 0 that sums to 1, got {p}; divide it by its sum")
         p = p.to(dtype)
         if replace:

@@ -13,7 +13,7 @@ Spaces speak of a single element, without batch dimensions. They live on the CPU
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,9 @@ def _check(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, any
 class _Space:
     """What all spaces share: membership is the check of shape and dtype, then the comparison of values."""
 
+    check: Callable[..., None]
+    _contains: Callable[[Any], Any]
+
     def contains(self, x: Any) -> torch.Tensor | bool:
         """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is off."""
         try:
@@ -57,6 +60,14 @@ class _Space:
         except (TypeError, ValueError):
             return False
         return self._contains(x)
+
+
+def _told(bound: torch.Tensor) -> str:
+    """Return the bound of a box in a few words: one number where all are equal, and the range of many."""
+    values = bound.flatten().tolist()
+    if values and all(x == values[0] for x in values):
+        return f"{values[0]:g}"
+    return f"[{', '.join(f'{x:g}' for x in values)}]" if len(values) <= 16 else f"<{min(values):g} to {max(values):g}>"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,11 +99,13 @@ class Box(_Space):
         ((2,), tensor(True))
         >>> box.project(torch.tensor([3.0, -4.0]))
         tensor([1., 0.])
+        >>> box, Box(0, 255, (64, 64, 3), torch.uint8)
+        (Box([-1, 0], [1, inf], (2,), torch.float32), Box(0, 255, (64, 64, 3), torch.uint8))
     """
 
-    low: torch.Tensor
-    high: torch.Tensor
-    shape: tuple[int, ...] = None
+    low: Any  # given as an ArrayLike, kept as a tensor; shape is never None once the box is made
+    high: Any
+    shape: Any = None
     dtype: torch.dtype = torch.float32
     _bounded: bool = dataclasses.field(init=False, repr=False)
 
@@ -102,7 +115,8 @@ class Box(_Space):
         exact = torch.float64 if self.dtype.is_floating_point else None
         low, high = (torch.as_tensor(bound, dtype=exact, device="cpu").detach() for bound in (self.low, self.high))
         try:
-            shape = torch.broadcast_shapes(low.shape, high.shape) if self.shape is None else _shape(self.shape, "Box: shape")
+            # Not broadcast_shapes, which imports sympy: a third of the time that torch takes.
+            shape = torch.broadcast_tensors(low, high)[0].shape if self.shape is None else _shape(self.shape, "Box: shape")
             low, high = low.expand(shape), high.expand(shape)
         except RuntimeError:
             raise ValueError(
@@ -124,6 +138,9 @@ class Box(_Space):
         object.__setattr__(self, "low", low.to(self.dtype).contiguous())
         object.__setattr__(self, "high", high.to(self.dtype).contiguous())
         object.__setattr__(self, "shape", tuple(shape))
+
+    def __repr__(self) -> str:
+        return f"Box({_told(self.low)}, {_told(self.high)}, {self.shape}, {self.dtype})"
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Box):
@@ -260,7 +277,7 @@ class MultiDiscrete(_Space):
     """
 
     nvec: tuple[int, ...]
-    start: tuple[int, ...] = None
+    start: Any = None  # never None once the space is made
 
     def __post_init__(self):
         try:

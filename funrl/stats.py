@@ -124,8 +124,10 @@ def normalize(state: Moments, x: Any, *, clip: float | torch.Tensor = 10.0, eps:
         raise ValueError(f"normalize: clip: expected a number above 0, got {clip}; use math.inf to cut nothing off")
     _leading("normalize: x", state, x)
 
+    bound: Any = clip
+
     def scale(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
-        return ((x - mean) / (var + eps).sqrt()).clamp(-clip, clip).to(x.dtype)
+        return ((x - mean) / (var + eps).sqrt()).clamp(-bound, bound).to(x.dtype)
 
     return tree.map(scale, x, state.mean, state.var)
 
@@ -159,7 +161,7 @@ def _leading(what: str, state: Moments, x: Any) -> torch.Size:
         raise ValueError(
             f"{what}: expected the structure of the state, with the leaves {expected}; got {got}{kinds}; give a tree like the example"
         )
-    leading = None
+    leading: Any = None
     for path, value, mean in zip(tree.paths(x), tree.leaves(x), tree.leaves(state.mean), strict=True):
         split = value.ndim - mean.ndim
         if split < 0 or value.shape[split:] != mean.shape or value.dtype != mean.dtype:

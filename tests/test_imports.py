@@ -18,6 +18,7 @@ FLOORS = {
     "random": 0,
     "tree": 0,
     "program": 0,
+    "replay": 0,
     "spaces": 1,
     "distributions": 1,
     "nn": 1,
@@ -42,7 +43,13 @@ FLOORS = {
 # The last floor stands in this order.
 LAST = ["__main__", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
-SIBLINGS = {("program", "tree"), ("collectors", "interaction"), *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :])}
+SIBLINGS = {
+    ("program", "tree"),
+    ("program", "replay"),
+    ("replay", "tree"),
+    ("collectors", "interaction"),
+    *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
+}
 SHARED = {
     "algos": {"actor_critic", "algorithm", "ddpg", "episodes", "images", "networks", "off_policy", "on_policy", "sac"},
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
@@ -52,6 +59,7 @@ SHARED = {
     "losses": {"actor_critic", "checks", "dqn", "sac"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
+    "record": {"aggregate", "metrics"},
     "returns": {"checks", "recurrence", "td"},
     "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
@@ -76,7 +84,7 @@ INNER = {
     *(f"training/{name}.py" for name in ("agents", "experience", "interrupt", "log")),
     "transforms/parts.py",
 }
-PRIVATE_TORCH = {"program.py": None, "tree/nodes.py": {"torch.utils._pytree"}}
+PRIVATE_TORCH = {"program.py": None, "replay.py": {"torch._foreach_copy_"}, "tree/nodes.py": {"torch.utils._pytree"}}
 
 
 def modules():

@@ -393,3 +393,17 @@ def test_memory_errors():
         run(state, lambda params, key, observation: (torch.tensor(0), {}))
     with pytest.raises(ValueError, match="expected the pair"):
         interaction.with_memory(params, state, env=env, policy=REMEMBERING)
+
+
+def test_a_policy_is_given_by_its_act():
+    env = funrl.envs.make("Pendulum-v1")
+    policy = policies.deterministic(nn.mlp((), 1))
+    state = env.reset(random.key(0))
+    for call in (
+        lambda act: funrl.rollout((), random.key(0), state, env.default_params, env=env, act=act, num_steps=2),
+        lambda act: funrl.evaluate((), random.key(0), env.default_params, env=env, act=act, num_episodes=2),
+    ):
+        with pytest.raises(TypeError, match=r"act: expected a function or a StatefulPolicy, got a Policy; give its act: policy.act"):
+            call(policy)
+        with pytest.raises(TypeError, match=r"act: expected .*, got a int; write act\(params, key, observation\)"):
+            call(3)

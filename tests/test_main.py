@@ -144,7 +144,9 @@ def eager_learners(monkeypatch):
         monkeypatch.setattr(module, "compile", lambda part, **options: part)
 
 
-TINY_DQN = [f"--set={option}" for option in ("num_envs=2", "num_steps=8", "batch_size=4", "learning_starts=16", "num_cells=8")]
+TINY_DQN = [
+    f"--set={option}" for option in ("num_envs=2", "num_steps=8", "batch_size=4", "learning_starts=16", "num_cells=8", "anneal_steps=inf")
+]
 
 
 @pytest.mark.parametrize(("algorithm", "options"), [("ppo", [*TINY, "--set=anneal_steps=inf"]), ("dqn", TINY_DQN)])
@@ -224,6 +226,50 @@ def test_a_nan_keeps_the_last_finite_checkpoint(run, tmp_path):
         code == 1 and out == [] and "update 4: value_loss of agent 0 is nan" in err[-1] and "the checkpoint of update 1 is kept" in err[-1]
     )
     assert training.load_run("r").updates == 1
+
+
+def test_video(run, tmp_path):
+    assert run(*DRIFT, "--num-agents", 2, "--out", "r")[0] == 0
+    code, out, err = run("video", "r", "--episodes", 2, "--agent", 1, "--out", "films/x.gif")
+    assert (code, out, err) == (0, ["films/x.gif: mean return 4.0 over 2 episodes"], [])
+    assert (tmp_path / "films" / "x.gif").read_bytes().startswith(b"GIF89a")
+    for argv, complaint in (
+        (("--agent", 2), "--agent: expected one of the run's 2, from 0 to 1, got 2"),
+        (("--episodes", 0), "--episodes: expected at least 1, got 0"),
+        (("--out", "x.avi"), "--out: expected a name that ends in .mp4 or .gif, got 'x.avi'"),
+    ):
+        assert run("video", "r", *argv) == (2, [], [f"funrl: {complaint}"])
+    assert set(os.listdir("r")) == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint"}
+
+
+def test_video_without_its_packages(run, monkeypatch):
+    assert run(*DRIFT, "--out", "r")[0] == 0
+    monkeypatch.setitem(sys.modules, "imageio.v2", None)
+    code, out, err = run("video", "r")
+    assert code == 2 and out == [] and err[0].endswith('pip install "funrl[video]"')
+
+
+def test_video_on_the_host(run, tmp_path, eager_learners):
+    assert run("train", "ppo", "--env", "gymnasium:CartPole-v1", *TINY, "--out", "r", "--total-steps", 16)[0] == 0
+    code, out, err = run("video", "r", "--episodes", 2)
+    assert code == 0 and re.fullmatch(r"r/video\.mp4: mean return \d+\.\d over 2 episodes", out[0]), err
+    assert (tmp_path / "r" / "video.mp4").stat().st_size > 1_000
+
+
+def test_plot(run, tmp_path):
+    for folder, seed in (("a", 0), ("b", 1)):
+        assert run(*DRIFT, "--num-agents", 3, "--seed", seed, "--out", folder)[0] == 0
+    assert run("plot", "a", "b") == (0, ["learning_curves.png: 2 runs"], [])
+    assert run("plot", "a", "--out", "new/a.svg") == (0, ["new/a.svg: 1 run"], [])
+    assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (tmp_path / "new" / "a.svg").read_text()
+    (tmp_path / "a" / "metrics.csv").unlink()
+    for argv, complaint in (
+        (("b", "--out", "b.jpg"), "--out: expected a name that ends in .png or .svg or .pdf, got 'b.jpg'"),
+        (("b", "c"), "c: there is no run here"),
+        (("b", "a"), "No such file or directory: 'a/metrics.csv'"),
+    ):
+        code, out, err = run("plot", *argv)
+        assert code == 2 and out == [] and len(err) == 1 and complaint in err[0]
 
 
 def test_envs(run):

@@ -28,6 +28,19 @@ def test_the_program_runs(monkeypatch, capsys):
     assert names["states"].num_steps.tolist() == [2 * names["algo"].steps_per_update] * 8
 
 
+def test_names_beside_those_of_torchrl_are_there():
+    table = TEXT.split("## For those who know TorchRL")[1].split("\n## ")[0]
+    ours = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ") and not row.startswith("| TorchRL")]
+    names = [name for cell in ours for name in re.findall(r"[a-z]+(?:\.\w+)+", re.sub(r'"[^"]*"', "", cell))]
+    checked = 0
+    for name in names:
+        parts = name.removeprefix("funrl.").split(".")
+        if parts[0] in funrl.__all__ and parts[0] != "env":  # that is a value in the table
+            checked += 1
+            functools.reduce(getattr, parts, funrl)
+    assert len(ours) > 30 and checked > 60
+
+
 def test_its_program_is_short_and_its_commands_are_two():
     assert [len(program.splitlines()) <= 15 for program in blocks("python")] == [True]
     assert blocks("bash") == [

@@ -230,3 +230,11 @@ def test_check_names_the_entry():
 def test_bad_construction_is_a_clear_error(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+def test_a_box_is_told_in_few_words():
+    assert repr(Box(-2.0, 2.0, (1,))) == "Box(-2, 2, (1,), torch.float32)"
+    assert repr(Box([-1.0, 0.25], [1.0, float("inf")])) == "Box([-1, 0.25], [1, inf], (2,), torch.float32)"
+    assert repr(Box(0, 255, (400, 600, 3), torch.uint8)) == "Box(0, 255, (400, 600, 3), torch.uint8)"
+    assert repr(Box(torch.arange(100.0), 1000.0)) == "Box(<0 to 99>, 1000, (100,), torch.float32)"
+    assert repr(Box(0.0, 1.0, (0,))) == "Box([], [], (0,), torch.float32)"

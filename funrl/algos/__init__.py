@@ -102,7 +102,7 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
     algorithm, _ = _find(name)
     if isinstance(env, str):
         called, env = env, envs.make(env)
-        if env.host:
+        if env.close is not None:
             env.close()
             env = envs.make(called, num_envs=options.get("num_envs", defaults(name).get("num_envs")))
     if not isinstance(env, Env):

@@ -12,7 +12,16 @@ from funrl.env import Env, Timestep, Transition
 from funrl.names import nearest
 from funrl.policies import StatefulPolicy
 
-__all__ = ["Algorithm", "check_copies", "check_experience", "check_range", "make_config", "make_hparams", "start_environments"]
+__all__ = [
+    "Algorithm",
+    "check_copies",
+    "check_experience",
+    "check_range",
+    "in_dtype_of",
+    "make_config",
+    "make_hparams",
+    "start_environments",
+]
 
 
 class Algorithm(NamedTuple):
@@ -165,6 +174,16 @@ def start_environments(env: Env, num_envs: int, key: torch.Tensor) -> tuple[tupl
     if env.num_envs is not None:
         return env.reset(key, env_params), env_params
     return torch.func.vmap(env.reset, (0, None))(random.split(key, num_envs), env_params), env_params
+
+
+def in_dtype_of(params: Any, value: Any) -> Any:
+    """Return a tree with its floating-point tensors in the dtype of the parameters: gymnasium's MuJoCo observes in float64, say.
+
+    Example:
+        >>> in_dtype_of({"weight": torch.zeros(2)}, torch.zeros(3, dtype=torch.float64)).dtype
+        torch.float32
+    """
+    return tree.to(value, next(x.dtype for x in tree.leaves(params) if x.is_floating_point()))
 
 
 def make_hparams(kind: type, config: Any, like: torch.Tensor) -> Any:

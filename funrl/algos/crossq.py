@@ -41,9 +41,10 @@ class CrossQConfig(OffPolicyConfig):
 
 @dataclass
 class CrossQHparams:
-    """Hyperparameters, each floating point []: ``learning_rate``, ``gamma`` and ``entropy_share`` of :class:`CrossQConfig`."""
+    """Hyperparameters, each floating point []: the floats of :class:`CrossQConfig`, but ``initial_alpha`` and ``momentum``."""
 
     learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
     gamma: torch.Tensor
     entropy_share: torch.Tensor
 

@@ -32,9 +32,10 @@ class DDPGConfig(OffPolicyConfig):
 
 @tree.dataclass
 class DDPGHparams:
-    """Hyperparameters, each floating point []: ``learning_rate``, ``gamma``, ``tau`` and ``exploration_noise`` of :class:`DDPGConfig`."""
+    """Hyperparameters, each floating point []: the floats of :class:`DDPGConfig`."""
 
     learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
     gamma: torch.Tensor
     tau: torch.Tensor
     exploration_noise: torch.Tensor

@@ -1,6 +1,7 @@
 """Deep Q-networks, and the parts of Rainbow."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import q_network
 from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
-from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update
+from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
 from funrl.optim import linear
 from funrl.random import split
 
@@ -28,7 +29,8 @@ class DQNConfig(OffPolicyConfig):
     Attributes:
         num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
         kernel_size: image observations only: the side of their kernels; the stride is 1, and there is no padding.
-        target_period: gradient steps from one copy of the network to its target to the next.
+        target_period: gradient steps from one move of the target towards the network to the next.
+        tau: how far it moves, in [0, 1]; 1: it becomes a copy.
         double: let the network choose the next action, and the target judge it.
         dueling: estimate values and advantages apart.
         n_step: n, over how many steps rewards are summed up before the bootstrap; at most ``num_steps``. Where it is more than 1, a
@@ -50,6 +52,7 @@ class DQNConfig(OffPolicyConfig):
     num_channels: tuple = (16,)
     kernel_size: int = 3
     target_period: int = 200
+    tau: float = 1.0
     double: bool = True
     dueling: bool = False
     n_step: int = 1
@@ -72,7 +75,9 @@ class DQNHparams:
     """Hyperparameters, each floating point []: those of :class:`DQNConfig` by the same names."""
 
     learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
     gamma: torch.Tensor
+    tau: torch.Tensor
     huber_delta: torch.Tensor
     epsilon_start: torch.Tensor
     epsilon_end: torch.Tensor
@@ -113,7 +118,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     check_range(config, ("n_step",), 1, config.num_steps)
     check_range(config, ("priority_alpha", "priority_beta"), 0)
     check_range(config, ("huber_delta",), 0, infinite=True)
-    check_range(config, ("epsilon_start", "epsilon_end"), 0, 1)
+    check_range(config, ("tau", "epsilon_start", "epsilon_end"), 0, 1)
     check_range(config, ("epsilon_steps",), 0, open_low=True)
     check_range(config, ("num_atoms",), 2)
     if not config.v_min < config.v_max:
@@ -139,6 +144,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNHparams
     ) -> Any:
         key, target_key = split(key).unbind(0)
+        loss: Callable[..., Any]
         if config.c51:
             loss, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
         else:
@@ -154,7 +160,8 @@ def make(env: Env, **options: Any) -> Algorithm:
             **options,
         )
         learned = off_policy.descend(learned, gradient, hparams.learning_rate)
-        target = hard_update(learned.network, learned.target, count=learned.num_updates + 1, period=config.target_period)
+        nearer = soft_update(learned.network, learned.target, tau=hparams.tau)
+        target = hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
         return learned.replace(target=target), metrics
 
     def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,8 @@ def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str) ->
     low, high = tuple(space.low.tolist()), tuple(space.high.tolist())
 
     def apply(params: Any, observation: torch.Tensor) -> Independent:
-        return Independent(TanhNormal(*head.apply(params, observation), low, high), 1)
+        loc, scale = head.apply(params, observation)
+        return Independent(TanhNormal(loc, scale, low, high), 1)
 
     return nn.Net(net.init, apply)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import buffers, nn, optim, random, tree
-from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_hparams, start_environments
+from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, in_dtype_of, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -49,6 +49,7 @@ class OffPolicyConfig:
         num_cells: widths of the hidden layers of every network.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         learning_rate: of Adam, at least 0.
+        anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
         gamma: discount, in [0, 1].
     """
 
@@ -61,6 +62,7 @@ class OffPolicyConfig:
     num_cells: tuple = (64, 64)
     activation: str = "relu"
     learning_rate: float = 1e-3
+    anneal_steps: float = math.inf
     gamma: float = 0.99
 
 
@@ -80,7 +82,7 @@ class Acting:
 
 
 @tree.dataclass
-class Learned:
+class Learned(tree.Replaceable):
     """What a gradient step changes.
 
     Attributes:
@@ -97,7 +99,7 @@ class Learned:
 
 
 @tree.dataclass
-class OffPolicyState:
+class OffPolicyState(tree.Replaceable):
     """All that one learner is.
 
     Attributes:
@@ -156,7 +158,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     A step rolls out T steps of B environments, writes them to the buffer, draws ``num_updates`` batches from it and scans over them.
     Priorities, where the buffer has them, change after the last of these (of an item that was drawn twice, to one of its errors).
-    Nothing is learned before ``learning_starts``: until then metrics only say what the losses are.
+    Nothing is learned before ``learning_starts``, and priorities stay: until then metrics only say what the losses are.
 
     In an environment on the host a step is a loop of Python around two programs; it can be neither compiled nor vmapped, and uses
     the given state up, as the environment does: the buffer is written in place.
@@ -205,7 +207,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     def explore(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         sample_key, uniform_key, coin_key = random.split(key, 3).unbind(0)
-        action = learner.sample(params, sample_key, observation)
+        action = learner.sample(params, sample_key, in_dtype_of(params, observation))
         uniform = space.sample(uniform_key).to(action.dtype)
         return torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action), {}
 
@@ -216,7 +218,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         return shift(explore(params, key, observation)[0]), {}
 
     def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return shift(learner.greedy(params, key, observation)), {}
+        return shift(learner.greedy(params, key, in_dtype_of(params, observation))), {}
 
     def exploration(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
         share, noise = learner.schedule(hparams, num_steps)
@@ -238,6 +240,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         count = torch.zeros((), dtype=torch.int64, device=key.device)
         network, target, optimizer = learner.init(network_key, observation.to(zero.dtype))
         chance, noise = exploration(hparams, count)
+        observation = tree.to(observation, zero.dtype)
         action = torch.zeros(space.shape, dtype=torch.int64 if isinstance(space, Discrete) else zero.dtype, device=key.device)
         flag = torch.zeros_like(zero, dtype=torch.bool)
         extras = {"discount": zero} if n_step > 1 else {}
@@ -273,7 +276,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         return state.replace(envs=envs), metrics
 
     def learn_from(key: torch.Tensor, state: OffPolicyState, samples: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
-        hparams = state.hparams
+        hparams, samples = state.hparams, in_dtype_of(state.params, samples)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         memory = buffer.extend(state.buffer, remembered(samples, hparams))
         draw_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
@@ -283,11 +286,14 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         vector, unravel = tree.ravel(state.params.network)
         target, unravel_target = tree.ravel(state.target)
 
+        learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
+        annealed = hparams.replace(learning_rate=learning_rate)
+
         def applied(learn: Any, key: torch.Tensor, carry: Learned, draw: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
             batch = draw.batch
             gamma = batch.extras["discount"] if n_step > 1 else hparams.gamma.expand(batch.reward.shape)
             learned = carry.replace(network=unravel(carry.network), target=unravel_target(carry.target))
-            learned, metrics = learn(key, learned, batch, gamma, draw.weights.to(batch.reward.dtype), hparams)
+            learned, metrics = learn(key, learned, batch, gamma, draw.weights.to(batch.reward.dtype), annealed)
             return learned.replace(network=tree.ravel(learned.network)[0], target=tree.ravel(learned.target)[0]), metrics
 
         def once(carry: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
@@ -309,10 +315,12 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
             after, (metrics, further) = scan(several, before, (keys, grouped))
             metrics = {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
         num_steps = state.num_steps + steps_per_update
-        after = tree.where(num_steps >= config.learning_starts, after, before)
+        learning = num_steps >= config.learning_starts
+        after = tree.where(learning, after, before)
         error = metrics.pop("td_error")
         if buffer.update_priority is not None:
-            memory = buffer.update_priority(memory, draws.indices.reshape(-1), error.reshape(-1))
+            priority = torch.where(learning, error, memory.exponents.greatest)  # until then all items have the greatest
+            memory = buffer.update_priority(memory, draws.indices.reshape(-1), priority.reshape(-1))
         network = unravel(after.network)
         state = state.replace(
             params=Acting(network, *exploration(hparams, num_steps)),
@@ -324,7 +332,8 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
             num_updates=after.num_updates,
         )
         metrics = {name: x.mean(0) for name, x in metrics.items()}
-        return state, {"steps": num_steps, **episode_metrics, **metrics, "td_error": error.mean(), "updates": after.num_updates}
+        further = {"td_error": error.mean(), "updates": after.num_updates, "learning_rate": learning_rate}
+        return state, {"steps": num_steps, **episode_metrics, **metrics, **further}
 
     compiled_explore, compiled_learn_from = compile(explore), compile(learn_from, donate=1)
     return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, steps_per_update)
@@ -345,7 +354,7 @@ def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observat
 
 
 def init_soft_actor_critic(
-    key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box, alpha: float
+    key: torch.Tensor, actor: nn.Net, critic: Any, observation: torch.Tensor, space: Box, alpha: float
 ) -> SoftActorCritic:
     """Return the first parameters of an actor, of the critics of its actions, and the temperature ``alpha``.
 
@@ -407,6 +416,7 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
     """
     check_range(config, ("num_envs", "num_steps", "num_updates", "batch_size", "buffer_size"), 1)
     check_range(config, ("learning_starts", "learning_rate"), 0)
+    check_range(config, ("anneal_steps",), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)
     actions, space = env.action_space, env.observation_space
     if discrete and not isinstance(actions, Discrete):
@@ -414,8 +424,8 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
     if not discrete and isinstance(actions, Discrete):
         raise ValueError(f"env: {name} expects a Box of actions, got {actions}; for discrete ones take dqn or sac_discrete")
     if not discrete:
-        fits = isinstance(actions, Box) and actions.dtype.is_floating_point and len(actions.shape) == 1
-        if not fits or not all(map(math.isfinite, [*actions.low.tolist(), *actions.high.tolist()])):
+        box = actions if isinstance(actions, Box) and actions.dtype.is_floating_point and len(actions.shape) == 1 else None
+        if box is None or not all(map(math.isfinite, [*box.low.tolist(), *box.high.tolist()])):
             raise ValueError(f"env: {name} expects a floating-point Box of actions of shape [A] with finite ends, got {actions}")
     vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
     image = images and isinstance(space, Box | Binary) and len(space.shape) == 3

@@ -10,7 +10,7 @@ import torch
 
 from funrl import optim, random, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_hparams, start_environments
+from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, in_dtype_of, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -96,7 +96,7 @@ class Acting:
 
 
 @tree.dataclass
-class OnPolicyState:
+class OnPolicyState(tree.Replaceable):
     """All that one learner is.
 
     Attributes:
@@ -186,12 +186,15 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
     mapped = project if env.num_envs is None else torch.func.vmap(project)
     outer = env._replace(step=lambda key, state, action, env_params: env.step(key, state, mapped(action), env_params))
 
+    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return learner.sample(params, key, in_dtype_of(params, observation))
+
     def act(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action, extras = learner.sample(params, key, observation)
+        action, extras = sample(params, key, observation)
         return project(action), {**extras, "unclipped_action": action}
 
     def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action, extras = learner.greedy(params, key, observation)
+        action, extras = learner.greedy(params, key, in_dtype_of(params, observation))
         return project(action), extras
 
     def init(key: torch.Tensor) -> OnPolicyState:
@@ -212,7 +215,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         )
 
     def step(key: torch.Tensor, state: OnPolicyState) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
-        return advance(key, state, learner.sample, learn_from)
+        return advance(key, state, sample, learn_from)
 
     def host_step(key: torch.Tensor, state: OnPolicyState) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         return advance(key, state, compiled_sample, compiled_learn_from)
@@ -240,7 +243,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         return order.reshape(learner.num_epochs * learner.num_minibatches, -1)
 
     def learn_from(key: torch.Tensor, state: OnPolicyState, samples: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
-        hparams = state.hparams
+        hparams, samples = state.hparams, in_dtype_of(state.params, samples)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         rows = learner.prepare(state.params.network, samples, hparams)
         learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
@@ -268,7 +271,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         metrics = {name: x.mean(0) for name, x in metrics.items()}
         return state, {"steps": num_steps, **episode_metrics, **metrics, "learning_rate": learning_rate}
 
-    compiled_sample, compiled_learn_from = compile(learner.sample), compile(learn_from)
+    compiled_sample, compiled_learn_from = compile(sample), compile(learn_from)
     return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, num_samples)
 
 

@@ -10,7 +10,16 @@ import torch
 
 from funrl import optim, random, stats, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, make_config, make_hparams, start_environments
+from funrl.algos.algorithm import (
+    Algorithm,
+    check_copies,
+    check_experience,
+    check_range,
+    in_dtype_of,
+    make_config,
+    make_hparams,
+    start_environments,
+)
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
@@ -134,7 +143,7 @@ class RewardScale:
 
 
 @tree.dataclass
-class PPOState:
+class PPOState(tree.Replaceable):
     """All that one learner is.
 
     Attributes:
@@ -205,9 +214,10 @@ def make(env: Env, **options: Any) -> Algorithm:
     """
     config = make_config(PPOConfig, options)
     _check(config, env)
-    network, memory = (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
+    remembers = config.recurrent != "none"
+    network, memory = _networks(config, env)
     num_samples = config.num_envs * config.num_steps
-    num_rows = num_samples if memory is None else config.num_envs  # what minibatches are made of: samples, or environments
+    num_rows = num_samples if not remembers else config.num_envs  # what minibatches are made of: samples, or environments
     space = env.action_space
     project = functools.partial(project_action, space)
     if env.num_envs is not None:
@@ -223,7 +233,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
         One with a memory adds to the extras ``remember(before, carry, features)``: what it knew before and after the observation.
         """
-        if memory is None:
+        if not remembers:
             return lambda params, key, observation: choose(params, key, _normalize(params, observation))
 
         def act(params: PPOParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
@@ -231,7 +241,10 @@ def make(env: Env, **options: Any) -> Algorithm:
             action, extras = choose(params, key, features)
             return after, action, {**extras, **remember(Memory(carry, reset), after, features)}
 
-        return StatefulPolicy(init_params, lambda params, observation: memory.start(params.network, observation), act)
+        def begin(params: PPOParams, observation: torch.Tensor) -> Any:
+            return memory.start(params.network, in_dtype_of(params.network, observation))
+
+        return StatefulPolicy(init_params, begin, act)
 
     def sample(params: PPOParams, key: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = network.policy(params.network, features).sample_with_log_prob(key)
@@ -252,7 +265,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         envs, env_params = start_environments(env, config.num_envs, env_key)
         observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
         params = init_params(network_key, observation.to(zero.dtype))
-        if memory is not None:
+        if remembers:
             envs = with_memory(params, envs, env=env, policy=sampler)
         return PPOState(
             params=params,
@@ -281,9 +294,9 @@ def make(env: Env, **options: Any) -> Algorithm:
         return state.replace(envs=envs), metrics
 
     def learn(key: torch.Tensor, state: PPOState, transitions: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
-        check_experience(transitions, config, "log_prob", "unclipped_action", *(() if memory is None else ("memory",)))
+        check_experience(transitions, config, "log_prob", "unclipped_action", *(("memory",) if remembers else ()))
         extras, before, noted = transitions.extras, (), {"log_prob": transitions.extras["log_prob"]}
-        if memory is not None:
+        if remembers:
             known = extras["memory"]
             observation = _normalize(state.params, transitions.observation)
             carry, features = memory.apply(state.params.network, known.state, observation, known.reset)
@@ -307,7 +320,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         reward_scale, reward = _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
 
         observation, successor = _normalize(params, samples.observation), _normalize(params, samples.next_observation)
-        if memory is None:
+        if not remembers:
             features, next_features = observation, successor
         else:
             features = samples.extras["features"]
@@ -325,7 +338,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             advantage=advantage,
             target=target,
         )
-        if memory is None:
+        if not remembers:
             batch = tree.reshape(batch, (num_samples,), batch_dims=2)
         else:
             (known,) = before
@@ -341,7 +354,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             return ppo_loss(
                 unravel(vector),
                 minibatch,
-                apply=network.both if memory is None else remembering,
+                apply=remembering if remembers else network.both,
                 clip=hparams.clip,
                 value_clip=hparams.value_clip,
                 value_weight=hparams.value_weight,
@@ -364,7 +377,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         start = (vector, state.optimizer, torch.ones_like(samples.terminated[0, 0]))
         (vector, optimizer, _), (losses, going) = scan(descend, start, order)
 
-        observation_moments = stats.update(params.observation, samples.observation) if config.normalize_observation else ()
+        seen = in_dtype_of(params.network, samples.observation)
+        observation_moments = stats.update(params.observation, seen) if config.normalize_observation else ()
         num_steps = state.num_steps + num_samples
         # The minibatches up to the one that went beyond target_kl; those after it repeat what it said.
         looked = torch.cat([torch.ones_like(going[:1]), going[:-1]]).to(reward.dtype)
@@ -385,13 +399,14 @@ def make(env: Env, **options: Any) -> Algorithm:
         )
         return state, metrics
 
-    compiled_sampler = compile(sampler) if memory is None else sampler._replace(act=compile(sampler.act))
+    compiled_sampler = compile(sampler) if not remembers else sampler._replace(act=compile(sampler.act))
     compiled_learn_from = compile(learn_from)
     explorer = acting(act, lambda before, carry, features: {"memory": before})
     return Algorithm("ppo", env, config, init, host_step if env.host else step, learn, explorer, acting(greedy), num_samples)
 
 
 def _normalize(params: PPOParams, observation: torch.Tensor) -> torch.Tensor:
+    observation = in_dtype_of(params.network, observation)
     return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
 
@@ -405,6 +420,11 @@ def _scale_reward(state: RewardScale, samples: Any, gamma: torch.Tensor) -> tupl
     moments = stats.update(state.moments, discounted)
     scaled = samples.reward / (moments.var + 1e-8).sqrt()
     return RewardScale(moments, last), scaled.clamp(-10, 10)
+
+
+def _networks(config: PPOConfig, env: Env) -> tuple[Any, Any]:
+    """Return actor and critic, and the memory before them, or None."""
+    return (actor_critic.make(config, env), None) if config.recurrent == "none" else actor_critic.make_recurrent(config, env)
 
 
 def _check(config: PPOConfig, env: Env) -> None:

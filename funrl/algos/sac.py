@@ -35,9 +35,10 @@ class SACConfig(OffPolicyConfig):
 
 @tree.dataclass
 class SACHparams:
-    """Hyperparameters, each floating point []: ``learning_rate``, ``gamma``, ``tau`` and ``entropy_share`` of :class:`SACConfig`."""
+    """Hyperparameters, each floating point []: the floats of :class:`SACConfig`, but ``initial_alpha``."""
 
     learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
     gamma: torch.Tensor
     tau: torch.Tensor
     entropy_share: torch.Tensor
@@ -123,7 +124,7 @@ def descend_with_temperature(
         >>> from funrl.algos import off_policy
         >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
         >>> learned = Learned(network, (), off_policy.start_adam(network, "actor", "log_alpha"), torch.tensor(0))
-        >>> hparams = SACHparams(*(torch.tensor(x) for x in (0.1, 0.99, 0.005, 1.0)))
+        >>> hparams = SACHparams(*(torch.tensor(x) for x in (0.1, torch.inf, 0.99, 0.005, 1.0)))
         >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
         >>> learned, _ = descend_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, Box(-1.0, 1.0, (1,)))
         >>> learned.network.actor, learned.network.log_alpha

@@ -43,6 +43,7 @@ class TD3Hparams:
     """Hyperparameters, each floating point []: the floats of :class:`TD3Config`."""
 
     learning_rate: torch.Tensor
+    anneal_steps: torch.Tensor
     gamma: torch.Tensor
     tau: torch.Tensor
     exploration_noise: torch.Tensor

@@ -12,7 +12,7 @@ __all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "chec
 
 
 @tree.dataclass
-class Sample:
+class Sample(tree.Replaceable):
     """Items drawn from a buffer.
 
     Attributes:
@@ -30,7 +30,7 @@ class Sample:
 
 
 @tree.dataclass
-class RingState:
+class RingState(tree.Replaceable):
     """Rows in the order of their coming, up to the cursor.
 
     Attributes:
@@ -96,7 +96,7 @@ class Buffer(NamedTuple):
     init: Callable[..., Any]
     add: Callable[..., Any]
     extend: Callable[..., Any]
-    sample: Callable[..., Sample]
+    sample: Callable[..., Any]
     size: Callable[..., torch.Tensor]
     can_sample: Callable[..., torch.Tensor]
     add_: Callable[..., Any]

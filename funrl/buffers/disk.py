@@ -128,16 +128,17 @@ def follow(buffer: Buffer, example: Any) -> Callable[[torch.Tensor, int], Sample
         ...     sample(random.key(0), 2).batch
         tensor([7., 7.])
     """
-    if buffer.storage.read is None:
+    read = buffer.storage.read
+    if read is None:
         raise ValueError("buffers.follow: this buffer is kept in memory; make it with storage=buffers.files(folder)")
 
     def sample(key: torch.Tensor, batch_size: int) -> Sample:
         for attempt in range(1000):
-            ring, before = buffer.storage.read(buffer.kept(example), buffer.capacity)
+            ring, before = read(buffer.kept(example), buffer.capacity)
             result = buffer.sample(random.fold_in(key, attempt), buffer.restore(ring), batch_size)
             if type(result) is not Sample:
                 raise TypeError("buffers.follow: expected a buffer of single items, such as uniform; got one of sequences")
-            after = buffer.storage.read(buffer.kept(example), buffer.capacity)[1]
+            after = read(buffer.kept(example), buffer.capacity)[1]
             if after == before:
                 return result
             # The rows in the places [before, after) may be of either time.

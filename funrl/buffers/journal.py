@@ -91,7 +91,7 @@ def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
     try:
         for x, values in zip(leaves, batch, strict=True):
             row = x[0].numel() * x.element_size()
-            content = memoryview(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()) if values.numel() else b""
+            content = values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data if values.numel() else b""
             head = min(kept, capacity - first) * row
             with open(x.untyped_storage().filename, "r+b", buffering=0) as file:
                 _write_at(file.fileno(), content[:head], first * row)

@@ -14,7 +14,7 @@ __all__ = ["Exponents", "draw", "exponents", "set_priority", "weight_of"]
 
 
 @tree.dataclass
-class Exponents:
+class Exponents(tree.Replaceable):
     """What turns priorities into probabilities and weights; may be replaced at any time.
 
     Attributes:
@@ -89,6 +89,9 @@ def set_priority(
         raise ValueError(
             f"{what}: priority: expected the shape {list(indices.shape)} of indices, got {list(priority.shape)}; nothing is broadcast"
         )
+    for part, x in (("indices", indices), ("priority", priority)):
+        if x.device != priorities.weights.device:
+            raise ValueError(f"{what}: {part}: expected it on {priorities.weights.device}, as the buffer is, got {x.device}; move it there")
     if indices.ndim == 0 or indices.dtype != torch.int64:
         indices, priority = indices.reshape(-1).to(torch.int64), priority.reshape(-1)
     if priority.requires_grad or priority.dtype != torch.float32:

@@ -15,7 +15,7 @@ __all__ = ["PrioritizedState", "prioritized"]
 
 
 @tree.dataclass
-class PrioritizedState:
+class PrioritizedState(tree.Replaceable):
     """Items and their priorities.
 
     Attributes:

@@ -83,7 +83,7 @@ def load(path: str | os.PathLike, buffer: Buffer, example: Any) -> Any:
     if written < 0:
         tree.check_like(saved, expected, f"{path}: the state in the file", "this buffer")
         return tree.unflatten(form, [saved[name] for name in names])
-    if buffer.storage.open is None:
+    if buffer.storage.open is None or buffer.storage.read is None:
         raise ValueError(f"{path}: the items of this state are in files; give the buffer storage=buffers.files(folder)")
     tree.check_like(saved, {name: expected[name] for name in names if name in saved}, f"{path}: the state in the file", "this buffer")
     now = buffer.storage.read(buffer.kept(example), buffer.capacity)[1]

@@ -38,7 +38,7 @@ class SequenceSample:
 
 
 @tree.dataclass
-class SequenceState:
+class SequenceState(tree.Replaceable):
     """Steps of E environments, and the slices that start at them.
 
     Attributes:

@@ -67,7 +67,7 @@ class Collector:
             if not isinstance(x, torch.Tensor):
                 raise TypeError(f"{what}: params: expected a tree of tensors, got {type(x).__name__} at {path}; wrap it in torch.tensor")
         self._what, self._frames_per_batch, self._total, self._split = what, frames_per_batch, total_frames, split_trajectories
-        self._device = None if device is None else torch.device(device)
+        self._device: Any = None if device is None else torch.device(device)  # tensors stay where they are for None
         self._params_like = tree.map(lambda x: torch.empty_like(x, device="meta"), params)
         self._ledger: Ledger
         self.frames = self.version = self.staleness = self.discarded_frames = self.lost_frames = 0

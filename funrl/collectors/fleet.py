@@ -21,7 +21,7 @@ import torch
 from funrl import tree
 from funrl.collectors.ledger import Part
 from funrl.collectors.memory import Published
-from funrl.collectors.worker import Facts, Job, Memories
+from funrl.collectors.worker import Job, Memories
 from funrl.env import HostError
 
 # Importing takes seconds, more on a busy machine, and is no fault of an environment.
@@ -53,9 +53,10 @@ class Seat:
 
     def __init__(self, index: int):
         self.index = index
-        self.process: subprocess.Popen | None = None
-        self.pipe: Connection | None = None
-        self.memories: Memories | None = None
+        # A Popen, a Connection and Memories, once the worker is started and ready.
+        self.process: Any = None
+        self.pipe: Any = None
+        self.memories: Any = None
         self.owed: list[tuple[int, int]] = []  # slots and numbers of batches asked for and not taken, in order
         self.waiting: set[str] = set()  # for "ready" or "restored"
         self.restarts = 0  # since its last batch
@@ -97,7 +98,7 @@ class Fleet:
             for i, create_env in enumerate(create_envs)
         ]
         self.seats = [Seat(i) for i in range(len(create_envs))]
-        self.facts: list[Facts] = [None] * len(self.seats)
+        self.facts: list[Any] = [None] * len(self.seats)  # Facts, of those that are ready
         self.shape = (0, 0)
         self.done: deque[Done] = deque()
         self.restarts = 0
@@ -225,7 +226,8 @@ class Fleet:
         if self.closed:
             raise HostError(f"{self.what} is closed; make it anew")
         try:
-            pipes = {seat.pipe: seat for seat in self.seats}
+            pipes: dict[Any, Seat] = {seat.pipe: seat for seat in self.seats}
+            pipe: Any
             for pipe in multiprocessing.connection.wait(list(pipes), min(1.0, self.timeout / 4)):
                 if pipes[pipe].pipe is pipe and pipe.poll():  # else it was heard while another worker was started anew
                     self._receive(pipes[pipe])

@@ -11,7 +11,7 @@ from funrl.collectors.collector import Collector, CollectorState
 from funrl.collectors.fleet import Done, Fleet
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.collectors.memory import Published, spec
-from funrl.env import Env
+from funrl.env import Env, HostError
 
 __all__ = ["asynchronous", "synchronous"]
 
@@ -285,6 +285,8 @@ class _Processes(Collector):
         )
 
     def _publish(self, params: Any, version: int) -> None:
+        if self._fleet.closed:
+            raise HostError(f"{self._what} is closed; make it anew")
         with self._lock:
             self._fleet.published.write(params, version)
 
@@ -315,7 +317,7 @@ class _Asynchronous(_Processes):
     def __init__(self, *args: Any, num_slots: int, max_staleness: int, **options: Any):
         self._num_slots, self._max_staleness = num_slots, max_staleness
         super().__init__(*args, num_slots=num_slots, **options)
-        self._asked: list[int] | None = None  # the number of the next batch to ask each worker for; None: of none yet
+        self._asked: Any = None  # the number of the next batch to ask each worker for; None: of none yet
 
     def _shared_out(self, copies: list[int]) -> list[int]:
         return copies

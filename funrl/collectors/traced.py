@@ -21,38 +21,42 @@ class Traced:
     One that cannot be recorded, as what it does depends on numbers, stays as it is.
     """
 
-    def __init__(self, fn: Callable[..., Any], *, mapped: bool = False):
-        self.fn, self.mapped = fn, mapped
-        self.vmapped = functools.cache(lambda in_dims: Traced(torch.func.vmap(fn, in_dims), mapped=True))
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+        self.vmapped = functools.cache(lambda in_dims: Traced(torch.func.vmap(fn, in_dims)))
         self.program: Callable[..., Any] | None = None
         self.form: Any = None
+        self.recordable = True
 
     def __call__(self, *args: Any) -> Any:
-        if self.program is None:
-            return self._record(args)
-        return tree.unflatten(self.form, list(self.program(*tree.leaves(args))))
-
-    def _record(self, args: tuple[Any, ...]) -> Any:
+        if self.program is not None:
+            return tree.unflatten(self.form, list(self.program(*tree.leaves(args))))
         out = self.fn(*args)
-        values, self.form = tree.flatten(out)
-        leaves, form = tree.flatten(args)
-
-        def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(tree.leaves(self.fn(*tree.unflatten(form, list(values)))))
-
-        try:
-            if not self.mapped:  # vmap refuses a function whose course depends on numbers, and so it does where they are recorded
-                torch.func.vmap(self.fn)(*tree.map(lambda x: x[None], args))
-            graph = make_fx(flat)(*leaves)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch.jit is deprecated
-                program = torch.jit.trace(lambda *values: graph(*values), tuple(leaves), check_trace=False)
-            same = all(torch.equal(x, y) for x, y in zip(program(*leaves), values, strict=True))
-        except Exception:
-            same = False
-        if same:
-            self.program = program
-        else:
-            self.program, self.form = None, None
-            self._record = lambda args: self.fn(*args)
+        if self.recordable:
+            # What looks at numbers only to check them does not look under vmap.
+            self.program = _recorded(self.fn, args, out) or _recorded(functools.partial(_as_one_row, self.fn), args, out)
+            self.form, self.recordable = tree.structure(out), self.program is not None
         return out
+
+
+def _as_one_row(fn: Callable[..., Any], *args: Any) -> Any:
+    rows = torch.func.vmap(fn)(*tree.map(lambda x: x[None], args))
+    return tree.map(lambda x: x[0], rows)
+
+
+def _recorded(fn: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Callable[..., Any] | None:
+    """Return a program from the leaves of ``args`` to those of ``out``, or None."""
+    leaves, form = tree.flatten(args)
+
+    def flat(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(tree.leaves(fn(*tree.unflatten(form, list(values)))))
+
+    try:
+        graph = make_fx(flat)(*leaves)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated
+            program: Any = torch.jit.trace(lambda *values: graph(*values), tuple(leaves), check_trace=False)
+        same = all(torch.equal(x, y) for x, y in zip(program(*leaves), tree.leaves(out), strict=True))
+    except Exception:
+        return None
+    return program if same else None

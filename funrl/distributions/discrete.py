@@ -1,6 +1,7 @@
 """Distributions over classes and bits."""
 
 import math
+from functools import reduce
 from typing import Any
 
 import torch
@@ -249,11 +250,11 @@ class MultiCategorical:
         _check_classes("MultiCategorical.log_prob", x)
         if x.ndim == 0 or x.shape[-1] != len(choices):
             raise ValueError(f"MultiCategorical.log_prob: x: expected the shape [..., {len(choices)}], got {list(x.shape)}")
-        return sum(choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True))
+        return reduce(torch.add, [choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True)])
 
     def entropy(self) -> torch.Tensor:
         """Return the joint entropy [...] in nats."""
-        return sum(choice.entropy() for choice in self._choices())
+        return reduce(torch.add, [choice.entropy() for choice in self._choices()])
 
     def mode(self) -> torch.Tensor:
         """Return the most likely classes int64 [..., K]."""
@@ -277,7 +278,7 @@ class MultiCategorical:
         check_kind("MultiCategorical.kl", other, MultiCategorical)
         if self.nvec != other.nvec:
             raise ValueError(f"MultiCategorical.kl: other: expected nvec {self.nvec}, got {other.nvec}")
-        return sum(mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True))
+        return reduce(torch.add, [mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True)])
 
 
 @tree.dataclass

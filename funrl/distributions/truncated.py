@@ -63,8 +63,8 @@ class TruncatedNormal:
         """Return, in deviations, where the mode is from loc, and how far the ends are below and above the mode."""
         shape, bounds = self._parts()
         mode = bounds.clamp(self.loc)
-        parts = (mode - self.loc, mode - bounds.low, bounds.high - mode)
-        return tuple((x / self.scale).expand(shape) for x in parts)
+        offset, below, above = ((x / self.scale).expand(shape) for x in (mode - self.loc, mode - bounds.low, bounds.high - mode))
+        return offset, below, above
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a sample [...] in [low, high]; differentiable in both parameters.

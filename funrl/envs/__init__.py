@@ -113,7 +113,7 @@ def make(name: str, **settings: Any) -> Env:
         >>> make("cartpole")
         Traceback (most recent call last):
         ...
-        ValueError: envs.make: name: no environment is called 'cartpole'; did you mean CartPole-v1?
+        ValueError: envs.make: name: no environment is called 'cartpole'; did you mean CartPole-v1? (those of gymnasium are called ...)
         >>> make("DeepSea-bsuite", sise=8)
         Traceback (most recent call last):
         ...
@@ -126,7 +126,10 @@ def make(name: str, **settings: Any) -> Env:
         domain, _, task = id.partition("-")
         return __getattr__(bridge).make(*([id] if bridge == "gymnasium" else [domain, task]), **settings)
     if name not in _FACTORIES:
-        raise ValueError(f"envs.make: name: no environment is called {name!r}; {nearest(name, _FACTORIES)}")
+        raise ValueError(
+            f"envs.make: name: no environment is called {name!r}; {nearest(name, _FACTORIES)} "
+            "(those of gymnasium are called 'gymnasium:' and their id)"
+        )
     factory = _FACTORIES[name]
     known = inspect.signature(factory).parameters
     for setting in settings:

@@ -105,7 +105,7 @@ def make(
     for name, value in (("height", height), ("width", width)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"dm_control.make: {name}: expected an integer of at least 1, got {value!r}")
-    create = functools.partial(Control, domain, task, settings, {"height": height, "width": width, "camera_id": camera})
+    create: Any = functools.partial(Control, domain, task, settings, {"height": height, "width": width, "camera_id": camera})
     name = f"dm_control:{domain}-{task}"
     env = bridge.make(
         EnvSpec(name, create),
@@ -130,7 +130,7 @@ class Control(gymnasium.Env):
     def __init__(self, domain: str, task: str, settings: Mapping[str, Any], picture: Mapping[str, Any], render_mode: str):
         self.control, self.picture, self.render_mode = _suite().load(domain, task, dict(settings)), picture, render_mode
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.control.control_timestep())}
-        entries = {name: _box(spec) for name, spec in self.control.observation_spec().items()}
+        entries: dict[str, gymnasium.Space] = {name: _box(spec) for name, spec in self.control.observation_spec().items()}
         self.observation_space, self.action_space = gymnasium.spaces.Dict(entries), _box(self.control.action_spec())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -148,7 +148,8 @@ class Control(gymnasium.Env):
         try:
             return self.control.physics.render(**self.picture)
         except (RuntimeError, ImportError, AttributeError, OSError) as error:
-            raise RuntimeError(f"{self.spec.id}: no picture could be taken: {error}; {_PICTURES}") from error
+            name = self.spec.id if self.spec else type(self).__name__
+            raise RuntimeError(f"{name}: no picture could be taken: {error}; {_PICTURES}") from error
 
     def close(self) -> None:
         self.control.close()

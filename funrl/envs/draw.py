@@ -11,6 +11,8 @@ Reference: the distances follow elementary plane geometry; the idea of coverage 
 Alpha-Tested Magnification for Vector Textures and Special Effects", SIGGRAPH 2007 courses.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -125,19 +127,18 @@ def box(
     return outside + torch.maximum(qx, qy).clamp(max=0.0) - corner
 
 
-def polygon(picture: Canvas, points: list[tuple[Number, Number]]) -> torch.Tensor:
+def polygon(picture: Canvas, points: Sequence[tuple[Number, Number]]) -> torch.Tensor:
     """Return a signed distance [H, W] to a convex polygon, exact beside its edges.
 
     Args:
         picture: where to draw it.
         points: its corners, counter-clockwise.
     """
-    distance = None
-    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
+    sides = []
+    for (ax, ay), (bx, by) in zip(points, [*points[1:], *points[:1]], strict=True):
         ex, ey = bx - ax, by - ay
-        side = (ey * (picture.x - ax) - ex * (picture.y - ay)) / (ex * ex + ey * ey) ** 0.5
-        distance = side if distance is None else torch.maximum(distance, side)
-    return distance
+        sides.append((ey * (picture.x - ax) - ex * (picture.y - ay)) / (ex * ex + ey * ey) ** 0.5)
+    return functools.reduce(torch.maximum, sides)
 
 
 def to_uint8(picture: Canvas) -> torch.Tensor:

@@ -30,7 +30,7 @@ LAYOUT = """
 
 
 @tree.dataclass
-class FourRoomsParams:
+class FourRoomsParams(tree.Replaceable):
     """The house, and how it is to walk there; positions are (row, column) from the upper left corner.
 
     Attributes:

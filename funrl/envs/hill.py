@@ -105,7 +105,7 @@ def render(state: MountainCarState, env_params: MountainCarParams) -> torch.Tens
     The track has the height 0.45 sin(3 x) + 0.55, whose slope is what gravity sees.
     """
 
-    def height(x: draw.Number) -> torch.Tensor:
+    def height(x: torch.Tensor) -> torch.Tensor:
         return 0.45 * torch.sin(3 * x) + 0.55
 
     position, goal = state.position.float(), env_params.goal_position.float()

@@ -90,13 +90,15 @@ def step(
 
 def render(state: PointRobotState, env_params: PointRobotParams = PARAMS) -> torch.Tensor:
     """Return a picture of the square from -1 to 1 with the start, the goal and the robot, uint8 [400, 400, 3]."""
-    position, goal, start = (point.float().unbind(0) for point in (state.position, env_params.goal, env_params.start))
+    (x, y), (goal_x, goal_y), (start_x, start_y) = (
+        point.float().unbind(0) for point in (state.position, env_params.goal, env_params.start)
+    )
     picture = draw.canvas((400, 400), (0.0, 0.0), 2.2, device=state.position.device)
     picture = draw.paint(picture, draw.box(picture, (0.0, 0.0), (1.0, 1.0), corner=0.02).abs() - 0.005, draw.PALE)
-    picture = draw.paint(picture, draw.circle(picture, *start, 0.03), draw.STEEL)
-    picture = draw.paint(picture, draw.circle(picture, *goal, 0.08).abs() - 0.012, draw.LEAF)
-    picture = draw.paint(picture, draw.circle(picture, *goal, 0.02), draw.LEAF)
-    return draw.to_uint8(draw.pie(picture, *position, 0.05))
+    picture = draw.paint(picture, draw.circle(picture, start_x, start_y, 0.03), draw.STEEL)
+    picture = draw.paint(picture, draw.circle(picture, goal_x, goal_y, 0.08).abs() - 0.012, draw.LEAF)
+    picture = draw.paint(picture, draw.circle(picture, goal_x, goal_y, 0.02), draw.LEAF)
+    return draw.to_uint8(draw.pie(picture, x, y, 0.05))
 
 
 def point_robot() -> Env:

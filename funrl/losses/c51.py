@@ -107,7 +107,7 @@ def c51_loss(
     Reference: M. G. Bellemare, W. Dabney, R. Munos, "A Distributional Perspective on Reinforcement Learning", 2017, arXiv:1707.06887,
         algorithm 1; KL as priority as in M. Hessel et al., "Rainbow", 2017, arXiv:1710.02298.
     """
-    target_apply = target_apply or apply
+    target_apply = apply if target_apply is None else target_apply
     check_discrete("c51_loss", batch)
     next_logits = target_apply(detach(target_params), batch.next_observation)
     return _loss("c51_loss", params, batch, next_logits, next_logits, apply, support, gamma, weight)
@@ -146,7 +146,7 @@ def double_c51_loss(
 
     Reference: M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298, section 3.
     """
-    target_apply = target_apply or apply
+    target_apply = apply if target_apply is None else target_apply
     check_discrete("double_c51_loss", batch)
     next_logits = target_apply(detach(target_params), batch.next_observation)
     chooser = apply(detach(params), batch.next_observation)

@@ -22,7 +22,8 @@ def fields(what: str, value: Any, names: tuple[str, ...], kind: str) -> None:
     """
     if all(hasattr(value, name) for name in names):
         return
-    expected = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    *first, last = names
+    expected = f"{', '.join(first)} and {last}" if first else last
     got = f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
     raise TypeError(f"{what}: expected a {kind} or the like, with fields {expected}, got {got}")
 

@@ -138,7 +138,7 @@ def dqn_loss(
     Reference: V. Mnih et al., "Playing Atari with Deep Reinforcement Learning", 2013, arXiv:1312.5602, equation 2; the target network and
         the bounded error are those of "Human-level control through deep reinforcement learning", Nature 518, 2015.
     """
-    target_apply = target_apply or apply
+    target_apply = apply if target_apply is None else target_apply
     check_discrete("dqn_loss", batch)
     next_q = target_apply(detach(target_params), batch.next_observation)
     return _loss("dqn_loss", params, batch, next_q, next_q, apply, gamma, huber_delta, weight)
@@ -177,7 +177,7 @@ def double_dqn_loss(
 
     Reference: H. van Hasselt, A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4.
     """
-    target_apply = target_apply or apply
+    target_apply = apply if target_apply is None else target_apply
     check_discrete("double_dqn_loss", batch)
     next_q = target_apply(detach(target_params), batch.next_observation)
     chooser = apply(detach(params), batch.next_observation)

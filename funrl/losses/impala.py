@@ -90,7 +90,11 @@ def impala_loss(
     advantage, target = detach(
         vtrace(
             *(batch.reward, value, next_value, batch.terminated, batch.truncated, log_ratio),
-            **{"gamma": gamma, "lambda_": lambda_, "rho_clip": rho_clip, "c_clip": c_clip, "advantage_clip": rho_clip},
+            gamma=gamma,
+            lambda_=lambda_,
+            rho_clip=rho_clip,
+            c_clip=c_clip,
+            advantage_clip=rho_clip,
         )
     )
     loss, metrics = sum_terms(

@@ -25,7 +25,7 @@ _MAX_LOG_RATIO = 20.0
 
 
 @tree.dataclass
-class PPOBatch:
+class PPOBatch(tree.Replaceable):
     """What a PPO update learns from; N stands for any number of batch dimensions.
 
     Attributes:
@@ -95,10 +95,10 @@ def clipped_surrogate(
         2017, arXiv:1707.06347, equation 7.
     """
     alike("clipped_surrogate", log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
-    clip = number("clipped_surrogate", "clip", clip, log_prob)
+    bound: Any = number("clipped_surrogate", "clip", clip, log_prob)
     advantage = advantage.detach()
     ratio = _log_ratio(log_prob, old_log_prob.detach()).exp()
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - bound, 1 + bound) * advantage)
 
 
 def clipped_value_loss(value: torch.Tensor, old_value: torch.Tensor, target: torch.Tensor, *, clip: float | torch.Tensor) -> torch.Tensor:

@@ -106,7 +106,7 @@ def qr_dqn_loss(
     Reference: W. Dabney, M. Rowland, M. G. Bellemare, R. Munos, "Distributional Reinforcement Learning with Quantile Regression", 2017,
         arXiv:1710.10044, algorithm 1.
     """
-    target_apply = target_apply or apply
+    target_apply = apply if target_apply is None else target_apply
     check_discrete("qr_dqn_loss", batch)
     next_quantiles = target_apply(detach(target_params), batch.next_observation)
     return _loss("qr_dqn_loss", params, batch, next_quantiles, next_quantiles, apply, gamma, huber_delta, weight)
@@ -144,7 +144,7 @@ def double_qr_dqn_loss(
     Reference: H. van Hasselt, A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4,
         applied to the means of the distributions of arXiv:1710.10044.
     """
-    target_apply = target_apply or apply
+    target_apply = apply if target_apply is None else target_apply
     check_discrete("double_qr_dqn_loss", batch)
     next_quantiles = target_apply(detach(target_params), batch.next_observation)
     chooser = apply(detach(params), batch.next_observation)

@@ -279,6 +279,11 @@ def _as_net(what: str, net: Any) -> Any:
     """Return ``net``, or a function as a net without parameters."""
     if hasattr(net, "init") and hasattr(net, "apply") and hasattr(net, "noisy"):
         return net
+    if isinstance(net, torch.nn.Module) and any(True for _ in (*net.parameters(), *net.buffers())):
+        raise TypeError(
+            f"{what}: expected a net or a function, got a {type(net).__name__} whose parameters would not be learned; "
+            "nn.from_module makes a net of it"
+        )
     if callable(net):
         return Net(lambda key, *examples: (), lambda params, *inputs: net(*inputs))
     raise TypeError(f"{what}: expected a net or a function, got a {type(net).__name__}; a torch module becomes a net by nn.from_module")

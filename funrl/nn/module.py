@@ -85,7 +85,7 @@ def from_module(module: torch.nn.Module, *, init: Initializer | None = None) -> 
         (f"{type(part).__name__} ({name or 'the module itself'})" for name, part in trained.named_modules() if _unkeyed(part)), None
     )
 
-    def init_params(key: torch.Tensor | None = None, *examples: Any) -> dict[str, torch.Tensor]:
+    def init_params(key: Any = None, *examples: Any) -> dict[str, torch.Tensor]:
         if init is None:
             return tree.map(torch.clone, values)
         keys = random.split(key, len(values)).unbind(0)
@@ -103,7 +103,7 @@ def from_module(module: torch.nn.Module, *, init: Initializer | None = None) -> 
         return _run(evaluated, {**params, **state}, inputs, options)
 
     def train(
-        params: dict[str, torch.Tensor], state: dict[str, torch.Tensor], *inputs: Any, key: torch.Tensor | None = None, **options: Any
+        params: dict[str, torch.Tensor], state: dict[str, torch.Tensor], *inputs: Any, key: Any = None, **options: Any
     ) -> tuple[dict[str, torch.Tensor], Any]:
         _check_names("train", params, values, state, buffers)
         if unkeyed is not None:
@@ -192,9 +192,10 @@ def _keyed_layer(part: torch.nn.Module) -> torch.nn.Module:
     if isinstance(part, _DROPOUTS) and part.p > 0:
         return _Dropout(part)
     if isinstance(part, torch.nn.MultiheadAttention) and part.dropout > 0 and part.bias_k is None and not part.add_zero_attn:
-        part.__class__ = _Attention
-        part.noise_rate, part.dropout = part.dropout, 0.0
-        _add_key(part)
+        attention: Any = part
+        attention.__class__ = _Attention
+        attention.noise_rate, attention.dropout = part.dropout, 0.0
+        _add_key(attention)
     return part
 
 
@@ -247,10 +248,13 @@ class _Dropout(torch.nn.Module):
 class _Attention(torch.nn.MultiheadAttention):
     """torch's attention, with the dropout of its weights by a key."""
 
+    noise_rate: float
+
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **options: Any) -> Any:
         names = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
         options = {"need_weights": True, "average_attn_weights": True, **dict(zip(names, args, strict=False)), **options}
         needed = {name: options.pop(name) for name in ("need_weights", "average_attn_weights")}
+        weights: Any
         _, weights = super().forward(query, key, value, need_weights=True, average_attn_weights=False, **options)
         keep = random.bernoulli(_next_key(self), 1 - self.noise_rate, tuple(weights.shape))
         weights = torch.where(keep, weights / (1 - self.noise_rate), 0.0)  # [B, heads, L, S], or without B

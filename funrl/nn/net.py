@@ -1,7 +1,7 @@
 """What every network shares: the interface, the activations by name, and the checks of inputs."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.nn import functional
@@ -41,14 +41,17 @@ def activation_function(what: str, activation: Any) -> Callable[[torch.Tensor], 
     """Return an elementwise function as it is, or the one that has the name.
 
     Raises:
-        ValueError: if there is none of that name; the message begins with ``what``.
+        TypeError: if it is a class; the message begins with ``what``.
+        ValueError: if there is none of that name.
 
     Example:
         >>> activation_function("mlp: activation", "relu") is torch.relu
         True
     """
+    if isinstance(activation, type):
+        raise TypeError(f"{what}: expected a function, got the class {activation.__name__}; make one of it: {activation.__name__}()")
     if callable(activation):
-        return activation
+        return cast(Callable[[torch.Tensor], torch.Tensor], activation)
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(f"{what}: expected a function or one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     return _ACTIVATIONS[activation]

@@ -137,6 +137,9 @@ def choose(what: str, distribution: Any, key: torch.Tensor | None, mode: str) ->
     """
     if mode not in _MODES:
         raise ValueError(f"{what}: mode: expected 'random', 'mode' or 'mean', got {mode!r}")
+    if not hasattr(distribution, "sample_with_log_prob"):
+        kind = f"{type(distribution).__module__}.{type(distribution).__name__}"
+        raise TypeError(f"{what}: distribution: expected one of funrl.distributions, got a {kind}")
     if mode == "random":
         action, log_prob = distribution.sample_with_log_prob(key)
         return action, lambda: log_prob

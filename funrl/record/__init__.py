@@ -1,7 +1,29 @@
-"""What a run leaves behind: its folder, rows of metrics, and pictures of them."""
+"""What a run leaves behind: its folder, rows of metrics, and pictures of them; and where else metrics may go."""
 
+from funrl.record import loggers
+from funrl.record.aggregate import bootstrap_interval, interquartile_mean
+from funrl.record.films import film, grid, video
 from funrl.record.folder import Folder, RunError, describe, options_of, read_config, rebuild
+from funrl.record.loggers import Logger
 from funrl.record.metrics import MetricsFile, read_metrics
-from funrl.record.plots import learning_curve
+from funrl.record.plots import learning_curve, learning_curves
 
-__all__ = ["Folder", "MetricsFile", "RunError", "describe", "learning_curve", "options_of", "read_config", "read_metrics", "rebuild"]
+__all__ = [
+    "Folder",
+    "Logger",
+    "MetricsFile",
+    "RunError",
+    "bootstrap_interval",
+    "describe",
+    "film",
+    "grid",
+    "interquartile_mean",
+    "learning_curve",
+    "learning_curves",
+    "loggers",
+    "options_of",
+    "read_config",
+    "read_metrics",
+    "rebuild",
+    "video",
+]

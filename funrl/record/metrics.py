@@ -1,9 +1,9 @@
 """Metrics as rows of a CSV file, one for each agent and update."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -11,18 +11,18 @@ __all__ = ["MetricsFile", "read_metrics"]
 
 
 class MetricsFile:
-    """A CSV file that only grows; the first column is ``update`` and never falls.
+    """A CSV file that only grows; the first column is ``update`` or ``step``, a whole number that never falls.
 
     Opening a file that is there cuts off the rows after update ``keep``, and a row that was not written to its end; so
     a run that goes on from a checkpoint has no update twice.
 
     Args:
         path: the file; it is made where it is missing.
-        columns: the names of the columns; the first is ``update``.
-        keep: the last update whose rows stay.
+        columns: the names of the columns; the first is ``update`` or ``step``.
+        keep: the last update, or step, whose rows stay.
 
     Raises:
-        ValueError: if the first column is not ``update``, or the file has other columns.
+        ValueError: if the first column is neither ``update`` nor ``step``, or the file has other columns.
         OSError: if the file cannot be written.
 
     Example:
@@ -38,8 +38,8 @@ class MetricsFile:
     """
 
     def __init__(self, path: str | os.PathLike, columns: Sequence[str], *, keep: int = 0) -> None:
-        if not columns or columns[0] != "update":
-            raise ValueError(f"MetricsFile: columns: expected 'update' first, got {list(columns)}")
+        if not columns or columns[0] not in ("update", "step"):
+            raise ValueError(f"MetricsFile: columns: expected 'update' or 'step' first, got {list(columns)}")
         self.columns = tuple(columns)
         path = Path(path)
         if path.exists() and (end := _end_of(path, self.columns, keep)):
@@ -111,13 +111,37 @@ def _end_of(path: Path, columns: tuple[str, ...], keep: int) -> int:
             raise ValueError(
                 f"{path}: expected the columns {','.join(columns)}, got {header.decode('utf-8', 'replace').strip()[:200]}; move it away"
             )
-        end = len(header)
-        for line in file:
-            first = line.split(b",", 1)[0]
-            if not line.endswith(b"\n") or not first.isdigit() or int(first) > keep:
-                break
-            end += len(line)
+        return rows_end(file, keep, _first_column)
+
+
+def rows_end(file: BinaryIO, keep: int, number: Callable[[bytes], int | None]) -> int:
+    """Return where the rows end that are whole and count up to ``keep``.
+
+    Args:
+        file: open for reading in binary; it stands at the first row.
+        keep: the last number of a row that stays.
+        number: ``number(line)``: what a row counts, or None where it is no row.
+
+    Returns:
+        The offset in bytes from the beginning of the file.
+
+    Example:
+        >>> import io
+        >>> rows_end(io.BytesIO(b"1 a\\n2 b\\n3 c\\n"), 2, lambda line: int(line.split()[0]))
+        8
+    """
+    end = file.tell()
+    for line in file:
+        count = number(line)
+        if not line.endswith(b"\n") or count is None or count > keep:
+            break
+        end += len(line)
     return end
+
+
+def _first_column(line: bytes) -> int | None:
+    first = line.split(b",", 1)[0]
+    return int(first) if first.isdigit() else None
 
 
 def _text(x: Any) -> str:

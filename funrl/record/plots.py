@@ -1,12 +1,22 @@
-"""Pictures of a run. Matplotlib is imported when one is drawn, and none of its global state is touched."""
+"""Pictures of runs. Matplotlib is imported when one is drawn, and none of its global state is touched."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-__all__ = ["learning_curve"]
+from funrl import random
+from funrl.record.aggregate import bootstrap_interval, interquartile_mean
+
+__all__ = ["SUFFIXES", "learning_curve", "learning_curves"]
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+# No curve of several runs has more points: an interval for each of ten thousand updates would take minutes and show nothing more.
+_POINTS = 200
 
 
 def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *, title: str = "") -> None:
@@ -30,40 +40,132 @@ def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     learning_curve({name: np.array(x) for name, x in rows.items()}, f"{folder}/curve.png")
     """
+    steps, returns = _by_update("learning_curve: metrics", metrics)
+    ended = ~np.isnan(returns).all(1)
+    steps, returns = steps[ended], returns[ended]
+    num_agents = returns.shape[1]
+
+    axes = _axes()
+    if num_agents > 1:
+        axes.plot(steps, returns, color="tab:blue", linewidth=0.6, alpha=0.4)
+        low, high = np.nanquantile(returns, (0.25, 0.75), axis=1) if len(steps) else (steps, steps)
+        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.25, linewidth=0, label="quartiles")
+    label = f"mean of {num_agents} agents" if num_agents > 1 else "episode return"
+    axes.plot(steps, np.nanmean(returns, 1) if len(steps) else steps, color="tab:blue", linewidth=2.0, label=label)
+    axes.set(xlabel="environment steps of an agent", ylabel="mean return of finished episodes", title=title)
+    if num_agents > 1:
+        axes.legend(loc="best", frameon=False)
+    _save(axes, Path(path), "png")
+
+
+def learning_curves(
+    key: torch.Tensor,
+    runs: Mapping[str, Mapping[str, np.ndarray]],
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    confidence: float = 0.95,
+) -> None:
+    """Draw the episode returns of several runs over the environment steps in one picture.
+
+    Of each run it draws the interquartile mean over its agents, and around it the interval of a bootstrap that draws agents again. A
+    single agent has no interval.
+
+    A run of many updates is cut into 200 windows of about as many updates, in which the returns of an agent are averaged. Where no
+    episode of an agent ended in a window its last return stands, and a curve begins where all agents have one.
+
+    Args:
+        key: a key []; the same key gives the same intervals.
+        runs: from the label of a run to its columns [rows], as for :func:`learning_curve`.
+        path: the picture; its suffix says whether it is ``.png``, ``.svg`` or ``.pdf``. Its folder is made.
+        title: what stands above it.
+        confidence: how likely an interval is to hold the true value, in (0, 1).
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if there are no runs, one has no rows or lacks a column, or the suffix is another.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> rows = {"update": [1, 1, 2, 2], "agent": [0, 1, 0, 1], "steps": [64, 64, 128, 128], "episode_return": [20, 22, 30, 50]}
+        >>> slow = {name: np.array(x) for name, x in rows.items()}
+        >>> fast = slow | {"episode_return": 2 * slow["episode_return"]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     learning_curves(random.key(0), {"slow": slow, "fast": fast}, f"{folder}/curves.png")
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"learning_curves: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+    if not runs:
+        raise ValueError("learning_curves: runs: expected at least one, got none")
+    axes = _axes()
+    for number, (name, metrics) in enumerate(runs.items()):
+        steps, returns = _by_update(f"learning_curves: runs: {name}", metrics)
+        if not len(steps):
+            raise ValueError(f"learning_curves: runs: {name}: expected at least one row, got none; wait for the first update")
+        steps, returns = _in_windows(steps, returns)
+        num_agents = returns.shape[1]
+        scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
+        label = f"{name} ({num_agents} agents)" if num_agents > 1 else name
+        colour = f"C{number}"
+        axes.plot(steps, interquartile_mean(scores[:, 0]).numpy(), color=colour, linewidth=2.0, label=label)
+        if num_agents > 1:
+            low, high = bootstrap_interval(random.fold_in(key, number), scores, confidence=confidence)
+            axes.fill_between(steps, low.numpy(), high.numpy(), color=colour, alpha=0.2, linewidth=0)
+    axes.set(
+        xlabel="environment steps of an agent",
+        ylabel=f"return: interquartile mean, {100 * confidence:g} % interval",
+        title=title,
+    )
+    axes.legend(loc="best", frameon=False)
+    _save(axes, path, path.suffix[1:].lower())
+
+
+def _by_update(what: str, metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps [updates] and the returns [updates, agents], NaN where no episode has ended."""
     missing = [name for name in ("update", "agent", "steps", "episode_return") if name not in metrics]
     if missing:
-        raise ValueError(f"learning_curve: metrics: expected a column {missing[0]!r}, got {', '.join(metrics)}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError('a learning curve needs matplotlib; install it with: pip install "funrl[plot]"') from None
-
+        raise ValueError(f"{what}: expected a column {missing[0]!r}, got {', '.join(metrics)}")
     updates, row = np.unique(metrics["update"], return_inverse=True)
     agents, column = np.unique(metrics["agent"], return_inverse=True)
     returns = np.full((len(updates), len(agents)), np.nan)
     steps = np.zeros(len(updates))
     returns[row, column] = metrics["episode_return"]
     steps[row] = metrics["steps"]
-    ended = ~np.isnan(returns).all(1)
-    steps, returns = steps[ended], returns[ended]
+    return steps, returns
 
+
+def _in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps at the end of each window, and what each agent had there, from where all have a return on."""
+    points, last = [], np.full(returns.shape[1], np.nan)
+    ends = np.linspace(0, len(steps), min(len(steps), _POINTS) + 1).round().astype(int)[1:]
+    for window in np.split(returns, ends[:-1]):
+        count = (~np.isnan(window)).sum(0)
+        last = np.where(count > 0, np.nansum(window, 0) / np.maximum(count, 1), last)
+        points.append(last)
+    table = np.stack(points)
+    begun = ~np.isnan(table).any(1)
+    return steps[ends - 1][begun], table[begun]
+
+
+def _axes() -> Any:
+    """Return the axes of a new figure, which is drawn without a screen."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('a learning curve needs matplotlib; install it with: pip install "funrl[plot]"') from None
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    if len(agents) > 1:
-        axes.plot(steps, returns, color="tab:blue", linewidth=0.6, alpha=0.4)
-        low, high = np.nanquantile(returns, (0.25, 0.75), axis=1) if len(steps) else (steps, steps)
-        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.25, linewidth=0, label="quartiles")
-    label = f"mean of {len(agents)} agents" if len(agents) > 1 else "episode return"
-    axes.plot(steps, np.nanmean(returns, 1) if len(steps) else steps, color="tab:blue", linewidth=2.0, label=label)
-    axes.set(xlabel="environment steps of an agent", ylabel="mean return of finished episodes", title=title)
     axes.grid(alpha=0.3)
-    if len(agents) > 1:
-        axes.legend(loc="best", frameon=False)
+    return axes
 
-    path = Path(path)
+
+def _save(axes: Any, path: Path, kind: str) -> None:
+    """Write the figure, all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "wb") as file:
-        canvas.print_png(file)
+        axes.figure.canvas.print_figure(file, format=kind, dpi=axes.figure.dpi)
     os.replace(temporary, path)

@@ -93,15 +93,15 @@ def parallel_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a
     size = min(_BLOCK, steps)
     spare = -steps % size
-    a, b = (_pad(x, spare).unflatten(0, (-1, size)).unbind(1) for x in (a, b))
+    rows_a, rows_b = (_pad(x, spare).unflatten(0, (-1, size)).unbind(1) for x in (a, b))
     # Each block as one step.
-    whole_a, whole_b = a[-1], b[-1]
+    whole_a, whole_b = rows_a[-1], rows_b[-1]
     for i in reversed(range(size - 1)):
-        whole_a, whole_b = a[i] + b[i] * whole_a, b[i] * whole_b
+        whole_a, whole_b = rows_a[i] + rows_b[i] * whole_a, rows_b[i] * whole_b
     y = shift(parallel_recurrence(whole_a, whole_b), 1)
     ys = []
     for i in reversed(range(size)):
-        y = a[i] + b[i] * y
+        y = rows_a[i] + rows_b[i] * y
         ys.append(y)
     return torch.stack(ys[::-1], 1).flatten(0, 1)[:steps]
 

@@ -55,7 +55,7 @@ def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
     The return so far of each running episode is kept for each copy of the environment, as batches may be of some of them only.
     """
     learn = compile(lambda k, number, state, batch: algo.learn(random.fold_in(k, number), state, batch), donate=2, backend=backend)
-    returns: torch.Tensor | None = None
+    returns: Any = None  # [copies] from begin or resume on
     checked = False
 
     def begin(state: Any) -> None:

@@ -130,6 +130,7 @@ class Log:
     def _write(self, numbers: Any, seconds: Any, table: dict[str, torch.Tensor]) -> None:
         names = [name for name in _COLUMNS if name in table] + sorted(name for name in table if name not in (*_COLUMNS, "steps"))
         if self._file is None:
+            assert self._folder is not None  # nothing is written without one
             try:
                 self._file = record.MetricsFile(self._folder.metrics, ["update", "agent", "steps", "seconds", *names], keep=self._done)
             except ValueError as error:

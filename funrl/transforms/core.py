@@ -196,7 +196,7 @@ def _build(
         noise = ()
         if draw is not None:
             key, own_key = random.split(key).unbind(0)
-            noise = each(draw)(random.split(own_key, env.num_envs) if batched else own_key)
+            noise = each(draw)(random.split(own_key, env.num_envs) if env.num_envs is not None else own_key)
         own, action = (own, action) if act is None else each(act)(noise, own, action)
         return key, own, action
 

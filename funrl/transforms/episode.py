@@ -58,7 +58,8 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
             def advance(carry: Any, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, tuple[()]]:
                 number, key = x
                 going = where & (number < counts) & ~carry[1].done
-                return step_some(env, key, *carry, still, going, env_params), ()
+                state, timestep = carry
+                return step_some(env, key, state, timestep, still, going, env_params), ()
 
             numbers = torch.arange(noops, device=key.device)
             (state, timestep), _ = scan(advance, result, (numbers, random.split(step_key, noops)))

@@ -24,13 +24,13 @@ class Parts:
     Attributes:
         transform: its name, for messages.
         in_keys: the entries that it reads; None: the observation is no dict, and all of it is meant.
-        out_keys: the entries that it writes, one for each.
+        out_keys: the entries that it writes, one for each; None likewise.
         space: the observation space below.
     """
 
     transform: str
     in_keys: tuple[str, ...] | None
-    out_keys: tuple[str, ...] | None
+    out_keys: Any
     space: Any
 
     def read(self, observation: Any) -> tuple[Any, ...]:
@@ -74,10 +74,8 @@ def parts(env: Env, transform: str, in_keys: Any, out_keys: Any = None, *, defau
         ValueError: if keys do not fit the observation space or each other.
     """
     space = env.observation_space
-    names, outs = (
-        None if value is None else key_names(transform, argument, value)
-        for argument, value in (("in_keys", in_keys), ("out_keys", out_keys))
-    )
+    names: Any = None if in_keys is None else key_names(transform, "in_keys", in_keys)
+    outs: Any = None if out_keys is None else key_names(transform, "out_keys", out_keys)
     if names is None and isinstance(space, Dict):
         if default not in space.spaces:
             raise misfit(transform, "observation", "a tensor", space, "name the entries that are meant with in_keys=[...]")
@@ -89,7 +87,7 @@ def parts(env: Env, transform: str, in_keys: Any, out_keys: Any = None, *, defau
     for name in names or ():
         if name not in space.spaces:
             raise misfit(transform, "observation", f"an entry {name!r}", space, "name one of these")
-    if outs is not None and len(outs) != len(names):
+    if names is not None and outs is not None and len(outs) != len(names):
         raise ValueError(f"{transform}: out_keys: expected {len(names)} names, one for each of {list(names)}, got {list(outs)}")
     for name in outs or ():
         if name in space.spaces and name not in names:

@@ -16,7 +16,7 @@ __all__ = ["VecNormParams", "update_vec_norm", "vec_norm"]
 
 
 @tree.dataclass
-class VecNormParams:
+class VecNormParams(tree.Replaceable):
     """The ``env_params`` of an environment under :func:`vec_norm`.
 
     Attributes:
@@ -69,8 +69,8 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
     def apply(env: Env) -> Env:
         where = parts(env, "vec_norm", in_keys, out_keys)
         spaces = [_unbounded(space, place) for space, place in where.spaces()]
-        example = [torch.zeros(space.shape, dtype=space.dtype, device="cpu") for space in spaces]
-        example = example[0] if where.in_keys is None else dict(zip(where.out_keys, example, strict=True))
+        zeros = [torch.zeros(space.shape, dtype=space.dtype, device="cpu") for space in spaces]
+        example = zeros[0] if where.in_keys is None else dict(zip(where.out_keys, zeros, strict=True))
         default_params = VecNormParams(env.default_params, stats.moments(example))
 
         def normalized(result: tuple[Any, Timestep], moments: stats.Moments) -> tuple[Any, Timestep]:

@@ -28,11 +28,12 @@ from funrl.tree.batch import (
     where,
 )
 from funrl.tree.names import exclude, flatten_keys, get, rename, select, unflatten_keys, update
-from funrl.tree.nodes import check_like, dataclass, describe_leaf, flatten, leaves, map, paths, static, structure, unflatten
+from funrl.tree.nodes import Replaceable, check_like, dataclass, describe_leaf, flatten, leaves, map, paths, static, structure, unflatten
 from funrl.tree.storage import load, load_memmap, memmap, memmap_like, pin_memory, save, share_memory
 from funrl.tree.values import allclose, clone, contiguous, describe, equal, global_norm, nbytes, ravel, to, zeros_like
 
 __all__ = [
+    "Replaceable",
     "allclose",
     "batch_shape",
     "cat",

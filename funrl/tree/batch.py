@@ -84,6 +84,7 @@ def stack(trees: Any, dim: int = 0) -> Any:
         dim: where the new dimension of size N goes.
 
     Raises:
+        TypeError: if ``trees`` is a dict, which is a single tree.
         ValueError: if there is no tree, or if structures or shapes differ (the leaf is named).
 
     Example:
@@ -91,6 +92,8 @@ def stack(trees: Any, dim: int = 0) -> Any:
         >>> stack([{"a": torch.zeros(3)}, {"a": torch.ones(3)}])["a"].shape
         torch.Size([2, 3])
     """
+    if isinstance(trees, dict):
+        raise TypeError("tree.stack: trees: expected a list of trees, got a dict, which is one; write tree.stack([first, second])")
     trees = list(trees)
     if not trees:
         raise ValueError("tree.stack: expected at least one tree, got an empty sequence")
@@ -196,6 +199,7 @@ def index(tree: Any, i: Any) -> Any:
         i: an integer, slice, tensor of integers or mask, or a tuple of such, as for a tensor.
 
     Raises:
+        TypeError: if ``i`` is a string; :func:`get` takes those.
         ValueError: if leaves do not share those dimensions (the leaf is named).
 
     Example:
@@ -203,6 +207,8 @@ def index(tree: Any, i: Any) -> Any:
         >>> index({"a": torch.arange(6).reshape(3, 2)}, 1)
         {'a': tensor([2, 3])}
     """
+    if isinstance(i, str):
+        raise TypeError(f"tree.index: i: expected an integer, slice or tensor, got the string {i!r}; tree.get takes the keys of entries")
     if leaves(tree):
         _shared(tree, _consumed(i), "tree.index")
     return map(lambda x: x[i], tree)

@@ -15,7 +15,7 @@ def _path(path: Any) -> tuple[Any, ...]:
     return path if type(path) is tuple else (path,)
 
 
-def _entries(node: Any) -> dict[Any, Any] | None:
+def _entries(node: Any) -> Any:
     """Return the children of a node by their keys, or None for a leaf."""
     kind = type(node)
     if kind is dict:
@@ -94,7 +94,7 @@ def _update(node: Any, keys: tuple[Any, ...], depth: int, value: Any) -> Any:
         raise _missing(keys[: depth + 1], entries, "tree.update")
     new = value if last else _update(entries[key], keys, depth + 1, value)
     kind = type(node)
-    if kind is dict:
+    if isinstance(node, dict):
         return {**node, key: new}
     if hasattr(kind, "_funrl_data"):
         return node.replace(**{key: new})

@@ -3,19 +3,32 @@
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar, dataclass_transform
 
 import optree
+import optree.registry
 import torch
 from optree import GetAttrEntry
 from torch.utils import _pytree as torch_pytree
 
-__all__ = ["check_like", "dataclass", "describe_leaf", "flatten", "leaves", "map", "paths", "static", "structure", "unflatten"]
+__all__ = [
+    "Replaceable",
+    "check_like",
+    "dataclass",
+    "describe_leaf",
+    "flatten",
+    "leaves",
+    "map",
+    "paths",
+    "static",
+    "structure",
+    "unflatten",
+]
 
 T = TypeVar("T")
 
 # All classes made by dataclass(). torch.compile can only build an object of a class that it reaches from a module.
-_CLASSES: list[type] = []
+_CLASSES: list[Any] = []
 
 
 def static(**options: Any) -> Any:
@@ -37,6 +50,26 @@ def static(**options: Any) -> Any:
     """
     metadata = {**options.pop("metadata", {}), "static": True}
     return dataclasses.field(metadata=metadata, **options)
+
+
+class Replaceable:
+    """The method ``replace`` of every :func:`dataclass`, where type checkers see it: what a decorator adds they cannot see.
+
+    Inheriting from it changes nothing else.
+
+    Example:
+        >>> @dataclass
+        ... class Counter(Replaceable):
+        ...     count: int
+        >>> Counter(1).replace(count=2).count
+        2
+    """
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with the named fields changed."""
+        kind: Any = type(self)
+        fields = {name: getattr(self, name) for name in (*kind._funrl_data, *kind._funrl_static)}
+        return _CLASSES[kind._funrl_id](**{**fields, **changes})
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
@@ -68,7 +101,7 @@ def dataclass(cls: type[T]) -> type[T]:
             f"{cls.__name__} has a __post_init__, which transforms would run on objects that are not tensors: "
             f"move it to a function that builds {cls.__name__}"
         )
-    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(made)
     data_names = tuple(f.name for f in fields if not f.metadata.get("static"))
     static_names = tuple(f.name for f in fields if f.metadata.get("static"))
@@ -80,17 +113,16 @@ def dataclass(cls: type[T]) -> type[T]:
     def context(node: Any) -> tuple[Any, ...]:
         return tuple([getattr(node, name) for name in static_names]) if static_names else ()
 
-    def rebuild(context: tuple[Any, ...], children: Any) -> Any:
+    def with_keys(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+        return [(torch_pytree.GetAttrKey(name), getattr(node, name)) for name in data_names], context(node)
+
+    def rebuild(context: Any, children: Any) -> Any:
         return made(**dict(zip(names, (*children, *context), strict=True)))
 
     made._funrl_id, made._funrl_data, made._funrl_static = len(_CLASSES), data_names, static_names
     _CLASSES.append(made)
 
-    def replace(self: Any, **changes: Any) -> Any:
-        """Return a copy with the named fields changed."""
-        return _CLASSES[self._funrl_id](**{**{name: getattr(self, name) for name in names}, **changes})
-
-    made.replace = replace
+    made.replace = Replaceable.replace
     optree.register_pytree_node(
         made,
         lambda node: (children(node), context(node), data_names),
@@ -100,12 +132,9 @@ def dataclass(cls: type[T]) -> type[T]:
     )
     torch_pytree.register_pytree_node(
         made,
-        lambda node: (children(node), context(node)),
+        lambda node: (list(children(node)), context(node)),
         lambda children, context: rebuild(context, children),
-        flatten_with_keys_fn=lambda node: (
-            [(torch_pytree.GetAttrKey(name), getattr(node, name)) for name in data_names],
-            context(node),
-        ),
+        flatten_with_keys_fn=with_keys,
         serialized_type_name=f"{made.__module__}.{made.__qualname__}",
     )
     return made

@@ -104,7 +104,7 @@ def _structured(named: dict[str, torch.Tensor], like: Any, path: Any) -> Any:
     return unflatten(flatten(like)[1], [named[name] for name in expected])
 
 
-def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
+def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Make the file ``path`` of what ``write(file)`` writes, or leave everything as it was.
 
     Args:
@@ -165,7 +165,7 @@ def memmap(tree: Any, folder: str | os.PathLike) -> Any:
         ...     load_memmap(folder)
         {'a': tensor([0., 5.])}
     """
-    return _map_new(tree, folder, "tree.memmap", lambda file, x: file.write(memoryview(_bytes(x).numpy())))
+    return _map_new(tree, folder, "tree.memmap", lambda file, x: file.write(_bytes(x).numpy().data))
 
 
 def memmap_like(tree: Any, folder: str | os.PathLike) -> Any:

@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.utils import _pytree as torch_pytree
 
 import funrl
-from funrl import random, tree
+from funrl import random, transforms, tree
 from funrl.algos.algorithm import check_range, make_config
 from funrl.policies import StatefulPolicy
 from tests.conftest import ALGORITHMS, COMPILED
@@ -105,6 +105,17 @@ def test_no_two_parts_of_a_learner_share_memory(algorithm, kind):
     state = algorithm(kind).init(random.key(0)).replace(envs=())
     places = [x.untyped_storage().data_ptr() for x in tree.leaves(state)]
     assert len(set(places)) == len(places)
+
+
+def test_observations_in_another_precision_than_rewards(algorithm, kind):
+    """As those of gymnasium's MuJoCo, float64: the learner computes and remembers in the dtype of rewards."""
+    algo = algorithm(kind)
+    options = {field.name: getattr(algo.config, field.name) for field in dataclasses.fields(algo.config)}
+    double = funrl.algos.make(algo.name, transforms.cast(torch.float64)(algo.env), **options)
+    state, expected = double.init(random.key(0)), algo.init(random.key(0))
+    assert state.envs[1].observation.dtype == torch.float64
+    result, expected = double.step(random.key(1), state), algo.step(random.key(1), expected)
+    same((result[0].replace(envs=()), result[1]), (expected[0].replace(envs=()), expected[1]), rtol=1e-4, atol=1e-5)
 
 
 def test_float64_comes_from_the_environment(algorithm, kind):

@@ -115,6 +115,16 @@ def test_the_target_is_copied_once_a_period():
         assert torch.equal(tree.ravel(states[i].target)[0], tree.ravel(kept)[0])
 
 
+def test_the_target_moves_once_a_period(monkeypatch):
+    steps = gradient_steps.record(monkeypatch)
+    run(make(num_updates=7, target_period=3, tau=0.25, learning_rate=0.01), 1)
+    for i, step in enumerate(steps, start=1):
+        share = 0.25 if i % 3 == 0 else 0.0
+        expected = tree.map(lambda x, y: share * x + (1 - share) * y, step.after.network, step.before.target)  # noqa: B023
+        torch.testing.assert_close(tree.ravel(step.after.target)[0], tree.ravel(expected)[0])
+    assert len(steps) == 7
+
+
 def test_the_share_of_random_actions_falls():
     algo = make(learning_starts=16, epsilon_start=0.8, epsilon_end=0.2, epsilon_steps=32)
     states = run(algo, 7)
@@ -146,6 +156,15 @@ def test_priorities_are_those_of_the_last_errors(monkeypatch):
         assert not weights[32:].any()
 
 
+def test_priorities_stay_before_learning_starts():
+    states = run(make(prioritized=True, learning_starts=24), 3)
+    for state in states[1:3]:
+        weights = state.buffer.priorities.weights[: state.buffer.ring.size]
+        assert len(weights.unique()) == 1 and weights[0] > 0 and state.buffer.exponents.greatest == 1
+    weights = states[3].buffer.priorities.weights[:24]
+    assert 1 < len(weights.unique()) <= 17
+
+
 def test_errors_draw_and_weights_make_up_for_it(monkeypatch):
     steps = gradient_steps.record(monkeypatch)
     algo = make(prioritized=True, priority_beta=1.0, batch_size=32)
@@ -172,6 +191,7 @@ def test_learns_from_pictures(parts):
         (dict(target_period=0), "target_period: expected a number at least 1, got 0"),
         (dict(num_atoms=1), "num_atoms: expected a number at least 2, got 1"),
         (dict(v_min=1.0, v_max=1.0), "v_min, v_max: expected v_min < v_max, got 1.0 and 1.0"),
+        (dict(tau=1.5), "tau: expected a number at least 0 and at most 1, got 1.5"),
         (dict(epsilon_end=1.5), "epsilon_end: expected a number at least 0 and at most 1, got 1.5"),
         (dict(epsilon_steps=0.0), "epsilon_steps: expected a number above 0, got 0.0"),
         (dict(priority_alpha=-0.1), "priority_alpha: expected a number at least 0"),

@@ -162,14 +162,26 @@ def test_the_loss_is_given_the_discount_of_each_sample(monkeypatch):
     assert all(torch.equal(step.gamma, torch.full((8,), 0.5)) for step in steps) and len(steps) == 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_learning_rate_falls_to_zero(kind):
+    algo = make(kind, learning_rate=0.01, anneal_steps=24)
+    state = algo.init(random.key(0))
+    for i, expected in enumerate([0.01, 0.01 * 2 / 3, 0.01 / 3, 0.0, 0.0]):
+        before = state.params.network
+        state, metrics = algo.step(random.key(i), state)
+        assert metrics["learning_rate"].item() == pytest.approx(expected, abs=1e-9)
+        assert equal(before, state.params.network) == (i > 2)
+
+
 @pytest.mark.parametrize("tau", [0.0, 0.25, 1.0])
-@pytest.mark.parametrize("kind", ["ddpg", "td3", "sac", "sac_discrete", "redq"])
+@pytest.mark.parametrize("kind", ["dqn", "ddpg", "td3", "sac", "sac_discrete", "redq"])
 def test_targets_follow(monkeypatch, kind, tau):
     steps = gradient_steps.record(monkeypatch)
-    first, *_, last = run(make(kind, tau=tau, num_updates=4, learning_rate=0.1), 2)
+    options = dict(target_period=1) if kind == "dqn" else {}
+    first, *_, last = run(make(kind, tau=tau, num_updates=4, learning_rate=0.1, **options), 2)
     assert len([step for step in steps if step.kind == "learn"]) == 8
     target = first.target
-    of = (lambda network: network) if kind in ("ddpg", "td3") else (lambda network: network.critic)
+    of = (lambda network: network) if kind in ("dqn", "ddpg", "td3") else (lambda network: network.critic)
     same(target, of(first.params.network), rtol=0, atol=0)
     for step in steps:
         same(step.before.target, target)
@@ -345,6 +357,7 @@ MESSAGES = [
     ("sac", None, dict(initial_alpha=0.0), "initial_alpha: expected a number above 0, got 0.0"),
     ("sac", None, dict(batch_size=0), "batch_size: expected a number at least 1, got 0"),
     ("sac", None, dict(learning_starts=-1), "learning_starts: expected a number at least 0, got -1"),
+    ("sac", None, dict(anneal_steps=0.0), "anneal_steps: expected a number above 0, got 0.0"),
     ("sac", None, dict(learning_rate=float("nan")), "learning_rate: expected a number at least 0, got nan"),
     ("sac", None, dict(activation="tan"), "activation: expected a function or one of"),
     ("sac", None, dict(num_cells=(0,)), "num_cells"),

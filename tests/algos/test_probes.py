@@ -7,10 +7,11 @@ import torch
 from torch.func import vmap
 
 from funrl import algos, nn, random, tree
-from funrl.algos import crossq, networks
+from funrl.algos import actor_critic, crossq, networks
 from funrl.env import Env
 from funrl.envs import probes
 from funrl.losses import ddpg as ddpg_losses
+from funrl.losses import impala as impala_losses
 
 GAMMA = 0.5
 CELLS = (16,)
@@ -20,6 +21,8 @@ PPO = dict(num_envs=8, num_steps=8, num_minibatches=2, learning_rate=0.01, num_c
 OFF_POLICY = dict(
     num_envs=8, num_steps=8, num_updates=8, batch_size=32, learning_starts=128, buffer_size=4096, learning_rate=0.01, num_cells=CELLS
 )
+ON_POLICY = dict(num_envs=32, num_steps=4, learning_rate=0.03, num_cells=CELLS)
+POLICY_GRADIENT = dict(ON_POLICY, entropy_weight=0.0)
 SOFT = dict(OFF_POLICY, initial_alpha=1e-4)
 LEARNERS = {
     "ppo, discrete": ("ppo", "discrete", PPO),
@@ -32,6 +35,11 @@ LEARNERS = {
     "sac_discrete": ("sac_discrete", "discrete", dict(SOFT, tau=0.05)),
     "redq": ("redq", "continuous", dict(SOFT, tau=0.05, num_critics=3, policy_delay=2)),
     "crossq": ("crossq", "continuous", dict(SOFT, policy_delay=2, momentum=0.1)),
+    "a2c": ("a2c", "discrete", POLICY_GRADIENT),
+    "reinforce": ("reinforce", "discrete", POLICY_GRADIENT),
+    "reinforce, no baseline": ("reinforce", "discrete", dict(POLICY_GRADIENT, baseline="none")),  # only the actions are looked at
+    "impala": ("impala", "discrete", dict(POLICY_GRADIENT, num_minibatches=4)),
+    "pqn": ("pqn", "discrete", dict(ON_POLICY, num_minibatches=2, epsilon_steps=4_000)),
 }
 
 
@@ -52,12 +60,15 @@ def joined(kind):
 
 
 def critic(learner, config, state, env):
-    """Return V or Q of what was learned: a function of observations [S, 1] and actions."""
-    network, target = state.params.network, state.target if learner != "ppo" else None
-    activation = config.activation
-    if learner == "ppo":
-        algo = algos.make("ppo", env, num_cells=config.num_cells, num_envs=config.num_envs, num_steps=config.num_steps)
-        return lambda x, a: vmap(algo.act, (None, None, 0))(state.params, random.key(0), x)[1]["value"]
+    """Return V or Q of what was learned, a function of observations [S, 1] and actions; None where there is none."""
+    network, activation = state.params.network, config.activation
+    if getattr(config, "baseline", "value") == "none":
+        return None
+    if hasattr(config, "trunk"):
+        return lambda x, a: actor_critic.make(config, env).value(network, x)
+    if learner == "pqn":
+        out = networks.q_network(config, env, norm="layer")
+        return lambda x, a: out.apply(network, x).gather(-1, a[:, None]).squeeze(-1)
     if learner == "dqn":
         atoms = config.num_atoms if config.c51 else 1
         out = networks.q_network(config, env, num_atoms=atoms)
@@ -70,7 +81,7 @@ def critic(learner, config, state, env):
         return lambda x, a: out(x).gather(-1, a[:, None]).squeeze(-1)
     if learner == "crossq":
         nets = crossq.normalized_critics(2, config.num_cells, activation, config.momentum)
-        return lambda x, a: nets.apply(network.critic, target, x, a).mean(0)
+        return lambda x, a: nets.apply(network.critic, state.target, x, a).mean(0)
     size = {"ddpg": 1, "td3": 2, "sac": 2, "redq": getattr(config, "num_critics", 0)}[learner]
     return lambda x, a: networks.q_ensemble(size, config.num_cells, activation).apply(network.critic, x, a).mean(0)
 
@@ -91,7 +102,8 @@ def learn(name, steps):
         state = tree.index(states, i)
         best = probes.solution(probes.PROBES[probe](kind), GAMMA)
         action = vmap(algo.greedy, (None, None, 0))(state.params, random.key(0), best.observation)[0]
-        value = critic(learner, algo.config, state, env)(best.observation, action)
+        of = critic(learner, algo.config, state, env)
+        value = of(best.observation, action) if of else best.value
         wrong = (value - best.value).abs().max() > 0.15
         if best.action is not None:
             wrong |= (action - best.action).abs().max() > 0.2
@@ -100,7 +112,7 @@ def learn(name, steps):
     return failed
 
 
-STEPS = {"ppo, discrete": 60, "ppo, continuous": 80}
+STEPS = {"ppo, discrete": 60, "a2c": 150, "reinforce": 150, "reinforce, no baseline": 150, "impala": 80, "pqn": 80}
 
 
 @pytest.mark.slow
@@ -110,12 +122,12 @@ def test_every_probe_is_solved(name):
     assert failed == {}
 
 
-def with_batch(change):
-    """A fault that changes the batch of a loss, the first argument with rewards."""
+def with_batch(change, field="reward"):
+    """A fault that changes the batch of a loss, the argument with rewards (or another field)."""
 
     def fault(loss):
         def faulty(*args, **options):
-            return loss(*[change(x) if hasattr(x, "reward") else x for x in args], **options)
+            return loss(*[change(x) if hasattr(x, field) else x for x in args], **options)
 
         return faulty
 
@@ -168,6 +180,20 @@ FAULTS = {
         lambda loss: lambda *args, gamma, **options: loss(*args, gamma=torch.ones_like(gamma), **options),
         {"discount"},
     ),
+    "the policy goes down": (
+        "a2c",
+        (algos.a2c, "a2c_loss"),
+        with_batch(lambda batch: batch.replace(advantage=-batch.advantage), "advantage"),
+        {"action", "observation"},
+    ),
+    "mixes up returns": (
+        "reinforce, no baseline",
+        (algos.reinforce, "reinforce_loss"),
+        with_batch(lambda batch: batch.replace(returns=batch.returns.flip(0)), "returns"),
+        {"observation"},
+    ),
+    "the target moves the value": ("impala", (impala_losses, "detach"), undetached, {"value"}),
+    "no end in V-trace": ("impala", (algos.impala, "impala_loss"), with_batch(without_end), {"value", "discount"}),
     "bootstraps from the next episode": ("crossq", (algos.crossq, "crossq_critic_loss"), with_batch(after_the_reset), {"truncation"}),
 }
 
@@ -181,16 +207,31 @@ def test_a_fault_is_seen(monkeypatch, fault):
     assert expected <= failed.keys()
 
 
+RETURNS = {
+    "ppo, discrete": (algos.ppo, "gae"),
+    "a2c": (algos.a2c, "gae"),
+    "reinforce": (algos.reinforce, "td1"),
+    "pqn": (algos.pqn, "q_lambda"),
+}
+FAULTS_OF_RETURNS = {
+    "bootstraps from a terminal state": (lambda reward, end, cut: (reward, torch.zeros_like(end), cut | end), {"value", "discount"}),
+    "takes a cut-off for an end": (lambda reward, end, cut: (reward, end | cut, cut), {"truncation"}),
+    "the sign of the reward": (lambda reward, end, cut: (-reward, end, cut), {"value", "action"}),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["bootstraps from a terminal state", "takes a cut-off for an end"])
-def test_a_fault_of_ppo_is_seen(monkeypatch, fault):
-    real = algos.ppo.gae
+@pytest.mark.parametrize("fault", FAULTS_OF_RETURNS)
+@pytest.mark.parametrize("name", RETURNS)
+def test_a_fault_of_returns_is_seen(monkeypatch, name, fault):
+    (module, function), (change, expected) = RETURNS[name], FAULTS_OF_RETURNS[fault]
+    real = getattr(module, function)
 
-    def faulty(reward, value, next_value, terminated, truncated, **options):
-        if fault == "takes a cut-off for an end":
-            return real(reward, value, next_value, terminated | truncated, truncated, **options)
-        return real(reward, value, next_value, torch.zeros_like(terminated), truncated | terminated, **options)
+    def faulty(reward, *values_and_flags, **options):
+        *values, end, cut = values_and_flags
+        reward, end, cut = change(reward, end, cut)
+        return real(reward, *values, end, cut, **options)
 
-    monkeypatch.setattr(algos.ppo, "gae", faulty)
-    failed = learn("ppo, discrete", STEPS["ppo, discrete"])
-    assert ({"truncation"} if fault == "takes a cut-off for an end" else {"value", "discount"}) <= failed.keys()
+    monkeypatch.setattr(module, function, faulty)
+    failed = learn(name, STEPS.get(name, 80))
+    assert expected <= failed.keys()

@@ -61,7 +61,7 @@ def change(case, key, state, batch):
     state = buffer.add(state, tree.index(batch, 0))
     sample = buffer.sample(key, state, 2)
     if buffer.update_priority is not None:
-        state = buffer.update_priority(state, sample.indices, torch.full((2,), 3.0))
+        state = buffer.update_priority(state, sample.indices, torch.full((2,), 3.0, device=key.device))
     return state, sample, buffer.size(state), buffer.can_sample(state, 2)
 
 

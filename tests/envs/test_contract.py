@@ -63,6 +63,7 @@ def test_names_lists_what_make_knows():
         ("pendulum-v0", "Pendulum-v1"),
         ("MountainCarContinous-v0", "MountainCarContinuous-v0"),
         ("xyz", "one of CartPole-v1"),
+        ("HalfCheetah-v5", "those of gymnasium are called 'gymnasium:' and their id"),
     ],
 )
 def test_an_unknown_name_offers_the_nearest(name, offer):

@@ -260,6 +260,37 @@ def test_a_lost_worker_is_named_and_no_process_stays(fault, message):
     env.close()
 
 
+def test_forked_workers_do_not_wait_for_threads_that_they_lack():
+    """Where torch has worked on several threads before, as it does in a notebook."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.ones(1_000_000).add(1).eq(2).all()
+        options = dict(num_envs=2, vectorization="async", start_method="fork", from_pixels=True, pixels_only=True)
+        with bridge.make("Pendulum-v1", **options) as env:
+            assert env.reset(random.key(0))[1].observation["pixels"].shape == (2, 500, 500, 3)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Slow(Odd):
+    """Whose pictures are larger than what a pipe takes at once, and which takes a minute to be made in a worker."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (500, 500, 3), np.uint8)
+
+    def __init__(self):
+        super().__init__()
+        if multiprocessing.parent_process() is not None:
+            time.sleep(60)
+
+
+def test_a_worker_that_does_not_come_up_is_named(monkeypatch):
+    gymnasium.register("Slow-v0", Slow)
+    monkeypatch.setitem(gymnasium.registry, "Slow-v0", gymnasium.registry.pop("Slow-v0"))  # and out again
+    with pytest.raises(bridge.HostError, match=r"copy 0 .* did not answer call within 1.5 s"):
+        bridge.make("Slow-v0", num_envs=2, vectorization="async", start_method="fork", timeout=1.5)
+
+
 @pytest.mark.parametrize("num_async", [5, pytest.param(1000, marks=pytest.mark.slow)])
 def test_making_and_closing_leaks_nothing(num_async):
     def held():

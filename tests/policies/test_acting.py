@@ -167,6 +167,11 @@ IDENTITY = nn.sequential(lambda x: x)
             ValueError,
             r"expected shape \[3\]",
         ),
+        (
+            lambda: policies.stochastic(IDENTITY, lambda x: torch.distributions.Normal(x, 1.0)).act(((),), KEY, torch.zeros(2)),
+            TypeError,
+            "stochastic.act: distribution: expected one of funrl.distributions, got a torch.distributions.normal.Normal",
+        ),
         (lambda: policies.random(3), TypeError, "random: space: expected a space with a method sample, got a int"),
         (lambda: policies.keyed(IDENTITY), TypeError, "keyed: policy: expected a policy, got a Net"),
         (

@@ -53,7 +53,7 @@ def test_errors(path):
     before = path.read_bytes()
     with pytest.raises(ValueError, match="expected the columns update,gain, got update,agent,loss"):
         MetricsFile(path, ["update", "gain"], keep=99)
-    with pytest.raises(ValueError, match="expected 'update' first"):
+    with pytest.raises(ValueError, match="expected 'update' or 'step' first"):
         MetricsFile(path, ["loss"])
     assert path.read_bytes() == before
     path.write_text(path.read_text() + "11,x,3\n")

@@ -153,5 +153,9 @@ def test_errors_name_the_leaf(call, message):
 def test_type_errors():
     with pytest.raises(TypeError, match=r"tree.gather: indices: expected int64, got torch.int32"):
         tree.gather(NARROW, torch.tensor([0], dtype=torch.int32))
+    with pytest.raises(TypeError, match=r"tree.index: i: expected an integer, slice or tensor, got the string 'a'; tree.get takes"):
+        tree.index({"a": torch.zeros(2)}, "a")
+    with pytest.raises(TypeError, match=r"tree.stack: trees: expected a list of trees, got a dict"):
+        tree.stack({"a": torch.zeros(2)}, {"a": torch.zeros(2)})
     with pytest.raises(TypeError, match=r"tree.index: leaf \['a'\] is a float; expected a tensor"):
         tree.index({"a": 1.0}, 0)

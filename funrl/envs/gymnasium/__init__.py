@@ -6,6 +6,7 @@ import multiprocessing
 from typing import Any
 
 import gymnasium
+import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
@@ -122,7 +123,7 @@ def make(
         first.close()
     # Gymnasium lets go of the locks of shared memory at once: a process that was not forked may not have found them yet.
     shared = multiprocessing.get_context(start_method).get_start_method() == "fork"
-    copies = [functools.partial(_checked, create)] * num_envs
+    copies = [functools.partial(_checked, create)] * (num_envs or 1)
     vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
         return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts)
@@ -188,6 +189,8 @@ def _create(id: str | EnvSpec, kwargs: dict[str, Any], frame_skip: int, from_pix
 
 
 def _checked(create: Any) -> gymnasium.Env:
+    # In the worker. A forked process has none of the threads that torch would share the work on a picture with, and would wait for them.
+    torch.set_num_threads(1)
     return Checked(create())
 
 

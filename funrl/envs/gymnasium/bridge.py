@@ -68,7 +68,7 @@ class _Host:
         self.salt = (next(_INSTANCES) * _ODD) & _MASK
         self.history = 0  # of all actions since the last reset of all
         self.tokens = [0] * driver.num
-        self.token: torch.Tensor | None = None
+        self.token: Any = None  # of the latest state
         self.over = [False] * driver.num
         self.trouble = "it was not reset yet"
         self.closed = False
@@ -154,8 +154,8 @@ class _Host:
         arrays = [np.array(tokens, np.int64), reward, terminated, truncated]
         if self.single:
             arrays = [x.reshape(()) for x in arrays]
-        token, reward, terminated, truncated = map(torch.from_numpy, arrays)
-        timestep = Timestep(self.layout.tensors(observation, self.single), reward, terminated, truncated, {})
+        token, gain, end, cut = map(torch.from_numpy, arrays)
+        timestep = Timestep(self.layout.tensors(observation, self.single), gain, end, cut, {})
         if not key.is_cpu:
             token, timestep = token.to(key.device), tree.to(timestep, key.device)
         self.token = token

@@ -49,7 +49,8 @@ class Copies:
             raise HostError(f"{self.who(i)} raised in reset: {_words(error)}") from error
 
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-        reward, terminated, truncated = [0.0] * self.num, [False] * self.num, [False] * self.num
+        reward: list[Any] = [0.0] * self.num
+        terminated, truncated = [False] * self.num, [False] * self.num
         latest, steps, actions, i = self.latest, self.steps, self.action_layout.unstack(action), rows[0]
         try:
             for i in rows:
@@ -81,6 +82,8 @@ class Workers:
         self.over = [False] * self.num
         self.closed = False
         mode = vector.observation_mode if isinstance(vector.observation_mode, str) else "different"
+        # Something small first, for that is sent at once: spaces of pictures are larger than the pipe, and wait for who reads them.
+        self._ask("_call", [(i, ("render_mode", (), {})) for i in self.all])
         self._ask("_check_spaces", [(i, (mode, vector.single_observation_space, vector.single_action_space)) for i in self.all])
 
     def who(self, i: int) -> str:
@@ -95,7 +98,8 @@ class Workers:
             self.latest[i], self.over[i] = observation, False
 
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-        reward, terminated, truncated = [0.0] * self.num, [False] * self.num, [False] * self.num
+        reward: list[Any] = [0.0] * self.num
+        terminated, truncated = [False] * self.num, [False] * self.num
         actions = self.action_layout.unstack(action)
         for i, answer in self._ask("step", [(i, actions[i]) for i in rows]).items():
             self.latest[i], reward[i], terminated[i], truncated[i], info = answer
@@ -133,7 +137,8 @@ class Workers:
             raise HostError(f"{self.name} is closed; make it anew")
         verb = command.strip("_")
         deadline = time.monotonic() + self.timeout
-        waiting, answers = {}, {}
+        waiting: dict[Any, int] = {}
+        answers = {}
         try:
             for i, message in messages:
                 try:
@@ -142,7 +147,7 @@ class Workers:
                     raise self._death(i, verb) from None
                 waiting[self.pipes[i]] = i
             while waiting:
-                ready = multiprocessing.connection.wait(list(waiting), max(0.0, deadline - time.monotonic()))
+                ready: list[Any] = multiprocessing.connection.wait(list(waiting), max(0.0, deadline - time.monotonic()))
                 if not ready:
                     raise self._silence(list(waiting.values()), verb)
                 for pipe in ready:
@@ -241,7 +246,7 @@ class Vectors:
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
         mask = np.zeros(self.num, np.bool_)
         mask[rows] = True
-        seed = [seeds.get(i) for i in range(self.num)] if self.takes_seeds else seeds[rows[0]]
+        seed: Any = [seeds.get(i) for i in range(self.num)] if self.takes_seeds else seeds[rows[0]]
         try:
             observation, _ = self.vector.reset(seed=seed, options=None if mask.all() else {"reset_mask": mask})
         except Exception as error:
@@ -271,7 +276,7 @@ class Vectors:
         return batch(self)
 
     def render(self) -> list[Any]:
-        return list(self.vector.render())
+        return list(self.vector.render() or ())
 
     def _keep(self, observation: Any) -> None:
         self.latest = self.layout.unstack(observation)

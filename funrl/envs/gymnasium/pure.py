@@ -155,7 +155,7 @@ class PureVectorEnv(VectorEnv):
         self.single_observation_space, self.single_action_space = episodes.observation_space, episodes.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._seeded: list[tuple[np.random.Generator, int] | None] = [None] * self.num_envs
+        self._seeded: list[Any] = [None] * self.num_envs  # generators and their seeds, once they are used
         self._all = np.ones(self.num_envs, np.bool_)
 
     @property
@@ -187,7 +187,8 @@ class PureVectorEnv(VectorEnv):
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         over = self.episodes.over if self.autoreset_mode == AutoresetMode.NEXT_STEP else ~self._all
         observation, reward, terminated, truncated, info = self.episodes.step(actions, skip=over)
-        ends, final = over, {}
+        ends: Any = over
+        final = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             ends = terminated | truncated
             if ends.any():
@@ -200,7 +201,7 @@ class PureVectorEnv(VectorEnv):
         return None if self.render_mode is None else tuple(self.episodes.render())
 
     def _seed(self, seeds: Sequence[int | None], mask: np.ndarray) -> None:
-        for i in np.flatnonzero(mask):
+        for i in np.flatnonzero(mask).tolist():
             if seeds[i] is not None or self._seeded[i] is None:
                 self._seeded[i] = np_random(seeds[i])
 
@@ -260,7 +261,7 @@ class _Episodes:
         if self.over is None and not where.all():
             raise ResetNeeded(f"{self.name}: reset all copies before some of them")
         seeds = np.zeros(self.num, np.int64)
-        for i in np.flatnonzero(where):
+        for i in np.flatnonzero(where).tolist():
             seeds[i] = generators[i].integers(1 << 63, dtype=np.int64)
         new = self.begin(self._tensor(seeds), self.env_params)
         self.now = new if where.all() else tree.where(self._tensor(where), new, self.now)

@@ -1,6 +1,7 @@
 """Between the spaces of gymnasium and those of funrl, and between batches of their elements: arrays there, tensors here."""
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def from_gymnasium(space: Space, what: str) -> Any:
     if isinstance(space, Dict):
         return spaces.Dict({name: from_gymnasium(entry, f"{what}[{name!r}]") for name, entry in space.spaces.items()})
     if isinstance(space, Tuple):
-        return spaces.Tuple([from_gymnasium(entry, f"{what}[{i}]") for i, entry in enumerate(space.spaces)])
+        return spaces.Tuple(tuple([from_gymnasium(entry, f"{what}[{i}]") for i, entry in enumerate(space.spaces)]))
     if isinstance(space, Discrete):
         return spaces.Discrete(int(space.n), int(space.start))
     if isinstance(space, MultiDiscrete):
@@ -51,7 +52,7 @@ def to_gymnasium(space: Any) -> Space:
     if isinstance(space, spaces.Discrete):
         return Discrete(space.n, start=space.start)
     if isinstance(space, spaces.MultiDiscrete):
-        return MultiDiscrete(space.nvec, start=space.start)
+        return MultiDiscrete(list(space.nvec), start=list(space.start))
     if isinstance(space, spaces.Binary):
         return MultiBinary(space.shape)
     low, high = space.low.numpy(), space.high.numpy()
@@ -66,15 +67,15 @@ def layout(space: Space, what: str) -> "Leaf | Branch":
     """Return how batches of elements of a space look; raises as :func:`from_gymnasium`."""
     ours = from_gymnasium(space, what)
     if isinstance(space, (Dict, Tuple)):
-        names = list(space.spaces) if isinstance(space, Dict) else list(range(len(space.spaces)))
-        return Branch(names, [layout(space[name], f"{what}[{name!r}]") for name in names], ours)
+        entries: dict[Any, Space] = dict(space.spaces) if isinstance(space, Dict) else dict(enumerate(space.spaces))
+        return Branch(list(entries), [layout(entry, f"{what}[{name!r}]") for name, entry in entries.items()], ours)
     return Leaf(space, ours)
 
 
 class Leaf:
     """Batches of one array: [B, ...] in gymnasium's dtype; ``ours`` is the space in funrl."""
 
-    def __init__(self, space: Space, ours: Any):
+    def __init__(self, space: Any, ours: Any):
         self.shape, self.dtype, self.ours, self.scalar = space.shape, space.dtype, ours, isinstance(space, Discrete)
         self.torch_dtype = np.dtype(np.bool_) if isinstance(ours, spaces.Binary) else np.dtype(str(ours.dtype).removeprefix("torch."))
         self.floats = ours.dtype.is_floating_point
@@ -162,7 +163,7 @@ class Leaf:
         if x.shape != batch + self.shape:
             raise ValueError(f"{name}: expected shape {list(batch + self.shape)}, got {list(x.shape)}")
         array = self.given(x)
-        return (array if batch else array[None]), zlib.crc32(array)
+        return (array if batch else array[None]), zlib.crc32(array.data)
 
 
 class Branch:
@@ -172,7 +173,7 @@ class Branch:
         self.names, self.entries, self.ours = names, entries, ours
         self.kind = dict if isinstance(ours, spaces.Dict) else tuple
 
-    def _tree(self, values: list[Any]) -> Any:
+    def _tree(self, values: Sequence[Any]) -> Any:
         return dict(zip(self.names, values, strict=True)) if self.kind is dict else tuple(values)
 
     def _parts(self, value: Any) -> Any:
@@ -225,7 +226,7 @@ class Branch:
         return self._tree([part for part, _ in parts]), zlib.crc32(repr([checksum for _, checksum in parts]).encode())
 
 
-def _bounds(space: Space) -> tuple[Any, Any]:
+def _bounds(space: Any) -> tuple[Any, Any]:
     """Return the least and the greatest integers in a space."""
     if isinstance(space, Discrete):
         return space.start, space.start + space.n - 1

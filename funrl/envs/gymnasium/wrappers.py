@@ -17,7 +17,7 @@ class FrameSkip(gymnasium.Wrapper):
         self.frames = frames
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        total = 0.0
+        total: Any = 0.0
         for _ in range(self.frames):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += reward
@@ -62,8 +62,8 @@ class Checked(gymnasium.Wrapper):
         return self._check(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, *rest = self.env.step(action)
-        return self._check(observation), *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._check(observation), reward, terminated, truncated, info
 
     def _check(self, observation: Any) -> Any:
         try:

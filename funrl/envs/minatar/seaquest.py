@@ -45,7 +45,7 @@ class SeaquestParams:
 
 
 @tree.dataclass
-class Actors:
+class Actors(tree.Replaceable):
     """A table of what swims: N places, some of them empty.
 
     Attributes:

@@ -1,0 +1,83 @@
+"""The books of a collector, against a loop that counts."""
+
+import torch
+
+from funrl import random, tree
+from funrl.collectors.ledger import Collected, Ledger, split
+from funrl.env import Transition
+
+COPIES, STEPS, CAPACITY = [2, 1], [4, 8], 10
+
+
+def batches(num, key):
+    """What two workers hand over: ends of episodes, and actions that are numbered."""
+    for n in range(num):
+        for worker, (copies, steps) in enumerate(zip(COPIES, STEPS, strict=True)):
+            shape = (steps, copies)
+            done = random.bernoulli(random.fold_in(random.fold_in(key, n), worker), 0.3, shape)
+            action = {"a": (torch.arange(steps)[:, None] + n * steps).expand(shape).clone()}
+            yield worker, done, action, {"observation": action["a"][-1] + 0.5}
+
+
+def ledger():
+    scalar = torch.zeros((), dtype=torch.int64)
+    return Ledger(COPIES, STEPS, {"a": scalar}, {"observation": torch.zeros(())}, CAPACITY)
+
+
+def test_steps_and_episodes_are_counted():
+    books, steps, episodes = ledger(), [0] * 3, [0] * 3
+    seen = set()
+    for worker, done, action, after in batches(5, random.key(0)):
+        count, ids = books.enter(worker, done, action, after)
+        for t in range(len(done)):
+            for b, column in enumerate(range(3)[books.columns[worker]]):
+                assert count[t, b] == steps[column] and ids[t, b] == episodes[column] * 3 + column
+                seen.add(int(ids[t, b]))
+                steps[column] = 0 if done[t, b] else steps[column] + 1
+                episodes[column] += int(done[t, b])
+    assert books.state.steps.tolist() == steps and books.state.episodes.tolist() == episodes
+    assert len(seen) == sum(episodes) + sum(s > 0 for s in steps)
+    assert books.state.batches.tolist() == [5, 5]
+
+
+def test_a_part_has_the_actions_of_the_running_episodes():
+    books = ledger()
+    for worker, done, action, after in batches(4, random.key(1)):
+        books.enter(worker, done & False | (action["a"] == 9), action, after)
+    for worker, steps in ((0, 16), (1, 32)):
+        part = books.part(worker)
+        longest = steps - 10
+        assert part.steps.tolist() == [longest] * COPIES[worker] and part.batches == 4
+        if longest <= CAPACITY:
+            assert part.actions["a"][:, 0].tolist() == list(range(10, steps))
+        assert part.after["observation"].tolist() == [steps - 0.5] * COPIES[worker]
+    assert books.overrun() == 22
+
+
+def test_nothing_of_a_state_changes_with_the_books():
+    books = ledger()
+    items = list(batches(2, random.key(2)))
+    for item in items[:2]:
+        books.enter(*item)
+    kept = tree.clone(books.state)
+    for item in items[2:]:
+        books.enter(*item)
+    again = ledger()
+    again.state = kept
+    for item in items[2:]:
+        again.enter(*item)
+    assert tree.equal(again.state, books.state)
+
+
+def test_split_lays_one_trajectory_to_a_row():
+    done = torch.tensor([[False, True], [True, False], [False, False]])
+    number = torch.arange(6).reshape(3, 2)
+    none = torch.zeros_like(done)
+    step = Transition(number, number, number.float(), done, none, number, {"x": number})
+    batch = Collected(step, number, number + 10, ~none, torch.full_like(number, 7))
+    rows = split(batch)
+    assert rows.transition.observation.tolist() == [[0, 2], [4, 0], [1, 0], [3, 5]]
+    assert rows.mask.tolist() == [[True, True], [True, False], [True, False], [True, True]]
+    assert rows.traj_ids.tolist() == [[10, 12], [14, -1], [11, -1], [13, 15]]
+    assert rows.version.tolist() == [[7, 7], [7, -1], [7, -1], [7, 7]]
+    assert tree.batch_shape(rows, 2) == (4, 2) and rows.transition.terminated.dtype == torch.bool

@@ -1,0 +1,66 @@
+"""The collector of pure environments, against rollouts by hand."""
+
+import pytest
+import torch
+
+import funrl
+from funrl import checkpoint, collectors, distributions, nn, policies, random, transforms, tree
+
+POLICY = policies.recurrent(nn.gru(4), policies.stochastic(nn.mlp((), 2), distributions.Categorical))
+PARAMS = POLICY.init(random.key(3), torch.zeros(4))
+SIZES = dict(num_envs=3, frames_per_batch=24, total_frames=96, max_frames_per_traj=5, key=random.key(7), backend="eager")
+
+
+def create_env():
+    return funrl.envs.make("CartPole-v1")
+
+
+def collect(**options):
+    return collectors.compiled(create_env, POLICY, PARAMS, **{**SIZES, **options})
+
+
+def test_batches_are_rollouts():
+    env = transforms.compose(create_env(), transforms.time_limit(5))
+    reset_key, key = random.split(random.fold_in(random.key(7), 0)).unbind(0)
+    state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, 3), env.default_params)
+    state = funrl.interaction.with_memory(PARAMS, state, env=env, policy=POLICY)
+    with collect() as collector:
+        for n, batch in enumerate(collector):
+            params = PARAMS if n < 2 else tree.map(lambda x: 2 * x, PARAMS)
+            state, expected = funrl.rollout(params, random.fold_in(key, n), state, env.default_params, env=env, act=POLICY, num_steps=8)
+            assert tree.equal(batch.transition, expected)
+            assert batch.mask.all() and (batch.version == (n >= 2)).all() and (batch.step_count < 5).all()
+            assert torch.equal(batch.step_count == 4, batch.transition.truncated) and collector.staleness == 0
+            if n == 1:
+                collector.update_params(tree.map(lambda x: 2 * x, PARAMS))
+    assert n == 3 and collector.frames == 96
+
+
+def test_it_goes_on_from_a_checkpoint(tmp_path):
+    with collect(split_trajectories=True) as collector:
+        next(collector)
+        checkpoint.save(tmp_path / "c", collector.state())
+        rest = list(collector)
+    with collect(split_trajectories=True) as other:
+        state, _ = checkpoint.load(tmp_path / "c", other.state())
+        other.restore(state)
+        assert tree.equal(list(other), rest) and len(rest) == 3 and other.frames == 96
+        with pytest.raises(ValueError, match="restore: state"):
+            other.restore(collect(num_envs=4, frames_per_batch=4).state())
+
+
+def test_argument_errors():
+    batched, host = lambda: funrl.envs.vectorize(create_env(), 2), lambda: funrl.envs.make("gymnasium:CartPole-v1")
+    for message, make in (
+        ("num_envs: expected a positive integer, got 0", lambda: collect(num_envs=0)),
+        ("frames_per_batch: expected a multiple of the 3 copies, got 25", lambda: collect(frames_per_batch=25)),
+        ("total_frames: expected a positive integer, or -1", lambda: collect(total_frames=0)),
+        ("max_frames_per_traj: expected a positive integer, or -1", lambda: collect(max_frames_per_traj=-2)),
+        ("single pure environment, got a batched one", lambda: collectors.compiled(batched, None, (), **SIZES)),
+        ("single pure environment, got one of the host", lambda: collectors.compiled(host, None, (), **SIZES)),
+        ("update_params: params", lambda: collect().update_params(())),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    with pytest.raises(TypeError, match=r"params: expected a tree of tensors, got float at \['w'\]"):
+        collectors.compiled(create_env, None, {"w": 0.5}, **SIZES)

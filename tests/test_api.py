@@ -1,0 +1,66 @@
+"""``funrl/API.md`` holds every public name with the first lines of its docstring. ``python tests/test_api.py`` writes it anew."""
+
+import importlib
+import inspect
+import re
+import runpy
+from pathlib import Path
+from types import ModuleType
+
+import funrl
+
+FILE = Path(funrl.__file__).parent / "API.md"
+COMMAND = "python tests/test_api.py"
+IMPORTS = runpy.run_path(str(Path(__file__).with_name("test_imports.py")))
+
+
+def line(value, what):
+    """The first paragraph of a docstring in one line."""
+    doc = inspect.getdoc(value)
+    assert doc, f"{what} has no docstring"
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", " ".join(doc.split("\n\n")[0].split()))
+    return text.replace("``", "`").replace("|", "\\|")
+
+
+def section(module, seen):
+    """A heading and a row for each public name of a module that no section has yet, then the sections of the modules among them."""
+    seen.add(id(module))
+    rows, below = [], []
+    for name in module.__all__:
+        value = getattr(module, name)
+        if isinstance(value, ModuleType):
+            below += [] if id(value) in seen else section(value, seen)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            told = inspect.isroutine(value) or inspect.isclass(value)
+            kind = re.sub(r"[\w.]+\.(\w+)", r"\1", str(value)) if callable(value) else type(value).__name__
+            rows.append(f"| `{name}` | {line(value, f'{module.__name__}.{name}') if told else f'`{kind}`'} |")
+    if not rows:
+        return below
+    return ["", f"## {module.__name__}", "", line(module, module.__name__), "", "| | |", "|---|---|", *rows, *below]
+
+
+def document():
+    seen: set[int] = set()
+    lines = ["# Every public name of funrl", "", f"Made by `{COMMAND}`; a test keeps it true. What a module hands on stands there only."]
+    lines += section(funrl, seen)
+    for file, name in IMPORTS["MODULES"].items():
+        module = importlib.import_module(name)
+        if file not in {"__main__.py", *IMPORTS["INNER"]} and hasattr(module, "__all__"):
+            lines += section(module, seen)
+    return "\n".join([*lines, ""])
+
+
+def test_it_is_true():
+    assert FILE.read_text() == document(), f"funrl/API.md is not what the docstrings say: run {COMMAND}"
+
+
+def test_it_holds_names_of_all_depths():
+    text = document()
+    assert all(f"## funrl.{name}\n" in text for name in funrl.__all__ if isinstance(getattr(funrl, name), ModuleType))
+    assert "| `scan` | Run `carry, y" in text and "| `gae` | Estimate advantages" in text and "## funrl.algos.ppo\n" in text
+    assert "| `to_gymnasium` |" in text and "| `CartPoleParams` |" in text and "## funrl.buffers.ring" not in text
+
+
+if __name__ == "__main__":
+    FILE.write_text(document())

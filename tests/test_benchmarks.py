@@ -1,0 +1,62 @@
+"""The benchmarks' command line, and how their history becomes the tables."""
+
+import re
+import sys
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import harness, history
+
+
+def test_without_a_name_it_lists_all(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    command.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(command.NAMES) and all(len(line.split()) > 5 for line in lines)
+
+
+def test_missing_libraries_are_an_error_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(command, "versions", lambda python, packages: {name: None if name == "rejax" else "1" for name in packages})
+    with pytest.raises(SystemExit, match=re.escape('lacks rejax, which funrl is measured beside: pip install -e ".[bench]"')):
+        command.check_peers(["ppo"], "python")
+    command.check_peers(["recurrent"], "python")
+
+
+def test_each_case_of_a_run_is_measured_in_turn(monkeypatch):
+    def last_line(arguments):
+        called.append(arguments[arguments.index("--measure") + 1])
+        return {"row": [len(called), len(called) + 0.5]}
+
+    called = []
+    monkeypatch.setattr(harness, "last_line", last_line)
+    libraries = {"funrl": harness.Library(print), "peer": harness.Library(print, "pip")}
+    cases = [harness.Case("row", (), libraries), harness.Case("long row", (), libraries, quick=False)]
+    benchmark = harness.speed("name", "summary", cases, unit="s", targets={}, seconds=1.0, rounds=3)
+    assert benchmark.packages == ("pip",)
+    (figures,) = benchmark.run(harness.Options(quick=True))
+    assert called == ["funrl", "peer"] and figures == {"row": {"funrl": 1.25, "peer": 2.25}}
+    called.clear()
+    (figures,) = benchmark.run(harness.Options(only=("long",), rounds=2))
+    assert called == ["funrl", "peer"] * 2 and figures == {"row": {"funrl": 2.25, "peer": 3.25}}
+
+
+def test_full_figures_stay_until_there_are_newer_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(history, "HISTORY", tmp_path / "history.jsonl")
+    monkeypatch.setattr(history, "RESULTS", tmp_path)
+
+    def add(number, quick):
+        history.append("name", {"row": {"funrl": number, "peer": 1.0}}, {"peer": "1.0"}, quick=quick, seconds=1.0)
+        return history.newest("name")["row"]
+
+    assert add(1.0, True).numbers["funrl"] == 1.0 and add(2.0, True).when().endswith(", quick")
+    assert add(3.0, False).numbers["funrl"] == 3.0 and add(4.0, True).numbers["funrl"] == 3.0
+    row = add(5.0, False)
+    assert row.numbers["funrl"] == 5.0 and "quick" not in row.when()
+    libraries = {"funrl": harness.Library(print)}
+    rates, times = (
+        harness.speed("name", "", [harness.Case("row", (), libraries)], unit="s", lower=lower, targets={}, seconds=1.0, rounds=1)
+        for lower in (False, True)
+    )
+    assert history.faster(rates, row, "peer") == 5.0 and history.faster(times, row, "peer") == 0.2
+    assert history.newest("other") == {}
