@@ -1,5 +1,6 @@
 """What all collectors have in common, whoever steps the environments."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class CollectorState:
     in_flight: torch.Tensor
 
 
-class Collector:
+class Collector(ABC):
     """An iterator over batches of experience, each a :class:`Collected`.
 
     Use it in a ``with`` statement, or close it; it closes itself after the last batch. It is made by :func:`synchronous`,
@@ -141,13 +142,13 @@ class Collector:
     def close(self) -> None:
         """End what it holds; a second call does nothing."""
 
-    # What the kinds of collectors have of their own.
-
+    @abstractmethod
     def _collect(self) -> Collected:
-        raise NotImplementedError
+        """Make a batch [T, B]."""
 
+    @abstractmethod
     def _publish(self, params: Any, version: int) -> None:
-        raise NotImplementedError
+        """Let later batches be made with these parameters."""
 
     def _env_state(self) -> Any:
         return ()
@@ -155,5 +156,6 @@ class Collector:
     def _in_flight(self) -> int:
         return 0
 
+    @abstractmethod
     def _resume(self, state: CollectorState) -> None:
-        raise NotImplementedError
+        """Go to where the environments were, or raise."""
