@@ -139,7 +139,7 @@ class Collector(ABC):
         self._resume(state)
         self.frames, self.version, self.lost_frames = int(state.frames), int(state.version), self.lost_frames + int(state.in_flight)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (some hold nothing)
         """End what it holds; a second call does nothing."""
 
     @abstractmethod
