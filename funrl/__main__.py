@@ -156,9 +156,9 @@ def _train(args: argparse.Namespace) -> None:
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
             raise _UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
+    workers: int = 2 if num_workers is None else num_workers
     if collector is not None:
-        num_workers = 2 if num_workers is None else num_workers
-        options["num_envs"] = _num_envs(collector, num_workers, args.envs_per_worker, given, {**defaults, **options})
+        options["num_envs"] = _num_envs(collector, workers, args.envs_per_worker, given, {**defaults, **options})
     seed = 0 if seed is None else seed
     num_agents = 1 if num_agents is None else num_agents
     try:
@@ -171,8 +171,8 @@ def _train(args: argparse.Namespace) -> None:
         stack.enter_context(algo.env)
         settings = {"num_agents": num_agents, "out": out, "resume": args.resume, "notes": {"seed": seed}}
         if collector is not None:
-            settings["collector"] = stack.enter_context(_collect(collector, num_workers, args.env, algo, key))
-            settings["notes"]["num_workers"] = num_workers
+            settings["collector"] = stack.enter_context(_collect(collector, workers, args.env, algo, key))
+            settings["notes"]["num_workers"] = workers
         result = training.train(algo, key, total_steps, **settings)
     assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
