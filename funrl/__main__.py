@@ -156,9 +156,9 @@ def _train(args: argparse.Namespace) -> None:
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
             raise _UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
-    workers: int = 2 if num_workers is None else num_workers
     if collector is not None:
-        options["num_envs"] = _num_envs(collector, workers, args.envs_per_worker, given, {**defaults, **options})
+        num_workers = 2 if num_workers is None else num_workers
+        options["num_envs"] = _num_envs(collector, num_workers, args.envs_per_worker, given, {**defaults, **options})
     seed = 0 if seed is None else seed
     num_agents = 1 if num_agents is None else num_agents
     try:
@@ -169,11 +169,11 @@ def _train(args: argparse.Namespace) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(algo.env)
-        settings = {"num_agents": num_agents, "out": out, "resume": args.resume, "notes": {"seed": seed}}
+        notes, source = {"seed": seed}, None
         if collector is not None:
-            settings["collector"] = stack.enter_context(_collect(collector, workers, args.env, algo, key))
-            settings["notes"]["num_workers"] = workers
-        result = training.train(algo, key, total_steps, **settings)
+            notes["num_workers"] = num_workers
+            source = stack.enter_context(_collect(collector, num_workers, args.env, algo, key))
+        result = training.train(algo, key, total_steps, num_agents=num_agents, collector=source, out=out, resume=args.resume, notes=notes)
     assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
@@ -207,7 +207,12 @@ def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.
         raise _UsageError(
             f"--collector: {env} is pure torch: its steps are in the program that learns, which is faster than workers are; leave it out"
         )
-    options = {"num_workers": num_workers, "frames_per_batch": algo.steps_per_update, "total_frames": -1, "key": random.fold_in(key, -3)}
+    options: dict[str, Any] = {
+        "num_workers": num_workers,
+        "frames_per_batch": algo.steps_per_update,
+        "total_frames": -1,
+        "key": random.fold_in(key, -3),
+    }
     per_worker = algo.config.num_envs // (num_workers if kind == "sync" else 1)
     create_env = functools.partial(envs.make, env, num_envs=per_worker)
     params = algo.init(key).params  # those of the run are published by it

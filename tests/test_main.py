@@ -376,7 +376,6 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
             (*WORKERS, "--envs-per-worker", 3, "--set", "num_envs=4"),
             "--envs-per-worker: 3 make 6 in a batch, but num_envs=4 was asked for; give one of both",
         ),
-        ((*WORKERS, "--num-agents", 2, "--set", "num_minibatches=1"), "num_agents: a collector gathers for one agent, got 2"),
         (("evaluate", "empty"), "empty: there is no run here (no config.json)"),
         (("evaluate", "nowhere"), "nowhere: there is no run here"),
         (("evaluate", "taken"), "taken/config.json: it is damaged"),
