@@ -44,7 +44,11 @@ class Collector(ABC):
         discarded_frames: how many were collected and not handed over, for they were too stale.
         lost_frames: how many were in flight when what was restored was saved, and so had to be collected anew.
         restarts: how many lost workers were replaced.
+        processes: the ids of the worker processes.
     """
+
+    restarts: int = 0
+    processes: tuple[int, ...] = ()
 
     def __init__(
         self,
