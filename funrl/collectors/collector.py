@@ -143,6 +143,7 @@ class Collector(ABC):
         self._resume(state)
         self.frames, self.version, self.lost_frames = int(state.frames), int(state.version), self.lost_frames + int(state.in_flight)
 
+    @abstractmethod
     def close(self) -> None:
         """End what it holds; a second call does nothing."""
 

@@ -167,18 +167,17 @@ def test_a_new_process_goes_on_where_another_was(story):
 def test_asynchronous_bounds_and_reports():
     """Staleness, what is discarded for it, what is in flight, and a worker that is lost."""
     sizes = dict(num_workers=2, frames_per_batch=2 * STEPS, total_frames=16 * STEPS, restart_workers=True, queue_size=2, max_staleness=1)
+    ahead = {}
+
+    def count(batch):
+        assert collector.version - batch.version.max() == collector.staleness <= 1
+        for b in range(2):
+            episode, place = divmod(int(batch.traj_ids[0, b]), 4)
+            assert (int(batch.step_count[0, b]), episode) == ahead.get(place, (0, 0)), "a frame is lost or double"
+            step, episode = int(batch.step_count[-1, b]), int(batch.traj_ids[-1, b]) // 4
+            ahead[place] = (0, episode + 1) if batch.transition.done[-1, b] else (step + 1, episode)
+
     with collectors.asynchronous(cartpole, POLICY, PARAMS, **sizes) as collector:
-
-        def count(batch):
-            assert collector.version - batch.version.max() == collector.staleness <= 1
-            for b in range(2):
-                place = int(batch.traj_ids[0, b]) % 4
-                episode = int(batch.traj_ids[0, b]) // 4
-                assert (int(batch.step_count[0, b]), episode) == ahead.get(place, (0, 0)), "a frame is lost or double"
-                last = (int(batch.step_count[-1, b]), int(batch.traj_ids[-1, b]) // 4)
-                ahead[place] = (0, last[1] + 1) if batch.transition.done[-1, b] else (last[0] + 1, last[1])
-
-        ahead = {}
         assert collector.state().in_flight == 0
         for _ in range(2):
             count(next(collector))
@@ -189,7 +188,6 @@ def test_asynchronous_bounds_and_reports():
             count(next(collector))
         collector.restore(state)
         assert collector.frames == 4 * STEPS and collector.lost_frames == 8 * STEPS
-        ahead = None
         for _ in range(3):
             collector.update_params(PARAMS)
         time.sleep(0.1)
