@@ -262,6 +262,22 @@ def test_an_episode_longer_than_it_may_be_is_told():
             collector.state()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_policies_and_batches_on_a_gpu():
+    """The policy runs there, and its batches arrive there; resets and recorded actions lead to the same place again."""
+    sizes = dict(frames_per_batch=8 * STEPS, device="cuda", policy_device="cuda", restart_workers=True)
+    with collect(**sizes) as collector:
+        batches = [next(collector)]
+        collector.update_params(tree.to(PARAMS, "cuda"))
+        state = collector.state()
+        batches += [next(collector), next(collector)]
+        collector.restore(state)
+        again = [next(collector), next(collector)]
+    assert all(x.is_cuda for x in tree.leaves(batches)) and tree.equal(again, batches[1:])
+    assert [int(batch.version.max()) for batch in batches] == [0, 1, 1]
+
+
 def test_argument_errors():
     good = dict(num_workers=1, frames_per_batch=6, total_frames=6)
     for error, message, options in (
