@@ -44,7 +44,11 @@ class Collector(ABC):
         discarded_frames: how many were collected and not handed over, for they were too stale.
         lost_frames: how many were in flight when what was restored was saved, and so had to be collected anew.
         restarts: how many lost workers were replaced.
+        processes: the ids of the worker processes.
     """
+
+    restarts: int = 0
+    processes: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -139,7 +143,8 @@ class Collector(ABC):
         self._resume(state)
         self.frames, self.version, self.lost_frames = int(state.frames), int(state.version), self.lost_frames + int(state.in_flight)
 
-    def close(self) -> None:  # noqa: B027 (some hold nothing)
+    @abstractmethod
+    def close(self) -> None:
         """End what it holds; a second call does nothing."""
 
     @abstractmethod

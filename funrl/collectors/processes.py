@@ -248,13 +248,11 @@ class _Processes(Collector):
 
     @property
     def restarts(self) -> int:
-        """How many lost workers were replaced."""
         return self._fleet.restarts
 
     @property
-    def processes(self) -> list[int]:
-        """The ids of the worker processes."""
-        return [seat.process.pid for seat in self._fleet.seats]
+    def processes(self) -> tuple[int, ...]:
+        return tuple(seat.process.pid for seat in self._fleet.seats)
 
     @abstractmethod
     def _shared_out(self, copies: list[int]) -> list[int]:
