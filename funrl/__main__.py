@@ -1,12 +1,17 @@
 """Training from the command line: ``python -m funrl train``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
 
 import argparse
+import contextlib
+import functools
 import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from funrl import algos, envs, random, record, training, tree
+import torch
+
+from funrl import algos, collectors, envs, random, record, training, tree
+from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
 from funrl.env import Env, HostError
 from funrl.interaction import Evaluation
@@ -14,6 +19,10 @@ from funrl.record import RunError, films, plots
 from funrl.spaces import Box
 
 __all__ = ["main"]
+
+
+# What --collector knows them by, and config.json.
+_COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
 
 
 class _UsageError(ValueError):
@@ -78,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the algorithm, such as learning_rate=3e-4"
     )
+    train.add_argument(
+        "--collector",
+        choices=list(_COLLECTORS),
+        help="step an environment on the host in worker processes: all on one batch, or each on batches of its own while the agent learns",
+    )
+    train.add_argument("--num-workers", type=_whole, metavar="N", help="how many worker processes (default: 2)")
+    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: what num_envs shares out)")
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR; what is not given is as it was")
     train.set_defaults(command=_train)
 
@@ -119,6 +135,7 @@ def _train(args: argparse.Namespace) -> None:
     given = dict(_option(text, defaults) for text in args.set)
     out = _default_out(args) if args.out is None else Path(args.out)
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
+    collector, num_workers = args.collector, args.num_workers
     if args.resume:
         # What was not given is as it was; what was given is compared by train.
         old = record.read_config(out)
@@ -126,6 +143,9 @@ def _train(args: argparse.Namespace) -> None:
         seed = old.get("seed") if seed is None else seed
         num_agents = old["num_agents"] if num_agents is None else num_agents
         total_steps = old["total_steps"] if total_steps is None else total_steps
+        num_workers = old.get("num_workers") if num_workers is None else num_workers
+        if collector is None:
+            collector = next((name for name, kind in _COLLECTORS.items() if kind == old.get("collector")), None)
     else:
         preset = training.preset(args.algorithm, args.env)
         total_steps = preset.total_steps if total_steps is None else total_steps
@@ -133,6 +153,12 @@ def _train(args: argparse.Namespace) -> None:
         if "anneal_steps" in options:
             options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, however long
         options |= given
+    for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
+        if collector is None and value is not None:
+            raise _UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
+    if collector is not None:
+        num_workers = 2 if num_workers is None else num_workers
+        options["num_envs"] = _num_envs(collector, num_workers, args.envs_per_worker, given, {**defaults, **options})
     seed = 0 if seed is None else seed
     num_agents = 1 if num_agents is None else num_agents
     try:
@@ -141,12 +167,59 @@ def _train(args: argparse.Namespace) -> None:
     except (ValueError, TypeError, ImportError) as error:
         raise _UsageError(str(error)) from None
 
-    with algo.env:
-        result = training.train(algo, key, total_steps, num_agents=num_agents, out=out, resume=args.resume, notes={"seed": seed})
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(algo.env)
+        notes, source = {"seed": seed}, None
+        if collector is not None:
+            notes["num_workers"] = num_workers
+            source = stack.enter_context(_collect(collector, num_workers, args.env, algo, key))
+        result = training.train(algo, key, total_steps, num_agents=num_agents, collector=source, out=out, resume=args.resume, notes=notes)
     assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
     print(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}", flush=True)
+
+
+def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: dict[str, Any], options: dict[str, Any]) -> int:
+    """Return how many environments a batch is of: those of all workers, or of one where each makes batches of its own."""
+    for name, value in (("--num-workers", num_workers), ("--envs-per-worker", per_worker)):
+        if value is not None and value < 1:
+            raise _UsageError(f"{name}: expected at least 1, got {value}")
+    together = num_workers if collector == "sync" else 1
+    if "num_envs" not in options:
+        raise _UsageError("--collector: the algorithm has no num_envs, and so does not learn from batches of several environments")
+    num_envs = options["num_envs"]
+    if per_worker is not None:
+        if given.get("num_envs", per_worker * together) != per_worker * together:
+            raise _UsageError(
+                f"--envs-per-worker: {per_worker} make {per_worker * together} in a batch, but num_envs={num_envs} was asked for; "
+                "give one of both"
+            )
+        return per_worker * together
+    if num_envs % together and "num_envs" in given:
+        raise _UsageError(f"--num-workers: {num_workers} do not divide num_envs = {num_envs}; choose a divisor, or another num_envs")
+    return max(num_envs // together, 1) * together
+
+
+def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.Tensor) -> collectors.Collector:
+    """Return the collector that learns for ``algo``."""
+    if not algo.env.host:
+        raise _UsageError(
+            f"--collector: {env} is pure torch: its steps are in the program that learns, which is faster than workers are; leave it out"
+        )
+    options: dict[str, Any] = {
+        "num_workers": num_workers,
+        "frames_per_batch": algo.steps_per_update,
+        "total_frames": -1,
+        "key": random.fold_in(key, -3),
+    }
+    per_worker = algo.config.num_envs // (num_workers if kind == "sync" else 1)
+    create_env = functools.partial(envs.make, env, num_envs=per_worker)
+    params = algo.init(key).params  # those of the run are published by it
+    if kind == "sync":
+        return collectors.synchronous(create_env, algo.act, params, **options)
+    # One batch of each worker waits at most, so that policies are at most so many versions old as there are workers.
+    return collectors.asynchronous(create_env, algo.act, params, queue_size=1, **options)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from funrl import algos, checkpoint, envs, random, record, training, transforms, tree
-from funrl.__main__ import main
+from funrl.__main__ import _num_envs, main
 from tests.record import drifter
 
 TINY = [f"--set={option}" for option in ("num_envs=2", "num_steps=8", "num_epochs=1", "num_minibatches=2", "num_cells=8")]
@@ -164,6 +164,53 @@ def test_gymnasium_from_end_to_end(run, tmp_path, eager_learners, algorithm, opt
     assert run(*command, "--num-agents", 2, "--total-steps", 1e5)[2][-1].startswith("funrl: num_agents: gymnasium:CartPole-v1 runs outside")
 
 
+@pytest.mark.parametrize(
+    ("collector", "workers", "per_worker", "given", "num_envs", "expected"),
+    [
+        ("sync", 2, None, {}, 64, 64),
+        ("sync", 3, None, {}, 64, 63),
+        ("sync", 2, None, {}, 1, 2),
+        ("sync", 2, None, {"num_envs": 8}, 8, 8),
+        ("sync", 2, 3, {}, 64, 6),
+        ("sync", 2, 4, {"num_envs": 8}, 8, 8),
+        ("async", 2, None, {}, 64, 64),
+        ("async", 2, 3, {}, 64, 3),
+        ("async", 3, None, {"num_envs": 4}, 4, 4),
+    ],
+)
+def test_environments_are_shared_out(collector, workers, per_worker, given, num_envs, expected):
+    assert _num_envs(collector, workers, per_worker, given, {"num_envs": num_envs}) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "impala", "sac"])
+@pytest.mark.parametrize("collector", ["sync", "async"])
+def test_workers_from_end_to_end(run, tmp_path, algorithm, collector):
+    """Trained, resumed by what config.json says, and evaluated."""
+    env = "gymnasium:Pendulum-v1" if algorithm == "sac" else "gymnasium:CartPole-v1"
+    options = {
+        "ppo": ["--set=num_minibatches=2", "--set=num_epochs=1", "--set=anneal_steps=inf"],
+        "impala": ["--set=num_minibatches=2", "--set=anneal_steps=inf"],
+        "sac": ["--set=batch_size=8", "--set=num_updates=2", "--set=learning_starts=32"],
+    }[algorithm]
+    command = ("train", algorithm, "--env", env, "--out", "r")
+    how = ("--collector", collector, "--num-workers", 2, "--envs-per-worker", 2, "--set=num_steps=8", "--set=num_cells=8", *options)
+    each = 32 if collector == "sync" else 16
+    code, out, err = run(*command, *how, "--total-steps", 3 * each)
+    assert code == 0 and out[-1].startswith(f"{3 * each} steps in "), err
+    config = record.read_config("r")
+    assert (config["collector"], config["num_workers"]) == ("synchronous" if collector == "sync" else "asynchronous", 2)
+    assert config["options"]["num_envs"] == each // 8
+    code, out, err = run(*command, "--resume", "--total-steps", 5 * each)
+    assert code == 0 and out[-1].startswith(f"{5 * each} steps in "), err
+    assert any("frames that were in flight" in line for line in err) == (collector == "async")
+    assert record.read_metrics(tmp_path / "r" / "metrics.csv")["update"].tolist() == [1, 2, 3, 4, 5]
+    code, out, err = run("evaluate", "r", "--episodes", 2)
+    assert (code, err) == (0, []) and out[-1].startswith(f"{algorithm} on {env} after {5 * each} steps: mean return ")
+    code, out, err = run(*command, "--resume", "--num-workers", 4)
+    assert code == 2 and "num_workers = 2, not 4" in err[-1]
+
+
 def test_an_environment_that_fails_is_one_line(run, eager_learners, monkeypatch):
     def step(self, action):
         raise RuntimeError("the motor is broken")
@@ -280,6 +327,7 @@ def test_envs(run):
 
 
 CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
+WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10_000, "--collector", "sync")
 
 
 @pytest.mark.parametrize(
@@ -317,6 +365,17 @@ CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
         ((*CARTPOLE, "--out", "/proc/version/run"), "/proc/version/run: cannot write there"),
         ((*CARTPOLE, "--out", "taken"), "taken: another run is here; go on with it (--resume), or choose another folder (--out)"),
         ((*CARTPOLE, "--out", "empty", "--resume"), "empty: there is no run here"),
+        ((*CARTPOLE, "--collector", "sync"), "--collector: CartPole-v1 is pure torch: its steps are in the program that learns"),
+        ((*CARTPOLE, "--collector", "both"), "invalid choice: 'both' (choose from 'sync', 'async')"),
+        ((*CARTPOLE, "--num-workers", 2), "--num-workers: there are workers only with --collector sync or async"),
+        ((*CARTPOLE, "--envs-per-worker", 2), "--envs-per-worker: there are workers only with --collector sync or async"),
+        ((*WORKERS, "--num-workers", 0), "--num-workers: expected at least 1, got 0"),
+        ((*WORKERS, "--envs-per-worker", 0), "--envs-per-worker: expected at least 1, got 0"),
+        ((*WORKERS, "--num-workers", 3, "--set", "num_envs=4"), "--num-workers: 3 do not divide num_envs = 4"),
+        (
+            (*WORKERS, "--envs-per-worker", 3, "--set", "num_envs=4"),
+            "--envs-per-worker: 3 make 6 in a batch, but num_envs=4 was asked for; give one of both",
+        ),
         (("evaluate", "empty"), "empty: there is no run here (no config.json)"),
         (("evaluate", "nowhere"), "nowhere: there is no run here"),
         (("evaluate", "taken"), "taken/config.json: it is damaged"),
@@ -330,14 +389,14 @@ CARTPOLE = ("train", "ppo", "--env", "CartPole-v1", "--total-steps", 10_000)
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, monkeypatch, argv, complaint):
-    monkeypatch.setattr(training, "compile", None)  # it comes before any compilation
+    monkeypatch.setattr("funrl.training.experience.compile", lambda program, **options: None)  # none is called
     for name in ("empty", "taken", "begun", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "taken" / "config.json").write_text("precious")
     algo = drifter.algorithm()
     for name in ("begun", "broken"):
         record.Folder(tmp_path / name).write_config(
-            record.describe(algo, torch.tensor(0), 50, 1, {"seed": 0}) | {"key": int(training.random.key(0))}
+            record.describe(algo, torch.tensor(0), 50, 1, {"seed": 0}) | {"key": int(random.key(0))}
         )
     record.Folder("broken").checkpoint.parent.mkdir()
     record.Folder("broken").checkpoint.write_text("rubbish")
@@ -413,7 +472,7 @@ def test_a_full_disk(run, monkeypatch):
 
 
 def test_faults_of_the_program_are_not_hidden(monkeypatch):
-    monkeypatch.setattr(training, "evaluate_agents", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(training.loop, "evaluate_agents", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([str(x) for x in DRIFT])
 
