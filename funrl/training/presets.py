@@ -52,14 +52,28 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "anneal_steps": 1.5e6,
         },
     ),
-    ("dqn", "CartPole-v1"): Preset(100_000, {"learning_rate": 5e-4, "epsilon_steps": 2e4}),
+    ("dqn", "CartPole-v1"): Preset(
+        200_000,
+        {
+            "num_envs": 4,
+            "batch_size": 64,
+            "buffer_size": 200_000,
+            "target_period": 1,
+            "tau": 0.005,
+            "learning_rate": 3e-3,
+            "gamma": 0.98,
+            "anneal_steps": 2e5,
+        },
+    ),
     ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
     ("td3", "Pendulum-v1"): Preset(50_000, {}),
     ("sac", "Pendulum-v1"): Preset(50_000, {}),
     ("redq", "Pendulum-v1"): Preset(12_000, {"num_updates": 160, "policy_delay": 5, "batch_size": 128}),
     ("crossq", "Pendulum-v1"): Preset(50_000, {}),
     ("sac_discrete", "CartPole-v1"): Preset(60_000, {}),
-    ("a2c", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}),
+    ("a2c", "CartPole-v1"): Preset(
+        1_000_000, {"num_envs": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0, "anneal_steps": 1e6}
+    ),
     ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
     ("impala", "CartPole-v1"): Preset(
         1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}
