@@ -1,7 +1,7 @@
 """Measure funrl, and other libraries beside it in the same session.
 
     python -m benchmarks                       # what there is
-    python -m benchmarks all --quick           # a row of everything in less than 15 minutes on two cores
+    python -m benchmarks all --quick           # a part of each, with one round and short samples
     python -m benchmarks ppo off_policy        # full figures
     python -m benchmarks off_policy --only dqn # the cases whose name holds that
 
@@ -19,7 +19,7 @@ import time
 from benchmarks import history
 from benchmarks.harness import Benchmark, Figures, Options, say, versions
 
-NAMES = ("ppo", "off_policy", "environments", "buffers", "returns", "modules", "recurrent", "curves", "learning", "gpu")
+NAMES = ("ppo", "off_policy", "environments", "collectors", "buffers", "returns", "modules", "recurrent", "curves", "learning", "gpu")
 SPECIAL = {"gpu"}  # not among all: not every machine has what they need
 
 

@@ -1,35 +1,37 @@
 """Collectors: frames a second beside TorchRL's, and beside environments that are only stepped; and memory over a long time.
 
-    python -m benchmarks.collectors --peers /path/to/python     (an interpreter that has the ``bench`` extra; this one by default)
-    python -m benchmarks.collectors --soak 30                   (minutes; prints the memory that all processes hold)
+    python -m benchmarks.collectors 30      (minutes; prints the memory that all processes hold, and writes ``results/collectors_soak.md``)
 
-Every measurement is a process of its own, which starts workers, one after another, on a machine that should do nothing else; libraries
-take turns. A rate is the median of all samples, in environment steps a second. Writes ``benchmarks/results/collectors.json`` and
-``collectors.md``, and prints the table; the memory goes to ``collectors_soak.md``.
+A library's processes start workers of their own. The other libraries are in ``benchmarks/collectors_peers.py``.
 """
 
 import argparse
-import json
 import os
-import platform
-import statistics
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.collectors_peers import HIDDEN, SETTINGS
-from benchmarks.processes import last_line, say
+from benchmarks.harness import Case, Library, speed
+from benchmarks.history import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
-ENVIRONMENTS = ("Pendulum-v1", "HalfCheetah-v5")
-# For each of our collectors: what acts, whom it is held against, and the least ratio of our rate to theirs.
-TARGETS = {
-    "synchronous": ("random", "bare", 1 / 1.25),
-    "asynchronous": ("random", "bare", 1 / 1.25),
-    "synchronous, policy": ("policy", "torchrl-sync", 1.5),
-    "asynchronous, policy": ("policy", "torchrl-async", 1.5),
-}
+HIDDEN = (64, 64)
+
+
+class Settings(NamedTuple):
+    """What all share.
+
+    Attributes:
+        num_workers: processes.
+        num_envs: copies in each.
+        num_steps: of each copy in a batch; a synchronous one has those of all workers.
+    """
+
+    num_workers: int = 2
+    num_envs: int = 8
+    num_steps: int = 128
+
+
+SETTINGS = Settings()
 
 
 def collector(name: str, kind: str, acts: str) -> Any:
@@ -83,9 +85,9 @@ def soak(minutes: float) -> None:
     import torch
 
     torch.set_num_threads(1)
-    made, params = collector(ENVIRONMENTS[0], "asynchronous", "policy")
-    lines = [f"# Memory of asynchronous collection ({time.strftime('%Y-%m-%d')}, {ENVIRONMENTS[0]}, {SETTINGS.num_workers} workers)", ""]
-    lines += ["Proportional set size in MB, made by `python -m benchmarks.collectors --soak MINUTES`.", ""]
+    made, params = collector("Pendulum-v1", "asynchronous", "policy")
+    lines = [f"# Memory of asynchronous collection ({time.strftime('%Y-%m-%d')}, {'Pendulum-v1'}, {SETTINGS.num_workers} workers)", ""]
+    lines += ["Proportional set size in MB, made by `python -m benchmarks.collectors MINUTES`.", ""]
     lines += ["| minutes | frames | learner | workers |", "|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     curve = []
@@ -116,75 +118,48 @@ def memory(process: int) -> float:
     raise SystemExit(f"there is no Pss in /proc/{process}/smaps_rollup")
 
 
-def main() -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", default=sys.executable, help="the interpreter that runs the other libraries")
-    parser.add_argument("--seconds", type=float, default=2.0, help="the least time of a sample")
-    parser.add_argument("--rounds", type=int, default=2, help="how often the libraries take turns")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="collect for so long and print the memory")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.soak is not None:
-        soak(arguments.soak)
-    elif arguments.measure:
-        print(json.dumps({"samples": rate(*arguments.measure, arguments.seconds)}))
-    else:
-        report(arguments)
+def bare(name: str, kind: str, acts: str, seconds: float) -> list[float]:
+    """Time environments that are only stepped."""
+    from benchmarks import collectors_peers
+
+    return collectors_peers.bare(name, seconds)
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """Measure everything, write the results and print them."""
-    samples: dict[str, list[float]] = {}
-    versions: dict[str, str] = {}
-    seconds = ["--seconds", str(arguments.seconds)]
-    for turn in range(arguments.rounds):
-        for name in ENVIRONMENTS:
-            for what, (acts, *_) in TARGETS.items():
-                say(f"round {turn + 1}: {name}: funrl, {what}")
-                kind = what.removesuffix(", policy")
-                command = [sys.executable, "-m", "benchmarks.collectors", *seconds, "--measure", name, kind, acts]
-                samples.setdefault(f"funrl, {what}/{name}", []).extend(last_line(command)["samples"])
-            for peer in dict.fromkeys(peer for _, peer, _ in TARGETS.values()):
-                say(f"round {turn + 1}: {name}: {peer}")
-                result = last_line([arguments.peers, "-m", "benchmarks.collectors_peers", peer, "--env", name, *seconds])
-                samples.setdefault(f"{peer}/{name}", []).extend(result["samples"])
-                versions[result["peer"]] = result["version"]
-    import torch
+def torchrl(name: str, kind: str, acts: str, seconds: float) -> list[float]:
+    """Time TorchRL's collectors."""
+    from benchmarks import collectors_peers
 
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, **versions},
-        "medians": {name: statistics.median(values) for name, values in samples.items()},
-        "samples": samples,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "collectors.json").write_text(json.dumps(record, indent=1) + "\n")
-    text = _table(record)
-    (RESULTS / "collectors.md").write_text(text)
-    print(text)
+    return collectors_peers.torchrl(name, seconds, asynchronous=kind == "asynchronous")
 
 
-def _table(record: dict[str, Any]) -> str:
-    medians = record["medians"]
-    lines = [
-        f"# Collectors ({record['date']}, {record['machine']})",
-        "",
-        f"Environment steps a second, medians; made by `python -m benchmarks.collectors`. {SETTINGS.num_workers} workers with "
-        f"{SETTINGS.num_envs} copies each, {SETTINGS.num_steps} steps of each in a batch. A policy has {' x '.join(map(str, HIDDEN))} tanh "
-        "units. `bare` are as many processes that step gymnasium's SyncVectorEnv, and do and keep nothing else.",
-        ", ".join(f"{name} {number}" for name, number in record["versions"].items()) + ".",
-        "",
-        "| environment | collector | steps/s | beside | steps/s | funrl is faster by | target |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in ENVIRONMENTS:
-        for what, (_, peer, target) in TARGETS.items():
-            own, there = medians[f"funrl, {what}/{name}"], medians[f"{peer}/{name}"]
-            lines.append(f"| {name} | {what} | {own:,.0f} | {peer} | {there:,.0f} | {own / there:.2f} x | {target:.2g} x |")
-    return "\n".join([*lines, ""])
+BARE, TORCHRL = {"gymnasium, only stepped": Library(bare, "gymnasium")}, {"torchrl": Library(torchrl, "torchrl")}
+CASES = [
+    Case(
+        f"{name} by a{'n' if kind == 'asynchronous' else ''} {kind} collector, {acts}",
+        (name, kind, "policy" if acts == "a policy" else "random"),
+        {"funrl": Library(rate), **(TORCHRL if acts == "a policy" else BARE)},
+        quick=name == "Pendulum-v1",
+    )
+    for name in ("Pendulum-v1", "HalfCheetah-v5")
+    for kind in ("synchronous", "asynchronous")
+    for acts in ("random actions", "a policy")
+]
+BENCHMARK = speed(
+    "collectors",
+    f"{SETTINGS.num_workers} workers with {SETTINGS.num_envs} copies each, {SETTINGS.num_steps} steps of each in a batch; a policy has "
+    f"{' x '.join(map(str, HIDDEN))} tanh units.",
+    CASES,
+    unit="environment steps/s",
+    targets={
+        **{(case.name, "gymnasium, only stepped"): 1 / 1.25 for case in CASES if "torchrl" not in case.libraries},
+        **{(case.name, "torchrl"): 1.5 for case in CASES if "torchrl" in case.libraries},
+    },
+    seconds=2.0,
+    rounds=2,
+)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.collectors", description="Collect for long and print the memory held.")
+    parser.add_argument("minutes", type=float)
+    soak(parser.parse_args().minutes)

@@ -1,9 +1,7 @@
 """What ``benchmarks/collectors.py`` holds funrl's collectors against, timed.
 
-    python -m benchmarks.collectors_peers torchrl-sync --env Pendulum-v1 --seconds 2 --repeats 3
-
-prints one line of JSON: peer, version, and samples, each the environment steps a second over at least ``--seconds`` seconds. Starting
-the workers and two batches come before the clock. All have the workers and copies of :data:`SETTINGS`.
+A sample is the environment steps a second. Starting the workers and two batches come before the clock. All have the workers and copies of
+``SETTINGS``. This module imports torch, as the network of a worker is pickled by its name.
 
 ``bare``
     As many processes at once, each with gymnasium's ``SyncVectorEnv``, stepped in a loop that does nothing else: all actions are
@@ -13,35 +11,15 @@ the workers and two batches come before the clock. All have the workers and copi
     layers, which draws around the output with a deviation of 1 and gives the log-probability. Weights are published after each batch.
 """
 
-import argparse
-import json
 import multiprocessing
 import time
-from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-__all__ = ["HIDDEN", "PEERS", "SETTINGS", "bare", "main", "torchrl"]
+from benchmarks.collectors import HIDDEN, SETTINGS
 
-HIDDEN = (64, 64)
-
-
-class Settings(NamedTuple):
-    """What all share.
-
-    Attributes:
-        num_workers: processes.
-        num_envs: copies in each.
-        num_steps: of each copy in a batch; a synchronous one has those of all workers.
-    """
-
-    num_workers: int = 2
-    num_envs: int = 8
-    num_steps: int = 128
-
-
-SETTINGS = Settings()
+__all__ = ["Net", "bare", "torchrl"]
 
 
 def _step_alone(name: str, seconds: float, repeats: int, barrier: Any, results: Any) -> None:
@@ -62,7 +40,7 @@ def _step_alone(name: str, seconds: float, repeats: int, barrier: Any, results: 
     results.put(samples[1:])
 
 
-def bare(name: str, seconds: float, repeats: int) -> list[float]:
+def bare(name: str, seconds: float, repeats: int = 3) -> list[float]:
     """Time environments that are only stepped."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(SETTINGS.num_workers), context.Queue()
@@ -91,7 +69,7 @@ class Net(torch.nn.Module):
         return loc, torch.ones_like(loc)
 
 
-def torchrl(name: str, seconds: float, repeats: int, *, asynchronous: bool) -> list[float]:
+def torchrl(name: str, seconds: float, repeats: int = 3, *, asynchronous: bool) -> list[float]:
     """Time TorchRL's collectors."""
     from tensordict.nn import TensorDictModule
     from torchrl import torchrl_logger
@@ -127,26 +105,3 @@ def torchrl(name: str, seconds: float, repeats: int, *, asynchronous: bool) -> l
         samples.append(steps / (time.perf_counter() - start))
     collector.shutdown()
     return samples
-
-
-PEERS = ("bare", "torchrl-sync", "torchrl-async")
-
-
-def main() -> None:
-    """Time one peer and print a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--env", required=True)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
-    if given.peer == "bare":
-        samples = bare(given.env, given.seconds, given.repeats)
-    else:
-        samples = torchrl(given.env, given.seconds, given.repeats, asynchronous=given.peer == "torchrl-async")
-    library = "gymnasium" if given.peer == "bare" else "torchrl"
-    print(json.dumps({"peer": library, "version": version(library), "samples": samples}))
-
-
-if __name__ == "__main__":
-    main()

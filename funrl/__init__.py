@@ -1,36 +1,25 @@
 """Functional reinforcement learning on torch.func."""
 
+import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     # OpenMP reads it once, when torch loads: threads that spin for long while they wait slow a program 50-fold beside a
     # busy process, and threads that sleep at once halve its speed on a quiet machine. 600 turns are some ten microseconds.
     os.environ.setdefault("GOMP_SPINCOUNT", "600")
 
-from funrl import (
-    algos,
-    buffers,
-    checkpoint,
-    collectors,
-    distributions,
-    env,
-    envs,
-    losses,
-    nn,
-    optim,
-    policies,
-    random,
-    record,
-    returns,
-    spaces,
-    stats,
-    transforms,
-    tree,
-)
+from funrl import checkpoint, distributions, env, nn, optim, policies, random, returns, spaces, stats, tree
 from funrl.interaction import evaluate, rand_step, rollout, step_mdp
 from funrl.program import compile, scan
-from funrl.training import train
+
+if TYPE_CHECKING:
+    from funrl import algos, buffers, collectors, envs, losses, record, training, transforms  # noqa: F401
+    from funrl.training import train
+
+# Families of many files, which come with their first use: importing funrl takes hardly longer than importing torch.
+_LATER = {"algos", "buffers", "collectors", "envs", "losses", "record", "training", "transforms"}
 
 __all__ = [
     "algos",
@@ -59,3 +48,16 @@ __all__ = [
     "transforms",
     "tree",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":
+        globals()[name] = importlib.import_module("funrl.training").train
+        return globals()[name]
+    if name in _LATER:
+        return importlib.import_module(f"funrl.{name}")
+    raise AttributeError(f"module 'funrl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -389,14 +389,14 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, monkeypatch, argv, complaint):
-    monkeypatch.setattr(training, "compile", None)  # it comes before any compilation
+    monkeypatch.setattr("funrl.training.experience.compile", lambda program, **options: None)  # none is called
     for name in ("empty", "taken", "begun", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "taken" / "config.json").write_text("precious")
     algo = drifter.algorithm()
     for name in ("begun", "broken"):
         record.Folder(tmp_path / name).write_config(
-            record.describe(algo, torch.tensor(0), 50, 1, {"seed": 0}) | {"key": int(training.random.key(0))}
+            record.describe(algo, torch.tensor(0), 50, 1, {"seed": 0}) | {"key": int(random.key(0))}
         )
     record.Folder("broken").checkpoint.parent.mkdir()
     record.Folder("broken").checkpoint.write_text("rubbish")

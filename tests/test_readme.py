@@ -8,7 +8,8 @@ import pytest
 
 import funrl
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -39,6 +40,11 @@ def test_names_beside_those_of_torchrl_are_there():
             checked += 1
             functools.reduce(getattr, parts, funrl)
     assert len(ours) > 30 and checked > 60
+
+
+def test_what_it_links_to_is_there():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
+    assert len(links) > 8 and [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_its_program_is_short_and_its_commands_are_two():

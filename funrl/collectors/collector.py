@@ -1,5 +1,6 @@
 """What all collectors have in common, whoever steps the environments."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class CollectorState:
     in_flight: torch.Tensor
 
 
-class Collector:
+class Collector(ABC):
     """An iterator over batches of experience, each a :class:`Collected`.
 
     Use it in a ``with`` statement, or close it; it closes itself after the last batch. It is made by :func:`synchronous`,
@@ -43,7 +44,11 @@ class Collector:
         discarded_frames: how many were collected and not handed over, for they were too stale.
         lost_frames: how many were in flight when what was restored was saved, and so had to be collected anew.
         restarts: how many lost workers were replaced.
+        processes: the ids of the worker processes.
     """
+
+    restarts: int = 0
+    processes: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -138,16 +143,17 @@ class Collector:
         self._resume(state)
         self.frames, self.version, self.lost_frames = int(state.frames), int(state.version), self.lost_frames + int(state.in_flight)
 
+    @abstractmethod
     def close(self) -> None:
         """End what it holds; a second call does nothing."""
 
-    # What the kinds of collectors have of their own.
-
+    @abstractmethod
     def _collect(self) -> Collected:
-        raise NotImplementedError
+        """Make a batch [T, B]."""
 
+    @abstractmethod
     def _publish(self, params: Any, version: int) -> None:
-        raise NotImplementedError
+        """Let later batches be made with these parameters."""
 
     def _env_state(self) -> Any:
         return ()
@@ -155,5 +161,6 @@ class Collector:
     def _in_flight(self) -> int:
         return 0
 
+    @abstractmethod
     def _resume(self, state: CollectorState) -> None:
-        raise NotImplementedError
+        """Go to where the environments were, or raise."""

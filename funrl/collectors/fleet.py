@@ -29,7 +29,20 @@ START_SECONDS = 120.0
 # How often in a row a worker is started anew without a batch from it: what dies at the same place again is not helped by one more time.
 MAX_RESTARTS = 3
 _GRACE_SECONDS = 3.0
-_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from funrl.collectors.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+# What a worker runs. Before it imports anything large it watches for the end of its parent, whatever it is doing then.
+_BOOT = """
+import os, sys, threading, time
+
+def watch(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+threading.Thread(target=watch, args=(int(sys.argv[2]),), daemon=True).start()
+sys.path[:] = sys.argv[3:]
+from funrl.collectors.worker import main
+main(int(sys.argv[1]))
+"""
 
 
 class Done(NamedTuple):
@@ -99,7 +112,6 @@ class Fleet:
         ]
         self.seats = [Seat(i) for i in range(len(create_envs))]
         self.facts: list[Any] = [None] * len(self.seats)  # Facts, of those that are ready
-        self.shape = (0, 0)
         self.done: deque[Done] = deque()
         self.restarts = 0
         self.part: Callable[[int], Part | None] = lambda worker: None
@@ -181,11 +193,11 @@ class Fleet:
 
     def _start(self, seat: Seat) -> None:
         mine, theirs = socket.socketpair()
+        seat.pipe = Connection(mine.detach())
         with theirs:
             arguments = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *sys.path]
             # In a group of its own, where Ctrl-C does not reach it.
             seat.process = subprocess.Popen(arguments, pass_fds=[theirs.fileno()], process_group=0)
-        seat.pipe = Connection(mine.detach())
         seat.waiting, seat.beat = {"ready"}, -1
         self._expect(seat, START_SECONDS + self.timeout)
         try:
@@ -249,10 +261,7 @@ class Fleet:
             self._lost(seat, self._death(seat))
             return
         if kind == "failed":
-            text, trace = rest
-            error = HostError(f"{self.who(seat)}: {text}; all workers are ended: make the collector anew")
-            error.add_note(f"In the worker process:\n{trace}")
-            raise error
+            raise self._failure(seat, *rest)
         self._expect(seat, self.timeout)
         if kind == "collected":
             seat.restarts = 0
@@ -269,6 +278,11 @@ class Fleet:
                     f"(worker {seat.index}), and {_words(others)} of {first.name}"
                 )
             self.facts[seat.index] = facts
+
+    def _failure(self, seat: Seat, text: str, trace: str) -> HostError:
+        error = HostError(f"{self.who(seat)}: {text}; all workers are ended: make the collector anew")
+        error.add_note(f"In the worker process:\n{trace}")
+        return error
 
     def _death(self, seat: Seat) -> str:
         try:

@@ -6,6 +6,7 @@ import mmap
 import os
 import tempfile
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -60,12 +61,11 @@ class Shared:
         if handle is None:
             os.ftruncate(self.handle, num_bytes)
         self.bytes = torch.frombuffer(mmap.mmap(self.handle, num_bytes), dtype=torch.uint8)
+        self._finalizer = weakref.finalize(self, os.close, self.handle)
 
     def close(self) -> None:
         """Let go of the file; the memory itself goes with the last tensor in it."""
-        if self.handle >= 0:
-            os.close(self.handle)
-            self.handle = -1
+        self._finalizer()
 
 
 def _nameless() -> int:

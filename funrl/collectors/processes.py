@@ -1,6 +1,7 @@
 """Collectors whose environments are stepped by worker processes: all on one batch, or each on batches of its own."""
 
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -247,17 +248,15 @@ class _Processes(Collector):
 
     @property
     def restarts(self) -> int:
-        """How many lost workers were replaced."""
         return self._fleet.restarts
 
     @property
-    def processes(self) -> list[int]:
-        """The ids of the worker processes."""
-        return [seat.process.pid for seat in self._fleet.seats]
+    def processes(self) -> tuple[int, ...]:
+        return tuple(seat.process.pid for seat in self._fleet.seats)
 
+    @abstractmethod
     def _shared_out(self, copies: list[int]) -> list[int]:
         """Return for each worker how many copies make a batch that it has a part in."""
-        raise NotImplementedError
 
     def _gather(self, dones: list[Done]) -> Collected:
         """Make a batch of what lies in memory: one copy of it, which takes it to its device."""

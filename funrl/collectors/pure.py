@@ -112,6 +112,9 @@ class _Compiled(Collector):
 
         self._play = compiled_program(play, backend=backend)
 
+    def close(self) -> None:
+        """Do nothing: a program holds nothing that has to be given back."""
+
     def _collect(self) -> Collected:
         number = self._ledger.state.batches[0].to(self._key.device)
         self._state, transition = self._play(self._params, random.fold_in(self._key, number), self._state)

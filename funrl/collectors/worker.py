@@ -1,10 +1,7 @@
 """What a worker process does: it keeps an environment, and on demand plays a batch of steps into memory that it shares."""
 
-import os
 import pickle
 import signal
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -85,12 +82,11 @@ class Memories:
         self.slots = tensors["slots"]
 
 
-def main(descriptor: int, parent: int) -> None:
+def main(descriptor: int) -> None:
     """Serve the process at the other end of a socket until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks for batches is interrupted, and then ends this process
     signal.signal(signal.SIGTERM, _stop)
     pipe = Connection(descriptor)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     worker = None
@@ -114,13 +110,6 @@ def main(descriptor: int, parent: int) -> None:
 
 def _stop(number: int, frame: Any) -> None:
     raise SystemExit(0)
-
-
-def _watch(parent: int) -> None:
-    """End this process when its parent has died, whatever it is doing."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 class Worker:
@@ -212,6 +201,9 @@ class Worker:
 
     def _restore(self, part: Part) -> None:
         """Go to where a worker was: replay the actions of the running episodes, from their resets on."""
+        if not part.batches:
+            self.state = self._start()
+            return
         now, steps, actions = int(part.batches) * self.steps, part.steps, part.actions
         if self.job.device is not None:
             part = tree.to(part, self.job.device)

@@ -32,9 +32,16 @@ def mapped():
     ("fault", "message", "seconds"),
     [
         ("dies", r"worker 1 \(process \d+, gymnasium:SyncVectorEnv\) was killed by SIGKILL in its batch 0; .*restart_workers=True", 10),
-        pytest.param("raises", r"worker 1 .*gymnasium:SyncVectorEnv: copy 1 raised in step: RuntimeError: the motor is broken", 10, marks=pytest.mark.slow),
+        pytest.param(
+            "raises",
+            r"worker 1 .*gymnasium:SyncVectorEnv: copy 1 raised in step: RuntimeError: the motor is broken",
+            10,
+            marks=pytest.mark.slow,
+        ),
         pytest.param("nan", r"worker 1 .*gymnasium:SyncVectorEnv: copy 1 returned an observation with NaN", 10, marks=pytest.mark.slow),
-        pytest.param("hangs", r"worker 1 .*gymnasium:SyncVectorEnv\) did not get on with a step or reset .*for 3 s", 15, marks=pytest.mark.slow),
+        pytest.param(
+            "hangs", r"worker 1 .*gymnasium:SyncVectorEnv\) did not get on with a step or reset .*for 3 s", 15, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_faults_name_worker_and_environment(fault, message, seconds):

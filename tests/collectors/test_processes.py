@@ -167,18 +167,17 @@ def test_a_new_process_goes_on_where_another_was(story):
 def test_asynchronous_bounds_and_reports():
     """Staleness, what is discarded for it, what is in flight, and a worker that is lost."""
     sizes = dict(num_workers=2, frames_per_batch=2 * STEPS, total_frames=16 * STEPS, restart_workers=True, queue_size=2, max_staleness=1)
+    ahead = {}
+
+    def count(batch):
+        assert collector.version - batch.version.max() == collector.staleness <= 1
+        for b in range(2):
+            episode, place = divmod(int(batch.traj_ids[0, b]), 4)
+            assert (int(batch.step_count[0, b]), episode) == ahead.get(place, (0, 0)), "a frame is lost or double"
+            step, episode = int(batch.step_count[-1, b]), int(batch.traj_ids[-1, b]) // 4
+            ahead[place] = (0, episode + 1) if batch.transition.done[-1, b] else (step + 1, episode)
+
     with collectors.asynchronous(cartpole, POLICY, PARAMS, **sizes) as collector:
-
-        def count(batch):
-            assert collector.version - batch.version.max() == collector.staleness <= 1
-            for b in range(2):
-                place = int(batch.traj_ids[0, b]) % 4
-                episode = int(batch.traj_ids[0, b]) // 4
-                assert (int(batch.step_count[0, b]), episode) == ahead.get(place, (0, 0)), "a frame is lost or double"
-                last = (int(batch.step_count[-1, b]), int(batch.traj_ids[-1, b]) // 4)
-                ahead[place] = (0, last[1] + 1) if batch.transition.done[-1, b] else (last[0] + 1, last[1])
-
-        ahead = {}
         assert collector.state().in_flight == 0
         for _ in range(2):
             count(next(collector))
@@ -189,7 +188,6 @@ def test_asynchronous_bounds_and_reports():
             count(next(collector))
         collector.restore(state)
         assert collector.frames == 4 * STEPS and collector.lost_frames == 8 * STEPS
-        ahead = None
         for _ in range(3):
             collector.update_params(PARAMS)
         time.sleep(0.1)
@@ -262,6 +260,22 @@ def test_an_episode_longer_than_it_may_be_is_told():
         next(collector)
         with pytest.raises(funrl.envs.gymnasium.HostError, match="an episode is in its step 8, but max_episode_steps is 5"):
             collector.state()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_policies_and_batches_on_a_gpu():
+    """The policy runs there, and its batches arrive there; resets and recorded actions lead to the same place again."""
+    sizes = dict(frames_per_batch=8 * STEPS, device="cuda", policy_device="cuda", restart_workers=True)
+    with collect(**sizes) as collector:
+        batches = [next(collector)]
+        collector.update_params(tree.to(PARAMS, "cuda"))
+        state = collector.state()
+        batches += [next(collector), next(collector)]
+        collector.restore(state)
+        again = [next(collector), next(collector)]
+    assert all(x.is_cuda for x in tree.leaves(batches)) and tree.equal(again, batches[1:])
+    assert [int(batch.version.max()) for batch in batches] == [0, 1, 1]
 
 
 def test_argument_errors():

@@ -8,6 +8,7 @@ from funrl import checkpoint, collectors, distributions, nn, policies, random, t
 
 POLICY = policies.recurrent(nn.gru(4), policies.stochastic(nn.mlp((), 2), distributions.Categorical))
 PARAMS = POLICY.init(random.key(3), torch.zeros(4))
+DOUBLED = tree.map(lambda x: 2 * x, PARAMS)
 SIZES = dict(num_envs=3, frames_per_batch=24, total_frames=96, max_frames_per_traj=5, key=random.key(7), backend="eager")
 
 
@@ -19,34 +20,52 @@ def collect(**options):
     return collectors.compiled(create_env, POLICY, PARAMS, **{**SIZES, **options})
 
 
-def test_batches_are_rollouts():
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """Four batches, of which the last two have other parameters, and the last three again from what was saved after the first."""
+    path = tmp_path_factory.mktemp("collector") / "state"
+    with collect() as collector:
+        batches = [next(collector)]
+        checkpoint.save(path, collector.state())
+        batches.append(next(collector))
+        collector.update_params(DOUBLED)
+        batches.extend(collector)
+        state, _ = checkpoint.load(path, collector.state())
+        collector.update_params(PARAMS)
+        collector.restore(state)
+        again = [next(collector)]
+        collector.update_params(DOUBLED)
+        again.extend(collector)
+        return dict(batches=batches, again=again, frames=collector.frames, path=path, staleness=collector.staleness)
+
+
+def test_batches_are_rollouts(story):
     env = transforms.compose(create_env(), transforms.time_limit(5))
     reset_key, key = random.split(random.fold_in(random.key(7), 0)).unbind(0)
     state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, 3), env.default_params)
     state = funrl.interaction.with_memory(PARAMS, state, env=env, policy=POLICY)
-    with collect() as collector:
-        for n, batch in enumerate(collector):
-            params = PARAMS if n < 2 else tree.map(lambda x: 2 * x, PARAMS)
-            state, expected = funrl.rollout(params, random.fold_in(key, n), state, env.default_params, env=env, act=POLICY, num_steps=8)
-            assert tree.equal(batch.transition, expected)
-            assert batch.mask.all() and (batch.version == (n >= 2)).all() and (batch.step_count < 5).all()
-            assert torch.equal(batch.step_count == 4, batch.transition.truncated) and collector.staleness == 0
-            if n == 1:
-                collector.update_params(tree.map(lambda x: 2 * x, PARAMS))
-    assert n == 3 and collector.frames == 96
+    for n, batch in enumerate(story["batches"]):
+        params = PARAMS if n < 2 else DOUBLED
+        state, expected = funrl.rollout(params, random.fold_in(key, n), state, env.default_params, env=env, act=POLICY, num_steps=8)
+        assert tree.allclose(batch.transition, expected)
+        assert batch.mask.all() and (batch.version == (n >= 2)).all() and (batch.step_count < 5).all()
+        assert torch.equal(batch.step_count == 4, batch.transition.truncated)
+    assert n == 3 and story["frames"] == 96 and story["staleness"] == 0
 
 
-def test_it_goes_on_from_a_checkpoint(tmp_path):
-    with collect(split_trajectories=True) as collector:
-        next(collector)
-        checkpoint.save(tmp_path / "c", collector.state())
-        rest = list(collector)
+def test_it_goes_on_where_its_state_says(story):
+    assert tree.equal(story["again"], story["batches"][1:])
+
+
+@pytest.mark.slow
+def test_another_goes_on_where_it_was(story):
     with collect(split_trajectories=True) as other:
-        state, _ = checkpoint.load(tmp_path / "c", other.state())
+        state, _ = checkpoint.load(story["path"], other.state())
         other.restore(state)
-        assert tree.equal(list(other), rest) and len(rest) == 3 and other.frames == 96
+        batch = next(other)
+        assert tree.equal(batch, collectors.ledger.split(story["batches"][1])) and other.frames == 48
         with pytest.raises(ValueError, match="restore: state"):
-            other.restore(collect(num_envs=4, frames_per_batch=4).state())
+            other.restore(collect(num_envs=4).state())
 
 
 def test_argument_errors():
