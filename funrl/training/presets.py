@@ -76,7 +76,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
     ("impala", "CartPole-v1"): Preset(
-        1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}
+        1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 2e-3, "gamma": 0.98, "lambda_": 0.9, "anneal_steps": 1e6}
     ),
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
