@@ -1,5 +1,6 @@
 """What a pair of algorithm and environment is trained with where nothing else is asked for."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -73,19 +74,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "anneal_steps": 1.5e6,
         },
     ),
-    ("dqn", "CartPole-v1"): Preset(
-        200_000,
-        {
-            "num_envs": 4,
-            "batch_size": 64,
-            "buffer_size": 200_000,
-            "target_period": 1,
-            "tau": 0.005,
-            "learning_rate": 3e-3,
-            "gamma": 0.98,
-            "anneal_steps": 2e5,
-        },
-    ),
+    ("dqn", "CartPole-v1"): Preset(100_000, {"target_period": 1, "tau": 0.005, "huber_delta": math.inf, "anneal_steps": 1e5}),
     ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
     ("td3", "Pendulum-v1"): Preset(50_000, {}),
     ("sac", "Pendulum-v1"): Preset(50_000, {}),
@@ -109,7 +98,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
     ("impala", "CartPole-v1"): Preset(
-        1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}
+        1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 2e-3, "gamma": 0.98, "lambda_": 0.9, "anneal_steps": 1e6}
     ),
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
