@@ -32,7 +32,13 @@ CLAIMS = {
     "reinforce/CartPole-v1": _mean(475),
     "impala/CartPole-v1": _mean(475),
     "pqn/Breakout-MinAtar": _mean(10),
+    "ppo/gymnasium:HalfCheetah-v5": _mean(1500, num_agents=1),
+    "sac/gymnasium:Hopper-v5": _mean(1000, num_agents=1),
 }
+
+
+def _picture(row: str) -> str:
+    return f"learning_{row.replace('/', '_').replace(':', '_')}.png"
 
 
 def learn(row: str) -> dict[str, Any]:
@@ -42,12 +48,12 @@ def learn(row: str) -> dict[str, Any]:
     import funrl
 
     preset = funrl.training.preset(name, env)
-    algo = funrl.algos.make(name, funrl.envs.make(env), **preset.options)
-    with tempfile.TemporaryDirectory() as out:
+    algo = funrl.algos.make(name, env, **preset.options)
+    with tempfile.TemporaryDirectory() as out, algo.env:
         folder = Path(out) / "run"
         result = funrl.train(algo, funrl.random.key(0), preset.total_steps, num_agents=num_agents, out=folder)
-        (RESULTS / f"learning_{name}_{env}.png").write_bytes((folder / "learning_curve.png").read_bytes())
-    scores = result.evaluation.episode_return.mean(-1).tolist()
+        (RESULTS / _picture(row)).write_bytes((folder / "learning_curve.png").read_bytes())
+    scores = result.evaluation.episode_return.mean(-1).reshape(-1).tolist()
     return {
         "options": dict(preset.options),
         "steps": result.steps,
@@ -74,7 +80,7 @@ def notes(figures: Figures) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in ((name, figures[name]) for name in CLAIMS if name in figures):
-        scores, picture = row["scores"], f"learning_{name.replace('/', '_')}.png"
+        scores, picture = row["scores"], _picture(name)
         lines.append(
             f"| [{name}]({picture}) | {len(scores)} | {row['steps']:,} | {row['seconds']:.0f} ({row['compile_seconds']:.0f}) "
             f"| {sum(scores) / len(scores):.1f} | {min(scores):.1f} | {row['claim']} | {'yes' if row['holds'] else 'NO'} |"

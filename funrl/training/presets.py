@@ -28,6 +28,27 @@ PRESETS: dict[tuple[str, str], Preset] = {
         2_000_000,
         {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0, "anneal_steps": 2e6},
     ),
+    ("ppo", "HalfCheetah-v5"): Preset(
+        1_000_000,
+        {
+            "num_envs": 8,
+            "num_steps": 512,
+            "num_epochs": 10,
+            "num_minibatches": 64,
+            "num_cells": (256, 256),
+            "activation": "relu",
+            "normalize_observation": True,
+            "normalize_reward": True,
+            "initial_log_std": -1.0,
+            "learning_rate": 3e-4,
+            "anneal_steps": 1e6,
+            "gamma": 0.98,
+            "lambda_": 0.92,
+            "value_weight": 0.58,
+            "entropy_weight": 4e-4,
+            "max_grad_norm": 0.8,
+        },
+    ),
     ("ppo", "MemoryChain-bsuite"): Preset(
         300_000,
         {
@@ -52,14 +73,40 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "anneal_steps": 1.5e6,
         },
     ),
-    ("dqn", "CartPole-v1"): Preset(100_000, {"learning_rate": 5e-4, "epsilon_steps": 2e4}),
+    ("dqn", "CartPole-v1"): Preset(
+        200_000,
+        {
+            "num_envs": 4,
+            "batch_size": 64,
+            "buffer_size": 200_000,
+            "target_period": 1,
+            "tau": 0.005,
+            "learning_rate": 3e-3,
+            "gamma": 0.98,
+            "anneal_steps": 2e5,
+        },
+    ),
     ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
     ("td3", "Pendulum-v1"): Preset(50_000, {}),
     ("sac", "Pendulum-v1"): Preset(50_000, {}),
+    ("sac", "Hopper-v5"): Preset(
+        200_000,
+        {
+            "num_envs": 4,
+            "num_steps": 8,
+            "num_updates": 32,
+            "batch_size": 128,
+            "num_cells": (128, 128),
+            "buffer_size": 200_000,
+            "learning_starts": 5_000,
+        },
+    ),
     ("redq", "Pendulum-v1"): Preset(12_000, {"num_updates": 160, "policy_delay": 5, "batch_size": 128}),
     ("crossq", "Pendulum-v1"): Preset(50_000, {}),
     ("sac_discrete", "CartPole-v1"): Preset(60_000, {}),
-    ("a2c", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}),
+    ("a2c", "CartPole-v1"): Preset(
+        1_000_000, {"num_envs": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0, "anneal_steps": 1e6}
+    ),
     ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
     ("impala", "CartPole-v1"): Preset(
         1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.95, "anneal_steps": 1e6}

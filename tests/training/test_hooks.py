@@ -7,6 +7,7 @@ import torch
 
 import funrl
 from funrl import checkpoint, optim, random, record, training, tree
+from funrl.record import loggers
 from funrl.training import Stop, every, hooks
 from funrl.training.runs import Run
 from tests.record.drifter import DrifterState, algorithm
@@ -179,7 +180,6 @@ def test_evaluation_in_another_environment():
 
 
 def test_a_logger_is_a_hook(tmp_path):
-    loggers = pytest.importorskip("funrl.record.loggers")
     algo = algorithm()
     with loggers.jsonl(tmp_path / "log.jsonl") as logger:
         train(50, algo, num_agents=2, hooks=[every(20, hooks.evaluation(algo, KEY, 2), loggers.hook(logger))])
