@@ -14,7 +14,7 @@ from tests.test_imports import INNER
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
-OTHERS = {"dataclasses", "gymnasium", "math", "matplotlib.pyplot", "numpy", "time", "torch", "torch.func"}
+OTHERS = {"dataclasses", "gymnasium", "gymnasium.utils.env_checker", "math", "matplotlib.pyplot", "numpy", "time", "torch", "torch.func"}
 LARGEST = 400_000  # bytes of a notebook
 
 
