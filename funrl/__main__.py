@@ -156,23 +156,22 @@ def _train(args: argparse.Namespace) -> None:
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
             raise _UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
+    notes = {"seed": 0 if seed is None else seed}
     if collector is not None:
-        num_workers = 2 if num_workers is None else num_workers
-        options["num_envs"] = _num_envs(collector, num_workers, args.envs_per_worker, given, {**defaults, **options})
-    seed = 0 if seed is None else seed
+        notes["num_workers"] = 2 if num_workers is None else num_workers
+        options["num_envs"] = _num_envs(collector, notes["num_workers"], args.envs_per_worker, given, {**defaults, **options})
     num_agents = 1 if num_agents is None else num_agents
     try:
-        key = random.key(seed)
+        key = random.key(notes["seed"])
         algo = algos.make(args.algorithm, args.env, **options)
     except (ValueError, TypeError, ImportError) as error:
         raise _UsageError(str(error)) from None
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(algo.env)
-        notes, source = {"seed": seed}, None
+        source = None
         if collector is not None:
-            notes["num_workers"] = num_workers
-            source = stack.enter_context(_collect(collector, num_workers, args.env, algo, key))
+            source = stack.enter_context(_collect(collector, notes["num_workers"], args.env, algo, key))
         result = training.train(algo, key, total_steps, num_agents=num_agents, collector=source, out=out, resume=args.resume, notes=notes)
     assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
