@@ -166,7 +166,7 @@ def test_a_new_process_goes_on_where_another_was(story):
 @pytest.mark.slow
 def test_asynchronous_bounds_and_reports():
     """Staleness, what is discarded for it, what is in flight, and a worker that is lost."""
-    sizes = dict(num_workers=2, frames_per_batch=2 * STEPS, total_frames=16 * STEPS, restart_workers=True, queue_size=2, max_staleness=1)
+    sizes = dict(num_workers=2, frames_per_batch=2 * STEPS, total_frames=64 * STEPS, restart_workers=True, queue_size=2, max_staleness=1)
     ahead = {}
 
     def count(batch):
@@ -204,7 +204,7 @@ def test_asynchronous_bounds_and_reports():
             collector.update_params(PARAMS)
         assert collector.discarded_frames % (2 * STEPS) == 0
         frames = sum(batch.mask.numel() for batch in collector)
-        assert frames > 0 and collector.frames == 16 * STEPS
+        assert frames > 0 and collector.frames == 64 * STEPS
     assert collector.restarts == 1
 
 
