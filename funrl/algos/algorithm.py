@@ -122,7 +122,7 @@ def check_range(
 
 
 def check_copies(config: Any, env: Env) -> None:
-    """Raise a ValueError unless ``env`` is a single pure environment, or has ``config.num_envs`` copies.
+    """Raise a TypeError unless ``env`` is an environment, a ValueError unless a single pure one or one of ``config.num_envs`` copies.
 
     Example:
         >>> import funrl
@@ -131,6 +131,8 @@ def check_copies(config: Any, env: Env) -> None:
         ...
         ValueError: num_envs: CartPole-v1 has 4 copies, got 8; make both equal
     """
+    if not isinstance(env, Env):
+        raise TypeError(f"env: expected a funrl.env.Env, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too")
     if env.num_envs is None and env.host:
         raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
     if env.num_envs not in (None, config.num_envs):

@@ -414,6 +414,7 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
         ...
         ValueError: env: DQN expects Discrete actions, got Box(...); for continuous ones take ddpg, td3 or sac
     """
+    check_copies(config, env)
     check_range(config, ("num_envs", "num_steps", "num_updates", "batch_size", "buffer_size"), 1)
     check_range(config, ("learning_starts", "learning_rate"), 0)
     check_range(config, ("anneal_steps",), 0, open_low=True, infinite=True)
@@ -439,4 +440,3 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
         raise ValueError(
             f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one step; raise it"
         )
-    check_copies(config, env)

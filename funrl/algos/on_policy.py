@@ -328,11 +328,11 @@ def check(config: Any, env: Env) -> None:
         ...
         ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
     """
+    check_copies(config, env)
     check_range(config, ("num_envs", "num_steps", "kernel_size"), 1)
     check_range(config, ("learning_rate",), 0)
     check_range(config, ("anneal_steps", "max_grad_norm"), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)
-    check_copies(config, env)
 
 
 def check_actor_critic(config: Any, env: Env) -> None:

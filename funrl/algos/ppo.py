@@ -428,6 +428,7 @@ def _networks(config: PPOConfig, env: Env) -> tuple[Any, Any]:
 
 
 def _check(config: PPOConfig, env: Env) -> None:
+    check_copies(config, env)
     check_range(config, ("num_envs", "num_steps", "num_epochs", "num_minibatches"), 1)
     check_range(config, ("learning_rate", "clip", "value_weight", "entropy_weight"), 0)
     check_range(config, ("value_clip",), 0, infinite=True)
@@ -443,4 +444,3 @@ def _check(config: PPOConfig, env: Env) -> None:
             f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
             f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
         )
-    check_copies(config, env)

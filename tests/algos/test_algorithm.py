@@ -118,6 +118,12 @@ def test_observations_in_another_precision_than_rewards(algorithm, kind):
     same((result[0].replace(envs=()), result[1]), (expected[0].replace(envs=()), expected[1]), rtol=1e-4, atol=1e-5)
 
 
+def test_the_name_of_an_environment_is_none(kind):
+    name, env, options = ALGORITHMS[kind]
+    with pytest.raises(TypeError, match=f"env: expected a funrl.env.Env, got '{env}'; funrl.envs.make makes one"):
+        getattr(funrl.algos, name).make(env, **options)
+
+
 def test_float64_comes_from_the_environment(algorithm, kind):
     algo = algorithm(kind)
     env = algo.env._replace(default_params=tree.to(algo.env.default_params, torch.float64))
