@@ -1,5 +1,6 @@
 """What the algorithms learn with the presets of ``python -m funrl train``: the agents of a row as one vmapped program."""
 
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def learn(row: str) -> dict[str, Any]:
         (RESULTS / _picture(row)).write_bytes((folder / "learning_curve.png").read_bytes())
     scores = result.evaluation.episode_return.mean(-1).reshape(-1).tolist()
     return {
-        "options": dict(preset.options),
+        "options": {name: str(value) if value == math.inf else value for name, value in preset.options.items()},  # JSON has no infinity
         "steps": result.steps,
         "seconds": result.seconds,
         "compile_seconds": result.compile_seconds,
