@@ -501,7 +501,8 @@ def _with_donation(fn: Callable, positions: tuple[int, ...], *args: Any) -> Any:
     """Call ``fn`` and write the outputs that match donated arguments into their memory."""
     out = fn(*args)
     values, form = tree.flatten(out)
-    parts = list(out) if type(out) is tuple else [out]
+    whole = any(_alike(out, tree.leaves(args[i]), tree.structure(args[i])) for i in positions)
+    parts = list(out) if type(out) is tuple and not whole else [out]
     starts = [0]
     for part in parts:
         starts.append(starts[-1] + len(tree.leaves(part)))

@@ -84,9 +84,14 @@ class _Recording:
         self.outputs = [x for x, k in zip(outputs, self.passed, strict=True) if k is None]
 
     def __call__(self, values: list[torch.Tensor]) -> Any:
-        torch._foreach_copy_(self.inputs, [values[k] for k in self.copied])  # pyright: ignore[reportPrivateImportUsage]  (without stubs)
+        _copy(self.inputs, [values[k] for k in self.copied])
         self.graph.replay()
         copies = [torch.empty_like(x) for x in self.outputs]
-        torch._foreach_copy_(copies, self.outputs)  # pyright: ignore[reportPrivateImportUsage]  (without stubs)
+        _copy(copies, self.outputs)
         fresh = iter(copies)
         return tree.unflatten(self.form, [next(fresh) if k is None else values[k] for k in self.passed])
+
+
+def _copy(places: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+    if places:  # torch refuses empty lists
+        torch._foreach_copy_(places, values)  # pyright: ignore[reportPrivateImportUsage]  (without stubs)

@@ -612,6 +612,16 @@ def test_donation_changes_nothing_but_the_memory():
                 same(given[i], fresh, rtol=0, atol=0)
 
 
+def test_a_tuple_is_donated_to_a_tuple():
+    """As parameters of nn.mlp are: the output itself, and not one of its items."""
+    params = (torch.zeros(1 << 15), torch.zeros(1 << 16))
+    place = params[0].data_ptr()
+    new = compile(lambda p: tree.map(lambda x: x + 1, p), donate=0)(params)
+    assert new[0].data_ptr() == place and all((x == 1).all() for x in new)
+    both, total = compile(lambda p: (tree.map(lambda x: x + 1, p), p[0].sum()), donate=0)(new)
+    assert both[0].data_ptr() == place and (both[1] == 2).all() and total == 1 << 15
+
+
 def test_a_donated_argument_is_used_once():
     torch._dynamo.reset()
     step, other = compile(lambda s: {"n": s["n"] + 1}, donate=0), compile(lambda x, s: s["n"] + x)

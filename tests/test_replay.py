@@ -103,6 +103,16 @@ def test_large_donated_tensors_stay_where_they_are(device):
     assert program.number == 3, "one for the shapes, and a recording for each place"
 
 
+def test_nothing_to_copy_in_or_out(device):
+    """All that is given is donated, and all that comes is what was given."""
+    program = Calls(lambda total: total.add_(1))
+    run = replayed(program, donated=[0], in_place=16)
+    total = torch.zeros(100, device=device)
+    for i in range(1, 5):
+        assert run(total) is total and (total == i).all()
+    assert program.number == 2
+
+
 def test_ever_other_places_are_not_recorded_without_end(device):
     program = Calls(add_in_place)
     run = replayed(program, donated=[0], in_place=16)

@@ -8,6 +8,7 @@ import torch
 from funrl import tree
 from funrl.collectors.ledger import Collected, Ledger, LedgerState, split
 from funrl.env import HostError
+from funrl.interaction import check_act
 
 __all__ = ["Collector", "CollectorState"]
 
@@ -53,7 +54,9 @@ class Collector(ABC):
     def __init__(
         self,
         what: str,
+        act: Any,
         params: Any,
+        key: torch.Tensor,
         frames_per_batch: int,
         total_frames: int,
         max_frames_per_traj: int,
@@ -68,6 +71,9 @@ class Collector(ABC):
             if isinstance(number, bool) or not isinstance(number, int) or number < least or number == 0:
                 options = "a positive integer, or -1 for no end" if least < 0 else "a positive integer"
                 raise ValueError(f"{what}: {name}: expected {options}, got {number!r}")
+        check_act(what, act)
+        if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
+            raise TypeError(f"{what}: key: expected one key, int64 [], got {key!r}; make it with funrl.random.key")
         for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
             if not isinstance(x, torch.Tensor):
                 raise TypeError(f"{what}: params: expected a tree of tensors, got {type(x).__name__} at {path}; wrap it in torch.tensor")
@@ -84,7 +90,11 @@ class Collector(ABC):
         if 0 <= self._total <= self.frames:
             self.close()
             raise StopIteration
-        batch = self._collect()
+        try:
+            batch = self._collect()
+        except BaseException:  # an interrupt, too: what was played and what the books say may differ
+            self.close()
+            raise
         self.frames += batch.mask.numel()
         return split(batch) if self._split else batch
 
@@ -140,7 +150,11 @@ class Collector(ABC):
         """
         tree.check_like(state, self.state(), f"{self._what}: restore: state", "that of this collector")
         state = tree.clone(state)
-        self._resume(state)
+        try:
+            self._resume(state)
+        except BaseException:
+            self.close()
+            raise
         self.frames, self.version, self.lost_frames = int(state.frames), int(state.version), self.lost_frames + int(state.in_flight)
 
     @abstractmethod

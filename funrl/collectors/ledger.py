@@ -17,6 +17,7 @@ class Collected:
     Attributes:
         transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory.
         step_count: int64 [T, B] or [N, T], how many steps of the episode came before this one.
+        return_so_far: like the reward, the sum of the rewards of the episode before this step.
         traj_ids: int64, the number of the episode, which no other one has; an episode keeps it from batch to batch. Modulo
             ``num_envs`` of the collector it says which copy of the environment.
         mask: bool, where there is a step: everywhere in [T, B], up to the end of each trajectory in [N, T].
@@ -28,6 +29,7 @@ class Collected:
 
     transition: Any
     step_count: torch.Tensor
+    return_so_far: torch.Tensor
     traj_ids: torch.Tensor
     mask: torch.Tensor
     version: torch.Tensor
@@ -40,6 +42,7 @@ class LedgerState:
     Attributes:
         batches: int64 [W], how many batches each worker has handed over.
         steps: int64 [B], steps so far of the running episodes.
+        returns: float64 [B], the sums of their rewards.
         episodes: int64 [B], how many episodes of the copy are over.
         after: a tree [B, ...] of what the policy sees next, ``observation``, and what it remembers, ``memory``.
         actions: a tree [C, B, ...], the last actions of each copy: that of its t-th step is at t modulo C, the most steps of an episode.
@@ -47,6 +50,7 @@ class LedgerState:
 
     batches: torch.Tensor
     steps: torch.Tensor
+    returns: torch.Tensor
     episodes: torch.Tensor
     after: Any
     actions: Any
@@ -86,19 +90,25 @@ class Ledger:
         self.state = LedgerState(
             batches=torch.zeros(len(copies), dtype=torch.int64),
             steps=none,
+            returns=torch.zeros(self.num_copies, dtype=torch.float64),
             episodes=none.clone(),
             after=tree.map(zeros(self.num_copies), after),
             actions=tree.map(zeros(capacity, self.num_copies), action),
         )
 
-    def enter(self, worker: int, done: torch.Tensor, action: Any, after: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Enter what a worker did in a batch [T, b, ...]; return its step counts and the numbers of its episodes, int64 [T, b]."""
+    def enter(
+        self, worker: int, reward: torch.Tensor, done: torch.Tensor, action: Any, after: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Enter what a worker did in a batch [T, b, ...]; return its step counts, returns so far and numbers of episodes, [T, b]."""
         state, columns = self.state, self.columns[worker]
         steps, episodes = state.steps[columns], state.episodes[columns]
         time = torch.arange(len(done))[:, None]
         begun = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
         since = torch.where(begun, time, -1).cummax(0).values
         count = torch.where(since < 0, steps + time, time - since)
+        # The rewards before each step, from the carried return on; and those before the first step of its episode.
+        total = torch.cat([state.returns[columns][None], reward.double()]).cumsum(0)
+        before = total[:-1] - torch.where(since < 0, 0.0, total.gather(0, since.clamp(min=0)))
         number = episodes + begun.cumsum(0)
         ids = number * self.num_copies + torch.arange(self.num_copies)[columns]
 
@@ -110,9 +120,10 @@ class Ledger:
         for all, x in zip(tree.leaves(state.after), tree.leaves(after), strict=True):
             all[columns] = x
         state.steps[columns] = torch.where(done[-1], 0, count[-1] + 1)
+        state.returns[columns] = torch.where(done[-1], 0.0, before[-1] + reward[-1])
         state.episodes[columns] = number[-1] + done[-1]
         state.batches[worker] += 1
-        return count, ids
+        return count, before.to(reward.dtype), ids
 
     def part(self, worker: int) -> Part:
         """Return what a worker starts from."""
@@ -141,11 +152,12 @@ def split(batch: Collected) -> Collected:
         >>> none, ones = torch.zeros(2, 1, dtype=torch.bool), torch.ones(2, 1, dtype=torch.int64)
         >>> end = torch.tensor([[True], [False]])
         >>> step = Transition(ones, ones, ones.float(), end, none, ones, {})
-        >>> split(Collected(step, 0 * ones, torch.tensor([[4], [5]]), ~none, 3 * ones)).traj_ids
+        >>> split(Collected(step, 0 * ones, 0.0 * ones, torch.tensor([[4], [5]]), ~none, 3 * ones)).traj_ids
         tensor([[4],
                 [5]])
     """
-    pieces = split_trajectories((batch.transition, batch.step_count, batch.traj_ids, batch.version), batch.transition.done)
-    transition, step_count, traj_ids, version = tree.map(lambda x: x.transpose(0, 1).contiguous(), pieces.batch)
+    whole = (batch.transition, batch.step_count, batch.return_so_far, batch.traj_ids, batch.version)
+    pieces = split_trajectories(whole, batch.transition.done)
+    transition, step_count, return_so_far, traj_ids, version = tree.map(lambda x: x.transpose(0, 1).contiguous(), pieces.batch)
     mask = pieces.mask.T.contiguous()
-    return Collected(transition, step_count, torch.where(mask, traj_ids, -1), mask, torch.where(mask, version, -1))
+    return Collected(transition, step_count, return_so_far, torch.where(mask, traj_ids, -1), mask, torch.where(mask, version, -1))

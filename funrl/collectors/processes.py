@@ -158,6 +158,7 @@ def asynchronous(
     arXiv:1802.01561.
     """
     what = "collectors.asynchronous"
+    _check_count(what, "num_workers", num_workers)
     _check_count(what, "queue_size", queue_size)
     max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
     _check_count(what, "max_staleness", max_staleness, 0)
@@ -203,7 +204,8 @@ class _Processes(Collector):
         timeout: float,
         num_slots: int = 1,
     ):
-        super().__init__(what, params, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
+        key = random.key(0) if key is None else key
+        super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
         _check_count(what, "num_workers", num_workers)
         if not isinstance(timeout, (int, float)) or not timeout > 0:
             raise ValueError(f"{what}: timeout: expected a number of seconds above 0, got {timeout!r}")
@@ -217,7 +219,7 @@ class _Processes(Collector):
             what,
             create_envs,
             act,
-            random.key(0) if key is None else key,
+            key,
             published,
             device=None if policy_device is None else torch.device(policy_device),
             max_frames=max_frames_per_traj,
@@ -267,17 +269,22 @@ class _Processes(Collector):
         elif len(parts) == 1:
             parts = [tree.clone(parts[0])]
         transition = parts[0] if len(parts) == 1 else tree.cat(parts, 1)
-        books = [
-            self._ledger.enter(done.worker, slot["transition"].done, slot["transition"].action, slot["after"])
-            for done, slot in zip(dones, slots, strict=True)
-        ]
-        step_count, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*books, strict=True))
+        books = []
+        for done, slot in zip(dones, slots, strict=True):
+            played, expected = slot["transition"], int(self._ledger.state.batches[done.worker])
+            if done.number != expected:
+                raise HostError(
+                    f"{self._what}: worker {done.worker} gave its batch {done.number} where {expected} was due; make the collector anew"
+                )
+            books.append(self._ledger.enter(done.worker, played.reward, played.done, played.action, slot["after"]))
+        step_count, return_so_far, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*books, strict=True))
         for done in dones:
             self._fleet.take(done)
         self.staleness = self.version - dones[0].version
         return Collected(
             transition=transition,
             step_count=step_count,
+            return_so_far=return_so_far,
             traj_ids=traj_ids,
             mask=torch.ones_like(step_count, dtype=torch.bool),
             version=torch.full_like(step_count, dones[0].version),

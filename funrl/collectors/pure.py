@@ -87,12 +87,14 @@ class _Compiled(Collector):
         backend: str,
     ):
         what = "collectors.compiled"
-        super().__init__(what, params, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
+        super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise ValueError(f"{what}: num_envs: expected a positive integer, got {num_envs!r}")
         if frames_per_batch % num_envs:
             raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num_envs} copies, got {frames_per_batch}")
         env = create_env()
+        if not isinstance(env, Env):
+            raise TypeError(f"{what}: create_env: expected a function that returns an Env, got one that returns a {type(env).__name__}")
         if env.host or env.num_envs is not None:
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
@@ -100,7 +102,7 @@ class _Compiled(Collector):
             env = transforms.compose(env, transforms.time_limit(max_frames_per_traj))
         env_params, key = tree.to(env.default_params, self._device), key.to(self._device)
         reset_key, self._key = random.split(random.fold_in(key, 0)).unbind(0)
-        self._params = tree.to(params, self._device)
+        self._params = tree.clone(tree.to(params, self._device))
         self._state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, num_envs), env_params)
         if isinstance(act, StatefulPolicy):
             self._state = with_memory(self._params, self._state, env=env, policy=act)
@@ -118,13 +120,14 @@ class _Compiled(Collector):
     def _collect(self) -> Collected:
         number = self._ledger.state.batches[0].to(self._key.device)
         self._state, transition = self._play(self._params, random.fold_in(self._key, number), self._state)
-        step_count, traj_ids = (x.to(self._device) for x in self._ledger.enter(0, transition.done.cpu(), (), ()))
+        books = self._ledger.enter(0, transition.reward.cpu(), transition.done.cpu(), (), ())
+        step_count, return_so_far, traj_ids = (x.to(self._device) for x in books)
         self.staleness = 0
         mask, version = torch.ones_like(step_count, dtype=torch.bool), torch.full_like(step_count, self.version)
-        return Collected(transition, step_count, traj_ids, mask, version)
+        return Collected(transition, step_count, return_so_far, traj_ids, mask, version)
 
     def _publish(self, params: Any, version: int) -> None:
-        self._params = tree.to(params, self._device)
+        self._params = tree.clone(tree.to(params, self._device))  # whoever learns may write over theirs
 
     def _env_state(self) -> Any:
         return self._state

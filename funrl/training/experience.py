@@ -7,6 +7,7 @@ import torch
 
 from funrl import random, tree
 from funrl.algos import Algorithm
+from funrl.algos.ppo import RewardScale
 from funrl.program import compile
 from funrl.record import RunError
 from funrl.training.agents import over_agents
@@ -19,13 +20,11 @@ class Experience(NamedTuple):
 
     Attributes:
         update: ``update(keys, number, state) -> (state, metrics)``; it may write over ``state``.
-        begin: ``begin(state)``, before the first update of a new run.
         kept: ``kept(state)``: the tree that a checkpoint holds.
         resume: ``resume(loaded, number) -> (state, remark)``: go on from such a tree, of update ``number``; the remark is for the user.
     """
 
     update: Callable[[torch.Tensor, torch.Tensor, Any], tuple[Any, dict[str, torch.Tensor]]]
-    begin: Callable[[Any], None] = lambda state: None
     kept: Callable[[Any], Any] = lambda state: state
     resume: Callable[[Any, int], tuple[Any, str]] = lambda loaded, number: (loaded, "")
 
@@ -41,7 +40,10 @@ def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
     def resume(state: Any, number: int) -> tuple[Any, str]:
         new = algo.init(random.fold_in(random.fold_in(key, -2), number))
         running = {name: getattr(new.episodes, name) for name in ("running_return", "running_length")}
-        return state.replace(envs=new.envs, episodes=state.episodes.replace(**running)), (
+        fresh = {"envs": new.envs, "episodes": state.episodes.replace(**running)}
+        if isinstance(getattr(state, "reward", ()), RewardScale):
+            fresh["reward"] = state.reward.replace(discounted=new.reward.discounted)
+        return state.replace(**fresh), (
             f"{algo.env.name} runs outside torch and ended with its process: new episodes begin, and all else goes on as it was; "
             "a synchronous collector goes on in mid-episode"
         )
@@ -50,21 +52,13 @@ def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
 
 
 def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
-    """Return learning, compiled, from the batches of a collector, to which the new parameters are published after each.
-
-    The return so far of each running episode is kept for each copy of the environment, as batches may be of some of them only.
-    """
+    """Return learning, compiled, from the batches of a collector; before each of them the parameters are published."""
     learn = compile(lambda k, number, state, batch: algo.learn(random.fold_in(k, number), state, batch), donate=2, backend=backend)
-    returns: Any = None  # [copies] from begin or resume on
     checked = False
 
-    def begin(state: Any) -> None:
-        nonlocal returns
-        returns = state.episodes.running_return.new_zeros(collector.num_envs)
-        collector.update_params(state.params)
-
     def update(k: torch.Tensor, number: torch.Tensor, state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-        nonlocal returns, checked
+        nonlocal checked
+        collector.update_params(state.params)
         try:
             batch = next(collector)
         except StopIteration:
@@ -75,26 +69,24 @@ def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
             _check_batch(batch, algo)
             checked = True
         staleness = collector.version - batch.version.max()
-        copies = (batch.traj_ids[0] % collector.num_envs).to(k.device)
-        episodes = state.episodes.replace(running_return=returns[copies], running_length=batch.step_count[0].to(k.device, copy=True))
+        # A batch may be of other copies of the environment than the last one.
+        running = {"running_return": batch.return_so_far[0], "running_length": batch.step_count[0]}
+        old = {name: getattr(state.episodes, name) for name in running}
+        episodes = state.episodes.replace(**{name: x.to(old[name], copy=True) for name, x in running.items()})
         envs = state.envs
         state, metrics = learn(k, number, state.replace(envs=(), episodes=episodes), tree.to(batch.transition, k.device))
-        returns = returns.index_copy(0, copies, state.episodes.running_return)
-        collector.update_params(state.params)
-        return state.replace(envs=envs), {**metrics, "staleness": staleness.to(returns)}
+        return state.replace(envs=envs), {**metrics, "staleness": staleness.to(old["running_return"])}
 
-    def kept(state: Any) -> tuple[Any, Any, torch.Tensor]:
-        return state, collector.state(), returns
+    def kept(state: Any) -> tuple[Any, Any]:
+        return state, collector.state()
 
-    def resume(loaded: tuple[Any, Any, torch.Tensor], number: int) -> tuple[Any, str]:
-        nonlocal returns
-        state, inside, returns = loaded
-        collector.update_params(state.params)
+    def resume(loaded: tuple[Any, Any], number: int) -> tuple[Any, str]:
+        state, inside = loaded
         collector.restore(inside)
         lost = collector.lost_frames
         return state, f"{lost:,} frames that were in flight at the checkpoint are lost" if lost else ""
 
-    return Experience(update, begin, kept, resume)
+    return Experience(update, kept, resume)
 
 
 def kind_of(collector: Any) -> str | None:

@@ -71,7 +71,7 @@ def train(
     An environment on the host takes one agent, and a resumed run goes on there with new episodes: it is not the same run, bit for bit.
 
     With a collector (:mod:`funrl.collectors`) update i is ``algo.learn(fold_in(agent_key, i), state, batch.transition)`` on its next
-    batch, after which the new parameters are published. Its state is in the checkpoints: with a synchronous one, and deterministic
+    batch, before which the parameters are published. Its state is in the checkpoints: with a synchronous one, and deterministic
     environments, a resumed run ends with the same numbers; with an asynchronous one the frames that were in flight are lost, and it is said
     how many. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
 
@@ -133,7 +133,6 @@ def train(
         source = experience.on_the_host(algo, keys)
     else:
         source = experience.pure(algo, num_agents, backend)
-    source.begin(state)
     folder, done, past, past_compile, remark = None if out is None else Folder(out), 0, 0.0, 0.0, ""
     if folder is not None:
         notes = {"collector": experience.kind_of(collector), **(notes or {})}
@@ -247,10 +246,11 @@ def _check_collector(algo: Algorithm, collector: Any, num_agents: int) -> None:
         raise RunError(f"collector: expected one that funrl.collectors makes, got {type(collector).__name__}")
     if num_agents > 1:
         raise RunError(f"num_agents: a collector gathers for one agent, got {num_agents}; train one after another")
-    if getattr(algo.config, "normalize_reward", False) and collector.num_envs != algo.config.num_envs:
+    apart = collector.num_envs != algo.config.num_envs or experience.kind_of(collector) == "asynchronous"
+    if getattr(algo.config, "normalize_reward", False) and apart:
         raise RunError(
             f"normalize_reward: it follows the return of each copy of the environment, but batches are of {algo.config.num_envs} of "
-            f"{collector.num_envs} copies, now these and now those; leave it off, or take a synchronous collector"
+            f"{collector.num_envs} copies, now these and now those, or left out when stale; leave it off, or take a synchronous collector"
         )
 
 

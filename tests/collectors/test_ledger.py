@@ -15,8 +15,9 @@ def batches(num, key):
         for worker, (copies, steps) in enumerate(zip(COPIES, STEPS, strict=True)):
             shape = (steps, copies)
             done = random.bernoulli(random.fold_in(random.fold_in(key, n), worker), 0.3, shape)
+            reward = random.normal(random.fold_in(random.fold_in(key, n), 2 + worker), shape)
             action = {"a": (torch.arange(steps)[:, None] + n * steps).expand(shape).clone()}
-            yield worker, done, action, {"observation": action["a"][-1] + 0.5}
+            yield worker, reward, done, action, {"observation": action["a"][-1] + 0.5}
 
 
 def ledger():
@@ -25,13 +26,16 @@ def ledger():
 
 
 def test_steps_and_episodes_are_counted():
-    books, steps, episodes = ledger(), [0] * 3, [0] * 3
+    books, steps, episodes, returns = ledger(), [0] * 3, [0] * 3, [0.0] * 3
     seen = set()
-    for worker, done, action, after in batches(5, random.key(0)):
-        count, ids = books.enter(worker, done, action, after)
+    for worker, reward, done, action, after in batches(5, random.key(0)):
+        count, so_far, ids = books.enter(worker, reward, done, action, after)
+        assert so_far.dtype == reward.dtype
         for t in range(len(done)):
             for b, column in enumerate(range(3)[books.columns[worker]]):
                 assert count[t, b] == steps[column] and ids[t, b] == episodes[column] * 3 + column
+                assert abs(float(so_far[t, b]) - returns[column]) < 1e-5
+                returns[column] = 0.0 if done[t, b] else returns[column] + float(reward[t, b])
                 seen.add(int(ids[t, b]))
                 steps[column] = 0 if done[t, b] else steps[column] + 1
                 episodes[column] += int(done[t, b])
@@ -42,8 +46,8 @@ def test_steps_and_episodes_are_counted():
 
 def test_a_part_has_the_actions_of_the_running_episodes():
     books = ledger()
-    for worker, done, action, after in batches(4, random.key(1)):
-        books.enter(worker, done & False | (action["a"] == 9), action, after)
+    for worker, reward, done, action, after in batches(4, random.key(1)):
+        books.enter(worker, reward, done & False | (action["a"] == 9), action, after)
     for worker, steps in ((0, 16), (1, 32)):
         part = books.part(worker)
         longest = steps - 10
@@ -74,9 +78,10 @@ def test_split_lays_one_trajectory_to_a_row():
     number = torch.arange(6).reshape(3, 2)
     none = torch.zeros_like(done)
     step = Transition(number, number, number.float(), done, none, number, {"x": number})
-    batch = Collected(step, number, number + 10, ~none, torch.full_like(number, 7))
+    batch = Collected(step, number, number / 2, number + 10, ~none, torch.full_like(number, 7))
     rows = split(batch)
     assert rows.transition.observation.tolist() == [[0, 2], [4, 0], [1, 0], [3, 5]]
+    assert rows.return_so_far.tolist() == [[0, 1], [2, 0], [0.5, 0], [1.5, 2.5]]
     assert rows.mask.tolist() == [[True, True], [True, False], [True, False], [True, True]]
     assert rows.traj_ids.tolist() == [[10, 12], [14, -1], [11, -1], [13, 15]]
     assert rows.version.tolist() == [[7, 7], [7, -1], [7, -1], [7, 7]]

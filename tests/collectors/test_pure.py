@@ -1,5 +1,7 @@
 """The collector of pure environments, against rollouts by hand."""
 
+import functools
+
 import pytest
 import torch
 
@@ -83,3 +85,24 @@ def test_argument_errors():
             make()
     with pytest.raises(TypeError, match=r"params: expected a tree of tensors, got float at \['w'\]"):
         collectors.compiled(create_env, None, {"w": 0.5}, **SIZES)
+    with pytest.raises(TypeError, match="create_env: expected a function that returns an Env, got one that returns a int"):
+        collectors.compiled(lambda: 3, None, (), **SIZES)
+    for make in (collectors.compiled, functools.partial(collectors.synchronous, create_env)):
+        arguments = (create_env,) if make is collectors.compiled else ()
+        sizes = SIZES if make is collectors.compiled else dict(num_workers=1, frames_per_batch=24, total_frames=24)
+        with pytest.raises(TypeError, match=r"key: expected one key, int64 \[\], got 0; make it with funrl.random.key"):
+            make(*arguments, None, (), **{**sizes, "key": 0})
+        with pytest.raises(TypeError, match=r"act: expected a function or a StatefulPolicy, got a Policy; give its act: policy\.act"):
+            make(*arguments, policies.deterministic(nn.mlp((), 1)), (), **sizes)
+    with pytest.raises(ValueError, match="num_workers: expected an integer of at least 1, got -1"):
+        collectors.asynchronous(create_env, None, (), num_workers=-1, frames_per_batch=24, total_frames=24)
+
+
+def test_published_parameters_are_its_own():
+    mine = tree.clone(PARAMS)
+    with collect() as collector:
+        collector.update_params(mine)
+        for x in tree.leaves(mine):
+            x.fill_(torch.nan)
+        assert all(x.isfinite().all() for x in tree.leaves(next(collector).transition.action.float()))
+        assert tree.equal(collector._params, PARAMS)

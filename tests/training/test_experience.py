@@ -185,6 +185,38 @@ def test_the_returns_of_episodes_that_come_in_batches_of_some_copies():
     assert checked > 3, "no episode spans batches"
 
 
+def test_returns_where_batches_were_discarded():
+    """As an asynchronous collector discards those that are too stale: an episode's return is its length in CartPole all the same."""
+
+    class Dropping(Dealt):
+        def __next__(self):
+            next(self.inside)
+            return next(self.inside)
+
+    algo, seen = make("dqn", num_envs=2, num_steps=16), []
+    source = Dropping(collector(algo))
+
+    def note(step, state, metrics):
+        seen.append((metrics["episode_return"].item(), metrics["episode_length"].item()))
+
+    train(algo, source, 12, hooks=[note])
+    ended = [pair for pair in seen if pair[1] == pair[1] and pair[1] > 0]
+    assert len(ended) > 6 and all(a == b for a, b in ended)
+
+
+def test_parameters_that_a_hook_returns_act_in_the_next_batch_and_after_a_resume(tmp_path):
+    algo = make("ppo, discrete")
+
+    def halve(step, state, metrics):
+        return state.replace(params=tree.map(lambda x: x / 2, state.params))
+
+    with collector(algo) as source:
+        whole = train(algo, source, 4, hooks=[halve])
+    train(algo, collector(algo), 2, hooks=[halve], out=tmp_path)
+    again = train(algo, collector(algo), 4, hooks=[halve], out=tmp_path, resume=True)
+    same(again.state, whole.state)
+
+
 def test_staleness_is_told():
     algo, seen = make("dqn"), []
     source = Dealt(collector(algo, num_envs=4), order=(0, 1))
