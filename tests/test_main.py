@@ -453,7 +453,7 @@ def test_an_annealed_run_is_not_extended(run, tmp_path):
     assert code == 2 and out == [] and contents(tmp_path) == before
     assert err == [
         "funrl: r: cannot resume: the learning rate falls to 0 at 50 steps (anneal_steps), so further steps would learn nothing; "
-        "start a new run with --total-steps 100"
+        "start a new run with --total-steps 100, or with --set anneal_steps=inf if it may go on"
     ]
     assert run(*again)[0] == 0
     assert run(*DRIFT, "--out", "s", "--set", "anneal_steps=70")[0] == 0

@@ -76,7 +76,9 @@ class Collector(ABC):
             raise TypeError(f"{what}: key: expected one key, int64 [], got {key!r}; make it with funrl.random.key")
         for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
             if not isinstance(x, torch.Tensor):
-                raise TypeError(f"{what}: params: expected a tree of tensors, got {type(x).__name__} at {path}; wrap it in torch.tensor")
+                module = isinstance(x, torch.nn.Module)
+                remedy = "take funrl.nn.from_module, or dict(module.named_parameters())" if module else "wrap it in torch.tensor"
+                raise TypeError(f"{what}: params: expected a tree of tensors, got {type(x).__name__} at {path}; {remedy}")
         self._what, self._frames_per_batch, self._total, self._split = what, frames_per_batch, total_frames, split_trajectories
         self._device: Any = None if device is None else torch.device(device)  # tensors stay where they are for None
         self._params_like = tree.map(lambda x: torch.empty_like(x, device="meta"), params)

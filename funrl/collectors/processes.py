@@ -211,7 +211,9 @@ class _Processes(Collector):
             raise ValueError(f"{what}: timeout: expected a number of seconds above 0, got {timeout!r}")
         create_envs = [create_env] * num_workers if callable(create_env) else list(create_env)
         if len(create_envs) != num_workers or not all(map(callable, create_envs)):
-            raise ValueError(f"{what}: create_env: expected a function, or one for each of {num_workers} workers; got {create_env!r}")
+            raise ValueError(
+                f"{what}: create_env: expected a function, or one for each of {num_workers} workers; got {create_env!r}; give lambda: env"
+            )
         self._lock = threading.RLock()
         published = Published(spec(params))
         published.write(params, 0)

@@ -94,7 +94,8 @@ class _Compiled(Collector):
             raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num_envs} copies, got {frames_per_batch}")
         env = create_env()
         if not isinstance(env, Env):
-            raise TypeError(f"{what}: create_env: expected a function that returns an Env, got one that returns a {type(env).__name__}")
+            got = type(env).__name__
+            raise TypeError(f"{what}: create_env: expected a function that returns an Env, got one that returns a {got}; funrl.envs makes it")
         if env.host or env.num_envs is not None:
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")

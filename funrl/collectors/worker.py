@@ -120,7 +120,8 @@ class Worker:
         self.beat = memoryview(bytearray(8)).cast("q")
         env = job.create_env()
         if not isinstance(env, Env):
-            raise TypeError(f"create_env: expected a function that returns an Env, got one that returns a {type(env).__name__}")
+            got = type(env).__name__
+            raise TypeError(f"create_env: expected a function that returns an Env, got one that returns a {got}; funrl.envs makes it")
         if job.max_frames > 0:
             env = transforms.compose(env, transforms.time_limit(job.max_frames))
         self.env = self._watched(env)

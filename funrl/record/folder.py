@@ -92,7 +92,7 @@ class Folder:
         if config["total_steps"] > max(old["total_steps"], float(anneal_steps)):
             raise RunError(
                 f"{self}: cannot resume: the learning rate falls to 0 at {anneal_steps:,.0f} steps (anneal_steps), so further steps would "
-                f"learn nothing; start a new run with --total-steps {config['total_steps']}"
+                f"learn nothing; start a new run with --total-steps {config['total_steps']}, or with --set anneal_steps=inf if it may go on"
             )
 
     def write_config(self, config: dict[str, Any]) -> None:

@@ -106,10 +106,10 @@ def _step(algo: Algorithm) -> Callable[..., Any]:
 def _check_batch(batch: Any, algo: Algorithm) -> None:
     """Raise a RunError unless a batch is [T, B], as ``algo`` learns from."""
     count, config = batch.step_count, algo.config
+    if not bool(((count[1:] == count[:-1] + 1) | (count[1:] == 0)).all()):
+        raise RunError("collector: expected batches [T, B], with time first; make it with split_trajectories=False")
     if tuple(count.shape) != (config.num_steps, config.num_envs):
         raise RunError(
             f"collector: expected batches [{config.num_steps}, {config.num_envs}] (num_steps by num_envs of {algo.name}), got "
             f"{list(count.shape)}; make it with frames_per_batch={algo.steps_per_update}, and so many copies of the environment"
         )
-    if not bool(((count[1:] == count[:-1] + 1) | (count[1:] == 0)).all()):
-        raise RunError("collector: expected batches [T, B], with time first; make it with split_trajectories=False")

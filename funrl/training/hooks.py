@@ -11,6 +11,7 @@ Hooks run before a checkpoint is written, so that a resumed run goes on from wha
 is not in it.
 """
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -246,8 +247,8 @@ def flatten(hooks: Sequence[Hook | Every]) -> list[tuple[int, Hook]]:
         RunError: if it is no list, or an entry no function.
 
     Example:
-        >>> flatten([every(10, print, repr), len])
-        [(10, <built-in function print>), (10, <built-in function repr>), (0, <built-in function len>)]
+        >>> flatten([every(10, print, print), print])
+        [(10, <built-in function print>), (10, <built-in function print>), (0, <built-in function print>)]
     """
 
     def pairs() -> Iterator[tuple[int, Hook]]:
@@ -312,6 +313,13 @@ def _owned(new: Any, old: Any) -> Any:
 def _check_hook(what: str, hook: Any) -> None:
     if isinstance(hook, Every) or not callable(hook):
         raise TypeError(f"{what}: expected a function of (step, state, metrics), got {hook!r}")
+    try:
+        inspect.signature(hook).bind(0, None, {})
+    except TypeError as error:
+        why = f"which cannot be called so: {error}"
+        raise TypeError(f"{what}: expected a function of (step, state, metrics), got {hook!r}, {why}") from None
+    except ValueError:  # it does not tell, as some that are built in
+        pass
 
 
 def _mean(what: str, metrics: dict[str, torch.Tensor], name: str) -> float:

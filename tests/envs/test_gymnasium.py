@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import funrl
 from funrl import random, tree
-from funrl.env import check_env
+from funrl.env import HostError, check_env
 from funrl.envs import gymnasium as bridge
 from funrl.envs.gymnasium.wrappers import Checked
 from funrl.spaces import Box, Discrete
@@ -52,6 +52,34 @@ class Odd(gymnasium.Env):
             observation = {"nan": np.full(2, np.nan, np.float32), "shape": np.zeros(3, np.float32)}.get(self.fault, observation)
             reward = {"reward": float("inf"), "vector": np.ones(2)}.get(self.fault, reward)
         return observation, reward, False, False, {}
+
+
+def test_the_module_that_registers_an_environment_is_part_of_its_name(tmp_path, monkeypatch):
+    """So that a run's folder finds it again."""
+    (tmp_path / "a_module_of_environments.py").write_text(
+        "import gymnasium\nfrom tests.envs.test_gymnasium import Odd\ngymnasium.register('Odd-v7', lambda **options: Odd())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with bridge.make("a_module_of_environments:Odd-v7") as env:
+        assert env.name == "gymnasium:a_module_of_environments:Odd-v7"
+        with funrl.envs.make(env.name, num_envs=2) as again:
+            assert again.name == env.name
+    gymnasium.registry.pop("Odd-v7")
+
+
+class Blind(Odd):
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def render(self):
+        raise NotImplementedError
+
+
+def test_an_environment_that_cannot_draw_is_named():
+    with bridge.wrap(Blind()) as env:
+        state, _ = env.reset(random.key(0))
+        with pytest.raises(HostError, match="gymnasium:Blind raised in render, NotImplementedError: ; it may have no pictures"):
+            env.render(state, ())
 
 
 def play(env, seed=0, num_steps=60):

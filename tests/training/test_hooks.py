@@ -121,6 +121,7 @@ def test_a_hook_that_returns_something_else(returned, message):
     ("given", "message"),
     [
         ([3], "hooks: expected a function of .*, got 3"),
+        ([lambda step: None], r"hooks: expected a function of \(step, state, metrics\), got .*, which cannot be called so: too many"),
         ([every(10, print), None], "hooks: expected a function of .*, got None"),
         (3, "hooks: expected a list of functions, got 3"),
         (print, "hooks: expected a list of functions, got <built-in"),

@@ -112,13 +112,14 @@ def make(
         envs = [first]
         try:
             envs += [create() for _ in range((num_envs or 1) - 1)]
-            driver = Copies(envs, _name(first), functools.partial(_close_all, envs))
-            return to_env(driver, _name(first), label=label, single=num_envs is None, **_facts(first, frame_skip))
+            name = _name(first, id)
+            driver = Copies(envs, name, functools.partial(_close_all, envs))
+            return to_env(driver, name, label=label, single=num_envs is None, **_facts(first, frame_skip))
         except BaseException:
             _close_all(envs)
             raise
     try:
-        name, facts = _name(first), _facts(first, frame_skip)
+        name, facts = _name(first, id), _facts(first, frame_skip)
     finally:
         first.close()
     # Gymnasium lets go of the locks of shared memory at once: a process that was not forked may not have found them yet.
@@ -199,7 +200,9 @@ def _close_all(envs: list[gymnasium.Env]) -> None:
         env.close()
 
 
-def _name(env: gymnasium.Env | VectorEnv) -> str:
+def _name(env: gymnasium.Env | VectorEnv, asked: Any = None) -> str:
+    if isinstance(asked, str) and ":" in asked:
+        return f"gymnasium:{asked}"  # the module that registers it is told, so that the name finds it again
     id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     return id if ":" in id else f"gymnasium:{id}"  # "dm_control:cartpole-swingup" says itself whose it is
 

@@ -98,7 +98,12 @@ class _Host:
     def render(self, state: HostState, env_params: Any = ()) -> torch.Tensor:
         if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
             self._check(state, env_params)
-        pictures = [np.asarray(picture) for picture in self.driver.render()]
+        try:
+            pictures = [np.asarray(picture) for picture in self.driver.render()]
+        except HostError:
+            raise
+        except Exception as error:
+            raise HostError(f"{self.name} raised in render, {type(error).__name__}: {error}; it may have no pictures") from error
         for i, picture in enumerate(pictures):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
                 raise HostError(f"{self.driver.who(i)} rendered {picture.dtype} {list(picture.shape)}, not uint8 [H, W, 3]")
