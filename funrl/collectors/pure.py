@@ -95,7 +95,7 @@ class _Compiled(Collector):
         env = create_env()
         if not isinstance(env, Env):
             got = type(env).__name__
-            raise TypeError(f"{what}: create_env: expected a function that returns an Env, got one that returns a {got}; funrl.envs makes it")
+            raise TypeError(f"{what}: create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
         if env.host or env.num_envs is not None:
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")

@@ -121,7 +121,7 @@ class Worker:
         env = job.create_env()
         if not isinstance(env, Env):
             got = type(env).__name__
-            raise TypeError(f"create_env: expected a function that returns an Env, got one that returns a {got}; funrl.envs makes it")
+            raise TypeError(f"create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
         if job.max_frames > 0:
             env = transforms.compose(env, transforms.time_limit(job.max_frames))
         self.env = self._watched(env)

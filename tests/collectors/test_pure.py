@@ -85,7 +85,7 @@ def test_argument_errors():
             make()
     with pytest.raises(TypeError, match=r"params: expected a tree of tensors, got float at \['w'\]"):
         collectors.compiled(create_env, None, {"w": 0.5}, **SIZES)
-    with pytest.raises(TypeError, match="create_env: expected a function that returns an Env, got one that returns a int"):
+    with pytest.raises(TypeError, match="create_env: expected a function that returns an Env, got one that gives a int"):
         collectors.compiled(lambda: 3, None, (), **SIZES)
     for make in (collectors.compiled, functools.partial(collectors.synchronous, create_env)):
         arguments = (create_env,) if make is collectors.compiled else ()
