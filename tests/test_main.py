@@ -245,7 +245,8 @@ def test_what_the_name_does_not_tell_is_not_lost(run, eager_learners, algorithm,
 
 @pytest.mark.parametrize(("name", "env"), [pytest.param("sac", "Pendulum-v1", marks=pytest.mark.slow), ("dqn", "CartPole-v1")])
 def test_off_policy_learners_from_end_to_end(run, name, env):
-    settings = ("num_envs=2", "num_steps=8", "num_updates=2", "batch_size=8", "num_cells=8", "buffer_size=64", "learning_starts=32")
+    sizes = ("num_envs=2", "num_steps=8", "num_updates=2", "batch_size=8", "num_cells=8", "buffer_size=64")
+    settings = (*sizes, "learning_starts=32", "anneal_steps=inf")
     command = ("train", name, "--env", env)
     options = [f"--set={setting}" for setting in settings]
     code, out, _ = run(*command, *options, "--out", "r", "--total-steps", 48)
@@ -485,7 +486,8 @@ def test_help(capsys):
 
 def test_presets_name_what_exists():
     for (algorithm, env), preset in training.PRESETS.items():
-        algos.make(algorithm, env, **preset.options)
+        with algos.make(algorithm, env, **preset.options).env:
+            assert training.preset(algorithm, env) is preset
         assert preset.total_steps >= 10_000  # what the thriftiest, REDQ, takes
 
 

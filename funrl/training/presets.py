@@ -29,7 +29,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         2_000_000,
         {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0, "anneal_steps": 2e6},
     ),
-    ("ppo", "HalfCheetah-v5"): Preset(
+    ("ppo", "gymnasium:HalfCheetah-v5"): Preset(
         1_000_000,
         {
             "num_envs": 8,
@@ -78,7 +78,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
     ("td3", "Pendulum-v1"): Preset(50_000, {}),
     ("sac", "Pendulum-v1"): Preset(50_000, {}),
-    ("sac", "Hopper-v5"): Preset(
+    ("sac", "gymnasium:Hopper-v5"): Preset(
         200_000,
         {
             "num_envs": 4,
@@ -114,4 +114,5 @@ def preset(algorithm: str, env: str) -> Preset:
         >>> preset("ppo", "CartPole-v1").total_steps, preset("ppo", "gymnasium:CartPole-v1").total_steps
         (500000, 500000)
     """
-    return PRESETS.get((algorithm, env.removeprefix("gymnasium:")), Preset(1_000_000, {}))
+    own = PRESETS.get((algorithm, env))
+    return own or PRESETS.get((algorithm, env.removeprefix("gymnasium:")), Preset(1_000_000, {}))
