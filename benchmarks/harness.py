@@ -139,7 +139,7 @@ def speed(
                     found = last_line([python, "-W", "ignore", "-m", "benchmarks", name, *arguments])
                     for row, values in found.items():
                         samples.setdefault(row, {}).setdefault(library, []).extend(values)
-        yield {row: {library: statistics.median(values) for library, values in found.items()} for row, found in samples.items()}
+                yield {row: {library: statistics.median(values) for library, values in found.items()} for row, found in samples.items()}
 
     def measure(library: str, number: int, seconds: float) -> dict[str, list[float]]:
         case = cases[number]
