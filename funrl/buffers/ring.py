@@ -24,7 +24,8 @@ class Write(NamedTuple):
     value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-FRESH = Write(lambda x, index, values: x.index_copy(0, index, values), lambda old, new: new)
+# Under vmap with an index of its own for each, index_copy would become a scatter, for which a compiled program copies all of x.
+FRESH = Write(lambda x, index, values: x.index_put((index,), values), lambda old, new: new)
 IN_PLACE = Write(lambda x, index, values: x.index_copy_(0, index, values), lambda old, new: old.copy_(new))
 
 

@@ -74,6 +74,23 @@ def test_rows_are_written_in_place():
     assert sorted(seconds)[7] < 5e-3  # a copy takes 40 ms
 
 
+def test_rows_of_many_agents_are_written_in_place():
+    """No buffer of eight, with a cursor of its own, is copied: the program takes less memory than one of their leaves has."""
+    torch._dynamo.reset()
+    buffer, n = buffers.uniform(10_000), 8
+    extend = torch.func.vmap(lambda state, rows: buffer.extend(state, rows))
+    state = tree.clone(torch.func.vmap(lambda _: buffer.init(example()))(torch.zeros(n)))
+    state.cursor.copy_(torch.arange(n) * 1245), state.size.fill_(10_000)  # two of them come to the end of their rings
+    rows = tree.map(lambda x: torch.arange(n * 64.0).reshape(n, 64, *[1] * x.ndim).expand(n, 64, *x.shape).clone(), example())
+    expected, program = extend(state, rows), funrl.compile(extend, donate=0)
+    state = program(state, rows)
+    assert tree.allclose(state, expected)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        program(state, rows)
+    taken = sum(e.cpu_memory_usage for e in profile.events() if e.cpu_memory_usage > 0)
+    assert 0 < taken < 8 * 10_000 * 4
+
+
 @pytest.mark.slow
 def test_a_large_buffer_is_not_copied():
     """A copy of a million rows takes 40 ms; the target of three times as long as ten thousand is for benchmarks/buffers.py to hold."""
