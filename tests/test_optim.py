@@ -124,6 +124,9 @@ def test_bias_correction_keeps_its_digits_in_float32():
     for b2 in (0.999, 0.99999):
         opt = optim.adam(1.0, b2=b2, eps=0.0)
         torch.testing.assert_close(opt.update(g, opt.init(g), g)[0], -g.sign(), rtol=1e-6, atol=0)
+    update = vmap(lambda g: opt.update(g, opt.init(g), g)[0])
+    g = torch.tensor([1e-3, 5.0, -2e4] * 11).expand(16, 33).clone()
+    torch.testing.assert_close(program.compile(update)(g), -g.sign(), rtol=1e-6, atol=0)
 
 
 def test_inputs_are_left_as_they_were_and_results_repeat():
@@ -135,6 +138,19 @@ def test_inputs_are_left_as_they_were_and_results_repeat():
     first, second = opt.update(grads, state, params), opt.update(grads, state, params)
     close((params, state, grads), before, rtol=0, atol=0)
     close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("opt", [optim.adam(0.1), optim.rmsprop(0.1, momentum=0.5), optim.sgd(0.1, momentum=0.5)])
+def test_means_of_a_gradient_that_stays_zero_become_zero(opt, dtype):
+    """Among numbers below the least normal one a mean would shrink no further, and cost a hundred times as long at each update."""
+    tiny = torch.finfo(dtype).tiny
+    params = torch.ones(4, dtype=dtype)
+    state = tree.map(lambda x: torch.tensor([1.0, -1.0, math.nan, 1e9]).to(dtype) * tiny if x.ndim else x, opt.init(params))
+    updates, state = opt.update(torch.zeros_like(params), state, params)
+    for x in (x for x in tree.leaves(state) if x.ndim):
+        assert x[:2].tolist() == [0, 0] and x[2].isnan() and x[3] > tiny
+    assert updates[:2].tolist() == [0, 0] and updates[2].isnan() and updates[3].isfinite()
 
 
 def test_global_norm_is_that_of_one_vector():
