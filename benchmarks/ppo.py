@@ -13,7 +13,7 @@ from benchmarks.ppo_peers import SETTINGS, rejax, sb3, torchrl, torchrl_serial
 THREADS = {(64, 128, 1): 2, (16, 128, 8): 2}
 
 
-def program(num_envs: int, num_steps: int, num_agents: int, device: str = "cpu") -> tuple[Any, Any, Any]:
+def program(num_envs: int, num_steps: int, num_agents: int, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any, Any]:
     """Return the compiled update, the first state, and a function from the update's number to its key."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
@@ -23,7 +23,7 @@ def program(num_envs: int, num_steps: int, num_agents: int, device: str = "cpu")
     algo = funrl.algos.ppo.make(
         funrl.envs.make("CartPole-v1"), num_envs=num_envs, num_steps=num_steps, num_cells=SETTINGS.hidden, **options
     )
-    key, threads = funrl.random.key(0, device=device), THREADS.get((num_envs, num_steps, num_agents), 1)
+    key, threads = funrl.random.key(0, device=device), threads or THREADS.get((num_envs, num_steps, num_agents), 1)
     if num_agents == 1:
         return funrl.compile(algo.step, donate=1, threads=threads), algo.init(key), lambda i: funrl.random.fold_in(key, i)
     keys = funrl.random.split(key, num_agents)
@@ -54,9 +54,9 @@ def first_call() -> float:
     return time.perf_counter() - start
 
 
-def whole_run() -> float:
+def whole_run(threads: int) -> float:
     """Return the seconds of 500,000 steps after compilation."""
-    step, state, key = program(*SIZE)
+    step, state, key = program(*SIZE, threads=threads)
     state, _ = step(key(0), state)
     start = time.perf_counter()
     for update in range(500_000 // (SIZE[0] * SIZE[1])):
@@ -68,22 +68,22 @@ def whole_run() -> float:
 def first_calls(seconds: float) -> dict[str, list[float]]:
     """Return the seconds of a first call where nothing is cached, and in the next process."""
     with tempfile.TemporaryDirectory() as cache:
-        return {row: [_alone("first_call", TORCHINDUCTOR_CACHE_DIR=cache)] for row in (COLD, WARM)}
+        return {row: [_alone("first_call()", TORCHINDUCTOR_CACHE_DIR=cache)] for row in (COLD, WARM)}
 
 
 def runs(seconds: float) -> dict[str, list[float]]:
     """Return the seconds of a run on a quiet machine, and while another process keeps one core busy."""
-    quiet = _alone("whole_run")
+    found = {row: [_alone(f"whole_run({threads})")] for threads, row in QUIET.items()}
     spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        return {QUIET: [quiet], BUSY: [_alone("whole_run")]}
+        return found | {row: [_alone(f"whole_run({threads})")] for threads, row in BUSY.items()}
     finally:
         spinner.kill()
         spinner.wait()
 
 
-def _alone(function: str, **environment: str) -> float:
-    code = f"import json; from benchmarks import ppo; print(json.dumps(ppo.{function}()))"
+def _alone(call: str, **environment: str) -> float:
+    code = f"import json; from benchmarks import ppo; print(json.dumps(ppo.{call}))"
     return last_line([sys.executable, "-c", code], **environment)
 
 
@@ -93,9 +93,10 @@ def notes(figures: Figures) -> list[str]:
     if COLD in figures:
         cold, warm = figures[COLD]["funrl"], figures[WARM]["funrl"]
         lines.append(f"A first call takes {cold:.1f} s with nothing cached (target 45), {warm:.1f} s in a second process (target 12).")
-    if QUIET in figures:
-        quiet, busy = figures[QUIET]["funrl"], figures[BUSY]["funrl"]
-        lines.append(f"A run beside a process that keeps one core busy takes {busy / quiet:.2f} x as long (target 3).")
+    for threads, row in QUIET.items():
+        if row in figures:
+            times = figures[BUSY[threads]]["funrl"] / figures[row]["funrl"]
+            lines.append(f"A run beside a process that keeps one core busy takes {times:.2f} x as long (target 3), {THREADED[threads]}.")
     return lines
 
 
@@ -104,7 +105,9 @@ SB3, REJAX = Library(sb3, "stable-baselines3"), Library(rejax, "rejax")
 TORCHRL, SERIAL = Library(torchrl, "torchrl"), Library(torchrl_serial, "torchrl")
 SIZE = (64, 128, 1)
 COLD, WARM = "PPO, 64 environments: first call, nothing cached (s)", "PPO, 64 environments: first call in a second process (s)"
-QUIET, BUSY = "PPO, 64 environments: a run of 500,000 steps (s)", "PPO, 64 environments: a run of 500,000 steps beside a busy process (s)"
+THREADED = {1: "in one thread", 2: "in two threads"}  # a program takes one where nothing else is said
+QUIET = {n: f"PPO, 64 environments: a run of 500,000 steps {text} (s)" for n, text in THREADED.items()}
+BUSY = {n: f"PPO, 64 environments: a run of 500,000 steps {text} beside a busy process (s)" for n, text in THREADED.items()}
 BENCHMARK = speed(
     "ppo",
     "PPO on CartPole-v1: whole updates after compilation, a first call, and a busy machine.",

@@ -6,9 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-    # OpenMP reads it once, when torch loads: threads that spin for long while they wait slow a program 50-fold beside a
-    # busy process, and threads that sleep at once halve its speed on a quiet machine. 600 turns are some ten microseconds.
-    os.environ.setdefault("GOMP_SPINCOUNT", "600")
+    # OpenMP reads it once, when torch loads. A program of two threads that spin for long while they wait is 50 times as slow beside a
+    # busy process, one whose threads sleep soon has half its speed on a quiet machine: 2,000 turns, some tens of microseconds, cost
+    # a tenth of that speed, and four times the time beside a busy process. Programs of one thread never wait.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from funrl import checkpoint, distributions, env, nn, optim, policies, random, returns, spaces, stats, tree
 from funrl.interaction import evaluate, rand_step, rollout, step_mdp

@@ -2,6 +2,9 @@ import contextlib
 import itertools
 import math
 import os
+import platform
+import re
+import resource
 import subprocess
 import sys
 from typing import NamedTuple
@@ -9,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor.utils import run_and_get_code
 from torch.func import grad, grad_and_value, jacrev, vjp, vmap
 
 from funrl import program, random, tree
@@ -413,6 +417,47 @@ def test_thin_products_in_generated_code():
         same(program.compile(f)(x[0], w[0], v[0]), f(x[0], w[0], v[0]), rtol=1e-4, atol=1e-2)
 
 
+def test_costly_numbers_that_are_spread_over_many_are_computed_once():
+    """Of 8 agents' decays the generated code takes the powers in a loop of its own, not for each of 500 parameters."""
+    torch._dynamo.reset()
+
+    def f(count, rate, x):
+        scale = torch.exp(count.float() * rate) + (count % 7 == 0)
+        return x / scale, torch.where(count % 3 == 1, x, -x), scale.sqrt(), x.sin()
+
+    args = torch.arange(1, 9), numbers(0, 8), numbers(1, 8, 500)
+    compiled, (code,) = run_and_get_code(program.compile(vmap(f)), *args)
+    same(compiled, vmap(f)(*args), rtol=1e-5, atol=1e-5)
+    steps = re.findall(r"; x\d<static_cast<int64_t>\((\d+)L\)|\b(exp|remainder_integral|sin)\(", code)
+    size, sizes = "", {}
+    for loop, name in steps:
+        size = loop or size
+        sizes.setdefault(name, set()).add(size)
+    assert sizes["exp"] == {"8"} and sizes["remainder_integral"] == {"8"} and sizes["sin"] == {"500"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_expm1_keeps_its_digits_in_generated_code(dtype):
+    torch._dynamo.reset()
+    x = torch.cat([torch.logspace(-30, 1.9, 200, dtype=dtype), torch.tensor([0.0, math.inf], dtype=dtype)])
+    x = torch.cat([x, -x])
+    same(program.compile(lambda x: torch.expm1(x))(x), x.expm1(), rtol=8 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries keep memory as they like")
+def test_memory_that_a_program_frees_serves_its_next_call():
+    """Otherwise each call has the system clear the pages of its intermediate results again, which takes longer than the arithmetic."""
+    torch._dynamo.reset()
+    f = program.compile(lambda x: ((x @ x).tanh() @ x).sum())
+    x = numbers(0, 1024, 1024)
+    for _ in range(3):
+        f(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        f(x)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000  # a result of 4 MiB has 1,024 pages
+
+
 def test_argmax_over_few_entries_in_generated_code():
     """Of equal entries the first counts, and the first NaN before them all."""
     torch._dynamo.reset()
@@ -709,6 +754,7 @@ def test_many_programs_in_one_process():
 PROGRAM = """
 import json, sys, torch
 from torch._dynamo.utils import counters
+from torch._inductor.utils import run_and_get_code
 from funrl import program
 step = program.compile(lambda s, x: program.scan(lambda c, r: (c * 0.9 + r, c.sum()), s, x), donate=0)
 carry, ys = step(torch.zeros(3), torch.ones(16, 3))

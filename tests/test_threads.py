@@ -19,7 +19,7 @@ def spincount(**environment: str) -> str:
 
 
 def test_threads_spin_shortly_unless_told_otherwise():
-    assert spincount() == "600"
+    assert spincount() == "2000"
     assert spincount(OMP_WAIT_POLICY="passive") == "None"
     assert spincount(GOMP_SPINCOUNT="5") == "5"
 
