@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-    # OpenMP reads it once, when torch loads. A program of two threads that spin for long while they wait is 50 times as slow beside a
-    # busy process, one whose threads sleep soon has half its speed on a quiet machine: 2,000 turns, some tens of microseconds, cost
-    # a tenth of that speed, and four times the time beside a busy process. Programs of one thread never wait.
+    # OpenMP reads it once, when torch loads. Threads that spin long while they wait make a program of two threads 50 times slower than
+    # one of one thread beside a busy process; threads that sleep soon halve its speed on a quiet machine. 2,000 turns, some tens of
+    # microseconds, cost a tenth of that speed, and make it 3 times slower than one thread beside a busy process.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from funrl import checkpoint, distributions, env, nn, optim, policies, random, returns, spaces, stats, tree

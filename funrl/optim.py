@@ -263,7 +263,7 @@ def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool
         tree.check_like(grads, params, "sgd: grads", "params")
         total, step = (), grads
         if heavy:
-            total = tree.map(lambda m, g: _normal(_as(momentum, g) * m + g), state.momentum, grads)
+            total = tree.map(lambda m, g: _without_subnormals(_as(momentum, g) * m + g), state.momentum, grads)
             step = tree.map(lambda m, g: _as(momentum, g) * m + g, total, grads) if nesterov else total
         rate = _rate(learning_rate, state.count)
         return tree.map(lambda s: -_as(rate, s) * s, step), SGDState(state.count + 1, total)
@@ -362,11 +362,11 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
 
     def update(grads: Any, state: RMSPropState, params: Any) -> tuple[Any, RMSPropState]:
         tree.check_like(grads, params, "rmsprop: grads", "params")
-        square = tree.map(lambda v, g: _normal(_as(decay, g) * v + (1 - _as(decay, g)) * g.square()), state.square, grads)
+        square = tree.map(lambda v, g: _without_subnormals(_as(decay, g) * v + (1 - _as(decay, g)) * g.square()), state.square, grads)
         step = tree.map(lambda g, v: g / (v.sqrt() + _as(eps, g)), grads, square)
         total = ()
         if heavy:
-            step = total = tree.map(lambda m, s: _normal(_as(momentum, s) * m + s), state.momentum, step)
+            step = total = tree.map(lambda m, s: _without_subnormals(_as(momentum, s) * m + s), state.momentum, step)
         rate = _rate(learning_rate, state.count)
         return tree.map(lambda s: -_as(rate, s) * s, step), RMSPropState(state.count + 1, square, total)
 
@@ -454,8 +454,8 @@ def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, e
     def update(grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
         tree.check_like(grads, params, f"{name}: grads", "params")
         count = state.count + 1
-        mean = tree.map(lambda m, g: _normal(_as(b1, g) * m + (1 - _as(b1, g)) * g), state.mean, grads)
-        square = tree.map(lambda v, g: _normal(_as(b2, g) * v + (1 - _as(b2, g)) * g.square()), state.square, grads)
+        mean = tree.map(lambda m, g: _without_subnormals(_as(b1, g) * m + (1 - _as(b1, g)) * g), state.mean, grads)
+        square = tree.map(lambda v, g: _without_subnormals(_as(b2, g) * v + (1 - _as(b2, g)) * g.square()), state.square, grads)
         rate = _rate(learning_rate, state.count)
 
         def step(m: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -470,12 +470,13 @@ def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, e
     return Optimizer(init, update)
 
 
-def _normal(x: torch.Tensor) -> torch.Tensor:
-    """Return x, with 0 for numbers so small that a processor takes a hundred times as long for them.
+def _without_subnormals(x: torch.Tensor) -> torch.Tensor:
+    """Return x, with 0 for what is below the least normal number, with which a processor takes a hundred times as long.
 
-    The means of a weight whose gradient stays 0, as of a unit that is never active, end among them, and stay there.
+    The means of a weight whose gradient stays 0, as of a unit that is never active, end there, and stay. In half precision, whose least
+    normal number is an ordinary one, processors calculate in float32.
     """
-    return torch.where(x.abs() < torch.finfo(x.dtype).tiny, 0.0, x)
+    return torch.where(x.abs() < torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny, 0.0, x)
 
 
 def _bias_correction(b: Number, count: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

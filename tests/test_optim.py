@@ -153,6 +153,13 @@ def test_means_of_a_gradient_that_stays_zero_become_zero(opt, dtype):
     assert updates[:2].tolist() == [0, 0] and updates[2].isnan() and updates[3].isfinite()
 
 
+def test_small_gradients_count_in_half_precision():
+    """The least normal number of float16 is 6e-5, more than the square of many a gradient."""
+    g = torch.full((3,), 0.1, dtype=torch.float16)
+    opt = optim.adam(0.01)
+    torch.testing.assert_close(opt.update(g, opt.init(g), g)[0], torch.full_like(g, -0.01), rtol=1e-2, atol=0)
+
+
 def test_global_norm_is_that_of_one_vector():
     params = start()
     torch.testing.assert_close(optim.global_norm(params), tree.ravel(params)[0].norm())

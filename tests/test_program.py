@@ -754,7 +754,6 @@ def test_many_programs_in_one_process():
 PROGRAM = """
 import json, sys, torch
 from torch._dynamo.utils import counters
-from torch._inductor.utils import run_and_get_code
 from funrl import program
 step = program.compile(lambda s, x: program.scan(lambda c, r: (c * 0.9 + r, c.sum()), s, x), donate=0)
 carry, ys = step(torch.zeros(3), torch.ones(16, 3))

@@ -16,7 +16,7 @@ class Write(NamedTuple):
     """How tensors change: into new ones (FRESH), or in their own memory (IN_PLACE).
 
     Attributes:
-        rows: ``rows(x, index, values)``: x with x[index] = values.
+        rows: ``rows(x, index, values)``: x with x[index] = values, for 0 <= index < N.
         value: ``value(old, new)``: new.
     """
 
@@ -24,8 +24,13 @@ class Write(NamedTuple):
     value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-# Under vmap with an index of its own for each, index_copy would become a scatter, for which a compiled program copies all of x.
-FRESH = Write(lambda x, index, values: x.index_put((index,), values), lambda old, new: new)
+def _fresh_rows(x: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    # With an index for each of several buffers, vmap makes a scatter of index_copy, for which a compiled program copies them all.
+    # Eagerly only index_copy lets the last of equal indices win.
+    return x.index_put((index,), values) if torch.compiler.is_compiling() else x.index_copy(0, index, values)
+
+
+FRESH = Write(_fresh_rows, lambda old, new: new)
 IN_PLACE = Write(lambda x, index, values: x.index_copy_(0, index, values), lambda old, new: old.copy_(new))
 
 
