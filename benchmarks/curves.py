@@ -9,6 +9,7 @@ from benchmarks.history import RESULTS
 
 NUM_AGENTS, NUM_UPDATES = 64, 100
 LOWEST, HIGHEST = 1e-5, 1e-1
+WINDOW = 10  # updates that a point of the picture is the mean of
 
 
 def train() -> dict[str, Any]:
@@ -43,9 +44,10 @@ def draw(rates: Any, steps: Any, returns: Any) -> None:
     figure = Figure(figsize=(8.0, 3.6), layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
     colors = ScalarMappable(LogNorm(LOWEST, HIGHEST), "viridis")
+    returns = returns.unfold(0, WINDOW, 1).mean(-1)
     for agent, rate in enumerate(rates.tolist()):
-        axes.plot(steps, returns[:, agent], color=colors.to_rgba(rate), linewidth=0.9, alpha=0.85)
-    axes.set(xlabel="environment steps of an agent", ylabel="return of finished episodes")
+        axes.plot(steps[WINDOW - 1 :], returns[:, agent], color=colors.to_rgba(rate), linewidth=0.9, alpha=0.85)
+    axes.set(xlabel="environment steps of an agent", ylabel=f"return, over {WINDOW} updates")
     axes.set_title(f"PPO on CartPole-v1: {len(rates)} agents, {len(rates)} learning rates, one program", fontsize=10)
     axes.grid(alpha=0.3)
     figure.colorbar(colors, ax=axes, label="learning rate")
