@@ -289,8 +289,9 @@ def adam(learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999,
 
     Example:
         >>> import torch
-        >>> opt = adam(1e-3)
-        >>> opt.update(torch.tensor([5.0, -2.0]), opt.init(torch.zeros(2)), torch.zeros(2))[0]
+        >>> opt, params = adam(1e-3), torch.zeros(2)
+        >>> updates, state = opt.update(torch.tensor([5.0, -2.0]), opt.init(params), params)
+        >>> apply_updates(params, updates)
         tensor([-0.0010,  0.0010])
 
     Reference: D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980.

@@ -71,9 +71,15 @@ def check_items(what: str, data: Any, items: Any, leading: int) -> None:
     for i, (x, y) in enumerate(zip(values, expected, strict=True)):
         if not isinstance(x, torch.Tensor) or x.dtype != y.dtype or x.shape[leading:] != y.shape[1:] or x.ndim != leading + y.ndim - 1:
             shape = ", ".join([*["n"] * leading, *map(str, y.shape[1:])])
+            remedy, lead = "", x.ndim - y.ndim + 1 if isinstance(x, torch.Tensor) else leading
+            if lead != leading and x.shape[lead:] == y.shape[1:]:
+                if leading == 1 and lead > 1:
+                    remedy = f"; make one dimension of the first {lead}: tree.reshape(batch, (-1,), batch_dims={lead})"
+                elif {leading, lead} == {0, 1}:
+                    remedy = f"; for {'a batch take extend' if lead else 'one item take add'}"
             raise ValueError(
                 f"{what}: leaf {tree.paths(items)[i]} is {tree.describe_leaf(x)}; "
-                f"expected {str(y.dtype).removeprefix('torch.')} [{shape}], as the buffer was made for"
+                f"expected {str(y.dtype).removeprefix('torch.')} [{shape}], as the buffer was made for{remedy}"
             )
         if x.shape[:leading] != values[0].shape[:leading]:
             raise ValueError(

@@ -14,6 +14,8 @@ __all__ = ["Collected"]
 class Collected:
     """A batch of experience: T steps of B copies, time first; or split into N trajectories, of T steps at most, one a row.
 
+    A buffer of transitions takes its T x B rows as ``tree.reshape(batch.transition, (-1,), batch_dims=2)``.
+
     Attributes:
         transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory.
         step_count: int64 [T, B] or [N, T], how many steps of the episode came before this one.

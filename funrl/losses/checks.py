@@ -24,7 +24,10 @@ def fields(what: str, value: Any, names: tuple[str, ...], kind: str) -> None:
         return
     *first, last = names
     expected = f"{', '.join(first)} and {last}" if first else last
-    got = f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
+    got = type(value).__name__
+    if kind.endswith(f".{got}"):  # another of that name
+        got = f"{type(value).__module__}.{got}"
+    got = f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {got}"
     raise TypeError(f"{what}: expected a {kind} or the like, with fields {expected}, got {got}")
 
 

@@ -34,7 +34,8 @@ def ddpg_critic_loss(
         target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
         batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not looked at: a truncated step bootstraps from its
             ``next_observation``.
-        actor: ``actor(actor_params, observation) -> action [N..., ...]``.
+        actor: ``actor(actor_params, observation) -> action [N..., ...]``; of a deterministic policy,
+            ``lambda params, observation: policy.act(params, None, observation)[0]``.
         critic: ``critic(critic_params, observation, action) -> Q [N...]``.
         gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).
         weight: w, floating point [N...], of importance sampling; None: all 1.

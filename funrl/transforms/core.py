@@ -168,7 +168,7 @@ def stateful(
     def split(state: Any) -> tuple[Any, Any]:
         if not isinstance(state, TransformState):
             raise TypeError(
-                f"{label}: state: expected a TransformState, got {type(state).__name__}; give what this environment's own reset returned"
+                f"{label}: state: expected a TransformState, got {type(state).__name__}; give the first of what its own reset returned"
             )
         return state.below, state.own
 

@@ -206,3 +206,16 @@ def test_examples():
     ]:
         with pytest.raises(kind, match=message):
             buffers.uniform(3).init(example)
+
+
+def test_items_of_another_rank_are_refused_with_the_remedy():
+    buffer = buffers.uniform(10)
+    state = buffer.init({"x": torch.zeros(3)})
+    for f, shape, remedy in (
+        (buffer.extend, (4, 5, 3), r"first 2: tree\.reshape\(batch, \(-1,\), batch_dims=2\)"),
+        (buffer.extend, (3,), "for one item take add"),
+        (buffer.add, (4, 3), "for a batch take extend"),
+        (buffer.add, (5,), "as the buffer was made for$"),
+    ):
+        with pytest.raises(ValueError, match=remedy):
+            f(state, {"x": torch.zeros(shape)})

@@ -81,6 +81,8 @@ def test_make_hands_settings_on():
     assert env.observation_space.shape == (5, 5) and env.default_params.action_mapping.shape == (5, 5) and env.max_episode_steps == 5
     with pytest.raises(ValueError, match=r"envs\.make: Catch-bsuite has no setting 'colums'; did you mean columns\?"):
         envs.make("Catch-bsuite", colums=3)
+    with pytest.raises(ValueError, match=r"no setting 'num_envs'; those named 'gymnasium:ID' have it, .* envs\.vectorize\(env, num_envs\)"):
+        envs.make("Pendulum-v1", num_envs=4)
     with pytest.raises(ValueError, match=r"Pendulum-v1 has no setting 'gravity'; leave it out, it takes none; .* env_params"):
         envs.make("Pendulum-v1", gravity=3.0)
 

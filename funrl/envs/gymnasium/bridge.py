@@ -207,7 +207,9 @@ class _Host:
         """Raise unless the environment can go on from ``state``; the latest itself need not come here."""
         self._enter(env_params)
         if not isinstance(state, HostState):
-            raise TypeError(f"{self.name}: state: expected a HostState, got {type(state).__name__}; give what reset or step returned")
+            raise TypeError(
+                f"{self.name}: state: expected a HostState, got {type(state).__name__}; give the first of what reset or step returned"
+            )
         if self.trouble:
             raise HostError(f"{self.name}: {self.trouble}, so there is no state to go on from; reset it")
         if not np.array_equal(numpy(state.token), numpy(self.token)):
