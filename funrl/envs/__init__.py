@@ -81,11 +81,9 @@ _FACTORIES = {
 _BRIDGES = ("gymnasium", "dm_control")
 # What those of the bridges may be told, and those in torch have by other means.
 _OF_THE_HOST = {
-    "num_envs": "here map over keys, torch.func.vmap(env.reset), or take envs.vectorize(env, num_envs)",
-    "vectorization": "here map over keys, torch.func.vmap(env.reset), or take envs.vectorize(env, num_envs)",
+    **dict.fromkeys(("num_envs", "vectorization"), "here map over keys, torch.func.vmap(env.reset), or take envs.vectorize(env, num_envs)"),
     "frame_skip": "here compose(env, transforms.frame_skip(num))",
-    "from_pixels": "here env.render(state, env_params) draws a picture",
-    "pixels_only": "here env.render(state, env_params) draws a picture",
+    **dict.fromkeys(("from_pixels", "pixels_only"), "here env.render(state, env_params) draws a picture"),
 }
 
 
@@ -142,7 +140,7 @@ def make(name: str, **settings: Any) -> Env:
     known = inspect.signature(factory).parameters
     for setting in settings:
         if setting not in known:
-            if setting in _OF_THE_HOST and setting not in known:
+            if setting in _OF_THE_HOST:
                 remedy = f"those named 'gymnasium:ID' have it, {_OF_THE_HOST[setting]}"
             else:
                 remedy = nearest(setting, known) if known else "leave it out, it takes none; what changes its physics is in env_params"
