@@ -190,15 +190,18 @@ def test_option_errors(options, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", CELLS)
-def test_learns_to_remember(cell):
-    """Five seeds, 153,600 steps each: all recall what they saw ten steps ago at least 19 times in 20."""
+@pytest.mark.parametrize("cell, learning_rate, updates", [("gru", 1e-3, 50), ("lstm", 1e-3, 50), ("min_gru", 3e-3, 150)])
+def test_learns_to_remember(cell, learning_rate, updates):
+    """Five seeds, 51,200 steps each (min_gru 153,600): all recall what they saw ten steps ago at least 19 times in 20.
+
+    So did 100 seeds of each. Long past the solution normalised advantages are noise, and at 3e-3 one LSTM in fifty forgets.
+    """
     env = funrl.envs.memory_chain(10)
     options = dict(num_envs=32, num_steps=32, num_cells=(32,), recurrent=cell, recurrent_size=32)
-    algo = ppo.make(env, learning_rate=3e-3, anneal_steps=153_600.0, **options)
+    algo = ppo.make(env, learning_rate=learning_rate, anneal_steps=1_024.0 * updates, **options)
     step = funrl.compile(vmap(algo.step))
     states = vmap(algo.init)(random.split(random.key(0), 5))
-    for i in range(150):
+    for i in range(updates):
         states, _ = step(random.split(random.fold_in(random.key(1), i), 5), states)
 
     def recall(params, key):
