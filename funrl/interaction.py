@@ -6,8 +6,8 @@ A pure environment is scanned: all that happens is one program. One that runs on
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -190,28 +190,65 @@ def rollout(
 def _rollout_host(
     params: Any, key: torch.Tensor, state: tuple[Any, ...], env_params: Any, *, env: Env, act: Act | None, num_steps: int
 ) -> tuple[tuple[Any, ...], Transition]:
-    state, rows = host_steps(params, key, state, env_params, env=env, act=act, num_steps=num_steps)
+    drawn = draw(key, env=env, act=act, num_steps=num_steps)
+    state, rows = host_steps(params, drawn, state, env_params, env=env, act=act)
     return state, Transition(*(_stack(column) for column in zip(*rows, strict=True)))
 
 
+class Drawn(NamedTuple):
+    """What the steps of a host environment leave to chance, for each step.
+
+    Attributes:
+        choices: what an action is chosen with: a key, or [B] keys for the copies; without a policy the random action itself.
+        steps: keys to step with.
+        resets: keys to reset with.
+    """
+
+    choices: Sequence[Any]
+    steps: Sequence[torch.Tensor]
+    resets: Sequence[torch.Tensor]
+
+
+def draw(key: torch.Tensor, *, env: Env, act: Act | None, num_steps: int) -> Drawn:
+    """Return what :func:`host_steps` needs of chance, which depends on no parameters and so can be drawn before they are there.
+
+    Example:
+        >>> import funrl
+        >>> with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
+        ...     drawn = draw(funrl.random.key(0), env=env, act=None, num_steps=5)
+        >>> len(drawn.choices), drawn.choices[0].shape
+        (5, torch.Size([2]))
+    """
+    copies = env.num_envs
+    keys, steps, resets = random.split(key, (num_steps, 3)).unbind(1)
+    if copies is not None:
+        keys = torch.func.vmap(lambda key: random.split(key, copies))(keys)
+    choices: Sequence[Any] = keys.unbind(0)
+    if act is None:
+        sample = torch.func.vmap(env.action_space.sample)
+        values, form = tree.flatten((sample if copies is None else torch.func.vmap(sample))(keys))
+        choices = [tree.unflatten(form, row) for row in zip(*(x.unbind(0) for x in values), strict=True)]
+    return Drawn(choices, steps.unbind(0), resets.unbind(0))
+
+
 def host_steps(
-    params: Any, key: torch.Tensor, state: tuple[Any, ...], env_params: Any, *, env: Env, act: Act | None, num_steps: int
+    params: Any, drawn: Drawn, state: tuple[Any, ...], env_params: Any, *, env: Env, act: Act | None
 ) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
     """Do what :func:`rollout` does, step by step in Python, and return for each step the fields of its Transition, in order.
 
     Example:
         >>> import funrl
         >>> with funrl.envs.make("gymnasium:CartPole-v1") as env:
-        ...     state, rows = host_steps(None, funrl.random.key(1), env.reset(funrl.random.key(0)), (), env=env, act=None, num_steps=5)
+        ...     drawn = draw(funrl.random.key(1), env=env, act=None, num_steps=5)
+        ...     state, rows = host_steps(None, drawn, env.reset(funrl.random.key(0)), (), env=env, act=None)
         >>> len(rows), Transition(*rows[0]).reward
         (5, tensor(1.))
     """
-    act_keys, step_keys, reset_keys = random.split(key, (num_steps, 3)).unbind(1)
-    choose = choices(params, act_keys, env, act)
+    choose = host_chooser(params, env, act)
     (env_state, last), memory = _parted(state)
     observation, info, rows = last.observation, last.info, []
-    for t, (step_key, reset_key) in enumerate(zip(step_keys.unbind(0), reset_keys.unbind(0), strict=True)):
-        memory, action, extras = choose(t, memory, observation)
+    for choice, step_key, reset_key in zip(*drawn, strict=True):
+        memory, action, extras = choose(choice, memory, observation)
         env_state, last = env.step(step_key, env_state, action, env_params)
         rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, extras))
         observation, info = last.observation, last.info
@@ -233,28 +270,19 @@ def _stack(values: tuple[Any, ...]) -> Any:
     return tree.stack(values) if any(value != {} for value in values) else {}
 
 
-def choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Callable[[int, Any, Any], tuple[Any, Any, Any]]:
-    """Return ``choose(t, memory, observation) -> (memory, action, extras)`` for the keys [T] of a host loop.
-
-    What needs no observation is drawn at once.
+def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+    """Return ``choose(choice, memory, observation) -> (memory, action, extras)`` for the choices that :func:`draw` drew.
 
     Example:
         >>> import funrl
-        >>> env = funrl.envs.make("gymnasium:CartPole-v1", num_envs=2)
-        >>> memory, action, extras = choices(None, funrl.random.split(funrl.random.key(0), 5), env, None)(0, (), None)
+        >>> with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
+        ...     drawn = draw(funrl.random.key(0), env=env, act=None, num_steps=5)
+        ...     memory, action, extras = host_chooser(None, env, None)(drawn.choices[0], (), None)
         >>> action.shape, extras
         (torch.Size([2]), {})
-        >>> env.close()
     """
-    copies = env.num_envs
-    if copies is not None:
-        keys = torch.func.vmap(lambda key: random.split(key, copies))(keys)
     if act is None:
-        sample = torch.func.vmap(env.action_space.sample)
-        values, form = tree.flatten((sample if env.num_envs is None else torch.func.vmap(sample))(keys))
-        actions = [tree.unflatten(form, row) for row in zip(*(x.unbind(0) for x in values), strict=True)]
-        return lambda t, memory, observation: (memory, actions[t], {})
-    rows = keys.unbind(0)
+        return lambda action, memory, observation: (memory, action, {})
 
     def over_copies(f: Callable, num_inputs: int) -> Callable:
         # A compiled act stays so under vmap.
@@ -264,13 +292,13 @@ def choices(params: Any, keys: torch.Tensor, env: Env, act: Act | None) -> Calla
     if isinstance(act, StatefulPolicy):
         each = over_copies(act.act, 4)
 
-        def choose(t: int, memory: Memory, observation: Any) -> tuple[Memory, Any, Any]:
-            kept, action, extras = each(params, rows[t], memory.state, observation, memory.reset)
+        def choose(key: torch.Tensor, memory: Memory, observation: Any) -> tuple[Memory, Any, Any]:
+            kept, action, extras = each(params, key, memory.state, observation, memory.reset)
             return memory.replace(state=kept), action, extras
 
         return choose
     each = over_copies(act, 2)
-    return lambda t, memory, observation: (memory, *each(params, rows[t], observation))
+    return lambda key, memory, observation: (memory, *each(params, key, observation))
 
 
 def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:

@@ -150,14 +150,14 @@ class Fleet:
         seat.owed.append((slot, number))
         self._send(seat, ("collect", slot, number))
 
-    def next(self, num: int = 1) -> list[Done]:
-        """Wait for ``num`` batches of any workers.
+    def next(self) -> Done:
+        """Wait for a batch of any worker.
 
-        Take them before the next call: until then a worker that is lost makes them again.
+        Take it before the next call: until then a worker that is lost makes it again.
         """
-        while len(self.done) < num:
+        while not self.done:
             self._hear()
-        return [self.done.popleft() for _ in range(num)]
+        return self.done.popleft()
 
     def take(self, done: Done) -> None:
         """Say that what :meth:`next` returned was read, so that its slot is free."""

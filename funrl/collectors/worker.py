@@ -16,7 +16,7 @@ from funrl.collectors.ledger import Part
 from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
 from funrl.collectors.traced import Traced
 from funrl.env import Env, HostError, Timestep, Transition
-from funrl.interaction import Memory, choices, host_steps, with_memory
+from funrl.interaction import Drawn, Memory, draw, host_chooser, host_steps, with_memory
 from funrl.policies import StatefulPolicy
 
 
@@ -135,6 +135,7 @@ class Worker:
         self.reset_key, self.key = random.split(key).unbind(0)
         self.env_params = env.default_params if job.device is None else tree.to(env.default_params, job.device)
         self.state: tuple[Any, ...] = self._start()
+        self.ahead: tuple[int, Any] = (-1, None)  # a batch's number and what is drawn for it
 
     def _watched(self, env: Env) -> Env:
         """Return an environment that counts what it is asked for."""
@@ -167,6 +168,7 @@ class Worker:
             if what == "collect":
                 self._collect(memories.slots[rest[0]], rest[1])
                 self._tell("collected", *rest, self.version)
+                self.ahead = rest[1] + 1, self._draw(rest[1] + 1)  # while whoever asked is busy with the batch
             else:
                 self._restore(*rest)
                 self._tell("restored")
@@ -177,7 +179,8 @@ class Worker:
     def _facts(self) -> Facts:
         env, timestep = self.env, self.state[1]
         memory = self.state[2] if len(self.state) == 3 else ()
-        _, action, extras = choices(self.params, random.split(self.key, 1), env, self.act)(0, memory, timestep.observation)
+        (choice,) = draw(self.key, env=env, act=self.act, num_steps=1).choices
+        _, action, extras = host_chooser(self.params, env, self.act)(choice, memory, timestep.observation)
         seen = timestep.observation
         example = Transition(seen, action, timestep.reward, timestep.terminated, timestep.truncated, seen, extras)
         drop = 0 if env.num_envs is None else 1
@@ -188,14 +191,17 @@ class Worker:
         """Play the batch of a number into memory."""
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.job.device)
-        key, env = random.fold_in(self.key, number), self.env
-        self.state, rows = host_steps(self.params, key, self.state, self.env_params, env=env, act=self.act, num_steps=self.steps)
+        drawn = self.ahead[1] if self.ahead[0] == number else self._draw(number)
+        self.state, rows = host_steps(self.params, drawn, self.state, self.env_params, env=self.env, act=self.act)
         transition = slot["transition"]
         places = [getattr(transition, name) for name in Transition.__dataclass_fields__]
         for place, column in zip(places, zip(*rows, strict=True), strict=True):
             _write(place, column)
         for place, x in zip(tree.leaves(slot["after"]), tree.leaves(self._after()), strict=True):
             place.copy_(x)
+
+    def _draw(self, number: int) -> Drawn:
+        return draw(random.fold_in(self.key, number), env=self.env, act=self.act, num_steps=self.steps)
 
     def _after(self) -> dict[str, Any]:
         return {"observation": self.state[1].observation, "memory": self.state[2] if len(self.state) == 3 else ()}

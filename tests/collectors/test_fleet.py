@@ -78,6 +78,29 @@ def test_a_worker_lost_in_mid_batch_is_replaced(fault, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_worker_lost_while_others_play_keeps_what_was_entered(monkeypatch):
+    """The first whose batch is entered dies then: it makes its next batch, not that one again."""
+
+    def collect(kill):
+        with collectors.synchronous(odd, None, (), num_workers=2, restart_workers=True, **SIZES) as collector:
+            enter, killed = collector._ledger.enter, []
+
+            def entered(worker, *played):
+                books = enter(worker, *played)
+                if kill and not killed:
+                    killed.append(worker)
+                    os.kill(collector.processes[worker], signal.SIGKILL)
+                return books
+
+            monkeypatch.setattr(collector._ledger, "enter", entered)
+            return [batch.transition.observation.tolist() for batch in collector], collector.restarts, collector.frames
+
+    batches, restarts, frames = collect(True)
+    assert (restarts, frames) == (1, 240)
+    assert collect(False)[0] == batches
+
+
+@pytest.mark.slow
 def test_a_worker_that_dies_at_the_same_place_again_is_given_up():
     with collectors.synchronous(lambda: odd(fault="dies"), None, (), num_workers=1, restart_workers=True, **SIZES) as collector:
         with pytest.raises(HostError, match="was killed by SIGKILL in its batch 0, for the 4th time without a batch"):
