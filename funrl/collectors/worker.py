@@ -1,5 +1,6 @@
 """What a worker process does: it keeps an environment, and on demand plays a batch of steps into memory that it shares."""
 
+import os
 import pickle
 import signal
 import traceback
@@ -89,6 +90,7 @@ def main(descriptor: int) -> None:
     pipe = Connection(descriptor)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    _work_in_batches()
     worker = None
     try:
         job: Job = cloudpickle.loads(pipe.recv_bytes())
@@ -106,6 +108,15 @@ def main(descriptor: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if worker is not None and worker.env.close is not None:
             worker.env.close()
+
+
+def _work_in_batches() -> None:
+    """Ask the system not to stop, at the moment it is woken, whoever wakes this process: who has other workers to wake."""
+    if hasattr(os, "SCHED_BATCH"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        except OSError:
+            pass  # not allowed here; then it only starts later
 
 
 def _stop(number: int, frame: Any) -> None:
