@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="{train,evaluate,video,plot,envs}")
 
     train = commands.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
-    train.add_argument("algorithm", help=f"one of {', '.join(algos.names())}")
-    train.add_argument("--env", required=True, help="an environment; 'python -m funrl envs' lists them")
+    train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
+    train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
     train.add_argument(
         "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: what the environment takes)"
     )
@@ -128,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> None:
+    if args.resume and args.out is not None and None in (args.algorithm, args.env):
+        old = record.read_config(Path(args.out))
+        args.algorithm, args.env = args.algorithm or old["algorithm"], args.env or old["env"]
+    missing = [name for name, value in (("algorithm", args.algorithm), ("--env", args.env)) if value is None]
+    if missing:
+        remedy = "; a run in DIR is gone on with by train --resume --out DIR" if args.resume else ""
+        raise _UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
     try:
         defaults = algos.defaults(args.algorithm)
     except ValueError as error:

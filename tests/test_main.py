@@ -77,6 +77,8 @@ def test_resume_takes_what_is_not_given_from_the_run(run, tmp_path):
     code, out, _ = run("train", "drifter", "--env", "CartPole-v1", "--out", "r", "--resume", "--total-steps", "8e1")
     assert code == 0 and out[-1].startswith("2 agents x 80 steps")
     assert run("train", "drifter", "--env", "CartPole-v1", "--out", "r", "--resume")[0] == 0
+    code, out, _ = run("train", "--resume", "--out", "r", "--total-steps", 90)
+    assert code == 0 and out[-1].startswith("2 agents x 90 steps")
     for given, complaint in (
         (("--set", "width=3"), "width = 4, not 3"),
         (("--seed", 1), "seed = 9, not 1"),
@@ -366,6 +368,9 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
         ((*CARTPOLE, "--out", "/proc/version/run"), "/proc/version/run: cannot write there"),
         ((*CARTPOLE, "--out", "taken"), "taken: another run is here; go on with it (--resume), or choose another folder (--out)"),
         ((*CARTPOLE, "--out", "empty", "--resume"), "empty: there is no run here"),
+        (("train", "--out", "empty", "--resume"), "empty: there is no run here"),
+        (("train", "--out", "new"), "the following arguments are required: algorithm, --env; see python -m funrl train --help"),
+        (("train", "--resume"), "required: algorithm, --env; a run in DIR is gone on with by train --resume --out DIR; see"),
         ((*CARTPOLE, "--collector", "sync"), "--collector: CartPole-v1 is pure torch: its steps are in the program that learns"),
         ((*CARTPOLE, "--collector", "both"), "invalid choice: 'both' (choose from 'sync', 'async')"),
         ((*CARTPOLE, "--num-workers", 2), "--num-workers: there are workers only with --collector sync or async"),
