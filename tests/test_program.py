@@ -577,6 +577,38 @@ def test_what_a_loop_wrote_may_be_all_that_is_computed_with():
     same(program.compile(f, backend="inductor")(*arguments), f(*arguments))
 
 
+def test_steps_of_a_loop_take_turns_at_memory():
+    """Carries that move on, change places, are cut from others or stay, in loops of loops: none is written over while it counts."""
+    torch._dynamo.reset()
+
+    def f(carry, xs, weight):
+        def step(carry, x):
+            a, b, c, cut, still, left, right = carry
+            mixed = torch.tanh(weight @ (a + x)) + cut.sum()
+            total, sums = scan(lambda s, y: (((weight @ s[0]).sin() + y, s[0]), s[1] * y), (b, c), torch.stack([a, x, mixed]))
+            new = torch.tanh(mixed - total[0] + sums.mean(0) + still)
+            both = torch.cat([new, c * x])
+            return (new, a, b, both[3:11], still, right, left * new), (both, total[1])
+
+        carry, ys = scan(step, carry, xs)
+        return carry, ys, carry[0] * 2
+
+    def arguments(seed):
+        carry = tuple(numbers(seed + i, 8) for i in range(7))
+        return tree.map(torch.Tensor.double, (carry, numbers(seed + 7, 6, 8), numbers(seed + 8, 8, 8)))
+
+    compiled = program.compile(f)
+    out, codes = run_and_get_code(compiled, *arguments(0))
+    same(out, f(*arguments(0)))
+    same(compiled(*arguments(9)), f(*arguments(9)))
+    same(out, f(*arguments(0)))
+    if "aoti_torch_empty_strided(" in codes[0]:
+        places = set(re.findall(r"(\w+_memory)\.take\((\d+),", codes[0]))
+        assert len({loop for loop, _ in places}) == 2 and len(places) > 6
+    several = tree.map(lambda *x: torch.stack(x), *map(arguments, (20, 40, 60)))
+    same(program.compile(vmap(f))(*several), vmap(f)(*several))
+
+
 def test_a_compiled_function_keeps_its_name():
     assert compile(keep).__name__ == "keep"
 
