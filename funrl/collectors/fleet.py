@@ -115,6 +115,7 @@ class Fleet:
         self.done: deque[Done] = deque()
         self.restarts = 0
         self.part: Callable[[int], Part | None] = lambda worker: None
+        self.steps: list[int] = []  # of the batches of each, once there is memory for them
         self._finalizer = weakref.finalize(self, _end, self.seats)
         try:
             for seat in self.seats:
@@ -148,16 +149,17 @@ class Fleet:
         if not seat.owed:
             seat.seen = time.monotonic()
         seat.owed.append((slot, number))
-        self._send(seat, ("collect", slot, number))
+        if "ready" not in seat.waiting:
+            self._send(seat, ("collect", slot, number))
 
-    def next(self) -> Done:
-        """Wait for a batch of any worker.
+    def next(self, num: int = 1) -> list[Done]:
+        """Wait for ``num`` batches of any workers.
 
-        Take it before the next call: until then a worker that is lost makes it again.
+        Take them before the next call: until then a worker that is lost makes them again.
         """
-        while not self.done:
+        while len(self.done) < num:
             self._hear()
-        return self.done.popleft()
+        return [self.done.popleft() for _ in range(num)]
 
     def take(self, done: Done) -> None:
         """Say that what :meth:`next` returned was read, so that its slot is free."""
@@ -178,7 +180,8 @@ class Fleet:
     def restore(self) -> None:
         """Bring each worker to where its part is."""
         for seat in self.seats:
-            self._restore(seat)
+            if "ready" not in seat.waiting:
+                self._restore(seat)
         while any(seat.waiting for seat in self.seats):
             self._hear()
 
@@ -278,6 +281,11 @@ class Fleet:
                     f"(worker {seat.index}), and {_words(others)} of {first.name}"
                 )
             self.facts[seat.index] = facts
+            if self.steps:  # it is in the place of one that was lost
+                self._furnish(seat)
+                self._restore(seat)
+                for slot, number in seat.owed:
+                    self._send(seat, ("collect", slot, number))
 
     def _failure(self, seat: Seat, text: str, trace: str) -> HostError:
         error = HostError(f"{self.who(seat)}: {text}; all workers are ended: make the collector anew")
@@ -309,13 +317,7 @@ class Fleet:
         _end([seat])
         # What it had finished is asked for again: it begins after the last batch that was taken.
         self.done = deque(done for done in self.done if done.worker != seat.index)
-        self._start(seat)
-        while "ready" in seat.waiting:
-            self._hear()
-        self._furnish(seat)
-        self._restore(seat)
-        for slot, number in seat.owed:
-            self._send(seat, ("collect", slot, number))
+        self._start(seat)  # _receive goes on from here
 
 
 def _words(specs: Any) -> str:

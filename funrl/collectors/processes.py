@@ -262,27 +262,26 @@ class _Processes(Collector):
     def _shared_out(self, copies: list[int]) -> list[int]:
         """Return for each worker how many copies make a batch that it has a part in."""
 
-    def _enter(self, done: Done) -> tuple[Done, Any, tuple[torch.Tensor, ...]]:
-        """Enter what a worker did into the books, and return it: a view of its memory, and what the books say of it."""
-        slot, expected = self._fleet.slot(done), int(self._ledger.state.batches[done.worker])
-        if done.number != expected:
-            raise HostError(
-                f"{self._what}: worker {done.worker} gave its batch {done.number} where {expected} was due; make the collector anew"
-            )
-        part = slot["transition"]
-        entry = self._ledger.enter(done.worker, part.reward, part.done, part.action, slot["after"])
-        self._fleet.take(done)
-        return done, part, entry
-
-    def _gather(self, entered: list[tuple[Done, Any, tuple[torch.Tensor, ...]]]) -> Collected:
-        """Make a batch of what was entered: one copy of it, which takes it to its device."""
-        dones, parts, entries = zip(*entered, strict=True)
+    def _gather(self, dones: list[Done]) -> Collected:
+        """Make a batch of what lies in memory: one copy of it, which takes it to its device."""
+        slots = [self._fleet.slot(done) for done in dones]
+        parts = [slot["transition"] for slot in slots]
         if self._device is not None and self._device.type != "cpu":
             parts = [tree.to(part, self._device) for part in parts]
         elif len(parts) == 1:
             parts = [tree.clone(parts[0])]
         transition = parts[0] if len(parts) == 1 else tree.cat(parts, 1)
-        step_count, return_so_far, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*entries, strict=True))
+        books = []
+        for done, slot in zip(dones, slots, strict=True):
+            played, expected = slot["transition"], int(self._ledger.state.batches[done.worker])
+            if done.number != expected:
+                raise HostError(
+                    f"{self._what}: worker {done.worker} gave its batch {done.number} where {expected} was due; make the collector anew"
+                )
+            books.append(self._ledger.enter(done.worker, played.reward, played.done, played.action, slot["after"]))
+        step_count, return_so_far, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*books, strict=True))
+        for done in dones:
+            self._fleet.take(done)
         self.staleness = self.version - dones[0].version
         return Collected(
             transition=transition,
@@ -317,9 +316,7 @@ class _Synchronous(_Processes):
         with self._lock:  # nothing is published in mid-batch
             for worker, number in enumerate(self._ledger.state.batches.tolist()):
                 self._fleet.ask(worker, 0, number)
-            # Each is entered while the others still play.
-            entered = [self._enter(self._fleet.next()) for _ in self._ledger.columns]
-            return self._gather(sorted(entered, key=lambda each: each[0].worker))
+            return self._gather(sorted(self._fleet.next(len(self._ledger.columns))))
 
 
 class _Asynchronous(_Processes):
@@ -340,9 +337,9 @@ class _Asynchronous(_Processes):
                 for worker in range(len(self._asked)):
                     self._ask(worker, slot)
         while True:
-            done = self._fleet.next()
+            (done,) = self._fleet.next()
             stale = self.version - done.version > self._max_staleness
-            batch = self._gather([self._enter(done)])
+            batch = self._gather([done])
             self._ask(done.worker, done.slot)
             if not stale:
                 return batch

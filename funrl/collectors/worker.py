@@ -111,12 +111,12 @@ def main(descriptor: int) -> None:
 
 
 def _work_in_batches() -> None:
-    """Ask the system not to stop, at the moment it is woken, whoever wakes this process: who has other workers to wake."""
-    if hasattr(os, "SCHED_BATCH"):
+    """Have the system start this process when its waker waits: not before, for the waker has other workers to wake."""
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         try:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         except OSError:
-            pass  # not allowed here; then it only starts later
+            pass  # not allowed here; all goes on, a little later
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -146,7 +146,7 @@ class Worker:
         self.reset_key, self.key = random.split(key).unbind(0)
         self.env_params = env.default_params if job.device is None else tree.to(env.default_params, job.device)
         self.state: tuple[Any, ...] = self._start()
-        self.ahead: tuple[int, Any] = (-1, None)  # a batch's number and what is drawn for it
+        self.ahead: tuple[int, Drawn] | None = None  # a batch's number and what is drawn for it
 
     def _watched(self, env: Env) -> Env:
         """Return an environment that counts what it is asked for."""
@@ -202,7 +202,7 @@ class Worker:
         """Play the batch of a number into memory."""
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.job.device)
-        drawn = self.ahead[1] if self.ahead[0] == number else self._draw(number)
+        drawn = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else self._draw(number)
         self.state, rows = host_steps(self.params, drawn, self.state, self.env_params, env=self.env, act=self.act)
         transition = slot["transition"]
         places = [getattr(transition, name) for name in Transition.__dataclass_fields__]

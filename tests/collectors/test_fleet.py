@@ -78,26 +78,19 @@ def test_a_worker_lost_in_mid_batch_is_replaced(fault, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_lost_while_others_play_keeps_what_was_entered(monkeypatch):
-    """The first whose batch is entered dies then: it makes its next batch, not that one again."""
+@pytest.mark.parametrize("fault", ["dies", "hangs"])
+def test_workers_lost_together_are_replaced(fault, tmp_path):
+    """Both in their third step, with a timeout shorter than the start of a process."""
 
-    def collect(kill):
-        with collectors.synchronous(odd, None, (), num_workers=2, restart_workers=True, **SIZES) as collector:
-            enter, killed = collector._ledger.enter, []
-
-            def entered(worker, *played):
-                books = enter(worker, *played)
-                if kill and not killed:
-                    killed.append(worker)
-                    os.kill(collector.processes[worker], signal.SIGKILL)
-                return books
-
-            monkeypatch.setattr(collector._ledger, "enter", entered)
+    def collect(fault):
+        makes = [lambda i=i: odd(fault=fault, once=str(tmp_path / f"once{i}")) for i in range(2)]
+        options = dict(num_workers=2, restart_workers=True, timeout=1.0, **SIZES)
+        with collectors.synchronous(makes, None, (), **options) as collector:
             return [batch.transition.observation.tolist() for batch in collector], collector.restarts, collector.frames
 
-    batches, restarts, frames = collect(True)
-    assert (restarts, frames) == (1, 240)
-    assert collect(False)[0] == batches
+    batches, restarts, frames = collect(fault)
+    assert (restarts, frames) == (2, 240)
+    assert collect("none")[0] == batches
 
 
 @pytest.mark.slow
