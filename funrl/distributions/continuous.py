@@ -100,8 +100,8 @@ class TanhNormal:
     The last term is log(1 - tanh(u)^2) without its cancellation. Far out tanh rounds to 1 and u cannot be had
     back from y, so on-policy log densities should come from :meth:`sample_with_log_prob`, which keeps u.
 
-    Mean, standard deviation and entropy have no closed form: :meth:`mean`, :meth:`stddev` and :meth:`entropy` take a key and a number
-    of samples.
+    Mean, standard deviation and entropy have no closed form: :meth:`mean` and :meth:`stddev` take a key and a number of samples;
+    :meth:`entropy` may, and is an integral over 64 points without.
 
     Attributes:
         loc: floating point [...], the mean before tanh.
@@ -132,7 +132,7 @@ class TanhNormal:
     low: Any = tree.static(default=-1.0)
     high: Any = tree.static(default=1.0)
 
-    estimated = ("mean", "stddev", "entropy")
+    estimated = ("mean", "stddev")
 
     def _parts(self) -> tuple[Normal, Interval]:
         """Return the normal before tanh, and the interval after it."""
@@ -178,10 +178,22 @@ class TanhNormal:
         """Return an estimate [...] of the standard deviation: that of ``num_samples`` samples around their own mean."""
         return self._parts()[1].squash(self._draws(key, num_samples)).std(0, correction=0)
 
-    def entropy(self, key: torch.Tensor, num_samples: int = 128) -> torch.Tensor:
-        """Return an estimate [...] of the entropy: that of the normal, and the average log slope of ``num_samples`` samples."""
+    def entropy(self, key: torch.Tensor | None = None, num_samples: int = 128) -> torch.Tensor:
+        """Return the entropy [...]: that of the normal, and the mean log slope, by the trapezoidal rule or as an average of samples.
+
+        Args:
+            key: int64 []; None: the rule, with an error below 1e-4 for a ``scale`` up to 5, and below 0.01 up to 10.
+            num_samples: how many samples to average, with a key.
+
+        Reference: L. N. Trefethen, J. A. C. Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Review 56, 2014.
+        """
         normal, bounds = self._parts()
-        return normal.entropy() + bounds.log_slope(self._draws(key, num_samples)).mean(0)
+        if key is not None:
+            return normal.entropy() + bounds.log_slope(self._draws(key, num_samples)).mean(0)
+        shape = normal._shape()
+        points = torch.linspace(-6.5, 6.5, 64, dtype=normal.loc.dtype, device=normal.loc.device).reshape(-1, *(1 for _ in shape))
+        weights = torch.softmax(-0.5 * points.square(), 0)
+        return normal.entropy() + (weights * bounds.log_slope(normal.loc + normal.scale * points)).sum(0)
 
     def _draws(self, key: torch.Tensor, num_samples: int) -> torch.Tensor:
         check_samples("TanhNormal", num_samples)

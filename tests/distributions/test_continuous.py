@@ -5,6 +5,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.stats
 import torch
 from torch.func import grad, jacrev, vmap
 
@@ -84,6 +85,7 @@ def test_tanh_normal_density_integrates_to_one_and_estimates_are_right():
     mean, entropy = integral(lambda y: y * density(y)), integral(lambda y: -density(y) * math.log(density(y)) if density(y) > 0 else 0.0)
     assert abs(dist.mean(random.key(0), 20000) - mean) < 0.02
     assert abs(dist.entropy(random.key(0), 20000) - entropy) < 0.01
+    assert abs(dist.entropy() - entropy) < 1e-6
     below = scipy.integrate.quad(density, -1, float(dist.mode()))[0]
     assert abs(below - 0.5) < 1e-6  # mode() is the median
 
@@ -145,7 +147,23 @@ def test_gradients():
         ):
             assert torch.autograd.gradcheck(f, (loc, scale))
     assert torch.autograd.gradcheck(lambda s: Normal(loc, s).entropy(), scale)
-    assert torch.autograd.gradcheck(lambda m, s: TanhNormal(m, s).entropy(key, 4), (loc, scale))
+    for given in ((), (key, 4)):
+        assert torch.autograd.gradcheck(lambda m, s, given=given: TanhNormal(m, s).entropy(*given), (loc, scale))
+
+
+@pytest.mark.parametrize("scale, error", [(0.01, 1e-8), (1.0, 1e-8), (5.0, 1e-4), (10.0, 1e-2)])
+def test_the_entropy_of_a_tanh_normal_is_an_integral(scale, error):
+    loc, scale = torch.tensor([[-2.0], [0.0], [0.3]], dtype=torch.float64), torch.tensor([scale], dtype=torch.float64)
+    got = TanhNormal(loc, scale, -2.0, 2.0).entropy()
+    for mean, entropy in zip(loc[:, 0].tolist(), got[:, 0].tolist(), strict=True):
+        normal = scipy.stats.norm(mean, float(scale))
+
+        def weighed(u, normal=normal):
+            return normal.pdf(u) * 2 * (math.log(2) - abs(u) - math.log1p(math.exp(-2 * abs(u))))
+
+        ends = mean - 9 * float(scale), mean + 9 * float(scale)
+        slope = scipy.integrate.quad(weighed, *ends, points=[0.0, mean], limit=500)[0]
+        assert abs(entropy - (normal.entropy() + math.log(2) + slope)) < error
 
 
 def test_parameters_broadcast():
@@ -160,7 +178,7 @@ def everything(key, loc, scale):
     x, log_prob = squashed.sample_with_log_prob(key)
     return (
         *normal.sample_with_log_prob(key), normal.entropy(), normal.mode(), normal.kl(Independent(Normal(loc + 1, scale), 1)),
-        x, log_prob, squashed.log_prob(x), squashed.entropy(key, 4), squashed.mode(), squashed.mean(key, 4),
+        x, log_prob, squashed.log_prob(x), squashed.entropy(), squashed.entropy(key, 4), squashed.mode(), squashed.mean(key, 4),
     )  # fmt: skip
 
 
@@ -212,7 +230,7 @@ ZERO, ONE = torch.zeros(3), torch.ones(3)
         (lambda: TanhNormal(ZERO, ONE, (-1.0, -1.0), (1.0, 1.0)).mode(), ValueError, r"bounds and parameters.*got \[2\] and \[3\]"),
         (lambda: TanhNormal(ZERO, ONE, (-1.0, -1.0), (1.0, 1.0, 1.0)).mode(), ValueError, "got 2 and 3"),
         (lambda: TanhNormal(ZERO, ONE).mean(random.key(0), 0), ValueError, "num_samples.*got 0"),
-        (lambda: TanhNormal(ZERO, ONE).entropy(), TypeError, "key"),
+        (lambda: TanhNormal(ZERO, ONE).mean(), TypeError, "key"),
     ],
 )
 def test_errors(call, error, message):

@@ -5,7 +5,7 @@ import torch
 from torch.func import grad, grad_and_value
 
 from funrl import tree
-from funrl.distributions import Categorical
+from funrl.distributions import Categorical, Independent, TanhNormal
 from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
 from tests.losses.batches import ACTIONS, OBSERVATIONS, normal, transitions, unused, weights
 
@@ -24,6 +24,18 @@ def policy(params, observation):
 
 def linear(params, observation):
     return policy(params, observation), observation @ params["value"]
+
+
+def test_takes_a_squashed_normal():
+    """Its entropy, which has no closed form, is part of the loss and of its gradient."""
+    locs, batch = torch.zeros(3), BATCH.replace(action=BATCH.observation[:, :3].tanh())
+
+    def loss(scale):
+        apply = lambda locs, x: Independent(TanhNormal(x[:, :3] + locs, scale.exp().expand(3)), 1)  # noqa: E731
+        return reinforce_loss(locs, batch, apply=apply, entropy_weight=100.0)
+
+    gradient, (_, metrics) = grad_and_value(loss, has_aux=True)(torch.tensor(-1.0))
+    assert metrics["entropy"].isfinite() and gradient < 0  # more entropy is less loss
 
 
 @pytest.mark.parametrize("baseline", [False, True])
