@@ -298,7 +298,16 @@ def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, 
 
         return choose
     each = over_copies(act, 2)
-    return lambda key, memory, observation: (memory, *each(params, key, observation))
+    return lambda key, memory, observation: (memory, *_pair(each(params, key, observation)))
+
+
+def _pair(chosen: Any) -> tuple[Any, Any]:
+    if not isinstance(chosen, tuple) or len(chosen) != 2:
+        got = f"{len(chosen)} of them" if isinstance(chosen, tuple) else f"a {type(chosen).__name__}"
+        raise TypeError(
+            f"act: expected it to return the pair (action, extras), got {got}; where there are no extras, return (action, {{}})"
+        )
+    return chosen
 
 
 def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
@@ -311,7 +320,7 @@ def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any
         if isinstance(act, StatefulPolicy):
             kept, action, extras = act.act(params, key, memory.state, observation, memory.reset)
             return memory.replace(state=kept), action, extras
-        action, extras = (env.action_space.sample(key), {}) if act is None else act(params, key, observation)
+        action, extras = (env.action_space.sample(key), {}) if act is None else _pair(act(params, key, observation))
         return memory, action, extras
 
     copies = env.num_envs

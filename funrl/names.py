@@ -7,7 +7,7 @@ __all__ = ["nearest"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the advice for an unknown name: the known ones that are spelled most like it, or all of them if none is near.
+    """Return the advice for an unknown name: the known ones that are spelled most like it or have it as their initials, or all.
 
     Args:
         name: what was typed; upper and lower case count as the same.
@@ -18,7 +18,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
         'did you mean CartPole-v1?'
         >>> nearest("xyz", ["CartPole-v1", "Pendulum-v1"])
         'choose one of CartPole-v1, Pendulum-v1'
+        >>> nearest("lr", ["learning_rate", "gamma"])
+        'did you mean learning_rate?'
     """
     lower = {candidate.lower(): candidate for candidate in known}
-    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
+    typed = str(name).lower()
+    near = [candidate for short, candidate in lower.items() if len(typed) > 1 and typed == "".join(word[:1] for word in short.split("_"))]
+    near = near or [lower[match] for match in difflib.get_close_matches(typed, lower, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(lower.values())}"

@@ -395,6 +395,20 @@ def test_memory_errors():
         interaction.with_memory(params, state, env=env, policy=REMEMBERING)
 
 
+def test_act_returns_a_pair():
+    env = funrl.envs.make("CartPole-v1")
+    state = env.reset(random.key(0), env.default_params)
+    with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as host:
+        for each, start in ((env, state), (host, host.reset(random.key(0)))):
+            for chosen, got in ((torch.tensor(0), "a Tensor"), ((torch.tensor(0), {}, {}), "3 of them")):
+                act = lambda params, key, observation, chosen=chosen: chosen  # noqa: E731
+                with pytest.raises(
+                    TypeError, match=rf"act: expected it to return the pair \(action, extras\), got {got}; .*\(action, {{}}\)"
+                ):
+                    rollout((), random.key(0), start, each.default_params, env=each, act=act, num_steps=2)
+                start = host.reset(random.key(0)) if each is host else start
+
+
 def test_a_policy_is_given_by_its_act():
     env = funrl.envs.make("Pendulum-v1")
     policy = policies.deterministic(nn.mlp((), 1))

@@ -240,6 +240,24 @@ def test_evaluate_plays_whole_episodes():
 # Faults
 
 
+def test_it_cannot_be_compiled():
+    """Also not a step from the latest state, nor what is made of them."""
+    with funrl.envs.make("gymnasium:Pendulum-v1", num_envs=2) as env:
+        state, action = env.reset(random.key(0)), torch.zeros(2, 1)
+        key, both = random.key(1), torch.ones(2, dtype=torch.bool)
+        for call in (
+            lambda key, state: env.reset(key),
+            lambda key, state: env.step(key, state[0], action),
+            lambda key, state: env.reset_where(key, state[0], both),
+            lambda key, state: funrl.rollout((), key, state, (), env=env, act=None, num_steps=2),
+        ):
+            with pytest.raises(
+                Exception, match="gymnasium:Pendulum-v1 runs outside torch and cannot be compiled; compile what you do with"
+            ):
+                funrl.compile(call, backend="aot_eager")(key, state)
+        env.step(key, state[0], action)
+
+
 def test_a_state_is_used_once_and_only_here():
     with bridge.make("CartPole-v1", num_envs=2) as env, bridge.make("CartPole-v1", num_envs=2) as other:
         action = torch.tensor([0, 1])

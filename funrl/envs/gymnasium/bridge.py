@@ -79,25 +79,21 @@ class _Host:
         return self._reset(key, self.all)
 
     def reset_where(self, key: torch.Tensor, state: HostState, where: torch.Tensor, env_params: Any = ()) -> tuple[HostState, Timestep]:
-        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
-            self._check(state, env_params)
+        self._admit(state, env_params)
         return self._reset(key, self._rows(where))
 
     def step(self, key: torch.Tensor, state: HostState, action: Any, env_params: Any = ()) -> tuple[HostState, Timestep]:
-        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
-            self._check(state, env_params)
+        self._admit(state, env_params)
         return self._step(key, action, self.all)
 
     def step_where(
         self, key: torch.Tensor, state: HostState, action: Any, where: torch.Tensor, env_params: Any = ()
     ) -> tuple[HostState, Timestep]:
-        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
-            self._check(state, env_params)
+        self._admit(state, env_params)
         return self._step(key, action, self._rows(where))
 
     def render(self, state: HostState, env_params: Any = ()) -> torch.Tensor:
-        if env_params != () or self.trouble or state.__class__ is not HostState or state.token is not self.token:
-            self._check(state, env_params)
+        self._admit(state, env_params)
         try:
             pictures = [np.asarray(picture) for picture in self.driver.render()]
         except HostError:
@@ -203,8 +199,11 @@ class _Host:
         if env_params != () and tree.leaves(env_params):
             raise ValueError(f"{self.name}: env_params: expected (), for it runs outside torch: give its constants to make")
 
-    def _check(self, state: HostState, env_params: Any) -> None:
-        """Raise unless the environment can go on from ``state``; the latest itself need not come here."""
+    def _admit(self, state: HostState, env_params: Any) -> None:
+        """Raise unless the environment can go on from ``state``: at once where it is the latest itself."""
+        if env_params == () and not self.trouble and state.__class__ is HostState and state.token is self.token:
+            if not torch.compiler.is_compiling():
+                return
         self._enter(env_params)
         if not isinstance(state, HostState):
             raise TypeError(
