@@ -11,9 +11,9 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     # microseconds, cost a tenth of that speed, and make it 3 times slower than one thread beside a busy process.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from funrl import checkpoint, distributions, env, nn, optim, policies, random, returns, spaces, stats, tree
+from funrl import checkpoint, compiler, distributions, env, nn, optim, policies, random, returns, spaces, stats, tree
 from funrl.interaction import evaluate, rand_step, rollout, step_mdp
-from funrl.program import compile, scan
+from funrl.compiler import compile, scan
 
 if TYPE_CHECKING:
     from funrl import algos, buffers, collectors, envs, losses, record, training, transforms  # noqa: F401
@@ -28,6 +28,7 @@ __all__ = [
     "checkpoint",
     "collectors",
     "compile",
+    "compiler",
     "distributions",
     "env",
     "envs",

@@ -14,7 +14,7 @@ import torch
 from funrl import random, tree
 from funrl.env import Env, Timestep, Transition
 from funrl.policies import StatefulPolicy
-from funrl.program import scan
+from funrl.compiler import scan
 
 __all__ = ["Evaluation", "Memory", "check_act", "evaluate", "rand_step", "rollout", "step_mdp", "with_memory"]
 

@@ -31,6 +31,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -279,7 +280,7 @@ def truncated_normal(
     if numbers and not low < high:
         raise ValueError(f"random.truncated_normal: expected low < high, got low={low} and high={high}")
     low, high = torch.as_tensor(low, dtype=dtype, device=key.device), torch.as_tensor(high, dtype=dtype, device=key.device)
-    size = torch.broadcast_shapes(low.shape, high.shape) if shape is None else shape
+    size = torch.Size(np.broadcast_shapes(low.shape, high.shape)) if shape is None else shape
     u = _open_fraction(_words(key, size, "truncated_normal"), dtype)
     _check_broadcast("truncated_normal", u.shape, low=low, high=high)
     if not numbers and _seen(lambda: ~(low < high).all()):
@@ -633,12 +634,10 @@ def _open_fraction(words: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _seen(test: Callable[[], torch.Tensor]) -> bool:
     """Return the value of a test of tensors where it can be had for nothing: False on other devices, in compile and in vmap."""
-    if torch.compiler.is_compiling():
-        return False
     try:
         value = test()
         return value.device.type == "cpu" and bool(value)
-    except RuntimeError:  # vmap and fake tensors have no value to show
+    except RuntimeError:  # the tensors of vmap and of a program have no value to show
         return False
 
 

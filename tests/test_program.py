@@ -16,7 +16,7 @@ from torch._inductor.utils import run_and_get_code
 from torch.func import grad, grad_and_value, jacrev, vjp, vmap
 
 from funrl import program, random, tree
-from funrl.program import scan
+from funrl.compiler import scan
 
 
 @tree.dataclass

@@ -15,7 +15,7 @@ from funrl.algos.episodes import start as start_episodes
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
 from funrl.losses import ActorCritic, SoftActorCritic
-from funrl.program import compile, scan
+from funrl.compiler import compile, scan
 from funrl.spaces import Binary, Box, Discrete
 
 __all__ = [

@@ -16,7 +16,7 @@ from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
-from funrl.program import compile, scan
+from funrl.compiler import compile, scan
 from funrl.spaces import Box, Discrete
 
 __all__ = [

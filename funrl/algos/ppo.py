@@ -28,7 +28,7 @@ from funrl.env import Env, Transition
 from funrl.interaction import Memory, rollout, with_memory
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.policies import StatefulPolicy
-from funrl.program import compile, scan
+from funrl.compiler import compile, scan
 from funrl.returns import gae
 
 __all__ = ["PPOConfig", "PPOHparams", "PPOParams", "PPOState", "RewardScale", "make"]

@@ -13,6 +13,7 @@ import torch
 
 from funrl import tree
 from funrl.buffers.buffer import RingState
+from funrl.compiler import tracing
 
 __all__ = ["append_to_files", "begin", "end", "flush", "home", "read_journal", "release"]
 
@@ -65,7 +66,7 @@ def read_journal(folder: Path) -> tuple[int, int, int]:
 
 def home(data: Any) -> str:
     """Return where a tree is: in "files", in the memory of the "host", or on a "device"; so are tensors of programs and transforms."""
-    if torch.compiler.is_compiling():
+    if tracing():
         return "device"
     while type(data) is not torch.Tensor:
         data = tree.leaves(data)[0]

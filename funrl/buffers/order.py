@@ -7,7 +7,7 @@ import torch
 
 from funrl import random
 from funrl.buffers.buffer import seen
-from funrl.program import scan
+from funrl.compiler import scan, tracing
 from funrl.random import _FOLD, _output
 
 __all__ = ["ordered"]
@@ -47,7 +47,7 @@ def ordered(key: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Te
         right = (right + _word(second, left) % b) % b
         return left * b + right
 
-    if torch.compiler.is_compiling():
+    if tracing():
         return _walk(two_rounds, keys, place, n)
     x = place
     for step in range(_WALK):

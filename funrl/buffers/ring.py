@@ -8,6 +8,7 @@ import torch
 from funrl import tree
 from funrl.buffers.buffer import RingState, Storage
 from funrl.buffers.journal import append_to_files, home, release
+from funrl.compiler import tracing
 
 __all__ = ["FRESH", "IN_PLACE", "Write", "append", "capacity_of", "check_items", "memory", "next_slots", "rows", "slots", "start"]
 
@@ -27,7 +28,7 @@ class Write(NamedTuple):
 def _fresh_rows(x: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     # With an index for each of several buffers, vmap makes a scatter of index_copy, for which a compiled program copies them all.
     # Eagerly only index_copy lets the last of equal indices win.
-    return x.index_put((index,), values) if torch.compiler.is_compiling() else x.index_copy(0, index, values)
+    return x.index_put((index,), values) if tracing() else x.index_copy(0, index, values)
 
 
 FRESH = Write(_fresh_rows, lambda old, new: new)

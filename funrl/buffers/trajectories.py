@@ -6,7 +6,7 @@ import torch
 
 from funrl import tree
 from funrl.buffers.episodes import done as done_of
-from funrl.program import scan
+from funrl.compiler import scan
 
 __all__ = ["NStep", "Trajectories", "n_step", "reward_to_go", "split_trajectories"]
 

@@ -11,7 +11,7 @@ from funrl.collectors.ledger import Collected, Ledger
 from funrl.env import Env
 from funrl.interaction import rollout, with_memory
 from funrl.policies import StatefulPolicy
-from funrl.program import compile as compiled_program
+from funrl.compiler import compile as compiled_program
 
 __all__ = ["compiled"]
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
-from funrl.program import transformed
+from funrl.compiler import transformed
 
 
 def floating(what: str, x: Any) -> torch.Tensor:
@@ -44,8 +45,8 @@ def broadcast(what: str, first: torch.Size | tuple[int, ...], second: torch.Size
         ValueError: Normal: loc and scale: expected two shapes of which one broadcasts to the other, got [3, 1] and [3]; reshape one of them
     """
     try:
-        common = torch.broadcast_shapes(first, second)
-    except RuntimeError:
+        common = torch.Size(np.broadcast_shapes(first, second))
+    except ValueError:
         common = None
     if common is None or common not in (torch.Size(first), torch.Size(second)):
         raise ValueError(

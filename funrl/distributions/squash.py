@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.functional import softplus
 
@@ -81,7 +82,7 @@ def interval(what: str, low: Any, high: Any, like: torch.Tensor, shape: torch.Si
         return Interval(low, high)
     # Not torch.tensor(..., device=...), which torch.func.grad refuses on the device meta.
     low, high = (torch.tensor(end, dtype=like.dtype).to(like.device) for end in (low, high))
-    bounds = torch.broadcast_shapes(low.shape, high.shape)
+    bounds = torch.Size(np.broadcast_shapes(low.shape, high.shape))
     if broadcast(f"{what}: bounds and parameters", bounds, shape) != shape:
         raise ValueError(f"{what}: low and high: expected bounds that broadcast to the parameters' shape {list(shape)}, got {list(bounds)}")
     return Interval(low, high)

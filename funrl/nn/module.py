@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from funrl import random, tree
 from funrl.nn.initializers import Initializer
-from funrl.program import transformed
+from funrl.compiler import transformed
 
 __all__ = ["Module", "from_module"]
 

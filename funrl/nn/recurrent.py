@@ -13,7 +13,7 @@ from torch.nn import functional
 from funrl import random, tree
 from funrl.nn.initializers import Initializer, orthogonal
 from funrl.nn.net import check_features, check_input, check_sizes
-from funrl.program import scan
+from funrl.compiler import scan
 
 __all__ = ["LSTMCarry", "Recurrent", "gru", "linear_recurrence", "lstm", "min_gru"]
 

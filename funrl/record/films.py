@@ -17,7 +17,7 @@ import torch
 from funrl import envs
 from funrl.env import Env, Timestep
 from funrl.interaction import Act, Evaluation, evaluate
-from funrl.program import compile
+from funrl.compiler import compile
 
 __all__ = ["SUFFIXES", "film", "grid", "video"]
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import pad
 
-from funrl.program import scan
+from funrl.compiler import scan
 
 __all__ = ["Recurrence", "n_step_recurrence", "parallel_recurrence", "sequential_recurrence"]
 

@@ -8,7 +8,7 @@ import torch
 from funrl import random, tree
 from funrl.algos import Algorithm
 from funrl.algos.ppo import RewardScale
-from funrl.program import compile
+from funrl.compiler import compile
 from funrl.record import RunError
 from funrl.training.agents import over_agents
 

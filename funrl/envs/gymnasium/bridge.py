@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from funrl import tree
+from funrl.compiler import tracing
 from funrl.env import Env, HostError, Timestep
 from funrl.envs.gymnasium.spaces import numpy
 
@@ -192,7 +193,7 @@ class _Host:
         return [i for i, chosen in enumerate(numpy(where).tolist()) if chosen]
 
     def _enter(self, env_params: Any) -> None:
-        if torch.compiler.is_compiling():
+        if tracing():
             raise TypeError(f"{self.name} runs outside torch and cannot be compiled; compile what you do with its transitions")
         if self.closed:
             raise HostError(f"{self.name} is closed; make it anew")
@@ -202,7 +203,7 @@ class _Host:
     def _admit(self, state: HostState, env_params: Any) -> None:
         """Raise unless the environment can go on from ``state``: at once where it is the latest itself."""
         if env_params == () and not self.trouble and state.__class__ is HostState and state.token is self.token:
-            if not torch.compiler.is_compiling():
+            if not tracing():
                 return
         self._enter(env_params)
         if not isinstance(state, HostState):

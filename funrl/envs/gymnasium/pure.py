@@ -14,7 +14,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from funrl import program, random, tree
+from funrl import compiler, random, tree
 from funrl.env import Env, Timestep
 from funrl.envs.gymnasium import spaces
 
@@ -235,8 +235,8 @@ class _Episodes:
         self.action_layout = spaces.layout(self.action_space, f"{self.name}: action_space")
         self.begin, self.advance = self._begin, self._advance
         if backend is not None:
-            self.begin = program.compile(self._begin, backend=backend)
-            self.advance = program.compile(self._advance, backend=backend)
+            self.begin = compiler.compile(self._begin, backend=backend)
+            self.advance = compiler.compile(self._advance, backend=backend)
         self.over: np.ndarray | None = None  # bool [N], whose episodes are over
         self.times = np.zeros(num, np.int64)  # steps taken in each
         self.now: Any = None  # keys, states, observations and infos

@@ -1,4 +1,4 @@
-"""On a GPU, and on a CPU that takes itself for one."""
+"""Recordings on a GPU, and on a CPU that takes itself for one."""
 
 import contextlib
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from funrl import replay, tree
-from funrl.replay import _MOST_RECORDINGS, replayed
+from funrl import tree
+from funrl.compiler import _cuda_graph
+from funrl.compiler._cuda_graph import _MOST_RECORDINGS, replayed
 
 
 class Recorder(TorchDispatchMode):
@@ -45,7 +46,7 @@ def refuses(graph, **options):
 def device(request, monkeypatch):
     """A GPU, or a CPU that takes itself for one."""
     if request.param == "cpu":
-        monkeypatch.setattr(replay, "_on_one_gpu", lambda values: all(isinstance(x, torch.Tensor) for x in values))
+        monkeypatch.setattr(_cuda_graph, "_on_one_gpu", lambda values: True)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorder)
         monkeypatch.setattr(torch.cuda, "graph", lambda recorder, **options: recorder)
         monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
@@ -53,82 +54,89 @@ def device(request, monkeypatch):
 
 
 class Calls:
-    """A program that counts how often Python runs it."""
+    """A program that counts how often Python runs it, and empties its list as inductor's programs do."""
 
     def __init__(self, program):
         self.program, self.number = program, 0
 
-    def __call__(self, *args):
+    def __call__(self, inputs):
         self.number += 1
-        return self.program(*args)
+        given = list(inputs)
+        inputs.clear()
+        return self.program(*given)
 
 
 def test_the_cpu_runs_the_program_itself():
-    program = Calls(lambda tree: {"y": tree["x"] + 1})
+    program = Calls(lambda x: [x + 1])
     run = replayed(program)
     for i in range(4):
-        assert run({"x": torch.tensor(i)})["y"] == i + 1
+        assert run([torch.tensor(i)])[0] == i + 1
     assert program.number == 4
 
 
 def test_results_are_those_of_the_program_and_stay(device):
-    program = Calls(lambda x, n: (x.sin() @ x.cos(), {"n": n + 1}))
+    program = Calls(lambda x, n: [x.sin() @ x.cos(), n + 1])
     run = replayed(program)
-    inputs = [(torch.randn(8, 8, device=device), torch.tensor(i, device=device)) for i in range(5)]
-    kept = [run(*pair) for pair in inputs]
+    inputs = [[torch.randn(8, 8, device=device), torch.tensor(i, device=device)] for i in range(5)]
+    results = [run(pair) for pair in inputs]
     assert program.number == 2, "the second call records"
-    for (x, n), (product, rest) in zip(inputs, kept, strict=True):
+    for (x, n), (product, rest) in zip(inputs, results, strict=True):
         torch.testing.assert_close(product, x.sin() @ x.cos())
-        assert rest["n"] == n + 1
-    other = torch.randn(4, 4, device=device)
-    for _ in range(3):
-        torch.testing.assert_close(run(other, inputs[0][1])[0], other.sin() @ other.cos())
-    assert program.number == 4, "other shapes are another program"
+        assert rest == n + 1
 
 
 def add_in_place(total, x):
     total.add_(x)
-    return total, total.sum()
+    return [total, total.sum()]
 
 
-def test_large_donated_tensors_stay_where_they_are(device):
+def test_tensors_that_are_held_stay_where_they_are(device):
     program = Calls(add_in_place)
-    run = replayed(program, donated=[0], in_place=16)
+    run = replayed(program, [0])
     totals = [torch.zeros(100, device=device) for _ in range(2)]
     for i in range(1, 5):  # two at once: neither may disturb the other
         for k, total in enumerate(totals):
-            result, sum_ = run(total, torch.full((100,), float(k + 1), device=device))
+            result, sum_ = run([total, torch.full((100,), float(k + 1), device=device)])
             assert result is total and sum_ == 100 * i * (k + 1)
             assert (total == i * (k + 1)).all()
-    assert program.number == 3, "one for the shapes, and a recording for each place"
+    assert program.number == 3, "one to compile, and a recording for each place"
+
+
+def test_a_held_tensor_is_read_at_each_call(device):
+    program = Calls(lambda x, weight: [x * weight])
+    run = replayed(program, [1])
+    weight = torch.ones(3, device=device)
+    for i in range(1, 5):
+        weight.fill_(i)
+        assert (run([torch.ones(3, device=device), weight])[0] == i).all()
+    assert program.number == 2
 
 
 def test_nothing_to_copy_in_or_out(device):
-    """All that is given is donated, and all that comes is what was given."""
-    program = Calls(lambda total: total.add_(1))
-    run = replayed(program, donated=[0], in_place=16)
+    """All that is given is held, and all that comes is what was given."""
+    program = Calls(lambda total: [total.add_(1)])
+    run = replayed(program, [0])
     total = torch.zeros(100, device=device)
     for i in range(1, 5):
-        assert run(total) is total and (total == i).all()
+        assert run([total])[0] is total and (total == i).all()
     assert program.number == 2
 
 
 def test_ever_other_places_are_not_recorded_without_end(device):
-    program = Calls(add_in_place)
-    run = replayed(program, donated=[0], in_place=16)
+    run = replayed(Calls(add_in_place), [0])
     places = [torch.zeros(100, device=device) for _ in range(_MOST_RECORDINGS + 3)]
     for _ in range(2):
         for place in places:
-            run(place, torch.ones(100, device=device))
+            run([place, torch.ones(100, device=device)])
     assert all((place == 2).all() for place in places)
 
 
 def test_what_cannot_be_recorded_runs_as_it_is(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", refuses)
-    program = Calls(lambda x: x + 1)
+    program = Calls(lambda x: [x + 1])
     run = replayed(program)
     for i in range(4):
-        assert run(torch.tensor(i, device=device)) == i + 1
+        assert run([torch.tensor(i, device=device)])[0] == i + 1
     assert program.number == 4
 
 
@@ -137,18 +145,18 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 @needs_gpu
 def test_what_reads_a_value_on_the_host_runs_as_it_is():
-    program = Calls(lambda x: x * 2 if x.sum().item() > 0 else x * 3)
+    program = Calls(lambda x: [x * 2 if x.sum().item() > 0 else x * 3])
     run = replayed(program)
     for sign in (1.0, -1.0, 1.0, -1.0):
         x = torch.full((3,), sign, device="cuda")
-        assert torch.equal(run(x), x * (2 if sign > 0 else 3))
+        assert torch.equal(run([x])[0], x * (2 if sign > 0 else 3))
     assert (torch.zeros(2, device="cuda") + 1).sum() == 2, "the device goes on"
 
 
 @needs_gpu
 def test_mixed_devices_run_as_they_are():
-    program = Calls(lambda x, y: x.cpu() + y)
+    program = Calls(lambda x, y: [x.cpu() + y])
     run = replayed(program)
     for _ in range(3):
-        assert run(torch.ones(2, device="cuda"), torch.ones(2)).tolist() == [2, 2]
+        assert run([torch.ones(2, device="cuda"), torch.ones(2)])[0].tolist() == [2, 2]
     assert program.number == 3

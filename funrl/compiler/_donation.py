@@ -1,0 +1,91 @@
+"""Donated arguments: which output takes their memory, and tensors that must not be used again."""
+
+from typing import Any
+
+import torch
+
+from funrl import tree
+
+__all__ = ["LARGE", "check_usable", "mark_donated", "matched", "own_copies"]
+
+# Bytes from which a donated tensor is written in place. Below, a new tensor costs less.
+LARGE = 1 << 16
+
+
+class _Donated(torch.Tensor):
+    """A tensor whose memory was given away: any use is an error."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = next((x for x in (*args, *(kwargs or {}).values()) if isinstance(x, _Donated)), None)
+        name = "a compiled function" if given is None else given.__dict__.get("_funrl_donated", "a compiled function")
+        raise ValueError(f"this tensor was donated to {name}, which wrote over it; use what that call returned")
+
+    def __repr__(self, **options: Any) -> str:
+        return f"<a tensor that was donated to {self.__dict__.get('_funrl_donated')}>"
+
+
+def matched(name: str, positions: tuple[int, ...], args: tuple[Any, ...], out: Any) -> bool:
+    """Return whether the whole output takes the memory of a donated argument (or else items of it, where it is a tuple).
+
+    Raises:
+        ValueError: if no output is like a donated argument.
+    """
+    whole = any(_alike(out, args[i]) for i in positions)
+    parts = list(out) if type(out) is tuple and not whole else [out]
+    taken: list[int] = []
+    for i in positions:
+        place = next((k for k, part in enumerate(parts) if k not in taken and _alike(part, args[i])), None)
+        if place is None:
+            raise ValueError(
+                f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor or do not donate it"
+            )
+        taken.append(place)
+    return whole
+
+
+def _alike(part: Any, old: Any) -> bool:
+    if tree.structure(part) != tree.structure(old):
+        return False
+    pairs = zip(tree.leaves(part), tree.leaves(old), strict=True)
+    return all(isinstance(x, torch.Tensor) and x.shape == y.shape and x.dtype == y.dtype for x, y in pairs)
+
+
+def mark_donated(name: str, donated: list[torch.Tensor]) -> None:
+    """Mark tensors that must not be used again."""
+    for x in donated:
+        large = "_funrl_array" not in x.__dict__ and (x.nbytes >= LARGE or x.numel() == 0)
+        x._funrl_donated = name  # pyright: ignore[reportAttributeAccessIssue]
+        if large:
+            x.__class__ = _Donated
+
+
+def check_usable(x: torch.Tensor, name: str, trees: tuple[tuple[Any, ...], dict[str, Any]], place: int) -> None:
+    """Raise if a leaf, the one numbered ``place`` of (args, kwargs), was donated before.
+
+    Raises:
+        ValueError: that names the leaf and to whom it was donated.
+    """
+    donated = x.__dict__.get("_funrl_donated")
+    if donated is None:
+        return
+    args, kwargs = trees
+    for i, arg in enumerate((*args, *kwargs.values())):
+        paths = tree.paths(arg)
+        if place < len(paths):
+            where = f"leaf {paths[place]} of argument {i}"
+            raise ValueError(f"{name}: {where} was donated to {donated} before, which wrote over it; use what that call returned")
+        place -= len(paths)
+
+
+def own_copies(leaves: list[torch.Tensor]) -> None:
+    """Replace strided leaves, and such as share memory with another one, by copies, in place of the list: one layout is one program."""
+    memory: set[int] = set()
+    for i, x in enumerate(leaves):
+        if not x.is_contiguous():
+            leaves[i] = x.clone(memory_format=torch.contiguous_format)
+        elif x.nbytes >= LARGE:
+            place = x.data_ptr()
+            if place in memory:
+                leaves[i] = x.clone()
+            memory.add(place)

@@ -1,0 +1,92 @@
+"""Graphs of recorded operators: nodes, loops whose bodies are graphs, and which nodes a result needs."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+__all__ = ["Graph", "Loop", "Node", "flat_nodes", "replaced"]
+
+
+class Node:
+    """One value of a graph: an input, a constant, what an operator gives, or one of several results of another node.
+
+    Attributes:
+        op: the aten operator; a :class:`Loop`; or "input", "constant", "item".
+        args: as the operator takes them, with a Node for each tensor; of a constant its tensor, of an item (node, position).
+        kwargs: likewise.
+        meta: the meta tensor of this value (a tuple of them where there are several): its shape, strides and dtype.
+        graph: the graph that it is a part of.
+    """
+
+    __slots__ = ("args", "graph", "kwargs", "meta", "op")
+
+    def __init__(self, graph: "Graph", op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: Any) -> None:
+        self.graph, self.op, self.args, self.kwargs, self.meta = graph, op, args, kwargs, meta
+
+
+class Graph:
+    """A program, or the body of a loop: inputs, nodes in the order of their recording, and outputs."""
+
+    __slots__ = ("inputs", "nodes", "outputs")
+
+    def __init__(self) -> None:
+        self.inputs: list[Node] = []
+        self.nodes: list[Node] = []
+        self.outputs: list[Node] = []
+
+    def input(self, meta: Any) -> Node:
+        """Add an input."""
+        node = Node(self, "input", (), {}, meta)
+        self.inputs.append(node)
+        return node
+
+    def add(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: Any) -> Node:
+        """Add a node, after all that there are."""
+        node = Node(self, op, args, kwargs, meta)
+        self.nodes.append(node)
+        return node
+
+    def live(self, outputs: Iterable[Node] | None = None) -> list[Node]:
+        """Return the nodes that the outputs (or some of them) need, in their order."""
+        needed: set[int] = set()
+        stack = list(self.outputs if outputs is None else outputs)
+        while stack:
+            node = stack.pop()
+            if id(node) not in needed:
+                needed.add(id(node))
+                stack.extend(flat_nodes((node.args, node.kwargs)))
+        return [node for node in self.nodes if id(node) in needed]
+
+
+class Loop:
+    """An operator that runs ``carry, ys = body(carry, row, constants)`` for each row of its columns.
+
+    It takes (*carry, *columns, *constants) and gives (*carry, *ys); the inputs and outputs of its body come in the same order.
+    """
+
+    __slots__ = ("body", "length", "num_carries", "num_columns", "reverse")
+
+    def __init__(self, body: Graph, num_carries: int, num_columns: int, length: int, reverse: bool) -> None:
+        self.body, self.num_carries, self.num_columns = body, num_carries, num_columns
+        self.length, self.reverse = length, reverse
+
+
+def flat_nodes(value: Any) -> Iterable[Node]:
+    """Return the nodes in nested lists, tuples and dicts."""
+    if isinstance(value, Node):
+        return (value,)
+    if isinstance(value, (list, tuple)):
+        return [node for item in value for node in flat_nodes(item)]
+    if isinstance(value, dict):
+        return [node for item in value.values() for node in flat_nodes(item)]
+    return ()
+
+
+def replaced(value: Any, kind: type | tuple[type, ...], f: Callable[[Any], Any]) -> Any:
+    """Return nested lists, tuples and dicts with ``f(x)`` for each ``x`` of a class."""
+    if isinstance(value, kind):
+        return f(value)
+    if type(value) is tuple or type(value) is list:
+        return type(value)([replaced(item, kind, f) for item in value])
+    if type(value) is dict:
+        return {name: replaced(item, kind, f) for name, item in value.items()}
+    return value

@@ -1,0 +1,136 @@
+"""Programs on inductor, torch's compiler: a recorded graph as torch.fx modules, handed to it without Dynamo and AOTAutograd."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl.compiler import _torch_private as private
+from funrl.compiler._cuda_graph import replayed
+from funrl.compiler._graph import Graph, Loop
+from funrl.compiler._inductor_graph import constants, module, written
+from funrl.compiler._inductor_mends import MENDS
+from funrl.compiler._inductor_passes import options
+
+__all__ = ["Executable", "decompositions", "lowers"]
+
+# Bytes from which a donated leaf is written in place. Below, a new tensor costs less than the bookkeeping.
+LARGE = 1 << 16
+
+
+def lowers(operator: Any) -> bool:
+    """Return whether an aten operator goes into the graph as it is."""
+    return operator not in decompositions() and not private.is_composite(operator)
+
+
+@functools.cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return how operators are written in simpler ones: inductor's own table, and ours of what it computes otherwise than torch."""
+    table = dict(private.inductor().select_decomp_table())
+    for operator, mend in MENDS.items():
+        plain = table.get(operator)
+        table[operator] = mend if plain is None else _either(mend, plain)
+    return table
+
+
+def _either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        out = first(*args, **kwargs)
+        return second(*args, **kwargs) if out is NotImplemented else out
+
+    return run
+
+
+class Executable:
+    """A recorded graph, compiled.
+
+    Args:
+        graph: its inputs are the leaves of the arguments, then the captured tensors.
+        groups: for each leaf the argument that it is a part of.
+        captured: tensors whose present values are read at each call.
+        output_groups: for each output the part of the result that it belongs to.
+        donated: the leaves whose memory may be taken.
+        threads: how many threads of the CPU it may take.
+        name: for messages and profiles.
+        note: told the seconds of lowering and compiling.
+        device: where the program runs.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        groups: list[int],
+        captured: list[torch.Tensor],
+        output_groups: list[int],
+        donated: set[int],
+        threads: int,
+        name: str,
+        note: Callable[[str], Any],
+        device: torch.device,
+    ) -> None:
+        self.threads, self.captured, self.device = threads, captured, device
+        num_leaves, num_outputs = len(groups), len(graph.outputs)
+        in_place = written(graph, {i for i in donated if graph.inputs[i].meta.nbytes >= LARGE})
+        self.in_place = list(in_place.items())
+        self.computed = [k for k in range(num_outputs) if k not in in_place]
+        self.num_outputs = num_outputs
+        self.constants = [x.to(device) for x in constants(graph)]
+        note("lowering")
+        with _LOCK:
+            compiled = _compiled(graph, in_place, device, threads, name, note)
+        held = [*in_place.values(), *range(num_leaves, len(graph.inputs) + len(self.constants))]
+        self.compiled = replayed(compiled, held) if device.type == "cuda" else compiled
+
+    def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        inputs = [*leaves, *(self._present(x) for x in self.captured), *self.constants]
+        outside = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.no_grad():
+                results = self.compiled(inputs)
+        finally:
+            torch.set_num_threads(outside)
+        if not self.in_place:
+            return list(results)
+        outputs: list[Any] = [None] * self.num_outputs
+        taken = {leaves[i].untyped_storage().data_ptr() for _, i in self.in_place}
+        for k, x in zip(self.computed, results, strict=True):
+            # What is read of a tensor that is written in place is handed out as a copy.
+            outputs[k] = x.clone() if x.untyped_storage().data_ptr() in taken else x
+        for k, i in self.in_place:
+            outputs[k] = leaves[i].detach()
+        return outputs
+
+    def _present(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach()
+        if type(x) is not torch.Tensor:
+            x = x.as_subclass(torch.Tensor)
+        return x.to(self.device).contiguous()
+
+
+# Inductor and its options are of the whole process.
+_LOCK = threading.RLock()
+
+
+def _compiled(
+    graph: Graph, in_place: dict[int, int], device: torch.device, threads: int, name: str, note: Callable[[str], Any]
+) -> Callable[[list[torch.Tensor]], Any]:
+    needed = private.inductor()
+    fakes = needed.FakeTensorMode(shape_env=needed.ShapeEnv(), allow_non_fake_inputs=True)
+    wrapper = any(isinstance(node.op, Loop) for node in graph.live())
+    made, inputs = module(graph, constants(graph), in_place, fakes, device)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(needed.patch(options(threads, wrapper)))
+            stack.enter_context(needed.V.set_fake_mode(fakes))
+            stack.enter_context(needed.tracing(needed.TracingContext(fakes)))
+            stack.enter_context(torch.no_grad())
+            made = needed.joint_graph_passes(made, input_device=device)
+            note("compiling")
+            return needed.compile_fx_inner(made, inputs, cpp_wrapper=wrapper, is_inference=True)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RuntimeError(f"{name}: torch's inductor cannot compile this program ({reason}); compile it with backend='xla'") from error

@@ -1,0 +1,494 @@
+"""``compile``: which program a call needs, traced and compiled once for each kind of arguments."""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import threading
+import time
+import types
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import optree
+import torch
+
+from funrl import tree
+from funrl.compiler import _torch_private as private
+from funrl.compiler._donation import check_usable, mark_donated, matched, own_copies
+from funrl.compiler._numbers import Number
+from funrl.compiler._trace import Trace, Traced, current
+
+__all__ = ["backend", "clear", "compile", "eager", "listening", "transformed"]
+
+_STATE = threading.local()
+# A function that is compiled more often than that has a number among its arguments that ought to be a tensor.
+MOST_PROGRAMS = 64
+
+
+def compile(
+    fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads: int = 1, backend: str = "auto"
+) -> Callable[..., Any]:
+    """Compile ``fn`` into one program.
+
+    At the first call ``fn`` runs once, with tensors that have shapes but no values, and the operators that it uses become one program.
+    Whatever Python it runs is gone then, as in JAX: a second call with arguments of the same structure, shapes, dtypes, static fields and
+    Python numbers runs the program alone. A tensor that ``fn`` closes over is an input: its present values are read at each call. What
+    cannot be in a program (asking for a tensor's value, torch's random generator, changing an argument in place) is an error that
+    names the line. A program is found again on disk by another process.
+
+    With ``backend="xla"`` the program is compiled by XLA in a second or two, for the CPU; it needs jax (the extra ``xla``).
+    ``"inductor"`` is torch's compiler, for the GPU and where jax is missing; there the second call on a GPU records the program, and later
+    ones launch it as one CUDA graph. ``"auto"`` is ``FUNRL_BACKEND`` if that is set, else "xla" on the CPU if jax is installed, else
+    "inductor" (see :func:`funrl.compiler.backend`).
+
+    A *donated* argument gives its memory to the result: the part of the output that has its structure, shapes and
+    dtypes (the output itself, or the first such item of a tuple) is written in place, which for a large replay buffer
+    is the difference between writing a few rows and copying them all. The donated tensors must not be used again: use what ``fn``
+    returned. A second use in a compiled function is an error, and so is any use of a donated tensor of 64 KiB or more.
+
+    Compile outermost: inside another compiled function, or a transform such as vmap, the result is ``fn`` itself. Its attribute
+    ``vmapped(in_dims)`` is ``fn`` mapped and then compiled, once for each ``in_dims``. A compiled function cannot be pickled: compile it
+    again in the other process, which finds the program on disk.
+
+    Args:
+        fn: a pure function of trees of tensors. NumPy arrays count as tensors; numbers and strings are fixed in a program, and a new
+            value makes another program (64 at most: make it a tensor).
+        donate: position or positions of the arguments to donate.
+        threads: how many of the CPU's threads the program may use, at least 1. One thread gives the same bits on any number of cores.
+            With "xla" any larger number stands for as many as jax uses (``NPROC`` when it starts, else all cores).
+        backend: "auto", "xla", "inductor"; or "eager", which does not compile.
+
+    Returns:
+        A function with the signature of ``fn``.
+
+    Raises:
+        TypeError: if ``fn`` is not callable or ``donate`` holds something else than positions; when called: if a leaf of a
+            donated argument is not a tensor.
+        ValueError: if ``threads`` is less than 1 or ``backend`` is none of these; when called: if a donated argument was donated before or
+            is not given, if no output is like it, or at the 65th program.
+        ImportError: if ``backend`` is "xla" and jax is missing.
+        TraceError: when called: if ``fn`` does what a program cannot.
+
+    Example:
+        >>> import torch
+        >>> @functools.partial(compile, donate=0)
+        ... def add(total, x):
+        ...     return total + x, x.mean()
+        >>> total, mean = add(torch.zeros(3), torch.ones(3))
+        >>> total, mean = add(total, torch.ones(3))
+        >>> total
+        tensor([2., 2., 2.])
+    """
+    if not callable(fn):
+        raise TypeError(f"compile: fn is a {type(fn).__name__}; expected a function")
+    positions = (donate,) if isinstance(donate, int) else tuple(donate)
+    if not all(isinstance(i, int) and i >= 0 for i in positions):
+        raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"compile: threads is {threads!r}; expected a whole number of at least 1")
+    if backend not in _BACKENDS:
+        raise ValueError(f"compile: backend is {backend!r}; expected one of {', '.join(map(repr, _BACKENDS))}")
+    return _Compiled(fn, positions, threads, backend)
+
+
+_BACKENDS = ("auto", "xla", "inductor", "eager")
+
+
+# In the place of a float's value, in the key of a program that takes it as an input.
+_NUMBER = "a number that changes"
+
+
+class _Compiled:
+    """A compiled function: its programs, one for each kind of arguments."""
+
+    def __init__(self, fn: Callable[..., Any], donated: tuple[int, ...], threads: int, backend: str) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn, self.donated, self.threads, self.backend = fn, donated, threads, backend
+        self.name = getattr(fn, "__name__", type(fn).__name__).replace("<lambda>", "fn")
+        self.programs: dict[Any, _Program] = {}
+        # For each structure: the value that each float had first, and the places of those that are inputs because they changed.
+        self.floats: dict[Any, tuple[dict[int, float], set[int]]] = {}
+        self.fixed: set[int] = set()
+        self.lock = threading.RLock()
+        self.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
+        _ALL.add(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if current() is not None or getattr(_STATE, "eager", 0) or self.backend == "eager" or _FORKED:
+            return _plainly(self.fn, args, kwargs)
+        leaves, form = optree.tree_flatten((args, kwargs), namespace="funrl")  # pyright: ignore[reportArgumentType]
+        key = self._key(leaves, form, args, kwargs)
+        if key is None:
+            return self.fn(*args, **kwargs)  # a part of a transform
+        try:
+            program = self.programs.get(key)
+        except TypeError:
+            raise _unhashable(self.name, args, kwargs, leaves) from None
+        if program is None:
+            program = self._made(key, args, kwargs, leaves, form)
+            if program is None:
+                return self(*args, **kwargs)
+        return program(leaves)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self.name} is a compiled function, which cannot be pickled: send the function itself and compile it there; the program is found "
+            "again on disk"
+        )
+
+    def __repr__(self) -> str:
+        return f"<funrl.compile({self.name}), {len(self.programs)} programs>"
+
+    def _key(self, leaves: list[Any], form: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a program is found by: structure, shapes, dtypes and fixed values; None under a transform of torch.func.
+
+        Leaves that are not plain tensors are replaced in the list: arrays by tensors, numbers that change by tensors.
+        """
+        key: list[Any] = [form]
+        inputs = self.floats[form][1] if form in self.floats else ()
+        for i, x in enumerate(leaves):
+            if type(x) is not torch.Tensor:
+                if i in inputs and type(x) is float:
+                    leaves[i] = torch.tensor(x, dtype=torch.float64)
+                    key.append(_NUMBER)
+                    continue
+                x = leaves[i] = _as_leaf(x)
+                if not isinstance(x, torch.Tensor):
+                    key.append((type(x), x))
+                    continue
+            if private.is_transformed(x):
+                return None
+            if "_funrl_donated" in x.__dict__:
+                check_usable(x, self.name, (args, kwargs), i)
+            key.append((x.shape, x.dtype, x.device))
+        return tuple(key)
+
+    def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":
+        """Return a new program; or None where another kind of it is to be found by its key."""
+        with self.lock:
+            if key in self.programs:
+                return self.programs[key]
+            if self._has_changed(form, leaves):
+                return None
+            if len(self.programs) >= MOST_PROGRAMS:
+                raise ValueError(
+                    f"{self.name} has been compiled {MOST_PROGRAMS} times, each for other arguments; {_what_changes(list(self.programs), args, kwargs)}"
+                )
+            if self.donated and max(self.donated) >= len(args):
+                raise ValueError(f"{self.name}: argument {max(self.donated)} is to be donated, but only {len(args)} were given")
+            numbers = {i for i, kind in enumerate(key[1:]) if kind is _NUMBER}
+            try:
+                program = _Program(self, args, leaves, form, numbers)
+            except Exception:
+                if not numbers:
+                    raise
+                # A value is asked for, or a tensor is not taken there: these numbers have to be fixed.
+                self.fixed |= numbers
+                self.floats[form][1].clear()
+                return None
+            self.programs[key] = program
+            return program
+
+    def _has_changed(self, form: Any, leaves: list[Any]) -> bool:
+        """Make inputs of floats that are not what they were at the first call; return whether there are new ones."""
+        first, inputs = self.floats.setdefault(form, ({}, set()))
+        floats = {i: x for i, x in enumerate(leaves) if type(x) is float and i not in self.fixed}
+        new = {i for i, x in floats.items() if first.setdefault(i, x) != x and i not in inputs}
+        inputs |= new
+        return bool(new)
+
+
+class _Program:
+    """One program: what was traced, and the executable."""
+
+    def __init__(self, owner: _Compiled, args: tuple[Any, ...], leaves: list[Any], form: Any, numbers: set[int]) -> None:
+        self.name, self.positions = owner.name, owner.donated
+        tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
+        device = next((leaves[i].device for i in tensors), torch.device("cpu"))
+        self.kind, _ = chosen(owner.backend, device)
+        groups: list[int] = []
+        for position, arg in enumerate((*args, form.unflatten(leaves)[1])):
+            groups += [position] * len(optree.tree_leaves(arg, namespace="funrl"))
+        self.places = tensors
+        donated_leaves = {k for k, group in enumerate(groups) if group in self.positions}
+        for i in sorted(donated_leaves):
+            if not isinstance(leaves[i], torch.Tensor):
+                position = groups[i]
+                where = tree.paths(args[position])[i - groups.index(position)]
+                raise TypeError(
+                    f"{self.name}: leaf {where} of argument {position}, which is donated, is a {type(leaves[i]).__name__}; make it a tensor"
+                )
+        self.donated_leaves = donated_leaves
+        timer = _Timer(self.name, self.kind)
+        timer("tracing")
+        if self.kind == "xla":
+            from funrl.compiler import _xla as code
+
+            trace = Trace(device, code.lowers, self.kind)
+        else:
+            from funrl.compiler import _inductor as code
+
+            trace = Trace(device, code.lowers, self.kind, code.decompositions())
+        given = list(leaves)
+        for i in tensors:
+            given[i] = trace.argument(leaves[i].shape, leaves[i].dtype)
+            if i in numbers:
+                given[i] = Number(given[i])
+        traced_args, traced_kwargs = form.unflatten(given)
+        with trace.active():
+            out = owner.fn(*traced_args, **traced_kwargs)
+            values, self.form = optree.tree_flatten(out, namespace="funrl")
+            parts = list(out) if type(out) is tuple and not matched(self.name, self.positions, args, out) else [out]
+            self.numbers = [k for k, x in enumerate(values) if isinstance(x, Number)]
+            values = [x.value if isinstance(x, Number) else x for x in values]
+            nodes = [trace.node(x) if isinstance(x, torch.Tensor) else None for x in values]
+        graph = trace.frame.graph
+        output_groups: list[int] = []
+        for k, part in enumerate(parts):
+            output_groups += [k] * len(optree.tree_leaves(part, namespace="funrl"))
+        # What is returned as it was given is handed back; numbers are what they were at the trace.
+        arguments = {id(node): i for i, node in zip(tensors, graph.inputs, strict=False)}
+        self.passed: list[tuple[int, int]] = []
+        self.fixed: list[tuple[int, Any]] = []
+        self.computed: list[int] = []
+        for k, (node, x) in enumerate(zip(nodes, values, strict=True)):
+            if node is None:
+                self.fixed.append((k, x))
+            elif id(node) in arguments:
+                self.passed.append((k, arguments[id(node)]))
+            else:
+                self.computed.append(k)
+        graph.outputs = [node for k in self.computed if (node := nodes[k]) is not None]
+        kept = {i for _, i in self.passed}
+        donated = {k for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
+        executable: Any = code.Executable if self.kind == "xla" else functools.partial(code.Executable, device=device)
+        self.executable = executable(
+            graph,
+            [groups[i] for i in tensors],
+            [x for x, _ in trace.captured.values()],
+            [output_groups[k] for k in self.computed],
+            donated,
+            owner.threads,
+            self.name,
+            timer,
+        )
+        timer("")
+        self.num_outputs = len(values)
+
+    def __call__(self, leaves: list[Any]) -> Any:
+        tensors = [leaves[i] for i in self.places]
+        own_copies(tensors)
+        computed = self.executable(tensors)
+        values: list[Any] = [None] * self.num_outputs
+        for k, x in zip(self.computed, computed, strict=True):
+            values[k] = x
+        for k, i in self.passed:
+            values[k] = leaves[i]
+        for k, x in self.fixed:
+            values[k] = x
+        for k in self.numbers:
+            values[k] = values[k].item()
+        if self.positions:
+            passed = {id(leaves[i]) for _, i in self.passed}
+            mark_donated(self.name, [leaves[i] for i in self.donated_leaves if id(leaves[i]) not in passed])
+        return optree.tree_unflatten(self.form, values)
+
+
+def _as_leaf(x: Any) -> Any:
+    """Return a leaf as a plain tensor, if it is a tensor or an array, or else as it is; a number of NumPy as one of Python."""
+    if isinstance(x, torch.Tensor):
+        return x if isinstance(x, Traced) or private.is_transformed(x) or "_funrl_donated" in x.__dict__ else x.detach().as_subclass(torch.Tensor)
+    if isinstance(x, np.ndarray):
+        return torch.as_tensor(x)
+    return x.item() if isinstance(x, np.generic) else x
+
+
+def _unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeError:
+    places = optree.tree_paths((args, kwargs), namespace="funrl")
+    for place, x in zip(places, leaves, strict=True):
+        try:
+            hash(x)
+        except TypeError:
+            return TypeError(f"{name}: leaf {_path(place)} is a {type(x).__name__}, which is neither a tensor nor a fixed value; make it a tensor")
+    return TypeError(f"{name}: a static field of an argument cannot be hashed")
+
+
+def _path(place: tuple[Any, ...]) -> str:
+    which, *rest = place
+    where = f"argument {rest[0]}" if which == 0 and isinstance(rest[0], int) else f"argument {rest[0]!r}"
+    return where + "".join(f"[{step!r}]" for step in rest[1:])
+
+
+def _what_changes(keys: list[Any], args: Any, kwargs: Any) -> str:
+    places = optree.tree_paths((args, kwargs), namespace="funrl")
+    for k, place in enumerate(places, start=1):
+        kinds = {key[k] for key in keys if len(key) > k}
+        if len(kinds) > 1 and any(isinstance(kind[0], type) for kind in kinds):
+            return f"{_path(place)} is a Python number (or another fixed value) that changes: make it a tensor, as in torch.tensor(0.1)"
+        if len(kinds) > 1:
+            return f"{_path(place)} has another shape or dtype each time: pad it, or use a mask"
+    return "their structure or static fields differ each time"
+
+
+# Which backend --------------------------------------------------------------------------------------------------------------
+
+
+def backend(device: str | torch.device = "cpu") -> tuple[str, str]:
+    """Return the backend that ``funrl.compile`` takes for programs on a device, and why.
+
+    Args:
+        device: where the program runs.
+
+    Returns:
+        "xla", "inductor" or "eager", and a sentence that says why.
+
+    Raises:
+        ValueError: if ``FUNRL_BACKEND`` names no backend.
+
+    Example:
+        >>> name, why = backend("cuda")
+        >>> name, why
+        ('inductor', 'xla is for programs on the CPU, and this one is on cuda')
+    """
+    return chosen("auto", torch.device(device))
+
+
+def chosen(asked: str, device: torch.device) -> tuple[str, str]:
+    """Return the backend for ``asked``, which may be "auto", and why."""
+    if asked != "auto":
+        return asked, "it was asked for"
+    named = getattr(_STATE, "backend", None) or os.environ.get("FUNRL_BACKEND") or "auto"
+    if named not in _BACKENDS:
+        raise ValueError(f"FUNRL_BACKEND is {named!r}; expected one of {', '.join(_BACKENDS)}")
+    if named != "auto":
+        return named, "FUNRL_BACKEND says so"
+    if device.type != "cpu":
+        return "inductor", f"xla is for programs on the CPU, and this one is on {device.type}"
+    if not has_jax():
+        return "inductor", "jax is not installed: pip install 'funrl[xla]' for programs that start in seconds"
+    return "xla", "jax is installed, and the program is on the CPU"
+
+
+@functools.cache
+def has_jax() -> bool:
+    """Return whether jax is installed, without importing it."""
+    return importlib.util.find_spec("jax") is not None and importlib.util.find_spec("jaxlib") is not None
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Within the context, run this thread's compiled functions as they are, for a debugger or ``print``.
+
+    Example:
+        >>> import torch
+        >>> double = compile(lambda x: 2 * x)
+        >>> with eager():
+        ...     double(torch.ones(1))
+        tensor([2.])
+    """
+    _STATE.eager = getattr(_STATE, "eager", 0) + 1
+    try:
+        yield
+    finally:
+        _STATE.eager -= 1
+
+
+_ALL: weakref.WeakSet[_Compiled] = weakref.WeakSet()
+
+
+def clear() -> None:
+    """Forget all programs of this process and give their memory back. Functions compile again at their next call.
+
+    Example:
+        >>> clear()
+    """
+    import gc
+    import sys
+
+    for compiled in _ALL:
+        compiled.programs.clear()
+    gc.collect()
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
+def transformed(*trees: Any) -> bool:
+    """Return whether this is a part of a compiled program, or a leaf is one that torch.func transforms.
+
+    Where it is not, values can be looked at, and kernels can be chosen that have no rules for transforms.
+
+    Args:
+        *trees: any trees of tensors.
+
+    Example:
+        >>> import torch
+        >>> transformed(torch.ones(2)), torch.func.vmap(lambda x: x + transformed(x))(torch.zeros(2))
+        (False, tensor([1., 1.]))
+    """
+    if current() is not None:
+        return True
+    return any(isinstance(x, torch.Tensor) and private.is_transformed(x) for x in tree.leaves(trees))
+
+
+# Who is told what a first call is doing -----------------------------------------------------------------------------------------
+
+
+class _Timer:
+    """Tell listeners which part of a first call begins, and how long the last one took."""
+
+    def __init__(self, name: str, backend: str) -> None:
+        self.name, self.backend, self.part, self.begin = name, backend, "", time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        now = time.perf_counter()
+        for listener in getattr(_STATE, "listeners", ()):
+            listener(self.name, self.part, now - self.begin, part)
+        self.part, self.begin = part, now
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[str, str, float, str], None]) -> Iterator[None]:
+    """Within the context, call ``listener(name, ended, seconds, begins)`` as first calls of this thread go on.
+
+    ``ended`` and ``begins`` are "tracing", "lowering", "compiling" or "loading" (from disk), or "" before the first and after the last.
+
+    Example:
+        >>> import torch
+        >>> parts = []
+        >>> with listening(lambda name, ended, seconds, begins: parts.append(begins)):
+        ...     compile(lambda x: x + 1)(torch.ones(2))
+        tensor([2., 2.])
+        >>> parts[0], parts[-1]
+        ('tracing', '')
+    """
+    listeners = _STATE.listeners = [*getattr(_STATE, "listeners", ()), listener]
+    try:
+        yield
+    finally:
+        _STATE.listeners = [x for x in listeners if x is not listener]
+
+
+def _plainly(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function as it is; in a forked process with one thread, as those of its parent are not there."""
+    if _FORKED and not _FORKED[0]:
+        _FORKED[0] = True
+        torch.set_num_threads(1)
+        warnings.warn(
+            "funrl: this process was forked from one that had compiled programs, whose threads it does not have: compiled functions run eagerly "
+            "here; start it by spawn or forkserver instead",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return fn(*args, **kwargs)
+
+
+# In a forked child of a process that had programs: whether it has said so.
+_FORKED: list[bool] = []
+os.register_at_fork(after_in_child=lambda: _FORKED.append(False) if any(compiled.programs for compiled in _ALL) and not _FORKED else None)

@@ -1,0 +1,206 @@
+"""``scan``: a loop that is one operator of a compiled program, and a loop of Python elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from funrl import tree
+from funrl.compiler import _torch_private as private
+from funrl.compiler._scan_rules import loop
+from funrl.compiler._trace import Trace, Traced, current
+
+__all__ = ["scan"]
+
+
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any = None, *, length: int | None = None, reverse: bool = False
+) -> tuple[Any, Any]:
+    """Run ``carry, y = f(carry, x)`` along the first dimension of ``xs``; return the last carry and all ys.
+
+    Equivalent to::
+
+        carry, ys = init, []
+        for x in xs:
+            carry, y = f(carry, x)
+            ys.append(y)
+        return carry, tree.stack(ys)
+
+    Eagerly it is that loop. In a compiled program it is one operator, whose compile time does not grow with the number of
+    steps. Both forms nest, batch under :func:`torch.func.vmap` even where only some of ``init`` is batched, and are
+    differentiable by ``torch.func.grad``, ``vjp`` and ``jvp``, inside ``f`` and around the scan, any number of times. A compiled
+    gradient stores the carries of all steps, and runs each step again on its way back.
+
+    Args:
+        f: a pure function ``(carry, x) -> (carry, y)``. The new carry has the structure, shapes and dtypes of the old.
+        init: the first carry, any tree of tensors.
+        xs: a tree of tensors [T, ...]; ``x`` holds one row of each. ``None``: there is nothing to scan over.
+        length: T >= 1; needed where ``xs`` holds no tensor.
+        reverse: go from the last row to the first; ``ys`` stay in the places of their ``xs``.
+
+    Returns:
+        The last carry, and the tree of ys with leaves [T, ...].
+
+    Raises:
+        TypeError: if a leaf of ``init`` or ``xs`` is not a tensor (a Python number would be another program at each value).
+        ValueError: if lengths disagree or are missing, or if ``f`` returns a carry unlike ``init``; it names the leaf.
+
+    Example:
+        >>> import torch
+        >>> total, sums = scan(lambda s, x: (s + x, s + x), torch.tensor(0), torch.arange(1, 5))
+        >>> total, sums
+        (tensor(10), tensor([ 1,  3,  6, 10]))
+    """
+    carry, form = _tensors(init, "init")
+    columns, xs_form = _tensors(xs, "xs")
+    length = _length(columns, xs, length)
+
+    def step(carry: list[torch.Tensor], row: list[torch.Tensor]) -> tuple[list[torch.Tensor], Any]:
+        result = f(tree.unflatten(form, carry), tree.unflatten(xs_form, row))
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(f"scan: f has to return a pair (carry, y), got {type(result).__name__}")
+        new, y = result
+        tree.check_like(new, init, "scan: the carry that f returned", "init")
+        return tree.leaves(new), y
+
+    trace = current()
+    if trace is None:
+        carry, ys = _python_loop(step, carry, columns, length, reverse)
+    else:
+        carry, ys = _recorded_loop(trace, step, carry, columns, length, reverse)
+    return tree.unflatten(form, carry), ys
+
+
+def _tensors(value: Any, name: str) -> tuple[list[torch.Tensor], Any]:
+    values, form = tree.flatten(value)
+    for i, x in enumerate(values):
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(
+                f"scan: leaf {tree.paths(value)[i]} of {name} is a {type(x).__name__}; expected tensors only: wrap it in torch.tensor"
+            )
+    return values, form
+
+
+def _length(columns: list[torch.Tensor], xs: Any, length: int | None) -> int:
+    if not columns and length is None:
+        raise ValueError("scan: xs holds no tensor and length is missing; give one of the two")
+    for i, x in enumerate(columns):
+        if x.ndim == 0:
+            raise ValueError(f"scan: leaf {tree.paths(xs)[i]} of xs has shape []; expected a first dimension to scan over")
+        if length is None:
+            length = x.shape[0]
+        elif x.shape[0] != length:
+            expected = f"length {length}" if i == 0 else f"{length} as leaf {tree.paths(xs)[0]}"
+            raise ValueError(f"scan: leaf {tree.paths(xs)[i]} of xs has {x.shape[0]} rows, expected {expected}")
+    if length is None or length < 1:
+        raise ValueError(f"scan: length is {length}; expected at least one step")
+    return length
+
+
+def _python_loop(
+    step: Callable[..., Any], carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool
+) -> tuple[list[torch.Tensor], Any]:
+    rows = [x.unbind(0) for x in columns]
+    ys: list[Any] = [None] * length
+    for t in reversed(range(length)) if reverse else range(length):
+        carry, ys[t] = step(carry, [row[t] for row in rows])
+    _tensors(ys[0], "y")
+    return carry, tree.stack(ys)
+
+
+def _recorded_loop(
+    trace: Trace, step: Callable[..., Any], carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool
+) -> tuple[list[torch.Tensor], Any]:
+    num_carries, num_columns, level = len(carry), len(columns), private.level()
+    y_form: Any = None
+
+    def body(*args: torch.Tensor) -> list[torch.Tensor]:
+        nonlocal y_form
+        rows_end = num_carries + num_columns
+        with _replacing(dict(zip(map(id, captured), args[rows_end:], strict=True))):
+            new, y = step(list(args[:num_carries]), list(args[num_carries:rows_end]))
+        ys, y_form = _tensors(y, "y")
+        return [*new, *ys]
+
+    captured: list[torch.Tensor] = []
+    if level:
+        # The rules of vmap and grad hand the body its values at other levels: what it closes over has to be among them.
+        with trace.inner_frame(), _Capturing(level) as found:
+            body(*(x.clone() for x in carry), *(x[0].clone() for x in columns))
+        captured = list(found.tensors.values())
+    results = loop(body, carry, columns, captured, length, reverse)
+    return results[:num_carries], tree.unflatten(y_form, results[num_carries:])
+
+
+class _Capturing(TorchFunctionMode):
+    """Note the tensors, wrapped by a transform that is at work around a loop, that its body takes from outside."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.level, self.since = level, _serial()
+        self.tensors: dict[int, torch.Tensor] = {}
+
+    def note(self, x: torch.Tensor) -> torch.Tensor:
+        outer = private.unwrapped(x, self.level)
+        if private.is_transformed(outer):
+            base = private.unwrapped(outer)
+            if not isinstance(base, Traced) or base.serial < self.since:
+                self.tensors.setdefault(id(outer), outer)
+        return x
+
+    def __enter__(self) -> "_Capturing":
+        self.listening = private.on_wrapping(self.note)
+        self.listening.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.listening.__exit__(*error)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        _each_tensor((args, kwargs), self.note)
+        return func(*args, **(kwargs or {}))
+
+
+class _Replacing(TorchFunctionMode):
+    """Put a loop's operands in the place of the tensors that its body takes from outside."""
+
+    def __init__(self, table: dict[int, torch.Tensor]) -> None:
+        super().__init__()
+        self.table = table
+
+    def replace(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table.get(id(x), x)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*_each_tensor(args, self.replace), **_each_tensor(kwargs or {}, self.replace))
+
+
+@contextmanager
+def _replacing(table: dict[int, torch.Tensor]) -> Iterator[None]:
+    if not table:
+        yield
+        return
+    mode = _Replacing(table)
+    with private.on_wrapping(mode.replace), mode:
+        yield
+
+
+def _each_tensor(value: Any, f: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return nested lists, tuples and dicts with ``f(x)`` for each tensor."""
+    if isinstance(value, torch.Tensor):
+        return f(value)
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_each_tensor(item, f) for item in value])
+    if kind is dict:
+        return {name: _each_tensor(item, f) for name, item in value.items()}
+    return value
+
+
+def _serial() -> int:
+    from funrl.compiler import _trace
+
+    return next(_trace._SERIAL)

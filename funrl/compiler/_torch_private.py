@@ -1,0 +1,262 @@
+"""The seam: every private name of torch that funrl spells, what it is for, and what happens without it.
+
+Nothing here runs when funrl is imported: :func:`needed` is called at the first trace, and each optional part by its user.
+
+Versions seen: 2.13.0, 2.14.1.
+
+Needed (without one of them the first trace raises an error that names it):
+
+* ``torch.Tensor._make_wrapper_subclass``, ``torch._C._disabled_torch_function_impl``: tensors that record.
+* ``torch.utils._python_dispatch.TorchDispatchMode``: hears of each aten operator, below torch.func.
+* ``torch._C._functorch``: wrappers and levels of vmap and grad: which tensors a loop's body captures, and the rules of the loop.
+* ``torch._functorch.{vmap,eager_transforms,utils,pyfunctorch}``: the rules of the loop, and where wrappers are made.
+* ``torch.autograd.forward_ad``: forward-mode rules of the loop (public, but for ``_make_dual``'s level).
+* ``torch._decomp.core_aten_decompositions``: operators without a lowering of their own.
+
+Needed by ``backend="inductor"`` alone (:func:`inductor`): ``torch._inductor.{compile_fx.compile_fx_inner,config,decomposition,
+virtualized.V,custom_graph_pass}``, fake tensors (``torch._subclasses``), ``torch._guards.tracing``; and ``cpp_builder.
+_get_optimization_cflags``, to which ``-fwrapv`` is added, for else integers that overflow are not those of torch. Optional:
+``compile_fx._recursive_joint_graph_passes`` (speed).
+"""
+
+import functools
+import importlib
+import sys
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "TorchDispatchMode",
+    "copy_all",
+    "decompositions",
+    "fake_tensor",
+    "functorch",
+    "inductor",
+    "is_composite",
+    "is_transformed",
+    "level",
+    "memory",
+    "needed",
+    "no_torch_function",
+    "on_wrapping",
+    "single_level_function",
+    "unwrapped",
+    "without_dynamo",
+    "wrapper_tensor",
+]
+
+functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]  (a part of C without stubs)
+no_torch_function: Any = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAttributeAccessIssue]
+
+_NAMES = {
+    "torch._functorch.vmap": ("restore_vmap", "unwrap_batched", "wrap_batched", "_add_batch_dim"),
+    "torch._functorch.eager_transforms": ("_autograd_grad", "_wrap_for_grad"),
+    "torch._functorch.utils": ("enable_single_level_autograd_function",),
+    "torch._functorch.pyfunctorch": ("retrieve_current_functorch_interpreter",),
+    "torch._C._functorch": (
+        *("TransformType", "_unwrap_for_grad", "_wrap_for_grad", "get_unwrapped", "is_batchedtensor"),
+        *("is_functorch_wrapped_tensor", "maybe_get_level", "peek_interpreter_stack"),
+    ),
+    "torch.autograd.function": ("_SingleLevelFunction",),
+}
+
+
+@functools.cache
+def needed() -> Any:
+    """Return the private functions that tracing stands on, as attributes.
+
+    Raises:
+        RuntimeError: that names the first one which this version of torch lacks.
+    """
+    found: dict[str, Any] = {}
+    for module_name, names in _NAMES.items():
+        module = functorch if module_name == "torch._C._functorch" else importlib.import_module(module_name)
+        for name in names:
+            if not hasattr(module, name):
+                raise RuntimeError(
+                    f"funrl.compile: torch {torch.__version__} has no {module_name}.{name}, which tracing needs; funrl knows torch 2.13 "
+                    "and 2.14: install one of them"
+                )
+            found[name] = getattr(module, name)
+    _listen_to_wrapping()
+    return SimpleNamespace(**found)
+
+
+def without_dynamo(mode: type) -> type:
+    """Let a dispatch mode be called as it is written: torch wraps it in a function that imports Dynamo, which takes two seconds."""
+    wrapped = mode.__dict__["__torch_dispatch__"]
+    mode.__torch_dispatch__ = getattr(wrapped, "__wrapped__", wrapped)
+    return mode
+
+
+def wrapper_tensor(kind: type, meta: torch.Tensor, device: torch.device) -> Any:
+    """Return a tensor of class ``kind`` without memory, of the shape, strides and dtype of ``meta``."""
+    make: Any = torch.Tensor._make_wrapper_subclass
+    return make(kind, meta.shape, strides=meta.stride(), storage_offset=meta.storage_offset(), dtype=meta.dtype, device=device)
+
+
+def is_transformed(x: Any) -> bool:
+    """Return whether a tensor is one that torch.func has wrapped."""
+    return functorch.is_functorch_wrapped_tensor(x)
+
+
+def level() -> int:
+    """Return how many transforms of torch.func are at work."""
+    top = functorch.peek_interpreter_stack()
+    return 0 if top is None else top.level()
+
+
+def unwrapped(x: torch.Tensor, above: int = 0) -> torch.Tensor:
+    """Return ``x`` without the wrappers of transforms above a level."""
+    while functorch.is_functorch_wrapped_tensor(x):
+        own = functorch.maybe_get_level(x)
+        if own is not None and 0 <= own <= above:
+            break
+        x = functorch.get_unwrapped(x)
+    return x
+
+
+@functools.cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return torch's table of operators written in terms of simpler ones."""
+    from torch._decomp import core_aten_decompositions
+
+    return core_aten_decompositions()
+
+
+def single_level_function() -> Any:
+    """Return torch's base class of functions with a gradient of their own at one level of torch.func."""
+    from torch.autograd.function import _SingleLevelFunction
+
+    return _SingleLevelFunction
+
+
+# Called with each tensor that torch.func is about to wrap; gives the one to wrap in its place.
+_LISTENERS: list[Callable[[torch.Tensor], torch.Tensor]] = []
+
+
+@contextmanager
+def on_wrapping(replace: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Within the context, let vmap and grad wrap ``replace(x)`` where they would wrap ``x``."""
+    _LISTENERS.append(replace)
+    try:
+        yield
+    finally:
+        _LISTENERS.pop()
+
+
+def _listen_to_wrapping() -> None:
+    from torch._functorch import eager_transforms, vmap
+
+    def listening(wrap: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(wrap)
+        def replaced(x: torch.Tensor, *args: Any) -> Any:
+            for replace in reversed(_LISTENERS):
+                x = replace(x)
+            return wrap(x, *args)
+
+        return replaced
+
+    original = eager_transforms._autograd_grad
+
+    def gradients(
+        outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool = False, create_graph: bool = True
+    ) -> tuple[torch.Tensor, ...]:
+        # torch's own imports Dynamo to switch its compiled autograd off: two seconds for what cannot be on before it is imported.
+        if "torch._dynamo" in sys.modules:
+            return original(outputs, inputs, grad_outputs, retain_graph, create_graph)
+        given = [None] * len(outputs) if grad_outputs is None else grad_outputs
+        pairs = [(x, dx) for x, dx in zip(outputs, given, strict=True) if x.requires_grad]
+        found: Any = [None] * len(inputs)
+        if pairs:
+            ends, slopes = zip(*pairs, strict=True)
+            found = torch.autograd.grad(
+                ends, inputs, None if grad_outputs is None else slopes, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
+            )
+        return tuple(torch.zeros_like(x) if dx is None else dx for dx, x in zip(found, inputs, strict=True))
+
+    vmap_module: Any = vmap
+    grad_module: Any = eager_transforms
+    vmap_module._add_batch_dim = listening(vmap_module._add_batch_dim)
+    grad_module._autograd_grad = functools.wraps(original)(gradients)
+    grad_module._wrap_for_grad = listening(grad_module._wrap_for_grad)
+
+
+# Inductor -------------------------------------------------------------------------------------------------------------------
+
+_INDUCTOR = {
+    "torch._inductor.compile_fx": ("compile_fx_inner",),
+    "torch._inductor.config": ("patch",),
+    "torch._inductor.cpp_builder": ("_get_optimization_cflags",),
+    "torch._inductor.custom_graph_pass": ("CustomGraphPass",),
+    "torch._inductor.decomposition": ("select_decomp_table",),
+    "torch._inductor.virtualized": ("V",),
+    "torch._guards": ("TracingContext", "tracing"),
+    "torch._subclasses": ("FakeTensor", "FakeTensorMode"),
+    "torch.fx.experimental.symbolic_shapes": ("ShapeEnv",),
+}
+
+
+@functools.cache
+def inductor() -> Any:
+    """Return the private functions that compiling by inductor stands on, as attributes.
+
+    Raises:
+        RuntimeError: that names the first one which this version of torch lacks.
+    """
+    found: dict[str, Any] = {}
+    for module_name, names in _INDUCTOR.items():
+        module = importlib.import_module(module_name)
+        for name in names:
+            if not hasattr(module, name):
+                raise RuntimeError(
+                    f"funrl.compile: torch {torch.__version__} has no {module_name}.{name}, which backend='inductor' needs; funrl knows "
+                    "torch 2.13 and 2.14: install one of them, or compile with backend='xla'"
+                )
+            found[name] = getattr(module, name)
+    _let_integers_wrap(importlib.import_module("torch._inductor.cpp_builder"))
+    passes = getattr(importlib.import_module("torch._inductor.compile_fx"), "_recursive_joint_graph_passes", None)
+    return SimpleNamespace(**found, joint_graph_passes=passes or (lambda module, **options: module))
+
+
+def _let_integers_wrap(cpp_builder: Any) -> None:
+    """Let integers wrap in generated C++ as they do in torch.
+
+    Overflow of signed integers is undefined in C++, and g++ makes use of that: without the flag, keys and random bits that
+    are drawn in one kernel are not those that are drawn eagerly.
+    """
+    plain = cpp_builder._get_optimization_cflags
+
+    @functools.wraps(plain)
+    def flags(*args: Any, **kwargs: Any) -> Any:
+        compiler, linker = plain(*args, **kwargs)
+        return [*compiler, *([] if sys.platform == "win32" else ["fwrapv"])], linker
+
+    cpp_builder._get_optimization_cflags = flags
+
+
+def is_composite(operator: Any) -> bool:
+    """Return whether torch itself writes an operator in simpler ones, whatever it is called with."""
+    return operator._can_decompose()
+
+
+def fake_tensor(mode: Any, meta: torch.Tensor, device: torch.device) -> Any:
+    """Return a fake tensor on a device, over the memory of a meta tensor."""
+    return inductor().FakeTensor(mode, meta, device)
+
+
+def memory(x: torch.Tensor) -> int:
+    """Return what identifies the memory of a meta or fake tensor."""
+    return x.untyped_storage()._cdata
+
+
+def copy_all(places: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+    """Copy tensors into others, on a GPU by few kernels."""
+    many: Any = torch._foreach_copy_
+    many(places, values)

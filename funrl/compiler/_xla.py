@@ -1,0 +1,289 @@
+"""Programs on XLA, by jax: a recorded graph as a jax function, its executable, and how tensors go in and out.
+
+Small leaves of one argument and one dtype travel as one vector, so that a call hands over a few arrays and not hundreds. What comes out
+shares the memory of jax's arrays, and remembers them: going in again it costs no conversion.
+"""
+
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from funrl.compiler import _cache
+from funrl.compiler._graph import Graph, Loop, Node, replaced
+
+__all__ = ["Executable", "lowers"]
+
+# Bytes from which a leaf travels by itself, and is written in place where it is donated.
+LARGE = 1 << 16
+
+
+@functools.cache
+def _jax() -> Any:
+    try:
+        import jax
+    except ImportError:
+        raise ImportError("backend='xla' needs jax: pip install 'funrl[xla]' (or compile with backend='inductor')") from None
+    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
+    if not (0, 8) <= version < (0, 12):
+        raise ImportError(f"funrl knows jax 0.8 to 0.11, and {jax.__version__} is installed: pip install 'funrl[xla]', or use backend='inductor'")
+    return jax
+
+
+def lowers(operator: Any) -> bool:
+    """Return whether an aten operator has a lowering."""
+    from funrl.compiler import _lowerings
+
+    return operator in _lowerings.TABLE
+
+
+class _Layout:
+    """How leaves travel: small ones of one group and dtype in one vector, each large one by itself.
+
+    Args:
+        specs: for each leaf its group, shape and dtype.
+    """
+
+    def __init__(self, specs: Sequence[tuple[int, Any, torch.dtype]]) -> None:
+        vectors: dict[Any, list[int]] = {}
+        self.single: list[int] = []
+        for i, (group, shape, dtype) in enumerate(specs):
+            if shape.numel() * dtype.itemsize >= LARGE:
+                self.single.append(i)
+            else:
+                vectors.setdefault((group, dtype), []).append(i)
+        self.vectors = list(vectors.values())
+        self.dtypes = [dtype for _, dtype in vectors]
+        self.shapes = [tuple(shape) for _, shape, _ in specs]
+        self.sizes = [shape.numel() for _, shape, _ in specs]
+        self.single_dtypes = [specs[i][2] for i in self.single]
+        self.lengths = [[self.sizes[i] for i in vector] for vector in self.vectors]
+        self.offsets = [[0, *itertools.accumulate(lengths)] for lengths in self.lengths]
+
+    def avals(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Return shape and dtype of each array: the vectors, then the single leaves."""
+        vectors = [((offsets[-1],), dtype) for offsets, dtype in zip(self.offsets, self.dtypes, strict=True)]
+        return vectors + [(self.shapes[i], dtype) for i, dtype in zip(self.single, self.single_dtypes, strict=True)]
+
+    def unpack(self, arrays: Sequence[Any]) -> list[Any]:
+        """Return the leaves, as jax arrays, of the arrays in which they travel."""
+        from jax import lax
+
+        leaves: list[Any] = [None] * len(self.shapes)
+        for vector, offsets, array in zip(self.vectors, self.offsets, arrays, strict=False):
+            for i, start in zip(vector, offsets, strict=False):
+                part = array if len(vector) == 1 else lax.slice_in_dim(array, start, start + self.sizes[i])
+                leaves[i] = lax.reshape(part, self.shapes[i])
+        for i, array in zip(self.single, arrays[len(self.vectors) :], strict=True):
+            leaves[i] = array
+        return leaves
+
+    def pack(self, leaves: Sequence[Any]) -> list[Any]:
+        """Return the arrays in which leaves, jax arrays, travel."""
+        from jax import lax
+
+        flat = [[lax.reshape(leaves[i], (self.sizes[i],)) for i in vector] for vector in self.vectors]
+        return [lax.concatenate(parts, 0) if len(parts) > 1 else parts[0] for parts in flat] + [leaves[i] for i in self.single]
+
+
+class Vector:
+    """A jax array in which leaves travel, with a tensor over the same memory."""
+
+    __slots__ = ("array", "flat", "layout")
+
+    def __init__(self, array: Any, flat: torch.Tensor, layout: tuple[Any, ...]) -> None:
+        self.array, self.flat, self.layout = array, flat, layout
+
+
+def _to_jax(x: torch.Tensor) -> Any:
+    """Return a jax array over the memory of a contiguous tensor, or of a copy where jax cannot use that memory."""
+    return _jax().numpy.from_dlpack(x)
+
+
+def _to_torch(x: Any) -> torch.Tensor:
+    """Return a tensor over the memory of a jax array."""
+    return torch.from_dlpack(x)
+
+
+class Executable:
+    """A recorded graph, compiled.
+
+    Args:
+        graph: its inputs are the leaves of the arguments, then the captured tensors.
+        groups: for each leaf the argument that it is a part of.
+        captured: tensors whose present values are read at each call.
+        output_groups: for each output the part of the result that it belongs to.
+        donated: the leaves whose memory may be taken.
+        threads: how many threads of the CPU it may take.
+        name: for messages and profiles.
+        note: told the seconds of lowering and compiling.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        groups: list[int],
+        captured: list[torch.Tensor],
+        output_groups: list[int],
+        donated: set[int],
+        threads: int,
+        name: str,
+        note: Callable[[str], Any],
+    ) -> None:
+        jax = _jax()
+        leaves = graph.inputs[: len(groups)]
+        self.inputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(groups, leaves, strict=True)])
+        self.outputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(output_groups, graph.outputs, strict=True)])
+        self.captured = captured
+        self.shared: list[Any] = [None] * len(captured)
+        self.layouts = [tuple(self.outputs.lengths[k]) for k in range(len(self.outputs.vectors))]
+        self.input_layouts = [tuple(lengths) for lengths in self.inputs.lengths]
+        num_arrays = len(self.inputs.vectors) + len(self.inputs.single)
+        places = tuple(len(self.inputs.vectors) + k for k, i in enumerate(self.inputs.single) if i in donated)
+        self.donated = frozenset(places)
+        options = {"xla_cpu_multi_thread_eigen": threads > 1, "xla_allow_excess_precision": False}
+        avals = self.inputs.avals() + [(tuple(x.shape), x.dtype) for x in captured]
+
+        def program(*arrays: Any) -> list[Any]:
+            values = [*self.inputs.unpack(arrays[:num_arrays]), *arrays[num_arrays:]]
+            return self.outputs.pack(_evaluate(graph, values))
+
+        program.__name__ = name
+
+        def build() -> Any:
+            from funrl.compiler._lowerings import jax_dtype
+
+            note("lowering")
+            given = [jax.ShapeDtypeStruct(shape, jax_dtype(dtype)) for shape, dtype in avals]
+            lowered = jax.jit(program, donate_argnums=places).lower(*given)
+            note("compiling")
+            return lowered.compile(compiler_options=options)
+
+        with jax.enable_x64(True):
+            self.compiled = _cache.loaded(graph, (self.inputs, self.outputs), places, options, len(avals), build, note)
+
+    def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        jax = _jax()
+        with jax.enable_x64(True):
+            arrays = self._arrays(leaves)
+            results = self.compiled(*arrays)
+        del arrays
+        return self._tensors(results)
+
+    def _arrays(self, leaves: list[torch.Tensor]) -> list[Any]:
+        arrays = []
+        for vector, layout, offsets, dtype in zip(self.inputs.vectors, self.input_layouts, self.inputs.offsets, self.inputs.dtypes, strict=True):
+            arrays.append(self._vector(leaves, vector, layout, offsets, dtype))
+        for i in self.inputs.single:
+            x = leaves[i]
+            known = x.__dict__.get("_funrl_array")
+            if known is None or known.unsafe_buffer_pointer() != x.data_ptr():
+                known = _to_jax(x)
+                if len(arrays) not in self.donated and known.unsafe_buffer_pointer() == x.data_ptr():
+                    x._funrl_array = known
+            elif len(arrays) in self.donated:
+                del x._funrl_array
+                x.set_(x.new_empty(0))  # the last holder of the memory has to be jax, or it copies
+            arrays.append(known)
+        for k, x in enumerate(self.captured):
+            known = self.shared[k]
+            if known is None or known.unsafe_buffer_pointer() != x.data_ptr():
+                x = x.detach()
+                known = _to_jax(x if x.is_contiguous() else x.contiguous())
+                self.shared[k] = known if known.unsafe_buffer_pointer() == x.data_ptr() else None
+            arrays.append(known)
+        return arrays
+
+    def _vector(self, leaves: list[torch.Tensor], places: list[int], layout: tuple[int, ...], offsets: list[int], dtype: torch.dtype) -> Any:
+        known = leaves[places[0]].__dict__.get("_funrl_vector")
+        if known is not None and known.layout == layout:
+            begin, size = known.flat.data_ptr(), dtype.itemsize
+            for i, offset in zip(places, offsets, strict=False):
+                x = leaves[i]
+                if x.__dict__.get("_funrl_vector") is not known or (x.data_ptr() != begin + offset * size and self.inputs.sizes[i]):
+                    break
+            else:
+                return known.array
+        parts = [leaves[i] for i in places]
+        return _to_jax(torch.cat([x.reshape(-1) for x in parts]) if len(parts) > 1 else parts[0].detach().reshape(-1).clone())
+
+    def _tensors(self, results: list[Any]) -> list[torch.Tensor]:
+        leaves: list[Any] = [None] * len(self.outputs.shapes)
+        shapes = self.outputs.shapes
+        for k, vector in enumerate(self.outputs.vectors):
+            array = results[k]
+            flat = _to_torch(array)
+            memory = Vector(array, flat, self.layouts[k])
+            for i, part in zip(vector, flat.split_with_sizes(self.outputs.lengths[k]), strict=True):
+                shape = shapes[i]
+                x = part if len(shape) == 1 else part.view(shape)
+                x._funrl_vector = memory
+                leaves[i] = x
+        for i, array in zip(self.outputs.single, results[len(self.outputs.vectors) :], strict=True):
+            leaves[i] = x = _to_torch(array)
+            x._funrl_array = array
+        return leaves
+
+
+def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = None) -> list[Any]:
+    """Return the outputs of a graph (those of positions ``used``) for jax arrays."""
+    from funrl.compiler import _lowerings
+
+    values: dict[int, Any] = {id(node): x for node, x in zip(graph.inputs, inputs, strict=True)}
+    outputs = graph.outputs if used is None else [graph.outputs[i] for i in used]
+    live = graph.live(outputs)
+    wanted: dict[int, set[int]] = {}
+    for node in live:
+        if node.op == "item":
+            wanted.setdefault(id(node.args[0]), set()).add(node.args[1])
+
+    def value(node: Node) -> Any:
+        return values[id(node)]
+
+    for node in live:
+        if node.op == "constant":
+            values[id(node)] = _constant(node.args[0])
+        elif node.op == "item":
+            values[id(node)] = values[id(node.args[0])][node.args[1]]
+        elif isinstance(node.op, Loop):
+            values[id(node)] = _loop(node.op, [value(x) for x in node.args], wanted.get(id(node), set()))
+        else:
+            values[id(node)] = _lowerings.apply(node.op, node.meta, replaced(node.args, Node, value), replaced(node.kwargs, Node, value))
+    return [values[id(node)] for node in outputs]
+
+
+def _constant(x: torch.Tensor) -> Any:
+    from funrl.compiler import _lowerings
+
+    jax = _jax()
+    if x.ndim == 0:
+        return _lowerings.constant(x.item(), x.dtype)
+    if x.dtype == torch.bfloat16:
+        return jax.numpy.asarray(x.view(torch.int16).numpy().view(_lowerings.jax_dtype(x.dtype)))
+    return jax.numpy.asarray(np.array(x.contiguous().numpy()))
+
+
+def _loop(loop: Loop, operands: list[Any], wanted: set[int]) -> dict[int, Any]:
+    """Return the results of a loop that are wanted, by their position."""
+    from jax import lax
+
+    rows_end = loop.num_carries + loop.num_columns
+    constants = operands[rows_end:]
+    carries = range(loop.num_carries)
+    ys = [i for i in range(loop.num_carries, len(loop.body.outputs)) if i in wanted]
+
+    def step(carry: Any, row: Any) -> tuple[Any, Any]:
+        outputs = _evaluate(loop.body, [*carry, *row, *constants], [*carries, *ys])
+        return outputs[: loop.num_carries], outputs[loop.num_carries :]
+
+    carry, stacked = lax.scan(
+        step, operands[: loop.num_carries], operands[loop.num_carries : rows_end], length=loop.length, reverse=loop.reverse
+    )
+    return {**dict(enumerate(carry)), **dict(zip(ys, stacked, strict=True))}
+
+
+_LOCK = threading.Lock()

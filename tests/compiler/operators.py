@@ -1,0 +1,137 @@
+"""Lowerings beside torch itself: each aten operator that an OpInfo sample runs is run by its lowering too, on the same numbers."""
+
+import collections
+import warnings
+
+import jax
+import torch
+from torch._decomp import core_aten_decompositions
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from funrl.compiler import _lowerings
+from funrl.compiler._lowerings import _table
+
+DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
+DECOMPOSITIONS = core_aten_decompositions()
+
+
+class Record(TorchDispatchMode):
+    """Note each aten operator with copies of what it is given and gives; operators without a lowering are decomposed where torch can."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.missing = [], set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func not in _table.TABLE and not func._schema.is_mutable and not func.is_view:
+            with self:
+                decomposed = DECOMPOSITIONS[func](*args, **kwargs) if func in DECOMPOSITIONS else func.decompose(*args, **kwargs)
+            if decomposed is not NotImplemented:
+                return decomposed
+        given = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
+        out = func(*args, **kwargs)
+        if func._schema.is_mutable:
+            return out  # the functional twin has the lowering
+        if func in _table.TABLE:
+            self.calls.append((func, *given, pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, out)))
+        else:
+            self.missing.add(str(func))
+        return out
+
+
+def calls_of(name, dtype, most_samples=8):
+    """Return the aten calls of an operator of op_db (``name`` or ``name.variant``) and the operators that have no lowering."""
+    mode = Record()
+    for info in op_db:
+        if info.name + (f".{info.variant_test_name}" if info.variant_test_name else "") != name or not info.supports_dtype(dtype, "cpu"):
+            continue
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _, sample in zip(range(most_samples), info.sample_inputs("cpu", dtype), strict=False):
+                with torch.no_grad(), mode:
+                    info.op(sample.input, *sample.args, **sample.kwargs)
+    return mode.calls, mode.missing
+
+
+def wrong(calls, tolerance=None):
+    """Return a line for each call whose lowering, compiled by XLA, gives another result than torch gave."""
+    with jax.enable_x64(True):
+        arrays = []
+
+        def traced(given):
+            rows = iter(given)
+            results = []
+            for func, args, kwargs, out in calls:
+                args, kwargs = pytree.tree_map(lambda x: next(rows) if isinstance(x, torch.Tensor) else x, (args, kwargs))
+                meta = pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, out)
+                results.append(list(_as_tuple(_table.apply(func, meta, args, kwargs))))
+            return results
+
+        for _, args, kwargs, _ in calls:
+            arrays += [_to_jax(x) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        compiled = jax.jit(traced).lower(arrays).compile(
+            compiler_options={"xla_backend_optimization_level": 0, "xla_allow_excess_precision": False}
+        )
+        results = compiled(arrays)
+        lines = []
+        for (func, args, kwargs, out), ours in zip(calls, results, strict=True):
+            for theirs, x in zip(_as_tuple(out), ours, strict=True):
+                if theirs is None:
+                    continue
+                x = torch.from_dlpack(x.view("uint8")).view(torch.bool) if x.dtype == bool else torch.from_dlpack(x)
+                options = {} if tolerance is None else {"rtol": tolerance, "atol": tolerance}
+                try:
+                    torch.testing.assert_close(x, theirs, equal_nan=True, check_stride=False, **options)
+                except AssertionError as error:
+                    lines.append(f"{func}{_short(args)}{_short(kwargs)}: {' '.join(str(error).split())[:300]}")
+                    break
+    return lines
+
+
+def _as_tuple(x):
+    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
+
+
+def _to_jax(x):
+    import numpy as np
+
+    x = x.detach().contiguous()
+    return jax.numpy.asarray(x.view(torch.int16).numpy().view(jax.numpy.bfloat16)) if x.dtype == torch.bfloat16 else jax.numpy.asarray(np.array(x))
+
+
+def _short(x):
+    return pytree.tree_map(lambda t: f"{t.dtype}{list(t.shape)}" if isinstance(t, torch.Tensor) else t, x)
+
+
+def report(names, dtypes=DTYPES, most_samples=8):
+    """Print for operators of op_db what is missing and what is wrong: ``python -m tests.compiler.operators NAME ...``."""
+    missing, bad = collections.Counter(), []
+    for name in names:
+        for dtype in dtypes:
+            try:
+                calls, without = calls_of(name, dtype, most_samples)
+                lines = wrong(calls) if calls else []
+            except Exception as error:
+                bad.append(f"{name} {dtype}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                continue
+            missing.update(without)
+            bad += [f"{name} {dtype}: {line}" for line in lines]
+    print("\n".join(bad))
+    print("missing:", dict(missing))
+    print(f"{len(names)} operators, {len(bad)} faults")
+
+
+def all_names():
+    """Return the names of all operators of op_db, variants after a dot."""
+    return sorted({info.name + (f".{info.variant_test_name}" if info.variant_test_name else "") for info in op_db})
+
+
+if __name__ == "__main__":
+    import sys
+
+    del _lowerings
+    report(sys.argv[1:])
