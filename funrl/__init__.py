@@ -12,8 +12,8 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from funrl import checkpoint, compiler, distributions, env, nn, optim, policies, random, returns, spaces, stats, tree
-from funrl.interaction import evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
+from funrl.interaction import evaluate, rand_step, rollout, step_mdp
 
 if TYPE_CHECKING:
     from funrl import algos, buffers, collectors, envs, losses, record, training, transforms  # noqa: F401

@@ -94,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--num-workers", type=_whole, metavar="N", help="how many worker processes (default: 2)")
     train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: what num_envs shares out)")
+    train.add_argument(
+        "--backend",
+        choices=["auto", "xla", "inductor", "eager"],
+        help="what compiles: XLA (starts in seconds; the extra xla), torch's inductor, or nothing (default: what there is, XLA on a CPU)",
+    )
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR; what is not given is as it was")
     train.set_defaults(command=_train)
 
@@ -179,7 +184,10 @@ def _train(args: argparse.Namespace) -> None:
         source = None
         if collector is not None:
             source = stack.enter_context(_collect(collector, notes["num_workers"], args.env, algo, key))
-        result = training.train(algo, key, total_steps, num_agents=num_agents, collector=source, out=out, resume=args.resume, notes=notes)
+        settings = {} if args.backend is None else {"backend": args.backend}
+        result = training.train(
+            algo, key, total_steps, num_agents=num_agents, collector=source, out=out, resume=args.resume, notes=notes, **settings
+        )
     assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import random, tree
+from funrl.compiler import scan
 from funrl.env import Env, Timestep, Transition
 from funrl.policies import StatefulPolicy
-from funrl.compiler import scan
 
 __all__ = ["Evaluation", "Memory", "check_act", "evaluate", "rand_step", "rollout", "step_mdp", "with_memory"]
 
@@ -180,7 +180,7 @@ def rollout(
         return (going, _told(memory, after.done)), transition
 
     if lanes:
-        advance = torch.func.vmap(advance)
+        advance = _mapped(advance)
     (env_state, timestep), memory = _parted(state)
     start = ((env_state, timestep.observation, timestep.info), memory)
     ((env_state, observation, info), memory), transitions = scan(advance, start, keys)
@@ -328,10 +328,27 @@ def _chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any
         return one
 
     def each(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
-        mapped = torch.func.vmap(lambda key, memory, observation: one(params, key, memory, observation))
+        mapped = _mapped(lambda key, memory, observation: one(params, key, memory, observation))
         return mapped(random.split(key, copies), memory, observation)
 
     return each
+
+
+def _mapped(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``torch.func.vmap(f)`` that takes None among the results for what it is: a tree without leaves."""
+
+    def mapped(*args: Any) -> Any:
+        form: Any = None
+
+        def leaves(*args: Any) -> list[torch.Tensor]:
+            nonlocal form
+            values, form = tree.flatten(f(*args))
+            return values
+
+        values = torch.func.vmap(leaves)(*args)
+        return tree.unflatten(form, values)
+
+    return mapped
 
 
 def _parted(state: tuple[Any, ...]) -> tuple[tuple[Any, Timestep], Any]:

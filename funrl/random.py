@@ -50,6 +50,7 @@ __all__ = [
     "split",
     "truncated_normal",
     "uniform",
+    "watch",
 ]
 
 Shape = int | Sequence[int]
@@ -641,12 +642,35 @@ def _seen(test: Callable[[], torch.Tensor]) -> bool:
         return False
 
 
+# Hears of each key that is drawn from, where somebody looks for keys that are used twice.
+_WATCHER: Callable[[torch.Tensor, str], None] | None = None
+
+
+def watch(listener: Callable[[torch.Tensor, str], None] | None) -> Callable[[torch.Tensor, str], None] | None:
+    """Let ``listener(key, name)`` hear of each key that a function of this module draws from; return the listener before.
+
+    It is for :func:`funrl.debug.keys`. ``None`` ends it. ``fold_in`` draws nothing.
+
+    Example:
+        >>> names = []
+        >>> before = watch(lambda key, name: names.append(name))
+        >>> x = normal(key(0))
+        >>> names, watch(before) is None
+        (['normal'], False)
+    """
+    global _WATCHER
+    before, _WATCHER = _WATCHER, listener
+    return before
+
+
 def _check_key(key: torch.Tensor, name: str) -> None:
     if not isinstance(key, torch.Tensor) or key.dtype != torch.int64:
         got = str(key.dtype) if isinstance(key, torch.Tensor) else type(key).__name__
         raise TypeError(f"random.{name}: expected key to be an int64 tensor, got {got}; make a key with funrl.random.key(seed)")
     if key.ndim != 0:
         raise ValueError(f"random.{name}: expected one key of shape [], got shape {list(key.shape)}; map over keys with torch.func.vmap")
+    if _WATCHER is not None and name != "fold_in":
+        _WATCHER(key, name)
 
 
 def _check_dtype(dtype: torch.dtype, name: str) -> None:

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from torch._dynamo.utils import counters
 from torch.func import vmap
 
 import funrl
-from funrl import evaluate, interaction, nn, policies, program, random, rollout, tree
+from funrl import compiler, evaluate, interaction, nn, policies, random, rollout, tree
 from tests.oracles import rollout as oracle
+from tests.support import compilations, same
 
 LIMITS = {"CartPole-v1": 6, "Pendulum-v1": 5}
 STEPS, COPIES = 16, 3
@@ -48,12 +48,6 @@ def start(env, env_params, copies=COPIES, seed=0):
     return vmap(env.reset, (0, None))(random.split(random.key(seed), copies), env_params)
 
 
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
-
-
 def expected_rollout(params, state, env_params, env, act, last, batch):
     """What the oracle makes of the keys that a rollout was seen to use."""
     shown = torch.cat([batch.observation["reset"][1:], last[1].observation["reset"][None]])
@@ -72,7 +66,6 @@ def expected_rollout(params, state, env_params, env, act, last, batch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", LIMITS)
 def test_rollout_agrees_with_a_loop(name, dtype):
-    torch._dynamo.reset()
     env, env_params, act, params = make(name, dtype)
     state = start(env, env_params)
     kept = tree.map(torch.clone, (params, state, env_params))
@@ -103,11 +96,10 @@ def test_rollout_agrees_with_a_loop(name, dtype):
 
     if dtype == torch.float64:
         return
-    compiled = program.compile(run, backend="aot_eager")
+    compiled = compiler.compile(run, backend="aot_eager")
     same(compiled(params, random.key(1), state, env_params), (last, batch), rtol=1e-4, atol=1e-4)
-    before = counters["stats"]["unique_graphs"]
-    again, more = compiled(params, random.key(2), last, env_params)
-    assert counters["stats"]["unique_graphs"] == before
+    with compilations(0):
+        again, more = compiled(params, random.key(2), last, env_params)
     same((again, more), run(params, random.key(2), last, env_params), rtol=1e-3, atol=1e-3)
 
 
@@ -143,7 +135,6 @@ def test_one_environment_without_a_batch(name):
 
 
 def test_rollout_under_vmap_over_params_and_constants():
-    torch._dynamo.reset()
     env, env_params, act, params = make("CartPole-v1")
     params = torch.stack([params, -params, 2 * params])
     constants = tree.stack(
@@ -157,7 +148,7 @@ def test_rollout_under_vmap_over_params_and_constants():
 
     expected = tree.stack([run(params[i], keys[i], tree.index(states, i), tree.index(constants, i)) for i in range(3)])
     same(vmap(run)(params, keys, states, constants), expected)
-    same(program.compile(vmap(run), backend="aot_eager")(params, keys, states, constants), expected, rtol=1e-4, atol=1e-4)
+    same(compiler.compile(vmap(run), backend="aot_eager")(params, keys, states, constants), expected, rtol=1e-4, atol=1e-4)
     # Params alone: the rest is shared, and becomes batched on the way.
     expected = tree.stack([run(params[i], keys[0], tree.index(states, 0), env_params) for i in range(3)])
     same(vmap(run, (0, None, None, None))(params, keys[0], tree.index(states, 0), env_params), expected)
@@ -200,7 +191,6 @@ def keyed_counter(length):
 
 
 def test_evaluate_counts_the_first_episode_alone():
-    torch._dynamo.reset()
     reset, step = keyed_counter(9)
     env = funrl.envs.make("CartPole-v1")._replace(reset=reset, step=step, max_episode_steps=20)
     act = lambda params, key, observation: (torch.zeros((), dtype=torch.int64), {})  # noqa: E731
@@ -215,7 +205,7 @@ def test_evaluate_counts_the_first_episode_alone():
     assert result.episode_length.dtype == torch.int64 and result.episode_return.dtype == torch.float32
     short = run(random.key(0), max_steps=4)
     assert torch.equal(short.finished, length <= 4) and torch.equal(short.episode_length, length.clamp(max=4))
-    same(program.compile(run, backend="aot_eager")(random.key(0)), result)
+    same(compiler.compile(run, backend="aot_eager")(random.key(0)), result)
     same(run(random.key(0)), result)
     same(vmap(run)(random.split(random.key(3), 2)), tree.stack([run(key) for key in random.split(random.key(3), 2).unbind(0)]))
 
@@ -320,7 +310,6 @@ def test_a_memory_begins_anew_with_each_episode(dtype):
 
 
 def test_a_memory_alone_batched_vmapped_and_compiled():
-    torch._dynamo.reset()
     env, env_params, params, state = remembering()
 
     def run(params, key, state):
@@ -331,9 +320,9 @@ def test_a_memory_alone_batched_vmapped_and_compiled():
     states, keys = tree.stack([state, remembering(seed=1)[3]]), random.split(random.key(1), 2)
     expected = tree.stack([run(tree.index(both, i), keys[i], tree.index(states, i)) for i in range(2)])
     same(vmap(run)(both, keys, states), expected)
-    compiled = program.compile(vmap(run), backend="aot_eager")
+    compiled = compiler.compile(vmap(run), backend="aot_eager")
     same(compiled(both, keys, states), expected, rtol=1e-4, atol=1e-5)
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with compilations(0):
         compiled(both, keys, expected[0])
     # One environment alone.
     alone, batch = run(params, random.key(3), tree.index(state, 0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import grad, jacrev, vmap
 
-from funrl import optim, program, random, tree
+from funrl import compiler, optim, random, tree
 from tests.oracles.deepmind import optax
 
 STEPS = 20
@@ -126,7 +126,7 @@ def test_bias_correction_keeps_its_digits_in_float32():
         torch.testing.assert_close(opt.update(g, opt.init(g), g)[0], -g.sign(), rtol=1e-6, atol=0)
     update = vmap(lambda g: opt.update(g, opt.init(g), g)[0])
     g = torch.tensor([1e-3, 5.0, -2e4] * 11).expand(16, 33).clone()
-    torch.testing.assert_close(program.compile(update)(g), -g.sign(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(compiler.compile(update)(g), -g.sign(), rtol=1e-6, atol=0)
 
 
 def test_inputs_are_left_as_they_were_and_results_repeat():
@@ -219,7 +219,6 @@ def test_hyperparameters_may_be_tensors(dtype):
 
 @pytest.mark.parametrize("wrap", [lambda opt: opt, optim.flatten])
 def test_compiled_and_vmapped_agree_with_a_loop(wrap):
-    torch._dynamo.reset()
 
     def step(rate, limit, params):
         opt = wrap(optim.chain(optim.clip_by_global_norm(limit), optim.adam(optim.linear(rate, 0.0, 10))))
@@ -229,13 +228,12 @@ def test_compiled_and_vmapped_agree_with_a_loop(wrap):
     params = [start(torch.float32, seed=i) for i in range(3)]
     expected = tree.stack([step(*row) for row in zip(rates, limits, params, strict=True)])
     batched = vmap(step)(rates, limits, tree.stack(params))
-    compiled = program.compile(vmap(step), backend="aot_eager")(rates, limits, tree.stack(params))
+    compiled = compiler.compile(vmap(step), backend="aot_eager")(rates, limits, tree.stack(params))
     close(batched, expected, rtol=1e-4, atol=1e-5)
     close(compiled, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_many_updates_compile_once_in_a_scan():
-    torch._dynamo.reset()
     opt = optim.flatten(optim.adam(optim.cosine(0.1, 0.0, 20)))
     compiles = []
 
@@ -249,19 +247,19 @@ def test_many_updates_compile_once_in_a_scan():
         return (optim.apply_updates(params, updates), state), state[0].count if isinstance(state, tuple) else state.count
 
     def run(params, state):
-        return program.scan(body, (params, state), None, length=STEPS)
+        return compiler.scan(body, (params, state), None, length=STEPS)
 
     params = start()
     (expected, _), _ = run(params, opt.init(params))
-    compiled = program.compile(run, backend="aot_eager")
+    compiled = compiler.compile(run, backend="aot_eager")
     (got, state), counts = compiled(params, opt.init(params))
     close(got, expected)
     assert torch.equal(counts, torch.arange(1, STEPS + 1)) and state.count == STEPS
-    step = torch.compile(lambda g, s, p: opt.update(g, s, p), fullgraph=True, dynamic=False, backend=counting)
+    step = compiler.compile(opt.update, backend="xla")
     state = opt.init(params)
-    for _ in range(3):
-        _, state = step(params, state, params)
-    assert len(compiles) == 1
+    with compilations(1):
+        for _ in range(3):
+            _, state = step(params, state, params)
 
 
 P = {"w": torch.zeros(2)}

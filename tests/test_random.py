@@ -7,11 +7,9 @@ import pytest
 import scipy.stats
 import torch
 
-from funrl import random
+from funrl import compiler, random
 from tests.oracles import splitmix64
-
-# Importing inductor under "warnings are errors" trips over torch's own torch.jit.script_method.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+from tests.support import compilations
 
 vmap = torch.func.vmap
 DTYPES = [torch.float32, torch.float64]
@@ -23,8 +21,7 @@ def unsigned(x):
 
 
 def compiled(f, *args, backend="aot_eager"):
-    torch._dynamo.reset()  # every vmapped function shares one code object, and with it one limit of recompilations
-    return torch.compile(f, fullgraph=True, backend=backend)(*args)
+    return compiler.compile(f, backend=backend)(*args)
 
 
 # ---- construction -------------------------------------------------------------------------------------------------------------
@@ -475,12 +472,10 @@ def test_eager_compiled_and_vmap_agree(name):
     assert torch.equal(keys, before)
 
 
-def test_inductor_gives_the_same_in_one_program():
+def test_xla_gives_the_same_in_one_program():
     keys = random.split(random.key(1), 4)
-    # C++ takes seconds for each.
-    names = ["split", "uniform", "normal", "truncated_normal", "randint", "categorical", "permutation", "permutation long"]
-    every = vmap(lambda k: tuple(EVERY[name](random.fold_in(k, i)) for i, name in enumerate(names)))
-    for x, y in zip(compiled(every, keys, backend="inductor"), every(keys), strict=True):
+    every = vmap(lambda k: tuple(draw(random.fold_in(k, i)) for i, draw in enumerate(EVERY.values())))
+    for x, y in zip(compiled(every, keys, backend="xla"), every(keys), strict=True):
         assert_same(x, y)
 
 
@@ -505,22 +500,26 @@ def test_parameters_can_be_vmapped_and_compiled_too():
 
 
 def test_a_tensor_to_fold_in_does_not_compile_again():
-    torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
-    f = torch.compile(random.fold_in, fullgraph=True, backend=counter)
-    for i in range(5):
-        assert f(random.key(0), torch.tensor(i)) == random.fold_in(random.key(0), i)
-    assert counter.frame_count == 1
+    f = compiler.compile(random.fold_in, backend="aot_eager")
+    with compilations(1):
+        for i in range(5):
+            assert f(random.key(0), torch.tensor(i)) == random.fold_in(random.key(0), i)
 
 
-def test_integers_that_become_symbols_give_the_same():
-    torch._dynamo.reset()
-    f = torch.compile(
-        lambda k, i, n: (random.fold_in(k, i), random.bits(k, n), random.permutation(k, n)),
-        fullgraph=True,
-        backend="aot_eager",
-        dynamic=True,
-    )
+@pytest.mark.parametrize("backend", ["aot_eager", "xla"])
+def test_floats_that_become_inputs_give_the_same(backend):
+    def draw(k, low, p):
+        return random.uniform(k, 5, low, 7), random.bernoulli(k, p, 5), random.truncated_normal(k, low, p, 5)
+
+    f = compiler.compile(draw, backend=backend)
+    for low, p in [(-1.0, 0.25), (-0.3, 0.5), (-0.7, 0.5), (-0.4, 0.75)]:
+        for x, y in zip(f(random.key(0), low, p), draw(random.key(0), low, p), strict=True):
+            assert_same(x, y)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "xla"])
+def test_integers_in_a_program_give_the_same(backend):
+    f = compiler.compile(lambda k, i, n: (random.fold_in(k, i), random.bits(k, n), random.permutation(k, n)), backend=backend)
     for i, n in [(3, 4), (-5, 6), (2**40, 9)]:
         expected = random.fold_in(random.key(0), i), random.bits(random.key(0), n), random.permutation(random.key(0), n)
         for x, y in zip(f(random.key(0), i, n), expected, strict=True):

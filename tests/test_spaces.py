@@ -34,11 +34,6 @@ def space(request):
     return SPACES[request.param]
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-
-
 def leaves(x):
     """The entries of a dict, or of a tuple that is no shape."""
     if isinstance(x, dict):
@@ -84,7 +79,7 @@ def test_compiled_agrees_with_eager(space):
         x = space.sample(key)
         return x, space.contains(x), space.project(x)
 
-    compiled = torch.compile(program, fullgraph=True, backend="aot_eager")(key)
+    compiled = funrl.compile(program, backend="aot_eager")(key)
     for got, expected in zip(compiled, program(key), strict=True):
         for x, y in zip(leaves(got), leaves(expected), strict=True):
             torch.testing.assert_close(x, y)

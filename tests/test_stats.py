@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import program, random, stats, tree
+from funrl import compiler, random, stats, tree
 
 
 def run(batches, example):
@@ -97,13 +97,12 @@ def step(state, batch):
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     states = [stats.update(stats.moments(torch.zeros(2)), random.normal(random.key(i), (4, 2))) for i in range(3)]
     batch = 2 + random.normal(random.key(9), (3, 5, 2))
     kept = tree.map(torch.clone, states)
     expected = tree.stack([step(*row) for row in zip(states, batch, strict=True)])
     batched = vmap(step)(tree.stack(states), batch)
-    compiled = program.compile(vmap(step), backend="aot_eager")(tree.stack(states), batch)
+    compiled = compiler.compile(vmap(step), backend="aot_eager")(tree.stack(states), batch)
     for want, one, two in zip(tree.leaves(expected), tree.leaves(batched), tree.leaves(compiled), strict=True):
         torch.testing.assert_close(one, want)
         torch.testing.assert_close(two, want)

@@ -12,10 +12,10 @@ from funrl.algos.algorithm import Algorithm, check_copies, check_experience, che
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
+from funrl.compiler import compile, scan
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
 from funrl.losses import ActorCritic, SoftActorCritic
-from funrl.compiler import compile, scan
 from funrl.spaces import Binary, Box, Discrete
 
 __all__ = [

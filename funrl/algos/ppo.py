@@ -24,11 +24,11 @@ from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.algos.on_policy import clipped_adam, project_action
+from funrl.compiler import compile, scan
 from funrl.env import Env, Transition
 from funrl.interaction import Memory, rollout, with_memory
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.policies import StatefulPolicy
-from funrl.compiler import compile, scan
 from funrl.returns import gae
 
 __all__ = ["PPOConfig", "PPOHparams", "PPOParams", "PPOState", "RewardScale", "make"]

@@ -8,10 +8,10 @@ import torch
 from funrl import random, transforms, tree
 from funrl.collectors.collector import Collector, CollectorState
 from funrl.collectors.ledger import Collected, Ledger
+from funrl.compiler import compile as compiled_program
 from funrl.env import Env
 from funrl.interaction import rollout, with_memory
 from funrl.policies import StatefulPolicy
-from funrl.compiler import compile as compiled_program
 
 __all__ = ["compiled"]
 
@@ -31,7 +31,7 @@ def compiled(
     split_trajectories: bool = False,
     device: torch.device | str | None = None,
     key: torch.Tensor | None = None,
-    backend: str = "inductor",
+    backend: str = "auto",
 ) -> Collector:
     """Collect from ``num_envs`` copies of a pure environment, by a compiled :func:`funrl.rollout` in this process.
 

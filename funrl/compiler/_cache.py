@@ -34,8 +34,8 @@ def loaded(
     An entry bears the digest of what is in it and is found by what it was made from (the graph, the versions, the machine). One that is
     cut, changed or from elsewhere is built again, never run.
     """
-    from jax.experimental import serialize_executable
     import jax
+    from jax.experimental import serialize_executable
 
     place = folder()
     if place is None:
@@ -126,7 +126,9 @@ def _world() -> bytes:
     import jax
     import jaxlib
 
-    digest = hashlib.sha256(repr((jax.__version__, jaxlib.__version__, torch.__version__, platform.machine(), os.environ.get("XLA_FLAGS"))).encode())
+    digest = hashlib.sha256(
+        repr((jax.__version__, jaxlib.__version__, torch.__version__, platform.machine(), os.environ.get("XLA_FLAGS"))).encode()
+    )
     here = pathlib.Path(__file__).parent
     for path in (*sorted((here / "_lowerings").glob("*.py")), here / "_xla.py", here / "_cache.py"):
         digest.update(path.read_bytes())

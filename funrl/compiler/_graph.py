@@ -26,12 +26,13 @@ class Node:
 class Graph:
     """A program, or the body of a loop: inputs, nodes in the order of their recording, and outputs."""
 
-    __slots__ = ("inputs", "nodes", "outputs")
+    __slots__ = ("effects", "inputs", "nodes", "outputs")
 
     def __init__(self) -> None:
         self.inputs: list[Node] = []
         self.nodes: list[Node] = []
         self.outputs: list[Node] = []
+        self.effects: list[Node] = []  # nodes that are run for what they do
 
     def input(self, meta: Any) -> Node:
         """Add an input."""
@@ -46,9 +47,9 @@ class Graph:
         return node
 
     def live(self, outputs: Iterable[Node] | None = None) -> list[Node]:
-        """Return the nodes that the outputs (or some of them) need, in their order."""
+        """Return the nodes that the outputs (or some of them) and the effects need, in their order."""
         needed: set[int] = set()
-        stack = list(self.outputs if outputs is None else outputs)
+        stack = [*(self.outputs if outputs is None else outputs), *self.effects]
         while stack:
             node = stack.pop()
             if id(node) not in needed:

@@ -81,7 +81,11 @@ class Executable:
         note("lowering")
         with _LOCK:
             compiled = _compiled(graph, in_place, device, threads, name, note)
-        held = [*in_place.values(), *range(num_leaves, len(graph.inputs) + len(self.constants))]
+        # What a recording may read where it is: the same tensor at each call.
+        stay = [x.device == device and x.is_contiguous() for x in (*captured, *self.constants)]
+        held = [*in_place.values(), *(num_leaves + i for i, x in enumerate(stay) if x)]
+        self.metas: list[torch.Tensor] | None = [graph.outputs[k].meta for k in self.computed]
+        self.name = name
         self.compiled = replayed(compiled, held) if device.type == "cuda" else compiled
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -93,6 +97,8 @@ class Executable:
                 results = self.compiled(inputs)
         finally:
             torch.set_num_threads(outside)
+        if self.metas is not None:
+            self._check(results)
         if not self.in_place:
             return list(results)
         outputs: list[Any] = [None] * self.num_outputs
@@ -103,6 +109,16 @@ class Executable:
         for k, i in self.in_place:
             outputs[k] = leaves[i].detach()
         return outputs
+
+    def _check(self, results: Any) -> None:
+        """Look once whether the results are of the kind that was traced: an operator of inductor that differs from torch's."""
+        for x, meta in zip(results, self.metas or (), strict=True):
+            if x.dtype != meta.dtype or x.shape != meta.shape:
+                raise RuntimeError(
+                    f"{self.name}: torch's inductor gives a {x.dtype} {list(x.shape)} where torch gives a {meta.dtype} {list(meta.shape)}; "
+                    "compile this function with backend='xla'"
+                )
+        self.metas = None
 
     def _present(self, x: torch.Tensor) -> torch.Tensor:
         x = x.detach()

@@ -32,6 +32,15 @@ def _reduction(operator: Any) -> Callable[..., Any]:
     return run
 
 
+def _truth(operator: Any) -> Callable[..., Any]:
+    """Return any or all, which of bytes gives bytes."""
+
+    def run(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return _wide(operator(x != 0, *args, **kwargs), torch.uint8) if x.dtype == torch.uint8 else NotImplemented
+
+    return run
+
+
 def _arg_reduction(operator: Any) -> Callable[..., Any]:
     """Return argmax or argmin: without a dimension inductor counts in the order of memory; of a number it finds no dimension."""
 
@@ -122,6 +131,8 @@ MENDS: dict[Any, Callable[..., Any]] = {
     **{operator: _reduction(operator) for operator in (aten.amax.default, aten.amin.default, aten.max.default, aten.min.default)},
     **{operator: _reduction(operator) for operator in (aten.max.dim, aten.min.dim, aten.aminmax.default)},
     **{operator: _reduction(operator) for operator in (aten.cummax.default, aten.cummin.default)},
+    **{operator: _truth(operator) for operator in (aten.any.default, aten.any.dim, aten.any.dims)},
+    **{operator: _truth(operator) for operator in (aten.all.default, aten.all.dim, aten.all.dims)},
     **{operator: _arg_reduction(operator) for operator in (aten.argmax.default, aten.argmin.default)},
     **{operator: _scattering(operator) for operator in (aten.index_put.default, aten.scatter.src, aten.scatter.value)},
     **{operator: _scattering(operator) for operator in (aten.scatter.reduce, aten.scatter.value_reduce)},

@@ -121,8 +121,30 @@ def _own_dtype(x: Any, *rest: Any) -> torch.dtype:
 
 
 _TENSOR_TWO = ("Tensor", "Scalar", "Tensor_Scalar", "Tensor_Tensor", "Scalar_Tensor", "default")
-_enter(_pointwise(_result_type, 2), "add", "sub", "mul", "rsub", "minimum", "maximum", "fmin", "fmax", "remainder", "fmod", overloads=_TENSOR_TWO)
-_enter(_pointwise(_result_type, 2), "bitwise_and", "bitwise_or", "bitwise_xor", "floor_divide", "__rshift__", "__lshift__", overloads=_TENSOR_TWO)
+_enter(
+    _pointwise(_result_type, 2),
+    "add",
+    "sub",
+    "mul",
+    "rsub",
+    "minimum",
+    "maximum",
+    "fmin",
+    "fmax",
+    "remainder",
+    "fmod",
+    overloads=_TENSOR_TWO,
+)
+_enter(
+    _pointwise(_result_type, 2),
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "floor_divide",
+    "__rshift__",
+    "__lshift__",
+    overloads=_TENSOR_TWO,
+)
 _enter(_pointwise(_result_type, 2), "bitwise_right_shift", "bitwise_left_shift", overloads=_TENSOR_TWO)
 _enter(_pointwise(_result_type, 2), "pow", overloads=("Tensor_Scalar", "Tensor_Tensor", "Scalar"))
 _enter(_pointwise(lambda a, b: _floating(_result_type(a, b)), 2), "atan2", "xlogy", "logaddexp", "hypot", overloads=_TENSOR_TWO)
@@ -130,11 +152,64 @@ _enter(_divided, "div", overloads=("Tensor", "Scalar", "Tensor_mode", "Scalar_mo
 _enter(_pointwise(_boolean, 2), "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor")
 _enter(_pointwise(_boolean, 1), "logical_not", "isnan", "isinf", "isfinite", "signbit")
 _enter(_pointwise(_own_dtype, 1), "neg", "abs", "sign", "floor", "ceil", "round", "trunc", "bitwise_not", "relu", "square", "positive")
-_enter(_pointwise(_own_dtype, 1), "silu", "gelu", "elu", "leaky_relu", "softplus", "hardtanh", "hardswish", "mish", "celu", "selu", overloads=("default",))
-_FLOAT = ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh")
-_FLOAT += ("tanh", "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "erfinv", "reciprocal", "lgamma", "digamma", "special_ndtri", "log_sigmoid")
+_enter(
+    _pointwise(_own_dtype, 1),
+    "silu",
+    "gelu",
+    "elu",
+    "leaky_relu",
+    "softplus",
+    "hardtanh",
+    "hardswish",
+    "mish",
+    "celu",
+    "selu",
+    overloads=("default",),
+)
+_FLOAT = (
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+)
+_FLOAT += (
+    "tanh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "sigmoid",
+    "erf",
+    "erfc",
+    "erfinv",
+    "reciprocal",
+    "lgamma",
+    "digamma",
+    "special_ndtri",
+    "log_sigmoid",
+)
 _enter(_pointwise(lambda x: _floating(x.dtype), 1), *_FLOAT, overloads=("default",))
-_enter(_pointwise(_own_dtype, 2), "tanh_backward", "sigmoid_backward", "threshold_backward", "silu_backward", "softplus_backward", "gelu_backward")
+_enter(
+    _pointwise(_own_dtype, 2),
+    "tanh_backward",
+    "sigmoid_backward",
+    "threshold_backward",
+    "silu_backward",
+    "softplus_backward",
+    "gelu_backward",
+)
 _enter(_pointwise(lambda x, mask: x.dtype, 2), "masked_fill", overloads=("Scalar",))
 
 
@@ -175,7 +250,19 @@ def _contiguous_like_first(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
 
 _enter(_like_first, "zeros_like", "ones_like", "full_like", "empty_like", overloads=("default",))
 _enter(_like_first, "_to_copy", "clone", overloads=("default",))
-_enter(_like_first, "scatter", "scatter_add", "index_put", "index_copy", "index_add", "index_fill", "select_scatter", "slice_scatter", "fill", "copy")
+_enter(
+    _like_first,
+    "scatter",
+    "scatter_add",
+    "index_put",
+    "index_copy",
+    "index_add",
+    "index_fill",
+    "select_scatter",
+    "slice_scatter",
+    "fill",
+    "copy",
+)
 _enter(_contiguous_like_first, "flip", "tril", "triu", "diagonal_scatter", overloads=("default",))
 
 
@@ -205,7 +292,9 @@ def _reduced(x: torch.Tensor, dims: Any, keepdim: bool, dtype: torch.dtype) -> t
         taken = set()
         for d in dims if isinstance(dims, (list, tuple)) else (dims,):
             if not -max(x.ndim, 1) <= d < max(x.ndim, 1):
-                raise IndexError(f"Dimension out of range (expected to be in range of [{-max(x.ndim, 1)}, {max(x.ndim, 1) - 1}], but got {d})")
+                raise IndexError(
+                    f"Dimension out of range (expected to be in range of [{-max(x.ndim, 1)}, {max(x.ndim, 1) - 1}], but got {d})"
+                )
             taken.add(d % max(x.ndim, 1))
     shape = [1 if i in taken else n for i, n in enumerate(x.shape) if keepdim or i not in taken]
     return _new(shape, dtype)
@@ -229,7 +318,9 @@ _enter(_sum_all, "sum", "prod", overloads=("default",))
 
 def _mean(x: torch.Tensor, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> torch.Tensor:
     if not (dtype or x.dtype).is_floating_point:
-        raise RuntimeError(f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. Got: {x.dtype}")
+        raise RuntimeError(
+            f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. Got: {x.dtype}"
+        )
     return _reduced(x, dims, keepdim, dtype or x.dtype)
 
 

@@ -22,16 +22,14 @@ from funrl.compiler._donation import check_usable, mark_donated, matched, own_co
 from funrl.compiler._numbers import Number
 from funrl.compiler._trace import Trace, Traced, current
 
-__all__ = ["backend", "clear", "compile", "eager", "listening", "transformed"]
+__all__ = ["backend", "clear", "compile", "eager", "listening", "transformed", "using"]
 
 _STATE = threading.local()
 # A function that is compiled more often than that has a number among its arguments that ought to be a tensor.
 MOST_PROGRAMS = 64
 
 
-def compile(
-    fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads: int = 1, backend: str = "auto"
-) -> Callable[..., Any]:
+def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads: int = 1, backend: str = "auto") -> Callable[..., Any]:
     """Compile ``fn`` into one program.
 
     At the first call ``fn`` runs once, with tensors that have shapes but no values, and the operators that it uses become one program.
@@ -59,8 +57,10 @@ def compile(
             value makes another program (64 at most: make it a tensor).
         donate: position or positions of the arguments to donate.
         threads: how many of the CPU's threads the program may use, at least 1. One thread gives the same bits on any number of cores.
-            With "xla" any larger number stands for as many as jax uses (``NPROC`` when it starts, else all cores).
-        backend: "auto", "xla", "inductor"; or "eager", which does not compile.
+            With "xla" the number is that of the whole process: jax is started with as many threads as its first program asks for, unless it
+            was started before, or ``PJRT_NPROC`` says otherwise.
+        backend: "auto", "xla", "inductor"; "aot_eager", which traces and runs the recorded operators one by one, for tests; or "eager",
+            which does not trace.
 
     Returns:
         A function with the signature of ``fn``.
@@ -95,7 +95,7 @@ def compile(
     return _Compiled(fn, positions, threads, backend)
 
 
-_BACKENDS = ("auto", "xla", "inductor", "eager")
+_BACKENDS = ("auto", "xla", "inductor", "aot_eager", "eager")
 
 
 # In the place of a float's value, in the key of a program that takes it as an input.
@@ -118,7 +118,7 @@ class _Compiled:
         _ALL.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if current() is not None or getattr(_STATE, "eager", 0) or self.backend == "eager" or _FORKED:
+        if current() is not None or getattr(_STATE, "eager", 0) or "eager" in (self.backend, getattr(_STATE, "backend", None)) or _FORKED:
             return _plainly(self.fn, args, kwargs)
         leaves, form = optree.tree_flatten((args, kwargs), namespace="funrl")  # pyright: ignore[reportArgumentType]
         key = self._key(leaves, form, args, kwargs)
@@ -232,6 +232,10 @@ class _Program:
             from funrl.compiler import _xla as code
 
             trace = Trace(device, code.lowers, self.kind)
+        elif self.kind == "aot_eager":
+            from funrl.compiler import _interpreter as code
+
+            trace = Trace(device, code.lowers, self.kind)
         else:
             from funrl.compiler import _inductor as code
 
@@ -245,7 +249,8 @@ class _Program:
         with trace.active():
             out = owner.fn(*traced_args, **traced_kwargs)
             values, self.form = optree.tree_flatten(out, namespace="funrl")
-            parts = list(out) if type(out) is tuple and not matched(self.name, self.positions, args, out) else [out]
+            whole = matched(self.name, self.positions, traced_args, out)
+            parts = list(out) if type(out) is tuple and not whole else [out]
             self.numbers = [k for k, x in enumerate(values) if isinstance(x, Number)]
             values = [x.value if isinstance(x, Number) else x for x in values]
             nodes = [trace.node(x) if isinstance(x, torch.Tensor) else None for x in values]
@@ -268,7 +273,7 @@ class _Program:
         graph.outputs = [node for k in self.computed if (node := nodes[k]) is not None]
         kept = {i for _, i in self.passed}
         donated = {k for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
-        executable: Any = code.Executable if self.kind == "xla" else functools.partial(code.Executable, device=device)
+        executable: Any = code.Executable if self.kind != "inductor" else functools.partial(code.Executable, device=device)
         self.executable = executable(
             graph,
             [groups[i] for i in tensors],
@@ -304,7 +309,11 @@ class _Program:
 def _as_leaf(x: Any) -> Any:
     """Return a leaf as a plain tensor, if it is a tensor or an array, or else as it is; a number of NumPy as one of Python."""
     if isinstance(x, torch.Tensor):
-        return x if isinstance(x, Traced) or private.is_transformed(x) or "_funrl_donated" in x.__dict__ else x.detach().as_subclass(torch.Tensor)
+        return (
+            x
+            if isinstance(x, Traced) or private.is_transformed(x) or "_funrl_donated" in x.__dict__
+            else x.detach().as_subclass(torch.Tensor)
+        )
     if isinstance(x, np.ndarray):
         return torch.as_tensor(x)
     return x.item() if isinstance(x, np.generic) else x
@@ -316,7 +325,9 @@ def _unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeErr
         try:
             hash(x)
         except TypeError:
-            return TypeError(f"{name}: leaf {_path(place)} is a {type(x).__name__}, which is neither a tensor nor a fixed value; make it a tensor")
+            return TypeError(
+                f"{name}: leaf {_path(place)} is a {type(x).__name__}, which is neither a tensor nor a fixed value; make it a tensor"
+            )
     return TypeError(f"{name}: a static field of an argument cannot be hashed")
 
 
@@ -364,7 +375,9 @@ def chosen(asked: str, device: torch.device) -> tuple[str, str]:
     """Return the backend for ``asked``, which may be "auto", and why."""
     if asked != "auto":
         return asked, "it was asked for"
-    named = getattr(_STATE, "backend", None) or os.environ.get("FUNRL_BACKEND") or "auto"
+    if getattr(_STATE, "backend", None) is not None:
+        return _STATE.backend, "it was chosen for this run"
+    named = os.environ.get("FUNRL_BACKEND") or "auto"
     if named not in _BACKENDS:
         raise ValueError(f"FUNRL_BACKEND is {named!r}; expected one of {', '.join(_BACKENDS)}")
     if named != "auto":
@@ -380,6 +393,31 @@ def chosen(asked: str, device: torch.device) -> tuple[str, str]:
 def has_jax() -> bool:
     """Return whether jax is installed, without importing it."""
     return importlib.util.find_spec("jax") is not None and importlib.util.find_spec("jaxlib") is not None
+
+
+@contextlib.contextmanager
+def using(backend: str) -> Iterator[None]:
+    """Within the context, let this thread's programs of ``backend="auto"`` take this backend.
+
+    Args:
+        backend: "xla", "inductor", "aot_eager" or "eager"; "auto" leaves the choice as it is.
+
+    Raises:
+        ValueError: if it is none of these.
+
+    Example:
+        >>> with using("eager"):
+        ...     print(backend("cpu"))
+        ('eager', 'it was chosen for this run')
+    """
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(map(repr, _BACKENDS))}")
+    before = getattr(_STATE, "backend", None)
+    _STATE.backend = before if backend == "auto" else backend
+    try:
+        yield
+    finally:
+        _STATE.backend = before
 
 
 @contextlib.contextmanager

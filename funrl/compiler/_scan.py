@@ -1,5 +1,6 @@
 """``scan``: a loop that is one operator of a compiled program, and a loop of Python elsewhere."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from funrl.compiler._scan_rules import loop
 from funrl.compiler._trace import Trace, Traced, current
 
 __all__ = ["scan"]
+
+_STATE = threading.local()
 
 
 def scan(
@@ -60,7 +63,8 @@ def scan(
     def step(carry: list[torch.Tensor], row: list[torch.Tensor]) -> tuple[list[torch.Tensor], Any]:
         result = f(tree.unflatten(form, carry), tree.unflatten(xs_form, row))
         if not (isinstance(result, tuple) and len(result) == 2):
-            raise TypeError(f"scan: f has to return a pair (carry, y), got {type(result).__name__}")
+            kind = "Tensor" if isinstance(result, torch.Tensor) else type(result).__name__
+            raise TypeError(f"scan: f has to return a pair (carry, y), got {kind}")
         new, y = result
         tree.check_like(new, init, "scan: the carry that f returned", "init")
         return tree.leaves(new), y
@@ -114,12 +118,14 @@ def _recorded_loop(
     trace: Trace, step: Callable[..., Any], carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool
 ) -> tuple[list[torch.Tensor], Any]:
     num_carries, num_columns, level = len(carry), len(columns), private.level()
+    # A gradient runs the body again when the body of a loop around this one has ended: what stands for what there is noted here.
+    around = getattr(_STATE, "replacing", None)
     y_form: Any = None
 
     def body(*args: torch.Tensor) -> list[torch.Tensor]:
         nonlocal y_form
         rows_end = num_carries + num_columns
-        with _replacing(dict(zip(map(id, captured), args[rows_end:], strict=True))):
+        with _replacing(dict(zip(map(id, captured), args[rows_end:], strict=True)), around):
             new, y = step(list(args[:num_carries]), list(args[num_carries:rows_end]))
         ys, y_form = _tensors(y, "y")
         return [*new, *ys]
@@ -127,8 +133,11 @@ def _recorded_loop(
     captured: list[torch.Tensor] = []
     if level:
         # The rules of vmap and grad hand the body its values at other levels: what it closes over has to be among them.
-        with trace.inner_frame(), _Capturing(level) as found:
-            body(*(x.clone() for x in carry), *(x[0].clone() for x in columns))
+        found = _Capturing(level)
+        with trace.inner_frame():
+            given = [*(x.clone() for x in carry), *(x[0].clone() for x in columns)]
+            with found:
+                body(*given)
         captured = list(found.tensors.values())
     results = loop(body, carry, columns, captured, length, reverse)
     return results[:num_carries], tree.unflatten(y_form, results[num_carries:])
@@ -139,11 +148,12 @@ class _Capturing(TorchFunctionMode):
 
     def __init__(self, level: int) -> None:
         super().__init__()
-        self.level, self.since = level, _serial()
+        self.level, self.since, self.replacing = level, _serial(), getattr(_STATE, "replacing", None)
         self.tensors: dict[int, torch.Tensor] = {}
 
     def note(self, x: torch.Tensor) -> torch.Tensor:
-        outer = private.unwrapped(x, self.level)
+        # What a loop around this one puts in the place of x is what this one takes.
+        outer = private.unwrapped(x if self.replacing is None else self.replacing.replace(x), self.level)
         if private.is_transformed(outer):
             base = private.unwrapped(outer)
             if not isinstance(base, Traced) or base.serial < self.since:
@@ -165,13 +175,15 @@ class _Capturing(TorchFunctionMode):
 
 
 class _Replacing(TorchFunctionMode):
-    """Put a loop's operands in the place of the tensors that its body takes from outside."""
+    """Put a loop's operands in the place of the tensors that its body takes from outside, after those of the loops around it."""
 
-    def __init__(self, table: dict[int, torch.Tensor]) -> None:
+    def __init__(self, table: dict[int, torch.Tensor], outer: "_Replacing | None") -> None:
         super().__init__()
-        self.table = table
+        self.table, self.outer = table, outer
 
     def replace(self, x: torch.Tensor) -> torch.Tensor:
+        if self.outer is not None:
+            x = self.outer.replace(x)
         return self.table.get(id(x), x)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -179,13 +191,17 @@ class _Replacing(TorchFunctionMode):
 
 
 @contextmanager
-def _replacing(table: dict[int, torch.Tensor]) -> Iterator[None]:
-    if not table:
+def _replacing(table: dict[int, torch.Tensor], outer: "_Replacing | None") -> Iterator[None]:
+    before = getattr(_STATE, "replacing", None)
+    if not table and outer is before:
         yield
         return
-    mode = _Replacing(table)
-    with private.on_wrapping(mode.replace), mode:
-        yield
+    mode = _STATE.replacing = _Replacing(table, outer)
+    try:
+        with private.on_wrapping(mode.replace), mode:
+            yield
+    finally:
+        _STATE.replacing = before
 
 
 def _each_tensor(value: Any, f: Callable[[torch.Tensor], torch.Tensor]) -> Any:

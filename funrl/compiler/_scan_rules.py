@@ -97,7 +97,6 @@ def _with_tangents(
     primals = [x for x, _ in pairs]
     # A carry of floating-point numbers has a tangent from the start, for its update may have one.
     moving = [i for i, (x, dx) in enumerate(pairs) if dx is not None or (i < num_carries and x.is_floating_point())]
-    tangents = {i: torch.zeros_like(primals[i]) if pairs[i][1] is None else pairs[i][1] for i in moving}
     own = [[i for i in moving if low <= i < high] for low, high in ((0, num_carries), (num_carries, rows_end), (rows_end, len(pairs)))]
     moving_outputs: list[int] = []
 
@@ -122,9 +121,15 @@ def _with_tangents(
         moving_outputs[:] = [i for i, kind in enumerate(kinds) if kind]
         carried = [i for i in moving_outputs if i < num_carries]
         slope = dict(zip(moving_outputs, slopes, strict=True))
-        return [*outputs[:num_carries], *(slope[i] for i in carried), *outputs[num_carries:], *(slope[i] for i in moving_outputs if i >= num_carries)]
+        return [
+            *outputs[:num_carries],
+            *(slope[i] for i in carried),
+            *outputs[num_carries:],
+            *(slope[i] for i in moving_outputs if i >= num_carries),
+        ]
 
     with interpreter.lower():
+        tangents = {i: torch.zeros_like(primals[i]) if pairs[i][1] is None else pairs[i][1] for i in moving}
         outputs = loop(
             body_with_tangents,
             [*primals[:num_carries], *(tangents[i] for i in own[0])],
@@ -183,7 +188,7 @@ def _differentiated(
                 return [*body(*args), *args[:num_carries]]
 
             # The levels below learn too, while autograd runs this without gradients.
-            with torch.enable_grad(), interpreter.lower():
+            with torch.enable_grad(), private.enable_tangents(), interpreter.lower():
                 outputs = forward_loop(body_and_carry)
             return tuple(needed._wrap_for_grad(x, level) for x in outputs)
 
@@ -217,7 +222,14 @@ def _differentiated(
 
 
 def _backward(
-    body: Body, operands: list[Any], kept: list[Any], cotangents: Any, num_carries: int, rows_end: int, learned: list[int], length: int,
+    body: Body,
+    operands: list[Any],
+    kept: list[Any],
+    cotangents: Any,
+    num_carries: int,
+    rows_end: int,
+    learned: list[int],
+    length: int,
     reverse: bool,
 ) -> tuple[torch.Tensor | None, ...]:
     """Return the cotangents of the operands (carries, rows, constants), None for those that are not learned."""

@@ -16,13 +16,13 @@ Needed (without one of them the first trace raises an error that names it):
 Needed by ``backend="inductor"`` alone (:func:`inductor`): ``torch._inductor.{compile_fx.compile_fx_inner,config,decomposition,
 virtualized.V,custom_graph_pass}``, fake tensors (``torch._subclasses``), ``torch._guards.tracing``; and ``cpp_builder.
 _get_optimization_cflags``, to which ``-fwrapv`` is added, for else integers that overflow are not those of torch. Optional:
-``compile_fx._recursive_joint_graph_passes`` (speed).
+``compile_fx._recursive_joint_graph_passes`` (speed), ``ir.WhileLoop.codegen`` (a loop whose results are used up may not compile).
 """
 
 import functools
 import importlib
 import sys
-import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -35,6 +35,7 @@ __all__ = [
     "TorchDispatchMode",
     "copy_all",
     "decompositions",
+    "enable_tangents",
     "fake_tensor",
     "functorch",
     "inductor",
@@ -130,6 +131,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return core_aten_decompositions()
 
 
+def enable_tangents() -> Any:
+    """Return a context in which tangents of ``torch.func.jvp`` are computed, also within a function with a gradient of its own."""
+    from torch.autograd import forward_ad
+
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
 def single_level_function() -> Any:
     """Return torch's base class of functions with a gradient of their own at one level of torch.func."""
     from torch.autograd.function import _SingleLevelFunction
@@ -177,7 +185,12 @@ def _listen_to_wrapping() -> None:
         if pairs:
             ends, slopes = zip(*pairs, strict=True)
             found = torch.autograd.grad(
-                ends, inputs, None if grad_outputs is None else slopes, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
+                ends,
+                inputs,
+                None if grad_outputs is None else slopes,
+                retain_graph=retain_graph,
+                create_graph=create_graph,
+                allow_unused=True,
             )
         return tuple(torch.zeros_like(x) if dx is None else dx for dx, x in zip(found, inputs, strict=True))
 
@@ -221,6 +234,7 @@ def inductor() -> Any:
                 )
             found[name] = getattr(module, name)
     _let_integers_wrap(importlib.import_module("torch._inductor.cpp_builder"))
+    _keep_results_of_loops(importlib.import_module("torch._inductor.ir"), found["V"])
     passes = getattr(importlib.import_module("torch._inductor.compile_fx"), "_recursive_joint_graph_passes", None)
     return SimpleNamespace(**found, joint_graph_passes=passes or (lambda module, **options: module))
 
@@ -239,6 +253,29 @@ def _let_integers_wrap(cpp_builder: Any) -> None:
         return [*compiler, *([] if sys.platform == "win32" else ["fwrapv"])], linker
 
     cpp_builder._get_optimization_cflags = flags
+
+
+def _keep_results_of_loops(ir: Any, V: Any) -> None:
+    """Let no kernel write over the ys of a scan in place of its input.
+
+    They are the memory that the loop writes to, and have a second name after it. Inductor takes that for something to allocate before
+    it is given away, and what it generates declares the name twice.
+    """
+    loop = getattr(ir, "WhileLoop", None)
+    plain = getattr(loop, "codegen", None)
+    if plain is None:
+        warnings.warn(
+            f"torch {torch.__version__} has no torch._inductor.ir.WhileLoop.codegen: some compiled loops may be refused",
+            stacklevel=2,
+        )
+        return
+
+    @functools.wraps(plain)
+    def codegen(self: Any, wrapper: Any) -> Any:
+        V.graph.never_reuse_buffers.update(out.get_name() for out in getattr(self, "mutation_outputs", ()))
+        return plain(self, wrapper)
+
+    loop.codegen = codegen
 
 
 def is_composite(operator: Any) -> bool:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from funrl.compiler import _torch_private as private
 from funrl.compiler._graph import Graph, Loop, Node, replaced
 from funrl.compiler._meta import known
-from funrl.compiler._views import IDENTITIES, as_strided_of, write_back
+from funrl.compiler._views import IDENTITIES, write_back
 
 __all__ = ["Trace", "TraceError", "Traced", "current", "described", "tracing"]
 
@@ -200,7 +200,9 @@ class Trace(private.TorchDispatchMode):
         if known is not None:
             return known[1]
         if private.is_transformed(x):
-            raise TraceError(f"{_line()}a tensor of an outer vmap or grad ({described(x)}) is used in a traced function; hand it in as an argument")
+            raise TraceError(
+                f"{_line()}a tensor of an outer vmap or grad ({described(x)}) is used in a traced function; hand it in as an argument"
+            )
         if x.device.type != self.device.type and x.ndim:
             raise TraceError(
                 f"{_line()}a tensor on {x.device} ({described(x)}) is used in a program that runs on {self.device}; move it there first"
@@ -283,14 +285,19 @@ class Trace(private.TorchDispatchMode):
         return one(meta, None) if isinstance(meta, torch.Tensor) else type(meta)([one(x, i) for i, x in enumerate(meta)])
 
     def _as_strided(self, base: Traced, size: Any, stride: Any, offset: int | None = None) -> Traced:
+        """Record as_strided, which speaks of memory and not of the tensor that it is given: by way of the memory's own order."""
+        memory = base.memory.meta
         offset = base.meta.storage_offset() if offset is None else offset
-        args = as_strided_of(base.memory.meta, size, stride, offset)
-        meta = base.memory.meta.as_strided(size, stride, offset)
-        node = self.emit(aten.as_strided.default, (self._in_storage_order(base), *args), {})
-        return Traced.make(meta, base.memory, ((aten.as_strided.default, args, {}, None),), node, self.device)
-
-    def _in_storage_order(self, base: Traced) -> Node:
-        return self.frame.place(base.memory.node)
+        order = sorted(range(memory.ndim), key=memory.stride().__getitem__, reverse=True)
+        steps: tuple[Any, ...] = () if memory.is_contiguous() else ((aten.permute.default, (order,), {}, None),)
+        if not memory.permute(order).is_contiguous() and not memory.is_contiguous():
+            raise TraceError(f"{_line()}as_strided of a tensor with gaps or overlaps in memory cannot be traced; call .contiguous() first")
+        steps = (*steps, (aten.as_strided.default, (list(size), list(stride), offset), {}, None))
+        node = self.frame.place(base.memory.node)
+        for func, args, kwargs, _ in steps:
+            node = self.emit(func, (node, *args), kwargs)
+        node.meta = memory.as_strided(size, stride, offset)
+        return Traced.make(node.meta, base.memory, steps, node, self.device)
 
     def write(self, func: Any, args: Any, kwargs: Any, target: torch.Tensor, compute: Callable[[], Node]) -> torch.Tensor:
         """Give ``target`` the value that ``compute`` records, as an in-place operator does."""
@@ -309,7 +316,9 @@ class Trace(private.TorchDispatchMode):
         if value.meta.shape != target.meta.shape and func is not aten.copy_.default:
             raise RuntimeError(f"output with shape {list(target.shape)} doesn't match the broadcast shape {list(value.meta.shape)}")
         if 0 in target.meta.stride() and any(n > 1 and s == 0 for n, s in zip(target.shape, target.meta.stride(), strict=True)):
-            raise RuntimeError(f"{_line()}{func}: several entries of the written tensor are one place in memory (it was expanded); clone it first")
+            raise RuntimeError(
+                f"{_line()}{func}: several entries of the written tensor are one place in memory (it was expanded); clone it first"
+            )
         if value.meta.dtype != target.dtype:
             value = self.emit(aten._to_copy.default, (value,), {"dtype": target.dtype})
         if value.meta.shape != target.meta.shape:
@@ -336,7 +345,19 @@ class Trace(private.TorchDispatchMode):
         metas = tuple(torch.empty(shape, dtype=x.dtype, device="meta") for shape, x in zip(shapes, metas, strict=True))
         loop = Loop(frame.graph, len(carry), len(columns), length, reverse)
         node = self.frame.graph.add(loop, (*operands, *frame.operands), {}, metas)
+        if frame.graph.effects:
+            self.frame.graph.effects.append(node)
         return [self.fresh(self.result(node, i)) for i in range(len(metas))]
+
+    def effect(self, f: Callable[..., Any], tensors: list[torch.Tensor]) -> None:
+        """Record a call of Python."""
+        if self.backend == "inductor":
+            raise TraceError(
+                f"{_line()}a program that inductor compiles cannot call Python (funrl.debug): compile with backend='xla', or run "
+                "within funrl.compiler.eager()"
+            )
+        node = self.frame.graph.add(f, tuple([self.node(x) for x in tensors]), {}, ())
+        self.frame.graph.effects.append(node)
 
     @contextmanager
     def inner_frame(self) -> Iterator[Frame]:
@@ -405,11 +426,15 @@ def _make(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
             return func(*replaced(args, torch.Tensor, _meta_of_tensor), **kwargs)
         raise TraceError(f"{_line()}{func} makes a tensor on {device} in a program that runs on {trace.device}; a program has one device")
     if func is aten._to_copy.default and not isinstance(args[0], torch.Tensor):  # torch hands numbers down as such
-        return trace.pure(aten.scalar_tensor.default, args, {"dtype": kwargs.get("dtype") or torch.tensor(args[0]).dtype, "device": trace.device})
+        return trace.pure(
+            aten.scalar_tensor.default, args, {"dtype": kwargs.get("dtype") or torch.tensor(args[0]).dtype, "device": trace.device}
+        )
     if func is aten.empty_strided.default or func is aten.new_empty_strided.default:
         kwargs = {name: x for name, x in kwargs.items() if x is not None}
-        return trace.pure(aten.new_empty.default, (args[0], args[1]), kwargs) if len(args) > 2 else trace.pure(
-            aten.empty.memory_format, (args[0],), kwargs
+        return (
+            trace.pure(aten.new_empty.default, (args[0], args[1]), kwargs)
+            if len(args) > 2
+            else trace.pure(aten.empty.memory_format, (args[0],), kwargs)
         )
     return trace.pure(func, args, kwargs)
 
@@ -445,7 +470,9 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
         taken = [(a.name, str(a.type)) for a in schema.arguments if a.name not in outs]
         for overload in packet.overloads():
             twin = getattr(packet, overload)
-            if [(a.name, str(a.type)) for a in twin._schema.arguments if a.name not in _PLACES] == [a for a in taken if a[0] not in _PLACES]:
+            if [(a.name, str(a.type)) for a in twin._schema.arguments if a.name not in _PLACES] == [
+                a for a in taken if a[0] not in _PLACES
+            ]:
                 return _into(twin, outs)
     return _refuse_write
 
@@ -459,7 +486,9 @@ def _into(twin: Any, outs: list[str]) -> Callable[[Trace, Any, Any, Any], Any]:
         places = [kwargs[name] for name in outs]
         for target, value in zip(places, results if isinstance(results, (tuple, list)) else (results,), strict=True):
             if target.shape != value.shape:
-                raise TraceError(f"{_line()}out= of {func} has shape {list(target.shape)}, its result {list(value.shape)}; they have to agree")
+                raise TraceError(
+                    f"{_line()}out= of {func} has shape {list(target.shape)}, its result {list(value.shape)}; they have to agree"
+                )
             trace.write(aten.copy_.default, (target, value), {}, target, lambda value=value: trace.node(value))
         return places[0] if len(places) == 1 else tuple(places)
 
@@ -576,7 +605,9 @@ def _set_index(x: torch.Tensor, index: tuple[Any, ...], value: Any) -> None:
     entries = _dimensions(x, index)
     if any(isinstance(i, (torch.Tensor, list)) and not _is_place(i) for i, _ in entries):
         # One kind of index only: numbers count as tensors that are broadcast.
-        x.index_put_(tuple(i if isinstance(i, torch.Tensor) else torch.tensor(i) for i, _ in entries), torch.as_tensor(value, dtype=x.dtype))
+        x.index_put_(
+            tuple(i if isinstance(i, torch.Tensor) else torch.tensor(i) for i, _ in entries), torch.as_tensor(value, dtype=x.dtype)
+        )
         return
     part = x[tuple(slice(None) if _is_place(i) else i for i, _ in entries)]
     dim, places = 0, []
@@ -621,4 +652,8 @@ def _line() -> str:
 
 _COMPILER = os.path.dirname(__file__)
 _FUNRL = os.path.dirname(_COMPILER)
-_NOT_THEIRS = (os.path.dirname(torch.__file__), os.path.dirname(os.__file__) + os.sep + "contextlib", os.path.dirname(os.__file__) + os.sep + "functools")
+_NOT_THEIRS = (
+    os.path.dirname(torch.__file__),
+    os.path.dirname(os.__file__) + os.sep + "contextlib",
+    os.path.dirname(os.__file__) + os.sep + "functools",
+)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["IDENTITIES", "as_strided_of", "write_back"]
+__all__ = ["IDENTITIES", "write_back"]
 
 aten = torch.ops.aten
 
@@ -66,14 +66,3 @@ def _inverse(trace: Any, func: Any, base: Any, value: Any, args: Any, kwargs: An
     if base.meta.dtype != value.meta.dtype:  # a view of the bits
         value = emit(aten.view.dtype, value, base.meta.dtype)
     return emit(aten.reshape.default, value, shape)
-
-
-def as_strided_of(memory: torch.Tensor, size: Any, stride: Any, offset: int) -> tuple[Any, ...]:
-    """Return the arguments of as_strided on a contiguous tensor that reads what it reads of ``memory``.
-
-    Raises:
-        RuntimeError: if the memory itself is not contiguous.
-    """
-    if not memory.is_contiguous():
-        raise RuntimeError("as_strided of a tensor that is not contiguous cannot be traced; call .contiguous() first")
-    return list(size), list(stride), offset

@@ -6,7 +6,8 @@ shares the memory of jax's arrays, and remembers them: going in again it costs n
 
 import functools
 import itertools
-import threading
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from funrl.compiler import _cache
+from funrl.compiler._effects import Effect
 from funrl.compiler._graph import Graph, Loop, Node, replaced
 
 __all__ = ["Executable", "lowers"]
@@ -30,7 +32,36 @@ def _jax() -> Any:
         raise ImportError("backend='xla' needs jax: pip install 'funrl[xla]' (or compile with backend='inductor')") from None
     version = tuple(int(part) for part in jax.__version__.split(".")[:2])
     if not (0, 8) <= version < (0, 12):
-        raise ImportError(f"funrl knows jax 0.8 to 0.11, and {jax.__version__} is installed: pip install 'funrl[xla]', or use backend='inductor'")
+        raise ImportError(
+            f"funrl knows jax 0.8 to 0.11, and {jax.__version__} is installed: pip install 'funrl[xla]', or use backend='inductor'"
+        )
+    return jax
+
+
+# How many threads jax has for programs, if it was started here: the number is one for the whole process.
+_POOL: list[int] = []
+
+
+def _start(threads: int) -> Any:
+    """Return jax, whose CPU backend is started with so many threads if nobody started it before."""
+    jax = _jax()
+    if not _POOL:
+        before = os.environ.get("PJRT_NPROC")
+        os.environ.setdefault("PJRT_NPROC", str(threads))
+        try:
+            jax.devices("cpu")
+        finally:
+            if before is None:
+                del os.environ["PJRT_NPROC"]
+        _POOL.append(threads)
+    elif _POOL[0] != threads:
+        warnings.warn(
+            f"funrl.compile: threads={threads}, but jax was started with {_POOL[0]} for the first program of this process, and keeps that number; "
+            "compile the program of most threads first, or set PJRT_NPROC before",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+        _POOL[0] = threads  # said once
     return jax
 
 
@@ -101,7 +132,8 @@ class Vector:
 
 def _to_jax(x: torch.Tensor) -> Any:
     """Return a jax array over the memory of a contiguous tensor, or of a copy where jax cannot use that memory."""
-    return _jax().numpy.from_dlpack(x)
+    # Of a tensor of its own: x may give up its memory while the array still has it.
+    return _jax().numpy.from_dlpack(x.detach())
 
 
 def _to_torch(x: Any) -> torch.Tensor:
@@ -134,10 +166,12 @@ class Executable:
         name: str,
         note: Callable[[str], Any],
     ) -> None:
-        jax = _jax()
+        jax = _start(threads)
         leaves = graph.inputs[: len(groups)]
         self.inputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(groups, leaves, strict=True)])
-        self.outputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(output_groups, graph.outputs, strict=True)])
+        self.outputs = _Layout(
+            [(group, node.meta.shape, node.meta.dtype) for group, node in zip(output_groups, graph.outputs, strict=True)]
+        )
         self.captured = captured
         self.shared: list[Any] = [None] * len(captured)
         self.layouts = [tuple(self.outputs.lengths[k]) for k in range(len(self.outputs.vectors))]
@@ -163,20 +197,29 @@ class Executable:
             note("compiling")
             return lowered.compile(compiler_options=options)
 
+        self.has_effects = bool(graph.effects)
         with jax.enable_x64(True):
-            self.compiled = _cache.loaded(graph, (self.inputs, self.outputs), places, options, len(avals), build, note)
+            self.compiled = build() if self.has_effects else _cache.loaded(graph, (self.inputs, self.outputs), (places, _POOL[0]), options, len(avals), build, note)
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
         jax = _jax()
         with jax.enable_x64(True):
             arrays = self._arrays(leaves)
             results = self.compiled(*arrays)
+            if self.has_effects:
+                jax.block_until_ready(results)
+                jax.effects_barrier()
         del arrays
+        if self.has_effects and _RAISED:
+            errors, _RAISED[:] = list(_RAISED), []
+            raise errors[0]
         return self._tensors(results)
 
     def _arrays(self, leaves: list[torch.Tensor]) -> list[Any]:
         arrays = []
-        for vector, layout, offsets, dtype in zip(self.inputs.vectors, self.input_layouts, self.inputs.offsets, self.inputs.dtypes, strict=True):
+        for vector, layout, offsets, dtype in zip(
+            self.inputs.vectors, self.input_layouts, self.inputs.offsets, self.inputs.dtypes, strict=True
+        ):
             arrays.append(self._vector(leaves, vector, layout, offsets, dtype))
         for i in self.inputs.single:
             x = leaves[i]
@@ -198,7 +241,9 @@ class Executable:
             arrays.append(known)
         return arrays
 
-    def _vector(self, leaves: list[torch.Tensor], places: list[int], layout: tuple[int, ...], offsets: list[int], dtype: torch.dtype) -> Any:
+    def _vector(
+        self, leaves: list[torch.Tensor], places: list[int], layout: tuple[int, ...], offsets: list[int], dtype: torch.dtype
+    ) -> Any:
         known = leaves[places[0]].__dict__.get("_funrl_vector")
         if known is not None and known.layout == layout:
             begin, size = known.flat.data_ptr(), dtype.itemsize
@@ -251,9 +296,22 @@ def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = 
             values[id(node)] = values[id(node.args[0])][node.args[1]]
         elif isinstance(node.op, Loop):
             values[id(node)] = _loop(node.op, [value(x) for x in node.args], wanted.get(id(node), set()))
+        elif isinstance(node.op, Effect):
+            _jax().debug.callback(functools.partial(_call, node.op), *[value(x) for x in node.args], ordered=True)
         else:
             values[id(node)] = _lowerings.apply(node.op, node.meta, replaced(node.args, Node, value), replaced(node.kwargs, Node, value))
     return [values[id(node)] for node in outputs]
+
+
+# What calls of Python raised, until their program has ended.
+_RAISED: list[BaseException] = []
+
+
+def _call(f: Effect, *arrays: Any) -> None:
+    try:
+        f(*(torch.from_numpy(np.array(x)) for x in arrays))
+    except BaseException as error:
+        _RAISED.append(error)
 
 
 def _constant(x: torch.Tensor) -> Any:
@@ -285,5 +343,3 @@ def _loop(loop: Loop, operands: list[Any], wanted: set[int]) -> dict[int, Any]:
     )
     return {**dict(enumerate(carry)), **dict(zip(ys, stacked, strict=True))}
 
-
-_LOCK = threading.Lock()

@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from funrl import random, tree
-from funrl.nn.initializers import Initializer
 from funrl.compiler import transformed
+from funrl.nn.initializers import Initializer
 
 __all__ = ["Module", "from_module"]
 

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from funrl import random, tree
+from funrl.compiler import scan
 from funrl.nn.initializers import Initializer, orthogonal
 from funrl.nn.net import check_features, check_input, check_sizes
-from funrl.compiler import scan
 
 __all__ = ["LSTMCarry", "Recurrent", "gru", "linear_recurrence", "lstm", "min_gru"]
 

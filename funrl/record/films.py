@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from funrl import envs
+from funrl.compiler import compile
 from funrl.env import Env, Timestep
 from funrl.interaction import Act, Evaluation, evaluate
-from funrl.compiler import compile
 
 __all__ = ["SUFFIXES", "film", "grid", "video"]
 

@@ -7,8 +7,8 @@ import torch
 
 from funrl import random, tree
 from funrl.algos import Algorithm
-from funrl.interaction import Evaluation, evaluate
 from funrl.compiler import compile
+from funrl.interaction import Evaluation, evaluate
 
 __all__ = ["agent_keys", "evaluate_agents", "over_agents", "player"]
 

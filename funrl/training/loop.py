@@ -1,5 +1,6 @@
 """The loop around an algorithm's updates."""
 
+import contextlib
 import math
 import os
 import time
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import checkpoint, random, record, tree
+from funrl import checkpoint, compiler, random, record, tree
 from funrl.algos import Algorithm
 from funrl.interaction import Evaluation
 from funrl.record import Folder, RunError
@@ -59,7 +60,7 @@ def train(
     evaluate_episodes: int = 100,
     checkpoint_every: float = 10.0,
     progress: bool = True,
-    backend: str = "inductor",
+    backend: str = "auto",
     notes: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train one agent, or K of them as one program, and evaluate what they learned.
@@ -100,7 +101,7 @@ def train(
         evaluate_episodes: how many episodes each agent plays at the end, without exploration; 0: none.
         checkpoint_every: seconds between two checkpoints, at least 0. There is one after the first update and one at the end too.
         progress: whether to show on stderr when the step is compiling, and then a progress bar.
-        backend: as for :func:`funrl.compile`.
+        backend: as for :func:`funrl.compile`; a resumed run keeps the one that it began with, which ``config.json`` names.
         notes: further entries for ``config.json`` (such as the seed) that a resumed run has to share.
 
     Returns:
@@ -126,6 +127,7 @@ def train(
     started = time.perf_counter()
     keys = agent_keys(key, num_agents)
     state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
+    backend = _backend(backend, key, out, resume)
     state = tree.map(torch.clone, state)  # it is donated, and may share tensors with the environment's default params
     if collector is not None:
         source = experience.collected(algo, collector, backend)
@@ -135,7 +137,7 @@ def train(
         source = experience.pure(algo, num_agents, backend)
     folder, done, past, past_compile, remark = None if out is None else Folder(out), 0, 0.0, 0.0, ""
     if folder is not None:
-        notes = {"collector": experience.kind_of(collector), **(notes or {})}
+        notes = {"collector": experience.kind_of(collector), "backend": backend, **(notes or {})}
         config = record.describe(algo, key, total_steps, num_agents, notes)
         if resume:
             folder.check_agrees(config)
@@ -168,10 +170,12 @@ def train(
         )
         if done:
             log.say(f"going on after update {done:,}" + (f"; {remark}" if remark else ""))
-        log.say(f"compiling {algo.name} for {algo.env.name} (up to a minute if this machine has not done so before) ...")
     begun, compiling, last_save = seconds(), 0.0, -math.inf
     interrupt, number, stopped = Interrupt(), done, None
+    programs = contextlib.ExitStack()
     try:
+        programs.enter_context(compiler.using(backend))
+        programs.enter_context(compiler.listening(log.part))
         for number in range(done + 1, num_updates + 1):
             state, metrics = source.update(keys, torch.tensor(number, device=key.device), state)
             log.add(number, seconds(), metrics)
@@ -198,6 +202,7 @@ def train(
                 log.say(f"stopped after {number * algo.steps_per_update:,} steps: {stopped}")
                 break
     finally:
+        programs.close()
         interrupt.restore()
         log.close()
 
@@ -239,6 +244,13 @@ def _check_arguments(
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
         raise RunError("resume: there is nothing to go on with where out is None; give the folder of the run")
+
+
+def _backend(asked: str, key: torch.Tensor, out: Any, resume: bool) -> str:
+    """Return the backend of a run: as it was asked for, or as the run began, or what there is for the device of its key."""
+    if asked == "auto" and resume and Folder(out).config.exists():
+        asked = record.read_config(out).get("backend", asked)
+    return compiler.backend(key.device)[0] if asked == "auto" else asked
 
 
 def _check_collector(algo: Algorithm, collector: Any, num_agents: int) -> None:

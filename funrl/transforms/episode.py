@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep
 from funrl.compiler import scan
+from funrl.env import Env, Timestep
 from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms.core import Transform, reset_some, stateful, stateless, step_some
 from funrl.transforms.parts import add_entry, check_count, label, misfit, neutral, signal

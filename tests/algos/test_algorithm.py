@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import optree
 import pytest
 import torch
-from torch._dynamo.utils import counters
 from torch.func import vmap
 from torch.utils import _pytree as torch_pytree
 
@@ -15,6 +14,7 @@ from funrl import random, transforms, tree
 from funrl.algos.algorithm import check_range, make_config
 from funrl.policies import StatefulPolicy
 from tests.conftest import ALGORITHMS, COMPILED
+from tests.support import traced
 
 AGENTS = 2
 
@@ -66,9 +66,9 @@ def test_compiled_updates_agree_with_single_ones(algorithm, program, compiled_ki
         given = keys(i)
         kept = tree.map(torch.clone, (states, given))
         results = [algo.step(key, tree.index(states, j)) for j, key in enumerate(given.unbind(0))]
-        before = counters["stats"]["unique_graphs"]
+        before = traced()
         compiled = step(given, states)
-        assert i == 0 or counters["stats"]["unique_graphs"] == before, "it compiled again"
+        assert i == 0 or traced() == before, "it compiled again"
         same(compiled, tree.stack(results), rtol=1e-3, atol=1e-4)
         same((states, given), kept, rtol=0, atol=0)
         states = compiled[0]
@@ -161,9 +161,9 @@ def test_hyperparameters_differ_between_agents(algorithm, kind):
 def test_hyperparameters_differ_between_agents_of_one_program(algorithm, program, compiled_kind):
     algo, step = algorithm(compiled_kind), program(compiled_kind)
     step(keys(1), vmap(algo.init)(keys(0)))
-    before = counters["stats"]["unique_graphs"]
+    before = traced()
     hyperparameters_differ_between_agents(algo, step)
-    assert counters["stats"]["unique_graphs"] == before
+    assert traced() == before
 
 
 def test_acting(algorithm, kind):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from funrl import program, random, tree
+from funrl import compiler, random, tree
 from funrl.algos import episodes
 from funrl.env import Transition
 
@@ -71,6 +71,6 @@ def test_vmapped_and_compiled_agree_with_a_loop():
     states = [episodes.record(episodes.start(torch.zeros(2)), batch(random.key(10 + i), 3, 2))[0] for i in range(3)]
     expected = tree.stack([episodes.record(*row) for row in zip(states, samples, strict=True)])
     f = torch.func.vmap(episodes.record)
-    for run in (f, program.compile(f, backend="aot_eager")):
+    for run in (f, compiler.compile(f, backend="aot_eager")):
         for x, y in zip(tree.leaves(run(tree.stack(states), tree.stack(samples))), tree.leaves(expected), strict=True):
             torch.testing.assert_close(x, y, equal_nan=True)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 from torch.func import vmap
 
 import funrl
 from funrl import buffers, random, tree
+from tests.support import traced
 
 
 def item(i, dtype=torch.float32):
@@ -115,15 +115,14 @@ def test_vmap_equals_a_loop(case):
 
 
 def test_compiled_equals_eager_and_compiles_once(case):
-    torch._dynamo.reset()
     program = funrl.compile(lambda key, state, batch: change(case, key, state, batch), donate=1, backend="aot_eager")
     state = other = filled(case)
     for i in range(3):
         key, batch = random.key(i), items(case[1], 5 + 3 * i, 8 + 3 * i)
         state, *rest = change(case, key, state, batch)
-        before = counters["stats"]["unique_graphs"]
+        before = traced()
         other, *others = program(key, other, batch)
-        assert counters["stats"]["unique_graphs"] - before == (i == 0)
+        assert traced() - before == (i == 0)
         assert tree.allclose((state, rest), (other, others))
 
 
@@ -181,7 +180,6 @@ def test_an_empty_buffer(case):
 def test_an_empty_buffer_in_a_compiled_program_gives_rows_that_count_nothing(name):
     buffer, make = BUFFERS[name]
     state = buffer.init(make(0))
-    torch._dynamo.reset()
     sample = funrl.compile(lambda key, state: buffer.sample(key, state, 3), backend="aot_eager")(random.key(0), state)
     assert sample.weights.tolist() == [0, 0, 0] and all(x.isfinite().all() for x in tree.leaves(sample))
 

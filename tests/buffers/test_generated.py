@@ -59,7 +59,6 @@ def run(capacity):
 
 
 def test_rows_are_written_in_place():
-    torch._dynamo.reset()
     buffer = buffers.uniform(1_000_000)
     state, rows = buffer.init(example()), batch(64)
     program = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0)
@@ -76,7 +75,6 @@ def test_rows_are_written_in_place():
 
 def test_rows_of_many_agents_are_written_in_place():
     """No buffer of eight, with a cursor of its own, is copied: the program takes less memory than one of their leaves has."""
-    torch._dynamo.reset()
     buffer, n = buffers.uniform(10_000), 8
     extend = torch.func.vmap(lambda state, rows: buffer.extend(state, rows))
     state = tree.clone(torch.func.vmap(lambda _: buffer.init(example()))(torch.zeros(n)))
@@ -94,13 +92,11 @@ def test_rows_of_many_agents_are_written_in_place():
 @pytest.mark.slow
 def test_a_large_buffer_is_not_copied():
     """A copy of a million rows takes 40 ms; the target of three times as long as ten thousand is for benchmarks/buffers.py to hold."""
-    torch._dynamo.reset()
     assert run(1_000_000) < 3 * run(10_000) + 5e-3
 
 
 @pytest.mark.slow
 def test_priorities_and_sequences_are_set_in_place():
-    torch._dynamo.reset()
     n = 1_000_000
     buffer = buffers.prioritized(n)
     state = buffer.extend_(buffer.init({"x": torch.zeros(4)}), {"x": torch.ones(n, 4)})

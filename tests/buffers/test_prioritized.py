@@ -88,7 +88,6 @@ def test_alpha_and_beta_are_parts_of_the_state():
         w = sample.probabilities.double() ** -beta
         torch.testing.assert_close(sample.weights, (w / w.max()).float())
     # One program for all, and a population with exponents of its own.
-    torch._dynamo.reset()
     states = tree.stack([state.replace(exponents=state.exponents.replace(beta=torch.tensor(b))) for b in (0.0, 1.0)])
     together = funrl.compile(torch.func.vmap(lambda key, state: buffer.sample(key, state, 8)), backend="aot_eager")
     keys = random.split(random.key(0), 2)
@@ -162,7 +161,6 @@ def test_bad_priorities_leave_the_buffer_alone(f, index, priority, kind, message
 
 
 def test_bad_priorities_in_a_compiled_program_count_as_zero():
-    torch._dynamo.reset()
     buffer, state = with_priorities([1.0, 2.0, 3.0], capacity=5)
     program = funrl.compile(lambda state, i, p: buffer.update_priority(state, i, p), backend="aot_eager")
     result = program(state, torch.tensor([0, 1, 2, 4]), torch.tensor([-1.0, torch.nan, torch.inf, 1.0]))

@@ -33,7 +33,6 @@ def test_n_step_of_a_rollout_and_of_slices_from_a_buffer():
 @pytest.mark.parametrize("f", [lambda t: buffers.n_step(t, n=3, gamma=0.9), lambda t: buffers.reward_to_go(t["reward"], t["terminated"])])
 def test_compiled_and_batched(f):
     t = {**transition(6), "reward": torch.arange(6.0), "terminated": torch.tensor([0, 0, 1, 0, 0, 0], dtype=torch.bool)}
-    torch._dynamo.reset()
     assert tree.allclose(funrl.compile(f, backend="aot_eager")(t), f(t))
     several = tree.stack([t, tree.map(lambda x: x.flip(0), t)])
     assert tree.allclose(torch.func.vmap(f)(several), tree.stack([f(x) for x in tree.unbind(several)]))
@@ -44,7 +43,6 @@ def test_compiled_and_batched(f):
 def test_split_trajectories_compiled():
     f = lambda x, done: buffers.split_trajectories({"x": x}, done, num_trajectories=4)  # noqa: E731
     x, done = torch.arange(10).reshape(5, 2), torch.tensor([[0, 1], [1, 0], [0, 0], [0, 1], [0, 1]], dtype=torch.bool)
-    torch._dynamo.reset()
     result = funrl.compile(f, backend="aot_eager")(x, done)
     assert tree.equal(result, f(x, done)) and result.batch["x"].shape == (5, 4)
     assert result.mask.sum(0).tolist() == [2, 3, 1, 3]

@@ -73,8 +73,10 @@ def wrong(calls, tolerance=None):
 
         for _, args, kwargs, _ in calls:
             arrays += [_to_jax(x) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        compiled = jax.jit(traced).lower(arrays).compile(
-            compiler_options={"xla_backend_optimization_level": 0, "xla_allow_excess_precision": False}
+        compiled = (
+            jax.jit(traced)
+            .lower(arrays)
+            .compile(compiler_options={"xla_backend_optimization_level": 0, "xla_allow_excess_precision": False})
         )
         results = compiled(arrays)
         lines = []
@@ -100,7 +102,11 @@ def _to_jax(x):
     import numpy as np
 
     x = x.detach().contiguous()
-    return jax.numpy.asarray(x.view(torch.int16).numpy().view(jax.numpy.bfloat16)) if x.dtype == torch.bfloat16 else jax.numpy.asarray(np.array(x))
+    return (
+        jax.numpy.asarray(x.view(torch.int16).numpy().view(jax.numpy.bfloat16))
+        if x.dtype == torch.bfloat16
+        else jax.numpy.asarray(np.array(x))
+    )
 
 
 def _short(x):

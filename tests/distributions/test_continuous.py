@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from torch.func import grad, jacrev, vmap
 
-from funrl import program, random
+from funrl import compiler, random
 from funrl.distributions import Independent, Normal, TanhNormal
 from tests.oracles.deepmind import distrax
 
@@ -183,12 +183,11 @@ def everything(key, loc, scale):
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     keys, (loc, scale) = random.split(random.key(0), 3), parameters(3, 4, 2, dtype=torch.float32)
     loop = [everything(*row) for row in zip(keys, loc, scale, strict=True)]
     expected = [torch.stack(column) for column in zip(*loop, strict=True)]
     batched = vmap(everything)(keys, loc, scale)
-    compiled = program.compile(vmap(everything), backend="aot_eager")(keys, loc, scale)
+    compiled = compiler.compile(vmap(everything), backend="aot_eager")(keys, loc, scale)
     for want, one, two in zip(expected, batched, compiled, strict=True):
         torch.testing.assert_close(one, want, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(two, want, rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from funrl import program, random
+from funrl import compiler, random
 from funrl.distributions import Bernoulli, Categorical, Independent, MultiCategorical, Normal, OneHotCategorical
 from funrl.spaces import MultiDiscrete
 from tests.oracles.deepmind import distrax
@@ -87,7 +87,6 @@ def everything(key, logits, other):
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     keys, logits, other = (
         random.split(random.key(0), 3),
         logits_of(3, 2, 4, dtype=torch.float32),
@@ -96,7 +95,7 @@ def test_compiled_and_vmapped_agree_with_a_loop():
     loop = [everything(*row) for row in zip(keys, logits, other, strict=True)]
     expected = [torch.stack(column) for column in zip(*loop, strict=True)]
     batched = vmap(everything)(keys, logits, other)
-    compiled = program.compile(vmap(everything), backend="aot_eager")(keys, logits, other)
+    compiled = compiler.compile(vmap(everything), backend="aot_eager")(keys, logits, other)
     for want, one, two in zip(expected, batched, compiled, strict=True):
         torch.testing.assert_close(one, want)
         torch.testing.assert_close(two, want)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import program, random, tree
+from funrl import compiler, random, tree
 from funrl.distributions import (
     Bernoulli,
     Categorical,
@@ -110,13 +110,12 @@ def test_vmapped_agrees_with_a_loop(name):
 
 def test_compiled_agrees_with_eager():
     """All in one program, over distributions as arguments and results."""
-    torch._dynamo.reset()
     loc, scale = parameters(2, 4, dtype=torch.float32)
 
     def all_of_them(key, loc, scale):
         return [everything(name, key, loc, scale) for name in KINDS], KINDS["Independent"](loc, scale)
 
-    compiled = program.compile(all_of_them, backend="aot_eager")
+    compiled = compiler.compile(all_of_them, backend="aot_eager")
     expected, got = (tree.leaves(f(random.key(0), loc, scale)) for f in (all_of_them, compiled))
     for want, x in zip(expected, got, strict=True):
         torch.testing.assert_close(x, want, rtol=1e-4, atol=1e-4)

@@ -35,11 +35,6 @@ def assert_same(one, other, tolerance=1e-5):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, msg=lambda message, path=path: f"{path}: {message}")
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-
-
 def start(env, n):
     keys = random.split(random.key(0), (3, n))
     state, _ = vmap(env.reset, (0, None))(keys[0], env.default_params)
@@ -176,16 +171,15 @@ def test_compiled_agrees_with_eager(env):
         state, first = vmap(env.reset, (0, None))(keys[0], params)
         return first, vmap(env.step, (0, 0, 0, None))(keys[1], state, actions, params)
 
-    compiled = torch.compile(program, fullgraph=True, backend="aot_eager")
+    compiled = funrl.compile(program, backend="aot_eager")
     assert_same(compiled(keys, actions, params), program(keys, actions, params), 1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own, from its inductor
-@over(["CartPole-v1", *(pytest.param(name, marks=pytest.mark.slow) for name in envs.names()[1:])])
-def test_inductor_gives_the_same_step(env):
+def test_xla_gives_the_same_step(env):
     key, state, action = start(env, 16)
     step = vmap(env.step, (0, 0, 0, None))
-    assert_same(torch.compile(step, fullgraph=True)(key, state, action, env.default_params), step(key, state, action, env.default_params))
+    compiled = funrl.compile(step, backend="xla")
+    assert_same(compiled(key, state, action, env.default_params), step(key, state, action, env.default_params))
 
 
 @over(PHYSICAL)

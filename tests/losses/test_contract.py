@@ -280,10 +280,9 @@ def test_vmapped_agrees_with_a_loop(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compiled_agrees_with_eager(name):
     """One graph, and no other for other numbers."""
-    torch._dynamo.reset()
     step, given, expected = agents(name)
     program = funrl.compile(step, backend="aot_eager")
-    with torch._dynamo.config.patch(error_on_recompile=True):
+    with compilations(1):
         for i in range(3):
             same(program(*tree.index(given, i)), tree.index(expected, i), rtol=1e-4, atol=1e-5)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.func import grad
 
-from funrl import nn, program, random, tree
+from funrl import compiler, nn, random, tree
 
 KEY = random.key(0)
 CPU = torch.device("cpu")
@@ -126,7 +126,6 @@ def test_ensembles_of_entries_and_of_noise():
 
 
 def test_compiled_agrees_with_eager():
-    torch._dynamo.reset()
     members = nn.ensemble(nn.chain(*parts()), 2)
 
     def learn(params, x):
@@ -134,7 +133,7 @@ def test_compiled_agrees_with_eager():
 
     x = random.normal(KEY, (3, 5))
     params = members.init(KEY, {"observation": x})
-    compiled = program.compile(learn, backend="aot_eager")(params, x)
+    compiled = compiler.compile(learn, backend="aot_eager")(params, x)
     for one, two in zip(tree.leaves(learn(params, x)), tree.leaves(compiled), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 

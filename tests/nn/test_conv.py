@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 
-from funrl import nn, program, random, tree
+from funrl import compiler, nn, random, tree
 
 KEY = random.key(0)
 
@@ -56,7 +56,6 @@ def test_squash_dims():
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     net = nn.conv((4, 3), 3, (2, 1))
 
     def init_and_differentiate(key, x):
@@ -66,7 +65,7 @@ def test_compiled_and_vmapped_agree_with_a_loop():
     keys, x = random.split(KEY, 3), images(3, 2, 3, 9, 9)
     expected = tree.stack([init_and_differentiate(*row) for row in zip(keys, x, strict=True)])
     batched = vmap(init_and_differentiate)(keys, x)
-    compiled = program.compile(vmap(init_and_differentiate), backend="aot_eager")(keys, x)
+    compiled = compiler.compile(vmap(init_and_differentiate), backend="aot_eager")(keys, x)
     for want, one, two in zip(tree.leaves(expected), tree.leaves(batched), tree.leaves(compiled), strict=True):
         torch.testing.assert_close(one, want, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(two, want, rtol=1e-4, atol=1e-4)

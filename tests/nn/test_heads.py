@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from funrl import nn, program, random, tree
+from funrl import compiler, nn, random, tree
 
 KEY = random.key(0)
 
@@ -56,7 +56,6 @@ def test_noise_has_mean_zero_and_the_variance_of_its_factors():
 
 @pytest.mark.parametrize("net, noisy", [(nn.dueling((8,), 4), False), (nn.noisy_linear(4), True)])
 def test_compiled_and_vmapped_agree_with_a_loop(net, noisy):
-    torch._dynamo.reset()
 
     def init_and_differentiate(key, x):
         init_key, noise_key = random.split(key)
@@ -67,7 +66,7 @@ def test_compiled_and_vmapped_agree_with_a_loop(net, noisy):
     keys, x = random.split(KEY, 3), random.normal(random.key(1), (3, 5, 3))
     expected = tree.stack([init_and_differentiate(*row) for row in zip(keys, x, strict=True)])
     batched = vmap(init_and_differentiate)(keys, x)
-    compiled = program.compile(vmap(init_and_differentiate), backend="aot_eager")(keys, x)
+    compiled = compiler.compile(vmap(init_and_differentiate), backend="aot_eager")(keys, x)
     assert net.noisy == noisy
     for want, one, two in zip(tree.leaves(expected), tree.leaves(batched), tree.leaves(compiled), strict=True):
         chex.assert_equal_shape([want, one, two])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 
-from funrl import nn, program, random, tree
+from funrl import compiler, nn, random, tree
 
 KEY = random.key(0)
 
@@ -103,7 +103,6 @@ def test_the_program_of_the_default_is_a_linear_layer_and_an_activation():
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     net = nn.mlp((6, 5), 2)
 
     def init_and_differentiate(key, x):
@@ -113,7 +112,7 @@ def test_compiled_and_vmapped_agree_with_a_loop():
     keys, x = random.split(KEY, 3), random.normal(random.key(1), (3, 4, 7))
     expected = tree.stack([init_and_differentiate(*row) for row in zip(keys, x, strict=True)])
     batched = vmap(init_and_differentiate)(keys, x)
-    compiled = program.compile(vmap(init_and_differentiate), backend="aot_eager")(keys, x)
+    compiled = compiler.compile(vmap(init_and_differentiate), backend="aot_eager")(keys, x)
     for want, one, two in zip(tree.leaves(expected), tree.leaves(batched), tree.leaves(compiled), strict=True):
         torch.testing.assert_close(one, want, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(two, want, rtol=1e-4, atol=1e-5)

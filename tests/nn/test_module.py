@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 
-from funrl import nn, program, random, tree
+from funrl import compiler, nn, random, tree
 
 KEY = random.key(0)
 
@@ -111,7 +111,6 @@ def test_gradients_are_those_of_the_module():
 
 
 def test_a_compiled_training_step_with_a_state():
-    torch._dynamo.reset()
     net = nn.from_module(Residual(2))
     x = random.normal(KEY, (3, 2, 4, 4))
 
@@ -124,10 +123,10 @@ def test_a_compiled_training_step_with_a_state():
             gradient, state = grad(loss, has_aux=True)(*carry, x)
             return (tree.map(lambda p, g: p - 0.1 * g, carry[0], gradient), state), ()
 
-        return program.scan(step, (params, state), length=2)[0]
+        return compiler.scan(step, (params, state), length=2)[0]
 
     expected = learn(net.init(KEY), net.start(), x)
-    got = program.compile(learn, backend="aot_eager")(net.init(KEY), net.start(), x)
+    got = compiler.compile(learn, backend="aot_eager")(net.init(KEY), net.start(), x)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -293,7 +292,6 @@ def test_errors(call, error, message):
 
 
 def test_a_compiled_transformer_agrees_with_eager():
-    torch._dynamo.reset()
     net, x = nn.from_module(transformer(0.5, 1)), inputs("transformer", 2)
     params = tree.map(lambda p: torch.stack([p, 2 * p]), net.init(KEY))
 
@@ -301,7 +299,8 @@ def test_a_compiled_transformer_agrees_with_eager():
         return grad(lambda p: net.train(p, {}, x, key=key)[1].square().mean() + net.apply(p, x).mean())(params)
 
     arguments = (params, random.split(KEY), x)
-    torch.testing.assert_close(program.compile(vmap(learn), backend="aot_eager")(*arguments), vmap(learn)(*arguments), rtol=1e-3, atol=1e-4)
+    compiled = compiler.compile(vmap(learn), backend="aot_eager")
+    torch.testing.assert_close(compiled(*arguments), vmap(learn)(*arguments), rtol=1e-3, atol=1e-4)
 
 
 def test_dropout_inside_recurrent_modules_is_refused():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 
-from funrl import nn, program, random, tree
+from funrl import compiler, nn, random, tree
 
 KEY = random.key(0)
 
@@ -73,11 +73,10 @@ def everything(key, x):
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     keys, x = random.split(KEY, 3), random.normal(random.key(1), (3, 5, 3))
     expected = tree.stack([everything(*row) for row in zip(keys, x, strict=True)])
     batched = vmap(everything)(keys, x)
-    compiled = program.compile(vmap(everything), backend="aot_eager")(keys, x)
+    compiled = compiler.compile(vmap(everything), backend="aot_eager")(keys, x)
     for want, one, two in zip(tree.leaves(expected), tree.leaves(batched), tree.leaves(compiled), strict=True):
         torch.testing.assert_close(one, want)
         torch.testing.assert_close(two, want)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, grad_and_value, vmap
 
-from funrl import nn, program, random, tree
+from funrl import compiler, nn, random, tree
 from funrl.nn import LSTMCarry
 
 KEY = random.key(0)
@@ -84,7 +84,6 @@ def test_nothing_of_the_last_episode_is_left(name):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_compiled_and_vmapped_gradients_agree_with_a_loop(name):
-    torch._dynamo.reset()
     cell = CELLS[name]
 
     def learn(params, carry, xs, reset):
@@ -98,7 +97,7 @@ def test_compiled_and_vmapped_gradients_agree_with_a_loop(name):
     expected = tree.stack([learn(*row) for row in rows])
     batch = tree.stack(rows)
     batched = vmap(learn)(*batch)
-    compiled = program.compile(vmap(learn), backend="aot_eager")(*batch)
+    compiled = compiler.compile(vmap(learn), backend="aot_eager")(*batch)
     for want, one, two in zip(tree.leaves(expected), tree.leaves(batched), tree.leaves(compiled), strict=True):
         torch.testing.assert_close(one, want)
         torch.testing.assert_close(two, want)

@@ -4,7 +4,7 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import distributions, nn, policies, program, random, spaces
+from funrl import compiler, distributions, nn, policies, random, spaces
 
 KEY = random.key(0)
 X = random.normal(random.key(1), (7, 5))
@@ -124,7 +124,6 @@ def test_keyed_policies_read_and_write_entries():
 
 
 def test_a_policy_acts_in_a_compiled_rollout_as_it_does_eagerly():
-    torch._dynamo.reset()
     env = funrl.envs.make("Pendulum-v1")
     policy = policies.safe(policies.stochastic(distributions.normal_params(nn.mlp((4,), 2)), squashed), env.action_space)
     params = policy.init(KEY, torch.zeros(3))
@@ -133,7 +132,7 @@ def test_a_policy_acts_in_a_compiled_rollout_as_it_does_eagerly():
         state = vmap(env.reset, (0, None))(random.split(key, 2), env.default_params)
         return funrl.rollout(params, key, state, env.default_params, env=env, act=policy.act, num_steps=3)[1]
 
-    expected, got = roll(params, KEY), program.compile(roll, backend="aot_eager")(params, KEY)
+    expected, got = roll(params, KEY), compiler.compile(roll, backend="aot_eager")(params, KEY)
     torch.testing.assert_close(got.action, expected.action)
     torch.testing.assert_close(got.extras["log_prob"], expected.extras["log_prob"])
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import nn, optim, policies, program, random, spaces, tree
+from funrl import compiler, nn, optim, policies, random, spaces, tree
 
 KEY = random.key(0)
 IDENTITY = nn.sequential(lambda x: x)
@@ -140,10 +140,9 @@ def explore(key, x):
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     keys, x = random.split(KEY, 3), random.normal(random.key(1), (3, 2))
     expected = tree.stack([explore(*row) for row in zip(keys, x, strict=True)])
-    batched, compiled = vmap(explore)(keys, x), program.compile(vmap(explore), backend="aot_eager")(keys, x)
+    batched, compiled = vmap(explore)(keys, x), compiler.compile(vmap(explore), backend="aot_eager")(keys, x)
     for want, one, two in zip(tree.leaves(expected), tree.leaves(batched), tree.leaves(compiled), strict=True):
         torch.testing.assert_close(one, want)
         torch.testing.assert_close(two, want)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from funrl import program, returns, tree
+from funrl import compiler, returns, tree
 from funrl.returns import parallel_recurrence, sequential_recurrence
 from tests.returns.experience import experience, log_ratios
 
@@ -106,7 +106,6 @@ def test_the_gradient(f):
 
 def test_programs_agree_with_loops():
     """All of them vmapped over data and hyperparameters, and their gradients, in one compiled program."""
-    torch._dynamo.reset()
     agents = [inputs(seed=i, dtype=torch.float32) for i in range(3)]
     gammas, lambdas = torch.tensor([0.9, 0.99, 1.0]), torch.tensor([0.5, 0.95, 1.0])
 
@@ -119,4 +118,4 @@ def test_programs_agree_with_loops():
     expected = tree.stack([one(x, gammas[i], lambdas[i]) for i, x in enumerate(agents)])
     arguments = tree.stack(agents), gammas, lambdas
     same(vmap(one)(*arguments), expected, rtol=1e-4, atol=1e-5)
-    same(program.compile(vmap(one), backend="aot_eager")(*arguments), expected, rtol=1e-4, atol=1e-5)
+    same(compiler.compile(vmap(one), backend="aot_eager")(*arguments), expected, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from funrl import program
+from funrl import compiler
 from funrl.returns import gae
 from tests.oracles import advantages
 from tests.oracles.deepmind import rlax
@@ -90,7 +90,6 @@ def test_differentiates_eagerly():
 
 
 def test_compiled_and_vmapped_agree_with_a_loop():
-    torch._dynamo.reset()
     inputs = tuple(torch.stack(column) for column in zip(*(experience(seed=i, dtype=torch.float32) for i in range(3)), strict=True))
     gammas, lambdas = torch.tensor([0.9, 0.99, 1.0]), torch.tensor([0.5, 0.95, 1.0])
 
@@ -100,7 +99,7 @@ def test_compiled_and_vmapped_agree_with_a_loop():
     loop = [estimate(gammas[i], lambdas[i], tuple(x[i] for x in inputs)) for i in range(3)]
     expected = [torch.stack(column) for column in zip(*loop, strict=True)]
     batched = vmap(estimate)(gammas, lambdas, inputs)
-    compiled = program.compile(vmap(estimate), backend="aot_eager")(gammas, lambdas, inputs)
+    compiled = compiler.compile(vmap(estimate), backend="aot_eager")(gammas, lambdas, inputs)
     for want, one, two in zip(expected, batched, compiled, strict=True):
         torch.testing.assert_close(one, want)
         torch.testing.assert_close(two, want)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import tree
+from funrl import compiler, tree
 
 
 @tree.dataclass
@@ -72,8 +72,7 @@ def test_operations_eager_compiled_and_batched(name):
     result = f(value)
     assert tree.equal(result, leafwise(expected, value))
     assert tree.equal(value, kept)
-    torch._dynamo.reset()
-    assert tree.equal(torch.compile(f, fullgraph=True, backend="aot_eager")(value), result)
+    assert tree.equal(compiler.compile(f, backend="aot_eager")(value), result)
     several = tree.stack([value, tree.map(lambda x: x + 1, value)])
     batched = vmap(lambda x: tree.leaves(f(tree.unflatten(tree.flatten(value)[1], x))))(tree.leaves(several))
     assert tree.equal([x[1] for x in batched], [expected(x[1]) for x in tree.leaves(several)])

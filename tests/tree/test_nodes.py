@@ -10,7 +10,7 @@ import torch
 from torch.func import grad, vmap
 from torch.utils import _pytree as torch_pytree
 
-from funrl import random, tree
+from funrl import compiler, random, tree
 
 
 @tree.dataclass
@@ -67,8 +67,7 @@ def same(one, other):
 
 
 def compiled(f):
-    torch._dynamo.reset()
-    return torch.compile(f, fullgraph=True, backend="aot_eager")
+    return compiler.compile(f, backend="aot_eager")
 
 
 def both(f, *args):

@@ -1,5 +1,10 @@
-"""Convolutions of one to three dimensions and their gradients."""
+"""Convolutions of one to three dimensions and their gradients.
 
+XLA's own convolution serves the forward pass; of its gradients (a dilated convolution, and one with a kernel as large as the image)
+XLA's CPU backend makes slow loops, so they are a product of matrices and the patches of the image, laid side by side.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,14 +12,18 @@ import torch
 from jax import lax
 
 from funrl.compiler._lowerings._linalg import wide
+from funrl.compiler._lowerings._normalisation import total
 from funrl.compiler._lowerings._table import lowers
+from funrl.compiler._lowerings._taps import tap, windows
 
 aten = torch.ops.aten
 HIGHEST = lax.Precision.HIGHEST
+MOST_PLACES = 128  # of a kernel: beyond, its gradients are convolutions after all
+Sizes = Sequence[int]
 
 
-def _forward(x: Any, w: Any, sizes: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    """Return the convolution whose places number ``sizes``."""
+def forward(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
+    """Return the convolution [N, O, *sizes] of images [N, C, ...] with kernels [O, C / groups, ...]."""
     sides = []
     for i, n in enumerate(sizes):
         covered = (n - 1) * stride[i] + 1 + (w.shape[2 + i] - 1) * dilation[i]
@@ -22,62 +31,128 @@ def _forward(x: Any, w: Any, sizes: Any, stride: Any, padding: Any, dilation: An
     return lax.conv_general_dilated(x, w, stride, sides, rhs_dilation=dilation, feature_group_count=groups, precision=HIGHEST)
 
 
-def _grouped_transpose(w: Any, groups: int) -> Any:
-    """Return kernels [O, C / groups, ...] as [C, O / groups, ...], their places reversed."""
-    o, c, *places = w.shape
-    w = lax.rev(w, tuple(range(2, w.ndim)))
-    if groups == 1:
-        return lax.transpose(w, (1, 0, *range(2, w.ndim)))
-    w = lax.reshape(w, (groups, o // groups, c, *places))
-    return lax.reshape(lax.transpose(w, (0, 2, 1, *range(3, w.ndim))), (groups * c, o // groups, *places))
+def _blocks(x: Any, lengths: Sizes, stride: Sizes) -> Any:
+    """Return images [N, C, ...], of which each side is cut or filled up to ``lengths``, as blocks [N, C prod(stride), ...]."""
+    n = len(lengths)
+    x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(0, m - k, 0) for m, k in zip(lengths, x.shape[2:], strict=True)])
+    x = lax.reshape(x, (*x.shape[:2], *(k for m, s in zip(lengths, stride, strict=True) for k in (m // s, s))))
+    x = lax.transpose(x, (0, 1, *range(3, 3 + 2 * n, 2), *range(2, 2 + 2 * n, 2)))
+    return lax.reshape(x, (x.shape[0], x.shape[1] * int(np.prod(stride)), *x.shape[2 + n :]))
 
 
-def _backward(g: Any, w: Any, sizes: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    """Return the gradient of an input whose places number ``sizes``."""
+def _unblocked(x: Any, stride: Sizes) -> Any:
+    """Return blocks as images, the inverse of :func:`_blocks`."""
+    n, sizes = len(stride), x.shape[2:]
+    x = lax.reshape(x, (x.shape[0], x.shape[1] // int(np.prod(stride)), *stride, *sizes))
+    x = lax.transpose(x, (0, 1, *(d for i in range(n) for d in (2 + n + i, 2 + i))))
+    return lax.reshape(x, (*x.shape[:2], *(m * s for m, s in zip(sizes, stride, strict=True))))
+
+
+def _shifted(x: Any, sides: Sequence[tuple[int, int]]) -> Any:
+    return lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * 2 + [(lo, hi, 0) for lo, hi in sides])
+
+
+def _in_blocks(places: Sizes, stride: Sizes, dilation: Sizes) -> bool:
+    """Return whether strides divide the kernel: then a convolution of blocks without stride is the same, with fewer, larger steps."""
+    return max(stride) > 1 and max(dilation) == 1 and all(k % s == 0 for k, s in zip(places, stride, strict=True))
+
+
+def _patches(x: Any, places: Sizes, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
+    """Return [N, prod(places), C, *sizes]: what each place of a kernel meets."""
+    rows = [x]
+    for i, k in enumerate(places):
+        index = windows(x.shape[2 + i], sizes[i], k, stride[i], padding[i], dilation[i])
+        rows = [tap(row, 2 + i, index[:, j], 0) for row in rows for j in range(k)]
+    return lax.concatenate([lax.expand_dims(row, (1,)) for row in rows], 1)
+
+
+def weight_gradient(x: Any, g: Any, places: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
+    """Return the gradient of kernels of size ``places``: [O, C / groups, *places]."""
+    sizes = g.shape[2:]
+    if _in_blocks(places, stride, dilation):
+        lengths = [(m - 1) * s + k for m, s, k in zip(sizes, stride, places, strict=True)]
+        x = _blocks(_shifted(x, [(p, 0) for p in padding]), lengths, stride)
+        steps = [k // s for k, s in zip(places, stride, strict=True)]
+        one = (1,) * len(sizes)
+        return _unblocked(weight_gradient(x, g, steps, one, (0,) * len(sizes), one, groups), stride)
+    if int(np.prod(places)) > MOST_PLACES:
+        return _weights_by_convolution(x, g, places, stride, padding, dilation, groups)
+    n, c = x.shape[:2]
+    patches = _patches(x, places, sizes, stride, padding, dilation)
+    steps = patches.shape[1]
+    patches = lax.reshape(patches, (n, steps, groups, c // groups, int(np.prod(sizes))))
+    g = lax.reshape(g, (n, groups, g.shape[1] // groups, int(np.prod(sizes))))
+    w = lax.dot_general(g, patches, (((0, 3), (0, 4)), ((1,), (2,))), precision=HIGHEST)  # [groups, O / groups, steps, C / groups]
+    w = lax.transpose(w, (0, 1, 3, 2))
+    return lax.reshape(w, (w.shape[0] * w.shape[1], c // groups, *places))
+
+
+def input_gradient(g: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
+    """Return the gradient of images whose places number ``sizes``."""
+    places, rows, n = w.shape[2:], g.shape[2:], len(sizes)
+    if _in_blocks(places, stride, dilation):
+        lengths = [(m - 1) * s + k for m, s, k in zip(rows, stride, places, strict=True)]
+        one = (1,) * n
+        blocks = [m // s for m, s in zip(lengths, stride, strict=True)]
+        x = input_gradient(g, _blocks(w, places, stride), blocks, one, (0,) * n, one, groups)
+        x = _unblocked(x, stride)
+        return _shifted(x, [(-p, m + p - k) for p, m, k in zip(padding, sizes, x.shape[2:], strict=True)])
+    if int(np.prod(places)) > MOST_PLACES:
+        return _images_by_convolution(g, w, sizes, stride, padding, dilation, groups)
+    o, c = w.shape[:2]
+    g = lax.reshape(g, (g.shape[0], groups, o // groups, *rows))
+    w = lax.reshape(w, (groups, o // groups, c, int(np.prod(places))))
+    patches = lax.dot_general(w, g, (((1,), (2,)), ((0,), (1,))), precision=HIGHEST)  # [groups, C / groups, steps, N, *rows]
+    x = None
+    for step, place in enumerate(np.ndindex(*places)):
+        part = lax.squeeze(lax.slice_in_dim(patches, step, step + 1, axis=2), (2,))
+        sides = [(0, 0, 0)] * 3
+        for i, k in enumerate(place):
+            before = k * dilation[i] - padding[i]
+            sides.append((before, sizes[i] - before - ((rows[i] - 1) * stride[i] + 1), stride[i] - 1))
+        part = lax.pad(part, np.zeros((), part.dtype), sides)
+        x = part if x is None else lax.add(x, part)
+    return lax.reshape(lax.transpose(x, (2, 0, 1, *range(3, 3 + n))), (g.shape[0], groups * c, *sizes))
+
+
+def _images_by_convolution(g: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
     sides = []
     for i, n in enumerate(sizes):
         before = dilation[i] * (w.shape[2 + i] - 1) - padding[i]
-        spread = (g.shape[2 + i] - 1) * stride[i] + 1
-        sides.append((before, n + dilation[i] * (w.shape[2 + i] - 1) - spread - before))
-    return lax.conv_general_dilated(
-        g, _grouped_transpose(w, groups), (1,) * len(sizes), sides, stride, dilation, feature_group_count=groups, precision=HIGHEST
-    )
+        covered = (g.shape[2 + i] - 1) * stride[i] + 1
+        sides.append((before, n + dilation[i] * (w.shape[2 + i] - 1) - covered - before))
+    o, c, *places = w.shape
+    w = lax.reshape(lax.rev(w, tuple(range(2, w.ndim))), (groups, o // groups, c, *places))
+    w = lax.reshape(lax.transpose(w, (0, 2, 1, *range(3, w.ndim))), (groups * c, o // groups, *places))
+    one = (1,) * len(sizes)
+    return lax.conv_general_dilated(g, w, one, sides, stride, dilation, feature_group_count=groups, precision=HIGHEST)
 
 
-def _weights(x: Any, g: Any, places: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    """Return the gradient of kernels of size ``places``: [O, C / groups, *places]."""
-    dims = tuple(range(2, x.ndim))
+def _weights_by_convolution(x: Any, g: Any, places: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
     sides = []
     for i, k in enumerate(places):
         covered = (g.shape[2 + i] - 1) * stride[i] + 1 + (k - 1) * dilation[i]
         sides.append((padding[i], covered - x.shape[2 + i] - padding[i]))
-    x, g = _channels_first(x, groups), lax.transpose(g, (1, 0, *dims))
+    n, c, *image = x.shape
+    turned = (1, 0, *range(2, x.ndim))
+    x = lax.reshape(x, (n, groups, c // groups, *image))
+    x = lax.reshape(lax.transpose(x, (2, 1, 0, *range(3, x.ndim))), (c // groups, groups * n, *image))
+    g = lax.transpose(g, turned)
     w = lax.conv_general_dilated(x, g, dilation, sides, rhs_dilation=stride, feature_group_count=groups, precision=HIGHEST)
-    return lax.transpose(w, (1, 0, *dims))
+    return lax.transpose(w, turned)
 
 
-def _channels_first(x: Any, groups: int) -> Any:
-    """Return [N, groups C, ...] as [C, groups N, ...]."""
-    n, c, *places = x.shape
-    x = lax.reshape(x, (n, groups, c // groups, *places))
-    return lax.reshape(lax.transpose(x, (2, 1, 0, *range(3, x.ndim))), (c // groups, groups * n, *places))
-
-
-def _bias(g: Any) -> Any:
-    return lax.reduce(g, np.zeros((), g.dtype), lax.add, (0, *range(2, g.ndim)))
+def _each(n: int, *values: Sizes) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(v) * n if len(v) == 1 else tuple(v) for v in values)
 
 
 @lowers(aten.convolution.default)
 def _(out: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, extra: Any, groups: int) -> Any:
-    x, w = wide(x), wide(w)
+    x, w, n = wide(x), wide(w), w.ndim - 2
     batched = x.ndim == w.ndim
     x = x if batched else lax.expand_dims(x, (0,))
-    n = w.ndim - 2
-    stride, padding, dilation = (tuple(p) * n if len(p) == 1 else tuple(p) for p in (stride, padding, dilation))
-    if transposed:
-        y = _backward(x, w, tuple(out.shape)[-n:], stride, padding, dilation, groups)
-    else:
-        y = _forward(x, w, tuple(out.shape)[-n:], stride, padding, dilation, groups)
+    run = input_gradient if transposed else forward
+    y = run(x, w, tuple(out.shape)[-n:], *_each(n, stride, padding, dilation), groups)
     if b is not None:
         y = lax.add(y, lax.broadcast_in_dim(wide(b), y.shape, (1,)))
     return y if batched else lax.squeeze(y, (0,))
@@ -99,15 +174,10 @@ def _(
     mask: Any,
 ) -> Any:
     g, x, w = wide(g), wide(x), wide(w)
-    n = w.ndim - 2
-    stride, padding, dilation = (tuple(p) * n if len(p) == 1 else tuple(p) for p in (stride, padding, dilation))
+    steps = _each(w.ndim - 2, stride, padding, dilation)
     dx = dw = None
     if mask[0]:
-        dx = (
-            _forward(g, w, x.shape[2:], stride, padding, dilation, groups)
-            if transposed
-            else _backward(g, w, x.shape[2:], stride, padding, dilation, groups)
-        )
+        dx = (forward if transposed else input_gradient)(g, w, x.shape[2:], *steps, groups)
     if mask[1]:
-        dw = _weights(*((g, x) if transposed else (x, g)), w.shape[2:], stride, padding, dilation, groups)
-    return dx, dw, _bias(g) if mask[2] else None
+        dw = weight_gradient(*((g, x) if transposed else (x, g)), w.shape[2:], *steps, groups)
+    return dx, dw, total(g, (0, *range(2, g.ndim))) if mask[2] else None

@@ -63,7 +63,7 @@ def _number(value, out):
     return constant(value, out.dtype, tuple(out.shape))
 
 
-@lowers(aten.arange.default, aten.arange.out)
+@lowers(aten.arange.default)
 def _arange(out, end, **kwargs):
     return _steps(out, 0, 1)
 

@@ -221,7 +221,8 @@ def _(out: Any, a: Any, mode: str = "reduced") -> Any:
 def _(out: Any, a: Any) -> Any:
     if a.size == 0:
         return a, lax.full(tuple(out[1].shape), 0, a.dtype)
-    return _geqrf(a)
+    factors, tau = jnp.linalg.qr(a, mode="raw")
+    return _mT(factors), tau
 
 
 @lowers(aten.linalg_householder_product.default)

@@ -83,16 +83,16 @@ def read(x, dims, indices):
 def places_of(x, indices, mask_counts=None):
     """Return the indexed dimensions and their index tensors; masks become the places where they are true, as many as ``mask_counts``.
 
-    Where a mask is true less often, the places behind are out of range.
+    Where a mask is true less often, the places behind are out of range; but one that is true once counts for all, as torch broadcasts it.
     """
+    longest = max((i.size for i in indices if i is not None and is_mask(i)), default=0)
     dims, found, dim = [], [], 0
     for index in indices:
         if index is None:
             dim += 1
         elif is_mask(index):
             index = lax.ne(index, lax.full_like(index, 0))
-            size = index.size if mask_counts is None else mask_counts
-            found += jnp.nonzero(index, size=size, fill_value=max(x.shape))
+            found += _places_of_mask(index, longest if mask_counts is None else mask_counts, max(x.shape), mask_counts is not None)
             dims += range(dim, dim + index.ndim)
             dim += index.ndim
         else:
@@ -100,6 +100,16 @@ def places_of(x, indices, mask_counts=None):
             dims.append(dim)
             dim += 1
     return dims, found
+
+
+def _places_of_mask(mask, size, fill, repeated):
+    """Return the coordinates, an array [size] a dimension, of where a mask is true; ``repeated``: a single one fills all of them."""
+    places = jnp.nonzero(mask, size=size, fill_value=fill)
+    if not repeated or size < 2:
+        return places
+    once = lax.eq(lax.reduce(lax.convert_element_type(mask, np.int64), np.int64(0), lax.add, tuple(range(mask.ndim))), np.int64(1))
+    once = lax.broadcast_in_dim(once, (size,), ())
+    return [lax.select(once, lax.broadcast_in_dim(p[0], (size,), ()), p) for p in places]
 
 
 @lowers(aten.index.Tensor, aten._unsafe_index.Tensor)

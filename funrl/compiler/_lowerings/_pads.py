@@ -1,4 +1,4 @@
-"""Pads that mirror or repeat the edges, and the gradients through them; columns of patches of images."""
+"""Pads that mirror or repeat the edges, and the gradients through them."""
 
 import numpy as np
 import torch
@@ -99,44 +99,3 @@ for _n in "123":
     for _name, _pad, _pad_backward in (("reflection", _mirrored, _mirrored_backward), ("replication", _repeated, _repeated_backward)):
         lowers(getattr(aten, f"{_name}_pad{_n}d").default)(_padded_by(_pad))
         lowers(getattr(aten, f"{_name}_pad{_n}d_backward").default)(_backward_by(_pad_backward))
-
-
-def _patches(x, kernel, dilation, padding, stride):
-    """Return for each place of a kernel how a padded image is cut there: starts, stops and steps of its two last dimensions."""
-    counts = [(x[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
-    for row in range(kernel[0]):
-        for column in range(kernel[1]):
-            starts = (row * dilation[0], column * dilation[1])
-            yield starts, tuple(s + (n - 1) * step + 1 for s, n, step in zip(starts, counts, stride, strict=True)), counts
-
-
-@lowers(aten.im2col.default)
-def _im2col(out, x, kernel_size, dilation, padding, stride):
-    """The patches [channels * kernel, places] of an image."""
-    lead, (channels, height, width) = x.shape[:-3], x.shape[-3:]
-    n = len(lead)
-    if not x.size:
-        return constant(0, out.dtype, tuple(out.shape))
-    pads = [(0, 0, 0)] * (n + 1) + [(p, p, 0) for p in padding]
-    image, parts = lax.pad(x, lax.full((), 0, x.dtype), pads), []
-    for starts, stops, counts in _patches((height, width), kernel_size, dilation, padding, stride):
-        part = lax.slice(image, (*(0,) * (n + 1), *starts), (*lead, channels, *stops), (*(1,) * (n + 1), *stride))
-        parts.append(lax.reshape(part, (*lead, channels, 1, counts[0] * counts[1])))
-    return lax.reshape(joined(parts, n + 1), tuple(out.shape))
-
-
-@lowers(aten.col2im.default)
-def _col2im(out, x, output_size, kernel_size, dilation, padding, stride):
-    """Add patches up to the image that they were cut from."""
-    lead, (channels, height, width) = tuple(out.shape[:-3]), out.shape[-3:]
-    n, zero, total = len(lead), lax.full((), 0, x.dtype), None
-    if not x.size:
-        return constant(0, out.dtype, tuple(out.shape))
-    columns = lax.reshape(x, (*lead, channels, kernel_size[0] * kernel_size[1], x.shape[-1]))
-    full = [height + 2 * padding[0], width + 2 * padding[1]]
-    for k, (starts, stops, counts) in enumerate(_patches((height, width), kernel_size, dilation, padding, stride)):
-        part = lax.reshape(sliced(columns, n + 1, k, k + 1), (*lead, channels, *counts))
-        edges = [(a, size - b, step - 1) for a, b, size, step in zip(starts, stops, full, stride, strict=True)]
-        part = lax.pad(part, zero, [(0, 0, 0)] * (n + 1) + edges)
-        total = part if total is None else lax.add(total, part)
-    return lax.pad(total, zero, [(0, 0, 0)] * (n + 1) + [(-p, -p, 0) for p in padding])

@@ -78,9 +78,7 @@ def _max_pool(n: int) -> Any:
 
 
 def _max_pool_backward(n: int) -> Any:
-    def f(
-        out: Any, g: Any, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, where: Any = None
-    ) -> Any:
+    def f(out: Any, g: Any, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: Any) -> Any:
         return routed(wide(g), where, _sliding(x, g.shape[-n:], kernel, stride, padding, dilation), x.shape[-n:])
 
     return f

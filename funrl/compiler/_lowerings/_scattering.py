@@ -74,7 +74,8 @@ def _index_put(out, x, indices, values, accumulate=False, unsafe=False):
         place, _ = window(x, dims, ())
         behind = x.ndim - len(dims) - place
         count = values.shape[values.ndim - 1 - behind] if values.ndim > behind else 1
-        count = None if count == 1 else count
+        numbers = np.broadcast_shapes(*(i.shape for i in given if not is_mask(i)))
+        count = numbers[-1] if numbers and numbers[-1] > 1 else None if count == 1 else count
     dims, found = places_of(x, indices, count)
     shape = read_shape(x, dims, np.broadcast_shapes(*(i.shape for i in found)))
     return write(x, dims, found, expanded(values, shape), how)

@@ -181,7 +181,7 @@ def _tensor_split(out, x, indices, dim=0):
     return [sliced(x, dim, *bounds(a, b, x.shape[dim])) for a, b in zip([0, *indices], [*indices, None], strict=True)]
 
 
-@lowers(aten.diagonal.default, aten.diagonal_copy.default, aten.linalg_diagonal.default)
+@lowers(aten.diagonal.default, aten.diagonal_copy.default)
 def _diagonal(out, x, offset=0, dim1=0, dim2=1):
     dim1, dim2 = axis(dim1, x.ndim), axis(dim2, x.ndim)
     x = transposed(x, [*(d for d in range(x.ndim) if d not in (dim1, dim2)), dim1, dim2])
@@ -191,6 +191,11 @@ def _diagonal(out, x, offset=0, dim1=0, dim2=1):
     first = offset if offset >= 0 else -offset * columns
     flat = lax.reshape(x, (*x.shape[:-2], rows * columns))
     return sliced(flat, flat.ndim - 1, first, first + (length - 1) * (columns + 1) + 1, columns + 1)
+
+
+@lowers(aten.linalg_diagonal.default)
+def _linalg_diagonal(out, x, *, offset=0, dim1=-2, dim2=-1):
+    return _diagonal(out, x, offset, dim1, dim2)
 
 
 @lowers(aten.unfold.default, aten.unfold_copy.default)

@@ -142,8 +142,9 @@ def _maxima_apart(x: Any, where: Any, axis: int, index: np.ndarray, scale: int) 
         (x, i), (y, j) = a, b
         take = lax.bitwise_or(lax.gt(y, x), lax.bitwise_and(lax.eq(x, y), lax.lt(j, i)))
         if jnp.issubdtype(x.dtype, jnp.floating):
-            of_x, of_y = lax.ne(x, x), lax.ne(y, y)
-            take = lax.bitwise_or(lax.bitwise_and(take, lax.bitwise_not(of_x)), lax.bitwise_and(of_y, lax.bitwise_or(lax.bitwise_not(of_x), lax.gt(j, i))))
+            x_is, y_is = lax.eq(x, x), lax.eq(y, y)  # numbers
+            later = lax.bitwise_and(lax.bitwise_not(y_is), lax.bitwise_or(x_is, lax.gt(j, i)))
+            take = lax.bitwise_or(lax.bitwise_and(take, x_is), later)
         return lax.select(take, y, x), lax.select(take, j, i)
 
     start = (np.asarray(_lowest(x.dtype), x.dtype), np.asarray(np.iinfo(np.int32).max, np.int32))

@@ -1,13 +1,12 @@
 """Gradients through a compiled scan, against torch's own through the loop that the scan is eagerly."""
 
-import chex
 import pytest
 import torch
-from torch._dynamo.backends.common import aot_autograd
 from torch.func import grad, grad_and_value, jacrev, vjp, vmap
 from torch.nn.functional import linear
 
-from funrl import program, random, tree
+from funrl import compiler, random, tree
+from tests.support import compilations, operators, same
 
 B, D, H, T = 4, 3, 5, 6
 
@@ -28,12 +27,12 @@ def loss(params, h, xs):
         return (h, total, count + 1), (h.sum(-1), count, h.detach())
 
     start = (h, torch.zeros((), dtype=h.dtype), torch.zeros((), dtype=torch.int64))
-    (h, total, count), (ys, counts, _) = program.scan(body, start, xs)
+    (h, total, count), (ys, counts, _) = compiler.scan(body, start, xs)
     return (ys * (1 + counts).unsqueeze(-1)).mean() + 0.1 * total + h.mean() / count
 
 
 def backwards(params, h, xs):
-    h, ys = program.scan(lambda h, x: (torch.tanh(linear(h, params["u"]) + linear(x, params["w"])), x.sum() * h), h, xs, reverse=True)
+    h, ys = compiler.scan(lambda h, x: (torch.tanh(linear(h, params["u"]) + linear(x, params["w"])), x.sum() * h), h, xs, reverse=True)
     return ys.square().mean() + h.mean()
 
 
@@ -48,16 +47,16 @@ def learn(params, h, xs):
         gradient, value = grad_and_value(loss)(params, h, xs)
         return tree.map(lambda p, g: p - 0.1 * g, params, gradient), value
 
-    return program.scan(step, params, length=3)
+    return compiler.scan(step, params, length=3)
 
 
 def nested(params, h, xs):
     """A scan over chunks of a scan, differentiated as a whole."""
 
     def chunk(h, xs):
-        return program.scan(lambda h, x: (torch.tanh(linear(x, params["w"]) + linear(h, params["u"])), h.sum()), h, xs)
+        return compiler.scan(lambda h, x: (torch.tanh(linear(x, params["w"]) + linear(h, params["u"])), h.sum()), h, xs)
 
-    h, ys = program.scan(chunk, h, xs.reshape(2, T // 2, B, D))
+    h, ys = compiler.scan(chunk, h, xs.reshape(2, T // 2, B, D))
     return h.mean() + ys.square().mean()
 
 
@@ -84,36 +83,27 @@ CASES = {
     "a batch inside": lambda p, h, xs: grad(lambda p: vmap(loss, (None, 0, 1))(p, h.unsqueeze(1), xs.unsqueeze(2)).mean())(p),
     "of what does not depend on it": lambda p, h, xs: grad(lambda p: p["w"].square().sum() + loss(tree.map(torch.detach, p), h, xs))(p),
     "vjp": pulled_back,
-    "jacrev": lambda p, h, xs: jacrev(lambda h: program.scan(lambda h, x: (linear(h, p["u"]), x.sum()), h, xs)[0])(h[0]),
+    "jacrev": lambda p, h, xs: jacrev(lambda h: compiler.scan(lambda h, x: (linear(h, p["u"]), x.sum()), h, xs)[0])(h[0]),
 }
-
-
-def same(got, expected):
-    for x, y in zip(tree.leaves(got), tree.leaves(expected), strict=True):
-        chex.assert_equal_shape([x, y])
-        torch.testing.assert_close(x, y)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_compiled_gradients_agree_with_the_loop(name):
-    torch._dynamo.reset()
     f, arguments = CASES[name], problem(random.key(0), torch.float64)
-    same(program.compile(f, backend="aot_eager")(*arguments), f(*arguments))
+    same(compiler.compile(f, backend="aot_eager")(*arguments), f(*arguments))
 
 
 def test_many_at_once():
-    torch._dynamo.reset()
     f, arguments = vmap(CASES["all arguments"]), vmap(problem)(random.split(random.key(1), 2))
-    same(program.compile(f, backend="aot_eager")(*arguments), f(*arguments))
+    same(compiler.compile(f, backend="aot_eager")(*arguments), f(*arguments))
 
 
-def test_generated_code_agrees_and_is_compiled_once():
-    torch._dynamo.reset()
+def test_it_agrees_on_xla_and_is_compiled_once():
     f = grad_and_value(loss, argnums=(0, 1))
-    compiled = program.compile(f)
+    compiled = compiler.compile(f)
     arguments, others = problem(random.key(0)), problem(random.key(1))
     same(compiled(*arguments), f(*arguments))
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with compilations(0):
         same(compiled(*others), f(*others))
 
 
@@ -126,17 +116,11 @@ def test_gradients_are_right_in_float64():
 def test_the_program_does_not_grow_with_the_steps():
     """As many operators for 3 steps as for 30."""
 
-    def operators(num_steps):
-        torch._dynamo.reset()
+    def size(num_steps):
         params, h, xs = problem(random.key(0))
-        counts = []
-
-        def count(graph, example):
-            counts.append(sum(len(m.graph.nodes) for m in graph.modules() if isinstance(m, torch.fx.GraphModule)))
-            return graph.forward
-
         xs = xs[:1].expand(num_steps, B, D).contiguous()
-        program.compile(grad(loss), backend=aot_autograd(fw_compiler=count))(params, h, xs)
-        return counts
+        compiled = compiler.compile(grad(loss), backend="aot_eager")
+        compiled(params, h, xs)
+        return operators(compiled)
 
-    assert operators(3) == operators(30)
+    assert size(3) == size(30)

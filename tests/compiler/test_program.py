@@ -1,22 +1,18 @@
-import contextlib
 import itertools
+import json
 import math
 import os
-import platform
-import re
-import resource
 import subprocess
 import sys
 from typing import NamedTuple
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
-from torch._inductor.utils import run_and_get_code
 from torch.func import grad, grad_and_value, jacrev, vjp, vmap
 
-from funrl import program, random, tree
+from funrl import compiler, random, tree
 from funrl.compiler import scan
+from tests.support import compilations, same
 
 
 @tree.dataclass
@@ -36,24 +32,11 @@ class Pair(NamedTuple):
 
 
 def compile(f, **options):
-    return program.compile(f, **{"backend": "aot_eager", **options})
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+    return compiler.compile(f, **{"backend": "aot_eager", **options})
 
 
 def copy(t):
     return tree.map(torch.clone, t)
-
-
-@contextlib.contextmanager
-def compilations(expected):
-    before = counters["stats"]["unique_graphs"]
-    yield
-    assert counters["stats"]["unique_graphs"] - before == expected
 
 
 def loop(f, init, xs=None, *, length=None, reverse=False):
@@ -176,7 +159,6 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES)
 def test_scan_agrees_with_its_definition(case):
-    torch._dynamo.reset()
     x = numbers(0, 4, 3)
     kept = x.clone()
     expected = case(loop, x)
@@ -189,7 +171,6 @@ def test_scan_agrees_with_its_definition(case):
 @pytest.mark.parametrize("case", CASES)
 def test_scan_under_vmap_agrees_with_a_loop(case):
     """Also where a carry starts unbatched and becomes batched: all that do not come from x are."""
-    torch._dynamo.reset()
     x = numbers(1, 2, 4, 3)
     expected = tree.stack([case(loop, row) for row in x])
     leaves = lambda x: tree.leaves(case(scan, x))  # noqa: E731 (vmap refuses to return None)
@@ -210,7 +191,6 @@ def mixed(scan, carry, x, weight, other):
 
 @pytest.mark.parametrize("dims", [(0, None, None), (None, 0, None), (None, None, 0), (None, 1, 0), (1, 0, None)])
 def test_scan_batches_only_what_it_must(dims):
-    torch._dynamo.reset()
     sizes = [(3,), (4, 3), (2, 2)]
     args = [
         numbers(i, *(size if dim is None else (*size[:dim], 5, *size[dim:]))) for i, (size, dim) in enumerate(zip(sizes, dims, strict=True))
@@ -224,7 +204,6 @@ def test_scan_batches_only_what_it_must(dims):
 
 
 def test_scan_under_two_vmaps():
-    torch._dynamo.reset()
     args = (numbers(0, 2, 3), numbers(1, 3, 4, 3), numbers(2, 2, 2, 2), torch.tensor(0.5))
     expected = tree.stack([tree.stack([mixed(loop, args[0][i], args[1][j], args[2][i], args[3]) for j in range(3)]) for i in range(2)])
 
@@ -236,7 +215,6 @@ def test_scan_under_two_vmaps():
 
 
 def test_vmap_inside_a_scan_inside_a_vmap():
-    torch._dynamo.reset()
 
     def f(x, w):
         return scan(lambda c, row: (vmap(lambda c, r: c + w * r)(c, row), c.sum()), torch.zeros_like(x[0]), x)
@@ -270,7 +248,6 @@ def test_scan_is_differentiable_eagerly():
 
 
 def test_backpropagation_through_time_compiles_written_out():
-    torch._dynamo.reset()
 
     def cell(params, h, row):
         h = torch.tanh(params["w"] @ h + row)
@@ -339,7 +316,6 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_scan_errors(name):
-    torch._dynamo.reset()
     f, kind, message = ERRORS[name]
     with pytest.raises(kind, match=message):
         f(numbers(0, 4, 3))
@@ -351,7 +327,6 @@ def test_scan_errors(name):
 
 
 def test_scan_refuses_a_python_number_as_y():
-    torch._dynamo.reset()
     with pytest.raises(TypeError, match=r"leaf \(the whole tree\) of y is a float"):
         scan(lambda c, x: (c, 1.0), torch.zeros(()), torch.zeros(3))
     with pytest.raises(TypeError, match=r"leaf \(the whole tree\) of y is a float"):
@@ -365,11 +340,10 @@ def test_scan_refuses_a_python_number_as_y():
         (aliases, gradient_inside),
     ],
 )
-def test_scan_in_generated_code(cases):
-    torch._dynamo.reset()
+def test_scan_compiled_by_xla(cases):
     x = numbers(0, 2, 4, 3)
     f = vmap(lambda x: tree.leaves([case(scan, x) for case in cases]))
-    same(program.compile(f)(x), tree.leaves(f(x)), rtol=1e-5, atol=1e-5)
+    same(compiler.compile(f)(x), tree.leaves(f(x)), rtol=1e-5, atol=1e-5)
 
 
 # compile
@@ -377,19 +351,17 @@ def test_scan_in_generated_code(cases):
 
 def test_what_a_body_closes_over_may_share_memory():
     """As parameters that are parts of one vector do; the operator alone refuses it."""
-    torch._dynamo.reset()
 
     def f(vector, xs):
         a, b = vector[:4], vector[4:]
         return scan(lambda c, x: (c * a + b + x, c), torch.zeros(4), xs)
 
     arguments = torch.arange(8.0), torch.ones(3, 4)
-    same(program.compile(f)(*arguments), f(*arguments))
+    same(compiler.compile(f)(*arguments), f(*arguments))
 
 
-def test_small_products_in_generated_code():
-    """Products of a few numbers are not the library's; they are those numbers all the same, and beside larger ones."""
-    torch._dynamo.reset()
+def test_small_products_compiled_by_xla():
+    """Products of a few numbers, and of none, beside larger ones."""
 
     def f(x, w, v, wide):
         h = torch.tanh(x @ w)
@@ -399,12 +371,11 @@ def test_small_products_in_generated_code():
     args = numbers(0, 6, 4), numbers(1, 4, 8), numbers(2, 8, 1), numbers(3, 6, 2000)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         inputs = [x.to(dtype) for x in args]
-        same(program.compile(f)(*inputs), f(*inputs), rtol=tolerance, atol=tolerance * 1000)
+        same(compiler.compile(f)(*inputs), f(*inputs), rtol=tolerance, atol=tolerance * 1000)
 
 
-def test_thin_products_in_generated_code():
+def test_thin_products_compiled_by_xla():
     """Few columns are computed as few rows, alone and batched by vmap, with the gradients that stand on them."""
-    torch._dynamo.reset()
 
     def f(x, w, v):
         gradients = grad(lambda w, v: ((torch.tanh(x @ w) @ v)[:, 0].square()).sum(), (0, 1))(w, v)
@@ -413,66 +384,30 @@ def test_thin_products_in_generated_code():
     x, w = numbers(0, 3, 100, 40), numbers(1, 3, 40, 64)
     for columns in (1, 2):
         v = numbers(2, 3, 64, columns)
-        same(program.compile(vmap(f))(x, w, v), vmap(f)(x, w, v), rtol=1e-4, atol=1e-2)
-        same(program.compile(f)(x[0], w[0], v[0]), f(x[0], w[0], v[0]), rtol=1e-4, atol=1e-2)
-
-
-def test_costly_numbers_that_are_spread_over_many_are_computed_once():
-    """Of 8 agents' decays the generated code takes the powers in a loop of its own, not for each of 500 parameters."""
-    torch._dynamo.reset()
-
-    def f(count, rate, x):
-        scale = torch.exp(count.float() * rate) + (count % 7 == 0)
-        return x / scale, torch.where(count % 3 == 1, x, -x), scale.sqrt(), x.sin()
-
-    args = torch.arange(1, 9), numbers(0, 8), numbers(1, 8, 500)
-    compiled, (code,) = run_and_get_code(program.compile(vmap(f)), *args)
-    same(compiled, vmap(f)(*args), rtol=1e-5, atol=1e-5)
-    steps = re.findall(r"; x\d<static_cast<int64_t>\((\d+)L\)|\b(exp|remainder_integral|sin)\(", code)
-    size, sizes = "", {}
-    for loop, name in steps:
-        size = loop or size
-        sizes.setdefault(name, set()).add(size)
-    assert sizes["exp"] == {"8"} and sizes["remainder_integral"] == {"8"} and sizes["sin"] == {"500"}
+        same(compiler.compile(vmap(f))(x, w, v), vmap(f)(x, w, v), rtol=1e-4, atol=1e-2)
+        same(compiler.compile(f)(x[0], w[0], v[0]), f(x[0], w[0], v[0]), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_expm1_keeps_its_digits_in_generated_code(dtype):
-    torch._dynamo.reset()
+def test_expm1_keeps_its_digits_compiled_by_xla(dtype):
     x = torch.cat([torch.logspace(-30, 1.9, 200, dtype=dtype), torch.tensor([0.0, math.inf], dtype=dtype)])
     x = torch.cat([x, -x])
-    same(program.compile(lambda x: torch.expm1(x))(x), x.expm1(), rtol=8 * torch.finfo(dtype).eps, atol=0)
+    same(compiler.compile(lambda x: torch.expm1(x))(x), x.expm1(), rtol=8 * torch.finfo(dtype).eps, atol=0)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries keep memory as they like")
-def test_memory_that_a_program_frees_serves_its_next_call():
-    """Otherwise each call has the system clear the pages of its intermediate results again, which takes longer than the arithmetic."""
-    torch._dynamo.reset()
-    f = program.compile(lambda x: ((x @ x).tanh() @ x).sum())
-    x = numbers(0, 1024, 1024)
-    for _ in range(3):
-        f(x)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        f(x)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000  # a result of 4 MiB has 1,024 pages
-
-
-def test_argmax_over_few_entries_in_generated_code():
+def test_argmax_over_few_entries_compiled_by_xla():
     """Of equal entries the first counts, and the first NaN before them all."""
-    torch._dynamo.reset()
     rows = torch.tensor(list(itertools.product((-math.inf, 1.0, 2.0, math.nan), repeat=3)))
 
     def f(x, wide):
         return x.argmax(-1), x.T.argmax(0), x[:, :2].argmax(1), x.argmax(-1, keepdim=True), (wide @ wide.T)[:, :9].argmax(-1)
 
     for x in (rows, rows.double(), torch.arange(12).reshape(6, 2) % 5):
-        same(program.compile(f)(x, numbers(0, 16, 8)), f(x, numbers(0, 16, 8)))
+        same(compiler.compile(f)(x, numbers(0, 16, 8)), f(x, numbers(0, 16, 8)))
 
 
-def test_stacks_in_generated_code():
+def test_stacks_compiled_by_xla():
     """Numbers of a batch stacked as columns, of one dtype or several, given on and reduced, beside stacks that are left alone."""
-    torch._dynamo.reset()
 
     def f(x, count):
         columns = torch.stack([x.sin(), x * x, x - 1], -1)
@@ -481,34 +416,36 @@ def test_stacks_in_generated_code():
         return columns, columns.sum(0), columns.T, mixed, *joined
 
     x, count = numbers(0, 40), torch.arange(40)
-    same(program.compile(f)(x, count), f(x, count))
+    same(compiler.compile(f)(x, count), f(x, count))
     batch = (numbers(1, 2, 40), count.expand(2, 40).contiguous())
-    same(program.compile(torch.func.vmap(f))(*batch), torch.func.vmap(f)(*batch))
+    same(compiler.compile(torch.func.vmap(f))(*batch), torch.func.vmap(f)(*batch))
 
 
 def test_one_graph_or_an_error():
-    torch._dynamo.reset()
     with compilations(1):
         assert compile(lambda x: x + 1)(torch.ones(2)).tolist() == [2, 2]
 
     def branch(x):
         return x + 1 if x.sum() > 0 else x
 
+    for f in (branch, lambda x: x + x.tolist()[0], lambda x: x + x.sum().item(), lambda x: x + float(x[0])):
+        with pytest.raises(compiler.TraceError, match=r"test_program\.py:\d+: .*the value of a traced tensor .* was asked for"):
+            compile(f)(torch.ones(2))
+
+
+def test_a_print_shows_that_there_is_no_value(capsys):
     def show(x):
         print(x)
         return x + 1
 
-    for f in (branch, show, lambda x: x + x.tolist()[0]):
-        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
-            compile(f)(torch.ones(2))
-    # A number taken out of a tensor is no break: torch keeps it in the graph.
-    take = compile(lambda x: x + x.sum().item())
-    with compilations(1):
-        assert take(torch.ones(2)).tolist() == [3, 3] and take(torch.zeros(2)).tolist() == [0, 0]
+    f = compile(show)
+    for _ in range(2):
+        assert f(torch.ones(2)).tolist() == [2, 2]
+    shown = capsys.readouterr().out
+    assert shown == "<traced float32 [2]: it has no value before the program runs; funrl.debug.print shows it then>\n"
 
 
 def test_errors_of_checks_arrive_as_they_were_raised():
-    torch._dynamo.reset()
 
     def check(kind, text):
         def f(x):
@@ -529,10 +466,10 @@ def test_errors_of_checks_arrive_as_they_were_raised():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: program.compile(3), "fn is a int; expected a function"),
-        (lambda: program.compile(copy, donate="x"), "donate is 'x'; expected positions"),
-        (lambda: program.compile(copy, donate=-1), "donate is -1"),
-        (lambda: program.compile(copy, donate=(0, 1.0)), r"donate is \(0, 1.0\)"),
+        (lambda: compiler.compile(3), "fn is a int; expected a function"),
+        (lambda: compiler.compile(copy, donate="x"), "donate is 'x'; expected positions"),
+        (lambda: compiler.compile(copy, donate=-1), "donate is -1"),
+        (lambda: compiler.compile(copy, donate=(0, 1.0)), r"donate is \(0, 1.0\)"),
     ],
 )
 def test_compile_errors(call, message):
@@ -540,8 +477,7 @@ def test_compile_errors(call, message):
         call()
 
 
-def test_masks_in_generated_code():
-    torch._dynamo.reset()
+def test_masks_compiled_by_xla():
 
     def f(first, second, x):
         either, both = first | second, first.T & second.T
@@ -563,23 +499,20 @@ def test_masks_in_generated_code():
 
     x = 9 * numbers(0, 33, 67).abs()  # neither is a multiple of what a vector holds
     first, second = (random.bernoulli(key, 0.4, (33, 67)) for key in random.split(random.key(1)).unbind(0))
-    same(program.compile(f, backend="inductor")(first, second, x), f(first, second, x))
+    same(compiler.compile(f)(first, second, x), f(first, second, x))
 
 
 def test_what_a_loop_wrote_may_be_all_that_is_computed_with():
-    """Inductor would have a kernel write over the ys of a scan, and would not compile what it generates for that."""
-
     def f(carry, xs):
         carry, ys = scan(lambda carry, x: (carry + x, carry * x), carry, xs)
         return carry, ys.sin()
 
     arguments = numbers(0, 16), numbers(1, 64, 16)
-    same(program.compile(f, backend="inductor")(*arguments), f(*arguments))
+    same(compiler.compile(f)(*arguments), f(*arguments))
 
 
 def test_steps_of_a_loop_take_turns_at_memory():
     """Carries that move on, change places, are cut from others or stay, in loops of loops: none is written over while it counts."""
-    torch._dynamo.reset()
 
     def f(carry, xs, weight):
         def step(carry, x):
@@ -597,16 +530,13 @@ def test_steps_of_a_loop_take_turns_at_memory():
         carry = tuple(numbers(seed + i, 8) for i in range(7))
         return tree.map(torch.Tensor.double, (carry, numbers(seed + 7, 6, 8), numbers(seed + 8, 8, 8)))
 
-    compiled = program.compile(f)
-    out, codes = run_and_get_code(compiled, *arguments(0))
+    compiled = compiler.compile(f)
+    out = compiled(*arguments(0))
     same(out, f(*arguments(0)))
     same(compiled(*arguments(9)), f(*arguments(9)))
     same(out, f(*arguments(0)))
-    if "aoti_torch_empty_strided(" in codes[0]:
-        places = set(re.findall(r"(\w+_memory)\.take\((\d+),", codes[0]))
-        assert len({loop for loop, _ in places}) == 2 and len(places) > 6
     several = tree.map(lambda *x: torch.stack(x), *map(arguments, (20, 40, 60)))
-    same(program.compile(vmap(f))(*several), vmap(f)(*several))
+    same(compiler.compile(vmap(f))(*several), vmap(f)(*several))
 
 
 def test_a_compiled_function_keeps_its_name():
@@ -616,9 +546,12 @@ def test_a_compiled_function_keeps_its_name():
 BIG = 1 << 14  # float32 numbers in 64 KiB
 
 
-def test_donation_in_generated_code():
+# Tensors whose memory a program of XLA can take: those that torch made are copied first.
+owned = compiler.compile(copy, backend="xla")
+
+
+def test_donation_compiled_by_xla():
     """Writes in place, swaps, target = params, what stays, and metrics of the old values, in one program."""
-    torch._dynamo.reset()
 
     def update(state, batch):
         new = {
@@ -643,8 +576,8 @@ def test_donation_in_generated_code():
         new, metric = update(copy(expected[-1]), batch)
         expected.append(copy(new))
         metrics.append(copy(metric))
-    step = program.compile(update, donate=0)
-    old, kept = state(), copy(batch)
+    step = compiler.compile(update, donate=0)
+    old, kept = owned(state()), copy(batch)
     places = {name: x.data_ptr() for name, x in old.items()}
     for i in range(3):
         with compilations(int(i == 0)):
@@ -652,16 +585,20 @@ def test_donation_in_generated_code():
         same(new, expected[i + 1])
         same(metric, metrics[i], rtol=1e-5, atol=1e-3)
         same(batch, kept, rtol=0, atol=0)
-        assert {name: x.data_ptr() for name, x in new.items() if name != "small"} == {n: p for n, p in places.items() if n != "small"}
+        # What is computed is written in place; what only moves is handed over.
+        moved = {"buffer": "buffer", "target": "params", "a": "b", "b": "a", "still": "still"}
+        assert {name: new[name].data_ptr() for name in moved} == {name: places[old] for name, old in moved.items()}
+        places = {name: x.data_ptr() for name, x in new.items()}
         with pytest.raises(
-            ValueError, match=r"update: leaf \['a'\] of argument 0 was donated to update before.*use what that call returned"
+            ValueError, match=r"update: leaf \['buffer'\] of argument 0 was donated to update before.*use what that call returned"
         ):
             step(old, batch)
+        with pytest.raises(ValueError, match="this tensor was donated to update, which wrote over it; use what that call returned"):
+            old["buffer"] + 1
         old = new
 
 
 def test_donation_changes_nothing_but_the_memory():
-    torch._dynamo.reset()
 
     def f(a, b, x):
         return (
@@ -676,14 +613,13 @@ def test_donation_changes_nothing_but_the_memory():
     expected = f(*args())
     same(compile(f)(*args()), expected)
     for donate in (0, 1, (0, 1), (1, 0)):
-        given = args()
+        given = owned(args())
         places = [given[0].height.data_ptr(), given[1].height.data_ptr(), given[1].speed.data_ptr()]
-        result = compile(f, donate=donate)(*given)
+        result = compiler.compile(f, donate=donate, backend="xla")(*given)
         same(result, expected)
         donated = (donate,) if isinstance(donate, int) else donate
-        assert (result[1].height.data_ptr() == places[0]) == (0 in donated)
-        assert (result[0].height.data_ptr() == places[1]) == (1 in donated)
-        assert (result[0].speed.data_ptr() == places[2]) == (1 in donated)
+        taken = {x.data_ptr() for x in tree.leaves(result)}
+        assert [place in taken for place in places] == [0 in donated, 1 in donated, 1 in donated]
         for i, fresh in enumerate(args()):
             if i not in donated:
                 same(given[i], fresh, rtol=0, atol=0)
@@ -691,16 +627,15 @@ def test_donation_changes_nothing_but_the_memory():
 
 def test_a_tuple_is_donated_to_a_tuple():
     """As parameters of nn.mlp are: the output itself, and not one of its items."""
-    params = (torch.zeros(1 << 15), torch.zeros(1 << 16))
+    params = owned((torch.zeros(1 << 15), torch.zeros(1 << 16)))
     place = params[0].data_ptr()
-    new = compile(lambda p: tree.map(lambda x: x + 1, p), donate=0)(params)
+    new = compiler.compile(lambda p: tree.map(lambda x: x + 1, p), donate=0)(params)
     assert new[0].data_ptr() == place and all((x == 1).all() for x in new)
-    both, total = compile(lambda p: (tree.map(lambda x: x + 1, p), p[0].sum()), donate=0)(new)
+    both, total = compiler.compile(lambda p: (tree.map(lambda x: x + 1, p), p[0].sum()), donate=0)(new)
     assert both[0].data_ptr() == place and (both[1] == 2).all() and total == 1 << 15
 
 
 def test_a_donated_argument_is_used_once():
-    torch._dynamo.reset()
     step, other = compile(lambda s: {"n": s["n"] + 1}, donate=0), compile(lambda x, s: s["n"] + x)
     old = {"n": torch.zeros(2)}
     new = step(old)
@@ -712,7 +647,6 @@ def test_a_donated_argument_is_used_once():
 
 
 def test_donation_errors():
-    torch._dynamo.reset()
     x = torch.zeros(3)
     for f in (lambda s, x: x.sum(), lambda s, x: {"b": s["a"]}, lambda s, x: ({"a": s["a"].double()}, x), lambda s, x: {"a": s["a"][:2]}):
         with pytest.raises(ValueError, match="no output has the structure, shapes and dtypes of donated argument 0; return its successor"):
@@ -724,7 +658,6 @@ def test_donation_errors():
 
 
 def test_arguments_are_left_alone():
-    torch._dynamo.reset()
 
     def f(a, b):
         return a, tree.map(lambda x: x.clone().add_(1), b), a["x"]
@@ -738,7 +671,6 @@ def test_arguments_are_left_alone():
 
 
 def test_nothing_compiles_on_the_second_call():
-    torch._dynamo.reset()
 
     def f(state, x):
         ball, twin = state
@@ -768,7 +700,6 @@ def test_nothing_compiles_on_the_second_call():
 
 
 def test_many_programs_in_one_process():
-    torch._dynamo.reset()
 
     def make(n):
         return compile(lambda x: x + n)
@@ -784,21 +715,21 @@ def test_many_programs_in_one_process():
 
 
 PROGRAM = """
-import json, sys, torch
-from torch._dynamo.utils import counters
-from funrl import program
-step = program.compile(lambda s, x: program.scan(lambda c, r: (c * 0.9 + r, c.sum()), s, x), donate=0)
-carry, ys = step(torch.zeros(3), torch.ones(16, 3))
-print(json.dumps({"carry": carry.tolist(), **{name: dict(counters[name]) for name in ("inductor", "aot_autograd")}}))
+import json
+import funrl, torch
+from funrl import compiler
+parts = []
+step = compiler.compile(lambda s, x: compiler.scan(lambda c, r: (c * 0.9 + r, c.sum()), s, x), donate=0)
+with compiler.listening(lambda name, ended, seconds, begins: parts.append(begins)):
+    carry, ys = step(torch.zeros(3), torch.ones(16, 3))
+print(json.dumps({"carry": carry.tolist(), "parts": parts}))
 """
 
 
 @pytest.mark.slow
 def test_a_second_process_finds_the_program(tmp_path):
-    import json
-
     (tmp_path / "step.py").write_text(PROGRAM)
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "FUNRL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     runs = []
     for _ in range(2):
         done = subprocess.run([sys.executable, "step.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
@@ -806,7 +737,5 @@ def test_a_second_process_finds_the_program(tmp_path):
         runs.append(json.loads(done.stdout))
     first, second = runs
     assert first["carry"] == second["carry"]
-    assert first["aot_autograd"].get("autograd_cache_miss", 0) + first["inductor"].get("fxgraph_cache_miss", 0) > 0
-    assert second["aot_autograd"].get("autograd_cache_hit", 0) > 0 or second["inductor"].get("fxgraph_cache_hit", 0) > 0
-    for counts in (second["aot_autograd"], second["inductor"]):
-        assert not any(n for name, n in counts.items() if name.endswith(("_miss", "_bypass"))), counts
+    assert first["parts"] == ["tracing", "lowering", "compiling", ""]
+    assert second["parts"] == ["tracing", "loading", ""]

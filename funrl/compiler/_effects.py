@@ -1,0 +1,89 @@
+"""Calls of Python from a running program: below vmap each instance calls for itself."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl.compiler import _torch_private as private
+from funrl.compiler._graph import Node
+from funrl.compiler._trace import Traced, current
+
+__all__ = ["Effect", "effect", "from_around_a_loop", "instances"]
+
+
+def effect(f: Callable[..., Any], *tensors: torch.Tensor) -> None:
+    """Call ``f(*tensors)`` with the values that the tensors have when this is run, once for each instance that vmap makes.
+
+    In a program that XLA compiles the call happens as the program runs; an exception of ``f`` is raised when the program has ended.
+
+    Args:
+        f: a function of tensors; what it returns is dropped.
+        tensors: as it takes them.
+
+    Raises:
+        TraceError: in a program that inductor compiles.
+    """
+    _bind(f, list(tensors), 0)
+
+
+def _bind(f: Callable[..., Any], tensors: list[torch.Tensor], batch_dims: int) -> None:
+    needed = private.needed()
+    top = needed.peek_interpreter_stack()
+    if top is None:
+        trace = current()
+        if trace is None:
+            Effect(f, batch_dims)(*tensors)
+        else:
+            trace.effect(Effect(f, batch_dims), tensors)
+        return
+    interpreter = needed.retrieve_current_functorch_interpreter()
+    level = interpreter.level()
+    if interpreter.key() == needed.TransformType.Vmap:
+        size = interpreter.batch_size()
+        values, dims = needed.unwrap_batched(tuple(tensors), level)
+        tensors = [x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(values, dims, strict=True)]
+        batch_dims += 1
+    else:
+        tensors = [needed._unwrap_for_grad(x, level) for x in tensors]
+    with interpreter.lower():
+        _bind(f, tensors, batch_dims)
+
+
+class Effect:
+    """A function to call for each instance of a batch.
+
+    Args:
+        f: a function of tensors.
+        batch_dims: how many leading dimensions of what it is given count instances.
+    """
+
+    def __init__(self, f: Callable[..., Any], batch_dims: int) -> None:
+        self.f, self.batch_dims = f, batch_dims
+
+    def __call__(self, *tensors: torch.Tensor) -> None:
+        shape = tensors[0].shape[: self.batch_dims] if tensors else ()
+        for place in itertools.product(*map(range, shape)):
+            self.f(*(x.detach()[place] for x in tensors))
+
+
+def instances(x: torch.Tensor) -> list[Any]:
+    """Return for a tensor of shape [], or each instance of it under vmap, what tells its value from others: a number, or how it came about."""
+    x = private.unwrapped(x)
+    return [_origin(x.node)] if isinstance(x, Traced) else x.reshape(-1).tolist()
+
+
+def from_around_a_loop(x: torch.Tensor) -> bool:
+    """Return whether the body of a loop is being traced, and a tensor is the same at each of its steps."""
+    trace, x = current(), private.unwrapped(x)
+    return trace is not None and trace.frame.parent is not None and (not isinstance(x, Traced) or x.node.graph is not trace.frame.graph)
+
+
+def _origin(value: Any) -> Any:
+    """Return a name of a node's value: parts of one tensor that are taken alike have one name."""
+    if not isinstance(value, Node):
+        return repr(value)
+    if value.op == "item" or (not isinstance(value.op, str) and getattr(value.op, "is_view", False)):
+        return (str(value.op), *(_origin(x) for x in value.args))
+    return id(value)

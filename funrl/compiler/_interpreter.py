@@ -1,0 +1,66 @@
+"""Programs without generated code: a recorded graph, run operator by operator. For tests: what is wrong here is wrong in the trace."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from funrl.compiler._graph import Graph, Loop, Node, replaced
+
+__all__ = ["Executable", "lowers"]
+
+
+def lowers(operator: Any) -> bool:
+    """Return whether an aten operator is recorded as it is: all are."""
+    return True
+
+
+class Executable:
+    """A recorded graph, interpreted; arguments as for :class:`funrl.compiler._xla.Executable`."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        groups: list[int],
+        captured: list[torch.Tensor],
+        output_groups: list[int],
+        donated: set[int],
+        threads: int,
+        name: str,
+        note: Callable[[str], Any],
+    ) -> None:
+        self.graph, self.captured = graph, captured
+
+    def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            outputs = _evaluate(self.graph, [*leaves, *self.captured])
+        return [x.clone(memory_format=torch.contiguous_format) for x in outputs]
+
+
+def _evaluate(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    values: dict[int, Any] = {id(node): x for node, x in zip(graph.inputs, inputs, strict=True)}
+
+    def value(node: Node) -> Any:
+        return values[id(node)]
+
+    for node in graph.live():
+        if node.op == "constant":
+            result = node.args[0]
+        elif node.op == "item":
+            result = value(node.args[0])[node.args[1]]
+        elif isinstance(node.op, Loop):
+            result = _loop(node.op, [value(x) for x in node.args])
+        else:
+            result = node.op(*replaced(node.args, Node, value), **replaced(node.kwargs, Node, value))
+        values[id(node)] = result  # None of a call of Python
+    return [value(node) for node in graph.outputs]
+
+
+def _loop(loop: Loop, operands: list[torch.Tensor]) -> list[torch.Tensor]:
+    rows_end = loop.num_carries + loop.num_columns
+    carry, columns, constants = operands[: loop.num_carries], operands[loop.num_carries : rows_end], operands[rows_end:]
+    ys: list[Any] = [None] * loop.length
+    for t in reversed(range(loop.length)) if loop.reverse else range(loop.length):
+        outputs = _evaluate(loop.body, [*carry, *(x[t] for x in columns), *constants])
+        carry, ys[t] = outputs[: loop.num_carries], outputs[loop.num_carries :]
+    return [*carry, *(torch.stack(rows) for rows in zip(*ys, strict=True))]
