@@ -29,8 +29,6 @@ ALGORITHMS = {
     "redq": ("redq", "Pendulum-v1", dict(OFF_POLICY, num_critics=3, policy_delay=2)),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
 }
-# Compiling one takes ten seconds or more: the others are compiled by the slow tests.
-COMPILED = ("ppo, discrete", "ppo, continuous", "ppo, recurrent", "rainbow", "sac")
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,12 @@ def operators(compiled):
     return size(program.executable.graph)
 
 
+def scratch(compiled):
+    """Return how many bytes the XLA program of a compiled function takes for what is neither argument nor result."""
+    (program,) = compiled.programs.values()
+    return program.executable.compiled.memory_analysis().temp_size_in_bytes
+
+
 def same(one, other, **tolerances):
     """Fail unless two trees have the same structure and leaves that are close (exactly, with rtol=0, atol=0); it names the leaf."""
     assert tree.structure(one) == tree.structure(other)

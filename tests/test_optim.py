@@ -8,6 +8,7 @@ from torch.func import grad, jacrev, vmap
 
 from funrl import compiler, optim, random, tree
 from tests.oracles.deepmind import optax
+from tests.support import compilations
 
 STEPS = 20
 
@@ -235,12 +236,6 @@ def test_compiled_and_vmapped_agree_with_a_loop(wrap):
 
 def test_many_updates_compile_once_in_a_scan():
     opt = optim.flatten(optim.adam(optim.cosine(0.1, 0.0, 20)))
-    compiles = []
-
-    def counting(graph, inputs):
-        compiles.append(graph)
-        return graph.forward
-
     def body(carry, _):
         params, state = carry
         updates, state = opt.update(grad(loss)(params), state, params)

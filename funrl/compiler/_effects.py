@@ -25,7 +25,7 @@ def effect(f: Callable[..., Any], *tensors: torch.Tensor) -> None:
     Raises:
         TraceError: in a program that inductor compiles.
     """
-    _bind(f, list(tensors), 0)
+    _bind(f, [private.heard(x) for x in tensors], 0)
 
 
 def _bind(f: Callable[..., Any], tensors: list[torch.Tensor], batch_dims: int) -> None:

@@ -9,6 +9,9 @@ from funrl.compiler._graph import Graph, Loop, Node, replaced
 
 __all__ = ["Executable", "lowers"]
 
+aten = torch.ops.aten
+_OF_MEMORY = frozenset({aten.as_strided.default, aten.as_strided_scatter.default, aten.view.default, aten.view.dtype})
+
 
 def lowers(operator: Any) -> bool:
     """Return whether an aten operator is recorded as it is: all are."""
@@ -43,6 +46,9 @@ def _evaluate(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor
     def value(node: Node) -> Any:
         return values[id(node)]
 
+    def flat(node: Node) -> Any:
+        return values[id(node)].contiguous()
+
     for node in graph.live():
         if node.op == "constant":
             result = node.args[0]
@@ -51,7 +57,8 @@ def _evaluate(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor
         elif isinstance(node.op, Loop):
             result = _loop(node.op, [value(x) for x in node.args])
         else:
-            result = node.op(*replaced(node.args, Node, value), **replaced(node.kwargs, Node, value))
+            given = flat if node.op in _OF_MEMORY else value  # a value has one layout here, and another one in what was traced
+            result = node.op(*replaced(node.args, Node, given), **replaced(node.kwargs, Node, given))
         values[id(node)] = result  # None of a call of Python
     return [value(node) for node in graph.outputs]
 

@@ -428,6 +428,72 @@ def _layer_norm(x: torch.Tensor, shape: Any, *args: Any) -> tuple[torch.Tensor, 
 _enter(_layer_norm, "native_layer_norm", overloads=("default",))
 
 
+def _layer_norm_backward(
+    grad: torch.Tensor, x: torch.Tensor, shape: Any, mean: Any, rstd: Any, weight: Any, bias: Any, wanted: Any
+) -> tuple[torch.Tensor | None, ...]:
+    ends = (
+        _new(x.shape, x.dtype),
+        None if weight is None else _new(weight.shape, weight.dtype),
+        None if bias is None else _new(bias.shape, bias.dtype),
+    )
+    return tuple([end if is_wanted else None for end, is_wanted in zip(ends, wanted, strict=True)])
+
+
+_enter(_layer_norm_backward, "native_layer_norm_backward", overloads=("default",))
+
+
+def _convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> torch.Tensor:
+    sizes = []
+    n = weight.ndim - 2
+    stride, padding, dilation, output_padding = (
+        list(v) * n if len(v) == 1 else list(v) for v in (stride, padding, dilation, output_padding)
+    )
+    for i in range(n):
+        reach = dilation[i] * (weight.shape[2 + i] - 1)
+        if transposed:
+            sizes.append((x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach + output_padding[i] + 1)
+        else:
+            sizes.append((x.shape[2 + i] + 2 * padding[i] - reach - 1) // stride[i] + 1)
+    channels = x.shape[1] if x.ndim > 1 else 0
+    if (
+        x.ndim != n + 2
+        or channels != (weight.shape[0] if transposed else weight.shape[1] * groups)
+        or min(sizes) < 1
+        or x.dtype != weight.dtype
+    ):
+        raise RuntimeError(
+            f"convolution: an input {x.dtype} {list(x.shape)} and a weight {weight.dtype} {list(weight.shape)} of {groups} groups do not fit together"
+        )
+    return _new((x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sizes), x.dtype)
+
+
+def _convolution_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias_sizes: Any, *args: Any, output_mask: Any = None
+) -> tuple[torch.Tensor | None, ...]:
+    wanted = args[-1] if output_mask is None else output_mask
+    shapes = (x.shape, weight.shape, bias_sizes if bias_sizes else (grad.shape[1],))
+    return tuple([_new(shape, grad.dtype) if is_wanted else None for shape, is_wanted in zip(shapes, wanted, strict=True)])
+
+
+def _linspace(start: Any, end: Any, steps: int, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
+    return _new((steps,), dtype or torch.get_default_dtype())
+
+
+_enter(_convolution, "convolution", overloads=("default",))
+_enter(_convolution_backward, "convolution_backward", overloads=("default",))
+_enter(_linspace, "linspace", overloads=("default",))
+
+
 def _argument(x: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> torch.Tensor:
     if (not x.numel() and dim is None) or (dim is not None and x.ndim and not x.shape[dim]):
         raise IndexError("argmax(), argmin(): Expected reduction dim to be specified for input.numel() == 0.")

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from funrl import tree
 from funrl.compiler import _torch_private as private
 from funrl.compiler._scan_rules import loop
-from funrl.compiler._trace import Trace, Traced, current
+from funrl.compiler._trace import Indexing, Trace, Traced, current
 
 __all__ = ["scan"]
 
@@ -118,6 +118,7 @@ def _recorded_loop(
     trace: Trace, step: Callable[..., Any], carry: list[torch.Tensor], columns: list[torch.Tensor], length: int, reverse: bool
 ) -> tuple[list[torch.Tensor], Any]:
     num_carries, num_columns, level = len(carry), len(columns), private.level()
+    carry, columns = [private.heard(x) for x in carry], [private.heard(x) for x in columns]
     # A gradient runs the body again when the body of a loop around this one has ended: what stands for what there is noted here.
     around = getattr(_STATE, "replacing", None)
     y_form: Any = None
@@ -125,10 +126,11 @@ def _recorded_loop(
     def body(*args: torch.Tensor) -> list[torch.Tensor]:
         nonlocal y_form
         rows_end = num_carries + num_columns
-        with _replacing(dict(zip(map(id, captured), args[rows_end:], strict=True)), around):
+        # Autograd's backward pass runs without the modes around it.
+        with Indexing(), _replacing(dict(zip(map(id, captured), args[rows_end:], strict=True)), around):
             new, y = step(list(args[:num_carries]), list(args[num_carries:rows_end]))
-        ys, y_form = _tensors(y, "y")
-        return [*new, *ys]
+            ys, y_form = _tensors(y, "y")
+            return [private.heard(x) for x in (*new, *ys)]
 
     captured: list[torch.Tensor] = []
     if level:

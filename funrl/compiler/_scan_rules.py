@@ -153,7 +153,12 @@ def _jvp(f: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, .
     if not primals:
         floats, others = f()
         return floats, tuple(torch.zeros_like(x) for x in floats), others
-    return torch.func.jvp(f, primals, tangents, has_aux=True)  # pyright: ignore[reportReturnType]
+    # torch wants one result at least, and no expanded primals.
+    primals = tuple(x.clone() for x in primals)
+    (_, *floats), (_, *slopes), others = torch.func.jvp(  # pyright: ignore[reportAssignmentType]
+        lambda *values: ((values[0], *(out := f(*values))[0]), out[1]), primals, tangents, has_aux=True
+    )
+    return floats, slopes, others
 
 
 def _differentiated(

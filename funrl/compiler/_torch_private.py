@@ -38,12 +38,14 @@ __all__ = [
     "enable_tangents",
     "fake_tensor",
     "functorch",
+    "heard",
     "inductor",
     "is_composite",
     "is_transformed",
     "level",
     "memory",
     "needed",
+    "no_dispatch",
     "no_torch_function",
     "on_wrapping",
     "single_level_function",
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]  (a part of C without stubs)
+no_dispatch: Any = torch._C._DisableTorchDispatch  # pyright: ignore[reportAttributeAccessIssue]
 no_torch_function: Any = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAttributeAccessIssue]
 
 _NAMES = {
@@ -145,6 +148,13 @@ def single_level_function() -> Any:
     return _SingleLevelFunction
 
 
+def heard(x: torch.Tensor) -> torch.Tensor:
+    """Return what those that listen to wrapping put in the place of a tensor."""
+    for replace in reversed(_LISTENERS):
+        x = replace(x)
+    return x
+
+
 # Called with each tensor that torch.func is about to wrap; gives the one to wrap in its place.
 _LISTENERS: list[Callable[[torch.Tensor], torch.Tensor]] = []
 
@@ -165,9 +175,7 @@ def _listen_to_wrapping() -> None:
     def listening(wrap: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(wrap)
         def replaced(x: torch.Tensor, *args: Any) -> Any:
-            for replace in reversed(_LISTENERS):
-                x = replace(x)
-            return wrap(x, *args)
+            return wrap(heard(x), *args)
 
         return replaced
 

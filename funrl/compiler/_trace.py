@@ -22,7 +22,7 @@ from funrl.compiler._graph import Graph, Loop, Node, replaced
 from funrl.compiler._meta import known
 from funrl.compiler._views import IDENTITIES, write_back
 
-__all__ = ["Trace", "TraceError", "Traced", "current", "described", "tracing"]
+__all__ = ["Indexing", "Trace", "TraceError", "Traced", "current", "described", "tracing"]
 
 aten = torch.ops.aten
 _SERIAL = itertools.count()
@@ -166,7 +166,7 @@ class Trace(private.TorchDispatchMode):
         """Within the context, record this thread's operators."""
         _STATE.trace = self
         try:
-            with _Indexing(), self:
+            with Indexing(), self:
                 yield
         finally:
             _STATE.trace = None
@@ -210,7 +210,7 @@ class Trace(private.TorchDispatchMode):
         root = self.frame
         while root.parent is not None:
             root = root.parent
-        node = root.graph.input(torch.empty_strided(x.shape, x.contiguous().stride(), dtype=x.dtype, device="meta"))
+        node = root.graph.input(torch.empty(x.shape, dtype=x.dtype, device="meta"))
         traced = Traced.make(node.meta, Memory(node, root, "a tensor from outside the function"), (), node, self.device)
         self.captured[id(x)] = (x, traced)
         return traced
@@ -323,7 +323,10 @@ class Trace(private.TorchDispatchMode):
             value = self.emit(aten._to_copy.default, (value,), {"dtype": target.dtype})
         if value.meta.shape != target.meta.shape:
             value = self.emit(aten.expand.default, (value, list(target.meta.shape)), {})
-        memory.node = write_back(self, self.frame.place(memory.node), target.steps, value)
+        node = write_back(self, self.frame.place(memory.node), target.steps, value)
+        if node.meta.stride() != memory.meta.stride():  # other views of this memory stand on its layout
+            node = self.frame.graph.add(aten.clone.default, (node,), {"memory_format": torch.contiguous_format}, memory.meta)
+        memory.node = node
         memory.version += 1
         target.node, target.version = value, memory.version
         return target
@@ -384,7 +387,8 @@ def _on_meta(func: Any, args: Any, kwargs: Any) -> Any:
         return rule(*args, **kwargs)
     if func in _WITH_DEVICE:
         kwargs = {**kwargs, "device": "meta"}
-    return func(*args, **kwargs)
+    with private.no_dispatch():  # this may be called by what no operator has led to, with the trace listening
+        return func(*args, **kwargs)
 
 
 # Operators that take a device.
@@ -431,11 +435,15 @@ def _make(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
         )
     if func is aten.empty_strided.default or func is aten.new_empty_strided.default:
         kwargs = {name: x for name, x in kwargs.items() if x is not None}
-        return (
-            trace.pure(aten.new_empty.default, (args[0], args[1]), kwargs)
+        shape, stride = args[-2:]
+        made = (
+            trace.pure(aten.new_empty.default, (args[0], shape), kwargs)
             if len(args) > 2
-            else trace.pure(aten.empty.memory_format, (args[0],), kwargs)
+            else trace.pure(aten.empty.memory_format, (shape,), kwargs)
         )
+        node = made.node
+        node.meta = torch.empty_strided(shape, stride, dtype=node.meta.dtype, device="meta")
+        return trace.fresh(node)
     return trace.pure(func, args, kwargs)
 
 
@@ -544,6 +552,9 @@ def _refuse_random(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _refuse_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     masks = [x for x in replaced(args[1:], tuple, list) for x in (x if isinstance(x, list) else [x]) if isinstance(x, torch.Tensor)]
+    if func is aten.nonzero.default and isinstance(args[0], Traced) and trace.node(args[0]).op == "constant":
+        found = trace.node(args[0]).args[0].nonzero()
+        return _constant(trace, func, (found,), {})
     if func is aten.index.Tensor and all(x.dtype not in (torch.bool, torch.uint8) for x in masks):
         return trace.pure(func, args, kwargs)
     raise TraceError(
@@ -552,7 +563,7 @@ def _refuse_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     )
 
 
-class _Indexing(TorchFunctionMode):
+class Indexing(TorchFunctionMode):
     """Let a traced tensor of shape [] be an index, where torch would ask for its value."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -13,23 +13,16 @@ import funrl
 from funrl import random, transforms, tree
 from funrl.algos.algorithm import check_range, make_config
 from funrl.policies import StatefulPolicy
-from tests.conftest import ALGORITHMS, COMPILED
-from tests.support import traced
+from tests.conftest import ALGORITHMS
+from tests.support import same, traced
 
 AGENTS = 2
 
 
 def pytest_generate_tests(metafunc):
-    """Run a test with the argument ``kind`` for each kind in ALGORITHMS, and one with ``compiled_kind`` as well, some of them slow."""
-    for argument, quick in (("kind", ALGORITHMS), ("compiled_kind", COMPILED)):
-        if argument in metafunc.fixturenames:
-            metafunc.parametrize(argument, [pytest.param(x, marks=[] if x in quick else pytest.mark.slow) for x in ALGORITHMS])
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
+    """Run a test with the argument ``kind`` for each kind in ALGORITHMS."""
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", ALGORITHMS)
 
 
 def stateless(policy, example):
@@ -59,8 +52,8 @@ def test_vmapped_updates_agree_with_single_ones(algorithm, kind):
     same((states, given), kept, rtol=0, atol=0)
 
 
-def test_compiled_updates_agree_with_single_ones(algorithm, program, compiled_kind):
-    algo, step = algorithm(compiled_kind), program(compiled_kind)
+def test_compiled_updates_agree_with_single_ones(algorithm, program, kind):
+    algo, step = algorithm(kind), program(kind)
     states = vmap(algo.init)(keys(0))
     for i in range(3):
         given = keys(i)
@@ -158,8 +151,8 @@ def test_hyperparameters_differ_between_agents(algorithm, kind):
     hyperparameters_differ_between_agents(algo, vmap(algo.step))
 
 
-def test_hyperparameters_differ_between_agents_of_one_program(algorithm, program, compiled_kind):
-    algo, step = algorithm(compiled_kind), program(compiled_kind)
+def test_hyperparameters_differ_between_agents_of_one_program(algorithm, program, kind):
+    algo, step = algorithm(kind), program(kind)
     step(keys(1), vmap(algo.init)(keys(0)))
     before = traced()
     hyperparameters_differ_between_agents(algo, step)

@@ -13,7 +13,7 @@ from funrl.policies import StatefulPolicy
 from tests.algos.test_on_policy import KINDS, VECTORS
 from tests.algos.test_on_policy import short as short_episodes
 from tests.conftest import ALGORITHMS, OFF_POLICY, PPO
-from tests.support import traced
+from tests.support import same, traced
 
 
 def counted_from_three(name):
@@ -42,12 +42,6 @@ def by_hand(algo):
         return state.replace(envs=envs), metrics
 
     return step
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
 
 
 @pytest.mark.parametrize("kind", [*ALGORITHMS, *KINDS, "ppo from three", "dqn from three", "a2c from three"])

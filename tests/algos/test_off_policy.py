@@ -14,6 +14,7 @@ from funrl.env import Env, Timestep
 from funrl.spaces import Binary, Box, Discrete
 from tests.algos import gradient_steps
 from tests.conftest import ALGORITHMS
+from tests.support import same
 
 KINDS = [kind for kind in ALGORITHMS if not kind.startswith("ppo")]
 CONTINUOUS = [kind for kind in KINDS if ALGORITHMS[kind][1] == "Pendulum-v1"]
@@ -22,12 +23,6 @@ CONTINUOUS = [kind for kind in KINDS if ALGORITHMS[kind][1] == "Pendulum-v1"]
 def make(kind, env=None, **options):
     name, env_name, usual = ALGORITHMS[kind]
     return funrl.algos.make(name, env or funrl.envs.make(env_name), **{**usual, **options})
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
 
 
 def equal(one, other):

@@ -12,7 +12,7 @@ from torch.func import vmap
 import funrl
 from funrl import random, rollout, tree
 from funrl.algos import actor_critic, networks
-from tests.support import traced
+from tests.support import same, traced
 
 AGENTS = 2
 VECTORS = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01, max_grad_norm=0.2)
@@ -41,12 +41,6 @@ def make(kind, **env_options):
 def program(kind):
     algo = make(kind)
     return algo, funrl.compile(vmap(algo.step), donate=1, backend="aot_eager")
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
 
 
 def keys(seed):

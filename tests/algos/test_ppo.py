@@ -11,6 +11,7 @@ from funrl import random, rollout, stats, tree
 from funrl.algos import ppo
 from funrl.spaces import Binary, Box
 from tests.oracles import ppo as oracle
+from tests.support import same
 
 SMALL = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,))
 
@@ -20,12 +21,6 @@ def short(name, limit=5, dtype=torch.float64):
     env = funrl.envs.make(name)
     params = tree.to(env.default_params, dtype).replace(max_steps=torch.tensor(limit))
     return env._replace(default_params=params)
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
 
 
 def experience(algo, key, state):

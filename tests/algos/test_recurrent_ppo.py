@@ -12,6 +12,7 @@ from funrl import evaluate, random, rollout, tree
 from funrl.algos import ppo
 from funrl.policies import StatefulPolicy
 from tests.oracles import recurrent_ppo as oracle
+from tests.support import operators, same
 
 SMALL = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,), recurrent="gru", recurrent_size=6)
 CELLS = ["gru", "lstm", "min_gru"]
@@ -24,12 +25,6 @@ def short(name, limit=5, dtype=torch.float64):
     if name == "CartPole-v1":
         env_params = env_params.replace(reset_scale=torch.tensor(0.25, dtype=dtype))  # some poles soon fall
     return env._replace(default_params=env_params)
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
 
 
 def distance(one, other):

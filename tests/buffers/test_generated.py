@@ -1,12 +1,10 @@
-"""Buffers in generated code: written in place, and as fast when they are large."""
+"""Buffers in programs of XLA: written in place, whatever their size."""
 
-import time
-
-import pytest
 import torch
 
 import funrl
 from funrl import buffers, random, tree
+from tests.support import scratch
 
 
 def example():
@@ -42,35 +40,30 @@ def run(capacity):
     state = buffer.init(example())
     for _ in range(4):
         state = buffer.extend_(state, batch(2500))
-    program = funrl.compile(step(buffer), donate=1)
+    program = funrl.compile(step(buffer), donate=1, backend="xla")
     params = {"w": torch.zeros(17, 32), "v": torch.zeros(6, 32)}
     eager = step(buffer)(random.key(0), tree.clone(state), params, batch(64)) if capacity == 10_000 else None
-    places = [x.data_ptr() for x in tree.leaves(state.data) if x.nbytes > 1 << 16]
     state, *rest = program(random.key(0), state, params, batch(64))
+    places = [x.data_ptr() for x in tree.leaves(state.data) if x.nbytes > 1 << 16]
     if eager is not None:
         torch.testing.assert_close(tree.leaves((state, *rest)), tree.leaves(eager), rtol=1e-4, atol=1e-5)
-    seconds = []
-    for i in range(60):
-        start = time.perf_counter()
+    for i in range(3):
         state, params, _ = program(random.key(i), state, params, batch(64))
-        seconds.append(time.perf_counter() - start)
-    assert [x.data_ptr() for x in tree.leaves(state.data) if x.nbytes > 1 << 16] == places
-    return sorted(seconds)[15]
+    assert [x.data_ptr() for x in tree.leaves(state.data) if x.nbytes > 1 << 16] == places and places
+    return scratch(program)
 
 
 def test_rows_are_written_in_place():
-    buffer = buffers.uniform(1_000_000)
+    buffer = buffers.uniform(100_000)
     state, rows = buffer.init(example()), batch(64)
-    program = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0)
-    places = {name: x.data_ptr() for name, x in state.data.items()}
-    seconds = []
+    program = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0, backend="xla")
+    places = None
     for i in range(30):
-        start = time.perf_counter()
         state = program(state, tree.map(lambda x, i=i: x * i, rows))
-        seconds.append(time.perf_counter() - start)
+        places = places or {name: x.data_ptr() for name, x in state.data.items()}
     assert {name: x.data_ptr() for name, x in state.data.items()} == places
     assert state.size == 30 * 64 and torch.equal(state.data["reward"][: 30 * 64], torch.arange(30.0).repeat_interleave(64))
-    assert sorted(seconds)[7] < 5e-3  # a copy takes 40 ms
+    assert scratch(program) < 100_000 * 4
 
 
 def test_rows_of_many_agents_are_written_in_place():
@@ -80,40 +73,35 @@ def test_rows_of_many_agents_are_written_in_place():
     state = tree.clone(torch.func.vmap(lambda _: buffer.init(example()))(torch.zeros(n)))
     state.cursor.copy_(torch.arange(n) * 1245), state.size.fill_(10_000)  # two of them come to the end of their rings
     rows = tree.map(lambda x: torch.arange(n * 64.0).reshape(n, 64, *[1] * x.ndim).expand(n, 64, *x.shape).clone(), example())
-    expected, program = extend(state, rows), funrl.compile(extend, donate=0)
+    expected, program = extend(state, rows), funrl.compile(extend, donate=0, backend="xla")
     state = program(state, rows)
     assert tree.allclose(state, expected)
-    with torch.profiler.profile(profile_memory=True) as profile:
-        program(state, rows)
-    taken = sum(e.cpu_memory_usage for e in profile.events() if e.cpu_memory_usage > 0)
-    assert 0 < taken < 8 * 10_000 * 4
+    assert scratch(program) < 8 * 10_000 * 4
 
 
-@pytest.mark.slow
 def test_a_large_buffer_is_not_copied():
-    """A copy of a million rows takes 40 ms; the target of three times as long as ten thousand is for benchmarks/buffers.py to hold."""
-    assert run(1_000_000) < 3 * run(10_000) + 5e-3
+    """Nothing that the program makes grows with the buffer: benchmarks/buffers.py has the times."""
+    assert run(200_000) == run(10_000)
 
 
-@pytest.mark.slow
 def test_priorities_and_sequences_are_set_in_place():
-    n = 1_000_000
+    n = 600_000
     buffer = buffers.prioritized(n)
     state = buffer.extend_(buffer.init({"x": torch.zeros(4)}), {"x": torch.ones(n, 4)})
-    update = funrl.compile(lambda state, i, p: buffer.update_priority(state, i, p), donate=0)
-    extend = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0)
-    places = [x.data_ptr() for x in (state.ring.data["x"], state.priorities.weights, state.priorities.sums[0])]
+    update = funrl.compile(lambda state, i, p: buffer.update_priority(state, i, p), donate=0, backend="xla")
+    extend = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0, backend="xla")
+
+    def places(state):
+        return [x.data_ptr() for x in (state.ring.data["x"], state.priorities.weights, state.priorities.sums[0])]
+
     index, priority = torch.randperm(n)[:256], torch.rand(256)
     expected = buffer.extend(buffer.update_priority(state, index, priority), {"x": torch.zeros(64, 4)})
     state = extend(update(state, index, priority), {"x": torch.zeros(64, 4)})
-    assert [x.data_ptr() for x in (state.ring.data["x"], state.priorities.weights, state.priorities.sums[0])] == places
     assert tree.allclose(state, expected)
-    sample = funrl.compile(lambda key, state: buffer.sample(key, state, 256))(random.key(0), state)
+    sample = funrl.compile(lambda key, state: buffer.sample(key, state, 256), backend="xla")(random.key(0), state)
     assert tree.allclose(sample, buffer.sample(random.key(0), state, 256))
-    for p, args in ((update, (index, priority)), (extend, ({"x": torch.zeros(64, 4)},))):
-        seconds = []
-        for _ in range(50):
-            start = time.perf_counter()
-            state = p(state, *args)
-            seconds.append(time.perf_counter() - start)
-        assert sorted(seconds)[12] < 1.5e-3
+    before = places(state)
+    for _ in range(3):
+        state = extend(update(state, index, priority), {"x": torch.zeros(64, 4)})
+        assert places(state) == before
+    assert scratch(update) < 4 * n and scratch(extend) < 4 * n

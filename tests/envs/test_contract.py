@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import envs, random, spaces, tree
+from funrl import compiler, envs, random, spaces, tree
 from funrl.env import check_env
 
 PHYSICAL = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "PointRobot-misc"]
@@ -171,14 +171,14 @@ def test_compiled_agrees_with_eager(env):
         state, first = vmap(env.reset, (0, None))(keys[0], params)
         return first, vmap(env.step, (0, 0, 0, None))(keys[1], state, actions, params)
 
-    compiled = funrl.compile(program, backend="aot_eager")
+    compiled = compiler.compile(program, backend="aot_eager")
     assert_same(compiled(keys, actions, params), program(keys, actions, params), 1e-9)
 
 
 def test_xla_gives_the_same_step(env):
     key, state, action = start(env, 16)
     step = vmap(env.step, (0, 0, 0, None))
-    compiled = funrl.compile(step, backend="xla")
+    compiled = compiler.compile(step, backend="xla")
     assert_same(compiled(key, state, action, env.default_params), step(key, state, action, env.default_params))
 
 

@@ -7,6 +7,7 @@ from funrl import nn, random, tree
 from funrl.distributions import Categorical
 from funrl.env import Transition
 from funrl.losses import ActorCritic, SoftActorCritic
+from tests.support import same
 
 OBSERVATIONS, ACTIONS = 4, 3
 
@@ -155,12 +156,6 @@ def leaves_of_autograd(params):
     """Return a copy whose leaves autograd watches, and the leaves."""
     copy = tree.map(lambda x: x.detach().clone().requires_grad_(), params)
     return copy, tree.leaves(copy)
-
-
-def same(one, other, **tolerances):
-    assert tree.structure(one) == tree.structure(other)
-    for path, x, y in zip(tree.paths(one), tree.leaves(one), tree.leaves(other), strict=True):
-        torch.testing.assert_close(x, y, msg=lambda text, path=path: f"{path}: {text}", **tolerances)
 
 
 def same_as_autograd(gradient, loss, params, leaves):

@@ -35,6 +35,7 @@ from tests.losses.batches import (
     unused,
     weights,
 )
+from tests.support import compilations
 
 ATOMS = nn.mlp((5,), ACTIONS * 7)
 

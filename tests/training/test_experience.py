@@ -7,6 +7,7 @@ import funrl
 from funrl import checkpoint, collectors, random, record, training, tree
 from funrl.algos import episodes
 from tests.conftest import ALGORITHMS
+from tests.support import compilations
 from tests.training.test_loop import KEY
 
 NUM_UPDATES = 6
@@ -85,7 +86,10 @@ def test_a_run_is_the_loop_of_the_docstring(kind):
         for number in range(1, NUM_UPDATES + 1):
             source.update_params(state.params)
             state, metrics = algo.learn(random.fold_in(key, number), state, next(source).transition)
-    same(result.state, state)
+    # The collector adds up the rewards of an episode one by one, the algorithm those of a batch: the last bit may differ.
+    running = state.episodes.running_return
+    torch.testing.assert_close(result.state.episodes.running_return, running, rtol=1e-6, atol=0)
+    same(result.state.replace(episodes=result.state.episodes.replace(running_return=running)), state)
     assert result.metrics.pop("staleness") == 0
     same(result.metrics, metrics)
 
@@ -135,11 +139,7 @@ def summing():
 
 def test_learning_is_one_program_and_what_the_collector_holds_is_not_written_over(monkeypatch):
     monkeypatch.setattr(training.experience, "compile", funrl.compile)
-    algo, graphs, batches = summing(), [], []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
+    algo, batches = summing(), []
 
     class Remembering(Dealt):
         def __next__(self):
@@ -148,8 +148,8 @@ def test_learning_is_one_program_and_what_the_collector_holds_is_not_written_ove
             return batches[-1]
 
     source = Remembering(collector(algo))
-    result = train(algo, source, backend=backend)
-    assert len(graphs) == 1
+    with compilations(1):
+        result = train(algo, source, backend="aot_eager")
     for given, kept in zip(batches, source.dealt, strict=True):
         same(given, kept)
     key = random.split(KEY, 1)[0]

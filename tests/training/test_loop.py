@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from funrl import checkpoint, random, record, training, tree
+from funrl import checkpoint, compiler, random, record, training, tree
 from funrl.checkpoint import CheckpointError
 from funrl.training import Diverged, RunError
 from tests.record.drifter import DrifterState, algorithm
+from tests.support import compilations
 
 KEY = random.key(5)
 
@@ -58,22 +59,16 @@ def test_an_agent_does_not_depend_on_the_number_of_agents(num_agents):
     assert result.metrics["value_loss"].shape == (num_agents,)
 
 
-def test_inductor():
-    result = train(30, num_agents=2, backend="inductor")
+def test_xla():
+    result = train(30, num_agents=2, backend="xla")
     expected = by_hand(algorithm(), random.split(KEY, 2)[1], 3)[0]
     torch.testing.assert_close(result.state.params["w"][1], expected.params["w"])
     assert result.state.count.tolist() == [3, 3]
 
 
-def test_it_compiles_once(monkeypatch):
-    calls = []
-
-    def backend(graph, inputs):
-        calls.append(graph)
-        return graph.forward
-
-    train(80, num_agents=2, backend=backend)
-    assert len(calls) == 1
+def test_it_compiles_once():
+    with compilations(1):
+        train(80, num_agents=2, backend="aot_eager")
 
 
 def test_what_the_algorithm_shares_with_its_state_survives_donation():
@@ -384,17 +379,14 @@ def test_ctrl_c_waits_for_the_update_and_saves_it(tmp_path):
     algo = algorithm()
     calls = []
 
-    def backend(graph, inputs):
-        def call(*args):
-            calls.append(1)
-            if len(calls) == 4:
-                signal.raise_signal(signal.SIGINT)
-            return graph(*args)
-
-        return call
+    def step(key, state):
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return algo.step(key, state)
 
     with pytest.raises(KeyboardInterrupt):
-        train(90, algo, out=tmp_path, backend=backend, checkpoint_every=math.inf)
+        train(90, algo._replace(step=step), out=tmp_path, backend="eager", checkpoint_every=math.inf)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and len(calls) == 4
     state, meta = checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY))
     assert meta["update"] == 4 and state.count == 4
@@ -402,15 +394,24 @@ def test_ctrl_c_waits_for_the_update_and_saves_it(tmp_path):
 
 
 def test_ctrl_c_while_compiling_and_other_handlers():
-    def backend(graph, inputs):
-        signal.raise_signal(signal.SIGINT)
+    def interrupt(name, ended, seconds, begins):
+        if begins == "compiling":
+            signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises((KeyboardInterrupt, RuntimeError)):
-        train(90, backend=backend)
+    # A program that is not on disk.
+    algo, number = algorithm(), random.bits(random.key(time.time_ns()), ()).item()
+
+    def step(key, state):
+        state, metrics = algo.step(key, state)
+        return state, {**metrics, "value_loss": metrics["value_loss"] + 0 * (state.count - number)}
+
+    with compiler.listening(interrupt), pytest.raises(KeyboardInterrupt):
+        train(90, algo._replace(step=step), backend="xla")
     caught = []
     before = signal.signal(signal.SIGINT, lambda *args: caught.append(1))
     try:
-        train(20, backend=lambda graph, inputs: [signal.raise_signal(signal.SIGINT), graph.forward][1])
+        with compiler.listening(interrupt):
+            train(20, algo._replace(step=step), backend="xla")
         assert caught == [1]
     finally:
         signal.signal(signal.SIGINT, before)

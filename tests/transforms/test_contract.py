@@ -45,6 +45,7 @@ from funrl.transforms import (
     vec_norm,
 )
 from tests.oracles import rollout as oracle
+from tests.support import compilations
 from tests.transforms import toys
 
 B = 3

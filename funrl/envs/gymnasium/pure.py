@@ -45,7 +45,7 @@ def to_gymnasium(
         env_params: its physical constants; by default ``env.default_params``.
         render_mode: ``"rgb_array"`` for ``render`` to return pictures, uint8 [H, W, 3]; None: there are none.
         device: where it is computed.
-        backend: None: eagerly, about half a millisecond a step. ``"inductor"``, or another of :func:`funrl.compile`: the first reset and
+        backend: None: eagerly, about half a millisecond a step. ``"auto"``, or another of :func:`funrl.compile`: the first reset and
             step take some seconds, and each further one about a tenth of a millisecond.
 
     Returns:
