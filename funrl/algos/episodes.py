@@ -4,6 +4,7 @@ import torch
 
 from funrl import tree
 from funrl.env import Transition
+from funrl.returns.recurrence import running_sum
 
 __all__ = ["Episodes", "record", "start"]
 
@@ -68,12 +69,10 @@ def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, to
     reward, done = samples.reward, samples.done
     num_steps = reward.shape[0]
     time = torch.arange(num_steps, device=reward.device).unsqueeze(1)
-    # Sums over whole columns; an episode's own is the difference to the sum at the end of the one before.
-    total = state.running_return + reward.cumsum(0)
+    begins = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
+    returns = running_sum(reward, begins, state.running_return)
     last_end = torch.where(done, time, -1).cummax(0).values
     before = torch.cat([torch.full_like(last_end[:1], -1), last_end[:-1]])
-    offset = torch.where(before >= 0, total.gather(0, before.clamp(min=0)), 0.0)
-    returns = total - offset
     lengths = time - before + torch.where(before < 0, state.running_length, 0)
 
     count = done.sum()

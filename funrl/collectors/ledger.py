@@ -6,6 +6,7 @@ import torch
 
 from funrl import tree
 from funrl.buffers import split_trajectories
+from funrl.returns.recurrence import running_sum
 
 __all__ = ["Collected"]
 
@@ -44,7 +45,7 @@ class LedgerState:
     Attributes:
         batches: int64 [W], how many batches each worker has handed over.
         steps: int64 [B], steps so far of the running episodes.
-        returns: float64 [B], the sums of their rewards.
+        returns: float64 [B], the sums of their rewards, rounded to the dtype of the rewards.
         episodes: int64 [B], how many episodes of the copy are over.
         after: a tree [B, ...] of what the policy sees next, ``observation``, and what it remembers, ``memory``.
         actions: a tree [C, B, ...], the last actions of each copy: that of its t-th step is at t modulo C, the most steps of an episode.
@@ -108,9 +109,10 @@ class Ledger:
         begun = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
         since = torch.where(begun, time, -1).cummax(0).values
         count = torch.where(since < 0, steps + time, time - since)
-        # The rewards before each step, from the carried return on; and those before the first step of its episode.
-        total = torch.cat([state.returns[columns][None], reward.double()]).cumsum(0)
-        before = total[:-1] - torch.where(since < 0, 0.0, total.gather(0, since.clamp(min=0)))
+        # In the dtype and by the function with which a learner sums, so that they agree about running episodes to the last bit.
+        start = state.returns[columns].to(reward.dtype)
+        returns = running_sum(reward, begun, start)
+        before = torch.where(begun, 0.0, torch.cat([start[None], returns[:-1]]))
         number = episodes + begun.cumsum(0)
         ids = number * self.num_copies + torch.arange(self.num_copies)[columns]
 
@@ -122,10 +124,10 @@ class Ledger:
         for all, x in zip(tree.leaves(state.after), tree.leaves(after), strict=True):
             all[columns] = x
         state.steps[columns] = torch.where(done[-1], 0, count[-1] + 1)
-        state.returns[columns] = torch.where(done[-1], 0.0, before[-1] + reward[-1])
+        state.returns[columns] = torch.where(done[-1], 0.0, returns[-1]).double()
         state.episodes[columns] = number[-1] + done[-1]
         state.batches[worker] += 1
-        return count, before.to(reward.dtype), ids
+        return count, before, ids
 
     def part(self, worker: int) -> Part:
         """Return what a worker starts from."""

@@ -74,3 +74,10 @@ def test_vmapped_and_compiled_agree_with_a_loop():
     for run in (f, compiler.compile(f, backend="aot_eager")):
         for x, y in zip(tree.leaves(run(tree.stack(states), tree.stack(samples))), tree.leaves(expected), strict=True):
             torch.testing.assert_close(x, y, equal_nan=True)
+
+
+def test_a_small_episode_after_a_large_one_keeps_its_return():
+    reward, done = torch.tensor([[1e8], [0.25], [0.25], [0.25]]), torch.tensor([[True], [False], [False], [True]])
+    samples = Transition((), (), reward, done, done & False, (), {})
+    _, metrics = episodes.record(episodes.start(torch.zeros(1)), samples)
+    assert metrics["episode_return_min"] == 0.75 and metrics["episode_return_max"] == 1e8

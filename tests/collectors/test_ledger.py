@@ -3,6 +3,7 @@
 import torch
 
 from funrl import random, tree
+from funrl.algos import episodes
 from funrl.collectors.ledger import Collected, Ledger, split
 from funrl.env import Transition
 
@@ -26,22 +27,42 @@ def ledger():
 
 
 def test_steps_and_episodes_are_counted():
-    books, steps, episodes, returns = ledger(), [0] * 3, [0] * 3, [0.0] * 3
+    books, steps, ended, returns = ledger(), [0] * 3, [0] * 3, [0.0] * 3
     seen = set()
     for worker, reward, done, action, after in batches(5, random.key(0)):
         count, so_far, ids = books.enter(worker, reward, done, action, after)
         assert so_far.dtype == reward.dtype
         for t in range(len(done)):
             for b, column in enumerate(range(3)[books.columns[worker]]):
-                assert count[t, b] == steps[column] and ids[t, b] == episodes[column] * 3 + column
+                assert count[t, b] == steps[column] and ids[t, b] == ended[column] * 3 + column
                 assert abs(float(so_far[t, b]) - returns[column]) < 1e-5
                 returns[column] = 0.0 if done[t, b] else returns[column] + float(reward[t, b])
                 seen.add(int(ids[t, b]))
                 steps[column] = 0 if done[t, b] else steps[column] + 1
-                episodes[column] += int(done[t, b])
-    assert books.state.steps.tolist() == steps and books.state.episodes.tolist() == episodes
-    assert len(seen) == sum(episodes) + sum(s > 0 for s in steps)
+                ended[column] += int(done[t, b])
+    assert books.state.steps.tolist() == steps and books.state.episodes.tolist() == ended
+    assert len(seen) == sum(ended) + sum(s > 0 for s in steps)
     assert books.state.batches.tolist() == [5, 5]
+
+
+def test_learners_agree_about_running_returns_to_the_last_bit():
+    """A learner that goes on by its own sums, and one that takes those of the collector, are the same."""
+    books = Ledger([3], [50], {"a": torch.zeros(())}, {"observation": torch.zeros(())}, CAPACITY)
+    state = episodes.start(torch.zeros(3))
+    for n in range(4):
+        keys = random.split(random.key(n), 2)
+        reward, done = random.normal(keys[0], (50, 3)) * 10, random.bernoulli(keys[1], 0.03, (50, 3))
+        _, so_far, _ = books.enter(0, reward, done, {"a": reward}, {"observation": reward[-1]})
+        assert torch.equal(so_far[0], state.running_return)
+        state, _ = episodes.record(state, Transition((), (), reward, done, done & False, (), {}))
+    assert (books.state.returns == state.running_return).all()
+
+
+def test_a_return_is_not_the_difference_of_larger_ones():
+    books = Ledger([1], [4], {"a": torch.zeros(())}, {"observation": torch.zeros(())}, CAPACITY)
+    reward, done = torch.tensor([[1e30], [0.25], [0.25], [0.25]]), torch.tensor([[True], [False], [False], [False]])
+    _, so_far, _ = books.enter(0, reward, done, {"a": reward}, {"observation": reward[-1]})
+    assert so_far[:, 0].tolist() == [0.0, 0.0, 0.25, 0.5] and books.state.returns == 0.75
 
 
 def test_a_part_has_the_actions_of_the_running_episodes():

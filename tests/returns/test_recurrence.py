@@ -4,7 +4,7 @@ from torch.func import grad, vmap
 
 from funrl import compiler, random
 from funrl.returns import parallel_recurrence, sequential_recurrence
-from funrl.returns.recurrence import n_step_recurrence
+from funrl.returns.recurrence import n_step_recurrence, running_sum
 
 
 def coefficients(*shape, dtype=torch.float64, seed=0):
@@ -87,3 +87,28 @@ def test_compiled_agrees():
         got = compiled(small, large)
         torch.testing.assert_close(got[:3], expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(got[3], f(small, large)[3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [1, 2, 7, 64, 100])
+def test_running_sums_are_those_of_each_episode_by_itself(steps, dtype):
+    keys = random.split(random.key(steps), 3)
+    x, begins = random.normal(keys[0], (steps, 5), dtype=dtype), random.bernoulli(keys[1], 0.1, (steps, 5))
+    start = random.normal(keys[2], (5,), dtype=dtype)
+    expected, y = [], start.double()
+    for row, new in zip(x.double(), begins, strict=True):
+        y = row + torch.where(new, 0.0, y)
+        expected.append(y)
+    got = running_sum(x, begins, start)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), torch.stack(expected), rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-13)
+    torch.testing.assert_close(vmap(running_sum, (1, 1, 0), 1)(x, begins, start), got, rtol=0, atol=0)
+
+
+def test_nothing_of_one_episode_reaches_another():
+    x = torch.tensor([1e30, torch.inf, 0.25, 0.5, torch.nan, 1.0, 2.0])
+    begins = torch.tensor([False, False, True, False, True, True, False])
+    got = running_sum(x, begins, torch.tensor(-torch.inf))
+    torch.testing.assert_close(got, torch.tensor([-torch.inf, torch.nan, 0.25, 0.75, torch.nan, 1.0, 3.0]), equal_nan=True)
+    gradient = grad(lambda x: running_sum(x, begins, torch.tensor(0.0))[3])(x)
+    assert gradient.tolist() == [0, 0, 1, 1, 0, 0, 0]
