@@ -71,13 +71,14 @@ def test_the_key_decides(algorithm, kind):
     algo = algorithm(kind)
     step = vmap(algo.step)
     states = vmap(algo.init)(torch.stack([random.key(0)] * 2))
-    same(tree.index(states, 0), tree.index(states, 1), rtol=0, atol=0)
+    close = dict(rtol=1e-4, atol=1e-5)  # rows of one program may take other paths through a kernel
+    same(tree.index(states, 0), tree.index(states, 1), **close)
     once, _ = step(torch.stack([random.key(1)] * 2), states)
-    same(tree.index(once, 0), tree.index(once, 1), rtol=0, atol=0)
+    same(tree.index(once, 0), tree.index(once, 1), **close)
     again, _ = step(torch.stack([random.key(1), random.key(2)]), states)
-    same(tree.index(again, 0), tree.index(once, 0), rtol=0, atol=0)
+    same(tree.index(again, 0), tree.index(once, 0), **close)
     one, other = (tree.ravel(tree.index(again, i).params.network)[0] for i in range(2))
-    assert not torch.equal(one, other)
+    assert (one - other).abs().max() > 1e-4
 
 
 def test_state_and_metrics(algorithm, kind):

@@ -139,7 +139,7 @@ def test_each_copy_has_its_own_params(env):
     loop = [env.step(key[i], tree.index(state, i), action[i], tree.index(params, i)) for i in range(3)]
     assert_same(batch, tree.stack(loop))
     unscaled = vmap(env.step, (0, 0, 0, None))(key, state, action, env.default_params)
-    assert torch.equal(batch[1].observation[0], unscaled[1].observation[0])
+    torch.testing.assert_close(batch[1].observation[0], unscaled[1].observation[0])
     if env.name in PHYSICAL:
         assert not torch.equal(batch[1].observation[1], unscaled[1].observation[1])
 
@@ -252,7 +252,7 @@ def test_render_draws_the_state(env):
     changed = (later != image).any(-1).float().mean()
     assert 0.0005 < changed < 0.3
     double = env.render(tree.to(state, torch.float64), tree.to(env.default_params, torch.float64))
-    assert torch.equal(double, later)
+    assert (double != later).any(-1).float().mean() < 1e-3  # an edge may fall on the other side of the middle of a pixel
 
 
 def test_render_can_be_vmapped(env):

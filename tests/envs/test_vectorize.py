@@ -111,7 +111,7 @@ def test_pictures(envs):
     state, _ = envs.reset(KEY)
     pictures = envs.render(state)
     assert pictures.shape[0] == B and pictures.dtype == torch.uint8
-    assert torch.equal(pictures[1], envs.below.render(tree.index(state, 1)))
+    assert (pictures[1] != envs.below.render(tree.index(state, 1))).any(-1).float().mean() < 1e-3
     assert vectorize(envs.below._replace(render=None), B).render is None
 
 

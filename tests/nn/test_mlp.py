@@ -62,7 +62,7 @@ def test_the_output_may_have_a_shape():
     net, flat = nn.mlp((5,), (4, 3)), nn.mlp((5,), 12)
     params, x = net.init(KEY, torch.zeros(3)), random.normal(KEY, (7, 3))
     chex.assert_shape(net.apply(params, x), (7, 4, 3))
-    assert torch.equal(net.apply(params, x).reshape(7, 12), flat.apply(params, x))
+    torch.testing.assert_close(net.apply(params, x).reshape(7, 12), flat.apply(params, x))
     chex.assert_shape(vmap(net.apply, (None, 0))(params, x), (7, 4, 3))
 
 
@@ -90,7 +90,8 @@ def test_several_inputs_are_joined():
     observation, action = random.normal(KEY, (7, 3)), random.normal(random.key(1), (7, 2))
     params = net.init(KEY, observation, action)
     chex.assert_shape(params[0]["weight"], (5, 5))
-    assert torch.equal(net.apply(params, observation, action), net.apply(params, torch.cat([observation, action], -1)))
+    joined = net.apply(params, torch.cat([observation, action], -1))
+    torch.testing.assert_close(net.apply(params, observation, action), joined)
 
 
 def test_the_program_of_the_default_is_a_linear_layer_and_an_activation():

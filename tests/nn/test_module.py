@@ -141,7 +141,7 @@ def test_an_initialiser_makes_ensembles_whose_members_differ():
     chex.assert_shape(y, (4, 5, 2))
     assert len({round(float(v), 6) for v in y[:, 0, 0]}) == 4
     alike = nn.ensemble(nn.from_module(module), 4)
-    assert torch.equal(*alike.apply(alike.init(KEY, torch.ones(3)), torch.ones(5, 3))[:2])
+    torch.testing.assert_close(*alike.apply(alike.init(KEY, torch.ones(3)), torch.ones(5, 3))[:2])
 
 
 class Output(OrderedDict):
