@@ -81,8 +81,8 @@ class AdamState:
 
     Attributes:
         count: int64 [], the number of updates so far.
-        mean: like the parameters, the running mean of gradients.
-        square: like the parameters, the running mean of squared gradients.
+        mean: like the parameters, in float32 where these are in half precision; the running mean of gradients.
+        square: likewise, the running mean of squared gradients.
     """
 
     count: torch.Tensor
@@ -96,8 +96,8 @@ class RMSPropState:
 
     Attributes:
         count: int64 [], the number of updates so far.
-        square: like the parameters, the running mean of squared gradients.
-        momentum: like the parameters, the decaying sum of scaled gradients; an empty tuple without momentum.
+        square: like the parameters, in float32 where these are in half precision; the running mean of squared gradients.
+        momentum: likewise, the decaying sum of scaled gradients; an empty tuple without momentum.
     """
 
     count: torch.Tensor
@@ -202,7 +202,7 @@ def clip_by_global_norm(max_norm: Number) -> Optimizer:
     Raises:
         ValueError: if ``max_norm`` is a Python number that is not above 0.
 
-    Under :func:`torch.func.vmap` every copy has its own norm. A gradient that is not finite stays so, or becomes NaN.
+    Under :func:`torch.func.vmap` every copy has its own norm. A NaN in one leaf makes all leaves NaN, so that it is seen.
 
     Example:
         >>> import torch
@@ -217,9 +217,10 @@ def clip_by_global_norm(max_norm: Number) -> Optimizer:
 
     def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         norm = global_norm(grads)
-        over = norm > max_norm
-        factor = torch.where(over, max_norm / torch.where(over, norm, 1.0), 1.0)
-        return tree.map(lambda g: _as(factor, g) * g, grads), state
+        # A NaN is not within any bound but infinity, so that it reaches all leaves.
+        within = (norm <= max_norm) | (torch.as_tensor(max_norm, device=norm.device) == math.inf)
+        factor = torch.where(within, 1.0, max_norm / torch.where(within, 1.0, norm))
+        return tree.map(lambda g: (factor.to(_wide(g).dtype) * g).to(g.dtype), grads), state
 
     return Optimizer(lambda params: (), update)
 
@@ -276,6 +277,9 @@ def adam(learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999,
 
     .. math:: m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \quad
         \Delta_t = -\alpha_t \frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
+
+    Parameters in half precision have their means, and all arithmetic, in float32. v is taken as the least normal number where it is less,
+    so that nothing is divided by 0, whatever epsilon is.
 
     Args:
         learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
@@ -359,17 +363,19 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
 
     def init(params: Any) -> RMSPropState:
-        return RMSPropState(_count("rmsprop", params), _zeros(params), _zeros(params) if heavy else ())
+        return RMSPropState(_count("rmsprop", params), _wide_zeros(params), _wide_zeros(params) if heavy else ())
 
     def update(grads: Any, state: RMSPropState, params: Any) -> tuple[Any, RMSPropState]:
         tree.check_like(grads, params, "rmsprop: grads", "params")
-        square = tree.map(lambda v, g: _without_subnormals(_as(decay, g) * v + (1 - _as(decay, g)) * g.square()), state.square, grads)
-        step = tree.map(lambda g, v: g / (v.sqrt() + _as(eps, g)), grads, square)
+        wide = tree.map(_wide, grads)
+        square = tree.map(lambda v, g: _without_subnormals(_as(decay, g) * v + (1 - _as(decay, g)) * g.square()), state.square, wide)
+        step = tree.map(lambda g, v: g / (_above_zero(v).sqrt() + _as(eps, g)), wide, square)
         total = ()
         if heavy:
             step = total = tree.map(lambda m, s: _without_subnormals(_as(momentum, s) * m + s), state.momentum, step)
         rate = _rate(learning_rate, state.count)
-        return tree.map(lambda s: -_as(rate, s) * s, step), RMSPropState(state.count + 1, square, total)
+        updates = tree.map(lambda s, g: (-_as(rate, s) * s).to(g.dtype), step, grads)
+        return updates, RMSPropState(state.count + 1, square, total)
 
     return Optimizer(init, update)
 
@@ -450,21 +456,22 @@ def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, e
     _check_number(name, "eps", eps, low=0.0)
 
     def init(params: Any) -> AdamState:
-        return AdamState(_count(name, params), _zeros(params), _zeros(params))
+        return AdamState(_count(name, params), _wide_zeros(params), _wide_zeros(params))
 
     def update(grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
         tree.check_like(grads, params, f"{name}: grads", "params")
         count = state.count + 1
-        mean = tree.map(lambda m, g: _without_subnormals(_as(b1, g) * m + (1 - _as(b1, g)) * g), state.mean, grads)
-        square = tree.map(lambda v, g: _without_subnormals(_as(b2, g) * v + (1 - _as(b2, g)) * g.square()), state.square, grads)
+        wide = tree.map(_wide, grads)
+        mean = tree.map(lambda m, g: _without_subnormals(_as(b1, g) * m + (1 - _as(b1, g)) * g), state.mean, wide)
+        square = tree.map(lambda v, g: _without_subnormals(_as(b2, g) * v + (1 - _as(b2, g)) * g.square()), state.square, wide)
         rate = _rate(learning_rate, state.count)
 
         def step(m: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
             first, second = _bias_correction(b1, count, m.dtype), _bias_correction(b2, count, m.dtype)
-            direction = m / first / ((v / second).sqrt() + _as(eps, m))
+            direction = m / first / ((_above_zero(v) / second).sqrt() + _as(eps, m))
             if weight_decay is not None:
-                direction = direction + _as(weight_decay, m) * p
-            return -_as(rate, m) * direction
+                direction = direction + _as(weight_decay, m) * _wide(p)
+            return (-_as(rate, m) * direction).to(p.dtype)
 
         return tree.map(step, mean, square, params), AdamState(count, mean, square)
 
@@ -478,6 +485,20 @@ def _without_subnormals(x: torch.Tensor) -> torch.Tensor:
     normal number is an ordinary one, processors calculate in float32.
     """
     return torch.where(x.abs() < torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny, 0.0, x)
+
+
+def _above_zero(square: torch.Tensor) -> torch.Tensor:
+    """Return a mean of squares that was rounded down to 0 as the least number to which it was not: what is divided by it stays small."""
+    return square.clamp(min=torch.finfo(square.dtype).tiny)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """Return x in float32 where it is in half precision, which holds no epsilon, no square of a small gradient and no long mean."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _wide_zeros(params: Any) -> Any:
+    return tree.map(_wide, _zeros(params))
 
 
 def _bias_correction(b: Number, count: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -85,7 +85,8 @@ def update(state: Moments, batch: Any) -> Moments:
     total = state.count + number
 
     def merge(mean: torch.Tensor, var: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = x.reshape(number, *mean.shape)
+        dtype = mean.dtype
+        mean, var, x = _wide(mean), _wide(var), _wide(x).reshape(number, *mean.shape)
         first = x[0]
         centred = x - first
         offset = centred.mean(0)
@@ -93,7 +94,7 @@ def update(state: Moments, batch: Any) -> Moments:
         new = number / total.to(mean.dtype)
         old = state.count.to(mean.dtype) / total.to(mean.dtype)
         delta = (first - mean) + offset
-        return mean + new * delta, old * var + new * batch_var + old * new * delta.square()
+        return (mean + new * delta).to(dtype), (old * var + new * batch_var + old * new * delta.square()).to(dtype)
 
     means, form = tree.flatten(state.mean)
     merged = [merge(*leaves) for leaves in zip(means, tree.leaves(state.var), tree.leaves(batch), strict=True)]
@@ -127,7 +128,7 @@ def normalize(state: Moments, x: Any, *, clip: float | torch.Tensor = 10.0, eps:
     bound: Any = clip
 
     def scale(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
-        return ((x - mean) / (var + eps).sqrt()).clamp(-bound, bound).to(x.dtype)
+        return ((_wide(x) - mean) / (_wide(var) + eps).sqrt()).clamp(-bound, bound).to(x.dtype)
 
     return tree.map(scale, x, state.mean, state.var)
 
@@ -150,7 +151,12 @@ def denormalize(state: Moments, x: Any, *, eps: float | torch.Tensor = 1e-8) -> 
         tensor([2., 4.])
     """
     _leading("denormalize: x", state, x)
-    return tree.map(lambda x, mean, var: (x * (var + eps).sqrt() + mean).to(x.dtype), x, state.mean, state.var)
+    return tree.map(lambda x, mean, var: (x * (_wide(var) + eps).sqrt() + mean).to(x.dtype), x, state.mean, state.var)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """Return x in float32 where it is in half precision, which holds no eps, and no count above 65504."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _leading(what: str, state: Moments, x: Any) -> torch.Size:

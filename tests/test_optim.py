@@ -161,6 +161,43 @@ def test_small_gradients_count_in_half_precision():
     torch.testing.assert_close(opt.update(g, opt.init(g), g)[0], torch.full_like(g, -0.01), rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["adam", "adamw", "rmsprop"])
+def test_half_precision_goes_the_way_of_float32(kind, dtype):
+    """Epsilon, squares and means that this precision does not hold; gradients of 0, small ones, and ones whose square overflows."""
+    opt = getattr(optim, kind)(0.01)
+    params = torch.ones(5, dtype=dtype)
+    state, wide_state = opt.init(params), opt.init(params.float())
+    for i in range(20):
+        g = torch.tensor([0.0, 1e-4, -1e-6, 0.5, 1000.0], dtype=dtype) * (1 + i % 3)
+        updates, state = opt.update(g, state, params)
+        expected, wide_state = opt.update(g.float(), wide_state, params.float())
+        assert updates.dtype == dtype and all(x.dtype == torch.float32 for x in tree.leaves(state) if x.ndim)
+        torch.testing.assert_close(updates, expected.to(dtype))
+
+
+@pytest.mark.parametrize("opt", [optim.adam(1.0, eps=0.0), optim.rmsprop(1.0, eps=0.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_is_divided_by_a_mean_of_squares_that_vanished(opt, dtype):
+    g = torch.tensor([0.0, 1e-18, -1e-18, 1e-30, 1e-45], dtype=dtype)
+    updates, _ = opt.update(g, opt.init(g), g)
+    assert updates.isfinite().all() and updates[0] == 0 and updates.abs().max() < 10.1
+    assert updates[1] < 0 < updates[2]
+    slope = grad(lambda g: opt.update(g, opt.init(g), g)[0].sum())(torch.zeros(2, dtype=dtype))
+    assert not slope.isnan().any()
+
+
+def test_a_nan_in_one_leaf_is_seen_in_all():
+    g = {"a": torch.tensor([math.nan]), "b": torch.tensor([100.0])}
+    theirs = optax.clip_by_global_norm(1.0).update({k: x.numpy() for k, x in g.items()}, optax.EmptyState())[0]
+    for bound in (1.0, torch.tensor(1.0)):
+        updates, _ = optim.clip_by_global_norm(bound).update(g, (), g)
+        assert all(x.isnan().all() for x in tree.leaves(updates)) and all(np.isnan(x).all() for x in theirs.values())
+    assert optim.clip_by_global_norm(math.inf).update(g, (), g)[0]["b"] == 100
+    large = {"a": torch.full((4,), 6e4, dtype=torch.float16)}
+    torch.testing.assert_close(optim.clip_by_global_norm(1.0).update(large, (), large)[0]["a"], torch.full((4,), 0.5, dtype=torch.float16))
+
+
 def test_global_norm_is_that_of_one_vector():
     params = start()
     torch.testing.assert_close(optim.global_norm(params), tree.ravel(params)[0].norm())

@@ -151,3 +151,13 @@ STATE = stats.moments({"a": torch.zeros(3), "b": torch.zeros(())})
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_holds_no_eps_and_no_long_count(dtype):
+    state = stats.moments(torch.zeros((), dtype=dtype))
+    for _ in range(3):
+        state = stats.update(state, torch.ones(40_000, dtype=dtype))
+    assert state.mean == 1 and state.var == 0 and state.mean.dtype == dtype
+    one = torch.ones((), dtype=dtype)
+    assert stats.normalize(state, one) == 0 and stats.denormalize(state, 0 * one) == 1

@@ -418,8 +418,8 @@ def _scale_reward(state: RewardScale, samples: Any, gamma: torch.Tensor) -> tupl
 
     last, discounted = scan(discount, state.discounted, (samples.reward, samples.done))
     moments = stats.update(state.moments, discounted)
-    scaled = samples.reward / (moments.var + 1e-8).sqrt()
-    return RewardScale(moments, last), scaled.clamp(-10, 10)
+    scale = stats.Moments(moments.count, torch.zeros_like(moments.mean), moments.var)
+    return RewardScale(moments, last), stats.normalize(scale, samples.reward)
 
 
 def _networks(config: PPOConfig, env: Env) -> tuple[Any, Any]:

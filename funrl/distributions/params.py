@@ -66,6 +66,7 @@ def normal_params(net: Any, mapping: str | Callable[[torch.Tensor], torch.Tensor
             got = f"the shape {list(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
             raise ValueError(f"normal_params: net: expected an output [..., 2A], loc and scale, got {got}; give it 2A out_features")
         loc, raw = output.chunk(2, -1)
-        return loc, positive(raw) + min_scale
+        scale, least = positive(raw) + min_scale, torch.finfo(raw.dtype).tiny
+        return loc, scale.clamp(min=least) if min_scale < least else scale  # half precision does not hold every min_scale
 
     return net._replace(apply=apply)

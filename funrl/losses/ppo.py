@@ -59,9 +59,9 @@ def normalize_advantage(advantage: torch.Tensor, eps: float | torch.Tensor = 1e-
         >>> normalize_advantage(torch.tensor([1.0, 3.0]))
         tensor([-1.,  1.])
     """
-    advantage = advantage.detach()
-    centred = advantage - advantage.mean()
-    return centred / (centred.square().mean().sqrt() + eps)
+    wide = advantage.detach().to(torch.promote_types(advantage.dtype, torch.float32))  # half precision does not hold eps
+    centred = wide - wide.mean()
+    return (centred / (centred.square().mean().sqrt() + eps)).to(advantage.dtype)
 
 
 def clipped_surrogate(

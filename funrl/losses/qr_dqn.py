@@ -1,5 +1,6 @@
 """The losses of deep Q-networks by quantile regression (QR-DQN), whose values are distributions with fixed probabilities."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,8 @@ def quantile_huber(quantiles: torch.Tensor, target: torch.Tensor, *, huber_delta
     Args:
         quantiles: theta, floating point [..., K], the value at each of the K probabilities. Gradients flow through this alone.
         target: y, floating point [..., J], equally likely values.
-        huber_delta: kappa, above 0, a number or a tensor []. Near 0 this is the regression without rounding.
+        huber_delta: kappa, above 0, a number or a tensor []. Near 0 this is the regression without rounding. Infinity gives the limit of
+            h_kappa, half the squared error, not divided by kappa.
 
     Returns:
         Losses [...].
@@ -49,7 +51,8 @@ def quantile_huber(quantiles: torch.Tensor, target: torch.Tensor, *, huber_delta
     probability = (torch.arange(count, dtype=quantiles.dtype, device=quantiles.device) + 0.5) / count
     error = target.detach().unsqueeze(-2) - quantiles.unsqueeze(-1)  # [..., K, J]
     share = torch.where(error < 0, 1 - probability.unsqueeze(-1), probability.unsqueeze(-1))
-    return (share * huber(error, delta=delta) / delta).mean(-1).sum(-1)
+    unit = torch.where(delta == math.inf, 1.0, delta) if isinstance(delta, torch.Tensor) else 1.0 if delta == math.inf else delta
+    return (share * huber(error, delta=delta) / unit).mean(-1).sum(-1)
 
 
 def qr_dqn_loss(

@@ -135,7 +135,7 @@ def _alike(tree: Any, other: Any, same: Callable[[torch.Tensor, torch.Tensor], b
 
 
 def global_norm(tree: Any) -> torch.Tensor:
-    """Return the Euclidean norm [] of all leaves as one vector; its gradient at 0 is 0.
+    """Return the Euclidean norm [] of all leaves as one vector; its gradient at 0 is 0. That of leaves in half precision is in float32.
 
     Raises:
         ValueError: if there is no leaf.
@@ -148,7 +148,8 @@ def global_norm(tree: Any) -> torch.Tensor:
     values = leaves(tree)
     if not values:
         raise ValueError("global_norm: expected a tree with at least one leaf, got none")
-    norms = [torch.linalg.vector_norm(x) for x in values]
+    # In float16 a norm ends at 65504.
+    norms = [torch.linalg.vector_norm(x.to(torch.promote_types(x.dtype, torch.float32))) for x in values]
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
 

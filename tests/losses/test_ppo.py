@@ -238,3 +238,8 @@ def not_squeezed(params, observation):
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_equal_advantages_are_0_in_half_precision_too(dtype):
+    assert torch.equal(normalize_advantage(torch.ones(3, dtype=dtype)), torch.zeros(3, dtype=dtype))

@@ -1,3 +1,5 @@
+import math
+
 import chex
 import numpy as np
 import pytest
@@ -101,3 +103,13 @@ B = transitions(4, discrete=True, dtype=torch.float32)
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_without_a_kink_it_is_half_the_squared_error():
+    """The limit of the rounded loss, which divided by an infinite kappa was 0, and so were its gradients."""
+    quantiles, target = torch.tensor([0.0, 2.0]), torch.tensor([1.0])
+    for delta in (math.inf, torch.tensor(math.inf)):
+        assert quantile_huber(quantiles, target, huber_delta=delta) == 0.25
+        assert grad(lambda q, d=delta: quantile_huber(q, target, huber_delta=d))(quantiles).tolist() == [-0.25, 0.25]
+    wide = quantile_huber(quantiles, target, huber_delta=1e6)
+    assert wide * 1e6 == pytest.approx(0.25)
