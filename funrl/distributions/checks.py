@@ -87,6 +87,18 @@ def positive(what: str, x: Any) -> torch.Tensor:
     return x
 
 
+def log_ratio(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return log(first / second) of numbers above 0: exact to rounding where they are alike, and finite where their ratio is not a number.
+
+    Example:
+        >>> log_ratio(torch.tensor([1.0, 1e-30]), torch.tensor([1.0, 1e30]))
+        tensor([   0.0000, -138.1551])
+    """
+    ratio = first / second
+    near = (ratio > 0.5) & (ratio < 2)
+    return torch.where(near, torch.where(near, ratio, 1.0).log(), first.log() - second.log())
+
+
 def check_samples(what: str, num_samples: Any) -> None:
     """Raise a ValueError unless ``num_samples`` is a whole number of at least 1; the message begins with ``what``.
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.distributions.checks import broadcast, check_kind, check_samples, floating, positive
+from funrl.distributions.checks import broadcast, check_kind, check_samples, floating, log_ratio, positive
 from funrl.distributions.squash import Interval, interval
 
 __all__ = ["Normal", "TanhNormal"]
@@ -85,8 +85,8 @@ class Normal:
         """
         check_kind("Normal.kl", other, Normal)
         broadcast("Normal.kl: self and other", self._shape(), other._shape())
-        ratio = (self.scale / other.scale).square()
-        return 0.5 * (ratio - 1 - ratio.log() + ((self.loc - other.loc) / other.scale).square())
+        ratio = self.scale / other.scale
+        return 0.5 * ((ratio - 1) * (ratio + 1) + ((self.loc - other.loc) / other.scale).square()) - log_ratio(self.scale, other.scale)
 
 
 @tree.dataclass

@@ -187,7 +187,11 @@ class OneHotCategorical:
     def stddev(self) -> torch.Tensor:
         """Return the standard deviation of each entry [..., K]."""
         probs = self.probs
-        return (probs * (1 - probs)).sqrt()
+        # 1 - p of the likeliest class, whose digits cancel, is the sum of the others.
+        likeliest = torch.arange(probs.shape[-1], device=probs.device) == probs.argmax(-1, keepdim=True)
+        others = torch.where(likeliest, 0.0, probs).sum(-1, keepdim=True)
+        var = probs * torch.where(likeliest, others, 1 - probs)
+        return torch.where(var > 0, torch.where(var > 0, var, 1.0).sqrt(), 0.0 * var)
 
     def kl(self, other: "OneHotCategorical") -> torch.Tensor:
         """Return KL(self || other) [...].
@@ -287,6 +291,8 @@ class Bernoulli:
 
     .. math:: \log p(1) = -\mathrm{softplus}(-z), \qquad \log p(0) = -\mathrm{softplus}(z)
 
+    A logit of infinity or minus infinity is a bit that is certain: entropy, KL and gradients stay finite.
+
     Attributes:
         logits: floating point [...], z.
 
@@ -332,8 +338,10 @@ class Bernoulli:
 
     def entropy(self) -> torch.Tensor:
         """Return the entropy [...] in nats."""
-        logits, probs = floating("Bernoulli: logits", self.logits), self.probs
-        return -probs * logsigmoid(logits) - (1 - probs) * logsigmoid(-logits)
+        size = floating("Bernoulli: logits", self.logits).abs()
+        certain = size == math.inf
+        size = torch.where(certain, 0.0, size)
+        return torch.where(certain, 0.0, size * torch.sigmoid(-size) - logsigmoid(size))
 
     def mode(self) -> torch.Tensor:
         """Return the more likely bits, bool [...] (False of equals)."""
@@ -345,10 +353,11 @@ class Bernoulli:
 
     def stddev(self) -> torch.Tensor:
         """Return the standard deviation [...] of the bits as 0 and 1."""
-        return (self.probs * torch.sigmoid(-self.logits)).sqrt()
+        size = floating("Bernoulli: logits", self.logits).abs()
+        return torch.exp(-0.5 * size) * torch.sigmoid(size)
 
     def kl(self, other: "Bernoulli") -> torch.Tensor:
-        """Return KL(self || other) [...].
+        """Return KL(self || other) [...]: infinite if ``other`` is certain of what ``self`` is not.
 
         Raises:
             TypeError: if ``other`` is no Bernoulli.
@@ -356,8 +365,14 @@ class Bernoulli:
         check_kind("Bernoulli.kl", other, Bernoulli)
         mine, theirs = floating("Bernoulli: logits", self.logits), floating("Bernoulli: logits", other.logits)
         broadcast("Bernoulli.kl: self and other", mine.shape, theirs.shape)
-        yes = self.probs * (logsigmoid(mine) - logsigmoid(theirs))
-        return yes + torch.sigmoid(-mine) * (logsigmoid(-mine) - logsigmoid(-theirs))
+        return _share_of_kl(mine, theirs) + _share_of_kl(-mine, -theirs)
+
+
+def _share_of_kl(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return p (log p - log q) of one bit with logits z, which is 0 where p is."""
+    prob = torch.sigmoid(mine)
+    present = prob > 0
+    return prob * (torch.where(present, logsigmoid(mine), 0.0) - torch.where(present, logsigmoid(theirs), 0.0))
 
 
 def check_logits(what: str, logits: Any) -> torch.Tensor:

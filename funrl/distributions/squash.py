@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from funrl.distributions.checks import broadcast
 
@@ -26,17 +26,17 @@ class Interval(NamedTuple):
     @property
     def middle(self) -> Any:
         """The middle."""
-        return (self.high + self.low) / 2
+        return self.high / 2 + self.low / 2
 
     @property
     def half(self) -> Any:
         """Half the length."""
-        return (self.high - self.low) / 2
+        return self.high / 2 - self.low / 2
 
     def clamp(self, y: torch.Tensor) -> torch.Tensor:
-        """Return the point of the interval that is nearest to ``y``."""
+        """Return the point of the interval that is nearest to ``y``. The slope is 1 on the ends too."""
         if isinstance(self.low, torch.Tensor):
-            return torch.minimum(torch.maximum(y, self.low), self.high)
+            return torch.where(y < self.low, self.low, torch.where(y > self.high, self.high, y))
         return y.clamp(self.low, self.high)
 
     def squash(self, u: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ class Interval(NamedTuple):
     def log_slope(self, u: torch.Tensor) -> torch.Tensor:
         """Return log |dy/du|: the logarithms of half and of 1 - tanh(u)^2, without the cancellation of the latter."""
         log_half = self.half.log() if isinstance(self.half, torch.Tensor) else math.log(self.half)
-        return log_half + 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
+        return log_half + 2.0 * (math.log(2.0) - u + logsigmoid(2.0 * u))
 
 
 def interval(what: str, low: Any, high: Any, like: torch.Tensor, shape: torch.Size) -> Interval:

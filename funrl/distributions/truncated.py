@@ -13,8 +13,16 @@ from funrl.distributions.squash import Interval, interval
 __all__ = ["TruncatedNormal"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
-# Gauss and Legendre's, for the interval from 0 to 1.
-_QUADRATURE = tuple(tuple((shift + x / 2).tolist()) for shift, x in zip((0.5, 0.0), np.polynomial.legendre.leggauss(24), strict=True))
+
+
+def _legendre(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return nodes and weights of Gauss and Legendre's quadrature on the interval from 0 to 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return tuple((0.5 + nodes / 2).tolist()), tuple((weights / 2).tolist())
+
+
+# For integrands that change by a factor of at most 2 and of at most 10^13.
+_SHORT, _LONG = _legendre(8), _legendre(24)
 
 
 @tree.dataclass
@@ -66,14 +74,28 @@ class TruncatedNormal:
         offset, below, above = ((x / self.scale).expand(shape) for x in (mode - self.loc, mode - bounds.low, bounds.high - mode))
         return offset, below, above
 
+    def _log_norm(self, mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+        """Return log(Z scale) + mode^2 / 2, for a mode in deviations from loc, and ends so far below and above it."""
+        bounds, flat, width = self._parts()[1], _is_flat(mode, below, above), below + above
+        # Where the density hardly changes, the closed form has the difference of two numbers that are nearly equal: it is integrated.
+        weights = _integrals(_SHORT, *(torch.where(flat, x, 0.1) for x in (-below, width, mode)))[1]
+        level = weights.sum(-1).log() + (2 * torch.as_tensor(bounds.half, dtype=mode.dtype, device=mode.device)).log() - 0.5 * _LOG_2PI
+        return torch.where(flat, level, self.scale.log() + _log_mass(mode, *(torch.where(flat, 1.0, x) for x in (below, above))))
+
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a sample [...] in [low, high]; differentiable in both parameters.
 
         Where the interval begins more than 12 (float32) or 37 (float64) deviations from loc, it is the end that is nearest to loc.
         """
         shape, bounds = self._parts()
-        a, b = (((end - self.loc) / self.scale).expand(shape) for end in bounds)
-        return bounds.clamp(self.loc + self.scale * random.truncated_normal(key, a, b, tuple(shape), dtype=self.loc.dtype))
+        ends = self._ends()
+        flat = _is_flat(*ends)
+        a, b = (torch.where(flat, side, (end - self.loc) / self.scale) for side, end in zip((-1.0, 1.0), bounds, strict=True))
+        x = self.loc + self.scale * random.truncated_normal(key, a, b, tuple(shape), dtype=self.loc.dtype)
+        # Where the density hardly changes, the distribution function of the whole normal has too few digits.
+        share = random.uniform(key, tuple(shape), dtype=self.loc.dtype)
+        step = _quantile(share, *(torch.where(flat, end, 0.5) for end in ends))
+        return bounds.clamp(torch.where(flat, bounds.clamp(self.loc) + self.scale * step, x))
 
     def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a sample [...] and its log density [...]."""
@@ -86,14 +108,14 @@ class TruncatedNormal:
         broadcast("TruncatedNormal.log_prob: x and the parameters", floating("TruncatedNormal.log_prob: x", x).shape, shape)
         mode, below, above = self._ends()
         step = (bounds.clamp(x) - bounds.clamp(self.loc)) / self.scale
-        density = -0.5 * step * (step + 2 * mode) - self.scale.log() - 0.5 * _LOG_2PI - _log_mass(mode, below, above)
+        density = -0.5 * step * (step + 2 * mode) - 0.5 * _LOG_2PI - self._log_norm(mode, below, above)
         return torch.where((x >= bounds.low) & (x <= bounds.high), density, -math.inf)
 
     def entropy(self) -> torch.Tensor:
         """Return the differential entropy [...] in nats."""
         ends = self._ends()
-        mean, var = _moments(*ends)
-        return 0.5 * (_LOG_2PI + var + mean * (mean + 2 * ends[0])) + self.scale.log() + _log_mass(*ends)
+        mean, deviation = _moments(*ends)
+        return 0.5 * (_LOG_2PI + deviation.square() + mean * (mean + 2 * ends[0])) + self._log_norm(*ends)
 
     def mode(self) -> torch.Tensor:
         """Return the most likely value [...]: loc, or the end that is nearest to it."""
@@ -107,7 +129,7 @@ class TruncatedNormal:
 
     def stddev(self) -> torch.Tensor:
         """Return the standard deviation [...]."""
-        return self.scale * _moments(*self._ends())[1].sqrt()
+        return self.scale * _moments(*self._ends())[1]
 
     def kl(self, other: "TruncatedNormal") -> torch.Tensor:
         """Return KL(self || other) [...].
@@ -124,16 +146,31 @@ class TruncatedNormal:
             )
         broadcast("TruncatedNormal.kl: self and other", self._parts()[0], other._parts()[0])
         ends, other_ends = self._ends(), other._ends()
-        mean, var = _moments(*ends)
-        ratio = self.scale / other.scale
-        step = (self.mode() - other.mode()) / other.scale + ratio * mean
-        theirs = 0.5 * (ratio.square() * var + step * (step + 2 * other_ends[0]))
-        mine = 0.5 * (var + mean * (mean + 2 * ends[0]))
-        return _log_mass(*other_ends) - _log_mass(*ends) - ratio.log() + theirs - mine
+        mean, deviation = _moments(*ends)
+        # Products with a great scale come last: a ratio of scales may overflow.
+        step = (self.mode() - other.mode() + self.scale * mean) / other.scale
+        theirs = 0.5 * ((self.scale * deviation / other.scale).square() + step * (step + 2 * other_ends[0]))
+        mine = 0.5 * (deviation.square() + mean * (mean + 2 * ends[0]))
+        return other._log_norm(*other_ends) - self._log_norm(*ends) + theirs - mine
+
+
+def _is_flat(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Return where the density changes by less than a factor of exp(1/2) over the whole interval."""
+    width = below + above
+    return width * (mode.abs() + 0.5 * width) < 0.5
+
+
+def _integrals(
+    rule: tuple[tuple[float, ...], tuple[float, ...]], start: torch.Tensor, length: torch.Tensor, slope: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return nodes [..., N], as shares of ``length``, and weights of exp(-x (slope + x / 2)) from ``start`` on, divided by ``length``."""
+    nodes, weights = (torch.tensor(x, dtype=slope.dtype, device=slope.device) for x in rule)
+    x = start.unsqueeze(-1) + length.unsqueeze(-1) * nodes
+    return nodes.expand(x.shape), weights * torch.exp(-x * (slope.unsqueeze(-1) + 0.5 * x))
 
 
 def _log_mass(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Return log Z + mode^2 / 2, for a mode in deviations from loc, and ends so far below and above it."""
+    """Return log Z + mode^2 / 2, where the density changes a good deal from one end to the other."""
     root = math.sqrt(0.5)
     outside = mode != 0
     # The interval holds loc: the two error functions have one sign, and nothing cancels.
@@ -145,22 +182,42 @@ def _log_mass(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> t
     return torch.where(outside, torch.log(0.5 * (first - last)), inside.log())
 
 
+def _quantile(share: torch.Tensor, mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Return how far from the mode, in deviations, a share of the mass lies below, where the density hardly changes: by Newton's steps."""
+    width = below + above
+    whole = _integrals(_SHORT, -below, width, mode)[1].sum(-1)
+    part = share
+    for _ in range(3):
+        mass = part * _integrals(_SHORT, -below, part * width, mode)[1].sum(-1)
+        x = part * width - below
+        part = (part - (mass - share * whole) / torch.exp(-x * (mode + 0.5 * x))).clamp(0, 1)
+    return part * width - below
+
+
 def _moments(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean as it is from the mode, and the variance, both in deviations."""
+    """Return the mean as it is from the mode, and the standard deviation, both in deviations."""
+    width = below + above
     far = mode.abs() > 4
-    m = torch.where(far, 0.0, mode)
-    log_mass = _log_mass(m, below, above)
+    # Far out and in a narrow interval the digits of the closed forms cancel.
+    integrated = far | (width * (mode.abs() + 0.5 * width) < 4)
+    m, low, high = (torch.where(integrated, safe, x) for safe, x in ((0.0, mode), (1.0, below), (1.0, above)))
+    log_mass = _log_mass(m, low, high)
     # The densities at the ends.
-    at_low = torch.exp(-0.5 * (below * (below - 2 * m) + _LOG_2PI) - log_mass)
-    at_high = torch.exp(-0.5 * (above * (above + 2 * m) + _LOG_2PI) - log_mass)
+    at_low = torch.exp(-0.5 * (low * (low - 2 * m) + _LOG_2PI) - log_mass)
+    at_high = torch.exp(-0.5 * (high * (high + 2 * m) + _LOG_2PI) - log_mass)
     mean = at_low - at_high - m
-    var = 1 - mean * (mean + m) - below * at_low - above * at_high
-    # Far out the digits cancel. There the density falls by exp(-step * (near + step / 2)), and is integrated to where nothing is left.
-    near = torch.where(far, mode.abs(), 1.0).unsqueeze(-1)
-    nodes, weights = (torch.tensor(x, dtype=mode.dtype, device=mode.device) for x in _QUADRATURE)
-    step = torch.minimum((below + above).unsqueeze(-1), 30 / near) * nodes
-    share = weights * torch.exp(-step * (near + 0.5 * step))
+    var = 1 - mean * (mean + m) - low * at_low - high * at_high
+    # The density is integrated instead: far out, where it falls by exp(-step * (near + step / 2)), to where nothing is left.
+    near = torch.where(far, mode.abs(), 1.0)
+    start, slope = torch.where(far, 0.0, -below), torch.where(far, near, mode)
+    start, slope = (torch.where(integrated, x, 0.0) for x in (start, slope))
+    length = torch.where(integrated, torch.where(far, torch.minimum(width, 30 / near), width), 1.0)
+    nodes, share = _integrals(_LONG, start, length, slope)
     share = share / share.sum(-1, keepdim=True)
-    tail_mean = (share * step).sum(-1)
-    tail_var = (share * (step - tail_mean.unsqueeze(-1)).square()).sum(-1)
-    return torch.where(far, torch.sign(mode) * tail_mean, mean), torch.where(far, tail_var, var).clamp(min=0)
+    middle = (share * nodes).sum(-1)
+    spread = (share * (nodes - middle.unsqueeze(-1)).square()).sum(-1).sqrt()
+    integral = start + length * middle
+    return (
+        torch.where(integrated, torch.where(far, torch.sign(mode) * integral, integral), mean),
+        torch.where(integrated, length * spread, var.clamp(min=torch.finfo(var.dtype).tiny).sqrt()),
+    )
