@@ -168,7 +168,7 @@ def uniform(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Return numbers that are uniform in [low, high): low + (high - low) * u.
+    """Return numbers that are uniform in [low, high): low + (high - low) * u, or (1 - u) * low + u * high where the difference overflows.
 
     u is a multiple of 2**-24 (float32) or 2**-53 (float64). What would round to ``high`` becomes ``low``.
 
@@ -195,16 +195,21 @@ def uniform(
     _check_dtype(dtype, "uniform")
     x = _fraction(_words(key, shape, "uniform"), dtype)
     numbers = not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor)
-    if numbers and not (low < high and math.isfinite(high - low)):
-        raise ValueError(f"random.uniform: expected finite low < high, got low={low} and high={high}")
+    greatest = torch.finfo(dtype).max
+    if numbers and not -greatest <= low < high <= greatest:
+        raise ValueError(f"random.uniform: expected finite low < high in {dtype}, got low={low} and high={high}")
+    wide = not numbers or high - low > greatest
     if numbers and low == 0 and high == 1:
         return x
     low, high = torch.as_tensor(low, dtype=dtype, device=key.device), torch.as_tensor(high, dtype=dtype, device=key.device)
     _check_broadcast("uniform", x.shape, low=low, high=high)
-    if not numbers and _seen(lambda: ~(low < high).all()):
-        raise ValueError(f"random.uniform: expected low < high everywhere in {dtype}, got low={low} and high={high}")
-    x = x * (high - low) + low
-    return torch.where(x < high, x, low)
+    if not numbers and _seen(lambda: ~((low < high) & (low >= -greatest) & (high <= greatest)).all()):
+        raise ValueError(f"random.uniform: expected finite low < high everywhere in {dtype}, got low={low} and high={high}")
+    span = high - low
+    whole = x * span + low
+    if wide:
+        whole = torch.where(span <= greatest, whole, (1 - x) * low + x * high)
+    return torch.where(whole < high, whole, low)
 
 
 def normal(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -343,7 +348,7 @@ def gumbel(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
     return -torch.log(exponential(key, shape, dtype=dtype))
 
 
-def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int | torch.Tensor) -> torch.Tensor:
+def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int | torch.Tensor, *, endpoint: bool = False) -> torch.Tensor:
     """Return integers that are uniform in [low, high): low + floor(w * (high - low) / 2**64), with w a word of 64 bits.
 
     No integer's probability is off by more than 2**-64, so its relative error is at most (high - low) / 2**64.
@@ -353,6 +358,7 @@ def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int 
         shape: the shape of the result.
         low: an integer, or an integer tensor that broadcasts to ``shape``.
         high: the same; above ``low``. The range may be as wide as int64.
+        endpoint: whether ``high`` itself is drawn too, and may equal ``low``. So 2**63 - 1 can be reached.
 
     Returns:
         int64 ``shape``; bounds given as numbers or as tensors give the same.
@@ -371,22 +377,25 @@ def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int 
     """
     words = _words(key, shape, "randint")
     numbers = not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor)
-    if numbers and not low < high:
-        raise ValueError(f"random.randint: expected low < high, got low={low} and high={high}")
-    narrow = numbers and high - low <= 1 << 31
-    number: Any = high - low
+    order = "low <= high" if endpoint else "low < high"
+    if numbers and not (low <= high if endpoint else low < high):
+        raise ValueError(f"random.randint: expected {order}, got low={low} and high={high}")
+    narrow = numbers and high - low + endpoint <= 1 << 31
+    number: Any = high - low + endpoint
     low = _integer(low, "randint", "low", key.device, dims=True)
     high = _integer(high, "randint", "high", key.device, dims=True)
     _check_broadcast("randint", words.shape, low=low, high=high)
-    if not numbers and _seen(lambda: ~(low < high).all()):
-        raise ValueError(f"random.randint: expected low < high everywhere, got low={low} and high={high}")
+    if not numbers and _seen(lambda: ~(low <= high if endpoint else low < high).all()):
+        raise ValueError(f"random.randint: expected {order} everywhere, got low={low} and high={high}")
     upper, lower = _shift(words, 32), words & _LOW32
     if narrow:  # the same product, where the span has no upper half and no sum reaches 2**63
         return low + ((upper * number + ((lower * number) >> 32)) >> 32)
-    span = high - low
+    span = high - low + endpoint
     span_upper, span_lower = _shift(span, 32), span & _LOW32
     middle = upper * span_lower + _shift(lower * span_lower, 32)
-    return low + upper * span_upper + _shift(middle, 32) + _shift(lower * span_upper + (middle & _LOW32), 32)
+    number = low + upper * span_upper + _shift(middle, 32) + _shift(lower * span_upper + (middle & _LOW32), 32)
+    # All of int64 has 2**64 integers, which wrap around to 0.
+    return torch.where(span == 0, words, number) if endpoint else number
 
 
 def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Shape | None = None) -> torch.Tensor:
@@ -537,7 +546,8 @@ def choice(
 ) -> torch.Tensor:
     """Return elements drawn from the numbers 0 to a - 1, or from the rows of a.
 
-    Without ``p`` all are equally likely. With it and ``replace`` the cdf of p is inverted; without ``replace`` the indices of the
+    Without ``p`` all are equally likely. With it and ``replace`` the cdf of p is inverted, in float64 and with 53 random bits, so that
+    elements of a probability far below 1e-7 come too; without ``replace`` the indices of the
     largest log(p) + Gumbel noise are taken, which is the same as drawing one after another from what is left.
 
     Args:
@@ -587,8 +597,9 @@ def choice(
             raise ValueError(f"random.choice: expected p >= 0 that sums to 1, got {p}; divide it by its sum")
         p = p.to(dtype)
         if replace:
-            cdf = torch.cumsum(p, 0)
-            index = torch.searchsorted(cdf, uniform(key, count, dtype=dtype) * cdf[-1], right=True)
+            cdf = torch.cumsum(p.to(torch.float64), 0)
+            index = torch.searchsorted(cdf, uniform(key, count, dtype=torch.float64) * cdf[-1], right=True)
+            index = torch.minimum(index, (cdf < cdf[-1]).sum())  # the last element that has a probability, if a product rounded up
         elif _seen(lambda: (p > 0).sum() < count):
             raise ValueError(f"random.choice: expected p to have at least {count} elements above 0, got {p}; use replace=True")
         else:

@@ -129,7 +129,9 @@ class Box(_Space):
             )
         if not self.dtype.is_floating_point:
             limits = torch.iinfo(self.dtype)
-            if bool((low < limits.min).any() | (high > limits.max).any() | (low != low.floor()).any() | (high != high.floor()).any()):
+            # The greatest integer rounds up to one too many as a float.
+            above = high >= float(limits.max) + 1 if high.is_floating_point() and limits.bits > 32 else high > limits.max
+            if bool((low < limits.min).any() | above.any() | (low != low.floor()).any() | (high != high.floor()).any()):
                 raise ValueError(
                     f"Box: expected whole bounds between {limits.min} and {limits.max} for {self.dtype}, "
                     f"got low={low.tolist()}, high={high.tolist()}; choose a wider dtype or other bounds"
@@ -173,7 +175,7 @@ class Box(_Space):
         """
         low, high = self.low.to(key.device), self.high.to(key.device)
         if not self.dtype.is_floating_point:
-            return random.randint(key, self.shape, low.long(), high.long() + 1).to(self.dtype)
+            return random.randint(key, self.shape, low.long(), high.long(), endpoint=True).to(self.dtype)
         dtype = torch.promote_types(self.dtype, torch.float32)
         if self._bounded:
             u = random.uniform(key, self.shape, dtype=dtype)
@@ -212,7 +214,7 @@ class Discrete(_Space):
 
     Raises:
         TypeError: if ``n`` or ``start`` is not a Python integer.
-        ValueError: if ``n`` is less than 1.
+        ValueError: if ``n`` is less than 1, or an element does not fit in int64.
 
     Example:
         >>> import torch
@@ -230,6 +232,7 @@ class Discrete(_Space):
                 raise TypeError(f"Discrete: {name}: expected a Python integer, got {value!r}; its value has to be known while compiling")
         if self.n < 1:
             raise ValueError(f"Discrete: n: expected at least 1, got {self.n}")
+        _check_int64("Discrete", self.start, self.n)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -247,7 +250,7 @@ class Discrete(_Space):
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return an element, int64 [], all equally likely; ``key`` is int64 []."""
-        return random.randint(key, (), self.start, self.start + self.n)
+        return random.randint(key, (), self.start, self.start + self.n - 1, endpoint=True)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Return the element nearest to ``x``, int64 []; raises as :meth:`check`."""
@@ -255,7 +258,7 @@ class Discrete(_Space):
         return torch.clamp(x, self.start, self.start + self.n - 1)
 
     def _contains(self, x: torch.Tensor) -> torch.Tensor:
-        return (x >= self.start) & (x < self.start + self.n)
+        return (x >= self.start) & (x <= self.start + self.n - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +270,8 @@ class MultiDiscrete(_Space):
         start: K least values; by default 0 for all.
 
     Raises:
-        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1, or ``start`` is not K integers.
+        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1, or ``start`` is not K integers, or an element does
+            not fit in int64.
 
     Example:
         >>> import torch
@@ -291,6 +295,8 @@ class MultiDiscrete(_Space):
         start = (0,) * len(nvec) if self.start is None else self.start
         if not isinstance(start, tuple) or len(start) != len(nvec) or any(not isinstance(n, int) or isinstance(n, bool) for n in start):
             raise ValueError(f"MultiDiscrete: start: expected a tuple of {len(nvec)} integers as in nvec, got {self.start!r}")
+        for first, n in zip(start, nvec, strict=True):
+            _check_int64("MultiDiscrete", first, n)
         object.__setattr__(self, "nvec", nvec)
         object.__setattr__(self, "start", start)
 
@@ -311,7 +317,7 @@ class MultiDiscrete(_Space):
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return an element, int64 [K], all equally likely; ``key`` is int64 []."""
         first, last = self._bounds(key.device)
-        return random.randint(key, self.shape, first, last + 1)
+        return random.randint(key, self.shape, first, last, endpoint=True)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Return the element nearest to ``x``, int64 [K]; raises as :meth:`check`."""
@@ -503,3 +509,10 @@ class Tuple(_Space):
 
     def _contains(self, x: tuple[Any, ...]) -> torch.Tensor:
         return torch.stack([space._contains(entry) for space, entry in zip(self.spaces, x, strict=True)]).all()
+
+
+def _check_int64(what: str, start: int, n: int) -> None:
+    if not -(2**63) <= start <= start + n - 1 < 2**63:
+        raise ValueError(
+            f"{what}: start and n: expected elements in [-2**63, 2**63), got {start} to {start + n - 1}; choose another start, or fewer"
+        )

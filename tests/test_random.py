@@ -659,3 +659,41 @@ def test_values_are_not_looked_at_under_vmap_and_compile():
     assert vmap(lambda p: random.choice(K, 2, p=p))(bad).shape == (2,)
     assert compiled(lambda p: random.bernoulli(K, p), bad).shape == (2, 2)
     assert compiled(lambda h: random.randint(K, (2,), 0, h), torch.tensor(0)).shape == (2,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_uniform_range_that_overflows(dtype):
+    greatest = torch.finfo(dtype).max
+    bounds = torch.tensor([-greatest, greatest], dtype=dtype)
+    for low, high in ((-greatest, greatest), tuple(bounds), (torch.stack([bounds[0]] * 2), 1.0)):
+        x = random.uniform(random.key(0), (1000, 2), low, high, dtype=dtype)
+        assert x.isfinite().all() and len(x.unique()) > 1900
+        share = (x.double() / greatest + 1) / (1 if isinstance(low, torch.Tensor) and low.ndim else 2)
+        assert share.mean() == pytest.approx(0.5, abs=0.04) and share.min() < 0.01 and share.max() > 0.99
+    with pytest.raises(ValueError, match="expected finite low < high"):
+        random.uniform(random.key(0), (), 0.0, math.inf, dtype=dtype)
+    with pytest.raises(ValueError, match="expected finite low < high"):
+        random.uniform(random.key(0), (), 0.0, torch.tensor(math.inf), dtype=dtype)
+
+
+def test_integers_up_to_and_with_the_last():
+    key, low, high = random.key(0), torch.tensor([0, 5]), torch.tensor([3, 5])
+    assert torch.equal(random.randint(key, (9, 2), low, high, endpoint=True), random.randint(key, (9, 2), low, high + 1))
+    assert torch.equal(random.randint(key, 9, 0, 3, endpoint=True), random.randint(key, 9, 0, 4))
+    assert random.randint(key, (), 7, 7, endpoint=True) == 7
+    with pytest.raises(ValueError, match="expected low <= high"):
+        random.randint(key, (), 8, 7, endpoint=True)
+
+
+def test_choice_draws_what_is_rarer_than_a_step_of_float32():
+    """With 24 random bits no element below 1e-7 came; here half of the mass is in such elements."""
+    n = 2**23
+    p = torch.full((n + 1,), 0.5 / n)
+    p[0] = 0.5
+    index = random.choice(random.key(0), n + 1, (20_000,), p=p)
+    assert (index > 0).double().mean() == pytest.approx(0.5, abs=0.02) and len(index.unique()) > 9500
+    assert index[index > 0].double().mean() == pytest.approx(n / 2, rel=0.03)
+    rare = torch.tensor([1.0, 1e-9])
+    keys = random.split(random.key(1), 4)
+    assert all((random.choice(k, 2, (100_000,), p=rare) == 0).all() for k in keys)
+    assert (random.choice(random.key(2), 3, (1000,), p=torch.tensor([0.0, 1.0, 0.0])) == 1).all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from torch.func import vmap
 
 from funrl import compiler, random
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
@@ -233,3 +234,33 @@ def test_a_box_is_told_in_few_words():
     assert repr(Box(0, 255, (400, 600, 3), torch.uint8)) == "Box(0, 255, (400, 600, 3), torch.uint8)"
     assert repr(Box(torch.arange(100.0), 1000.0)) == "Box(<0 to 99>, 1000, (100,), torch.float32)"
     assert repr(Box(0.0, 1.0, (0,))) == "Box([], [], (0,), torch.float32)"
+
+
+I64 = torch.iinfo(torch.int64)
+
+
+@pytest.mark.parametrize("low, high", [(0, I64.max), (I64.min, I64.max), (I64.max, I64.max), (I64.min, I64.min), (I64.max - 1, I64.max)])
+def test_boxes_up_to_the_greatest_integer(low, high):
+    """high + 1 wraps around."""
+    box, keys = Box(low, high, (50,), torch.int64), random.split(random.key(0), 4)
+    drawn = torch.stack([box.sample(k) for k in keys])
+    assert ((drawn >= low) & (drawn <= high)).all() and torch.equal(vmap(box.sample)(keys), drawn)
+    assert len(drawn.unique()) == min(200, high - low + 1)
+    if high - low > 2**62:
+        assert ((drawn.double() - low) / (high - low)).mean() == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(ValueError, match="expected whole bounds"):
+        Box(0.0, 2.0**63, (), torch.int64)
+
+
+def test_elements_that_reach_the_ends_of_int64():
+    for space in (Discrete(2, start=I64.max - 1), MultiDiscrete((2,), (I64.max - 1,)), Discrete(2**63, start=I64.min)):
+        last = torch.tensor(space.start[0] + 1 if isinstance(space, MultiDiscrete) else space.start + space.n - 1).reshape(space.shape)
+        assert space.contains(last) and torch.equal(space.project(last), last)
+        assert all(space.contains(space.sample(k)) for k in random.split(random.key(0), 8))
+    for make in (
+        lambda: Discrete(3, start=I64.max - 1),
+        lambda: MultiDiscrete((3,), (I64.max - 1,)),
+        lambda: Discrete(2, start=-(2**63) - 1),
+    ):
+        with pytest.raises(ValueError, match=r"expected elements in \[-2\*\*63, 2\*\*63\)"):
+            make()
