@@ -212,7 +212,11 @@ def q_lambda(
             f"q_lambda: next_q_value: expected the shape {[*reward.shape, 'A']} of reward and one dimension of actions, "
             f"got {list(next_q_value.shape)}; for values of one action use td_lambda"
         )
-    return _td_lambda("q_lambda", reward, next_q_value.amax(-1), terminated, truncated, gamma, lambda_, recurrence)
+    # A terminated step has no successor: what stands there, be it NaN, reaches neither the targets nor the gradients.
+    known = next_q_value
+    if terminated.shape == reward.shape and terminated.dtype == torch.bool:
+        known = torch.where(terminated.unsqueeze(-1), 0.0, next_q_value)
+    return _td_lambda("q_lambda", reward, known.amax(-1), terminated, truncated, gamma, lambda_, recurrence)
 
 
 def reward_to_go(
@@ -268,7 +272,9 @@ def _td_lambda(
     columns(what, reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
     gamma, lambda_ = fraction(what, "gamma", gamma, reward), fraction(what, "lambda_", lambda_, reward)
     lambda_ = torch.where(_cut(terminated, truncated), 0.0, torch.ones_like(reward) * lambda_)
-    return recurrence(td0(reward, (1 - lambda_) * next_value, terminated, gamma=gamma), gamma * lambda_)
+    # Masked before it is multiplied: the gradient in lambda_ would be 0 times a NaN.
+    successor = (1 - lambda_) * torch.where(terminated, 0.0, next_value)
+    return recurrence(td0(reward, successor, terminated, gamma=gamma), gamma * lambda_)
 
 
 def _cut(terminated: torch.Tensor, truncated: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,10 @@
+import math
+
 import chex
 import numpy as np
 import pytest
 import torch
+from torch.func import grad
 
 from funrl import random
 from funrl.returns import gae, n_step, q_lambda, reward_to_go, td0, td1, td_lambda
@@ -153,3 +156,15 @@ R, Q, NO = torch.zeros(9, 4), torch.zeros(9, 4, 3), torch.zeros(9, 4, dtype=torc
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_what_stands_for_the_successor_of_a_terminated_step_reaches_no_gradient():
+    reward, terminated = torch.ones(2), torch.tensor([False, True])
+    no, q = torch.zeros(2, dtype=torch.bool), torch.tensor([[1.0, 2.0], [math.nan, math.inf]])
+    target = lambda q, lambda_: q_lambda(reward, q, terminated, no, gamma=0.9, lambda_=lambda_)  # noqa: E731
+    torch.testing.assert_close(target(q, 0.5), torch.tensor([2.35, 1.0]))
+    by_q, by_lambda = grad(lambda q, lambda_: target(q, lambda_).sum(), (0, 1))(q, torch.tensor(0.5))
+    torch.testing.assert_close(by_q, torch.tensor([[0.0, 0.45], [0.0, 0.0]]))
+    torch.testing.assert_close(by_lambda, torch.tensor(0.9 * (1.0 - 2.0)))
+    slope = grad(lambda x: td_lambda(reward, q[:, 0], terminated, no, gamma=0.9, lambda_=x).sum())(torch.tensor(0.5))
+    torch.testing.assert_close(slope, torch.tensor(0.0))
