@@ -235,8 +235,15 @@ def set(tree: Any, i: Any, values: Any) -> Any:
         _shared(tree, _consumed(i), "tree.set")
     check_like(values, map(lambda x: x[i], tree), "tree.set: values", "what they replace", dtypes=False)
 
+    parts = i if isinstance(i, tuple) else (i,)
+
     def put(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        x = x.clone()
+        if all(isinstance(part, torch.Tensor) for part in parts):
+            return torch.index_put(x, parts, value.to(x.dtype))
+        # Under vmap what is written into has to be mapped over where an index or a value is.
+        given = [value, *(part for part in parts if isinstance(part, torch.Tensor))]
+        never = torch.stack([torch.zeros_like(part, dtype=torch.bool).any() for part in given]).any()
+        x = torch.where(never, x, x)
         x[i] = value
         return x
 

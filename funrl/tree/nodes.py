@@ -68,6 +68,7 @@ class Replaceable:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with the named fields changed."""
         kind: Any = type(self)
+        _check_decorated(kind)
         fields = {name: getattr(self, name) for name in (*kind._funrl_data, *kind._funrl_static)}
         return _CLASSES[kind._funrl_id](**{**fields, **changes})
 
@@ -81,10 +82,10 @@ def dataclass(cls: type[T]) -> type[T]:
 
     Args:
         cls: a class with annotated fields and no ``__post_init__`` (transforms rebuild it on objects that
-            are not tensors).
+            are not tensors). A class that inherits from one needs the decorator too.
 
     Raises:
-        TypeError: if ``cls`` has a ``__post_init__``.
+        TypeError: if ``cls`` has a ``__post_init__`` or an ``__init__`` of its own, or a field with ``init=False``.
 
     Example:
         >>> import torch
@@ -101,8 +102,19 @@ def dataclass(cls: type[T]) -> type[T]:
             f"{cls.__name__} has a __post_init__, which transforms would run on objects that are not tensors: "
             f"move it to a function that builds {cls.__name__}"
         )
+    if "__init__" in vars(cls):
+        raise TypeError(
+            f"{cls.__name__} has an __init__ of its own, but its copies are made from its fields: "
+            f"move it to a function that builds {cls.__name__}"
+        )
     made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(made)
+    hidden = [f.name for f in fields if not f.init]
+    if hidden:
+        raise TypeError(
+            f"{cls.__name__}: field {hidden[0]!r}: expected one that __init__ takes, as copies are made from the fields, got init=False; "
+            "compute it where it is used, or give it when the object is built"
+        )
     data_names = tuple(f.name for f in fields if not f.metadata.get("static"))
     static_names = tuple(f.name for f in fields if f.metadata.get("static"))
     names = data_names + static_names
@@ -171,6 +183,7 @@ def _flatten_into(values: list[Any], node: Any) -> Any:
     if kind is tuple or kind is list:
         return (kind, len(node), tuple([_flatten_into(values, child) for child in node]))
     if hasattr(kind, "_funrl_data"):
+        _check_decorated(kind)
         context = tuple([getattr(node, name) for name in kind._funrl_static])
         return (kind, context, tuple([_flatten_into(values, getattr(node, name)) for name in kind._funrl_data]))
     if isinstance(node, tuple) and hasattr(kind, "_fields"):
@@ -180,6 +193,16 @@ def _flatten_into(values: list[Any], node: Any) -> Any:
     _check_leaf(node)
     values.append(node)
     return _LEAF
+
+
+def _check_decorated(kind: Any) -> None:
+    """Raise a TypeError for a class that inherits from a :func:`dataclass` and is none itself: its own fields would be lost."""
+    base = _CLASSES[kind._funrl_id]
+    if base is not kind:
+        raise TypeError(
+            f"tree: {kind.__name__} inherits from {base.__name__}, which is a tree.dataclass, but is none itself, so that its fields "
+            f"and its type would be lost; put @tree.dataclass above class {kind.__name__}"
+        )
 
 
 def _check_leaf(node: Any) -> None:
@@ -246,6 +269,7 @@ def _leaves_into(values: list[Any], node: Any) -> None:
         for child in node:
             _leaves_into(values, child)
     elif hasattr(kind, "_funrl_data"):
+        _check_decorated(kind)
         for name in kind._funrl_data:
             _leaves_into(values, getattr(node, name))
     elif isinstance(node, tuple) and hasattr(kind, "_fields"):
@@ -331,6 +355,7 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
     if kind is tuple or kind is list:
         return kind([_map_one(f, child) for child in node])
     if hasattr(kind, "_funrl_data"):
+        _check_decorated(kind)
         fields = {name: _map_one(f, getattr(node, name)) for name in kind._funrl_data}
         fields.update({name: getattr(node, name) for name in kind._funrl_static})
         return _CLASSES[kind._funrl_id](**fields)

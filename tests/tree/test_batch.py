@@ -158,3 +158,28 @@ def test_type_errors():
         tree.stack({"a": torch.zeros(2)}, {"a": torch.zeros(2)})
     with pytest.raises(TypeError, match=r"tree.index: leaf \['a'\] is a float; expected a tensor"):
         tree.index({"a": 1.0}, 0)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "pair of tensors", "tensor and number", "slice", "number", "tensor and slice"])
+def test_set_under_vmap_where_the_tree_is_shared(kind):
+    i = torch.tensor([1, 3])
+    at = {
+        "tensor": lambda i: i,
+        "pair of tensors": lambda i: (i, i - 1),
+        "tensor and number": lambda i: (i, 2),
+        "slice": lambda i: slice(1, 3),
+        "number": lambda i: 2,
+        "tensor and slice": lambda i: (i, slice(0, 2)),
+    }[kind]
+    shared = {"grid": torch.zeros(5, 4), "count": torch.zeros(5, 4, dtype=torch.int64)}
+
+    def put(i, v):
+        return tree.set(shared, at(i), tree.map(lambda x: torch.ones_like(x) * v.to(x.dtype), tree.index(shared, at(i))))
+
+    v = torch.tensor([7.0, 8.0])
+    expected = tree.stack([put(i[k], v[k]) for k in range(2)])
+    assert tree.equal(vmap(put)(i, v), expected) and not shared["grid"].any()
+    assert expected["grid"].sum(tuple(range(1, 3))).tolist() == [
+        7.0 * expected["count"][0].count_nonzero(),
+        8.0 * (expected["grid"][1] > 0).sum(),
+    ]

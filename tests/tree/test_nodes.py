@@ -400,3 +400,40 @@ def test_a_class_of_the_same_name_is_another_class():
     result = both(lambda a, b: (tree.map(torch.neg, a), tree.map(torch.neg, b)), one(torch.ones(1)), other(torch.ones(1)))
     assert type(result[0]) is one and type(result[1]) is other
     assert np.array_equal(result[0].x, [-1])
+
+
+def test_a_class_that_only_inherits_from_a_dataclass_is_refused():
+    """Its fields, or its type, were lost in silence."""
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Child(Inner):
+        more: torch.Tensor = torch.zeros(1)
+
+    class Named(Inner):
+        pass
+
+    for kind in (Child, Named):
+        node = kind(torch.ones(2))
+        for f in (tree.leaves, tree.flatten, lambda x: tree.map(lambda y: y, x), lambda x: x.replace(x=torch.zeros(2))):
+            with pytest.raises(TypeError, match=rf"{kind.__name__} inherits from Inner.*put @tree.dataclass above class {kind.__name__}"):
+                f(node)
+    whole = tree.dataclass(Named)(torch.ones(2))
+    assert type(tree.map(lambda x: x, whole)) is type(whole)
+
+
+def test_dataclass_refuses_what_it_could_not_copy():
+    with pytest.raises(TypeError, match=r"Own has an __init__ of its own.*move it to a function"):
+
+        @tree.dataclass
+        class Own:
+            x: torch.Tensor
+
+            def __init__(self, n):
+                pass
+
+    with pytest.raises(TypeError, match=r"Lazy: field 't': .*got init=False"):
+
+        @tree.dataclass
+        class Lazy:
+            x: torch.Tensor
+            t: object = dataclasses.field(init=False, default=0)
