@@ -33,8 +33,8 @@ class DQNConfig(OffPolicyConfig):
         tau: how far it moves, in [0, 1]; 1: it becomes a copy.
         double: let the network choose the next action, and the target judge it.
         dueling: estimate values and advantages apart.
-        n_step: n, over how many steps rewards are summed up before the bootstrap; at most ``num_steps``. Where it is more than 1, a
-            transition keeps the gamma with which it was written.
+        n_step: n, over how many steps rewards are summed up before the bootstrap (fewer at the end of a rollout, see :func:`make`); at
+            most ``num_steps``. Where it is more than 1, a transition keeps the gamma with which it was written.
         prioritized: draw transitions by their errors.
         priority_alpha: how much so, at least 0; like ``priority_beta`` a number in ``state.buffer.exponents``, to be replaced there.
         priority_beta: how far weights make up for it, at least 0.
@@ -110,7 +110,10 @@ def make(env: Env, **options: Any) -> Algorithm:
         (tensor(2), tensor(0.))
 
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015 (no arXiv id), algorithm 1;
-        M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298.
+        M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298; the noises of the value,
+        the target and the choice are three, as in M. Fortunato et al., "Noisy Networks for Exploration", 2017, arXiv:1706.10295.
+        Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
+        fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
     """
     config = make_config(DQNConfig, options)
     off_policy.check("DQN", env, config, discrete=True, images=True)
@@ -143,12 +146,15 @@ def make(env: Env, **options: Any) -> Algorithm:
     def learn(
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNHparams
     ) -> Any:
-        key, target_key = split(key).unbind(0)
+        key, target_key, chooser_key = split(key, 3).unbind(0)
         loss: Callable[..., Any]
+        options: dict[str, Any]
         if config.c51:
             loss, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
         else:
             loss, options = double_dqn_loss if config.double else dqn_loss, {"huber_delta": hparams.huber_delta}
+        if config.double:
+            options["chooser_apply"] = lambda params, observation: output(params, observation, chooser_key)
         gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(
             learned.network,
             learned.target,

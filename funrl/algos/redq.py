@@ -58,7 +58,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         torch.Size([3, 8, 4])
 
     Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,
-        arXiv:2101.05982, algorithm 1.
+        arXiv:2101.05982, algorithm 1. The defaults have the paper's 20 gradient steps to an environment step, with one of the actor; the
+        preset of ``funrl.training.preset`` for Pendulum has 5 and one, which is enough there and four times as fast.
     """
     config = make_config(REDQConfig, options)
     off_policy.check("REDQ", env, config, discrete=False)

@@ -61,7 +61,8 @@ def make(env: Env, **options: Any) -> Algorithm:
     baseline, :func:`funrl.losses.reinforce_with_baseline_loss`. T should be several times an episode's length:
 
     - Without a baseline only steps whose episode ends within the rollout are learned from. What would follow a truncation counts as 0.
-      Where none ends, the parameters move by the momentum of Adam alone.
+      Where none ends, the parameters move by the momentum of Adam alone. A long episode is cut off more often than a short one, so that
+      what is learned from prefers short episodes: by about L / T for those of L steps.
     - With one, it stands for what would follow where an episode is cut off, by a truncation or the end of the rollout.
 
     Args:
@@ -85,7 +86,8 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Reference: R. J. Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", 1992,
         doi:10.1007/BF00992696 (no arXiv id); R. S. Sutton, A. G. Barto, "Reinforcement Learning: An Introduction", 2018, section 13.4.
-        Deviations: several episodes an update, Adam, and no factor gamma^t.
+        Deviations: several episodes an update, Adam, and no factor gamma^t; without a baseline, episodes that do not end within the
+        rollout are left out, and all steps that are left weigh the same, whichever environment they are of.
     """
     config = make_config(ReinforceConfig, options)
     on_policy.check_actor_critic(config, env)

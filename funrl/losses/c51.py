@@ -120,6 +120,7 @@ def double_c51_loss(
     *,
     apply: Apply,
     target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
     support: torch.Tensor,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
@@ -128,7 +129,8 @@ def double_c51_loss(
 
     .. math:: a^* = \arg\max_{a'} \sum_k z_k p_{\theta,k}(s', a')
 
-    All else is as for :func:`c51_loss`: arguments, results and errors.
+    All else is as for :func:`c51_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*; ``apply``
+    unless given (noisy networks draw a third noise for it).
 
     Example:
         >>> import torch
@@ -149,7 +151,7 @@ def double_c51_loss(
     target_apply = apply if target_apply is None else target_apply
     check_discrete("double_c51_loss", batch)
     next_logits = target_apply(detach(target_params), batch.next_observation)
-    chooser = apply(detach(params), batch.next_observation)
+    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
     return _loss("double_c51_loss", params, batch, next_logits, chooser, apply, support, gamma, weight)
 
 

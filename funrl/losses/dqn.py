@@ -151,6 +151,7 @@ def double_dqn_loss(
     *,
     apply: Apply,
     target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
@@ -159,7 +160,8 @@ def double_dqn_loss(
 
     .. math:: y = r + \gamma (1 - \mathrm{terminated})\, Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s', a')\big)
 
-    All else is as for :func:`dqn_loss`: arguments, results and errors.
+    All else is as for :func:`dqn_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses the next
+    action; ``apply`` unless given (noisy networks draw a third noise for it).
 
     Example:
         >>> import torch
@@ -180,7 +182,7 @@ def double_dqn_loss(
     target_apply = apply if target_apply is None else target_apply
     check_discrete("double_dqn_loss", batch)
     next_q = target_apply(detach(target_params), batch.next_observation)
-    chooser = apply(detach(params), batch.next_observation)
+    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
     return _loss("double_dqn_loss", params, batch, next_q, chooser, apply, gamma, huber_delta, weight)
 
 

@@ -71,7 +71,8 @@ def clipped_surrogate(
 
     .. math:: -\min\left(\rho A, \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A\right), \qquad \rho = \frac{\pi(a|s)}{\pi_{old}(a|s)}
 
-    Deviation: log rho is held at 20, above which exp would overflow and give NaN gradients.
+    Deviation: above log rho = 20, rho is continued by its tangent, :math:`e^{20} (\log\rho - 19)`: exp would overflow and give NaN
+    gradients. So an action that has become far too likely is still pushed back.
 
     Args:
         log_prob: log pi(a|s), floating point [...]. Gradients flow through this alone.
@@ -97,7 +98,7 @@ def clipped_surrogate(
     alike("clipped_surrogate", log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
     bound: Any = number("clipped_surrogate", "clip", clip, log_prob)
     advantage = advantage.detach()
-    ratio = _log_ratio(log_prob, old_log_prob.detach()).exp()
+    ratio = _ratio(log_prob - old_log_prob.detach())
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - bound, 1 + bound) * advantage)
 
 
@@ -228,7 +229,7 @@ def ppo_loss(
         entropy_weight=entropy_weight,
         weight=weight,
     )
-    log_ratio = _log_ratio(log_prob, batch.log_prob).detach()
+    log_ratio = (log_prob - batch.log_prob).detach().clamp(max=_MAX_LOG_RATIO)
     return loss, {
         **metrics,
         "approximate_kl": (torch.expm1(log_ratio) - log_ratio).mean(),
@@ -253,7 +254,8 @@ def ppo_kl_loss(
     .. math:: L = \frac1N \sum_i w_i \left(-\rho_i A_i + \beta \, KL[\pi_{old}(\cdot|s_i), \pi(\cdot|s_i)] + c_1 L^V_i
         - c_2 \mathcal H_i\right), \qquad \rho = \frac{\pi(a|s)}{\pi_{old}(a|s)}
 
-    Deviation: log rho is held at 20, above which exp would overflow and give NaN gradients.
+    Deviation: above log rho = 20, rho is continued by its tangent, :math:`e^{20} (\log\rho - 19)`: exp would overflow and give NaN
+    gradients. So an action that has become far too likely is still pushed back.
 
     Args:
         params: what ``apply`` takes; the argument to differentiate.
@@ -300,7 +302,7 @@ def ppo_kl_loss(
     kl = detach(old_policy).kl(policy)
     alike(what, **{"apply's log_prob": log_prob, "old_policy's kl": kl})
     kl_weight, value_clip = number(what, "kl_weight", kl_weight, kl), number(what, "value_clip", value_clip, value)
-    surrogate = -_log_ratio(log_prob, batch.log_prob.detach()).exp() * batch.advantage.detach()
+    surrogate = -_ratio(log_prob - batch.log_prob.detach()) * batch.advantage.detach()
     loss, metrics = sum_terms(
         what,
         policy_loss=surrogate,
@@ -350,5 +352,7 @@ def _columns(what: str, batch: PPOBatch) -> dict[str, torch.Tensor]:
     return {f"batch.{name}": getattr(batch, name) for name in names}
 
 
-def _log_ratio(log_prob: torch.Tensor, old_log_prob: torch.Tensor) -> torch.Tensor:
-    return (log_prob - old_log_prob).clamp(max=_MAX_LOG_RATIO)
+def _ratio(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Return rho = exp(log_ratio), which goes on along its tangent where exp would grow beyond all bounds."""
+    held = log_ratio.clamp(max=_MAX_LOG_RATIO)
+    return held.exp() * (1 + (log_ratio - held))

@@ -122,6 +122,7 @@ def double_qr_dqn_loss(
     *,
     apply: Apply,
     target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
@@ -130,7 +131,8 @@ def double_qr_dqn_loss(
 
     .. math:: a^* = \arg\max_{a'} \sum_j \theta_j(s', a')
 
-    All else is as for :func:`qr_dqn_loss`: arguments, results and errors.
+    All else is as for :func:`qr_dqn_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*; ``apply``
+    unless given (noisy networks draw a third noise for it).
 
     Example:
         >>> import torch
@@ -150,7 +152,7 @@ def double_qr_dqn_loss(
     target_apply = apply if target_apply is None else target_apply
     check_discrete("double_qr_dqn_loss", batch)
     next_quantiles = target_apply(detach(target_params), batch.next_observation)
-    chooser = apply(detach(params), batch.next_observation)
+    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
     return _loss("double_qr_dqn_loss", params, batch, next_quantiles, chooser, apply, gamma, huber_delta, weight)
 
 

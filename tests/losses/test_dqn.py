@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.func import grad, grad_and_value
 
-from funrl.losses import double_dqn_loss, dqn_loss, huber
+from funrl.env import Transition
+from funrl.losses import double_c51_loss, double_dqn_loss, double_qr_dqn_loss, dqn_loss, huber
 from tests.losses.batches import ACTIONS, OBSERVATIONS, Q, normal, parameters, q_values, transitions, unused, weights
 from tests.oracles.deepmind import rlax
 
@@ -134,3 +135,27 @@ def call(batch=B, loss=dqn_loss, apply=linear, **options):
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_noisy_choice_has_a_noise_of_its_own():
+    """Fortunato et al. draw three: for the value, for the target and for the choice of the next action."""
+    batch = Transition(
+        observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.zeros(2), terminated=torch.tensor([False, False]),
+        truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+    )  # fmt: skip
+    for loss, tail, options in (
+        (double_dqn_loss, (), {}),
+        (double_c51_loss, (3,), {"support": torch.tensor([0.0, 1.0, 2.0])}),
+        (double_qr_dqn_loss, (3,), {}),
+    ):
+        seen = []
+
+        def note(name, tail=tail, seen=seen):
+            def apply(params, observation):
+                seen.append((name, observation is batch.next_observation))
+                return observation.reshape(2, 2, *(1 for _ in tail)).expand(2, 2, *tail)
+
+            return apply
+
+        loss(None, None, batch, apply=note("value"), target_apply=note("target"), chooser_apply=note("choice"), gamma=0.9, **options)
+        assert sorted(seen) == [("choice", True), ("target", True), ("value", False)]

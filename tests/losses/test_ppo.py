@@ -243,3 +243,14 @@ def test_errors(call, error, message):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_equal_advantages_are_0_in_half_precision_too(dtype):
     assert torch.equal(normalize_advantage(torch.ones(3, dtype=dtype)), torch.zeros(3, dtype=dtype))
+
+
+def test_a_ratio_beyond_20_still_pushes_back():
+    """The paper's objective rises without bound there; held at 20 its gradient was 0, and the action stayed far too likely."""
+    old, advantage = torch.zeros(3), torch.tensor([-1.0, 1.0, -1.0])
+    f = lambda x: clipped_surrogate(x, old, advantage, clip=0.2)  # noqa: E731
+    x = torch.tensor([25.0, 25.0, 1000.0])
+    slope = grad(lambda x: f(x).sum())(x)
+    assert slope[0] > 1e8 and slope[1] == 0 and slope[2] > 1e8 and slope.isfinite().all()
+    torch.testing.assert_close(f(torch.full((3,), 20.0))[0], torch.tensor(20.0).exp())
+    assert f(x)[0] > f(x - 1)[0] and f(x)[1] == -1.2
