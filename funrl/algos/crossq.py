@@ -9,14 +9,16 @@ import torch
 from funrl import buffers, nn, random
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import stochastic_actor
+from funrl.algos.networks import over_the_box
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
 from funrl.algos.sac import descend_with_temperature, soft_policy
+from funrl.distributions import Independent
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
+from funrl.spaces import Box
 from funrl.tree import dataclass
 
-__all__ = ["CrossQConfig", "CrossQHparams", "NormalizedCritics", "make", "normalized_critics"]
+__all__ = ["CrossQConfig", "CrossQHparams", "NormalizedActor", "NormalizedCritics", "make", "normalized_actor", "normalized_critics"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,20 @@ class NormalizedCritics(NamedTuple):
     apply: Callable[..., Any]
 
 
+class NormalizedActor(NamedTuple):
+    """An actor whose layers are normalised over the batch.
+
+    Attributes:
+        init: ``init(key, observation [D]) -> params``, a dict of ``layers`` and their running ``statistics``.
+        train: ``train(params, observation [B, D]) -> (distribution [B], statistics)``, by those of the batch.
+        apply: ``apply(params, observation [..., D]) -> distribution [...]``, by the running ones.
+    """
+
+    init: Callable[..., Any]
+    train: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
 def make(env: Env, **options: Any) -> Algorithm:
     """Make CrossQ.
 
@@ -74,7 +90,8 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Returns:
         An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
-        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and whose ``target`` are the critics' running statistics.
+        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and whose ``target`` are the critics' running statistics; those of
+        the actor are with its parameters, as acting needs them.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -88,8 +105,9 @@ def make(env: Env, **options: Any) -> Algorithm:
         (tensor(4), tensor(0))
 
     Reference: A. Bhatt et al., "CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and Simplicity",
-        2019, arXiv:1902.05605. Deviations: batch normalisation, not batch renormalisation; Adam with its usual b1;
-        critics as wide as ``num_cells`` says.
+        2019, arXiv:1902.05605; the actor is normalised too, as in its authors' code: by the moments of the batch in its own loss,
+        and by the running ones where it acts and in the targets. Deviations: batch normalisation, not batch renormalisation; Adam
+        with its usual b1; critics as wide as ``num_cells`` says.
     """
     config = make_config(CrossQConfig, options)
     off_policy.check("CrossQ", env, config, discrete=False)
@@ -100,7 +118,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     if config.batch_size < 2:
         raise ValueError(f"batch_size: a batch of {config.batch_size} has no variance to normalise by; expected at least 2")
     space = env.action_space
-    actor = stochastic_actor(config.num_cells, space, config.activation)
+    actor = normalized_actor(config.num_cells, space, config.activation, config.momentum)
     critics = normalized_critics(2, config.num_cells, config.activation, config.momentum)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
@@ -129,12 +147,50 @@ def make(env: Env, **options: Any) -> Algorithm:
     ) -> Any:
         network = learned.network
         gradient, (_, metrics) = torch.func.grad_and_value(crossq_actor_loss, has_aux=True)(
-            network.actor, network, learned.target, key, batch, actor=actor.apply, frozen_critic=critics.apply, weight=weight
+            network.actor,
+            network,
+            learned.target,
+            key,
+            batch,
+            actor=lambda params, observation: actor.train(params, observation)[0],
+            frozen_critic=critics.apply,
+            weight=weight,
         )
-        return descend_with_temperature(learned, gradient, metrics, weight, hparams, space)
+        statistics = actor.train(network.actor, batch.observation)[1]
+        learned, metrics = descend_with_temperature(learned, gradient, metrics, weight, hparams, space)
+        network = learned.network
+        return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 
     learner = Learner(CrossQHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
     return off_policy.make("crossq", env, config, learner, buffers.uniform(config.buffer_size))
+
+
+def normalized_actor(num_cells: tuple[int, ...], space: Box, activation: str, momentum: float) -> NormalizedActor:
+    """Make an actor as :func:`~funrl.algos.networks.stochastic_actor`, with batch normalisation of the input and of each hidden layer.
+
+    Example:
+        >>> from funrl.spaces import Box
+        >>> actor = normalized_actor((8,), Box(-2.0, 2.0, (1,)), "relu", 0.01)
+        >>> params = actor.init(random.key(0), torch.zeros(3))
+        >>> distribution, statistics = actor.train(params, torch.randn(5, 3))
+        >>> distribution.mode().shape, statistics[0].mean.shape
+        (torch.Size([5, 1]), torch.Size([3]))
+    """
+    head = nn.mlp((), 2 * space.shape[0], out_init=nn.orthogonal(0.01))
+    chain = _normalized([nn.mlp((cells,), activation=activation) for cells in num_cells] + [head], momentum)
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
+        layers = chain.init(key, observation)
+        return {"layers": layers, "statistics": chain.start(layers)}
+
+    def train(params: dict[str, Any], observation: torch.Tensor) -> tuple[Independent, Any]:
+        output, statistics = chain.train(params["layers"], params["statistics"], observation)
+        return over_the_box(output, space), statistics
+
+    def apply(params: dict[str, Any], observation: torch.Tensor) -> Independent:
+        return over_the_box(chain.apply(params["layers"], params["statistics"], observation), space)
+
+    return NormalizedActor(init, train, apply)
 
 
 def normalized_critics(num_critics: int, num_cells: tuple[int, ...], activation: str, momentum: float) -> NormalizedCritics:
@@ -148,39 +204,56 @@ def normalized_critics(num_critics: int, num_cells: tuple[int, ...], activation:
         (torch.Size([2, 5]), torch.Size([2, 4]))
     """
     layers = [nn.mlp((cells,), activation=activation) for cells in num_cells] + [nn.mlp((), 1, out_init=nn.orthogonal(1.0))]
-    norm = nn.batch_norm(momentum)
+    chain = _normalized(layers, momentum)
 
     def init(key: torch.Tensor, observation: torch.Tensor, action: torch.Tensor) -> Any:
-        def one(key: torch.Tensor) -> tuple[Any, ...]:
-            x, params = torch.cat([observation, action], -1), []
-            for k, layer in zip(random.split(key, len(layers)).unbind(0), layers, strict=True):
-                params.append({"norm": norm.init(k, x), "layer": layer.init(k, x)})
-                x = layer.apply(params[-1]["layer"], x)
-            return tuple(params)
-
-        return torch.func.vmap(one)(random.split(key, num_critics))
+        return torch.func.vmap(lambda key: chain.init(key, torch.cat([observation, action], -1)))(random.split(key, num_critics))
 
     def start(params: Any) -> Any:
-        return torch.func.vmap(lambda params: tuple([norm.start(part["norm"]["scale"]) for part in params]))(params)
+        return torch.func.vmap(chain.start)(params)
 
     def train(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        def one(params: Any, statistics: Any) -> tuple[torch.Tensor, Any]:
-            x, after = torch.cat([observation, action], -1), []
-            for part, moments, layer in zip(params, statistics, layers, strict=True):
-                moments, x = norm.train(part["norm"], moments, x)
-                x = layer.apply(part["layer"], x)
-                after.append(moments)
-            return x.squeeze(-1), tuple(after)
-
-        return torch.func.vmap(one)(params, statistics)
+        values, statistics = torch.func.vmap(chain.train, (0, 0, None))(params, statistics, torch.cat([observation, action], -1))
+        return values.squeeze(-1), statistics
 
     def apply(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        def one(params: Any, statistics: Any) -> torch.Tensor:
-            x = torch.cat([observation, action], -1)
-            for part, moments, layer in zip(params, statistics, layers, strict=True):
-                x = layer.apply(part["layer"], norm.apply(part["norm"], moments, x))
-            return x.squeeze(-1)
-
-        return torch.func.vmap(one)(params, statistics)
+        return torch.func.vmap(chain.apply, (0, 0, None))(params, statistics, torch.cat([observation, action], -1)).squeeze(-1)
 
     return NormalizedCritics(init, start, train, apply)
+
+
+class _Chain(NamedTuple):
+    init: Callable[..., Any]
+    start: Callable[..., Any]
+    train: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
+    """Return one network of layers, each of which has a batch normalisation before it."""
+    norm = nn.batch_norm(momentum)
+
+    def init(key: torch.Tensor, x: torch.Tensor) -> tuple[Any, ...]:
+        params = []
+        for k, layer in zip(random.split(key, len(layers)).unbind(0), layers, strict=True):
+            params.append({"norm": norm.init(k, x), "layer": layer.init(k, x)})
+            x = layer.apply(params[-1]["layer"], x)
+        return tuple(params)
+
+    def start(params: Any) -> tuple[Any, ...]:
+        return tuple([norm.start(part["norm"]["scale"]) for part in params])
+
+    def train(params: Any, statistics: Any, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        after = []
+        for part, moments, layer in zip(params, statistics, layers, strict=True):
+            moments, x = norm.train(part["norm"], moments, x)
+            x = layer.apply(part["layer"], x)
+            after.append(moments)
+        return x, tuple(after)
+
+    def apply(params: Any, statistics: Any, x: torch.Tensor) -> torch.Tensor:
+        for part, moments, layer in zip(params, statistics, layers, strict=True):
+            x = layer.apply(part["layer"], norm.apply(part["norm"], moments, x))
+        return x
+
+    return _Chain(init, start, train, apply)

@@ -11,7 +11,16 @@ from funrl.env import Env
 from funrl.nn.mlp import activation_function
 from funrl.spaces import Box
 
-__all__ = ["deterministic_actor", "half_width", "q_ensemble", "q_network", "stochastic_actor", "target_entropy", "with_noise"]
+__all__ = [
+    "deterministic_actor",
+    "half_width",
+    "over_the_box",
+    "q_ensemble",
+    "q_network",
+    "stochastic_actor",
+    "target_entropy",
+    "with_noise",
+]
 
 
 def half_width(space: Box, like: torch.Tensor) -> torch.Tensor:
@@ -78,16 +87,20 @@ def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str) ->
         >>> net.apply(net.init(random.key(0), torch.zeros(3)), torch.zeros(5, 3)).sample(random.key(1)).shape
         torch.Size([5, 1])
     """
-    size = space.shape[0]
-    net = nn.mlp(num_cells, 2 * size, activation=activation, out_init=nn.orthogonal(0.01))
-    head = normal_params(net, lambda x: x.clamp(-20.0, 2.0).exp(), min_scale=1e-8)
-    low, high = tuple(space.low.tolist()), tuple(space.high.tolist())
+    net = nn.mlp(num_cells, 2 * space.shape[0], activation=activation, out_init=nn.orthogonal(0.01))
+    return nn.Net(net.init, lambda params, observation: over_the_box(net.apply(params, observation), space))
 
-    def apply(params: Any, observation: torch.Tensor) -> Independent:
-        loc, scale = head.apply(params, observation)
-        return Independent(TanhNormal(loc, scale, low, high), 1)
 
-    return nn.Net(net.init, apply)
+def over_the_box(output: torch.Tensor, space: Box) -> Independent:
+    """Return the :class:`~funrl.distributions.TanhNormal` that an actor's output [..., 2A] stands for, see :func:`stochastic_actor`.
+
+    Example:
+        >>> over_the_box(torch.zeros(5, 2), Box(-2.0, 2.0, (1,))).mode().shape
+        torch.Size([5, 1])
+    """
+    head = normal_params(nn.Net(lambda key: (), lambda params, x: x), lambda x: x.clamp(-20.0, 2.0).exp(), min_scale=1e-8)
+    loc, scale = head.apply((), output)
+    return Independent(TanhNormal(loc, scale, tuple(space.low.tolist()), tuple(space.high.tolist())), 1)
 
 
 def q_ensemble(num_critics: int, num_cells: tuple[int, ...], activation: str) -> nn.Net:

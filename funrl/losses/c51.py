@@ -129,8 +129,8 @@ def double_c51_loss(
 
     .. math:: a^* = \arg\max_{a'} \sum_k z_k p_{\theta,k}(s', a')
 
-    All else is as for :func:`c51_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*; ``apply``
-    unless given (noisy networks draw a third noise for it).
+    All else is as for :func:`c51_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*;
+    ``apply`` unless given (noisy networks draw a third noise for it).
 
     Example:
         >>> import torch

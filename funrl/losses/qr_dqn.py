@@ -131,8 +131,8 @@ def double_qr_dqn_loss(
 
     .. math:: a^* = \arg\max_{a'} \sum_j \theta_j(s', a')
 
-    All else is as for :func:`qr_dqn_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*; ``apply``
-    unless given (noisy networks draw a third noise for it).
+    All else is as for :func:`qr_dqn_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*;
+    ``apply`` unless given (noisy networks draw a third noise for it).
 
     Example:
         >>> import torch

@@ -216,9 +216,10 @@ def test_the_temperature_aims_at_an_entropy(kind):
     assert metrics["entropy"] > aim and after.params.network.log_alpha < 0
     # A policy that hardly varies.
     network = state.params.network
-    last = tree.map(torch.clone, network.actor[-1])
+    actor = tree.map(torch.clone, network.actor)
+    last = actor["layers"][-1]["layer"][-1] if kind == "crossq" else actor[-1]
     last["bias"] += torch.tensor([20.0, -20.0] if kind == "sac_discrete" else [0.0, -8.0])
-    firm = network.replace(actor=(*network.actor[:-1], last))
+    firm = network.replace(actor=actor)
     after, metrics = algo.step(random.key(1), state.replace(params=state.params.replace(network=firm)))
     assert metrics["entropy"] < aim and after.params.network.log_alpha > 0
 
