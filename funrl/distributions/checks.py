@@ -121,3 +121,27 @@ def check_kind(what: str, other: Any, kind: type) -> None:
             f"{what}: other: expected {article} {kind.__name__}, got {type(other).__name__}; "
             "estimate it from samples as the mean of log_prob differences"
         )
+
+
+def check_start(what: str, start: Any) -> None:
+    """Raise a TypeError unless ``start`` is a Python integer; the message begins with ``what``.
+
+    Example:
+        >>> check_start("Categorical", torch.tensor(1))
+        Traceback (most recent call last):
+        ...
+        TypeError: Categorical: start: expected a Python integer, the least class, got tensor(1)
+    """
+    if isinstance(start, bool) or not isinstance(start, int):
+        raise TypeError(f"{what}: start: expected a Python integer, the least class, got {start!r}")
+
+
+def check_classes(what: str, x: Any) -> None:
+    """Raise a TypeError unless ``x`` is a tensor of whole numbers; the message begins with ``what``.
+
+    Example:
+        >>> check_classes("Categorical.log_prob", torch.tensor(1))
+    """
+    if not isinstance(x, torch.Tensor) or x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
+        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"{what}: x: expected a tensor of whole numbers, got {got}; cast it with .to(torch.int64)")

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid, one_hot
 
 from funrl import random, tree
-from funrl.distributions.checks import broadcast, check_kind, floating
+from funrl.distributions.checks import broadcast, check_classes, check_kind, check_start, floating
 
 __all__ = ["Bernoulli", "Categorical", "MultiCategorical", "OneHotCategorical"]
 
@@ -23,9 +23,11 @@ class Categorical:
 
     Attributes:
         logits: floating point [..., K]; at least one in each row above minus infinity.
+        start: static; the least of the classes, which are start, ..., start + K - 1, as the elements of ``spaces.Discrete(K, start)``.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor or ``x`` not one of whole numbers.
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``start`` no Python integer, or ``x`` not one of whole
+            numbers.
         ValueError: from a method, if shapes do not fit.
 
     Example:
@@ -38,12 +40,16 @@ class Categorical:
         tensor(-0.6931)
         >>> torch.func.vmap(choice.sample)(random.split(random.key(0), 100)).max()
         tensor(1)
+        >>> Categorical(torch.tensor([0.0, 9.0]), start=1).mode()
+        tensor(2)
     """
 
     logits: torch.Tensor
+    start: int = tree.static(default=0)
     estimated = ()
 
     def _logits(self) -> torch.Tensor:
+        check_start("Categorical", self.start)
         return check_logits("Categorical", self.logits)
 
     @property
@@ -58,7 +64,7 @@ class Categorical:
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a class int64 [...], by the Gumbel-max rule."""
-        return random.categorical(key, self._logits())
+        return random.categorical(key, self._logits()) + self.start
 
     def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a class int64 [...] and its log probability [...]."""
@@ -68,15 +74,16 @@ class Categorical:
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of classes ``x``: whole numbers whose shape broadcasts to [...] or the other way round.
 
-        It is minus infinity for a number outside 0, ..., K - 1.
+        It is minus infinity for a number outside start, ..., start + K - 1.
         """
         log_probs = self.log_probs
-        _check_classes("Categorical.log_prob", x)
+        check_classes("Categorical.log_prob", x)
         broadcast("Categorical.log_prob: x and the batch shape of logits", x.shape, log_probs.shape[:-1])
         # A masked sum and no gather: its gradient is a product and no scatter, which fuses with the softmax.
+        index = x.to(torch.int64) - self.start
         classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
-        chosen = torch.where(x.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
-        return torch.where((x >= 0) & (x < log_probs.shape[-1]), chosen, -math.inf)
+        chosen = torch.where(index.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
+        return torch.where((index >= 0) & (index < log_probs.shape[-1]), chosen, -math.inf)
 
     def entropy(self) -> torch.Tensor:
         """Return the entropy [...] in nats."""
@@ -85,7 +92,7 @@ class Categorical:
 
     def mode(self) -> torch.Tensor:
         """Return the most likely class int64 [...] (the first of equals)."""
-        return self._logits().argmax(-1)
+        return self._logits().argmax(-1) + self.start
 
     def mean(self) -> torch.Tensor:
         """Raise a TypeError: classes are labels, and have no mean; ``probs`` is the mean of their one-hot vectors."""
@@ -102,9 +109,11 @@ class Categorical:
 
         Raises:
             TypeError: if ``other`` is no Categorical.
-            ValueError: if the numbers of classes differ.
+            ValueError: if the classes differ.
         """
         check_kind("Categorical.kl", other, Categorical)
+        if self.start != other.start:
+            raise ValueError(f"Categorical.kl: other: expected classes that begin at {self.start}, got one that begins at {other.start}")
         mine, theirs, probs = self.log_probs, other.log_probs, self.probs
         if mine.shape[-1] != theirs.shape[-1]:
             raise ValueError(f"Categorical.kl: other: expected {mine.shape[-1]} classes, got {theirs.shape[-1]}")
@@ -211,10 +220,11 @@ class MultiCategorical:
     Attributes:
         logits: floating point [..., N], those of the first choice, then those of the second, and so on.
         nvec: static; a tuple of the numbers of classes of the K choices, which sum to N.
+        start: static; a tuple of the least class of each choice, as in ``spaces.MultiDiscrete(nvec, start)``; None: 0 for all.
 
     Raises:
         TypeError: from a method, if ``logits`` is not a floating-point tensor or ``x`` not one of whole numbers.
-        ValueError: from a method, if shapes do not fit.
+        ValueError: from a method, if shapes do not fit, or ``start`` is not K integers.
 
     Example:
         >>> import torch
@@ -226,7 +236,15 @@ class MultiCategorical:
 
     logits: torch.Tensor
     nvec: tuple[int, ...] = tree.static()
+    start: tuple[int, ...] | None = tree.static(default=None)
     estimated = ()
+
+    def _starts(self) -> tuple[int, ...]:
+        if self.start is None:
+            return (0,) * len(self.nvec)
+        if not isinstance(self.start, tuple) or len(self.start) != len(self.nvec):
+            raise ValueError(f"MultiCategorical: start: expected a tuple of {len(self.nvec)} integers as in nvec, got {self.start!r}")
+        return self.start
 
     def _choices(self) -> list[Categorical]:
         logits, nvec = check_logits("MultiCategorical", self.logits), self.nvec
@@ -236,7 +254,7 @@ class MultiCategorical:
             raise ValueError(
                 f"MultiCategorical: logits: expected the shape [..., {sum(nvec)}], the sum of nvec {nvec}, got {list(logits.shape)}"
             )
-        return [Categorical(part) for part in logits.split(list(nvec), -1)]
+        return [Categorical(part, start) for part, start in zip(logits.split(list(nvec), -1), self._starts(), strict=True)]
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return classes int64 [..., K]."""
@@ -251,7 +269,7 @@ class MultiCategorical:
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the joint log probability of classes ``x`` [..., K], whose batch shape broadcasts as for Categorical."""
         choices = self._choices()
-        _check_classes("MultiCategorical.log_prob", x)
+        check_classes("MultiCategorical.log_prob", x)
         if x.ndim == 0 or x.shape[-1] != len(choices):
             raise ValueError(f"MultiCategorical.log_prob: x: expected the shape [..., {len(choices)}], got {list(x.shape)}")
         return reduce(torch.add, [choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True)])
@@ -277,7 +295,7 @@ class MultiCategorical:
 
         Raises:
             TypeError: if ``other`` is no MultiCategorical.
-            ValueError: if its ``nvec`` differs.
+            ValueError: if its ``nvec`` or ``start`` differs.
         """
         check_kind("MultiCategorical.kl", other, MultiCategorical)
         if self.nvec != other.nvec:
@@ -389,9 +407,3 @@ def check_logits(what: str, logits: Any) -> torch.Tensor:
             "the last dimension is that of the classes"
         )
     return logits
-
-
-def _check_classes(what: str, x: Any) -> None:
-    if not isinstance(x, torch.Tensor) or x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
-        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"{what}: x: expected a tensor of whole numbers, got {got}; cast it with .to(torch.int64)")

@@ -23,6 +23,7 @@ class MaskedCategorical:
     Attributes:
         logits: floating point [..., K].
         mask: bool [..., K], True for allowed; at least one in each row. Broadcasts with ``logits``.
+        start: static; the least of the classes, as for :class:`Categorical`.
 
     Raises:
         TypeError: from a method, if ``logits`` is not a floating-point tensor, ``mask`` no bool one, or ``x`` not one of whole numbers.
@@ -41,10 +42,11 @@ class MaskedCategorical:
 
     logits: torch.Tensor
     mask: torch.Tensor
+    start: int = tree.static(default=0)
     estimated = ()
 
     def _allowed(self) -> Categorical:
-        return Categorical(_masked("MaskedCategorical", self.logits, self.mask))
+        return Categorical(_masked("MaskedCategorical", self.logits, self.mask), self.start)
 
     @property
     def log_probs(self) -> torch.Tensor:
@@ -89,7 +91,7 @@ class MaskedCategorical:
 
         Raises:
             TypeError: if ``other`` is no MaskedCategorical.
-            ValueError: if the numbers of classes differ.
+            ValueError: if the classes differ.
         """
         check_kind("MaskedCategorical.kl", other, MaskedCategorical)
         return self._allowed().kl(other._allowed())

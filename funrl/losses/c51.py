@@ -7,7 +7,7 @@ import torch
 
 from funrl.losses.actor_critic import bootstrap, critic_metrics
 from funrl.losses.checks import detach, floating, mean, shaped
-from funrl.losses.dqn import check_discrete, take
+from funrl.losses.dqn import check_discrete, index_of, take
 
 __all__ = ["c51_loss", "double_c51_loss", "project_categorical"]
 
@@ -61,6 +61,7 @@ def c51_loss(
     support: torch.Tensor,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
+    action_start: int = 0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The loss of categorical Q-learning: cross-entropy to the projected distribution of the target network.
 
@@ -74,20 +75,21 @@ def c51_loss(
     Args:
         params: theta, what ``apply`` takes; the argument to differentiate.
         target_params: theta bar, likewise; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers in [0, A). ``truncated`` is not looked at: a
-            truncated step bootstraps from its ``next_observation``.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
+            ``truncated`` is not looked at: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> logits of the atoms of every action [N..., A, K]``.
         target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
         support: z, floating point [K], evenly spaced and rising.
         gamma: in [0, 1], a number or a tensor [] or [N...].
         weight: w, floating point [N...], of importance sampling; None: all 1.
+        action_start: the least action, whose value is the first of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
         The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
         ``target_value_max``, each [] (of the means of distributions), and ``td_error`` KL(q || p) [N...], for prioritised replay.
 
     Raises:
-        ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
+        ValueError: if shapes do not fit, gamma is a Python number outside [0, 1], or an action is seen to have no value.
         TypeError: if ``batch`` lacks a field, or a dtype is not as above.
 
     Example:
@@ -110,7 +112,7 @@ def c51_loss(
     target_apply = apply if target_apply is None else target_apply
     check_discrete("c51_loss", batch)
     next_logits = target_apply(detach(target_params), batch.next_observation)
-    return _loss("c51_loss", params, batch, next_logits, next_logits, apply, support, gamma, weight)
+    return _loss("c51_loss", params, batch, next_logits, next_logits, apply, support, gamma, weight, action_start)
 
 
 def double_c51_loss(
@@ -124,6 +126,7 @@ def double_c51_loss(
     support: torch.Tensor,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
+    action_start: int = 0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The loss of categorical double Q-learning, as in Rainbow: the learned network chooses the next action.
 
@@ -152,7 +155,7 @@ def double_c51_loss(
     check_discrete("double_c51_loss", batch)
     next_logits = target_apply(detach(target_params), batch.next_observation)
     chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
-    return _loss("double_c51_loss", params, batch, next_logits, chooser, apply, support, gamma, weight)
+    return _loss("double_c51_loss", params, batch, next_logits, chooser, apply, support, gamma, weight, action_start)
 
 
 def _loss(
@@ -165,6 +168,7 @@ def _loss(
     support: torch.Tensor,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None,
+    action_start: int,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     floating(what, "support", support)
     _check_support(what, support)
@@ -176,7 +180,7 @@ def _loss(
     next_probs = take(next_logits, best).softmax(-1)
     atoms = bootstrap(what, batch, support.expand_as(next_probs), gamma)
     target = project_categorical(atoms, next_probs, support).detach()
-    log_probs = take(logits, batch.action).log_softmax(-1)
+    log_probs = take(logits, index_of(what, batch.action, action_start, logits.shape[batch.action.ndim])).log_softmax(-1)
     cross_entropy = -(target * log_probs).sum(-1)
     loss = mean(what, cross_entropy, weight)
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from funrl.distributions.checks import seen
 from funrl.losses.actor_critic import bootstrap, check_transition, critic_metrics
 from funrl.losses.checks import detach, floating, mean, number, shaped
 
-__all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "huber", "take"]
+__all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "huber", "index_of", "take"]
 
 Apply = Callable[[Any, Any], torch.Tensor]
 
@@ -70,6 +71,30 @@ def check_discrete(what: str, batch: Any) -> None:
         )
 
 
+def index_of(what: str, action: torch.Tensor, start: int, num: int, remedy: str = "action_start") -> torch.Tensor:
+    """Return which of ``num`` values belongs to each action, where ``start`` is the least action; messages begin with ``what``.
+
+    Raises:
+        TypeError: if ``start`` is no Python integer.
+        ValueError: if an action is seen to have no value: on the CPU, and neither compiled nor under torch.func.
+
+    Example:
+        >>> import torch
+        >>> index_of("dqn_loss", torch.tensor([1, 3]), 1, 3)
+        tensor([0, 2])
+    """
+    if isinstance(start, bool) or not isinstance(start, int):
+        raise TypeError(f"{what}: action_start: expected a Python integer, the least action, got {start!r}")
+    index = action.to(torch.int64) - start
+    if seen(lambda: ((index < 0) | (index >= num)).any(), action):
+        wrong = action[(index < 0) | (index >= num)][0].item()
+        raise ValueError(
+            f"{what}: batch.action: expected {start}, ..., {start + num - 1}, for there are {num} values, got {wrong}; "
+            f"where actions do not begin at 0, give {remedy} the start of their space"
+        )
+    return index
+
+
 def take(values: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """Return what belongs to each action: from ``values`` [N..., A, ...] and whole numbers [N...] to [N..., ...].
 
@@ -93,6 +118,7 @@ def dqn_loss(
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
+    action_start: int = 0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The loss of Q-learning with a target network.
 
@@ -105,20 +131,21 @@ def dqn_loss(
     Args:
         params: theta, what ``apply`` takes; the argument to differentiate.
         target_params: theta bar, likewise; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers in [0, A). ``truncated`` is not looked at: a
-            truncated step bootstraps from its ``next_observation``.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
+            ``truncated`` is not looked at: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> Q of every action [N..., A]``.
         target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
         gamma: in [0, 1], a number or a tensor [] or [N...].
         huber_delta: the error beyond which the loss h is linear, see :func:`huber`; infinity: half the squared error.
         weight: w, floating point [N...], of importance sampling; None: all 1.
+        action_start: the least action, whose value is the first of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
         The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
         ``target_value_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
 
     Raises:
-        ValueError: if shapes do not fit, or a Python number is outside its range.
+        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is seen to have no value.
         TypeError: if ``batch`` lacks a field, or a dtype is not as above.
 
     Example:
@@ -141,7 +168,7 @@ def dqn_loss(
     target_apply = apply if target_apply is None else target_apply
     check_discrete("dqn_loss", batch)
     next_q = target_apply(detach(target_params), batch.next_observation)
-    return _loss("dqn_loss", params, batch, next_q, next_q, apply, gamma, huber_delta, weight)
+    return _loss("dqn_loss", params, batch, next_q, next_q, apply, gamma, huber_delta, weight, action_start)
 
 
 def double_dqn_loss(
@@ -155,6 +182,7 @@ def double_dqn_loss(
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
+    action_start: int = 0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The loss of double Q-learning: the learned network chooses the next action, and the target network judges it.
 
@@ -183,7 +211,7 @@ def double_dqn_loss(
     check_discrete("double_dqn_loss", batch)
     next_q = target_apply(detach(target_params), batch.next_observation)
     chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
-    return _loss("double_dqn_loss", params, batch, next_q, chooser, apply, gamma, huber_delta, weight)
+    return _loss("double_dqn_loss", params, batch, next_q, chooser, apply, gamma, huber_delta, weight, action_start)
 
 
 def _loss(
@@ -196,11 +224,12 @@ def _loss(
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor,
     weight: torch.Tensor | None,
+    action_start: int,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     q = apply(params, batch.observation)
     for name, x in {"apply's values": q, "target_apply's values": next_q, "apply's values of next_observation": chooser}.items():
         shaped(what, name, x, (*batch.reward.shape, "A"))
-    prediction = take(q, batch.action)
+    prediction = take(q, index_of(what, batch.action, action_start, q.shape[batch.action.ndim]))
     target = bootstrap(what, batch, take(next_q, chooser.argmax(-1)), gamma)
     delta = number(what, "huber_delta", huber_delta, prediction)
     loss = mean(what, huber(target - prediction, delta=delta), weight)

@@ -8,7 +8,7 @@ import torch
 
 from funrl.losses.actor_critic import bootstrap, critic_metrics
 from funrl.losses.checks import detach, mean, number, shaped
-from funrl.losses.dqn import check_discrete, huber, take
+from funrl.losses.dqn import check_discrete, huber, index_of, take
 
 __all__ = ["double_qr_dqn_loss", "qr_dqn_loss", "quantile_huber"]
 
@@ -65,6 +65,7 @@ def qr_dqn_loss(
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
+    action_start: int = 0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The loss of Q-learning by quantile regression.
 
@@ -77,13 +78,14 @@ def qr_dqn_loss(
     Args:
         params: theta, what ``apply`` takes; the argument to differentiate.
         target_params: theta bar, likewise; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers in [0, A). ``truncated`` is not looked at: a
-            truncated step bootstraps from its ``next_observation``.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
+            ``truncated`` is not looked at: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> K quantiles of every action [N..., A, K]``.
         target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
         gamma: in [0, 1], a number or a tensor [] or [N...].
         huber_delta: above 0, see :func:`quantile_huber`.
         weight: w, floating point [N...], of importance sampling; None: all 1.
+        action_start: the least action, whose value is the first of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
         The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
@@ -91,7 +93,7 @@ def qr_dqn_loss(
         prioritised replay.
 
     Raises:
-        ValueError: if shapes do not fit, or a Python number is outside its range.
+        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is seen to have no value.
         TypeError: if ``batch`` lacks a field, or a dtype is not as above.
 
     Example:
@@ -112,7 +114,7 @@ def qr_dqn_loss(
     target_apply = apply if target_apply is None else target_apply
     check_discrete("qr_dqn_loss", batch)
     next_quantiles = target_apply(detach(target_params), batch.next_observation)
-    return _loss("qr_dqn_loss", params, batch, next_quantiles, next_quantiles, apply, gamma, huber_delta, weight)
+    return _loss("qr_dqn_loss", params, batch, next_quantiles, next_quantiles, apply, gamma, huber_delta, weight, action_start)
 
 
 def double_qr_dqn_loss(
@@ -126,6 +128,7 @@ def double_qr_dqn_loss(
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
+    action_start: int = 0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The loss of double Q-learning by quantile regression: the learned network chooses the next action.
 
@@ -153,7 +156,7 @@ def double_qr_dqn_loss(
     check_discrete("double_qr_dqn_loss", batch)
     next_quantiles = target_apply(detach(target_params), batch.next_observation)
     chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
-    return _loss("double_qr_dqn_loss", params, batch, next_quantiles, chooser, apply, gamma, huber_delta, weight)
+    return _loss("double_qr_dqn_loss", params, batch, next_quantiles, chooser, apply, gamma, huber_delta, weight, action_start)
 
 
 def _loss(
@@ -166,6 +169,7 @@ def _loss(
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor,
     weight: torch.Tensor | None,
+    action_start: int,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     quantiles = apply(params, batch.observation)
     given = {
@@ -175,7 +179,7 @@ def _loss(
     }
     for name, x in given.items():
         shaped(what, name, x, (*batch.reward.shape, "A", "K"))
-    prediction = take(quantiles, batch.action)
+    prediction = take(quantiles, index_of(what, batch.action, action_start, quantiles.shape[batch.action.ndim]))
     target = bootstrap(what, batch, take(next_quantiles, chooser.mean(-1).argmax(-1)), gamma)
     loss = mean(what, quantile_huber(prediction, target, huber_delta=huber_delta), weight)
     return loss, critic_metrics(loss, prediction.mean(-1), target.mean(-1))

@@ -7,7 +7,7 @@ import torch
 
 from funrl.losses.actor_critic import SoftActorCritic, bootstrap
 from funrl.losses.checks import detach, fields, shaped
-from funrl.losses.dqn import check_discrete, take
+from funrl.losses.dqn import check_discrete, index_of, take
 from funrl.losses.sac import soft_actor_loss, squared_errors, with_temperature
 
 __all__ = ["sac_discrete_actor_loss", "sac_discrete_critic_loss", "sac_discrete_loss"]
@@ -38,10 +38,11 @@ def sac_discrete_critic_loss(
         critic_params: theta, of E critics (two in the paper); the argument to differentiate.
         params: :class:`~funrl.losses.SoftActorCritic`, of which the actor phi and the temperature are used; carries no gradient.
         target_critic_params: theta bar; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers in [0, A). ``truncated`` is not looked at: a
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are classes of the actor. ``truncated`` is not looked at: a
             truncated step bootstraps from its ``next_observation``.
-        actor: ``actor(actor_params, observation) -> funrl.distributions.Categorical`` of batch shape [N...].
-        critic: ``critic(critic_params, observation) -> Q of each critic and action [E, N..., A]``.
+        actor: ``actor(actor_params, observation) -> funrl.distributions.Categorical`` of batch shape [N...]. Its ``start`` is the least
+            action.
+        critic: ``critic(critic_params, observation) -> Q of each critic and action [E, N..., A]``, that of the least action first.
         gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).
         weight: w, floating point [N...], of importance sampling; None: all 1.
 
@@ -72,14 +73,16 @@ def sac_discrete_critic_loss(
     what = "sac_discrete_critic_loss"
     check_discrete(what, batch)
     fields(f"{what}: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
-    probs, entropy = _policy(what, actor(detach(params.actor), batch.next_observation), batch)
+    policy = actor(detach(params.actor), batch.next_observation)
+    probs, entropy = _policy(what, policy, batch)
     next_values = critic(detach(target_critic_params), batch.next_observation)
     values = critic(critic_params, batch.observation)
     for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
         shaped(what, name, x, ("E", *probs.shape))
     alpha = params.log_alpha.detach().exp()
     target = bootstrap(what, batch, (probs * next_values.amin(0)).sum(-1) + alpha * entropy, gamma)
-    return squared_errors(what, take(values, batch.action.expand(values.shape[:-1])), target, weight)
+    action = index_of(what, batch.action, getattr(policy, "start", 0), probs.shape[-1], "the actor's Categorical(..., start=)")
+    return squared_errors(what, take(values, action.expand(values.shape[:-1])), target, weight)
 
 
 def sac_discrete_actor_loss(

@@ -9,7 +9,18 @@ from torch.nn.functional import one_hot
 from funrl import random as keys
 from funrl.nn import Keyed, Net
 from funrl.nn import keyed as keyed_net
-from funrl.policies.policy import Policy, call_net, check_net, check_policy, choose, make_distribution, project
+from funrl.policies.policy import (
+    Policy,
+    call_net,
+    check_first,
+    check_log_prob,
+    check_net,
+    check_policy,
+    choose,
+    make_distribution,
+    project,
+)
+from funrl.spaces import Discrete
 
 __all__ = ["deterministic", "keyed", "q_value", "random", "safe", "stochastic"]
 
@@ -63,7 +74,8 @@ def stochastic(net: Any, distribution: Callable[..., Any], return_log_prob: bool
 
     Returns:
         A :class:`Policy` whose ``act`` also takes ``mode``: "random" (the default) draws, "mode" plays the distribution's mode and
-        "mean" its mean (an estimate of some samples where it has no closed form, for which the key is used too).
+        "mean" its mean (an estimate of some samples where it has no closed form, for which the key is used too). It also takes
+        ``space``, into which the action is projected before its ``log_prob`` is taken, as :func:`safe` asks for.
 
     Raises:
         TypeError: if ``net`` is no net, or ``distribution`` not callable.
@@ -86,58 +98,74 @@ def stochastic(net: Any, distribution: Callable[..., Any], return_log_prob: bool
     if not callable(distribution):
         raise TypeError(f"stochastic: distribution: expected a class or function, got a {type(distribution).__name__}")
 
-    def act(params: Any, key: torch.Tensor | None, observation: Any, mode: str = "random") -> tuple[Any, dict[str, Any]]:
+    def act(params: Any, key: torch.Tensor | None, observation: Any, mode: str = "random", space: Any = None) -> tuple[Any, dict[str, Any]]:
         net_key, key = keys.split(key).unbind(0) if net.noisy and key is not None else (None, key)
         output = call_net(net, params, observation, net_key)
         extras = {} if names is None else _entries(net, output)
-        action, log_prob = choose("stochastic.act", make_distribution(distribution, output if names is None else extras), key, mode)
+        chosen = make_distribution(distribution, output if names is None else extras)
+        action, log_prob = choose("stochastic.act", chosen, key, mode, space)
         return action, {**extras, "log_prob": log_prob()} if return_log_prob else extras
 
-    return Policy(net.init, act, (*(names or ()), *(("log_prob",) if return_log_prob else ())), _in_keys(net))
+    return Policy(net.init, act, (*(names or ()), *(("log_prob",) if return_log_prob else ())), _in_keys(net), projects=True)
 
 
-def q_value(net: Any, *, encoding: str = "index") -> Policy:
+def q_value(net: Any, *, encoding: str = "index", space: Discrete | None = None) -> Policy:
     """Make the policy that plays the action of the greatest value.
 
     Args:
-        net: a net whose output is the values of all A actions [..., A].
+        net: a net whose output is the values of all A actions [..., A], that of the least action first.
         encoding: "index": the action is int64 [...]; "one_hot": it is a vector [..., A] in the dtype of the values.
+        space: the space of the actions; None: ``Discrete(A)``, whose actions are counted from 0. Needed where they begin elsewhere, as in
+            ``Discrete(3, start=1)``.
 
     Returns:
         A :class:`Policy` with the extras ``action_value`` [..., A], and ``value`` [...], that of the chosen action.
 
     Raises:
-        TypeError: if ``net`` is no net.
-        ValueError: if the encoding is unknown; from ``act``, if the output is no tensor [..., A].
+        TypeError: if ``net`` is no net, or ``space`` not Discrete.
+        ValueError: if the encoding is unknown; from ``act``, if the output is no tensor [..., A], or A not the size of ``space``.
 
     Example:
         >>> import torch
-        >>> from funrl import nn
+        >>> from funrl import nn, spaces
         >>> policy = q_value(nn.sequential(lambda x: x))
         >>> policy.act(((),), None, torch.tensor([1.0, 3.0, 2.0]))
         (tensor(1), {'action_value': tensor([1., 3., 2.]), 'value': tensor(3.)})
+        >>> q_value(nn.sequential(lambda x: x), space=spaces.Discrete(3, start=1)).act(((),), None, torch.tensor([1.0, 3.0, 2.0]))[0]
+        tensor(2)
     """
     if check_net("q_value", net) is not None:
         raise TypeError("q_value: net: expected a net of the observation, got one over entries; give the net itself")
     if encoding not in ("index", "one_hot"):
         raise ValueError(f"q_value: encoding: expected 'index' or 'one_hot', got {encoding!r}")
+    if space is not None and not isinstance(space, Discrete):
+        raise TypeError(f"q_value: space: expected a funrl.spaces.Discrete, or None, got {space}; other actions have no list of values")
+    first = space.start if space is not None else 0
 
     def act(params: Any, key: torch.Tensor | None, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         values = call_net(net, params, observation, key)
         if not isinstance(values, torch.Tensor) or values.ndim == 0:
             raise ValueError("q_value.act: net: expected the values [..., A] of all actions, got no such tensor")
-        action = values.argmax(-1)
+        if space is not None and values.shape[-1] != space.n:
+            raise ValueError(f"q_value.act: net: expected {space.n} values, as {space} has actions, got {values.shape[-1]}")
+        index = values.argmax(-1)
         extras = {"action_value": values, "value": values.amax(-1)}
-        return (action if encoding == "index" else one_hot(action, values.shape[-1]).to(values.dtype)), extras
+        return (index + first if encoding == "index" else one_hot(index, values.shape[-1]).to(values.dtype)), extras
 
-    return Policy(net.init, act, ("action_value", "value"))
+    return Policy(net.init, act, ("action_value", "value"), first=first if encoding == "index" else None)
 
 
 def safe(policy: Any, space: Any) -> Any:
-    """Make a policy whose actions are projected into a space; what its extras say is of the action before.
+    """Make a policy whose actions are projected into a space.
+
+    ``log_prob`` among the extras is the distribution's, at the projected action, as a loss computes it again from the action of the batch:
+    the ratio of a policy that has not changed is 1. On a bound that is the density there, and not the probability of all the actions that
+    are projected onto it, so that gradients are biased where many actions are on bounds. A distribution that stays inside, such as
+    :class:`~funrl.distributions.TanhNormal`, has no such bias. All other extras are of the action before.
 
     Args:
-        policy: a policy, stateful or not.
+        policy: a policy, stateful or not. One with ``log_prob`` among its extras has to be made by :func:`stochastic`,
+            :func:`actor_critic`, or :func:`recurrent` of one of these.
         space: a space of :mod:`funrl.spaces`.
 
     Returns:
@@ -145,7 +173,8 @@ def safe(policy: Any, space: Any) -> Any:
 
     Raises:
         TypeError: if ``policy`` or ``space`` is of another kind; from ``act``, if the action has another dtype than the space.
-        ValueError: from ``act``, if it has another shape.
+        ValueError: if the policy counts its actions from another number than the space, or has a ``log_prob`` that cannot be taken of the
+            projected action; from ``act``, if the action has another shape.
 
     Example:
         >>> import torch
@@ -157,6 +186,14 @@ def safe(policy: Any, space: Any) -> Any:
     check_policy("safe", policy)
     if not callable(getattr(space, "project", None)):
         raise TypeError(f"safe: space: expected a space with a method project, got a {type(space).__name__}")
+    check_first("safe", policy, space)
+    if getattr(policy, "projects", False):
+
+        def act_inside(*args: Any, **options: Any) -> tuple[Any, ...]:
+            return policy.act(*args, space=space, **options)
+
+        return policy._replace(act=act_inside, projects=False)
+    check_log_prob("safe", policy)
 
     def act(*args: Any, **options: Any) -> tuple[Any, ...]:
         *state, action, extras = policy.act(*args, **options)

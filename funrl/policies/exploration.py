@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from funrl import random as keys
 from funrl import tree
-from funrl.policies.policy import StatefulPolicy, check_policy, leading, project
+from funrl.policies.policy import StatefulPolicy, check_first, check_log_prob, check_policy, leading, project
 from funrl.spaces import Box, Discrete
 
 __all__ = ["ExplorationState", "OrnsteinUhlenbeckState", "additive_gaussian", "epsilon_greedy", "ornstein_uhlenbeck"]
@@ -62,7 +62,8 @@ def epsilon_greedy(policy: Any, space: Any, epsilon: Size) -> StatefulPolicy:
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if a Python number is out of its range; from ``act``, if an action does not fit the space.
+        ValueError: if a Python number is out of its range, the policy counts its actions from another number than the space, or has
+            ``log_prob`` among its extras, which would not be that of a random action; from ``act``, if an action does not fit the space.
 
     Example:
         >>> import torch
@@ -82,6 +83,8 @@ def epsilon_greedy(policy: Any, space: Any, epsilon: Size) -> StatefulPolicy:
     check_policy("epsilon_greedy", policy)
     _check_space("epsilon_greedy", space)
     _check_size("epsilon_greedy: epsilon", epsilon, high=1.0)
+    check_first("epsilon_greedy", policy, space)
+    check_log_prob("epsilon_greedy", policy)
 
     def start(params: Any, observation: Any) -> ExplorationState:
         return ExplorationState(_count(observation), _start(policy, params, observation))
@@ -97,7 +100,7 @@ def epsilon_greedy(policy: Any, space: Any, epsilon: Size) -> StatefulPolicy:
         explore = keys.uniform(coin_key, tuple(batch)) < probability
         return ExplorationState(state.count + 1, inner), tree.where(explore, other, action), extras
 
-    return StatefulPolicy(policy.init, start, act, policy.extras)
+    return StatefulPolicy(policy.init, start, act, policy.extras, getattr(policy, "first", None))
 
 
 def additive_gaussian(policy: Any, space: Box, scale: Size) -> StatefulPolicy:
@@ -115,7 +118,8 @@ def additive_gaussian(policy: Any, space: Box, scale: Size) -> StatefulPolicy:
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if a Python number is out of its range; from ``act``, if an action does not fit the space.
+        ValueError: if a Python number is out of its range, or the policy has ``log_prob`` among its extras; from ``act``, if an action
+            does not fit the space.
 
     Example:
         >>> import torch
@@ -133,6 +137,7 @@ def additive_gaussian(policy: Any, space: Box, scale: Size) -> StatefulPolicy:
         arXiv:1802.09477, section 5.1.
     """
     check_policy("additive_gaussian", policy)
+    check_log_prob("additive_gaussian", policy)
     _check_box("additive_gaussian", space)
     _check_size("additive_gaussian: scale", scale)
 
@@ -173,7 +178,8 @@ def ornstein_uhlenbeck(
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if a number is out of its range; from ``act``, if an action does not fit the space.
+        ValueError: if a number is out of its range, or the policy has ``log_prob`` among its extras; from ``act``, if an action does not
+            fit the space.
 
     Example:
         >>> import torch
@@ -193,6 +199,7 @@ def ornstein_uhlenbeck(
         with deep reinforcement learning", 2015, arXiv:1509.02971, section 7.
     """
     check_policy("ornstein_uhlenbeck", policy)
+    check_log_prob("ornstein_uhlenbeck", policy)
     _check_box("ornstein_uhlenbeck", space)
     _check_size("ornstein_uhlenbeck: scale", scale)
     for name, x in (("theta", theta), ("sigma", sigma), ("dt", dt)):

@@ -22,6 +22,8 @@ class ActorCritic(NamedTuple):
         in_keys: None.
         evaluate: ``evaluate(params, observation) -> (distribution, value [...])``: what :func:`funrl.losses.ppo.ppo_loss` calls ``apply``.
         value: ``value(params, observation) -> value [...]``.
+        first: as for :class:`Policy`.
+        projects: as for :class:`Policy`.
     """
 
     init: Callable[..., Any]
@@ -30,6 +32,8 @@ class ActorCritic(NamedTuple):
     in_keys: None
     evaluate: Callable[..., Any]
     value: Callable[..., Any]
+    first: int | None = None
+    projects: bool = False
 
 
 def actor_critic(trunk: Net, actor: Net, critic: Net, distribution: Callable[..., Any]) -> ActorCritic:
@@ -83,16 +87,16 @@ def actor_critic(trunk: Net, actor: Net, critic: Net, distribution: Callable[...
         return make_distribution(distribution, actor.apply(params["actor"], features)), estimate(params, features)
 
     def act(
-        params: dict[str, Any], key: torch.Tensor | None, observation: Any, mode: str = "random"
+        params: dict[str, Any], key: torch.Tensor | None, observation: Any, mode: str = "random", space: Any = None
     ) -> tuple[Any, dict[str, torch.Tensor]]:
         chosen, value = evaluate(params, observation)
-        action, log_prob = choose("actor_critic.act", chosen, key, mode)
+        action, log_prob = choose("actor_critic.act", chosen, key, mode, space)
         return action, {"log_prob": log_prob(), "value": value}
 
     def value(params: dict[str, Any], observation: Any) -> torch.Tensor:
         return estimate(params, trunk.apply(params["trunk"], observation))
 
-    return ActorCritic(init, act, ("log_prob", "value"), None, evaluate, value)
+    return ActorCritic(init, act, ("log_prob", "value"), None, evaluate, value, projects=True)
 
 
 def recurrent(cell: Any, policy: Any, encoder: Any = None) -> StatefulPolicy:
@@ -150,4 +154,4 @@ def recurrent(cell: Any, policy: Any, encoder: Any = None) -> StatefulPolicy:
         action, extras = policy.act(params["policy"], key, y, **options)
         return state, action, extras
 
-    return StatefulPolicy(init, start, act, policy.extras)
+    return StatefulPolicy(init, start, act, policy.extras, policy.first, policy.projects)

@@ -1,9 +1,13 @@
 """The interface of policies, and what all of them share."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
+
+from funrl import tree
+from funrl.spaces import Discrete
 
 __all__ = ["Policy", "StatefulPolicy"]
 
@@ -19,12 +23,16 @@ class Policy(NamedTuple):
             dimensions of the observation are those of the action, as far as the network takes them.
         extras: the names of the extras.
         in_keys: which entries it reads, where the observation is a dict of entries; None where it is passed to the network as it is.
+        first: the least of its actions, where it counts them, as :func:`q_value` does; None where that is not known.
+        projects: whether ``act`` takes ``space``, a space into which it projects an action before it takes its ``log_prob``.
     """
 
     init: Callable[..., Any]
     act: Callable[..., Any]
     extras: tuple[str, ...] = ()
     in_keys: tuple[Any, ...] | None = None
+    first: int | None = None
+    projects: bool = False
 
 
 class StatefulPolicy(NamedTuple):
@@ -36,12 +44,16 @@ class StatefulPolicy(NamedTuple):
         act: ``act(params, key, state, observation, reset) -> (state, action, extras)``; ``reset`` is bool, True where the
             observation is the first of an episode.
         extras: the names of the extras.
+        first: as for :class:`Policy`.
+        projects: as for :class:`Policy`.
     """
 
     init: Callable[..., Any]
     start: Callable[..., Any]
     act: Callable[..., Any]
     extras: tuple[str, ...] = ()
+    first: int | None = None
+    projects: bool = False
 
 
 def project(space: Any, action: Any) -> Any:
@@ -90,6 +102,37 @@ def check_policy(what: str, policy: Any) -> None:
         )
 
 
+def check_first(what: str, policy: Any, space: Any) -> None:
+    """Raise a ValueError if a policy is known to count its actions from another number than a space does; the message begins with ``what``.
+
+    Example:
+        >>> from funrl import policies, spaces
+        >>> check_first("safe", Policy(None, None, first=0), spaces.Discrete(3, start=1))
+        Traceback (most recent call last):
+        ...
+        ValueError: safe: policy: expected actions from 1 on, as in Discrete(n=3, start=1), got a policy that counts them from 0; ...
+    """
+    first = getattr(policy, "first", None)
+    if first is not None and isinstance(space, Discrete) and space.start != first:
+        raise ValueError(
+            f"{what}: policy: expected actions from {space.start} on, as in {space}, got a policy that counts them from {first}; "
+            f"make it with q_value(..., space={space}), or of a distribution Categorical(..., start={space.start})"
+        )
+
+
+def check_log_prob(what: str, policy: Any) -> None:
+    """Raise a ValueError if a policy gives the ``log_prob`` of an action that is changed afterwards; the message begins with ``what``.
+
+    Example:
+        >>> check_log_prob("epsilon_greedy", Policy(None, None, ("value",)))
+    """
+    if "log_prob" in policy.extras:
+        raise ValueError(
+            f"{what}: policy: expected one without 'log_prob' among its extras, for the action that is played may be another than the one "
+            f"whose log_prob it gives, got {list(policy.extras)}; make it with stochastic(..., return_log_prob=False)"
+        )
+
+
 def check_net(what: str, net: Any) -> tuple[str, ...] | None:
     """Return the names of the entries that a net over entries writes, None for another net; the message begins with ``what``.
 
@@ -120,15 +163,15 @@ def make_distribution(make: Callable[..., Any], output: Any) -> Any:
     Example:
         >>> from funrl.distributions import Categorical
         >>> make_distribution(Categorical, {"logits": torch.zeros(3)})
-        Categorical(logits=tensor([0., 0., 0.]))
+        Categorical(logits=tensor([0., 0., 0.]), start=0)
     """
     if isinstance(output, dict):
         return make(**output)
     return make(*output) if isinstance(output, tuple | list) else make(output)
 
 
-def choose(what: str, distribution: Any, key: torch.Tensor | None, mode: str) -> tuple[Any, Callable[[], torch.Tensor]]:
-    """Return an action, and a function that gives its log probability.
+def choose(what: str, distribution: Any, key: torch.Tensor | None, mode: str, space: Any = None) -> tuple[Any, Callable[[], torch.Tensor]]:
+    """Return an action, projected into a space where one is given, and a function that gives its log probability.
 
     Example:
         >>> from funrl.distributions import Categorical
@@ -141,10 +184,36 @@ def choose(what: str, distribution: Any, key: torch.Tensor | None, mode: str) ->
         kind = f"{type(distribution).__module__}.{type(distribution).__name__}"
         raise TypeError(f"{what}: distribution: expected one of funrl.distributions, got a {kind}")
     if mode == "random":
-        action, log_prob = distribution.sample_with_log_prob(key)
-        return action, lambda: log_prob
+        drawn, log_prob = distribution.sample_with_log_prob(key)
+        if space is None:
+            return drawn, lambda: log_prob
+        _check_start(what, distribution, space)
+        played = project(space, drawn)
+        return played, lambda: torch.where(_alike(played, drawn, log_prob), log_prob, distribution.log_prob(played))
     if mode == "mode":
         action = distribution.mode()
     else:
         action = distribution.mean(key) if "mean" in distribution.estimated else distribution.mean()
+    if space is not None:
+        _check_start(what, distribution, space)
+        action = project(space, action)
     return action, lambda: distribution.log_prob(action)
+
+
+def _check_start(what: str, distribution: Any, space: Any) -> None:
+    start = getattr(distribution, "start", None)
+    expected = getattr(space, "start", None)
+    if isinstance(expected, tuple) and start is None:
+        start = (0,) * len(expected)
+    if None not in (start, expected) and start != expected:
+        kind = type(distribution).__name__
+        raise ValueError(
+            f"{what}: distribution: expected classes from {expected} on, as in {space}, got a {kind} that begins at {start}; "
+            f"make it with {kind}(..., start={expected})"
+        )
+
+
+def _alike(x: Any, y: Any, log_prob: torch.Tensor) -> torch.Tensor:
+    """Return whether two actions are equal, of the shape of their log probability."""
+    pairs = zip(tree.leaves(x), tree.leaves(y), strict=True)
+    return reduce(torch.logical_and, [(a == b).reshape(*log_prob.shape, -1).all(-1) for a, b in pairs])

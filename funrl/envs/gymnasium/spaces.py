@@ -80,6 +80,8 @@ class Leaf:
         self.torch_dtype = np.dtype(np.bool_) if isinstance(ours, spaces.Binary) else np.dtype(str(ours.dtype).removeprefix("torch."))
         self.floats = ours.dtype.is_floating_point
         self.bounds = None if self.floats else _bounds(space)
+        starts = np.any(getattr(space, "start", 0))
+        self.remedy = "; policies and losses count from 0 unless they are given the space, or its start" if starts else ""
 
     def stack(self, rows: list[Any]) -> np.ndarray:
         """Return the elements of B copies as new arrays.
@@ -163,6 +165,8 @@ class Leaf:
         if x.shape != batch + self.shape:
             raise ValueError(f"{name}: expected shape {list(batch + self.shape)}, got {list(x.shape)}")
         array = self.given(x)
+        if self.bounds is not None and not ((array >= self.bounds[0]) & (array <= self.bounds[1])).all():
+            raise ValueError(f"{name}: expected elements of {self.ours}, got {array.tolist()}{self.remedy}")
         return (array if batch else array[None]), zlib.crc32(array.data)
 
 
