@@ -392,6 +392,8 @@ def _parse(value: str, default: Any) -> Any:
     if isinstance(default, tuple):
         parts = [part for part in re.sub(r"[()\[\]]", "", value).split(",") if part.strip()]
         return tuple(int(part) for part in parts)
+    if type(default) is int and "," in value:
+        return _parse(value, ())  # an option that is one number or several; algos.make refuses it elsewhere
     return type(default)(value)
 
 

@@ -20,7 +20,7 @@ import torch
 
 from funrl import random
 
-__all__ = ["Binary", "Box", "Dict", "Discrete", "MultiDiscrete", "Tuple"]
+__all__ = ["Binary", "Box", "Dict", "Discrete", "MultiDiscrete", "Tuple", "picture_layout"]
 
 
 def _describe(x: Any) -> str:
@@ -82,6 +82,8 @@ class Box(_Space):
         high: the greatest values, inclusive, likewise; ``inf`` for none.
         shape: the shape of an element; by default that of ``low`` and ``high`` broadcast together.
         dtype: a floating-point or integer dtype.
+        layout: of pictures: "hwc" if the elements are [height, width, channels], "chw" if they are [channels, height, width]; None: see
+            :func:`picture_layout`. Two boxes that differ in nothing else are equal.
 
     Attributes:
         low: ``dtype`` ``shape``, on the CPU.
@@ -107,6 +109,7 @@ class Box(_Space):
     high: Any
     shape: Any = None
     dtype: torch.dtype = torch.float32
+    layout: str | None = None
     _bounded: bool = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
@@ -140,9 +143,11 @@ class Box(_Space):
         object.__setattr__(self, "low", low.to(self.dtype).contiguous())
         object.__setattr__(self, "high", high.to(self.dtype).contiguous())
         object.__setattr__(self, "shape", tuple(shape))
+        _check_layout("Box", self.layout, self.shape)
 
     def __repr__(self) -> str:
-        return f"Box({_told(self.low)}, {_told(self.high)}, {self.shape}, {self.dtype})"
+        layout = "" if self.layout is None else f", layout={self.layout!r}"
+        return f"Box({_told(self.low)}, {_told(self.high)}, {self.shape}, {self.dtype}{layout})"
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Box):
@@ -339,9 +344,10 @@ class Binary(_Space):
 
     Args:
         shape: the shape of an element; () for a single flag.
+        layout: as for :class:`Box`.
 
     Raises:
-        ValueError: if ``shape`` holds anything but non-negative integers.
+        ValueError: if ``shape`` holds anything but non-negative integers, or ``layout`` is unknown or does not fit it.
 
     Example:
         >>> import torch
@@ -350,9 +356,11 @@ class Binary(_Space):
     """
 
     shape: tuple[int, ...] = ()
+    layout: str | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "shape", _shape(self.shape, "Binary: shape"))
+        _check_layout("Binary", self.layout, self.shape)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -516,3 +524,47 @@ def _check_int64(what: str, start: int, n: int) -> None:
         raise ValueError(
             f"{what}: start and n: expected elements in [-2**63, 2**63), got {start} to {start + n - 1}; choose another start, or fewer"
         )
+
+
+def picture_layout(what: str, space: Any, layout: str | None = None) -> str:
+    """Return how the pictures in a space lie: "hwc" for [height, width, channels], "chw" for [channels, height, width].
+
+    What is asked for counts first, then what the space says. Where neither says it, the channels are at the end of the shape that is at
+    most 4, if the other end is greater, for no picture is that small.
+
+    Args:
+        what: how messages begin.
+        space: a :class:`Box` or :class:`Binary` of three dimensions.
+        layout: what is asked for; None: nothing.
+
+    Raises:
+        ValueError: if ``layout`` is unknown, or the layout cannot be known.
+
+    Example:
+        >>> picture_layout("env", Box(0, 255, (4, 84, 84), torch.uint8)), picture_layout("env", Box(0.0, 1.0, (84, 84, 3)))
+        ('chw', 'hwc')
+        >>> picture_layout("env", Binary((10, 10, 7), layout="hwc"))
+        'hwc'
+        >>> picture_layout("env", Binary((10, 10, 7)))
+        Traceback (most recent call last):
+        ...
+        ValueError: env: layout: expected 'hwc' or 'chw', as the shape (10, 10, 7) does not show where the channels are, got None; ...
+    """
+    _check_layout(what, layout, space.shape)
+    asked = space.layout if layout is None else layout
+    if asked is not None:
+        return asked
+    first, last = space.shape[0] <= 4, space.shape[-1] <= 4
+    if first == last:
+        raise ValueError(
+            f"{what}: layout: expected 'hwc' or 'chw', as the shape {space.shape} does not show where the channels are, got None; "
+            "give layout='hwc' for [height, width, channels], layout='chw' for [channels, height, width], here or to the space"
+        )
+    return "chw" if first else "hwc"
+
+
+def _check_layout(what: str, layout: Any, shape: tuple[int, ...]) -> None:
+    if layout is not None and layout not in ("hwc", "chw"):
+        raise ValueError(f"{what}: layout: expected 'hwc', 'chw' or None, got {layout!r}")
+    if layout is not None and len(shape) != 3:
+        raise ValueError(f"{what}: layout: expected a shape of three dimensions, as {layout!r} says, got {shape}")

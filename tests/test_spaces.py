@@ -9,6 +9,7 @@ import torch
 from torch.func import vmap
 
 from funrl import compiler, random
+from funrl import random, spaces
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
 INF = float("inf")
@@ -264,3 +265,21 @@ def test_elements_that_reach_the_ends_of_int64():
     ):
         with pytest.raises(ValueError, match=r"expected elements in \[-2\*\*63, 2\*\*63\)"):
             make()
+
+
+def test_the_layout_of_pictures():
+    def layout(space, asked=None):
+        return spaces.picture_layout("env", space, asked)
+
+    assert layout(spaces.Box(0, 255, (4, 84, 84), torch.uint8)) == "chw" and layout(spaces.Box(0.0, 1.0, (84, 84, 4))) == "hwc"
+    told = spaces.Box(0.0, 1.0, (84, 84, 4), layout="chw")
+    assert layout(told) == "chw" and layout(told, "hwc") == "hwc" and told == spaces.Box(0.0, 1.0, (84, 84, 4))
+    assert repr(told).endswith("layout='chw')") and layout(spaces.Binary((9, 9, 9), "hwc")) == "hwc"
+    for shape in ((3, 3, 3), (10, 10, 7)):
+        with pytest.raises(ValueError, match="does not show where the channels are, got None; give layout='hwc'"):
+            layout(spaces.Binary(shape))
+    for make in (lambda: spaces.Box(0.0, 1.0, (2, 3), layout="hwc"), lambda: spaces.Binary((2,), layout="chw")):
+        with pytest.raises(ValueError, match="layout: expected a shape of three dimensions"):
+            make()
+    with pytest.raises(ValueError, match="layout: expected 'hwc', 'chw' or None, got 'nhwc'"):
+        spaces.Box(0.0, 1.0, (3, 4, 5), layout="nhwc")

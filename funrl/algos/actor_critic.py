@@ -8,7 +8,7 @@ import torch
 
 from funrl import nn, random
 from funrl.algos.algorithm import check_range
-from funrl.algos.images import above, check_observations, convolutions
+from funrl.algos.images import above, check_layers, check_observations, convolutions
 from funrl.distributions import Categorical, Independent, Normal
 from funrl.env import Env
 from funrl.spaces import Box, Discrete
@@ -38,8 +38,8 @@ def make(config: Any, env: Env) -> Network:
     """Make the networks for an environment; where it shows images, convolutions come first.
 
     Args:
-        config: has ``num_channels``, ``kernel_size``, ``num_cells``, ``activation``, ``trunk``, ``uniform_mix`` and ``initial_log_std``,
-            as :class:`funrl.algos.ppo.PPOConfig` says.
+        config: has ``num_channels``, ``kernel_size``, ``stride``, ``layout``, ``num_cells``, ``activation``, ``trunk``, ``uniform_mix`` and
+            ``initial_log_std``, as :class:`funrl.algos.ppo.PPOConfig` says.
         env: the environment, which :func:`check` let pass.
 
     Returns:
@@ -54,7 +54,7 @@ def make(config: Any, env: Env) -> Network:
         >>> policy.logits.shape, value.shape
         (torch.Size([5, 3, 2]), torch.Size([5, 3]))
     """
-    return _make(config, env, convolutions(config) if _shows_images(env) else None)
+    return _make(config, env, convolutions(config, env.observation_space) if _shows_images(env) else None)
 
 
 def make_recurrent(config: Any, env: Env) -> tuple[Network, nn.Recurrent]:
@@ -81,7 +81,7 @@ def make_recurrent(config: Any, env: Env) -> tuple[Network, nn.Recurrent]:
         (torch.Size([5, 3, 8]), torch.Size([5, 3]))
     """
     cell = _CELLS[config.recurrent](config.recurrent_size)
-    eye = convolutions(config) if _shows_images(env) else nn.Net(lambda key, example: (), lambda params, x: x)
+    eye = convolutions(config, env.observation_space) if _shows_images(env) else nn.Net(lambda key, example: (), lambda params, x: x)
     network = _make(config, env, None)
 
     def seen(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
@@ -185,12 +185,12 @@ def check(config: Any, env: Env) -> None:
         ...
         ValueError: trunk: expected 'separate' or 'shared', got 'both'
     """
-    check_range(config, ("kernel_size",), 1)
     check_range(config, ("initial_log_std",), -20, 20)
     check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
     if config.trunk not in ("separate", "shared"):
         raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
     check_observations(env)
+    check_layers(config, env)
     actions = env.action_space
     if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
         raise ValueError(f"env: expected Discrete or floating-point Box actions, got {actions}")

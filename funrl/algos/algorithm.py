@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 
@@ -77,6 +77,10 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     for name, value in options.items():
         if name not in fields:
             raise ValueError(f"unknown option {name!r}: {nearest(name, fields)}")
+        kinds = get_args(fields[name].type)  # of ``int | tuple``
+        if tuple in kinds and isinstance(value, list | tuple):
+            options = {**options, name: tuple(value)}
+            continue
         expected = type(fields[name].default)
         right = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
         if expected is float and isinstance(value, int) and not isinstance(value, bool):

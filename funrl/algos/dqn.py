@@ -9,6 +9,7 @@ import torch
 from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.images import check_layers
 from funrl.algos.networks import q_network
 from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
 from funrl.env import Env, Transition
@@ -28,7 +29,10 @@ class DQNConfig(OffPolicyConfig):
 
     Attributes:
         num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
-        kernel_size: image observations only: the side of their kernels; the stride is 1, and there is no padding.
+        kernel_size: image observations only: the side of their kernels, one number for all or a tuple with one for each; no padding.
+        stride: image observations only: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
+        layout: image observations only: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as
+            :func:`funrl.spaces.picture_layout` finds it.
         target_period: gradient steps from one move of the target towards the network to the next.
         tau: how far it moves, in [0, 1]; 1: it becomes a copy.
         double: let the network choose the next action, and the target judge it.
@@ -50,7 +54,9 @@ class DQNConfig(OffPolicyConfig):
     """
 
     num_channels: tuple = (16,)
-    kernel_size: int = 3
+    kernel_size: int | tuple = 3
+    stride: int | tuple = 1
+    layout: str = ""
     target_period: int = 200
     tau: float = 1.0
     double: bool = True
@@ -117,7 +123,8 @@ def make(env: Env, **options: Any) -> Algorithm:
     """
     config = make_config(DQNConfig, options)
     off_policy.check("DQN", env, config, discrete=True, images=True)
-    check_range(config, ("target_period", "n_step", "kernel_size"), 1)
+    check_range(config, ("target_period", "n_step"), 1)
+    check_layers(config, env)
     check_range(config, ("n_step",), 1, config.num_steps)
     check_range(config, ("priority_alpha", "priority_beta"), 0)
     check_range(config, ("huber_delta",), 0, infinite=True)

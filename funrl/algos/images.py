@@ -6,34 +6,41 @@ import torch
 
 from funrl import nn, random
 from funrl.env import Env
-from funrl.spaces import Binary, Box
+from funrl.spaces import Binary, Box, picture_layout
 
-__all__ = ["above", "check_observations", "convolutions"]
+__all__ = ["ATARI", "above", "check_layers", "check_observations", "convolutions"]
+
+# The encoder that is usual for pictures of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
+# 2015), as options of a learner: ``ppo.make(env, **ATARI)``.
+ATARI = {"num_channels": (32, 64, 64), "kernel_size": (8, 4, 3), "stride": (4, 2, 1), "num_cells": (512,), "activation": "relu"}
 
 
-def convolutions(config: Any) -> nn.Net:
-    """Make convolutions over images [..., H, W, C] of any dtype; those of bytes count from 0 to 1.
+def convolutions(config: Any, space: Any) -> nn.Net:
+    """Make convolutions over images of any dtype; those of bytes count from 0 to 1.
 
     Args:
-        config: has ``num_channels`` (one a layer), ``kernel_size`` and ``activation``; the stride is 1, and there is no padding.
+        config: has ``num_channels`` (one a layer), ``kernel_size``, ``stride``, ``layout`` and ``activation``; there is no padding.
+        space: the space of the images [H, W, C] or [C, H, W].
 
     Returns:
-        A net with outputs [..., F] of the parameters' dtype.
+        A net from images [..., H, W, C] or [..., C, H, W] to features [..., F] of the parameters' dtype.
 
     Example:
         >>> import funrl
-        >>> net = convolutions(funrl.algos.ppo.PPOConfig(num_channels=(4,), kernel_size=3))
+        >>> space = Box(0, 255, (10, 5, 1), torch.uint8)
+        >>> net = convolutions(funrl.algos.ppo.PPOConfig(num_channels=(4,), kernel_size=3), space)
         >>> params = net.init(random.key(0), torch.zeros(10, 5, 1))
         >>> net.apply(params, torch.zeros(7, 10, 5, 1, dtype=torch.uint8)).shape
         torch.Size([7, 96])
     """
-    net = nn.conv(config.num_channels, config.kernel_size, activation=config.activation)
+    net = nn.conv(config.num_channels, config.kernel_size, config.stride, activation=config.activation)
+    channels = -1 if picture_layout("env", space, config.layout or None) == "hwc" else -3
 
     def apply(params: Any, x: torch.Tensor) -> torch.Tensor:
-        pixels = x.movedim(-1, -3).to(params[0]["weight"].dtype)
+        pixels = x.movedim(channels, -3).to(params[0]["weight"].dtype)
         return net.apply(params, pixels / 255 if x.dtype == torch.uint8 else pixels)
 
-    return nn.Net(lambda key, example: net.init(key, example.movedim(-1, -3)), apply)
+    return nn.Net(lambda key, example: net.init(key, example.movedim(channels, -3)), apply)
 
 
 def above(below: nn.Net, above: nn.Net) -> nn.Net:
@@ -41,7 +48,7 @@ def above(below: nn.Net, above: nn.Net) -> nn.Net:
 
     Example:
         >>> import funrl
-        >>> net = above(convolutions(funrl.algos.ppo.PPOConfig()), nn.mlp((32,), 2))
+        >>> net = above(convolutions(funrl.algos.ppo.PPOConfig(), Box(0.0, 1.0, (10, 5, 1))), nn.mlp((32,), 2))
         >>> net.apply(net.init(random.key(0), torch.zeros(10, 5, 1)), torch.zeros(7, 10, 5, 1)).shape
         torch.Size([7, 2])
     """
@@ -52,6 +59,37 @@ def above(below: nn.Net, above: nn.Net) -> nn.Net:
         return {"below": params, "above": above.init(keys[1], below.apply(params, example))}
 
     return nn.Net(init, lambda params, x: above.apply(params["above"], below.apply(params["below"], x)))
+
+
+def check_layers(config: Any, env: Env) -> None:
+    """Raise unless the options of convolutions are in their ranges, and fit the environment where it shows images.
+
+    Args:
+        config: as for :func:`convolutions`.
+        env: the environment.
+
+    Raises:
+        ValueError: if they are not, or where the channels of the images are cannot be known.
+
+    Example:
+        >>> import funrl
+        >>> check_layers(funrl.algos.ppo.PPOConfig(stride=0), funrl.envs.make("CartPole-v1"))
+        Traceback (most recent call last):
+        ...
+        ValueError: stride: expected a whole number of at least 1, or one for each of the 1 layers of num_channels, got 0
+    """
+    num = len(config.num_channels)
+    for name in ("kernel_size", "stride"):
+        value = getattr(config, name)
+        sizes = value if isinstance(value, tuple) else (value,) * num
+        if len(sizes) != num or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+            raise ValueError(
+                f"{name}: expected a whole number of at least 1, or one for each of the {num} layers of num_channels, got {value!r}"
+            )
+    if config.layout not in ("", "hwc", "chw"):
+        raise ValueError(f"layout: expected 'hwc', 'chw', or '' where the space says it, got {config.layout!r}")
+    if len(env.observation_space.shape) == 3:
+        picture_layout("env", env.observation_space, config.layout or None)
 
 
 def check_observations(env: Env) -> None:
@@ -70,5 +108,5 @@ def check_observations(env: Env) -> None:
     if not vector and not image:
         raise ValueError(
             f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
-            f"[H, W, C]), got {space}"
+            f"[H, W, C] or [C, H, W]), got {space}"
         )

@@ -129,7 +129,7 @@ def q_network(config: Any, env: Env, *, num_atoms: int = 1, dueling: bool = Fals
     Images go through convolutions first. Dueling networks part before the last hidden layer.
 
     Args:
-        config: has ``num_cells`` and ``activation``, and ``num_channels`` and ``kernel_size`` for images.
+        config: has ``num_cells`` and ``activation``, and ``num_channels``, ``kernel_size``, ``stride`` and ``layout`` for images.
         env: an environment with discrete actions.
         num_atoms: K.
         dueling: whether values and advantages have a head each, as in :func:`funrl.nn.dueling`.
@@ -160,7 +160,7 @@ def q_network(config: Any, env: Env, *, num_atoms: int = 1, dueling: bool = Fals
     else:
         net = nn.sequential(layers(config.num_cells, num_actions * num_atoms), lambda x: x.unflatten(-1, (num_actions, num_atoms)))
     if len(env.observation_space.shape) == 3:
-        net = nn.sequential(convolutions(config), net)
+        net = nn.sequential(convolutions(config, env.observation_space), net)
     return nn.sequential(net, lambda x: x.squeeze(-1)) if num_atoms == 1 else net
 
 

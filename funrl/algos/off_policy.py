@@ -431,7 +431,7 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
     vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
     image = images and isinstance(space, Box | Binary) and len(space.shape) == 3
     if not vector and not image:
-        also = " or images (a Box or Binary of shape [H, W, C])" if images else ""
+        also = " or images (a Box or Binary of shape [H, W, C] or [C, H, W])" if images else ""
         raise ValueError(
             f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]){also}, got {space}; "
             "transforms.flatten_observation and transforms.cast make vectors"

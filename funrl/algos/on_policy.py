@@ -14,6 +14,7 @@ from funrl.algos.algorithm import Algorithm, check_copies, check_experience, che
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import start as start_episodes
+from funrl.algos.images import check_layers
 from funrl.compiler import compile, scan
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
@@ -42,7 +43,10 @@ class OnPolicyConfig:
         num_envs: B, environments side by side.
         num_steps: T, steps of each between two updates.
         num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
-        kernel_size: image observations only: the side of their kernels; the stride is 1, and there is no padding.
+        kernel_size: image observations only: the side of their kernels, one number for all or a tuple with one for each; no padding.
+        stride: image observations only: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
+        layout: image observations only: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as
+            :func:`funrl.spaces.picture_layout` finds it.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         learning_rate: of Adam, at least 0.
@@ -54,7 +58,9 @@ class OnPolicyConfig:
     num_envs: int = 32
     num_steps: int = 16
     num_channels: tuple = (16,)
-    kernel_size: int = 3
+    kernel_size: int | tuple = 3
+    stride: int | tuple = 1
+    layout: str = ""
     num_cells: tuple = (64, 64)
     activation: str = "tanh"
     learning_rate: float = 1e-3
@@ -329,7 +335,8 @@ def check(config: Any, env: Env) -> None:
         ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
     """
     check_copies(config, env)
-    check_range(config, ("num_envs", "num_steps", "kernel_size"), 1)
+    check_range(config, ("num_envs", "num_steps"), 1)
+    check_layers(config, env)
     check_range(config, ("learning_rate",), 0)
     check_range(config, ("anneal_steps", "max_grad_norm"), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)

@@ -44,7 +44,10 @@ class PPOConfig:
         num_epochs: passes over the T * B samples.
         num_minibatches: gradient steps in a pass; divides T * B, or B where the policy is recurrent.
         num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
-        kernel_size: image observations only: the side of their kernels; the stride is 1, and there is no padding.
+        kernel_size: image observations only: the side of their kernels, one number for all or a tuple with one for each; no padding.
+        stride: image observations only: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
+        layout: image observations only: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as
+            :func:`funrl.spaces.picture_layout` finds it.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         trunk: ``"separate"`` networks for policy and value, or one ``"shared"`` by both.
@@ -64,7 +67,9 @@ class PPOConfig:
     num_epochs: int = 4
     num_minibatches: int = 4
     num_channels: tuple = (16,)
-    kernel_size: int = 3
+    kernel_size: int | tuple = 3
+    stride: int | tuple = 1
+    layout: str = ""
     num_cells: tuple = (64, 64)
     activation: str = "tanh"
     trunk: str = "separate"

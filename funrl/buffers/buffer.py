@@ -17,7 +17,8 @@ class Sample(tree.Replaceable):
 
     Attributes:
         batch: the items, leaves [B, ...] ([T, B, ...] from a buffer of sequences).
-        indices: int64 [B], where they are in the buffer; for ``update_priority``.
+        indices: int64 [B], where they are in the buffer; for ``update_priority``. From a prioritised buffer, the slot and N for each time
+            that the buffer had been filled before the item came, so that no two items ever have the same.
         probabilities: float32 [B]; how likely a draw was to give this item.
         weights: float32 [B]; what its loss should count, at most 1. 0 marks a row that is there for the shape only: in a compiled program,
             which cannot look at numbers, those beyond what the buffer holds.
@@ -85,7 +86,7 @@ class Buffer(NamedTuple):
         capacity: N, in items (in steps of each environment for sequences).
         storage: where the items are kept.
         kept: ``kept(item) -> row``: what is stored of an item.
-        update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``.
+        update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``; items that are gone are left out.
         update_priority_: its twin.
         sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in a random order, that of the
             key, in which each item comes once; rows beyond the last item have weight 0.

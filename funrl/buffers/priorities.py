@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from funrl import random, tree
+from funrl.buffers.buffer import RingState
 from funrl.buffers.journal import home
-from funrl.buffers.ring import IN_PLACE, Write
+from funrl.buffers.ring import IN_PLACE, Write, capacity_of
 from funrl.buffers.sums import SumTree, find, put, put_on_host, total
 
-__all__ = ["Exponents", "draw", "exponents", "set_priority", "weight_of"]
+__all__ = ["Exponents", "addresses", "draw", "exponents", "set_priority", "weight_of"]
 
 
 @tree.dataclass
@@ -51,6 +52,16 @@ def weight_of(priority: torch.Tensor, exponents: Exponents, epsilon: float) -> t
     return priority.add(epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
 
 
+def addresses(index: torch.Tensor, ring: RingState, laps: torch.Tensor, places: int) -> torch.Tensor:
+    """Return the addresses of what is at places of a ring: the place, and ``places`` for each lap of the cursor before it was written.
+
+    An item that takes the place of another has another address, so that a late priority does not reach it. Where nothing was ever
+    written, the address is negative.
+    """
+    slot = index // (places // capacity_of(ring))
+    return index + places * (laps - (slot >= ring.cursor).to(torch.int64))
+
+
 def draw(
     key: torch.Tensor, priorities: SumTree, exponents: Exponents, places: int, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,10 +84,15 @@ def set_priority(
     exponents: Exponents,
     epsilon: float,
     places: int,
+    ring: RingState,
+    laps: torch.Tensor,
     indices: Any,
     priority: Any,
 ) -> tuple[SumTree, Exponents]:
-    """Check and set priorities; return the new sums, and exponents with the new greatest priority."""
+    """Check and set priorities; return the new sums, and exponents with the new greatest priority.
+
+    Priorities of items that have been overwritten since are left out.
+    """
     if not (isinstance(indices, torch.Tensor) and isinstance(priority, torch.Tensor)):
         device = priorities.weights.device
         indices, priority = torch.as_tensor(indices, device=device), torch.as_tensor(priority, device=device)
@@ -99,7 +115,10 @@ def set_priority(
     if len(indices) == 0:
         return priorities, exponents
     if home(priorities.weights) == home(indices) == home(priority) == "host":
-        greatest = _check_values(what, priorities.weights, places, indices, priority)
+        indices, priority = _check_values(what, priorities.weights, places, ring, laps, indices, priority)
+        if len(indices) == 0:
+            return priorities, exponents
+        greatest = float(priority.amax())
         weights = weight_of(priority, exponents, epsilon)
         if write is IN_PLACE:
             if greatest > float(exponents.greatest):
@@ -107,21 +126,36 @@ def set_priority(
             put_on_host(priorities, indices, weights)
             return priorities, exponents
     else:
-        there = priorities.weights.index_select(0, indices) > 0
+        place = indices % places
+        present = addresses(place, ring, laps, places)
+        current, old = indices == present, priorities.weights.index_select(0, place)
+        there = current & (old > 0)
         priority = torch.where(there & (priority >= 0) & (priority < torch.inf), priority, 0.0)
         weights = torch.where(there, weight_of(priority, exponents, epsilon), 0.0)
+        # A late priority writes what the last of the others writes, for shapes are fixed; where there are no others, what is there.
+        last = (torch.arange(1, len(current) + 1, device=current.device) * current).argmax()
+        kept = torch.where(current, weights, old).index_select(0, last[None])
+        indices = torch.where(current, place, place.index_select(0, last[None]))
+        weights = torch.where(current, weights, kept)
     greatest = write.value(exponents.greatest, torch.maximum(exponents.greatest, priority.amax()))
     return put(write, priorities, indices, weights), exponents.replace(greatest=greatest)
 
 
-def _check_values(what: str, weights: torch.Tensor, places: int, indices: torch.Tensor, priority: torch.Tensor) -> float:
+def _check_values(
+    what: str, weights: torch.Tensor, places: int, ring: RingState, laps: torch.Tensor, indices: torch.Tensor, priority: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return places and priorities of the items that are still there."""
     least, greatest = [float(x) for x in priority.aminmax()]
     if not (least >= 0 and greatest < torch.inf):
         raise ValueError(f"{what}: priority: expected finite numbers of at least 0, got {priority}; take the absolute value of an error")
-    low, high = [int(x) for x in indices.aminmax()]
-    if low < 0 or high >= places:
-        raise ValueError(f"{what}: indices: expected integers in [0, {places}), got {indices}; give the indices of a sample")
-    old = weights.index_select(0, indices)
-    if float(old.amin()) == 0:
-        raise ValueError(f"{what}: indices: there is no item at {indices[old == 0].tolist()}; give the indices of a sample")
-    return greatest
+    low, high, bound = (*[int(x) for x in indices.aminmax()], places * (1 + int(laps)))
+    if low < 0 or high >= bound:
+        raise ValueError(f"{what}: indices: expected integers in [0, {bound}), got {indices}; give the indices of a sample")
+    place = indices % places
+    present = addresses(place, ring, laps, places)
+    old = weights.index_select(0, place)
+    missing = (indices > present) | ((indices == present) & (old == 0))
+    if bool(missing.any()):
+        raise ValueError(f"{what}: indices: there is no item at {indices[missing].tolist()}; give the indices of a sample")
+    current = indices == present
+    return (place, priority) if bool(current.all()) else (place[current], priority[current])

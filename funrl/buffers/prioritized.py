@@ -7,7 +7,7 @@ import torch
 
 from funrl import tree
 from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
-from funrl.buffers.priorities import Exponents, draw, exponents, set_priority, weight_of
+from funrl.buffers.priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
 from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, next_slots, rows, start
 from funrl.buffers.sums import SumTree, put, sum_tree
 
@@ -22,11 +22,13 @@ class PrioritizedState(tree.Replaceable):
         ring: the items.
         priorities: a :class:`SumTree` of (priority + epsilon) ** alpha for each slot, 0 where there is no item.
         exponents: alpha, beta and the greatest priority so far.
+        laps: int64 [], how often the cursor has passed the end, of which the addresses of items are made.
     """
 
     ring: RingState
     priorities: SumTree
     exponents: Exponents
+    laps: torch.Tensor
 
 
 def prioritized(
@@ -50,6 +52,9 @@ def prioritized(
     In a compiled program, where numbers cannot be looked at, a priority that is negative, NaN or infinite counts as 0, and the
     priority of a slot without an item is not set; eagerly on the CPU both are errors. Of an index that comes twice in an update,
     one of its priorities is taken, on a CPU the last.
+
+    An index is the slot, and N for each time that the buffer had been filled before the item came: the priority of an item that has
+    been overwritten since it was drawn is left out, and does not reach the item that took its slot.
 
     Args:
         capacity: N >= 1 items.
@@ -85,7 +90,9 @@ def prioritized(
     make_exponents = exponents(name, alpha, beta, epsilon)
 
     def restore(ring: RingState) -> PrioritizedState:
-        state = PrioritizedState(ring, sum_tree(capacity, ring.cursor.device), make_exponents(ring.cursor.device))
+        state = PrioritizedState(
+            ring, sum_tree(capacity, ring.cursor.device), make_exponents(ring.cursor.device), torch.zeros_like(ring.cursor)
+        )
         index = torch.arange(capacity, device=ring.cursor.device)
         held = (ring.cursor - 1 - index) % capacity < ring.size
         weights = torch.where(held, weight_of(state.exponents.greatest, state.exponents, epsilon), 0.0)
@@ -94,17 +101,19 @@ def prioritized(
     def init(example: Any) -> PrioritizedState:
         ring = start(name, example, capacity, storage)
         device = ring.cursor.device
-        return PrioritizedState(ring, sum_tree(capacity, device), make_exponents(device))
+        return PrioritizedState(ring, sum_tree(capacity, device), make_exponents(device), torch.zeros_like(ring.cursor))
 
     def write_rows(write: Write, state: PrioritizedState, batch: Any) -> PrioritizedState:
-        index = next_slots(state.ring, tree.leaves(batch)[0].shape[0])
+        num = tree.leaves(batch)[0].shape[0]
+        index = next_slots(state.ring, num)
+        after = state.laps + (state.ring.cursor + num) // capacity
         try:
             ring = append(write, state.ring, batch)
         except OSError:  # the rows in those places are lost
             put(IN_PLACE, state.priorities, index, torch.zeros(index.shape))
             raise
         weights = weight_of(state.exponents.greatest, state.exponents, epsilon).expand(index.shape)
-        return state.replace(ring=ring, priorities=put(write, state.priorities, index, weights))
+        return state.replace(ring=ring, priorities=put(write, state.priorities, index, weights), laps=write.value(state.laps, after))
 
     def add(write: Write, state: PrioritizedState, item: Any) -> PrioritizedState:
         check_items(f"buffers.{name}: add: item", state.ring.data, item, 0)
@@ -118,10 +127,12 @@ def prioritized(
         check_batch_size(name, batch_size, state.ring.size, 1)
         index, probabilities, weights = draw(key, state.priorities, state.exponents, capacity, batch_size)
         batch = rows(state.ring.data, index)
-        return Sample(batch if postprocess is None else postprocess(batch), index, probabilities, weights)
+        address = addresses(index, state.ring, state.laps, capacity)
+        return Sample(batch if postprocess is None else postprocess(batch), address, probabilities, weights)
 
     def update(write: Write, state: PrioritizedState, indices: Any, priority: Any) -> PrioritizedState:
-        priorities, new = set_priority(name, write, state.priorities, state.exponents, epsilon, capacity, indices, priority)
+        held = (capacity, state.ring, state.laps)
+        priorities, new = set_priority(name, write, state.priorities, state.exponents, epsilon, *held, indices, priority)
         return state if write is IN_PLACE else state.replace(priorities=priorities, exponents=new)
 
     return Buffer(

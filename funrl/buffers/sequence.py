@@ -9,7 +9,7 @@ from funrl import tree
 from funrl.buffers.buffer import Buffer, RingState, Storage, check_batch_size, check_capacity
 from funrl.buffers.episodes import done as done_of
 from funrl.buffers.episodes import positions
-from funrl.buffers.priorities import Exponents, draw, exponents, set_priority, weight_of
+from funrl.buffers.priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
 from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, next_slots, rows, start
 from funrl.buffers.sums import SumTree, put, sum_tree
 
@@ -24,7 +24,8 @@ class SequenceSample:
 
     Attributes:
         batch: the steps, leaves [L, B, ...] with L = burn_in + length.
-        indices: int64 [B], where the slices start (slot * environments + environment); for ``update_priority``.
+        indices: int64 [B], where the slices start; for ``update_priority``. Each is slot * environments + environment, and capacity *
+            environments for each time that the buffer had been filled before.
         probabilities: float32 [B]; how likely a draw was to give this slice.
         weights: float32 [B]; what its loss should count, at most 1.
         mask: bool [L, B]: which steps to learn from: those after the burn-in, and not after the episode's end.
@@ -48,6 +49,7 @@ class SequenceState(tree.Replaceable):
         starts: a :class:`SumTree` over N * E slices by their first steps: 0 where no slice starts.
         count: int64 [], how many slices there are.
         exponents: alpha, beta and the greatest priority so far.
+        laps: int64 [], how often the cursor has passed the end, of which the addresses of items are made.
     """
 
     ring: RingState
@@ -56,6 +58,7 @@ class SequenceState(tree.Replaceable):
     starts: SumTree
     count: torch.Tensor
     exponents: Exponents
+    laps: torch.Tensor
 
 
 def sequence(
@@ -194,7 +197,7 @@ def _sequence(
         position = torch.full((span, envs), -1, dtype=torch.int64, device=device)
         over = torch.ones(envs, dtype=torch.bool, device=device)
         count = torch.zeros((), dtype=torch.int64, device=device)
-        return SequenceState(ring, position, over, sum_tree(capacity * envs, device), count, make_exponents(device))
+        return SequenceState(ring, position, over, sum_tree(capacity * envs, device), count, make_exponents(device), count.clone())
 
     def starting(position: torch.Tensor) -> torch.Tensor:
         """Whether slices start at the first steps of ``position`` [K + span - 1, E]: bool [K, E]."""
@@ -209,14 +212,14 @@ def _sequence(
             return state
         position, over = positions(state.position[-1], state.over, flags(batch, torch.Size((steps, envs))))
         known = torch.cat([state.position, position])[-min(steps, capacity) - span :]
-        index = next_slots(ring, steps)
+        index, after = next_slots(ring, steps), state.laps + (ring.cursor + steps) // capacity
         try:
             new = append(write, ring, batch)
         except OSError:  # the steps in those places are lost
             spoilt = index[:, None] * envs + torch.arange(envs)
             change(IN_PLACE, state, spoilt.reshape(-1), torch.zeros(spoilt.numel()))
             raise
-        state = mark(write, state.replace(ring=new), known)
+        state = mark(write, state.replace(ring=new, laps=write.value(state.laps, after)), known)
         return state.replace(position=write.value(state.position, known[-span:]), over=write.value(state.over, over))
 
     def mark(write: Write, state: SequenceState, position: torch.Tensor) -> SequenceState:
@@ -258,7 +261,8 @@ def _sequence(
         ended = flags(batch, torch.Size((span, batch_size)))
         before = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) > 0
         mask = ~before & (time >= burn_in)
-        return SequenceSample(batch if postprocess is None else postprocess(batch), index, probabilities, weights, mask)
+        address = addresses(index, state.ring, state.laps, capacity * envs)
+        return SequenceSample(batch if postprocess is None else postprocess(batch), address, probabilities, weights, mask)
 
     def add(write: Write, state: SequenceState, item: Any) -> SequenceState:
         check_items(f"buffers.{name}: add: item", state.ring.data, item, 0)
@@ -270,7 +274,8 @@ def _sequence(
 
     def update(write: Write, state: SequenceState, indices: Any, priority: Any) -> SequenceState:
         places = capacity * state.over.shape[0]
-        starts, new = set_priority(name, write, state.starts, state.exponents, epsilon, places, indices, priority)
+        held = (places, state.ring, state.laps)
+        starts, new = set_priority(name, write, state.starts, state.exponents, epsilon, *held, indices, priority)
         return state if write is IN_PLACE else state.replace(starts=starts, exponents=new)
 
     buffer = Buffer(

@@ -111,4 +111,4 @@ def maze(layout: str | Sequence[str] = LAYOUT) -> Env:
         """Return a picture of the maze, the goal and the walker, uint8 [H, W, 3]."""
         return draw.to_uint8(grid.token(grid.maze(env_params.walls, env_params.goal), state.position, draw.AMBER))
 
-    return Env(NAME, reset, step, Box(0.0, 1.0, (3, rows, columns)), actions, default, MAX_STEPS, render)
+    return Env(NAME, reset, step, Box(0.0, 1.0, (3, rows, columns), layout="chw"), actions, default, MAX_STEPS, render)

@@ -48,15 +48,20 @@ def frame_stack(
 
     def stacked(space: Any) -> Any:
         if padding == "reset" or isinstance(space, Binary):
-            return moved(space, lambda x: torch.stack([x] * num))
+            return moved(space, lambda x: torch.stack([x] * num), _layout(space))
         box = as_box(space)
         low, high = (torch.stack([extreme(bound, torch.zeros_like(bound))] * (num - 1) + [bound]) for extreme, bound in _ends(box))
-        return Box(low, high, dtype=box.dtype)
+        return Box(low, high, dtype=box.dtype, layout=_layout(box))
 
     def apply(env: Env) -> Env:
         return _look_back(env, "frame_stack", in_keys, out_keys, {"num": num, "padding": padding}, fill, lambda stack: stack, stacked)
 
     return apply
+
+
+def _layout(space: Any) -> str | None:
+    """Return the layout of stacked pictures [H, W]: the frames are their channels."""
+    return "chw" if len(space.shape) == 2 else None
 
 
 def _ends(box: Box) -> tuple[Any, Any]:

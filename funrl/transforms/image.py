@@ -1,4 +1,7 @@
-"""Transforms of pictures: uint8 [H, W, C] as environments draw them, or floating point [C, H, W] as networks take them."""
+"""Transforms of pictures: uint8 or floating point, [H, W, C] as environments draw them or [C, H, W] as networks take them.
+
+Which of the two it is, the space says, or ``layout``; see :func:`funrl.spaces.picture_layout`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import torch
 
 from funrl.env import Env
-from funrl.spaces import Box
+from funrl.spaces import Box, picture_layout
 from funrl.transforms.core import Transform
 from funrl.transforms.parts import Map, check_count, map_parts, misfit, parts
 
@@ -16,19 +19,21 @@ __all__ = ["center_crop", "grayscale", "resize", "to_tensor_image"]
 PIXELS = "pixels"
 # Luma of red, green and blue by ITU-R BT.709, in ten-thousandths, as in gymnasium.
 _LUMA = (2125, 7154, 721)
+_LAYOUTS = {-1: "hwc", -3: "chw"}
 
 
-def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
-    """Turn pictures uint8 [H, W, C] into floating-point ones [C, H, W] between 0 and 1.
+def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None, layout: str | None = None) -> Transform:
+    """Turn uint8 pictures into floating-point ones [C, H, W] between 0 and 1.
 
     Args:
         in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
             as a whole.
         out_keys: entries for the results, beside the old ones; None: the results take their places.
+        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
 
     Raises:
         TypeError: if keys are no list of strings.
-        ValueError: when applied: if an entry is missing, or is not uint8 [H, W, C].
+        ValueError: when applied: if an entry is missing, is no uint8 picture, or has an unknown layout.
 
     Example:
         >>> import funrl
@@ -38,13 +43,15 @@ def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[
         (3, 64, 64)
     """
 
-    def f(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return x.movedim(-1, -3).to(dtype) / 255
-
     def fit(space: Any, place: str) -> tuple[Box, Map]:
         if not isinstance(space, Box) or space.dtype != torch.uint8 or len(space.shape) != 3:
             raise misfit("to_tensor_image", place, "a picture uint8 [H, W, C]", space, "leave it as it is")
-        return Box(f(space.low, torch.float32), f(space.high, torch.float32)), f
+        dim = _channel_dim("to_tensor_image", space, place, layout)
+
+        def f(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            return x.movedim(dim, -3).to(dtype) / 255
+
+        return Box(f(space.low, torch.float32), f(space.high, torch.float32), layout="chw"), f
 
     def apply(env: Env) -> Env:
         where = parts(env, "to_tensor_image", in_keys, out_keys, default=PIXELS)
@@ -53,17 +60,18 @@ def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[
     return apply
 
 
-def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None, layout: str | None = None) -> Transform:
     """Replace red, green and blue by one channel: 0.2125 R + 0.7154 G + 0.0721 B, rounded down where pictures are uint8.
 
     Args:
         in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
             as a whole.
         out_keys: entries for the results, beside the old ones; None: the results take their places.
+        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
 
     Raises:
         TypeError: if keys are no list of strings.
-        ValueError: when applied: if an entry is missing, or neither uint8 [H, W, 3] nor floating point [3, H, W].
+        ValueError: when applied: if an entry is missing, is no picture of 3 channels, or has an unknown layout.
 
     Example:
         >>> import funrl
@@ -73,24 +81,24 @@ def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] |
         (64, 64, 1)
     """
 
-    def whole(x: torch.Tensor) -> torch.Tensor:
-        # In integers: the floating-point sum of white is a hair below 255.
-        red, green, blue = (weight * x[..., i : i + 1].to(torch.int32) for i, weight in enumerate(_LUMA))
-        return ((red + green + blue) // 10_000).to(torch.uint8)
-
-    def real(x: torch.Tensor) -> torch.Tensor:
-        red, green, blue = (weight / 10_000 * x[..., i : i + 1, :, :] for i, weight in enumerate(_LUMA))
-        return red + green + blue
-
     def fit(space: Any, place: str) -> tuple[Box, Map]:
-        dim = _channel_dim("grayscale", space, place)
+        dim = _channel_dim("grayscale", space, place, layout)
         if space.shape[dim] != 3:
-            raise misfit("grayscale", place, "3 channels: uint8 [H, W, 3] or floating point [3, H, W]", space, "leave it as it is")
-        f = whole if dim == -1 else real
+            raise misfit("grayscale", place, "3 channels: [H, W, 3] or [3, H, W]", space, "leave it as it is")
+
+        def whole(x: torch.Tensor) -> torch.Tensor:
+            # In integers: the floating-point sum of white is a hair below 255.
+            red, green, blue = (weight * x.narrow(dim, i, 1).to(torch.int32) for i, weight in enumerate(_LUMA))
+            return ((red + green + blue) // 10_000).to(torch.uint8)
+
+        def real(x: torch.Tensor) -> torch.Tensor:
+            red, green, blue = (weight / 10_000 * x.narrow(dim, i, 1) for i, weight in enumerate(_LUMA))
+            return red + green + blue
+
+        f = whole if space.dtype == torch.uint8 else real
         low, high = f(space.low), f(space.high)
-        if dim == -1:
-            return Box(low, high, dtype=torch.uint8), lambda x, _: f(x)
-        return Box(low, high, dtype=space.dtype), lambda x, _: _within(f(x), low, high)
+        followed = Box(low, high, dtype=space.dtype, layout=_LAYOUTS[dim])
+        return followed, lambda x, _: f(x) if space.dtype == torch.uint8 else _within(f(x), low, high)
 
     def apply(env: Env) -> Env:
         where = parts(env, "grayscale", in_keys, out_keys, default=PIXELS)
@@ -100,7 +108,13 @@ def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] |
 
 
 def resize(
-    height: int, width: int, *, mode: str = "area", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
+    height: int,
+    width: int,
+    *,
+    mode: str = "area",
+    in_keys: Sequence[str] | None = None,
+    out_keys: Sequence[str] | None = None,
+    layout: str | None = None,
 ) -> Transform:
     """Scale pictures to another size, as :func:`torch.nn.functional.interpolate` does; uint8 ones are rounded to the nearest.
 
@@ -112,11 +126,12 @@ def resize(
         in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
             as a whole.
         out_keys: entries for the results, beside the old ones; None: the results take their places.
+        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
 
     Raises:
         TypeError: if a size is no integer, or keys are no list of strings.
-        ValueError: if a size is less than 1, or there is no such mode; when applied: if an entry is missing, or neither uint8 [H, W, C]
-            nor floating point [C, H, W].
+        ValueError: if a size is less than 1, or there is no such mode; when applied: if an entry is missing, is no picture, or has an
+            unknown layout.
 
     Example:
         >>> import funrl
@@ -129,20 +144,19 @@ def resize(
     if mode not in ("area", "bilinear", "nearest"):
         raise ValueError(f"resize: mode: expected 'area', 'bilinear' or 'nearest', got {mode!r}")
 
-    def real(x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.interpolate(x[None], size, mode=mode)[0]
-
-    def whole(x: torch.Tensor) -> torch.Tensor:
-        return real(x.movedim(-1, -3).to(torch.float32)).round().movedim(-3, -1)
-
     def fit(space: Any, place: str) -> tuple[Box, Map]:
-        dim = _channel_dim("resize", space, place)
-        f = whole if dim == -1 else real
+        dim = _channel_dim("resize", space, place, layout)
+
+        def f(x: torch.Tensor) -> torch.Tensor:
+            pixels = x.movedim(dim, -3).to(torch.float32) if x.dtype == torch.uint8 else x.movedim(dim, -3)
+            pixels = torch.nn.functional.interpolate(pixels[None], size, mode=mode)[0]
+            return (pixels.round() if x.dtype == torch.uint8 else pixels).movedim(-3, dim)
+
         # No new pixel is darker than the darkest of its channel, or brighter than the brightest.
         sides = (0, 1) if dim == -1 else (1, 2)
         shape = (*size, space.shape[-1]) if dim == -1 else (space.shape[0], *size)
         low, high = space.low.amin(sides, keepdim=True), space.high.amax(sides, keepdim=True)
-        return Box(low, high, shape, space.dtype), lambda x, _: _within(f(x), low, high).to(x.dtype)
+        return Box(low, high, shape, space.dtype, _LAYOUTS[dim]), lambda x, _: _within(f(x), low, high).to(x.dtype)
 
     def apply(env: Env) -> Env:
         where = parts(env, "resize", in_keys, out_keys, default=PIXELS)
@@ -151,7 +165,14 @@ def resize(
     return apply
 
 
-def center_crop(height: int, width: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def center_crop(
+    height: int,
+    width: int,
+    *,
+    in_keys: Sequence[str] | None = None,
+    out_keys: Sequence[str] | None = None,
+    layout: str | None = None,
+) -> Transform:
     """Cut the middle out of pictures; where the margins cannot be equal, those above and to the left are a pixel narrower.
 
     Args:
@@ -160,11 +181,12 @@ def center_crop(height: int, width: int, *, in_keys: Sequence[str] | None = None
         in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
             as a whole.
         out_keys: entries for the results, beside the old ones; None: the results take their places.
+        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
 
     Raises:
         TypeError: if a size is no integer, or keys are no list of strings.
-        ValueError: if a size is less than 1; when applied: if an entry is missing, neither uint8 [H, W, C] nor floating point
-            [C, H, W], or smaller than the results.
+        ValueError: if a size is less than 1; when applied: if an entry is missing, is no picture, has an unknown layout, or is smaller
+            than the results.
 
     Example:
         >>> import funrl
@@ -176,7 +198,8 @@ def center_crop(height: int, width: int, *, in_keys: Sequence[str] | None = None
     size = (check_count("center_crop", "height", height), check_count("center_crop", "width", width))
 
     def fit(space: Any, place: str) -> tuple[Box, Map]:
-        sides = (0, 1) if _channel_dim("center_crop", space, place) == -1 else (1, 2)
+        dim = _channel_dim("center_crop", space, place, layout)
+        sides = (0, 1) if dim == -1 else (1, 2)
         if any(space.shape[side] < n for side, n in zip(sides, size, strict=True)):
             raise misfit("center_crop", place, f"a picture of at least {height} x {width}", space, "resize it first")
 
@@ -185,7 +208,7 @@ def center_crop(height: int, width: int, *, in_keys: Sequence[str] | None = None
                 x = x.narrow(side, (space.shape[side] - n) // 2, n)
             return x
 
-        return Box(f(space.low), f(space.high), dtype=space.dtype), lambda x, _: f(x)
+        return Box(f(space.low), f(space.high), dtype=space.dtype, layout=_LAYOUTS[dim]), lambda x, _: f(x)
 
     def apply(env: Env) -> Env:
         where = parts(env, "center_crop", in_keys, out_keys, default=PIXELS)
@@ -194,14 +217,11 @@ def center_crop(height: int, width: int, *, in_keys: Sequence[str] | None = None
     return apply
 
 
-def _channel_dim(transform: str, space: Any, place: str) -> int:
-    """Return where a picture has its channels: -1 for uint8 [H, W, C], -3 for floating point [C, H, W]."""
-    if isinstance(space, Box) and len(space.shape) == 3:
-        if space.dtype == torch.uint8:
-            return -1
-        if space.dtype.is_floating_point:
-            return -3
-    raise misfit(transform, place, "a picture: uint8 [H, W, C], or floating point [C, H, W]", space, "name pictures in in_keys")
+def _channel_dim(transform: str, space: Any, place: str, layout: str | None) -> int:
+    """Return which dimension of a picture is that of its channels: -1 for [H, W, C], -3 for [C, H, W]."""
+    if not isinstance(space, Box) or len(space.shape) != 3 or not (space.dtype == torch.uint8 or space.dtype.is_floating_point):
+        raise misfit(transform, place, "a picture: uint8 or floating point, [H, W, C] or [C, H, W]", space, "name pictures in in_keys")
+    return -1 if picture_layout(f"{transform}: {place}", space, layout) == "hwc" else -3
 
 
 def _within(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:

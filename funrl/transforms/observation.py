@@ -59,7 +59,7 @@ def observation_norm(
             if isinstance(value, torch.Tensor) and not _broadcasts(value.shape, space.shape):
                 raise misfit("observation_norm", place, f"a shape that {name} {list(value.shape)} broadcasts to", space, f"reshape {name}")
         one, other = f(space.low, torch.float32), f(space.high, torch.float32)
-        return Box(torch.minimum(one, other), torch.maximum(one, other), dtype=one.dtype), f
+        return Box(torch.minimum(one, other), torch.maximum(one, other), dtype=one.dtype, layout=space.layout), f
 
     def apply(env: Env) -> Env:
         where = parts(env, "observation_norm", in_keys, out_keys)
@@ -99,10 +99,10 @@ def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: 
     def fit(space: Any, place: str) -> tuple[Box, Map]:
         check_tensor("cast", space, place)
         if isinstance(space, Binary):
-            followed = Box(0.0, 1.0, space.shape, dtype)
+            followed = Box(0.0, 1.0, space.shape, dtype, space.layout)
         else:
             box = as_box(space)
-            followed = Box(box.low.to(dtype), box.high.to(dtype), dtype=dtype)
+            followed = Box(box.low.to(dtype), box.high.to(dtype), dtype=dtype, layout=box.layout)
         return followed, lambda x, _: x.to(dtype)
 
     def apply(env: Env) -> Env:

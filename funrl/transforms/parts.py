@@ -166,12 +166,12 @@ def signal(env: Env, transform: str, name: Any) -> tuple[Callable[[Timestep], to
     return read, None
 
 
-def moved(space: Any, f: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return the space of f(x) for x in ``space``, where ``f`` only moves, repeats or picks elements."""
+def moved(space: Any, f: Callable[[torch.Tensor], torch.Tensor], layout: str | None = None) -> Any:
+    """Return the space of f(x), pictures of that layout, for x in ``space``, where ``f`` only moves, repeats or picks elements."""
     if isinstance(space, Binary):
-        return Binary(tuple(f(torch.zeros(space.shape, dtype=torch.bool)).shape))
+        return Binary(tuple(f(torch.zeros(space.shape, dtype=torch.bool)).shape), layout)
     box = as_box(space)
-    return Box(f(box.low), f(box.high), dtype=box.dtype)
+    return Box(f(box.low), f(box.high), dtype=box.dtype, layout=layout)
 
 
 def as_box(space: Any) -> Box:

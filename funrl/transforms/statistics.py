@@ -152,7 +152,7 @@ def _unbounded(space: Any, place: str) -> Box:
     """Return the space of normalised observations."""
     if not isinstance(space, Box) or not space.dtype.is_floating_point:
         raise misfit("vec_norm", place, "floating-point numbers (a Box)", space, "put to_tensor_image or cast before it")
-    return Box(-math.inf, math.inf, space.shape, space.dtype)
+    return Box(-math.inf, math.inf, space.shape, space.dtype, space.layout)
 
 
 def _check(env_params: Any) -> None:

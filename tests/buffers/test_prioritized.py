@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.func import vmap
 
 import funrl
 from funrl import buffers, random, tree
 from funrl.buffers.ring import FRESH, IN_PLACE
 from funrl.buffers.sums import find, put, sum_tree, total
+
+KEY = random.key(0)
 
 
 def with_priorities(priority, alpha=0.7, beta=0.5, capacity=None):
@@ -193,3 +196,60 @@ def test_an_item_of_priority_zero_and_no_epsilon_can_come_back():
     assert set(buffer.sample(random.key(0), state, 50).indices.tolist()) == {1}
     state = buffer.update_priority(state, torch.tensor([0]), torch.tensor([1.0]))
     assert set(buffer.sample(random.key(0), state, 50).indices.tolist()) == {0, 1}
+
+
+def late(kind):
+    """A full buffer, a sample of all its places, and the state after one more item has taken the first place."""
+    if kind == "items":
+        buffer = buffers.prioritized(4, alpha=1.0, epsilon=0.0)
+        state = buffer.extend(buffer.init(torch.zeros(())), torch.arange(4.0))
+        return buffer, state, buffer.add(state, torch.tensor(99.0)), lambda state: state.priorities.weights[:4]
+    buffer = buffers.prioritized_sequence(4, length=1, alpha=1.0, epsilon=0.0)
+    steps = {"x": torch.arange(4.0)[:, None], "done": torch.zeros(4, 1, dtype=torch.bool)}
+    state = buffer.extend(buffer.init(tree.index(steps, 0)), steps)
+    return (
+        buffer,
+        state,
+        buffer.add(state, {"x": torch.tensor([99.0]), "done": torch.tensor([False])}),
+        lambda s: s.starts.weights[:4],
+    )
+
+
+@pytest.mark.parametrize("kind", ["items", "sequences"])
+def test_a_late_priority_does_not_reach_the_item_that_took_the_place(kind):
+    """Eagerly, in place, vmapped and compiled alike."""
+    buffer, before, after, weights = late(kind)
+    old = buffer.sample(KEY, before, 4).indices
+    assert old.tolist() == [0, 1, 2, 3]
+    new = buffer.sample(KEY, after, 4).indices
+    assert new.tolist() == [4, 1, 2, 3]
+    compiled = funrl.compile(buffer.update_priority, backend="aot_eager")
+    ways = {
+        "eager": buffer.update_priority,
+        "compiled": compiled,
+        "vmapped": lambda s, i, p: tree.index(vmap(buffer.update_priority, (None, 0, 0))(s, i[None], p[None]), 0),
+        "in place": lambda s, i, p: buffer.update_priority_(tree.map(torch.clone, s), i, p),
+    }
+    for way, update in ways.items():
+        changed = update(after, old, torch.tensor([0.5, 5.0, 6.0, 7.0]))
+        assert weights(changed).tolist() == [1.0, 5.0, 6.0, 7.0], way
+        both = update(after, torch.tensor([4, 0, 2, 0]), torch.tensor([3.0, 9.0, 2.0, 8.0]))  # the new item, and the old one
+        assert weights(both).tolist() == [3.0, 1.0, 2.0, 1.0] and both.exponents.greatest == 3.0, way
+        assert weights(update(after, torch.tensor([0, 0]), torch.tensor([7.0, 8.0]))).tolist() == [1.0] * 4, way
+    with pytest.raises(ValueError, match=r"there is no item at \[5\]"):
+        buffer.update_priority(after, torch.tensor([5]), torch.tensor([1.0]))
+    with pytest.raises(ValueError, match=r"expected integers in \[0, 8\)"):
+        buffer.update_priority(after, torch.tensor([8]), torch.tensor([1.0]))
+
+
+def test_sequences_that_are_overwritten_while_their_errors_are_computed():
+    def steps(n):
+        return {"x": torch.zeros(n, 2), "done": torch.zeros(n, 2, dtype=torch.bool)}
+
+    buffer = buffers.prioritized_sequence(50, length=5, burn_in=2)
+    state = buffer.extend_(buffer.init(tree.index(steps(1), 0)), steps(70))
+    for i in range(100):
+        drawn = buffer.sample(random.fold_in(KEY, i), state, 16).indices
+        state = buffer.extend_(state, steps(3))
+        state = buffer.update_priority_(state, drawn, torch.rand(16))
+    assert state.laps == (70 + 300) // 50 and buffer.size(state) == (50 - 6) * 2

@@ -95,15 +95,15 @@ def test_prioritized(steps, alpha):
         elif name == "sample" and slots:
             sample = buffer.sample(random.key(arguments[1]), state, arguments[0])
             drawn = sample.batch["n"].tolist()
-            assert drawn == [slots[i] for i in sample.indices.tolist()]
-            p = weights[sample.indices] / weights.sum()
+            assert drawn == [slots[i] for i in (sample.indices % CAPACITY).tolist()] and sample.indices.tolist() == drawn
+            p = weights[sample.indices % CAPACITY] / weights.sum()
             np.testing.assert_allclose(sample.probabilities, p, rtol=1e-5)
             w = (len(slots) * p) ** -0.5
             np.testing.assert_allclose(sample.weights, w / w.max(), rtol=1e-5)
         elif name == "update" and slots and arguments[0]:
             index = [i % len(slots) for i, _ in arguments[0]]
             priority = np.array([p for _, p in arguments[0]], np.float32)
-            state = buffer.update_priority(state, torch.tensor(index), torch.from_numpy(priority))
+            state = buffer.update_priority(state, torch.tensor([slots[i] for i in index]), torch.from_numpy(priority))
             for i, p in zip(index, priority, strict=True):
                 weights[i] = (p + np.float32(1e-3)) ** np.float32(alpha)
             greatest = max(greatest, priority.max())

@@ -15,10 +15,11 @@ from tests.transforms import toys
 NUMBERS = np.random.default_rng(0)
 
 
-def show(image, transform, space=None):
+def show(image, transform, space=None, layout=None):
     """What a transform makes of one picture, and its space."""
     if space is None:
-        space = Box(0, 255, image.shape, torch.uint8) if image.dtype == torch.uint8 else Box(0.0, 1.0, image.shape)
+        high, dtype = (255, torch.uint8) if image.dtype == torch.uint8 else (1.0, torch.float32)
+        space = Box(0, high, image.shape, dtype, layout)
     env = transform(toys.constant(image, space))
     observation = env.reset(random.key(0), env.default_params)[1].observation
     assert env.observation_space.contains(observation)
@@ -42,9 +43,9 @@ def test_grayscale_is_that_of_gymnasium():
 
 def test_grayscale_by_hand():
     colours = torch.tensor([[255, 255, 255], [0, 0, 0], [100, 0, 0], [0, 100, 0], [0, 0, 100], [10, 20, 30]], dtype=torch.uint8)
-    gray, space = show(colours.reshape(2, 3, 3), grayscale())
+    gray, space = show(colours.reshape(2, 3, 3), grayscale(), layout="hwc")
     assert gray.flatten().tolist() == [255, 0, 21, 71, 7, 18] and gray.shape == (2, 3, 1) and space == Box(0, 255, (2, 3, 1), torch.uint8)
-    real, space = show(colours.reshape(2, 3, 3).movedim(-1, 0) / 255.0, grayscale())
+    real, space = show(colours.reshape(2, 3, 3).movedim(-1, 0) / 255.0, grayscale(), layout="chw")
     expected = (colours.double() @ torch.tensor([0.2125, 0.7154, 0.0721], dtype=torch.float64) / 255).reshape(1, 2, 3)
     torch.testing.assert_close(real.double(), expected, rtol=0, atol=1e-6)
     assert space.shape == (1, 2, 3)
@@ -52,7 +53,7 @@ def test_grayscale_by_hand():
 
 def test_to_tensor_image_by_hand():
     image = random_picture(4, 5)
-    tensor, space = show(image, to_tensor_image())
+    tensor, space = show(image, to_tensor_image(), layout="hwc")
     np.testing.assert_allclose(tensor, image.numpy().transpose(2, 0, 1).astype(np.float32) / np.float32(255))
     assert space == Box(0.0, 1.0, (3, 4, 5)) and tensor.dtype == torch.float32
 
@@ -90,7 +91,7 @@ def test_bilinear_is_that_of_jax(size):
 
 def test_nearest_by_hand():
     image = random_picture(4, 6)
-    ours, _ = show(image, resize(8, 3, mode="nearest"))
+    ours, _ = show(image, resize(8, 3, mode="nearest"), layout="hwc")
     assert torch.equal(ours, image[[0, 0, 1, 1, 2, 2, 3, 3]][:, [0, 2, 4]])
 
 
@@ -98,7 +99,7 @@ def test_resize_keeps_the_bounds_of_each_channel():
     low = torch.zeros(2, 4, 4)
     low[1] = -1.0
     low[1, 0, 0] = -3.0
-    box = Box(low, torch.full((2, 4, 4), 5.0))
+    box = Box(low, torch.full((2, 4, 4), 5.0), layout="chw")
     _, space = show(torch.full((2, 4, 4), 5.0), resize(2, 2), box)
     assert torch.equal(space.low[0], torch.zeros(2, 2)) and torch.equal(space.low[1], torch.full((2, 2), -3.0))
 
@@ -121,7 +122,10 @@ def test_pictures_are_the_entry_called_pixels_by_default():
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (grayscale(), r"grayscale: observation: expected a picture: uint8 \[H, W, C\], or .*, got float32 \[3\]; name pictures in in_keys"),
+        (
+            grayscale(),
+            r"grayscale: observation: expected a picture: uint8 or .*, got float32 \[3\]; name pictures in in_keys",
+        ),
         (to_tensor_image(), r"to_tensor_image: observation: expected a picture uint8 \[H, W, C\], got float32 \[3\]; leave it as it is"),
         (resize(3, 3), r"resize: observation: expected a picture.*got float32 \[3\]"),
         (center_crop(3, 3), r"center_crop: observation: expected a picture.*got float32 \[3\]"),
@@ -148,3 +152,22 @@ def test_other_bad_settings_are_named():
         center_crop(1.5, 3)
     with pytest.raises(ValueError, match=r"to_tensor_image: observation: expected a tensor, got a dict.*in_keys"):
         to_tensor_image()(toys.arcade(("position",)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("transform", [resize(5, 6), center_crop(5, 6), grayscale()])
+def test_layout_and_dtype_do_not_depend_on_each_other(transform, dtype):
+    picture = random_picture(10, 12)
+    picture = picture if dtype == torch.uint8 else picture / 255
+    plain, space = show(picture, transform)
+    moved, other = show(picture.movedim(-1, 0), transform)
+    torch.testing.assert_close(moved, plain.movedim(-1, 0), rtol=0, atol=1e-6)
+    assert space.layout == "hwc" and other.layout == "chw" and other.shape == tuple(moved.shape)
+
+
+def test_the_layout_can_be_asked_for():
+    small = random_picture(3, 4).movedim(-1, 0)
+    assert show(small, to_tensor_image(layout="chw"))[0].shape == (3, 3, 4)
+    assert show(small, center_crop(2, 2, layout="hwc"))[0].shape == (2, 2, 4)
+    with pytest.raises(ValueError, match=r"resize: observation: layout: expected 'hwc' or 'chw', as the shape \(3, 3, 4\)"):
+        show(small, resize(2, 2))

@@ -81,7 +81,7 @@ PARAMS = constants(
     ramp_interval=100,
     max_steps=screen.MAX_STEPS,
 )
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4))
+OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4), layout="hwc")
 COLOURS = (draw.TEAL, draw.CORAL, draw.PALE, draw.AMBER)
 
 

@@ -58,7 +58,7 @@ class BreakoutState:
 
 
 PARAMS = constants(BreakoutParams, sticky_action_prob=0.1, max_steps=screen.MAX_STEPS)
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4))
+OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4), layout="hwc")
 COLOURS = (draw.TEAL, draw.AMBER, draw.PALE, draw.CORAL)
 
 

@@ -55,7 +55,7 @@ class FreewayState:
 
 
 PARAMS = constants(FreewayParams, sticky_action_prob=0.1, player_speed=3, time_limit=2500, max_steps=screen.MAX_STEPS)
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 7))
+OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 7), layout="hwc")
 COLOURS = (draw.AMBER, draw.INK, draw.CORAL, draw.TEAL, draw.LEAF, draw.STEEL, draw.PALE)
 
 

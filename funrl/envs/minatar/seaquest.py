@@ -124,7 +124,7 @@ PARAMS = constants(
     ramping=True,
     max_steps=screen.MAX_STEPS,
 )
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 10))
+OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 10), layout="hwc")
 COLOURS = (draw.TEAL, draw.LEAF, draw.AMBER, draw.PALE, draw.INK, draw.CORAL, draw.STEEL, draw.TEAL, draw.AMBER, draw.AMBER)
 # At most so many are there at a time: what comes in one step goes through the screen in at most ten moves.
 BULLETS, ENEMIES, DIVERS = 10, 32, 4

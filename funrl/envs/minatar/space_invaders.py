@@ -77,7 +77,7 @@ PARAMS = constants(
     ramping=True,
     max_steps=screen.MAX_STEPS,
 )
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 6))
+OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 6), layout="hwc")
 COLOURS = (draw.TEAL, draw.CORAL, draw.CORAL, draw.CORAL, draw.AMBER, draw.INK)
 
 
