@@ -258,12 +258,12 @@ def _video(args: argparse.Namespace) -> None:
         if not 0 <= args.agent < num_agents:
             raise _UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
         out = _file(args.out, record.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
-        params = tree.index(run.state.params, args.agent) if num_agents > 1 else run.state.params
+        params, env_params = run.state.params, run.state.env_params
+        if num_agents > 1:
+            params, env_params = tree.index((params, env_params), args.agent)
     with _stage(run.algo.env, run.config["env"], args.episodes) as env:
         try:
-            result = record.film(
-                out, params, random.key(args.seed), env.default_params, env=env, act=run.algo.greedy, num_episodes=args.episodes
-            )
+            result = record.film(out, params, random.key(args.seed), env_params, env=env, act=run.algo.greedy, num_episodes=args.episodes)
         except ModuleNotFoundError as error:
             raise _UsageError(str(error)) from None
     print(f"{out}: {_summary(result, 1)}", flush=True)

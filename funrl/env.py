@@ -7,7 +7,7 @@ import torch
 
 from funrl import random, tree
 
-__all__ = ["Env", "HostError", "Timestep", "Transition", "check_env", "check_step", "constants"]
+__all__ = ["Env", "HostError", "Timestep", "Transition", "check_env", "check_step", "constants", "seed_globals"]
 
 
 @tree.dataclass
@@ -60,6 +60,31 @@ class Transition(tree.Replaceable):
     def done(self) -> torch.Tensor:
         """Bool []: the episode ended with this step."""
         return self.terminated | self.truncated
+
+
+def seed_globals(seed: int) -> None:
+    """Seed the generators of this process that an environment outside torch may draw from: those of ``random``, numpy and torch.
+
+    Environments that gymnasium made do so when all their copies are reset. Nothing in funrl draws from these generators.
+
+    Args:
+        seed: in [0, 2^32).
+
+    Example:
+        >>> import random
+        >>> seed_globals(7)
+        >>> first = random.random(), torch.rand(())
+        >>> seed_globals(7)
+        >>> first == (random.random(), torch.rand(()))
+        True
+    """
+    import random
+
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 class HostError(RuntimeError):

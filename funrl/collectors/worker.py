@@ -16,7 +16,7 @@ from funrl import random, transforms, tree
 from funrl.collectors.ledger import Part
 from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
 from funrl.collectors.traced import Traced
-from funrl.env import Env, HostError, Timestep, Transition
+from funrl.env import Env, HostError, Timestep, Transition, seed_globals
 from funrl.interaction import Drawn, Memory, draw, host_chooser, host_steps, with_memory
 from funrl.policies import StatefulPolicy
 
@@ -129,6 +129,8 @@ class Worker:
     def __init__(self, job: Job, pipe: Connection):
         self.job, self.pipe = job, pipe
         self.beat = memoryview(bytearray(8)).cast("q")
+        key = random.fold_in(job.key, job.index)
+        seed_globals(int(key) & 0xFFFF_FFFF)
         env = job.create_env()
         if not isinstance(env, Env):
             got = type(env).__name__
@@ -142,8 +144,7 @@ class Worker:
             self.act = job.act._replace(act=Traced(job.act.act)) if stateful else Traced(job.act)
         self.published = Published(job.params, recv_handle(pipe))
         self.version, self.params = self.published.read(job.device)
-        key = random.fold_in(job.key, job.index).to(job.device)
-        self.reset_key, self.key = random.split(key).unbind(0)
+        self.reset_key, self.key = random.split(key.to(job.device)).unbind(0)
         self.env_params = env.default_params if job.device is None else tree.to(env.default_params, job.device)
         self.state: tuple[Any, ...] = self._start()
         self.ahead: tuple[int, Drawn] | None = None  # a batch's number and what is drawn for it

@@ -50,14 +50,16 @@ def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any
     def play(params: Any, k: torch.Tensor, env_params: Any) -> Evaluation:
         return evaluate(params, random.fold_in(k, -1), env_params, env=algo.env, act=algo.greedy, num_episodes=num_episodes)
 
-    play_all = over_agents(play, num_agents, (0, 0, None))
+    play_all = over_agents(play, num_agents)
     if algo.env.max_episode_steps > _MANY_STEPS and not algo.env.host:
         play_all = compile(play_all)
-    return lambda state, key: play_all(state.params, agent_keys(key, num_agents), tree.to(algo.env.default_params, key.device))
+    return lambda state, key: play_all(state.params, agent_keys(key, num_agents), _params_of(algo, state, key, num_agents))
 
 
 def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes: int, *, num_agents: int = 1) -> Evaluation:
     """Let each agent play whole episodes without exploration.
+
+    They play in what they learn in: with the ``env_params`` of the state, not the environment's defaults.
 
     Short episodes run eagerly: a second or two of Python costs less than a compilation. Those of more than a thousand steps are compiled.
 
@@ -83,3 +85,12 @@ def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes
         torch.Size([5])
     """
     return player(algo, num_episodes, num_agents)(state, key)
+
+
+def _params_of(algo: Algorithm, state: Any, key: torch.Tensor, num_agents: int) -> Any:
+    """Return the env_params of the agents; in an environment with others, such as another one to evaluate in, its own."""
+    own = tree.to(algo.env.default_params, key.device)
+    theirs = getattr(state, "env_params", None)
+    if tree.flatten(own)[1] == tree.flatten(theirs)[1]:
+        return theirs
+    return tree.map(lambda x: x.expand(num_agents, *x.shape), own) if num_agents > 1 else own

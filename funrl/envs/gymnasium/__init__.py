@@ -15,7 +15,7 @@ from funrl.env import Env, HostError
 from funrl.envs.gymnasium.bridge import HostState, to_env, told
 from funrl.envs.gymnasium.drivers import Copies, Vectors, Workers
 from funrl.envs.gymnasium.pure import to_gymnasium, to_gymnasium_vector
-from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels
+from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels, Seeded
 
 __all__ = ["HostError", "HostState", "make", "to_gymnasium", "to_gymnasium_vector", "wrap"]
 
@@ -192,7 +192,7 @@ def _create(id: str | EnvSpec, kwargs: dict[str, Any], frame_skip: int, from_pix
 def _checked(create: Any) -> gymnasium.Env:
     # In the worker. A forked process has none of the threads that torch would share the work on a picture with, and would wait for them.
     torch.set_num_threads(1)
-    return Checked(create())
+    return Seeded(Checked(create()))
 
 
 def _close_all(envs: list[gymnasium.Env]) -> None:

@@ -22,7 +22,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from funrl.env import HostError
+from funrl.env import HostError, seed_globals
 from funrl.envs.gymnasium.pure import PureVectorEnv
 from funrl.envs.gymnasium.spaces import Misfit, layout
 
@@ -42,6 +42,8 @@ class Copies:
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
         i = rows[0]
+        if len(rows) == self.num:
+            seed_globals(seeds[i])
         try:
             for i in rows:
                 self.latest[i], _ = self.envs[i].reset(seed=seeds[i])
@@ -246,6 +248,8 @@ class Vectors:
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
         mask = np.zeros(self.num, np.bool_)
         mask[rows] = True
+        if mask.all():
+            seed_globals(seeds[rows[0]])
         seed: Any = [seeds.get(i) for i in range(self.num)] if self.takes_seeds else seeds[rows[0]]
         try:
             observation, _ = self.vector.reset(seed=seed, options=None if mask.all() else {"reset_mask": mask})

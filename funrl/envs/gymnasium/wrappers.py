@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from funrl.env import seed_globals
 from funrl.envs.gymnasium.spaces import Misfit, layout
 
 
@@ -48,6 +49,15 @@ class Pixels(gymnasium.ObservationWrapper):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise ValueError(f"gymnasium.make: from_pixels: expected a picture, uint8 [H, W, 3]; got {picture.dtype} {list(picture.shape)}")
         return picture
+
+
+class Seeded(gymnasium.Wrapper):
+    """An environment in a process of its own, whose resets with a seed also seed the global generators of that process."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            seed_globals(seed)
+        return self.env.reset(seed=seed, options=options)
 
 
 class Checked(gymnasium.Wrapper):
