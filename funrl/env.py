@@ -7,7 +7,7 @@ import torch
 
 from funrl import random, tree
 
-__all__ = ["Env", "HostError", "Timestep", "Transition", "check_env", "check_step", "constants", "seed_globals"]
+__all__ = ["Env", "HostError", "Place", "Timestep", "Transition", "check_env", "check_step", "constants", "seed_globals"]
 
 
 @tree.dataclass
@@ -35,6 +35,21 @@ class Timestep(tree.Replaceable):
 
 
 @tree.dataclass
+class Place:
+    """Where steps of experience are in their episodes: what collectors know, whose batches may be of one worker now, of another then.
+
+    Attributes:
+        number: int64 [], of the episode; no other one has it.
+        step_count: int64 [], how many steps of the episode came before.
+        return_so_far: floating point [], the sum of their rewards.
+    """
+
+    number: torch.Tensor
+    step_count: torch.Tensor
+    return_so_far: torch.Tensor
+
+
+@tree.dataclass
 class Transition(tree.Replaceable):
     """One step of experience (or [T, B, ...] of them).
 
@@ -46,6 +61,7 @@ class Transition(tree.Replaceable):
         truncated: bool [].
         next_observation: the true successor, never the observation of a reset.
         extras: what the policy returned beside the action, such as ``log_prob``.
+        place: a :class:`Place` where a collector gathered the steps; else (), and what comes next in a column goes on from what was there.
     """
 
     observation: Any
@@ -55,6 +71,7 @@ class Transition(tree.Replaceable):
     truncated: torch.Tensor
     next_observation: Any
     extras: Any
+    place: Any = ()
 
     @property
     def done(self) -> torch.Tensor:

@@ -6,7 +6,7 @@ from funrl import tree
 from funrl.env import Transition
 from funrl.returns.recurrence import running_sum
 
-__all__ = ["Episodes", "record", "start"]
+__all__ = ["Episodes", "record", "resumed", "start"]
 
 
 @tree.dataclass
@@ -41,6 +41,26 @@ def start(reward: torch.Tensor) -> Episodes:
     none = torch.full_like(reward[0], torch.nan)
     zeros = torch.zeros_like(reward)
     return Episodes(zeros, zeros.to(torch.int64), none, none.clone(), none.clone(), none.clone())
+
+
+def resumed(state: Episodes, samples: Transition) -> tuple[Episodes, Transition]:
+    """Return the sums as they were before steps whose ``place`` is known, and the steps without it.
+
+    A batch of an asynchronous collector is of other copies of the environment than the last one.
+
+    Example:
+        >>> import torch
+        >>> one, no = torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.bool)
+        >>> place = Place(number=one.long(), step_count=5 * one.long(), return_so_far=7 * one)
+        >>> resumed(start(one[0]), Transition((), (), one, no, no, (), {}, place))[0].running_return
+        tensor([7., 7.])
+    """
+    place = samples.place
+    if not hasattr(place, "step_count"):
+        return state, samples
+    running = {"running_return": place.return_so_far[0], "running_length": place.step_count[0]}
+    old = {name: getattr(state, name) for name in running}
+    return state.replace(**{name: x.to(old[name], copy=True) for name, x in running.items()}), samples.replace(place=())
 
 
 def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ from funrl import buffers, nn, optim, random, tree
 from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, in_dtype_of, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
+from funrl.algos.episodes import resumed as resume_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.compiler import compile, scan
 from funrl.env import Env, Timestep, Transition
@@ -265,8 +266,9 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     def learn(key: torch.Tensor, state: OffPolicyState, transitions: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
         check_experience(transitions, config)
+        episodes, transitions = resume_episodes(state.episodes, transitions)
         drawn = transitions.replace(action=transitions.action - start) if start else transitions
-        new, metrics = learn_from(key, state.replace(envs=()), drawn)
+        new, metrics = learn_from(key, state.replace(envs=(), episodes=episodes), drawn)
         return new.replace(envs=state.envs), metrics
 
     def advance(key: torch.Tensor, state: OffPolicyState, act: Any, learn: Any) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:

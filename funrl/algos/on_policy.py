@@ -13,6 +13,7 @@ from funrl.algos import actor_critic
 from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, in_dtype_of, make_hparams, start_environments
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
+from funrl.algos.episodes import resumed as resume_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.algos.images import check_layers
 from funrl.compiler import compile, scan
@@ -228,9 +229,10 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
 
     def learn(key: torch.Tensor, state: OnPolicyState, transitions: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         check_experience(transitions, config, "unclipped_action")
+        episodes, transitions = resume_episodes(state.episodes, transitions)
         extras = dict(transitions.extras)
         drawn = transitions.replace(action=extras.pop("unclipped_action"), extras=extras)
-        new, metrics = learn_from(key, state.replace(envs=()), drawn)
+        new, metrics = learn_from(key, state.replace(envs=(), episodes=episodes), drawn)
         return new.replace(envs=state.envs), metrics
 
     def advance(key: torch.Tensor, state: OnPolicyState, act: Any, learn: Any) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:

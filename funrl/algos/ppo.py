@@ -22,6 +22,7 @@ from funrl.algos.algorithm import (
 )
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
+from funrl.algos.episodes import resumed as resume_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.algos.on_policy import clipped_adam, project_action
 from funrl.compiler import compile, scan
@@ -300,6 +301,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def learn(key: torch.Tensor, state: PPOState, transitions: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
         check_experience(transitions, config, "log_prob", "unclipped_action", *(("memory",) if remembers else ()))
+        episodes, transitions = resume_episodes(state.episodes, transitions)
         extras, before, noted = transitions.extras, (), {"log_prob": transitions.extras["log_prob"]}
         if remembers:
             known = extras["memory"]
@@ -307,7 +309,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             carry, features = memory.apply(state.params.network, known.state, observation, known.reset)
             before, noted = (tree.index(known, 0),), {**noted, "features": features, "carry": carry}
         drawn = transitions.replace(action=extras["unclipped_action"], extras=noted)
-        new, metrics = learn_from(key, state.replace(envs=()), drawn, before)
+        new, metrics = learn_from(key, state.replace(envs=(), episodes=episodes), drawn, before)
         return new.replace(envs=state.envs), metrics
 
     def remembering(params: Any, seen: tuple[Any, torch.Tensor, torch.Tensor]) -> tuple[Any, torch.Tensor]:

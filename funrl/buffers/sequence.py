@@ -7,8 +7,8 @@ import torch
 
 from funrl import tree
 from funrl.buffers.buffer import Buffer, RingState, Storage, check_batch_size, check_capacity
+from funrl.buffers.episodes import breaks, positions
 from funrl.buffers.episodes import done as done_of
-from funrl.buffers.episodes import positions
 from funrl.buffers.priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
 from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, next_slots, rows, start
 from funrl.buffers.sums import SumTree, put, sum_tree
@@ -82,7 +82,8 @@ def sequence(
     * ``slices="masked"``: they may run over an episode's end; ``sample.mask`` is False for the steps after it.
 
     Steps that follow one another in the buffer are taken for consecutive ones: ``extend`` with what follows, or mark the last step
-    before a break as truncated.
+    before a break as truncated. Steps that have a ``place`` (:class:`funrl.env.Place`), as collectors give them, say it themselves: no
+    slice runs from one worker's steps into another's.
 
     Args:
         capacity: N, the steps kept of each environment; at least burn_in + length.
@@ -210,7 +211,9 @@ def _sequence(
         steps = tree.leaves(batch)[0].shape[0]
         if steps == 0:
             return state
-        position, over = positions(state.position[-1], state.over, flags(batch, torch.Size((steps, envs))))
+        latest = tree.map(lambda x: x.index_select(0, ((ring.cursor - 1) % capacity).reshape(1)), getattr(ring.data, "place", ()))
+        broken = breaks(latest, getattr(batch, "place", ()))
+        position, over = positions(state.position[-1], state.over, flags(batch, torch.Size((steps, envs))), broken)
         known = torch.cat([state.position, position])[-min(steps, capacity) - span :]
         index, after = next_slots(ring, steps), state.laps + (ring.cursor + steps) // capacity
         try:
@@ -245,7 +248,9 @@ def _sequence(
         over = flags(ring.data, torch.Size((capacity, envs))).index_select(0, (ring.cursor - 1 - age) % capacity)
         held = (age < ring.size)[:, None]
         # What comes before the oldest step is not known: an episode starts with it.
-        position, last = positions(state.position[-1], state.over, over | ~held)
+        order = (ring.cursor - 1 - age) % capacity
+        places = tree.map(lambda x: x.index_select(0, order), getattr(ring.data, "place", ()))
+        position, last = positions(state.position[-1], state.over, over | ~held, breaks(tree.map(lambda x: x[:1], places), places))
         position = torch.where(held, position, -1)
         known = torch.cat([state.position, position])
         return mark(FRESH, state, known).replace(position=known[-span:], over=last)
@@ -259,7 +264,10 @@ def _sequence(
         data = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
         batch = tree.reshape(rows(data, (steps * envs + index % envs).reshape(-1)), (span, batch_size))
         ended = flags(batch, torch.Size((span, batch_size)))
-        before = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]]).cumsum(0) > 0
+        places = getattr(batch, "place", ())
+        broken = breaks(tree.map(lambda x: x[:1], places), places)
+        parted = torch.cat([torch.zeros_like(ended[:1]), ended[:-1] if broken is None else ended[:-1] | broken[1:]])
+        before = parted.cumsum(0) > 0
         mask = ~before & (time >= burn_in)
         address = addresses(index, state.ring, state.laps, capacity * envs)
         return SequenceSample(batch if postprocess is None else postprocess(batch), address, probabilities, weights, mask)

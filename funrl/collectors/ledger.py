@@ -18,7 +18,8 @@ class Collected:
     A buffer of transitions takes its T x B rows as ``tree.reshape(batch.transition, (-1,), batch_dims=2)``.
 
     Attributes:
-        transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory.
+        transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory. Its
+            ``place`` has ``traj_ids``, ``step_count`` and ``return_so_far``, too.
         step_count: int64 [T, B] or [N, T], how many steps of the episode came before this one.
         return_so_far: like the reward, the sum of the rewards of the episode before this step.
         traj_ids: int64, the number of the episode, which no other one has; an episode keeps it from batch to batch. Modulo

@@ -12,7 +12,7 @@ from funrl.collectors.collector import Collector, CollectorState
 from funrl.collectors.fleet import Done, Fleet
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.collectors.memory import Published, spec
-from funrl.env import Env, HostError
+from funrl.env import Env, HostError, Place
 
 __all__ = ["asynchronous", "synchronous"]
 
@@ -284,7 +284,7 @@ class _Processes(Collector):
             self._fleet.take(done)
         self.staleness = self.version - dones[0].version
         return Collected(
-            transition=transition,
+            transition=transition.replace(place=Place(traj_ids, step_count, return_so_far)),
             step_count=step_count,
             return_so_far=return_so_far,
             traj_ids=traj_ids,

@@ -10,6 +10,7 @@ from funrl.collectors.collector import Collector, CollectorState
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.compiler import compile as compiled_program
 from funrl.env import Env
+from funrl.env import Env, Place
 from funrl.interaction import rollout, with_memory
 from funrl.policies import StatefulPolicy
 
@@ -125,6 +126,7 @@ class _Compiled(Collector):
         step_count, return_so_far, traj_ids = (x.to(self._device) for x in books)
         self.staleness = 0
         mask, version = torch.ones_like(step_count, dtype=torch.bool), torch.full_like(step_count, self.version)
+        transition = transition.replace(place=Place(traj_ids, step_count, return_so_far))
         return Collected(transition, step_count, return_so_far, traj_ids, mask, version)
 
     def _publish(self, params: Any, version: int) -> None:

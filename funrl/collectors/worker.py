@@ -206,7 +206,7 @@ class Worker:
         drawn = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else self._draw(number)
         self.state, rows = host_steps(self.params, drawn, self.state, self.env_params, env=self.env, act=self.act)
         transition = slot["transition"]
-        places = [getattr(transition, name) for name in Transition.__dataclass_fields__]
+        places = [getattr(transition, name) for name in Transition.__dataclass_fields__ if name != "place"]
         for place, column in zip(places, zip(*rows, strict=True), strict=True):
             _write(place, column)
         for place, x in zip(tree.leaves(slot["after"]), tree.leaves(self._after()), strict=True):
