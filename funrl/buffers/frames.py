@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity, seen
+from funrl.buffers.episodes import breaks, positions
 from funrl.buffers.episodes import done as done_of
-from funrl.buffers.episodes import positions
 from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, rows, start
+from funrl.buffers.sums import SumTree, find, put, sum_tree, total
 
 __all__ = ["FramesState", "decode_pixels", "encode_pixels", "frame_stacks"]
 
@@ -19,13 +20,16 @@ class FramesState:
     """Steps of E environments, each with the newest frames alone.
 
     Attributes:
-        ring: ``(items, position)``: the items, whose stacks [E, K, ...] are frames [N, E, ...], and, int64 [N, E], how many steps of the
-            episode came before.
+        ring: ``(items, position, padding)``: the items, whose stacks [E, K, ...] are frames [N, E, ...]; int64 [N, E], how many steps of
+            the episode came before; and uint8 [N, E], what stands before the first frame of the episode: 0: that frame repeated, 1: zeros,
+            2: something else, so that the stack cannot be made again, and the step is not drawn.
         over: bool [E], whether the newest step ended its episode.
+        drawable: a :class:`SumTree` over N * E steps: 1 for those that can be drawn, else 0.
     """
 
     ring: RingState
     over: torch.Tensor
+    drawable: SumTree
 
 
 def frame_stacks(
@@ -40,10 +44,14 @@ def frame_stacks(
 ) -> Buffer:
     """Make a buffer that draws transitions uniformly, and keeps of each stack of frames the newest one.
 
-    A stack is made again of the frames of the steps before; where the episode is younger than that, of its first frame repeated, as
-    resets do. So items and samples have whole stacks, but the buffer takes 1 / K of their room: one frame for the observation, and one
-    for its successor, which may be the last of an episode. An item is one step of E environments side by side, leaves [E, ...], so that a
-    rollout [T, E, ...] is what ``extend`` takes.
+    A stack is made again of the frames of the steps before; where the episode is younger than that, of its first frame repeated, or of
+    zeros, as it was. So items and samples have whole stacks, but the buffer takes 1 / K of their room: one frame for the observation, and
+    one for its successor, which may be the last of an episode. An item is one step of E environments side by side, leaves [E, ...], so
+    that a rollout [T, E, ...] is what ``extend`` takes.
+
+    Each stack is compared with the one that would be made again, and steps where they differ are not drawn: the first K - 1 of an episode
+    that began before it was shown, say, as ``noop_reset`` has it. Where they differ later in an episode, the stacks are not of consecutive
+    frames: an error where numbers can be seen, on the CPU outside compiled programs and vmap.
 
     Args:
         capacity: N, the steps kept of each environment; at least ``num_frames``.
@@ -57,7 +65,8 @@ def frame_stacks(
         A :class:`Buffer` whose state is a :class:`FramesState`. Its ``size`` counts transitions: the K - 1 oldest steps serve the others.
 
     Raises:
-        ValueError: if an argument is out of its range, or the observations are not stacks of K; from the buffer: as for :func:`uniform`.
+        ValueError: if an argument is out of its range, or the observations are not stacks of K; from the buffer: as for :func:`uniform`,
+            and if stacks are seen not to be of the newest frames of consecutive steps.
 
     Example:
         >>> item = {name: torch.zeros(1, 4, 8, 8, dtype=torch.uint8) for name in ("observation", "next_observation")}
@@ -92,37 +101,87 @@ def frame_stacks(
         over = done(example)
         if over.shape != shape or over.dtype != torch.bool:
             raise ValueError(f"buffers.{name}: done: expected bool {list(shape)}, got {tree.describe_leaf(over)}")
-        return FramesState(start(name, kept(example), capacity, storage), torch.ones_like(over))
+        ring = start(name, kept(example), capacity, storage)
+        return FramesState(ring, torch.ones_like(over), sum_tree(capacity * shape[0], over.device))
 
-    def kept(item: Any) -> tuple[Any, torch.Tensor]:
-        return newest(item, 1), torch.zeros_like(done(item), dtype=torch.int64)
+    def kept(item: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        over = done(item)
+        return newest(item, 1), torch.zeros_like(over, dtype=torch.int64), torch.zeros_like(over, dtype=torch.uint8)
 
-    def write_steps(write: Write, state: FramesState, batch: Any) -> FramesState:
-        batch = newest(batch, 2)
+    def row_before(state: FramesState, part: Any) -> Any:
+        return tree.map(lambda x: x.index_select(0, ((state.ring.cursor - 1) % capacity).reshape(1)), part)
+
+    def padding_of(state: FramesState, batch: Any, position: torch.Tensor) -> torch.Tensor:
+        """Return how stacks [T, E, K, ...] begin, uint8 [T, E], as :class:`FramesState` says it."""
+        stack, after = (tree.get(batch, path) for path in parts)
+        num = stack.shape[0]
+        slot = (state.ring.cursor - num_frames + 1 + torch.arange(num_frames - 1, device=position.device)) % capacity
+        frames = tree.get(state.ring.data[0], observation).index_select(0, slot)
+        frames = torch.cat([frames, stack.select(2, num_frames - 1)])  # from K - 1 steps before the first one on
+        time, env = torch.arange(num, device=position.device)[:, None], torch.arange(position.shape[1], device=position.device)
+
+        def equal(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return ((x == y) | ((x != x) & (y != y))).flatten(2).all(2) if x.ndim > 2 else x == y
+
+        repeated = zeros = equal(after[:, :, :-1].flatten(2), stack[:, :, 1:].flatten(2))
+        for k in range(1, num_frames):
+            shown, inside = stack[:, :, num_frames - 1 - k], position >= k
+            again = frames[time + num_frames - 1 - torch.minimum(position, torch.full_like(position, k)), env]
+            same = equal(shown, again)
+            repeated = repeated & same
+            zeros = zeros & torch.where(inside, same, equal(shown, torch.zeros_like(shown)))
+        result = torch.where(repeated, 0, torch.where(zeros, 1, 2)).to(torch.uint8)
+        if seen(lambda: ((result == 2) & (position >= num_frames - 1)).any()):
+            raise ValueError(
+                f"buffers.{name}: {observation}: expected stacks of the newest frames of consecutive steps, got others; apply frame_stack "
+                "after transforms that skip steps or change observations, and extend with what follows, or take buffers.uniform"
+            )
+        return result
+
+    def write_steps(write: Write, state: FramesState, whole: Any) -> FramesState:
+        batch = newest(whole, 2)
         check_items(f"buffers.{name}: extend: batch", state.ring.data[0], batch, 1)
-        if tree.leaves(batch)[0].shape[0] == 0:
+        num = tree.leaves(batch)[0].shape[0]
+        if num == 0:
             return state
-        last = state.ring.data[1].index_select(0, ((state.ring.cursor - 1) % capacity).reshape(1)).squeeze(0)
-        position, over = positions(last, state.over, done(batch))
-        ring = append(write, state.ring, (batch, position))
-        return FramesState(ring, write.value(state.over, over))
+        last = row_before(state, state.ring.data[1]).squeeze(0)
+        broken = breaks(row_before(state, getattr(state.ring.data[0], "place", ())), getattr(batch, "place", ()))
+        position, over = positions(last, state.over, done(batch), broken)
+        padding = padding_of(state, whole, position)
+        ring = append(write, state.ring, (batch, position, padding))
+        drawable = mark(write, state.drawable, ring, padding[-capacity:])
+        return FramesState(ring, write.value(state.over, over), drawable)
+
+    def mark(write: Write, drawable: SumTree, ring: RingState, padding: torch.Tensor) -> SumTree:
+        """Let the newest steps be drawn, whose paddings are given, and not the K - 1 oldest."""
+        envs, device = padding.shape[1], padding.device
+        new = (ring.cursor - len(padding) + torch.arange(len(padding), device=device)) % capacity
+        oldest = (ring.cursor - ring.size + torch.arange(num_frames - 1, device=device)) % capacity
+        weights = (padding != 2).to(torch.float32)
+        for slot, weight in ((new, weights), (oldest, weights.new_zeros(num_frames - 1, envs))):
+            index = slot[:, None] * envs + torch.arange(envs, device=device)
+            drawable = put(write, drawable, index.reshape(-1), weight.reshape(-1))
+        return drawable
 
     def size(state: FramesState) -> torch.Tensor:
-        return (state.ring.size - (num_frames - 1)).clamp(min=0) * state.over.shape[0]
+        return total(state.drawable).to(torch.int64)
 
     def sample(key: torch.Tensor, state: FramesState, batch_size: int) -> Sample:
         count, envs = size(state), state.over.shape[0]
         check_batch_size(name, batch_size, count, 1)
-        number = (random.uniform(key, (batch_size,), dtype=torch.float64) * count).to(torch.int64)
-        slot, env = (state.ring.cursor - 1 - number // envs) % capacity, number % envs
-        items, position = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
-        index = slot * envs + env
+        index = find(state.drawable, random.uniform(key, (batch_size,), dtype=torch.float64)).clamp(max=capacity * envs - 1)
+        slot, env = index // envs, index % envs
+        items, position, padding = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
         batch = rows(items, index)
         # How far back each frame of a stack is, but not before the first one of the episode.
         back = torch.arange(num_frames - 1, -1, -1, device=slot.device)
-        age = torch.minimum(back, position.index_select(0, index)[:, None])
-        frames = rows(tree.get(items, observation), ((slot[:, None] - age) % capacity * envs + env[:, None]).reshape(-1))
+        place = position.index_select(0, index)[:, None]
+        frames = rows(
+            tree.get(items, observation), ((slot[:, None] - torch.minimum(back, place)) % capacity * envs + env[:, None]).reshape(-1)
+        )
         stack = frames.reshape(batch_size, num_frames, *frames.shape[1:])
+        empty = (back > place) & (padding.index_select(0, index) == 1)[:, None]
+        stack = torch.where(empty.reshape(*empty.shape, *(1,) * (stack.ndim - 2)), torch.zeros_like(stack), stack)
         after = torch.cat([stack[:, 1:], tree.get(batch, next_observation)[:, None]], 1)
         batch = tree.update(tree.update(batch, observation, stack), next_observation, after)
         weights = (count > 0).expand(batch_size).to(torch.float32)
@@ -131,7 +190,10 @@ def frame_stacks(
     def restore(ring: RingState) -> FramesState:
         newest_row = rows(ring.data, ((ring.cursor - 1) % capacity).reshape(1))
         over = done(newest_row[0]).squeeze(0) | (ring.size == 0)
-        return FramesState(ring, over)
+        age = torch.arange(capacity - 1, -1, -1, device=ring.cursor.device)
+        padding = ring.data[2].index_select(0, (ring.cursor - 1 - age) % capacity)
+        padding = torch.where((age < ring.size)[:, None], padding, 2)
+        return FramesState(ring, over, mark(IN_PLACE, sum_tree(capacity * over.shape[0], over.device), ring, padding))
 
     return Buffer(
         init=init,
