@@ -11,6 +11,7 @@ from funrl import random, tree
 from funrl.env import Env, Timestep, Transition
 from funrl.names import nearest
 from funrl.policies import StatefulPolicy
+from funrl.transforms.statistics import VecNormParams, check_vec_norm, update_vec_norm
 
 __all__ = [
     "Algorithm",
@@ -21,6 +22,7 @@ __all__ = [
     "make_config",
     "make_hparams",
     "start_environments",
+    "statistics",
 ]
 
 
@@ -180,6 +182,24 @@ def start_environments(env: Env, num_envs: int, key: torch.Tensor) -> tuple[tupl
     if env.num_envs is not None:
         return env.reset(key, env_params), env_params
     return torch.func.vmap(env.reset, (0, None))(random.split(key, num_envs), env_params), env_params
+
+
+def statistics(env: Env) -> Callable[[Any, Transition], Any]:
+    """Return a function that brings ``env_params`` up to date with experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
+
+    Raises:
+        ValueError: if a transform above ``vec_norm`` changes observations.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> statistics(env)(env.default_params, None) is env.default_params
+        True
+    """
+    if not isinstance(env.default_params, VecNormParams):
+        return lambda env_params, samples: env_params
+    check_vec_norm(env)
+    return lambda env_params, samples: update_vec_norm(env_params, samples.next_observation)
 
 
 def in_dtype_of(params: Any, value: Any) -> Any:

@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import buffers, nn, optim, random, tree
-from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, in_dtype_of, make_hparams, start_environments
+from funrl.algos.algorithm import (
+    Algorithm,
+    check_copies,
+    check_experience,
+    check_range,
+    in_dtype_of,
+    make_hparams,
+    start_environments,
+    statistics,
+)
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import resumed as resume_episodes
@@ -197,6 +206,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         (tensor(1.), (tensor(1), {}))
     """
     steps_per_update = config.num_envs * config.num_steps
+    moved = statistics(env)
     num_groups = config.num_updates // learner.delay
     if config.num_updates % learner.delay:
         raise ValueError(f"num_updates: expected a multiple of policy_delay, {learner.delay}, got {config.num_updates}; change either")
@@ -280,6 +290,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
     def learn_from(key: torch.Tensor, state: OffPolicyState, samples: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
         hparams, samples = state.hparams, in_dtype_of(state.params, samples)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
+        state = state.replace(env_params=moved(state.env_params, samples))
         memory = buffer.extend(state.buffer, remembered(samples, hparams))
         draw_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         draws = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(draw_keys)

@@ -10,7 +10,16 @@ import torch
 
 from funrl import optim, random, tree
 from funrl.algos import actor_critic
-from funrl.algos.algorithm import Algorithm, check_copies, check_experience, check_range, in_dtype_of, make_hparams, start_environments
+from funrl.algos.algorithm import (
+    Algorithm,
+    check_copies,
+    check_experience,
+    check_range,
+    in_dtype_of,
+    make_hparams,
+    start_environments,
+    statistics,
+)
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import resumed as resume_episodes
@@ -189,6 +198,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         (tensor(0.2500), tensor(2.))
     """
     num_samples = config.num_envs * config.num_steps
+    moved = statistics(env)
     project = functools.partial(project_action, env.action_space)
     mapped = project if env.num_envs is None else torch.func.vmap(project)
     outer = env._replace(step=lambda key, state, action, env_params: env.step(key, state, mapped(action), env_params))
@@ -253,6 +263,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
     def learn_from(key: torch.Tensor, state: OnPolicyState, samples: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         hparams, samples = state.hparams, in_dtype_of(state.params, samples)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
+        state = state.replace(env_params=moved(state.env_params, samples))
         rows = learner.prepare(state.params.network, samples, hparams)
         learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
         adam = clipped_adam(learning_rate, hparams.max_grad_norm)

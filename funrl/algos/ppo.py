@@ -19,6 +19,7 @@ from funrl.algos.algorithm import (
     make_config,
     make_hparams,
     start_environments,
+    statistics,
 )
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
@@ -223,6 +224,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     remembers = config.recurrent != "none"
     network, memory = _networks(config, env)
     num_samples = config.num_envs * config.num_steps
+    moved = statistics(env)
     num_rows = num_samples if not remembers else config.num_envs  # what minibatches are made of: samples, or environments
     space = env.action_space
     project = functools.partial(project_action, space)
@@ -324,6 +326,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         """Learn from what ``sampler`` did; ``before`` is the memory that a recurrent one began with, else ()."""
         hparams, params = state.hparams, state.params
         episodes, episode_metrics = record_episodes(state.episodes, samples)
+        state = state.replace(env_params=moved(state.env_params, samples))
         reward_scale, reward = _scale_reward(state.reward, samples, hparams.gamma) if config.normalize_reward else ((), samples.reward)
 
         observation, successor = _normalize(params, samples.observation), _normalize(params, samples.next_observation)

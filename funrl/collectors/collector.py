@@ -7,10 +7,11 @@ import torch
 
 from funrl import tree
 from funrl.collectors.ledger import Collected, Ledger, LedgerState, split
-from funrl.env import HostError
+from funrl.env import Env, HostError
 from funrl.interaction import check_act
+from funrl.transforms import VecNormParams
 
-__all__ = ["Collector", "CollectorState"]
+__all__ = ["Collector", "CollectorState", "check_moments"]
 
 
 @tree.dataclass
@@ -30,6 +31,21 @@ class CollectorState:
     frames: torch.Tensor
     version: torch.Tensor
     in_flight: torch.Tensor
+
+
+def check_moments(what: str, env: Env) -> None:
+    """Raise a ValueError if an environment has moments that nobody would update: a collector plays with its ``default_params``.
+
+    Example:
+        >>> import funrl
+        >>> check_moments("collectors.compiled", funrl.envs.make("CartPole-v1"))
+    """
+    params = env.default_params
+    if isinstance(params, VecNormParams) and not bool(params.moments.count > 0):
+        raise ValueError(
+            f"{what}: create_env: {env.name} has a vec_norm whose moments are empty, and collectors do not update them; normalise where "
+            "you learn, as ppo.make(..., normalize_observation=True) does, or give default_params with moments that were learned"
+        )
 
 
 class Collector(ABC):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import random, transforms, tree
-from funrl.collectors.collector import Collector, CollectorState
+from funrl.collectors.collector import Collector, CollectorState, check_moments
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.compiler import compile as compiled_program
 from funrl.env import Env
@@ -100,6 +100,7 @@ class _Compiled(Collector):
         if env.host or env.num_envs is not None:
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
+        check_moments(what, env)
         if max_frames_per_traj > 0:
             env = transforms.compose(env, transforms.time_limit(max_frames_per_traj))
         env_params, key = tree.to(env.default_params, self._device), key.to(self._device)

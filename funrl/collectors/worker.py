@@ -13,6 +13,7 @@ import cloudpickle
 import torch
 
 from funrl import random, transforms, tree
+from funrl.collectors.collector import check_moments
 from funrl.collectors.ledger import Part
 from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
 from funrl.collectors.traced import Traced
@@ -135,6 +136,7 @@ class Worker:
         if not isinstance(env, Env):
             got = type(env).__name__
             raise TypeError(f"create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
+        check_moments("collectors", env)
         if job.max_frames > 0:
             env = transforms.compose(env, transforms.time_limit(job.max_frames))
         self.env = self._watched(env)

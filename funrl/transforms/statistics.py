@@ -15,6 +15,13 @@ from funrl.transforms.parts import misfit, parts
 __all__ = ["VecNormParams", "update_vec_norm", "vec_norm"]
 
 
+# Transforms that change no observation, so that they may stand above vec_norm (some add an entry to a dict).
+_SHOW_THE_SAME = frozenset(
+    "action_discretize action_mask action_scale end_of_life frame_skip init_tracker noop_reset reward_clip reward_scale reward_sum "
+    "step_counter sticky_actions target_return time_limit".split()
+)
+
+
 @tree.dataclass
 class VecNormParams(tree.Replaceable):
     """The ``env_params`` of an environment under :func:`vec_norm`.
@@ -37,6 +44,9 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
     The moments outlive every episode, so they are no state of the environment: they are learnt, and ride in ``env_params`` as
     :class:`VecNormParams`. The environment only reads them; the learner brings them up to date with :func:`update_vec_norm`, once
     after each rollout. So they can be vmapped over agents, saved with the rest of a learner, and held still in an evaluation.
+
+    Learners (:mod:`funrl.algos`) update the moments with each rollout, and a replay buffer keeps observations as they were shown; let
+    :func:`vec_norm` be the last transform of observations.
 
     Nothing is cut off, or the true observation could not be had back; let the policy clamp what it gets, to ±10 say.
 
@@ -122,30 +132,57 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
     return apply
 
 
-def update_vec_norm(env_params: VecNormParams, observation: Any) -> VecNormParams:
+def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env | None = None) -> VecNormParams:
     """Return the ``env_params`` with the observations of a rollout added to the moments.
 
     Args:
         env_params: those that the rollout had.
         observation: the ``next_observation`` of its transitions, as :func:`vec_norm` showed it, each leaf [N..., *shape]. (The first
             of its ``observation`` were made with the moments before, so they are not to be used.)
+        env: the environment of the rollout. Give it where other transforms stand above :func:`vec_norm`: what they show is not what it
+            showed, and would be counted as if it were. Learners give theirs.
 
     Raises:
         TypeError: if ``env_params`` are not :class:`VecNormParams`.
-        ValueError: if the observations do not fit the moments.
+        ValueError: if the observations do not fit the moments, or ``env`` has a transform above :func:`vec_norm` that changes them.
 
     Example:
         >>> import funrl
         >>> env = funrl.transforms.compose(funrl.envs.make("Pendulum-v1"), vec_norm())
         >>> observation = torch.tensor([[1.0, 0.0, 4.0], [1.0, 0.0, 2.0]])
-        >>> update_vec_norm(env.default_params, observation).moments.mean
+        >>> update_vec_norm(env.default_params, observation, env=env).moments.mean
         tensor([1., 0., 3.])
     """
     _check(env_params)
+    if env is not None:
+        check_vec_norm(env)
     moments = env_params.moments
     if isinstance(moments.mean, dict) and isinstance(observation, dict):
         observation = {name: x for name, x in observation.items() if name in moments.mean}
     return env_params.replace(moments=stats.update(moments, stats.denormalize(moments, observation)))
+
+
+def check_vec_norm(env: Env) -> None:
+    """Raise a ValueError unless the observations of an environment are those that its :func:`vec_norm` shows.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose, frame_stack
+        >>> check_vec_norm(compose(funrl.envs.make("Pendulum-v1"), vec_norm(), frame_stack(3)))
+        Traceback (most recent call last):
+        ...
+        ValueError: vec_norm: expected no transform of observations above it, or its moments would be of others, got frame_stack; ...
+    """
+    part = env
+    while (name := part.label.partition("(")[0]) != "vec_norm":
+        if part.below is None:
+            raise ValueError(f"vec_norm: expected it among the transforms of {env.name}, got {env!r}")
+        if name not in _SHOW_THE_SAME:
+            raise ValueError(
+                f"vec_norm: expected no transform of observations above it, or its moments would be of others, got {name}; "
+                "apply vec_norm after it"
+            )
+        part = part.below
 
 
 def _unbounded(space: Any, place: str) -> Box:
