@@ -19,7 +19,10 @@ import time
 from benchmarks import history
 from benchmarks.harness import Benchmark, Figures, Options, say, versions
 
-NAMES = ("compile", "ppo", "off_policy", "environments", "collectors", "buffers", "returns", "modules", "recurrent", "curves", "learning", "gpu")
+NAMES = (
+    *("compile", "ppo", "off_policy", "environments", "collectors", "buffers", "returns", "modules", "recurrent", "curves", "learning"),
+    "gpu",
+)
 SPECIAL = {"gpu"}  # not among all: not every machine has what they need
 
 

@@ -144,7 +144,9 @@ def keys() -> Iterator[None]:
     def watch(key: torch.Tensor, name: str) -> None:
         entry, line = _caller()
         if from_around_a_loop(key):
-            raise KeyReused(f"a key from around a loop is used at each of its steps by random.{name} ({line}); split it, and scan over the keys")
+            raise KeyReused(
+                f"a key from around a loop is used at each of its steps by random.{name} ({line}); split it, and scan over the keys"
+            )
         for one in instances(key):
             before = used.get(one)
             if before is not None and before[1] is not entry:

@@ -8,8 +8,7 @@ import scipy.stats
 import torch
 from torch.func import vmap
 
-from funrl import compiler, random
-from funrl import random, spaces
+from funrl import compiler, random, spaces
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
 INF = float("inf")

@@ -9,7 +9,6 @@ from funrl import random, transforms, tree
 from funrl.collectors.collector import Collector, CollectorState, check_moments
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.compiler import compile as compiled_program
-from funrl.env import Env
 from funrl.env import Env, Place
 from funrl.interaction import rollout, with_memory
 from funrl.policies import StatefulPolicy

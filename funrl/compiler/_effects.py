@@ -69,7 +69,7 @@ class Effect:
 
 
 def instances(x: torch.Tensor) -> list[Any]:
-    """Return for a tensor of shape [], or each instance of it under vmap, what tells its value from others: a number, or how it came about."""
+    """Return what tells the value of a tensor [] (or each instance of it under vmap) from others: a number, or how it came about."""
     x = private.unwrapped(x)
     return [_origin(x.node)] if isinstance(x, Traced) else x.reshape(-1).tolist()
 

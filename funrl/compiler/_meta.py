@@ -1,7 +1,7 @@
 """Shapes, strides and dtypes of what common operators give.
 
-torch's own rules for these are written in Python: a quarter of a millisecond each, and their first use imports Dynamo and sympy, which takes
-two seconds. An operator without a rule here takes torch's. The test suite holds the two beside each other.
+torch's own rules for these are written in Python: a quarter of a millisecond each, and their first use imports Dynamo and sympy, which
+takes two seconds. An operator without a rule here takes torch's. The test suite holds the two beside each other.
 """
 
 import math
@@ -472,7 +472,8 @@ def _convolution(
         or x.dtype != weight.dtype
     ):
         raise RuntimeError(
-            f"convolution: an input {x.dtype} {list(x.shape)} and a weight {weight.dtype} {list(weight.shape)} of {groups} groups do not fit together"
+            f"convolution: an input {x.dtype} {list(x.shape)} and a weight {weight.dtype} {list(weight.shape)} of {groups} groups do not "
+            "fit together"
         )
     return _new((x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sizes), x.dtype)
 

@@ -15,8 +15,8 @@ class NotATensor(Exception):
 class Number:
     """A float of Python that is known only when the program runs.
 
-    With tensors it behaves as the float would: it takes the dtype of floating-point tensors, and makes integers the default dtype. Where its
-    value is asked for (``if``, ``math.log``, ``float``), the function is traced again with the number fixed.
+    With tensors it behaves as the float would: it takes the dtype of floating-point tensors, and makes integers the default dtype.
+    Where its value is asked for (``if``, ``math.log``, ``float``), the function is traced again with the number fixed.
     """
 
     def __init__(self, value: torch.Tensor) -> None:

@@ -139,7 +139,8 @@ class _Compiled:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self.name} is a compiled function, which cannot be pickled: send the function itself and compile it there; the program is found "
+            f"{self.name} is a compiled function, which cannot be pickled: send the function itself and compile it there; "
+            "the program is found "
             "again on disk"
         )
 
@@ -179,7 +180,8 @@ class _Compiled:
                 return None
             if len(self.programs) >= MOST_PROGRAMS:
                 raise ValueError(
-                    f"{self.name} has been compiled {MOST_PROGRAMS} times, each for other arguments; {_what_changes(list(self.programs), args, kwargs)}"
+                    f"{self.name} has been compiled {MOST_PROGRAMS} times, each for other arguments; "
+                    f"{_what_changes(list(self.programs), args, kwargs)}"
                 )
             if self.donated and max(self.donated) >= len(args):
                 raise ValueError(f"{self.name}: argument {max(self.donated)} is to be donated, but only {len(args)} were given")
@@ -519,7 +521,8 @@ def _plainly(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         _FORKED[0] = True
         torch.set_num_threads(1)
         warnings.warn(
-            "funrl: this process was forked from one that had compiled programs, whose threads it does not have: compiled functions run eagerly "
+            "funrl: this process was forked from one that had compiled programs, whose threads it does not have: "
+            "compiled functions run eagerly "
             "here; start it by spawn or forkserver instead",
             RuntimeWarning,
             stacklevel=3,

@@ -307,7 +307,8 @@ class Trace(private.TorchDispatchMode):
         reason = memory.readonly or ("" if memory.frame is self.frame else "a tensor from outside the loop's body")
         if reason:
             raise TraceError(
-                f"{_line()}{func} would change {reason} ({described(target)}) in place; a traced function changes nothing that it is given: "
+                f"{_line()}{func} would change {reason} ({described(target)}) in place; a traced function changes nothing "
+                "that it is given: "
                 "compute a new tensor and return it (funrl.compile's donate= lets it take the old one's memory)"
             )
         value = compute()
@@ -529,7 +530,8 @@ def _refuse_write(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _value_asked(x: torch.Tensor, how: str) -> TraceError:
     return TraceError(
-        f"{_line()}the value of a traced tensor ({described(x)}) was asked for ({how}): while a function is compiled its tensors have shapes "
+        f"{_line()}the value of a traced tensor ({described(x)}) was asked for ({how}): while a function is compiled its "
+        "tensors have shapes "
         "but no values. For `if` use torch.where, for a loop funrl.scan with a mask; keep numbers as tensors instead of int(), float() or "
         ".item(); funrl.debug.print shows values, and `with funrl.compiler.eager():` runs without compiling"
     )
@@ -545,7 +547,8 @@ def _refuse_random(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     if given.get("dropout_p", 0 if "dropout_p" in [a.name for a in func._schema.arguments] else 1) == 0 or not given.get("train", True):
         return trace.pure(func, args, kwargs)  # nothing is drawn
     raise TraceError(
-        f"{_line()}{func} draws from torch's global generator; a compiled program would repeat one draw for ever: draw with funrl.random and a "
+        f"{_line()}{func} draws from torch's global generator; a compiled program would repeat one draw for ever: draw "
+        "with funrl.random and a "
         "key that is an argument of the function"
     )
 
@@ -558,7 +561,8 @@ def _refuse_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     if func is aten.index.Tensor and all(x.dtype not in (torch.bool, torch.uint8) for x in masks):
         return trace.pure(func, args, kwargs)
     raise TraceError(
-        f"{_line()}the shape of what {func} gives depends on values, which a traced tensor has not; use a mask with torch.where, or a fixed "
+        f"{_line()}the shape of what {func} gives depends on values, which a traced tensor has not; use a mask with "
+        "torch.where, or a fixed "
         "number of rows"
     )
 

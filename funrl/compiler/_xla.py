@@ -56,7 +56,8 @@ def _start(threads: int) -> Any:
         _POOL.append(threads)
     elif _POOL[0] != threads:
         warnings.warn(
-            f"funrl.compile: threads={threads}, but jax was started with {_POOL[0]} for the first program of this process, and keeps that number; "
+            f"funrl.compile: threads={threads}, but jax was started with {_POOL[0]} for the first program of this "
+            "process, and keeps that number; "
             "compile the program of most threads first, or set PJRT_NPROC before",
             RuntimeWarning,
             stacklevel=6,
@@ -199,7 +200,11 @@ class Executable:
 
         self.has_effects = bool(graph.effects)
         with jax.enable_x64(True):
-            self.compiled = build() if self.has_effects else _cache.loaded(graph, (self.inputs, self.outputs), (places, _POOL[0]), options, len(avals), build, note)
+            self.compiled = (
+                build()
+                if self.has_effects
+                else _cache.loaded(graph, (self.inputs, self.outputs), (places, _POOL[0]), options, len(avals), build, note)
+            )
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
         jax = _jax()
@@ -342,4 +347,3 @@ def _loop(loop: Loop, operands: list[Any], wanted: set[int]) -> dict[int, Any]:
         step, operands[: loop.num_carries], operands[loop.num_carries : rows_end], length=loop.length, reverse=loop.reverse
     )
     return {**dict(enumerate(carry)), **dict(zip(ys, stacked, strict=True))}
-

@@ -409,7 +409,7 @@ def gradient(b):
     x = b.float(0, 2) + 0
     f = _inside(b, learns=True)
     kind = b.rng.choice(["grad", "value", "vjp", "jvp", "hessian", "two", "jac"])
-    if kind == "hessian" and x.numel() > 4 or kind == "jac" and x.numel() > 12:
+    if (kind == "hessian" and x.numel() > 4) or (kind == "jac" and x.numel() > 12):
         kind = "grad"
 
     def loss(x):

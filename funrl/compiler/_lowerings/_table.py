@@ -68,7 +68,7 @@ def apply(operator: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _checked(operator: Any, meta: torch.Tensor, x: Any) -> jax.Array:
     x = cast(x, meta.dtype)
     if x.shape != tuple(meta.shape):
-        raise RuntimeError(f"funrl's lowering of {operator} gives shape {x.shape} where torch gives {tuple(meta.shape)}; please report this")
+        raise RuntimeError(f"funrl's lowering of {operator} gives shape {x.shape}, and torch {tuple(meta.shape)}; please report this")
     return x
 
 
