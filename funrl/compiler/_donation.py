@@ -1,5 +1,6 @@
 """Donated arguments: which output takes their memory, and tensors that must not be used again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,14 +79,17 @@ def check_usable(x: torch.Tensor, name: str, trees: tuple[tuple[Any, ...], dict[
         place -= len(paths)
 
 
-def own_copies(leaves: list[torch.Tensor]) -> None:
-    """Replace strided leaves, and such as share memory with another one, by copies, in place of the list: one layout is one program."""
+def own_copies(leaves: list[torch.Tensor], large: Sequence[int]) -> None:
+    """Replace large leaves that are strided, or share memory with another one, by copies: one layout is one program.
+
+    Args:
+        leaves: the leaves of a call; they are replaced in the list.
+        large: the places of the large ones.
+    """
     memory: set[int] = set()
-    for i, x in enumerate(leaves):
-        if not x.is_contiguous():
-            leaves[i] = x.clone(memory_format=torch.contiguous_format)
-        elif x.nbytes >= LARGE:
-            place = x.data_ptr()
-            if place in memory:
-                leaves[i] = x.clone()
-            memory.add(place)
+    for i in large:
+        x = leaves[i]
+        place = x.data_ptr()
+        if not x.is_contiguous() or place in memory:
+            x = leaves[i] = x.clone(memory_format=torch.contiguous_format)
+        memory.add(place)

@@ -18,7 +18,7 @@ import torch
 
 from funrl import tree
 from funrl.compiler import _torch_private as private
-from funrl.compiler._donation import check_usable, mark_donated, matched, own_copies
+from funrl.compiler._donation import LARGE, check_usable, mark_donated, matched, own_copies
 from funrl.compiler._numbers import Number
 from funrl.compiler._trace import Trace, Traced, current
 
@@ -153,6 +153,7 @@ class _Compiled:
         Leaves that are not plain tensors are replaced in the list: arrays by tensors, numbers that change by tensors.
         """
         key: list[Any] = [form]
+        mapped = private.level() > 0
         inputs = self.floats[form][1] if form in self.floats else ()
         for i, x in enumerate(leaves):
             if type(x) is not torch.Tensor:
@@ -164,11 +165,11 @@ class _Compiled:
                 if not isinstance(x, torch.Tensor):
                     key.append((type(x), x))
                     continue
-            if private.is_transformed(x):
+            if mapped and private.is_transformed(x):
                 return None
             if "_funrl_donated" in x.__dict__:
                 check_usable(x, self.name, (args, kwargs), i)
-            key.append((x.shape, x.dtype, x.device))
+            key.append((x.shape, x.dtype, x.get_device()))
         return tuple(key)
 
     def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":
@@ -287,11 +288,12 @@ class _Program:
             timer,
         )
         timer("")
+        self.large = [k for k, i in enumerate(tensors) if leaves[i].nbytes >= LARGE]
         self.num_outputs = len(values)
 
     def __call__(self, leaves: list[Any]) -> Any:
         tensors = [leaves[i] for i in self.places]
-        own_copies(tensors)
+        own_copies(tensors, self.large)
         computed = self.executable(tensors)
         values: list[Any] = [None] * self.num_outputs
         for k, x in zip(self.computed, computed, strict=True):
@@ -317,7 +319,8 @@ def _as_leaf(x: Any) -> Any:
             else x.detach().as_subclass(torch.Tensor)
         )
     if isinstance(x, np.ndarray):
-        return torch.as_tensor(x)
+        # torch takes no negative strides, and warns of arrays that cannot be written.
+        return torch.as_tensor(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
     return x.item() if isinstance(x, np.generic) else x
 
 

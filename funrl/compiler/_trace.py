@@ -583,7 +583,7 @@ _GET, _SET = torch.Tensor.__getitem__, torch.Tensor.__setitem__
 
 def _is_place(i: Any) -> bool:
     """Return whether an index is a number that is known only when the program runs."""
-    if not isinstance(i, torch.Tensor) or i.ndim or i.dtype == torch.bool or i.is_floating_point():
+    if not isinstance(i, torch.Tensor) or i.ndim or i.dtype in (torch.bool, torch.uint8) or i.is_floating_point():
         return False
     while private.is_transformed(i):
         if private.functorch.is_batchedtensor(i):
@@ -612,8 +612,12 @@ def _index(x: torch.Tensor, index: tuple[Any, ...]) -> torch.Tensor:
     rest = tuple(i for i, _ in entries if not _is_place(i))
     for i, dim in reversed(entries):
         if _is_place(i):
-            x = x.index_select(dim, i.reshape(1)).squeeze(dim)
+            x = x.index_select(dim, _from_the_front(i, x.shape[dim])).squeeze(dim)
     return x[rest] if any(i is None or not (isinstance(i, slice) and i == slice(None)) for i in rest) else x
+
+
+def _from_the_front(i: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.where(i < 0, i + size, i).reshape(1)
 
 
 def _set_index(x: torch.Tensor, index: tuple[Any, ...], value: Any) -> None:
@@ -638,7 +642,7 @@ def _set_index(x: torch.Tensor, index: tuple[Any, ...], value: Any) -> None:
     value = value.broadcast_to(shape)
     if len(places) == 1:
         i, dim = places[0]
-        part.index_copy_(dim, i.reshape(1), value.unsqueeze(dim))
+        part.index_copy_(dim, _from_the_front(i, part.shape[dim]), value.unsqueeze(dim))
         return
     order = [dim for _, dim in places] + [dim for dim in range(part.ndim) if indices[dim] is None]
     part.permute(order).index_put_(tuple(i for i, _ in places), value)

@@ -254,7 +254,9 @@ class Executable:
             begin, size = known.flat.data_ptr(), dtype.itemsize
             for i, offset in zip(places, offsets, strict=False):
                 x = leaves[i]
-                if x.__dict__.get("_funrl_vector") is not known or (x.data_ptr() != begin + offset * size and self.inputs.sizes[i]):
+                if x.__dict__.get("_funrl_vector") is not known or not x.is_contiguous():
+                    break
+                if x.data_ptr() != begin + offset * size and self.inputs.sizes[i]:
                     break
             else:
                 return known.array

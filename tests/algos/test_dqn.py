@@ -196,7 +196,7 @@ def test_learns_from_pictures(parts):
         (dict(epsilon_steps=0.0), "epsilon_steps: expected a number above 0, got 0.0"),
         (dict(priority_alpha=-0.1), "priority_alpha: expected a number at least 0"),
         (dict(huber_delta=-1.0), "huber_delta: expected a number at least 0"),
-        (dict(kernel_size=0), "kernel_size: expected a number at least 1"),
+        (dict(kernel_size=0), "kernel_size: expected a whole number of at least 1"),
     ],
 )
 def test_option_errors(options, message):

@@ -333,11 +333,14 @@ def test_what_is_shown(tmp_path, capsys):
     assert shown.out == ""
     lines = shown.err.replace("\r", "\n").splitlines()
     assert lines[0] == f"training 2 agents of drifter on CartPole-v1, 50 steps each, in {tmp_path}"
-    assert lines[1].startswith("compiling drifter for CartPole-v1") and lines[2].startswith("compiled in ")
+    assert lines[1].startswith("first update after ")
     bars = [line for line in lines if "steps/s" in line]
     assert "20.0/100" in bars[0] and "no episode has ended yet" in bars[1] and "100/100" in bars[-1] and "return " in bars[-1]
     train(50, progress=False)
     assert capsys.readouterr().err == ""
+    train(50, progress=True, backend="aot_eager")
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[1] == "drifter: tracing ..." and shown[2].startswith("tracing ") and shown[3].startswith("first update after ")
 
 
 def test_without_matplotlib(tmp_path, capsys, monkeypatch):

@@ -69,9 +69,7 @@ def _(out: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: 
 
 
 @lowers(aten._native_batch_norm_legit_functional.default)
-def _(
-    out: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float, eps: float
-) -> Any:
+def _(out: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float, eps: float) -> Any:
     if not training:
         return *_fixed(out, x, weight, bias, running_mean, running_var, eps), running_mean, running_var
     y, mean, rstd = _training(x, weight, bias, eps)

@@ -1,7 +1,8 @@
 """Convolutions of one to three dimensions and their gradients.
 
-XLA's own convolution serves the forward pass; of its gradients (a dilated convolution, and one with a kernel as large as the image)
-XLA's CPU backend makes slow loops, so they are a product of matrices and the patches of the image, laid side by side.
+XLA's own convolution serves the forward pass (but where many channels lie in groups). Of its gradients (a dilated convolution, and one
+with a kernel as large as the image) XLA's CPU backend makes slow loops, so they are a product of matrices and the patches of the image,
+laid side by side.
 """
 
 from collections.abc import Sequence
@@ -19,16 +20,49 @@ from funrl.compiler._lowerings._taps import tap, windows
 aten = torch.ops.aten
 HIGHEST = lax.Precision.HIGHEST
 MOST_PLACES = 128  # of a kernel: beyond, its gradients are convolutions after all
+SMALL_KERNEL = 64  # weights of an output channel
 Sizes = Sequence[int]
 
 
 def forward(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-    """Return the convolution [N, O, *sizes] of images [N, C, ...] with kernels [O, C / groups, ...]."""
-    sides = []
-    for i, n in enumerate(sizes):
-        covered = (n - 1) * stride[i] + 1 + (w.shape[2 + i] - 1) * dilation[i]
-        sides.append((padding[i], covered - x.shape[2 + i] - padding[i]))
-    return lax.conv_general_dilated(x, w, stride, sides, rhs_dilation=dilation, feature_group_count=groups, precision=HIGHEST)
+    """Return the convolution [N, O, *sizes] of images [N, C, ...] with kernels [O, C / groups, ...].
+
+    XLA's CPU backend is quick with channels first where the kernels are small, and else (by far) with channels last.
+    """
+    if int(np.prod(w.shape[1:])) <= SMALL_KERNEL or 0 in (*x.shape, *w.shape) or (groups > 1 and int(np.prod(w.shape[2:])) > MOST_PLACES):
+        sides = _sides(x, w, sizes, stride, padding, dilation)
+        return lax.conv_general_dilated(x, w, stride, sides, rhs_dilation=dilation, feature_group_count=groups, precision=HIGHEST)
+    if groups > 1:
+        return _forward_by_patches(x, w, sizes, stride, padding, dilation, groups)
+    n = len(sizes)
+    last = (0, *range(2, n + 2), 1)
+    numbers = lax.ConvDimensionNumbers((0, n + 1, *range(1, n + 1)), (n + 1, n, *range(n)), (0, n + 1, *range(1, n + 1)))
+    y = lax.conv_general_dilated(
+        lax.transpose(x, last),
+        lax.transpose(w, (*range(2, n + 2), 1, 0)),
+        stride,
+        _sides(x, w, sizes, stride, padding, dilation),
+        rhs_dilation=dilation,
+        dimension_numbers=numbers,
+        precision=HIGHEST,
+    )
+    return lax.transpose(y, (0, n + 1, *range(1, n + 1)))
+
+
+def _sides(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> list[tuple[int, int]]:
+    """Return how much is put before and after the image along each dimension, so that ``sizes`` come out."""
+    covered = [(n - 1) * s + 1 + (k - 1) * d for n, s, k, d in zip(sizes, stride, w.shape[2:], dilation, strict=True)]
+    return [(p, c - m - p) for p, c, m in zip(padding, covered, x.shape[2:], strict=True)]
+
+
+def _forward_by_patches(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
+    patches = _patches(x, w.shape[2:], sizes, stride, padding, dilation)
+    o, c, *_ = w.shape
+    n, steps = patches.shape[:2]
+    patches = lax.reshape(patches, (n, steps, groups, c, int(np.prod(sizes))))
+    w = lax.reshape(w, (groups, o // groups, c, steps))
+    y = lax.dot_general(w, patches, (((2, 3), (3, 1)), ((0,), (2,))), precision=HIGHEST)  # [groups, O / groups, N, prod(sizes)]
+    return lax.reshape(lax.transpose(y, (2, 0, 1, 3)), (n, o, *sizes))
 
 
 def _blocks(x: Any, lengths: Sizes, stride: Sizes) -> Any:
@@ -129,10 +163,8 @@ def _images_by_convolution(g: Any, w: Any, sizes: Sizes, stride: Sizes, padding:
 
 
 def _weights_by_convolution(x: Any, g: Any, places: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-    sides = []
-    for i, k in enumerate(places):
-        covered = (g.shape[2 + i] - 1) * stride[i] + 1 + (k - 1) * dilation[i]
-        sides.append((padding[i], covered - x.shape[2 + i] - padding[i]))
+    covered = [(m - 1) * s + 1 + (k - 1) * d for m, s, k, d in zip(g.shape[2:], stride, places, dilation, strict=True)]
+    sides = [(p, c - m - p) for p, c, m in zip(padding, covered, x.shape[2:], strict=True)]
     n, c, *image = x.shape
     turned = (1, 0, *range(2, x.ndim))
     x = lax.reshape(x, (n, groups, c // groups, *image))

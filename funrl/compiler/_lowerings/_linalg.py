@@ -118,3 +118,13 @@ def _(out: Any, a: Any, b: Any) -> Any:
 def _(out: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     y = product(x, weight, (x.ndim - 1, weight.ndim - 1))
     return y if bias is None else lax.add(y, spread(wide(bias), out.shape))
+
+
+@lowers(aten._trilinear.default)
+def _(out: Any, a: Any, b: Any, c: Any, expand1: Any, expand2: Any, expand3: Any, sumdim: Any, unroll_dim: int = 1) -> Any:
+    ndim = a.ndim + len(expand1)
+    rows = [lax.expand_dims(wide(x), tuple(d % ndim for d in dims)) for x, dims in ((a, expand1), (b, expand2), (c, expand3))]
+    shape = tuple(max(sizes) if min(sizes) else 0 for sizes in zip(*(x.shape for x in rows), strict=True))
+    first, second, third = (spread(x, shape) for x in rows)
+    y = lax.mul(lax.mul(first, third), second)
+    return lax.reduce(y, lax.full((), 0, y.dtype), lax.add, tuple(d % ndim for d in sumdim))

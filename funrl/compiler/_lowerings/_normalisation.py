@@ -109,9 +109,7 @@ def _(out: Any, x: Any, weight: Any, bias: Any, samples: int, channels: int, pla
 
 
 @lowers(aten.native_group_norm_backward.default)
-def _(
-    out: Any, g: Any, x: Any, mean: Any, rstd: Any, weight: Any, samples: int, channels: int, places: int, groups: int, mask: Any
-) -> Any:
+def _(out: Any, g: Any, x: Any, mean: Any, rstd: Any, weight: Any, samples: int, channels: int, places: int, groups: int, mask: Any) -> Any:
     shape = x.shape
     g, x = (_grouped(wide(v), samples, channels, places, groups) for v in (g, x))
     mean, rstd = (lax.reshape(wide(v), (samples, groups, 1, 1)) for v in (mean, rstd))

@@ -1,0 +1,545 @@
+"""Programs that once came out wrong compiled, each with its whole kind, compiled by XLA and traced alone beside what torch gives eagerly."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+import funrl
+from funrl import buffers, compiler, random, scan, tree
+from tests.support import compilations, same
+
+BACKENDS = ["aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not compiler._program.has_jax(), reason="jax is not installed"))]
+BACKENDS += [pytest.param("inductor", marks=pytest.mark.nightly)]
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    yield
+    compiler.clear()
+
+
+def numbers(seed, *shape, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def agrees(backend, cases, rtol=1e-9):
+    """Fail unless functions (name: (f, *args)), compiled as one program, give what they give eagerly."""
+    names, functions, args = list(cases), [f for f, *_ in cases.values()], [args for _, *args in cases.values()]
+
+    def together(args):
+        return {name: f(*a) for name, f, a in zip(names, functions, args, strict=True)}
+
+    right = together(args)
+    got = compiler.compile(together, backend=backend)(args)
+    for name in names:
+        try:
+            same(got[name], right[name], rtol=rtol, atol=rtol)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None
+
+
+def donated(backend, cases, rtol=1e-9):
+    """Fail unless functions of a state and more, (name: (f, state, *args)), give eager results where the state is donated, twice."""
+    names, functions, states = list(cases), [f for f, *_ in cases.values()], [tree.map(torch.clone, s) for _, s, *_ in cases.values()]
+    args = [args for _, _, *args in cases.values()]
+
+    def together(states, args):
+        return [f(s, *a) for f, s, a in zip(functions, states, args, strict=True)]
+
+    step = compiler.compile(together, donate=0, backend=backend)
+    right = states
+    for _ in range(2):
+        right, states = together(right, args), step(tree.map(torch.clone, states), args)
+        for name, x, y in zip(names, states, right, strict=True):
+            try:
+                same(x, y, rtol=rtol, atol=rtol)
+            except AssertionError as error:
+                raise AssertionError(f"{name}: {error}") from None
+
+
+# c01, c24: a donated state that is read at other places than it is written at, permuted, viewed or gathered --------------------------
+
+
+def write_in_place(x, rows):
+    x = x.clone()
+    x[3:7] = rows
+    x.t()[0] *= 2
+    x.diagonal()[:5].copy_(x[-1, :5])
+    x.view(-1)[::3].neg_()
+    return x
+
+
+@backends
+def test_donated_states(backend):
+    x, rows, order = numbers(0, 1024, 64, dtype=torch.float32), numbers(1, 4, 64, dtype=torch.float32), torch.tensor([3, 3, 1, 7, 0, 0, 5, 2])
+    wide = numbers(2, 130, 130)
+    buffer = buffers.uniform(64)
+    pop = vmap(buffer.extend)(vmap(lambda _: buffer.init(torch.zeros(40)))(torch.zeros(8)), torch.rand(8, 50, 40))
+    two = {"now": torch.zeros(200, 200), "before": torch.full((200, 200), 7.0)}
+    place = torch.arange(4)
+    donated(
+        backend,
+        {
+            "scroll": (lambda x, rows: x.index_copy(0, place, rows).roll(1, 0), x, rows),
+            "swap": (lambda x: x.reshape(32, 32, 64).transpose(0, 1).reshape(1024, 64), x),
+            "survivors": (lambda pop, new, order: tree.index(vmap(buffer.extend)(pop, new), order), pop, torch.rand(8, 8, 40), order),
+            "transposed": (lambda x: x.T + x, wide),
+            "transposed alone": (lambda x: x.T, wide),
+            "reversed": (lambda x: x.flip(0), x),
+            "gathered": (lambda x: x[torch.arange(1023, -1, -1)], x),
+            "gathered, written": (lambda x, rows: x.index_put((place * 5,), rows)[torch.arange(1024) // 2], x, rows),
+            "written in place": (write_in_place, x, rows),
+            "shifted into itself": (lambda x: x.slice_scatter(x[:-1], 0, 1), x),
+            "rows of itself": (lambda x: x.index_copy(0, torch.tensor([0, 5]), x[[5, 0]]), x),
+            "sums with its neighbour": (lambda x: torch.cat([x[1:], x[:1]]) + x, x),
+            "index_add of itself": (lambda x: x.index_add(0, torch.tensor([0, 0, 1]), x[1:4]), x),
+            "a triangle": (lambda x: x.tril() + x.T.triu(1), wide),
+            "cumulated": (lambda x: x.cumsum(0) * 0.5, x),
+            "scattered": (lambda x: x.scatter(1, torch.zeros(1024, 1, dtype=torch.int64) + 3, x[:, :1].flip(0)), x),
+            "in a loop": (lambda x, rows: scan(lambda x, r: (x.index_copy(0, place[:1], r[None] + x[1023:]), ()), x, rows)[0], x, rows),
+            "old value in another place": (lambda s: {"now": s["now"] + 1, "before": s["now"]}, two),
+            "as a view": (lambda s: {"now": s["now"] + 1, "before": s["now"][None].squeeze(0)}, two),
+            "as an expanded view": (lambda s: {"now": s["now"] + 1, "before": s["now"].expand(1, 200, 200)[0]}, two),
+            "changed places": (lambda s: {"now": s["before"], "before": s["now"]}, two),
+            "changed places, seen twice": (lambda s: {"now": s["before"] * 1, "before": s["now"].view(-1).view(200, 200)}, two),
+        },
+        rtol=1e-6,
+    )
+
+
+# c02: scatters into constants under vmap --------------------------------------------------------------------------------------------
+
+
+@backends
+def test_scatters_into_constants_under_vmap(backend):
+    pos = torch.tensor([[0, 0], [1, 2], [3, 3], [4, 1]])
+    one = torch.tensor(1.0)
+
+    def drawn(pos):
+        board = torch.zeros(5, 5) + 0 * pos[0]
+        board[pos[0], pos[1]] = 1
+        board[0].add_(pos[0])
+        return board
+
+    def shared(pos):
+        return torch.full((5,), 2.0).index_add(0, pos, torch.ones(2)), torch.arange(5).scatter(0, pos, 9)
+
+    blank = torch.zeros(5, 5)
+    cases = {
+        "index_put": (lambda p: torch.zeros(5, 5).index_put((p[0], p[1]), one), pos),
+        "accumulate": (lambda p: torch.zeros(5, 5).index_put((p[0], p[1]), one, accumulate=True), pos),
+        "setitem": (drawn, pos),
+        "scatter": (lambda p: torch.zeros(5).scatter(0, p, torch.ones(2)), pos),
+        "scatter_add": (lambda p: torch.ones(5).scatter_add(0, p, torch.ones(2)), pos),
+        "shared": (shared, pos),
+        "index_copy": (lambda p: torch.zeros(5, 2).index_copy(0, p[:1], torch.ones(1, 2)), pos),
+        "one_hot": (lambda p: torch.nn.functional.one_hot(p, 5), pos),
+        "closed over": (lambda p: blank.index_put((p[0], p[1]), one), pos),
+        "masked_fill": (lambda p: torch.zeros(5).masked_fill(torch.arange(5) == p[0], 1.0), pos),
+        "select_scatter": (lambda p: torch.zeros(3, 2).select_scatter(p.to(torch.float32), 0, 1), pos),
+    }
+    agrees(backend, {name: (vmap(f), p) for name, (f, p) in cases.items()})
+    agrees(backend, {name: (vmap(vmap(f)), p.expand(2, 4, 2)) for name, (f, p) in cases.items()})
+    step = lambda c, p: (c + 1, cases["index_put"][0](p) + cases["setitem"][0](p))
+    agrees(backend, {"in a loop": (lambda p: scan(step, torch.zeros(()), p), pos), "mapped": (vmap(lambda p: scan(step, torch.zeros(()), p[None])), pos)})
+
+
+# c03, c09, c26: reductions of bytes and narrow integers; places of extremes; shapes [] ----------------------------------------------
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
+def test_reductions(backend, dtype):
+    board = torch.tensor([3, 1, 2, 5, 4, 3, 2, 1, 6, 7, 1, 2, 3, 4, 1, 2] * 3)
+    board = board.to(dtype) if dtype in (torch.uint8, torch.bool) else -board.to(dtype)
+    rows, scalar = torch.stack([board, board.roll(5), board.flip(0)]), board[0]
+
+    def all_of(x):
+        parts = [x.amin(), x.amax(), x.sum(), x.any(), x.all(), x.prod(), x.min(), x.max()]
+        parts += [x.sum(dtype=torch.uint8), x.count_nonzero()]
+        if dtype != torch.bool:
+            parts += [x.argmin(), x.argmax(), x.sum(dtype=torch.int16), x.sum(dtype=torch.float64)]
+        return parts
+
+    def along(x, d):
+        parts = [x.amin(d), x.amax(d), x.sum(d), x.any(d), x.all(d), x.cumsum(d), x.prod(d), x.min(d), x.max(d), x.cumprod(d), torch.sort(x, dim=d, stable=True)]
+        if dtype != torch.bool:
+            parts += [x.argmin(d), x.argmax(d), x.cummax(d)[0], x.median(d)[0]]
+        return [tuple(x) if isinstance(x, tuple) else x for x in parts]
+
+    agrees(
+        backend,
+        {
+            "flat": (all_of, board),
+            "rows": (all_of, rows),
+            "transposed": (lambda x: all_of(x.t()), rows),
+            "scalar": (all_of, scalar),
+            "first": (lambda x: along(x, 0), rows),
+            "last": (lambda x: along(x, -1), rows),
+            "of a scalar": (lambda x: [x.amin(-1), x.sum(0), x.any(0), x.argmax(-1) if dtype != torch.bool else x], scalar),
+            "mapped": (vmap(all_of), rows),
+            "of a vector": (lambda x: along(x, 0), board),
+        },
+    )
+
+
+@backends
+def test_places_of_extremes_count_in_the_order_of_the_tensor(backend):
+    q = torch.tensor([[0.0, 1.0, 9.0], [2.0, 3.0, 4.0]])
+    b = numbers(0, 3, 4, 5)
+    nan = torch.tensor([1.0, float("nan"), 5.0, float("nan")])
+    agrees(
+        backend,
+        {
+            "transposed": (lambda q: (q.t() * 2).argmax(), q),
+            "masked": (lambda b: torch.where(b.movedim(0, -1) > 0, b.movedim(0, -1), -1.0).argmax(), b),
+            "permuted": (lambda b: [b.permute(2, 0, 1).argmin(), b.mT.argmax(), b.flip(1).argmax(), (b.mT + 1).argmax(0)], b),
+            "ties": (lambda x: [x.argmax(), x.argmin(), x.max(0).indices, x.argmax(keepdim=True)], torch.tensor([1.0, 3.0, 3.0, 1.0])),
+            "nan": (lambda x: [x.argmax(), x.argmin(), x.max(), x.amin(), x.max(0).indices], nan),
+            "shape []": (lambda x: [torch.argmax(x, -1), x.argmin(), x.max(0).indices, x.sort().indices], torch.tensor(3.0)),
+            "mapped": (vmap(lambda q: (q.t() * 2).argmax()), q.expand(3, 2, 3)),
+            "viewed": (lambda q: q.t().reshape(-1).argmax() + q.t().flatten().argmin(), q),
+        },
+    )
+
+
+@backends
+def test_lowerings_that_were_wrong(backend):
+    inf = float("inf")
+    mask = torch.ones(3, 32, dtype=torch.bool)
+    mask[:, 5] = False
+    x, w = torch.tensor([1.0, 0.5, 6.0, 0.3]), torch.tensor([0.1, 0.1, 0.2, 0.1])
+    agrees(
+        backend,
+        {
+            "first False": (lambda m: tuple(m.min(1)), mask),
+            "bins": (lambda x, w: x // w, x, w),
+            "by infinity": (lambda x: torch.remainder(x, torch.full_like(x, inf)), torch.tensor([5.5, -5.5, 0.0, 1.0])),
+            "half": (lambda x: [x.half().float(), x.bfloat16().double(), x.half() * 3], torch.linspace(0, 1, 9)),
+            "cumsum with a dtype": (lambda x: [torch.ones(5, dtype=torch.bool).cumsum(0, dtype=d) for d in (torch.bfloat16, torch.float64, torch.uint8)], x),
+            "2 ** n": (lambda n: [2**n, n**2, 2.0**n, 3 ** n.to(torch.int32), (-2) ** n], torch.arange(5)),
+            "shifts": (lambda n: [n << 2, -n >> 1, 1 << n, n % 3, -n % 3, -n // 2, torch.div(-n, 2, rounding_mode="trunc")], torch.arange(5)),
+            "wrap": (lambda n: [n * n * n * 3, (n * 100).to(torch.uint8) * 5], torch.arange(5) + 2**40),
+        },
+    )
+
+
+# c05, c23, c25: loops with one output, no ys, no carry, no xs ------------------------------------------------------------------------
+
+
+@backends
+def test_thin_loops(backend):
+    c, xs = torch.tensor([1.0, 2.0, 3.0, 4.0]), numbers(0, 2, 4, dtype=torch.float32)
+    total = lambda c, x: (c + x, ())
+    w = numbers(2, 8, 8, dtype=torch.float32) / 3
+    cases = {
+        "one carry": (lambda xs: scan(total, torch.zeros(4), xs)[0], xs),
+        "of a key": (lambda k: scan(lambda k, _: (random.split(k)[0], ()), k, length=4)[0], random.key(0)),
+        "only ys": (lambda xs: scan(lambda c, x: ((), x * 2), (), xs)[1], xs),
+        "nothing at all": (lambda xs: scan(lambda c, x: ((), ()), (), xs), xs),
+        "no xs": (lambda c: scan(lambda c, _: (c * 2, c), c, length=3), c),
+        "no xs, no ys": (lambda c: scan(lambda c, _: (c * 2, ()), c, length=3), c),
+        "one step": (lambda c, xs: scan(lambda c, x: (c + x, c), c, xs[:1]), c, xs),
+        "ys that are constants": (lambda xs: scan(lambda c, x: ((), torch.ones(2)), (), xs)[1], xs),
+        "a carry that stays": (lambda c, xs: scan(lambda c, x: (c, x), c, xs), c, xs),
+        "y that is the carry": (lambda c, xs: scan(lambda c, x: (x, c), c, xs, reverse=True), c, xs),
+        "carries that change places": (lambda c, xs: scan(lambda c, x: ((c[1], c[0]), c[0]), (c, c * 2), xs), c, xs),
+        "y from around": (lambda c, xs: scan(lambda d, x: (d + x, c), c, xs), c, xs),
+        "unused xs": (lambda c, xs: scan(lambda c, x: (c + 1, ()), c, xs), c, xs),
+        "nested": (lambda c, xs: scan(lambda c, x: (scan(total, c, xs)[0] + x, c), c, xs), c, xs),
+        "nested, no xs": (lambda c: scan(lambda c, _: (scan(lambda d, _: (2 * d, ()), c, length=2)[0], c), c, length=3), c),
+        "thin": (lambda w, x: scan(lambda c, _: (torch.tanh(c @ w), c.sum()), x, length=4), w, numbers(3, 600, 8, dtype=torch.float32)),
+        "thinner": (lambda w, x: scan(lambda c, _: (torch.tanh(c @ w), c[:, 0]), x, length=4), w, numbers(3, 1, 8, dtype=torch.float32)),
+        "wholes and truths": (lambda n: scan(lambda c, n: ((c[0] + n, ~c[1]), (c[0] > 2, n)), (n[0], n[0] > 0), n), torch.arange(4)),
+    }
+    agrees(backend, cases, rtol=1e-5)
+    mapped = {name: (vmap(f, in_dims=tuple(0 for _ in args)), *[torch.stack([x, x + 1]) for x in args]) for name, (f, *args) in cases.items() if name not in ("of a key", "nothing at all")}
+    agrees(backend, mapped, rtol=1e-5)
+
+
+# c06: constants in loop bodies -------------------------------------------------------------------------------------------------------
+
+
+@backends
+def test_constants_in_loop_bodies(backend):
+    moves = torch.tensor([[0, 1], [0, -1], [1, 0], [-1, 0]])
+    table = np.arange(6.0).reshape(3, 2)
+
+    def walk(pos, actions):
+        def step(pos, a):
+            move = torch.tensor([[0, 1], [0, -1], [1, 0], [-1, 0]]).index_select(0, a[None])[0]
+            return (pos + move).clamp(0, 4), pos
+
+        return scan(step, pos, actions)
+
+    def step(c, r):
+        literal = torch.tensor([float(i) for i in range(9)]).sum()
+        return c + literal, (c, torch.tensor(3), torch.eye(2), torch.arange(3), torch.as_tensor(table), torch.full((2,), 7, dtype=torch.uint8))
+
+    def written(c, r):
+        board = torch.tensor([1.0, 2.0, 3.0])
+        board[1] += r
+        board.mul_(2)
+        return c + board.sum(), board
+
+    actions = torch.tensor([0, 2, 2, 1])
+    agrees(
+        backend,
+        {
+            "a table": (walk, torch.tensor([0, 0]), actions),
+            "a table outside": (lambda p, a: scan(lambda p, a: (p + moves[a], p), p, a), torch.tensor([0, 0]), actions),
+            "literals": (lambda x: scan(step, x, length=3), torch.zeros(2)),
+            "literals, nested": (lambda x: scan(lambda c, _: (scan(step, c, length=2)[0], ()), x, length=3), torch.zeros(2)),
+            "written": (lambda x: scan(written, torch.zeros(()), x), torch.ones(3)),
+            "mapped": (vmap(walk), torch.zeros(2, 2, dtype=torch.int64), torch.stack([actions, actions.flip(0)])),
+            "in a gradient": (grad(lambda x: scan(lambda c, _: (c * torch.tensor([1.0, 2.0]), ()), x, length=3)[0].sum()), torch.ones(2)),
+        },
+    )
+
+
+# c07: indices of shape [] --------------------------------------------------------------------------------------------------------------
+
+
+@backends
+def test_indices_of_shape_empty(backend):
+    t, i, x = torch.arange(12.0).reshape(3, 4), torch.tensor(2), numbers(0, 2, 3, 4)
+
+    def put(t, i):
+        t = t.clone()
+        t[i] = 9.0
+        t[0, i] += 1
+        t[..., i] *= 2
+        t[i, 1:] = torch.tensor([1.0, 2.0, 3.0])
+        t[i - 1, i] = -1.0
+        return t
+
+    cases = {
+        "row": (lambda t, i: t[i], t, i),
+        "entry": (lambda t, i: t[i, i + 1], t, i),
+        "negative": (lambda t, i: [t[-i], t[i - 3], t[..., -i]], t, i),
+        "with slices": (lambda t, i: [t[:, i], t[..., i], t[1:, i], t[i, 1:], t[i, None], t[None, i], t[i, ..., 0]], t, i),
+        "with lists": (lambda t, i: [t[i, [0, 2]], t[[0, 1], i], t[i, torch.tensor([1, 3])]], t, i),
+        "narrow dtypes": (lambda t, i: [t[i.to(torch.int32)], t[i.to(torch.int8)], t[i.to(torch.uint8).to(torch.int64)]], t, i),
+        "three dimensions": (lambda x, i: [x[:, i], x[0, i], x[..., i, :], x[:, i, i], x[0, :, i]], x, i),
+        "put": (put, t, i),
+        "tree": (lambda t, i: [tree.index({"t": t}, i), tree.set({"t": t}, i, {"t": torch.full((4,), 9.0)})], t, i),
+        "in a loop": (lambda t, i: scan(lambda c, _: ((c + 1) % 3, t[c]), i, length=3), t, i),
+        "of a loop's row": (lambda t, i: scan(lambda c, k: (c + t[k].sum(), t[k, k]), torch.zeros(()), torch.arange(3)), t, i),
+        "argmax": (lambda t, i: t[t[:, 0].argmax()], t, i),
+        "gradient": (lambda t, i: grad(lambda t: (t[i] ** 2).sum() + t[i, i])(t), t, i),
+        "select": (lambda t, i: [t.index_select(0, i), t.index_select(1, i[None])], t, i),
+    }
+    agrees(backend, cases)
+    agrees(backend, {"mapped": (vmap(lambda t, i: t[i], (None, 0)), t, torch.tensor([1, 2])), "both": (vmap(lambda t, i: t[i]), t.expand(2, 3, 4), torch.tensor([1, 2]))})
+
+
+# c08: layouts of arguments -------------------------------------------------------------------------------------------------------------
+
+
+@backends
+def test_layouts_of_arguments(backend):
+    r, wide = numbers(0, 4, 6), numbers(1, 6, 4)
+    back = lambda r: scan(lambda g, x: (x + 0.9 * g, g), torch.zeros(4, dtype=torch.float64), r)[1]
+    layouts = {
+        "transposed": wide.T,
+        "expanded": r[:, :1].expand(4, 6),
+        "sliced": numbers(2, 8, 12)[::2, ::2],
+        "offset": numbers(3, 5, 6)[1:],
+        "permuted": numbers(4, 2, 6, 4)[1].T,
+        "of a view": numbers(5, 24).view(4, 6),
+        "reshaped": numbers(6, 3, 24)[1].reshape(4, 6),
+    }
+    outside = dict(layouts)
+    cases = {}
+    for name, x in layouts.items():
+        cases[name] = (lambda x, name=name: [x * 2, x.T @ x, x.sum(0), x.argmax(), outside[name] + x, outside[name].T @ x, x.reshape(-1), x[1]], x)
+        cases["scan over " + name] = (lambda x: [back(x.T), back(x.t()), back(x.mT), scan(lambda c, x: (c + x, x), x[0], x, reverse=True)], x)
+    cases["reward to go"] = (lambda r: buffers.reward_to_go(r.T, (r > 5).T), r)
+    cases["data"] = (lambda r: r.T.data.sum(0), r)
+    cases["empty"] = (lambda r: [r[:0], r[:, :0].sum(0), torch.cat([r[:0], r]), r[:0].sum(), r.new_zeros(0, 3).T], r)
+    agrees(backend, cases)
+
+
+def test_every_layout_is_one_program():
+    f = compiler.compile(lambda x: x * 2, backend="aot_eager")
+    x = numbers(0, 4, 4)
+    with compilations(1):
+        for y in (x, x.T, x[:1].expand(4, 4), numbers(1, 8, 8)[::2, ::2]):
+            same(f(y), y * 2)
+
+
+# c21, c22, c27: gradients through mapped bodies, of the first carry, second derivatives ---------------------------------------------------
+
+
+@backends
+def test_gradients(backend):
+    xs, w, p = numbers(0, 3, 4), numbers(1, 4), torch.tensor(0.5, dtype=torch.float64)
+    mapped = lambda p, x: scan(lambda c, _: (vmap(lambda c: torch.tanh(c * p))(c), c), x, length=3)[0].sum()
+    inner = lambda w, x: w - 0.1 * grad(lambda v: (x @ v) ** 2)(w)
+    maml = lambda w: scan(lambda w, x: (inner(w, x), w.sum()), w, xs)[0].pow(2).sum()
+    power = lambda w: scan(lambda c, x: (c * w + x, c), torch.ones((), dtype=torch.float64), xs[:, 0])[0]
+    first = lambda h: scan(lambda h, x: (torch.tanh(h + x), h), h, xs[:, 0])[0]
+
+    def rnn(w, xs):
+        h, ys = scan(lambda h, x: (torch.tanh(h * w + x), (h, h.argmax())), torch.zeros(4, dtype=torch.float64), xs)
+        return (h * ys[0]).sum()
+
+    def written(w):
+        def step(c, x):
+            y = c.clone()
+            y[0] += x[0]
+            y[1:].mul_(w[1:])
+            return y.sin(), y[1]
+
+        c, ys = scan(step, w, xs)
+        return c.sum() + ys.sum()
+
+    agrees(
+        backend,
+        {
+            "mapped body": (grad(mapped), p, w),
+            "mapped body, by all": (grad(mapped, (0, 1)), p, w),
+            "mapped around": (vmap(grad(mapped), (0, None)), torch.linspace(0, 1, 3, dtype=torch.float64), w),
+            "mapped around and inside": (lambda w: vmap(grad(lambda p: vmap(lambda x: mapped(p, x[None]))(w).sum()))(w), w),
+            "of the first carry": (grad(first), p),
+            "of xs": (grad(rnn, (0, 1)), w, xs),
+            "maml": (grad(maml), w),
+            "maml, mapped": (vmap(grad(maml)), numbers(5, 2, 4)),
+            "twice": (grad(grad(power)), p),
+            "forward over reverse": (jacfwd(grad(power)), p),
+            "reverse over forward": (jacrev(jacfwd(power)), p),
+            "hessian": (hessian(lambda w: rnn(w, xs)), w),
+            "jvp": (lambda w, t: jvp(lambda w: rnn(w, xs), (w,), (t,)), w, numbers(3, 4)),
+            "vjp": (lambda w: vjp(lambda w: scan(lambda c, x: (c * w + x, c), w, xs), w)[1]((w, xs)), w),
+            "jacrev of ys": (jacrev(lambda p: scan(lambda c, x: (c * p + x, c), p, xs[:, 0])[1]), p),
+            "grad_and_value": (grad_and_value(lambda w: (rnn(w, xs), w * 2), has_aux=True), w),
+            "third": (grad(grad(grad(power))), p),
+            "written in place": (grad(written), w),
+            "a gradient in a mapped body in a gradient": (grad(lambda p: scan(lambda c, x: (vmap(grad(lambda c: (c * p * x).sin()))(c), c), w, xs[:, 0])[0].sum()), p),
+            "reverse": (grad(lambda w: scan(lambda c, x: (c * w + x, c), w, xs, reverse=True)[1].square().sum()), w),
+        },
+    )
+
+
+# c10 is above; c16, f12: what a compiled function takes and says -------------------------------------------------------------------------
+
+
+def test_numbers_that_change():
+    """A float that changes is an input from its second value on; a number whose value is asked for is fixed, and the 65th is an error."""
+    update = compiler.compile(lambda x, learning_rate: x - learning_rate * x, backend="aot_eager")
+    x = torch.ones(3)
+    with compilations(2):
+        for i in range(100):
+            same(update(x, 1e-3 * 0.99**i), x - 1e-3 * 0.99**i * x)
+
+    def many(x, a, *, b):
+        return x * a + b, (x + a) ** b, a - x, a / (x + 2), torch.where(x > a, x, b), -a, a * 2 + b, torch.maximum(x, torch.as_tensor(b)), x.clamp(a, b)
+
+    f = compiler.compile(many, backend="aot_eager")
+    for x in (torch.ones(3), torch.ones(3, dtype=torch.float64), torch.arange(3)):
+        for a, b in ((0.5, 2.0), (0.25, 2.0), (0.125, 3.0)):
+            same(f(x, a, b=b), many(x, a, b=b), rtol=1e-6, atol=1e-6)
+
+    g = compiler.compile(lambda x, n: x + 1 if n > 0.5 else x, backend="aot_eager")
+    for n in (0.1, 0.2, 0.7, 0.2):
+        same(g(torch.ones(2), n), torch.ones(2) + (n > 0.5))
+
+
+def test_the_65th_program_is_an_error():
+    f = compiler.compile(lambda x, n: x[:n], backend="aot_eager")
+    for n in range(1, 65):
+        f(torch.ones(2), n)
+    with pytest.raises(ValueError, match="compiled 64 times, each for other arguments; argument 1 is a Python number .* that changes: make it a tensor"):
+        f(torch.ones(2), 65)
+    assert f(torch.ones(2), 1).tolist() == [1]
+    g = compiler.compile(lambda x: x * 2, backend="aot_eager")
+    for n in range(64):
+        g(torch.ones(n + 1))
+    with pytest.raises(ValueError, match="argument 0 has another shape or dtype each time: pad it, or use a mask"):
+        g(torch.ones(65))
+
+
+@backends
+def test_what_a_compiled_function_takes(backend):
+    def f(x, lr, *, flag=False, name="a", none=None):
+        return {"x": x * lr, "steps": 128, "name": name, "none": none, "flag": flag, "lr": lr}
+
+    compiled = compiler.compile(f, backend=backend)
+    for args, kwargs in (
+        ((np.ones(2), 0.5), {}),
+        ((np.ones(2, dtype=np.float32)[::-1], np.float32(0.5)), {"flag": True}),
+        ((torch.ones(2), np.int64(3)), {"name": "b", "none": {"y": torch.zeros(1)}}),
+        ((torch.nn.Parameter(torch.ones(2)), torch.tensor(2.0)), {"none": ()}),
+    ):
+        got, right = compiled(*args, **kwargs), f(*[torch.as_tensor(a.copy()) if isinstance(a, np.ndarray) else a for a in args], **kwargs)
+        assert {k: v for k, v in got.items() if not isinstance(v, torch.Tensor) and k != "none"}.keys() >= {"steps", "name", "flag"}
+        assert got["steps"] == 128 and got["name"] == right["name"] and got["flag"] is right["flag"]
+        torch.testing.assert_close(got["x"], right["x"].detach() if isinstance(right["x"], torch.Tensor) else right["x"])
+        same(got["none"], right["none"])
+        assert not got["x"].requires_grad
+
+    big = {"w": torch.nn.Parameter(torch.ones(200, 200))}
+    new = compiler.compile(lambda p: {"w": p["w"] - 0.1}, donate=0, backend=backend)(big)
+    same(new["w"], torch.full((200, 200), 0.9))
+
+
+@backends
+def test_modules(backend):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Tanh(), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)).eval()
+    f = compiler.compile(lambda x: module(x), backend=backend)
+    g = compiler.compile(lambda p, x: functional_call(module, p, (x,)), backend=backend)
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        same(f(x), module(x), rtol=1e-5, atol=1e-6)
+        same(g(dict(module.named_parameters()), x), module(x), rtol=1e-5, atol=1e-6)
+        module[0].weight.mul_(2)
+        module[3].running_mean.add_(1)
+        with compilations(0):
+            same(f(x), module(x), rtol=1e-5, atol=1e-6)
+        module[0].weight.data = torch.randn(4, 3)
+        with compilations(0):
+            same(f(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+# c17 ------------------------------------------------------------------------------------------------------------------------------------
+
+
+@backends
+def test_none_under_vmap(backend):
+    env = funrl.envs.make("CartPole-v1")
+    act = lambda p, k, o: (torch.zeros((), dtype=torch.int64), None)
+    four = vmap(env.reset, (0, None))(random.split(random.key(0), 4), env.default_params)
+    f = functools.partial(funrl.rollout, None, env=env, act=act, num_steps=2)
+    agrees(backend, {"rollout": (lambda k, s, p: f(k, s, p), random.key(1), four, env.default_params)}, rtol=1e-5)
+    agrees(backend, {"mapped": (vmap(lambda x, mask: (x + 1 if mask is None else x, ()), (0, None)), torch.ones(3), None)})
+
+
+# c11: half precision leaves ----------------------------------------------------------------------------------------------------------------
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(backend, dtype):
+    x, w = numbers(0, 4, 3, dtype=dtype), numbers(1, 3, 2, dtype=dtype)
+    outside = numbers(2, 3, dtype=dtype)
+    cases = {
+        "arithmetic": (lambda x: [x * 2 + 1, x.float() * 3, x / 3, x - x.mean(), (x + 1) * (x - 1), x.abs().sqrt()], x),
+        "reductions": (lambda x: [x.sum(0), x.amax(1), x.mean(), x.softmax(0), x.var(0), x.argmax(0), x.sort(0).values, x.cumsum(0)], x),
+        "product": (lambda x, w: torch.relu(x @ w), x, w),
+        "gradient": (grad(lambda w, x: torch.tanh(x @ w).sum()), w, x),
+        "loop": (lambda x: scan(lambda c, x: (torch.tanh(c + x), c * 2), outside, x), x),
+        "constants": (lambda x: x + torch.tensor([1, 2, 3], dtype=dtype) + torch.tensor(0.5, dtype=dtype) + outside, x),
+        "places": (lambda x: [x[1], x[:, [0, 2]], torch.zeros(4, 3, dtype=dtype).index_put((torch.tensor([1]),), x[0]), x.T.contiguous()], x),
+    }
+    agrees(backend, cases, rtol=0.02)
+    step = compiler.compile(lambda s, x: {"a": s["a"] * 0.5 + x, "b": s["b"].roll(1, 0)}, donate=0, backend=backend)
+    s = {"a": numbers(3, 300, 200, dtype=dtype), "b": numbers(4, 300, 200, dtype=dtype)}
+    for _ in range(3):
+        right = {"a": s["a"] * 0.5 + 1, "b": s["b"].roll(1, 0)}
+        s = step(s, torch.ones((), dtype=dtype))
+        same(s, right, rtol=0.02, atol=0.02)
