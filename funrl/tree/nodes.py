@@ -1,7 +1,6 @@
 """The nodes of a tree: frozen dataclasses that are pytrees, and the walks over all leaves that everything else stands on."""
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Self, TypeVar, dataclass_transform
 
@@ -10,6 +9,8 @@ import optree.registry
 import torch
 from optree import GetAttrEntry
 from torch.utils import _pytree as torch_pytree
+
+from funrl.tree.checks import check_class, check_decorated, check_leaf
 
 __all__ = [
     "Replaceable",
@@ -68,7 +69,7 @@ class Replaceable:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with the named fields changed."""
         kind: Any = type(self)
-        _check_decorated(kind)
+        check_decorated(kind, _CLASSES[kind._funrl_id])
         fields = {name: getattr(self, name) for name in (*kind._funrl_data, *kind._funrl_static)}
         return _CLASSES[kind._funrl_id](**{**fields, **changes})
 
@@ -97,24 +98,9 @@ def dataclass(cls: type[T]) -> type[T]:
         >>> map(lambda x: 2 * x, ball.replace(height=torch.tensor(3.0))).height
         tensor(6.)
     """
-    if hasattr(cls, "__post_init__"):
-        raise TypeError(
-            f"{cls.__name__} has a __post_init__, which transforms would run on objects that are not tensors: "
-            f"move it to a function that builds {cls.__name__}"
-        )
-    if "__init__" in vars(cls):
-        raise TypeError(
-            f"{cls.__name__} has an __init__ of its own, but its copies are made from its fields: "
-            f"move it to a function that builds {cls.__name__}"
-        )
+    check_class(cls)
     made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(made)
-    hidden = [f.name for f in fields if not f.init]
-    if hidden:
-        raise TypeError(
-            f"{cls.__name__}: field {hidden[0]!r}: expected one that __init__ takes, as copies are made from the fields, got init=False; "
-            "compute it where it is used, or give it when the object is built"
-        )
     data_names = tuple(f.name for f in fields if not f.metadata.get("static"))
     static_names = tuple(f.name for f in fields if f.metadata.get("static"))
     names = data_names + static_names
@@ -183,34 +169,16 @@ def _flatten_into(values: list[Any], node: Any) -> Any:
     if kind is tuple or kind is list:
         return (kind, len(node), tuple([_flatten_into(values, child) for child in node]))
     if hasattr(kind, "_funrl_data"):
-        _check_decorated(kind)
+        check_decorated(kind, _CLASSES[kind._funrl_id])
         context = tuple([getattr(node, name) for name in kind._funrl_static])
         return (kind, context, tuple([_flatten_into(values, getattr(node, name)) for name in kind._funrl_data]))
     if isinstance(node, tuple) and hasattr(kind, "_fields"):
         return (kind, kind._fields, tuple([_flatten_into(values, child) for child in node]))
     if node is None:
         return (kind, 0, ())
-    _check_leaf(node)
+    check_leaf(node)
     values.append(node)
     return _LEAF
-
-
-def _check_decorated(kind: Any) -> None:
-    """Raise a TypeError for a class that inherits from a :func:`dataclass` and is none itself: its own fields would be lost."""
-    base = _CLASSES[kind._funrl_id]
-    if base is not kind:
-        raise TypeError(
-            f"tree: {kind.__name__} inherits from {base.__name__}, which is a tree.dataclass, but is none itself, so that its fields "
-            f"and its type would be lost; put @tree.dataclass above class {kind.__name__}"
-        )
-
-
-def _check_leaf(node: Any) -> None:
-    if isinstance(node, (dict, list, tuple, deque)):
-        kind = type(node)
-        name = kind.__name__ if kind.__module__ in ("builtins", "collections") else f"{kind.__module__}.{kind.__name__}"
-        article = "an" if name[0] in "AEIOUaeiou" else "a"
-        raise TypeError(f"tree: {article} {name} is no tree; use dict, list, tuple, NamedTuple or a funrl.tree.dataclass")
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:
@@ -269,14 +237,14 @@ def _leaves_into(values: list[Any], node: Any) -> None:
         for child in node:
             _leaves_into(values, child)
     elif hasattr(kind, "_funrl_data"):
-        _check_decorated(kind)
+        check_decorated(kind, _CLASSES[kind._funrl_id])
         for name in kind._funrl_data:
             _leaves_into(values, getattr(node, name))
     elif isinstance(node, tuple) and hasattr(kind, "_fields"):
         for child in node:
             _leaves_into(values, child)
     elif node is not None:
-        _check_leaf(node)
+        check_leaf(node)
         values.append(node)
 
 
@@ -355,7 +323,7 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
     if kind is tuple or kind is list:
         return kind([_map_one(f, child) for child in node])
     if hasattr(kind, "_funrl_data"):
-        _check_decorated(kind)
+        check_decorated(kind, _CLASSES[kind._funrl_id])
         fields = {name: _map_one(f, getattr(node, name)) for name in kind._funrl_data}
         fields.update({name: getattr(node, name) for name in kind._funrl_static})
         return _CLASSES[kind._funrl_id](**fields)
@@ -363,7 +331,7 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
         return kind(*[_map_one(f, child) for child in node])
     if node is None:
         return None
-    _check_leaf(node)
+    check_leaf(node)
     return f(node)
 
 

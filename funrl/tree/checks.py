@@ -1,0 +1,60 @@
+"""What nodes of a tree may be: the errors for classes and containers that are none."""
+
+import dataclasses
+from collections import deque
+from typing import Any
+
+__all__ = ["check_class", "check_decorated", "check_leaf"]
+
+
+def check_class(cls: type) -> None:
+    """Raise a TypeError for a class whose objects could not be copied from their fields.
+
+    Example:
+        >>> class Ball:
+        ...     height: float
+        >>> check_class(Ball)
+    """
+    if hasattr(cls, "__post_init__"):
+        raise TypeError(
+            f"{cls.__name__} has a __post_init__, which transforms would run on objects that are not tensors: "
+            f"move it to a function that builds {cls.__name__}"
+        )
+    if "__init__" in vars(cls):
+        raise TypeError(
+            f"{cls.__name__} has an __init__ of its own, but its copies are made from its fields: "
+            f"move it to a function that builds {cls.__name__}"
+        )
+    for name in cls.__dict__.get("__annotations__", {}):
+        field = vars(cls).get(name)
+        if isinstance(field, dataclasses.Field) and not field.init:
+            raise TypeError(
+                f"{cls.__name__}: field {name!r}: expected one that __init__ takes, as copies are made from the fields, got init=False; "
+                "compute it where it is used, or give it when the object is built"
+            )
+
+
+def check_decorated(kind: type, base: type) -> None:
+    """Raise a TypeError for a class that inherits from the dataclass ``base`` and is none itself: its own fields would be lost.
+
+    Example:
+        >>> check_decorated(int, int)
+    """
+    if base is not kind:
+        raise TypeError(
+            f"tree: {kind.__name__} inherits from {base.__name__}, which is a tree.dataclass, but is none itself, so that its fields "
+            f"and its type would be lost; put @tree.dataclass above class {kind.__name__}"
+        )
+
+
+def check_leaf(node: Any) -> None:
+    """Raise a TypeError for a container that is no tree.
+
+    Example:
+        >>> check_leaf(3)
+    """
+    if isinstance(node, (dict, list, tuple, deque)):
+        kind = type(node)
+        name = kind.__name__ if kind.__module__ in ("builtins", "collections") else f"{kind.__module__}.{kind.__name__}"
+        article = "an" if name[0] in "AEIOUaeiou" else "a"
+        raise TypeError(f"tree: {article} {name} is no tree; use dict, list, tuple, NamedTuple or a funrl.tree.dataclass")
