@@ -1,6 +1,7 @@
 """What nodes of a tree may be: the errors for classes and containers that are none."""
 
 import dataclasses
+import inspect
 from collections import deque
 from typing import Any
 
@@ -25,7 +26,7 @@ def check_class(cls: type) -> None:
             f"{cls.__name__} has an __init__ of its own, but its copies are made from its fields: "
             f"move it to a function that builds {cls.__name__}"
         )
-    for name in cls.__dict__.get("__annotations__", {}):
+    for name in inspect.get_annotations(cls):
         field = vars(cls).get(name)
         if isinstance(field, dataclasses.Field) and not field.init:
             raise TypeError(
