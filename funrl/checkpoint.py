@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import torch
 
 from funrl import tree
-from funrl.tree.storage import write_atomic
+from funrl.tree.files import read_json, write_atomic
 
 __all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
 
@@ -260,7 +260,7 @@ def _score(path: Path) -> float | None:
             score = _read_header(file, path, hashlib.sha256())["meta"].get("score")
     except (OSError, CheckpointError, AttributeError):
         return None
-    return score if isinstance(score, float) else None
+    return score if isinstance(score, float) and not math.isnan(score) else None
 
 
 def _inside(path: str, at: str) -> bool:
@@ -300,10 +300,11 @@ def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
     for part in (first, packed, text):
         digest.update(part)
     try:
-        header = json.loads(text)
-        rows = [(row["path"], row["dtype"], row["shape"], row["bytes"]) for row in header["leaves"]]
-        expected = start + sum(row[3] for row in rows) + _DIGEST_BYTES
+        header = read_json(text)
         header["meta"]
+        if not all(_is_row(row) for row in header["leaves"]):
+            raise TypeError
+        expected = start + sum(row["bytes"] for row in header["leaves"]) + _DIGEST_BYTES
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: the checkpoint is damaged, its header cannot be read; restore a copy or start anew") from None
     if size != expected:
@@ -312,6 +313,11 @@ def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
             f"{path}: the checkpoint is {fault}, it has {size} bytes and should have {expected}; restore a copy or start anew"
         )
     return header
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    sizes = [row["bytes"], *row["shape"]]
+    return isinstance(row["path"], str) and isinstance(row["dtype"], str) and all(type(n) is int and n >= 0 for n in sizes)
 
 
 def _check_leaves(rows: list[dict[str, Any]], paths: list[str], leaves: list[torch.Tensor], path: Any) -> None:

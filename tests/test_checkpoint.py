@@ -123,8 +123,25 @@ def test_another_version(path):
         checkpoint.load(path, like())
 
 
-def test_a_header_that_lies(path):
-    header = json.dumps({"meta": {}, "leaves": [{"path": "x"}]}).encode()
+ROW = {"path": "x", "dtype": "float32", "shape": [2], "bytes": 8}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        json.dumps({"meta": {}, "leaves": [{"path": "x"}]}),
+        json.dumps({"meta": {}, "leaves": [{**ROW, "bytes": -8}, {**ROW, "bytes": 40}]}),
+        json.dumps({"meta": {}, "leaves": [{**ROW, "bytes": 32.0}]}),
+        json.dumps({"meta": {}, "leaves": [{**ROW, "path": ["x"], "bytes": 32}]}),
+        json.dumps({"meta": {}, "leaves": [{**ROW, "shape": [-2], "bytes": 32}]}),
+        json.dumps({"leaves": []}),
+        "[" * 100_000,
+        '{"meta": ' + "9" * 5_000 + ', "leaves": []}',
+        '{"meta": "\xff", "leaves": []}',
+    ],
+)
+def test_a_header_that_lies(path, header):
+    header = header.encode("latin-1")
     path.write_bytes(b"funrl checkpoint 1\n" + struct.pack("<Q", len(header)) + header + bytes(64))
     with pytest.raises(CheckpointError, match="its header cannot be read"):
         checkpoint.load(path, like())
@@ -279,7 +296,7 @@ def test_a_full_disk_at_any_moment(path, monkeypatch, call):
         path.with_name(".state.partial").symlink_to("/dev/full")
     else:
         monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*state'"):
         checkpoint.save(path, example(), {"update": 4})
     monkeypatch.undo()
     assert path.read_bytes() == before and os.listdir(path.parent) == ["state"]

@@ -65,7 +65,7 @@ SHARED = {
     "returns": {"checks", "recurrence", "td"},
     "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
-    "tree": {"checks", "names", "nodes"},
+    "tree": {"checks", "files", "names", "nodes"},
 }
 # Files that serve their own folder only, so that no user sees their functions.
 INNER = {
@@ -86,6 +86,7 @@ INNER = {
     *(f"training/{name}.py" for name in ("agents", "experience", "interrupt", "log")),
     "transforms/parts.py",
     "tree/checks.py",
+    "tree/files.py",
 }
 PRIVATE_TORCH = {"program.py": None, "codegen.py": None, "replay.py": {"torch._foreach_copy_"}, "tree/nodes.py": {"torch.utils._pytree"}}
 

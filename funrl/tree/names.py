@@ -196,52 +196,84 @@ def rename(tree: Any, names: dict[Any, Any]) -> Any:
 def flatten_keys(tree: Any, separator: str = ".") -> dict[str, Any]:
     """Return the leaves in one dict, by the keys of their paths joined with a separator; they come in the order of :func:`leaves`.
 
+    A separator or backslash that is a part of a key has a backslash before it, so that different paths have different names.
+
     Args:
         tree: any tree but a single leaf.
-        separator: what stands between keys.
+        separator: what stands between keys; not empty, and without a backslash.
 
     Raises:
-        ValueError: if two leaves would have one name, or the tree is a leaf.
+        ValueError: if two leaves would have one name (keys that are written alike, such as 1 and "1"), the tree is a leaf, or the
+            separator is empty or has a backslash.
 
     Example:
         >>> flatten_keys({"a": {"b": 1, "c": [2, 3]}})
         {'a.b': 1, 'a.c.0': 2, 'a.c.1': 3}
+        >>> list(flatten_keys({"layer.0": {"weight": 1}}))
+        ['layer\\\\.0.weight']
     """
     leaves(tree)  # refuses what is no tree
+    _check_separator("tree.flatten_keys", separator)
     if _entries(tree) is None and tree is not None:
         raise ValueError(f"tree.flatten_keys: the tree is {describe_leaf(tree)}, which has no key")
     result: dict[str, Any] = {}
-    _flatten_keys(result, tree, "", separator)
+    _flatten_keys(result, tree, [], separator)
     return result
 
 
-def _flatten_keys(result: dict[str, Any], node: Any, prefix: str, separator: str) -> None:
+def _flatten_keys(result: dict[str, Any], node: Any, keys: list[str], separator: str) -> None:
     entries = _entries(node)
     if entries is None:
         if node is not None:
-            if prefix in result:
-                raise ValueError(f"tree.flatten_keys: two leaves would be called {prefix!r}; choose another separator than {separator!r}")
-            result[prefix] = node
+            name = separator.join(keys)
+            if name in result:
+                raise ValueError(f"tree.flatten_keys: two leaves would be called {name!r}; give the keys of a dict one type")
+            result[name] = node
         return
     for key in sorted(entries) if type(node) is dict else entries:
-        _flatten_keys(result, entries[key], f"{prefix}{separator}{key}" if prefix else str(key), separator)
+        escaped = str(key).replace("\\", "\\\\").replace(separator, f"\\{separator}")
+        _flatten_keys(result, entries[key], [*keys, escaped], separator)
 
 
 def unflatten_keys(flat: dict[str, Any], separator: str = ".") -> dict[str, Any]:
-    """Return nested dicts from one whose keys are joined with a separator. For nested dicts the inverse of :func:`flatten_keys`.
+    """Return nested dicts from one whose keys are joined with a separator.
+
+    It is the inverse of :func:`flatten_keys` for nested dicts whose keys are text and none of which is empty.
 
     Args:
-        flat: a dict with text as keys.
-        separator: what stands between keys.
+        flat: a dict with text as keys; a separator or backslash after a backslash is a part of a key.
+        separator: what stands between keys; not empty, and without a backslash.
 
     Raises:
-        ValueError: if a key leads through another one's value.
+        ValueError: if a key leads through another one's value, or the separator is empty or has a backslash.
 
     Example:
         >>> unflatten_keys({"a.b": 1, "a.c": 2, "d": 3})
         {'a': {'b': 1, 'c': 2}, 'd': 3}
     """
+    _check_separator("tree.unflatten_keys", separator)
     result = _Nested()
     for name, value in flat.items():
-        _insert(result, tuple(name.split(separator)), value, "tree.unflatten_keys")
+        _insert(result, tuple(_split(name, separator)), value, "tree.unflatten_keys")
     return _plain(result)
+
+
+def _check_separator(what: str, separator: Any) -> None:
+    if not isinstance(separator, str) or not separator or "\\" in separator:
+        raise ValueError(f"{what}: separator: expected text that is not empty and has no backslash, got {separator!r}; take '.' or '/'")
+
+
+def _split(name: str, separator: str) -> list[str]:
+    """Return the keys of a name; what follows a backslash, a separator or a backslash, is a part of a key."""
+    if "\\" not in name:
+        return name.split(separator)
+    keys, key, i = [], "", 0
+    while i < len(name):
+        escaped = next((part for part in (separator, "\\") if name.startswith(part, i + 1)), "") if name[i] == "\\" else ""
+        if escaped:
+            key, i = key + escaped, i + 1 + len(escaped)
+        elif name.startswith(separator, i):
+            keys, key, i = [*keys, key], "", i + len(separator)
+        else:
+            key, i = key + name[i], i + 1
+    return [*keys, key]

@@ -1,12 +1,16 @@
 """Trees in files, in mapped files, and in memory that other processes or devices reach.
 
-In files, leaves are known by the names that :func:`~funrl.tree.flatten_keys` gives them, such as ``layers.0.weight``.
+In files, leaves are known by the keys of their paths joined with dots, such as ``layers.0.weight``; where a key has a dot itself, the file
+says so too (:func:`~funrl.tree.flatten_keys`).
+
+Files are read as if an enemy had written them: what is wrong in one is an error that names it.
 """
 
 import json
 import math
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,13 +19,16 @@ import safetensors
 import safetensors.torch
 import torch
 
-from funrl.tree.names import _entries, flatten_keys, unflatten_keys
+from funrl.tree.files import naming, read_json, write_atomic
+from funrl.tree.names import _entries, _split, flatten_keys, unflatten_keys
 from funrl.tree.nodes import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
-__all__ = ["load", "load_memmap", "memmap", "memmap_like", "pin_memory", "save", "share_memory", "write_atomic"]
+__all__ = ["load", "load_memmap", "memmap", "memmap_like", "pin_memory", "save", "share_memory"]
 
 _ALONE = "(the whole tree)"
 _INDEX = "index.json"
+_NAMES = "funrl.names"  # of the file's metadata: the names of leaves that differ from those of flatten_keys
+_RESERVED = "__metadata__"  # by safetensors
 
 
 def save(tree: Any, path: str | os.PathLike) -> None:
@@ -51,9 +58,13 @@ def save(tree: Any, path: str | os.PathLike) -> None:
         tensors[name] = x.clone() if place in memory or x.untyped_storage().nbytes() != x.nbytes else x
         memory.append(place)
 
+    names = _file_names(list(tensors))
+    other = {short: name for short, name in names.items() if _plain(short) != name}
+
     def write(file: BinaryIO) -> None:
         try:
-            safetensors.torch.save_file(tensors, file.name)
+            metadata = {_NAMES: json.dumps(other)} if other else None
+            safetensors.torch.save_file({short: tensors[name] for short, name in names.items()}, file.name, metadata)
         except safetensors.SafetensorError as error:
             raise OSError(f"{path}: cannot write the tree: {error}") from None
 
@@ -82,64 +93,76 @@ def load(path: str | os.PathLike, like: Any = None) -> Any:
     with open(path, "rb"):  # an error of its own, that names the file, where there is none
         pass
     try:
-        named = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
+        with safetensors.safe_open(path, "pt") as file:
+            names = _names_in(file.metadata() or {})
+            named = {names.get(name, _plain(name)): file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, UnicodeError) as error:
         raise ValueError(f"{path}: the file is damaged or no safetensors file ({error}); restore a copy") from None
+    except _Damaged as error:
+        raise ValueError(f"{path}: the file is damaged: {error}; restore a copy") from None
     return _structured(named, like, path)
+
+
+class _Damaged(Exception):
+    """What is wrong with a file."""
 
 
 def _named(tree: Any, what: str) -> dict[str, torch.Tensor]:
     for path, x in zip(paths(tree), leaves(tree), strict=True):
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{what}: leaf {path} is {describe_leaf(x)}; expected a tensor: wrap it in torch.tensor")
-    return {_ALONE: tree} if _entries(tree) is None and tree is not None else flatten_keys(tree)
+    if _entries(tree) is None and tree is not None:
+        return {_ALONE: tree}
+    named = flatten_keys(tree)
+    return {f"\\{_ALONE}": named[_ALONE]} if list(named) == [_ALONE] else named
+
+
+def _short(name: str) -> str:
+    """Return a name of flatten_keys without backslashes, as other libraries write it."""
+    return ".".join(_split(name, "."))
+
+
+def _plain(short: str) -> str:
+    """Return the name of flatten_keys for one in whose keys there are no dots."""
+    return short.replace("\\", "\\\\")
+
+
+def _file_names(names: list[str]) -> dict[str, str]:
+    """Return the names of flatten_keys by those that they have in the file."""
+    result: dict[str, str] = {}
+    for name in names:
+        short = _short(name)
+        while short in result or short == _RESERVED:
+            short = f"\\{short}"
+        result[short] = name
+    return result
+
+
+def _names_in(metadata: dict[str, str]) -> dict[str, str]:
+    """Return what _file_names said of those names that differ."""
+    try:
+        names = read_json(metadata.get(_NAMES, "{}").encode())
+    except ValueError as error:
+        raise _Damaged(f"its names of leaves cannot be read ({error})") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise _Damaged("its names of leaves are no text")
+    return names
 
 
 def _structured(named: dict[str, torch.Tensor], like: Any, path: Any) -> Any:
     """Return what was read as a tree like ``like``, or in nested dicts."""
     if like is None:
-        return named[_ALONE] if list(named) == [_ALONE] else unflatten_keys(named)
+        if list(named) == [_ALONE]:
+            return named[_ALONE]
+        try:
+            return unflatten_keys({_ALONE if name == f"\\{_ALONE}" else name: x for name, x in named.items()})
+        except ValueError as error:
+            raise ValueError(f"{path}: the tree in the file is damaged: {error}; restore a copy") from None
     expected = _named(like, "like")
+    short = {_short(name): name for name in expected}
+    named = {name if name in expected else short.get(_short(name), name): x for name, x in named.items()}
     check_like(named, expected, f"{path}: the tree in the file", "like")
     return unflatten(flatten(like)[1], [named[name] for name in expected])
-
-
-def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Make the file ``path`` of what ``write(file)`` writes, or leave everything as it was.
-
-    Args:
-        path: the file; its folder is made where it is missing.
-        write: writes to a binary file.
-
-    Raises:
-        OSError: if the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomic(f"{folder}/note", lambda file: file.write(b"done"))
-        ...     Path(folder, "note").read_text()
-        'done'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One name, not a random one: what a killed process left there is written over by the next.
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name itself has to reach the disk
-        finally:
-            os.close(folder)
 
 
 def memmap(tree: Any, folder: str | os.PathLike) -> Any:
@@ -196,7 +219,8 @@ def _map_new(tree: Any, folder: Any, what: str, write: Callable[[BinaryIO, torch
     rows = []
     for i, (name, x) in enumerate(named.items()):
         file_name = f"{i}.{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:100]}.bin"
-        with open(folder / file_name, "wb") as file:
+        (folder / file_name).unlink(missing_ok=True)  # a link there may lead elsewhere
+        with naming(folder / file_name), open(folder / file_name, "wb") as file:
             write(file, x.detach())
         rows.append({"name": name, "dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape), "file": file_name})
     # Last, so that a folder is whole or none.
@@ -212,7 +236,8 @@ def load_memmap(folder: str | os.PathLike, like: Any = None) -> Any:
         like: a tree with the structure, shapes and dtypes that the files have to have. None: whatever is there, in nested dicts.
 
     Raises:
-        ValueError: if the folder holds no whole tree, a file is truncated, or the tree is unlike ``like`` (the leaf is named).
+        ValueError: if the folder holds no whole tree, its index is damaged or names a file elsewhere (or a link), a file is truncated, or
+            the tree is unlike ``like`` (the leaf is named).
 
     Example:
         >>> import tempfile, torch
@@ -223,19 +248,58 @@ def load_memmap(folder: str | os.PathLike, like: Any = None) -> Any:
     """
     folder = Path(folder)
     try:
-        rows = json.loads((folder / _INDEX).read_text())
+        named = _map_files(folder)
     except FileNotFoundError:
         raise ValueError(f"{folder}: there is no whole tree here (no {_INDEX}); give a folder that memmap wrote") from None
-    return _structured({row["name"]: _map_file(folder / row["file"], row["shape"], row["dtype"]) for row in rows}, like, folder)
+    except _Damaged as error:
+        raise ValueError(f"{folder}: {_INDEX} is damaged: {error}; restore a copy") from None
+    return _structured(named, like, folder)
 
 
-def _map_file(path: Path, shape: list[int], dtype: str) -> torch.Tensor:
-    kind = getattr(torch, dtype)
+def _map_files(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors that the index of a folder names; it may be anything."""
+    try:
+        rows = read_json((folder / _INDEX).read_bytes())
+    except ValueError as error:
+        raise _Damaged(error) from None
+    if not isinstance(rows, list):
+        raise _Damaged(f"expected a list of files, got a {type(rows).__name__}")
+    named: dict[str, torch.Tensor] = {}
+    files = set()
+    for i, row in enumerate(rows):
+        row = row if isinstance(row, dict) else {}
+        name, file, shape, dtype = (row.get(key) for key in ("name", "file", "shape", "dtype"))
+        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else None
+        if not isinstance(name, str) or not isinstance(file, str) or not isinstance(kind, torch.dtype) or not _is_shape(shape):
+            raise _Damaged(f"entry {i}: expected a name, a file, a shape and a dtype of torch")
+        if name in named or file in files:
+            raise _Damaged(f"entry {i}: its name or its file stands there twice")
+        if Path(file).name != file or "\0" in file:
+            raise _Damaged(f"entry {i}: expected the name of a file in this folder, got {file[:200]!r}")
+        files.add(file)
+        named[name] = _map_file(folder / file, shape, kind)
+    return named
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
+
+
+def _map_file(path: Path, shape: list[int], kind: torch.dtype) -> torch.Tensor:
     count = math.prod(shape)
-    size = path.stat().st_size if path.exists() else -1
+    try:
+        found = path.lstat()
+    except (OSError, ValueError):
+        found = None
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path}: expected a file, got a link or the like, which may lead out of the folder; copy the file here")
+    size = -1 if found is None else found.st_size
     if size != count * kind.itemsize:
         raise ValueError(f"{path}: the file is damaged: it has {size} bytes, and should have {count * kind.itemsize}; restore a copy")
-    return torch.from_file(str(path), shared=True, size=count, dtype=kind).reshape(shape) if count else torch.empty(shape, dtype=kind)
+    try:
+        return torch.from_file(str(path), shared=True, size=count, dtype=kind).reshape(shape) if count else torch.empty(shape, dtype=kind)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"{path}: cannot be mapped as {kind} {shape} ({str(error).splitlines()[0]}); make it writable") from None
 
 
 def _bytes(x: torch.Tensor) -> torch.Tensor:

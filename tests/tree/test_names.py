@@ -63,6 +63,22 @@ def test_flat_keys():
     assert tree.unflatten_keys(tree.flatten_keys(nested, "/"), "/") == nested and tree.flatten_keys({}) == {}
 
 
+class Alike(str):
+    """A key that is written like all others of its kind."""
+
+    def __str__(self):
+        return "alike"
+
+
+@pytest.mark.parametrize("separator", [".", "/", "->"])
+def test_flat_keys_are_those_of_one_tree_only(separator):
+    keys = ["a", ".", "a.b", "a\\", "\\.", "a\\.b", "->", "a->b", "/", "..", "\\\\", "x/"]
+    value = {key: {other: {key: i} for i, other in enumerate(keys)} for key in keys}
+    flat = tree.flatten_keys(value, separator)
+    assert len(flat) == len(keys) ** 2 and tree.unflatten_keys(flat, separator) == value
+    assert tree.flatten_keys({"": {"a": 1}, "b": {"": 2}}) == {".a": 1, "b.": 2}
+
+
 def test_parts_by_name_compile():
     def f(value):
         value = tree.update(value, ("a", "b"), tree.get(value, ("a", "b")) + 1)
@@ -84,7 +100,9 @@ def test_parts_by_name_compile():
         (lambda: tree.select(VALUE, ("node", "x"), "node"), "tree.select: 'node' is given twice, or a part of it is"),
         (lambda: tree.exclude(VALUE, ("node", "z")), "tree.get: there is no"),
         (lambda: tree.rename({"a": 1, "b": 2}, {"a": "b"}), "tree.rename: two parts of the root would have one key"),
-        (lambda: tree.flatten_keys({"a": {"b": 1}, "a.b": 2}), "two leaves would be called 'a.b'; choose another separator"),
+        (lambda: tree.flatten_keys({Alike("a"): 1, Alike("b"): 2}), "two leaves would be called 'alike'; give the keys of a dict one type"),
+        (lambda: tree.flatten_keys({"a": 1}, ""), r"flatten_keys: separator: expected text that is not empty and has no backslash, got ''"),
+        (lambda: tree.unflatten_keys({"a": 1}, "\\\\"), "unflatten_keys: separator: expected text"),
         (lambda: tree.flatten_keys(torch.zeros(2)), r"the tree is float32 \[2\], which has no key"),
         (lambda: tree.unflatten_keys({"a": 1, "a.b": 2}), r"\('a', 'b'\) is a part of 'a'"),
         (lambda: tree.unflatten_keys({"a.b": 1, "a": 2}), "'a' is given twice"),

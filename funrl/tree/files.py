@@ -1,0 +1,84 @@
+"""Files that are whole or not there, and what is read from those that anyone may have written."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["naming", "read_json", "write_atomic"]
+
+
+def read_json(text: bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: if it is no JSON, no UTF-8, nested too deep, or has a number with thousands of digits.
+
+    Example:
+        >>> read_json(b'[1, {"a": null}]')
+        [1, {'a': None}]
+    """
+    try:
+        return json.loads(text.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Let an OSError inside name the file, as that of a full disk does not.
+
+    Example:
+        >>> with naming("some/file"):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 28] No space left on device: 'some/file'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
+    """Make the file ``path`` of what ``write(file)`` writes, or leave everything as it was.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        write: writes to a binary file.
+
+    Raises:
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomic(f"{folder}/note", lambda file: file.write(b"done"))
+        ...     Path(folder, "note").read_text()
+        'done'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One name, not a random one: what a killed process left there is written over by the next.
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with naming(path):
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name itself has to reach the disk
+        finally:
+            os.close(folder)
