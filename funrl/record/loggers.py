@@ -17,7 +17,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import torch
 
-from funrl.record.metrics import MetricsFile, rows_end
+from funrl.record.locks import append, open_to_append
+from funrl.record.metrics import MetricsFile, columns_of, rows_end
+from funrl.tree.files import naming, read_json
 
 __all__ = ["Logger", "console", "csv", "hook", "jsonl", "several", "tensorboard", "wandb"]
 
@@ -116,16 +118,16 @@ def console(file: TextIO | None = None, *, names: Sequence[str] | None = None) -
 def csv(path: str | os.PathLike, *, keep: int = 0) -> Logger:
     """Return a logger that writes a :class:`MetricsFile` with the columns ``step`` and ``agent`` and one for each metric.
 
-    A step has a row for each agent; a metric without agents stands in all of them. Numbers have nine digits. The first step fixes the
-    columns. :func:`read_metrics` reads the file.
+    A step has a row for each agent; a metric without agents stands in all of them. Numbers have nine digits. Where a step has no such
+    metric, as before its first time, there is NaN; for a new one the file is written anew. :func:`read_metrics` reads the file.
 
     Args:
         path: the file; its folder is made.
         keep: the last step whose rows stay, where the file is there already.
 
     Raises:
-        ValueError: from ``log``, if a step has other metrics than the first one, or a name has a comma or the like, or is ``step`` or
-            ``agent``.
+        ValueError: from ``log``, if a name has a comma or the like, or is ``step`` or ``agent``, or the file is being written already,
+            or is none of this logger.
         OSError: if the file cannot be written.
 
     Example:
@@ -143,19 +145,17 @@ def csv(path: str | os.PathLike, *, keep: int = 0) -> Logger:
 
     def write(step: int, metrics: dict[str, np.ndarray]) -> None:
         nonlocal file
-        names = list(metrics)
+        there = ("step", "agent") if file is None else file.columns
+        for name in metrics:
+            if name in ("step", "agent") or any(mark in name for mark in ',"\r\n'):
+                raise ValueError(f"csv: metrics: {name!r} cannot be the name of a column; call it otherwise")
         if file is None:
-            for name in names:
-                if name in ("step", "agent") or any(mark in name for mark in ',"\r\n'):
-                    raise ValueError(f"csv: metrics: {name!r} cannot be the name of a column; call it otherwise")
-            file = MetricsFile(path, ["step", "agent", *names], keep=keep)
-        if {"step", "agent", *names} != set(file.columns):
-            raise ValueError(
-                f"csv: metrics: expected those of the first step ({', '.join(file.columns[2:])}), got {', '.join(names)}; "
-                "use jsonl, or a csv for each kind"
-            )
+            before = columns_of(path)
+            file = MetricsFile(path, before if before[:2] == there else [*there, *metrics], keep=keep)
+        if new := [name for name in metrics if name not in file.columns]:
+            file.add_columns(new)
         agents = max((x.size for x in metrics.values()), default=1)
-        columns = [np.broadcast_to(metrics[name], agents).tolist() for name in file.columns[2:]]
+        columns = [np.broadcast_to(metrics.get(name, np.asarray(math.nan)), agents).tolist() for name in file.columns[2:]]
         file.append([step, agent, *(column[agent] for column in columns)] for agent in range(agents))
 
     return _checked("csv", write, lambda: file.close() if file is not None else None)
@@ -171,7 +171,8 @@ def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
         keep: the last step whose line stays, where the file is there already.
 
     Raises:
-        ValueError: from ``log``, if a metric is called ``step``.
+        ValueError: if the file is being written already, or has a line up to ``keep`` after one that is damaged or later; from ``log``,
+            if a metric is called ``step``.
         OSError: if the file cannot be written.
 
     Example:
@@ -185,18 +186,22 @@ def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
         {"step": 128, "evaluation": 9.5}
     """
     path = _in_folder(path)
-    if path.exists():
-        with open(path, "rb") as old:
-            end = rows_end(old, keep, _step_of)
-        os.truncate(path, end)
-    file = open(path, "a", encoding="utf-8")
+    file = open_to_append(path)
+    try:
+        file.seek(0)
+        with naming(path):
+            file.truncate(rows_end(file, keep, _step_of))
+    except BaseException as error:
+        file.close()
+        if isinstance(error, ValueError):
+            raise ValueError(f"jsonl: {path}: {error}; restore a copy, or move it away") from None
+        raise
 
     def write(step: int, metrics: dict[str, np.ndarray]) -> None:
         if "step" in metrics:
             raise ValueError("jsonl: metrics: 'step' is the number of the step already; call the metric otherwise")
         row = {"step": step, **{name: _to_json(x.tolist()) for name, x in metrics.items()}}
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-        file.flush()
+        append(file, json.dumps(row, allow_nan=False) + "\n")
 
     return _checked("jsonl", write, file.close)
 
@@ -344,10 +349,10 @@ def _to_json(value: Any) -> Any:
 
 def _step_of(line: bytes) -> int | None:
     try:
-        step = json.loads(line)["step"]
+        step = read_json(line)["step"]
     except (ValueError, KeyError, TypeError):
         return None
-    return step if isinstance(step, int) else None
+    return step if type(step) is int else None
 
 
 def _in_folder(path: str | os.PathLike) -> Path:

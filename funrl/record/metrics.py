@@ -7,6 +7,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from funrl.record.locks import append, open_to_append
+from funrl.tree.files import naming, write_atomic
+
 __all__ = ["MetricsFile", "read_metrics"]
 
 
@@ -14,7 +17,7 @@ class MetricsFile:
     """A CSV file that only grows; the first column is ``update`` or ``step``, a whole number that never falls.
 
     Opening a file that is there cuts off the rows after update ``keep``, and a row that was not written to its end; so
-    a run that goes on from a checkpoint has no update twice.
+    a run that goes on from a checkpoint has no update twice. Rows up to ``keep`` are never lost, and one object writes at a time.
 
     Args:
         path: the file; it is made where it is missing.
@@ -22,7 +25,8 @@ class MetricsFile:
         keep: the last update, or step, whose rows stay.
 
     Raises:
-        ValueError: if the first column is neither ``update`` nor ``step``, or the file has other columns.
+        ValueError: if the first column is neither ``update`` nor ``step``, or the file has other columns, is being written already,
+            or has a row up to ``keep`` after one that is damaged or later.
         OSError: if the file cannot be written.
 
     Example:
@@ -40,28 +44,49 @@ class MetricsFile:
     def __init__(self, path: str | os.PathLike, columns: Sequence[str], *, keep: int = 0) -> None:
         if not columns or columns[0] not in ("update", "step"):
             raise ValueError(f"MetricsFile: columns: expected 'update' or 'step' first, got {list(columns)}")
-        self.columns = tuple(columns)
-        path = Path(path)
-        if path.exists() and (end := _end_of(path, self.columns, keep)):
-            os.truncate(path, end)
-            self._file = open(path, "a", encoding="utf-8", newline="")
-        else:
-            self._file = open(path, "w", encoding="utf-8", newline="")
-            self._file.write(",".join(self.columns) + "\n")
-            self._file.flush()
+        self.path, self.columns = Path(path), tuple(columns)
+        self._file = open_to_append(path)
+        try:
+            end = _end_of(self._file, self.path, self.columns, keep)
+            with naming(path):
+                self._file.truncate(end)
+            if not end:
+                append(self._file, _line(self.columns))
+        except BaseException:
+            self._file.close()
+            raise
 
     def append(self, rows: Iterable[Sequence[int | float]]) -> None:
         """Add rows of numbers, in the order of the columns; they reach the operating system before this returns."""
-        self._file.write("".join([",".join([_text(x) for x in row]) + "\n" for row in rows]))
-        self._file.flush()
+        append(self._file, "".join([_line([_text(x) for x in row]) for row in rows]))
+
+    def add_columns(self, names: Sequence[str]) -> None:
+        """Add columns, which are NaN in the rows that are there; the file is written anew, all of it or nothing."""
+        if wrong := [name for name in names if name in self.columns]:
+            raise ValueError(f"MetricsFile: add_columns: names: expected new ones, got {wrong[0]!r}, which is there")
+        self._file.seek(0)
+        lines = iter(self._file)
+        next(lines)
+        columns = (*self.columns, *names)
+        more = b",nan" * len(names) + b"\n"
+
+        def write(file: BinaryIO) -> None:
+            file.write(_line(columns).encode())
+            file.writelines(line[:-1] + more for line in lines)
+
+        write_atomic(self.path, write)
+        old, self._file, self.columns = self._file, open_to_append(self.path), columns
+        old.close()
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -74,7 +99,8 @@ def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
         For each column, float64 [rows]; a last row that was not written to its end is left out.
 
     Raises:
-        ValueError: if a row has another number of columns than the first line, or something else than numbers.
+        ValueError: if a row has another number of columns than the first line, or something else than numbers, or the file is not of
+            :class:`MetricsFile`.
         OSError: if the file cannot be read.
 
     Example:
@@ -86,32 +112,61 @@ def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ...     read_metrics(f"{folder}/metrics.csv")["loss"]
         array([0.5, nan])
     """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
-    columns = lines[0].split(",") if lines else []
+    try:
+        lines = Path(path).read_bytes().decode("utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text, got bytes that are no UTF-8 ({error.reason}); restore a copy") from None
+    columns = lines[0].rstrip("\r").split(",") if lines else []
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"{path}: expected different names of columns, got {lines[0][:200]!r}; restore a copy")
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
-            row = [float(x) for x in line.split(",")]
+            row = [_number(x) for x in line.rstrip("\r").split(",")]
         except ValueError:
             row = []
         if len(row) != len(columns):
-            raise ValueError(f"{path}: line {number}: expected {len(columns)} numbers, got {line!r}")
+            raise ValueError(f"{path}: line {number}: expected {len(columns)} numbers, got {line[:200]!r}")
         rows.append(row)
     table = np.asarray(rows, dtype=np.float64).reshape(len(rows), len(columns))
     return {name: table[:, i] for i, name in enumerate(columns)}
 
 
-def _end_of(path: Path, columns: tuple[str, ...], keep: int) -> int:
-    """Return how many bytes hold the header and the rows up to update ``keep``; 0 where the header is not whole."""
-    with open(path, "rb") as file:
-        header = file.readline()
-        if not header.endswith(b"\n"):
-            return 0
-        if header.decode("utf-8", "replace").rstrip("\r\n") != ",".join(columns):
-            raise ValueError(
-                f"{path}: expected the columns {','.join(columns)}, got {header.decode('utf-8', 'replace').strip()[:200]}; move it away"
-            )
+def columns_of(path: str | os.PathLike) -> tuple[str, ...]:
+    """Return the names of the columns of a file that is there and has some, or none.
+
+    Example:
+        >>> columns_of("/nowhere/metrics.csv")
+        ()
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.readline()
+    except FileNotFoundError:
+        return ()
+    return tuple(header.decode("utf-8", "replace").rstrip("\r\n").split(",")) if header.endswith(b"\n") else ()
+
+
+def _number(text: str) -> float:
+    if "_" in text or text != text.strip() or not text.isascii():  # which float would take
+        raise ValueError
+    return float(text)
+
+
+def _end_of(file: BinaryIO, path: Path, columns: tuple[str, ...], keep: int) -> int:
+    """Return how many bytes hold the header and the rows up to update ``keep``; 0 where there is no more than a part of the header."""
+    file.seek(0)
+    header = file.readline()
+    if not header.endswith(b"\n") and _line(columns).encode().startswith(header):
+        return 0
+    if header.decode("utf-8", "replace").rstrip("\r\n") != ",".join(columns):
+        raise ValueError(
+            f"{path}: expected the columns {','.join(columns)}, got {header.decode('utf-8', 'replace').strip()[:200]}; move it away"
+        )
+    try:
         return rows_end(file, keep, _first_column)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; restore a copy, or move it away") from None
 
 
 def rows_end(file: BinaryIO, keep: int, number: Callable[[bytes], int | None]) -> int:
@@ -125,23 +180,33 @@ def rows_end(file: BinaryIO, keep: int, number: Callable[[bytes], int | None]) -
     Returns:
         The offset in bytes from the beginning of the file.
 
+    Raises:
+        ValueError: if a row up to ``keep`` comes after one that is no row or counts more, and so would be lost.
+
     Example:
         >>> import io
         >>> rows_end(io.BytesIO(b"1 a\\n2 b\\n3 c\\n"), 2, lambda line: int(line.split()[0]))
         8
     """
-    end = file.tell()
-    for line in file:
+    end, wrong = file.tell(), None
+    for i, line in enumerate(file, 1):
         count = number(line)
-        if not line.endswith(b"\n") or count is None or count > keep:
-            break
-        end += len(line)
+        if line.endswith(b"\n") and count is not None and count <= keep:
+            if wrong is not None:
+                raise ValueError(f"row {wrong[0]}: expected a row up to {keep}, as row {i} is, got {wrong[1][:100]!r}")
+            end += len(line)
+        elif wrong is None:
+            wrong = (i, line)
     return end
 
 
 def _first_column(line: bytes) -> int | None:
     first = line.split(b",", 1)[0]
-    return int(first) if first.isdigit() else None
+    return int(first) if first.isdigit() and len(first) < 19 else None
+
+
+def _line(parts: Sequence[str]) -> str:
+    return ",".join(parts) + "\n"
 
 
 def _text(x: Any) -> str:

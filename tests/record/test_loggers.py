@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import resource
 import struct
 import sys
 import time
@@ -41,16 +42,65 @@ def test_csv(tmp_path):
     np.testing.assert_array_equal(read_metrics(tmp_path / "new" / "run.csv")["rate"], [0.1, 0.1, 0.5, 0.5, 0.75, 0.75])
 
 
-def test_csv_has_the_columns_of_its_first_step(tmp_path):
+def test_csv_takes_metrics_that_come_later_and_go(tmp_path):
     with loggers.csv(tmp_path / "run.csv") as logger:
         logger.log(1, {"loss": 0.5})
-        with pytest.raises(ValueError, match=r"expected those of the first step \(loss\), got loss, gain; use jsonl"):
-            logger.log(2, {"loss": 0.5, "gain": 1.0})
+        logger.log(2, {"loss": [0.25, 0.75], "gain": 1.0})
+        logger.log(3, {"gain": 2})
+        for name in ("a,b", "step", "agent", "a\nb"):
+            with pytest.raises(ValueError, match="cannot be the name of a column"):
+                logger.log(4, {name: 0.5})
+    assert (tmp_path / "run.csv").read_text() == "step,agent,loss,gain\n1,0,0.5,nan\n2,0,0.25,1\n2,1,0.75,1\n3,0,nan,2\n"
+    with loggers.csv(tmp_path / "run.csv", keep=2) as logger:  # goes on with the columns that are there
+        logger.log(3, {"loss": 0.125})
+        logger.log(4, {"other": 5})
+    table = read_metrics(tmp_path / "run.csv")
+    assert list(table) == ["step", "agent", "loss", "gain", "other"] and table["step"].tolist() == [1, 2, 2, 3, 4]
+    np.testing.assert_array_equal(table["gain"], [nan, 1, 1, nan, nan])
+    np.testing.assert_array_equal(table["other"], [nan, nan, nan, nan, 5])
+
+
+def test_an_evaluation_now_and_then_goes_to_a_csv(tmp_path):
+    algo = drifter.algorithm()
+    evaluate = lambda step, state, metrics: metrics.update(evaluation=torch.tensor(float(step)))  # noqa: E731
+    with loggers.csv(tmp_path / "run.csv") as log:
+        hooks = [training.every(3 * algo.steps_per_update, evaluate), loggers.hook(log)]
+        training.train(algo, random.key(0), 7 * algo.steps_per_update, hooks=hooks, evaluate_episodes=0, progress=False, backend="eager")
+    found = read_metrics(tmp_path / "run.csv")
+    np.testing.assert_array_equal(found["evaluation"], [x if i % 3 == 2 else nan for i, x in enumerate(found["step"])])
+
+
+@pytest.mark.parametrize("make", [loggers.csv, loggers.jsonl])
+def test_one_logger_writes_a_file_at_a_time(tmp_path, make):
+    with make(tmp_path / "run") as logger:
+        logger.log(1, {"loss": 0.5})
+        with pytest.raises(ValueError, match="run: it is being written already, here or by another process"):
+            make(tmp_path / "run").log(1, {"loss": 0.5})
         logger.log(2, {"loss": 0.25})
-    assert read_metrics(tmp_path / "run.csv")["loss"].tolist() == [0.5, 0.25]
-    for name in ("a,b", "step", "agent", "a\nb"):
-        with pytest.raises(ValueError, match="cannot be the name of a column"):
-            loggers.csv(tmp_path / "other.csv").log(1, {name: 0.5})
+    with make(tmp_path / "run", keep=2) as logger:
+        logger.log(3, {"loss": 0.125})
+    assert len((tmp_path / "run").read_text().splitlines()) == (4 if make is loggers.csv else 3)
+
+
+@pytest.mark.parametrize("make", [loggers.csv, loggers.jsonl])
+def test_a_full_disk_names_the_file(tmp_path, make):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    logger = make(tmp_path / "run")
+    logger.log(1, {"loss": 0.5})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
+        with pytest.raises(OSError, match="File too large: '.*/run'"):
+            logger.log(2, {"loss": 0.123456789, "more": [1.0, 2.0, 3.0]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    logger.close()
+
+
+def test_no_line_that_is_to_stay_is_lost(tmp_path):
+    (tmp_path / "run").write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"jsonl: .*run: row 2: expected a row up to 5, as row 3 is, got"):
+        loggers.jsonl(tmp_path / "run", keep=5)
+    assert len((tmp_path / "run").read_text().splitlines()) == 3
 
 
 def test_jsonl(tmp_path):
