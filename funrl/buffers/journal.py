@@ -14,8 +14,9 @@ import torch
 from funrl import tree
 from funrl.buffers.buffer import RingState
 from funrl.compiler import tracing
+from funrl.tree.files import naming
 
-__all__ = ["append_to_files", "begin", "end", "flush", "home", "read_journal", "release"]
+__all__ = ["append_to_files", "begin", "end", "flush", "home", "read_journal", "release", "take_from_files"]
 
 _JOURNAL = "journal"
 _RECORD = struct.Struct("<qqI")  # rows, size, checksum; one for what was begun, one for what is finished
@@ -36,7 +37,8 @@ def end(folder: Path, rows: int, size: int) -> None:
 def _write_record(folder: Path, place: int, rows: int, size: int) -> None:
     file = os.open(folder / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _write_at(file, _RECORD.pack(rows, size, zlib.crc32(struct.pack("<qq", rows, size))), place)
+        with naming(folder / _JOURNAL):
+            _write_at(file, _RECORD.pack(rows, size, zlib.crc32(struct.pack("<qq", rows, size))), place)
     finally:
         os.close(file)
 
@@ -52,13 +54,15 @@ def read_journal(folder: Path) -> tuple[int, int, int]:
     """Return the rows that were begun, those that were finished, and the size."""
     for _ in range(1000):
         try:
-            text = (folder / _JOURNAL).read_bytes()
+            with open(folder / _JOURNAL, "rb") as file:
+                text = file.read(2 * _RECORD.size + 1)
         except FileNotFoundError:
             raise ValueError(f"{folder}: there is no buffer here (no {_JOURNAL}); make one with init") from None
         if len(text) == 2 * _RECORD.size:
             records = [text[: _RECORD.size], text[_RECORD.size :]]
             (begun, _, first), (written, size, second) = map(_RECORD.unpack, records)
-            if [first, second] == [zlib.crc32(record[:16]) for record in records]:
+            whole = [first, second] == [zlib.crc32(record[:16]) for record in records]
+            if whole and 0 <= written <= begun and 0 <= size:
                 return begun, written, size
         time.sleep(0.001)  # somebody may be writing it
     raise ValueError(f"{folder}: the journal of the buffer is damaged; make a new buffer in another folder")
@@ -81,11 +85,8 @@ def home(data: Any) -> str:
 def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
     """Write the last rows of n, leaves [k, ...], to the files of a ring, and move its cursor and size in place."""
     leaves = tree.leaves(ring.data)
-    folder = Path(leaves[0].untyped_storage().filename).parent
     capacity = leaves[0].shape[0]
-    _, written, _ = read_journal(folder)
-    if written % capacity != int(ring.cursor):
-        raise ValueError(f"{folder}: the files were written since this state was; use the state that extend_ returned, or reopen them")
+    folder, written = _current(ring, "extend_")
     kept = batch[0].shape[0]
     begin(folder, written + n)
     first = (written + n - kept) % capacity
@@ -94,7 +95,8 @@ def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
             row = x[0].numel() * x.element_size()
             content = values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data if values.numel() else b""
             head = min(kept, capacity - first) * row
-            with open(x.untyped_storage().filename, "r+b", buffering=0) as file:
+            name = x.untyped_storage().filename
+            with naming(name), open(name, "r+b", buffering=0) as file:
                 _write_at(file.fileno(), content[:head], first * row)
                 _write_at(file.fileno(), content[head:], 0)
     except OSError:
@@ -106,6 +108,24 @@ def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
     end(folder, written + n, min(int(ring.size) + n, capacity))
     ring.cursor.copy_((ring.cursor + n) % capacity)
     ring.size.copy_((ring.size + n).clamp(max=capacity))
+
+
+def take_from_files(ring: RingState, n: int) -> None:
+    """Note that the n oldest rows of a ring are taken, and change its size in place; whoever opens the files finds them gone."""
+    size = max(int(ring.size) - n, 0)
+    folder, written = _current(ring, "take_")
+    end(folder, written, size)
+    ring.size.fill_(size)
+
+
+def _current(ring: RingState, what: str) -> tuple[Path, int]:
+    """Return the folder of a ring, and how many rows were ever written; raise unless the ring is the latest one."""
+    first = tree.leaves(ring.data)[0]
+    folder = Path(first.untyped_storage().filename).parent
+    _, written, _ = read_journal(folder)
+    if written % first.shape[0] != int(ring.cursor):
+        raise ValueError(f"{folder}: the files were written since this state was; use the state that {what} returned, or reopen them")
+    return folder, written
 
 
 def release(data: Any) -> None:

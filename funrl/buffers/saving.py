@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.buffers.buffer import Buffer
+from funrl.buffers.buffer import Buffer, RingState
 from funrl.buffers.journal import flush, home
 
 __all__ = ["load", "save"]
@@ -16,7 +16,8 @@ __all__ = ["load", "save"]
 def save(path: str | os.PathLike, state: Any) -> None:
     """Write the state of a buffer to a file, all of it or nothing: items, cursor and priorities, so that :func:`load` goes on bit for bit.
 
-    Items that are in files (:func:`~funrl.buffers.files`) stay there, are brought to the disk, and are not written again.
+    Items that are in files (:func:`~funrl.buffers.files`) stay there, are brought to the disk, and are not written again; nor does the
+    file bring back what a queue gave out after it was saved.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -41,7 +42,7 @@ def save(path: str | os.PathLike, state: Any) -> None:
         outside = {name: x for name, x in named.items() if home(x) == "files"}
         written = flush(outside) if outside else -1
         named = {name: x for name, x in named.items() if name not in outside}
-        tree.save({"state": named, "written": torch.tensor(written)}, path)
+        tree.save({"state": tree.unflatten_keys(named), "written": torch.tensor(written)}, path)
         return
     wrong = next(name for name, x in named.items() if not isinstance(x, torch.Tensor))
     raise TypeError(f"buffers.save: state: {wrong} is {tree.describe_leaf(named[wrong])}; expected tensors only")
@@ -76,23 +77,49 @@ def load(path: str | os.PathLike, buffer: Buffer, example: Any) -> Any:
     device = tree.leaves(example)[0].device
     like, form = tree.flatten(buffer.init(tree.to(example, "meta")))
     names = list(tree.flatten_keys(tree.unflatten(form, like)))
-    content = tree.flatten_keys(tree.load(path))
-    written = int(content.pop("written", torch.tensor(-1)))
-    saved = {name.removeprefix("state."): x.to(device) for name, x in content.items()}
+    saved, written = _read(path, device)
     expected = dict(zip(names, like, strict=True))
+    what = f"{path}: the state in the file"
     if written < 0:
-        tree.check_like(saved, expected, f"{path}: the state in the file", "this buffer")
-        return tree.unflatten(form, [saved[name] for name in names])
+        tree.check_like(saved, expected, what, "this buffer")
+        return _checked(tree.unflatten(form, [saved[name] for name in names]), path)
     if buffer.storage.open is None or buffer.storage.read is None:
         raise ValueError(f"{path}: the items of this state are in files; give the buffer storage=buffers.files(folder)")
-    tree.check_like(saved, {name: expected[name] for name in names if name in saved}, f"{path}: the state in the file", "this buffer")
+    tree.check_like(saved, {name: expected[name] for name in names if name in saved}, what, "this buffer")
     now = buffer.storage.read(buffer.kept(example), buffer.capacity)[1]
     state = buffer.restore(buffer.storage.open(buffer.kept(example), buffer.capacity))
-    if now != written:
-        warnings.warn(
-            f"{path}: {now - written} rows were written to the files after this state was saved; what is there is taken as it is",
-            stacklevel=2,
-        )
-        return state
     mapped = dict(zip(names, tree.leaves(state), strict=True))
-    return tree.unflatten(form, [saved.get(name, mapped[name]) for name in names])
+    again = _checked(tree.unflatten(form, [saved.get(name, mapped[name]) for name in names]), path)
+    if now != written:
+        fault = f"{now - written} rows were written to the files after this state was saved"
+    elif int(buffer.size(again)) > int(buffer.size(state)):
+        fault = f"{int(buffer.size(again) - buffer.size(state))} items were taken from the files, or lost, after this state was saved"
+    else:
+        return again
+    warnings.warn(f"{path}: {fault}; what is there is taken as it is", stacklevel=2)
+    return state
+
+
+def _read(path: Any, device: torch.device) -> tuple[dict[str, torch.Tensor], int]:
+    """Return the leaves of a state by their names, and how many rows were in files, or -1."""
+    content = tree.load(path)
+    content = content if isinstance(content, dict) else {}
+    written = content.pop("written", None)
+    if list(content) != ["state"] or not isinstance(content["state"], dict) or not _is_count(written):
+        raise ValueError(f"{path}: it does not hold the state of a buffer; give a file that buffers.save wrote")
+    return {name: x.to(device) for name, x in tree.flatten_keys(content["state"]).items()}, int(written)
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.dtype == torch.int64 and x.ndim == 0
+
+
+def _checked(state: Any, path: Any) -> Any:
+    """Return a state, or raise because the cursor or the size of its ring cannot be."""
+    ring = getattr(state, "ring", state)
+    if isinstance(ring, RingState):
+        capacity = tree.leaves(ring.data)[0].shape[0]
+        if not 0 <= int(ring.cursor) < capacity or not 0 <= int(ring.size) <= capacity:
+            found = f"a cursor of {int(ring.cursor)} and a size of {int(ring.size)}"
+            raise ValueError(f"{path}: the state in the file is damaged: it has {found} of {capacity}; restore a copy")
+    return state

@@ -7,6 +7,7 @@ import torch
 
 from funrl import random, tree
 from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers.journal import home, take_from_files
 from funrl.buffers.order import ordered
 from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, capacity_of, check_items, memory, rows, slots, start
 
@@ -100,8 +101,11 @@ def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess:
     Returns:
         A :class:`Buffer` whose state is a :class:`RingState`.
 
+    Of a queue in files (:func:`~funrl.buffers.files`) take items with ``take_``: what was taken is gone for every process that opens it.
+
     Raises:
         ValueError: as for :func:`uniform`; from ``sample`` and ``take`` also if the queue holds fewer than ``batch_size`` items.
+        TypeError: from ``take``, if the queue is in files.
 
     Example:
         >>> buffer = first_in_first_out(100)
@@ -120,6 +124,11 @@ def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess:
 
     def take(write: Write, state: RingState, batch_size: int) -> tuple[RingState, Sample]:
         result = sample(None, state, batch_size)
+        if home(state.data) == "files":
+            if write is FRESH:
+                raise TypeError("buffers.first_in_first_out: take would leave the items in the files of this queue; use its twin take_")
+            take_from_files(state, batch_size)
+            return state, result
         return state.replace(size=write.value(state.size, (state.size - batch_size).clamp(min=0))), result
 
     buffer = _ring_buffer("first_in_first_out", capacity, storage, sample)

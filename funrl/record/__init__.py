@@ -3,7 +3,7 @@
 from funrl.record import loggers
 from funrl.record.aggregate import bootstrap_interval, interquartile_mean
 from funrl.record.films import film, grid, video
-from funrl.record.folder import Folder, RunError, describe, options_of, read_config, rebuild
+from funrl.record.folder import Folder, RunError, check_algorithm, describe, options_of, read_config, rebuild
 from funrl.record.loggers import Logger
 from funrl.record.metrics import MetricsFile, read_metrics
 from funrl.record.plots import learning_curve, learning_curves
@@ -14,6 +14,7 @@ __all__ = [
     "MetricsFile",
     "RunError",
     "bootstrap_interval",
+    "check_algorithm",
     "describe",
     "film",
     "grid",

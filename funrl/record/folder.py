@@ -1,5 +1,6 @@
 """The folder of a run: which files it has, what was configured, and whether a run may begin or go on there."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -7,7 +8,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 from funrl import algos, checkpoint
 from funrl.algos import Algorithm
 from funrl.env import Env
+from funrl.record.locks import Busy, hold
+from funrl.tree.files import read_json
 
-__all__ = ["Folder", "RunError", "describe", "options_of", "read_config", "rebuild"]
+__all__ = ["Folder", "RunError", "check_algorithm", "describe", "options_of", "read_config", "rebuild"]
 
 _FORMAT = 1
 
@@ -53,6 +56,20 @@ class Folder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, which is made where it is missing; raise a RunError if another run is under way there."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = contextlib.ExitStack()
+            lock.enter_context(hold(self.path))
+        except Busy as error:
+            raise RunError(f"{self}: {error} is training there; wait until it has ended, or choose another folder (--out)") from None
+        except OSError as error:
+            raise RunError(f"{self}: cannot write there: {error.strerror or error}; choose another folder (--out)") from None
+        with lock:
+            yield
 
     def check_free(self) -> None:
         """Raise a RunError if the folder holds a run, or a file that one would write over."""
@@ -162,30 +179,35 @@ def read_config(out: str | os.PathLike) -> dict[str, Any]:
     """
     path = Folder(out).config
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path.read_bytes())
         if config["format"] != _FORMAT:
             raise RunError(f"{path}: expected format {_FORMAT}, got {config['format']!r}; use the funrl that wrote it")
         kinds = {"algorithm": str, "env": str, "num_agents": int, "key": int, "total_steps": int, "options": dict}
-        if not all(type(config[name]) is kind for name, kind in kinds.items()) or config["num_agents"] < 1 or config["total_steps"] < 1:
+        if not all(type(config[name]) is kind for name, kind in kinds.items()):
+            raise TypeError
+        if not (1 <= config["num_agents"] < 1 << 31 and 1 <= config["total_steps"] < 1 << 63 and -(1 << 63) <= config["key"] < 1 << 63):
             raise TypeError
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{out}: there is no run here (no {path.name}); give the folder that a run was written to") from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+    except RunError:
+        raise
+    except (ValueError, KeyError, TypeError):
         raise RunError(f"{path}: it is damaged or not of funrl; restore it, or train in another folder") from None
     return config
 
 
-def rebuild(config: dict[str, Any]) -> Algorithm:
+def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
     """Make the algorithm of a run again.
 
     Args:
         config: what :func:`read_config` returned.
+        trust: whether a module may be imported that the name of the environment asks for (``gymnasium:MODULE:ID``), which runs its code.
 
     Raises:
         ValueError: if there is no such algorithm or environment, or an option is out of its range, or the environment had settings or
-            transforms, which its name does not tell.
+            transforms, which its name does not tell, or a module is to be imported without ``trust``.
         TypeError: if an option has the wrong type.
         ImportError: if an environment on the host lacks a package.
 
@@ -195,14 +217,43 @@ def rebuild(config: dict[str, Any]) -> Algorithm:
         >>> rebuild(describe(algo, funrl.random.key(0), 1_000_000, 1)).config == algo.config
         True
     """
+    bridge, _, id = config["env"].partition(":")
+    module, colon, _ = id.partition(":")
+    if colon and bridge == "gymnasium" and not trust:
+        raise ValueError(
+            f"its environment {config['env']} imports the module {module!r}, and so runs what that holds; if you trust the folder, "
+            "say so: load_run(..., trust=True), or --trust"
+        )
     algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
     if before not in (None, now):
         raise ValueError(
-            f"the environment was {before}, of which the name alone gives {now}; make it yourself, and the algorithm for it, and go on "
-            "with funrl.train(algo, ..., out=..., resume=True)"
+            f"the environment was {before}, of which the name alone gives {now}; make it yourself, and the algorithm for it, and read "
+            "the run with funrl.training.load_run(..., algo=algo), or go on with funrl.train(algo, ..., out=..., resume=True)"
         )
     return algo
+
+
+def check_algorithm(config: dict[str, Any], algo: Algorithm) -> None:
+    """Raise a ValueError unless a ``config.json`` is of a run of this algorithm.
+
+    Example:
+        >>> import funrl
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"))
+        >>> check_algorithm({**describe(algo, funrl.random.key(0), 1_000_000, 1), "algorithm": "mine"}, algo)
+        Traceback (most recent call last):
+        ...
+        ValueError: the run has algorithm = 'mine', and the algorithm given has 'ppo'; give the one that it was trained with
+    """
+    now = describe(algo, torch.zeros((), dtype=torch.int64), 1, 1)
+    old_options, options = config["options"], now["options"]
+    pairs = [(name, config.get(name, now[name]), now[name]) for name in ("algorithm", "env", "environment")]
+    pairs += [(name, old_options.get(name), options.get(name)) for name in sorted({*old_options, *options})]
+    for name, before, given in pairs:
+        if before != given:
+            raise ValueError(
+                f"the run has {name} = {before!r}, and the algorithm given has {given!r}; give the one that it was trained with"
+            )
 
 
 def options_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -107,9 +107,7 @@ def open_to_append(path: str | os.PathLike) -> BinaryIO:
         except OSError as error:
             if error.errno in _OTHERS:
                 file.close()
-                raise ValueError(
-                    f"{path}: it is being written already, here or by another process; write elsewhere"
-                ) from None
+                raise ValueError(f"{path}: it is being written already, here or by another process; write elsewhere") from None
     return file
 
 

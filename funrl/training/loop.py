@@ -18,7 +18,7 @@ from funrl.training import hooks as calling
 from funrl.training.agents import agent_keys, evaluate_agents, over_agents
 from funrl.training.interrupt import Interrupt
 from funrl.training.log import Log
-from funrl.training.runs import check_no_checkpoint_is_lost, load_checkpoint
+from funrl.training.runs import check_metrics, check_no_checkpoint_is_lost, load_checkpoint
 
 __all__ = ["Result", "train"]
 
@@ -76,7 +76,8 @@ def train(
     environments, a resumed run ends with the same numbers; with an asynchronous one the frames that were in flight are lost, and it is said
     how many. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
 
-    With ``out`` the run lives in that folder: ``config.json``, ``metrics.csv`` (a row for each update and agent),
+    With ``out`` the run lives in that folder, in which no other may be at the same time: ``config.json``, ``metrics.csv`` (a row for each
+    update and agent),
     ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is there.
 
     The run stops as soon as a metric that is called ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
@@ -109,11 +110,15 @@ def train(
 
     Raises:
         RunError: a ValueError: if an argument is out of its range, or ``out`` cannot be written, holds another run
-            or, with ``resume``, none, one that was configured otherwise, or one that lost its checkpoint. Nothing has been written then.
+            or, with ``resume``, none, one that was configured otherwise, or one that lost its checkpoint, or another run is under way
+            there. Nothing has been written then.
         funrl.checkpoint.CheckpointError: if the checkpoint to resume from is damaged or not of this run. Nothing has been written.
         KeyboardInterrupt: after Ctrl-C.
         Diverged: if a loss or a parameter is not finite. The last checkpoint stays.
         OSError: if the folder becomes unwritable later.
+
+    Warns:
+        UserWarning: if metrics of updates before the checkpoint to resume from are missing.
 
     Example:
         >>> import funrl
@@ -124,6 +129,37 @@ def train(
     """
     _check_arguments(algo, key, total_steps, num_agents, collector, evaluate_episodes, checkpoint_every, out, resume)
     called = calling.flatten(hooks)
+    folder = None if out is None else Folder(out)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            # A folder that is not there yet is made once nothing else can be wrong.
+            if folder.path.is_dir():
+                stack.enter_context(folder.lock())
+            elif not resume:
+                folder.check_free()
+        return _train(
+            algo, key, total_steps, num_agents, collector, called, folder, resume, evaluate_episodes, checkpoint_every, progress, backend,
+            notes, stack,
+        )  # fmt: skip
+
+
+def _train(
+    algo: Algorithm,
+    key: torch.Tensor,
+    total_steps: int,
+    num_agents: int,
+    collector: Any,
+    called: list[tuple[int, calling.Hook]],
+    folder: Folder | None,
+    resume: bool,
+    evaluate_episodes: int,
+    checkpoint_every: float,
+    progress: bool,
+    backend: str,
+    notes: Mapping[str, Any] | None,
+    stack: contextlib.ExitStack,
+) -> Result:
+    """Do what :func:`train` does; ``stack`` holds the lock of a folder that was there before."""
     started = time.perf_counter()
     keys = agent_keys(key, num_agents)
     state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
@@ -135,19 +171,23 @@ def train(
         source = experience.on_the_host(algo, keys)
     else:
         source = experience.pure(algo, num_agents, backend)
-    folder, done, past, past_compile, remark = None if out is None else Folder(out), 0, 0.0, 0.0, ""
+    done, past, past_compile, remark = 0, 0.0, 0.0, ""
     if folder is not None:
         notes = {"collector": experience.kind_of(collector), "backend": backend, **(notes or {})}
         config = record.describe(algo, key, total_steps, num_agents, notes)
+        there = folder.path.is_dir()
         if resume:
             folder.check_agrees(config)
             if folder.checkpoint.exists():
                 loaded, meta = load_checkpoint(folder, source.kept(state))
                 state, remark = source.resume(loaded, meta["update"])
                 done, past, past_compile = meta["update"], meta["seconds"], meta["compile_seconds"]
+                check_metrics(folder, done, num_agents)
             else:
                 check_no_checkpoint_is_lost(folder)
-        else:
+        if not there:
+            stack.enter_context(folder.lock())
+        if not resume:
             folder.check_free()
         folder.check_writable()
         folder.write_config(config)

@@ -2,16 +2,17 @@
 
 import math
 import os
+import warnings
 from typing import Any, NamedTuple
 
 import torch
 
-from funrl import checkpoint, random, record
+from funrl import checkpoint, random, record, tree
 from funrl.algos import Algorithm
 from funrl.record import Folder, RunError
-from funrl.training.agents import agent_keys, over_agents
+from funrl.training.agents import agent_keys
 
-__all__ = ["Run", "check_no_checkpoint_is_lost", "load_checkpoint", "load_run"]
+__all__ = ["Run", "check_metrics", "check_no_checkpoint_is_lost", "load_checkpoint", "load_run"]
 
 
 class Run(NamedTuple):
@@ -30,20 +31,30 @@ class Run(NamedTuple):
     updates: int
 
 
-def load_run(out: str | os.PathLike, *, file: str | os.PathLike | None = None, device: torch.device | str = "cpu") -> Run:
-    """Read the folder of a run.
+def load_run(
+    out: str | os.PathLike,
+    *,
+    algo: Algorithm | None = None,
+    file: str | os.PathLike | None = None,
+    device: torch.device | str = "cpu",
+    trust: bool = False,
+) -> Run:
+    """Read the folder of a run. Nothing in it is executed, and nothing is imported for it but parts of funrl and gymnasium.
 
     Args:
         out: the folder.
+        algo: the algorithm, where its name and that of its environment do not tell all: one of your own, or of an environment with
+            settings or transforms. None: it is made again.
         file: the checkpoint to read, such as ``funrl.checkpoint.best(f"{out}/checkpoint")``; None: the one that the run is resumed from.
         device: where the state goes.
+        trust: whether a module may be imported that the name of the environment asks for (``gymnasium:MODULE:ID``), which runs its code.
 
     Returns:
         A :class:`Run`.
 
     Raises:
         RunError: if the folder holds no run, or none that can be read or made again (such as that of an environment with settings or
-            transforms, which its name does not tell, or that lacks a package), or there is no checkpoint yet.
+            transforms, which its name does not tell, or that lacks a package), or is not of ``algo``, or there is no checkpoint yet.
         funrl.checkpoint.CheckpointError: if the checkpoint is damaged.
 
     Example:
@@ -59,16 +70,25 @@ def load_run(out: str | os.PathLike, *, file: str | os.PathLike | None = None, d
     """
     folder = Folder(out)
     config = record.read_config(out)
+    # A configuration may say anything, and so may what it makes raise.
     try:
-        algo = record.rebuild(config)
-    except (ValueError, TypeError, ImportError) as error:
-        raise RunError(f"{folder.config}: cannot make the algorithm again: {error}") from None
+        if algo is None:
+            algo = record.rebuild(config, trust=trust)
+        else:
+            record.check_algorithm(config, algo)
+    except Exception as error:
+        raise RunError(f"{folder.config}: cannot make the algorithm again: {error}") from error
     if file is None and not folder.checkpoint.exists():
         raise RunError(f"{folder}: the run has no checkpoint yet; wait for its first update, or go on with it (train --resume)")
-    like = over_agents(algo.init, config["num_agents"])(agent_keys(random.key(0, "cpu"), config["num_agents"]))
+    try:
+        like = algo.init(agent_keys(random.key(0, "cpu"), 1))
+        if (num_agents := config["num_agents"]) > 1:
+            like = tree.map(lambda x: x.expand(num_agents, *x.shape), like)  # without the memory, which may be more than there is
+    except Exception as error:
+        raise RunError(f"{folder.config}: cannot make the state of the algorithm: {error}") from error
     if file is not None:
         state, meta = checkpoint.load(file, like, device=device)
-        if type(meta.get("step")) is not int:
+        if not isinstance(meta, dict) or type(meta.get("step")) is not int:
             raise checkpoint.CheckpointError(f"{file}: it does not say its step; give one that training.hooks.checkpoints wrote")
         return Run(algo, state, config, meta["step"] // algo.steps_per_update)
     # With a collector its state is beside the learner's, and is of no use without the collector.
@@ -114,3 +134,28 @@ def check_no_checkpoint_is_lost(folder: Folder) -> None:
         raise RunError(
             f"{folder.checkpoint}: missing, although {folder.metrics.name} has {count:,} updates; restore it, or train in another folder"
         )
+
+
+def check_metrics(folder: Folder, done: int, num_agents: int) -> None:
+    """Warn if metrics of the updates up to the checkpoint are missing; raise a RunError if they cannot be read.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     check_metrics(Folder("/nowhere"), 3, 1)
+        >>> print(caught[0].message)
+        /nowhere/metrics.csv: it is missing; the run goes on after update 3 without the metrics of before: restore it if there is a copy
+    """
+    try:
+        numbers = record.read_metrics(folder.metrics).get("update", ())
+    except FileNotFoundError:
+        fault = f"it is missing; the run goes on after update {done:,} without the metrics of before"
+    except (ValueError, OSError) as error:
+        text = str(error).removeprefix(f"{folder.metrics}: ")
+        raise RunError(f"{folder.metrics}: cannot be read: {text}; restore it, or move it away to go on without it") from None
+    else:
+        lost = done * num_agents - sum(1 for number in numbers if 1 <= number <= done)
+        if lost <= 0:
+            return
+        fault = f"it lacks {lost:,} of the {done * num_agents:,} rows up to update {done:,}; the run goes on without them"
+    warnings.warn(f"{folder.metrics}: {fault}: restore it if there is a copy", stacklevel=4)

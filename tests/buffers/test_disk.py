@@ -88,6 +88,26 @@ def test_errors(tmp_path):
         buffers.reopen(buffer, EXAMPLE)
 
 
+def test_what_was_taken_from_a_queue_is_gone_for_whoever_opens_it(tmp_path):
+    make = lambda: buffers.first_in_first_out(10, storage=buffers.files(tmp_path / "q"))  # noqa: E731
+    queue = make()
+    state = queue.extend_(queue.init(torch.zeros(())), torch.arange(6.0))
+    state, sample = queue.take_(state, 4)
+    assert sample.batch.tolist() == [0, 1, 2, 3] and int(queue.size(state)) == 2
+    follow = buffers.follow(make(), torch.zeros(()))
+    assert follow(random.key(0), 2).batch.tolist() == [4, 5]
+    again = buffers.reopen(make(), torch.zeros(()))
+    assert queue.size(again) == 2 and queue.sample(None, again, 2).batch.tolist() == [4, 5]
+    again = queue.extend_(again, torch.arange(6.0, 20.0))  # past the end of the ring
+    again, sample = queue.take_(again, 3)
+    assert sample.batch.tolist() == [10, 11, 12]
+    assert queue.sample(None, buffers.reopen(make(), torch.zeros(())), 7).batch.tolist() == list(range(13, 20))
+    with pytest.raises(ValueError, match="the files were written since this state was; use the state that take_ returned"):
+        queue.take_(state, 1)
+    with pytest.raises(TypeError, match="take would leave the items in the files of this queue; use its twin take_"):
+        queue.take(again, 1)
+
+
 def limited(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
@@ -100,7 +120,7 @@ def test_a_full_disk_costs_the_rows_that_were_being_written(tmp_path, factory):
     row = 300 * 4
     try:
         limited(12 * row)  # slots 10 and 11 are written, and 12 is not
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"File too large: '.*\.bin'"):
             buffer.extend_(state, rows(60, 5))
     finally:
         limited(before)

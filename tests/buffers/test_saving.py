@@ -110,3 +110,47 @@ while True:
                 process.kill()
         data = buffers.load(tmp_path / "state", buffer, torch.zeros(100)).data
         assert (data == data[0, 0]).all()
+
+
+def test_names_with_dots(tmp_path):
+    item = {"0.weight": torch.zeros(2), "a": {"b.c": torch.zeros(())}}
+    buffer = buffers.prioritized(7)
+    state = buffer.extend_(buffer.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
+    buffers.save(tmp_path / "state", state)
+    assert tree.equal(buffers.load(tmp_path / "state", buffer, item), state)
+    files = buffers.uniform(7, storage=buffers.files(tmp_path / "data"))
+    state = files.extend_(files.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
+    buffers.save(tmp_path / "state", state)
+    assert tree.equal(buffers.load(tmp_path / "state", files, item), state)
+
+
+def test_a_state_does_not_bring_back_what_was_taken_since(tmp_path):
+    queue = buffers.first_in_first_out(10, storage=buffers.files(tmp_path / "q"))
+    state = queue.extend_(queue.init(torch.zeros(())), torch.arange(6.0))
+    buffers.save(tmp_path / "state", state)
+    assert queue.size(buffers.load(tmp_path / "state", queue, torch.zeros(()))) == 6
+    queue.take_(state, 4)
+    with pytest.warns(UserWarning, match="state: 4 items were taken from the files, or lost, after this state was saved"):
+        state = buffers.load(tmp_path / "state", queue, torch.zeros(()))
+    assert queue.sample(None, state, 2).batch.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda value: torch.zeros(3), "it does not hold the state of a buffer; give a file that buffers.save wrote"),
+        (lambda value: {"state": value["state"]}, "it does not hold the state of a buffer"),
+        (lambda value: {**value, "written": torch.zeros(2, dtype=torch.int64)}, "it does not hold the state of a buffer"),
+        (lambda value: {**value, "more": torch.zeros(2)}, "it does not hold the state of a buffer"),
+        (lambda value: tree.update(value, ("state", "cursor"), torch.tensor(7)), "it has a cursor of 7 and a size of 4 of 7"),
+        (lambda value: tree.update(value, ("state", "cursor"), torch.tensor(-1)), "it has a cursor of -1 and a size of 4 of 7"),
+        (lambda value: tree.update(value, ("state", "size"), torch.tensor(8)), "it has a cursor of 4 and a size of 8 of 7"),
+        (lambda value: tree.update(value, "written", torch.tensor(3)), "the items of this state are in files"),
+    ],
+)
+def test_a_file_that_somebody_else_wrote(tmp_path, change, message):
+    buffer = buffers.uniform(7)
+    buffers.save(tmp_path / "state", buffer.extend_(buffer.init(ITEM), batch(ITEM, 0)))
+    tree.save(change(tree.load(tmp_path / "state")), tmp_path / "state")
+    with pytest.raises(ValueError, match=f"state: .*{message}"):
+        buffers.load(tmp_path / "state", buffer, ITEM)

@@ -89,7 +89,7 @@ def test_a_full_disk_names_the_file(tmp_path, make):
     logger.log(1, {"loss": 0.5})
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
-        with pytest.raises(OSError, match="File too large: '.*/run'"):
+        with pytest.raises(OSError, match=r"File too large: '.*/run'"):
             logger.log(2, {"loss": 0.123456789, "more": [1.0, 2.0, 3.0]})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

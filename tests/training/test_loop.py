@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -272,6 +273,80 @@ def test_a_run_that_diverges_at_once_has_no_checkpoint(tmp_path):
     assert not (tmp_path / "checkpoint").exists()
 
 
+SECOND = """
+import sys
+from funrl import random, training
+from tests.record.drifter import algorithm
+try:
+    training.train(algorithm(), random.key(5), 90, out=sys.argv[1], resume=sys.argv[2] == "True", evaluate_episodes=0, progress=False,
+                   backend="eager")
+except training.RunError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, resume):
+    found = []
+
+    def hook(step, state, metrics):
+        if step == 30:
+            with pytest.raises(RunError, match="run: this process is training there; wait until it has ended, or choose another folder"):
+                train(90, out=tmp_path / "run", resume=resume)
+            if resume:  # from another process too
+                command = [sys.executable, "-c", SECOND, str(tmp_path / "run"), str(resume)]
+                found.append(subprocess.run(command, capture_output=True, text=True, timeout=500))
+
+    whole = train(50, out=tmp_path / "run", hooks=[hook])
+    assert all(x.returncode == 1 and f"run: process {os.getpid()} is training there" in x.stderr for x in found) and len(found) == resume
+    assert record.read_metrics(tmp_path / "run" / "metrics.csv")["update"].tolist() == [1, 2, 3, 4, 5]
+    assert ".lock" not in os.listdir(tmp_path / "run")
+    equal(train(50, out=tmp_path / "run", resume=True).state, whole.state)
+
+
+def test_a_lock_ends_with_its_process_and_not_with_one_that_it_forked(tmp_path):
+    program = (
+        "import os, pathlib, sys, time; from funrl.record.locks import hold\n"
+        "with hold(pathlib.Path(sys.argv[1])):\n"
+        "    if not os.fork(): time.sleep(100)\n"
+        "    print('held', flush=True); time.sleep(100)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"process {holder.pid} is training there"):
+            train(50, out=tmp_path)
+        holder.kill()
+        holder.wait()
+        assert train(50, out=tmp_path).updates == 5 and ".lock" not in os.listdir(tmp_path)
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.unlink(), "it is missing; the run goes on after update 5 without the metrics of before"),
+        (lambda path: path.write_text("\n".join(path.read_text().split("\n")[:3]) + "\n"), "it lacks 3 of the 5 rows up to update 5"),
+    ],
+)
+def test_metrics_that_are_missing_at_a_resume_are_said_to_be(tmp_path, damage, message):
+    train(50, out=tmp_path)
+    damage(tmp_path / "metrics.csv")
+    with pytest.warns(UserWarning, match=f"metrics.csv: {message}"):
+        train(70, out=tmp_path, resume=True)
+    assert record.read_metrics(tmp_path / "metrics.csv")["update"].tolist()[-2:] == [6, 7]
+
+
+def test_metrics_that_are_damaged_at_a_resume_are_left(tmp_path):
+    train(50, out=tmp_path)
+    text = (tmp_path / "metrics.csv").read_text().replace("\n3,", "\n\0,")
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(RunError, match=r"metrics.csv: cannot be read: line 4: expected .* numbers"):
+        train(70, out=tmp_path, resume=True)
+    assert (tmp_path / "metrics.csv").read_text() == text
+
+
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv", "learning_curve.png", "checkpoint"])
 def test_a_folder_that_is_taken(tmp_path, name):
     (tmp_path / name).write_text("precious")
@@ -365,6 +440,10 @@ def test_a_picture_that_fails_costs_no_evaluation(tmp_path, capsys, monkeypatch,
     ("change", "message"),
     [
         (lambda c: {**c, "format": 2}, "expected format 1, got 2"),
+        (lambda c: "[" * 100_000, "damaged or not of funrl"),
+        (lambda c: '{"format": ' + "9" * 5_000 + "}", "damaged or not of funrl"),
+        (lambda c: b"\xff", "damaged or not of funrl"),
+        (lambda c: {**c, "num_agents": True}, "damaged or not of funrl"),
         (lambda c: {**c, "options": 3}, "damaged or not of funrl"),
         (lambda c: [c], "damaged or not of funrl"),
         (lambda c: c, "cannot make the algorithm again: .*no algorithm is called 'drifter'"),
@@ -373,9 +452,37 @@ def test_a_picture_that_fails_costs_no_evaluation(tmp_path, capsys, monkeypatch,
 def test_a_config_that_cannot_be_read(tmp_path, change, message):
     train(20, out=tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    new = change(json.loads(path.read_text()))
+    path.write_bytes(new if isinstance(new, bytes) else (new if isinstance(new, str) else json.dumps(new)).encode())
     with pytest.raises(RunError, match=message):
         training.load_run(tmp_path)
+
+
+def test_a_run_of_ones_own_algorithm(tmp_path):
+    result = train(20, out=tmp_path, num_agents=2)
+    run = training.load_run(tmp_path, algo=algorithm())
+    equal(run.state, result.state)
+    assert run.updates == 2 and training.evaluate_agents(run.algo, run.state, KEY, 3, num_agents=2).episode_return.shape == (2, 3)
+    with pytest.raises(
+        RunError, match=r"config.json: .*the run has rate = 0.5, and the algorithm given has 0.25; give the one that it was"
+    ):
+        training.load_run(tmp_path, algo=algorithm(rate=0.25))
+
+
+def test_a_folder_imports_no_module_unless_it_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "enemy.py").write_text("import os; open(os.environ['ENEMY'], 'w')")
+    monkeypatch.setenv("ENEMY", str(tmp_path / "was here"))
+    monkeypatch.syspath_prepend(tmp_path)
+    train(20, out=tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = {**json.loads(path.read_text()), "algorithm": "ppo", "env": "gymnasium:enemy:Some-v0", "options": {}}
+    path.write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"imports the module 'enemy', .* if you trust the folder, say so: load_run\(..., trust=True\)"):
+        training.load_run(tmp_path / "run")
+    assert not (tmp_path / "was here").exists()
+    with pytest.raises(RunError, match="cannot make the algorithm again"):
+        training.load_run(tmp_path / "run", trust=True)
+    assert (tmp_path / "was here").exists()
 
 
 def test_ctrl_c_waits_for_the_update_and_saves_it(tmp_path):
