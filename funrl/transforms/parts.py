@@ -160,6 +160,7 @@ def signal(env: Env, transform: str, name: Any) -> tuple[Callable[[Timestep], to
             raise ValueError(
                 f"{transform}: in_key: expected an entry {name!r} in the observation or in info, got {describe(space)} and "
                 f"{sorted(timestep.info)}; name one that {env.name} has"
+                + ("; entries of gymnasium's info come with make(..., info=[...]) or wrap(..., info=[...])" if env.host else "")
             )
         return timestep.info[name]
 

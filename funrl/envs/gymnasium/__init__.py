@@ -3,9 +3,11 @@
 import functools
 import math
 import multiprocessing
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
+import gymnasium.wrappers
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
@@ -33,6 +35,8 @@ def make(
     pixels_only: bool = False,
     timeout: float = 60.0,
     start_method: str | None = None,
+    info: Sequence[str] = (),
+    reset_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Env:
     """Return a gymnasium environment, or ``num_envs`` copies of it side by side, as an :class:`~funrl.env.Env` that runs on the host.
@@ -42,9 +46,10 @@ def make(
     the latest state can be used, once; any other is an error. Each reset seeds the environment from its key, so that the same
     keys give the same episodes.
 
-    Observations have the dtypes of gymnasium's space, rewards are float32, and ``env_params`` are ``()``. The ``info`` of gymnasium is
-    dropped: no space says what is in it, and its entries may come and go, where those of a Timestep may not. It has ``render`` if
-    ``render_mode="rgb_array"`` is given. Close it after use, or use it in a ``with`` statement.
+    Observations have the dtypes of gymnasium's space (unsigned integers that torch does not compute with become wider ones), rewards are
+    float32, and ``env_params`` are ``()``. Of the ``info`` of gymnasium there is what ``info`` asks for: no space says what is in it, and
+    its entries may come and go, where those of a Timestep may not. It has ``render`` if ``render_mode="rgb_array"`` is given. Close it
+    after use, or use it in a ``with`` statement.
 
     Args:
         id: a registered name or an EnvSpec, as for ``gymnasium.make``.
@@ -58,6 +63,9 @@ def make(
         timeout: how many seconds a worker process may take to answer before it is taken for lost.
         start_method: how a worker process is started: ``"fork"``, ``"spawn"`` or ``"forkserver"``, as multiprocessing has them; None: as it
             does by itself. An environment that draws with OpenGL, as MuJoCo's do, needs ``"spawn"``: it cannot draw after a fork.
+        info: the entries of gymnasium's info that timesteps have, such as ``["action_mask"]``: numbers, or arrays of one shape, that are
+            there after each reset and step. float64 becomes float32.
+        reset_options: what each reset is given as ``options``.
         **kwargs: what ``gymnasium.make`` takes, such as constants of the environment.
 
     Returns:
@@ -68,7 +76,8 @@ def make(
         TypeError: if a space has no counterpart in :mod:`funrl.spaces`, or an argument has the wrong type.
         ValueError: if there is no such environment, or an argument is out of range, or one is given without the one that it belongs to.
         HostError: from ``reset`` and ``step``, where the environment raises, dies, is silent for longer than ``timeout``, or returns
-            NaN or a wrong shape; it names the copy. After the failure of a worker all processes are ended.
+            NaN, infinity or a wrong shape, or an info without an entry that was asked for; it names the copy. After the failure of a
+            worker all processes are ended.
 
     Example:
         >>> import torch, funrl
@@ -95,7 +104,10 @@ def make(
     if start_method is not None and vectorization != "async":
         raise ValueError("gymnasium.make: start_method: there are no processes to start; give vectorization='async' too")
     _check_timeout("make", timeout)
-    label = told(make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, **kwargs)
+    label = told(
+        make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, info=info, reset_options=reset_options, **kwargs
+    )
+    more: dict[str, Any] = {"info": info, "reset_options": reset_options}
     if from_pixels:
         kwargs = {"render_mode": "rgb_array", **kwargs}
     # What the checker would say once about an environment, each step here says.
@@ -114,7 +126,7 @@ def make(
             envs += [create() for _ in range((num_envs or 1) - 1)]
             name = _name(first, id)
             driver = Copies(envs, name, functools.partial(_close_all, envs))
-            return to_env(driver, name, label=label, single=num_envs is None, **_facts(first, frame_skip))
+            return to_env(driver, name, label=label, single=num_envs is None, **_facts(first, frame_skip), **more)
         except BaseException:
             _close_all(envs)
             raise
@@ -127,13 +139,15 @@ def make(
     copies = [functools.partial(_checked, create)] * (num_envs or 1)
     vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
-        return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts)
+        return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts, **more)
     except BaseException:
         vector.close(terminate=True)
         raise
 
 
-def wrap(env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0) -> Env:
+def wrap(
+    env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0, info: Sequence[str] = (), reset_options: dict[str, Any] | None = None
+) -> Env:
     """Return an environment that gymnasium has made as an :class:`~funrl.env.Env` that runs on the host; see :func:`make`.
 
     A vector environment gives a batched Env. It may be of any ``AutoresetMode``: copies are reset when asked to and from the key
@@ -144,6 +158,7 @@ def wrap(env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0) -> Env:
     Args:
         env: an environment, or a vector environment, of gymnasium; it should not be used directly any more.
         timeout: how many seconds a worker process of an AsyncVectorEnv may take to answer before it is taken for lost.
+        info, reset_options: as for :func:`make`.
 
     Returns:
         The environment; ``close`` closes ``env``.
@@ -162,17 +177,18 @@ def wrap(env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0) -> Env:
         >>> env.close()
     """
     _check_timeout("wrap", timeout)
+    more: dict[str, Any] = {"info": info, "reset_options": reset_options}
     if isinstance(env, gymnasium.Env):
-        return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), single=True, **_facts(env))
+        return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), single=True, **_facts(env), **more)
     if not isinstance(env, VectorEnv):
         raise TypeError(f"wrap: env: expected an environment or a vector environment of gymnasium, got {type(env).__name__}")
     if type(env) is SyncVectorEnv:
-        driver: Any = Copies(env.envs, _name(env), env.close)
+        driver: Any = Copies(list(env.envs), _name(env), env.close)
     elif type(env) is AsyncVectorEnv:
         driver = Workers(env, _name(env), timeout)
     else:
         driver = Vectors(env, _name(env))
-    return to_env(driver, _name(env), label=str(env), single=False, **_facts(env))
+    return to_env(driver, _name(env), label=str(env), single=False, **_facts(env), **more)
 
 
 class _Async(AsyncVectorEnv):
@@ -208,8 +224,21 @@ def _name(env: gymnasium.Env | VectorEnv, asked: Any = None) -> str:
 
 
 def _facts(env: gymnasium.Env | VectorEnv, frame_skip: int = 1) -> dict[str, Any]:
-    limit = getattr(env.spec, "max_episode_steps", None) or NO_LIMIT
+    limit = getattr(env.spec, "max_episode_steps", None) or _time_limit(env) or NO_LIMIT
     return {"max_episode_steps": math.ceil(limit / frame_skip), "renders": env.render_mode == "rgb_array"}
+
+
+def _time_limit(env: Any) -> int | None:
+    """Return the limit that a wrapper sets which no spec tells of; of the copies of a SyncVectorEnv the greatest."""
+    if isinstance(env, SyncVectorEnv):
+        limits = [_time_limit(copy) for copy in env.envs]
+        return None if None in limits else max(limits)
+    limits = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            limits.append(env._max_episode_steps)
+        env = env.env
+    return min(limits, default=None)
 
 
 def _check_whole(name: str, value: Any) -> None:

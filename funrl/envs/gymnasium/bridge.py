@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from funrl import tree
 from funrl.compiler import tracing
 from funrl.env import Env, HostError, Timestep
-from funrl.envs.gymnasium.spaces import numpy
+from funrl.envs.gymnasium.spaces import WIDER, numpy
 
 _MASK = (1 << 64) - 1
 _POSITIVE = (1 << 63) - 1
@@ -30,9 +30,24 @@ class HostState:
     token: torch.Tensor
 
 
-def to_env(driver: Any, name: str, *, label: str, single: bool, max_episode_steps: int, renders: bool) -> Env:
+def to_env(
+    driver: Any,
+    name: str,
+    *,
+    label: str,
+    single: bool,
+    max_episode_steps: int,
+    renders: bool,
+    info: Sequence[str] = (),
+    reset_options: dict[str, Any] | None = None,
+) -> Env:
     """Return the :class:`~funrl.env.Env` of a driver; ``single``: of its only copy, without a batch dimension."""
-    host = _Host(driver, name, single)
+    if isinstance(info, str) or not all(isinstance(entry, str) for entry in info):
+        raise TypeError(f"{name}: info: expected a list of names, such as ['action_mask'], got {info!r}")
+    if reset_options is not None and (not isinstance(reset_options, dict) or "reset_mask" in reset_options):
+        raise TypeError(f"{name}: reset_options: expected a dict of what the environment's reset takes, got {reset_options!r}")
+    driver.options = reset_options
+    host = _Host(driver, name, single, tuple(info))
     return Env(
         name=name,
         reset=host.reset,
@@ -60,8 +75,9 @@ def told(make: Callable[..., Env], **settings: Any) -> str:
 class _Host:
     """What the functions of the Env share: the driver, and which moment it is in."""
 
-    def __init__(self, driver: Any, name: str, single: bool):
-        self.driver, self.name, self.single = driver, name, single
+    def __init__(self, driver: Any, name: str, single: bool, info: tuple[str, ...] = ()):
+        self.driver, self.name, self.single, self.info = driver, name, single, info
+        self.kinds: dict[str, tuple[Any, Any]] = {}  # of the entries of info, as they were first
         self.layout, self.action_layout = driver.layout, driver.action_layout
         self.action_name = f"{name}: action"
         self.batch = () if single else (driver.num,)
@@ -148,20 +164,41 @@ class _Host:
     ) -> tuple[HostState, Timestep]:
         """Return what happened as a state and a timestep, on the device of the key."""
         observation = self.driver.observe()
-        if self.layout.has_nan(observation):
+        if self.layout.bad(observation):
             observed = self.layout.unstack(observation)
-            i = next(i for i in self.all if self.layout.misfit(observed[i]))
-            raise HostError(f"{self.driver.who(i)} returned an observation with NaN: {observed[i]}")
+            i, text = next((i, text) for i in self.all if (text := self.layout.misfit(observed[i])))
+            raise HostError(f"{self.driver.who(i)} returned an observation {text}: {observed[i]}")
         self.tokens, self.trouble = tokens, ""
         arrays = [np.array(tokens, np.int64), reward, terminated, truncated]
         if self.single:
             arrays = [x.reshape(()) for x in arrays]
         token, gain, end, cut = map(torch.from_numpy, arrays)
-        timestep = Timestep(self.layout.tensors(observation, self.single), gain, end, cut, {})
+        timestep = Timestep(self.layout.tensors(observation, self.single), gain, end, cut, {name: self._told(name) for name in self.info})
         if not key.is_cpu:
             token, timestep = token.to(key.device), tree.to(timestep, key.device)
         self.token = token
         return HostState(token), timestep
+
+    def _told(self, name: str) -> torch.Tensor:
+        """Return an entry of info of all copies; in all steps it has the shape and dtype of the first one."""
+        arrays = []
+        for i in self.all:
+            told = self.driver.infos[i]
+            if name not in told:
+                raise HostError(
+                    f"{self.driver.who(i)}: info: expected an entry {name!r} in each step, as was asked for, got {sorted(map(str, told))}; "
+                    "leave it out, or add it in a gymnasium wrapper"
+                )
+            array = np.asarray(told[name])
+            array = array.astype(np.float32) if array.dtype == np.float64 else array
+            shape, dtype = self.kinds.setdefault(name, (array.shape, array.dtype))
+            if array.dtype.kind not in "biuf" or array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise HostError(
+                    f"{self.driver.who(i)}: info: expected {name!r} to be {dtype} {list(shape)}, as at first, got {told[name]!r}"
+                )
+            arrays.append(array.astype(dtype))
+        whole = arrays[0].copy() if self.single else np.stack(arrays)
+        return torch.from_numpy(whole.astype(WIDER.get(whole.dtype, whole.dtype)))
 
     def _numbers(self, values: list[Any], dtype: Any, what: str) -> np.ndarray:
         try:

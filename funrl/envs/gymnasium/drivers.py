@@ -5,6 +5,7 @@ A driver has ``num`` copies, the ``layout`` of their observations and the ``acti
 * ``reset(rows, seeds)`` seeds and resets the copies ``rows``, at least one;
 * ``step(rows, action)`` steps them, and returns three sequences of B rewards and flags, of which ``rows`` count;
 * ``observe()`` returns the latest observations of all, a tree of new arrays [B, ...];
+* ``infos`` are the latest of all, dicts; ``options`` is what resets are given besides seeds, or None;
 * ``render()`` returns the pictures of all;
 * ``close()`` gives back what they hold.
 
@@ -15,11 +16,13 @@ import multiprocessing.connection
 import queue
 import signal
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from funrl.env import HostError, seed_globals
@@ -36,6 +39,8 @@ class Copies:
         self.action_layout = layout(envs[0].action_space, f"{name}: action_space")
         self.num, self.steps = len(envs), [env.step for env in envs]
         self.latest: list[Any] = [None] * self.num
+        self.infos: list[dict[str, Any]] = [{} for _ in envs]
+        self.options: dict[str, Any] | None = None
 
     def who(self, i: int) -> str:
         return self.name if self.num == 1 else f"{self.name}: copy {i}"
@@ -46,17 +51,18 @@ class Copies:
             seed_globals(seeds[i])
         try:
             for i in rows:
-                self.latest[i], _ = self.envs[i].reset(seed=seeds[i])
+                more = {} if self.options is None else {"options": dict(self.options)}
+                self.latest[i], self.infos[i] = self.envs[i].reset(seed=seeds[i], **more)
         except Exception as error:
             raise HostError(f"{self.who(i)} raised in reset: {_words(error)}") from error
 
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         reward: list[Any] = [0.0] * self.num
         terminated, truncated = [False] * self.num, [False] * self.num
-        latest, steps, actions, i = self.latest, self.steps, self.action_layout.unstack(action), rows[0]
+        latest, infos, steps, actions, i = self.latest, self.infos, self.steps, self.action_layout.unstack(action), rows[0]
         try:
             for i in rows:
-                latest[i], reward[i], terminated[i], truncated[i], _ = steps[i](actions[i])
+                latest[i], reward[i], terminated[i], truncated[i], infos[i] = steps[i](actions[i])
         except Exception as error:
             raise HostError(f"{self.who(i)} raised in step: {_words(error)}") from error
         return reward, terminated, truncated
@@ -78,6 +84,9 @@ class Workers:
         self.action_layout = layout(vector.single_action_space, f"{name}: action_space")
         self.pipes, self.processes = list(vector.parent_pipes), vector.processes
         self.latest: list[Any] = [None] * self.num
+        self.infos: list[dict[str, Any]] = [{}] * self.num
+        self.options: dict[str, Any] | None = None
+        self.warned = False
         self.all = list(range(self.num))
         # Without shared memory, a reset does not keep gymnasium's worker from resetting again in the next step.
         self.resets_twice = vector.autoreset_mode == AutoresetMode.NEXT_STEP and not vector.shared_memory
@@ -95,19 +104,21 @@ class Workers:
         if self.resets_twice and any(self.over[i] for i in rows):
             anything = self.vector.single_action_space.sample()
             self._ask("step", [(i, anything) for i in rows if self.over[i]])
-        answers = self._ask("reset", [(i, {"seed": seeds[i], "options": None}) for i in rows])
-        for i, (observation, _) in answers.items():
-            self.latest[i], self.over[i] = observation, False
+        answers = self._ask("reset", [(i, {"seed": seeds[i], "options": self.options}) for i in rows])
+        for i, (observation, info) in answers.items():
+            self.latest[i], self.infos[i], self.over[i] = observation, info, False
 
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         reward: list[Any] = [0.0] * self.num
         terminated, truncated = [False] * self.num, [False] * self.num
         actions = self.action_layout.unstack(action)
         for i, answer in self._ask("step", [(i, actions[i]) for i in rows]).items():
-            self.latest[i], reward[i], terminated[i], truncated[i], info = answer
+            self.latest[i], reward[i], terminated[i], truncated[i], self.infos[i] = answer
             self.over[i] = bool(terminated[i]) or bool(truncated[i])
             if self.over[i] and self.vector.autoreset_mode == AutoresetMode.SAME_STEP:
-                self._keep(i, info["final_obs"])
+                last, self.infos[i] = self.infos[i]["final_obs"], self.infos[i]["final_info"]
+                self._doubt(i, last)
+                self._keep(i, last)
         return reward, terminated, truncated
 
     def observe(self) -> Any:
@@ -123,6 +134,18 @@ class Workers:
 
     def close(self) -> None:
         self._stop(())
+
+    def _doubt(self, i: int, last: Any) -> None:
+        """Warn once if the last observation of an episode is the first of the next one, as that of a reused array would be."""
+        first = self.layout.unstack(self.vector.observations)[i] if self.vector.shared_memory else self.latest[i]
+        if not self.warned and data_equivalence(last, first, exact=True):
+            self.warned = True
+            warnings.warn(
+                f"{self.who(i)}: the last observation of its episode is the first of the next one. Gymnasium's worker resets in the same "
+                "step, and where an environment gives the same array each time, its last observation is lost: let it give copies, or "
+                "make the vector environment with autoreset_mode=AutoresetMode.DISABLED",
+                stacklevel=2,
+            )
 
     def _keep(self, i: int, observation: Any) -> None:
         """Put an observation that came beside another where the others are."""
@@ -241,6 +264,8 @@ class Vectors:
                 f"gymnasium.make_vec(id, {self.num}, vectorization_mode='sync')"
             )
         self.latest: list[Any] = []
+        self.infos: list[dict[str, Any]] = [{}] * self.num
+        self.options: dict[str, Any] | None = None
 
     def who(self, i: int) -> str:
         return f"{self.name}: copy {i}"
@@ -252,10 +277,13 @@ class Vectors:
             seed_globals(seeds[rows[0]])
         seed: Any = [seeds.get(i) for i in range(self.num)] if self.takes_seeds else seeds[rows[0]]
         try:
-            observation, _ = self.vector.reset(seed=seed, options=None if mask.all() else {"reset_mask": mask})
+            options = {**(self.options or {}), **({} if mask.all() else {"reset_mask": mask})}
+            observation, info = self.vector.reset(seed=seed, options=options or None)
         except Exception as error:
             raise HostError(f"{self.name} raised in reset: {_words(error)}") from error
         self._keep(observation)
+        for i in rows:
+            self.infos[i] = _row(info, i)
 
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         if len(rows) < self.num:
@@ -268,10 +296,12 @@ class Vectors:
         except Exception as error:
             raise HostError(f"{self.name} raised in step: {_words(error)}") from error
         self._keep(observation)
+        self.infos = [_row(info, i) for i in range(self.num)]
         if self.mode == AutoresetMode.SAME_STEP:
             for i in np.flatnonzero(np.logical_or(terminated, truncated)):
                 try:
                     self.latest[i] = info["final_obs"][i]
+                    self.infos[i] = _row(info.get("final_info", {}), i)
                 except (KeyError, TypeError):
                     raise HostError(f"{self.name}: {self.vector} resets in the same step, but its info has no final_obs") from None
         return list(reward), list(terminated), list(truncated)
@@ -286,6 +316,15 @@ class Vectors:
         self.latest = self.layout.unstack(observation)
         if len(self.latest) != self.num:
             raise HostError(f"{self.name} returned observations of {len(self.latest)} copies, not {self.num}")
+
+
+def _row(info: dict[str, Any], i: int) -> dict[str, Any]:
+    """Return what the info of a vector environment says of a copy: entries that a flag ``_NAME`` does not deny it."""
+    return {
+        name: _row(value, i) if isinstance(value, dict) else value[i]
+        for name, value in info.items()
+        if not name.startswith("_") and (f"_{name}" not in info or info[f"_{name}"][i]) and (isinstance(value, dict) or len(value) > i)
+    }
 
 
 def batch(driver: Any) -> Any:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import torch
@@ -213,6 +214,26 @@ class PureVectorEnv(VectorEnv):
         return {"final_obs": array, "_final_obs": ends, "final_info": _masked(info, ends), "_final_info": ends.copy()}
 
 
+class _Maker:
+    """A function that makes an environment, and that can be sent to other processes: the functions of an Env are made where it is."""
+
+    def __init__(self, make: Any):
+        self.make = make
+
+    def __call__(self, **options: Any) -> gymnasium.Env:
+        return self.make(**options)
+
+    def __deepcopy__(self, memo: Any) -> "_Maker":
+        return self  # nothing in it changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (cloudpickle.dumps(self.make),)
+
+
+def _unpickled(made: bytes) -> _Maker:
+    return _Maker(cloudpickle.loads(made))
+
+
 class _Episodes:
     """Episodes of N copies side by side: arrays in and out, and all copies in one call of mapped functions."""
 
@@ -243,7 +264,7 @@ class _Episodes:
 
     def spec(self, render_mode: str | None) -> EnvSpec:
         """Return what makes such an environment again."""
-        make = functools.partial(to_gymnasium, self.env, **self.options)
+        make = _Maker(functools.partial(to_gymnasium, self.env, **self.options))
         limit = self.env.max_episode_steps if self.options["env_params"] is None else None
         id = re.sub(r"[^\w:.-]", "_", self.name)
         return EnvSpec(id, make, max_episode_steps=limit, kwargs={"render_mode": render_mode})

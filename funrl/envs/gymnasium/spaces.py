@@ -10,11 +10,14 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 
 from funrl import spaces
 
+WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}
+
 
 def from_gymnasium(space: Space, what: str) -> Any:
     """Return the space of funrl that has the elements of ``space``.
 
-    MultiBinary and boolean boxes become :class:`~funrl.spaces.Binary`; a MultiDiscrete of several dimensions becomes an integer box.
+    MultiBinary and boolean boxes become :class:`~funrl.spaces.Binary`; a MultiDiscrete of several dimensions becomes an integer box; boxes
+    of uint16 and uint32, and of uint64 below 2**63, with which torch does not compute, become those of int32, int64 and int64.
 
     Raises:
         TypeError: that names a space with no counterpart; ``what`` names the whole.
@@ -33,8 +36,11 @@ def from_gymnasium(space: Space, what: str) -> Any:
         return spaces.Binary(space.shape)
     if isinstance(space, Box):
         try:
-            dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
-            return spaces.Box(torch.from_numpy(space.low), torch.from_numpy(space.high), space.shape, dtype)
+            low, high = space.low, space.high
+            if (wider := WIDER.get(space.dtype)) and (space.dtype != np.uint64 or int(high.max(initial=0)) < 1 << 63):
+                low, high = low.astype(wider), high.astype(wider)
+            dtype = torch.from_numpy(np.empty(0, low.dtype)).dtype
+            return spaces.Box(torch.from_numpy(low), torch.from_numpy(high), space.shape, dtype)
         except (TypeError, RuntimeError):
             raise TypeError(f"{what}: torch does not compute with the {space.dtype} of {space}; cast it in a gymnasium wrapper") from None
     raise TypeError(
@@ -102,7 +108,7 @@ class Leaf:
         return array
 
     def fit(self, batch: Any, num: int) -> np.ndarray:
-        """Return the elements of B copies, given as a batch, as new arrays; numbers may be outside of a floating-point box, not NaN.
+        """Return the elements of B copies, given as a batch, as new arrays; numbers may be outside of a floating-point box, but are finite.
 
         Raises:
             Misfit: that says what is wrong, if they are no such elements.
@@ -113,8 +119,8 @@ class Leaf:
             raise Misfit(f"{_kind(batch)}, not {self.dtype} {[num, *self.shape]}") from None
         if len(array) != num:
             raise Misfit(f"{len(array)} of them")
-        if self.has_nan(array):
-            raise Misfit("NaN")
+        if self.bad(array):
+            raise Misfit("NaN or infinity")
         if self.bounds is not None and not ((array >= self.bounds[0]) & (array <= self.bounds[1])).all():
             raise Misfit(f"{array.tolist()}")
         return array
@@ -125,12 +131,12 @@ class Leaf:
             array = self.stack([value])
         except Misfit:
             return f"of {_kind(value)}, not {self.dtype} {list(self.shape)}"
-        return "with NaN" if self.has_nan(array) else None
+        return ("with NaN" if np.isnan(array).any() else "with infinity") if self.bad(array) else None
 
-    def has_nan(self, array: np.ndarray) -> bool:
-        """Return whether any number is NaN."""
-        # One pass, without an array of flags; infinities give infinity.
-        return self.floats and (total := np.vdot(array, array)) != total
+    def bad(self, array: np.ndarray) -> bool:
+        """Return whether any number is NaN or infinite."""
+        # One pass, without an array of flags; a sum of squares may be infinite without them.
+        return self.floats and not np.vdot(array, array) < np.inf and not np.isfinite(array).all()
 
     def unstack(self, array: np.ndarray) -> list[Any]:
         """Return the elements of the copies: arrays, or of a Discrete numbers."""
@@ -205,8 +211,8 @@ class Branch:
         found = [(name, entry.misfit(value[name])) for name, entry in zip(self.names, self.entries, strict=True)]
         return next((f"with an entry {name!r} {text}" for name, text in found if text), None)
 
-    def has_nan(self, batch: Any) -> bool:
-        return any([entry.has_nan(part) for entry, part in self._parts(batch)])
+    def bad(self, batch: Any) -> bool:
+        return any([entry.bad(part) for entry, part in self._parts(batch)])
 
     def unstack(self, batch: Any) -> list[Any]:
         return [self._tree(row) for row in zip(*[entry.unstack(part) for entry, part in self._parts(batch)], strict=True)]
