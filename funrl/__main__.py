@@ -258,9 +258,10 @@ def _video(args: argparse.Namespace) -> None:
         if not 0 <= args.agent < num_agents:
             raise _UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
         out = _file(args.out, record.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
-        params, env_params = run.state.params, run.state.env_params
+        params, env_params = run.state.params, getattr(run.state, "env_params", None)
         if num_agents > 1:
             params, env_params = tree.index((params, env_params), args.agent)
+        env_params = run.algo.env.default_params if env_params is None else env_params
     with _stage(run.algo.env, run.config["env"], args.episodes) as env:
         try:
             result = record.film(out, params, random.key(args.seed), env_params, env=env, act=run.algo.greedy, num_episodes=args.episodes)

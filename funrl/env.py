@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import random, tree
+from funrl.compiler import compile
 
 __all__ = ["Env", "HostError", "Place", "Timestep", "Transition", "check_env", "check_step", "constants", "seed_globals"]
 
@@ -244,7 +245,8 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
 
     * the floating-point numbers follow the dtype of ``env_params``;
     * ``torch.func.vmap`` over three copies, each with its own params (the floating-point ones times 1, 1.01 and 1.02), agrees with
-      a loop.
+      a loop;
+    * a compiled reset and step (:func:`funrl.compile`), and those of two copies under vmap, agree with eager ones.
 
     Args:
         env: the environment.
@@ -297,6 +299,7 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
         return
     _check_precision(env, key, actions[0], what)
     _check_vmap(env, random.split(other_keys[0], (3, 3)), what)
+    _check_compiled(env, other_keys[0], actions[0], what)
 
 
 def _batch(env: Env) -> tuple[int, ...]:
@@ -454,6 +457,26 @@ def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
         ) from error
     _check_same(start, tree.stack(starts), f"{what}: reset", "under vmap it gives another result than in a loop", tolerance=1e-4)
     _check_same(end, tree.stack(ends), f"{what}: step", "under vmap it gives another result than in a loop", tolerance=1e-4)
+
+
+def _check_compiled(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
+    """Raise unless a compiled reset and step agree with eager ones, alone and, where the environment has no copies of its own, batched."""
+
+    def walk(key: torch.Tensor, action: Any, env_params: Any) -> tuple[Any, Any]:
+        reset_key, step_key = random.split(key)
+        start = env.reset(reset_key, env_params)
+        return start, env.step(step_key, start[0], action, env_params)
+
+    def walks(key: torch.Tensor, action: Any, env_params: Any) -> tuple[Any, ...]:
+        if env.num_envs is not None:
+            return (walk(key, action, env_params),)
+        return walk(key, action, env_params), torch.func.vmap(walk, (0, None, None))(random.split(key), action, env_params)
+
+    arguments = key, action, env.default_params
+    found, expected = compile(walks)(*arguments), walks(*arguments)
+    for one, other, how in zip(found, expected, ("compiled", "compiled under vmap"), strict=False):
+        _check_same(one[0], other[0], f"{what}: reset", f"{how} it gives another result than eagerly", tolerance=1e-4)
+        _check_same(one[1], other[1], f"{what}: step", f"{how} it gives another result than eagerly", tolerance=1e-4)
 
 
 def _check_tensors(value: Any, where: str) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 from funrl import envs
 from funrl.algos import a2c, crossq, ddpg, dqn, impala, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
-from funrl.algos.algorithm import Algorithm
+from funrl.algos.algorithm import Algorithm, check
 from funrl.env import Env
 from funrl.names import nearest
 
 __all__ = [
     "Algorithm",
     "a2c",
+    "check",
     "crossq",
     "ddpg",
     "defaults",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from funrl import random, tree
+from funrl.compiler import compile
 from funrl.env import Env, Timestep, Transition
 from funrl.names import nearest
 from funrl.policies import StatefulPolicy
@@ -15,6 +16,7 @@ from funrl.transforms.statistics import VecNormParams, check_vec_norm, update_ve
 
 __all__ = [
     "Algorithm",
+    "check",
     "check_copies",
     "check_experience",
     "check_range",
@@ -54,6 +56,49 @@ class Algorithm(NamedTuple):
     act: Callable[[Any, Any, Any], Any] | StatefulPolicy
     greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
     steps_per_update: int
+
+
+def check(algo: Algorithm, key: torch.Tensor) -> None:
+    """Raise unless an algorithm of pure functions keeps the contract of :class:`Algorithm`, compiled too.
+
+    One update is done eagerly and by :func:`funrl.compile`, of one agent and of two under vmap: the results agree, the state keeps its
+    structure, shapes and dtypes, metrics are tensors [], and no argument is changed.
+
+    Args:
+        algo: the algorithm, in an environment of torch; of small sizes, as it also runs eagerly.
+        key: int64 [].
+
+    Raises:
+        TypeError: if ``algo`` is not an :class:`Algorithm`.
+        ValueError: if its environment runs on the host, or it breaks the contract; the message says where and how.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> check(funrl.algos.a2c.make(env, num_envs=2, num_steps=4), funrl.random.key(0))
+    """
+    if not isinstance(algo, Algorithm):
+        raise TypeError(f"algos.check: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
+    if algo.env.host:
+        raise ValueError(f"algos.check: algo: {algo.env.name} runs outside torch, so that its step cannot be compiled; check it in another")
+    init_key, step_key = random.split(key)
+    state = algo.init(init_key)
+    before = tree.map(torch.clone, state)
+    expected = algo.step(step_key, state)
+    what = f"algos.check: {algo.name}"
+    tree.check_like(expected[0], state, f"{what}: the state that step returned", "that of init")
+    for name, x in expected[1].items():
+        if not isinstance(x, torch.Tensor) or x.ndim:
+            raise ValueError(f"{what}: the metric {name!r} is {tree.describe_leaf(x)}; expected a tensor []")
+    if not all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(tree.leaves(state), tree.leaves(before), strict=True)):
+        raise ValueError(f"{what}: step changed its argument state; return new tensors instead")
+    states, keys = torch.func.vmap(algo.init)(random.split(init_key)), random.split(step_key)
+    both = torch.func.vmap(algo.step)(keys, states)
+    found = compile(lambda *args: (algo.step(*args[:2]), torch.func.vmap(algo.step)(*args[2:])))(step_key, state, keys, states)
+    for one, other, how in zip(found, (expected, both), ("compiled", "compiled under vmap"), strict=True):
+        for path, x, y in zip(tree.paths(other), tree.leaves(one), tree.leaves(other), strict=True):
+            if not torch.allclose(x.double(), y.double(), rtol=1e-2, atol=1e-3, equal_nan=True):
+                raise ValueError(f"{what}: {how}, step gives another leaf {path} than eagerly")
 
 
 def make_config(kind: type, options: dict[str, Any]) -> Any:

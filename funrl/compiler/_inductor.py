@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +145,8 @@ def _compiled(
             stack.enter_context(needed.V.set_fake_mode(fakes))
             stack.enter_context(needed.tracing(needed.TracingContext(fakes)))
             stack.enter_context(torch.no_grad())
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # torch's own, of its own deprecated functions
             made = needed.joint_graph_passes(made, input_device=device)
             note("compiling")
             return needed.compile_fx_inner(made, inputs, cpp_wrapper=wrapper, is_inference=True)

@@ -554,17 +554,26 @@ def _refuse_random(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _refuse_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
-    masks = [x for x in replaced(args[1:], tuple, list) for x in (x if isinstance(x, list) else [x]) if isinstance(x, torch.Tensor)]
-    if func is aten.nonzero.default and isinstance(args[0], Traced) and trace.node(args[0]).op == "constant":
-        found = trace.node(args[0]).args[0].nonzero()
-        return _constant(trace, func, (found,), {})
-    if func is aten.index.Tensor and all(x.dtype not in (torch.bool, torch.uint8) for x in masks):
-        return trace.pure(func, args, kwargs)
+    if func is aten.nonzero.default and (places := _places(trace, args[0])) is not None:
+        return _constant(trace, func, (places,), {})
+    if func is aten.index.Tensor and not kwargs:
+        indices: list[Any] = []
+        for i in args[1]:
+            places = _places(trace, i) if isinstance(i, Traced) and i.dtype in (torch.bool, torch.uint8) else None
+            indices += [i] if places is None else [_constant(trace, func, (x,), {}) for x in places.unbind(1)]
+        if all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in indices):
+            return trace.pure(func, (args[0], indices), kwargs)
     raise TraceError(
         f"{_line()}the shape of what {func} gives depends on values, which a traced tensor has not; use a mask with "
         "torch.where, or a fixed "
         "number of rows"
     )
+
+
+def _places(trace: Trace, mask: torch.Tensor) -> torch.Tensor | None:
+    """Return the places of the entries of a constant that are not zero, or None for what is no constant."""
+    node = trace.node(mask)
+    return node.args[0].nonzero() if node.op == "constant" else None
 
 
 class Indexing(TorchFunctionMode):
@@ -617,6 +626,7 @@ def _index(x: torch.Tensor, index: tuple[Any, ...]) -> torch.Tensor:
 
 
 def _from_the_front(i: torch.Tensor, size: int) -> torch.Tensor:
+    i = i if i.dtype in (torch.int32, torch.int64) else i.to(torch.int64)
     return torch.where(i < 0, i + size, i).reshape(1)
 
 

@@ -4,7 +4,7 @@ import importlib
 import inspect
 from typing import Any
 
-from funrl.env import Env
+from funrl.env import Env, check_env
 from funrl.envs import probes
 from funrl.envs.acrobot import acrobot
 from funrl.envs.bandits import bernoulli_bandit, gaussian_bandit
@@ -34,6 +34,7 @@ __all__ = [
     "breakout",
     "cartpole",
     "catch",
+    "check_env",
     "continuous_mountain_car",
     "deep_sea",
     "four_rooms",

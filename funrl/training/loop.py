@@ -163,7 +163,8 @@ def _train(
     started = time.perf_counter()
     keys = agent_keys(key, num_agents)
     state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
-    backend = _backend(backend, key, out, resume)
+    backend = _backend(backend, key, folder if resume else None)
+    stack.enter_context(compiler.using(backend))
     state = tree.map(torch.clone, state)  # it is donated, and may share tensors with the environment's default params
     if collector is not None:
         source = experience.collected(algo, collector, backend)
@@ -173,7 +174,8 @@ def _train(
         source = experience.pure(algo, num_agents, backend)
     done, past, past_compile, remark = 0, 0.0, 0.0, ""
     if folder is not None:
-        notes = {"collector": experience.kind_of(collector), "backend": backend, **(notes or {})}
+        begun = record.read_config(folder.path) if resume else {"backend": backend}
+        notes = {"collector": experience.kind_of(collector), **({"backend": backend} if "backend" in begun else {}), **(notes or {})}
         config = record.describe(algo, key, total_steps, num_agents, notes)
         there = folder.path.is_dir()
         if resume:
@@ -212,10 +214,8 @@ def _train(
             log.say(f"going on after update {done:,}" + (f"; {remark}" if remark else ""))
     begun, compiling, last_save = seconds(), 0.0, -math.inf
     interrupt, number, stopped = Interrupt(), done, None
-    programs = contextlib.ExitStack()
+    stack.enter_context(compiler.listening(log.part))
     try:
-        programs.enter_context(compiler.using(backend))
-        programs.enter_context(compiler.listening(log.part))
         for number in range(done + 1, num_updates + 1):
             state, metrics = source.update(keys, torch.tensor(number, device=key.device), state)
             log.add(number, seconds(), metrics)
@@ -242,7 +242,6 @@ def _train(
                 log.say(f"stopped after {number * algo.steps_per_update:,} steps: {stopped}")
                 break
     finally:
-        programs.close()
         interrupt.restore()
         log.close()
 
@@ -286,10 +285,10 @@ def _check_arguments(
         raise RunError("resume: there is nothing to go on with where out is None; give the folder of the run")
 
 
-def _backend(asked: str, key: torch.Tensor, out: Any, resume: bool) -> str:
+def _backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
     """Return the backend of a run: as it was asked for, or as the run began, or what there is for the device of its key."""
-    if asked == "auto" and resume and Folder(out).config.exists():
-        asked = record.read_config(out).get("backend", asked)
+    if asked == "auto" and begun is not None and begun.config.exists():
+        asked = record.read_config(begun.path).get("backend", asked)
     return compiler.backend(key.device)[0] if asked == "auto" else asked
 
 

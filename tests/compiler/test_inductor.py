@@ -172,7 +172,7 @@ DONATED = {f.__name__: f for f in (scroll, put_rows, put_slices, put_and_look_ba
 
 @pytest.mark.parametrize("name", DONATED)
 def test_donated(name):
-    same(DONATED[name], torch.randn(1024, 64), torch.randn(4, 64), donate=0)
+    same(DONATED[name], torch.randn(1024, 64), torch.randn(4, 64), donate=0, rtol=1e-4, atol=1e-3)  # sums of a thousand numbers
 
 
 def test_donated_and_permuted():
@@ -267,7 +267,7 @@ def loops():
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
 
     def f(x):
-        return {name: f(x) for name, f in LOOPS.items()}
+        return {name: run(x) for name, run in LOOPS.items()}
 
     return funrl.compile(f, backend="inductor")(x), f(x)
 
