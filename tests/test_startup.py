@@ -37,27 +37,24 @@ def test_what_comes_later_comes_by_its_name():
         funrl.trian  # noqa: B018
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("order", ["import funrl; import torch._inductor.cpp_builder", "import torch._inductor.cpp_builder; import funrl"])
-def test_torch_is_changed_whenever_its_compilers_are_imported(order):
+def test_tracing_and_xla_leave_torchs_compilers_alone():
+    """Dynamo alone takes two seconds to import."""
     program = f"""
-import sys
-{order}
-from torch._dynamo.variables.higher_order_ops import ScanHigherOrderVariable
-from torch._inductor import cpp_builder
-print(ScanHigherOrderVariable.supports_aliasing, cpp_builder._get_optimization_cflags.__qualname__.split(".")[0])
-print(sum(finder.__module__.startswith("funrl") for finder in sys.meta_path if isinstance(finder, type)))
+import sys, funrl, torch
+from torch.func import grad, vmap
+f = lambda x: funrl.scan(lambda c, x: (c + x.sin().sum(), c), torch.zeros(()), x)[0]
+funrl.compile(vmap(grad(f)), backend="xla")(torch.ones(2, 3))
+print(*(name for name in {LATER[:3]} if name in sys.modules))
 """
-    assert run(program) == ["True", "_wrapping", "0"]
+    assert run(program) == []
 
 
 def test_what_comes_later_may_come_in_a_compiled_program():
     program = """
 import sys, funrl, torch
-f = funrl.compile(lambda x: funrl.losses.normalize_advantage(x), backend="eager")
+f = funrl.compile(lambda x: funrl.losses.normalize_advantage(x), backend="aot_eager")
 before = "funrl.losses" in sys.modules
 f(torch.arange(3.0))
-with torch.compiler.set_stance("fail_on_recompile"):
-    print(before, *f(torch.arange(3.0)).round().tolist())
+print(before, *f(torch.arange(3.0)).round().tolist())
 """
     assert run(program) == ["False", "-1.0", "0.0", "1.0"]

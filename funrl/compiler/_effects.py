@@ -24,6 +24,12 @@ def effect(f: Callable[..., Any], *tensors: torch.Tensor) -> None:
 
     Raises:
         TraceError: in a program that inductor compiles.
+
+    Example:
+        >>> seen = []
+        >>> effect(lambda x: seen.append(x.item()), torch.tensor(2.0))
+        >>> seen
+        [2.0]
     """
     _bind(f, [private.heard(x) for x in tensors], 0)
 

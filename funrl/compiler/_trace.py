@@ -39,7 +39,15 @@ def current() -> "Trace | None":
 
 
 def tracing() -> bool:
-    """Return whether this code is being traced into a program, so that tensors have shapes but no values."""
+    """Return whether this code is being traced into a program, so that tensors have shapes but no values.
+
+    Example:
+        >>> from funrl import compiler
+        >>> seen = []
+        >>> double = lambda x: seen.append(tracing()) or 2 * x
+        >>> double(torch.ones(1)), compiler.compile(double)(torch.ones(1)), seen
+        (tensor([2.]), tensor([2.]), [False, True])
+    """
     return current() is not None
 
 
