@@ -50,7 +50,9 @@ class Program:
         dtype = rng.choice([*self.floats * 3, *INTEGERS, torch.bool])
         if dtype.is_floating_point:
             return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-        return torch.randint(0 if dtype in (torch.uint8, torch.bool) else -9, 2 if dtype == torch.bool else 9, shape, generator=generator).to(dtype)
+        return torch.randint(
+            0 if dtype in (torch.uint8, torch.bool) else -9, 2 if dtype == torch.bool else 9, shape, generator=generator
+        ).to(dtype)
 
     def __call__(self, *inputs):
         return Block(self, self.seed, list(inputs), self.depth).run(self.size)
@@ -152,12 +154,31 @@ def fitted(b, x, like):
 
 def unary(b):
     x = b.float()
-    return b.rng.choice([
-        torch.sin, torch.tanh, torch.sigmoid, torch.relu, torch.square, torch.neg, torch.erf, torch.nn.functional.softplus,
-        lambda x: torch.exp(-x.abs()), lambda x: torch.sqrt(x * x + 1), lambda x: torch.log1p(x * x), lambda x: x.clamp(-0.51, 0.49),
-        lambda x: x * 2, lambda x: 0.5 - x, lambda x: 1 / (2 + x * x), lambda x: (x * x + 0.5) ** 1.5, lambda x: x**3, lambda x: x.abs(),
-        lambda x: torch.nn.functional.gelu(x), lambda x: torch.expm1(-x * x), lambda x: torch.atan2(x, x * x + 1),
-    ])(x)  # fmt: skip
+    return b.rng.choice(
+        [
+            torch.sin,
+            torch.tanh,
+            torch.sigmoid,
+            torch.relu,
+            torch.square,
+            torch.neg,
+            torch.erf,
+            torch.nn.functional.softplus,
+            lambda x: torch.exp(-x.abs()),
+            lambda x: torch.sqrt(x * x + 1),
+            lambda x: torch.log1p(x * x),
+            lambda x: x.clamp(-0.51, 0.49),
+            lambda x: x * 2,
+            lambda x: 0.5 - x,
+            lambda x: 1 / (2 + x * x),
+            lambda x: (x * x + 0.5) ** 1.5,
+            lambda x: x**3,
+            lambda x: x.abs(),
+            lambda x: torch.nn.functional.gelu(x),
+            lambda x: torch.expm1(-x * x),
+            lambda x: torch.atan2(x, x * x + 1),
+        ]
+    )(x)
 
 
 def binary(b):
@@ -165,20 +186,39 @@ def binary(b):
     y = b.like(x, b.any())
     if x.dtype == y.dtype == torch.bool:
         return b.rng.choice([torch.logical_and, torch.logical_or, torch.logical_xor, torch.bitwise_or])(x, y)
-    f = b.rng.choice([torch.add, torch.mul, torch.maximum, torch.minimum, lambda x, y: x * 2 + y, lambda x, y: torch.where(x > 0.123, x, y)])
+    f = b.rng.choice(
+        [torch.add, torch.mul, torch.maximum, torch.minimum, lambda x, y: x * 2 + y, lambda x, y: torch.where(x > 0.123, x, y)]
+    )
     return b.tame(f(x, y))
 
 
 def whole(b):
     x = b.whole()
     y = b.like(x, b.whole())
-    return b.rng.choice([
-        lambda x, y: x * y, lambda x, y: x + 200 * y, lambda x, y: x - y, lambda x, y: x % 7, lambda x, y: x // 3,
-        lambda x, y: x & y, lambda x, y: x ^ 5, lambda x, y: ~x, lambda x, y: torch.div(x, 4, rounding_mode="trunc"), lambda x, y: x >> 1,
-        lambda x, y: x << 2, lambda x, y: x.to(torch.uint8), lambda x, y: x.to(torch.int32), lambda x, y: (x * 0.5).to(b.program.floats[0]),
-        lambda x, y: x == y, lambda x, y: x > y, lambda x, y: torch.clamp(x, 1, 3), lambda x, y: torch.remainder(x, y.abs() + 1),
-        lambda x, y: torch.fmod(x, 3), lambda x, y: 2 ** (x % 5),
-    ])(x, y)  # fmt: skip
+    return b.rng.choice(
+        [
+            lambda x, y: x * y,
+            lambda x, y: x + 200 * y,
+            lambda x, y: x - y,
+            lambda x, y: x % 7,
+            lambda x, y: x // 3,
+            lambda x, y: x & y,
+            lambda x, y: x ^ 5,
+            lambda x, y: ~x,
+            lambda x, y: torch.div(x, 4, rounding_mode="trunc"),
+            lambda x, y: x >> 1,
+            lambda x, y: x << 2,
+            lambda x, y: x.to(torch.uint8),
+            lambda x, y: x.to(torch.int32),
+            lambda x, y: (x * 0.5).to(b.program.floats[0]),
+            lambda x, y: x == y,
+            lambda x, y: x > y,
+            lambda x, y: torch.clamp(x, 1, 3),
+            lambda x, y: torch.remainder(x, y.abs() + 1),
+            lambda x, y: torch.fmod(x, 3),
+            lambda x, y: 2 ** (x % 5),
+        ]
+    )(x, y)
 
 
 def convert(b):
@@ -192,20 +232,49 @@ def reduce(b):
     x = b.any(1)
     d, keepdim = b.dim(x), b.rng.random() < 0.3
     kinds = [
-        lambda: x.sum(d, keepdim=keepdim), lambda: x.amax(d, keepdim=keepdim), lambda: x.amin(d), lambda: x.max(d).values,
-        lambda: x.any(d), lambda: x.all(d), lambda: x.cumsum(d), lambda: x.min(), lambda: x.sum(), lambda: x.prod(d),
-        lambda: x.flip(d).max(d).values, lambda: x.sort(d).values, lambda: x.to(b.program.floats[0]).mean(d),
-    ]  # fmt: skip
+        lambda: x.sum(d, keepdim=keepdim),
+        lambda: x.amax(d, keepdim=keepdim),
+        lambda: x.amin(d),
+        lambda: x.max(d).values,
+        lambda: x.any(d),
+        lambda: x.all(d),
+        lambda: x.cumsum(d),
+        lambda: x.min(),
+        lambda: x.sum(),
+        lambda: x.prod(d),
+        lambda: x.flip(d).max(d).values,
+        lambda: x.sort(d).values,
+        lambda: x.to(b.program.floats[0]).mean(d),
+    ]
     if x.dtype == torch.bool:
-        kinds = [lambda: x.sum(d), lambda: x.any(d), lambda: x.all(), lambda: x.sum(d, dtype=torch.uint8), lambda: x.cumsum(d), lambda: x.amax(d)]
+        kinds = [
+            lambda: x.sum(d),
+            lambda: x.any(d),
+            lambda: x.all(),
+            lambda: x.sum(d, dtype=torch.uint8),
+            lambda: x.cumsum(d),
+            lambda: x.amax(d),
+        ]
     elif x.is_floating_point():
         kinds += [
-            lambda: x.softmax(d), lambda: x.logsumexp(d), lambda: x.var(d, correction=0), lambda: x.mean((0, -1)) if x.ndim > 1 else x.mean(),
-            lambda: x.log_softmax(d), lambda: x.cumsum(d), lambda: torch.nn.functional.layer_norm(x, x.shape[-1:]), lambda: x.cumprod(d),
-        ]  # fmt: skip
+            lambda: x.softmax(d),
+            lambda: x.logsumexp(d),
+            lambda: x.var(d, correction=0),
+            lambda: x.mean((0, -1)) if x.ndim > 1 else x.mean(),
+            lambda: x.log_softmax(d),
+            lambda: x.cumsum(d),
+            lambda: torch.nn.functional.layer_norm(x, x.shape[-1:]),
+            lambda: x.cumprod(d),
+        ]
     else:
-        kinds += [lambda: x.argmax(d), lambda: x.argmin(d, keepdim=keepdim), lambda: x.t().argmax() if x.ndim == 2 else x.argmax(),
-                  lambda: torch.sort(x, dim=d, stable=True).indices, lambda: x.min(d).indices, lambda: x.to(torch.int8).amax(d).to(torch.int64)]  # fmt: skip
+        kinds += [
+            lambda: x.argmax(d),
+            lambda: x.argmin(d, keepdim=keepdim),
+            lambda: x.t().argmax() if x.ndim == 2 else x.argmax(),
+            lambda: torch.sort(x, dim=d, stable=True).indices,
+            lambda: x.min(d).indices,
+            lambda: x.to(torch.int8).amax(d).to(torch.int64),
+        ]
     return b.tame(b.rng.choice(kinds)())
 
 
@@ -213,15 +282,31 @@ def rearrange(b):
     x = b.any(1)
     d = b.dim(x)
     n = x.shape[d]
-    return b.rng.choice([
-        lambda: x.reshape(-1), lambda: x.transpose(0, -1), lambda: x.permute(*reversed(range(x.ndim))), lambda: x.movedim(0, -1),
-        lambda: x.unsqueeze(d).squeeze(d), lambda: x.flip(d), lambda: x.roll(1, d), lambda: torch.cat([x, x.flip(d)], d).narrow(d, 1, n),
-        lambda: torch.stack([x, x.roll(1, d)], b.rng.choice([0, 1, -1])).sum(0).to(x.dtype), lambda: x.narrow(d, n // 2, n - n // 2),
-        lambda: list(x.split((n + 1) // 2, d)), lambda: list(x.unbind(d)[:2]), lambda: x.diagonal(0, 0, 1) if x.ndim > 1 else x[:1],
-        lambda: x.tril() if x.ndim == 2 else x, lambda: x.unsqueeze(0).expand(2, *x.shape)[1], lambda: x.repeat(2, *[1] * (x.ndim - 1))[::2],
-        lambda: torch.nn.functional.pad(x, (1, 2))[..., 1:-1], lambda: x.mT.contiguous() if x.ndim > 1 else x.clone(),
-        lambda: x.contiguous().view(1, *x.shape)[0], lambda: list(x.chunk(2, d)), lambda: x.tile((2,))[..., : x.shape[-1]],
-    ])()  # fmt: skip
+    return b.rng.choice(
+        [
+            lambda: x.reshape(-1),
+            lambda: x.transpose(0, -1),
+            lambda: x.permute(*reversed(range(x.ndim))),
+            lambda: x.movedim(0, -1),
+            lambda: x.unsqueeze(d).squeeze(d),
+            lambda: x.flip(d),
+            lambda: x.roll(1, d),
+            lambda: torch.cat([x, x.flip(d)], d).narrow(d, 1, n),
+            lambda: torch.stack([x, x.roll(1, d)], b.rng.choice([0, 1, -1])).sum(0).to(x.dtype),
+            lambda: x.narrow(d, n // 2, n - n // 2),
+            lambda: list(x.split((n + 1) // 2, d)),
+            lambda: list(x.unbind(d)[:2]),
+            lambda: x.diagonal(0, 0, 1) if x.ndim > 1 else x[:1],
+            lambda: x.tril() if x.ndim == 2 else x,
+            lambda: x.unsqueeze(0).expand(2, *x.shape)[1],
+            lambda: x.repeat(2, *[1] * (x.ndim - 1))[::2],
+            lambda: torch.nn.functional.pad(x, (1, 2))[..., 1:-1],
+            lambda: x.mT.contiguous() if x.ndim > 1 else x.clone(),
+            lambda: x.contiguous().view(1, *x.shape)[0],
+            lambda: list(x.chunk(2, d)),
+            lambda: x.tile((2,))[..., : x.shape[-1]],
+        ]
+    )()
 
 
 def product(b):
@@ -241,12 +326,23 @@ def index(b):
     first = place % x.shape[0]
     i = b.indices(x, d)
     front = x.movedim(d, 0)
-    return b.rng.choice([
-        lambda: x[0], lambda: x[-1], lambda: x[..., ::2], lambda: x[first], lambda: x.index_select(d, i % n), lambda: front[i],
-        lambda: torch.gather(x, d, torch.zeros_like(x, dtype=torch.int64) + place), lambda: x[None, ..., -1], lambda: front[first % front.shape[0], None],
-        lambda: torch.take_along_dim(x, torch.zeros_like(x.narrow(d, 0, 1), dtype=torch.int64) + place, d),
-        lambda: front[[0, -1]], lambda: x[..., 1:], lambda: front[i, ...] if x.ndim == 1 else front.movedim(0, 1)[:, i],
-    ])()  # fmt: skip
+    return b.rng.choice(
+        [
+            lambda: x[0],
+            lambda: x[-1],
+            lambda: x[..., ::2],
+            lambda: x[first],
+            lambda: x.index_select(d, i % n),
+            lambda: front[i],
+            lambda: torch.gather(x, d, torch.zeros_like(x, dtype=torch.int64) + place),
+            lambda: x[None, ..., -1],
+            lambda: front[first % front.shape[0], None],
+            lambda: torch.take_along_dim(x, torch.zeros_like(x.narrow(d, 0, 1), dtype=torch.int64) + place, d),
+            lambda: front[[0, -1]],
+            lambda: x[..., 1:],
+            lambda: front[i, ...] if x.ndim == 1 else front.movedim(0, 1)[:, i],
+        ]
+    )()
 
 
 def scatter(b):
@@ -259,17 +355,24 @@ def scatter(b):
     spread = torch.zeros_like(x, dtype=torch.int64) + order.reshape([n if k == d % x.ndim else 1 for k in range(x.ndim)])
     one = value.select(d, 0)
     kinds = [
-        lambda: x.scatter(d, spread, value), lambda: x.index_copy(d, order, value), lambda: x.select_scatter(one, d, n - 1),
-        lambda: x.slice_scatter(value.narrow(d, 0, (n + 1) // 2), d, 0, n, 2), lambda: x.index_fill(d, order[:1], 1),
-        lambda: x.masked_fill(spread == 1, 0), lambda: torch.zeros_like(x).index_copy(d, order[: n // 2 + 1], value.narrow(d, 0, n // 2 + 1)),
+        lambda: x.scatter(d, spread, value),
+        lambda: x.index_copy(d, order, value),
+        lambda: x.select_scatter(one, d, n - 1),
+        lambda: x.slice_scatter(value.narrow(d, 0, (n + 1) // 2), d, 0, n, 2),
+        lambda: x.index_fill(d, order[:1], 1),
+        lambda: x.masked_fill(spread == 1, 0),
+        lambda: torch.zeros_like(x).index_copy(d, order[: n // 2 + 1], value.narrow(d, 0, n // 2 + 1)),
         lambda: torch.zeros(x.shape, dtype=x.dtype).movedim(d, 0).index_put((order[:1],), one.unsqueeze(0)),
         lambda: x.movedim(d, 0).index_put((order,), value.movedim(d, 0)),
     ]
     if x.dtype != torch.bool and len(many) and many.shape[0] <= n:
         part = value.narrow(d, 0, many.shape[0])
-        kinds += [lambda: x.index_add(d, many % n, part), lambda: x.movedim(d, 0).index_put((many,), part.movedim(d, 0), accumulate=True),
-                  lambda: x.scatter_add(d, spread % max(n - 1, 1), value),
-                  lambda: x.scatter_reduce(d, spread % max(n - 1, 1), value, "amax")]  # fmt: skip
+        kinds += [
+            lambda: x.index_add(d, many % n, part),
+            lambda: x.movedim(d, 0).index_put((many,), part.movedim(d, 0), accumulate=True),
+            lambda: x.scatter_add(d, spread % max(n - 1, 1), value),
+            lambda: x.scatter_reduce(d, spread % max(n - 1, 1), value, "amax"),
+        ]
     return b.tame(b.rng.choice(kinds)())
 
 
@@ -280,14 +383,28 @@ def a_view(b, x, whole):
     many = [lambda: x.split(max(1, n // 2), d)[-1], lambda: x.unbind(d)[b.rng.randrange(n)], lambda: x.chunk(2, d)[0]]
     if not b.learns and b.rng.random() < 0.2:  # autograd refuses writes to them
         return b.rng.choice(many)()
-    return b.rng.choice([
-        lambda: x.select(d, b.rng.randrange(n)), lambda: x[..., b.rng.randrange(x.shape[-1]) :], lambda: x.narrow(d, n // 2, n - n // 2),
-        lambda: x.transpose(0, -1), lambda: x.diagonal(0, 0, -1) if x.ndim > 1 else x, lambda: x.view(-1) if whole else x.mT if x.ndim > 1 else x,
-        lambda: x.unsqueeze(d), lambda: x[..., ::2],
-        lambda: x.movedim(0, -1), lambda: x.view(*x.shape, 1) if whole else x.unsqueeze(-1), lambda: x[0],
-        lambda: x.permute(*reversed(range(x.ndim))), lambda: x.detach() if not b.depth else x, lambda: x.flatten() if whole else x,
-        lambda: torch.squeeze(x.unsqueeze(0), 0), lambda: x.view_as(x), lambda: x.swapaxes(0, -1), lambda: x[b.rng.choice([-1, slice(None), None])],
-    ])()  # fmt: skip
+    return b.rng.choice(
+        [
+            lambda: x.select(d, b.rng.randrange(n)),
+            lambda: x[..., b.rng.randrange(x.shape[-1]) :],
+            lambda: x.narrow(d, n // 2, n - n // 2),
+            lambda: x.transpose(0, -1),
+            lambda: x.diagonal(0, 0, -1) if x.ndim > 1 else x,
+            lambda: x.view(-1) if whole else x.mT if x.ndim > 1 else x,
+            lambda: x.unsqueeze(d),
+            lambda: x[..., ::2],
+            lambda: x.movedim(0, -1),
+            lambda: x.view(*x.shape, 1) if whole else x.unsqueeze(-1),
+            lambda: x[0],
+            lambda: x.permute(*reversed(range(x.ndim))),
+            lambda: x.detach() if not b.depth else x,
+            lambda: x.flatten() if whole else x,
+            lambda: torch.squeeze(x.unsqueeze(0), 0),
+            lambda: x.view_as(x),
+            lambda: x.swapaxes(0, -1),
+            lambda: x[b.rng.choice([-1, slice(None), None])],
+        ]
+    )()
 
 
 def in_place(b):
@@ -307,21 +424,43 @@ def in_place(b):
         if new.is_floating_point() and not view.is_floating_point():
             new = torch.ones((), dtype=torch.int64)
         new = as_dtype(new, view.dtype)
-        kinds = [lambda v, new: v.copy_(new), lambda v, new: v.fill_(1), lambda v, new: v.zero_(), lambda v, new: v.masked_fill_(v == new, 1)]
+        kinds = [
+            lambda v, new: v.copy_(new),
+            lambda v, new: v.fill_(1),
+            lambda v, new: v.zero_(),
+            lambda v, new: v.masked_fill_(v == new, 1),
+        ]
         if view.dtype == torch.bool:
             kinds += [lambda v, new: v.logical_not_(), lambda v, new: v.logical_or_(new), lambda v, new: v.__ixor__(new)]
         else:
-            kinds += [lambda v, new: v.add_(new), lambda v, new: v.mul_(2), lambda v, new: v.sub_(new, alpha=2), lambda v, new: v.clamp_(-0.5 if v.is_floating_point() else 0, 1),
-                      lambda v, new: v.__iadd__(new), lambda v, new: v.__imul__(new), lambda v, new: v.neg_()]  # fmt: skip
+            kinds += [
+                lambda v, new: v.add_(new),
+                lambda v, new: v.mul_(2),
+                lambda v, new: v.sub_(new, alpha=2),
+                lambda v, new: v.clamp_(-0.5 if v.is_floating_point() else 0, 1),
+                lambda v, new: v.__iadd__(new),
+                lambda v, new: v.__imul__(new),
+                lambda v, new: v.neg_(),
+            ]
         if view.is_floating_point():
-            kinds += [lambda v, new: v.sin_(), lambda v, new: v.tanh_(), lambda v, new: v.div_(2), lambda v, new: v.lerp_(new.expand(v.shape), 0.3),
-                      lambda v, new: v.addcmul_(new, new, value=0.5)]  # fmt: skip
+            kinds += [
+                lambda v, new: v.sin_(),
+                lambda v, new: v.tanh_(),
+                lambda v, new: v.div_(2),
+                lambda v, new: v.lerp_(new.expand(v.shape), 0.3),
+                lambda v, new: v.addcmul_(new, new, value=0.5),
+            ]
         if view.ndim:
-            kinds += [lambda v, new: v.__setitem__(-1, new if new.ndim < v.ndim else 1), lambda v, new: v.__setitem__((..., slice(0, 1)), 0),
-                      lambda v, new: v.index_fill_(0, torch.tensor([0]), 1), lambda v, new: v.__setitem__(torch.tensor(0), 1),
-                      lambda v, new: v.index_copy_(0, torch.tensor([v.shape[0] - 1]), v[:1].clone()),
-                      lambda v, new: v.__setitem__(slice(None), new), lambda v, new: v.index_put_((torch.tensor([-1]),), torch.ones((), dtype=v.dtype)),
-                      lambda v, new: v.__setitem__(torch.tensor([True] + [False] * (v.shape[0] - 1)), 0)]  # fmt: skip
+            kinds += [
+                lambda v, new: v.__setitem__(-1, new if new.ndim < v.ndim else 1),
+                lambda v, new: v.__setitem__((..., slice(0, 1)), 0),
+                lambda v, new: v.index_fill_(0, torch.tensor([0]), 1),
+                lambda v, new: v.__setitem__(torch.tensor(0), 1),
+                lambda v, new: v.index_copy_(0, torch.tensor([v.shape[0] - 1]), v[:1].clone()),
+                lambda v, new: v.__setitem__(slice(None), new),
+                lambda v, new: v.index_put_((torch.tensor([-1]),), torch.ones((), dtype=v.dtype)),
+                lambda v, new: v.__setitem__(torch.tensor([True] + [False] * (v.shape[0] - 1)), 0),
+            ]
         b.rng.choice(kinds)(view, new)
     results = [x, aside if b.rng.random() < 0.5 else view]
     return [torch.sin(y) if y.is_floating_point() else y + 0 if y.dtype != torch.bool else y for y in results]
@@ -448,9 +587,22 @@ def descend(b):
 
 
 WEIGHTS = {
-    unary: 3, binary: 3, whole: 2, convert: 1, reduce: 3, rearrange: 3, product: 1, index: 3, scatter: 3, in_place: 5, fresh_in_place: 1,
-    loop: 6, mapped: 6, gradient: 6, descend: 2,
-}  # fmt: skip
+    unary: 3,
+    binary: 3,
+    whole: 2,
+    convert: 1,
+    reduce: 3,
+    rearrange: 3,
+    product: 1,
+    index: 3,
+    scatter: 3,
+    in_place: 5,
+    fresh_in_place: 1,
+    loop: 6,
+    mapped: 6,
+    gradient: 6,
+    descend: 2,
+}
 SIMPLE = [unary, binary, whole, convert, reduce, rearrange, product, index, scatter, in_place, fresh_in_place]
 STEPS = [*SIMPLE, loop, mapped, gradient, descend]
 
@@ -466,15 +618,27 @@ def successor(seed, x, rows):
     for _ in range(rng.randint(1, 3)):
         i, k = rng.randrange(100), rng.randrange(60)
         places = (torch.arange(5) * 7 + i) % 130
-        x = rng.choice([
-            lambda x: x.index_copy(0, places, rows), lambda x: x.roll(1, 0), lambda x: x.index_put((places,), rows), lambda x: x.flip(0),
-            lambda x: x.reshape(64, 130).t().contiguous().reshape(130, 64), lambda x: x.slice_scatter(rows, 0, i, i + 5),
-            lambda x: x.index_add(0, places, rows), lambda x: x[torch.arange(129, -1, -1)], lambda x: torch.cat([x[1:], x[:1]]),
-            lambda x: x.index_put((places, torch.tensor(k)), x[0, :5]), lambda x: x + x.roll(3, 1), lambda x: written(x, i, rows),
-            lambda x: scan(lambda x, r: (x.index_copy(0, places[:1], r[None] + x[3:4]), ()), x, rows)[0], lambda x: x.scatter(1, places[None, :1] % 64, x[1:2, :1]),
-            lambda x: torch.where(x > 0.1234567, x, x.flip(1)), lambda x: x.view(130, 8, 8).mT.reshape(130, 64),
-            lambda x: vmap(lambda r: r.roll(1).index_fill(0, torch.tensor([k]), 1.0))(x),
-        ])(x)  # fmt: skip
+        x = rng.choice(
+            [
+                lambda x: x.index_copy(0, places, rows),
+                lambda x: x.roll(1, 0),
+                lambda x: x.index_put((places,), rows),
+                lambda x: x.flip(0),
+                lambda x: x.reshape(64, 130).t().contiguous().reshape(130, 64),
+                lambda x: x.slice_scatter(rows, 0, i, i + 5),
+                lambda x: x.index_add(0, places, rows),
+                lambda x: x[torch.arange(129, -1, -1)],
+                lambda x: torch.cat([x[1:], x[:1]]),
+                lambda x: x.index_put((places, torch.tensor(k)), x[0, :5]),
+                lambda x: x + x.roll(3, 1),
+                lambda x: written(x, i, rows),
+                lambda x: scan(lambda x, r: (x.index_copy(0, places[:1], r[None] + x[3:4]), ()), x, rows)[0],
+                lambda x: x.scatter(1, places[None, :1] % 64, x[1:2, :1]),
+                lambda x: torch.where(x > 0.1234567, x, x.flip(1)),
+                lambda x: x.view(130, 8, 8).mT.reshape(130, 64),
+                lambda x: vmap(lambda r: r.roll(1).index_fill(0, torch.tensor([k]), 1.0))(x),
+            ]
+        )(x)
     return x
 
 
@@ -519,4 +683,3 @@ def valid(count, start=0):
             left_out.append((seed, error))
         seed += 1
     return found, left_out
-

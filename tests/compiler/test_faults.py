@@ -75,7 +75,11 @@ def write_in_place(x, rows):
 
 @backends
 def test_donated_states(backend):
-    x, rows, order = numbers(0, 1024, 64, dtype=torch.float32), numbers(1, 4, 64, dtype=torch.float32), torch.tensor([3, 3, 1, 7, 0, 0, 5, 2])
+    x, rows, order = (
+        numbers(0, 1024, 64, dtype=torch.float32),
+        numbers(1, 4, 64, dtype=torch.float32),
+        torch.tensor([3, 3, 1, 7, 0, 0, 5, 2]),
+    )
     wide = numbers(2, 130, 130)
     buffer = buffers.uniform(64)
     pop = vmap(buffer.extend)(vmap(lambda _: buffer.init(torch.zeros(40)))(torch.zeros(8)), torch.rand(8, 50, 40))
@@ -145,7 +149,13 @@ def test_scatters_into_constants_under_vmap(backend):
     agrees(backend, {name: (vmap(f), p) for name, (f, p) in cases.items()})
     agrees(backend, {name: (vmap(vmap(f)), p.expand(2, 4, 2)) for name, (f, p) in cases.items()})
     step = lambda c, p: (c + 1, cases["index_put"][0](p) + cases["setitem"][0](p))
-    agrees(backend, {"in a loop": (lambda p: scan(step, torch.zeros(()), p), pos), "mapped": (vmap(lambda p: scan(step, torch.zeros(()), p[None])), pos)})
+    agrees(
+        backend,
+        {
+            "in a loop": (lambda p: scan(step, torch.zeros(()), p), pos),
+            "mapped": (vmap(lambda p: scan(step, torch.zeros(()), p[None])), pos),
+        },
+    )
 
 
 # c03, c09, c26: reductions of bytes and narrow integers; places of extremes; shapes [] ----------------------------------------------
@@ -166,7 +176,19 @@ def test_reductions(backend, dtype):
         return parts
 
     def along(x, d):
-        parts = [x.amin(d), x.amax(d), x.sum(d), x.any(d), x.all(d), x.cumsum(d), x.prod(d), x.min(d), x.max(d), x.cumprod(d), torch.sort(x, dim=d, stable=True)]
+        parts = [
+            x.amin(d),
+            x.amax(d),
+            x.sum(d),
+            x.any(d),
+            x.all(d),
+            x.cumsum(d),
+            x.prod(d),
+            x.min(d),
+            x.max(d),
+            x.cumprod(d),
+            torch.sort(x, dim=d, stable=True),
+        ]
         if dtype != torch.bool:
             parts += [x.argmin(d), x.argmax(d), x.cummax(d)[0], x.median(d)[0]]
         return [tuple(x) if isinstance(x, tuple) else x for x in parts]
@@ -220,9 +242,15 @@ def test_lowerings_that_were_wrong(backend):
             "bins": (lambda x, w: x // w, x, w),
             "by infinity": (lambda x: torch.remainder(x, torch.full_like(x, inf)), torch.tensor([5.5, -5.5, 0.0, 1.0])),
             "half": (lambda x: [x.half().float(), x.bfloat16().double(), x.half() * 3], torch.linspace(0, 1, 9)),
-            "cumsum with a dtype": (lambda x: [torch.ones(5, dtype=torch.bool).cumsum(0, dtype=d) for d in (torch.bfloat16, torch.float64, torch.uint8)], x),
+            "cumsum with a dtype": (
+                lambda x: [torch.ones(5, dtype=torch.bool).cumsum(0, dtype=d) for d in (torch.bfloat16, torch.float64, torch.uint8)],
+                x,
+            ),
             "2 ** n": (lambda n: [2**n, n**2, 2.0**n, 3 ** n.to(torch.int32), (-2) ** n], torch.arange(5)),
-            "shifts": (lambda n: [n << 2, -n >> 1, 1 << n, n % 3, -n % 3, -n // 2, torch.div(-n, 2, rounding_mode="trunc")], torch.arange(5)),
+            "shifts": (
+                lambda n: [n << 2, -n >> 1, 1 << n, n % 3, -n % 3, -n // 2, torch.div(-n, 2, rounding_mode="trunc")],
+                torch.arange(5),
+            ),
             "wrap": (lambda n: [n * n * n * 3, (n * 100).to(torch.uint8) * 5], torch.arange(5) + 2**40),
         },
     )
@@ -257,7 +285,11 @@ def test_thin_loops(backend):
         "wholes and truths": (lambda n: scan(lambda c, n: ((c[0] + n, ~c[1]), (c[0] > 2, n)), (n[0], n[0] > 0), n), torch.arange(4)),
     }
     agrees(backend, cases, rtol=1e-5)
-    mapped = {name: (vmap(f, in_dims=tuple(0 for _ in args)), *[torch.stack([x, x + 1]) for x in args]) for name, (f, *args) in cases.items() if name not in ("of a key", "nothing at all")}
+    mapped = {
+        name: (vmap(f, in_dims=tuple(0 for _ in args)), *[torch.stack([x, x + 1]) for x in args])
+        for name, (f, *args) in cases.items()
+        if name not in ("of a key", "nothing at all")
+    }
     agrees(backend, mapped, rtol=1e-5)
 
 
@@ -278,7 +310,14 @@ def test_constants_in_loop_bodies(backend):
 
     def step(c, r):
         literal = torch.tensor([float(i) for i in range(9)]).sum()
-        return c + literal, (c, torch.tensor(3), torch.eye(2), torch.arange(3), torch.as_tensor(table), torch.full((2,), 7, dtype=torch.uint8))
+        return c + literal, (
+            c,
+            torch.tensor(3),
+            torch.eye(2),
+            torch.arange(3),
+            torch.as_tensor(table),
+            torch.full((2,), 7, dtype=torch.uint8),
+        )
 
     def written(c, r):
         board = torch.tensor([1.0, 2.0, 3.0])
@@ -334,7 +373,13 @@ def test_indices_of_shape_empty(backend):
         "select": (lambda t, i: [t.index_select(0, i), t.index_select(1, i[None])], t, i),
     }
     agrees(backend, cases)
-    agrees(backend, {"mapped": (vmap(lambda t, i: t[i], (None, 0)), t, torch.tensor([1, 2])), "both": (vmap(lambda t, i: t[i]), t.expand(2, 3, 4), torch.tensor([1, 2]))})
+    agrees(
+        backend,
+        {
+            "mapped": (vmap(lambda t, i: t[i], (None, 0)), t, torch.tensor([1, 2])),
+            "both": (vmap(lambda t, i: t[i]), t.expand(2, 3, 4), torch.tensor([1, 2])),
+        },
+    )
 
 
 # c08: layouts of arguments -------------------------------------------------------------------------------------------------------------
@@ -356,8 +401,14 @@ def test_layouts_of_arguments(backend):
     outside = dict(layouts)
     cases = {}
     for name, x in layouts.items():
-        cases[name] = (lambda x, name=name: [x * 2, x.T @ x, x.sum(0), x.argmax(), outside[name] + x, outside[name].T @ x, x.reshape(-1), x[1]], x)
-        cases["scan over " + name] = (lambda x: [back(x.T), back(x.t()), back(x.mT), scan(lambda c, x: (c + x, x), x[0], x, reverse=True)], x)
+        cases[name] = (
+            lambda x, name=name: [x * 2, x.T @ x, x.sum(0), x.argmax(), outside[name] + x, outside[name].T @ x, x.reshape(-1), x[1]],
+            x,
+        )
+        cases["scan over " + name] = (
+            lambda x: [back(x.T), back(x.t()), back(x.mT), scan(lambda c, x: (c + x, x), x[0], x, reverse=True)],
+            x,
+        )
     cases["reward to go"] = (lambda r: buffers.reward_to_go(r.T, (r > 5).T), r)
     cases["data"] = (lambda r: r.T.data.sum(0), r)
     cases["empty"] = (lambda r: [r[:0], r[:, :0].sum(0), torch.cat([r[:0], r]), r[:0].sum(), r.new_zeros(0, 3).T], r)
@@ -419,7 +470,10 @@ def test_gradients(backend):
             "grad_and_value": (grad_and_value(lambda w: (rnn(w, xs), w * 2), has_aux=True), w),
             "third": (grad(grad(grad(power))), p),
             "written in place": (grad(written), w),
-            "a gradient in a mapped body in a gradient": (grad(lambda p: scan(lambda c, x: (vmap(grad(lambda c: (c * p * x).sin()))(c), c), w, xs[:, 0])[0].sum()), p),
+            "a gradient in a mapped body in a gradient": (
+                grad(lambda p: scan(lambda c, x: (vmap(grad(lambda c: (c * p * x).sin()))(c), c), w, xs[:, 0])[0].sum()),
+                p,
+            ),
             "reverse": (grad(lambda w: scan(lambda c, x: (c * w + x, c), w, xs, reverse=True)[1].square().sum()), w),
         },
     )
@@ -437,7 +491,17 @@ def test_numbers_that_change():
             same(update(x, 1e-3 * 0.99**i), x - 1e-3 * 0.99**i * x)
 
     def many(x, a, *, b):
-        return x * a + b, (x + a) ** b, a - x, a / (x + 2), torch.where(x > a, x, b), -a, a * 2 + b, torch.maximum(x, torch.as_tensor(b)), x.clamp(a, b)
+        return (
+            x * a + b,
+            (x + a) ** b,
+            a - x,
+            a / (x + 2),
+            torch.where(x > a, x, b),
+            -a,
+            a * 2 + b,
+            torch.maximum(x, torch.as_tensor(b)),
+            x.clamp(a, b),
+        )
 
     f = compiler.compile(many, backend="aot_eager")
     for x in (torch.ones(3), torch.ones(3, dtype=torch.float64), torch.arange(3)):
@@ -453,7 +517,9 @@ def test_the_65th_program_is_an_error():
     f = compiler.compile(lambda x, n: x[:n], backend="aot_eager")
     for n in range(1, 65):
         f(torch.ones(2), n)
-    with pytest.raises(ValueError, match="compiled 64 times, each for other arguments; argument 1 is a Python number .* that changes: make it a tensor"):
+    with pytest.raises(
+        ValueError, match="compiled 64 times, each for other arguments; argument 1 is a Python number .* that changes: make it a tensor"
+    ):
         f(torch.ones(2), 65)
     assert f(torch.ones(2), 1).tolist() == [1]
     g = compiler.compile(lambda x: x * 2, backend="aot_eager")
@@ -490,7 +556,9 @@ def test_what_a_compiled_function_takes(backend):
 @backends
 def test_modules(backend):
     torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Tanh(), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)).eval()
+    module = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Tanh(), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+    ).eval()
     f = compiler.compile(lambda x: module(x), backend=backend)
     g = compiler.compile(lambda p, x: functional_call(module, p, (x,)), backend=backend)
     x = torch.randn(5, 3)
@@ -534,7 +602,10 @@ def test_half_precision(backend, dtype):
         "gradient": (grad(lambda w, x: torch.tanh(x @ w).sum()), w, x),
         "loop": (lambda x: scan(lambda c, x: (torch.tanh(c + x), c * 2), outside, x), x),
         "constants": (lambda x: x + torch.tensor([1, 2, 3], dtype=dtype) + torch.tensor(0.5, dtype=dtype) + outside, x),
-        "places": (lambda x: [x[1], x[:, [0, 2]], torch.zeros(4, 3, dtype=dtype).index_put((torch.tensor([1]),), x[0]), x.T.contiguous()], x),
+        "places": (
+            lambda x: [x[1], x[:, [0, 2]], torch.zeros(4, 3, dtype=dtype).index_put((torch.tensor([1]),), x[0]), x.T.contiguous()],
+            x,
+        ),
     }
     agrees(backend, cases, rtol=0.02)
     step = compiler.compile(lambda s, x: {"a": s["a"] * 0.5 + x, "b": s["b"].roll(1, 0)}, donate=0, backend=backend)

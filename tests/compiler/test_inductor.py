@@ -245,7 +245,7 @@ LOOPS = {
     "neither": lambda x: funrl.scan(lambda c, _: ((), x.sum()), (), length=3)[1],
     "keys": lambda x: funrl.scan(lambda k, _: (random.split(k)[0], ()), random.key(0), length=4)[0],
     "nested": lambda x: funrl.scan(lambda c, _: (funrl.scan(lambda d, r: (d * r, ()), c, x)[0], c), x[0], length=3),
-    "nested ys": lambda x: funrl.scan(lambda c, r: (funrl.scan(lambda d, s: (d + s, d * r), c, x)), x[0], x),
+    "nested ys": lambda x: funrl.scan(lambda c, r: funrl.scan(lambda d, s: (d + s, d * r), c, x), x[0], x),
     "reverse": lambda x: funrl.scan(lambda c, r: (0.9 * c + r, c), x[0], x, reverse=True),
     "transposed": lambda x: funrl.scan(lambda c, r: (0.9 * c + r, (r, c)), torch.zeros(6), x.T),
     "the row itself": lambda x: funrl.scan(lambda c, r: (r, c), x[0], x),
@@ -368,7 +368,6 @@ def test_what_inductor_cannot_compile_is_refused(monkeypatch):
         raise AssertionError("an operator unheard of\nand more")
 
     monkeypatch.setattr(_inductor.private.inductor(), "compile_fx_inner", fails)
-
 
     def cosine(x):
         return x.cos()

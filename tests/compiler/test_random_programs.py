@@ -59,7 +59,9 @@ def agree(backend, which, rights):
         try:
             states, results = f([x.clone() for x in states], rows, inputs)
         except Exception as error:
-            faults = [fault(compiler.compile(program, backend=backend), program, right) for program, right in zip(which, rights, strict=True)]
+            faults = [
+                fault(compiler.compile(program, backend=backend), program, right) for program, right in zip(which, rights, strict=True)
+            ]
             raise AssertionError([x for x in faults if x] or "each program alone is right") from error
         wrong = [
             f"program {program.seed}: {text}"

@@ -100,7 +100,10 @@ def test_what_shows_a_tensor_shows_its_shape(capsys):
         return x + 1
 
     compile(f)(torch.ones(2, 3))
-    assert capsys.readouterr().out.count("<traced float32 [2, 3]: it has no value before the program runs; funrl.debug.print shows it then>") == 2
+    assert (
+        capsys.readouterr().out.count("<traced float32 [2, 3]: it has no value before the program runs; funrl.debug.print shows it then>")
+        == 2
+    )
     assert all("traced float32 [" in text for text in shown) and len(shown) == 7
 
 
@@ -165,7 +168,10 @@ def test_arguments_and_captured_tensors_are_not_mutated():
         "a view of it": (lambda x: outside[0].mul_(x.sum()), "a tensor from outside the function"),  # here
         "a buffer": (lambda x: module(x.reshape(3, 2)), "a tensor from outside the function"),  # here
         "in a loop": (lambda x: scan(lambda c, r: (c.add_(r), ()), x[0], x), "an argument of the loop's body"),  # here
-        "from around a loop": (lambda x: (y := x * 2, scan(lambda c, r: (c + y.add_(1).sum(), ()), x[0], x)), "a tensor from outside the loop's body"),  # here
+        "from around a loop": (
+            lambda x: (y := x * 2, scan(lambda c, r: (c + y.add_(1).sum(), ()), x[0], x)),
+            "a tensor from outside the loop's body",
+        ),  # here
     }
     for name, (f, what) in writes.items():
         x = torch.arange(6.0).reshape(2, 3)
@@ -230,7 +236,12 @@ def test_masks_that_are_constants_or_written_through():
 
 def test_an_operator_without_a_lowering():
     pytest.importorskip("jax")
-    text = refused(lambda x: torch.geqrf(x)[0], torch.eye(2), match=r"the operator aten\.geqrf\.default \(float32 \[2, 2\]\) has no lowering", backend="xla")  # here
+    text = refused(
+        lambda x: torch.geqrf(x)[0],
+        torch.eye(2),
+        match=r"the operator aten\.geqrf\.default \(float32 \[2, 2\]\) has no lowering",
+        backend="xla",
+    )  # here
     assert "backend='inductor'" in text
 
 
@@ -286,9 +297,17 @@ class Boom(Exception):
         self.more = more
 
 
-@pytest.mark.parametrize("error", [KeyError("no such joint"), Boom(3, more=[1]), KeyboardInterrupt(), SystemExit(2), StopIteration(1), GeneratorExit()])
+@pytest.mark.parametrize(
+    "error", [KeyError("no such joint"), Boom(3, more=[1]), KeyboardInterrupt(), SystemExit(2), StopIteration(1), GeneratorExit()]
+)
 def test_exceptions_come_through_as_they_are(error):
-    for around in (lambda f: f, vmap, lambda f: grad(lambda x: f(x).sum()), lambda f: lambda x: scan(lambda c, r: (f(c), r), x[0], x), lambda f: lambda x: vmap(grad(lambda x: scan(lambda c, r: (f(c), r), x, x[None])[0]))(x)):
+    for around in (
+        lambda f: f,
+        vmap,
+        lambda f: grad(lambda x: f(x).sum()),
+        lambda f: lambda x: scan(lambda c, r: (f(c), r), x[0], x),
+        lambda f: lambda x: vmap(grad(lambda x: scan(lambda c, r: (f(c), r), x, x[None])[0]))(x),
+    ):
         fails = [True]
 
         def deep(x):
@@ -322,11 +341,40 @@ def test_errors_of_torch_come_through():
     with pytest.raises(RuntimeError) as caught:
         compile(f)(torch.ones(3))
     assert "f" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
-    bad = [lambda x: x + torch.ones(5), lambda x: x.reshape(7), lambda x: x.sum(3), lambda x: torch.cat([x, x[None]]), lambda x: x[5], lambda x: x.view(2, 2)]
-    bad += [lambda x: torch.stack([x, x[:1]]), lambda x: x.clone().copy_(torch.ones(5)), lambda x: x.long().clone().add_(0.5), lambda x: x.transpose(0, 2)]
-    bad += [lambda x: x.expand(2, 7), lambda x: x.squeeze(4), lambda x: x.index_select(1, torch.tensor([0])), lambda x: x.softmax(2), lambda x: x.argmax(3)]
-    bad += [lambda x: x.long().mean(), lambda x: x.unfold(0, 9, 1), lambda x: x.split([1, 1]), lambda x: x.amax(2), lambda x: x.expand(3, 3).clone()[0].t().t()[7]]
-    bad += [lambda x: x.expand(2, 3).add_(1), lambda x: x.gather(1, torch.tensor([0])), lambda x: torch.where(x > 0, x, torch.ones(5)), lambda x: x.bool() - x.bool()]
+    bad = [
+        lambda x: x + torch.ones(5),
+        lambda x: x.reshape(7),
+        lambda x: x.sum(3),
+        lambda x: torch.cat([x, x[None]]),
+        lambda x: x[5],
+        lambda x: x.view(2, 2),
+    ]
+    bad += [
+        lambda x: torch.stack([x, x[:1]]),
+        lambda x: x.clone().copy_(torch.ones(5)),
+        lambda x: x.long().clone().add_(0.5),
+        lambda x: x.transpose(0, 2),
+    ]
+    bad += [
+        lambda x: x.expand(2, 7),
+        lambda x: x.squeeze(4),
+        lambda x: x.index_select(1, torch.tensor([0])),
+        lambda x: x.softmax(2),
+        lambda x: x.argmax(3),
+    ]
+    bad += [
+        lambda x: x.long().mean(),
+        lambda x: x.unfold(0, 9, 1),
+        lambda x: x.split([1, 1]),
+        lambda x: x.amax(2),
+        lambda x: x.expand(3, 3).clone()[0].t().t()[7],
+    ]
+    bad += [
+        lambda x: x.expand(2, 3).add_(1),
+        lambda x: x.gather(1, torch.tensor([0])),
+        lambda x: torch.where(x > 0, x, torch.ones(5)),
+        lambda x: x.bool() - x.bool(),
+    ]
     for g in bad:
         with pytest.raises((RuntimeError, IndexError, TypeError)) as eager:
             g(torch.ones(3))
@@ -387,7 +435,9 @@ def test_python_runs_once(backend):
     right = f(*args, **kwargs)
     for _ in range(2):
         got = compiled(*args, **kwargs)
-        assert tree.structure({k: v for k, v in got.items() if k != "text"}) == tree.structure({k: v for k, v in right.items() if k != "text"})
+        assert tree.structure({k: v for k, v in got.items() if k != "text"}) == tree.structure(
+            {k: v for k, v in right.items() if k != "text"}
+        )
         same([got[k] for k in ("y", "net", "total", "rest", "extra")], [right[k] for k in ("y", "net", "total", "rest", "extra")])
         assert got["key"] == 5 and got["shape"] == (2, 3) and got["text"] == "a"
     assert net.calls == 2
@@ -440,7 +490,12 @@ def test_captured_tensors_of_all_kinds(backend):
     }
 
     def f(x):
-        return [w * 1 if w.dtype != torch.bool else ~w for w in kinds.values()], [w for w in kinds.values()], base.T[1] + x, vmap(lambda x: x + base)(x[:1])
+        return (
+            [w * 1 if w.dtype != torch.bool else ~w for w in kinds.values()],
+            [w for w in kinds.values()],
+            base.T[1] + x,
+            vmap(lambda x: x + base)(x[:1]),
+        )
 
     compiled = compiler.compile(f, backend=backend)
     x = torch.ones(3)
@@ -467,7 +522,9 @@ def test_what_is_captured_and_returned_is_no_alias():
 @backends
 def test_modules_with_buffers_and_parameters(backend):
     torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.GELU(), torch.nn.Linear(8, 3), torch.nn.Dropout(0.1)).eval()
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.GELU(), torch.nn.Linear(8, 3), torch.nn.Dropout(0.1)
+    ).eval()
     gru = torch.nn.GRUCell(3, 3)
     x = torch.randn(2, 1, 4, 4)
 
@@ -479,7 +536,12 @@ def test_modules_with_buffers_and_parameters(backend):
 
     compiled, slope = compiler.compile(f, backend=backend), compiler.compile(grad(loss), backend=backend)
     params = {name: p.detach() for name, p in module.named_parameters()}
-    for change in (lambda: None, lambda: module[0].weight.mul_(2), lambda: module[1].running_var.add_(1), lambda: setattr(module[4].bias, "data", torch.ones(3))):
+    for change in (
+        lambda: None,
+        lambda: module[0].weight.mul_(2),
+        lambda: module[1].running_var.add_(1),
+        lambda: setattr(module[4].bias, "data", torch.ones(3)),
+    ):
         with torch.no_grad():
             change()
             same(compiled(x), f(x), rtol=1e-4, atol=1e-5)
@@ -495,7 +557,11 @@ def test_nested_compiled_functions_are_inlined():
 
     def outer(x):
         y, more = inner(x, 3)
-        return vmap(lambda y: inner(y, 2)[0])(y) + grad(lambda y: inner(y, 2)[0].sum())(y), scan(lambda c, r: (inner(c + r, 2)[0], c), x[0], x), more
+        return (
+            vmap(lambda y: inner(y, 2)[0])(y) + grad(lambda y: inner(y, 2)[0].sum())(y),
+            scan(lambda c, r: (inner(c + r, 2)[0], c), x[0], x),
+            more,
+        )
 
     right = outer(torch.ones(3))
     with compilations(1):
@@ -613,7 +679,15 @@ def test_keys_of_funrl_are_traced():
 
 def test_default_dtype_and_devices():
     def f(x):
-        return torch.zeros(2), torch.tensor(1.0), torch.arange(3) * 0.5, x.new_zeros(2), torch.full((2,), 3), x.to("cpu"), torch.ones(1, device="cpu")
+        return (
+            torch.zeros(2),
+            torch.tensor(1.0),
+            torch.arange(3) * 0.5,
+            x.new_zeros(2),
+            torch.full((2,), 3),
+            x.to("cpu"),
+            torch.ones(1, device="cpu"),
+        )
 
     same(compile(f)(torch.ones(1)), f(torch.ones(1)))
     torch.set_default_dtype(torch.float64)

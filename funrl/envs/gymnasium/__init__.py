@@ -3,6 +3,7 @@
 import functools
 import math
 import multiprocessing
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,7 +138,9 @@ def make(
     # Gymnasium lets go of the locks of shared memory at once: a process that was not forked may not have found them yet.
     shared = multiprocessing.get_context(start_method).get_start_method() == "fork"
     copies = [functools.partial(_checked, create)] * (num_envs or 1)
-    vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # jax's, which compiled programs use: no worker does
+        vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
         return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts, **more)
     except BaseException:
