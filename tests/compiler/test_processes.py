@@ -433,7 +433,7 @@ def test_a_compiled_function_is_freed(backend):
     f = compiler.compile(lambda x: x @ w, backend=backend)
     f(torch.ones(300))
     gone = weakref.ref(w)
-    del f, w
+    f = w = None
     gc.collect()
     assert gone() is None
 

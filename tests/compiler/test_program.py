@@ -173,7 +173,7 @@ def test_scan_under_vmap_agrees_with_a_loop(case):
     """Also where a carry starts unbatched and becomes batched: all that do not come from x are."""
     x = numbers(1, 2, 4, 3)
     expected = tree.stack([case(loop, row) for row in x])
-    leaves = lambda x: tree.leaves(case(scan, x))  # noqa: E731 (vmap refuses to return None)
+    leaves = lambda x: tree.leaves(case(scan, x))
     expected = tree.leaves(expected)
     same(vmap(leaves)(x), expected)
     same(compile(vmap(leaves))(x), expected)

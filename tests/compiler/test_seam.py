@@ -71,7 +71,17 @@ self._own, torch.__version__, torch.nn.functional.relu
 """
     names = [name for _, name in private_names(source)]
     assert sorted(names) == sorted(
-        ["torch._dynamo", "torch.utils._pytree", "torch._C._functorch", "torch._inductor.config", "torch.func._private", "torch._C", "torch._C._hidden", "vmap._x", "forward_ad._y"]
+        [
+            "torch._dynamo",
+            "torch.utils._pytree",
+            "torch._C._functorch",
+            "torch._inductor.config",
+            "torch.func._private",
+            "torch._C",
+            "torch._C._hidden",
+            "vmap._x",
+            "forward_ad._y",
+        ]
     )
 
 
@@ -89,7 +99,14 @@ def test_the_seam_says_which_names_it_needs():
     text = SEAM.read_text()
     assert private_names(text)
     docstring = ast.get_docstring(ast.parse(text))
-    for part in ("_make_wrapper_subclass", "_disabled_torch_function_impl", "TorchDispatchMode", "torch._C._functorch", "core_aten_decompositions", "torch._inductor"):
+    for part in (
+        "_make_wrapper_subclass",
+        "_disabled_torch_function_impl",
+        "TorchDispatchMode",
+        "torch._C._functorch",
+        "core_aten_decompositions",
+        "torch._inductor",
+    ):
         assert part in docstring
     from funrl.compiler import _torch_private
 
@@ -104,5 +121,7 @@ def test_a_missing_name_is_an_error_that_names_it(monkeypatch):
     for table, get in (("_NAMES", _torch_private.needed), ("_INDUCTOR", _torch_private.inductor)):
         with monkeypatch.context() as patch:
             patch.setattr(_torch_private, table, {"torch._functorch.vmap": ("no_such_name",)})
-            with pytest.raises(RuntimeError, match=r"torch .* has no torch._functorch.vmap.no_such_name, which .* needs; funrl knows torch"):
+            with pytest.raises(
+                RuntimeError, match=r"torch .* has no torch._functorch.vmap.no_such_name, which .* needs; funrl knows torch"
+            ):
                 get.__wrapped__()
