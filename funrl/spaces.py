@@ -143,7 +143,7 @@ class Box(_Space):
         object.__setattr__(self, "low", low.to(self.dtype).contiguous())
         object.__setattr__(self, "high", high.to(self.dtype).contiguous())
         object.__setattr__(self, "shape", tuple(shape))
-        _check_layout("Box", self.layout, self.shape)
+        _check_layout("Box", self.layout, self.shape)  # pyright: ignore
 
     def __repr__(self) -> str:
         layout = "" if self.layout is None else f", layout={self.layout!r}"

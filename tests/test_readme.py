@@ -50,6 +50,6 @@ def test_what_it_links_to_is_there():
 def test_its_program_is_short_and_its_commands_are_two():
     assert [len(program.splitlines()) <= 15 for program in blocks("python")] == [True]
     assert blocks("bash") == [
-        'pip install -e ".[plot,video]" && python -m funrl train ppo --env CartPole-v1\n',
+        'pip install -e ".[plot,video,xla]" && python -m funrl train ppo --env CartPole-v1\n',
         'pip install -e ".[test]" && pytest\n',
     ]

@@ -122,7 +122,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     critics = normalized_critics(2, config.num_cells, config.activation, config.momentum)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        network = off_policy.init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)
+        network = off_policy.init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)  # pyright: ignore
         return network, critics.start(network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
 
     def learn(
@@ -161,7 +161,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         network = learned.network
         return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 
-    learner = Learner(CrossQHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
+    learner = Learner(CrossQHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)  # pyright: ignore
     return off_policy.make("crossq", env, config, learner, buffers.uniform(config.buffer_size))
 
 

@@ -50,6 +50,7 @@ def resumed(state: Episodes, samples: Transition) -> tuple[Episodes, Transition]
 
     Example:
         >>> import torch
+        >>> from funrl.env import Place
         >>> one, no = torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.bool)
         >>> place = Place(number=one.long(), step_count=5 * one.long(), return_so_far=7 * one)
         >>> resumed(start(one[0]), Transition((), (), one, no, no, (), {}, place))[0].running_return
@@ -60,7 +61,7 @@ def resumed(state: Episodes, samples: Transition) -> tuple[Episodes, Transition]
         return state, samples
     running = {"running_return": place.return_so_far[0], "running_length": place.step_count[0]}
     old = {name: getattr(state, name) for name in running}
-    return state.replace(**{name: x.to(old[name], copy=True) for name, x in running.items()}), samples.replace(place=())
+    return state.replace(**{name: x.to(old[name], copy=True) for name, x in running.items()}), samples.replace(place=())  # pyright: ignore
 
 
 def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:

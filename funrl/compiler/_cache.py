@@ -59,7 +59,8 @@ def loaded(
 
 def _read(entry: pathlib.Path) -> bytes | None:
     try:
-        if entry.stat().st_uid != os.getuid():
+        status = entry.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:  # others may have written it
             return None
         data = entry.read_bytes()
     except (OSError, AttributeError):
@@ -127,7 +128,7 @@ def _world() -> bytes:
     import jaxlib
 
     digest = hashlib.sha256(
-        repr((jax.__version__, jaxlib.__version__, torch.__version__, platform.machine(), os.environ.get("XLA_FLAGS"))).encode()
+        repr((jax.__version__, jaxlib.__version__, torch.__version__, platform.machine(), os.environ.get("XLA_FLAGS"))).encode()  # pyright: ignore
     )
     here = pathlib.Path(__file__).parent
     for path in (*sorted((here / "_lowerings").glob("*.py")), here / "_xla.py", here / "_cache.py"):

@@ -55,6 +55,8 @@ def _alike(part: Any, old: Any) -> bool:
 def mark_donated(name: str, donated: list[torch.Tensor]) -> None:
     """Mark tensors that must not be used again."""
     for x in donated:
+        if "_funrl_donated" in x.__dict__:
+            continue  # it was given twice
         large = "_funrl_array" not in x.__dict__ and (x.nbytes >= LARGE or x.numel() == 0)
         x._funrl_donated = name  # pyright: ignore[reportAttributeAccessIssue]
         if large:

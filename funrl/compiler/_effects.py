@@ -1,5 +1,6 @@
 """Calls of Python from a running program: below vmap each instance calls for itself."""
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from funrl.compiler import _torch_private as private
-from funrl.compiler._graph import Node
+from funrl.compiler._graph import Loop, Node, flat_nodes, replaced
 from funrl.compiler._trace import Traced, current
 
 __all__ = ["Effect", "effect", "from_around_a_loop", "instances"]
@@ -86,10 +87,29 @@ def from_around_a_loop(x: torch.Tensor) -> bool:
     return trace is not None and trace.frame.parent is not None and (not isinstance(x, Traced) or x.node.graph is not trace.frame.graph)
 
 
-def _origin(value: Any) -> Any:
-    """Return a name of a node's value: parts of one tensor that are taken alike have one name."""
-    if not isinstance(value, Node):
-        return repr(value)
-    if value.op == "item" or (not isinstance(value.op, str) and getattr(value.op, "is_view", False)):
-        return (str(value.op), *(_origin(x) for x in value.args))
-    return id(value)
+def _origin(node: Node) -> str:
+    """Return a name of a node's value: values that are computed alike have one name."""
+    names: dict[int, str] = {}
+    stack = [node]
+    while stack:
+        node = stack[-1]
+        missing = [x for x in flat_nodes((node.args, node.kwargs)) if id(x) not in names]
+        if missing:
+            stack += missing
+            continue
+        stack.pop()
+        names[id(node)] = _name(node, names)
+    return names[id(node)]
+
+
+def _name(node: Node, names: dict[int, str]) -> str:
+    op, args = node.op, node.args
+    if op == "constant" and args[0].numel() < 100:
+        text = f"constant {args[0].dtype} {args[0].tolist()}"
+    elif op in ("input", "constant") or isinstance(op, (Loop, Effect)):
+        return f"{op} {id(node)}"
+    else:
+        if op == "item" and args[0].op is torch.ops.aten.unbind.int and not any(args[0].args[1:]):
+            op, args = torch.ops.aten.select.int, (args[0].args[0], 0, args[1])  # one of the rows
+        text = f"{op} {replaced(args, Node, lambda x: names[id(x)])} {replaced(node.kwargs, Node, lambda x: names[id(x)])}"
+    return hashlib.sha256(text.encode()).hexdigest()

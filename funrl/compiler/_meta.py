@@ -348,6 +348,19 @@ def _norm(x: torch.Tensor, ord: Any = 2, dims: Any = None, keepdim: bool = False
 _enter(_norm, "linalg_vector_norm", overloads=("default",))
 
 
+def _log_sum(x: torch.Tensor, dims: Any, keepdim: bool = False) -> torch.Tensor:
+    return _reduced(x, dims, keepdim, _floating(x.dtype))
+
+
+def _factored(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _new(x.shape, x.dtype), _new((*x.shape[:-2], min(x.shape[-2:])), x.dtype)
+
+
+_enter(_log_sum, "logsumexp", overloads=("default",))
+_enter(_like_first, "_logcumsumexp", overloads=("default",))
+_enter(_factored, "geqrf", overloads=("default",))
+
+
 def _addmm(c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     return _mm(a, b)
 

@@ -260,7 +260,7 @@ class _Program:
         graph = trace.frame.graph
         output_groups: list[int] = []
         for k, part in enumerate(parts):
-            output_groups += [k] * len(optree.tree_leaves(part, namespace="funrl"))
+            output_groups += [k] * len(optree.tree_leaves(part, namespace="funrl"))  # pyright: ignore
         # What is returned as it was given is handed back; numbers are what they were at the trace.
         arguments = {id(node): i for i, node in zip(tensors, graph.inputs, strict=False)}
         self.passed: list[tuple[int, int]] = []
@@ -325,7 +325,7 @@ def _as_leaf(x: Any) -> Any:
 
 
 def _unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeError:
-    places = optree.tree_paths((args, kwargs), namespace="funrl")
+    places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
     for place, x in zip(places, leaves, strict=True):
         try:
             hash(x)
@@ -343,7 +343,7 @@ def _path(place: tuple[Any, ...]) -> str:
 
 
 def _what_changes(keys: list[Any], args: Any, kwargs: Any) -> str:
-    places = optree.tree_paths((args, kwargs), namespace="funrl")
+    places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
     for k, place in enumerate(places, start=1):
         kinds = {key[k] for key in keys if len(key) > k}
         if len(kinds) > 1 and any(isinstance(kind[0], type) for kind in kinds):

@@ -283,7 +283,7 @@ def _keep_results_of_loops(ir: Any, V: Any) -> None:
         V.graph.never_reuse_buffers.update(out.get_name() for out in getattr(self, "mutation_outputs", ()))
         return plain(self, wrapper)
 
-    loop.codegen = codegen
+    loop.codegen = codegen  # pyright: ignore
 
 
 def is_composite(operator: Any) -> bool:
@@ -303,5 +303,5 @@ def memory(x: torch.Tensor) -> int:
 
 def copy_all(places: list[torch.Tensor], values: list[torch.Tensor]) -> None:
     """Copy tensors into others, on a GPU by few kernels."""
-    many: Any = torch._foreach_copy_
+    many: Any = torch._foreach_copy_  # pyright: ignore
     many(places, values)

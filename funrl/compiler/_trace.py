@@ -33,7 +33,7 @@ class TraceError(RuntimeError):
     """A function that cannot be traced; the message names the line and the remedy."""
 
 
-def current() -> "Trace | None":
+def current() -> "Trace | None":  # pyright: ignore
     """Return the trace that this thread is in, or None."""
     return getattr(_STATE, "trace", None)
 
@@ -67,6 +67,9 @@ class Traced(torch.Tensor):
     memory: Memory
     steps: tuple[Any, ...]  # (operator, its other arguments, its keywords, which of its results), from the memory to here
     serial: int
+    meta: torch.Tensor
+    node: Node
+    version: int
 
     __torch_function__ = private.no_torch_function
 
@@ -252,7 +255,12 @@ class Trace(private.TorchDispatchMode):
 
     def recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Record an operator as it is."""
-        node = self.emit(func, replaced(args, torch.Tensor, self.node), replaced(kwargs, torch.Tensor, self.node))
+        given = replaced(args, torch.Tensor, self.node), replaced(kwargs, torch.Tensor, self.node)
+        try:
+            node = self.emit(func, *given)
+        except NotImplementedError:  # torch does not know what shape it gives
+            self.frame.graph.nodes.pop()
+            return self.decomposed(func, args, kwargs)
         if isinstance(node.meta, torch.Tensor):
             return self.fresh(node)
         return type(node.meta)([None if x is None else self.fresh(self.result(node, i)) for i, x in enumerate(node.meta)])
@@ -295,7 +303,7 @@ class Trace(private.TorchDispatchMode):
     def _as_strided(self, base: Traced, size: Any, stride: Any, offset: int | None = None) -> Traced:
         """Record as_strided, which speaks of memory and not of the tensor that it is given: by way of the memory's own order."""
         memory = base.memory.meta
-        offset = base.meta.storage_offset() if offset is None else offset
+        offset = base.meta.storage_offset() if offset is None else offset  # pyright: ignore
         order = sorted(range(memory.ndim), key=memory.stride().__getitem__, reverse=True)
         steps: tuple[Any, ...] = () if memory.is_contiguous() else ((aten.permute.default, (order,), {}, None),)
         if not memory.permute(order).is_contiguous() and not memory.is_contiguous():

@@ -232,10 +232,10 @@ class Executable:
             if known is None or known.unsafe_buffer_pointer() != x.data_ptr():
                 known = _to_jax(x)
                 if len(arrays) not in self.donated and known.unsafe_buffer_pointer() == x.data_ptr():
-                    x._funrl_array = known
+                    x._funrl_array = known  # pyright: ignore
             elif len(arrays) in self.donated:
-                del x._funrl_array
-                x.set_(x.new_empty(0))  # the last holder of the memory has to be jax, or it copies
+                del x._funrl_array  # pyright: ignore
+                x.set_(x.new_empty(0))  # the last holder of the memory has to be jax, or it copies  # pyright: ignore
             arrays.append(known)
         for k, x in enumerate(self.captured):
             known = self.shared[k]
@@ -273,11 +273,11 @@ class Executable:
             for i, part in zip(vector, flat.split_with_sizes(self.outputs.lengths[k]), strict=True):
                 shape = shapes[i]
                 x = part if len(shape) == 1 else part.view(shape)
-                x._funrl_vector = memory
+                x._funrl_vector = memory  # pyright: ignore
                 leaves[i] = x
         for i, array in zip(self.outputs.single, results[len(self.outputs.vectors) :], strict=True):
             leaves[i] = x = _to_torch(array)
-            x._funrl_array = array
+            x._funrl_array = array  # pyright: ignore
         return leaves
 
 
@@ -316,9 +316,13 @@ _RAISED: list[BaseException] = []
 
 def _call(f: Effect, *arrays: Any) -> None:
     try:
-        f(*(torch.from_numpy(np.array(x)) for x in arrays))
+        f(*(_from_numpy(np.array(x)) for x in arrays))
     except BaseException as error:
         _RAISED.append(error)
+
+
+def _from_numpy(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype.name == "bfloat16" else torch.from_numpy(x)
 
 
 def _constant(x: torch.Tensor) -> Any:

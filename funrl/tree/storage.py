@@ -277,7 +277,7 @@ def _map_files(folder: Path) -> dict[str, torch.Tensor]:
         if Path(file).name != file or "\0" in file:
             raise _Damaged(f"entry {i}: expected the name of a file in this folder, got {file[:200]!r}")
         files.add(file)
-        named[name] = _map_file(folder / file, shape, kind)
+        named[name] = _map_file(folder / file, shape, kind)  # pyright: ignore
     return named
 
 

@@ -243,17 +243,16 @@ def test_noise_of_exploration(kind):
 @pytest.mark.slow
 def test_a_donated_step_writes_the_buffer_in_place():
     algo = make("dqn", num_updates=1, buffer_size=20_000)
-    step = funrl.compile(algo.step, donate=1, backend="eager")
+    step = funrl.compile(algo.step, donate=1, backend="xla")
     state = algo.init(random.key(0))
     expected = run(algo, 2)[-1]
-    data = state.buffer.data
-    places = [x.data_ptr() for x in (data.observation, data.next_observation, data.action, data.reward)]
-    seen = []
+    seen, places = [], []
     for i in range(2):
         state, metrics = step(random.fold_in(random.key(1), i), state)
         seen.append(metrics)
         data = state.buffer.data
-        assert [x.data_ptr() for x in (data.observation, data.next_observation, data.action, data.reward)] == places
+        places.append({x.data_ptr() for x in (data.observation, data.next_observation, data.action, data.reward)})
+    assert places[0] == places[1]  # the first call copies what torch made
     same(state, expected, rtol=1e-4, atol=1e-5)
     assert [int(m["steps"]) for m in seen] == [8, 16] and [int(m["updates"]) for m in seen] == [1, 2]  # not written over
 

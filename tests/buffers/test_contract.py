@@ -57,8 +57,8 @@ def filled(case, n=5, dtype=torch.float32):
 def change(case, key, state, batch):
     """Everything that a buffer can do, once."""
     buffer, _ = case
-    state = buffer.extend(state, batch)
-    state = buffer.add(state, tree.index(batch, 0))
+    state = buffer.extend(state, tree.index(batch, slice(0, -1)))
+    state = buffer.add(state, tree.index(batch, -1))
     sample = buffer.sample(key, state, 2)
     if buffer.update_priority is not None:
         state = buffer.update_priority(state, sample.indices, torch.full((2,), 3.0, device=key.device))
@@ -78,9 +78,10 @@ def test_twins_do_the_same_in_place(case):
     state, batch = filled(case), items(make, 5, 8)
     twin = tree.clone(state)
     places = [x.data_ptr() for x in tree.leaves(twin)]
-    for _ in range(4):
-        state = buffer.add(buffer.extend(state, batch), make(9))
-        twin = buffer.add_(buffer.extend_(twin, batch), make(9))
+    for i in range(5, 21, 4):  # stacks of frames have to follow each other
+        batch = items(make, i, i + 3)
+        state = buffer.add(buffer.extend(state, batch), make(i + 3))
+        twin = buffer.add_(buffer.extend_(twin, batch), make(i + 3))
         if buffer.update_priority is not None:
             index = buffer.sample(random.key(1), state, 3).indices
             priority = index.float() + 2

@@ -47,7 +47,10 @@ def test_they_are_as_in_memory(tmp_path, factory):
         state, memory = buffer.add_(state, tree.index(rows(i, 1), 0)), other.add_(memory, tree.index(rows(i, 1), 0))
         assert tree.equal(state, memory)
         assert tree.equal(buffer.sample(random.key(i), state, 9), other.sample(random.key(i), memory, 9))
-        assert tree.equal(buffers.reopen(buffer, EXAMPLE), state)
+        again = buffers.reopen(buffer, EXAMPLE)
+        if hasattr(state, "laps"):  # they begin anew: no index of another process is known here
+            again = again.replace(laps=state.laps)
+        assert tree.equal(again, state)
     assert len(held(state)) == 7
 
 

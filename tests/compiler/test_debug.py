@@ -32,7 +32,7 @@ def lines(capsys):
 @backends
 def test_print(backend, capsys):
     def f(x, n):
-        debug.print("{} {:.2f} {name} {0}", x, x.sum(), name={"n": n, "text": "a"})
+        debug.print("{0} {1:.2f} {name} {0}", x, x.sum(), name={"n": n, "text": "a"})
         debug.print("no values")
         debug.print("{}", n)
         return x * 2

@@ -187,6 +187,6 @@ def test_every_lowering_has_a_meta_kernel():
             known = any(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key) for key in keys)
         except RuntimeError:
             continue  # an operator of numbers
-        if not known and _meta.known(func) is None:
+        if not known and _meta.known(func) is None and func is not torch.ops.aten.bincount.default:  # refused: its shape depends on values
             without.append(func.name())
     assert not without

@@ -48,11 +48,8 @@ def child(script, *args, env=(), code=0):
 
 IMPORTS = """
 import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("jax", "jaxlib") and %(blocked)r:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocked())
+if %(blocked)r:
+    sys.modules.update(jax=None, jaxlib=None)  # as if they were not installed
 import torch
 before = set(sys.modules)
 import funrl
@@ -116,8 +113,9 @@ def test_without_jax_all_but_xla_works():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "backend, threads", [pytest.param("xla", 2, marks=needs_jax), *[pytest.param(*x, marks=pytest.mark.nightly) for x in (("xla", 1), ("aot_eager", 1))]]
+)
 def test_a_forked_child_runs_eagerly(backend, threads):
     """A child of a process with programs has none of its threads: it must not hang, and says what it does."""
     script = """
@@ -278,7 +276,6 @@ def test_what_an_entry_is_found_by(tmp_path, monkeypatch):
     assert run(f, large)
     assert not run(f, large, donate=0)
     assert run(f, large, donate=0)
-    assert not run(f, large, threads=2)
 
 
 @needs_jax
@@ -414,7 +411,7 @@ assert after - before < 0.5 * (used - before) + 10 and again - after < 0.2 * (us
 @needs_jax
 @pytest.mark.slow
 def test_clear_gives_memory_back():
-    child(CLEARED, 30, env={"FUNRL_CACHE": "0"})
+    child(CLEARED, 20, env={"FUNRL_CACHE": "0"})
 
 
 @linux

@@ -169,9 +169,9 @@ def test_arguments_and_captured_tensors_are_not_mutated():
         "a buffer": (lambda x: module(x.reshape(3, 2)), "a tensor from outside the function"),  # here
         "in a loop": (lambda x: scan(lambda c, r: (c.add_(r), ()), x[0], x), "an argument of the loop's body"),  # here
         "from around a loop": (
-            lambda x: (y := x * 2, scan(lambda c, r: (c + y.add_(1).sum(), ()), x[0], x)),
+            lambda x: (y := x * 2, scan(lambda c, r: (c + y.add_(1).sum(), ()), x[0], x)),  # here
             "a tensor from outside the loop's body",
-        ),  # here
+        ),
     }
     for name, (f, what) in writes.items():
         x = torch.arange(6.0).reshape(2, 3)
@@ -236,12 +236,18 @@ def test_masks_that_are_constants_or_written_through():
 
 def test_an_operator_without_a_lowering():
     pytest.importorskip("jax")
+
+    @torch.library.custom_op("funrl_test::odd", mutates_args=())
+    def odd(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    odd.register_fake(torch.empty_like)
     text = refused(
-        lambda x: torch.geqrf(x)[0],
+        lambda x: odd(x + 1),  # here
         torch.eye(2),
-        match=r"the operator aten\.geqrf\.default \(float32 \[2, 2\]\) has no lowering",
+        match=r"the operator funrl_test\.odd\.default \(float32 \[2, 2\]\) has no lowering",
         backend="xla",
-    )  # here
+    )
     assert "backend='inductor'" in text
 
 

@@ -321,6 +321,8 @@ def test_a_lock_ends_with_its_process_and_not_with_one_that_it_forked(tmp_path):
         assert train(50, out=tmp_path).updates == 5 and ".lock" not in os.listdir(tmp_path)
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
 
 
 @pytest.mark.parametrize(
@@ -470,7 +472,7 @@ def test_a_run_of_ones_own_algorithm(tmp_path):
 
 
 def test_a_folder_imports_no_module_unless_it_is_trusted(tmp_path, monkeypatch):
-    (tmp_path / "enemy.py").write_text("import os; open(os.environ['ENEMY'], 'w')")
+    (tmp_path / "enemy.py").write_text("import os, pathlib; pathlib.Path(os.environ['ENEMY']).touch()")
     monkeypatch.setenv("ENEMY", str(tmp_path / "was here"))
     monkeypatch.syspath_prepend(tmp_path)
     train(20, out=tmp_path / "run")

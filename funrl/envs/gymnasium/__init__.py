@@ -235,7 +235,7 @@ def _time_limit(env: Any) -> int | None:
     """Return the limit that a wrapper sets which no spec tells of; of the copies of a SyncVectorEnv the greatest."""
     if isinstance(env, SyncVectorEnv):
         limits = [_time_limit(copy) for copy in env.envs]
-        return None if None in limits else max(limits)
+        return None if None in limits else max(limits)  # pyright: ignore
     limits = []
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):

@@ -301,7 +301,7 @@ class Vectors:
             for i in np.flatnonzero(np.logical_or(terminated, truncated)):
                 try:
                     self.latest[i] = info["final_obs"][i]
-                    self.infos[i] = _row(info.get("final_info", {}), i)
+                    self.infos[i] = _row(info.get("final_info", {}), i)  # pyright: ignore
                 except (KeyError, TypeError):
                     raise HostError(f"{self.name}: {self.vector} resets in the same step, but its info has no final_obs") from None
         return list(reward), list(terminated), list(truncated)
