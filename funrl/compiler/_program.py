@@ -458,8 +458,9 @@ def clear() -> None:
     for compiled in _ALL:
         compiled.programs.clear()
     gc.collect()
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    jax = sys.modules.get("jax")
+    if jax is not None:
+        jax.clear_caches()
 
 
 def transformed(*trees: Any) -> bool:
