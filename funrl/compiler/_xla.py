@@ -68,6 +68,7 @@ def _start(threads: int) -> Any:
 
 def lowers(operator: Any) -> bool:
     """Return whether an aten operator has a lowering."""
+    _jax()  # or the error that names the extra
     from funrl.compiler import _lowerings
 
     return operator in _lowerings.TABLE
