@@ -102,6 +102,24 @@ def _pointwise(dtype: Callable[..., torch.dtype], count: int) -> Rule:
     return rule
 
 
+def _difference(a: Any, b: Any, *rest: Any) -> torch.dtype:
+    truth = any(isinstance(x, bool) or (isinstance(x, torch.Tensor) and x.dtype == torch.bool) for x in (a, b))
+    dtype = _result_type(a, b)
+    _check(not truth or dtype != torch.bool, "Subtraction, the `-` operator, with a bool tensor is not supported: use `^` or logical_xor()")
+    return dtype
+
+
+def _negated(x: torch.Tensor) -> torch.dtype:
+    _check(x.dtype != torch.bool, "Negation, the `-` operator, on a bool tensor is not supported: use `~` or logical_not()")
+    return x.dtype
+
+
+def _bits(*values: Any) -> torch.dtype:
+    dtype = _result_type(*values)
+    _check(not dtype.is_floating_point, f"bitwise operators are not implemented for {dtype}")
+    return dtype
+
+
 def _boolean(*values: Any) -> torch.dtype:
     return torch.bool
 
@@ -137,21 +155,21 @@ _enter(
 )
 _enter(
     _pointwise(_result_type, 2),
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_xor",
     "floor_divide",
     "__rshift__",
     "__lshift__",
     overloads=_TENSOR_TWO,
 )
-_enter(_pointwise(_result_type, 2), "bitwise_right_shift", "bitwise_left_shift", overloads=_TENSOR_TWO)
+_enter(_pointwise(_bits, 2), "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_right_shift", "bitwise_left_shift", overloads=_TENSOR_TWO)
+_enter(_pointwise(_bits, 1), "bitwise_not")
+_enter(_pointwise(_difference, 2), "sub", "rsub", overloads=_TENSOR_TWO)
+_enter(_pointwise(_negated, 1), "neg")
 _enter(_pointwise(_result_type, 2), "pow", overloads=("Tensor_Scalar", "Tensor_Tensor", "Scalar"))
 _enter(_pointwise(lambda a, b: _floating(_result_type(a, b)), 2), "atan2", "xlogy", "logaddexp", "hypot", overloads=_TENSOR_TWO)
 _enter(_divided, "div", overloads=("Tensor", "Scalar", "Tensor_mode", "Scalar_mode"))
 _enter(_pointwise(_boolean, 2), "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor")
 _enter(_pointwise(_boolean, 1), "logical_not", "isnan", "isinf", "isfinite", "signbit")
-_enter(_pointwise(_own_dtype, 1), "neg", "abs", "sign", "floor", "ceil", "round", "trunc", "bitwise_not", "relu", "square", "positive")
+_enter(_pointwise(_own_dtype, 1), "abs", "sign", "floor", "ceil", "round", "trunc", "relu", "square", "positive")
 _enter(
     _pointwise(_own_dtype, 1),
     "silu",
@@ -210,7 +228,13 @@ _enter(
     "softplus_backward",
     "gelu_backward",
 )
-_enter(_pointwise(lambda x, mask: x.dtype, 2), "masked_fill", overloads=("Scalar",))
+
+
+def _masked_fill(x: torch.Tensor, mask: torch.Tensor, value: Any) -> torch.Tensor:
+    return _new(_broadcast(x, mask), x.dtype)
+
+
+_enter(_masked_fill, "masked_fill", overloads=("Scalar",))
 
 
 def _where(condition: Any, a: Any, b: Any) -> torch.Tensor:
@@ -250,23 +274,72 @@ def _contiguous_like_first(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
 
 _enter(_like_first, "zeros_like", "ones_like", "full_like", "empty_like", overloads=("default",))
 _enter(_like_first, "_to_copy", "clone", overloads=("default",))
-_enter(
-    _like_first,
-    "scatter",
-    "scatter_add",
-    "index_put",
-    "index_copy",
-    "index_add",
-    "index_fill",
-    "select_scatter",
-    "slice_scatter",
-    "fill",
-    "copy",
-)
-_enter(_contiguous_like_first, "flip", "tril", "triu", "diagonal_scatter", overloads=("default",))
+_enter(_like_first, "index_put", "slice_scatter", "diagonal_scatter", "fill", "copy")
+
+
+def _with_dimension(x: torch.Tensor, dim: int, *args: Any, **kwargs: Any) -> torch.Tensor:
+    _dimension(x, dim)
+    return _new(x.shape, x.dtype, x)
+
+
+def _indexed(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    d = _dimension(x, dim)
+    _check(source.ndim == x.ndim or not x.ndim or not source.ndim, "source and self have to have the same number of dimensions")
+    rows = all(n == m for i, (n, m) in enumerate(zip(source.shape, x.shape, strict=False)) if i != d)
+    _check(rows and (not source.ndim or source.shape[d] == index.numel()), f"source {list(source.shape)} does not fit self {list(x.shape)}")
+    _check(source.dtype == x.dtype, f"self ({x.dtype}) and source ({source.dtype}) have to have the same dtype")
+    return _new(x.shape, x.dtype)
+
+
+def _scatter(x: torch.Tensor, dim: int, index: torch.Tensor, source: Any = 0, **kwargs: Any) -> torch.Tensor:
+    d = _dimension(x, dim)
+    if index.numel() and index.ndim and x.ndim:
+        _check(index.ndim == x.ndim, "index and self have to have the same number of dimensions")
+        fits = all(n <= m for i, (n, m) in enumerate(zip(index.shape, x.shape, strict=True)) if i != d)
+        _check(fits, f"index {list(index.shape)} is too large for self {list(x.shape)} apart from dimension {dim}")
+    if isinstance(source, torch.Tensor):
+        _check(source.dtype == x.dtype, f"self ({x.dtype}) and src ({source.dtype}) have to have the same dtype")
+        if index.numel() and index.ndim and source.ndim:
+            _check(index.ndim == source.ndim, "index and src have to have the same number of dimensions")
+            _check(all(n <= m for n, m in zip(index.shape, source.shape, strict=True)), f"index {list(index.shape)} is too large for src")
+    return _new(x.shape, x.dtype)
+
+
+def _select_scatter(x: torch.Tensor, source: torch.Tensor, dim: int, index: int) -> torch.Tensor:
+    d = _dimension(x, dim)
+    rest = (*x.shape[:d], *x.shape[d + 1 :])
+    if not -x.shape[d] <= index < x.shape[d]:
+        raise IndexError(f"index {index} is out of bounds for dimension {dim} with size {x.shape[d]}")
+    _check(tuple(source.shape) == rest, f"expected src to have a size equal to the slice of self: {list(source.shape)} and {list(rest)}")
+    return _new(x.shape, x.dtype, x)
+
+
+def _flip(x: torch.Tensor, dims: Any) -> torch.Tensor:
+    for d in dims:
+        _dimension(x, d)
+    return _new(x.shape, x.dtype, x)
+
+
+def _triangle(x: torch.Tensor, diagonal: int = 0) -> torch.Tensor:
+    _check(x.ndim >= 2, "tril, triu: the tensor must have at least 2 dimensions")
+    return _new(x.shape, x.dtype)
+
+
+def _check(right: bool, text: str) -> None:
+    if not right:
+        raise RuntimeError(text)
+
+
+_enter(_with_dimension, "index_fill")
+_enter(_indexed, "index_copy", "index_add")
+_enter(_scatter, "scatter", "scatter_add")
+_enter(_select_scatter, "select_scatter")
+_enter(_flip, "flip")
+_enter(_triangle, "tril", "triu", overloads=("default",))
 
 
 def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+    _dimension(x, dim)
     return _new(x.shape, torch.float32 if half_to_float else x.dtype)
 
 
@@ -279,10 +352,19 @@ _enter(_softmax_backward, "_softmax_backward_data", "_log_softmax_backward_data"
 
 
 def _cumulated(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return _new(x.shape, dtype or (x.dtype if x.is_floating_point() else torch.int64), x)
+    _dimension(x, dim)
+    return _new(x.shape, dtype or (x.dtype if x.is_floating_point() else torch.int64))
 
 
 _enter(_cumulated, "cumsum", "cumprod", overloads=("default",))
+
+
+def _dimension(x: torch.Tensor, d: int) -> int:
+    """Return a dimension counted from the front."""
+    n = max(x.ndim, 1)
+    if not -n <= d < n:
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {d})")
+    return d % n
 
 
 def _reduced(x: torch.Tensor, dims: Any, keepdim: bool, dtype: torch.dtype) -> torch.Tensor:
@@ -291,11 +373,9 @@ def _reduced(x: torch.Tensor, dims: Any, keepdim: bool, dtype: torch.dtype) -> t
     else:
         taken = set()
         for d in dims if isinstance(dims, (list, tuple)) else (dims,):
-            if not -max(x.ndim, 1) <= d < max(x.ndim, 1):
-                raise IndexError(
-                    f"Dimension out of range (expected to be in range of [{-max(x.ndim, 1)}, {max(x.ndim, 1) - 1}], but got {d})"
-                )
-            taken.add(d % max(x.ndim, 1))
+            d = _dimension(x, d)
+            _check(d not in taken, f"dim {d} appears multiple times in the list of dims")
+            taken.add(d)
     shape = [1 if i in taken else n for i, n in enumerate(x.shape) if keepdim or i not in taken]
     return _new(shape, dtype)
 
@@ -399,6 +479,7 @@ _enter(_cat, "cat", overloads=("default",))
 
 
 def _gather(x: torch.Tensor, dim: int, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    _scatter(x, dim, index)
     return _new(index.shape, x.dtype)
 
 
@@ -433,7 +514,11 @@ def _index(x: torch.Tensor, indices: Any) -> torch.Tensor:
 _enter(_index, "index", overloads=("Tensor",))
 
 
-def _layer_norm(x: torch.Tensor, shape: Any, *args: Any) -> tuple[torch.Tensor, ...]:
+def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
+    _check(
+        len(shape) > 0 and list(x.shape[x.ndim - len(shape) :]) == list(shape), f"normalized_shape is {list(shape)}, input {list(x.shape)}"
+    )
+    _check(all(w is None or list(w.shape) == list(shape) for w in (weight, bias)), f"weight and bias have to be of shape {list(shape)}")
     rows = [*x.shape[: x.ndim - len(shape)], *(1 for _ in shape)]
     return _new(x.shape, x.dtype), _new(rows, x.dtype), _new(rows, x.dtype)
 
@@ -517,7 +602,8 @@ def _argument(x: torch.Tensor, dim: int | None = None, keepdim: bool = False) ->
 _enter(_argument, "argmax", "argmin", overloads=("default",))
 
 
-def _sorted(x: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _sorted(x: torch.Tensor, dim: int = -1, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    _dimension(x, dim)
     return _new(x.shape, x.dtype, x), _new(x.shape, torch.int64, x)
 
 
