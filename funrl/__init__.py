@@ -16,11 +16,11 @@ from funrl.compiler import compile, scan
 from funrl.interaction import evaluate, rand_step, rollout, step_mdp
 
 if TYPE_CHECKING:
-    from funrl import algos, buffers, collectors, envs, losses, record, training, transforms  # noqa: F401
+    from funrl import algos, buffers, collectors, debug, envs, losses, record, training, transforms  # noqa: F401
     from funrl.training import train
 
 # Families of many files, which come with their first use: importing funrl takes hardly longer than importing torch.
-_LATER = {"algos", "buffers", "collectors", "envs", "losses", "record", "training", "transforms"}
+_LATER = {"algos", "buffers", "collectors", "debug", "envs", "losses", "record", "training", "transforms"}
 
 __all__ = [
     "algos",
@@ -29,6 +29,7 @@ __all__ = [
     "collectors",
     "compile",
     "compiler",
+    "debug",
     "distributions",
     "env",
     "envs",

@@ -68,6 +68,7 @@ class Effect:
 
     def __init__(self, f: Callable[..., Any], batch_dims: int) -> None:
         self.f, self.batch_dims = f, batch_dims
+        self.raised: list[BaseException] = []  # what it raised in a program, whose list this is
 
     def __call__(self, *tensors: torch.Tensor) -> None:
         shape = tensors[0].shape[: self.batch_dims] if tensors else ()

@@ -176,6 +176,7 @@ class Executable:
         )
         self.captured = captured
         self.shared: list[Any] = [None] * len(captured)
+        self.name, self.kinds = name, [(x.shape, x.dtype) for x in captured]
         self.layouts = [tuple(self.outputs.lengths[k]) for k in range(len(self.outputs.vectors))]
         self.input_layouts = [tuple(lengths) for lengths in self.inputs.lengths]
         num_arrays = len(self.inputs.vectors) + len(self.inputs.single)
@@ -200,6 +201,9 @@ class Executable:
             return lowered.compile(compiler_options=options)
 
         self.has_effects = bool(graph.effects)
+        self.raised: list[BaseException] = []  # by calls of Python, until the program has ended
+        for effect in _effects_of(graph):
+            effect.raised = self.raised
         with jax.enable_x64(True):
             self.compiled = (
                 build()
@@ -216,9 +220,9 @@ class Executable:
                 jax.block_until_ready(results)
                 jax.effects_barrier()
         del arrays
-        if self.has_effects and _RAISED:
-            errors, _RAISED[:] = list(_RAISED), []
-            raise errors[0]
+        if self.raised:
+            error, self.raised[:] = self.raised[0], []
+            raise error
         return self._tensors(results)
 
     def _arrays(self, leaves: list[torch.Tensor]) -> list[Any]:
@@ -230,7 +234,7 @@ class Executable:
         for i in self.inputs.single:
             x = leaves[i]
             known = x.__dict__.get("_funrl_array")
-            if known is None or known.unsafe_buffer_pointer() != x.data_ptr():
+            if known is None or known.unsafe_buffer_pointer() != x.data_ptr() or known.shape != tuple(x.shape):
                 known = _to_jax(x)
                 if len(arrays) not in self.donated and known.unsafe_buffer_pointer() == x.data_ptr():
                     x._funrl_array = known  # pyright: ignore
@@ -240,7 +244,13 @@ class Executable:
             arrays.append(known)
         for k, x in enumerate(self.captured):
             known = self.shared[k]
-            if known is None or known.unsafe_buffer_pointer() != x.data_ptr():
+            if known is None or known.unsafe_buffer_pointer() != x.data_ptr() or not x.is_contiguous() or x.shape != self.kinds[k][0]:
+                if (x.shape, x.dtype) != self.kinds[k]:
+                    shape, dtype = self.kinds[k]
+                    raise ValueError(
+                        f"{self.name}: a tensor that it closes over has become {x.dtype} {list(x.shape)}; when it was traced, it was "
+                        f"{dtype} {list(shape)}: compile the function again, or make the tensor an argument"
+                    )
                 x = x.detach()
                 known = _to_jax(x if x.is_contiguous() else x.contiguous())
                 self.shared[k] = known if known.unsafe_buffer_pointer() == x.data_ptr() else None
@@ -311,15 +321,15 @@ def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = 
     return [values[id(node)] for node in outputs]
 
 
-# What calls of Python raised, until their program has ended.
-_RAISED: list[BaseException] = []
+def _effects_of(graph: Graph) -> list[Effect]:
+    return [x for node in graph.effects for x in (_effects_of(node.op.body) if isinstance(node.op, Loop) else [node.op])]
 
 
 def _call(f: Effect, *arrays: Any) -> None:
     try:
         f(*(_from_numpy(np.array(x)) for x in arrays))
     except BaseException as error:
-        _RAISED.append(error)
+        f.raised.append(error)
 
 
 def _from_numpy(x: np.ndarray) -> torch.Tensor:

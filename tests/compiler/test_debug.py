@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 
 import pytest
 import torch
@@ -153,6 +154,30 @@ def test_a_callback_may_compute(backend):
     assert seen == [2 + 6 + 2]
 
 
+@backends
+def test_errors_of_callbacks_stay_in_their_thread(backend):
+    def check(x):
+        if x.item() == 1:
+            raise ValueError("one")
+
+    seen = []
+
+    def work(k):
+        f = compiler.compile(lambda x: debug.callback(check, x) or x, backend=backend)
+        for _ in range(20):
+            try:
+                f(torch.full((1,), float(k)))
+            except ValueError:
+                seen.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 20
+
+
 def test_inductor_says_that_it_cannot():
     with pytest.raises(compiler.TraceError, match=r"test_debug.py:\d+: .*inductor compiles cannot call Python .*backend='xla'"):
         compiler.compile(lambda x: debug.print("{}", x) or x, backend="inductor")(torch.ones(1))
@@ -190,7 +215,13 @@ def test_check_finite_under_transforms(backend):
         return debug.check_finite(torch.log(x), "log")
 
     x = torch.tensor([1.0, 0.0, 2.0])
-    for f in (vmap(loss), vmap(grad(loss)), grad(lambda x: loss(x).sum()), lambda x: scan(lambda c, r: (c + loss(r), ()), x[0], x)[0], lambda x: grad(lambda x: scan(lambda c, r: (c + loss(r), ()), x[0], x)[0])(x)):
+    for f in (
+        vmap(loss),
+        vmap(grad(loss)),
+        grad(lambda x: loss(x).sum()),
+        lambda x: scan(lambda c, r: (c + loss(r), ()), x[0], x)[0],
+        lambda x: grad(lambda x: scan(lambda c, r: (c + loss(r), ()), x[0], x)[0])(x),
+    ):
         compiled = compiler.compile(f, backend=backend)
         with pytest.raises(FloatingPointError, match=r"^log: 1 of [13] entr(y|ies) is not finite"):
             compiled(x)
@@ -229,7 +260,10 @@ BAD = {
     "mapped": lambda key: vmap(lambda k: (random.normal(k), random.uniform(k)))(random.split(key)),
     "in a loop": lambda key: scan(lambda c, k: (c + random.normal(k) + random.uniform(k), ()), torch.zeros(()), random.split(key, 3))[0],
     "from around a loop": lambda key: scan(lambda c, _: (c + random.normal(key), ()), torch.zeros(()), length=3)[0],
-    "around and in the loop": lambda key: (random.normal(key), scan(lambda c, _: (c + random.normal(key), ()), torch.zeros(()), length=2)[0]),
+    "around and in the loop": lambda key: (
+        random.normal(key),
+        scan(lambda c, _: (c + random.normal(key), ()), torch.zeros(()), length=2)[0],
+    ),
     "the same for each": lambda key: vmap(lambda x: x + random.normal(key) + random.uniform(key))(torch.zeros(2)),
     "folded twice alike": lambda key: random.normal(random.fold_in(key, 1)) + random.uniform(random.fold_in(key, 1)),
     "under grad": lambda key: grad(lambda x: x * random.normal(key) * random.uniform(key))(torch.ones(())),
@@ -247,7 +281,12 @@ def test_keys_that_are_used_once(backend, name):
 @pytest.mark.parametrize("name", BAD)
 def test_keys_that_are_used_twice(backend, name):
     f = compiler.compile(BAD[name], backend=backend)
-    with debug.keys(), pytest.raises(debug.KeyReused, match=r"a key was used twice: by random\.|a key from around a loop is used at each of its steps") as error:
+    with (
+        debug.keys(),
+        pytest.raises(
+            debug.KeyReused, match=r"a key was used twice: by random\.|a key from around a loop is used at each of its steps"
+        ) as error,
+    ):
         f(random.key(0))
     assert "test_debug.py" in str(error.value)
     compiler.compile(BAD[name], backend=backend)(random.key(0))  # outside of the context it is nobody's business
@@ -258,7 +297,9 @@ def test_both_lines_are_named(backend):
     with debug.keys(), pytest.raises(debug.KeyReused) as error:
         compiler.compile(use_twice, backend=backend)(random.key(0))
     first = use_twice.__code__.co_firstlineno + 1
-    assert re.search(rf"by random.normal \(test_debug.py:{first}\) and by random.uniform \(test_debug.py:{first + 1}\); split it", str(error.value))
+    assert re.search(
+        rf"by random.normal \(test_debug.py:{first}\) and by random.uniform \(test_debug.py:{first + 1}\); split it", str(error.value)
+    )
 
 
 def test_equal_keys_from_two_places_are_one_key():
