@@ -90,6 +90,7 @@ class Executable:
         self.compiled = replayed(compiled, held) if device.type == "cuda" else compiled
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        leaves = [x if x.is_contiguous() else x.contiguous() for x in leaves]  # one layout is one program
         inputs = [*leaves, *(self._present(x) for x in self.captured), *self.constants]
         outside = torch.get_num_threads()
         torch.set_num_threads(self.threads)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import math
 import os
 import threading
 import time
@@ -163,13 +164,14 @@ class _Compiled:
                     continue
                 x = leaves[i] = _as_leaf(x)
                 if not isinstance(x, torch.Tensor):
-                    key.append((type(x), x))
+                    key.append((type(x), x, math.copysign(1, x)) if x == 0 and type(x) is float else (type(x), x))
                     continue
             if mapped and private.is_transformed(x):
                 return None
             if "_funrl_donated" in x.__dict__:
                 check_usable(x, self.name, (args, kwargs), i)
             key.append((x.shape, x.dtype, x.get_device()))
+        key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
         return tuple(key)
 
     def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":
@@ -214,6 +216,9 @@ class _Program:
     def __init__(self, owner: _Compiled, args: tuple[Any, ...], leaves: list[Any], form: Any, numbers: set[int]) -> None:
         self.name, self.positions = owner.name, owner.donated
         tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
+        for i in tensors:
+            if leaves[i].layout != torch.strided:
+                raise TypeError(f"{self.name}: an argument holds a tensor of layout {leaves[i].layout}, which has none; use .to_dense()")
         device = next((leaves[i].device for i in tensors), torch.device("cpu"))
         self.kind, _ = chosen(owner.backend, device)
         groups: list[int] = []

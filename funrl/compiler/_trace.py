@@ -81,6 +81,10 @@ class Traced(torch.Tensor):
         self.node, self.version, self.serial = node, memory.version, next(_SERIAL)
         return self
 
+    def become(self, other: "Traced") -> None:
+        """Record as another tensor does, whose shape this one has been given."""
+        self.memory, self.steps, self.meta, self.node, self.version = other.memory, other.steps, other.meta, other.node, other.version
+
     def __repr__(self, **options: Any) -> str:
         return f"<traced {described(self)}: it has no value before the program runs; funrl.debug.print shows it then>"
 
@@ -107,6 +111,9 @@ class Traced(torch.Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TraceError(f"{_line()}a traced tensor cannot be pickled or deep-copied; it has no value before the program runs")
+
+    def __copy__(self) -> Any:
+        return self.view_as(self)
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.clone()
@@ -177,7 +184,7 @@ class Trace(private.TorchDispatchMode):
         """Within the context, record this thread's operators."""
         _STATE.trace = self
         try:
-            with Indexing(), self:
+            with torch.inference_mode(False), Indexing(), self:
                 yield
         finally:
             _STATE.trace = None
@@ -530,13 +537,7 @@ def _change_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     changed = trace.view(twin, args, kwargs)
     with trace:
         target.data = changed
-    target.memory, target.steps, target.meta, target.node, target.version = (
-        changed.memory,
-        changed.steps,
-        changed.meta,
-        changed.node,
-        changed.version,
-    )
+    target.become(changed)
     return target
 
 
@@ -593,17 +594,66 @@ def _places(trace: Trace, mask: torch.Tensor) -> torch.Tensor | None:
 
 
 class Indexing(TorchFunctionMode):
-    """Let a traced tensor of shape [] be an index, where torch would ask for its value."""
+    """Let a traced tensor of shape [] be an index, and an entry of ``torch.tensor``, where torch would ask for its value."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _GET or func is _SET:
             index = args[1] if type(args[1]) is tuple else (args[1],)
             if any(_is_place(i) for i in index):
                 return _index(args[0], index) if func is _GET else _set_index(args[0], index, args[2])
+        elif type(func) is type(_SET_DATA) and func == _SET_DATA:
+            return _set_data(*args)
+        elif (func is torch.tensor or func is torch.as_tensor) and _holds_tensors(args[0]):
+            return _tensor_of(*args, **(kwargs or {}))
+        elif func is torch.full and len(args) == 2 and isinstance(args[1], torch.Tensor) and not args[1].ndim:
+            options = kwargs or {}
+            return args[1].detach().to(options.get("dtype") or args[1].dtype).expand(args[0]).clone()
         return func(*args, **(kwargs or {}))
 
 
-_GET, _SET = torch.Tensor.__getitem__, torch.Tensor.__setitem__
+_GET, _SET, _SET_DATA = torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.data.__set__
+
+
+def _set_data(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Let a tensor of the function be another one, as ``target.data = value`` does."""
+    trace = current()
+    if trace is None:
+        _SET_DATA(target, value)
+        return
+    if not isinstance(target, Traced):
+        what = "a tensor of a transform" if private.is_transformed(target) else "a tensor from outside the function"
+        raise TraceError(
+            f"{_line()}`.data =` would change {what} ({described(target)}); a traced function changes nothing that it is given: compute a "
+            "new tensor and return it (torch.func.functional_call calls a module with other parameters)"
+        )
+    if target.memory.readonly:
+        what = target.memory.readonly
+        raise TraceError(f"{_line()}`.data =` would change {what} ({described(target)}); compute a new tensor and return it")
+    value = value if isinstance(value, Traced) else trace.capture(value)
+    _SET_DATA(target, value)
+    target.become(value)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return type(value) in (list, tuple) and any(isinstance(x, torch.Tensor) or _holds_tensors(x) for x in value)
+
+
+def _tensor_of(values: Any, dtype: Any = None, device: Any = None, **options: Any) -> torch.Tensor:
+    """Return what torch.tensor makes of nested lists with tensors of shape [] in them: without their gradients."""
+
+    def stacked(value: Any) -> torch.Tensor:
+        if type(value) in (list, tuple):
+            parts = [stacked(x) for x in value]
+            kind = parts[0].dtype if parts else torch.get_default_dtype()
+            for x in parts[1:]:
+                kind = torch.promote_types(kind, x.dtype)
+            return torch.stack([x.to(kind) for x in parts]) if parts else torch.empty(0)
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ValueError("only one element tensors can be converted to Python scalars: use torch.stack")
+        return value.detach().reshape(()) if isinstance(value, torch.Tensor) else torch.tensor(value)
+
+    made = stacked(values)
+    return made if dtype is None else made.to(dtype)
 
 
 def _is_place(i: Any) -> bool:
@@ -700,5 +750,6 @@ _FUNRL = os.path.dirname(_COMPILER)
 _NOT_THEIRS = (
     os.path.dirname(torch.__file__),
     os.path.dirname(os.__file__) + os.sep + "contextlib",
+    os.path.dirname(os.__file__) + os.sep + "copy",
     os.path.dirname(os.__file__) + os.sep + "functools",
 )

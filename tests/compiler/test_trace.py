@@ -1,5 +1,6 @@
 """What a traced function may do, and the errors of what it may not: each names the user's own line."""
 
+import copy
 import functools
 import re
 import threading
@@ -381,6 +382,8 @@ def test_errors_of_torch_come_through():
         lambda x: torch.where(x > 0, x, torch.ones(5)),
         lambda x: x.bool() - x.bool(),
     ]
+    bad += [lambda x: -(x > 0), lambda x: x & x, lambda x: x.flip(1), lambda x: x.tril(), lambda x: x.scatter(0, torch.tensor([[0]]), 1.0)]
+    bad += [lambda x: torch.nn.functional.layer_norm(x, (2,)), lambda x: x.sum((0, 0)), lambda x: x.index_add(0, torch.tensor([0, 1]), x)]
     for g in bad:
         with pytest.raises((RuntimeError, IndexError, TypeError)) as eager:
             g(torch.ones(3))
@@ -701,3 +704,135 @@ def test_default_dtype_and_devices():
         same(compile(f)(torch.ones(1)), f(torch.ones(1)))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+# What a program depends on besides its arguments -----------------------------------------------------------------------------------------------
+
+
+@backends
+def test_captured_tensors_that_are_given_other_data(backend):
+    """Other values, the same memory in another order, and another shape, which is an error."""
+    w = torch.arange(4.0).reshape(2, 2)
+    f = compiler.compile(lambda x: x * w, backend=backend)
+    for change in (lambda: w.data, lambda: w.data.t(), lambda: w.data.clone(), lambda: w.data.t(), lambda: torch.ones(4).reshape(2, 2).t()):
+        w.data = change()
+        same(f(torch.ones(2)), w)
+    large = torch.randn(200, 200)
+    g = compiler.compile(lambda x: x * 1, backend=backend)
+    y = g(large)
+    y.data = y.data.t()
+    same(g(y), large.t())
+    y.data = y.data.t().reshape(-1)
+    same(g(y), large.reshape(-1))
+    if backend == "xla":
+        for other in (torch.ones(3, 2), torch.ones(2, 2, dtype=torch.float64), w.data.reshape(4, 1)):
+            w.data = other
+            with pytest.raises(
+                ValueError, match=r"a tensor that it closes over has become .* when it was traced, it was torch.float32 \[2, 2\]"
+            ):
+                f(torch.ones(2))
+
+
+def test_other_settings_of_torch_are_other_programs():
+    f = compile(lambda x: (torch.nn.functional.linear(x, torch.ones(2, 2, dtype=x.dtype)), torch.zeros(1)))
+    x = torch.ones(2)
+    for _ in range(2):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert f(x)[0].dtype == torch.bfloat16
+        assert f(x)[0].dtype == torch.float32
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert f(x)[1].dtype == torch.float64
+        finally:
+            torch.set_default_dtype(torch.float32)
+    g = compile(lambda x, n: torch.copysign(x, torch.tensor(n)))
+    assert [g(torch.ones(()), n).item() for n in (0.0, -0.0, 0.0, -0.0)] == [1, -1, 1, -1]
+
+
+@backends
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_modes(backend, mode):
+    with mode():
+        x = torch.ones(3)
+        f = compiler.compile(lambda x: (vmap(lambda y: y * 2)(x), grad(lambda y: (y * y).sum())(x), x[0]), backend=backend)
+        y = f(x)[0]
+        y = f(y)[1]
+    assert y.tolist() == [4, 4, 4] and not f(torch.ones(3, requires_grad=True))[1].requires_grad
+    same(f(y)[0], 2 * y)
+
+
+def test_autograd_of_torch_in_a_traced_function():
+    class Tenfold(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x**2
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx, g):
+            return 10 * ctx.saved_tensors[0] * g
+
+    def f(x):
+        y = x.detach().clone().requires_grad_()
+        (y**3).sum().backward()
+        z = x.clone().requires_grad_()
+        return (
+            y.grad,
+            torch.autograd.grad((z**2).sum(), z)[0],
+            vmap(grad(Tenfold.apply))(x),
+            grad(lambda x: scan(lambda q, r: (q + Tenfold.apply(r) * x[0], ()), x[0], x)[0])(x),
+        )
+
+    same(compile(f)(torch.arange(3.0)), f(torch.arange(3.0)))
+
+
+@backends
+def test_tensors_made_of_numbers_of_the_program(backend):
+    """``torch.tensor`` of a list of tensors [], and ``.data =`` on a tensor of the function."""
+
+    def f(x):
+        y = x.clone()
+        y.data = x * 3
+        z = x.clone()
+        z.data = x.new_ones(5)
+        made = (
+            torch.tensor([x[0], x[1]]),
+            torch.tensor([[x[0], 1], [2.5, x.sum()]]),
+            torch.as_tensor([x[0].long(), 3]),
+            torch.tensor([x[0]], dtype=torch.float64),
+        )
+        made = *made, copy.copy(x), copy.deepcopy({"x": x})["x"]
+        return y + 1, z, made, torch.tensor(x[0] * 2), torch.full((2,), x[1]), torch.stack([x[0], x[1]]), np.float32(2) * x
+
+    with pytest.warns(UserWarning, match="To copy construct"):
+        right = f(torch.arange(2.0))
+    with pytest.warns(UserWarning, match="To copy construct"):
+        same(compiler.compile(f, backend=backend)(torch.arange(2.0)), right)
+
+
+def test_the_data_of_a_tensor_from_outside_is_not_set():
+    module = torch.nn.Linear(2, 2)
+    before = module.weight.detach().clone()
+
+    def f(x):
+        module.weight.data = torch.eye(2) * x[0]  # here
+        return module(x)
+
+    assert "functional_call" in refused(f, torch.ones(2), match="would change a tensor from outside the function")
+
+    def g(x):
+        x.data = x * 2  # here
+        return x
+
+    refused(g, torch.ones(2), match="would change an argument of the function")
+    assert torch.equal(module.weight, before)
+
+
+def test_tensors_that_have_no_program():
+    with pytest.raises(TypeError, match=r"a tensor of layout torch.sparse_coo, which has none; use .to_dense\(\)"):
+        compile(lambda x: x + 1)(torch.eye(2).to_sparse())
