@@ -273,6 +273,7 @@ def test_compiled_and_vmapped_agree_with_a_loop(wrap):
 
 def test_many_updates_compile_once_in_a_scan():
     opt = optim.flatten(optim.adam(optim.cosine(0.1, 0.0, 20)))
+
     def body(carry, _):
         params, state = carry
         updates, state = opt.update(grad(loss)(params), state, params)

@@ -438,6 +438,10 @@ def _plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
         return _change_shape
     if schema.is_mutable:
         return _plan_of_write(func)
+    if func in (aten._linalg_det.default, aten._linalg_slogdet.default):
+        return _determinant
+    if func in (aten.native_batch_norm.default, aten.cudnn_batch_norm.default, aten.miopen_batch_norm.default):
+        return _batch_norm
     if not any(str(result.type) in ("Tensor", "List[Tensor]", "Optional[Tensor]") for result in schema.returns):
         return lambda trace, func, args, kwargs: func(*replaced(args, torch.Tensor, _meta_of_tensor), **kwargs)
     if any(result.alias_info is not None for result in schema.returns):
@@ -457,6 +461,8 @@ def _make(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
         return trace.pure(
             aten.scalar_tensor.default, args, {"dtype": kwargs.get("dtype") or torch.tensor(args[0]).dtype, "device": trace.device}
         )
+    if func is aten._efficientzerotensor.default:  # a tangent of zeros, which torch keeps without memory
+        return trace.pure(aten.zeros.default, args, kwargs)
     if func is aten.empty_strided.default or func is aten.new_empty_strided.default:
         kwargs = {name: x for name, x in kwargs.items() if x is not None}
         shape, stride = args[-2:]
@@ -506,7 +512,50 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
                 a for a in taken if a[0] not in _PLACES
             ]:
                 return _into(twin, outs)
+    beside = getattr(getattr(aten, f"{name}_functional", None), func._overloadname, None)
+    if beside is not None:
+        return _and_writes(beside, [schema.arguments.index(a) for a in written])
     return _refuse_write
+
+
+def _and_writes(twin: Any, places: list[int]) -> Callable[[Trace, Any, Any, Any], Any]:
+    """Return what runs the functional twin of an operator that has results and writes into some arguments besides.
+
+    It is batch normalisation, which moves its running averages on, in training only.
+    """
+    training = next((i for i, a in enumerate(twin._schema.arguments) if a.name == "training"), None)
+
+    def run(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
+        *results, mean, variance = trace.pure(twin, args, kwargs)
+        if training is None or args[training]:
+            for i, value in zip(places, (mean, variance), strict=True):
+                trace.write(func, args, kwargs, args[i], lambda value=value: trace.node(value))
+        return tuple(results)
+
+    return run
+
+
+def _batch_norm(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
+    """Record a batch normalisation that moves its averages on, although its schema does not say so."""
+    x, weight, bias, mean, variance, *options = args
+    with trace:
+        if mean is None:
+            out = aten._native_batch_norm_legit.no_stats(x, weight, bias, *options)
+        else:
+            out = aten._native_batch_norm_legit.default(x, weight, bias, mean, variance, *options)
+        return out if func is aten.native_batch_norm.default else (*out, x.new_empty(0, dtype=torch.uint8))
+
+
+def _determinant(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
+    """Record a determinant, whose factors are of the matrix transposed where it is contiguous, and of itself where it is not.
+
+    Derivatives go by the same flag, which no executable knows: a matrix that is not contiguous goes in as the transposed of one that is.
+    """
+    (x,) = args
+    if not x.is_contiguous():
+        with trace:
+            x = x.transpose(-2, -1).contiguous()
+    return trace.pure(func, (x,), kwargs)
 
 
 _PLACES = ("layout", "device", "pin_memory", "memory_format", "dtype")

@@ -114,7 +114,8 @@ def test_without_jax_all_but_xla_works():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backend, threads", [pytest.param("xla", 2, marks=needs_jax), *[pytest.param(*x, marks=pytest.mark.nightly) for x in (("xla", 1), ("aot_eager", 1))]]
+    "backend, threads",
+    [pytest.param("xla", 2, marks=needs_jax), *[pytest.param(*x, marks=pytest.mark.nightly) for x in (("xla", 1), ("aot_eager", 1))]],
 )
 def test_a_forked_child_runs_eagerly(backend, threads):
     """A child of a process with programs has none of its threads: it must not hang, and says what it does."""

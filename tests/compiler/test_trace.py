@@ -9,7 +9,7 @@ import traceback
 import numpy as np
 import pytest
 import torch
-from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp, vmap
 
 from funrl import compiler, random, scan, tree
 from funrl.compiler import TraceError
@@ -704,6 +704,44 @@ def test_default_dtype_and_devices():
         same(compile(f)(torch.ones(1)), f(torch.ones(1)))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def averages(x, mean, variance, weight):
+    mean, variance = mean.clone(), variance.clone()
+    return torch.nn.functional.batch_norm(x, mean, variance, weight, training=True, momentum=0.3), mean, variance
+
+
+@backends
+def test_batch_norm_moves_its_averages(backend):
+    """In place, as torch does: into tensors of the function. Those of a module or an argument are not changed, and that is said."""
+    x, rest = torch.randn(2, 6, 3), (torch.randn(2, 3), torch.rand(2, 3) + 1, torch.randn(2, 3))
+
+    def f(x, *rest):
+        slope = vmap(grad(lambda *p: averages(*p)[0].pow(3).sum(), argnums=(0, 3)))
+        return vmap(averages)(x, *rest), slope(x, *rest), jvp(lambda x: averages(x, *(y[0] for y in rest)), (x[0],), (x[1],))
+
+    same(compile(f, backend=backend)(x, *rest), f(x, *rest), rtol=1e-4, atol=1e-4)
+    module = torch.nn.BatchNorm1d(3)
+
+    def step(buffers, x):
+        buffers = {name: y.clone() for name, y in buffers.items()}
+        return torch.func.functional_call(module, buffers, (x,)), buffers
+
+    buffers = {name: y.clone() for name, y in module.named_buffers()}
+    same(compile(step, backend=backend)(buffers, x[0]), step(buffers, x[0]), rtol=1e-5, atol=1e-5)
+    refused(lambda x: torch.batch_norm(x, None, None, rest[0][0], rest[1][0], True, 0.1, 1e-5, False), x[0], match="from outside")  # here
+
+
+@backends
+def test_derivatives_of_determinants(backend):
+    """Their factors are of the matrix or of the transposed one, by whether it is contiguous."""
+    matrix = torch.randn(3, 3, dtype=torch.float64)
+    for change in (lambda a: a, lambda a: a.t(), lambda a: a.flip(0).t()):
+
+        def f(a, change=change):
+            return [d(g)(a) for d in (jacfwd, jacrev) for g in (lambda a: change(a).det(), lambda a: torch.linalg.slogdet(change(a))[1])]
+
+        same(compile(f, backend=backend)(matrix), f(matrix), rtol=1e-9, atol=1e-9)
 
 
 # What a program depends on besides its arguments -----------------------------------------------------------------------------------------------

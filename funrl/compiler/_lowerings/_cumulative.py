@@ -98,5 +98,3 @@ def _with_indices(f):
 
 lowers(aten.cummax.default)(_with_indices(highest_so_far))
 lowers(aten.cummin.default)(_with_indices(lowest_so_far))
-
-

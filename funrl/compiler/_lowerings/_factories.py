@@ -19,7 +19,6 @@ aten = torch.ops.aten
     aten.zeros_like.default,
     aten.new_zeros.default,
     aten._new_zeros_with_same_feature_meta.default,
-    aten._efficientzerotensor.default,
     aten.empty.memory_format,
     aten.empty_like.default,
     aten.new_empty.default,
