@@ -85,7 +85,7 @@ def _write(entry: pathlib.Path, payload: bytes) -> None:
 
 def _key(graph: Graph, layouts: Any, donated: Any, options: Any) -> str:
     digest = hashlib.sha256(_world())
-    digest.update(repr((layouts[0].avals(), layouts[0].vectors, layouts[1].vectors, donated, sorted(options.items()))).encode())
+    digest.update(repr((layouts[0].avals(), layouts[0].vectors, layouts[1].vectors, layouts[1].single, donated, sorted(options.items()))).encode())
     _enter(digest, graph)
     return digest.hexdigest()
 

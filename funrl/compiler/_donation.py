@@ -26,8 +26,8 @@ class _Donated(torch.Tensor):
         return f"<a tensor that was donated to {self.__dict__.get('_funrl_donated')}>"
 
 
-def matched(name: str, positions: tuple[int, ...], args: tuple[Any, ...], out: Any) -> bool:
-    """Return whether the whole output takes the memory of a donated argument (or else items of it, where it is a tuple).
+def matched(name: str, positions: tuple[int, ...], args: tuple[Any, ...], out: Any) -> tuple[bool, list[int]]:
+    """Return whether the whole output takes the memory of a donated argument (or else items of it, where it is a tuple), and which item does.
 
     Raises:
         ValueError: if no output is like a donated argument.
@@ -42,7 +42,7 @@ def matched(name: str, positions: tuple[int, ...], args: tuple[Any, ...], out: A
                 f"compile: no output has the structure, shapes and dtypes of donated argument {i}; return its successor or do not donate it"
             )
         taken.append(place)
-    return whole
+    return whole, taken
 
 
 def _alike(part: Any, old: Any) -> bool:

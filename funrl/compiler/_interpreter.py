@@ -27,7 +27,7 @@ class Executable:
         groups: list[int],
         captured: list[torch.Tensor],
         output_groups: list[int],
-        donated: set[int],
+        donated: dict[int, int | None],
         threads: int,
         name: str,
         note: Callable[[str], Any],

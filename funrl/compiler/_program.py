@@ -257,7 +257,7 @@ class _Program:
         with trace.active():
             out = owner.fn(*traced_args, **traced_kwargs)
             values, self.form = optree.tree_flatten(out, namespace="funrl")
-            whole = matched(self.name, self.positions, traced_args, out)
+            whole, taken = matched(self.name, self.positions, traced_args, out)
             parts = list(out) if type(out) is tuple and not whole else [out]
             self.numbers = [k for k, x in enumerate(values) if isinstance(x, Number)]
             values = [x.value if isinstance(x, Number) else x for x in values]
@@ -280,7 +280,13 @@ class _Program:
                 self.computed.append(k)
         graph.outputs = [node for k in self.computed if (node := nodes[k]) is not None]
         kept = {i for _, i in self.passed}
-        donated = {k for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
+        successors = {
+            groups.index(position) + k: output_groups.index(part) + k
+            for position, part in zip(self.positions, taken, strict=True)
+            for k in range(groups.count(position))
+        }
+        computed = {k: n for n, k in enumerate(self.computed)}
+        donated = {k: computed.get(successors[i]) for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
         executable: Any = code.Executable if self.kind != "inductor" else functools.partial(code.Executable, device=device)
         self.executable = executable(
             graph,

@@ -79,9 +79,11 @@ class _Layout:
 
     Args:
         specs: for each leaf its group, shape and dtype.
+        first: large leaves that come before the others, in this order. jax gives the memory of a donated array to the first output of its
+            shape and dtype.
     """
 
-    def __init__(self, specs: Sequence[tuple[int, Any, torch.dtype]]) -> None:
+    def __init__(self, specs: Sequence[tuple[int, Any, torch.dtype]], first: Sequence[int | None] = ()) -> None:
         vectors: dict[Any, list[int]] = {}
         self.single: list[int] = []
         for i, (group, shape, dtype) in enumerate(specs):
@@ -89,6 +91,8 @@ class _Layout:
                 self.single.append(i)
             else:
                 vectors.setdefault((group, dtype), []).append(i)
+        order = {i: k for k, i in enumerate(first)}
+        self.single.sort(key=lambda i: order.get(i, len(order)))
         self.vectors = list(vectors.values())
         self.dtypes = [dtype for _, dtype in vectors]
         self.shapes = [tuple(shape) for _, shape, _ in specs]
@@ -151,7 +155,7 @@ class Executable:
         groups: for each leaf the argument that it is a part of.
         captured: tensors whose present values are read at each call.
         output_groups: for each output the part of the result that it belongs to.
-        donated: the leaves whose memory may be taken.
+        donated: the leaves whose memory may be taken, each with the output that comes in its place (where that is computed).
         threads: how many threads of the CPU it may take.
         name: for messages and profiles.
         note: told the seconds of lowering and compiling.
@@ -163,7 +167,7 @@ class Executable:
         groups: list[int],
         captured: list[torch.Tensor],
         output_groups: list[int],
-        donated: set[int],
+        donated: dict[int, int | None],
         threads: int,
         name: str,
         note: Callable[[str], Any],
@@ -172,7 +176,8 @@ class Executable:
         leaves = graph.inputs[: len(groups)]
         self.inputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(groups, leaves, strict=True)])
         self.outputs = _Layout(
-            [(group, node.meta.shape, node.meta.dtype) for group, node in zip(output_groups, graph.outputs, strict=True)]
+            [(group, node.meta.shape, node.meta.dtype) for group, node in zip(output_groups, graph.outputs, strict=True)],
+            first=[donated[i] for i in self.inputs.single if i in donated],
         )
         self.captured = captured
         self.shared: list[Any] = [None] * len(captured)

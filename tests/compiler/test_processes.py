@@ -461,6 +461,23 @@ def test_donated_buffers_are_written_in_place():
     assert state["table"].sum().item() == 64 and state["n"].item() == 6
 
 
+@needs_jax
+def test_each_donated_buffer_has_its_successor_in_its_place():
+    """Others of the same shape, before it in the result, are not put there: that would cost a copy."""
+
+    def f(x, state):
+        a, b = state["a"].index_copy(0, torch.tensor([3]), x[None]), state["b"].index_copy(0, torch.tensor([4]), x[None])
+        return state["b"] * 2, {"a": a, "b": b}
+
+    step = compiler.compile(f, donate=1, backend="xla")
+    state = {"a": torch.zeros(1000, 64), "b": torch.ones(1000, 64)}
+    _, state = step(torch.ones(64), state)
+    places = [state[name].data_ptr() for name in "ab"]
+    twice, state = step(torch.zeros(64), state)
+    assert [state[name].data_ptr() for name in "ab"] == places
+    assert state["a"].sum() == 0 and state["b"].sum() == twice.sum() / 2 - 64 == 999 * 64
+
+
 @backends
 def test_a_donated_tensor_is_not_read_again(backend):
     step = compiler.compile(lambda s, x: {"table": s["table"] + x, "n": s["n"] + 1}, donate=0, backend=backend)
