@@ -1,5 +1,6 @@
 """First calls: how long a program takes to start, part by part, with nothing cached and in a second process, beside rejax and inductor."""
 
+import functools
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,19 +34,18 @@ def learning(name: str, env: str, options: dict[str, Any], num_agents: int, back
     """Return the same of what an algorithm learns from experience of an environment on the host."""
     import time
 
-    import funrl  # isort: skip
-    import torch
+    import funrl
 
-    with funrl.envs.make(env, num_envs=options.pop("num_envs")) as host:
+    create = functools.partial(funrl.envs.make, env, num_envs=options.pop("num_envs", 1))
+    with create() as host:
         algo = funrl.algos.make(name, host, **options)
-        state = algo.init(funrl.random.key(0))
-        batch_state = host.reset(funrl.random.key(1))
-        steps = algo.steps_per_update // host.num_envs
-        _, batch = funrl.rollout(None, funrl.random.key(2), batch_state, host.default_params, env=host, act=None, num_steps=steps)
-        extras = algo.act(state.params, funrl.random.key(3), batch.observation[0, 0])[1]
-        extras = {k: torch.zeros((steps, host.num_envs, *x.shape[1:]), dtype=x.dtype) for k, x in extras.items()}
+        state, size = algo.init(funrl.random.key(0)), algo.steps_per_update
+        with funrl.collectors.synchronous(
+            create, algo.act, state.params, num_workers=1, frames_per_batch=size, total_frames=size
+        ) as batches:
+            transition = next(batches).transition
         learn = funrl.compile(algo.learn, backend=backend)
-        return _timed(lambda: learn(funrl.random.key(4), state, batch.replace(extras=extras)), time.perf_counter)
+        return _timed(lambda: learn(funrl.random.key(1), state, transition), time.perf_counter)
 
 
 def edits(backend: str) -> dict[str, float]:

@@ -45,6 +45,8 @@ def loaded(
     payload = _read(entry)
     if payload is not None:
         note("loading")
+        if b"lapack_" in payload:
+            _start_lapack()
         try:
             return serialize_executable.deserialize_and_load(payload, *trees)
         except Exception:  # whatever another version may have written
@@ -55,6 +57,14 @@ def loaded(
     except (OSError, ValueError, RuntimeError):  # no place to write, or a program that cannot be kept
         pass
     return compiled
+
+
+@functools.cache
+def _start_lapack() -> None:
+    """Let jax find its LAPACK, as it does when it lowers a factorisation: an executable that calls it without crashes."""
+    import jax
+
+    jax.jit(jax.lax.linalg.cholesky).lower(jax.ShapeDtypeStruct((1, 1), "float32"))
 
 
 def _read(entry: pathlib.Path) -> bytes | None:
@@ -85,7 +95,9 @@ def _write(entry: pathlib.Path, payload: bytes) -> None:
 
 def _key(graph: Graph, layouts: Any, donated: Any, options: Any) -> str:
     digest = hashlib.sha256(_world())
-    digest.update(repr((layouts[0].avals(), layouts[0].vectors, layouts[1].vectors, layouts[1].single, donated, sorted(options.items()))).encode())
+    digest.update(
+        repr((layouts[0].avals(), layouts[0].vectors, layouts[1].vectors, layouts[1].single, donated, sorted(options.items()))).encode()
+    )
     _enter(digest, graph)
     return digest.hexdigest()
 

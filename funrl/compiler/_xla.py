@@ -4,9 +4,11 @@ Small leaves of one argument and one dtype travel as one vector, so that a call 
 shares the memory of jax's arrays, and remembers them: going in again it costs no conversion.
 """
 
+import atexit
 import functools
 import itertools
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,6 +56,7 @@ def _start(threads: int) -> Any:
             if before is None:
                 del os.environ["PJRT_NPROC"]
         _POOL.append(threads)
+        atexit.register(_rest)
     elif _POOL[0] != threads:
         warnings.warn(
             f"funrl.compile: threads={threads}, but jax was started with {_POOL[0]} for the first program of this "
@@ -64,6 +67,13 @@ def _start(threads: int) -> Any:
         )
         _POOL[0] = threads  # said once
     return jax
+
+
+def _rest() -> None:
+    """Wait until no program runs and its threads have dropped what they were given, as they need the interpreter for it."""
+    jax = _jax()
+    jax.block_until_ready(jax.live_arrays("cpu"))
+    time.sleep(0.05)
 
 
 def lowers(operator: Any) -> bool:

@@ -1,6 +1,10 @@
 """Lowerings beside torch itself: each aten operator that an OpInfo sample runs is run by its lowering too, on the same numbers."""
 
-import collections
+import concurrent.futures
+import json
+import multiprocessing
+import pathlib
+import sys
 import warnings
 
 import jax
@@ -10,10 +14,10 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from funrl.compiler import _lowerings
 from funrl.compiler._lowerings import _table
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
+FILE = pathlib.Path(__file__).with_name("operators.json")
 DECOMPOSITIONS = core_aten_decompositions()
 
 
@@ -113,22 +117,20 @@ def _short(x):
     return pytree.tree_map(lambda t: f"{t.dtype}{list(t.shape)}" if isinstance(t, torch.Tensor) else t, x)
 
 
-def report(names, dtypes=DTYPES, most_samples=8):
-    """Print for operators of op_db what is missing and what is wrong: ``python -m tests.compiler.operators NAME ...``."""
-    missing, bad = collections.Counter(), []
-    for name in names:
-        for dtype in dtypes:
-            try:
-                calls, without = calls_of(name, dtype, most_samples)
-                lines = wrong(calls) if calls else []
-            except Exception as error:
-                bad.append(f"{name} {dtype}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-                continue
-            missing.update(without)
-            bad += [f"{name} {dtype}: {line}" for line in lines]
-    print("\n".join(bad))
-    print("missing:", dict(missing))
-    print(f"{len(names)} operators, {len(bad)} faults")
+def verdict(name, dtypes=DTYPES, most_samples=8):
+    """Return of an operator of op_db the dtypes, of those that torch has it for, that are right, and a line for each fault or None."""
+    right, faults = [], []
+    for dtype in dtypes:
+        try:
+            calls, missing = calls_of(name, dtype, most_samples)
+            lines = [f"no lowering: {', '.join(sorted(missing))}"] if missing else wrong(calls) if calls else []
+        except Exception as error:
+            calls, lines = [], [f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"]
+        if lines:
+            faults += [f"{dtype}: {line}" for line in lines]
+        elif calls:
+            right.append(str(dtype).removeprefix("torch."))
+    return right, faults
 
 
 def all_names():
@@ -136,8 +138,21 @@ def all_names():
     return sorted({info.name + (f".{info.variant_test_name}" if info.variant_test_name else "") for info in op_db})
 
 
-if __name__ == "__main__":
-    import sys
+def main(names):
+    """Write what is right into operators.json, for the names given or for all: ``python -m tests.compiler.operators [NAME ...]``."""
+    known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    names = names or all_names()
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=50) as pool:
+        verdicts = zip(names, pool.map(verdict, names), strict=True)
+        save(known, verdicts)
 
-    del _lowerings
-    report(sys.argv[1:])
+
+def save(known, verdicts):
+    for name, (right, faults) in verdicts:
+        known[name] = {"right": right, **({"faults": faults[:3]} if faults else {})}
+        print(name, *right, *faults, sep="\n  ", flush=True)
+        FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -287,11 +287,12 @@ import torch, funrl, sys
 parts = []
 with funrl.compiler.listening(lambda name, ended, seconds, begins: parts.append(begins)):
     state = (torch.zeros(200, 200), torch.ones(3))
-    step = funrl.compile(lambda s, x: ((s[0] + x, s[1] * 2), x.sum()), donate=0, backend="xla")
+    step = funrl.compile(lambda s, x: ((s[0] + x, s[1] * torch.linalg.det(2 * torch.eye(1) + s[0][:1, :1] * 0)), x.sum()), donate=0, backend="xla")
     for _ in range(2):
         state, total = step(state, torch.ones(200))
 assert state[0][0, 0] == 2 and state[1][0] == 4 and total == 200
-print(parts)
+print(parts, flush=True)
+state = step((torch.zeros(200, 200), torch.ones(3)), torch.ones(200))  # the process ends while it runs
 """
     env = {"FUNRL_CACHE": str(tmp_path)}
     assert child(script, env=env).strip() == "['tracing', 'lowering', 'compiling', '']"
