@@ -27,7 +27,7 @@ class _Donated(torch.Tensor):
 
 
 def matched(name: str, positions: tuple[int, ...], args: tuple[Any, ...], out: Any) -> tuple[bool, list[int]]:
-    """Return whether the whole output takes the memory of a donated argument (or else items of it, where it is a tuple), and which item does.
+    """Return whether the whole output takes the memory of a donated argument (or else items of it), and which items do.
 
     Raises:
         ValueError: if no output is like a donated argument.
