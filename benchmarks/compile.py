@@ -134,9 +134,9 @@ def run(options: Options) -> Iterator[Figures]:
                     yield {f"{row}, second process": last_line([python, "-W", "ignore", "-c", code], **places)}
 
     big = {"num_envs": 64}
-    yield from measured("PPO, 64 environments", f"first_call('ppo', 'CartPole-v1', {big}, 1, 'xla')", again=True)
-    yield from measured("PPO, 64 environments, rejax", "rejax(64)", options.peers)
-    yield from measured("PPO, 64 environments, inductor", f"first_call('ppo', 'CartPole-v1', {big}, 1, 'inductor')", quick=False)
+    yield from measured("first call of PPO, 64 environments", f"first_call('ppo', 'CartPole-v1', {big}, 1, 'xla')", again=True)
+    yield from measured("first call of PPO, 64 environments, rejax", "rejax(64)", options.peers)
+    yield from measured("first call of PPO, 64 environments, inductor", f"first_call('ppo', 'CartPole-v1', {big}, 1, 'inductor')", quick=False)
     for env, names in ENVS.items():
         for name in names:
             for n in NUM_AGENTS:
