@@ -17,6 +17,7 @@ from funrl.env import Env, HostError
 from funrl.interaction import Evaluation
 from funrl.record import RunError, films, plots
 from funrl.spaces import Box
+from funrl.training import runs
 
 __all__ = ["main"]
 
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("dir", metavar="DIR", help="the folder of a run")
     evaluate.add_argument("--episodes", type=_whole, default=100, metavar="N", help="episodes of each agent (default: 100)")
     evaluate.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
+    _add_own(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
     video = commands.add_parser(
@@ -118,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
     video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
     video.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
+    _add_own(video)
     video.set_defaults(command=_video)
 
     plot = commands.add_parser(
@@ -130,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("envs", help="list the environments", description="List the environments.")
     listing.set_defaults(command=_envs)
     return parser
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
+    parser.add_argument("--trust", action="store_true", help="import the module that the name of the run's environment asks for")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -237,7 +245,7 @@ def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    run = training.load_run(args.dir)
+    run = training.load_run(args.dir, algo=runs.named(args.algo), trust=args.trust)
     if args.episodes < 1:
         raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
     num_agents = run.config["num_agents"]
@@ -250,7 +258,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _video(args: argparse.Namespace) -> None:
-    run = training.load_run(args.dir)
+    run = training.load_run(args.dir, algo=runs.named(args.algo), trust=args.trust)
     with run.algo.env:
         num_agents = run.config["num_agents"]
         if args.episodes < 1:
@@ -264,7 +272,8 @@ def _video(args: argparse.Namespace) -> None:
         env_params = run.algo.env.default_params if env_params is None else env_params
     with _stage(run.algo.env, run.config["env"], args.episodes) as env:
         try:
-            result = record.film(out, params, random.key(args.seed), env_params, env=env, act=run.algo.greedy, num_episodes=args.episodes)
+            key, greedy = random.key(args.seed), run.algo.greedy
+            result = record.film(out, params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
         except ModuleNotFoundError as error:
             raise _UsageError(str(error)) from None
     print(f"{out}: {_summary(result, 1)}", flush=True)
@@ -289,11 +298,11 @@ def _plot(args: argparse.Namespace) -> None:
     titles = {record.read_config(folder.path)["env"] for folder in folders}
     distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
     try:
-        runs = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
-        record.learning_curves(random.key(0), runs, out, title=titles.pop() if len(titles) == 1 else "")
+        curves = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
+        record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
     except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
         raise _UsageError(str(error)) from None
-    print(f"{out}: {len(runs)} run{'s' if len(runs) > 1 else ''}", flush=True)
+    print(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}", flush=True)
 
 
 def _file(given: str | None, default: Path, suffixes: tuple[str, ...]) -> Path:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import torch
 
 from funrl import tree
-from funrl.tree.files import read_json, write_atomic
+from funrl.tree.files import check_path, read_json, write_atomic
 
 __all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
 
@@ -39,28 +39,29 @@ class CheckpointError(ValueError):
     """A file is no checkpoint, is damaged, or holds another tree than was asked for. The message says which file and why."""
 
 
-def save(path: str | os.PathLike, value: Any, meta: dict[str, Any] | None = None) -> None:
+def save(value: Any, path: str | os.PathLike, meta: dict[str, Any] | None = None) -> None:
     """Write a tree of tensors to a file, all of it or nothing.
 
     The bytes go to a temporary file beside ``path``, to the disk, and only then take the name ``path``; so a process or
     machine that dies leaves either the old file or the new one.
 
     Args:
-        path: the file; its folder is made where it is missing.
         value: a tree of tensors of any shape, dtype and device. It is only read.
+        path: the file; its folder is made where it is missing.
         meta: what else to keep, as JSON can: dicts, lists, strings, numbers, booleans and None.
 
     Raises:
-        TypeError: if a leaf of ``value`` is not a tensor, or JSON cannot hold ``meta``.
+        TypeError: if a leaf of ``value`` is not a tensor, ``path`` is no path, or JSON cannot hold ``meta``.
         OSError: if the file cannot be written.
 
     Example:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(f"{folder}/state", {"w": torch.ones(2)}, {"update": 7})
+        ...     save({"w": torch.ones(2)}, f"{folder}/state", {"update": 7})
         ...     load(f"{folder}/state", {"w": torch.zeros(2)})
         ({'w': tensor([1., 1.])}, {'update': 7})
     """
+    check_path("checkpoint.save", path)
     leaves = tree.leaves(value)
     for name, leaf in zip(tree.paths(value), leaves, strict=True):
         if not isinstance(leaf, torch.Tensor):
@@ -110,7 +111,7 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
     Example:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(f"{folder}/state", {"w": torch.ones(2)})
+        ...     save({"w": torch.ones(2)}, f"{folder}/state")
         ...     try:
         ...         load(f"{folder}/state", {"w": torch.ones(3)})
         ...     except CheckpointError as error:
@@ -180,7 +181,7 @@ def save_kept(
         raise ValueError(f"checkpoint.save_kept: step: expected an integer of at least 0, got {step!r}")
     score = None if score is None or math.isnan(score) else float(score)
     path = Path(folder) / f"step-{step:012d}"
-    save(path, value, {**({} if meta is None else meta), "step": step, "score": score})
+    save(value, path, {**({} if meta is None else meta), "step": step, "score": score})
     files = _kept(folder)
     stay = {*files[-keep:], path, _best(files)}
     for file in files:

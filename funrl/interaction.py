@@ -134,7 +134,8 @@ def rollout(
 
     Raises:
         TypeError: if ``act`` is neither a function nor a StatefulPolicy.
-        ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair (or triple), or not batched as ``env`` is.
+        ValueError: if ``num_steps`` is less than 1, or ``state`` is not such a pair (or triple), or not batched as ``env`` is, or the
+            reward is not one number for each environment.
 
     Example:
         >>> import torch, funrl
@@ -165,6 +166,7 @@ def rollout(
         constants = env_params()
         memory, action, extras = choose(params, act_key, memory, observation)
         env_state, after = env.step(step_key, env_state, action, constants)
+        _check_reward("rollout", after, env)
         transition = Transition(
             observation=observation,
             action=action,
@@ -542,6 +544,7 @@ def _play(
     start_all = torch.func.vmap(env.reset, (0, None)) if lanes else env.reset
     state = start_all(random.split(reset_key, lanes) if lanes else reset_key, env_params)
     (_, timestep), memory = _parted(with_memory(params, state, env=env, policy=act) if isinstance(act, StatefulPolicy) else state)
+    _check_reward("evaluate", timestep, env)
     choose = _chooser(act, env)
 
     def advance(carry: Any, key: torch.Tensor) -> tuple[Any, Any]:
@@ -549,6 +552,7 @@ def _play(
         act_key, step_key = random.split(key).unbind(0)
         memory, action, _ = choose(params, act_key, memory, timestep.observation)
         env_state, timestep = env.step(step_key, env_state, action, env_params)
+        _check_reward("evaluate", timestep, env)
         result = Evaluation(
             episode_return=torch.where(result.finished, result.episode_return, result.episode_return + timestep.reward),
             episode_length=torch.where(result.finished, result.episode_length, result.episode_length + 1),
@@ -603,6 +607,15 @@ def _triples(key: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
             yield row.unbind(0)
 
 
+def _check_reward(what: str, timestep: Timestep, env: Env) -> None:
+    """Raise a ValueError unless there is one reward for each flag."""
+    if timestep.reward.shape != timestep.terminated.shape:
+        raise ValueError(
+            f"{what}: env: expected one reward for each copy, {list(timestep.terminated.shape)} as terminated is, but {env.name} gives "
+            f"{list(timestep.reward.shape)}; where several agents have rewards of their own, give their sum, or that of one of them"
+        )
+
+
 def _batch_shape(state: Any, env: Env, act: Act | None = None) -> torch.Size:
     remembers = isinstance(act, StatefulPolicy)
     if remembers and not (isinstance(state, tuple) and len(state) == 3 and isinstance(state[2], Memory)):
@@ -614,6 +627,7 @@ def _batch_shape(state: Any, env: Env, act: Act | None = None) -> torch.Size:
         raise ValueError(
             f"rollout: state is {type(state).__name__}; expected the pair (state, Timestep) that env.reset or a rollout before returned"
         )
+    _check_reward("rollout", state[1], env)
     shape = state[1].reward.shape
     if env.num_envs is not None or env.host:
         expected = torch.Size(() if env.num_envs is None else (env.num_envs,))

@@ -47,7 +47,7 @@ def like():
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "checkpoint" / "state"
-    checkpoint.save(path, example(), {"update": 3, "seconds": 1.25})
+    checkpoint.save(example(), path, {"update": 3, "seconds": 1.25})
     return path
 
 
@@ -63,7 +63,7 @@ def test_every_bit_comes_back(path):
 def test_like_and_the_tree_are_left_unmodified(tmp_path):
     value, target = example(), like()
     before, target_before = [bits(x) for x in tree.leaves(value)], [bits(x) for x in tree.leaves(target)]
-    checkpoint.save(tmp_path / "state", value)
+    checkpoint.save(value, tmp_path / "state")
     loaded, meta = checkpoint.load(tmp_path / "state", target)
     tree.leaves(loaded)[0].fill_(1)
     assert [bits(x) for x in tree.leaves(value)] == before and [bits(x) for x in tree.leaves(target)] == target_before and meta == {}
@@ -75,7 +75,7 @@ def test_device(path):
 
 
 def test_a_tree_without_leaves(tmp_path):
-    checkpoint.save(tmp_path / "state", (), {"a": [1, None, "x"]})
+    checkpoint.save((), tmp_path / "state", {"a": [1, None, "x"]})
     assert checkpoint.load(tmp_path / "state", ()) == ((), {"a": [1, None, "x"]})
 
 
@@ -172,9 +172,9 @@ def test_a_missing_file(tmp_path):
 def test_what_cannot_be_saved_leaves_the_old_file(path):
     before = path.read_bytes()
     with pytest.raises(TypeError, match=r"leaf \['b'\]: expected a tensor, got float"):
-        checkpoint.save(path, {"a": torch.zeros(1), "b": 1.0})
+        checkpoint.save({"a": torch.zeros(1), "b": 1.0}, path)
     with pytest.raises(TypeError, match="meta: expected what JSON can hold"):
-        checkpoint.save(path, {"a": torch.zeros(1)}, {"x": object()})
+        checkpoint.save({"a": torch.zeros(1)}, path, {"x": object()})
     assert path.read_bytes() == before and os.listdir(path.parent) == ["state"]
 
 
@@ -192,7 +192,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(path):
 
 def test_what_a_killed_process_left_is_written_over(path):
     path.with_name(".state.partial").write_bytes(b"left over")
-    checkpoint.save(path, example())
+    checkpoint.save(example(), path)
     assert os.listdir(path.parent) == ["state"]
 
 
@@ -264,9 +264,9 @@ import resource, sys, torch
 from funrl import checkpoint
 folder = sys.argv[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the kernel writes so many bytes of a file, and no more
-for save in (checkpoint.save, lambda path, value, meta: checkpoint.save_kept(folder, 2, value, meta)):
+for save in (checkpoint.save, lambda value, path, meta: checkpoint.save_kept(folder, 2, value, meta)):
     try:
-        save(f"{folder}/state", torch.ones(100_000), {"update": 2})
+        save(torch.ones(100_000), f"{folder}/state", {"update": 2})
     except OSError as error:
         print(error.errno)
 """
@@ -274,7 +274,7 @@ for save in (checkpoint.save, lambda path, value, meta: checkpoint.save_kept(fol
 
 def test_a_disk_without_room_keeps_the_checkpoint_before(tmp_path):
     """The kernel itself refuses to write on, in the middle of the file."""
-    checkpoint.save(tmp_path / "state", torch.zeros(10_000), {"update": 1})
+    checkpoint.save(torch.zeros(10_000), tmp_path / "state", {"update": 1})
     checkpoint.save_kept(tmp_path, 1, torch.zeros(10_000), keep=1)
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout.split() == [str(errno.EFBIG)] * 2, done.stderr
@@ -297,7 +297,7 @@ def test_a_full_disk_at_any_moment(path, monkeypatch, call):
     else:
         monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match=r"No space left on device: '.*state'"):
-        checkpoint.save(path, example(), {"update": 4})
+        checkpoint.save(example(), path, {"update": 4})
     monkeypatch.undo()
     assert path.read_bytes() == before and os.listdir(path.parent) == ["state"]
     assert checkpoint.load(path, like())[1]["update"] == 3

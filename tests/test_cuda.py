@@ -133,6 +133,6 @@ def test_train_checkpoint_and_evaluate(tmp_path):
     found = evaluate(params, random.key(1, device="cuda"), env_params, env=algo.env, act=algo.greedy, num_episodes=4)
     expected = evaluate(tree.to(params, "cpu"), random.key(1), algo.env.default_params, env=algo.env, act=algo.greedy, num_episodes=4)
     same(found, expected)
-    checkpoint.save(tmp_path / "state", result.state, {})
+    checkpoint.save(result.state, tmp_path / "state", {})
     again, _ = checkpoint.load(tmp_path / "state", result.state)
     same(again, tree.to(result.state, "cpu"), rtol=0, atol=0)

@@ -120,11 +120,11 @@ def run_folder(folder):
     state = torch.func.vmap(algo.init)(funrl.random.split(key, 2))
     where = record.Folder(folder)
     where.write_config(record.describe(algo, key, 48, num_agents=2, notes={"seed": 0}))
-    checkpoint.save(where.checkpoint, state, {"update": 3, "seconds": 1.0, "compile_seconds": 0.5})
+    checkpoint.save(state, where.checkpoint, {"update": 3, "seconds": 1.0, "compile_seconds": 0.5})
 
 
 def saved_buffer(folder):
-    buffers.save(folder / "state", filled(buffers.prioritized(7)))
+    buffers.save(filled(buffers.prioritized(7)), folder / "state")
 
 
 def metrics(folder):
@@ -157,9 +157,9 @@ LOADERS = {
     "tree.load_memmap like": (
         lambda f: tree.memmap(VALUE, f / "m"), "m/index.json", json_or_bytes, lambda f: tree.load_memmap(f / "m", VALUE),
     ),
-    "checkpoint.load": (lambda f: checkpoint.save(f / "c", VALUE, {"a": 1}), "c", checkpoint_of, lambda f: checkpoint.load(f / "c", VALUE)),
+    "checkpoint.load": (lambda f: checkpoint.save(VALUE, f / "c", {"a": 1}), "c", checkpoint_of, lambda f: checkpoint.load(f / "c", VALUE)),
     "checkpoint.load at": (
-        lambda f: checkpoint.save(f / "c", (VALUE, ITEM)), "c", checkpoint_of, lambda f: checkpoint.load(f / "c", ITEM, at="[1]"),
+        lambda f: checkpoint.save((VALUE, ITEM), f / "c"), "c", checkpoint_of, lambda f: checkpoint.load(f / "c", ITEM, at="[1]"),
     ),
     "checkpoint.best": (several, "step-000000000020", checkpoint_of, lambda f: (checkpoint.best(f), checkpoint.latest(f))),
     "read_config": (run_folder, "config.json", json_or_bytes, record.read_config),

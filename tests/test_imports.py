@@ -59,7 +59,7 @@ SHARED = {
     "returns": {"checks", "recurrence", "td"},
     "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
-    "tree": {"checks", "files", "names", "nodes"},
+    "tree": {"checks", "files", "names", "nodes", "show"},
 }
 # Files that serve their own folder only, so that no user sees their functions.
 INNER = {
@@ -83,6 +83,7 @@ INNER = {
     "transforms/parts.py",
     "tree/checks.py",
     "tree/files.py",
+    "tree/show.py",
 }
 PRIVATE_TORCH = {"compiler/_torch_private.py": None, "tree/nodes.py": {"torch.utils._pytree"}}
 

@@ -410,3 +410,24 @@ def test_a_policy_is_given_by_its_act():
             call(policy)
         with pytest.raises(TypeError, match=r"act: expected .*, got a int; write act\(params, key, observation\)"):
             call(3)
+
+
+@pytest.mark.parametrize("at_reset", [True, False])
+@pytest.mark.parametrize("num_envs", [None, 3])
+def test_rewards_of_several_agents_are_refused_by_all_alike(at_reset, num_envs):
+    inner = funrl.envs.make("CartPole-v1")
+
+    def several(f, wide):
+        def g(*args):
+            state, timestep = f(*args)
+            return state, timestep.replace(reward=timestep.reward.expand(2).clone()) if wide else timestep
+
+        return g
+
+    env = inner._replace(reset=several(inner.reset, at_reset), step=several(inner.step, True))
+    env = env if num_envs is None else funrl.envs.vectorize(env, num_envs)
+    message = r"env: expected one reward for each copy, .* but CartPole-v1 gives \[.*2\]; where several agents have rewards of their own"
+    with pytest.raises(ValueError, match=f"evaluate: {message}"):
+        funrl.evaluate(None, random.key(0), env.default_params, env=env, num_episodes=3)
+    with pytest.raises(ValueError, match=f"rollout: {message}"):
+        funrl.rollout(None, random.key(1), env.reset(random.key(0), env.default_params), env.default_params, env=env, num_steps=4)

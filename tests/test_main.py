@@ -281,7 +281,8 @@ def test_a_nan_keeps_the_last_finite_checkpoint(run, tmp_path):
 def test_video(run, tmp_path):
     assert run(*DRIFT, "--num-agents", 2, "--out", "r")[0] == 0
     code, out, err = run("video", "r", "--episodes", 2, "--agent", 1, "--out", "films/x.gif")
-    assert (code, out, err) == (0, ["films/x.gif: mean return 4.0 over 2 episodes"], [])
+    assert (code, out) == (0, ["films/x.gif: mean return 4.0 over 2 episodes"])
+    assert err[0] == "filming 2 episodes of CartPole-v1, of at most 4 steps each ..."
     assert (tmp_path / "films" / "x.gif").read_bytes().startswith(b"GIF89a")
     for argv, complaint in (
         (("--agent", 2), "--agent: expected one of the run's 2, from 0 to 1, got 2"),
@@ -290,6 +291,24 @@ def test_video(run, tmp_path):
     ):
         assert run("video", "r", *argv) == (2, [], [f"funrl: {complaint}"])
     assert set(os.listdir("r")) == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint"}
+
+
+def test_a_run_of_ones_own_algorithm(run, tmp_path, monkeypatch):
+    """Which the command line does not know by its name."""
+    (tmp_path / "my_own.py").write_text(
+        "from tests.record.drifter import algorithm\ndef make():\n    return algorithm()._replace(name='mine')\nthing = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    mine = drifter.algorithm()._replace(name="mine")
+    training.train(mine, random.key(0), 20, out="r", evaluate_episodes=0, progress=False, backend="eager")
+    assert run("evaluate", "r")[0] == 2
+    code, out, err = run("evaluate", "r", "--episodes", 3, "--algo", "my_own:make")
+    assert code == 0 and out[-1].startswith("mine on CartPole-v1 after 20 steps: mean return"), err
+    code, out, err = run("video", "r", "--episodes", 1, "--algo", "my_own:make", "--out", "film.gif")
+    assert code == 0 and out[-1].startswith("film.gif: mean return") and err[0].startswith("filming 1 episodes of CartPole-v1, of at most")
+    for name, message in (("my_own", "expected MODULE:NAME"), ("my_own:thing", "object is not callable"), ("none:x", "No module named")):
+        code, out, err = run("evaluate", "r", "--algo", name)
+        assert code == 2 and message in err[0]
 
 
 def test_video_without_its_packages(run, monkeypatch):
@@ -459,9 +478,11 @@ def test_an_annealed_run_is_not_extended(run, tmp_path):
     assert code == 2 and out == [] and contents(tmp_path) == before
     assert err == [
         "funrl: r: cannot resume: the learning rate falls to 0 at 50 steps (anneal_steps), so further steps would learn nothing; "
-        "start a new run with --total-steps 100, or with --set anneal_steps=inf if it may go on"
+        "let it fall later with --set anneal_steps=100, or inf for never"
     ]
+    assert run(*again, "--set", "anneal_steps=40")[0] == 2 and contents(tmp_path) == before
     assert run(*again)[0] == 0
+    assert run(*again, "--total-steps", 100, "--set", "anneal_steps=100")[0] == 0 and training.load_run("r").updates == 10
     assert run(*DRIFT, "--out", "s", "--set", "anneal_steps=70")[0] == 0
     assert run("train", "drifter", "--env", "CartPole-v1", "--out", "s", "--resume", "--total-steps", 70)[0] == 0
     assert run(*DRIFT, "--out", "t", "--set", "anneal_steps=20")[0] == 0  # as it was asked for, to its end

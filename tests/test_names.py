@@ -9,8 +9,10 @@ KNOWN = ["learning_rate", "num_envs", "gamma", "lambda_"]
     ("name", "advice"),
     [
         ("learnin_rate", "did you mean learning_rate?"),
-        ("GAMMA", "did you mean gamma or lambda_?"),
-        ("lamda", "did you mean lambda_ or gamma?"),
+        ("GAMMA", "did you mean gamma?"),
+        ("lamda", "did you mean lambda_?"),
+        ("rate", "did you mean learning_rate?"),
+        ("num", "choose one of learning_rate, num_envs, gamma, lambda_"),
         ("xyz", "choose one of learning_rate, num_envs, gamma, lambda_"),
         ("", "choose one of learning_rate, num_envs, gamma, lambda_"),
     ],

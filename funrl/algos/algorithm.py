@@ -123,7 +123,9 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in options.items():
         if name not in fields:
-            raise ValueError(f"unknown option {name!r}: {nearest(name, fields)}")
+            advice = nearest(name, fields)
+            more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
+            raise ValueError(f"unknown option {name!r}: {advice}{more}")
         kinds = get_args(fields[name].type)  # of ``int | tuple``
         if tuple in kinds and isinstance(value, list | tuple):
             options = {**options, name: tuple(value)}

@@ -9,22 +9,23 @@ import torch
 from funrl import tree
 from funrl.buffers.buffer import Buffer, RingState
 from funrl.buffers.journal import flush, home
+from funrl.tree.files import check_path
 
 __all__ = ["load", "save"]
 
 
-def save(path: str | os.PathLike, state: Any) -> None:
+def save(state: Any, path: str | os.PathLike) -> None:
     """Write the state of a buffer to a file, all of it or nothing: items, cursor and priorities, so that :func:`load` goes on bit for bit.
 
     Items that are in files (:func:`~funrl.buffers.files`) stay there, are brought to the disk, and are not written again; nor does the
     file bring back what a queue gave out after it was saved.
 
     Args:
-        path: the file; its folder is made where it is missing.
         state: of any buffer of tensors.
+        path: the file; its folder is made where it is missing.
 
     Raises:
-        TypeError: if the state holds anything but tensors, as that of ``objects`` does.
+        TypeError: if the state holds anything but tensors, as that of ``objects`` does, or ``path`` is no path.
         OSError: if the file cannot be written; what was there before stays.
 
     Example:
@@ -33,10 +34,11 @@ def save(path: str | os.PathLike, state: Any) -> None:
         >>> buffer = buffers.uniform(10)
         >>> state = buffer.add(buffer.init(torch.zeros(())), torch.tensor(7.0))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(f"{folder}/buffer", state)
+        ...     save(state, f"{folder}/buffer")
         ...     load(f"{folder}/buffer", buffer, torch.zeros(())).data[0]
         tensor(7.)
     """
+    check_path("buffers.save", path)
     named = tree.flatten_keys(state)
     if all(isinstance(x, torch.Tensor) for x in named.values()):
         outside = {name: x for name, x in named.items() if home(x) == "files"}

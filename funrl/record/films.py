@@ -6,6 +6,7 @@ Imageio is imported when a film is written.
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ SUFFIXES = (".mp4", ".gif")
 
 # Drawing is compiled once it has taken as long as compiling does; a short film never gets there.
 _SECONDS_TO_COMPILE = 20.0
+_SECONDS_BETWEEN_WORDS = 5.0
 
 
 def video(path: str | os.PathLike, frames: Iterable[Any], *, frames_per_second: float = 30.0) -> None:
@@ -69,6 +71,7 @@ def film(
     num_episodes: int = 1,
     max_steps: int | None = None,
     frames_per_second: float = 30.0,
+    progress: bool = False,
 ) -> Evaluation:
     """Let a policy play whole episodes, and write what they look like.
 
@@ -89,6 +92,7 @@ def film(
         num_episodes: N >= 1.
         max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default.
         frames_per_second: a frame is a step of the environment; see :func:`video`.
+        progress: whether to say on stderr what is done, and every five seconds how far it is.
 
     Returns:
         The :class:`funrl.interaction.Evaluation` of the episodes, leaves [N].
@@ -114,9 +118,29 @@ def film(
     if env.num_envs is None and not env.host:
         env = envs.vectorize(env, num_episodes)
     with _writing("film", path, frames_per_second) as append:
+        if progress:
+            append = _telling(
+                append, f"{num_episodes} episodes of {env.name}, of at most {max_steps or env.max_episode_steps:,} steps each"
+            )
         return evaluate(
             params, key, env_params, env=_filmed(env, num_episodes, append), act=act, num_episodes=num_episodes, max_steps=max_steps
         )
+
+
+def _telling(append: Callable[[Any], None], what: str) -> Callable[[Any], None]:
+    """Return ``append`` that says now and then how many frames there are."""
+    print(f"filming {what} ...", file=sys.stderr, flush=True)
+    count, last = 0, time.monotonic()
+
+    def told(frame: Any) -> None:
+        nonlocal count, last
+        append(frame)
+        count += 1
+        if time.monotonic() - last >= _SECONDS_BETWEEN_WORDS:
+            last = time.monotonic()
+            print(f"{count:,} frames", file=sys.stderr, flush=True)
+
+    return told
 
 
 def grid(pictures: Any, columns: int | None = None) -> np.ndarray:

@@ -89,14 +89,14 @@ class Folder:
         except OSError as error:
             raise RunError(f"{self}: cannot write there: {error.strerror or error}; choose another folder (--out)") from None
 
-    def check_agrees(self, config: dict[str, Any]) -> None:
-        """Raise a RunError unless the run here is the one that ``config`` describes, save that it may be shorter."""
+    def check_agrees(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the configuration here; raise a RunError unless ``config`` describes this run, which may become longer."""
         old = read_config(self.path)
         pairs = [(name, old.get(name), value) for name, value in config.items() if name not in ("options", "versions", "total_steps")]
         names = sorted({*config["options"], *old["options"]})
         pairs += [(name, old["options"].get(name), config["options"].get(name)) for name in names]
         for name, before, now in pairs:
-            if before != now:
+            if before != now and not (name == "anneal_steps" and _is_greater(now, before)):
                 raise RunError(
                     f"{self}: cannot resume: the run there has {name} = {before!r}, not {now!r}; use the same, or another folder (--out)"
                 )
@@ -108,13 +108,21 @@ class Folder:
         anneal_steps = config["options"].get("anneal_steps", math.inf)
         if config["total_steps"] > max(old["total_steps"], float(anneal_steps)):
             raise RunError(
-                f"{self}: cannot resume: the learning rate falls to 0 at {anneal_steps:,.0f} steps (anneal_steps), so further steps would "
-                f"learn nothing; start a new run with --total-steps {config['total_steps']}, or with --set anneal_steps=inf if it may go on"
+                f"{self}: cannot resume: the learning rate falls to 0 at {float(anneal_steps):,.0f} steps (anneal_steps), so further steps "
+                f"would learn nothing; let it fall later with --set anneal_steps={config['total_steps']}, or inf for never"
             )
+        return old
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write ``config.json``, all of it or nothing."""
         checkpoint.write_atomic(self.config, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+
+
+def _is_greater(now: Any, before: Any) -> bool:
+    try:
+        return float(now) > float(before)
+    except (TypeError, ValueError):
+        return False
 
 
 def describe(

@@ -23,6 +23,10 @@ from funrl.tree.files import naming, read_json
 
 __all__ = ["Logger", "console", "csv", "hook", "jsonl", "several", "tensorboard", "wandb"]
 
+# Of more agents than these there are the mean and quantiles in place of a scalar for each.
+_MANY_AGENTS = 8
+_QUANTILES = (0.1, 0.5, 0.9)
+
 
 class Logger(NamedTuple):
     """What takes metrics. Anything with these two functions is one.
@@ -206,13 +210,15 @@ def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
     return _checked("jsonl", write, file.close)
 
 
-def tensorboard(folder: str | os.PathLike, *, keep: int | None = None) -> Logger:
+def tensorboard(folder: str | os.PathLike, *, keep: int | None = None, agents: Sequence[int] | None = None) -> Logger:
     """Return a logger that writes events for TensorBoard (``tensorboard --logdir FOLDER``).
 
-    A metric of K agents is K scalars: ``loss/0``, ``loss/1``, ...
+    A metric of K agents is K scalars, ``loss/0``, ``loss/1``, ...; of more than 8 it is ``loss/mean``, ``loss/quantile_0.1``,
+    ``loss/quantile_0.5`` and ``loss/quantile_0.9``, in which agents that have NaN do not count, and a scalar for each of ``agents``.
 
     Args:
         folder: where the events go; it is made.
+        agents: which agents, from 0, have scalars of their own. None: all of up to 8, none of more.
         keep: the last step whose scalars are still shown, where an earlier run left some in the folder; None: all of them.
 
     Raises:
@@ -233,18 +239,24 @@ def tensorboard(folder: str | os.PathLike, *, keep: int | None = None) -> Logger
     writer = SummaryWriter(str(folder), purge_step=None if keep is None else keep + 1, flush_secs=10)
 
     def write(step: int, metrics: dict[str, np.ndarray]) -> None:
-        for name, value in _scalars(metrics).items():
+        for name, value in _scalars(metrics, agents).items():
             writer.add_scalar(name, value, step)
 
     return _checked("tensorboard", write, writer.close)
 
 
 def wandb(
-    project: str, folder: str | os.PathLike, *, name: str | None = None, config: Mapping[str, Any] | None = None, mode: str = "offline"
+    project: str,
+    folder: str | os.PathLike,
+    *,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    mode: str = "offline",
+    agents: Sequence[int] | None = None,
 ) -> Logger:
     """Return a logger that writes a run of Weights & Biases: on this machine, to be sent later by ``wandb sync``, or at once.
 
-    A metric of K agents is K scalars: ``loss/0``, ``loss/1``, ... The files are written by a process of wandb, which may take a moment
+    A metric of K agents becomes scalars as for :func:`tensorboard`. The files are written by a process of wandb, which may take a moment
     longer than ``close``.
 
     Args:
@@ -253,6 +265,7 @@ def wandb(
         name: of the run; None: one is made up.
         config: what the run was configured with.
         mode: ``"offline"``: nothing leaves this machine; ``"online"``: to the service, which wants an account.
+        agents: as for :func:`tensorboard`.
 
     Raises:
         ModuleNotFoundError: if wandb is not installed.
@@ -276,7 +289,7 @@ def wandb(
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=True, console="off", reinit="create_new")  # several runs in one process, each on its own
     run = wandb.init(project=project, dir=folder, name=name, config=dict(config or {}), mode=mode, settings=settings)
-    return _checked("wandb", lambda step, metrics: run.log(_scalars(metrics), step=step), run.finish)
+    return _checked("wandb", lambda step, metrics: run.log(_scalars(metrics, agents), step=step), run.finish)
 
 
 def _checked(what: str, write: Callable[[int, dict[str, np.ndarray]], None], close: Callable[[], None]) -> Logger:
@@ -328,10 +341,22 @@ def _values(what: str, metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return values
 
 
-def _scalars(metrics: dict[str, np.ndarray]) -> dict[str, float]:
-    scalars = {}
+def _scalars(metrics: dict[str, np.ndarray], agents: Sequence[int] | None) -> dict[str, float]:
+    """Return a number for each metric; of several agents one for each of ``agents``, and of many the mean and quantiles."""
+    scalars: dict[str, float] = {}
     for name, x in metrics.items():
-        scalars |= {f"{name}/{agent}": value for agent, value in enumerate(x.tolist())} if x.ndim else {name: x.item()}
+        if not x.ndim:
+            scalars[name] = x.item()
+            continue
+        if x.size > _MANY_AGENTS:
+            there = x[~np.isnan(x)]
+            scalars[f"{name}/mean"] = there.mean().item() if there.size else math.nan
+            for q in _QUANTILES:
+                scalars[f"{name}/quantile_{q}"] = np.quantile(there, q).item() if there.size else math.nan
+        chosen = agents if agents is not None else () if x.size > _MANY_AGENTS else range(x.size)
+        if wrong := [agent for agent in chosen if not 0 <= agent < x.size]:
+            raise ValueError(f"agents: expected some of 0 to {x.size - 1}, got {wrong[0]!r}")
+        scalars |= {f"{name}/{agent}": x[agent].item() for agent in chosen}
     return scalars
 
 

@@ -98,7 +98,8 @@ def train(
         out: the folder of the run; it is made. ``None``: nothing is written.
         resume: go on with the run in ``out`` from its last checkpoint. Its configuration has to be the same, but
             ``total_steps`` may be greater, though not beyond ``anneal_steps``, where the algorithm has them: nothing is learned
-            there. A run that has all its steps is only evaluated, and one that has no checkpoint yet begins anew.
+            there, unless these are greater too, with which the learning rate goes on from then on. A run that has all its steps is
+            only evaluated, and one that has no checkpoint yet begins anew.
         evaluate_episodes: how many episodes each agent plays at the end, without exploration; 0: none.
         checkpoint_every: seconds between two checkpoints, at least 0. There is one after the first update and one at the end too.
         progress: whether to show on stderr when the step is compiling, and then a progress bar.
@@ -179,11 +180,13 @@ def _train(
         config = record.describe(algo, key, total_steps, num_agents, notes)
         there = folder.path.is_dir()
         if resume:
-            folder.check_agrees(config)
+            before = folder.check_agrees(config)
             if folder.checkpoint.exists():
                 loaded, meta = load_checkpoint(folder, source.kept(state))
                 state, remark = source.resume(loaded, meta["update"])
                 done, past, past_compile = meta["update"], meta["seconds"], meta["compile_seconds"]
+                if before["options"].get("anneal_steps") != config["options"].get("anneal_steps"):
+                    state = _anneal_longer(state, algo.config.anneal_steps)
                 check_metrics(folder, done, num_agents)
             else:
                 check_no_checkpoint_is_lost(folder)
@@ -234,7 +237,7 @@ def _train(
                 if folder is not None:
                     log.sync()
                     meta = {"update": number, "seconds": seconds(), "compile_seconds": past_compile + compiling}
-                    checkpoint.save(folder.checkpoint, source.kept(state), meta)
+                    checkpoint.save(source.kept(state), folder.checkpoint, meta)
                     log.saved, last_save = number, seconds()
             if interrupt.asked:
                 raise KeyboardInterrupt
@@ -250,6 +253,13 @@ def _train(
     if folder is not None and folder.metrics.exists():
         _draw(folder, algo, log)
     return Result(state, metrics, evaluation, number, number * algo.steps_per_update, total, past_compile + compiling, stopped)
+
+
+def _anneal_longer(state: Any, anneal_steps: float) -> Any:
+    hparams = getattr(state, "hparams", None)
+    if not hasattr(hparams, "anneal_steps"):
+        return state
+    return state.replace(hparams=hparams.replace(anneal_steps=torch.full_like(hparams.anneal_steps, anneal_steps)))
 
 
 def _check_arguments(

@@ -1,7 +1,10 @@
 """What is in the folder of a run: read, checked, and made again."""
 
+import functools
+import importlib
 import math
 import os
+import sys
 import warnings
 from typing import Any, NamedTuple
 
@@ -12,7 +15,7 @@ from funrl.algos import Algorithm
 from funrl.record import Folder, RunError
 from funrl.training.agents import agent_keys
 
-__all__ = ["Run", "check_metrics", "check_no_checkpoint_is_lost", "load_checkpoint", "load_run"]
+__all__ = ["Run", "check_metrics", "check_no_checkpoint_is_lost", "load_checkpoint", "load_run", "named"]
 
 
 class Run(NamedTuple):
@@ -63,7 +66,7 @@ def load_run(
         >>> with tempfile.TemporaryDirectory() as out:  # by hand, what train writes
         ...     folder = Folder(out)
         ...     folder.write_config(record.describe(algo, key, 48, num_agents=1))
-        ...     checkpoint.save(folder.checkpoint, algo.init(key), {"update": 0, "seconds": 0.0, "compile_seconds": 0.0})
+        ...     checkpoint.save(algo.init(key), folder.checkpoint, {"update": 0, "seconds": 0.0, "compile_seconds": 0.0})
         ...     run = load_run(out)
         >>> run.updates, run.state.num_steps
         (0, tensor(0))
@@ -96,13 +99,43 @@ def load_run(
     return Run(algo, state, config, meta["update"])
 
 
+def named(text: str | None) -> Algorithm | None:
+    """Return an algorithm of the user's own that is called ``MODULE:NAME``, an Algorithm or a function that returns one; None of None.
+
+    Raises:
+        RunError: if it is called otherwise, or there is none.
+
+    Example:
+        >>> named("funrl.algos:names")
+        Traceback (most recent call last):
+        ...
+        funrl.record.folder.RunError: --algo: funrl.algos:names: expected an Algorithm or a function that returns one, got list
+    """
+    if text is None:
+        return None
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise RunError(f"--algo: expected MODULE:NAME, such as my_algorithms:make, got {text!r}")
+    try:
+        sys.path.insert(0, os.getcwd())  # as python -m has it
+        algo: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        algo = algo if isinstance(algo, Algorithm) else algo()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise RunError(f"--algo: {text}: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(algo, Algorithm):
+        raise RunError(f"--algo: {text}: expected an Algorithm or a function that returns one, got {type(algo).__name__}")
+    return algo
+
+
 def load_checkpoint(folder: Folder, like: Any, *, at: str = "", device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
     """Return what :func:`funrl.checkpoint.load` does of the checkpoint that a run is resumed from, whose notes are checked.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     checkpoint.save(Folder(out).checkpoint, (), {"update": 3, "seconds": 1.5, "compile_seconds": 0.5})
+        ...     checkpoint.save((), Folder(out).checkpoint, {"update": 3, "seconds": 1.5, "compile_seconds": 0.5})
         ...     load_checkpoint(Folder(out), ())
         ((), {'update': 3, 'seconds': 1.5, 'compile_seconds': 0.5})
     """

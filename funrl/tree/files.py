@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["naming", "read_json", "write_atomic"]
+__all__ = ["check_path", "naming", "read_json", "write_atomic"]
 
 
 def read_json(text: bytes) -> Any:
@@ -82,3 +82,19 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             os.fsync(folder)  # the new name itself has to reach the disk
         finally:
             os.close(folder)
+
+
+def check_path(what: str, path: Any) -> None:
+    """Raise a TypeError unless ``path`` is a path: what is saved comes before it, and the two are easily swapped.
+
+    Example:
+        >>> check_path("tree.save", {"a": 1})
+        Traceback (most recent call last):
+        ...
+        TypeError: tree.save: path: expected a str or os.PathLike, got dict; give what to save first, and then where: tree.save(value, path)
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"{what}: path: expected a str or os.PathLike, got {type(path).__name__}; give what to save first, and then where: "
+            f"{what}(value, path)"
+        )

@@ -11,6 +11,7 @@ from optree import GetAttrEntry
 from torch.utils import _pytree as torch_pytree
 
 from funrl.tree.checks import check_class, check_decorated, check_leaf
+from funrl.tree.show import shown_short
 
 __all__ = [
     "Replaceable",
@@ -79,7 +80,8 @@ def dataclass(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that optree and torch treat as a pytree.
 
     It gains a method ``replace(**changes)`` that returns a changed copy. Fields made by :func:`static`
-    ride in the structure; all others are subtrees. There is no ``__eq__``: tensors have no single truth value.
+    ride in the structure; all others are subtrees. There is no ``__eq__``: tensors have no single truth value. A long ``repr`` is
+    shortened to a line for each field.
 
     Args:
         cls: a class with annotated fields and no ``__post_init__`` (transforms rebuild it on objects that
@@ -99,7 +101,7 @@ def dataclass(cls: type[T]) -> type[T]:
         tensor(6.)
     """
     check_class(cls)
-    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = shown_short(cls, leaves)
     fields = dataclasses.fields(made)
     data_names = tuple(f.name for f in fields if not f.metadata.get("static"))
     static_names = tuple(f.name for f in fields if f.metadata.get("static"))

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from funrl.tree.files import naming, read_json, write_atomic
+from funrl.tree.files import check_path, naming, read_json, write_atomic
 from funrl.tree.names import _entries, _split, flatten_keys, unflatten_keys
 from funrl.tree.nodes import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
@@ -39,7 +39,7 @@ def save(tree: Any, path: str | os.PathLike) -> None:
         path: the file; its folder is made where it is missing.
 
     Raises:
-        TypeError: if a leaf is not a tensor.
+        TypeError: if a leaf is not a tensor, or ``path`` no path.
         ValueError: if two leaves would have one name.
         OSError: if the file cannot be written; what was there before stays.
 
@@ -50,6 +50,7 @@ def save(tree: Any, path: str | os.PathLike) -> None:
         ...     load(f"{folder}/net.safetensors")
         {'w': tensor([1., 1.])}
     """
+    check_path("tree.save", path)
     tensors: dict[str, torch.Tensor] = {}
     memory = []
     for name, x in _named(tree, "tree.save").items():
@@ -268,7 +269,8 @@ def _map_files(folder: Path) -> dict[str, torch.Tensor]:
     files = set()
     for i, row in enumerate(rows):
         row = row if isinstance(row, dict) else {}
-        name, file, shape, dtype = (row.get(key) for key in ("name", "file", "shape", "dtype"))
+        name, file, dtype = row.get("name"), row.get("file"), row.get("dtype")
+        shape: Any = row.get("shape")
         kind = getattr(torch, dtype, None) if isinstance(dtype, str) else None
         if not isinstance(name, str) or not isinstance(file, str) or not isinstance(kind, torch.dtype) or not _is_shape(shape):
             raise _Damaged(f"entry {i}: expected a name, a file, a shape and a dtype of torch")

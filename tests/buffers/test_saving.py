@@ -43,7 +43,7 @@ def test_what_was_saved_goes_on_bit_for_bit_also_after_the_ring_has_wrapped(tmp_
     storage = {} if where == "memory" else {"storage": buffers.files(tmp_path / "data")}
     buffer = make(**storage)
     state, _ = go_on(buffer, example, buffer.init(example), range(steps))
-    buffers.save(tmp_path / "state", state)
+    buffers.save(state, tmp_path / "state")
     again = buffers.load(tmp_path / "state", make(**storage), example)
     assert tree.equal(again, state)
     if where == "memory":
@@ -59,7 +59,7 @@ def test_what_was_saved_goes_on_bit_for_bit_also_after_the_ring_has_wrapped(tmp_
 def test_files_that_were_written_after_the_state_was_saved(tmp_path):
     buffer = buffers.prioritized(7, storage=buffers.files(tmp_path / "data"))
     state, _ = go_on(buffer, ITEM, buffer.init(ITEM), range(3))
-    buffers.save(tmp_path / "state", state)
+    buffers.save(state, tmp_path / "state")
     state = buffer.extend_(state, batch(ITEM, 3))
     with pytest.warns(UserWarning, match="4 rows were written to the files after this state was saved"):
         again = buffers.load(tmp_path / "state", buffer, ITEM)
@@ -68,7 +68,7 @@ def test_files_that_were_written_after_the_state_was_saved(tmp_path):
 
 def test_another_buffer_is_refused(tmp_path):
     buffer = buffers.uniform(7)
-    buffers.save(tmp_path / "state", buffer.init(ITEM))
+    buffers.save(buffer.init(ITEM), tmp_path / "state")
     with pytest.raises(
         ValueError, match=r"state: the state in the file: leaf \['data.n'\] is int64 \[7\], but in this buffer it is int64 \[8\]"
     ):
@@ -76,9 +76,9 @@ def test_another_buffer_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has another structure than this buffer"):
         buffers.load(tmp_path / "state", buffers.prioritized(7), ITEM)
     with pytest.raises(TypeError, match="shelf is a Shelf; expected tensors only"):
-        buffers.save(tmp_path / "state", buffers.objects(7).init())
+        buffers.save(buffers.objects(7).init(), tmp_path / "state")
     filed = buffers.uniform(7, storage=buffers.files(tmp_path / "data"))
-    buffers.save(tmp_path / "filed", filed.init(ITEM))
+    buffers.save(filed.init(ITEM), tmp_path / "filed")
     with pytest.raises(ValueError, match="the items of this state are in files"):
         buffers.load(tmp_path / "filed", buffer, ITEM)
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:-3])
@@ -96,7 +96,7 @@ state = buffer.init(torch.zeros(100))
 i = 0
 while True:
     buffer.extend_(state, torch.full((100_000, 100), float(i)))
-    buffers.save({str(tmp_path / "state")!r}, state)
+    buffers.save(state, {str(tmp_path / "state")!r})
     i += 1
     print(i, flush=True)
 """
@@ -116,18 +116,18 @@ def test_names_with_dots(tmp_path):
     item = {"0.weight": torch.zeros(2), "a": {"b.c": torch.zeros(())}}
     buffer = buffers.prioritized(7)
     state = buffer.extend_(buffer.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
-    buffers.save(tmp_path / "state", state)
+    buffers.save(state, tmp_path / "state")
     assert tree.equal(buffers.load(tmp_path / "state", buffer, item), state)
     files = buffers.uniform(7, storage=buffers.files(tmp_path / "data"))
     state = files.extend_(files.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
-    buffers.save(tmp_path / "state", state)
+    buffers.save(state, tmp_path / "state")
     assert tree.equal(buffers.load(tmp_path / "state", files, item), state)
 
 
 def test_a_state_does_not_bring_back_what_was_taken_since(tmp_path):
     queue = buffers.first_in_first_out(10, storage=buffers.files(tmp_path / "q"))
     state = queue.extend_(queue.init(torch.zeros(())), torch.arange(6.0))
-    buffers.save(tmp_path / "state", state)
+    buffers.save(state, tmp_path / "state")
     assert queue.size(buffers.load(tmp_path / "state", queue, torch.zeros(()))) == 6
     queue.take_(state, 4)
     with pytest.warns(UserWarning, match="state: 4 items were taken from the files, or lost, after this state was saved"):
@@ -150,7 +150,7 @@ def test_a_state_does_not_bring_back_what_was_taken_since(tmp_path):
 )
 def test_a_file_that_somebody_else_wrote(tmp_path, change, message):
     buffer = buffers.uniform(7)
-    buffers.save(tmp_path / "state", buffer.extend_(buffer.init(ITEM), batch(ITEM, 0)))
+    buffers.save(buffer.extend_(buffer.init(ITEM), batch(ITEM, 0)), tmp_path / "state")
     tree.save(change(tree.load(tmp_path / "state")), tmp_path / "state")
     with pytest.raises(ValueError, match=f"state: .*{message}"):
         buffers.load(tmp_path / "state", buffer, ITEM)

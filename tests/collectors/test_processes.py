@@ -104,7 +104,7 @@ def story(tmp_path_factory):
         with Copies((STEPS, 4, 4)) as copies:
             first = [next(collector)]
         first.append(next(collector))
-        checkpoint.save(path, collector.state())
+        checkpoint.save(collector.state(), path)
         rest = [next(collector), next(collector)]
         state, _ = checkpoint.load(path, collector.state())
         collector.restore(state)

@@ -28,7 +28,7 @@ def story(tmp_path_factory):
     path = tmp_path_factory.mktemp("collector") / "state"
     with collect() as collector:
         batches = [next(collector)]
-        checkpoint.save(path, collector.state())
+        checkpoint.save(collector.state(), path)
         batches.append(next(collector))
         collector.update_params(DOUBLED)
         batches.extend(collector)

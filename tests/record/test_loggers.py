@@ -164,6 +164,22 @@ def test_tensorboard(tmp_path):
     assert math.isnan(read["loss/1"][0][1]) and [value for _, value in read["loss/1"][1:]] == [inf, -inf]
 
 
+def test_tensorboard_of_many_agents(tmp_path):
+    values = torch.arange(64.0)
+    values[3] = nan
+    write(loggers.tensorboard(tmp_path / "a", agents=[0, 63]), [(1, {"loss": values, "rate": 0.5}), (2, {"loss": values + 1})])
+    read = scalars(tmp_path / "a")
+    there = np.delete(np.arange(64.0), 3)
+    assert sorted(read) == ["loss/0", "loss/63", "loss/mean", "loss/quantile_0.1", "loss/quantile_0.5", "loss/quantile_0.9", "rate"]
+    assert read["loss/63"] == [(1, 63.0), (2, 64.0)] and read["loss/mean"][0][1] == pytest.approx(there.mean())
+    for q in (0.1, 0.5, 0.9):
+        assert read[f"loss/quantile_{q}"][0][1] == pytest.approx(np.quantile(there, q))
+    write(loggers.tensorboard(tmp_path / "b"), [(1, {"loss": torch.full((9,), nan)})])
+    assert sorted(scalars(tmp_path / "b")) == ["loss/mean", "loss/quantile_0.1", "loss/quantile_0.5", "loss/quantile_0.9"]
+    with pytest.raises(ValueError, match="agents: expected some of 0 to 2, got 3"):
+        write(loggers.tensorboard(tmp_path / "c", agents=[3]), [(1, {"loss": [1.0, 2.0, 3.0]})])
+
+
 def test_tensorboard_shows_no_steps_that_were_taken_back(tmp_path):
     write(loggers.tensorboard(tmp_path), [(step, {"loss": float(step)}) for step in (1, 2, 3)])
     write(loggers.tensorboard(tmp_path, keep=1), [(2, {"loss": 20.0})])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from funrl import checkpoint, compiler, random, record, training, tree
+from funrl import algos, checkpoint, compiler, envs, random, record, training, tree
 from funrl.checkpoint import CheckpointError
 from funrl.training import Diverged, RunError
 from tests.record.drifter import DrifterState, algorithm
@@ -130,10 +130,10 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypat
     whole = train(90)
     save = checkpoint.save
 
-    def interrupted(path, value, meta):
+    def interrupted(value, path, meta):
         if meta["update"] == save_at + 1:
             raise KeyboardInterrupt
-        save(path, value, meta)
+        save(value, path, meta)
 
     monkeypatch.setattr(checkpoint, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -208,7 +208,7 @@ def test_a_bad_checkpoint_is_refused_and_nothing_is_overwritten(tmp_path, damage
         path.write_bytes(b"something else")
     else:
         tree_ = {"w": torch.zeros(3)} if damage == "other" else algorithm().init(KEY)
-        checkpoint.save(path, tree_, {"update": 1})
+        checkpoint.save(tree_, path, {"update": 1})
     before = contents(tmp_path)
     reason = {"truncated": "truncated", "foreign": "not a checkpoint", "other": "another structure", "meta": "does not say its seconds"}[
         damage
@@ -222,7 +222,7 @@ def test_a_bad_checkpoint_is_refused_and_nothing_is_overwritten(tmp_path, damage
 def test_a_checkpoint_with_notes_of_another_type(tmp_path, change):
     train(20, out=tmp_path)
     path = tmp_path / "checkpoint" / "state"
-    checkpoint.save(path, algorithm().init(KEY), {"update": 1, "seconds": 0, "compile_seconds": 0.5, **change})
+    checkpoint.save(algorithm().init(KEY), path, {"update": 1, "seconds": 0, "compile_seconds": 0.5, **change})
     with pytest.raises(CheckpointError, match=f"^{path}: its {next(iter(change))} is "):
         train(80, out=tmp_path, resume=True)
 
@@ -586,3 +586,19 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path):
     assert meta["update"] == 3 and [x.name for x in (tmp_path / "checkpoint").iterdir()] == ["state"]
     equal(state, by_hand(algo, random.split(KEY, 1)[0], 3)[0])
     equal(train(90, algo, out=tmp_path, resume=True).state, train(90, algo).state)
+
+
+def test_an_annealed_run_is_extended_with_a_longer_annealing(tmp_path):
+    env = envs.make("CartPole-v1")
+    make = lambda steps: algos.ppo.make(env, num_envs=2, num_steps=5, num_cells=(4,), num_minibatches=1, anneal_steps=steps)  # noqa: E731
+    train(50, make(50.0), out=tmp_path, num_agents=2)
+    with pytest.raises(RunError, match=r"falls to 0 at 50 steps \(anneal_steps\).*let it fall later with --set anneal_steps=80"):
+        train(80, make(50.0), out=tmp_path, num_agents=2, resume=True)
+    with pytest.raises(RunError, match=r"the run there has anneal_steps = 50\.0, not 40\.0"):
+        train(50, make(40.0), out=tmp_path, num_agents=2, resume=True)
+    result = train(80, make(80.0), out=tmp_path, num_agents=2, resume=True)
+    assert result.updates == 8 and result.state.hparams.anneal_steps.tolist() == [80.0, 80.0]
+    rates = record.read_metrics(tmp_path / "metrics.csv")["learning_rate"][::2]
+    first = make(80.0).config.learning_rate
+    np.testing.assert_allclose(rates, [first * (1 - 10 * i / (50 if i < 5 else 80)) for i in range(8)], rtol=1e-5)
+    assert train(80, make(math.inf), out=tmp_path, num_agents=2, resume=True).updates == 8

@@ -437,3 +437,22 @@ def test_dataclass_refuses_what_it_could_not_copy():
         class Lazy:
             x: torch.Tensor
             t: object = dataclasses.field(init=False, default=0)
+
+
+def test_a_long_repr_is_shortened_to_a_line_for_each_field():
+    import funrl
+
+    algo = funrl.algos.dqn.make(funrl.envs.make("CartPole-v1"), num_envs=8)
+    state = algo.init(funrl.random.key(0))
+    lines = repr(state).splitlines()
+    assert len(lines) <= 20 and max(map(len, lines)) < 120 and lines[0] == "OffPolicyState(" and lines[-1] == ")"
+    assert all(any(line.startswith(f"  {name}=") for line in lines) for name in ("params", "optimizer", "buffer"))
+
+    @tree.dataclass
+    class Own:
+        x: torch.Tensor
+
+        def __repr__(self):
+            return "own"
+
+    assert repr(Own(torch.zeros(1000, 3))) == "own"

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from funrl import nn, tree
+from funrl import buffers, checkpoint, nn, tree
 
 
 @tree.dataclass
@@ -210,3 +210,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     with pytest.raises(ValueError, match="no whole tree"):
         tree.load_memmap(tmp_path / "m")
     assert not (tmp_path / ".t.partial").exists()
+
+
+@pytest.mark.parametrize("module", [tree, checkpoint, buffers])
+def test_saving_has_one_order_of_arguments(module, tmp_path):
+    value, path = {"a": torch.ones(2)}, tmp_path / "t"
+    value = buffers.uniform(3).init(value) if module is buffers else value
+    module.save(value, path)
+    before = path.read_bytes()
+    name = f"{module.__name__.removeprefix('funrl.')}.save"
+    for where in (path, str(path)):
+        with pytest.raises(TypeError, match=rf"{name}: path: expected .*, got .*; give what to save first, .*: {name}\(value, path\)"):
+            module.save(where, value)
+    assert path.read_bytes() == before

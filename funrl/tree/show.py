@@ -1,0 +1,60 @@
+"""Dataclasses as text that fits on a page: states have thousands of numbers, and dozens of fields in fields."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["shown_short"]
+
+_LINES, _CHARACTERS = 24, 2_000  # what is longer is shortened
+_WIDTH = 100  # of what stands beside a name
+
+
+def shown_short(cls: type, leaves: Callable[[Any], list[Any]]) -> Any:
+    """Return ``cls`` as a frozen dataclass whose ``repr``, where it would be long, has a line for each field.
+
+    Args:
+        cls: a class with annotated fields; a ``__repr__`` of its own stays.
+        leaves: :func:`funrl.tree.leaves`.
+
+    Example:
+        >>> import funrl
+        >>> class Pair:
+        ...     a: torch.Tensor
+        ...     b: dict
+        >>> Pair = shown_short(Pair, funrl.tree.leaves)
+        >>> Pair(torch.zeros(400, 2), {i: torch.zeros(9, 9) for i in range(70)})
+        Pair(
+          a=float32 [400, 2],
+          b=dict of 70 tensors, 5,670 numbers,
+        )
+        >>> Pair(torch.zeros(2), {})
+        Pair(a=tensor([0., 0.]), b={})
+    """
+    own = "__repr__" in vars(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    whole, names = made.__repr__, [field.name for field in dataclasses.fields(made)]
+
+    def text(node: Any) -> str:
+        if isinstance(node, torch.Tensor):
+            return f"{str(node.dtype).removeprefix('torch.')} {list(node.shape)}"
+        tensors = [x for x in leaves(node) if isinstance(x, torch.Tensor)]
+        if not tensors:
+            plain = repr(node)
+            return plain if len(plain) <= _WIDTH and "\n" not in plain else f"{type(node).__name__}"
+        numbers = sum(x.numel() for x in tensors)
+        plurals = ["" if n == 1 else "s" for n in (len(tensors), numbers)]
+        return f"{type(node).__name__} of {len(tensors)} tensor{plurals[0]}, {numbers:,} number{plurals[1]}"
+
+    def __repr__(self: Any) -> str:
+        plain = whole(self)
+        if len(plain) <= _CHARACTERS and plain.count("\n") < _LINES:
+            return plain
+        lines = [f"  {name}={text(getattr(self, name))},\n" for name in names]
+        return f"{type(self).__qualname__}(\n{''.join(lines)})"
+
+    if not own:
+        made.__repr__ = __repr__
+    return made
