@@ -259,7 +259,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _video(args: argparse.Namespace) -> None:
     run = training.load_run(args.dir, algo=runs.named(args.algo), trust=args.trust)
-    with run.algo.env:
+    with contextlib.ExitStack() as stack:
+        env = stack.enter_context(run.algo.env)
         num_agents = run.config["num_agents"]
         if args.episodes < 1:
             raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
@@ -269,8 +270,11 @@ def _video(args: argparse.Namespace) -> None:
         params, env_params = run.state.params, getattr(run.state, "env_params", None)
         if num_agents > 1:
             params, env_params = tree.index((params, env_params), args.agent)
-        env_params = run.algo.env.default_params if env_params is None else env_params
-    with _stage(run.algo.env, run.config["env"], args.episodes) as env:
+        env_params = env.default_params if env_params is None else env_params
+        if args.algo is None and env.host:
+            env = stack.enter_context(_stage(run.config["env"], args.episodes))
+        if env.render is None:
+            raise _UsageError(f"{run.config['env']} has no pictures")
         try:
             key, greedy = random.key(args.seed), run.algo.greedy
             result = record.film(out, params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
@@ -279,17 +283,13 @@ def _video(args: argparse.Namespace) -> None:
     print(f"{out}: {_summary(result, 1)}", flush=True)
 
 
-def _stage(env: Env, name: str, num_episodes: int) -> Env:
-    """Return what to film episodes in: a pure environment itself; of one on the host as many copies as episodes, with pictures."""
-    if env.host:
-        pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
-        try:
-            env = envs.make(name, num_envs=num_episodes, **pictures)
-        except (ValueError, TypeError, ImportError) as error:
-            raise _UsageError(str(error)) from None
-    if env.render is None:
-        raise _UsageError(f"{name} has no pictures")
-    return env
+def _stage(name: str, num_episodes: int) -> Env:
+    """Return as many copies of an environment on the host as there are episodes to film, with pictures."""
+    pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
+    try:
+        return envs.make(name, num_envs=num_episodes, **pictures)
+    except (ValueError, TypeError, ImportError) as error:
+        raise _UsageError(str(error)) from None
 
 
 def _plot(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ __all__ = ["nearest"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the advice for an unknown name: the known ones that are spelled much like it, contain it or have it as initials, or all.
+    """Return the advice for an unknown name: the known ones that are spelled much like it, have it as half of them or as initials, or all.
 
     Args:
         name: what was typed; upper and lower case count as the same.
@@ -25,6 +25,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     lower = {candidate.lower(): candidate for candidate in known}
     typed = str(name).lower()
     near = [candidate for short, candidate in lower.items() if len(typed) > 1 and typed == "".join(word[:1] for word in short.split("_"))]
-    near = near or [lower[match] for match in difflib.get_close_matches(typed, lower, n=3, cutoff=0.7)]
-    near = near or [candidate for short, candidate in lower.items() if len(typed) > 3 and typed in re.split(r"[^a-z0-9]+", short)][:3]
+    near = near or [lower[match] for match in difflib.get_close_matches(typed, lower, n=3, cutoff=0.65)]
+    near = near or [candidate for short, candidate in lower.items() if 2 * len(typed) >= len(short) and typed in re.split(r"[\W_]+", short)]
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(lower.values())}"

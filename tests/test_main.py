@@ -1,4 +1,5 @@
 import functools
+import importlib
 import json
 import os
 import re
@@ -301,7 +302,8 @@ def test_a_run_of_ones_own_algorithm(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mine = drifter.algorithm()._replace(name="mine")
     training.train(mine, random.key(0), 20, out="r", evaluate_episodes=0, progress=False, backend="eager")
-    assert run("evaluate", "r")[0] == 2
+    code, _, err = run("evaluate", "r")
+    assert code == 2 and "no algorithm is called 'mine'; if it is your own, give it: load_run(..., algo=algo), or --algo" in err[0]
     code, out, err = run("evaluate", "r", "--episodes", 3, "--algo", "my_own:make")
     assert code == 0 and out[-1].startswith("mine on CartPole-v1 after 20 steps: mean return"), err
     code, out, err = run("video", "r", "--episodes", 1, "--algo", "my_own:make", "--out", "film.gif")
@@ -309,6 +311,28 @@ def test_a_run_of_ones_own_algorithm(run, tmp_path, monkeypatch):
     for name, message in (("my_own", "expected MODULE:NAME"), ("my_own:thing", "object is not callable"), ("none:x", "No module named")):
         code, out, err = run("evaluate", "r", "--algo", name)
         assert code == 2 and message in err[0]
+
+
+def test_a_run_in_ones_own_environment(run, tmp_path, monkeypatch):
+    """Which its name does not tell: here one on the host, under a transform."""
+    (tmp_path / "my_world.py").write_text(
+        "from funrl import algos, envs, transforms\n"
+        "def make():\n"
+        "    env = envs.make('gymnasium:CartPole-v1', num_envs=2, render_mode='rgb_array')\n"
+        "    env = transforms.compose(env, transforms.time_limit(5))\n"
+        "    return algos.ppo.make(env, num_envs=2, num_steps=4, num_minibatches=1, num_cells=(4,))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with importlib.import_module("my_world").make().env as env:
+        algo = algos.ppo.make(env, num_envs=2, num_steps=4, num_minibatches=1, num_cells=(4,))
+        training.train(algo, random.key(0), 16, out="r", evaluate_episodes=0, progress=False, backend="eager")
+    code, _, err = run("evaluate", "r")
+    assert code == 2 and "the environment was compose(" in err[0] and "--algo MODULE:NAME" in err[0]
+    code, out, err = run("evaluate", "r", "--episodes", 2, "--algo", "my_world:make")
+    assert (code, out) == (0, ["ppo on gymnasium:CartPole-v1 after 16 steps: mean return 5.0 over 2 episodes"]), err
+    code, out, err = run("video", "r", "--episodes", 2, "--algo", "my_world:make", "--out", "film.gif")
+    assert (code, out) == (0, ["film.gif: mean return 5.0 over 2 episodes"]), err
 
 
 def test_video_without_its_packages(run, monkeypatch):
@@ -364,6 +388,8 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
         (("train", "ppo", "--env", "dm_control:cartpole"), "dm_control.make: task: cartpole has none called ''"),
         (("train", "pop", "--env", "CartPole-v1"), "no algorithm is called 'pop'; did you mean ppo?"),
         ((*CARTPOLE, "--set", "learnin_rate=1"), "unknown option 'learnin_rate': did you mean learning_rate"),
+        ((*CARTPOLE, "--set", "network=big"), "unknown option 'network': choose one of num_envs, num_steps, "),
+        ((*CARTPOLE, "--set", "norm=layer"), "; help(funrl.algos.ppo.PPOConfig) says what each of them does"),
         ((*CARTPOLE, "--set", "learning_rate"), "expected NAME=VALUE, such as learning_rate=3e-4"),
         ((*CARTPOLE, "--set", "learning_rate=fast"), "expected a number (inf too), got 'fast'"),
         ((*CARTPOLE, "--set", "num_envs=2.5"), "expected a whole number, got '2.5'"),
@@ -443,7 +469,7 @@ def test_interrupted(run, monkeypatch):
 
 
 def test_an_interrupted_evaluation_has_nothing_to_resume(run, monkeypatch):
-    def interrupted(*args):
+    def interrupted(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "load_run", interrupted)

@@ -6,9 +6,9 @@ import torch
 
 from funrl import nn, random
 from funrl.env import Env
-from funrl.spaces import Binary, Box, picture_layout
+from funrl.spaces import Binary, Box, Dict, picture_layout
 
-__all__ = ["ATARI", "above", "check_layers", "check_observations", "convolutions"]
+__all__ = ["ATARI", "above", "advice", "check_layers", "check_observations", "convolutions"]
 
 # The encoder that is usual for pictures of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
 # 2015), as options of a learner: ``ppo.make(env, **ATARI)``.
@@ -100,7 +100,7 @@ def check_observations(env: Env) -> None:
         >>> check_observations(funrl.envs.make("FrozenLake-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: env: expected observations that are vectors (a floating-point Box of shape [D]) or images ..., got Discrete(...)
+        ValueError: env: expected observations that are vectors (a floating-point Box of shape [D]) or images ..., got Discrete(...)...
     """
     space = env.observation_space
     vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
@@ -108,5 +108,19 @@ def check_observations(env: Env) -> None:
     if not vector and not image:
         raise ValueError(
             f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
-            f"[H, W, C] or [C, H, W]), got {space}"
+            f"[H, W, C] or [C, H, W]), got {space}{advice(space)}"
         )
+
+
+def advice(space: Any) -> str:
+    """Return which transforms make vectors or pictures of other observations, as the end of a message.
+
+    Example:
+        >>> advice(Box(0, 255, (4, 84, 84, 1), torch.uint8))
+        '; where pictures of one channel are stacked, put transforms.squeeze(-1) before transforms.frame_stack'
+    """
+    if isinstance(space, Dict):
+        return "; transforms.select and transforms.cat_tensors() make one tensor of a dict, and of a dict with one entry that entry"
+    if isinstance(space, Box) and len(space.shape) == 4:
+        return "; where pictures of one channel are stacked, put transforms.squeeze(-1) before transforms.frame_stack"
+    return "; transforms.flatten_observation and transforms.cast make vectors, transforms.discrete_to_one_hot of integers"

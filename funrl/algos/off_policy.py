@@ -22,6 +22,7 @@ from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
 from funrl.algos.episodes import resumed as resume_episodes
 from funrl.algos.episodes import start as start_episodes
+from funrl.algos.images import advice
 from funrl.compiler import compile, scan
 from funrl.env import Env, Timestep, Transition
 from funrl.interaction import rollout
@@ -446,8 +447,7 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
     if not vector and not image:
         also = " or images (a Box or Binary of shape [H, W, C] or [C, H, W])" if images else ""
         raise ValueError(
-            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]){also}, got {space}; "
-            "transforms.flatten_observation and transforms.cast make vectors"
+            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]){also}, got {space}{advice(space)}"
         )
     if config.num_envs * config.num_steps > config.buffer_size:
         raise ValueError(

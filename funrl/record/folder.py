@@ -232,12 +232,17 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
             f"its environment {config['env']} imports the module {module!r}, and so runs what that holds; if you trust the folder, "
             "say so: load_run(..., trust=True), or --trust"
         )
+    if config["algorithm"] not in algos.names():
+        raise ValueError(
+            f"no algorithm is called {config['algorithm']!r}; if it is your own, give it: load_run(..., algo=algo), or --algo MODULE:NAME"
+        )
     algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
     if before not in (None, now):
         raise ValueError(
             f"the environment was {before}, of which the name alone gives {now}; make it yourself, and the algorithm for it, and read "
-            "the run with funrl.training.load_run(..., algo=algo), or go on with funrl.train(algo, ..., out=..., resume=True)"
+            "the run with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with "
+            "funrl.train(algo, ..., out=..., resume=True)"
         )
     return algo
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import random
+from funrl import algos, random, transforms, tree
 from funrl.env import check_env
 from funrl.transforms import compose, frame_stack, noop_reset, observation_norm, reward_sum, time_limit, to_tensor_image, vec_norm
 
@@ -47,3 +47,23 @@ def test_what_remembers_keeps_the_contract_on_gymnasium():
         _, batch = funrl.rollout(None, random.key(1), env.reset(KEY, params), params, env=env, num_steps=20)
         assert batch.done.sum(0).tolist() == [4, 4, 4]
         assert (batch.next_observation["episode_return"][batch.done] == 5).all()
+
+
+def test_pixels_of_gymnasium_are_learned_from():
+    """The chain of notebooks/from_gymnasium.ipynb, and what learners say to one that lacks a part of it."""
+    with bridge.make("CartPole-v1", num_envs=2, from_pixels=True, pixels_only=True) as base:
+        small = transforms.compose(base, transforms.resize(20, 30), transforms.grayscale())
+        whole = transforms.compose(small, transforms.cat_tensors())
+        env = transforms.compose(whole, transforms.squeeze(-1), transforms.frame_stack(4))
+        assert env.observation_space.shape == (4, 20, 30) and env.observation_space.dtype == torch.uint8
+        for make, options in ((algos.ppo.make, {"num_minibatches": 1}), (algos.dqn.make, {"learning_starts": 0, "batch_size": 4})):
+            algo = make(env, num_envs=2, num_steps=4, num_channels=(2,), num_cells=(4,), **options)
+            before = algo.init(random.key(0))
+            after, metrics = algo.step(random.key(1), before)
+            assert int(metrics["steps"]) == 8 and not tree.equal(after.params, before.params)
+            with pytest.raises(
+                ValueError, match=r"transforms.cat_tensors\(\) make one tensor of a dict"
+            ):
+                make(small, num_envs=2)
+            with pytest.raises(ValueError, match=r"got Box.*put transforms.squeeze\(-1\) before transforms.frame_stack"):
+                make(transforms.compose(whole, transforms.frame_stack(4)), num_envs=2)
