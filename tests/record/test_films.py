@@ -207,6 +207,17 @@ def test_long_films_are_drawn_by_a_compiled_program(frames, monkeypatch):
     np.testing.assert_array_equal(frames, eager)
 
 
+def test_it_says_what_it_does_if_asked(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(films, "_SECONDS_BETWEEN_WORDS", 0.0)
+    env = envs.make("Catch-bsuite")  # nine steps
+    for progress in (False, True):
+        film(tmp_path / "x.gif", None, KEY, env.default_params, env=env, num_episodes=2, progress=progress)
+        told = capsys.readouterr()
+        assert told.out == "" and bool(told.err) == progress
+    lines = told.err.splitlines()
+    assert lines[0] == "filming 2 episodes of Catch-bsuite, of at most 9 steps each ..." and lines[-1] == "10 frames"
+
+
 def test_recorder(tmp_path):
     """As a hook of training: now and then a film of what was learned, with the figures of its episodes."""
     env = counting()
