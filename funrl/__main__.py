@@ -13,14 +13,13 @@ import torch
 from funrl import algos, collectors, envs, random, record, training, tree
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
-from funrl.env import Env, HostError
+from funrl.env import HostError
 from funrl.interaction import Evaluation
 from funrl.record import RunError, films, plots
 from funrl.spaces import Box
 from funrl.training import runs
 
 __all__ = ["main"]
-
 
 # What --collector knows them by, and config.json.
 _COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
@@ -106,21 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate", help="let trained agents play", description="Let the agents of a run play, without exploration."
     )
-    evaluate.add_argument("dir", metavar="DIR", help="the folder of a run")
-    evaluate.add_argument("--episodes", type=_whole, default=100, metavar="N", help="episodes of each agent (default: 100)")
-    evaluate.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
-    _add_own(evaluate)
+    _add_play(evaluate, 100, "episodes of each agent")
     evaluate.set_defaults(command=_evaluate)
 
     video = commands.add_parser(
         "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
     )
-    video.add_argument("dir", metavar="DIR", help="the folder of a run")
-    video.add_argument("--episodes", type=_whole, default=4, metavar="N", help="how many, side by side (default: 4)")
+    _add_play(video, 4, "how many, side by side")
     video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
     video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
-    video.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
-    _add_own(video)
     video.set_defaults(command=_video)
 
     plot = commands.add_parser(
@@ -135,7 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_own(parser: argparse.ArgumentParser) -> None:
+def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> None:
+    parser.add_argument("dir", metavar="DIR", help="the folder of a run")
+    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{told} (default: {num_episodes})")
+    parser.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
     parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
     parser.add_argument("--trust", action="store_true", help="import the module that the name of the run's environment asks for")
 
@@ -271,25 +267,18 @@ def _video(args: argparse.Namespace) -> None:
         if num_agents > 1:
             params, env_params = tree.index((params, env_params), args.agent)
         env_params = env.default_params if env_params is None else env_params
-        if args.algo is None and env.host:
-            env = stack.enter_context(_stage(run.config["env"], args.episodes))
-        if env.render is None:
-            raise _UsageError(f"{run.config['env']} has no pictures")
+        name = run.config["env"]
         try:
+            if args.algo is None and env.host:  # as many copies as episodes, with pictures
+                pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
+                env = stack.enter_context(envs.make(name, num_envs=args.episodes, **pictures))
+            if env.render is None:
+                raise _UsageError(f"{name} has no pictures")
             key, greedy = random.key(args.seed), run.algo.greedy
             result = record.film(out, params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
-        except ModuleNotFoundError as error:
+        except (ValueError, TypeError, ImportError) as error:
             raise _UsageError(str(error)) from None
     print(f"{out}: {_summary(result, 1)}", flush=True)
-
-
-def _stage(name: str, num_episodes: int) -> Env:
-    """Return as many copies of an environment on the host as there are episodes to film, with pictures."""
-    pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
-    try:
-        return envs.make(name, num_envs=num_episodes, **pictures)
-    except (ValueError, TypeError, ImportError) as error:
-        raise _UsageError(str(error)) from None
 
 
 def _plot(args: argparse.Namespace) -> None:
