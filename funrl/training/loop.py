@@ -256,7 +256,7 @@ def _train(
 
 
 def _anneal_longer(state: Any, anneal_steps: float) -> Any:
-    hparams = getattr(state, "hparams", None)
+    hparams: Any = getattr(state, "hparams", None)
     if not hasattr(hparams, "anneal_steps"):
         return state
     return state.replace(hparams=hparams.replace(anneal_steps=torch.full_like(hparams.anneal_steps, anneal_steps)))
