@@ -18,6 +18,7 @@ from funrl.interaction import Evaluation
 from funrl.record import RunError, films, plots
 from funrl.spaces import Box
 from funrl.training import runs
+from funrl.tree.files import say
 
 __all__ = ["main"]
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(error: Any, code: int) -> int:
-    print("funrl: " + " ".join(str(error).split()), file=sys.stderr)
+    say("funrl: " + " ".join(str(error).split()), sys.stderr)
     return code
 
 
@@ -195,7 +196,7 @@ def _train(args: argparse.Namespace) -> None:
     assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
-    print(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}", flush=True)
+    say(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}")
 
 
 def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: dict[str, Any], options: dict[str, Any]) -> int:
@@ -247,10 +248,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     num_agents = run.config["num_agents"]
     with run.algo.env:
         result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
-    print(
-        f"{run.algo.name} on {run.algo.env.name} after {run.updates * run.algo.steps_per_update:,} steps: {_summary(result, num_agents)}",
-        flush=True,
-    )
+    steps = run.updates * run.algo.steps_per_update
+    say(f"{run.algo.name} on {run.algo.env.name} after {steps:,} steps: {_summary(result, num_agents)}")
 
 
 def _video(args: argparse.Namespace) -> None:
@@ -278,7 +277,7 @@ def _video(args: argparse.Namespace) -> None:
             result = record.film(out, params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
         except (ValueError, TypeError, ImportError) as error:
             raise _UsageError(str(error)) from None
-    print(f"{out}: {_summary(result, 1)}", flush=True)
+    say(f"{out}: {_summary(result, 1)}")
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -291,7 +290,7 @@ def _plot(args: argparse.Namespace) -> None:
         record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
     except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
         raise _UsageError(str(error)) from None
-    print(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}", flush=True)
+    say(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}")
 
 
 def _file(given: str | None, default: Path, suffixes: tuple[str, ...]) -> Path:
@@ -306,9 +305,9 @@ def _envs(args: argparse.Namespace) -> None:
     for name in envs.names():
         env = envs.make(name)
         observation, action = _space(env.observation_space), _space(env.action_space)
-        print(f"{name:{width}}observation {observation}, action {action}, at most {env.max_episode_steps} steps")
+        say(f"{name:{width}}observation {observation}, action {action}, at most {env.max_episode_steps} steps")
     for name, whose in (("gymnasium:ID", "registered in gymnasium"), ("dm_control:DOMAIN-TASK", "of dm_control's suite (its extra)")):
-        print(f"{name:{width}}any environment {whose}, on the host")
+        say(f"{name:{width}}any environment {whose}, on the host")
 
 
 def _space(space: Any) -> str:

@@ -14,10 +14,9 @@ import torch
 from funrl import random, tree
 from funrl.compiler import effect
 from funrl.compiler._effects import from_around_a_loop, instances
+from funrl.tree.files import say
 
 __all__ = ["KeyReused", "callback", "check_finite", "keys", "print"]
-
-_print = print
 
 
 def print(text: str, *values: Any, **named: Any) -> None:
@@ -45,7 +44,7 @@ def print(text: str, *values: Any, **named: Any) -> None:
     """
 
     def show(values: Any, named: Any) -> None:
-        _print(text.format(*[_shown(x) for x in values], **{name: _shown(x) for name, x in named.items()}), flush=True)
+        say(text.format(*[_shown(x) for x in values], **{name: _shown(x) for name, x in named.items()}))
 
     callback(show, values, named)
 

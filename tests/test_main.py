@@ -589,3 +589,40 @@ def test_ctrl_c(tmp_path):
         process.kill()
     assert process.returncode == 130 and "Traceback" not in err and err.splitlines()[-1].startswith("funrl: interrupted; ")
     assert [x.name for x in state.parent.iterdir()] == ["state"] and training.load_run(tmp_path / "run").updates > 0
+
+
+ANYWHERE = """
+import sys, torch, funrl
+from funrl import debug, record, training, tree
+from funrl.__main__ import main
+name = "gr\\xf6\\xdfe \\u5927"
+run = sys.argv[1]
+debug.print(name + " {}", torch.ones(1))
+tree.save({name: torch.ones(1)}, run + ".safetensors")
+assert list(tree.load(run + ".safetensors")) == [name]
+for keep in (0, 1):
+    with record.loggers.csv(run + ".csv", keep=keep) as log, record.loggers.console(sys.stdout) as console:
+        for each in (log, console):
+            each.log(keep + 1, {name: torch.tensor(1.0)})
+assert len(record.read_metrics(run + ".csv")[name]) == 2
+command = ["train", "ppo", "--env", "CartPole-v1", "--backend", "eager", "--set", "num_envs=2", "--set", "num_steps=8"]
+command += ["--set", "anneal_steps=inf", "--out", run]
+for command in (
+    [*command, "--total-steps", "32"],
+    [*command, "--total-steps", "48", "--resume"],
+    ["plot", run, "--out", run + ".png"],
+    ["evaluate", run, "--episodes", "1"],
+):
+    assert main(command) == 0, command
+assert main(["evaluate", run + "x"]) == 2
+"""
+
+
+@pytest.mark.slow
+def test_names_that_the_locale_cannot_encode(tmp_path):
+    """In the C locale without Python's coercion to UTF-8, in which files are read as ASCII unless told otherwise."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-W", "ignore", "-c", ANYWHERE, os.fsencode(tmp_path / "r\xfcn")]
+    done = subprocess.run(command, capture_output=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert rb"gr\xf6\xdfe" in done.stdout and (tmp_path / "r\xfcn.png").exists() and (tmp_path / "r\xfcn" / "learning_curve.png").exists()

@@ -146,7 +146,7 @@ def _world() -> bytes:
     for path in (*sorted((here / "_lowerings").glob("*.py")), here / "_xla.py", here / "_cache.py"):
         digest.update(path.read_bytes())
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             digest.update("".join(sorted({line for line in file if line.startswith(("flags", "model name", "Features"))})).encode())
     except OSError:
         digest.update(platform.processor().encode())

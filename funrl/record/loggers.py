@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from funrl.record.locks import append, open_to_append
-from funrl.record.metrics import MetricsFile, columns_of, rows_end
-from funrl.tree.files import naming, read_json
+from funrl.record.metrics import MetricsFile, columns_of, cut, rows_end
+from funrl.tree.files import read_json, say
 
 __all__ = ["Logger", "console", "csv", "hook", "jsonl", "several", "tensorboard", "wandb"]
 
@@ -114,7 +114,7 @@ def console(file: TextIO | None = None, *, names: Sequence[str] | None = None) -
     def write(step: int, metrics: dict[str, np.ndarray]) -> None:
         shown = metrics if names is None else [name for name in names if name in metrics]
         text = ", ".join(f"{name} {_shown(metrics[name])}" for name in shown)
-        print(f"step {step:,}: {text}", file=sys.stderr if file is None else file, flush=True)
+        say(f"step {step:,}: {text}", sys.stderr if file is None else file)
 
     return _checked("console", write, lambda: None)
 
@@ -127,7 +127,7 @@ def csv(path: str | os.PathLike, *, keep: int = 0) -> Logger:
 
     Args:
         path: the file; its folder is made.
-        keep: the last step whose rows stay, where the file is there already.
+        keep: the last step whose rows stay, where the file is there already; later ones go to the end of ``PATH.cut``.
 
     Raises:
         ValueError: from ``log``, if a name has a comma or the like, or is ``step`` or ``agent``, or the file is being written already,
@@ -172,7 +172,7 @@ def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
 
     Args:
         path: the file; its folder is made.
-        keep: the last step whose line stays, where the file is there already.
+        keep: the last step whose line stays, where the file is there already; later ones go to the end of ``PATH.cut``.
 
     Raises:
         ValueError: if the file is being written already, or has a line up to ``keep`` after one that is damaged or later; from ``log``,
@@ -193,8 +193,7 @@ def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
     file = open_to_append(path)
     try:
         file.seek(0)
-        with naming(path):
-            file.truncate(rows_end(file, keep, _step_of))
+        cut(file, rows_end(file, keep, _step_of))
     except BaseException as error:
         file.close()
         if isinstance(error, ValueError):

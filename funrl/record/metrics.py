@@ -16,8 +16,9 @@ __all__ = ["MetricsFile", "read_metrics"]
 class MetricsFile:
     """A CSV file that only grows; the first column is ``update`` or ``step``, a whole number that never falls.
 
-    Opening a file that is there cuts off the rows after update ``keep``, and a row that was not written to its end; so
-    a run that goes on from a checkpoint has no update twice. Rows up to ``keep`` are never lost, and one object writes at a time.
+    Opening a file that is there cuts off the rows after update ``keep``, and a row that was not written to its end, so that a run that
+    goes on from a checkpoint, and writes them again, has no update twice. What was cut off goes to the end of ``PATH.cut``, so that nothing
+    is lost. One object writes at a time.
 
     Args:
         path: the file; it is made where it is missing.
@@ -48,8 +49,7 @@ class MetricsFile:
         self._file = open_to_append(path)
         try:
             end = _end_of(self._file, self.path, self.columns, keep)
-            with naming(path):
-                self._file.truncate(end)
+            cut(self._file, end)
             if not end:
                 append(self._file, _line(self.columns))
         except BaseException:
@@ -198,6 +198,26 @@ def rows_end(file: BinaryIO, keep: int, number: Callable[[bytes], int | None]) -
         elif wrong is None:
             wrong = (i, line)
     return end
+
+
+def cut(file: BinaryIO, end: int) -> None:
+    """Cut off what stands after ``end`` in a file that :func:`open_to_append` opened, and put it at the end of the file ``NAME.cut``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, open_to_append(f"{folder}/a") as file:
+        ...     append(file, "1 a\\n2 b\\n3 c")
+        ...     cut(file, 4)
+        ...     Path(folder, "a.cut").read_bytes()
+        b'2 b\\n3 c\\n'
+    """
+    file.seek(end)
+    rest = file.read()
+    if rest.strip(b"\0"):  # zeros are what a machine that lost its power leaves
+        with open_to_append(f"{file.name}.cut") as other:
+            append(other, rest.decode("utf-8", "replace").rstrip("\n") + "\n")
+    with naming(file.name):
+        file.truncate(end)
 
 
 def _first_column(line: bytes) -> int | None:

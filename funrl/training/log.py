@@ -11,6 +11,7 @@ from tqdm import tqdm
 from funrl import record, tree
 from funrl.algos import Algorithm
 from funrl.record import Folder, RunError
+from funrl.tree.files import say
 
 __all__ = ["Diverged", "Log"]
 
@@ -41,19 +42,19 @@ class Log:
     def say(self, text: str) -> None:
         """Print a line, if there is someone to read it."""
         if self._progress:
-            print(text, file=sys.stderr, flush=True)
+            say(text, sys.stderr)
 
     def part(self, name: str, ended: str, seconds: float, begins: str) -> None:
         """Say which part of a first call begins, and how long the last one took; as :func:`funrl.compiler.listening` tells it."""
         if self._bar is None and self._progress:
             text = f"{ended} {seconds:.1f} s" + (f", {begins} ..." if begins else "") if ended else f"{self._algo.name}: {begins} ..."
-            print(text, file=sys.stderr, flush=True)
+            say(text, sys.stderr)
 
     def start_bar(self, num_updates: int, compiling: float) -> None:
         """Show the progress bar from the first update on."""
         if not self._progress:
             return
-        print(f"first update after {compiling:.1f} s", file=sys.stderr, flush=True)
+        say(f"first update after {compiling:.1f} s", sys.stderr)
         each = self._algo.steps_per_update * self._num_agents
         pause = 0.2 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(

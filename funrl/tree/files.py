@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["check_path", "naming", "read_json", "write_atomic"]
+__all__ = ["check_path", "naming", "read_json", "say", "write_atomic"]
 
 
 def read_json(text: bytes) -> Any:
@@ -24,6 +25,24 @@ def read_json(text: bytes) -> Any:
         return json.loads(text.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def say(text: str, file: Any = None) -> None:
+    r"""Print a line at once, with escapes for what the file cannot encode, as a terminal in the C locale cannot "é".
+
+    Args:
+        text: the line.
+        file: an open text file; None: the standard output.
+
+    Example:
+        >>> import io
+        >>> say("é", file := io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+        >>> file.buffer.getvalue()
+        b'\\xe9\n'
+    """
+    file = sys.stdout if file is None else file
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ def test_opening_again_cuts_what_comes_later(path, keep, rows):
     file.append([[keep + 1, 0, 5.0]])
     file.close()
     assert path.read_text().splitlines() == [*before[: 1 + rows], f"{keep + 1},0,5"]
+    cut = path.with_name("metrics.csv.cut")  # what was cut off is not lost
+    assert (cut.read_text().splitlines() if cut.exists() else []) == before[1 + rows :]
 
 
 def test_every_place_where_a_write_may_have_stopped(path):
