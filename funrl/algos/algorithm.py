@@ -9,7 +9,7 @@ import torch
 
 from funrl import random, tree
 from funrl.compiler import compile
-from funrl.env import Env, Timestep, Transition
+from funrl.env import Env, Place, Timestep, Transition
 from funrl.names import nearest
 from funrl.policies import StatefulPolicy
 from funrl.transforms.statistics import VecNormParams, check_vec_norm, update_vec_norm
@@ -234,6 +234,8 @@ def start_environments(env: Env, num_envs: int, key: torch.Tensor) -> tuple[tupl
 def statistics(env: Env) -> Callable[[Any, Transition], Any]:
     """Return a function that brings ``env_params`` up to date with experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
 
+    Those of a collector stay as they are, and with them those of a learner that learns from its batches.
+
     Raises:
         ValueError: if a transform above ``vec_norm`` changes observations.
 
@@ -246,7 +248,11 @@ def statistics(env: Env) -> Callable[[Any, Transition], Any]:
     if not isinstance(env.default_params, VecNormParams):
         return lambda env_params, samples: env_params
     check_vec_norm(env)
-    return lambda env_params, samples: update_vec_norm(env_params, samples.next_observation)
+
+    def moved(env_params: Any, samples: Transition) -> Any:
+        return env_params if isinstance(samples.place, Place) else update_vec_norm(env_params, samples.next_observation, env=env)
+
+    return moved
 
 
 def in_dtype_of(params: Any, value: Any) -> Any:

@@ -1,16 +1,18 @@
 """Returns and lengths of the episodes that a learner meets."""
 
+from typing import Any
+
 import torch
 
 from funrl import tree
-from funrl.env import Transition
+from funrl.env import Place, Transition
 from funrl.returns.recurrence import running_sum
 
-__all__ = ["Episodes", "record", "resumed", "start"]
+__all__ = ["Episodes", "record", "start"]
 
 
 @tree.dataclass
-class Episodes:
+class Episodes(tree.Replaceable):
     """Running sums of the episodes under way, and a summary of the last update in which any ended.
 
     Attributes:
@@ -43,25 +45,15 @@ def start(reward: torch.Tensor) -> Episodes:
     return Episodes(zeros, zeros.to(torch.int64), none, none.clone(), none.clone(), none.clone())
 
 
-def resumed(state: Episodes, samples: Transition) -> tuple[Episodes, Transition]:
-    """Return the sums as they were before steps whose ``place`` is known, and the steps without it.
-
-    A batch of an asynchronous collector is of other copies of the environment than the last one.
-
-    Example:
-        >>> import torch
-        >>> from funrl.env import Place
-        >>> one, no = torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.bool)
-        >>> place = Place(number=one.long(), step_count=5 * one.long(), return_so_far=7 * one)
-        >>> resumed(start(one[0]), Transition((), (), one, no, no, (), {}, place))[0].running_return
-        tensor([7., 7.])
-    """
-    place = samples.place
-    if not hasattr(place, "step_count"):
-        return state, samples
-    running = {"running_return": place.return_so_far[0], "running_length": place.step_count[0]}
-    old = {name: getattr(state, name) for name in running}
-    return state.replace(**{name: x.to(old[name], copy=True) for name, x in running.items()}), samples.replace(place=())  # pyright: ignore
+def _resumed(state: Episodes, place: Any) -> Episodes:
+    """Return the sums as they were before steps whose ``place`` is known: they may be of other copies than those of the last batch."""
+    if not isinstance(place, Place):
+        return state
+    running_return, running_length = place.return_so_far[0], place.step_count[0]
+    return state.replace(
+        running_return=running_return.to(state.running_return, copy=True),
+        running_length=running_length.to(state.running_length, copy=True),
+    )
 
 
 def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:
@@ -69,7 +61,8 @@ def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, to
 
     Args:
         state: the sums so far.
-        samples: reward and done are [T, B].
+        samples: reward and done are [T, B]. Where their ``place`` is known, as that of a collector's steps is, the running sums before them
+            are taken from it: a batch of an asynchronous collector is of other copies of the environment than the last one.
 
     Returns:
         The new state, and metrics []: ``episode_return`` (mean), ``episode_return_min``, ``episode_return_max`` and
@@ -87,7 +80,7 @@ def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, to
         >>> metrics["episode_return"], metrics["episodes"], state.running_return
         (tensor(2.), tensor(1), tensor([1.]))
     """
-    reward, done = samples.reward, samples.done
+    state, reward, done = _resumed(state, samples.place), samples.reward, samples.done
     num_steps = reward.shape[0]
     time = torch.arange(num_steps, device=reward.device).unsqueeze(1)
     begins = torch.cat([torch.zeros_like(done[:1]), done[:-1]])

@@ -20,7 +20,6 @@ from funrl.algos.algorithm import (
 )
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
-from funrl.algos.episodes import resumed as resume_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.algos.images import advice
 from funrl.compiler import compile, scan
@@ -277,9 +276,8 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
 
     def learn(key: torch.Tensor, state: OffPolicyState, transitions: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
         check_experience(transitions, config)
-        episodes, transitions = resume_episodes(state.episodes, transitions)
         drawn = transitions.replace(action=transitions.action - start) if start else transitions
-        new, metrics = learn_from(key, state.replace(envs=(), episodes=episodes), drawn)
+        new, metrics = learn_from(key, state.replace(envs=()), drawn)
         return new.replace(envs=state.envs), metrics
 
     def advance(key: torch.Tensor, state: OffPolicyState, act: Any, learn: Any) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
@@ -292,7 +290,7 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         hparams, samples = state.hparams, in_dtype_of(state.params, samples)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         state = state.replace(env_params=moved(state.env_params, samples))
-        memory = buffer.extend(state.buffer, remembered(samples, hparams))
+        memory = buffer.extend(state.buffer, remembered(samples.replace(place=()), hparams))
         draw_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         draws = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(draw_keys)
 

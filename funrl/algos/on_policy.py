@@ -22,7 +22,6 @@ from funrl.algos.algorithm import (
 )
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
-from funrl.algos.episodes import resumed as resume_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.algos.images import check_layers
 from funrl.compiler import compile, scan
@@ -239,10 +238,9 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
 
     def learn(key: torch.Tensor, state: OnPolicyState, transitions: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
         check_experience(transitions, config, "unclipped_action")
-        episodes, transitions = resume_episodes(state.episodes, transitions)
         extras = dict(transitions.extras)
         drawn = transitions.replace(action=extras.pop("unclipped_action"), extras=extras)
-        new, metrics = learn_from(key, state.replace(envs=(), episodes=episodes), drawn)
+        new, metrics = learn_from(key, state.replace(envs=()), drawn)
         return new.replace(envs=state.envs), metrics
 
     def advance(key: torch.Tensor, state: OnPolicyState, act: Any, learn: Any) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
@@ -264,7 +262,7 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         hparams, samples = state.hparams, in_dtype_of(state.params, samples)
         episodes, episode_metrics = record_episodes(state.episodes, samples)
         state = state.replace(env_params=moved(state.env_params, samples))
-        rows = learner.prepare(state.params.network, samples, hparams)
+        rows = learner.prepare(state.params.network, samples.replace(place=()), hparams)
         learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
         adam = clipped_adam(learning_rate, hparams.max_grad_norm)
         vector, unravel = tree.ravel(state.params.network)

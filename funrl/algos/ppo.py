@@ -23,17 +23,19 @@ from funrl.algos.algorithm import (
 )
 from funrl.algos.episodes import Episodes
 from funrl.algos.episodes import record as record_episodes
-from funrl.algos.episodes import resumed as resume_episodes
 from funrl.algos.episodes import start as start_episodes
 from funrl.algos.on_policy import clipped_adam, project_action
 from funrl.compiler import compile, scan
-from funrl.env import Env, Transition
+from funrl.env import Env, Place, Transition
 from funrl.interaction import Memory, rollout, with_memory
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.policies import StatefulPolicy
 from funrl.returns import gae
 
 __all__ = ["PPOConfig", "PPOHparams", "PPOParams", "PPOState", "RewardScale", "make"]
+
+# How many batches may come between two of one worker: workers times the size of their queues.
+_NUM_ENDS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,16 +139,25 @@ class PPOParams:
 
 
 @tree.dataclass
-class RewardScale:
+class RewardScale(tree.Replaceable):
     """What reward normalisation remembers.
+
+    A batch of an asynchronous collector is of other copies of the environment than the last one, so that its running episodes are found
+    among those in which the last K = 64 batches ended. The return of an episode that is not found begins with the first step learned from.
 
     Attributes:
         moments: :class:`funrl.stats.Moments` of the discounted return.
         discounted: floating point [B], the discounted return of the running episodes.
+        number: int64 [K, B], the episodes that were running at the ends of the last K batches whose ``place`` was known, the latest first.
+        step_count: int64 [K, B], how many steps they had; -1: there is none.
+        returns: floating point [K, B], their discounted returns.
     """
 
     moments: stats.Moments
     discounted: torch.Tensor
+    number: torch.Tensor
+    step_count: torch.Tensor
+    returns: torch.Tensor
 
 
 @tree.dataclass
@@ -280,7 +291,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             optimizer=clipped_adam(config.learning_rate, config.max_grad_norm).init(tree.ravel(params.network)[0]),
             envs=envs,
             env_params=env_params,
-            reward=RewardScale(stats.moments(zero), torch.zeros_like(envs[1].reward)) if config.normalize_reward else (),
+            reward=_start_scale(envs[1].reward) if config.normalize_reward else (),
             episodes=start_episodes(envs[1].reward),
             hparams=make_hparams(PPOHparams, config, zero),
             num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
@@ -303,7 +314,6 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def learn(key: torch.Tensor, state: PPOState, transitions: Transition) -> tuple[PPOState, dict[str, torch.Tensor]]:
         check_experience(transitions, config, "log_prob", "unclipped_action", *(("memory",) if remembers else ()))
-        episodes, transitions = resume_episodes(state.episodes, transitions)
         extras, before, noted = transitions.extras, (), {"log_prob": transitions.extras["log_prob"]}
         if remembers:
             known = extras["memory"]
@@ -311,7 +321,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             carry, features = memory.apply(state.params.network, known.state, observation, known.reset)
             before, noted = (tree.index(known, 0),), {**noted, "features": features, "carry": carry}
         drawn = transitions.replace(action=extras["unclipped_action"], extras=noted)
-        new, metrics = learn_from(key, state.replace(envs=(), episodes=episodes), drawn, before)
+        new, metrics = learn_from(key, state.replace(envs=()), drawn, before)
         return new.replace(envs=state.envs), metrics
 
     def remembering(params: Any, seen: tuple[Any, torch.Tensor, torch.Tensor]) -> tuple[Any, torch.Tensor]:
@@ -420,7 +430,20 @@ def _normalize(params: PPOParams, observation: torch.Tensor) -> torch.Tensor:
     return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
 
-def _scale_reward(state: RewardScale, samples: Any, gamma: torch.Tensor) -> tuple[RewardScale, torch.Tensor]:
+def _start_scale(reward: torch.Tensor) -> RewardScale:
+    none = torch.zeros_like(reward)
+    returns = none.expand(_NUM_ENDS, -1).clone()
+    number = returns.to(torch.int64)
+    return RewardScale(stats.moments(none[0]), none, number, number - 1, returns)
+
+
+def _scale_reward(state: RewardScale, samples: Transition, gamma: torch.Tensor) -> tuple[RewardScale, torch.Tensor]:
+    place = samples.place
+    if isinstance(place, Place):
+        same = (state.number == place.number[0]) & (state.step_count == place.step_count[0])
+        latest = same & (same.cumsum(0) == 1)
+        state = state.replace(discounted=torch.where(latest, state.returns, 0.0).sum(0))
+
     def discount(running: torch.Tensor, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         reward, done = x
         running = reward + gamma * running
@@ -429,7 +452,13 @@ def _scale_reward(state: RewardScale, samples: Any, gamma: torch.Tensor) -> tupl
     last, discounted = scan(discount, state.discounted, (samples.reward, samples.done))
     moments = stats.update(state.moments, discounted)
     scale = stats.Moments(moments.count, torch.zeros_like(moments.mean), moments.var)
-    return RewardScale(moments, last), stats.normalize(scale, samples.reward)
+    state = state.replace(moments=moments, discounted=last)
+    if isinstance(place, Place):
+        ends = (place.number[-1], torch.where(samples.done[-1], -1, place.step_count[-1] + 1), last)
+        old = (state.number, state.step_count, state.returns)
+        number, step_count, returns = (torch.cat([x.unsqueeze(0), y[:-1]]) for x, y in zip(ends, old, strict=True))
+        state = state.replace(number=number, step_count=step_count, returns=returns)
+    return state, stats.normalize(scale, samples.reward)
 
 
 def _networks(config: PPOConfig, env: Env) -> tuple[Any, Any]:

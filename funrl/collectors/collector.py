@@ -11,7 +11,7 @@ from funrl.env import Env, HostError
 from funrl.interaction import check_act
 from funrl.transforms import VecNormParams
 
-__all__ = ["Collector", "CollectorState", "check_moments"]
+__all__ = ["Collector", "CollectorState", "constants"]
 
 
 @tree.dataclass
@@ -33,19 +33,30 @@ class CollectorState:
     in_flight: torch.Tensor
 
 
-def check_moments(what: str, env: Env) -> None:
-    """Raise a ValueError if an environment has moments that nobody would update: a collector plays with its ``default_params``.
+def constants(what: str, env: Env, env_params: Any, device: torch.device | None) -> Any:
+    """Return the ``env_params`` that a collector plays with: those that it was given, or for None the environment's ``default_params``.
+
+    Raises:
+        ValueError: if they are another tree, or have moments that nobody would update.
 
     Example:
         >>> import funrl
-        >>> check_moments("collectors.compiled", funrl.envs.make("CartPole-v1"))
+        >>> constants("collectors.compiled", funrl.envs.make("CartPole-v1"), None, None).gravity
+        tensor(9.8000)
     """
-    params = env.default_params
+    params = env.default_params if env_params is None else env_params
+    if tree.structure(params) != tree.structure(env.default_params):
+        expected, got = type(env.default_params).__name__, type(params).__name__
+        raise ValueError(
+            f"{what}: env_params: expected a tree like the default_params of {env.name} ({expected}), got another ({got}); begin with "
+            "those, or with the env_params of a learner's state"
+        )
     if isinstance(params, VecNormParams) and not bool(params.moments.count > 0):
         raise ValueError(
             f"{what}: create_env: {env.name} has a vec_norm whose moments are empty, and collectors do not update them; normalise where "
-            "you learn, as ppo.make(..., normalize_observation=True) does, or give default_params with moments that were learned"
+            "you learn, as ppo.make(..., normalize_observation=True) does, or give env_params with moments that were learned"
         )
+    return params if device is None else tree.to(params, device)
 
 
 class Collector(ABC):

@@ -88,6 +88,7 @@ class Fleet:
         published: the parameters.
         device: where the policy runs.
         max_frames: after how many steps an episode is truncated.
+        env_params: the physical constants of the environments; None: their default_params.
         timeout: how many seconds a step may take.
         restart: whether to replace a worker that is lost.
     """
@@ -102,12 +103,13 @@ class Fleet:
         *,
         device: torch.device | None,
         max_frames: int,
+        env_params: Any,
         timeout: float,
         restart: bool,
     ):
         self.what, self.published, self.timeout, self.restart = what, published, timeout, restart
         self.jobs = [
-            _packed(what, Job(i, create_env, act, key.cpu(), published.specs["params"], device, max_frames))
+            _packed(what, Job(i, create_env, act, key.cpu(), published.specs["params"], device, max_frames, env_params))
             for i, create_env in enumerate(create_envs)
         ]
         self.seats = [Seat(i) for i in range(len(create_envs))]
@@ -329,7 +331,7 @@ def _packed(what: str, job: Job) -> bytes:
     try:
         return cloudpickle.dumps(job)
     except Exception as error:
-        for name in ("create_env", "act"):
+        for name in ("create_env", "act", "env_params"):
             try:
                 cloudpickle.dumps(getattr(job, name))
             except Exception as cause:

@@ -31,6 +31,7 @@ def synchronous(
     split_trajectories: bool = False,
     device: torch.device | str | None = None,
     policy_device: torch.device | str | None = None,
+    env_params: Any = None,
     key: torch.Tensor | None = None,
     restart_workers: bool = False,
     timeout: float = 60.0,
@@ -53,6 +54,7 @@ def synchronous(
         split_trajectories: whether a batch is cut where episodes end: a row [T] for each, padded, in place of [T, B].
         device: where batches go; None: to the CPU.
         policy_device: where ``act`` runs, in each worker; None: on the CPU.
+        env_params: the physical constants of the environments, such as ``state.env_params`` of a learner; None: their ``default_params``.
         key: int64 [], from which all resets and actions come; ``random.key(0)`` by default.
         restart_workers: whether a worker that dies or hangs is replaced: a new one replays the running episodes, which takes a
             deterministic environment, and makes the batch again.
@@ -88,6 +90,7 @@ def synchronous(
         split_trajectories=split_trajectories,
         device=device,
         policy_device=policy_device,
+        env_params=env_params,
         key=key,
         restart_workers=restart_workers,
         timeout=timeout,
@@ -106,6 +109,7 @@ def asynchronous(
     split_trajectories: bool = False,
     device: torch.device | str | None = None,
     policy_device: torch.device | str | None = None,
+    env_params: Any = None,
     key: torch.Tensor | None = None,
     restart_workers: bool = False,
     timeout: float = 60.0,
@@ -129,6 +133,7 @@ def asynchronous(
         split_trajectories: likewise.
         device: likewise.
         policy_device: likewise.
+        env_params: likewise.
         key: likewise; what a worker draws for its n-th batch is always the same, but the order of batches and their parameters are not.
         restart_workers: likewise.
         timeout: likewise.
@@ -174,6 +179,7 @@ def asynchronous(
         split_trajectories=split_trajectories,
         device=device,
         policy_device=policy_device,
+        env_params=env_params,
         key=key,
         restart_workers=restart_workers,
         timeout=timeout,
@@ -199,6 +205,7 @@ class _Processes(Collector):
         split_trajectories: bool,
         device: Any,
         policy_device: Any,
+        env_params: Any,
         key: torch.Tensor | None,
         restart_workers: bool,
         timeout: float,
@@ -225,6 +232,7 @@ class _Processes(Collector):
             published,
             device=None if policy_device is None else torch.device(policy_device),
             max_frames=max_frames_per_traj,
+            env_params=None if env_params is None else tree.to(env_params, torch.device("cpu")),
             timeout=timeout,
             restart=restart_workers,
         )

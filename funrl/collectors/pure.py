@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import random, transforms, tree
-from funrl.collectors.collector import Collector, CollectorState, check_moments
+from funrl.collectors.collector import Collector, CollectorState, constants
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.compiler import compile as compiled_program
 from funrl.env import Env, Place
@@ -30,6 +30,7 @@ def compiled(
     max_frames_per_traj: int = -1,
     split_trajectories: bool = False,
     device: torch.device | str | None = None,
+    env_params: Any = None,
     key: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> Collector:
@@ -47,6 +48,7 @@ def compiled(
         max_frames_per_traj: likewise.
         split_trajectories: likewise.
         device: where the program runs, and the batches are; None: on the CPU.
+        env_params: as for :func:`synchronous`.
         key: likewise.
         backend: as for :func:`funrl.compile`.
 
@@ -67,7 +69,7 @@ def compiled(
         torch.Size([10, 4, 4]) tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4]) tensor([0, 1, 2, 3])
         torch.Size([10, 4, 4]) tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4]) tensor([ 8,  9, 10, 11])
     """
-    options = (frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
+    options = (frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device, env_params)
     return _Compiled(create_env, act, params, num_envs, *options, random.key(0) if key is None else key, backend)
 
 
@@ -83,6 +85,7 @@ class _Compiled(Collector):
         max_frames_per_traj: int,
         split_trajectories: bool,
         device: torch.device | str | None,
+        env_params: Any,
         key: torch.Tensor,
         backend: str,
     ):
@@ -99,10 +102,10 @@ class _Compiled(Collector):
         if env.host or env.num_envs is not None:
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
-        check_moments(what, env)
+        env_params = tree.clone(constants(what, env, env_params, self._device))
         if max_frames_per_traj > 0:
             env = transforms.compose(env, transforms.time_limit(max_frames_per_traj))
-        env_params, key = tree.to(env.default_params, self._device), key.to(self._device)
+        key = key.to(self._device)
         reset_key, self._key = random.split(random.fold_in(key, 0)).unbind(0)
         self._params = tree.clone(tree.to(params, self._device))
         self._state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, num_envs), env_params)

@@ -13,7 +13,7 @@ import cloudpickle
 import torch
 
 from funrl import random, transforms, tree
-from funrl.collectors.collector import check_moments
+from funrl.collectors.collector import constants
 from funrl.collectors.ledger import Part
 from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
 from funrl.collectors.traced import Traced
@@ -33,6 +33,7 @@ class Job(NamedTuple):
         params: the parameters, a tree of Spec.
         device: where the policy runs.
         max_frames: after how many steps it truncates an episode; -1: never.
+        env_params: the physical constants of its environment; None: its default_params.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Job(NamedTuple):
     params: Any
     device: torch.device | None
     max_frames: int
+    env_params: Any
 
 
 class Facts(NamedTuple):
@@ -136,7 +138,7 @@ class Worker:
         if not isinstance(env, Env):
             got = type(env).__name__
             raise TypeError(f"create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
-        check_moments("collectors", env)
+        self.env_params = constants("collectors", env, job.env_params, job.device)
         if job.max_frames > 0:
             env = transforms.compose(env, transforms.time_limit(job.max_frames))
         self.env = self._watched(env)
@@ -147,7 +149,6 @@ class Worker:
         self.published = Published(job.params, recv_handle(pipe))
         self.version, self.params = self.published.read(job.device)
         self.reset_key, self.key = random.split(key.to(job.device)).unbind(0)
-        self.env_params = env.default_params if job.device is None else tree.to(env.default_params, job.device)
         self.state: tuple[Any, ...] = self._start()
         self.ahead: tuple[int, Drawn] | None = None  # a batch's number and what is drawn for it
 

@@ -69,13 +69,10 @@ def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
             _check_batch(batch, algo)
             checked = True
         staleness = collector.version - batch.version.max()
-        # A batch may be of other copies of the environment than the last one.
-        running = {"running_return": batch.return_so_far[0], "running_length": batch.step_count[0]}
-        old = {name: getattr(state.episodes, name) for name in running}
-        episodes = state.episodes.replace(**{name: x.to(old[name], copy=True) for name, x in running.items()})
-        envs = state.envs
-        state, metrics = learn(k, number, state.replace(envs=(), episodes=episodes), tree.to(batch.transition, k.device))
-        return state.replace(envs=envs), {**metrics, "staleness": staleness.to(old["running_return"])}
+        envs, real = state.envs, state.episodes.running_return
+        staleness = staleness.to(real)
+        state, metrics = learn(k, number, state.replace(envs=()), tree.to(batch.transition, k.device))
+        return state.replace(envs=envs), {**metrics, "staleness": staleness}
 
     def kept(state: Any) -> tuple[Any, Any]:
         return state, collector.state()

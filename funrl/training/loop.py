@@ -77,8 +77,8 @@ def train(
     how many. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
 
     With ``out`` the run lives in that folder, in which no other may be at the same time: ``config.json``, ``metrics.csv`` (a row for each
-    update and agent),
-    ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is there.
+    update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is there. A resumed run writes the rows
+    after its checkpoint again; the old ones go to ``metrics.csv.cut``.
 
     The run stops as soon as a metric that is called ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
     not finite. Metrics are looked at twice a second and before each checkpoint, and parameters too before each checkpoint, which is so
@@ -307,12 +307,6 @@ def _check_collector(algo: Algorithm, collector: Any, num_agents: int) -> None:
         raise RunError(f"collector: expected one that funrl.collectors makes, got {type(collector).__name__}")
     if num_agents > 1:
         raise RunError(f"num_agents: a collector gathers for one agent, got {num_agents}; train one after another")
-    apart = collector.num_envs != algo.config.num_envs or experience.kind_of(collector) == "asynchronous"
-    if getattr(algo.config, "normalize_reward", False) and apart:
-        raise RunError(
-            f"normalize_reward: it follows the return of each copy of the environment, but batches are of {algo.config.num_envs} of "
-            f"{collector.num_envs} copies, now these and now those, or left out when stale; leave it off, or take a synchronous collector"
-        )
 
 
 def _draw(folder: Folder, algo: Algorithm, log: Log) -> None:

@@ -68,7 +68,7 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
         >>> state = torch.func.vmap(env.reset, (0, None))(funrl.random.split(reset_key, 8), env_params)
         >>> for i in range(3):
         ...     state, batch = funrl.rollout(None, funrl.random.fold_in(key, i), state, env_params, env=env, act=act, num_steps=16)
-        ...     env_params = update_vec_norm(env_params, batch.next_observation)
+        ...     env_params = update_vec_norm(env_params, batch.next_observation, env=env)
         >>> env_params.moments.count
         tensor(384)
 
@@ -132,15 +132,14 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
     return apply
 
 
-def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env | None = None) -> VecNormParams:
+def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env) -> VecNormParams:
     """Return the ``env_params`` with the observations of a rollout added to the moments.
 
     Args:
         env_params: those that the rollout had.
         observation: the ``next_observation`` of its transitions, as :func:`vec_norm` showed it, each leaf [N..., *shape]. (The first
             of its ``observation`` were made with the moments before, so they are not to be used.)
-        env: the environment of the rollout. Give it where other transforms stand above :func:`vec_norm`: what they show is not what it
-            showed, and would be counted as if it were. Learners give theirs.
+        env: the environment of the rollout: what other transforms above :func:`vec_norm` show is not what it showed.
 
     Raises:
         TypeError: if ``env_params`` are not :class:`VecNormParams`.
@@ -154,8 +153,7 @@ def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env | N
         tensor([1., 0., 3.])
     """
     _check(env_params)
-    if env is not None:
-        check_vec_norm(env)
+    check_vec_norm(env)
     moments = env_params.moments
     if isinstance(moments.mean, dict) and isinstance(observation, dict):
         observation = {name: x for name, x in observation.items() if name in moments.mean}

@@ -357,3 +357,21 @@ def test_learns_cartpole():
         first = metrics["episode_return"] if first is None else first
     assert (first < 60).all() and metrics["steps"][0] == 40 * 1024
     assert (metrics["episode_return"] > 100).all() and metrics["episode_return"].mean() > 150, metrics["episode_return"]
+
+
+def test_rewards_of_several_workers_are_normalised_as_those_of_one():
+    """The batches of an asynchronous collector are of other copies each time: their discounted returns go on where their own ended."""
+    algo = funrl.algos.ppo.make(
+        funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=5, num_epochs=1, num_minibatches=1, normalize_reward=True, gamma=0.9
+    )
+    state, seen = algo.init(random.key(0)), []
+    sizes = dict(num_envs=6, frames_per_batch=30, total_frames=240, backend="eager")
+    with funrl.collectors.compiled(lambda: algo.env, algo.act, state.params, **sizes) as collector:
+        for i, batch in enumerate(collector):
+            seen.append((1 - 0.9 ** (batch.step_count + 1)) / (1 - 0.9))
+            for worker in ((0, 1, 2), (2, 1, 0))[i % 2]:
+                mine = tree.map(lambda x, worker=worker: x[:, 2 * worker : 2 * worker + 2], batch.transition)
+                state, _ = algo.learn(random.key(i), state, mine)
+    returns = torch.cat(seen)
+    assert returns.max() > 9
+    torch.testing.assert_close(state.reward.moments.var, returns.var(correction=0))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import collectors, random, training
+from funrl import collectors, random, training, tree
 from funrl import transforms as T
 
 BASE = funrl.envs.make("Pendulum-v1")
@@ -72,8 +72,12 @@ def test_collectors_refuse_moments_that_would_stay_empty():
         collectors.compiled(create, None, (), num_envs=2, frames_per_batch=4, total_frames=4)
     with pytest.raises(funrl.env.HostError, match="has a vec_norm whose moments are empty"):
         collectors.synchronous(create, None, (), num_workers=1, frames_per_batch=4, total_frames=4)
-    learned = T.update_vec_norm(ENV.default_params, torch.randn(10, 3, generator=torch.Generator().manual_seed(0)))
+    learned = T.update_vec_norm(ENV.default_params, torch.randn(10, 3, generator=torch.Generator().manual_seed(0)), env=ENV)
+    algo = funrl.algos.a2c.make(create()._replace(default_params=learned), num_envs=2, num_steps=2)
+    state = algo.init(random.key(0))
     with collectors.compiled(
-        lambda: create()._replace(default_params=learned), None, (), num_envs=2, frames_per_batch=4, total_frames=4, backend="aot_eager"
+        create, algo.act, state.params, num_envs=2, frames_per_batch=4, total_frames=4, env_params=learned, backend="eager"
     ) as collector:
-        assert len(next(collector).transition.reward) == 2
+        batch = next(collector)
+    # They stay, in the collector as in the learner: it would take what was normalised by some for what was by others.
+    assert tree.equal(algo.learn(random.key(1), state, batch.transition)[0].env_params, learned)

@@ -70,6 +70,21 @@ def test_another_goes_on_where_it_was(story):
             other.restore(collect(num_envs=4).state())
 
 
+def test_it_plays_with_the_env_params_that_it_is_given():
+    params = create_env().default_params
+    short = dict(frames_per_batch=24, total_frames=24, env_params=params.replace(max_steps=params.max_steps - 497))
+    pure = collectors.compiled(create_env, None, (), num_envs=3, **short, backend="eager")
+    workers = collectors.synchronous(lambda: funrl.envs.vectorize(create_env(), 3), None, (), num_workers=1, **short)
+    for collector in (pure, workers):
+        with collector:
+            batch = next(collector)
+        assert torch.equal(batch.transition.truncated, batch.step_count == 2)
+    with pytest.raises(
+        ValueError, match=r"env_params: expected a tree like the default_params of CartPole-v1 \(CartPoleParams\), got another"
+    ):
+        collect(env_params={})
+
+
 def test_argument_errors():
     batched, host = lambda: funrl.envs.vectorize(create_env(), 2), lambda: funrl.envs.make("gymnasium:CartPole-v1")
     for message, make in (

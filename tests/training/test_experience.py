@@ -264,7 +264,6 @@ def test_a_run_on_the_host_says_what_resuming_does(tmp_path, capsys):
         ),
         ("dqn", {"frames_per_batch": 16}, 1, r"collector: expected batches \[4, 2\] .*, got \[8, 2\]; make it with frames_per_batch=8"),
         ("dqn", {"total_frames": 24}, 1, "collector: it ended after 24 frames, before the run did; make it with total_frames=-1"),
-        ("ppo, continuous", {"num_envs": 8}, 1, "normalize_reward: it follows the return of each copy .* batches are of 4 of 8 copies"),
     ],
 )
 def test_a_collector_that_does_not_fit(kind, options, num_agents, message):

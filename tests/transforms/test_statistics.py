@@ -51,7 +51,7 @@ def learner(env):
     def step(key, carry):
         state, env_params = carry
         state, batch = funrl.rollout(None, key, state, env_params, env=env, act=act, num_steps=T)
-        return (state, update_vec_norm(env_params, batch.next_observation)), batch
+        return (state, update_vec_norm(env_params, batch.next_observation, env=env)), batch
 
     return step
 
@@ -127,8 +127,8 @@ def test_bad_arguments_are_named():
     with pytest.raises(TypeError, match="vec_norm: env_params: expected VecNormParams, got ArcadeParams; begin with the environment's"):
         normed.reset(random.key(0), env.default_params)
     with pytest.raises(TypeError, match="expected VecNormParams, got ArcadeParams"):
-        update_vec_norm(env.default_params, torch.zeros(3))
+        update_vec_norm(env.default_params, torch.zeros(3), env=env)
     with pytest.raises(ValueError, match="the structure of the state"):
-        update_vec_norm(normed.default_params, torch.zeros(5, 3))
+        update_vec_norm(normed.default_params, torch.zeros(5, 3), env=normed)
     with pytest.raises(ValueError, match=r"expected torch.float32 \[N..., 3\]"):
-        update_vec_norm(normed.default_params, {"position": torch.zeros(5, 4)})
+        update_vec_norm(normed.default_params, {"position": torch.zeros(5, 4)}, env=normed)
