@@ -19,6 +19,7 @@ from funrl.tree.files import naming
 __all__ = ["append_to_files", "begin", "end", "flush", "home", "read_journal", "release", "take_from_files"]
 
 _JOURNAL = "journal"
+_TRIES = 1000  # milliseconds in which whoever writes the journal has written it
 _RECORD = struct.Struct("<qqI")  # rows, size, checksum; one for what was begun, one for what is finished
 _DONTNEED = 4  # of madvise(2)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -52,7 +53,7 @@ def _write_at(file: int, data: Any, place: int) -> None:
 
 def read_journal(folder: Path) -> tuple[int, int, int]:
     """Return the rows that were begun, those that were finished, and the size."""
-    for _ in range(1000):
+    for _ in range(_TRIES):
         try:
             with open(folder / _JOURNAL, "rb") as file:
                 text = file.read(2 * _RECORD.size + 1)

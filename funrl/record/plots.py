@@ -106,7 +106,9 @@ def learning_curves(
         steps, returns = _in_windows(steps, returns)
         num_agents = returns.shape[1]
         scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
-        label = f"{name} ({num_agents} agents)" if num_agents > 1 else name
+        # A path that the locale could not decode has surrogates, which cannot be drawn.
+        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        label = f"{shown} ({num_agents} agents)" if num_agents > 1 else shown
         colour = f"C{number}"
         axes.plot(steps, interquartile_mean(scores[:, 0]).numpy(), color=colour, linewidth=2.0, label=label)
         if num_agents > 1:
