@@ -217,6 +217,14 @@ _FLOAT += (
     "digamma",
     "special_ndtri",
     "log_sigmoid",
+    "logit",
+    "sinc",
+    "special_entr",
+    "special_erfcx",
+    "special_log_ndtr",
+    "special_ndtr",
+    "deg2rad",
+    "rad2deg",
 )
 _enter(_pointwise(lambda x: _floating(x.dtype), 1), *_FLOAT, overloads=("default",))
 _enter(
@@ -227,14 +235,94 @@ _enter(
     "silu_backward",
     "softplus_backward",
     "gelu_backward",
+    "leaky_relu_backward",
+    "elu_backward",
+    "hardsigmoid_backward",
+    "hardswish_backward",
+    "hardtanh_backward",
+    "mish_backward",
+    "log_sigmoid_backward",
+    "logit_backward",
 )
+_enter(
+    _pointwise(_own_dtype, 1),
+    "hardsigmoid",
+    "relu6",
+    "hardshrink",
+    "threshold",
+    "frac",
+    "sgn",
+    "nan_to_num",
+    overloads=("default",),
+)
+_enter(_pointwise(_boolean, 1), "isposinf", "isneginf", overloads=("default",))
+_enter(_pointwise(_result_type, 2), "heaviside", "gcd", "lcm", overloads=("default",))
+_enter(_pointwise(lambda a, b: _floating(_result_type(a, b)), 2), "logaddexp2", "special_xlog1py", "copysign", overloads=_TENSOR_TWO)
+_enter(
+    _pointwise(lambda a, b: _floating(_result_type(a, b)), 2),
+    "xlogy",
+    "special_xlog1py",
+    overloads=("Scalar_Other", "Scalar_Self", "other_scalar", "self_scalar"),
+)
+
+
+def _lerp(x: torch.Tensor, end: torch.Tensor, weight: Any) -> torch.Tensor:
+    _check(x.dtype == end.dtype, f"expected dtype {x.dtype} for `end` but got dtype {end.dtype}")
+    _check(not isinstance(weight, torch.Tensor) or weight.dtype == x.dtype, f"expected dtype {x.dtype} for `weight`")
+    shape = _broadcast(x, end, weight)
+    return _new(shape, x.dtype, _layout(shape, x, end, weight))
+
+
+def _log_sigmoid(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _new(x.shape, x.dtype, x), _new(x.shape, x.dtype, x)
+
+
+def _mv(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    _check(a.ndim == 2 and b.ndim == 1 and a.shape[1] == b.shape[0], f"size mismatch, got {list(a.shape)} and {list(b.shape)}")
+    _check(a.dtype == b.dtype, f"expected m1 and m2 to have the same dtype, but got {a.dtype} and {b.dtype}")
+    return _new((a.shape[0],), a.dtype)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    _check(
+        a.ndim == b.ndim == 1 and a.shape == b.shape, f"inconsistent tensor size, expected equal vectors: {list(a.shape)}, {list(b.shape)}"
+    )
+    _check(a.dtype == b.dtype, f"dot: expected both vectors to have same dtype, but found {a.dtype} and {b.dtype}")
+    return _new((), a.dtype)
+
+
+def _softshrink(x: torch.Tensor, lambd: float = 0.5) -> torch.Tensor:
+    _check(lambd >= 0, f"lambda must be at least 0, but found {lambd}")
+    return _new(x.shape, x.dtype, x)
+
+
+_enter(_softshrink, "softshrink", overloads=("default",))
+
+
+def _back(grad: torch.Tensor, shape: Any, *place: Any) -> torch.Tensor:
+    return _new(shape, grad.dtype)
+
+
+def _repeat(x: torch.Tensor, repeats: Any) -> torch.Tensor:
+    _check(len(repeats) >= x.ndim, "Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
+    _check(min(repeats, default=0) >= 0, f"Repeats cannot be negative, found {list(repeats)}")
+    shape = (*(1,) * (len(repeats) - x.ndim), *x.shape)
+    return _new([n * m for n, m in zip(shape, repeats, strict=True)], x.dtype)
+
+
+_enter(_repeat, "repeat", overloads=("default",))
+_enter(_back, "select_backward", "slice_backward", "diagonal_backward", overloads=("default",))
+_enter(_lerp, "lerp", overloads=("Scalar", "Tensor"))
+_enter(_log_sigmoid, "log_sigmoid_forward", overloads=("default",))
+_enter(_mv, "mv", overloads=("default",))
+_enter(_dot, "dot", overloads=("default",))
 
 
 def _masked_fill(x: torch.Tensor, mask: torch.Tensor, value: Any) -> torch.Tensor:
     return _new(_broadcast(x, mask), x.dtype)
 
 
-_enter(_masked_fill, "masked_fill", overloads=("Scalar",))
+_enter(_masked_fill, "masked_fill", overloads=("Scalar", "Tensor"))
 
 
 def _where(condition: Any, a: Any, b: Any) -> torch.Tensor:

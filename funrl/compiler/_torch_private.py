@@ -179,7 +179,7 @@ def _listen_to_wrapping() -> None:
 
         return replaced
 
-    original = eager_transforms._autograd_grad
+    original, engine = eager_transforms._autograd_grad, torch.autograd.Variable._execution_engine
 
     def gradients(
         outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool = False, create_graph: bool = True
@@ -187,19 +187,14 @@ def _listen_to_wrapping() -> None:
         # torch's own imports Dynamo to switch its compiled autograd off: two seconds for what cannot be on before it is imported.
         if "torch._dynamo" in sys.modules:
             return original(outputs, inputs, grad_outputs, retain_graph, create_graph)
-        given = [None] * len(outputs) if grad_outputs is None else grad_outputs
+        given = [torch.ones_like(x) for x in outputs] if grad_outputs is None else grad_outputs
         pairs = [(x, dx) for x, dx in zip(outputs, given, strict=True) if x.requires_grad]
+        if any(x.shape != dx.shape for x, dx in pairs):
+            return original(outputs, inputs, grad_outputs, retain_graph, create_graph)  # which says so
         found: Any = [None] * len(inputs)
         if pairs:
-            ends, slopes = zip(*pairs, strict=True)
-            found = torch.autograd.grad(
-                ends,
-                inputs,
-                None if grad_outputs is None else slopes,
-                retain_graph=retain_graph,
-                create_graph=create_graph,
-                allow_unused=True,
-            )
+            ends, slopes = zip(*pairs, strict=True)  # torch.autograd.grad imports sympy
+            found = engine.run_backward(ends, slopes, retain_graph, create_graph, tuple(inputs), True, accumulate_grad=False)
         return tuple(torch.zeros_like(x) if dx is None else dx for dx, x in zip(found, inputs, strict=True))
 
     vmap_module: Any = vmap
