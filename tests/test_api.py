@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 import runpy
 from pathlib import Path
@@ -40,6 +41,26 @@ def section(module, seen):
     return ["", f"## {module.__name__}", "", line(module, module.__name__), "", "| | |", "|---|---|", *rows, *below]
 
 
+def operators():
+    """Which of the operators of torch's OpInfo compile for XLA, as tests/compiler/operators.json says."""
+    known = json.loads((Path(__file__).parent / "compiler" / "operators.json").read_text())
+    right = {name: x["right"] for name, x in known.items() if x["right"] and "faults" not in x}
+    kinds = sorted({tuple(x) for x in right.values()}, key=lambda x: (-len(x), x))
+    rest = {name: x["faults"][0] if "faults" in x else "no dtype of these" for name, x in known.items() if name not in right}
+    lines = ["", "## Operators that compile for XLA", ""]
+    lines.append(
+        f"Of the {len(known)} operators of torch's `op_db` {len(right)} agree with torch on its samples, forward, on the dtypes float32, "
+        "float64, int64, uint8 and bool as far as torch has them (`python -m tests.compiler.operators` tries them all). Any other function "
+        "of torch compiles that is written in terms of these."
+    )
+    lines += ["", "| dtypes | operators |", "|---|---|"]
+    for kind in kinds:
+        lines.append(f"| {', '.join(kind)} | {', '.join(f'`{name}`' for name, x in sorted(right.items()) if tuple(x) == kind)} |")
+    lines += ["", "These do not, or not wholly:", "", "| | |", "|---|---|"]
+    lines += [f"| `{name}` | {' '.join(text.split())[:160].replace('|', '/')} |" for name, text in sorted(rest.items())]
+    return lines
+
+
 def document():
     seen: set[int] = set()
     lines = ["# Every public name of funrl", "", f"Made by `{COMMAND}`; a test keeps it true. What a module hands on stands there only."]
@@ -48,7 +69,7 @@ def document():
         module = importlib.import_module(name)
         if file not in {"__main__.py", *IMPORTS["INNER"]} and hasattr(module, "__all__"):
             lines += section(module, seen)
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *operators(), ""])
 
 
 def test_it_is_true():

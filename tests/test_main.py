@@ -186,8 +186,17 @@ def test_environments_are_shared_out(collector, workers, per_worker, given, num_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["ppo", "impala", "sac"])
-@pytest.mark.parametrize("collector", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("algorithm", "collector"),
+    [
+        ("ppo", "sync"),
+        ("sac", "async"),
+        *(
+            pytest.param(*x, marks=pytest.mark.nightly)
+            for x in (("ppo", "async"), ("sac", "sync"), ("impala", "sync"), ("impala", "async"))
+        ),
+    ],
+)
 def test_workers_from_end_to_end(run, tmp_path, algorithm, collector):
     """Trained, resumed by what config.json says, and evaluated."""
     env = "gymnasium:Pendulum-v1" if algorithm == "sac" else "gymnasium:CartPole-v1"
