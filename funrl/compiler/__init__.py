@@ -1,8 +1,9 @@
 """Whole programs: ``scan``, a loop that compiles, and ``compile``, which makes one program of a function."""
 
 from funrl.compiler._effects import effect
+from funrl.compiler._errors import TraceError
 from funrl.compiler._program import backend, clear, compile, eager, listening, transformed, using
 from funrl.compiler._scan import scan
-from funrl.compiler._trace import TraceError, tracing
+from funrl.compiler._trace import tracing
 
 __all__ = ["TraceError", "backend", "clear", "compile", "eager", "effect", "listening", "scan", "tracing", "transformed", "using"]

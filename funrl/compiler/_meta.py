@@ -4,13 +4,16 @@ torch's own rules for these are written in Python: a quarter of a millisecond ea
 takes two seconds. An operator without a rule here takes torch's. The test suite holds the two beside each other.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-__all__ = ["known"]
+from funrl.compiler import _torch_private as private
+
+__all__ = ["known", "on_meta", "takes_device"]
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
@@ -21,6 +24,23 @@ _RESULT: dict[Any, torch.dtype] = {}
 def known(operator: Any) -> Rule | None:
     """Return what computes the meta tensors of an operator's results from meta tensors, or None where only torch knows."""
     return _RULES.get(operator)
+
+
+def on_meta(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operator on meta tensors: what shape, strides and dtype its results have."""
+    rule = _RULES.get(func)
+    if rule is not None:
+        return rule(*args, **kwargs)
+    if takes_device(func):
+        kwargs = {**kwargs, "device": "meta"}
+    with private.no_dispatch():  # this may be called by what no operator has led to, with the trace listening
+        return func(*args, **kwargs)
+
+
+@functools.cache
+def takes_device(operator: Any) -> bool:
+    """Return whether an operator takes a device."""
+    return any(argument.name == "device" for argument in operator._schema.arguments)
 
 
 def _enter(rule: Rule, *names: str, overloads: tuple[str, ...] = ()) -> None:

@@ -10,8 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 from funrl import tree
 from funrl.compiler import _torch_private as private
+from funrl.compiler._indexing import Indexing
 from funrl.compiler._scan_rules import loop
-from funrl.compiler._trace import Indexing, Trace, Traced, current
+from funrl.compiler._trace import Trace, Traced, current
 
 __all__ = ["scan"]
 

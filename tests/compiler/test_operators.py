@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("jax")
 pytest.importorskip("expecttest")
 
-from tests.compiler import operators  # noqa: E402
+from tests.compiler import operators
 
 # What most programs are made of, and what is most often wrong: ties, NaN, rounding, wrap-around, indices.
 COMMON = [
