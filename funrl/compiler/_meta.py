@@ -69,7 +69,7 @@ def _kind(x: Any) -> Any:
 
 def _result_type(*values: Any) -> torch.dtype:
     """Return the dtype that torch computes with for tensors and numbers."""
-    key = tuple([_kind(x) for x in values])
+    key = (torch.get_default_dtype(), *[_kind(x) for x in values])
     if key not in _RESULT:
         small = [torch.empty((1,) if x.ndim else (), dtype=x.dtype) if isinstance(x, torch.Tensor) else x for x in values]
         # Category by category, as torch does: with dimensions, without, numbers.
@@ -245,6 +245,10 @@ _FLOAT += (
     "special_ndtr",
     "deg2rad",
     "rad2deg",
+    "i0",
+    "special_i0e",
+    "special_i1",
+    "special_i1e",
 )
 _enter(_pointwise(lambda x: _floating(x.dtype), 1), *_FLOAT, overloads=("default",))
 _enter(

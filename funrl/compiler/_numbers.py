@@ -8,8 +8,8 @@ import torch
 __all__ = ["NotATensor", "Number"]
 
 
-class NotATensor(Exception):
-    """A number was used where a tensor cannot be: it has to be fixed in the program."""
+class NotATensor(BaseException):
+    """A number was used where a tensor cannot be: it has to be fixed in the program. No handler of the function is to catch this."""
 
 
 class Number:
@@ -18,6 +18,8 @@ class Number:
     With tensors it behaves as the float would: it takes the dtype of floating-point tensors, and makes integers the default dtype.
     Where its value is asked for (``if``, ``math.log``, ``float``), the function is traced again with the number fixed.
     """
+
+    __class__: Any = property(lambda self: float)  # for isinstance
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value  # float64 []
@@ -36,7 +38,7 @@ class Number:
                 dtype = torch.promote_types(dtype, other)
 
         def tensor(x: Any) -> Any:
-            if isinstance(x, Number):
+            if type(x) is Number:
                 return x.value.to(dtype)
             if type(x) in (tuple, list):
                 return type(x)([tensor(item) for item in x])
@@ -73,7 +75,7 @@ def _with(name: str, f: Any) -> None:
 
 
 def _value(x: Any) -> Any:
-    if isinstance(x, Number):
+    if type(x) is Number:
         return x.value
     if isinstance(x, (int, float)):
         return torch.tensor(float(x), dtype=torch.float64)

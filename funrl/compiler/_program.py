@@ -20,7 +20,7 @@ import torch
 from funrl import tree
 from funrl.compiler import _torch_private as private
 from funrl.compiler._donation import LARGE, check_usable, mark_donated, matched, own_copies
-from funrl.compiler._numbers import Number
+from funrl.compiler._numbers import NotATensor, Number
 from funrl.compiler._trace import Trace, Traced, current
 
 __all__ = ["backend", "clear", "compile", "eager", "listening", "transformed", "using"]
@@ -114,6 +114,7 @@ class _Compiled:
         # For each structure: the value that each float had first, and the places of those that are inputs because they changed.
         self.floats: dict[Any, tuple[dict[int, float], set[int]]] = {}
         self.fixed: set[int] = set()
+        self.told = False  # that gradients stop here
         self.lock = threading.RLock()
         self.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
         _ALL.add(self)
@@ -157,6 +158,7 @@ class _Compiled:
         mapped = private.level() > 0
         inputs = self.floats[form][1] if form in self.floats else ()
         for i, x in enumerate(leaves):
+            given = x
             if type(x) is not torch.Tensor:
                 if i in inputs and type(x) is float:
                     leaves[i] = torch.tensor(x, dtype=torch.float64)
@@ -164,15 +166,32 @@ class _Compiled:
                     continue
                 x = leaves[i] = _as_leaf(x)
                 if not isinstance(x, torch.Tensor):
+                    if type(x).__hash__ is object.__hash__ and not callable(x) and type(x) is not object:
+                        raise _changeable(self.name, args, kwargs, i)
                     key.append((type(x), x, math.copysign(1, x)) if x == 0 and type(x) is float else (type(x), x))
                     continue
             if mapped and private.is_transformed(x):
                 return None
             if "_funrl_donated" in x.__dict__:
                 check_usable(x, self.name, (args, kwargs), i)
-            key.append((x.shape, x.dtype, x.get_device()))
+            if x.requires_grad and not self.told and torch.is_grad_enabled() and not isinstance(given, torch.nn.Parameter):
+                self._tell(args, kwargs, i)
+            key.append((x.shape, x.dtype, x.device))
         key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
+        if self.backend == "auto":
+            key.append((getattr(_STATE, "backend", None), os.environ.get("FUNRL_BACKEND")))
+        key += [tuple(place((args, kwargs))) for place in _dicts(form)]
         return tuple(key)
+
+    def _tell(self, args: Any, kwargs: Any, place: int) -> None:
+        self.told = True
+        where = _path(optree.tree_paths((args, kwargs), namespace="funrl")[place])  # pyright: ignore
+        warnings.warn(
+            f"{self.name}: {where} requires a gradient, and torch.autograd sees nothing of a compiled function: take the gradient in the "
+            "function (torch.func.grad), or hand in .detach()",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":
         """Return a new program; or None where another kind of it is to be found by its key."""
@@ -191,7 +210,7 @@ class _Compiled:
             numbers = {i for i, kind in enumerate(key[1:]) if kind is _NUMBER}
             try:
                 program = _Program(self, args, leaves, form, numbers)
-            except Exception:
+            except (Exception, NotATensor):
                 if not numbers:
                     raise
                 # A value is asked for, or a tensor is not taken there: these numbers have to be fixed.
@@ -263,6 +282,9 @@ class _Program:
             values = [x.value if isinstance(x, Number) else x for x in values]
             nodes = [trace.node(x) if isinstance(x, torch.Tensor) else None for x in values]
         graph = trace.frame.graph
+        # What was read as it lies in memory has to lie there as a contiguous tensor does.
+        self.laid_out = [i for i, node in zip(tensors, graph.inputs, strict=False) if node in trace.laid_out]
+        self._check_layout(leaves)
         output_groups: list[int] = []
         for k, part in enumerate(parts):
             output_groups += [k] * len(optree.tree_leaves(part, namespace="funrl"))  # pyright: ignore
@@ -302,7 +324,15 @@ class _Program:
         self.large = [k for k, i in enumerate(tensors) if leaves[i].nbytes >= LARGE]
         self.num_outputs = len(values)
 
+    def _check_layout(self, leaves: list[Any]) -> None:
+        for i in self.laid_out:
+            if not leaves[i].is_contiguous():
+                raise ValueError(
+                    f"{self.name}: as_strided is applied to leaf {i} of the arguments, which is not contiguous; hand in .contiguous()"
+                )
+
     def __call__(self, leaves: list[Any]) -> Any:
+        self._check_layout(leaves)
         tensors = [leaves[i] for i in self.places]
         own_copies(tensors, self.large)
         computed = self.executable(tensors)
@@ -333,6 +363,25 @@ def _as_leaf(x: Any) -> Any:
         # torch takes no negative strides, and warns of arrays that cannot be written.
         return torch.as_tensor(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
     return x.item() if isinstance(x, np.generic) else x
+
+
+@functools.lru_cache(4096)
+def _dicts(form: Any) -> list[Any]:
+    """Return what finds the dicts in (args, kwargs) of a structure: their order is not part of it, but a function sees it."""
+    places = {}
+    for accessor in form.accessors():
+        for k, entry in enumerate(accessor):
+            if k > 1 and isinstance(entry, optree.MappingEntry):
+                places[accessor[:k]] = None
+    return list(places)
+
+
+def _changeable(name: str, args: Any, kwargs: Any, place: int) -> TypeError:
+    where, kind = _path(optree.tree_paths((args, kwargs), namespace="funrl")[place]), type(tree.leaves((args, kwargs))[place])  # pyright: ignore
+    return TypeError(
+        f"{name}: {where} is an object of {kind.__module__}.{kind.__qualname__}, whose attributes would stay as they are: "
+        "make the class a funrl.tree.dataclass (its tensors are inputs, static fields part of the program), or give it __eq__ and __hash__"
+    )
 
 
 def _unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeError:

@@ -22,6 +22,7 @@ _get_optimization_cflags``, to which ``-fwrapv`` is added, for else integers tha
 import functools
 import importlib
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,7 +89,8 @@ def needed() -> Any:
                     "and 2.14: install one of them"
                 )
             found[name] = getattr(module, name)
-    _listen_to_wrapping()
+    with _NEEDED:
+        _listen_to_wrapping()
     return SimpleNamespace(**found)
 
 
@@ -131,7 +133,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """Return torch's table of operators written in terms of simpler ones."""
     from torch._decomp import core_aten_decompositions
 
-    return core_aten_decompositions()
+    return {**core_aten_decompositions()}  # its own `get` finds nothing
 
 
 def enable_tangents() -> Any:
@@ -150,25 +152,30 @@ def single_level_function() -> Any:
 
 def heard(x: torch.Tensor) -> torch.Tensor:
     """Return what those that listen to wrapping put in the place of a tensor."""
-    for replace in reversed(_LISTENERS):
+    for replace in reversed(getattr(_LISTENERS, "all", ())):
         x = replace(x)
     return x
 
 
-# Called with each tensor that torch.func is about to wrap; gives the one to wrap in its place.
-_LISTENERS: list[Callable[[torch.Tensor], torch.Tensor]] = []
+# Called with each tensor that this thread's torch.func is about to wrap; give the one to wrap in its place.
+_LISTENERS = threading.local()
 
 
 @contextmanager
 def on_wrapping(replace: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Within the context, let vmap and grad wrap ``replace(x)`` where they would wrap ``x``."""
-    _LISTENERS.append(replace)
+    before = getattr(_LISTENERS, "all", ())
+    _LISTENERS.all = (*before, replace)
     try:
         yield
     finally:
-        _LISTENERS.pop()
+        _LISTENERS.all = before
 
 
+_NEEDED = threading.Lock()
+
+
+@functools.cache
 def _listen_to_wrapping() -> None:
     from torch._functorch import eager_transforms, vmap
 

@@ -166,6 +166,7 @@ class Trace(private.TorchDispatchMode):
         self.device, self.lowers, self.backend, self.decompositions = device, lowers, backend, decompositions
         self.frame = Frame(None)
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
+        self.laid_out: set[Node] = set()  # inputs of which as_strided was taken
 
     # What a function is given and gives ------------------------------------------------------------------------------------
 
@@ -304,6 +305,13 @@ class Trace(private.TorchDispatchMode):
     def _as_strided(self, base: Traced, size: Any, stride: Any, offset: int | None = None) -> Traced:
         """Record as_strided, which speaks of memory and not of the tensor that it is given: by way of the memory's own order."""
         memory = base.memory.meta
+        if base.memory.readonly:
+            self.laid_out.add(base.memory.node)
+            for x, known in self.captured.values():
+                if known.memory is base.memory and not x.is_contiguous():
+                    raise TraceError(
+                        f"{line()}as_strided of a tensor from outside the function that is not contiguous; call .contiguous() first"
+                    )
         offset = base.meta.storage_offset() if offset is None else offset  # pyright: ignore
         order = sorted(range(memory.ndim), key=memory.stride().__getitem__, reverse=True)
         steps: tuple[Any, ...] = () if memory.is_contiguous() else ((aten.permute.default, (order,), {}, None),)

@@ -5,12 +5,16 @@ shares the memory of jax's arrays, and remembers them: going in again it costs n
 """
 
 import atexit
+import collections
+import contextlib
 import functools
 import itertools
 import os
+import pathlib
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,33 +44,72 @@ def _jax() -> Any:
     return jax
 
 
-# How many threads jax has for programs, if it was started here: the number is one for the whole process.
+# How many threads jax has for programs, which is one number for the whole process; and what was asked for and told of in vain.
 _POOL: list[int] = []
+_TOLD: set[int] = set()
 
 
 def _start(threads: int) -> Any:
     """Return jax, whose CPU backend is started with so many threads if nobody started it before."""
     jax = _jax()
-    if not _POOL:
-        before = os.environ.get("PJRT_NPROC")
-        os.environ.setdefault("PJRT_NPROC", str(threads))
-        try:
-            jax.devices("cpu")
-        finally:
-            if before is None:
-                del os.environ["PJRT_NPROC"]
-        _POOL.append(threads)
-        atexit.register(_rest)
-    elif _POOL[0] != threads:
+    with _STARTING:
+        if not _POOL:
+            before = os.environ.get("PJRT_NPROC")
+            running = _num_threads()
+            os.environ.setdefault("PJRT_NPROC", str(threads))
+            try:
+                jax.devices("cpu")
+            finally:
+                size = os.environ["PJRT_NPROC"]
+                if before is None:
+                    del os.environ["PJRT_NPROC"]
+            _POOL.append(running or int(size))
+            atexit.register(_rest)
+        unheard = _POOL[0] != threads and threads not in _TOLD
+        _TOLD.add(threads)
+    if unheard:
         warnings.warn(
-            f"funrl.compile: threads={threads}, but jax was started with {_POOL[0]} for the first program of this "
-            "process, and keeps that number; "
-            "compile the program of most threads first, or set PJRT_NPROC before",
+            f"funrl.compile: threads={threads}, but jax was started with {_POOL[0]}, for the first program of this process or by another "
+            "library, and keeps that number; compile the program of most threads first, or set PJRT_NPROC before",
             RuntimeWarning,
             stacklevel=6,
         )
-        _POOL[0] = threads  # said once
     return jax
+
+
+def _num_threads() -> int:
+    """Return how many threads jax's CPU backend has in this process, as far as the system tells: 0 before its start."""
+    names = []
+    for task in pathlib.Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has ended
+            names.append(task.read_text())
+    return sum(name.startswith("tf_XLAEigen") for name in names)
+
+
+_STARTING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Within the context, let jax have our settings, whatever the user's are for code of their own."""
+    jax = _jax()
+    with (
+        jax.enable_x64(True),
+        jax.default_device(jax.devices("cpu")[0]),
+        jax.disable_jit(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ):
+        yield
+
+
+def _in_settings() -> Any:
+    """Return the context of a call: a shorter way where the user has changed none of these settings."""
+    jax = _jax()
+    config = jax.config
+    if config.jax_default_device is None and not (config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs):
+        return jax.enable_x64(True)
+    return _settings()
 
 
 def _rest() -> None:
@@ -137,10 +180,25 @@ class _Layout:
         return [lax.concatenate(parts, 0) if len(parts) > 1 else parts[0] for parts in flat] + [leaves[i] for i in self.single]
 
 
-class Vector:
+class _Kept:
+    """A jax array over the memory of a tensor, which has it as an attribute. Copies of the tensor, and files, do not."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return collections.OrderedDict, ()  # which torch.load knows
+
+
+class Vector(_Kept):
     """A jax array in which leaves travel, with a tensor over the same memory."""
 
-    __slots__ = ("array", "flat", "layout")
+    __slots__ = ("flat", "layout")
 
     def __init__(self, array: Any, flat: torch.Tensor, layout: tuple[Any, ...]) -> None:
         self.array, self.flat, self.layout = array, flat, layout
@@ -219,7 +277,7 @@ class Executable:
         self.raised: list[BaseException] = []  # by calls of Python, until the program has ended
         for effect in _effects_of(graph):
             effect.raised = self.raised
-        with jax.enable_x64(True):
+        with _settings():
             self.compiled = (
                 build()
                 if self.has_effects
@@ -228,7 +286,7 @@ class Executable:
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
         jax = _jax()
-        with jax.enable_x64(True):
+        with _in_settings():
             arrays = self._arrays(leaves)
             results = self.compiled(*arrays)
             if self.has_effects:
@@ -249,13 +307,15 @@ class Executable:
         for i in self.inputs.single:
             x = leaves[i]
             known = x.__dict__.get("_funrl_array")
+            known = known.array if type(known) is _Kept else None
             if known is None or known.unsafe_buffer_pointer() != x.data_ptr() or known.shape != tuple(x.shape):
                 known = _to_jax(x)
                 if len(arrays) not in self.donated and known.unsafe_buffer_pointer() == x.data_ptr():
-                    x._funrl_array = known  # pyright: ignore
+                    x._funrl_array = _Kept(known)  # pyright: ignore
             elif len(arrays) in self.donated:
                 del x._funrl_array  # pyright: ignore
-                x.set_(x.new_empty(0))  # the last holder of the memory has to be jax, or it copies  # pyright: ignore
+                with torch.no_grad():
+                    x.data = x.new_empty(0)  # the last holder of the memory has to be jax, or it copies
             arrays.append(known)
         for k, x in enumerate(self.captured):
             known = self.shared[k]
@@ -276,7 +336,7 @@ class Executable:
         self, leaves: list[torch.Tensor], places: list[int], layout: tuple[int, ...], offsets: list[int], dtype: torch.dtype
     ) -> Any:
         known = leaves[places[0]].__dict__.get("_funrl_vector")
-        if known is not None and known.layout == layout:
+        if type(known) is Vector and known.layout == layout:
             begin, size = known.flat.data_ptr(), dtype.itemsize
             for i, offset in zip(places, offsets, strict=False):
                 x = leaves[i]
@@ -303,7 +363,7 @@ class Executable:
                 leaves[i] = x
         for i, array in zip(self.outputs.single, results[len(self.outputs.vectors) :], strict=True):
             leaves[i] = x = _to_torch(array)
-            x._funrl_array = array  # pyright: ignore
+            x._funrl_array = _Kept(array)  # pyright: ignore
         return leaves
 
 

@@ -1,6 +1,8 @@
 """The nodes of a tree: frozen dataclasses that are pytrees, and the walks over all leaves that everything else stands on."""
 
+import builtins
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Self, TypeVar, dataclass_transform
 
@@ -31,6 +33,28 @@ T = TypeVar("T")
 
 # All classes made by dataclass(). torch.compile can only build an object of a class that it reaches from a module.
 _CLASSES: list[Any] = []
+
+
+class _Statics(tuple[Any, ...]):
+    """Static values as a part of the structure: 1, 1.0 and True are equal, and make other programs; so do 0.0 and -0.0."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return tuple.__eq__(self, other) is True and isinstance(other, tuple) and all(builtins.map(_alike, self, other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return all(builtins.map(_alike, a, b))
+    return type(a) is not float or math.copysign(1, a) == math.copysign(1, b)
 
 
 def static(**options: Any) -> Any:
@@ -111,7 +135,7 @@ def dataclass(cls: type[T]) -> type[T]:
         return tuple([getattr(node, name) for name in data_names])
 
     def context(node: Any) -> tuple[Any, ...]:
-        return tuple([getattr(node, name) for name in static_names]) if static_names else ()
+        return _Statics([getattr(node, name) for name in static_names]) if static_names else ()
 
     def with_keys(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
         return [(torch_pytree.GetAttrKey(name), getattr(node, name)) for name in data_names], context(node)

@@ -567,7 +567,7 @@ def test_donation_compiled_by_xla():
 
     def state():
         big = {name: numbers(i, BIG) for i, name in enumerate(("params", "target", "a", "b", "still"))}
-        return {"buffer": numbers(9, BIG // 4, 4), "small": torch.zeros(3), **big}
+        return {"buffer": numbers(9, BIG // 4, 4), **big, "small": torch.zeros(3)}
 
     batch = {"rows": torch.tensor([3, 5]), "x": torch.full((2, 4), 7.0)}
     expected = [copy(state())]

@@ -795,7 +795,7 @@ def test_grad_modes(backend, mode):
         f = compiler.compile(lambda x: (vmap(lambda y: y * 2)(x), grad(lambda y: (y * y).sum())(x), x[0]), backend=backend)
         y = f(x)[0]
         y = f(y)[1]
-    assert y.tolist() == [4, 4, 4] and not f(torch.ones(3, requires_grad=True))[1].requires_grad
+    assert y.tolist() == [4, 4, 4] and not f(torch.nn.Parameter(torch.ones(3)))[1].requires_grad
     same(f(y)[0], 2 * y)
 
 

@@ -106,8 +106,17 @@ def _logit_backward(out, grad, x, eps=None):
     return where(inside, slope, outside)
 
 
+def _grown(bessel):
+    """Return a Bessel function of its exponentially scaled form."""
+    return lambda x: lax.mul(lax.exp(lax.abs(x)), bessel(x))
+
+
 enter(
     {
+        aten.i0.default: _grown(lax.bessel_i0e),
+        aten.special_i0e.default: lax.bessel_i0e,
+        aten.special_i1.default: _grown(lax.bessel_i1e),
+        aten.special_i1e.default: lax.bessel_i1e,
         aten.exp.default: lax.exp,
         aten.exp2.default: exp2,
         aten.special_exp2.default: exp2,
