@@ -35,9 +35,12 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
 
     At the first call ``fn`` runs once, with tensors that have shapes but no values, and the operators that it uses become one program.
     Whatever Python it runs is gone then, as in JAX: a second call with arguments of the same structure, shapes, dtypes, static fields and
-    Python numbers runs the program alone. A tensor that ``fn`` closes over is an input: its present values are read at each call. What
-    cannot be in a program (asking for a tensor's value, torch's random generator, changing an argument in place) is an error that
-    names the line. A program is found again on disk by another process.
+    Python numbers runs the program alone. A tensor that ``fn`` closes over is an input: its present values are read at each call; all else
+    that it reads from outside (numbers, attributes, which tensor a name stands for) stays as it was. What cannot be in a program (asking
+    for a tensor's value, torch's random generator, changing an argument in place) is an error that names the line. A program is found
+    again on disk by another process. Gradients are taken in ``fn``, by torch.func: torch.autograd sees nothing of a program.
+
+    Results are those of eager torch up to rounding; XLA takes numbers below the smallest normal one (1e-38 in float32) for 0.
 
     With ``backend="xla"`` the program is compiled by XLA in a second or two, for the CPU; it needs jax (the extra ``xla``).
     ``"inductor"`` is torch's compiler, for the GPU and where jax is missing; there the second call on a GPU records the program, and later
@@ -54,8 +57,9 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
     again in the other process, which finds the program on disk.
 
     Args:
-        fn: a pure function of trees of tensors. NumPy arrays count as tensors; numbers and strings are fixed in a program, and a new
-            value makes another program (64 at most: make it a tensor).
+        fn: a pure function of trees of tensors. NumPy arrays count as tensors. A float that changes becomes an input at its second value;
+            other numbers and strings are fixed in a program, and a new value makes another one (64 at most: make it a tensor), and so does
+            a dict whose keys come in another order.
         donate: position or positions of the arguments to donate.
         threads: how many of the CPU's threads the program may use, at least 1. One thread gives the same bits on any number of cores.
             With "xla" the number is that of the whole process: jax is started with as many threads as its first program asks for, unless it
@@ -68,7 +72,7 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
 
     Raises:
         TypeError: if ``fn`` is not callable or ``donate`` holds something else than positions; when called: if a leaf of a
-            donated argument is not a tensor.
+            donated argument is not a tensor, or a leaf is an object that has no value, only an identity (``self`` of a class of one's own).
         ValueError: if ``threads`` is less than 1 or ``backend`` is none of these; when called: if a donated argument was donated before or
             is not given, if no output is like it, or at the 65th program.
         ImportError: if ``backend`` is "xla" and jax is missing.
