@@ -614,3 +614,26 @@ def test_half_precision(backend, dtype):
         right = {"a": s["a"] * 0.5 + 1, "b": s["b"].roll(1, 0)}
         s = step(s, torch.ones((), dtype=dtype))
         same(s, right, rtol=0.02, atol=0.02)
+
+
+# Writes at places out of range, of which one alone is a block ---------------------------------------------------------------------------
+
+
+@backends
+def test_single_writes_out_of_range(backend):
+    w, first, two, value = numbers(0, 3, 2), torch.tensor([0]), torch.tensor([0, 1]), torch.tensor(5.0, dtype=torch.float64)
+    embedding = torch.nn.functional.embedding
+    bag = functools.partial(torch.nn.functional.embedding_bag, first)
+    no, yes, one = torch.tensor([False]), torch.tensor([True]), torch.tensor([1])
+    cases = {
+        "gradient of the padding": (grad(lambda w: (embedding(first, w, padding_idx=0) * 2).sum()), w),
+        "gradient beside the padding": (grad(lambda w: (embedding(first, w, padding_idx=1) * 2).sum()), w),
+        **{f"{mode} of padding": (lambda w, mode=mode: bag(w, two, mode=mode, padding_idx=0), w) for mode in ("sum", "mean", "max")},
+        "false": (lambda w: [w[:1].index_put((no, one), value, accumulate=a) for a in (False, True)], w),
+        "true": (lambda w: [w[:1].index_put((yes, one), value, accumulate=a) for a in (False, True)], w),
+        "the last, from behind": (
+            lambda w: [w.index_put((-one,), value), w.index_add(0, -one + 3, w[:1]), w.index_put((one - 4,), value)],
+            w,
+        ),
+    }
+    agrees(backend, cases)

@@ -136,10 +136,24 @@ def write_along(x, dim, index, updates, how="set"):
 
 
 def _put_block(x, starts, updates, how):
-    """Return ``x`` with one block written from the place ``starts`` on."""
-    if how != "set":
-        updates = _kind(x, how)[1](lax.dynamic_slice(x, starts, updates.shape, allow_negative_indices=False), updates)
+    """Return ``x`` with one block written from the place ``starts`` on, which may be out of range where it is not a constant."""
+    inside = _inside(x, starts, updates.shape)
+    if how != "set" or inside is not None:
+        old = lax.dynamic_slice(x, starts, updates.shape, allow_negative_indices=False)
+        updates = updates if how == "set" else _kind(x, how)[1](old, updates)
+        updates = updates if inside is None else lax.select(lax.broadcast_in_dim(inside, updates.shape, ()), updates, old)
     return lax.dynamic_update_slice(x, updates, starts, allow_negative_indices=False)
+
+
+def _inside(x, starts, sizes):
+    """Return whether a block lies in ``x`` (a traced bool), or None if its place is known."""
+    inside = None
+    for n, size, start in zip(x.shape, sizes, starts, strict=True):
+        if isinstance(start, np.ndarray):
+            continue
+        fits = lax.bitwise_and(lax.ge(start, lax.full_like(start, 0)), lax.le(start, lax.full_like(start, n - size)))
+        inside = fits if inside is None else lax.bitwise_and(inside, fits)
+    return inside
 
 
 def _select_along(x, dim, index, updates, how):
