@@ -637,3 +637,68 @@ def test_single_writes_out_of_range(backend):
         ),
     }
     agrees(backend, cases)
+
+
+# Rounding in half precision, signs of zeros, casts of what no whole number can hold -----------------------------------------------------
+
+
+def exactly(cases, *args, share=0.0):
+    """Fail unless functions, compiled as one program by XLA, give what they give eagerly to the last bit, all but a share of the elements."""
+    got = compiler.compile(lambda *args: {name: f(*args) for name, f in cases.items()}, backend="xla")(*args)
+    for name, f in cases.items():
+        x, y = got[name], f(*args)
+        assert x.dtype == y.dtype, name
+        equal = (x == y) | ((x != x) & (y != y))
+        if y.dtype.is_floating_point:
+            equal &= (torch.signbit(x) == torch.signbit(y)) | (y != y)
+        assert (~equal).double().mean() <= share, (name, x[~equal][:4], y[~equal][:4])
+
+
+needs_xla = pytest.mark.skipif(not compiler._program.has_jax(), reason="jax is not installed")
+
+
+@needs_xla
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_of_half_precision(dtype):
+    x, y, three = numbers(0, 192, dtype=dtype), numbers(1, 192, dtype=dtype), torch.tensor(0.3)
+    cases = {
+        "add": lambda x, y: torch.stack([x + 0.1, x + three, x * 0.1 + 0.1, x.add(0.1, alpha=0.3)]),
+        "sub": lambda x, y: torch.stack([x - 0.1, 0.1 - x, three - x, x - three]),
+        "mul": lambda x, y: torch.stack([x * 0.1, x * three, x * torch.arange(1000, 1192)]),
+        "div": lambda x, y: torch.stack([x / 0.1, x / three, x.div(0.3, rounding_mode="trunc"), x // 0.3]),
+        "pow": lambda x, y: torch.stack([x.abs() ** e for e in (0.3, 1.7, -0.3, 2, 3, -2, -1, 0.5, three)] + [0.3**x, three**x]),
+        "remainder": lambda x, y: torch.stack([x % 0.3, torch.fmod(x, 0.3), torch.remainder(0.3, x), x % y]),
+        "functions": lambda x, y: torch.stack([torch.atan2(x, three), torch.hypot(x, three), torch.xlogy(x, 0.3), torch.xlogy(x, y.abs())]),
+        "three": lambda x, y: torch.stack([torch.lerp(x, y, 0.3), torch.addcmul(x, y, y, value=0.3), x.clamp(-0.3, 0.3)]),
+        "equal": lambda x, y: torch.stack([x.round(decimals=1) == 0.3, x.round(decimals=1) >= three, x == x[0]]),
+    }
+    exactly(cases, x, y)
+    scaled = {"alpha": lambda x, y: torch.stack([x.add(y, alpha=0.3), x.sub(y, alpha=0.3), torch.rsub(x, y, alpha=0.3)])}
+    exactly(scaled, x, y, share=0.03)  # eagerly a multiply-add, rounded once
+
+
+@needs_xla
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_signs_of_zeros(dtype):
+    F = torch.nn.functional
+    functions = (torch.sign, torch.sgn, torch.relu, F.relu6, F.softshrink, F.hardshrink, F.hardtanh, F.leaky_relu)
+    cases = {f.__name__: f for f in functions}
+    cases["clamp"] = lambda x: torch.stack([x.clamp(0), x.clamp_min(0), x.clamp(max=-0.0), x.clamp(0, 1)])
+    exactly(cases, torch.tensor([-0.0, 0.0, 1, -1, torch.nan, 0.25, -torch.inf, torch.inf]).repeat(8).to(dtype))
+    exactly({"gelu": F.gelu}, torch.tensor([-0.0, 0.0, -30]).repeat(32).to(dtype))
+
+
+@needs_xla
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_casts_of_what_no_whole_number_holds(dtype):
+    far = [torch.nan, torch.inf, -torch.inf, 1e20, -1e20, 3e9, -3e9, 70000, 2.0**31, -(2.0**31) - 1, 2.0**63, -(2.0**63), 300, -300, -1.5]
+    kinds = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+    exactly({str(kind): (lambda x, kind=kind: x.to(kind)) for kind in kinds}, torch.tensor(far, dtype=torch.float64).to(dtype))
+
+
+@needs_xla
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64])
+def test_divisors_of_the_lowest_number(dtype):
+    m = torch.iinfo(dtype).min
+    x, y = torch.tensor([[m, m, m, m, 6, 0, m, -4, 25, m + 1, m], [6, 0, m, 3, m, m, 1, 6, 8, 3, 64]]).to(dtype)
+    exactly({"gcd": torch.gcd, "lcm": torch.lcm}, x, y)

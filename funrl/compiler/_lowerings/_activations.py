@@ -5,7 +5,7 @@ import math
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._operands import enter, like, operands, where
+from funrl.compiler._lowerings._operands import at_least, at_most, enter, like, operands, where
 from funrl.compiler._lowerings._table import axis, constant, lowers
 
 aten = torch.ops.aten
@@ -16,11 +16,11 @@ def _times(x, factor):
 
 
 def _relu(x):
-    return lax.max(x, like(x, 0))
+    return at_least(x, 0)
 
 
 def _relu6(x):
-    return lax.min(lax.max(x, like(x, 0)), like(x, 6))
+    return at_most(at_least(x, 0), 6)
 
 
 def _silu(x):
@@ -155,7 +155,7 @@ def _rrelu_with_noise_backward(out, grad, x, noise, lower, upper, training, self
 @lowers(aten.hardtanh.default)
 def _hardtanh(out, x, min_val=-1, max_val=1):
     (x,) = operands(out, x)
-    return lax.min(lax.max(x, like(x, min_val)), like(x, max_val))
+    return at_most(at_least(x, min_val), max_val)
 
 
 @lowers(aten.hardtanh_backward.default)
@@ -180,7 +180,7 @@ def _shrink_backward(out, grad, x, lambd):
 def _softshrink(out, x, lambd=0.5):
     (x,) = operands(out, x)
     line = like(x, lambd)
-    return where(lax.gt(x, line), lax.sub(x, line), where(lax.lt(x, lax.neg(line)), lax.add(x, line), _times(x, 0)))
+    return where(lax.gt(x, line), lax.sub(x, line), where(lax.lt(x, lax.neg(line)), lax.add(x, line), where(lax.ne(x, x), x, 0)))
 
 
 def _hardsigmoid(x):
@@ -219,7 +219,8 @@ def _gelu_tanh(x):
 def _gelu(out, x, approximate="none"):
     (x,) = operands(out, x)
     if approximate == "none":
-        return lax.mul(x, _normal_cdf(x))
+        y = lax.mul(x, _normal_cdf(x))
+        return where(lax.eq(y, like(y, 0)), 0, y) if out.dtype == torch.float32 else y  # of both zeros torch gives 0.0 in float32 alone
     return lax.mul(_times(x, 0.5), lax.add(_gelu_tanh(x)[0], like(x, 1)))
 
 

@@ -11,6 +11,8 @@ from jax import lax
 from funrl.compiler._lowerings._table import cast, constant, lowers, torch_dtype
 
 __all__ = [
+    "at_least",
+    "at_most",
     "broadcast",
     "chebyshev",
     "enter",
@@ -25,6 +27,7 @@ __all__ = [
     "promoted",
     "promoted_dtype",
     "signbit",
+    "unrounded",
     "where",
 ]
 
@@ -50,15 +53,21 @@ def broadcast(x: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> jax.Array:
 
 
 def operands(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
-    """Return arrays and numbers in the shape of ``out`` and the dtype that torch computes it in."""
+    """Return arrays and numbers in the shape of ``out`` and the dtype that torch computes it in, each rounded to that of ``out`` before."""
     dtype, shape = opmath(out.dtype), tuple(out.shape)
-    return tuple(broadcast(x, dtype, shape) for x in args)
+    return tuple(broadcast(cast(x, out.dtype), dtype, shape) for x in args)
+
+
+def unrounded(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
+    """Return :func:`operands`, but numbers and arrays without dimensions as they are: what mul, div and lerp do in half precision."""
+    dtype, shape = opmath(out.dtype), tuple(out.shape)
+    return tuple(broadcast(cast(x, out.dtype) if getattr(x, "ndim", 0) else x, dtype, shape) for x in args)
 
 
 def promoted(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
     """Return arrays and numbers in the shape of ``out`` and their own common dtype: what comparisons need."""
-    dtype, shape = opmath(promoted_dtype(*args)), tuple(out.shape)
-    return tuple(broadcast(x, dtype, shape) for x in args)
+    dtype, shape = promoted_dtype(*args), tuple(out.shape)
+    return tuple(broadcast(cast(x, dtype), opmath(dtype), shape) for x in args)
 
 
 def promoted_dtype(*args: Any) -> torch.dtype:
@@ -121,6 +130,16 @@ def where(condition: jax.Array, x: jax.Array | float, y: jax.Array | float) -> j
     return lax.select(condition, x, y if isinstance(y, jax.Array) else like(x, y))
 
 
+def at_least(x: jax.Array, bound: float) -> jax.Array:
+    """Return the larger of floating-point numbers and a bound, as torch does with NaN and zeros: where they are equal, x stays."""
+    return where(lax.lt(x, like(x, bound)), bound, x)
+
+
+def at_most(x: jax.Array, bound: float) -> jax.Array:
+    """Return the smaller of floating-point numbers and a bound, as torch does with NaN and zeros: where they are equal, x stays."""
+    return where(lax.gt(x, like(x, bound)), bound, x)
+
+
 def horner(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
     """Evaluate a polynomial, its coefficients given from the highest power down."""
     result = like(x, coefficients[0])
@@ -140,7 +159,7 @@ def chebyshev(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
     return lax.mul(lax.sub(result, last if before is None else before), like(x, 0.5))
 
 
-def enter(table: dict[Any, Callable[..., Any]]) -> None:
+def enter(table: dict[Any, Callable[..., Any]], operands: Callable[..., Any] = operands) -> None:
     """Enter functions of equally shaped arrays in the dtype of the result as lowerings of pointwise operators."""
     for operator, f in table.items():
         lowers(operator)(lambda out, *args, f=f: f(*operands(out, *args)))

@@ -8,8 +8,19 @@ import jax.numpy as jnp
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._operands import broadcast, enter, is_bool, is_float, is_signed, like, operands, signbit, where
-from funrl.compiler._lowerings._table import lowers
+from funrl.compiler._lowerings._operands import (
+    broadcast,
+    enter,
+    is_bool,
+    is_float,
+    is_signed,
+    like,
+    operands,
+    signbit,
+    unrounded,
+    where,
+)
+from funrl.compiler._lowerings._table import cast, lowers
 
 aten = torch.ops.aten
 
@@ -29,16 +40,20 @@ def _scaled(x: jax.Array, factor: Any) -> jax.Array:
 # Arithmetic
 
 
+def _alpha_times(out, y, alpha):
+    return y if not isinstance(alpha, jax.Array) and alpha == 1 else _times(y, *operands(out, alpha))
+
+
 @lowers(aten.add.Tensor, aten.add.Scalar)
 def _add(out, x, y, alpha=1):
     x, y = operands(out, x, y)
-    return _plus(x, _scaled(y, alpha))
+    return _plus(x, _alpha_times(out, y, alpha))
 
 
 @lowers(aten.sub.Tensor, aten.sub.Scalar)
 def _sub(out, x, y, alpha=1):
     x, y = operands(out, x, y)
-    return lax.sub(x, _scaled(y, alpha))
+    return lax.sub(x, _alpha_times(out, y, alpha))
 
 
 @lowers(aten.rsub.Tensor, aten.rsub.Scalar)
@@ -76,7 +91,7 @@ def _remainder(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @lowers(aten.div.Tensor_mode, aten.div.Scalar_mode)
 def _div_mode(out, x, y, rounding_mode=None):
-    x, y = operands(out, x, y)
+    x, y = unrounded(out, x, y)
     if rounding_mode == "floor":
         return _floor_divided(x, y)
     quotient = lax.div(x, y)
@@ -130,6 +145,9 @@ def _pow_scalar(out, x, exponent):
         return x if exponent else like(x, True)
     if not is_float(x):
         return _int_power(x, int(exponent))
+    if exponent in (3, -2) and out.dtype == torch.bfloat16:  # whose square torch rounds
+        (square,) = operands(out, cast(lax.square(x), out.dtype))
+        return lax.mul(square, x) if exponent == 3 else lax.div(like(x, 1), square)
     if exponent in (0, 1, 2, 3):
         return lax.integer_pow(x, int(exponent))
     if exponent == 0.5:
@@ -137,7 +155,7 @@ def _pow_scalar(out, x, exponent):
     if exponent in (-0.5, -1, -2):
         root = {-0.5: lax.sqrt, -1: lambda x: x, -2: lax.square}[float(exponent)](x)
         return lax.div(like(x, 1), root)
-    return lax.pow(x, like(x, exponent))
+    return lax.pow(x, *operands(out, exponent))
 
 
 enter({aten.pow.Tensor_Tensor: _power, aten.pow.Scalar: _power, aten.float_power.Tensor_Tensor: _power, aten.float_power.Scalar: _power})
@@ -145,7 +163,7 @@ enter({aten.pow.Tensor_Tensor: _power, aten.pow.Scalar: _power, aten.float_power
 
 @lowers(aten.lerp.Scalar, aten.lerp.Tensor)
 def _lerp(out, start, end, weight):
-    start, end, weight = operands(out, start, end, weight)
+    start, end, weight = unrounded(out, start, end, weight)
     way = lax.sub(end, start)
     late = lax.sub(end, lax.mul(way, lax.sub(like(weight, 1), weight)))
     return where(lax.lt(lax.abs(weight), like(weight, 0.5)), lax.add(start, lax.mul(weight, way)), late)
@@ -173,7 +191,10 @@ def _if_float(f: Any) -> Any:
 def _sign(x: jax.Array) -> jax.Array:
     if not is_signed(x):
         return x if is_bool(x) else where(lax.eq(x, like(x, 0)), x, 1)
-    return where(lax.ne(x, x), 0, lax.sign(x)) if is_float(x) else lax.sign(x)
+    if not is_float(x):
+        return lax.sign(x)
+    zero = like(x, 0)  # of -0.0 and of NaN
+    return where(lax.gt(x, zero), 1, where(lax.lt(x, zero), -1, zero))
 
 
 def _round(x: jax.Array) -> jax.Array:
@@ -229,9 +250,27 @@ def _copysign(x: jax.Array, y: jax.Array) -> jax.Array:
     return where(signbit(y), lax.neg(size), size)
 
 
+def _gcd(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Euclid's algorithm. The lowest number, which has no absolute value, stays as it is: a divisor of it can be negative, as torch's."""
+
+    def unfinished(state):
+        return jnp.any(lax.ne(state[0], zero))
+
+    def divided(state):
+        small, large = state
+        done = lax.eq(small, zero)
+        return where(done, zero, lax.rem(large, where(done, 1, small))), where(done, large, small)
+
+    zero = like(x, 0)
+    return lax.while_loop(unfinished, divided, (_abs(x), _abs(y)))[1]
+
+
 def _lcm(x: jax.Array, y: jax.Array) -> jax.Array:
-    divisor = jnp.gcd(x, y)
-    return where(lax.eq(divisor, like(x, 0)), 0, _abs(lax.mul(lax.div(x, where(lax.eq(divisor, like(x, 0)), 1, divisor)), y)))
+    divisor = _gcd(x, y)
+    if x.dtype.itemsize < 4:  # C multiplies them as int32
+        x, y, divisor = (lax.convert_element_type(n, jnp.int32) for n in (x, y, divisor))
+    zero = lax.eq(divisor, like(x, 0))
+    return where(zero, 0, _abs(lax.mul(lax.div(x, where(zero, 1, divisor)), y)))
 
 
 enter(
@@ -243,6 +282,11 @@ enter(
         aten.true_divide.Tensor: lax.div,
         aten.floor_divide.default: _floor_divided,
         aten.floor_divide.Scalar: _floor_divided,
+    },
+    unrounded,
+)
+enter(
+    {
         aten.remainder.Tensor: _remainder,
         aten.remainder.Scalar: _remainder,
         aten.remainder.Scalar_Tensor: _remainder,
@@ -258,7 +302,7 @@ enter(
         aten.heaviside.default: _heaviside,
         aten.copysign.Tensor: _copysign,
         aten.copysign.Scalar: _copysign,
-        aten.gcd.default: jnp.gcd,
+        aten.gcd.default: _gcd,
         aten.lcm.default: _lcm,
         aten.neg.default: lax.neg,
         aten.abs.default: _abs,

@@ -9,6 +9,8 @@ import torch
 from jax import lax
 
 from funrl.compiler._lowerings._operands import (
+    at_least,
+    at_most,
     broadcast,
     enter,
     enter_tests,
@@ -16,12 +18,11 @@ from funrl.compiler._lowerings._operands import (
     is_signed,
     like,
     operands,
-    opmath,
     promoted_dtype,
     signbit,
     where,
 )
-from funrl.compiler._lowerings._table import cast, constant, lowers
+from funrl.compiler._lowerings._table import cast, constant, jax_dtype, lowers
 
 aten = torch.ops.aten
 
@@ -62,7 +63,7 @@ lowers(aten.logical_not.default)(_logical(lax.bitwise_not))
 
 @lowers(aten.isin.Tensor_Tensor, aten.isin.Tensor_Scalar, aten.isin.Scalar_Tensor)
 def _isin(out, elements, tests, assume_unique=False, invert=False):
-    dtype, shape = opmath(promoted_dtype(elements, tests)), tuple(out.shape)
+    dtype, shape = promoted_dtype(elements, tests), tuple(out.shape)
     tests = lax.reshape(cast(tests, dtype), (getattr(tests, "size", 1),))
     full = (*shape, tests.size)
     x = lax.broadcast_in_dim(cast(elements, dtype), full, tuple(range(len(shape))))
@@ -108,8 +109,14 @@ def _masked_fill(out, x, mask, value):
 def _clamp(out, x, min=None, max=None):
     (x,) = operands(out, x)
     if min is not None:
-        x = lax.max(x, *operands(out, min))
-    return x if max is None else lax.min(x, *operands(out, max))
+        x = at_least(x, min) if _is_plain(x, min) else lax.max(x, *operands(out, min))
+    if max is not None:
+        x = at_most(x, max) if _is_plain(x, max) else lax.min(x, *operands(out, max))
+    return x
+
+
+def _is_plain(x, bound):
+    return is_float(x) and not isinstance(bound, jax.Array) and bound == bound
 
 
 @lowers(aten.clamp_min.default, aten.clamp_min.Tensor)
@@ -156,9 +163,14 @@ def _same(out, x):
 
 @lowers(aten._to_copy.default, torch.ops.prims.convert_element_type.default)
 def _to_copy(out, x, dtype=None):
-    """Cast; small whole numbers wrap around, as C's casts by way of int32 do."""
-    if is_float(x) and out.dtype in (torch.uint8, torch.int8, torch.int16):
-        x = lax.convert_element_type(x, jnp.int32)
+    """Cast as x86 does: NaN and numbers out of range give the lowest int32 or int64, and smaller whole numbers the last bits."""
+    if is_float(x) and out.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+        wide = out.dtype == torch.int64 or (out.dtype == torch.uint8 and x.dtype == jnp.float64)
+        whole = torch.int64 if wide else torch.int32
+        limit = torch.iinfo(whole).min
+        limit_above = math.inf if x.dtype == jnp.float16 else -float(limit)
+        inside = lax.lt(x, like(x, limit_above))  # XLA gives the lowest number below the range, as x86 does
+        x = where(inside, lax.convert_element_type(x, jax_dtype(whole)), limit)
     return cast(x, out.dtype)
 
 

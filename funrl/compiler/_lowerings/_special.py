@@ -1,6 +1,7 @@
 """Pointwise functions of analysis: exponentials, logarithms, trigonometry, the error and gamma functions."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +31,17 @@ def _log_add_exp2(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _x_log(log):
-    def f(x: jax.Array, y: jax.Array) -> jax.Array:
-        zero = where(lax.eq(x, like(x, 0)), 0, lax.mul(x, log(y)))
+    def f(out: torch.Tensor, x: Any, y: Any) -> jax.Array:
+        x, y = operands(out, x, y)
+        (logarithm,) = operands(out, log(y))  # half precision of torch rounds it
+        zero = where(lax.eq(x, like(x, 0)), 0, lax.mul(x, logarithm))
         return where(lax.ne(y, y), math.nan, zero)
 
     return f
+
+
+lowers(aten.xlogy.Tensor, aten.xlogy.Scalar_Other, aten.xlogy.Scalar_Self, aten.special_xlogy.default)(_x_log(lax.log))
+lowers(aten.special_xlog1py.default, aten.special_xlog1py.other_scalar, aten.special_xlog1py.self_scalar)(_x_log(lax.log1p))
 
 
 def _power_of_two(n: jax.Array) -> jax.Array:
@@ -130,13 +137,6 @@ enter(
         aten.log10.default: _log_base(10),
         aten.logaddexp.default: log_add_exp,
         aten.logaddexp2.default: _log_add_exp2,
-        aten.xlogy.Tensor: _x_log(lax.log),
-        aten.xlogy.Scalar_Other: _x_log(lax.log),
-        aten.xlogy.Scalar_Self: _x_log(lax.log),
-        aten.special_xlogy.default: _x_log(lax.log),
-        aten.special_xlog1py.default: _x_log(lax.log1p),
-        aten.special_xlog1py.other_scalar: _x_log(lax.log1p),
-        aten.special_xlog1py.self_scalar: _x_log(lax.log1p),
         aten.special_entr.default: _entropy,
         aten.sin.default: lax.sin,
         aten.cos.default: lax.cos,

@@ -111,7 +111,8 @@ def constant(value: float | bool, dtype: torch.dtype, shape: tuple[int, ...] = (
         bits, lowest = 8 * dtype.itemsize, torch.iinfo(dtype).min
         value = (value - lowest) % (1 << bits) + lowest
         return lax.full(shape, np.array(value, np.dtype(jax_dtype(dtype))), jax_dtype(dtype))
-    return lax.full(shape, value, jax_dtype(dtype))
+    with np.errstate(over="ignore"):  # to infinity
+        return lax.full(shape, value, jax_dtype(dtype))
 
 
 def axis(dim: int, ndim: int) -> int:
