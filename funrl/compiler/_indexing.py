@@ -1,12 +1,14 @@
 """Python's ways with a tensor that torch does not hand down as operators: indices and numbers that are tensors, and ``.data =``."""
 
+import functools
+import warnings
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from funrl.compiler import _torch_private as private
-from funrl.compiler._errors import TraceError, described, line
+from funrl.compiler._errors import TraceError, described, line, value_asked
 from funrl.compiler._trace import Traced, current
 
 __all__ = ["Indexing"]
@@ -18,6 +20,14 @@ class Indexing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _GET or func is _SET:
             index = args[1] if type(args[1]) is tuple else (args[1],)
+            if type(args[1]) is list and any(isinstance(i, torch.Tensor) for i in args[1]) and _lists_are_tuples():
+                index = tuple(args[1])
+            if any(type(i) is list and _holds_tensors(i) for i in index):
+                index = tuple([_tensor_of(i) if type(i) is list and _holds_tensors(i) else i for i in index])
+                args = (args[0], index, *args[2:])
+            for i in index:
+                if type(i) is slice:
+                    _refuse_bounds(i)
             if any(_is_place(i) for i in index):
                 return _index(args[0], index) if func is _GET else _set_index(args[0], index, args[2])
         elif type(func) is type(_SET_DATA) and func == _SET_DATA:
@@ -76,6 +86,23 @@ def _tensor_of(values: Any, dtype: Any = None, device: Any = None, **options: An
     return made if dtype is None else made.to(dtype)
 
 
+@functools.cache
+def _lists_are_tuples() -> bool:
+    """Return whether this torch takes ``x[[i, j]]`` for ``x[i, j]`` where i and j are tensors, as it did when it deprecated that."""
+    with private.no_dispatch(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        i = torch.zeros((), dtype=torch.int64)
+        return torch.zeros(1, 1)[[i, i]].ndim == 0  # pyright: ignore
+
+
+def _refuse_bounds(i: slice) -> None:
+    """Raise an error for a slice whose length is known only when the program runs."""
+    for bound in (i.start, i.stop, i.step):
+        if isinstance(bound, torch.Tensor):
+            remedy = "a slice, which has another shape at each value; take a fixed number of rows: x[i + torch.arange(n)], or torch.gather"
+            raise value_asked(bound, remedy)
+
+
 def _is_place(i: Any) -> bool:
     """Return whether an index is a number that is known only when the program runs."""
     if not isinstance(i, torch.Tensor) or i.ndim or i.dtype in (torch.bool, torch.uint8) or i.is_floating_point():
@@ -87,28 +114,62 @@ def _is_place(i: Any) -> bool:
     return True
 
 
+def _taken(i: Any) -> int:
+    """Return how many dimensions an entry of an index is for."""
+    if i is None or isinstance(i, bool):
+        return 0
+    return i.ndim if isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) else 1
+
+
 def _dimensions(x: torch.Tensor, index: tuple[Any, ...]) -> list[tuple[Any, int]]:
     """Return the entries of an index, the ellipsis written out, each with the first dimension of ``x`` that it is for."""
-    taken = sum(0 if i is None or i is Ellipsis else i.ndim if isinstance(i, torch.Tensor) and i.dtype == torch.bool else 1 for i in index)
+    rest = x.ndim - sum(_taken(i) for i in index if i is not Ellipsis)
     entries, dim = [], 0
     for i in index:
         if i is Ellipsis:
-            rest = x.ndim - taken
             entries += [(slice(None), dim + k) for k in range(rest)]
             dim += rest
             continue
         entries.append((i, dim))
-        dim += 0 if i is None else i.ndim if isinstance(i, torch.Tensor) and i.dtype == torch.bool else 1
+        dim += _taken(i)
+    if rest < 0 or dim > x.ndim:
+        raise IndexError(f"too many indices for tensor of dimension {x.ndim}")
     return entries
+
+
+def _rows(x: torch.Tensor, entries: list[tuple[Any, int]]) -> torch.Tensor:
+    """Return the view of ``x`` at those entries of an index that are known only when the program runs."""
+    for i, dim in reversed(entries):
+        if _is_place(i):
+            x = _row(x, dim, i)
+    return x
+
+
+def _row(x: torch.Tensor, dim: int, i: torch.Tensor) -> torch.Tensor:
+    """Return ``x.select(dim, i)``.
+
+    It is a view for every transform of torch.func, by torch's own rules for ``select``: these take numbers, of which they know nothing,
+    so they are given one that stands for the tensor, and :meth:`Trace.row` puts the tensor in its place.
+    """
+    trace = current()
+    assert trace is not None
+    place = _from_the_front(i, x.shape[dim])
+    while private.is_transformed(place):
+        place = private.functorch.get_unwrapped(place)
+    number = _FIRST + len(trace.places)
+    trace.places[number] = place if isinstance(place, Traced) else trace.capture(place)
+    return x.select(dim, number)
+
+
+# No tensor has as many rows.
+_FIRST = 1 << 61
 
 
 def _index(x: torch.Tensor, index: tuple[Any, ...]) -> torch.Tensor:
     entries = _dimensions(x, index)
     rest = tuple(i for i, _ in entries if not _is_place(i))
-    for i, dim in reversed(entries):
-        if _is_place(i):
-            x = x.index_select(dim, _from_the_front(i, x.shape[dim])).squeeze(dim)
-    return x[rest] if any(i is None or not (isinstance(i, slice) and i == slice(None)) for i in rest) else x
+    x = _rows(x, entries)
+    return x[rest] if any(not (isinstance(i, slice) and i == slice(None)) for i in rest) else x
 
 
 def _from_the_front(i: torch.Tensor, size: int) -> torch.Tensor:
@@ -118,27 +179,20 @@ def _from_the_front(i: torch.Tensor, size: int) -> torch.Tensor:
 
 def _set_index(x: torch.Tensor, index: tuple[Any, ...], value: Any) -> None:
     entries = _dimensions(x, index)
-    if any(isinstance(i, (torch.Tensor, list)) and not _is_place(i) for i, _ in entries):
-        # One kind of index only: numbers count as tensors that are broadcast.
-        x.index_put_(
-            tuple(i if isinstance(i, torch.Tensor) else torch.tensor(i) for i, _ in entries), torch.as_tensor(value, dtype=x.dtype)
-        )
+    places = [(i, dim) for i, dim in entries if _is_place(i)]
+    if len(places) == 1 or any(isinstance(i, (torch.Tensor, list, tuple, bool)) and not _is_place(i) for i, _ in entries):
+        _rows(x, entries)[tuple(i for i, _ in entries if not _is_place(i))] = value
         return
+    # One write of all places, where a row of a row would be written back twice.
     part = x[tuple(slice(None) if _is_place(i) else i for i, _ in entries)]
-    dim, places = 0, []
+    dim, order = 0, []
     for i, _ in entries:
         if _is_place(i):
-            places.append((i, dim))
+            order.append(dim)
         dim += isinstance(i, slice) or i is None or _is_place(i)
+    order += [dim for dim in range(part.ndim) if dim not in order]
+    part = part.permute(order)
     value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    indices: list[Any] = [None] * part.ndim
-    for i, dim in places:
-        indices[dim] = i.reshape(1)
-    shape = [n for dim, n in enumerate(part.shape) if indices[dim] is None]
-    value = value.broadcast_to(shape)
-    if len(places) == 1:
-        i, dim = places[0]
-        part.index_copy_(dim, _from_the_front(i, part.shape[dim]), value.unsqueeze(dim))
-        return
-    order = [dim for _, dim in places] + [dim for dim in range(part.ndim) if indices[dim] is None]
-    part.permute(order).index_put_(tuple(i for i, _ in places), value)
+    while value.ndim > part.ndim - len(places) and value.shape[0] == 1:
+        value = value.squeeze(0)  # as torch does
+    part.index_put_(tuple(i for i, _ in places), value.broadcast_to(part.shape[len(places) :]))

@@ -34,6 +34,8 @@ def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
         return _determinant
     if func in (aten.native_batch_norm.default, aten.cudnn_batch_norm.default, aten.miopen_batch_norm.default):
         return _batch_norm
+    if func in (aten.select.int, aten.select_backward.default, aten.select_scatter.default):
+        return _select
     if not any(str(result.type) in ("Tensor", "List[Tensor]", "Optional[Tensor]") for result in schema.returns):
         return lambda trace, func, args, kwargs: func(*replaced(args, torch.Tensor, meta_of_tensor), **kwargs)
     if any(result.alias_info is not None for result in schema.returns):
@@ -41,6 +43,22 @@ def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
     if takes_device(func):
         return _make
     return Trace.pure
+
+
+def _select(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
+    """Record a row, what a row hands back to its tensor, or a tensor with another row: an index may be a number that stands for a tensor."""
+    x, *others, dim, i = args
+    if i not in trace.places:
+        return trace.view(func, args, kwargs) if func is aten.select.int else trace.pure(func, args, kwargs)
+    if func is aten.select.int:
+        return trace.row(x, dim, i)
+    if func is aten.select_backward.default:
+        base = trace.pure(aten.new_zeros.default, (x, *others), {})
+        row, write = x, aten.index_add.default
+    else:
+        base, (row,), write = x, others, aten.index_copy.default
+    dim %= base.ndim
+    return trace.pure(write, (base, dim, trace.places[i], trace.view(aten.unsqueeze.default, (row, dim), {})), {})
 
 
 def _make(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
@@ -172,7 +190,7 @@ def _change_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator such as squeeze_, that makes a tensor a view of itself."""
     name = func._schema.name.split("::")[1]
     target = args[0]
-    twin = getattr(getattr(aten, name[:-1], None), func._overloadname, None)
+    twin = aten.transpose.int if name == "transpose_" else getattr(getattr(aten, name[:-1], None), func._overloadname, None)
     if twin is None or not isinstance(target, Traced) or name in ("resize_", "set_", "resize_as_"):
         return _refuse_write(trace, func, args, kwargs)
     changed = trace.view(twin, args, kwargs)

@@ -10,6 +10,7 @@ Needed (without one of them the first trace raises an error that names it):
 * ``torch.utils._python_dispatch.TorchDispatchMode``: hears of each aten operator, below torch.func.
 * ``torch._C._functorch``: wrappers and levels of vmap and grad: which tensors a loop's body captures, and the rules of the loop.
 * ``torch._functorch.{vmap,eager_transforms,utils,pyfunctorch}``: the rules of the loop, and where wrappers are made.
+* ``torch.autograd.grad_mode._force_original_view_tracking``: derivatives of writes to views, by the views' own operators.
 * ``torch.autograd.forward_ad``: forward-mode rules of the loop (public, but for ``_make_dual``'s level).
 * ``torch._decomp.core_aten_decompositions``: operators without a lowering of their own.
 
@@ -49,6 +50,7 @@ __all__ = [
     "no_dispatch",
     "no_torch_function",
     "on_wrapping",
+    "replayed_views",
     "single_level_function",
     "unwrapped",
     "without_dynamo",
@@ -62,6 +64,7 @@ no_torch_function: Any = torch._C._disabled_torch_function_impl  # pyright: igno
 _NAMES = {
     "torch._functorch.vmap": ("restore_vmap", "unwrap_batched", "wrap_batched", "_add_batch_dim"),
     "torch._functorch.eager_transforms": ("_autograd_grad", "_wrap_for_grad"),
+    "torch.autograd.grad_mode": ("_force_original_view_tracking",),
     "torch._functorch.utils": ("enable_single_level_autograd_function",),
     "torch._functorch.pyfunctorch": ("retrieve_current_functorch_interpreter",),
     "torch._C._functorch": (
@@ -126,6 +129,14 @@ def unwrapped(x: torch.Tensor, above: int = 0) -> torch.Tensor:
             break
         x = functorch.get_unwrapped(x)
     return x
+
+
+def replayed_views() -> Any:
+    """Return a context in which derivatives of a write to a view take the view again as it was taken.
+
+    Else they take it by as_strided, which has no offset for a row whose index is a tensor.
+    """
+    return needed()._force_original_view_tracking(True)
 
 
 @functools.cache

@@ -167,6 +167,7 @@ class Trace(private.TorchDispatchMode):
         self.frame = Frame(None)
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
         self.laid_out: set[Node] = set()  # inputs of which as_strided was taken
+        self.places: dict[int, Traced] = {}  # indices that are tensors, by the numbers that stand for them
 
     # What a function is given and gives ------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Trace(private.TorchDispatchMode):
 
         _STATE.trace = self
         try:
-            with torch.inference_mode(False), Indexing(), self:
+            with torch.inference_mode(False), private.replayed_views(), Indexing(), self:
                 yield
         finally:
             _STATE.trace = None
@@ -199,8 +200,8 @@ class Trace(private.TorchDispatchMode):
         if x.version == memory.version:
             return self.frame.place(x.node)
         node = self.frame.place(memory.node)
-        for func, args, kwargs, place in x.steps:
-            node = self.result(self.emit(func, (node, *args), kwargs), place)
+        for step in x.steps:
+            node = self.step(node, step)
         if memory.frame is self.frame:
             x.node, x.version = node, memory.version
         return node
@@ -245,6 +246,11 @@ class Trace(private.TorchDispatchMode):
     def result(self, node: Node, place: int | None) -> Node:
         """Return one of several results of a node, or the node itself where ``place`` is None."""
         return node if place is None else self.frame.graph.add("item", (node, place), {}, node.meta[place])
+
+    def step(self, base: Node, step: tuple[Any, ...]) -> Node:
+        """Record the step from a tensor to a view of it."""
+        func, args, kwargs, place = step
+        return self.result(self.emit(func, (base, *replaced(args, Traced, self.node)), kwargs), place)
 
     def pure(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Record an operator that writes nothing and whose results are no views."""
@@ -302,8 +308,19 @@ class Trace(private.TorchDispatchMode):
 
         return one(meta, None) if isinstance(meta, torch.Tensor) else type(meta)([one(x, i) for i, x in enumerate(meta)])
 
+    def row(self, x: torch.Tensor, dim: int, number: int) -> Traced:
+        """Record ``x.select(dim, i)``, a view, where ``i`` is a tensor that goes by a number (:mod:`funrl.compiler._indexing`)."""
+        base = x if isinstance(x, Traced) else self.capture(x)
+        dim %= base.ndim
+        steps = ((aten.index_select.default, (dim, self.places[number]), {}, None), (aten.squeeze.dim, (dim,), {}, None))
+        node = self.step(self.step(self.node(base), steps[0]), steps[1])
+        node.meta = on_meta(aten.select.int, (base.meta, dim, 0), {})
+        return Traced.make(node.meta, base.memory, (*base.steps, *steps), node, self.device)
+
     def _as_strided(self, base: Traced, size: Any, stride: Any, offset: int | None = None) -> Traced:
         """Record as_strided, which speaks of memory and not of the tensor that it is given: by way of the memory's own order."""
+        if any(func is aten.index_select.default for func, *_ in base.steps):
+            raise TraceError(f"{line()}as_strided of a row taken at a tensor index cannot be traced; call .clone() first")
         memory = base.memory.meta
         if base.memory.readonly:
             self.laid_out.add(base.memory.node)

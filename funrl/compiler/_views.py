@@ -22,8 +22,8 @@ def write_back(trace: Any, base: Any, steps: tuple[Any, ...], value: Any) -> Any
         value: the node of the view's new value.
     """
     bases = [base] if steps else []
-    for func, args, kwargs, place in steps[:-1]:
-        bases.append(trace.result(trace.emit(func, (bases[-1], *args), kwargs), place))
+    for step in steps[:-1]:
+        bases.append(trace.step(bases[-1], step))
     for around, (func, args, kwargs, place) in zip(reversed(bases), reversed(steps), strict=True):
         value = _inverse(trace, func, around, value, args, kwargs, place)
     return value
@@ -41,6 +41,8 @@ def _inverse(trace: Any, func: Any, base: Any, value: Any, args: Any, kwargs: An
 
     if name == "select":
         return emit(aten.select_scatter.default, base, value, dim, given["index"])
+    if name == "index_select":  # one row, at an index that is a tensor
+        return emit(aten.index_copy.default, base, dim, trace.node(given["index"]), value)
     if name == "slice":
         return emit(aten.slice_scatter.default, base, value, dim, given.get("start"), given.get("end"), given.get("step", 1))
     if name == "diagonal":
