@@ -20,7 +20,7 @@ class Indexing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _GET or func is _SET:
             index = args[1] if type(args[1]) is tuple else (args[1],)
-            if type(args[1]) is list and any(isinstance(i, torch.Tensor) for i in args[1]) and _lists_are_tuples():
+            if type(args[1]) is list and _holds_tensors(args[1]) and _lists_are_tuples():
                 index = tuple(args[1])
             if any(type(i) is list and _holds_tensors(i) for i in index):
                 index = tuple([_tensor_of(i) if type(i) is list and _holds_tensors(i) else i for i in index])
@@ -88,7 +88,7 @@ def _tensor_of(values: Any, dtype: Any = None, device: Any = None, **options: An
 
 @functools.cache
 def _lists_are_tuples() -> bool:
-    """Return whether this torch takes ``x[[i, j]]`` for ``x[i, j]`` where i and j are tensors, as it did when it deprecated that."""
+    """Return whether this torch takes ``x[[i, j]]`` for ``x[i, j]`` as it did when it deprecated that."""
     with private.no_dispatch(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         i = torch.zeros((), dtype=torch.int64)

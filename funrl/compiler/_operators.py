@@ -46,7 +46,7 @@ def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
 
 
 def _select(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
-    """Record a row, what a row hands back to its tensor, or a tensor with another row: an index may be a number that stands for a tensor."""
+    """Record a row, what a row hands back to its tensor, or a tensor with another row: an index may be a number that stands for one."""
     x, *others, dim, i = args
     if i not in trace.places:
         return trace.view(func, args, kwargs) if func is aten.select.int else trace.pure(func, args, kwargs)

@@ -63,7 +63,7 @@ no_torch_function: Any = torch._C._disabled_torch_function_impl  # pyright: igno
 
 _NAMES = {
     "torch._functorch.vmap": ("restore_vmap", "unwrap_batched", "wrap_batched", "_add_batch_dim"),
-    "torch._functorch.eager_transforms": ("_autograd_grad", "_wrap_for_grad"),
+    "torch._functorch.eager_transforms": ("_autograd_grad", "_unwrap_for_grad", "_wrap_for_grad"),
     "torch.autograd.grad_mode": ("_force_original_view_tracking",),
     "torch._functorch.utils": ("enable_single_level_autograd_function",),
     "torch._functorch.pyfunctorch": ("retrieve_current_functorch_interpreter",),
@@ -215,10 +215,19 @@ def _listen_to_wrapping() -> None:
             found = engine.run_backward(ends, slopes, retain_graph, create_graph, tuple(inputs), True, accumulate_grad=False)
         return tuple(torch.zeros_like(x) if dx is None else dx for dx, x in zip(found, inputs, strict=True))
 
+    unwrap = eager_transforms._unwrap_for_grad
+
+    def unwrapping(x: torch.Tensor, level: int) -> torch.Tensor:
+        # A view whose memory was written since learns how it came about when asked; replayed after its level's end it would be of nothing.
+        if isinstance(x, torch.Tensor) and x.requires_grad:
+            x.grad_fn  # pyright: ignore  # noqa: B018
+        return unwrap(x, level)
+
     vmap_module: Any = vmap
     grad_module: Any = eager_transforms
     vmap_module._add_batch_dim = listening(vmap_module._add_batch_dim)
     grad_module._autograd_grad = functools.wraps(original)(gradients)
+    grad_module._unwrap_for_grad = functools.wraps(unwrap)(unwrapping)
     grad_module._wrap_for_grad = listening(grad_module._wrap_for_grad)
 
 

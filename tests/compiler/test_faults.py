@@ -1,6 +1,7 @@
 """Programs that once came out wrong compiled, each with its whole kind, compiled by XLA and traced alone beside what torch gives eagerly."""
 
 import functools
+from random import Random
 
 import numpy as np
 import pytest
@@ -380,6 +381,172 @@ def test_indices_of_shape_empty(backend):
             "both": (vmap(lambda t, i: t[i]), t.expand(2, 3, 4), torch.tensor([1, 2])),
         },
     )
+
+
+# A row at an index that is a tensor is a view, as it is eagerly ------------------------------------------------------------------------
+
+
+def out_of_a_row(x, i, j, v):
+    torch.add(x[j], 1, out=x[i])
+
+
+def in_a_loop(x, i, j, v):
+    def body(y, k):
+        y = y.clone()
+        y[k].mul_(2)
+        y[i].add_(y[k])
+        return y, y[k].sum()
+
+    return scan(body, x, torch.arange(3))
+
+
+def read_after(x, i, j, v):
+    r = x[i]
+    x[i, j] = 7
+    x.mul_(2)
+    return r
+
+
+def through_views(x, i, j, v):
+    i = i.clone()
+    r = x.transpose(0, 2)[:, i]
+    i += 1  # the row stays where it is
+    r.T[j].mul_(v[0])
+    x[i, :, 1] -= 1
+    x[i, j][1:] = v[1:]
+    return r
+
+
+def of_copies(x, i, j, v):
+    y, z = x[i], x[i].clone()
+    y = y + 1
+    z += 1
+    return y, z
+
+
+def of_kinds(x, i, j, v):
+    x[i, :, j] = v[:4]
+    x[True, i] = 7
+    x[j] = v[None, None]
+    x[j, i] = v[None]
+    x[j, :, [0, 1]] = v[:2]
+    x[j, i, None] *= 2
+    return x[True, i], x[:, i, [0, 2]], x[0, [i, j]], x[..., j].reshape(-1), x[i].view(-1)
+
+
+def swapped(x, i, j, v):
+    x.swapaxes_(0, 1)
+    x[i].add_(1)
+    x.swapdims_(1, 2)
+    x[j, i].mul_(v[:3])
+
+
+WRITES_TO_ROWS = {
+    "add_": lambda x, i, j, v: x[i].add_(1),
+    "zero_": lambda x, i, j, v: x[i].zero_(),
+    "+=": lambda x, i, j, v: x[i].__iadd__(v),
+    "of a row": lambda x, i, j, v: x[i].__setitem__(j, v),
+    "of an entry": lambda x, i, j, v: x[i, j, i].mul_(3),
+    **{f.__name__: f for f in (in_a_loop, read_after, through_views, of_copies, of_kinds, swapped)},
+}
+
+
+def row_writes(f):
+    def run(x, i, j, v):
+        x = x.clone()
+        r = f(x, i, j, v)
+        return x, () if r is None else r
+
+    return run
+
+
+@backends
+def test_writes_to_rows_at_tensor_indices(backend):
+    x, i, j, v = numbers(0, 3, 4, 5), torch.tensor(1), torch.tensor(-2), numbers(1, 5)
+    agrees(backend, {name: (row_writes(f), x, i, j, v) for name, f in {**WRITES_TO_ROWS, "out": out_of_a_row}.items()})
+
+    if backend == "aot_eager":
+        with pytest.raises(compiler.TraceError, match="an argument of the function"):
+            compiler.compile(lambda x, i: x[i].add_(1), backend=backend)(x, i)
+        with pytest.raises(compiler.TraceError, match=r"as_strided of a row taken at a tensor index"):
+            compiler.compile(lambda x, i: x.clone()[i].as_strided((2,), (1,)), backend=backend)(x, i)
+
+
+@backends
+@pytest.mark.parametrize("name", ["a write", "views", "a loop"])
+def test_derivatives_of_writes_to_rows(name, backend):
+    x, i, j, v = numbers(0, 3, 4, 5), torch.tensor(1), torch.tensor(-2), numbers(1, 5)
+    f = row_writes({"a write": read_after, "views": through_views, "a loop": in_a_loop}[name])
+    total = lambda x, i, j, v: sum((y**2).sum() for y in tree.leaves(f(x, i, j, v)))
+    many = (0, None, None, 0)
+    pairs = torch.stack([x, x + 1]), i, j, torch.stack([v, -v])
+    cases = {"mapped": (vmap(f, many), *pairs), "mapped gradient": (vmap(grad(total, (0, 3)), many), *pairs)}
+    if backend == "aot_eager":
+        cases |= {
+            "gradient": (grad(total, (0, 3)), x, i, j, v),
+            "gradient of mapped": (grad(lambda *a: vmap(total, many)(*a).sum()), *pairs),
+            "tangents": (lambda x, i, j, v: jvp(lambda x, v: f(x, i, j, v), (x, v), (x + 1, v)), x, i, j, v),
+            "by rows": (lambda x, i, j, v: jacrev(lambda v: f(x + v.sum(), i, j, v))(v), x, i, j, v),
+            "by columns": (lambda x, i, j, v: jacfwd(lambda v: f(x + v.sum(), i, j, v))(v), x, i, j, v),
+            "twice": (lambda x, i, j, v: grad(lambda x: (grad(total)(x, i, j, v) ** 2).sum())(x), x, i, j, v),
+        }
+    agrees(backend, cases)
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+def test_lists_of_indices():
+    x, i, j = numbers(0, 3, 4, 5), torch.tensor(1), torch.tensor(-2)
+    agrees("aot_eager", {"lists": (lambda x, i, j: [x[[i, j]], x[[[i, j]]], x[[i, 2], 0], x[:, [0, j]], x[[i]]], x, i, j)})
+
+
+def random_index(r):
+    """Return an index of a tensor [3, 4, 5], in which "i", "j" and "rows" stand for tensors."""
+    several = r.random() < 0.5  # also True, lists and tensors with a dimension
+
+    def entry(size):
+        first = slice(r.randrange(2), r.choice([None, -1, 3]), r.choice([1, 2]))
+        return r.choice(["i", "j", r.randrange(-size, size), slice(None), first, *([r.sample(range(3), 2), "rows"] if several else [])])
+
+    index = [entry(size) for size in (3, 4, 5)[: r.randrange(1, 4)]]
+    if len(index) < 3 and r.random() < 0.4:
+        end = r.randrange(len(index) + 1)
+        index = [*index[:end], ..., *(entry(3) for _ in index[end:])]
+    for more in (None, True) if several else (None,):
+        if r.random() < 0.3:
+            index.insert(r.randrange(len(index) + 1), more)
+    return index
+
+
+def random_reads_and_writes(seed):
+    r = Random(seed)
+    steps = [(r.choice(["read", "view", "set", "write", "+="]), r.randrange(4), random_index(r)) for _ in range(5)]
+
+    def run(x, v, tensors):
+        x, found = x.clone(), []
+        for what, kind, index in steps:
+            at = tuple(tensors[k] if isinstance(k, str) else k for k in index)
+            shape = x[at].shape
+            own = v[: shape.numel()].reshape(shape)
+            if what == "read":
+                found.append(x[at] * 1)
+            elif what == "view":
+                found.append(x[at])
+            elif what == "set":
+                x[at] = [own, own[None, None], own[..., :1] if shape else own, 3.0][kind]
+            elif what == "write":
+                x[at].mul_(v[0])
+            else:
+                x[at] += v[1]
+        return x, found
+
+    return run
+
+
+@backends
+def test_random_reads_and_writes(backend):
+    tensors = {"i": torch.tensor(1), "j": torch.tensor(-2), "rows": torch.tensor([2, 0])}
+    x, v = numbers(0, 3, 4, 5), numbers(1, 100)
+    agrees(backend, {f"seed {seed}": (random_reads_and_writes(seed), x, v, tensors) for seed in range(20 if backend == "aot_eager" else 6)})
 
 
 # c08: layouts of arguments -------------------------------------------------------------------------------------------------------------

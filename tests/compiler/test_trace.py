@@ -79,6 +79,11 @@ def test_a_value_is_asked_for(name):
         compile(f)(torch.ones(2))
 
 
+def test_a_slice_of_unknown_length():
+    remedy = r"take a fixed number of rows: x\[i \+ torch.arange\(n\)\]"
+    refused(lambda x, i: x.clone()[i:], torch.ones(3), torch.tensor(1), match=remedy)  # here
+
+
 def test_a_value_is_asked_for_within_transforms():
     for transform in (vmap, grad, lambda f: lambda x: jvp(f, (x,), (x,)), lambda f: lambda x: vjp(f, x)[0]):
 
