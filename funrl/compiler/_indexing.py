@@ -153,11 +153,15 @@ def _row(x: torch.Tensor, dim: int, i: torch.Tensor) -> torch.Tensor:
     """
     trace = current()
     assert trace is not None
-    place = _from_the_front(i, x.shape[dim])
-    while private.is_transformed(place):
-        place = private.functorch.get_unwrapped(place)
-    number = _FIRST + len(trace.places)
-    trace.places[number] = place if isinstance(place, Traced) else trace.capture(place)
+    bottom = private.unwrapped(i)
+    bottom = bottom if isinstance(bottom, Traced) else trace.capture(bottom)
+    key = trace.frame, bottom.serial, bottom.memory, bottom.memory.version, x.shape[dim]
+    number = trace.numbers.get(key)
+    if number is None:
+        place = private.unwrapped(_from_the_front(i, x.shape[dim]))
+        assert isinstance(place, Traced)
+        number = trace.numbers[key] = _FIRST + len(trace.places)
+        trace.places[number] = place
     return x.select(dim, number)
 
 

@@ -17,7 +17,7 @@ from funrl.compiler import _torch_private as private
 from funrl.compiler._errors import TraceError, described, line, value_asked
 from funrl.compiler._graph import Graph, Loop, Node, replaced
 from funrl.compiler._meta import on_meta
-from funrl.compiler._views import IDENTITIES, write_back
+from funrl.compiler._views import IDENTITIES, same_steps, write_back
 
 __all__ = ["Frame", "Memory", "Trace", "Traced", "current", "meta_of_tensor", "tracing"]
 
@@ -168,6 +168,7 @@ class Trace(private.TorchDispatchMode):
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
         self.laid_out: set[Node] = set()  # inputs of which as_strided was taken
         self.places: dict[int, Traced] = {}  # indices that are tensors, by the numbers that stand for them
+        self.numbers: dict[Any, int] = {}  # these numbers, by what they are made of
 
     # What a function is given and gives ------------------------------------------------------------------------------------
 
@@ -353,6 +354,13 @@ class Trace(private.TorchDispatchMode):
                 "that it is given: "
                 "compute a new tensor and return it (funrl.compile's donate= lets it take the old one's memory)"
             )
+        if (
+            func is aten.copy_.default
+            and isinstance(args[1], Traced)
+            and args[1].memory is memory
+            and same_steps(args[1].steps, target.steps)
+        ):
+            return target  # x[i] += 1 writes to x[i] and then assigns it to itself
         value = compute()
         if not torch.can_cast(value.meta.dtype, target.dtype) and func is not aten.copy_.default:
             raise RuntimeError(f"result type {value.meta.dtype} can't be cast to the desired output type {target.dtype}")
