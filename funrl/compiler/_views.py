@@ -15,16 +15,13 @@ IDENTITIES = frozenset({aten.alias.default, aten.detach.default})
 def same_steps(steps: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
     """Return whether two views of a memory are of the same entries in the same order, as far as can be seen."""
     return len(steps) == len(others) and all(
-        func is func2
-        and place == place2
-        and kwargs == kwargs2
-        and len(args) == len(args2)
-        and all(
-            x is y or (not (isinstance(x, torch.Tensor) or isinstance(y, torch.Tensor)) and x == y)
-            for x, y in zip(args, args2, strict=True)
-        )
-        for (func, args, kwargs, place), (func2, args2, kwargs2, place2) in zip(steps, others, strict=True)
+        one[0] is other[0] and one[2:] == other[2:] and len(one[1]) == len(other[1]) and all(map(_same, one[1], other[1]))
+        for one, other in zip(steps, others, strict=True)
     )
+
+
+def _same(x: Any, y: Any) -> bool:
+    return x is y or (not isinstance(x, torch.Tensor) and not isinstance(y, torch.Tensor) and x == y)
 
 
 def write_back(trace: Any, base: Any, steps: tuple[Any, ...], value: Any) -> Any:
