@@ -251,7 +251,9 @@ class Trace(private.TorchDispatchMode):
     def step(self, base: Node, step: tuple[Any, ...]) -> Node:
         """Record the step from a tensor to a view of it."""
         func, args, kwargs, place = step
-        return self.result(self.emit(func, (base, *replaced(args, Traced, self.node)), kwargs), place)
+        if func is aten.index_select.default:  # no view for torch, so a backend may decompose it
+            return self.node(self.pure(func, (self.fresh(base), *args), kwargs))
+        return self.result(self.emit(func, (base, *args), kwargs), place)
 
     def pure(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Record an operator that writes nothing and whose results are no views."""

@@ -54,7 +54,8 @@ def _inverse(trace: Any, func: Any, base: Any, value: Any, args: Any, kwargs: An
     if name == "select":
         return emit(aten.select_scatter.default, base, value, dim, given["index"])
     if name == "index_select":  # one row, at an index that is a tensor
-        return emit(aten.index_copy.default, base, dim, trace.node(given["index"]), value)
+        given = trace.fresh(base), dim, given["index"], trace.fresh(value)
+        return trace.node(trace.pure(aten.index_copy.default, given, {}))
     if name == "slice":
         return emit(aten.slice_scatter.default, base, value, dim, given.get("start"), given.get("end"), given.get("step", 1))
     if name == "diagonal":
