@@ -215,7 +215,7 @@ def _listen_to_wrapping() -> None:
             found = engine.run_backward(ends, slopes, retain_graph, create_graph, tuple(inputs), True, accumulate_grad=False)
         return tuple(torch.zeros_like(x) if dx is None else dx for dx, x in zip(found, inputs, strict=True))
 
-    unwrap = eager_transforms._unwrap_for_grad
+    unwrap = eager_transforms._unwrap_for_grad  # pyright: ignore
 
     def unwrapping(x: torch.Tensor, level: int) -> torch.Tensor:
         # A view whose memory was written since learns how it came about when asked; replayed after its level's end it would be of nothing.
