@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jax import lax
 
 from funrl.compiler._lowerings._linalg import wide
 from funrl.compiler._lowerings._table import lowers
@@ -53,13 +54,28 @@ def _cubic(n: int, out: int, align: bool, scale: float | None) -> Rows:
     return places, np.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], 1)
 
 
+def _rounded(x: Any) -> Any:
+    """Return what bytes hold of ``x``: torch rounds and limits them after each dimension."""
+    return lax.clamp(np.float32(0), lax.floor(lax.add(x, lax.full_like(x, 0.5))), np.float32(255))
+
+
+def _binary(weight: Any) -> np.ndarray:
+    """Return the weights by which torch averages bytes: as many binary places as keep them below 2**15."""
+    places, top = 0, float(np.abs(weight).max(initial=0.0))
+    while places < 22 and int(0.5 + top * (1 << (places + 1))) < (1 << 15):
+        places += 1
+    return np.trunc(weight * (1 << places) + np.sign(weight) * 0.5) / (1 << places)
+
+
 def _forward(n: int, rows: Callable[..., Rows], aligns: bool) -> Callable[..., Any]:
     def f(out: Any, x: Any, sizes: Any, *rest: Any) -> Any:
         align, scales = (rest[:1], rest[1:]) if aligns else ((), rest)
         scales = scales or (None,) * n
-        x = wide(x)
-        for d in range(n):
-            x = sums(x, 2 + d, *rows(x.shape[2 + d], out.shape[2 + d], *align, scales[d]))
+        whole = aligns and not out.dtype.is_floating_point  # bytes, that are averaged
+        x = lax.convert_element_type(x, np.float32) if whole else wide(x)
+        for d in reversed(range(n)):
+            index, weight = rows(x.shape[2 + d], out.shape[2 + d], *align, scales[d])
+            x = _rounded(sums(x, 2 + d, index, _binary(weight))) if whole else sums(x, 2 + d, index, weight)
         return x
 
     return f
