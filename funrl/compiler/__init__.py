@@ -1,8 +1,10 @@
 """Whole programs: ``scan``, a loop that compiles, and ``compile``, which makes one program of a function."""
 
+from funrl.compiler._backends import backend, eager, using
 from funrl.compiler._effects import effect
 from funrl.compiler._errors import TraceError
-from funrl.compiler._program import backend, clear, compile, eager, listening, transformed, using
+from funrl.compiler._listening import listening
+from funrl.compiler._program import clear, compile, transformed
 from funrl.compiler._scan import scan
 from funrl.compiler._trace import tracing
 

@@ -1,31 +1,29 @@
 """``compile``: which program a call needs, traced and compiled once for each kind of arguments."""
 
-import contextlib
 import functools
-import importlib.util
 import math
 import os
 import threading
-import time
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import optree
 import torch
 
 from funrl import tree
 from funrl.compiler import _torch_private as private
+from funrl.compiler._arguments import as_leaf, changeable, dicts, path, unhashable, what_changes
+from funrl.compiler._backends import BACKENDS, STATE, chosen
 from funrl.compiler._donation import LARGE, check_usable, mark_donated, matched, own_copies
+from funrl.compiler._listening import Timer
 from funrl.compiler._numbers import NotATensor, Number
-from funrl.compiler._trace import Trace, Traced, current
+from funrl.compiler._trace import Trace, current
 
-__all__ = ["backend", "clear", "compile", "eager", "listening", "transformed", "using"]
+__all__ = ["clear", "compile", "transformed"]
 
-_STATE = threading.local()
 # A function that is compiled more often than that has a number among its arguments that ought to be a tensor.
 MOST_PROGRAMS = 64
 
@@ -95,12 +93,9 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
         raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"compile: threads is {threads!r}; expected a whole number of at least 1")
-    if backend not in _BACKENDS:
-        raise ValueError(f"compile: backend is {backend!r}; expected one of {', '.join(map(repr, _BACKENDS))}")
+    if backend not in BACKENDS:
+        raise ValueError(f"compile: backend is {backend!r}; expected one of {', '.join(map(repr, BACKENDS))}")
     return _Compiled(fn, positions, threads, backend)
-
-
-_BACKENDS = ("auto", "xla", "inductor", "aot_eager", "eager")
 
 
 # In the place of a float's value, in the key of a program that takes it as an input.
@@ -124,7 +119,7 @@ class _Compiled:
         _ALL.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if current() is not None or getattr(_STATE, "eager", 0) or "eager" in (self.backend, getattr(_STATE, "backend", None)) or _FORKED:
+        if current() is not None or getattr(STATE, "eager", 0) or "eager" in (self.backend, getattr(STATE, "backend", None)) or _FORKED:
             return _plainly(self.fn, args, kwargs)
         leaves, form = optree.tree_flatten((args, kwargs), namespace="funrl")  # pyright: ignore[reportArgumentType]
         key = self._key(leaves, form, args, kwargs)
@@ -133,7 +128,7 @@ class _Compiled:
         try:
             program = self.programs.get(key)
         except TypeError:
-            raise _unhashable(self.name, args, kwargs, leaves) from None
+            raise unhashable(self.name, args, kwargs, leaves) from None
         if program is None:
             program = self._made(key, args, kwargs, leaves, form)
             if program is None:
@@ -168,11 +163,11 @@ class _Compiled:
                     leaves[i] = torch.tensor(x, dtype=torch.float64)
                     key.append(_NUMBER)
                     continue
-                x = leaves[i] = _as_leaf(x)
+                x = leaves[i] = as_leaf(x)
                 if not isinstance(x, torch.Tensor):
                     if type(x).__hash__ is object.__hash__ and not callable(x) and type(x) is not object:
-                        raise _changeable(self.name, args, kwargs, i)
-                    key.append((type(x), x, math.copysign(1, x)) if x == 0 and type(x) is float else (type(x), x))
+                        raise changeable(self.name, args, kwargs, i)
+                    key.append((float, x, math.copysign(1, x)) if isinstance(x, float) and x == 0 else (type(x), x))
                     continue
             if mapped and private.is_transformed(x):
                 return None
@@ -183,13 +178,13 @@ class _Compiled:
             key.append((x.shape, x.dtype, x.device))
         key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
         if self.backend == "auto":
-            key.append((getattr(_STATE, "backend", None), os.environ.get("FUNRL_BACKEND")))
-        key += [tuple(place((args, kwargs))) for place in _dicts(form)]
+            key.append((getattr(STATE, "backend", None), os.environ.get("FUNRL_BACKEND")))
+        key += [tuple(place((args, kwargs))) for place in dicts(form)]
         return tuple(key)
 
     def _tell(self, args: Any, kwargs: Any, place: int) -> None:
         self.told = True
-        where = _path(optree.tree_paths((args, kwargs), namespace="funrl")[place])  # pyright: ignore
+        where = path(optree.tree_paths((args, kwargs), namespace="funrl")[place])  # pyright: ignore
         warnings.warn(
             f"{self.name}: {where} requires a gradient, and torch.autograd sees nothing of a compiled function: take the gradient in the "
             "function (torch.func.grad), or hand in .detach()",
@@ -207,7 +202,7 @@ class _Compiled:
             if len(self.programs) >= MOST_PROGRAMS:
                 raise ValueError(
                     f"{self.name} has been compiled {MOST_PROGRAMS} times, each for other arguments; "
-                    f"{_what_changes(list(self.programs), args, kwargs)}"
+                    f"{what_changes(list(self.programs), args, kwargs)}"
                 )
             if self.donated and max(self.donated) >= len(args):
                 raise ValueError(f"{self.name}: argument {max(self.donated)} is to be donated, but only {len(args)} were given")
@@ -257,7 +252,7 @@ class _Program:
                     f"{self.name}: leaf {where} of argument {position}, which is donated, is a {type(leaves[i]).__name__}; make it a tensor"
                 )
         self.donated_leaves = donated_leaves
-        timer = _Timer(self.name, self.kind)
+        timer = Timer(self.name, self.kind)
         timer("tracing")
         if self.kind == "xla":
             from funrl.compiler import _xla as code
@@ -355,158 +350,6 @@ class _Program:
         return optree.tree_unflatten(self.form, values)
 
 
-def _as_leaf(x: Any) -> Any:
-    """Return a leaf as a plain tensor, if it is a tensor or an array, or else as it is; a number of NumPy as one of Python."""
-    if isinstance(x, torch.Tensor):
-        return (
-            x
-            if isinstance(x, Traced) or private.is_transformed(x) or "_funrl_donated" in x.__dict__
-            else x.detach().as_subclass(torch.Tensor)
-        )
-    if isinstance(x, np.ndarray):
-        # torch takes no negative strides, and warns of arrays that cannot be written.
-        return torch.as_tensor(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
-    return x.item() if isinstance(x, np.generic) else x
-
-
-@functools.lru_cache(4096)
-def _dicts(form: Any) -> list[Any]:
-    """Return what finds the dicts in (args, kwargs) of a structure: their order is not part of it, but a function sees it."""
-    places = {}
-    for accessor in form.accessors():
-        for k, entry in enumerate(accessor):
-            if k > 1 and isinstance(entry, optree.MappingEntry):
-                places[accessor[:k]] = None
-    return list(places)
-
-
-def _changeable(name: str, args: Any, kwargs: Any, place: int) -> TypeError:
-    where, kind = _path(optree.tree_paths((args, kwargs), namespace="funrl")[place]), type(tree.leaves((args, kwargs))[place])  # pyright: ignore
-    return TypeError(
-        f"{name}: {where} is an object of {kind.__module__}.{kind.__qualname__}, whose attributes would stay as they are: "
-        "make the class a funrl.tree.dataclass (its tensors are inputs, static fields part of the program), or give it __eq__ and __hash__"
-    )
-
-
-def _unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeError:
-    places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
-    for place, x in zip(places, leaves, strict=True):
-        try:
-            hash(x)
-        except TypeError:
-            return TypeError(
-                f"{name}: leaf {_path(place)} is a {type(x).__name__}, which is neither a tensor nor a fixed value; make it a tensor"
-            )
-    return TypeError(f"{name}: a static field of an argument cannot be hashed")
-
-
-def _path(place: tuple[Any, ...]) -> str:
-    which, *rest = place
-    where = f"argument {rest[0]}" if which == 0 and isinstance(rest[0], int) else f"argument {rest[0]!r}"
-    return where + "".join(f"[{step!r}]" for step in rest[1:])
-
-
-def _what_changes(keys: list[Any], args: Any, kwargs: Any) -> str:
-    places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
-    for k, place in enumerate(places, start=1):
-        kinds = {key[k] for key in keys if len(key) > k}
-        if len(kinds) > 1 and any(isinstance(kind[0], type) for kind in kinds):
-            return f"{_path(place)} is a Python number (or another fixed value) that changes: make it a tensor, as in torch.tensor(0.1)"
-        if len(kinds) > 1:
-            return f"{_path(place)} has another shape or dtype each time: pad it, or use a mask"
-    return "their structure or static fields differ each time"
-
-
-# Which backend --------------------------------------------------------------------------------------------------------------
-
-
-def backend(device: str | torch.device = "cpu") -> tuple[str, str]:
-    """Return the backend that ``funrl.compile`` takes for programs on a device, and why.
-
-    Args:
-        device: where the program runs.
-
-    Returns:
-        "xla", "inductor" or "eager", and a sentence that says why.
-
-    Raises:
-        ValueError: if ``FUNRL_BACKEND`` names no backend.
-
-    Example:
-        >>> name, why = backend("cuda")
-        >>> name, why
-        ('inductor', 'xla is for programs on the CPU, and this one is on cuda')
-    """
-    return chosen("auto", torch.device(device))
-
-
-def chosen(asked: str, device: torch.device) -> tuple[str, str]:
-    """Return the backend for ``asked``, which may be "auto", and why."""
-    if asked != "auto":
-        return asked, "it was asked for"
-    if getattr(_STATE, "backend", None) is not None:
-        return _STATE.backend, "it was chosen for this run"
-    named = os.environ.get("FUNRL_BACKEND") or "auto"
-    if named not in _BACKENDS:
-        raise ValueError(f"FUNRL_BACKEND is {named!r}; expected one of {', '.join(_BACKENDS)}")
-    if named != "auto":
-        return named, "FUNRL_BACKEND says so"
-    if device.type != "cpu":
-        return "inductor", f"xla is for programs on the CPU, and this one is on {device.type}"
-    if not has_jax():
-        return "inductor", "jax is not installed: pip install 'funrl[xla]' for programs that start in seconds"
-    return "xla", "jax is installed, and the program is on the CPU"
-
-
-@functools.cache
-def has_jax() -> bool:
-    """Return whether jax is installed, without importing it."""
-    return importlib.util.find_spec("jax") is not None and importlib.util.find_spec("jaxlib") is not None
-
-
-@contextlib.contextmanager
-def using(backend: str) -> Iterator[None]:
-    """Within the context, let this thread's programs of ``backend="auto"`` take this backend.
-
-    Args:
-        backend: "xla", "inductor", "aot_eager" or "eager"; "auto" leaves the choice as it is.
-
-    Raises:
-        ValueError: if it is none of these.
-
-    Example:
-        >>> with using("eager"):
-        ...     print(backend("cpu"))
-        ('eager', 'it was chosen for this run')
-    """
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(map(repr, _BACKENDS))}")
-    before = getattr(_STATE, "backend", None)
-    _STATE.backend = before if backend == "auto" else backend
-    try:
-        yield
-    finally:
-        _STATE.backend = before
-
-
-@contextlib.contextmanager
-def eager() -> Iterator[None]:
-    """Within the context, run this thread's compiled functions as they are, for a debugger or ``print``.
-
-    Example:
-        >>> import torch
-        >>> double = compile(lambda x: 2 * x)
-        >>> with eager():
-        ...     double(torch.ones(1))
-        tensor([2.])
-    """
-    _STATE.eager = getattr(_STATE, "eager", 0) + 1
-    try:
-        yield
-    finally:
-        _STATE.eager -= 1
-
-
 _ALL: weakref.WeakSet[_Compiled] = weakref.WeakSet()
 
 
@@ -543,44 +386,6 @@ def transformed(*trees: Any) -> bool:
     if current() is not None:
         return True
     return any(isinstance(x, torch.Tensor) and private.is_transformed(x) for x in tree.leaves(trees))
-
-
-# Who is told what a first call is doing -----------------------------------------------------------------------------------------
-
-
-class _Timer:
-    """Tell listeners which part of a first call begins, and how long the last one took."""
-
-    def __init__(self, name: str, backend: str) -> None:
-        self.name, self.backend, self.part, self.begin = name, backend, "", time.perf_counter()
-
-    def __call__(self, part: str) -> None:
-        now = time.perf_counter()
-        for listener in getattr(_STATE, "listeners", ()):
-            listener(self.name, self.part, now - self.begin, part)
-        self.part, self.begin = part, now
-
-
-@contextlib.contextmanager
-def listening(listener: Callable[[str, str, float, str], None]) -> Iterator[None]:
-    """Within the context, call ``listener(name, ended, seconds, begins)`` as first calls of this thread go on.
-
-    ``ended`` and ``begins`` are "tracing", "lowering", "compiling" or "loading" (from disk), or "" before the first and after the last.
-
-    Example:
-        >>> import torch
-        >>> parts = []
-        >>> with listening(lambda name, ended, seconds, begins: parts.append(begins)):
-        ...     compile(lambda x: x + 1)(torch.ones(2))
-        tensor([2., 2.])
-        >>> parts[0], parts[-1]
-        ('tracing', '')
-    """
-    listeners = _STATE.listeners = [*getattr(_STATE, "listeners", ()), listener]
-    try:
-        yield
-    finally:
-        _STATE.listeners = [x for x in listeners if x is not listener]
 
 
 def _plainly(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -4,17 +4,10 @@ Small leaves of one argument and one dtype travel as one vector, so that a call 
 shares the memory of jax's arrays, and remembers them: going in again it costs no conversion.
 """
 
-import atexit
 import collections
-import contextlib
 import functools
 import itertools
-import os
-import pathlib
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +16,7 @@ import torch
 from funrl.compiler import _cache
 from funrl.compiler._effects import Effect
 from funrl.compiler._graph import Graph, Loop, Node, replaced
+from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
 __all__ = ["Executable", "lowers"]
 
@@ -30,98 +24,9 @@ __all__ = ["Executable", "lowers"]
 LARGE = 1 << 16
 
 
-@functools.cache
-def _jax() -> Any:
-    try:
-        import jax
-    except ImportError:
-        raise ImportError("backend='xla' needs jax: pip install 'funrl[xla]' (or compile with backend='inductor')") from None
-    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
-    if not (0, 8) <= version < (0, 12):
-        raise ImportError(
-            f"funrl knows jax 0.8 to 0.11, and {jax.__version__} is installed: pip install 'funrl[xla]', or use backend='inductor'"
-        )
-    return jax
-
-
-# How many threads jax has for programs, which is one number for the whole process; and what was asked for and told of in vain.
-_POOL: list[int] = []
-_TOLD: set[int] = set()
-
-
-def _start(threads: int) -> Any:
-    """Return jax, whose CPU backend is started with so many threads if nobody started it before."""
-    jax = _jax()
-    with _STARTING:
-        if not _POOL:
-            before = os.environ.get("PJRT_NPROC")
-            running = _num_threads()
-            os.environ.setdefault("PJRT_NPROC", str(threads))
-            try:
-                jax.devices("cpu")
-            finally:
-                size = os.environ["PJRT_NPROC"]
-                if before is None:
-                    del os.environ["PJRT_NPROC"]
-            _POOL.append(running or int(size))
-            atexit.register(_rest)
-        unheard = _POOL[0] != threads and threads not in _TOLD
-        _TOLD.add(threads)
-    if unheard:
-        warnings.warn(
-            f"funrl.compile: threads={threads}, but jax was started with {_POOL[0]}, for the first program of this process or by another "
-            "library, and keeps that number; compile the program of most threads first, or set PJRT_NPROC before",
-            RuntimeWarning,
-            stacklevel=6,
-        )
-    return jax
-
-
-def _num_threads() -> int:
-    """Return how many threads jax's CPU backend has in this process, as far as the system tells: 0 before its start."""
-    names = []
-    for task in pathlib.Path("/proc/self/task").glob("*/comm"):
-        with contextlib.suppress(OSError):  # it has ended
-            names.append(task.read_text())
-    return sum(name.startswith("tf_XLAEigen") for name in names)
-
-
-_STARTING = threading.Lock()
-
-
-@contextlib.contextmanager
-def _settings() -> Iterator[None]:
-    """Within the context, let jax have our settings, whatever the user's are for code of their own."""
-    jax = _jax()
-    with (
-        jax.enable_x64(True),
-        jax.default_device(jax.devices("cpu")[0]),
-        jax.disable_jit(False),
-        jax.debug_nans(False),
-        jax.debug_infs(False),
-    ):
-        yield
-
-
-def _in_settings() -> Any:
-    """Return the context of a call: a shorter way where the user has changed none of these settings."""
-    jax = _jax()
-    config = jax.config
-    if config.jax_default_device is None and not (config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs):
-        return jax.enable_x64(True)
-    return _settings()
-
-
-def _rest() -> None:
-    """Wait until no program runs and its threads have dropped what they were given, as they need the interpreter for it."""
-    jax = _jax()
-    jax.block_until_ready(jax.live_arrays("cpu"))
-    time.sleep(0.05)
-
-
 def lowers(operator: Any) -> bool:
     """Return whether an aten operator has a lowering."""
-    _jax()  # or the error that names the extra
+    load()  # or the error that names the extra
     from funrl.compiler import _lowerings
 
     return operator in _lowerings.TABLE
@@ -165,8 +70,8 @@ class _Layout:
 
         leaves: list[Any] = [None] * len(self.shapes)
         for vector, offsets, array in zip(self.vectors, self.offsets, arrays, strict=False):
-            for i, start in zip(vector, offsets, strict=False):
-                part = array if len(vector) == 1 else lax.slice_in_dim(array, start, start + self.sizes[i])
+            for i, begin in zip(vector, offsets, strict=False):
+                part = array if len(vector) == 1 else lax.slice_in_dim(array, begin, begin + self.sizes[i])
                 leaves[i] = lax.reshape(part, self.shapes[i])
         for i, array in zip(self.single, arrays[len(self.vectors) :], strict=True):
             leaves[i] = array
@@ -207,7 +112,7 @@ class Vector(_Kept):
 def _to_jax(x: torch.Tensor) -> Any:
     """Return a jax array over the memory of a contiguous tensor, or of a copy where jax cannot use that memory."""
     # Of a tensor of its own: x may give up its memory while the array still has it.
-    return _jax().numpy.from_dlpack(x.detach())
+    return load().numpy.from_dlpack(x.detach())
 
 
 def _to_torch(x: Any) -> torch.Tensor:
@@ -240,7 +145,7 @@ class Executable:
         name: str,
         note: Callable[[str], Any],
     ) -> None:
-        jax = _start(threads)
+        jax = start(threads)
         leaves = graph.inputs[: len(groups)]
         self.inputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(groups, leaves, strict=True)])
         self.outputs = _Layout(
@@ -277,16 +182,16 @@ class Executable:
         self.raised: list[BaseException] = []  # by calls of Python, until the program has ended
         for effect in _effects_of(graph):
             effect.raised = self.raised
-        with _settings():
+        with settings():
             self.compiled = (
                 build()
                 if self.has_effects
-                else _cache.loaded(graph, (self.inputs, self.outputs), (places, _POOL[0]), options, len(avals), build, note)
+                else _cache.loaded(graph, (self.inputs, self.outputs), (places, POOL[0]), options, len(avals), build, note)
             )
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-        jax = _jax()
-        with _in_settings():
+        jax = load()
+        with in_settings():
             arrays = self._arrays(leaves)
             results = self.compiled(*arrays)
             if self.has_effects:
@@ -390,7 +295,7 @@ def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = 
         elif isinstance(node.op, Loop):
             values[id(node)] = _loop(node.op, [value(x) for x in node.args], wanted.get(id(node), set()))
         elif isinstance(node.op, Effect):
-            _jax().debug.callback(functools.partial(_call, node.op), *[value(x) for x in node.args], ordered=True)
+            load().debug.callback(functools.partial(_call, node.op), *[value(x) for x in node.args], ordered=True)
         else:
             values[id(node)] = _lowerings.apply(node.op, node.meta, replaced(node.args, Node, value), replaced(node.kwargs, Node, value))
     return [values[id(node)] for node in outputs]
@@ -414,7 +319,7 @@ def _from_numpy(x: np.ndarray) -> torch.Tensor:
 def _constant(x: torch.Tensor) -> Any:
     from funrl.compiler import _lowerings
 
-    jax = _jax()
+    jax = load()
     if x.ndim == 0:
         return _lowerings.constant(x.item(), x.dtype)
     if x.dtype == torch.bfloat16:

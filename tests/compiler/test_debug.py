@@ -11,7 +11,7 @@ from torch.func import grad, jvp, vjp, vmap
 from funrl import compiler, debug, random, scan
 from tests.support import same
 
-HAS_JAX = compiler._program.has_jax()
+HAS_JAX = compiler._backends.has_jax()
 BACKENDS = ["eager", "aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not HAS_JAX, reason="jax is not installed"))]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 inf, nan = math.inf, math.nan

@@ -12,7 +12,7 @@ import funrl
 from funrl import buffers, compiler, random, scan, tree
 from tests.support import compilations, same
 
-BACKENDS = ["aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not compiler._program.has_jax(), reason="jax is not installed"))]
+BACKENDS = ["aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not compiler._backends.has_jax(), reason="jax is not installed"))]
 BACKENDS += [pytest.param("inductor", marks=pytest.mark.nightly)]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -821,7 +821,7 @@ def exactly(cases, *args, share=0.0):
         assert (~equal).double().mean() <= share, (name, x[~equal][:4], y[~equal][:4])
 
 
-needs_xla = pytest.mark.skipif(not compiler._program.has_jax(), reason="jax is not installed")
+needs_xla = pytest.mark.skipif(not compiler._backends.has_jax(), reason="jax is not installed")
 
 
 @needs_xla

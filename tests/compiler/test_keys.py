@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from funrl import compiler, scan, tree
 from tests.support import same
 
-needs_jax = pytest.mark.skipif(not compiler._program.has_jax(), reason="jax is not installed")
+needs_jax = pytest.mark.skipif(not compiler._backends.has_jax(), reason="jax is not installed")
 BACKENDS = ["aot_eager", pytest.param("xla", marks=needs_jax)]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 

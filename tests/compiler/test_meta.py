@@ -50,7 +50,7 @@ def permuted(x):
 
 @functools.cache
 def packets():
-    return {rule._schema.name.split("::")[1] for rule in _meta._RULES}
+    return {rule._schema.name.split("::")[1] for rule in _meta.RULES}
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def test_rules_agree_with_torch(dtype):
 
 def test_the_samples_reach_the_rules():
     reached = {func for dtype in (torch.float32, torch.int64, torch.bool) for func, _, _ in samples(dtype)}
-    rules = {func for func in _meta._RULES if _lowerings.TABLE.get(func)}
+    rules = {func for func in _meta.RULES if _lowerings.TABLE.get(func)}
     assert len(reached & rules) > 0.5 * len(rules), sorted(str(func) for func in rules - reached)
 
 

@@ -18,7 +18,7 @@ from torch.func import grad, vmap
 from funrl import compiler, scan, tree
 from tests.support import same
 
-HAS_JAX = compiler._program.has_jax()
+HAS_JAX = compiler._backends.has_jax()
 needs_jax = pytest.mark.skipif(not HAS_JAX, reason="jax is not installed")
 BACKENDS = ["aot_eager", pytest.param("xla", marks=needs_jax)]
 backends = pytest.mark.parametrize("backend", BACKENDS)

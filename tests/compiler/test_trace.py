@@ -15,7 +15,7 @@ from funrl import compiler, random, scan, tree
 from funrl.compiler import TraceError
 from tests.support import compilations, same
 
-BACKENDS = ["aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not compiler._program.has_jax(), reason="jax is not installed"))]
+BACKENDS = ["aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not compiler._backends.has_jax(), reason="jax is not installed"))]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 

@@ -1,0 +1,103 @@
+"""jax as the programs of this process have it: which versions, how many threads, and settings that are not the user's."""
+
+import atexit
+import contextlib
+import functools
+import os
+import pathlib
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["POOL", "in_settings", "load", "settings", "start"]
+
+
+@functools.cache
+def load() -> Any:
+    try:
+        import jax
+    except ImportError:
+        raise ImportError("backend='xla' needs jax: pip install 'funrl[xla]' (or compile with backend='inductor')") from None
+    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
+    if not (0, 8) <= version < (0, 12):
+        raise ImportError(
+            f"funrl knows jax 0.8 to 0.11, and {jax.__version__} is installed: pip install 'funrl[xla]', or use backend='inductor'"
+        )
+    return jax
+
+
+# How many threads jax has for programs, which is one number for the whole process; and what was asked for and told of in vain.
+POOL: list[int] = []
+_TOLD: set[int] = set()
+
+
+def start(threads: int) -> Any:
+    """Return jax, whose CPU backend is started with so many threads if nobody started it before."""
+    jax = load()
+    with _STARTING:
+        if not POOL:
+            before = os.environ.get("PJRT_NPROC")
+            running = _num_threads()
+            os.environ.setdefault("PJRT_NPROC", str(threads))
+            try:
+                jax.devices("cpu")
+            finally:
+                size = os.environ["PJRT_NPROC"]
+                if before is None:
+                    del os.environ["PJRT_NPROC"]
+            POOL.append(running or int(size))
+            atexit.register(_rest)
+        unheard = POOL[0] != threads and threads not in _TOLD
+        _TOLD.add(threads)
+    if unheard:
+        warnings.warn(
+            f"funrl.compile: threads={threads}, but jax was started with {POOL[0]}, for the first program of this process or by another "
+            "library, and keeps that number; compile the program of most threads first, or set PJRT_NPROC before",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+    return jax
+
+
+def _num_threads() -> int:
+    """Return how many threads jax's CPU backend has in this process, as far as the system tells: 0 before its start."""
+    names = []
+    for task in pathlib.Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has ended
+            names.append(task.read_text())
+    return sum(name.startswith("tf_XLAEigen") for name in names)
+
+
+_STARTING = threading.Lock()
+
+
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """Within the context, let jax have our settings, whatever the user's are for code of their own."""
+    jax = load()
+    with (
+        jax.enable_x64(True),
+        jax.default_device(jax.devices("cpu")[0]),
+        jax.disable_jit(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ):
+        yield
+
+
+def in_settings() -> Any:
+    """Return the context of a call: a shorter way where the user has changed none of these settings."""
+    jax = load()
+    config = jax.config
+    if config.jax_default_device is None and not (config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs):
+        return jax.enable_x64(True)
+    return settings()
+
+
+def _rest() -> None:
+    """Wait until no program runs and its threads have dropped what they were given, as they need the interpreter for it."""
+    jax = load()
+    jax.block_until_ready(jax.live_arrays("cpu"))
+    time.sleep(0.05)
