@@ -32,6 +32,8 @@ def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
         return _plan_of_write(func)
     if func in (aten._linalg_det.default, aten._linalg_slogdet.default):
         return _determinant
+    if func is aten.multi_margin_loss.default:
+        return _classified
     if func in (aten.native_batch_norm.default, aten.cudnn_batch_norm.default, aten.miopen_batch_norm.default):
         return _batch_norm
     if func in (aten.select.int, aten.select_backward.default, aten.select_scatter.default):
@@ -154,6 +156,13 @@ def _batch_norm(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
         else:
             out = aten._native_batch_norm_legit.default(x, weight, bias, mean, variance, *options)
         return out if func is aten.native_batch_norm.default else (*out, x.new_empty(0, dtype=torch.uint8))
+
+
+def _classified(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
+    """Record a loss of classes, whose dtype torch's decomposition does not look at."""
+    if args[1].dtype != torch.int64:
+        raise RuntimeError(f"{func}: expected a target of dtype int64, the classes, but found {args[1].dtype}")
+    return trace.pure(func, args, kwargs)
 
 
 def _determinant(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:

@@ -238,7 +238,8 @@ LENIENT = {"masked_fill", "masked_scatter", "as_strided_scatter", "nn.functional
 LENIENT |= {"nn.functional.gelu", "bucketize", "amax", "amin", "kthvalue"}
 
 
-def test_what_torch_refuses_is_refused_when_it_is_traced():
+@pytest.mark.parametrize("part", [0, *(pytest.param(k, marks=pytest.mark.nightly) for k in (1, 2, 3))])
+def test_what_torch_refuses_is_refused_when_it_is_traced(part):
     """OpInfo's inputs that are errors: traced for XLA they are errors too, for an executable has no way to complain."""
     pytest.importorskip("jax")
     from torch.testing._internal.common_methods_invocations import op_db
@@ -246,7 +247,7 @@ def test_what_torch_refuses_is_refused_when_it_is_traced():
     from funrl.compiler import _xla
 
     silent, count = [], 0
-    for info in op_db:
+    for info in op_db[part::4]:
         if info.error_inputs_func is None or info.name in LENIENT:
             continue
         try:
@@ -284,7 +285,7 @@ def test_what_torch_refuses_is_refused_when_it_is_traced():
             except Exception:
                 continue
             silent.append(f"{info.name}: {str(expected).splitlines()[0]}")
-    assert not silent and count > 400, "\n".join(silent)
+    assert not silent and count > 100, "\n".join(silent)
 
 
 def test_every_lowering_has_a_meta_kernel():
