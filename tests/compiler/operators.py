@@ -138,13 +138,12 @@ def _as_tuple(x):
 
 
 def _to_jax(x):
-    import numpy as np
 
     x = x.detach().contiguous()
     return (
         jax.numpy.asarray(x.view(torch.int16).numpy().view(jax.numpy.bfloat16))
         if x.dtype == torch.bfloat16
-        else jax.numpy.asarray(np.array(x))
+        else jax.numpy.asarray(x.numpy().copy())
     )
 
 
