@@ -91,7 +91,8 @@ def eager() -> Iterator[None]:
 
     Example:
         >>> import torch
-        >>> double = compile(lambda x: 2 * x)
+        >>> from funrl import compiler
+        >>> double = compiler.compile(lambda x: 2 * x)
         >>> with eager():
         ...     double(torch.ones(1))
         tensor([2.])

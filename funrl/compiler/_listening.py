@@ -31,9 +31,10 @@ def listening(listener: Callable[[str, str, float, str], None]) -> Iterator[None
 
     Example:
         >>> import torch
+        >>> from funrl import compiler
         >>> parts = []
         >>> with listening(lambda name, ended, seconds, begins: parts.append(begins)):
-        ...     compile(lambda x: x + 1)(torch.ones(2))
+        ...     compiler.compile(lambda x: x + 1)(torch.ones(2))
         tensor([2., 2.])
         >>> parts[0], parts[-1]
         ('tracing', '')
