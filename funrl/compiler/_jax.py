@@ -16,6 +16,11 @@ __all__ = ["POOL", "in_settings", "load", "settings", "start"]
 
 @functools.cache
 def load() -> Any:
+    """Return jax.
+
+    Raises:
+        ImportError: if it is missing, or a version that funrl does not know; the message names the extra.
+    """
     try:
         import jax
     except ImportError:

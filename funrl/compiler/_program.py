@@ -157,7 +157,6 @@ class _Compiled:
         mapped = private.level() > 0
         inputs = self.floats[form][1] if form in self.floats else ()
         for i, x in enumerate(leaves):
-            given = x
             if type(x) is not torch.Tensor:
                 if i in inputs and type(x) is float:
                     leaves[i] = torch.tensor(x, dtype=torch.float64)
@@ -173,7 +172,7 @@ class _Compiled:
                 return None
             if "_funrl_donated" in x.__dict__:
                 check_usable(x, self.name, (args, kwargs), i)
-            if x.requires_grad and not self.told and torch.is_grad_enabled() and not isinstance(given, torch.nn.Parameter):
+            if x.requires_grad and not self.told and torch.is_grad_enabled():  # a parameter is plain by now
                 self._tell(args, kwargs, i)
             key.append((x.shape, x.dtype, x.device))
         key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))

@@ -14,14 +14,12 @@ import numpy as np
 import torch
 
 from funrl.compiler import _cache
+from funrl.compiler._donation import LARGE
 from funrl.compiler._effects import Effect
 from funrl.compiler._graph import Graph, Loop, Node, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
 __all__ = ["Executable", "lowers"]
-
-# Bytes from which a leaf travels by itself, and is written in place where it is donated.
-LARGE = 1 << 16
 
 
 def lowers(operator: Any) -> bool:

@@ -41,10 +41,6 @@ def _boolean(*values: Any) -> torch.dtype:
     return torch.bool
 
 
-def _division(a: Any, b: Any, rounding_mode: str | None = None) -> torch.dtype:
-    return floating(result_type(a, b))
-
-
 def _divided(a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
     shape = broadcast(a, b)
     dtype = result_type(a, b)
@@ -59,9 +55,7 @@ _TENSOR_TWO = ("Tensor", "Scalar", "Tensor_Scalar", "Tensor_Tensor", "Scalar_Ten
 enter(
     _pointwise(result_type, 2),
     "add",
-    "sub",
     "mul",
-    "rsub",
     "minimum",
     "maximum",
     "fmin",

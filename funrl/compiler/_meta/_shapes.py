@@ -16,10 +16,6 @@ def _like_first(
     return new(x.shape, dtype or x.dtype, x if memory_format in (None, torch.preserve_format) else None)
 
 
-def _contiguous_like_first(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return new(x.shape, x.dtype)
-
-
 enter(_like_first, "zeros_like", "ones_like", "full_like", "empty_like", overloads=("default",))
 enter(_like_first, "_to_copy", "clone", overloads=("default",))
 enter(_like_first, "index_put", "slice_scatter", "diagonal_scatter", "fill", "copy")
