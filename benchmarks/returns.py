@@ -1,4 +1,4 @@
-"""Generalized advantage estimation beside rlax under jit and TorchRL, and the two forms of the recurrence beside each other.
+"""Generalized advantage estimation beside rlax under jit and TorchRL.
 
 Each library computes on arrays [T, B] of its own kind, with the threads that it takes by default (funrl's programs: one). rlax returns
 advantages alone, and is compared with our advantages alone too; of TorchRL's two functions both are measured, and the faster one counts.
@@ -17,27 +17,22 @@ GAMMA, LAMBDA = 0.99, 0.95
 
 
 def funrl(steps: int, copies: int, seconds: float) -> dict[str, list[float]]:
-    """Time funrl eagerly and compiled, in both forms."""
+    """Time funrl eagerly and compiled."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
 
-    from funrl.returns import gae, parallel_recurrence, sequential_recurrence
+    from funrl.returns import gae
 
     keys, shape = funrl.random.split(funrl.random.key(0), 5), (steps, copies)
     arrays = [funrl.random.normal(key, shape) for key in keys[:3]] + [funrl.random.bernoulli(key, 0.01, shape) for key in keys[3:]]
 
-    def estimate(*arrays: Any, recurrence: Any = parallel_recurrence) -> Any:
-        return gae(*arrays, gamma=GAMMA, lambda_=LAMBDA, recurrence=recurrence)
-
-    def step_by_step(*arrays: Any) -> Any:
-        return estimate(*arrays, recurrence=sequential_recurrence)
+    def estimate(*arrays: Any) -> Any:
+        return gae(*arrays, gamma=GAMMA, lambda_=LAMBDA)
 
     forms = {
         "": funrl.compile(estimate),
         ", two threads": funrl.compile(estimate, threads=2),
         ", advantages alone": funrl.compile(lambda *arrays: estimate(*arrays)[0]),
-        ", step by step": funrl.compile(step_by_step),
         ", not compiled": estimate,
-        ", not compiled, step by step": step_by_step,
     }
     return {_row(steps, copies) + name: _time(lambda form=form: form(*arrays), seconds) for name, form in forms.items()}
 

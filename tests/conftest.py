@@ -1,6 +1,10 @@
 """What all tests share: the thread policy, and small programs of all algorithms that compile once."""
 
 import functools
+import os
+
+# Of jax's CPU backend, which an oracle may start before a program of ours does, with as many threads as there are cores.
+os.environ.setdefault("PJRT_NPROC", "1")
 
 import funrl  # isort: skip  (before torch: see funrl/__init__.py)
 import pytest

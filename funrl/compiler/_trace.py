@@ -33,8 +33,11 @@ def current() -> "Trace | None":  # pyright: ignore
     return getattr(_STATE, "trace", None)
 
 
-def tracing() -> bool:
-    """Return whether this code is being traced into a program, so that tensors have shapes but no values.
+def tracing(backend: str | None = None) -> bool:
+    """Return whether this code is being traced into a program (for ``backend``, if given), so that tensors have shapes but no values.
+
+    Args:
+        backend: "xla" or "inductor"; None is any.
 
     Example:
         >>> from funrl import compiler
@@ -43,7 +46,8 @@ def tracing() -> bool:
         >>> double(torch.ones(1)), compiler.compile(double)(torch.ones(1)), seen
         (tensor([2.]), tensor([2.]), [False, True])
     """
-    return current() is not None
+    trace = current()
+    return trace is not None and backend in (None, trace.backend)
 
 
 class Memory:

@@ -5,7 +5,6 @@ value, a ``truncated`` one has it but nothing comes back over it, and ``next_val
 """
 
 from funrl.returns.gae import gae
-from funrl.returns.recurrence import parallel_recurrence, sequential_recurrence
 from funrl.returns.retrace import retrace
 from funrl.returns.td import n_step, q_lambda, reward_to_go, td0, td1, td_lambda
 from funrl.returns.vtrace import vtrace
@@ -13,11 +12,9 @@ from funrl.returns.vtrace import vtrace
 __all__ = [
     "gae",
     "n_step",
-    "parallel_recurrence",
     "q_lambda",
     "retrace",
     "reward_to_go",
-    "sequential_recurrence",
     "td0",
     "td1",
     "td_lambda",

@@ -3,7 +3,7 @@
 import torch
 
 from funrl.returns.checks import columns, fraction
-from funrl.returns.recurrence import Recurrence, parallel_recurrence
+from funrl.returns.recurrence import solve_recurrence
 from funrl.returns.td import td0
 
 __all__ = ["gae"]
@@ -18,7 +18,6 @@ def gae(
     *,
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
-    recurrence: Recurrence = parallel_recurrence,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Estimate advantages, and value targets, by an exponential average of n-step errors.
 
@@ -36,7 +35,6 @@ def gae(
         truncated: bool [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
         lambda_: 0 (one-step errors) to 1 (Monte Carlo), a number or a tensor that broadcasts to [T, ...].
-        recurrence: :func:`~funrl.returns.parallel_recurrence` or :func:`~funrl.returns.sequential_recurrence`.
 
     Returns:
         The advantages A [T, ...] and the targets A + V(s) [T, ...] (TD(lambda) returns). Gradients flow through both: detach
@@ -61,5 +59,5 @@ def gae(
     columns("gae", reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
     gamma, lambda_ = fraction("gae", "gamma", gamma, reward), fraction("gae", "lambda_", lambda_, reward)
     error = td0(reward, next_value, terminated, gamma=gamma) - value
-    advantage = recurrence(error, torch.where(terminated | truncated, 0.0, torch.ones_like(error) * gamma * lambda_))
+    advantage = solve_recurrence(error, torch.where(terminated | truncated, 0.0, torch.ones_like(error) * gamma * lambda_))
     return advantage, advantage + value

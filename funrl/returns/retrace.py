@@ -3,7 +3,7 @@
 import torch
 
 from funrl.returns.checks import columns, fraction
-from funrl.returns.recurrence import Recurrence, parallel_recurrence, shift
+from funrl.returns.recurrence import shift, solve_recurrence
 from funrl.returns.td import td0
 
 __all__ = ["retrace"]
@@ -19,7 +19,6 @@ def retrace(
     *,
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
-    recurrence: Recurrence = parallel_recurrence,
 ) -> torch.Tensor:
     r"""Return targets for the action values of a policy from the experience of another one.
 
@@ -38,7 +37,6 @@ def retrace(
         log_ratio: log pi(a_t|s_t), of the policy to learn, minus log mu(a_t|s_t), of the one that acted; floating point [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
         lambda_: 0 (one-step targets, :func:`funrl.returns.td0`) to 1, a number or a tensor that broadcasts to [T, ...].
-        recurrence: :func:`~funrl.returns.parallel_recurrence` or :func:`~funrl.returns.sequential_recurrence`.
 
     Returns:
         G [T, ...]. Gradients flow through: detach what should carry none.
@@ -67,4 +65,4 @@ def retrace(
     gamma, lambda_ = fraction("retrace", "gamma", gamma, reward), fraction("retrace", "lambda_", lambda_, reward)
     c = lambda_ * log_ratio.clamp(max=0.0).exp()
     error = td0(reward, next_value, terminated, gamma=gamma) - q_value
-    return q_value + recurrence(error, torch.where(terminated | truncated, 0.0, gamma * shift(c, 1)))
+    return q_value + solve_recurrence(error, torch.where(terminated | truncated, 0.0, gamma * shift(c, 1)))

@@ -3,7 +3,7 @@
 import torch
 
 from funrl.returns.checks import columns, fraction
-from funrl.returns.recurrence import Recurrence, n_step_recurrence, parallel_recurrence
+from funrl.returns.recurrence import n_step_recurrence, solve_recurrence
 
 __all__ = ["n_step", "q_lambda", "reward_to_go", "td0", "td1", "td_lambda"]
 
@@ -47,7 +47,6 @@ def td1(
     truncated: torch.Tensor,
     *,
     gamma: float | torch.Tensor,
-    recurrence: Recurrence = parallel_recurrence,
 ) -> torch.Tensor:
     r"""Return the discounted rewards up to the end of the episode, and the value of where they stop short of it.
 
@@ -67,7 +66,7 @@ def td1(
 
     Reference: R. S. Sutton, "Learning to Predict by the Methods of Temporal Differences", 1988, doi:10.1007/BF00115009 (no arXiv id).
     """
-    return _td_lambda("td1", reward, next_value, terminated, truncated, gamma, 1.0, recurrence)
+    return _td_lambda("td1", reward, next_value, terminated, truncated, gamma, 1.0)
 
 
 def td_lambda(
@@ -78,7 +77,6 @@ def td_lambda(
     *,
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
-    recurrence: Recurrence = parallel_recurrence,
 ) -> torch.Tensor:
     r"""Return lambda-returns: an exponential average of the n-step returns.
 
@@ -94,7 +92,6 @@ def td_lambda(
         truncated: bool [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
         lambda_: 0 (:func:`td0`) to 1 (:func:`td1`), a number or a tensor that broadcasts to [T, ...].
-        recurrence: :func:`~funrl.returns.parallel_recurrence` or :func:`~funrl.returns.sequential_recurrence`.
 
     Returns:
         G [T, ...]. Gradients flow through: detach what should carry none.
@@ -111,7 +108,7 @@ def td_lambda(
 
     Reference: R. S. Sutton, A. G. Barto, "Reinforcement Learning: An Introduction", 2nd edition, 2018, section 12.1 (no arXiv id).
     """
-    return _td_lambda("td_lambda", reward, next_value, terminated, truncated, gamma, lambda_, recurrence)
+    return _td_lambda("td_lambda", reward, next_value, terminated, truncated, gamma, lambda_)
 
 
 def n_step(
@@ -170,7 +167,6 @@ def q_lambda(
     *,
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
-    recurrence: Recurrence = parallel_recurrence,
 ) -> torch.Tensor:
     r"""Return the targets of Peng's Q(lambda): :func:`td_lambda` with the value of the greedy action.
 
@@ -186,7 +182,6 @@ def q_lambda(
         truncated: bool [T, ...].
         gamma: as for :func:`td_lambda`.
         lambda_: as for :func:`td_lambda`.
-        recurrence: as for :func:`td_lambda`.
 
     Returns:
         Targets for Q(s_t, a_t) [T, ...]. Gradients flow through: detach what should carry none.
@@ -216,7 +211,7 @@ def q_lambda(
     known = next_q_value
     if terminated.shape == reward.shape and terminated.dtype == torch.bool:
         known = torch.where(terminated.unsqueeze(-1), 0.0, next_q_value)
-    return _td_lambda("q_lambda", reward, known.amax(-1), terminated, truncated, gamma, lambda_, recurrence)
+    return _td_lambda("q_lambda", reward, known.amax(-1), terminated, truncated, gamma, lambda_)
 
 
 def reward_to_go(
@@ -225,7 +220,6 @@ def reward_to_go(
     truncated: torch.Tensor,
     *,
     gamma: float | torch.Tensor,
-    recurrence: Recurrence = parallel_recurrence,
 ) -> torch.Tensor:
     r"""Return the discounted rewards up to the end of the episode, or of the data. Nothing stands for what would have come after.
 
@@ -236,7 +230,6 @@ def reward_to_go(
         terminated: bool [T, ...].
         truncated: bool [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
-        recurrence: :func:`~funrl.returns.parallel_recurrence` or :func:`~funrl.returns.sequential_recurrence`.
 
     Returns:
         G [T, ...].
@@ -256,7 +249,7 @@ def reward_to_go(
     """
     columns("reward_to_go", reward=reward, terminated=terminated, truncated=truncated)
     gamma = fraction("reward_to_go", "gamma", gamma, reward)
-    return recurrence(reward, torch.where(terminated | truncated, 0.0, torch.ones_like(reward) * gamma))
+    return solve_recurrence(reward, torch.where(terminated | truncated, 0.0, torch.ones_like(reward) * gamma))
 
 
 def _td_lambda(
@@ -267,14 +260,13 @@ def _td_lambda(
     truncated: torch.Tensor,
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
-    recurrence: Recurrence,
 ) -> torch.Tensor:
     columns(what, reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
     gamma, lambda_ = fraction(what, "gamma", gamma, reward), fraction(what, "lambda_", lambda_, reward)
     lambda_ = torch.where(_cut(terminated, truncated), 0.0, torch.ones_like(reward) * lambda_)
     # Masked before it is multiplied: the gradient in lambda_ would be 0 times a NaN.
     successor = (1 - lambda_) * torch.where(terminated, 0.0, next_value)
-    return recurrence(td0(reward, successor, terminated, gamma=gamma), gamma * lambda_)
+    return solve_recurrence(td0(reward, successor, terminated, gamma=gamma), gamma * lambda_)
 
 
 def _cut(terminated: torch.Tensor, truncated: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 
 from funrl.returns.checks import columns, fraction
-from funrl.returns.recurrence import Recurrence, parallel_recurrence, shift
+from funrl.returns.recurrence import shift, solve_recurrence
 from funrl.returns.td import td0
 
 __all__ = ["vtrace"]
@@ -24,7 +24,6 @@ def vtrace(
     rho_clip: float | torch.Tensor = 1.0,
     c_clip: float | torch.Tensor = 1.0,
     advantage_clip: float | torch.Tensor = 1.0,
-    recurrence: Recurrence = parallel_recurrence,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Estimate advantages, and value targets, of a policy from the experience of another one.
 
@@ -50,7 +49,6 @@ def vtrace(
         rho_clip: rho bar, above 0, infinity: no clipping. It decides to which policy the values belong: infinity is pi.
         c_clip: c bar, above 0. Above 1, products of up to T ratios have to be finite numbers; ``sequential_recurrence`` makes none.
         advantage_clip: alpha bar, above 0; the paper takes ``rho_clip``.
-        recurrence: :func:`~funrl.returns.parallel_recurrence` or :func:`~funrl.returns.sequential_recurrence`.
 
         Each clip is a number or a tensor [].
 
@@ -85,7 +83,7 @@ def vtrace(
         for name, clip in {"rho_clip": rho_clip, "c_clip": c_clip, "advantage_clip": advantage_clip}.items()
     )
     done, one_step = terminated | truncated, td0(reward, next_value, terminated, gamma=gamma)
-    correction = recurrence(rho * (one_step - value), torch.where(done, 0.0, gamma * lambda_ * c))
+    correction = solve_recurrence(rho * (one_step - value), torch.where(done, 0.0, gamma * lambda_ * c))
     advantage = weight * (one_step + gamma * lambda_ * torch.where(done, 0.0, shift(correction, 1)) - value)
     return advantage, correction + value
 

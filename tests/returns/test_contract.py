@@ -1,11 +1,10 @@
-"""What holds for every return: both forms, batches, transforms and compiled programs give the same numbers."""
+"""What holds for every return: batches, transforms and compiled programs give the same numbers."""
 
 import pytest
 import torch
 from torch.func import grad, vmap
 
 from funrl import compiler, returns, tree
-from funrl.returns import parallel_recurrence, sequential_recurrence
 from tests.returns.experience import experience, log_ratios
 
 
@@ -24,42 +23,33 @@ def inputs(steps=9, copies=4, dtype=torch.float64, seed=0):
 FLOW = ("reward", "next_value", "terminated", "truncated")
 # Each as a function of named inputs and hyperparameters.
 RETURNS = {
-    "td0": lambda x, gamma, lambda_, **form: returns.td0(x["reward"], x["next_value"], x["terminated"], gamma=gamma),
-    "td1": lambda x, gamma, lambda_, **form: returns.td1(*(x[n] for n in FLOW), gamma=gamma, **form),
-    "td_lambda": lambda x, gamma, lambda_, **form: returns.td_lambda(*(x[n] for n in FLOW), gamma=gamma, lambda_=lambda_, **form),
-    "n_step": lambda x, gamma, lambda_, **form: returns.n_step(*(x[n] for n in FLOW), gamma=gamma, n=3),
-    "q_lambda": lambda x, gamma, lambda_, **form: returns.q_lambda(
+    "td0": lambda x, gamma, lambda_: returns.td0(x["reward"], x["next_value"], x["terminated"], gamma=gamma),
+    "td1": lambda x, gamma, lambda_: returns.td1(*(x[n] for n in FLOW), gamma=gamma),
+    "td_lambda": lambda x, gamma, lambda_: returns.td_lambda(*(x[n] for n in FLOW), gamma=gamma, lambda_=lambda_),
+    "n_step": lambda x, gamma, lambda_: returns.n_step(*(x[n] for n in FLOW), gamma=gamma, n=3),
+    "q_lambda": lambda x, gamma, lambda_: returns.q_lambda(
         *(x["reward"], torch.stack([x["next_value"], x["value"]], -1), x["terminated"], x["truncated"]),
-        **{"gamma": gamma, "lambda_": lambda_, **form},
+        **{"gamma": gamma, "lambda_": lambda_},
     ),
-    "reward_to_go": lambda x, gamma, lambda_, **form: returns.reward_to_go(
-        x["reward"], x["terminated"], x["truncated"], gamma=gamma, **form
+    "reward_to_go": lambda x, gamma, lambda_: returns.reward_to_go(x["reward"], x["terminated"], x["truncated"], gamma=gamma),
+    "gae": lambda x, gamma, lambda_: returns.gae(*(x[n] for n in ("reward", "value", *FLOW[1:])), gamma=gamma, lambda_=lambda_),
+    "vtrace": lambda x, gamma, lambda_: returns.vtrace(
+        *(x[n] for n in ("reward", "value", *FLOW[1:], "log_ratio")), gamma=gamma, lambda_=lambda_
     ),
-    "gae": lambda x, gamma, lambda_, **form: returns.gae(
-        *(x[n] for n in ("reward", "value", *FLOW[1:])), gamma=gamma, lambda_=lambda_, **form
-    ),
-    "vtrace": lambda x, gamma, lambda_, **form: returns.vtrace(
-        *(x[n] for n in ("reward", "value", *FLOW[1:], "log_ratio")), gamma=gamma, lambda_=lambda_, **form
-    ),
-    "retrace": lambda x, gamma, lambda_, **form: returns.retrace(
-        *(x[n] for n in ("reward", "value", *FLOW[1:], "log_ratio")), gamma=gamma, lambda_=lambda_, **form
+    "retrace": lambda x, gamma, lambda_: returns.retrace(
+        *(x[n] for n in ("reward", "value", *FLOW[1:], "log_ratio")), gamma=gamma, lambda_=lambda_
     ),
 }
 every = pytest.mark.parametrize("f", [pytest.param(f, id=name) for name, f in RETURNS.items()])
 
 
 def test_every_return_is_here():
-    assert RETURNS.keys() | {"parallel_recurrence", "sequential_recurrence"} == set(returns.__all__)
+    assert RETURNS.keys() == set(returns.__all__)
 
 
 def same(one, other, **tolerances):
     for x, y in zip(tree.leaves(one), tree.leaves(other), strict=True):
         torch.testing.assert_close(x, y, **tolerances)
-
-
-@every
-def test_both_forms_agree(f):
-    same(f(inputs(), 0.9, 0.8, recurrence=parallel_recurrence), f(inputs(), 0.9, 0.8, recurrence=sequential_recurrence))
 
 
 @every

@@ -3,8 +3,7 @@ import torch
 from torch.func import grad, vmap
 
 from funrl import compiler, random
-from funrl.returns import parallel_recurrence, sequential_recurrence
-from funrl.returns.recurrence import n_step_recurrence, running_sum
+from funrl.returns.recurrence import n_step_recurrence, parallel_recurrence, running_sum, sequential_recurrence, solve_recurrence
 
 
 def coefficients(*shape, dtype=torch.float64, seed=0):
@@ -71,6 +70,14 @@ def test_gradients_agree_with_a_loop(shape):
     for got in (gradient(parallel_recurrence), gradient(sequential_recurrence)):
         for x, y in zip(got, gradient(loop), strict=True):
             torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize(("backend", "form"), [("xla", sequential_recurrence), ("aot_eager", parallel_recurrence)])
+def test_the_faster_form_is_taken(backend, form, monkeypatch):
+    taken = []
+    monkeypatch.setattr(f"funrl.returns.recurrence.{form.__name__}", lambda a, b: taken.append(form.__name__) or a + b)
+    assert compiler.compile(solve_recurrence, backend=backend)(*coefficients(2, 3)).shape == (2, 3)
+    assert taken == [form.__name__]
 
 
 def test_compiled_agrees():
