@@ -56,7 +56,7 @@ SHARED = {
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
     "record": {"aggregate", "locks", "metrics"},
-    "returns": {"checks", "td"},
+    "returns": {"checks", "recurrence", "td"},
     "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
     "transforms": {"core", "parts"},
     "tree": {"checks", "files", "names", "nodes", "show"},
