@@ -41,7 +41,7 @@ def learning(name: str, env: str, options: dict[str, Any], num_agents: int, back
         algo = funrl.algos.make(name, host, **options)
         state, size = algo.init(funrl.random.key(0)), algo.steps_per_update
         with funrl.collectors.synchronous(
-            create, algo.act, state.params, num_workers=1, frames_per_batch=size, total_frames=size
+            create, algo.act, state.learner.params, num_workers=1, frames_per_batch=size, total_frames=size
         ) as batches:
             transition = next(batches).transition
         learn = funrl.compile(algo.learn, backend=backend)

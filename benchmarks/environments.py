@@ -30,9 +30,8 @@ def pure(name: str, num_envs: int, num_steps: int, seconds: float) -> list[float
     def step(params: Any, key: torch.Tensor, state: Any) -> Any:
         return funrl.rollout(params, key, state, env.default_params, env=env, act=policy.act, num_steps=num_steps)
 
-    keys = random.split(random.key(0), num_envs)
-    box = [torch.func.vmap(env.reset, (0, None))(keys, env.default_params)]
-    params = policy.init(random.key(1), box[0][1].observation[0])
+    box = [funrl.acting.start((), random.key(0), env.default_params, env=env, num_envs=num_envs)]
+    params = policy.init(random.key(1), box[0].timestep.observation[0])
     program, key = funrl.compile(step, threads=2 if num_envs >= MANY else 1), random.key(2)
 
     def call(i: int) -> None:

@@ -11,9 +11,9 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     # microseconds, cost a tenth of that speed, and make it 3 times slower than one thread beside a busy process.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from funrl import checkpoint, compiler, distributions, env, nn, optim, policies, random, returns, spaces, stats, tree
+from funrl import acting, checkpoint, compiler, distributions, env, nn, optim, policies, random, returns, schedules, spaces, stats, tree
+from funrl.acting import ActorState, evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
-from funrl.interaction import evaluate, rand_step, rollout, step_mdp
 
 if TYPE_CHECKING:
     from funrl import algos, buffers, collectors, debug, envs, losses, record, training, transforms  # noqa: F401
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LATER = {"algos", "buffers", "collectors", "debug", "envs", "losses", "record", "training", "transforms"}
 
 __all__ = [
+    "ActorState",
+    "acting",
     "algos",
     "buffers",
     "checkpoint",
@@ -44,6 +46,7 @@ __all__ = [
     "returns",
     "rollout",
     "scan",
+    "schedules",
     "spaces",
     "stats",
     "step_mdp",

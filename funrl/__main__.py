@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 import torch
 
 from funrl import algos, collectors, envs, random, record, training, tree
+from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
 from funrl.env import HostError
-from funrl.interaction import Evaluation
 from funrl.record import RunError, films, plots
 from funrl.spaces import Box
 from funrl.training import runs
@@ -234,7 +234,7 @@ def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.
     }
     per_worker = algo.config.num_envs // (num_workers if kind == "sync" else 1)
     create_env = functools.partial(envs.make, env, num_envs=per_worker)
-    params = algo.init(key).params  # those of the run are published by it
+    params = algo.init(key).learner.params  # those of the run are published by it
     if kind == "sync":
         return collectors.synchronous(create_env, algo.act, params, **options)
     # One batch of each worker waits at most, so that policies are at most so many versions old as there are workers.
@@ -262,7 +262,8 @@ def _video(args: argparse.Namespace) -> None:
         if not 0 <= args.agent < num_agents:
             raise _UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
         out = _file(args.out, record.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
-        params, env_params = run.state.params, getattr(run.state, "env_params", None)
+        learner = run.state.learner
+        params, env_params = learner.params, getattr(learner, "env_params", None)
         if num_agents > 1:
             params, env_params = tree.index((params, env_params), args.agent)
         env_params = env.default_params if env_params is None else env_params

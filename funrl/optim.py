@@ -13,7 +13,7 @@ An :class:`Optimizer` turns gradients into updates, which :func:`apply_updates` 
     {'w': tensor([2.9400, 3.9200])}
 
 A learning rate is a Python number, a 0-d tensor (built inside the function that :func:`torch.func.vmap` maps over many of them),
-or a schedule: a function from the int64 count of earlier updates to a rate. Updates are differentiable.
+or one of :mod:`funrl.schedules`: a function from the int64 count of earlier updates to a rate. Updates are differentiable.
 """
 
 import math
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import tree
+from funrl.schedules import Schedule
 from funrl.tree import global_norm
 
 __all__ = [
@@ -35,18 +36,14 @@ __all__ = [
     "apply_updates",
     "chain",
     "clip_by_global_norm",
-    "constant",
-    "cosine",
     "flatten",
     "global_norm",
-    "linear",
     "rmsprop",
     "scale",
     "sgd",
 ]
 
 Number = float | torch.Tensor
-Schedule = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Optimizer(NamedTuple):
@@ -380,75 +377,6 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
     return Optimizer(init, update)
 
 
-def constant(value: Number) -> Schedule:
-    """Make the schedule that is always ``value``, at least 0.
-
-    Example:
-        >>> import torch
-        >>> constant(0.5)(torch.tensor(10))
-        tensor(0.5000)
-    """
-    _check_number("constant", "value", value, low=0.0)
-    return lambda count: torch.zeros_like(count, dtype=torch.get_default_dtype()) + value
-
-
-def linear(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedule:
-    """Make the schedule that goes evenly from ``start`` to ``end`` in ``num_steps`` updates, and stays there.
-
-    Args:
-        start: the rate at count 0, at least 0, a number or a tensor [].
-        end: the rate from count ``num_steps`` on, at least 0, a number or a tensor [].
-        num_steps: a whole number of at least 1, or a tensor [].
-
-    Raises:
-        ValueError: if a Python number is outside its range.
-        TypeError: if a number is neither a Python number nor a tensor [].
-
-    Example:
-        >>> import torch
-        >>> schedule = linear(1.0, 0.0, 4)
-        >>> [schedule(torch.tensor(count)).item() for count in (0, 1, 4, 9)]
-        [1.0, 0.75, 0.0, 0.0]
-    """
-    _check_schedule("linear", start, end, num_steps)
-
-    def schedule(count: torch.Tensor) -> torch.Tensor:
-        return start + (count / num_steps).clamp(0.0, 1.0) * (end - start)
-
-    return schedule
-
-
-def cosine(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedule:
-    r"""Make the schedule that goes from ``start`` to ``end`` along half a cosine in ``num_steps`` updates, and stays there.
-
-    .. math:: \alpha_t = \alpha_{end} + \tfrac12 (\alpha_{start} - \alpha_{end}) \left(1 + \cos \frac{\pi t}{n}\right)
-
-    Args:
-        start: the rate at count 0, at least 0, a number or a tensor [].
-        end: the rate from count ``num_steps`` on, at least 0, a number or a tensor [].
-        num_steps: n, a whole number of at least 1, or a tensor [].
-
-    Raises:
-        ValueError: if a Python number is outside its range.
-        TypeError: if a number is neither a Python number nor a tensor [].
-
-    Example:
-        >>> import torch
-        >>> schedule = cosine(1.0, 0.0, 4)
-        >>> [round(schedule(torch.tensor(count)).item(), 4) for count in (0, 2, 4, 9)]
-        [1.0, 0.5, 0.0, 0.0]
-
-    Reference: I. Loshchilov, F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016, arXiv:1608.03983
-        (without the restarts).
-    """
-    _check_schedule("cosine", start, end, num_steps)
-
-    def schedule(count: torch.Tensor) -> torch.Tensor:
-        return end + 0.5 * (start - end) * (1 + torch.cos(math.pi * (count / num_steps).clamp(0.0, 1.0)))
-
-    return schedule
-
-
 def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, eps: Number, weight_decay: Number | None) -> Optimizer:
     _check_rate(name, learning_rate)
     _check_fraction(name, "b1", b1)
@@ -558,10 +486,3 @@ def _check_rate(name: str, x: Any) -> None:
     _check_number(name, "learning_rate", x, low=0.0)
     if not isinstance(x, torch.Tensor) and not math.isfinite(x):
         raise ValueError(f"{name}: learning_rate: expected a finite number, got {x}")
-
-
-def _check_schedule(name: str, start: Any, end: Any, num_steps: Any) -> None:
-    _check_number(name, "start", start, low=0.0)
-    _check_number(name, "end", end, low=0.0)
-    if not isinstance(num_steps, torch.Tensor) and (isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1):
-        raise ValueError(f"{name}: num_steps: expected a whole number of at least 1, got {num_steps!r}")

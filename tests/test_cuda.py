@@ -4,11 +4,11 @@ import functools
 
 import pytest
 import torch
+from funrl.acting import evaluate, rollout
 from torch.func import vmap
 
 import funrl
 from funrl import checkpoint, distributions, envs, random, returns, tree
-from funrl.interaction import evaluate, rollout
 from tests.buffers.test_contract import BUFFERS, change, items
 from tests.conftest import ALGORITHMS
 from tests.support import traced
@@ -128,7 +128,7 @@ def test_train_checkpoint_and_evaluate(tmp_path):
     resumed = funrl.train(algo, random.key(0, device="cuda"), 96, out=tmp_path / "run", resume=True, **options)
     whole = funrl.train(algo, random.key(0, device="cuda"), 96, **options)
     same(resumed.state, tree.to(whole.state, "cpu"), rtol=0, atol=0)
-    params = tree.index(result.state.params, 0)
+    params = tree.index(result.state.learner.params, 0)
     env_params = tree.to(algo.env.default_params, "cuda")
     found = evaluate(params, random.key(1, device="cuda"), env_params, env=algo.env, act=algo.greedy, num_episodes=4)
     expected = evaluate(tree.to(params, "cpu"), random.key(1), algo.env.default_params, env=algo.env, act=algo.greedy, num_episodes=4)

@@ -21,6 +21,7 @@ FLOORS = {
     "distributions": 2,
     "nn": 2,
     "optim": 2,
+    "schedules": 2,
     "stats": 2,
     "returns": 2,
     "buffers": 2,
@@ -29,7 +30,7 @@ FLOORS = {
     "policies": 3,
     "envs": 4,
     "transforms": 4,
-    "interaction": 5,
+    "acting": 5,
     "collectors": 5,
     "algos": 6,
     "record": 7,
@@ -43,11 +44,23 @@ LAST = ["__main__", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
 SIBLINGS = {
     ("debug", "compiler"),
-    ("collectors", "interaction"),
+    ("collectors", "acting"),
+    ("optim", "schedules"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
 SHARED = {
-    "algos": {"actor_critic", "algorithm", "ddpg", "episodes", "images", "networks", "off_policy", "on_policy", "sac"},
+    "algos": {
+        "actor_critic",
+        "algorithm",
+        "episodes",
+        "images",
+        "networks",
+        "off_policy",
+        "off_policy_actors",
+        "on_policy",
+        "rewards",
+        "state",
+    },
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
     "collectors": {"collector", "fleet", "ledger", "memory", "traced", "worker"},
     "distributions": {"checks", "discrete", "squash"},

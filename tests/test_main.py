@@ -128,7 +128,7 @@ def test_a_recurrent_policy_from_end_to_end(run, tmp_path):
     code, out, _ = run(*command, "--set", "recurrent=gru", "--total-steps", 48)
     assert code == 0 and out[-1].startswith("48 steps")
     state = training.load_run("r").state
-    assert state.envs[2].state.shape == (2, 6) and state.envs[2].state.any() and "memory" in state.params.network
+    assert state.actor.memory.state.shape == (2, 6) and state.actor.memory.state.any() and "memory" in state.learner.params.network
     assert record.read_config("r")["options"]["recurrent"] == "gru"
     code, out, err = run("evaluate", "r", "--episodes", 3)
     assert (code, err) == (0, []) and out[-1].startswith("ppo on MemoryChain-bsuite after 48 steps: mean return ")
@@ -268,7 +268,7 @@ def test_off_policy_learners_from_end_to_end(run, name, env):
     assert code == 0 and out[-1].startswith("96 steps in ")
     assert run(*command, *options, "--out", "whole", "--total-steps", 96)[0] == 0
     resumed, whole = (training.load_run(folder).state for folder in ("r", "whole"))
-    assert resumed.num_updates == 2 * 5  # the step that reaches learning_starts learns, and so do those after it
+    assert resumed.learner.num_updates == 2 * 5  # the step that reaches learning_starts learns, and so do those after it
     for x, y in zip(tree.leaves(resumed), tree.leaves(whole), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
 

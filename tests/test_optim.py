@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import grad, jacrev, vmap
 
-from funrl import compiler, optim, random, tree
+from funrl import compiler, optim, random, schedules, tree
 from tests.oracles.deepmind import optax
 from tests.support import compilations
 
@@ -90,7 +90,7 @@ def test_agrees_with_torch_in_float32(name):
 
 def test_clipping_and_schedule_agree_with_torch():
     params = start()
-    opt = optim.chain(optim.clip_by_global_norm(0.5), optim.adam(optim.linear(0.05, 0.0, 10)))
+    opt = optim.chain(optim.clip_by_global_norm(0.5), optim.adam(schedules.linear(0.05, 0.0, 10)))
     expected = train_torch(lambda p: torch.optim.Adam(p, 0.05), params, lambda count: max(0.0, 1 - count / 10), max_norm=0.5)
     close(train(opt, params)[0], expected, rtol=1e-5, atol=1e-6)
 
@@ -103,8 +103,8 @@ def test_clipping_and_schedule_agree_with_torch():
         (optim.adamw(0.05, weight_decay=0.1), optax.adamw(0.05, weight_decay=0.1)),
         (optim.rmsprop(0.05, 0.9, 1e-6), optax.rmsprop(0.05, 0.9, 1e-6, eps_in_sqrt=False)),
         (optim.chain(optim.clip_by_global_norm(1.0), optim.scale(-0.1)), optax.chain(optax.clip_by_global_norm(1.0), optax.scale(-0.1))),
-        (optim.sgd(optim.cosine(0.05, 0.01, 15)), optax.sgd(optax.cosine_decay_schedule(0.05, 15, alpha=0.2))),
-        (optim.sgd(optim.linear(0.05, 0.01, 15)), optax.sgd(optax.linear_schedule(0.05, 0.01, 15))),
+        (optim.sgd(schedules.cosine(0.05, 0.01, 15)), optax.sgd(optax.cosine_decay_schedule(0.05, 15, alpha=0.2))),
+        (optim.sgd(schedules.linear(0.05, 0.01, 15)), optax.sgd(optax.linear_schedule(0.05, 0.01, 15))),
     ],
 )
 def test_agrees_with_optax(mine, theirs):
@@ -228,11 +228,11 @@ def test_derivatives_by_a_limit_are_finite():
 
 def test_schedules():
     counts = torch.tensor([0, 1, 5, 10, 100])
-    torch.testing.assert_close(optim.constant(0.3)(counts), torch.full((5,), 0.3))
-    torch.testing.assert_close(optim.linear(1.0, 0.2, 10)(counts), torch.tensor([1.0, 0.92, 0.6, 0.2, 0.2]))
-    torch.testing.assert_close(optim.cosine(1.0, 0.0, 10)(counts), 0.5 * (1 + torch.cos(math.pi * (counts / 10).clamp(max=1))))
+    torch.testing.assert_close(schedules.constant(0.3)(counts), torch.full((5,), 0.3))
+    torch.testing.assert_close(schedules.linear(1.0, 0.2, 10)(counts), torch.tensor([1.0, 0.92, 0.6, 0.2, 0.2]))
+    torch.testing.assert_close(schedules.cosine(1.0, 0.0, 10)(counts), 0.5 * (1 + torch.cos(math.pi * (counts / 10).clamp(max=1))))
     lengths = torch.tensor([10, 20])
-    got = vmap(lambda start, n: optim.linear(start, 0.0, n)(torch.tensor(5)))(torch.tensor([1.0, 2.0]), lengths)
+    got = vmap(lambda start, n: schedules.linear(start, 0.0, n)(torch.tensor(5)))(torch.tensor([1.0, 2.0]), lengths)
     torch.testing.assert_close(got, torch.tensor([0.5, 1.5]))
 
 
@@ -247,7 +247,7 @@ def test_hyperparameters_may_be_tensors(dtype):
         (optim.rmsprop(0.25, 0.5, 0.125, 0.5), optim.rmsprop(*(torch.tensor(x, dtype=torch.float64) for x in (0.25, 0.5, 0.125, 0.5)))),
         (optim.scale(0.5), optim.scale(torch.tensor(0.5, dtype=torch.float64))),
         (optim.clip_by_global_norm(0.5), optim.clip_by_global_norm(torch.tensor(0.5, dtype=torch.float64))),
-        (optim.sgd(0.25), optim.sgd(optim.constant(0.25))),
+        (optim.sgd(0.25), optim.sgd(schedules.constant(0.25))),
     ]:
         one, _ = number.update(params, number.init(params), params)
         two, _ = tensor.update(params, tensor.init(params), params)
@@ -259,7 +259,7 @@ def test_hyperparameters_may_be_tensors(dtype):
 def test_compiled_and_vmapped_agree_with_a_loop(wrap):
 
     def step(rate, limit, params):
-        opt = wrap(optim.chain(optim.clip_by_global_norm(limit), optim.adam(optim.linear(rate, 0.0, 10))))
+        opt = wrap(optim.chain(optim.clip_by_global_norm(limit), optim.adam(schedules.linear(rate, 0.0, 10))))
         return train(opt, params, steps=2)
 
     rates, limits = torch.tensor([0.1, 0.01, 0.05]), torch.tensor([1.0, math.inf, 10.0])
@@ -272,7 +272,7 @@ def test_compiled_and_vmapped_agree_with_a_loop(wrap):
 
 
 def test_many_updates_compile_once_in_a_scan():
-    opt = optim.flatten(optim.adam(optim.cosine(0.1, 0.0, 20)))
+    opt = optim.flatten(optim.adam(schedules.cosine(0.1, 0.0, 20)))
 
     def body(carry, _):
         params, state = carry
@@ -318,10 +318,10 @@ P = {"w": torch.zeros(2)}
         (lambda: optim.clip_by_global_norm(0.0), ValueError, "use math.inf"),
         (lambda: optim.clip_by_global_norm(math.nan), ValueError, "max_norm"),
         (lambda: optim.scale(None), TypeError, "factor.*got NoneType"),
-        (lambda: optim.linear(0.1, -0.1, 3), ValueError, "end"),
-        (lambda: optim.cosine(0.1, 0.0, 0), ValueError, "num_steps.*got 0"),
-        (lambda: optim.linear(0.1, 0.0, 1.5), ValueError, "num_steps.*got 1.5"),
-        (lambda: optim.constant(-1.0), ValueError, "value"),
+        (lambda: schedules.linear(0.1, -0.1, 3), ValueError, "end"),
+        (lambda: schedules.cosine(0.1, 0.0, 0), ValueError, "num_steps.*got 0"),
+        (lambda: schedules.linear(0.1, 0.0, 1.5), ValueError, "num_steps.*got 1.5"),
+        (lambda: schedules.constant(-1.0), ValueError, "value"),
         (lambda: optim.chain(optim.adam), TypeError, r"argument 0: expected an Optimizer, got function; call the factory"),
         (lambda: optim.chain(optim.sgd(0.1)).update(P, (), P), ValueError, "expected a tuple of 1 states, got 0"),
         (lambda: optim.adam(0.1).init({"w": torch.zeros(2, dtype=torch.int64)}), TypeError, r"got torch.int64 at \['w'\]"),

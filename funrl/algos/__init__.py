@@ -6,11 +6,15 @@ from typing import Any
 from funrl import envs
 from funrl.algos import a2c, crossq, ddpg, dqn, impala, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
 from funrl.algos.algorithm import Algorithm, check
+from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.env import Env
 from funrl.names import nearest
 
 __all__ = [
+    "ActorParams",
     "Algorithm",
+    "LearnerState",
+    "State",
     "a2c",
     "check",
     "crossq",
@@ -80,8 +84,9 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
         **options: fields of its configuration; :func:`defaults` lists them, and ``help(funrl.algos.sac.SACConfig)``, or the like, says
             what they mean. ``num_envs`` is that of a batched environment unless given.
 
-    What ``state.hparams`` holds can differ between the agents of a vmapped program:
-    ``states.replace(hparams=states.hparams.replace(learning_rate=torch.tensor([1e-4, 1e-3])))``.
+    The hyperparameters in ``state.learner.hparams`` can differ between the agents of a vmapped program:
+    ``states.replace(learner=learner.replace(hparams=learner.hparams.replace(learning_rate=torch.tensor([1e-4, 1e-3]))))`` of
+    ``learner = states.learner``.
 
     Raises:
         ValueError: if there is no algorithm or environment of that name (the nearest names are offered), or an option is unknown, out of

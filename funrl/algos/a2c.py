@@ -1,6 +1,5 @@
 """Advantage actor-critic, one gradient step an update."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -13,10 +12,10 @@ from funrl.env import Env, Transition
 from funrl.losses import A2CBatch, a2c_loss
 from funrl.returns import gae
 
-__all__ = ["A2CConfig", "A2CHparams", "make"]
+__all__ = ["A2CConfig", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class A2CConfig(ActorCriticConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and these.
 
@@ -25,20 +24,7 @@ class A2CConfig(ActorCriticConfig):
             and the value at its end.
     """
 
-    lambda_: float = 1.0
-
-
-@tree.dataclass
-class A2CHparams:
-    """Hyperparameters, each floating point []: those of :class:`A2CConfig` by the same names."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    max_grad_norm: torch.Tensor
-    value_weight: torch.Tensor
-    entropy_weight: torch.Tensor
-    lambda_: torch.Tensor
+    lambda_: Any = 1.0
 
 
 def make(env: Env, **options: Any) -> Algorithm:
@@ -52,7 +38,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`A2CConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
         those of :func:`funrl.algos.on_policy.make`.
 
     Raises:
@@ -74,15 +60,15 @@ def make(env: Env, **options: Any) -> Algorithm:
     check_range(config, ("lambda_",), 0, 1)
     network = actor_critic.make(config, env)
 
-    def prepare(params: Any, samples: Transition, hparams: A2CHparams) -> A2CBatch:
-        value, next_value = network.value(params, torch.stack([samples.observation, samples.next_observation]))
+    def prepare(params: Any, samples: Transition, hparams: A2CConfig) -> A2CBatch:
+        value, next_value = network.values(params, samples)
         advantage, target = gae(
             samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
         )
-        return tree.flatten_batch(A2CBatch(samples.observation, samples.action, advantage, target))
+        return A2CBatch(network.inputs(samples), *network.rows((samples.action, advantage, target)))
 
-    def loss(params: Any, rows: A2CBatch, hparams: A2CHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return a2c_loss(params, rows, apply=network.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
 
-    learner = Learner(A2CHparams, network.init, *on_policy.stochastic(network), prepare, loss)
-    return on_policy.make("a2c", env, config, learner)
+    spec = Learner(network.init, *on_policy.stochastic(network, env.action_space), prepare, loss)
+    return on_policy.make("a2c", env, config, spec)

@@ -6,31 +6,43 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import nn, random
-from funrl.algos.algorithm import check_range
+from funrl import nn, random, stats, tree
+from funrl.acting import Memory
+from funrl.algos.algorithm import check_range, in_dtype_of
 from funrl.algos.images import above, check_layers, check_observations, convolutions
+from funrl.algos.state import ActorParams
 from funrl.distributions import Categorical, Independent, Normal
-from funrl.env import Env
+from funrl.env import Env, Transition
+from funrl.policies import StatefulPolicy
 from funrl.spaces import Box, Discrete
 
-__all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent"]
+__all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent", "normalized"]
+
+Choose = Callable[[Any, torch.Tensor], tuple[Any, dict[str, Any]]]
 
 _CELLS = {"gru": nn.gru, "lstm": nn.lstm, "min_gru": nn.min_gru}
 
 
 class Network(NamedTuple):
-    """A policy and a value function.
+    """A policy and a value function, with or without a recurrent cell before them.
+
+    What they learn from is made of rows: the T * B samples of a rollout or, with a cell, its B environments of T steps each.
 
     Attributes:
         init: ``init(key, observation) -> params``, a dict.
-        policy: ``policy(params, observation [..., D]) -> distribution``.
-        value: ``value(params, observation [..., D]) -> value [...]``.
-        both: ``both(params, observation [..., D]) -> (distribution, value)``, with the work of a shared trunk done once.
+        policy: ``policy(choose) -> act``: the policy that does what ``choose(distribution, key) -> (action, extras)`` says, a function
+            ``act(params, key, observation)`` of :class:`~funrl.algos.state.ActorParams` or a :class:`funrl.policies.StatefulPolicy`.
+        values: ``values(params, samples) -> (value, next_value)``: V(s) and V(s') [T, B] of a :class:`~funrl.env.Transition` [T, B, ...].
+        rows: ``rows(x) -> x``: leaves [T, B, ...] as [N, ...], one for each row.
+        inputs: ``inputs(samples) -> x``: what ``both`` takes of samples [T, B, ...], with leaves [N, ...].
+        both: ``both(params, x) -> (distribution, value)`` of rows.
     """
 
     init: Callable[..., Any]
     policy: Callable[..., Any]
-    value: Callable[..., Any]
+    values: Callable[..., Any]
+    rows: Callable[..., Any]
+    inputs: Callable[..., Any]
     both: Callable[..., Any]
 
 
@@ -54,66 +66,125 @@ def make(config: Any, env: Env) -> Network:
         >>> policy.logits.shape, value.shape
         (torch.Size([5, 3, 2]), torch.Size([5, 3]))
     """
-    return _make(config, env, convolutions(config, env.observation_space) if _shows_images(env) else None)
+    heads = _heads(config, env, convolutions(config, env.observation_space) if _shows_images(env) else None)
+
+    def policy(choose: Choose) -> Callable[..., Any]:
+        def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
+            return choose(heads.policy(params.network, normalized(params, observation)), key)
+
+        return act
+
+    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
+        value, next_value = heads.value(params, torch.stack([samples.observation, samples.next_observation]))
+        return value, next_value
+
+    return Network(heads.init, policy, values, tree.flatten_batch, lambda samples: tree.flatten_batch(samples.observation), heads.both)
 
 
-def make_recurrent(config: Any, env: Env) -> tuple[Network, nn.Recurrent]:
-    """Make a memory, and the networks over the features [..., F] that it makes of observations.
+def make_recurrent(config: Any, env: Env) -> Network:
+    """Make the networks above a recurrent cell, which policy and value share; where there are images, convolutions come before it.
 
-    The memory is a recurrent cell, above convolutions where the environment shows images. Policy and value share it.
+    Gradients go back through the T steps of a rollout, but no further: it begins with the carry that its policy had. The value of a
+    successor is what the cell makes of it with the carry after the observation before, also where the episode was truncated.
 
     Args:
         config: as for :func:`make`, with ``recurrent`` and ``recurrent_size``.
         env: the environment, which :func:`check` let pass.
 
     Returns:
-        A :class:`Network` whose functions but ``init`` take features in place of observations, and a :class:`funrl.nn.Recurrent` of the
-        same parameters, which have an entry ``memory`` too; its ``start(params, observation)`` takes them as well.
+        A :class:`Network` whose parameters have an entry ``memory`` too. Its policy has in its extras ``memory``, the
+        :class:`funrl.acting.Memory` before the observation, and a row of its inputs is the triple of the carry before the rollout,
+        observations [T, ...] and resets [T].
 
     Example:
         >>> import funrl
         >>> config = funrl.algos.ppo.PPOConfig(recurrent="gru", recurrent_size=8)
-        >>> network, memory = make_recurrent(config, funrl.envs.make("CartPole-v1"))
-        >>> observation = torch.zeros(5, 3, 4)
-        >>> params = network.init(random.key(0), observation[0, 0])
-        >>> _, features = memory.unroll(params, memory.start(params, observation[0]), observation)
-        >>> features.shape, network.value(params, features).shape
-        (torch.Size([5, 3, 8]), torch.Size([5, 3]))
+        >>> network = make_recurrent(config, funrl.envs.make("CartPole-v1"))
+        >>> params = network.init(random.key(0), torch.zeros(4))
+        >>> rows = torch.zeros(3, 8), torch.zeros(3, 5, 4), torch.zeros(3, 5, dtype=torch.bool)
+        >>> policy, value = network.both(params, rows)
+        >>> policy.logits.shape, value.shape
+        (torch.Size([3, 5, 2]), torch.Size([3, 5]))
     """
     cell = _CELLS[config.recurrent](config.recurrent_size)
-    eye = convolutions(config, env.observation_space) if _shows_images(env) else nn.Net(lambda key, example: (), lambda params, x: x)
-    network = _make(config, env, None)
+    encoder = convolutions(config, env.observation_space) if _shows_images(env) else nn.Net(lambda key, example: (), lambda params, x: x)
+    heads = _heads(config, env, None)
 
-    def seen(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
-        return eye.apply(params["memory"]["below"], observation)
+    def encode(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
+        return encoder.apply(params["memory"]["below"], observation)
 
-    def init_memory(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
-        eye_key, cell_key = random.split(key).unbind(0)
-        below = eye.init(eye_key, observation)
-        return {"memory": {"below": below, "cell": cell.init(cell_key, eye.apply(below, observation))}}
-
-    memory = nn.Recurrent(
-        init_memory,
-        lambda params, observation: cell.start(seen(params, observation)),
-        lambda params, carry, x, reset=None: cell.apply(params["memory"]["cell"], carry, seen(params, x), reset),
-        lambda params, carry, xs, reset=None: cell.unroll(params["memory"]["cell"], carry, seen(params, xs), reset),
-    )
+    def remember(params: dict[str, Any], carry: Any, observation: Any, reset: torch.Tensor | None = None) -> tuple[Any, torch.Tensor]:
+        """Return the carry after an observation, and the features of it."""
+        return cell.apply(params["memory"]["cell"], carry, encode(params, observation), reset)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         memory_key, network_key = random.split(key).unbind(0)
-        params = memory.init(memory_key, observation)
-        _, features = memory.apply(params, memory.start(params, observation), observation)
-        return {**params, **network.init(network_key, features)}
+        encoder_key, cell_key = random.split(memory_key).unbind(0)
+        below = encoder.init(encoder_key, observation)
+        x = encoder.apply(below, observation)
+        params = {"memory": {"below": below, "cell": cell.init(cell_key, x)}}
+        _, features = remember(params, cell.start(x), observation)
+        return {**params, **heads.init(network_key, features)}
 
-    return network._replace(init=init), memory
+    def policy(choose: Choose) -> StatefulPolicy:
+        def start(params: ActorParams, observation: torch.Tensor) -> Any:
+            return cell.start(encode(params.network, in_dtype_of(params.network, observation)))
+
+        def act(params: ActorParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
+            after, features = remember(params.network, carry, normalized(params, observation), reset)
+            action, extras = choose(heads.policy(params.network, features), key)
+            return after, action, {**extras, "memory": Memory(carry, reset)}
+
+        return StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)
+
+    def values(params: dict[str, Any], samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
+        before = samples.extras["memory"]
+        carry, features = remember(params, before.state, samples.observation, before.reset)
+        _, next_features = remember(params, carry, samples.next_observation)
+        value, next_value = heads.value(params, torch.stack([features, next_features]))
+        return value, next_value
+
+    def rows(x: Any) -> Any:
+        return tree.permute(x, (1, 0))
+
+    def inputs(samples: Transition) -> tuple[Any, Any, torch.Tensor]:
+        before = samples.extras["memory"]
+        return tree.index(before.state, 0), *rows((samples.observation, before.reset))
+
+    def both(params: dict[str, Any], x: tuple[Any, torch.Tensor, torch.Tensor]) -> tuple[Any, torch.Tensor]:
+        carry, observation, reset = x
+        _, features = cell.unroll(params["memory"]["cell"], carry, encode(params, observation.transpose(0, 1)), reset.transpose(0, 1))
+        return heads.both(params, features.transpose(0, 1))
+
+    return Network(init, policy, values, rows, inputs, both)
+
+
+def normalized(params: ActorParams, observation: Any) -> Any:
+    """Return an observation in the dtype of the network and, where its moments are there, normalised by them.
+
+    Example:
+        >>> normalized(ActorParams(torch.zeros(1)), torch.ones(2, dtype=torch.float64))
+        tensor([1., 1.])
+    """
+    observation = in_dtype_of(params.network, observation)
+    return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
 
 def _shows_images(env: Env) -> bool:
     return len(env.observation_space.shape) == 3
 
 
-def _make(config: Any, env: Env, eye: nn.Net | None) -> Network:
-    """Make the networks above ``eye``, or on what comes in."""
+class _Heads(NamedTuple):
+    """``init(key, x) -> params``, ``policy(params, x) -> distribution``, ``value(params, x) -> [...]``, and both with one shared trunk."""
+
+    init: Callable[..., Any]
+    policy: Callable[..., Any]
+    value: Callable[..., Any]
+    both: Callable[..., Any]
+
+
+def _heads(config: Any, env: Env, encoder: nn.Net | None) -> _Heads:
+    """Make policy and value above an encoder, or on what comes in."""
     space = env.action_space
     continuous = isinstance(space, Box)
     size = math.prod(space.shape) if continuous else space.n
@@ -123,7 +194,7 @@ def _make(config: Any, env: Env, eye: nn.Net | None) -> Network:
     def body(*head: int, **options: Any) -> nn.Net:
         """Return hidden layers and a head."""
         mlp = nn.mlp(config.num_cells, *head, activation=config.activation, **options)
-        return mlp if eye is None else above(eye, mlp)
+        return mlp if encoder is None else above(encoder, mlp)
 
     policy = nn.mlp((), size, out_init=small) if shared else body(size, out_init=small)
     value = nn.mlp((), 1, out_init=unit) if shared else body(1, out_init=unit)
@@ -160,7 +231,7 @@ def _make(config: Any, env: Env, eye: nn.Net | None) -> Network:
         x = features(params, observation)
         return distribution(params, x), estimate(params, x)
 
-    return Network(
+    return _Heads(
         init,
         lambda params, observation: distribution(params, features(params, observation)),
         lambda params, observation: estimate(params, features(params, observation)),

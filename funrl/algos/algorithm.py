@@ -1,29 +1,33 @@
-"""The algorithm interface, and how all algorithms start: checked configurations, environments, hyperparameters."""
+"""The interface of algorithms, and what all of them share: checked configurations, hyperparameters, collecting."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_args
 
 import torch
 
-from funrl import random, tree
+from funrl import random, schedules, tree
+from funrl.acting import ActorState, rollout
+from funrl.algos.state import State
 from funrl.compiler import compile
-from funrl.env import Env, Place, Timestep, Transition
+from funrl.env import Env, Place, Transition
 from funrl.names import nearest
 from funrl.policies import StatefulPolicy
 from funrl.transforms.statistics import VecNormParams, check_vec_norm, update_vec_norm
 
 __all__ = [
     "Algorithm",
+    "annealed",
     "check",
     "check_copies",
     "check_experience",
     "check_range",
+    "collecting",
     "in_dtype_of",
     "make_config",
     "make_hparams",
-    "start_environments",
     "statistics",
 ]
 
@@ -34,28 +38,73 @@ class Algorithm(NamedTuple):
     Attributes:
         name: what ``python -m funrl train`` knows it by.
         env: the environment that it learns in.
-        config: its static configuration and the defaults of its hyperparameters, a frozen dataclass.
-        init: ``init(key) -> state``. On the key's device.
-        step: ``step(key, state) -> (state, metrics)``: one update, experience included. ``metrics`` is a dict of tensors []. Of the two
-            keys in ``split(key)`` the rollout gets the first, and ``learn`` the second.
-        learn: ``learn(key, state, transitions) -> (state, metrics)``: the same update from experience that was gathered elsewhere, a
-            :class:`~funrl.env.Transition` of T = ``config.num_steps`` steps of B = ``config.num_envs`` environments, leaves [T, B, ...],
-            as ``funrl.rollout`` returns it for ``act``. ``state.envs`` stays as it is. Pure, on the host too.
-        act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.params``. That of a recurrent
-            policy is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` take both.
+        config: its configuration, with the defaults of its hyperparameters. T is ``config.num_steps``, B ``config.num_envs``.
+        init: ``init(key) -> State``. On the key's device.
+        collect: ``collect(key, state) -> (ActorState, Transition)``: act for T steps in B environments, leaves [T, B, ...], as it explores.
+        learn: ``learn(key, learner, transitions) -> (LearnerState, metrics)``: one update from such transitions, whether ``collect``, a
+            collector or another process gathered them with ``act``. ``metrics`` is a dict of tensors []. Pure, on the host too.
+        act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.learner.params``. That of a
+            recurrent policy is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` take both.
         greedy: of the same kind, without exploration.
-        steps_per_update: how many environment steps one ``step`` takes.
     """
 
     name: str
     env: Env
     config: Any
     init: Callable[[Any], Any]
-    step: Callable[[Any, Any], Any]
-    learn: Callable[[Any, Any, Transition], Any]
+    collect: Callable[[Any, Any], tuple[ActorState, Transition]]
+    learn: Callable[[Any, Any, Transition], tuple[Any, dict[str, torch.Tensor]]]
     act: Callable[[Any, Any, Any], Any] | StatefulPolicy
     greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
-    steps_per_update: int
+
+    def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
+        """Collect experience, and learn from it: one update.
+
+        In an environment on the host the learning is compiled, and uses a replay buffer up, as the environment does its state.
+
+        Args:
+            key: a key []; of the two in ``split(key)`` ``collect`` gets the first, and ``learn`` the second.
+            state: the agent.
+
+        Returns:
+            The agent after the update, and its metrics, a dict of tensors [].
+        """
+        collect_key, learn_key = random.split(key).unbind(0)
+        actor, transitions = self.collect(collect_key, state)
+        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if self.env.host else self.learn
+        learner, metrics = learn(learn_key, state.learner, transitions)
+        return State(actor, learner), metrics
+
+    @property
+    def steps_per_update(self) -> int:
+        """How many environment steps one ``step`` takes, over all environments."""
+        return self.config.num_steps * self.config.num_envs
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(learn: Callable[..., Any], donate: bool) -> Callable[..., Any]:
+    return compile(learn, donate=1 if donate else ())
+
+
+def collecting(env: Env, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:
+    """Return the function ``collect`` of an :class:`Algorithm`: rollouts of ``act``, which is compiled where ``env`` runs on the host.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> algo = funrl.algos.ppo.make(env, num_envs=2, num_steps=8)
+        >>> _, transitions = collecting(env, algo.act, 5)(random.key(1), algo.init(random.key(0)))
+        >>> transitions.reward.shape
+        torch.Size([5, 2])
+    """
+    if env.host:
+        act = act._replace(act=compile(act.act)) if isinstance(act, StatefulPolicy) else compile(act)
+
+    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+        learner = state.learner
+        return rollout(learner.params, key, state.actor, learner.env_params, env=env, act=act, num_steps=num_steps)
+
+    return collect
 
 
 def check(algo: Algorithm, key: torch.Tensor) -> None:
@@ -109,9 +158,9 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
         TypeError: for a value of another type than the field's.
 
     Example:
-        >>> @dataclasses.dataclass(frozen=True)
+        >>> @tree.dataclass
         ... class Config:
-        ...     num_envs: int = 64
+        ...     num_envs: int = tree.static(default=64)
         ...     gamma: float = 0.99
         >>> make_config(Config, {"gamma": 1})
         Config(num_envs=64, gamma=1.0)
@@ -216,21 +265,6 @@ def check_experience(transitions: Transition, config: Any, *extras: str) -> None
         raise ValueError(f"learn: transitions: extras lack {missing[0]!r}; let the algorithm's own act choose the actions")
 
 
-def start_environments(env: Env, num_envs: int, key: torch.Tensor) -> tuple[tuple[Any, Timestep], Any]:
-    """Return the first states and timesteps of B environments, leaves [B, ...], and physical constants of their own, to be donated.
-
-    Example:
-        >>> import funrl
-        >>> (_, timestep), env_params = start_environments(funrl.envs.make("CartPole-v1"), 3, random.key(0))
-        >>> timestep.observation.shape
-        torch.Size([3, 4])
-    """
-    env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-    if env.num_envs is not None:
-        return env.reset(key, env_params), env_params
-    return torch.func.vmap(env.reset, (0, None))(random.split(key, num_envs), env_params), env_params
-
-
 def statistics(env: Env) -> Callable[[Any, Transition], Any]:
     """Return a function that brings ``env_params`` up to date with experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
 
@@ -265,12 +299,25 @@ def in_dtype_of(params: Any, value: Any) -> Any:
     return tree.to(value, next(x.dtype for x in tree.leaves(params) if x.is_floating_point()))
 
 
-def make_hparams(kind: type, config: Any, like: torch.Tensor) -> Any:
-    """Return the hyperparameters ``kind``, each what ``config`` has by its name, as a tensor like ``like`` [].
+def make_hparams(config: Any, like: torch.Tensor) -> Any:
+    """Return a configuration with its hyperparameters, the fields that are not static, as tensors like ``like`` [].
 
     Example:
         >>> import funrl
-        >>> make_hparams(funrl.algos.ddpg.DDPGHparams, funrl.algos.ddpg.DDPGConfig(), torch.zeros(())).gamma
+        >>> make_hparams(funrl.algos.ddpg.DDPGConfig(), torch.zeros(())).gamma
         tensor(0.9900)
     """
-    return kind(**{field.name: torch.full_like(like, getattr(config, field.name)) for field in dataclasses.fields(kind)})
+    fields = [field.name for field in dataclasses.fields(config) if not field.metadata.get("static")]
+    return config.replace(**{name: torch.full_like(like, getattr(config, name)) for name in fields})
+
+
+def annealed(hparams: Any, num_steps: torch.Tensor) -> torch.Tensor:
+    """Return the learning rate [], which falls linearly to 0 over ``anneal_steps`` environment steps.
+
+    Example:
+        >>> import funrl
+        >>> hparams = make_hparams(funrl.algos.ddpg.DDPGConfig(learning_rate=0.5, anneal_steps=100.0), torch.zeros(()))
+        >>> annealed(hparams, torch.tensor(75))
+        tensor(0.1250)
+    """
+    return hparams.learning_rate * schedules.linear(1.0, 0.0, hparams.anneal_steps)(num_steps)

@@ -1,6 +1,5 @@
 """CrossQ: soft actor-critic with batch normalisation and without target networks."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,17 +10,17 @@ from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import over_the_box
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
-from funrl.algos.sac import descend_with_temperature, soft_policy
+from funrl.algos.off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.distributions import Independent
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
 from funrl.spaces import Box
-from funrl.tree import dataclass
+from funrl.tree import dataclass, static
 
-__all__ = ["CrossQConfig", "CrossQHparams", "NormalizedActor", "NormalizedCritics", "make", "normalized_actor", "normalized_critics"]
+__all__ = ["CrossQConfig", "NormalizedActor", "NormalizedCritics", "make", "normalized_actor", "normalized_critics"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass
 class CrossQConfig(OffPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
 
@@ -33,22 +32,12 @@ class CrossQConfig(OffPolicyConfig):
             stretched to [-1, 1].
     """
 
-    num_updates: int = 30
-    num_steps: int = 30
-    policy_delay: int = 3
-    momentum: float = 0.01
-    initial_alpha: float = 1.0
-    entropy_share: float = 1.0
-
-
-@dataclass
-class CrossQHparams:
-    """Hyperparameters, each floating point []: the floats of :class:`CrossQConfig`, but ``initial_alpha`` and ``momentum``."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    entropy_share: torch.Tensor
+    num_updates: int = static(default=30)
+    num_steps: int = static(default=30)
+    policy_delay: int = static(default=3)
+    momentum: float = static(default=0.01)
+    initial_alpha: float = static(default=1.0)
+    entropy_share: Any = 1.0
 
 
 class NormalizedCritics(NamedTuple):
@@ -89,9 +78,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`CrossQConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
-        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and whose ``target`` are the critics' running statistics; those of
-        the actor are with its parameters, as acting needs them.
+        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
+        whose ``target`` are the critics' running statistics; those of the actor are with its parameters, as acting needs them.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -122,11 +110,11 @@ def make(env: Env, **options: Any) -> Algorithm:
     critics = normalized_critics(2, config.num_cells, config.activation, config.momentum)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        network = off_policy.init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)  # pyright: ignore
+        network = init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)  # pyright: ignore
         return network, critics.start(network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
 
     def learn(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQHparams
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
     ) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(crossq_critic_loss, has_aux=True)(
             learned.network.critic,
@@ -140,10 +128,10 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
         )
         statistics = metrics.pop("statistics")
-        return off_policy.descend(learned, gradient, hparams.learning_rate, part="critic").replace(target=statistics), metrics
+        return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic").replace(target=statistics), metrics
 
     def move_actor(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQHparams
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
     ) -> Any:
         network = learned.network
         gradient, (_, metrics) = torch.func.grad_and_value(crossq_actor_loss, has_aux=True)(
@@ -157,12 +145,12 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
         )
         statistics = actor.train(network.actor, batch.observation)[1]
-        learned, metrics = descend_with_temperature(learned, gradient, metrics, weight, hparams, space)
+        learned, metrics = apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space)
         network = learned.network
         return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 
-    learner = Learner(CrossQHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)  # pyright: ignore
-    return off_policy.make("crossq", env, config, learner, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *soft_policy(actor), move_actor, config.policy_delay)  # pyright: ignore
+    return off_policy.make("crossq", env, config, spec, buffers.uniform(config.buffer_size))
 
 
 def normalized_actor(num_cells: tuple[int, ...], space: Box, activation: str, momentum: float) -> NormalizedActor:

@@ -1,23 +1,22 @@
 """Deep deterministic policy gradients."""
 
-import dataclasses
 from typing import Any
 
 import torch
 
-from funrl import buffers, nn, tree
+from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import deterministic_actor, q_ensemble, with_noise
-from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
+from funrl.algos.networks import deterministic_actor, q_ensemble
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, ddpg_loss, soft_update
-from funrl.spaces import Box
 
-__all__ = ["DDPGConfig", "DDPGHparams", "make", "noisy_policy"]
+__all__ = ["DDPGConfig", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class DDPGConfig(OffPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
 
@@ -26,19 +25,8 @@ class DDPGConfig(OffPolicyConfig):
         exploration_noise: the standard deviation of the noise on actions, at least 0, as a share of half the width of their box.
     """
 
-    tau: float = 0.005
-    exploration_noise: float = 0.1
-
-
-@tree.dataclass
-class DDPGHparams:
-    """Hyperparameters, each floating point []: the floats of :class:`DDPGConfig`."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    tau: torch.Tensor
-    exploration_noise: torch.Tensor
+    tau: Any = 0.005
+    exploration_noise: Any = 0.1
 
 
 def make(env: Env, **options: Any) -> Algorithm:
@@ -51,8 +39,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`DDPGConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
-        ``params.network`` is a :class:`~funrl.losses.ActorCritic`, and its metrics are those of the episodes and of the loss.
+        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`, and its
+        metrics are those of the episodes and of the loss.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -80,41 +68,15 @@ def make(env: Env, **options: Any) -> Algorithm:
         return critics.apply(params, observation, action).squeeze(0)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
-        network = off_policy.init_actor_critic(key, actor, critics, observation, space)
+        network = init_actor_critic(key, actor, critics, observation, space)
         return network, tree.map(torch.clone, network), off_policy.start_adam(network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(ddpg_loss, has_aux=True)(
             learned.network, learned.target, batch, actor=actor.apply, critic=critic, gamma=gamma, weight=weight
         )
-        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    learner = Learner(DDPGHparams, init, learn, *noisy_policy(actor, space))
-    return off_policy.make("ddpg", env, config, learner, buffers.uniform(config.buffer_size))
-
-
-def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
-    """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by noise on its actions.
-
-    Example:
-        >>> from funrl import random
-        >>> space = Box(-2.0, 2.0, (1,))
-        >>> actor = deterministic_actor((8,), space, "relu")
-        >>> network = ActorCritic(actor.init(random.key(0), torch.zeros(3)), ())
-        >>> sample, greedy, _ = noisy_policy(actor, space)
-        >>> quiet = Acting(network, torch.tensor(0.0), torch.tensor(0.0))
-        >>> sample(quiet, random.key(1), torch.zeros(3)) == greedy(quiet, random.key(1), torch.zeros(3))
-        tensor([True])
-    """
-
-    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
-        return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
-
-    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
-        return actor.apply(params.network.actor, observation)
-
-    def schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros_like(hparams.gamma), hparams.exploration_noise
-
-    return sample, greedy, schedule
+    spec = Learner(init, learn, *noisy_policy(actor, space))
+    return off_policy.make("ddpg", env, config, spec, buffers.uniform(config.buffer_size))

@@ -1,6 +1,5 @@
 """Deep Q-networks, and the parts of Rainbow."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,16 +10,17 @@ from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.images import check_layers
 from funrl.algos.networks import q_network
-from funrl.algos.off_policy import Acting, Learned, Learner, OffPolicyConfig
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
-from funrl.optim import linear
 from funrl.random import split
+from funrl.schedules import linear
 
-__all__ = ["DQNConfig", "DQNHparams", "make"]
+__all__ = ["DQNConfig", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class DQNConfig(OffPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
 
@@ -40,7 +40,8 @@ class DQNConfig(OffPolicyConfig):
         n_step: n, over how many steps rewards are summed up before the bootstrap (fewer at the end of a rollout, see :func:`make`); at
             most ``num_steps``. Where it is more than 1, a transition keeps the gamma with which it was written.
         prioritized: draw transitions by their errors.
-        priority_alpha: how much so, at least 0; like ``priority_beta`` a number in ``state.buffer.exponents``, to be replaced there.
+        priority_alpha: how much so, at least 0; like ``priority_beta`` a number in ``state.learner.buffer.exponents``, to be replaced
+            there.
         priority_beta: how far weights make up for it, at least 0.
         c51: learn distributions over atoms, not values.
         num_atoms: K >= 2, of these.
@@ -53,41 +54,27 @@ class DQNConfig(OffPolicyConfig):
         epsilon_steps: environment steps from one to the other.
     """
 
-    num_channels: tuple = (16,)
-    kernel_size: int | tuple = 3
-    stride: int | tuple = 1
-    layout: str = ""
-    target_period: int = 200
-    tau: float = 1.0
-    double: bool = True
-    dueling: bool = False
-    n_step: int = 1
-    prioritized: bool = False
-    priority_alpha: float = 0.6
-    priority_beta: float = 0.4
-    c51: bool = False
-    num_atoms: int = 51
-    v_min: float = 0.0
-    v_max: float = 100.0
-    noisy: bool = False
-    huber_delta: float = 1.0
-    epsilon_start: float = 1.0
-    epsilon_end: float = 0.05
-    epsilon_steps: float = 10_000.0
-
-
-@tree.dataclass
-class DQNHparams:
-    """Hyperparameters, each floating point []: those of :class:`DQNConfig` by the same names."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    tau: torch.Tensor
-    huber_delta: torch.Tensor
-    epsilon_start: torch.Tensor
-    epsilon_end: torch.Tensor
-    epsilon_steps: torch.Tensor
+    num_channels: tuple = tree.static(default=(16,))
+    kernel_size: int | tuple = tree.static(default=3)
+    stride: int | tuple = tree.static(default=1)
+    layout: str = tree.static(default="")
+    target_period: int = tree.static(default=200)
+    tau: Any = 1.0
+    double: bool = tree.static(default=True)
+    dueling: bool = tree.static(default=False)
+    n_step: int = tree.static(default=1)
+    prioritized: bool = tree.static(default=False)
+    priority_alpha: float = tree.static(default=0.6)
+    priority_beta: float = tree.static(default=0.4)
+    c51: bool = tree.static(default=False)
+    num_atoms: int = tree.static(default=51)
+    v_min: float = tree.static(default=0.0)
+    v_max: float = tree.static(default=100.0)
+    noisy: bool = tree.static(default=False)
+    huber_delta: Any = 1.0
+    epsilon_start: Any = 1.0
+    epsilon_end: Any = 0.05
+    epsilon_steps: Any = 10_000.0
 
 
 def make(env: Env, **options: Any) -> Algorithm:
@@ -98,7 +85,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`DQNConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState`, and its metrics are
+        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
         those of the episodes and of the loss.
 
     Raises:
@@ -112,7 +99,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         ...     funrl.envs.make("CartPole-v1"), num_steps=8, num_updates=2, batch_size=8, num_cells=(8,), learning_starts=8, **rainbow
         ... )
         >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
-        >>> metrics["updates"], state.params.random
+        >>> metrics["updates"], state.learner.params.random
         (tensor(2), tensor(0.))
 
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015 (no arXiv id), algorithm 1;
@@ -150,9 +137,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         params = network.init(key, observation)
         return params, tree.map(torch.clone, params), off_policy.start_adam(params)
 
-    def learn(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNHparams
-    ) -> Any:
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNConfig) -> Any:
         key, target_key, chooser_key = split(key, 3).unbind(0)
         loss: Callable[..., Any]
         options: dict[str, Any]
@@ -172,24 +157,24 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
             **options,
         )
-        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
         nearer = soft_update(learned.network, learned.target, tau=hparams.tau)
         target = hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
         return learned.replace(target=target), metrics
 
-    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+    def sample(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation, key).argmax(-1)
 
-    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation).argmax(-1)
 
-    def schedule(hparams: DQNHparams, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
         steps = (num_steps - config.learning_starts).clamp(min=0)
         return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
-    learner = Learner(DQNHparams, init, learn, sample, greedy, schedule)
+    spec = Learner(init, learn, sample, greedy, schedule)
     if config.prioritized:
         buffer = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta)
     else:
         buffer = buffers.uniform(config.buffer_size)
-    return off_policy.make("dqn", env, config, learner, buffer, n_step=config.n_step)
+    return off_policy.make("dqn", env, config, spec, buffer, n_step=config.n_step)

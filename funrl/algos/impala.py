@@ -1,6 +1,5 @@
 """IMPALA, the importance-weighted actor-learner architecture, in one process."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import impala_loss
 
-__all__ = ["ImpalaConfig", "ImpalaHparams", "make"]
+__all__ = ["ImpalaConfig", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class ImpalaConfig(ActorCriticConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and these.
 
@@ -26,27 +25,12 @@ class ImpalaConfig(ActorCriticConfig):
         c_clip: of those that carry a target back, above 0; infinity: none.
     """
 
-    num_envs: int = 32
-    num_steps: int = 20
-    num_minibatches: int = 4
-    lambda_: float = 1.0
-    rho_clip: float = 1.0
-    c_clip: float = 1.0
-
-
-@tree.dataclass
-class ImpalaHparams:
-    """Hyperparameters, each floating point []: those of :class:`ImpalaConfig` by the same names."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    max_grad_norm: torch.Tensor
-    value_weight: torch.Tensor
-    entropy_weight: torch.Tensor
-    lambda_: torch.Tensor
-    rho_clip: torch.Tensor
-    c_clip: torch.Tensor
+    num_envs: int = tree.static(default=32)
+    num_steps: int = tree.static(default=20)
+    num_minibatches: int = tree.static(default=4)
+    lambda_: Any = 1.0
+    rho_clip: Any = 1.0
+    c_clip: Any = 1.0
 
 
 def make(env: Env, **options: Any) -> Algorithm:
@@ -62,7 +46,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`ImpalaConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
         those of :func:`funrl.algos.on_policy.make`, among them ``importance_ratio``.
 
     Raises:
@@ -92,10 +76,10 @@ def make(env: Env, **options: Any) -> Algorithm:
         )
     network = actor_critic.make(config, env)
 
-    def prepare(params: Any, samples: Transition, hparams: ImpalaHparams) -> Transition:
+    def prepare(params: Any, samples: Transition, hparams: ImpalaConfig) -> Transition:
         return tree.permute(samples, (1, 0))  # unrolls first
 
-    def loss(params: Any, unrolls: Transition, hparams: ImpalaHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return impala_loss(
             params,
             tree.permute(unrolls, (1, 0)),
@@ -108,5 +92,12 @@ def make(env: Env, **options: Any) -> Algorithm:
             entropy_weight=hparams.entropy_weight,
         )
 
-    learner = Learner(ImpalaHparams, network.init, *on_policy.stochastic(network), prepare, loss, num_minibatches=config.num_minibatches)
-    return on_policy.make("impala", env, config, learner)
+    spec = Learner(
+        network.init,
+        *on_policy.stochastic(network, env.action_space),
+        prepare,
+        loss,
+        num_minibatches=config.num_minibatches,
+        extras=("log_prob",),
+    )
+    return on_policy.make("impala", env, config, spec)

@@ -1,51 +1,45 @@
-"""The skeleton of off-policy learners: act, remember, and learn from what is drawn from memory, as one program."""
+"""The skeleton of off-policy learners: act, write transitions to a replay buffer, and learn from what is sampled from it."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
-from funrl import buffers, nn, optim, random, tree
+from funrl import acting, buffers, optim, random, tree
+from funrl.algos import episodes
 from funrl.algos.algorithm import (
     Algorithm,
+    annealed,
     check_copies,
     check_experience,
     check_range,
+    collecting,
     in_dtype_of,
     make_hparams,
-    start_environments,
     statistics,
 )
-from funrl.algos.episodes import Episodes
-from funrl.algos.episodes import record as record_episodes
-from funrl.algos.episodes import start as start_episodes
 from funrl.algos.images import advice
-from funrl.compiler import compile, scan
-from funrl.env import Env, Timestep, Transition
-from funrl.interaction import rollout
-from funrl.losses import ActorCritic, SoftActorCritic
+from funrl.algos.state import ActorParams, LearnerState, State
+from funrl.compiler import scan
+from funrl.env import Env, Transition
 from funrl.spaces import Binary, Box, Discrete
 
 __all__ = [
-    "Acting",
     "Learned",
     "Learner",
     "OffPolicyConfig",
-    "OffPolicyState",
+    "apply_gradients",
     "check",
-    "descend",
-    "init_actor_critic",
-    "init_soft_actor_critic",
     "make",
     "start_adam",
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class OffPolicyConfig:
-    """What every off-policy learner has: fixed for a program, save the first values of what its ``state.hparams`` holds.
+@tree.dataclass
+class OffPolicyConfig(tree.Replaceable):
+    """The options of every off-policy learner. Those from ``learning_rate`` on are hyperparameters, which ``learner.hparams`` has as
+    tensors.
 
     A hyperparameter of exploration that is replaced acts one step later.
 
@@ -63,42 +57,27 @@ class OffPolicyConfig:
         gamma: discount, in [0, 1].
     """
 
-    num_envs: int = 1
-    num_steps: int = 32
-    num_updates: int = 32
-    batch_size: int = 256
-    buffer_size: int = 100_000
-    learning_starts: int = 1_000
-    num_cells: tuple = (64, 64)
-    activation: str = "relu"
-    learning_rate: float = 1e-3
-    anneal_steps: float = math.inf
-    gamma: float = 0.99
-
-
-@tree.dataclass
-class Acting:
-    """What acting needs.
-
-    Attributes:
-        network: the learned parameters.
-        random: floating point [], the probability that an action is drawn uniformly.
-        noise: floating point [], what else exploration depends on, or ().
-    """
-
-    network: Any
-    random: torch.Tensor
-    noise: Any
+    num_envs: int = tree.static(default=1)
+    num_steps: int = tree.static(default=32)
+    num_updates: int = tree.static(default=32)
+    batch_size: int = tree.static(default=256)
+    buffer_size: int = tree.static(default=100_000)
+    learning_starts: int = tree.static(default=1_000)
+    num_cells: tuple = tree.static(default=(64, 64))
+    activation: str = tree.static(default="relu")
+    learning_rate: Any = 1e-3
+    anneal_steps: Any = math.inf
+    gamma: Any = 0.99
 
 
 @tree.dataclass
 class Learned(tree.Replaceable):
-    """What a gradient step changes.
+    """The part of a learner that a gradient step changes.
 
     Attributes:
         network: the parameters.
         target: those that follow them, unaliased, or what else targets are made of.
-        optimizer: the state of the optimisers.
+        optimizer: the state of the optimizers.
         num_updates: int64 [], gradient steps so far.
     """
 
@@ -108,52 +87,23 @@ class Learned(tree.Replaceable):
     num_updates: torch.Tensor
 
 
-@tree.dataclass
-class OffPolicyState(tree.Replaceable):
-    """All that one learner is.
-
-    Attributes:
-        params: :class:`Acting`.
-        target: the parameters that targets are made of, or the running statistics of critics without such.
-        optimizer: the state of the optimisers.
-        buffer: the state of the replay buffer.
-        envs: the environments' states and latest timesteps, leaves [B, ...].
-        env_params: their physical constants.
-        episodes: :class:`funrl.algos.episodes.Episodes`.
-        hparams: hyperparameters, each a tensor [].
-        num_steps: int64 [], environment steps so far, over all B.
-        num_updates: int64 [], gradient steps so far.
-    """
-
-    params: Acting
-    target: Any
-    optimizer: Any
-    buffer: Any
-    envs: tuple[Any, Timestep]
-    env_params: Any
-    episodes: Episodes
-    hparams: Any
-    num_steps: torch.Tensor
-    num_updates: torch.Tensor
-
-
 class Learner(NamedTuple):
-    """What tells one off-policy algorithm from another.
+    """The parts in which off-policy algorithms differ.
 
     Attributes:
-        hparams: the class of its hyperparameters; its fields are the names of floats in the configuration.
         init: ``init(key, observation) -> (network, target, optimizer state)``.
         learn: ``learn(key, learned, batch, gamma, weight, hparams) -> (learned, metrics)``: one gradient step on a
             :class:`~funrl.env.Transition` of leaves [N, ...]; ``gamma`` is [N]. Metrics are tensors [], but ``td_error`` [N].
-        sample: ``sample(acting, key, observation) -> action``, as it explores by itself; in the units of the buffer.
+        sample: ``sample(params, key, observation) -> action`` of :class:`~funrl.algos.state.ActorParams`, as it explores by itself; in the
+            units of the buffer.
         greedy: the same signature, without exploration.
-        schedule: ``schedule(hparams, num_steps) -> (random, noise)`` of :class:`Acting`, once ``learning_starts`` is over.
-        delayed: what is done after every ``delay``-th gradient step, on its batch: the signature of ``learn``. Its metrics have other
+        schedule: ``schedule(hparams, num_steps) -> (random, noise)`` of :class:`~funrl.algos.state.ActorParams`, once ``learning_starts``
+            is over.
+        delayed: an update after every ``delay``-th gradient step, on its batch: the signature of ``learn``. Its metrics have other
             names, and ``td_error`` is not among them.
         delay: as above; divides ``num_updates``.
     """
 
-    hparams: type
     init: Callable[..., Any]
     learn: Callable[..., Any]
     sample: Callable[..., Any]
@@ -163,11 +113,11 @@ class Learner(NamedTuple):
     delay: int = 1
 
 
-def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buffer, *, n_step: int = 1) -> Algorithm:
+def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer, *, n_step: int = 1) -> Algorithm:
     """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
 
-    A step rolls out T steps of B environments, writes them to the buffer, draws ``num_updates`` batches from it and scans over them.
-    Priorities, where the buffer has them, change after the last of these (of an item that was drawn twice, to one of its errors).
+    An update writes T steps of B environments to the buffer, samples ``num_updates`` batches from it and scans over them.
+    Priorities, where the buffer has them, change after the last of these (of an item that was sampled twice, to one of its errors).
     Nothing is learned before ``learning_starts``, and priorities stay: until then metrics only say what the losses are.
 
     In an environment on the host a step is a loop of Python around two programs; it can be neither compiled nor vmapped, and uses
@@ -177,20 +127,19 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         name: what ``python -m funrl train`` knows it by.
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         config: an :class:`OffPolicyConfig`.
-        learner: what is particular to the algorithm.
+        spec: the parts that are particular to the algorithm.
         buffer: of ``config.buffer_size`` items; with ``update_priority``, ``td_error`` goes there.
         n_step: over how many steps rewards are summed up before the bootstrap.
 
     Returns:
-        The algorithm; its state is an :class:`OffPolicyState`.
+        The algorithm.
 
     Raises:
-        ValueError: if ``learner.delay`` does not divide ``num_updates``.
+        ValueError: if ``spec.delay`` does not divide ``num_updates``.
 
     Example:
         >>> import funrl
-        >>> learner = Learner(  # of the mean reward
-        ...     hparams=funrl.algos.crossq.CrossQHparams,
+        >>> spec = Learner(  # of the mean reward
         ...     init=lambda key, observation: (torch.zeros(()), torch.zeros(()), ()),
         ...     learn=lambda key, learned, batch, gamma, weight, hparams: (
         ...         learned.replace(network=batch.reward.mean()), {"td_error": batch.reward - learned.network}
@@ -200,191 +149,132 @@ def make(name: str, env: Env, config: Any, learner: Learner, buffer: buffers.Buf
         ...     schedule=lambda hparams, num_steps: (torch.zeros(()), ()),
         ... )
         >>> config = funrl.algos.crossq.CrossQConfig(num_steps=8, num_updates=2, learning_starts=0)
-        >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, learner, buffers.uniform(100))
+        >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, spec, buffers.uniform(100))
         >>> state, _ = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
-        >>> state.params.network, algo.greedy(state.params, funrl.random.key(0), None)
+        >>> state.learner.params.network, algo.greedy(state.learner.params, funrl.random.key(0), None)
         (tensor(1.), (tensor(1), {}))
     """
-    steps_per_update = config.num_envs * config.num_steps
+    num_rows = config.num_envs * config.num_steps
     moved = statistics(env)
-    num_groups = config.num_updates // learner.delay
-    if config.num_updates % learner.delay:
-        raise ValueError(f"num_updates: expected a multiple of policy_delay, {learner.delay}, got {config.num_updates}; change either")
-    start = env.action_space.start if isinstance(env.action_space, Discrete) else None
-    outer = env
-    if start:
-        outer = env._replace(step=lambda key, state, action, env_params: env.step(key, state, action + start, env_params))
-    space = Discrete(env.action_space.n) if start else env.action_space
+    if config.num_updates % spec.delay:
+        raise ValueError(f"num_updates: expected a multiple of policy_delay, {spec.delay}, got {config.num_updates}; change either")
+    # In the buffer, discrete actions are counted from 0.
+    start = env.action_space.start if isinstance(env.action_space, Discrete) else 0
+    space = Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
 
-    def explore(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         sample_key, uniform_key, coin_key = random.split(key, 3).unbind(0)
-        action = learner.sample(params, sample_key, in_dtype_of(params, observation))
+        action = spec.sample(params, sample_key, in_dtype_of(params, observation))
         uniform = space.sample(uniform_key).to(action.dtype)
-        return torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action), {}
+        action = torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action)
+        return action + start if start else action, {}
 
-    def shift(action: torch.Tensor) -> torch.Tensor:
-        return action + start if start else action
+    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        action = spec.greedy(params, key, in_dtype_of(params, observation))
+        return action + start if start else action, {}
 
-    def act(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return shift(explore(params, key, observation)[0]), {}
+    def exploration(hparams: Any, num_steps: torch.Tensor) -> dict[str, Any]:
+        share, noise = spec.schedule(hparams, num_steps)
+        # No alias of a hyperparameter.
+        return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
 
-    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return shift(learner.greedy(params, key, in_dtype_of(params, observation))), {}
-
-    def exploration(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        share, noise = learner.schedule(hparams, num_steps)
-        return torch.where(num_steps < config.learning_starts, 1.0, share), tree.map(torch.clone, noise)  # no alias of a hyperparameter
-
-    def remembered(samples: Transition, hparams: Any) -> Transition:
-        """Return rows for the buffer, leaves [T * B, ...]; over several steps, with what the bootstrap is multiplied by."""
-        samples = samples.replace(extras={})
+    def rows(samples: Transition, hparams: Any) -> Transition:
+        """Return rows for the buffer, leaves [T * B, ...]; over several steps, each with its discount."""
+        samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
         if n_step > 1:
             joined = buffers.n_step(samples, n=n_step, gamma=hparams.gamma)
             samples = joined.transition.replace(extras={"discount": joined.discount})
-        return tree.reshape(samples, (steps_per_update,), batch_dims=2)
+        return tree.reshape(samples, (num_rows,), batch_dims=2)
 
-    def init(key: torch.Tensor) -> OffPolicyState:
+    def init(key: torch.Tensor) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        envs, env_params = start_environments(env, config.num_envs, env_key)
-        observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
-        hparams = make_hparams(learner.hparams, config, zero)
-        count = torch.zeros((), dtype=torch.int64, device=key.device)
-        network, target, optimizer = learner.init(network_key, observation.to(zero.dtype))
-        chance, noise = exploration(hparams, count)
-        observation = tree.to(observation, zero.dtype)
+        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
+        actor = acting.start((), env_key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+        reward = actor.timestep.reward
+        observation, zero = tree.to(actor.timestep.observation[0], reward.dtype), torch.zeros_like(reward[0])
+        hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
+        network, target, optimizer = spec.init(network_key, actor.timestep.observation[0].to(zero.dtype))
         action = torch.zeros(space.shape, dtype=torch.int64 if isinstance(space, Discrete) else zero.dtype, device=key.device)
         flag = torch.zeros_like(zero, dtype=torch.bool)
-        extras = {"discount": zero} if n_step > 1 else {}
-        return OffPolicyState(
-            params=Acting(network, chance, noise),
+        example = Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if n_step > 1 else {})
+        learner = LearnerState(
+            params=ActorParams(network, **exploration(hparams, count)),
             target=target,
             optimizer=optimizer,
-            buffer=buffer.init(Transition(observation, action, zero, flag, flag, observation, extras)),
-            envs=envs,
-            env_params=env_params,
-            episodes=start_episodes(envs[1].reward),
+            buffer=buffer.init(example),
             hparams=hparams,
             num_steps=count,
             num_updates=count.clone(),
+            env_params=env_params,
+            episodes=episodes.start(reward),
         )
+        return State(actor, learner)
 
-    def step(key: torch.Tensor, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
-        return advance(key, state, explore, learn_from)
-
-    def host_step(key: torch.Tensor, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
-        return advance(key, state, compiled_explore, compiled_learn_from)
-
-    def learn(key: torch.Tensor, state: OffPolicyState, transitions: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         check_experience(transitions, config)
-        drawn = transitions.replace(action=transitions.action - start) if start else transitions
-        new, metrics = learn_from(key, state.replace(envs=()), drawn)
-        return new.replace(envs=state.envs), metrics
+        samples = in_dtype_of(learner.params, transitions)
+        sums, episode_metrics = episodes.record(learner.episodes, samples)
+        memory = buffer.extend(learner.buffer, rows(samples, learner.hparams))
+        sample_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
+        batches = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(sample_keys)
 
-    def advance(key: torch.Tensor, state: OffPolicyState, act: Any, learn: Any) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
-        rollout_key, learn_key = random.split(key).unbind(0)
-        envs, samples = rollout(state.params, rollout_key, state.envs, state.env_params, env=outer, act=act, num_steps=config.num_steps)
-        state, metrics = learn(learn_key, state.replace(envs=()), samples)
-        return state.replace(envs=envs), metrics
-
-    def learn_from(key: torch.Tensor, state: OffPolicyState, samples: Transition) -> tuple[OffPolicyState, dict[str, torch.Tensor]]:
-        hparams, samples = state.hparams, in_dtype_of(state.params, samples)
-        episodes, episode_metrics = record_episodes(state.episodes, samples)
-        state = state.replace(env_params=moved(state.env_params, samples))
-        memory = buffer.extend(state.buffer, remembered(samples.replace(place=()), hparams))
-        draw_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
-        draws = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(draw_keys)
-
-        # One vector each: a loop pays for every tensor that it carries.
-        vector, unravel = tree.ravel(state.params.network)
-        target, unravel_target = tree.ravel(state.target)
-
-        learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
-        annealed = hparams.replace(learning_rate=learning_rate)
-
-        def applied(learn: Any, key: torch.Tensor, carry: Learned, draw: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
-            batch = draw.batch
-            gamma = batch.extras["discount"] if n_step > 1 else hparams.gamma.expand(batch.reward.shape)
-            learned = carry.replace(network=unravel(carry.network), target=unravel_target(carry.target))
-            learned, metrics = learn(key, learned, batch, gamma, draw.weights.to(batch.reward.dtype), annealed)
-            return learned.replace(network=tree.ravel(learned.network)[0], target=tree.ravel(learned.target)[0]), metrics
-
-        def once(carry: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
-            carry, metrics = applied(learner.learn, x[0], carry, x[1])
-            return carry.replace(num_updates=carry.num_updates + 1), metrics
-
-        def several(carry: Learned, x: Any) -> tuple[Learned, Any]:
-            keys, draws = x
-            carry, metrics = scan(once, carry, (keys[:-1], draws))
-            carry, further = applied(learner.delayed, keys[-1], carry, tree.index(draws, -1))
-            return carry, (metrics, further)
-
-        before = Learned(vector, target, state.optimizer, state.num_updates)
-        if learner.delayed is None:
-            after, metrics = scan(once, before, (learn_keys, draws))
-        else:
-            grouped = tree.reshape(draws, (num_groups, learner.delay), batch_dims=1)
-            keys = torch.func.vmap(lambda key: random.split(key, learner.delay + 1))(learn_keys[:num_groups])
-            after, (metrics, further) = scan(several, before, (keys, grouped))
-            metrics = {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
-        num_steps = state.num_steps + steps_per_update
+        learning_rate = annealed(learner.hparams, learner.num_steps)
+        before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
+        after, metrics = fit(before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
+        num_steps = learner.num_steps + num_rows
         learning = num_steps >= config.learning_starts
-        after = tree.where(learning, after, before)
-        error = metrics.pop("td_error")
+        after, error = tree.where(learning, after, before), metrics.pop("td_error")
         if buffer.update_priority is not None:
             priority = torch.where(learning, error, memory.exponents.greatest)  # until then all items have the greatest
-            memory = buffer.update_priority(memory, draws.indices.reshape(-1), priority.reshape(-1))
-        network = unravel(after.network)
-        state = state.replace(
-            params=Acting(network, *exploration(hparams, num_steps)),
-            target=unravel_target(after.target),
+            memory = buffer.update_priority(memory, batches.indices.reshape(-1), priority.reshape(-1))
+        learner = learner.replace(
+            params=ActorParams(after.network, **exploration(learner.hparams, num_steps)),
+            target=after.target,
             optimizer=after.optimizer,
             buffer=memory,
-            episodes=episodes,
             num_steps=num_steps,
             num_updates=after.num_updates,
+            env_params=moved(learner.env_params, samples),
+            episodes=sums,
         )
-        metrics = {name: x.mean(0) for name, x in metrics.items()}
+        means = {name: x.mean(0) for name, x in metrics.items()}
         further = {"td_error": error.mean(), "updates": after.num_updates, "learning_rate": learning_rate}
-        return state, {"steps": num_steps, **episode_metrics, **metrics, **further}
+        return learner, {"steps": num_steps, **episode_metrics, **means, **further}
 
-    compiled_explore, compiled_learn_from = compile(explore), compile(learn_from, donate=1)
-    return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, steps_per_update)
+    def fit(learned: Learned, keys: torch.Tensor, batches: buffers.Sample, hparams: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
+        """Take a gradient step on each batch; return what is learned, and metrics with a row for each step."""
 
+        def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
+            batch = sample.batch
+            gamma = batch.extras["discount"] if n_step > 1 else hparams.gamma.expand(batch.reward.shape)
+            return update(key, learned, batch, gamma, sample.weights.to(batch.reward.dtype), hparams)
 
-def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box) -> ActorCritic:
-    """Return the first parameters of an actor and of the critics of its actions.
+        def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
+            learned, metrics = applied(spec.learn, x[0], learned, x[1])
+            return learned.replace(num_updates=learned.num_updates + 1), metrics
 
-    Example:
-        >>> from funrl.algos.networks import deterministic_actor, q_ensemble
-        >>> space = Box(-2.0, 2.0, (1,))
-        >>> actor, critic = deterministic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
-        >>> init_actor_critic(random.key(0), actor, critic, torch.zeros(3), space).critic[0]["weight"].shape
-        torch.Size([2, 8, 4])
-    """
-    actor_key, critic_key = random.split(key).unbind(0)
-    return ActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation, observation.new_zeros(space.shape)))
+        def several(learned: Learned, x: Any) -> tuple[Learned, Any]:
+            keys, samples = x
+            learned, metrics = scan(once, learned, (keys[:-1], samples))
+            learned, further = applied(spec.delayed, keys[-1], learned, tree.index(samples, -1))
+            return learned, (metrics, further)
 
+        if spec.delayed is None:
+            return scan(once, learned, (keys, batches))
+        num_groups = config.num_updates // spec.delay
+        grouped = tree.reshape(batches, (num_groups, spec.delay), batch_dims=1)
+        keys = torch.func.vmap(lambda key: random.split(key, spec.delay + 1))(keys[:num_groups])
+        learned, (metrics, further) = scan(several, learned, (keys, grouped))
+        return learned, {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
 
-def init_soft_actor_critic(
-    key: torch.Tensor, actor: nn.Net, critic: Any, observation: torch.Tensor, space: Box, alpha: float
-) -> SoftActorCritic:
-    """Return the first parameters of an actor, of the critics of its actions, and the temperature ``alpha``.
-
-    Example:
-        >>> from funrl.algos.networks import q_ensemble, stochastic_actor
-        >>> space = Box(-2.0, 2.0, (1,))
-        >>> actor, critic = stochastic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
-        >>> init_soft_actor_critic(random.key(0), actor, critic, torch.zeros(3), space, 1.0).log_alpha
-        tensor(0.)
-    """
-    both = init_actor_critic(key, actor, critic, observation, space)
-    return SoftActorCritic(both.actor, both.critic, observation.new_full((), alpha).log())
+    return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy)
 
 
 def start_adam(network: Any, *parts: str) -> Any:
     """Return the state of Adam over a network as one vector or, where parts of it move apart, a dict of one for each.
 
     Example:
+        >>> from funrl.losses import ActorCritic
         >>> network = ActorCritic(torch.zeros(3, 2), torch.zeros(2))
         >>> start_adam(network).mean.shape, start_adam(network, "actor", "critic")["actor"].mean.shape
         (torch.Size([8]), torch.Size([6]))
@@ -394,12 +284,12 @@ def start_adam(network: Any, *parts: str) -> Any:
     return _adam(0.0).init(network)
 
 
-def descend(learned: Learned, gradient: Any, learning_rate: torch.Tensor, part: str | None = None) -> Learned:
-    """Return what is learned after a step of Adam on the whole network, or on a part that has a state of its own.
+def apply_gradients(learned: Learned, gradient: Any, learning_rate: torch.Tensor, part: str | None = None) -> Learned:
+    """Take a step of Adam with the whole network, or with a part that has an optimizer state of its own.
 
     Example:
         >>> learned = Learned(torch.ones(1), torch.ones(1), start_adam(torch.ones(1)), torch.tensor(0))
-        >>> descend(learned, torch.ones(1), torch.tensor(0.5)).network
+        >>> apply_gradients(learned, torch.ones(1), torch.tensor(0.5)).network
         tensor([0.5000])
     """
     network, optimizer = learned.network, learned.optimizer

@@ -1,42 +1,38 @@
-"""The skeleton of on-policy learners: act, learn from what was met, and forget it, as one program."""
+"""The skeleton of on-policy learners: act, learn from these transitions, and forget them."""
 
-import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
-from funrl import optim, random, tree
-from funrl.algos import actor_critic
+from funrl import acting, optim, random, tree
+from funrl.algos import actor_critic, episodes
 from funrl.algos.algorithm import (
     Algorithm,
+    annealed,
     check_copies,
     check_experience,
     check_range,
+    collecting,
     in_dtype_of,
     make_hparams,
-    start_environments,
     statistics,
 )
-from funrl.algos.episodes import Episodes
-from funrl.algos.episodes import record as record_episodes
-from funrl.algos.episodes import start as start_episodes
 from funrl.algos.images import check_layers
-from funrl.compiler import compile, scan
-from funrl.env import Env, Timestep, Transition
-from funrl.interaction import rollout
+from funrl.algos.state import ActorParams, LearnerState, State
+from funrl.compiler import scan
+from funrl.env import Env, Transition
+from funrl.policies import StatefulPolicy
 from funrl.spaces import Box, Discrete
 
 __all__ = [
-    "Acting",
     "ActorCriticConfig",
     "Learner",
     "OnPolicyConfig",
-    "OnPolicyState",
     "check",
     "check_actor_critic",
+    "check_minibatches",
     "clipped_adam",
     "make",
     "project_action",
@@ -44,9 +40,10 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class OnPolicyConfig:
-    """What every on-policy learner has: fixed for a program, save the first values of hyperparameters (from ``learning_rate`` on).
+@tree.dataclass
+class OnPolicyConfig(tree.Replaceable):
+    """The options of every on-policy learner. Those from ``learning_rate`` on are hyperparameters, which ``learner.hparams`` has as
+    tensors.
 
     Attributes:
         num_envs: B, environments side by side.
@@ -64,109 +61,84 @@ class OnPolicyConfig:
         max_grad_norm: the gradient is shrunk to this norm; infinity: no clipping.
     """
 
-    num_envs: int = 32
-    num_steps: int = 16
-    num_channels: tuple = (16,)
-    kernel_size: int | tuple = 3
-    stride: int | tuple = 1
-    layout: str = ""
-    num_cells: tuple = (64, 64)
-    activation: str = "tanh"
-    learning_rate: float = 1e-3
-    anneal_steps: float = math.inf
-    gamma: float = 0.99
-    max_grad_norm: float = 0.5
+    num_envs: int = tree.static(default=32)
+    num_steps: int = tree.static(default=16)
+    num_channels: tuple = tree.static(default=(16,))
+    kernel_size: int | tuple = tree.static(default=3)
+    stride: int | tuple = tree.static(default=1)
+    layout: str = tree.static(default="")
+    num_cells: tuple = tree.static(default=(64, 64))
+    activation: str = tree.static(default="tanh")
+    learning_rate: Any = 1e-3
+    anneal_steps: Any = math.inf
+    gamma: Any = 0.99
+    max_grad_norm: Any = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class ActorCriticConfig(OnPolicyConfig):
-    """What those on-policy learners have that have a policy and a value.
+    """The options of on-policy learners with a policy and a value: those of :class:`OnPolicyConfig`, and these.
 
     Attributes:
         trunk: ``"separate"`` networks for policy and value, or one ``"shared"`` by both.
-        uniform_mix: discrete actions only: the share of the uniform distribution in the policy, in [0, 1), fixed for a program.
-        initial_log_std: continuous actions only: the logarithm of the first standard deviation.
+        uniform_mix: discrete actions only: the share of the uniform distribution in the policy, in [0, 1). Fixed, so that at 0 it
+            costs nothing (Hafner et al., "Mastering Diverse Domains through World Models", 2023, arXiv:2301.04104).
+        initial_log_std: continuous actions only: the logarithm of the first standard deviation; fixed.
         value_weight: of the value loss, at least 0.
         entropy_weight: of the entropy bonus, at least 0.
     """
 
-    trunk: str = "separate"
-    uniform_mix: float = 0.0
-    initial_log_std: float = 0.0
-    value_weight: float = 0.5
-    entropy_weight: float = 0.01
-
-
-@tree.dataclass
-class Acting:
-    """What acting needs.
-
-    Attributes:
-        network: the learned parameters.
-        epsilon: floating point [], the probability that an action is drawn uniformly, or () where the policy itself is random.
-    """
-
-    network: Any
-    epsilon: Any
-
-
-@tree.dataclass
-class OnPolicyState(tree.Replaceable):
-    """All that one learner is.
-
-    Attributes:
-        params: :class:`Acting`.
-        optimizer: the state of Adam over the network as one vector.
-        envs: the environments' states and latest timesteps, leaves [B, ...].
-        env_params: their physical constants.
-        episodes: :class:`funrl.algos.episodes.Episodes`.
-        hparams: hyperparameters, each a tensor [].
-        num_steps: int64 [], environment steps so far, over all B.
-    """
-
-    params: Acting
-    optimizer: Any
-    envs: tuple[Any, Timestep]
-    env_params: Any
-    episodes: Episodes
-    hparams: Any
-    num_steps: torch.Tensor
+    trunk: str = tree.static(default="separate")
+    uniform_mix: float = tree.static(default=0.0)
+    initial_log_std: float = tree.static(default=0.0)
+    value_weight: Any = 0.5
+    entropy_weight: Any = 0.01
 
 
 class Learner(NamedTuple):
-    """What tells one on-policy algorithm from another.
+    """The parts in which on-policy algorithms differ.
 
     Attributes:
-        hparams: the class of its hyperparameters; its fields are the names of floats in the configuration.
         init: ``init(key, observation) -> network``, the first parameters.
-        sample: ``sample(params, key, observation) -> (action, extras)``, as it explores; the action is not yet projected into its space.
-        greedy: the same signature, without exploration.
+        act: a policy of :class:`~funrl.algos.state.ActorParams`, as it explores: a function ``act(params, key, observation) ->
+            (action, extras)`` or a :class:`funrl.policies.StatefulPolicy`. Its extras have ``unclipped_action``, which is learned from.
+        greedy: of the same kind, without exploration.
         prepare: ``prepare(network, samples, hparams) -> rows``: what to learn from, leaves [N, ...], made once of a
             :class:`~funrl.env.Transition` of leaves [T, B, ...] with the network that acted.
         loss: ``loss(network, rows, hparams) -> (loss, metrics)``; metrics are tensors [].
         num_epochs: passes over the N rows.
         num_minibatches: gradient steps in a pass, each with the rows of another part, drawn at random; divides N. With one the rows stay
             in their order.
-        schedule: ``schedule(hparams, num_steps) -> epsilon`` of :class:`Acting`.
+        normalizers: ``normalizers(observation, reward) -> (moments, state)``, the first ``params.observation`` and ``learner.normalizers``;
+            ``reward`` is [B].
+        normalize: ``normalize(learner, samples) -> (learner, samples)``: the transitions as they are learned from, and the learner with
+            its statistics moved on.
+        schedule: ``schedule(hparams, num_steps)``: the fields of :class:`~funrl.algos.state.ActorParams` that depend on the steps so far.
+        stop: ``stop(metrics, hparams) -> bool []``: whether an update ends before the gradient step of these metrics.
+        describe: ``describe(rows) -> metrics``, of all rows at once.
+        extras: the names of further extras of ``act`` that are learned from.
     """
 
-    hparams: type
     init: Callable[..., Any]
-    sample: Callable[..., Any]
-    greedy: Callable[..., Any]
+    act: Any
+    greedy: Any
     prepare: Callable[..., Any]
     loss: Callable[..., Any]
     num_epochs: int = 1
     num_minibatches: int = 1
-    schedule: Callable[..., Any] = lambda hparams, num_steps: ()
+    normalizers: Callable[..., tuple[Any, Any]] = lambda observation, reward: ((), ())
+    normalize: Callable[..., Any] = lambda learner, samples: (learner, samples)
+    schedule: Callable[..., dict[str, Any]] = lambda hparams, num_steps: {}
+    stop: Callable[..., torch.Tensor] | None = None
+    describe: Callable[..., dict[str, torch.Tensor]] = lambda rows: {}
+    extras: tuple[str, ...] = ()
 
 
-def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
+def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
     """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
 
-    A step rolls out T steps of B environments and scans over ``num_epochs`` times ``num_minibatches`` steps of Adam, the gradient's norm
-    clipped. Continuous actions are projected for the environment alone: the learner learns from what it drew. ``act`` returns the
-    projected action, and in its extras ``unclipped_action``.
+    An update scans over ``num_epochs`` times ``num_minibatches`` steps of Adam, the gradient's norm clipped. Continuous actions are
+    projected for the environment alone: the learner learns from what was drawn, ``unclipped_action`` in the extras of ``act``.
 
     In an environment on the host a step is a loop of Python around two programs; it can be neither compiled nor vmapped.
 
@@ -174,133 +146,119 @@ def make(name: str, env: Env, config: Any, learner: Learner) -> Algorithm:
         name: what ``python -m funrl train`` knows it by.
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         config: an :class:`OnPolicyConfig`.
-        learner: what is particular to the algorithm.
+        spec: the parts that are particular to the algorithm.
 
     Returns:
-        The algorithm; its state is an :class:`OnPolicyState`. Its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``),
-        ``episode_length``, ``episodes``, those of the loss and ``gradient_norm`` (the means over minibatches), and ``learning_rate``.
+        The algorithm. Its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``), ``episode_length``, ``episodes``,
+        those of
+        the loss and ``gradient_norm`` (the means over gradient steps), and ``learning_rate``; where updates may stop early, means are over
+        the steps up to the one that stopped, and ``learned_fraction`` is the share of steps before it.
 
     Example:
         >>> import funrl
-        >>> learner = Learner(  # of the mean reward
-        ...     hparams=funrl.algos.a2c.A2CHparams,
+        >>> def act(params, key, observation):
+        ...     action = random.randint(key, (), 0, 2)
+        ...     return action, {"unclipped_action": action}
+        >>> spec = Learner(  # of the mean reward
         ...     init=lambda key, observation: torch.zeros(()),
-        ...     sample=lambda params, key, observation: (random.randint(key, (), 0, 2), {}),
-        ...     greedy=lambda params, key, observation: (torch.tensor(1), {}),
+        ...     act=act,
+        ...     greedy=act,
         ...     prepare=lambda network, samples, hparams: samples.reward.flatten(),
         ...     loss=lambda network, rows, hparams: ((rows - network).square().mean(), {"value": network.detach()}),
         ... )
         >>> config = funrl.algos.a2c.A2CConfig(learning_rate=0.25)
-        >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, learner)
+        >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, spec)
         >>> state, metrics = algo.step(random.key(1), algo.init(random.key(0)))
-        >>> state.params.network, metrics["gradient_norm"]
+        >>> state.learner.params.network, metrics["gradient_norm"]
         (tensor(0.2500), tensor(2.))
     """
-    num_samples = config.num_envs * config.num_steps
     moved = statistics(env)
-    project = functools.partial(project_action, env.action_space)
-    mapped = project if env.num_envs is None else torch.func.vmap(project)
-    outer = env._replace(step=lambda key, state, action, env_params: env.step(key, state, mapped(action), env_params))
+    recurrent = isinstance(spec.act, StatefulPolicy)
+    extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
 
-    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return learner.sample(params, key, in_dtype_of(params, observation))
-
-    def act(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action, extras = sample(params, key, observation)
-        return project(action), {**extras, "unclipped_action": action}
-
-    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action, extras = learner.greedy(params, key, in_dtype_of(params, observation))
-        return project(action), extras
-
-    def init(key: torch.Tensor) -> OnPolicyState:
+    def init(key: torch.Tensor) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        envs, env_params = start_environments(env, config.num_envs, env_key)
-        observation, zero = envs[1].observation[0], torch.zeros_like(envs[1].reward[0])
-        hparams = make_hparams(learner.hparams, config, zero)
-        count = torch.zeros((), dtype=torch.int64, device=key.device)
-        network = learner.init(network_key, observation.to(zero.dtype))
-        return OnPolicyState(
-            params=Acting(network, learner.schedule(hparams, count)),
-            optimizer=clipped_adam(0.0, 1.0).init(tree.ravel(network)[0]),
-            envs=envs,
-            env_params=env_params,
-            episodes=start_episodes(envs[1].reward),
+        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
+        actor = acting.start((), env_key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+        reward = actor.timestep.reward
+        observation, zero = actor.timestep.observation[0].to(reward.dtype), torch.zeros_like(reward[0])
+        hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
+        moments, normalizers = spec.normalizers(observation, reward)
+        network = spec.init(network_key, observation)
+        params = ActorParams(network, moments).replace(**spec.schedule(hparams, count))
+        learner = LearnerState(
+            params=params,
+            optimizer=clipped_adam(0.0, 1.0).init(network),
+            normalizers=normalizers,
             hparams=hparams,
             num_steps=count,
+            env_params=env_params,
+            episodes=episodes.start(reward),
         )
+        return State(acting.with_memory(params, actor, env=env, policy=spec.act) if recurrent else actor, learner)
 
-    def step(key: torch.Tensor, state: OnPolicyState) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
-        return advance(key, state, sample, learn_from)
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+        check_experience(transitions, config, *extras)
+        samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"]))
+        sums, episode_metrics = episodes.record(learner.episodes, samples)
+        learner = learner.replace(episodes=sums, env_params=moved(learner.env_params, samples))
+        learner, samples = spec.normalize(learner, samples)
+        rows = spec.prepare(learner.params.network, samples.replace(place=()), learner.hparams)
+        learning_rate = annealed(learner.hparams, learner.num_steps)
+        network, optimizer, metrics = fit(key, learner, rows, clipped_adam(learning_rate, learner.hparams.max_grad_norm))
+        num_steps = learner.num_steps + config.num_envs * config.num_steps
+        params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
+        metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows), "learning_rate": learning_rate}
+        return learner.replace(params=params, optimizer=optimizer, num_steps=num_steps), metrics
 
-    def host_step(key: torch.Tensor, state: OnPolicyState) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
-        return advance(key, state, compiled_sample, compiled_learn_from)
+    def fit(key: torch.Tensor, learner: LearnerState, rows: Any, adam: optim.Optimizer) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+        """Take all gradient steps of an update; return the network, the optimizer's state and the means of the losses' metrics."""
+        hparams = learner.hparams
 
-    def learn(key: torch.Tensor, state: OnPolicyState, transitions: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
-        check_experience(transitions, config, "unclipped_action")
-        extras = dict(transitions.extras)
-        drawn = transitions.replace(action=extras.pop("unclipped_action"), extras=extras)
-        new, metrics = learn_from(key, state.replace(envs=()), drawn)
-        return new.replace(envs=state.envs), metrics
+        def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return spec.loss(network, part, hparams)
 
-    def advance(key: torch.Tensor, state: OnPolicyState, act: Any, learn: Any) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
-        rollout_key, learn_key = random.split(key).unbind(0)
-        envs, samples = rollout(state.params, rollout_key, state.envs, state.env_params, env=outer, act=act, num_steps=config.num_steps)
-        state, metrics = learn(learn_key, state.replace(envs=()), samples)
-        return state.replace(envs=envs), metrics
+        def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
+            network, optimizer, going = carry
+            part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
+            gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
+            updates, stepped = adam.update(gradient, optimizer, network)
+            after = (optim.apply_updates(network, updates), stepped)
+            if spec.stop is not None:
+                going = going & ~spec.stop(metrics, hparams)
+                after = tree.where(going, after, (network, optimizer))
+            return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(gradient)}, going)
 
-    def parts(key: torch.Tensor, rows: Any) -> torch.Tensor:
+        order = minibatches(key, rows)
+        going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]
+        (network, optimizer, _), (metrics, going) = scan(descend, (learner.params.network, learner.optimizer, going), order)
+        if spec.stop is None:
+            return network, optimizer, tree.map(lambda x: x.mean(0), metrics)
+        share = going.to(metrics["gradient_norm"].dtype)
+        looked = torch.cat([torch.ones_like(share[:1]), share[:-1]])  # at the steps up to the one that stopped
+        metrics = tree.map(lambda x: (x * looked).sum() / looked.sum(), metrics)
+        return network, optimizer, {**metrics, "learned_fraction": share.mean()}
+
+    def minibatches(key: torch.Tensor, rows: Any) -> torch.Tensor:
         """Return the indices [num_epochs * num_minibatches, ...] of the rows of each gradient step."""
         example = tree.leaves(rows)[0]
-        size = example.shape[0]
-        if learner.num_minibatches == 1:
-            return torch.arange(size, device=example.device).expand(learner.num_epochs, size)
-        order = torch.func.vmap(random.permutation, (0, None))(random.split(key, learner.num_epochs), size)
-        return order.reshape(learner.num_epochs * learner.num_minibatches, -1)
+        if spec.num_minibatches == 1:
+            return torch.arange(example.shape[0], device=example.device).expand(spec.num_epochs, -1)
+        order = torch.func.vmap(random.permutation, (0, None))(random.split(key, spec.num_epochs), example.shape[0])
+        return order.reshape(spec.num_epochs * spec.num_minibatches, -1)
 
-    def learn_from(key: torch.Tensor, state: OnPolicyState, samples: Transition) -> tuple[OnPolicyState, dict[str, torch.Tensor]]:
-        hparams, samples = state.hparams, in_dtype_of(state.params, samples)
-        episodes, episode_metrics = record_episodes(state.episodes, samples)
-        state = state.replace(env_params=moved(state.env_params, samples))
-        rows = learner.prepare(state.params.network, samples.replace(place=()), hparams)
-        learning_rate = hparams.learning_rate * (1 - state.num_steps / hparams.anneal_steps).clamp(min=0)
-        adam = clipped_adam(learning_rate, hparams.max_grad_norm)
-        vector, unravel = tree.ravel(state.params.network)
-
-        def loss(vector: torch.Tensor, rows: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            return learner.loss(unravel(vector), rows, hparams)
-
-        def descend(carry: Any, indices: torch.Tensor) -> tuple[Any, Any]:
-            vector, optimizer = carry
-            part = rows if learner.num_minibatches == 1 else tree.index(rows, indices)
-            gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(vector, part)
-            updates, optimizer = adam.update(gradient, optimizer, vector)
-            return (vector + updates, optimizer), {**metrics, "gradient_norm": optim.global_norm(gradient)}
-
-        (vector, optimizer), metrics = scan(descend, (vector, state.optimizer), parts(key, rows))
-        num_steps = state.num_steps + num_samples
-        state = state.replace(
-            params=Acting(unravel(vector), learner.schedule(hparams, num_steps)),
-            optimizer=optimizer,
-            episodes=episodes,
-            num_steps=num_steps,
-        )
-        metrics = {name: x.mean(0) for name, x in metrics.items()}
-        return state, {"steps": num_steps, **episode_metrics, **metrics, "learning_rate": learning_rate}
-
-    compiled_sample, compiled_learn_from = compile(sample), compile(learn_from)
-    return Algorithm(name, env, config, init, host_step if env.host else step, learn, act, greedy, num_samples)
+    return Algorithm(name, env, config, init, collecting(env, spec.act, config.num_steps), learn, spec.act, spec.greedy)
 
 
 def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
-    """Return Adam, with the epsilon 1e-5 that policy gradients have, on gradients whose norm is clipped.
+    """Return Adam, with the epsilon 1e-5 that policy gradients have, on gradients whose norm is clipped; all parameters as one vector.
 
     Example:
         >>> updates, _ = (adam := clipped_adam(0.1, 0.5)).update(torch.ones(4), adam.init(torch.zeros(4)), torch.zeros(4))
         >>> updates
         tensor([-0.1000, -0.1000, -0.1000, -0.1000])
     """
-    return optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5))
+    return optim.flatten(optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5)))
 
 
 def project_action(space: Box | Discrete, action: torch.Tensor) -> torch.Tensor:
@@ -313,26 +271,26 @@ def project_action(space: Box | Discrete, action: torch.Tensor) -> torch.Tensor:
     return space.project(action) if isinstance(space, Box) else action + space.start
 
 
-def stochastic(network: actor_critic.Network) -> tuple[Any, Any]:
-    """Return ``sample`` and ``greedy`` of a :class:`Learner` whose policy is random by itself.
+def stochastic(network: actor_critic.Network, space: Box | Discrete) -> tuple[Any, Any]:
+    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself.
 
     Example:
         >>> import funrl
-        >>> network = actor_critic.make(ActorCriticConfig(), funrl.envs.make("CartPole-v1"))
-        >>> params = Acting(network.init(random.key(0), torch.zeros(4)), ())
-        >>> sample, greedy = stochastic(network)
-        >>> sample(params, random.key(1), torch.zeros(4))[1]
-        {'log_prob': tensor(-0.6931)}
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> network = actor_critic.make(ActorCriticConfig(), env)
+        >>> act, greedy = stochastic(network, env.action_space)
+        >>> act(ActorParams(network.init(random.key(0), torch.zeros(4))), random.key(1), torch.zeros(4))[1]["log_prob"]
+        tensor(-0.6931)
     """
 
-    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action, log_prob = network.policy(params.network, observation).sample_with_log_prob(key)
-        return action, {"log_prob": log_prob}
+    def sample(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        action, log_prob = distribution.sample_with_log_prob(key)
+        return project_action(space, action), {"log_prob": log_prob, "unclipped_action": action}
 
-    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return network.policy(params.network, observation).mode(), {}
+    def mode(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return project_action(space, distribution.mode()), {}
 
-    return sample, greedy
+    return network.policy(sample), network.policy(mode)
 
 
 def check(config: Any, env: Env) -> None:
@@ -366,3 +324,21 @@ def check_actor_critic(config: Any, env: Env) -> None:
     check(config, env)
     check_range(config, ("value_weight", "entropy_weight"), 0)
     actor_critic.check(config, env)
+
+
+def check_minibatches(config: Any) -> None:
+    """Raise a ValueError unless ``num_minibatches`` divides the samples of an update.
+
+    Example:
+        >>> import funrl
+        >>> check_minibatches(funrl.algos.ppo.PPOConfig(num_envs=3, num_steps=3, num_minibatches=2))
+        Traceback (most recent call last):
+        ...
+        ValueError: num_minibatches: 2 does not divide num_envs * num_steps = 3 * 3 = 9; choose a divisor
+    """
+    num_samples = config.num_envs * config.num_steps
+    if num_samples % config.num_minibatches:
+        raise ValueError(
+            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
+            f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
+        )

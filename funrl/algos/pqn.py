@@ -1,26 +1,26 @@
 """Parallelised Q-network: Q-learning without a replay buffer and without a target network."""
 
-import dataclasses
 from typing import Any
 
 import torch
 
 from funrl import random, tree
 from funrl.algos import on_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of, make_config
 from funrl.algos.images import check_observations
 from funrl.algos.networks import q_network
-from funrl.algos.on_policy import Acting, Learner, OnPolicyConfig
+from funrl.algos.on_policy import Learner, OnPolicyConfig, project_action
+from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses.dqn import take
-from funrl.optim import linear
 from funrl.returns import q_lambda
+from funrl.schedules import linear
 from funrl.spaces import Discrete
 
-__all__ = ["PQNConfig", "PQNHparams", "PQNRows", "make"]
+__all__ = ["PQNConfig", "PQNRows", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class PQNConfig(OnPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.OnPolicyConfig`, and these.
 
@@ -33,29 +33,15 @@ class PQNConfig(OnPolicyConfig):
         epsilon_steps: environment steps from one to the other.
     """
 
-    num_steps: int = 32
-    activation: str = "relu"
-    max_grad_norm: float = 10.0
-    num_epochs: int = 2
-    num_minibatches: int = 8
-    lambda_: float = 0.65
-    epsilon_start: float = 1.0
-    epsilon_end: float = 0.05
-    epsilon_steps: float = 100_000.0
-
-
-@tree.dataclass
-class PQNHparams:
-    """Hyperparameters, each floating point []: those of :class:`PQNConfig` by the same names."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    max_grad_norm: torch.Tensor
-    lambda_: torch.Tensor
-    epsilon_start: torch.Tensor
-    epsilon_end: torch.Tensor
-    epsilon_steps: torch.Tensor
+    num_steps: int = tree.static(default=32)
+    activation: str = tree.static(default="relu")
+    max_grad_norm: Any = 10.0
+    num_epochs: int = tree.static(default=2)
+    num_minibatches: int = tree.static(default=8)
+    lambda_: Any = 0.65
+    epsilon_start: Any = 1.0
+    epsilon_end: Any = 0.05
+    epsilon_steps: Any = 100_000.0
 
 
 @tree.dataclass
@@ -87,7 +73,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`PQNConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
         those of :func:`funrl.algos.on_policy.make`: ``value_loss`` and ``value``, the mean of Q(s, a).
 
     Raises:
@@ -106,32 +92,36 @@ def make(env: Env, **options: Any) -> Algorithm:
     """
     config = make_config(PQNConfig, options)
     _check(config, env)
-    network, num_actions = q_network(config, env, norm="layer"), env.action_space.n
+    network, space = q_network(config, env, norm="layer"), env.action_space
 
-    def sample(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         coin_key, uniform_key = random.split(key).unbind(0)
-        best, _ = greedy(params, key, observation)
-        uniform = random.randint(uniform_key, (), 0, num_actions)
-        return torch.where(random.uniform(coin_key, (), dtype=params.epsilon.dtype) < params.epsilon, uniform, best), {}
+        uniform = random.randint(uniform_key, (), 0, space.n)
+        explore = random.uniform(coin_key, (), dtype=params.random.dtype) < params.random
+        action = torch.where(explore, uniform, best(params, observation))
+        return project_action(space, action), {"unclipped_action": action}
 
-    def greedy(params: Acting, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return network.apply(params.network, observation).argmax(-1), {}
+    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return project_action(space, best(params, observation)), {}
 
-    def prepare(params: Any, samples: Transition, hparams: PQNHparams) -> PQNRows:
+    def best(params: ActorParams, observation: torch.Tensor) -> torch.Tensor:
+        return network.apply(params.network, in_dtype_of(params, observation)).argmax(-1)
+
+    def prepare(params: Any, samples: Transition, hparams: PQNConfig) -> PQNRows:
         next_q = network.apply(params, samples.next_observation)
         target = q_lambda(samples.reward, next_q, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_)
         return tree.flatten_batch(PQNRows(samples.observation, samples.action, target))
 
-    def loss(params: Any, rows: PQNRows, hparams: PQNHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         value = take(network.apply(params, rows.observation), rows.action)
         error = 0.5 * (rows.target - value).square().mean()
         return error, {"value_loss": error.detach(), "value": value.detach().mean()}
 
-    def schedule(hparams: PQNHparams, num_steps: torch.Tensor) -> torch.Tensor:
-        return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)
+    def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"random": linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
 
-    learner = Learner(PQNHparams, network.init, sample, greedy, prepare, loss, config.num_epochs, config.num_minibatches, schedule)
-    return on_policy.make("pqn", env, config, learner)
+    spec = Learner(network.init, act, greedy, prepare, loss, config.num_epochs, config.num_minibatches, schedule=schedule)
+    return on_policy.make("pqn", env, config, spec)
 
 
 def _check(config: PQNConfig, env: Env) -> None:
@@ -142,9 +132,4 @@ def _check(config: PQNConfig, env: Env) -> None:
     check_observations(env)
     if not isinstance(env.action_space, Discrete):
         raise ValueError(f"env: PQN expects Discrete actions, got {env.action_space}; for continuous ones take ppo, a2c or impala")
-    num_samples = config.num_envs * config.num_steps
-    if num_samples % config.num_minibatches:
-        raise ValueError(
-            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
-            f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
-        )
+    on_policy.check_minibatches(config)

@@ -1,6 +1,5 @@
 """Randomized ensembled double Q-learning."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -10,16 +9,16 @@ from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.networks import q_ensemble, stochastic_actor
 from funrl.algos.off_policy import Learned, Learner
-from funrl.algos.sac import SACConfig, SACHparams, descend_with_temperature, soft_policy
+from funrl.algos.off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update
 
 __all__ = ["REDQConfig", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
-class REDQConfig(SACConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.sac.SACConfig`, and these.
+@tree.dataclass
+class REDQConfig(SoftConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy_actors.SoftConfig`, and these.
 
     Attributes:
         num_critics: N, critics in the ensemble.
@@ -27,10 +26,10 @@ class REDQConfig(SACConfig):
         policy_delay: gradient steps of the critics to each one of actor and temperature; divides ``num_updates``.
     """
 
-    num_updates: int = 640
-    num_critics: int = 10
-    subset: int = 2
-    policy_delay: int = 20
+    num_updates: int = tree.static(default=640)
+    num_critics: int = tree.static(default=10)
+    subset: int = tree.static(default=2)
+    policy_delay: int = tree.static(default=20)
 
 
 def make(env: Env, **options: Any) -> Algorithm:
@@ -41,8 +40,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`REDQConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
-        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and its metrics are those of the episodes and of the losses.
+        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
+        its metrics are those of the episodes and of the losses.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -54,7 +53,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         ...     funrl.envs.make("Pendulum-v1"), num_steps=4, num_updates=4, policy_delay=2, batch_size=8, num_cells=(8,), num_critics=3
         ... )
         >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
-        >>> state.target[0]["weight"].shape
+        >>> state.learner.target[0]["weight"].shape
         torch.Size([3, 8, 4])
 
     Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,
@@ -75,12 +74,10 @@ def make(env: Env, **options: Any) -> Algorithm:
     networks = {"actor": actor.apply, "critic": critic.apply}
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        network = off_policy.init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
+        network = init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
         return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
 
-    def learn(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
-    ) -> Any:
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(redq_critic_loss, has_aux=True)(
             learned.network.critic,
             learned.network,
@@ -92,17 +89,15 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
             **networks,
         )
-        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="critic")
+        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic")
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    def move_actor(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
-    ) -> Any:
+    def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
         gradient, (_, metrics) = torch.func.grad_and_value(redq_actor_loss, has_aux=True)(
             network.actor, network, key, batch, weight=weight, **networks
         )
-        return descend_with_temperature(learned, gradient, metrics, weight, hparams, space)
+        return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space)
 
-    learner = Learner(SACHparams, init, learn, *soft_policy(actor), move_actor, config.policy_delay)
-    return off_policy.make("redq", env, config, learner, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *soft_policy(actor), move_actor, config.policy_delay)
+    return off_policy.make("redq", env, config, spec, buffers.uniform(config.buffer_size))

@@ -1,6 +1,5 @@
 """REINFORCE, with and without a baseline."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -13,10 +12,10 @@ from funrl.env import Env, Transition
 from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
 from funrl.returns import reward_to_go, td1
 
-__all__ = ["ReinforceConfig", "ReinforceHparams", "ReinforceRows", "make"]
+__all__ = ["ReinforceConfig", "ReinforceRows", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class ReinforceConfig(ActorCriticConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and this.
 
@@ -24,21 +23,9 @@ class ReinforceConfig(ActorCriticConfig):
         baseline: ``"value"``, a learned one, or ``"none"``; then ``value_weight`` has no effect.
     """
 
-    num_steps: int = 512
-    learning_rate: float = 3e-3
-    baseline: str = "value"
-
-
-@tree.dataclass
-class ReinforceHparams:
-    """Hyperparameters, each floating point []: those of :class:`ReinforceConfig` by the same names."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    max_grad_norm: torch.Tensor
-    value_weight: torch.Tensor
-    entropy_weight: torch.Tensor
+    num_steps: int = tree.static(default=512)
+    learning_rate: Any = 3e-3
+    baseline: str = tree.static(default="value")
 
 
 @tree.dataclass
@@ -70,7 +57,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`ReinforceConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.on_policy.OnPolicyState`, and its metrics are
+        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
         those of :func:`funrl.algos.on_policy.make`, and ``learned_fraction``, the share of steps that were learned from.
 
     Raises:
@@ -95,30 +82,31 @@ def make(env: Env, **options: Any) -> Algorithm:
         raise ValueError(f"baseline: expected 'value' or 'none', got {config.baseline!r}")
     network = actor_critic.make(config, env)
 
-    def prepare(params: Any, samples: Transition, hparams: ReinforceHparams) -> ReinforceRows:
+    def prepare(params: Any, samples: Transition, hparams: ReinforceConfig) -> ReinforceRows:
         returns = reward_to_go(samples.reward, samples.terminated, samples.truncated, gamma=hparams.gamma)
         ends = samples.done.flip(0).cummax(0).values.flip(0)  # whether the episode ends, now or later
         return rows(samples, returns, ends.to(returns.dtype))
 
-    def prepare_with_baseline(params: Any, samples: Transition, hparams: ReinforceHparams) -> ReinforceRows:
-        next_value = network.value(params, samples.next_observation)
+    def prepare_with_baseline(params: Any, samples: Transition, hparams: ReinforceConfig) -> ReinforceRows:
+        _, next_value = network.values(params, samples)
         returns = td1(samples.reward, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma)
         return rows(samples, returns, torch.ones_like(returns))
 
     def rows(samples: Transition, returns: torch.Tensor, counts: torch.Tensor) -> ReinforceRows:
-        return tree.flatten_batch(ReinforceRows(ReinforceBatch(samples.observation, samples.action, returns), counts))
+        action, returns, counts = network.rows((samples.action, returns, counts))
+        return ReinforceRows(ReinforceBatch(network.inputs(samples), action, returns), counts)
 
-    def loss(params: Any, rows: ReinforceRows, hparams: ReinforceHparams) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         share = rows.weight.mean()
         weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # the mean over those that count
         options = {"entropy_weight": hparams.entropy_weight, "weight": weight}
         if config.baseline == "none":
-            total, metrics = reinforce_loss(params, rows.batch, apply=network.policy, **options)
+            total, metrics = reinforce_loss(params, rows.batch, apply=lambda params, x: network.both(params, x)[0], **options)
         else:
             options["value_weight"] = hparams.value_weight
             total, metrics = reinforce_with_baseline_loss(params, rows.batch, apply=network.both, **options)
         return total, {**metrics, "learned_fraction": share}
 
     prepare = prepare if config.baseline == "none" else prepare_with_baseline
-    learner = Learner(ReinforceHparams, network.init, *on_policy.stochastic(network), prepare, loss)
-    return on_policy.make("reinforce", env, config, learner)
+    spec = Learner(network.init, *on_policy.stochastic(network, env.action_space), prepare, loss)
+    return on_policy.make("reinforce", env, config, spec)

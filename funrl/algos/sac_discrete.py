@@ -1,6 +1,5 @@
 """Soft actor-critic for discrete actions."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +9,7 @@ from funrl import buffers, nn, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.off_policy import Learned, Learner
-from funrl.algos.sac import SACConfig, SACHparams, soft_policy
+from funrl.algos.off_policy_actors import SoftConfig, soft_policy
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
@@ -19,8 +18,8 @@ from funrl.random import split
 __all__ = ["SACDiscreteConfig", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
-class SACDiscreteConfig(SACConfig):
+@tree.dataclass
+class SACDiscreteConfig(SoftConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
 
     Attributes:
@@ -29,7 +28,7 @@ class SACDiscreteConfig(SACConfig):
         entropy_share: the temperature aims at this share, in [0, 1], of the entropy log A of uniform actions.
     """
 
-    entropy_share: float = 0.3
+    entropy_share: Any = 0.3
 
 
 def make(env: Env, **options: Any) -> Algorithm:
@@ -40,8 +39,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`SACDiscreteConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
-        ``params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and its metrics are those of the episodes and of the loss.
+        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
+        its metrics are those of the episodes and of the loss.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -72,9 +71,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         network = SoftActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation), log_alpha)
         return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
 
-    def learn(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACHparams
-    ) -> Any:
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(sac_discrete_loss, has_aux=True)(
             learned.network,
             learned.target,
@@ -85,8 +82,8 @@ def make(env: Env, **options: Any) -> Algorithm:
             target_entropy=hparams.entropy_share * math.log(num_actions),
             weight=weight,
         )
-        learned = off_policy.descend(learned, gradient, hparams.learning_rate)
+        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    learner = Learner(SACHparams, init, learn, *soft_policy(actor))
-    return off_policy.make("sac_discrete", env, config, learner, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *soft_policy(actor))
+    return off_policy.make("sac_discrete", env, config, spec, buffers.uniform(config.buffer_size))

@@ -1,6 +1,5 @@
 """Twin delayed deep deterministic policy gradients."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -8,16 +7,16 @@ import torch
 from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.ddpg import noisy_policy
 from funrl.algos.networks import deterministic_actor, half_width, q_ensemble
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
 
-__all__ = ["TD3Config", "TD3Hparams", "make"]
+__all__ = ["TD3Config", "make"]
 
 
-@dataclasses.dataclass(frozen=True)
+@tree.dataclass
 class TD3Config(OffPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
 
@@ -31,24 +30,11 @@ class TD3Config(OffPolicyConfig):
         target_noise_clip: what the latter is clipped to, at least 0.
     """
 
-    policy_delay: int = 2
-    tau: float = 0.005
-    exploration_noise: float = 0.1
-    target_noise: float = 0.2
-    target_noise_clip: float = 0.5
-
-
-@tree.dataclass
-class TD3Hparams:
-    """Hyperparameters, each floating point []: the floats of :class:`TD3Config`."""
-
-    learning_rate: torch.Tensor
-    anneal_steps: torch.Tensor
-    gamma: torch.Tensor
-    tau: torch.Tensor
-    exploration_noise: torch.Tensor
-    target_noise: torch.Tensor
-    target_noise_clip: torch.Tensor
+    policy_delay: int = tree.static(default=2)
+    tau: Any = 0.005
+    exploration_noise: Any = 0.1
+    target_noise: Any = 0.2
+    target_noise_clip: Any = 0.5
 
 
 def make(env: Env, **options: Any) -> Algorithm:
@@ -59,8 +45,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         **options: fields of :class:`TD3Config`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its state is an :class:`~funrl.algos.off_policy.OffPolicyState` whose
-        ``params.network`` is a :class:`~funrl.losses.ActorCritic`, and its metrics are those of the episodes and of the losses.
+        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`, and its
+        metrics are those of the episodes and of the losses.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -86,12 +72,10 @@ def make(env: Env, **options: Any) -> Algorithm:
     critic = q_ensemble(2, config.num_cells, config.activation)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
-        network = off_policy.init_actor_critic(key, actor, critic, observation, space)
+        network = init_actor_critic(key, actor, critic, observation, space)
         return network, tree.map(torch.clone, network), off_policy.start_adam(network, "actor", "critic")
 
-    def learn(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Hparams
-    ) -> Any:
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config) -> Any:
         unit = half_width(space, batch.reward)
         gradient, (_, metrics) = torch.func.grad_and_value(td3_critic_loss, has_aux=True)(
             learned.network.critic,
@@ -107,16 +91,16 @@ def make(env: Env, **options: Any) -> Algorithm:
             high=space.high.to(unit),
             weight=weight,
         )
-        return off_policy.descend(learned, gradient, hparams.learning_rate, part="critic"), metrics
+        return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic"), metrics
 
     def move_actor(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Hparams
+        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config
     ) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(td3_actor_loss, has_aux=True)(
             learned.network.actor, learned.network.critic, batch, actor=actor.apply, critic=critic.apply, weight=weight
         )
-        learned = off_policy.descend(learned, gradient, hparams.learning_rate, part="actor")
+        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="actor")
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    learner = Learner(TD3Hparams, init, learn, *noisy_policy(actor, space), move_actor, config.policy_delay)
-    return off_policy.make("td3", env, config, learner, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *noisy_policy(actor, space), move_actor, config.policy_delay)
+    return off_policy.make("td3", env, config, spec, buffers.uniform(config.buffer_size))

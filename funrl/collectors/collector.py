@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from funrl import tree
+from funrl.acting import check_act
 from funrl.collectors.ledger import Collected, Ledger, LedgerState, split
 from funrl.env import Env, HostError
-from funrl.interaction import check_act
 from funrl.transforms import VecNormParams
 
 __all__ = ["Collector", "CollectorState", "constants"]
@@ -49,7 +49,7 @@ def constants(what: str, env: Env, env_params: Any, device: torch.device | None)
         expected, got = type(env.default_params).__name__, type(params).__name__
         raise ValueError(
             f"{what}: env_params: expected a tree like the default_params of {env.name} ({expected}), got another ({got}); begin with "
-            "those, or with the env_params of a learner's state"
+            "those, or with the env_params of a learner"
         )
     if isinstance(params, VecNormParams) and not bool(params.moments.count > 0):
         raise ValueError(

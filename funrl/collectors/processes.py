@@ -54,7 +54,7 @@ def synchronous(
         split_trajectories: whether a batch is cut where episodes end: a row [T] for each, padded, in place of [T, B].
         device: where batches go; None: to the CPU.
         policy_device: where ``act`` runs, in each worker; None: on the CPU.
-        env_params: the physical constants of the environments, such as ``state.env_params`` of a learner; None: their ``default_params``.
+        env_params: the physical constants of the environments, such as ``state.learner.env_params``; None: their ``default_params``.
         key: int64 [], from which all resets and actions come; ``random.key(0)`` by default.
         restart_workers: whether a worker that dies or hangs is replaced: a new one replays the running episodes, which takes a
             deterministic environment, and makes the batch again.

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 
 from funrl import random, transforms, tree
+from funrl.acting import rollout, start
 from funrl.collectors.collector import Collector, CollectorState, constants
 from funrl.collectors.ledger import Collected, Ledger
 from funrl.compiler import compile as compiled_program
 from funrl.env import Env, Place
-from funrl.interaction import rollout, with_memory
-from funrl.policies import StatefulPolicy
 
 __all__ = ["compiled"]
 
@@ -108,14 +107,12 @@ class _Compiled(Collector):
         key = key.to(self._device)
         reset_key, self._key = random.split(random.fold_in(key, 0)).unbind(0)
         self._params = tree.clone(tree.to(params, self._device))
-        self._state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, num_envs), env_params)
-        if isinstance(act, StatefulPolicy):
-            self._state = with_memory(self._params, self._state, env=env, policy=act)
+        self._actor = start(self._params, reset_key, env_params, env=env, act=act, num_envs=num_envs)
         steps = frames_per_batch // num_envs
         self._ledger = Ledger([num_envs], [steps], (), (), _NO_LIMIT)
 
-        def play(params: Any, key: torch.Tensor, state: Any) -> Any:
-            return rollout(params, key, state, env_params, env=env, act=act, num_steps=steps)
+        def play(params: Any, key: torch.Tensor, actor: Any) -> Any:
+            return rollout(params, key, actor, env_params, env=env, act=act, num_steps=steps)
 
         self._play = compiled_program(play, backend=backend)
 
@@ -124,7 +121,7 @@ class _Compiled(Collector):
 
     def _collect(self) -> Collected:
         number = self._ledger.state.batches[0].to(self._key.device)
-        self._state, transition = self._play(self._params, random.fold_in(self._key, number), self._state)
+        self._actor, transition = self._play(self._params, random.fold_in(self._key, number), self._actor)
         books = self._ledger.enter(0, transition.reward.cpu(), transition.done.cpu(), (), ())
         step_count, return_so_far, traj_ids = (x.to(self._device) for x in books)
         self.staleness = 0
@@ -136,7 +133,7 @@ class _Compiled(Collector):
         self._params = tree.clone(tree.to(params, self._device))  # whoever learns may write over theirs
 
     def _env_state(self) -> Any:
-        return self._state
+        return self._actor
 
     def _resume(self, state: CollectorState) -> None:
-        self._state, self._ledger.state = tree.to(state.env, self._device), state.ledger
+        self._actor, self._ledger.state = tree.to(state.env, self._device), state.ledger

@@ -13,12 +13,12 @@ import cloudpickle
 import torch
 
 from funrl import random, transforms, tree
+from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start
 from funrl.collectors.collector import constants
 from funrl.collectors.ledger import Part
 from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
 from funrl.collectors.traced import Traced
 from funrl.env import Env, HostError, Timestep, Transition, seed_globals
-from funrl.interaction import Drawn, Memory, draw, host_chooser, host_steps, with_memory
 from funrl.policies import StatefulPolicy
 
 
@@ -149,7 +149,7 @@ class Worker:
         self.published = Published(job.params, recv_handle(pipe))
         self.version, self.params = self.published.read(job.device)
         self.reset_key, self.key = random.split(key.to(job.device)).unbind(0)
-        self.state: tuple[Any, ...] = self._start()
+        self.actor = self._start()
         self.ahead: tuple[int, Drawn] | None = None  # a batch's number and what is drawn for it
 
     def _watched(self, env: Env) -> Env:
@@ -165,11 +165,8 @@ class Worker:
         names = [name for name in ("reset", "step", "reset_where", "step_where") if getattr(env, name) is not None]
         return env._replace(**{name: counted(getattr(env, name)) for name in names})
 
-    def _start(self) -> tuple[Any, ...]:
-        state = self.env.reset(self.reset_key, self.env_params)
-        if isinstance(self.act, StatefulPolicy):
-            return with_memory(self.params, state, env=self.env, policy=self.act)
-        return state
+    def _start(self) -> ActorState:
+        return start(self.params, self.reset_key, self.env_params, env=self.env, act=self.act)
 
     def serve(self) -> None:
         """Say what the environment is like, and then do as told."""
@@ -192,8 +189,7 @@ class Worker:
         self.pipe.send_bytes(pickle.dumps(message))
 
     def _facts(self) -> Facts:
-        env, timestep = self.env, self.state[1]
-        memory = self.state[2] if len(self.state) == 3 else ()
+        env, timestep, memory = self.env, self.actor.timestep, self.actor.memory
         (choice,) = draw(self.key, env=env, act=self.act, num_steps=1).choices
         _, action, extras = host_chooser(self.params, env, self.act)(choice, memory, timestep.observation)
         seen = timestep.observation
@@ -207,7 +203,7 @@ class Worker:
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.job.device)
         drawn = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else self._draw(number)
-        self.state, rows = host_steps(self.params, drawn, self.state, self.env_params, env=self.env, act=self.act)
+        self.actor, rows = host_steps(self.params, drawn, self.actor, self.env_params, env=self.env, act=self.act)
         transition = slot["transition"]
         places = [getattr(transition, name) for name in Transition.__dataclass_fields__ if name != "place"]
         for place, column in zip(places, zip(*rows, strict=True), strict=True):
@@ -219,12 +215,12 @@ class Worker:
         return draw(random.fold_in(self.key, number), env=self.env, act=self.act, num_steps=self.steps)
 
     def _after(self) -> dict[str, Any]:
-        return {"observation": self.state[1].observation, "memory": self.state[2] if len(self.state) == 3 else ()}
+        return {"observation": self.actor.timestep.observation, "memory": self.actor.memory}
 
     def _restore(self, part: Part) -> None:
         """Go to where a worker was: replay the actions of the running episodes, from their resets on."""
         if not part.batches:
-            self.state = self._start()
+            self.actor = self._start()
             return
         now, steps, actions = int(part.batches) * self.steps, part.steps, part.actions
         if self.job.device is not None:
@@ -241,8 +237,7 @@ class Worker:
                 f"{self.env.name}: replaying the running episodes, up to {longest} steps from their resets, led to another observation "
                 "than before: the environment is not deterministic, and cannot be gone on with in a new process; collect from a new start"
             )
-        memory = wanted["memory"]
-        self.state = (env_state, timestep, memory) if isinstance(memory, Memory) else (env_state, timestep)
+        self.actor = ActorState(env_state, timestep, wanted["memory"])
 
     def _keys(self, counter: int) -> torch.Tensor:
         """Return the keys of the step ``counter``: to act, to step and to reset."""

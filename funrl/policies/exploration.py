@@ -1,7 +1,7 @@
 """Exploration: noise on top of a policy, with its state as an argument and its size by a schedule.
 
 A size is a number, a tensor [], or a schedule of :mod:`funrl.optim`, a function of the steps taken so far:
-``optim.linear(1.0, 0.05, 10_000)`` anneals it. The steps are counted for each environment by itself, and through resets.
+``schedules.linear(1.0, 0.05, 10_000)`` anneals it. The steps are counted for each environment by itself, and through resets.
 """
 
 from collections.abc import Callable
@@ -67,10 +67,10 @@ def epsilon_greedy(policy: Any, space: Any, epsilon: Size) -> StatefulPolicy:
 
     Example:
         >>> import torch
-        >>> from funrl import nn, optim, policies, spaces
+        >>> from funrl import nn, policies, schedules, spaces
         >>> from funrl import random as keys
         >>> greedy = policies.q_value(nn.mlp((16,), 4))
-        >>> policy = epsilon_greedy(greedy, spaces.Discrete(4), optim.linear(1.0, 0.05, 1000))
+        >>> policy = epsilon_greedy(greedy, spaces.Discrete(4), schedules.linear(1.0, 0.05, 1000))
         >>> observation = torch.zeros(3)
         >>> params = policy.init(keys.key(0), observation)
         >>> state = policy.start(params, observation)
@@ -183,10 +183,10 @@ def ornstein_uhlenbeck(
 
     Example:
         >>> import torch
-        >>> from funrl import nn, optim, policies, spaces
+        >>> from funrl import nn, policies, schedules, spaces
         >>> from funrl import random as keys
         >>> policy = ornstein_uhlenbeck(
-        ...     policies.deterministic(nn.mlp((16,), 2)), spaces.Box(-1.0, 1.0, (2,)), optim.linear(1.0, 0.1, 1000)
+        ...     policies.deterministic(nn.mlp((16,), 2)), spaces.Box(-1.0, 1.0, (2,)), schedules.linear(1.0, 0.1, 1000)
         ... )
         >>> observation = torch.zeros(3)
         >>> params = policy.init(keys.key(0), observation)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from funrl import envs
+from funrl.acting import Act, Evaluation, evaluate
 from funrl.compiler import compile
 from funrl.env import Env, Timestep
-from funrl.interaction import Act, Evaluation, evaluate
 
 __all__ = ["SUFFIXES", "film", "grid", "video"]
 
@@ -95,7 +95,7 @@ def film(
         progress: whether to say on stderr what is done, and every five seconds how far it is.
 
     Returns:
-        The :class:`funrl.interaction.Evaluation` of the episodes, leaves [N].
+        The :class:`funrl.acting.Evaluation` of the episodes, leaves [N].
 
     Raises:
         ModuleNotFoundError: if imageio, its ffmpeg or pillow is not installed.

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from funrl import random, tree
+from funrl.acting import Evaluation, evaluate
 from funrl.algos import Algorithm
 from funrl.compiler import compile
-from funrl.interaction import Evaluation, evaluate
 
 __all__ = ["agent_keys", "evaluate_agents", "over_agents", "player"]
 
@@ -53,7 +53,7 @@ def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any
     play_all = over_agents(play, num_agents)
     if algo.env.max_episode_steps > _MANY_STEPS and not algo.env.host:
         play_all = compile(play_all)
-    return lambda state, key: play_all(state.params, agent_keys(key, num_agents), _params_of(algo, state, key, num_agents))
+    return lambda state, key: play_all(state.learner.params, agent_keys(key, num_agents), _params_of(algo, state, key, num_agents))
 
 
 def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes: int, *, num_agents: int = 1) -> Evaluation:
@@ -71,7 +71,7 @@ def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes
         num_agents: K >= 1.
 
     Returns:
-        An :class:`funrl.interaction.Evaluation` with leaves [N] or [K, N].
+        An :class:`funrl.acting.Evaluation` with leaves [N] or [K, N].
 
     Raises:
         ValueError: if ``num_episodes`` is less than 1.
@@ -90,7 +90,7 @@ def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes
 def _params_of(algo: Algorithm, state: Any, key: torch.Tensor, num_agents: int) -> Any:
     """Return the env_params of the agents; in an environment with others, such as another one to evaluate in, its own."""
     own = tree.to(algo.env.default_params, key.device)
-    theirs = getattr(state, "env_params", None)
+    theirs = getattr(state.learner, "env_params", None)
     if tree.flatten(own)[1] == tree.flatten(theirs)[1]:
         return theirs
     return tree.map(lambda x: x.expand(num_agents, *x.shape), own) if num_agents > 1 else own

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import random, tree
-from funrl.algos import Algorithm
-from funrl.algos.ppo import RewardScale
+from funrl.algos import Algorithm, State
 from funrl.compiler import compile
 from funrl.record import RunError
 from funrl.training.agents import over_agents
@@ -39,11 +38,7 @@ def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
 
     def resume(state: Any, number: int) -> tuple[Any, str]:
         new = algo.init(random.fold_in(random.fold_in(key, -2), number))
-        running = {name: getattr(new.episodes, name) for name in ("running_return", "running_length")}
-        fresh = {"envs": new.envs, "episodes": state.episodes.replace(**running)}
-        if isinstance(getattr(state, "reward", ()), RewardScale):
-            fresh["reward"] = state.reward.replace(discounted=new.reward.discounted)
-        return state.replace(**fresh), (
+        return State(new.actor, state.learner.in_new_episodes()), (
             f"{algo.env.name} runs outside torch and ended with its process: new episodes begin, and all else goes on as it was; "
             "a synchronous collector goes on in mid-episode"
         )
@@ -53,12 +48,12 @@ def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
 
 def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
     """Return learning, compiled, from the batches of a collector; before each of them the parameters are published."""
-    learn = compile(lambda k, number, state, batch: algo.learn(random.fold_in(k, number), state, batch), donate=2, backend=backend)
+    learn = compile(lambda k, number, learner, batch: algo.learn(random.fold_in(k, number), learner, batch), donate=2, backend=backend)
     checked = False
 
     def update(k: torch.Tensor, number: torch.Tensor, state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         nonlocal checked
-        collector.update_params(state.params)
+        collector.update_params(state.learner.params)
         try:
             batch = next(collector)
         except StopIteration:
@@ -69,10 +64,9 @@ def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
             _check_batch(batch, algo)
             checked = True
         staleness = collector.version - batch.version.max()
-        envs, real = state.envs, state.episodes.running_return
-        staleness = staleness.to(real)
-        state, metrics = learn(k, number, state.replace(envs=()), tree.to(batch.transition, k.device))
-        return state.replace(envs=envs), {**metrics, "staleness": staleness}
+        staleness = staleness.to(batch.return_so_far.to(k.device))
+        learner, metrics = learn(k, number, state.learner, tree.to(batch.transition, k.device))
+        return State(state.actor, learner), {**metrics, "staleness": staleness}
 
     def kept(state: Any) -> tuple[Any, Any]:
         return state, collector.state()

@@ -212,7 +212,8 @@ def annealing(**schedules: Callable[[torch.Tensor], Any]) -> Hook:
     The first update has those of the algorithm's configuration.
 
     Args:
-        **schedules: for each hyperparameter ``schedule(step) -> value``, such as :func:`funrl.optim.linear` makes; ``step`` is int64 [].
+        **schedules: for each hyperparameter ``schedule(step) -> value``, such as :func:`funrl.schedules.linear` makes; ``step`` is int64
+            [].
 
     Raises:
         ValueError: if there are none; when called: if the algorithm has no such hyperparameter.
@@ -220,22 +221,23 @@ def annealing(**schedules: Callable[[torch.Tensor], Any]) -> Hook:
     Example:
         >>> import funrl
         >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
-        >>> state = annealing(clip=funrl.optim.linear(0.2, 0.1, 100))(50, algo.init(random.key(0)), {})
-        >>> state.hparams.clip
+        >>> state = annealing(clip=funrl.schedules.linear(0.2, 0.1, 100))(50, algo.init(random.key(0)), {})
+        >>> state.learner.hparams.clip
         tensor(0.1500)
     """
     if not schedules:
-        raise ValueError("annealing: expected at least one hyperparameter and its schedule, such as clip=funrl.optim.linear(0.2, 0.1, 1e6)")
+        raise ValueError("annealing: expected at least one hyperparameter and its schedule, such as clip=schedules.linear(0.2, 0.1, 1e6)")
 
     def hook(step: int, state: Any, metrics: dict[str, torch.Tensor]) -> Any:
         changed = {}
         for name, schedule in schedules.items():
-            old = getattr(state.hparams, name, None)
+            old = getattr(state.learner.hparams, name, None)
             if old is None:
-                raise ValueError(f"annealing: there is no hyperparameter {name!r}: {nearest(name, vars(state.hparams))}")
+                raise ValueError(f"annealing: there is no hyperparameter {name!r}: {nearest(name, vars(state.learner.hparams))}")
             value = torch.as_tensor(schedule(torch.tensor(step, device=old.device)), dtype=old.dtype, device=old.device)
             changed[name] = value.expand(old.shape).clone()
-        return state.replace(hparams=state.hparams.replace(**changed))
+        learner = state.learner
+        return state.replace(learner=learner.replace(hparams=learner.hparams.replace(**changed)))
 
     return hook
 

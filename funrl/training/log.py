@@ -98,7 +98,7 @@ class Log:
 
     def check_parameters(self, number: int, state: Any) -> None:
         """Raise unless all parameters are finite."""
-        for path, x in zip(tree.paths(state.params), tree.leaves(state.params), strict=True):
+        for path, x in zip(tree.paths(state.learner.params), tree.leaves(state.learner.params), strict=True):
             if x.is_floating_point() and not bool(x.isfinite().all()):
                 bad = (~x.isfinite()).reshape(self._num_agents, -1).any(1)
                 raise self._diverged(number, f"the parameter {path} of agent {int(bad.int().argmax())} is not finite")

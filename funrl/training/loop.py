@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import checkpoint, compiler, random, record, tree
+from funrl.acting import Evaluation
 from funrl.algos import Algorithm
-from funrl.interaction import Evaluation
 from funrl.record import Folder, RunError
 from funrl.training import experience
 from funrl.training import hooks as calling
@@ -29,7 +29,7 @@ class Result(NamedTuple):
     Attributes:
         state: the algorithm's state; leaves [K, ...] with K > 1 agents.
         metrics: those of the last update, tensors [] or [K]; empty where there was nothing left to do.
-        evaluation: :class:`funrl.interaction.Evaluation` with leaves [N] or [K, N]; None without episodes.
+        evaluation: :class:`funrl.acting.Evaluation` with leaves [N] or [K, N]; None without episodes.
         updates: updates so far.
         steps: environment steps of each agent so far.
         seconds: of training, compilation included, that of the runs before a ``resume`` too.
@@ -256,10 +256,11 @@ def _train(
 
 
 def _anneal_longer(state: Any, anneal_steps: float) -> Any:
-    hparams: Any = getattr(state, "hparams", None)
+    hparams: Any = getattr(state.learner, "hparams", None)
     if not hasattr(hparams, "anneal_steps"):
         return state
-    return state.replace(hparams=hparams.replace(anneal_steps=torch.full_like(hparams.anneal_steps, anneal_steps)))
+    hparams = hparams.replace(anneal_steps=torch.full_like(hparams.anneal_steps, anneal_steps))
+    return state.replace(learner=state.learner.replace(hparams=hparams))
 
 
 def _check_arguments(

@@ -68,7 +68,7 @@ def load_run(
         ...     folder.write_config(record.describe(algo, key, 48, num_agents=1))
         ...     checkpoint.save(algo.init(key), folder.checkpoint, {"update": 0, "seconds": 0.0, "compile_seconds": 0.0})
         ...     run = load_run(out)
-        >>> run.updates, run.state.num_steps
+        >>> run.updates, run.state.learner.num_steps
         (0, tensor(0))
     """
     folder = Folder(out)

@@ -77,7 +77,7 @@ def test_the_key_decides(algorithm, kind):
     same(tree.index(once, 0), tree.index(once, 1), **close)
     again, _ = step(torch.stack([random.key(1), random.key(2)]), states)
     same(tree.index(again, 0), tree.index(once, 0), **close)
-    one, other = (tree.ravel(tree.index(again, i).params.network)[0] for i in range(2))
+    one, other = (tree.ravel(tree.index(again, i).learner.params.network)[0] for i in range(2))
     assert (one - other).abs().max() > 1e-4
 
 
@@ -92,11 +92,11 @@ def test_state_and_metrics(algorithm, kind):
         same(again, new, rtol=0, atol=0)
     assert all(x.shape == () for x in metrics.values())
     assert all(x.isfinite() for name, x in metrics.items() if not name.startswith("episode_"))
-    assert metrics["steps"] == algo.steps_per_update == new.num_steps
+    assert metrics["steps"] == algo.steps_per_update == new.learner.num_steps
 
 
 def test_no_two_parts_of_a_learner_share_memory(algorithm, kind):
-    state = algorithm(kind).init(random.key(0)).replace(envs=())
+    state = algorithm(kind).init(random.key(0)).learner
     places = [x.untyped_storage().data_ptr() for x in tree.leaves(state)]
     assert len(set(places)) == len(places)
 
@@ -107,9 +107,9 @@ def test_observations_in_another_precision_than_rewards(algorithm, kind):
     options = {field.name: getattr(algo.config, field.name) for field in dataclasses.fields(algo.config)}
     double = funrl.algos.make(algo.name, transforms.cast(torch.float64)(algo.env), **options)
     state, expected = double.init(random.key(0)), algo.init(random.key(0))
-    assert state.envs[1].observation.dtype == torch.float64
+    assert state.actor.timestep.observation.dtype == torch.float64
     result, expected = double.step(random.key(1), state), algo.step(random.key(1), expected)
-    same((result[0].replace(envs=()), result[1]), (expected[0].replace(envs=()), expected[1]), rtol=1e-4, atol=1e-5)
+    same((result[0].learner, result[1]), (expected[0].learner, expected[1]), rtol=1e-4, atol=1e-5)
 
 
 def test_the_name_of_an_environment_is_none(kind):
@@ -127,7 +127,7 @@ def test_float64_comes_from_the_environment(algorithm, kind):
         result = made.step(random.key(1), made.init(random.key(0)))
         for path, x in zip(tree.paths(result), tree.leaves(result), strict=True):
             # Priorities have dtypes of their own, whatever the items are.
-            if not path.startswith(("[0].buffer.priorities", "[0].buffer.exponents")):
+            if not path.startswith(("[0].learner.buffer.priorities", "[0].learner.buffer.exponents")):
                 assert x.dtype in (dtype, torch.int64, torch.bool), f"{path} is {x.dtype}"
 
 
@@ -146,9 +146,9 @@ def learned(network):
 def hyperparameters_differ_between_agents(algo, step):
     states = vmap(algo.init)(keys(0))
     for rates in ([0.0, 1e-2], [1e-2, 0.0]):
-        changed = states.replace(hparams=states.hparams.replace(learning_rate=torch.tensor(rates)))
+        changed = tree.update(states, ("learner", "hparams", "learning_rate"), torch.tensor(rates))
         new, _ = step(keys(1), changed)
-        moved = [not tree.equal(*(learned(tree.index(s, i).params.network) for s in (new, states))) for i in range(AGENTS)]
+        moved = [not tree.equal(*(learned(tree.index(s, i).learner.params.network) for s in (new, states))) for i in range(AGENTS)]
         assert moved == [rate > 0 for rate in rates]
 
 
@@ -167,7 +167,7 @@ def test_hyperparameters_differ_between_agents_of_one_program(algorithm, program
 
 def test_acting(algorithm, kind):
     algo = algorithm(kind)
-    params = algo.init(random.key(0)).params
+    params = algo.init(random.key(0)).learner.params
     observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 20)).clamp(-3, 3)
     many = random.split(random.key(2), 20)
     act, greedy = (stateless(policy, observations[0]) for policy in (algo.act, algo.greedy))

@@ -18,7 +18,7 @@ def test_statistics_are_those_of_both_halves_of_the_batch(monkeypatch):
     for momentum in (1.0, 0.1, 0.0):
         steps.clear()
         start, end = run(momentum=momentum, num_updates=4)
-        moments = start.target[0]
+        moments = start.learner.target[0]
         mean, var = moments.mean[:, :3], moments.var[:, :3]
         for step in steps:
             if step.kind == "learn":
@@ -27,8 +27,10 @@ def test_statistics_are_those_of_both_halves_of_the_batch(monkeypatch):
                 var = momentum * both.var(0) + (1 - momentum) * var  # unbiased, as torch.nn.BatchNorm1d keeps it
             torch.testing.assert_close(step.after.target[0].mean[:, :3], mean, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(step.after.target[0].var[:, :3], var, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(end.target[0].mean[:, :3], mean, rtol=1e-4, atol=1e-5)
-        moved = [not torch.equal(x, y) for x, y in zip(tree.leaves(start.target), tree.leaves(end.target), strict=True) if x.numel() > 2]
+        torch.testing.assert_close(end.learner.target[0].mean[:, :3], mean, rtol=1e-4, atol=1e-5)
+        moved = [
+            not torch.equal(x, y) for x, y in zip(tree.leaves(start.learner.target), tree.leaves(end.learner.target), strict=True) if x.numel() > 2
+        ]
         assert all(moved) == any(moved) == (momentum > 0)
 
 
@@ -36,8 +38,8 @@ def test_the_actor_is_normalised_too(monkeypatch):
     """By the batch in its own loss, whose moments go into those by which it acts and chooses next actions; as its authors do."""
     steps = gradient_steps.record(monkeypatch)
     start, end = run(momentum=0.5, num_updates=4)
-    moments = start.params.network.actor["statistics"]
-    assert [x.mean.shape for x in moments] == [(3,), (8,)] and len(end.params.network.actor["layers"]) == 2
+    moments = start.learner.params.network.actor["statistics"]
+    assert [x.mean.shape for x in moments] == [(3,), (8,)] and len(end.learner.params.network.actor["layers"]) == 2
     mean, var = moments[0].mean, moments[0].var
     for step in steps:
         if step.kind == "delayed":
@@ -45,7 +47,7 @@ def test_the_actor_is_normalised_too(monkeypatch):
             mean, var = 0.5 * x.mean(0) + 0.5 * mean, 0.5 * x.var(0) + 0.5 * var
         torch.testing.assert_close(step.after.network.actor["statistics"][0].mean, mean)
         torch.testing.assert_close(step.after.network.actor["statistics"][0].var, var)
-    torch.testing.assert_close(end.params.network.actor["statistics"][0].mean, mean)
+    torch.testing.assert_close(end.learner.params.network.actor["statistics"][0].mean, mean)
 
 
 def test_where_the_actor_goes_by_the_batch_and_where_by_what_it_remembers():

@@ -44,17 +44,17 @@ def test_parts_of_rainbow(parts):
     """None, each alone, all but one, and all."""
     algo = make(**{key: value for part in parts for key, value in PARTS[part].items()})
     state, _, last = run(algo, 2)
-    network = state.params.network
-    assert not torch.equal(tree.ravel(network)[0], tree.ravel(last.params.network)[0]) and last.num_updates == 4
+    network = state.learner.params.network
+    assert not torch.equal(tree.ravel(network)[0], tree.ravel(last.learner.params.network)[0]) and last.learner.num_updates == 4
     # Each part is there where it is asked for, and only there.
     paths = tree.paths(state)
     assert any("advantage" in path for path in paths) == ("dueling" in parts)
     assert any("discount" in path for path in paths) == ("n_step" in parts)
-    assert hasattr(state.buffer, "priorities") == ("prioritized" in parts)
+    assert hasattr(state.learner.buffer, "priorities") == ("prioritized" in parts)
     assert {22 if "c51" in parts else 2} <= {len(x) for x in tree.leaves(network)}
     act = vmap(algo.act, (None, 0, 0))
     observations = torch.linspace(-1, 1, 200)[:, None] * torch.ones(4)
-    still = last.params.replace(random=torch.tensor(0.0))
+    still = last.learner.params.replace(random=torch.tensor(0.0))
     first, other = (act(still, random.split(random.key(i), 200), observations)[0] for i in (5, 6))
     assert torch.equal(first, other) == ("noisy" not in parts)
 
@@ -64,8 +64,8 @@ def test_double_learning_lets_the_network_choose(monkeypatch):
     for double in (False, True):
         algo = make(double=double)
         state = algo.init(random.key(0))
-        other = algo.init(random.key(5)).params.network
-        algo.step(random.key(1), state.replace(target=other))
+        other = algo.init(random.key(5)).learner.params.network
+        algo.step(random.key(1), tree.update(state, ("learner", "target"), other))
         step = steps[-1]
         values = lambda params: vmap(lambda x: q_values(params, x))(step.batch.next_observation)  # noqa: B023, E731
         chosen = values(step.before.network if double else step.before.target).argmax(-1, keepdim=True)
@@ -85,9 +85,9 @@ def q_values(network, x):
 def test_steps_of_adam_agree_with_plain_pytorch(monkeypatch, prioritized):
     steps = gradient_steps.record(monkeypatch)
     first, last = run(make(num_updates=5, learning_rate=0.01, target_period=2, gamma=0.9, huber_delta=0.5, prioritized=prioritized), 1)
-    params = [x.clone().requires_grad_() for x in tree.leaves(first.params.network)]
-    unflatten = lambda leaves: tree.unflatten(tree.structure(first.params.network), leaves)  # noqa: E731
-    target = [x.clone() for x in tree.leaves(first.target)]
+    params = [x.clone().requires_grad_() for x in tree.leaves(first.learner.params.network)]
+    unflatten = lambda leaves: tree.unflatten(tree.structure(first.learner.params.network), leaves)  # noqa: E731
+    target = [x.clone() for x in tree.leaves(first.learner.target)]
     optimizer = torch.optim.Adam(params, lr=0.01)
     for i, step in enumerate(steps):
         batch = step.batch
@@ -101,18 +101,18 @@ def test_steps_of_adam_agree_with_plain_pytorch(monkeypatch, prioritized):
         if (i + 1) % 2 == 0:
             target = [x.detach().clone() for x in params]
     assert len(steps) == 5
-    for got, expected in ((last.params.network, params), (last.target, target)):
+    for got, expected in ((last.learner.params.network, params), (last.learner.target, target)):
         for x, y in zip(tree.leaves(got), expected, strict=True):
             torch.testing.assert_close(x, y.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_the_target_is_copied_once_a_period():
     states = run(make(num_updates=2, target_period=6, learning_rate=0.01), 7)
-    copied = [torch.equal(tree.ravel(x.target)[0], tree.ravel(x.params.network)[0]) for x in states]
+    copied = [torch.equal(tree.ravel(x.learner.target)[0], tree.ravel(x.learner.params.network)[0]) for x in states]
     assert copied == [True, False, False, True, False, False, True, False]
     for i in (1, 2, 4, 5, 7):
-        kept = states[i // 3 * 3].target
-        assert torch.equal(tree.ravel(states[i].target)[0], tree.ravel(kept)[0])
+        kept = states[i // 3 * 3].learner.target
+        assert torch.equal(tree.ravel(states[i].learner.target)[0], tree.ravel(kept)[0])
 
 
 def test_the_target_moves_once_a_period(monkeypatch):
@@ -128,16 +128,16 @@ def test_the_target_moves_once_a_period(monkeypatch):
 def test_the_share_of_random_actions_falls():
     algo = make(learning_starts=16, epsilon_start=0.8, epsilon_end=0.2, epsilon_steps=32)
     states = run(algo, 7)
-    shares = [state.params.random.item() for state in states]
+    shares = [state.learner.params.random.item() for state in states]
     assert shares == pytest.approx([1, 1, 0.8, 0.65, 0.5, 0.35, 0.2, 0.2])
-    assert make(learning_starts=0, epsilon_start=0.8).init(random.key(0)).params.random == pytest.approx(0.8)
+    assert make(learning_starts=0, epsilon_start=0.8).init(random.key(0)).learner.params.random == pytest.approx(0.8)
     x, keys = torch.full((4,), 0.3), random.split(random.key(1), 10_000)
     for state in (states[4], states[7]):
-        action = vmap(algo.act, (None, 0, None))(state.params, keys, x)[0]
-        off = (action != algo.greedy(state.params, random.key(0), x)[0]).float().mean()
-        assert abs(off - state.params.random / 2) < 4 * 0.5 / 100
-    differ = states[0].hparams.replace(epsilon_start=torch.tensor(0.6))
-    assert algo.step(random.key(1), states[2].replace(hparams=differ))[0].params.random == pytest.approx(0.5)
+        action = vmap(algo.act, (None, 0, None))(state.learner.params, keys, x)[0]
+        off = (action != algo.greedy(state.learner.params, random.key(0), x)[0]).float().mean()
+        assert abs(off - state.learner.params.random / 2) < 4 * 0.5 / 100
+    differ = states[0].learner.hparams.replace(epsilon_start=torch.tensor(0.6))
+    assert algo.step(random.key(1), tree.update(states[2], ("learner", "hparams"), differ))[0].learner.params.random == pytest.approx(0.5)
 
 
 def test_priorities_are_those_of_the_last_errors(monkeypatch):
@@ -145,13 +145,13 @@ def test_priorities_are_those_of_the_last_errors(monkeypatch):
     for c51 in (False, True):
         steps.clear()
         _, state = run(make(prioritized=True, priority_alpha=0.7, batch_size=3, num_steps=16, c51=c51), 1)
-        rows, weights = state.buffer.ring.data.observation, state.buffer.priorities.weights
+        rows, weights = state.learner.buffer.ring.data.observation, state.learner.buffer.priorities.weights
         expected = torch.ones(len(rows))
         for step in steps:
             index = (step.batch.observation[:, None] == rows[:32]).all(-1).long().argmax(-1)
             assert torch.equal(rows[index], step.batch.observation)
             expected[index] = step.metrics["td_error"].add(1e-8).pow(0.7)
-        assert 0 < (expected[:32] != 1).sum() <= 6 and state.buffer.ring.size == 32
+        assert 0 < (expected[:32] != 1).sum() <= 6 and state.learner.buffer.ring.size == 32
         torch.testing.assert_close(weights[:32], expected[:32])
         assert not weights[32:].any()
 
@@ -159,9 +159,9 @@ def test_priorities_are_those_of_the_last_errors(monkeypatch):
 def test_priorities_stay_before_learning_starts():
     states = run(make(prioritized=True, learning_starts=24), 3)
     for state in states[1:3]:
-        weights = state.buffer.priorities.weights[: state.buffer.ring.size]
-        assert len(weights.unique()) == 1 and weights[0] > 0 and state.buffer.exponents.greatest == 1
-    weights = states[3].buffer.priorities.weights[:24]
+        weights = state.learner.buffer.priorities.weights[: state.learner.buffer.ring.size]
+        assert len(weights.unique()) == 1 and weights[0] > 0 and state.learner.buffer.exponents.greatest == 1
+    weights = states[3].learner.buffer.priorities.weights[:24]
     assert 1 < len(weights.unique()) <= 17
 
 
@@ -169,7 +169,7 @@ def test_errors_draw_and_weights_make_up_for_it(monkeypatch):
     steps = gradient_steps.record(monkeypatch)
     algo = make(prioritized=True, priority_beta=1.0, batch_size=32)
     _, state, _ = run(algo, 2)
-    probabilities = state.buffer.priorities.weights / state.buffer.priorities.weights.sum()
+    probabilities = state.learner.buffer.priorities.weights / state.learner.buffer.priorities.weights.sum()
     assert len(probabilities[probabilities > 0].unique()) > 2
     last = steps[-1]
     assert last.weight.max() == 1 and len(last.weight.unique()) > 2 and (last.weight > 0).all()
@@ -179,9 +179,9 @@ def test_errors_draw_and_weights_make_up_for_it(monkeypatch):
 def test_learns_from_pictures(parts):
     options = {key: value for part in parts for key, value in PARTS[part].items()}
     first, last = run(make(picture(), num_channels=(4,), num_steps=9, **options), 1)
-    kernels = [[x for x in tree.leaves(state.params.network) if x.shape[1:] == (1, 3, 3)] for state in (first, last)]
+    kernels = [[x for x in tree.leaves(state.learner.params.network) if x.shape[1:] == (1, 3, 3)] for state in (first, last)]
     assert len(kernels[0]) == 1 and not torch.equal(kernels[0][0], kernels[1][0])
-    assert last.buffer.data.observation.shape == (64, 10, 5, 1)
+    assert last.learner.buffer.data.observation.shape == (64, 10, 5, 1)
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ def test_agents_in_one_generated_program_are_so_many_single_runs(algorithm, env,
             same(getattr(states, field), getattr(expected, field), rtol=1e-4, atol=1e-5)
         same(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
     assert graphs == [graphs[0]] * UPDATES, "a later call compiled again"
-    assert all((states.num_steps == UPDATES * algo.steps_per_update).tolist())
+    assert all((states.learner.num_steps == UPDATES * algo.steps_per_update).tolist())
     # No two agents are one: they draw, and learn, by themselves.
-    weights = vmap(lambda network: tree.ravel(network)[0])(states.params.network)
+    weights = vmap(lambda network: tree.ravel(network)[0])(states.learner.params.network)
     assert len(weights.unique(dim=0)) == agents
 
 
@@ -49,7 +49,7 @@ def test_a_large_buffer_is_not_copied():
     state, _ = step(random.key(1), algo.init(random.key(0)))
 
     def places(state):
-        return [x.data_ptr() for x in tree.leaves(state.buffer) if x.nbytes > 1 << 16]
+        return [x.data_ptr() for x in tree.leaves(state.learner.buffer) if x.nbytes > 1 << 16]
 
     before = places(state)
     for i in range(2, 4):

@@ -35,7 +35,7 @@ def first_layer(name, env, **options):
     """The shape [out, in, h, w] of the first convolution."""
     also = {"num_minibatches": 1} if name in ("ppo", "impala", "pqn") else {}
     algo = algos.make(name, env, num_envs=2, num_steps=2, num_cells=(4,), **also, **options)
-    network = algo.init(random.key(0)).params.network
+    network = algo.init(random.key(0)).learner.params.network
     return next(tuple(x.shape) for x in tree.leaves(network) if x.ndim == 4)
 
 
@@ -76,7 +76,7 @@ def test_both_layouts_are_one_network():
 def test_the_usual_layers_of_an_atari():
     env = pictures(4, 84, 84)
     algo = algos.make("dqn", env, num_envs=2, num_steps=2, **ATARI)
-    sizes = [tuple(x.shape) for x in tree.leaves(algo.init(random.key(0)).params.network) if x.ndim > 1]
+    sizes = [tuple(x.shape) for x in tree.leaves(algo.init(random.key(0)).learner.params.network) if x.ndim > 1]
     assert sizes[:3] == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3)] and {3136, 512} in [set(size) for size in sizes]
 
 

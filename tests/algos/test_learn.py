@@ -37,9 +37,9 @@ def by_hand(algo):
     def step(key, state):
         rollout_key, learn_key = random.split(key).unbind(0)
         options = dict(env=algo.env, act=algo.act, num_steps=algo.config.num_steps)
-        envs, transitions = funrl.rollout(state.params, rollout_key, state.envs, state.env_params, **options)
-        state, metrics = algo.learn(learn_key, state, transitions)
-        return state.replace(envs=envs), metrics
+        envs, transitions = funrl.rollout(state.learner.params, rollout_key, state.actor, state.learner.env_params, **options)
+        learner, metrics = algo.learn(learn_key, state.learner, transitions)
+        return funrl.algos.State(envs, learner), metrics
 
     return step
 
@@ -65,41 +65,45 @@ def test_agents_learn_side_by_side_in_one_program(kind):
 
     def gather(key, state):
         options = dict(env=algo.env, act=algo.act, num_steps=algo.config.num_steps)
-        return funrl.rollout(state.params, key, state.envs, state.env_params, **options)[1]
+        return funrl.rollout(state.learner.params, key, state.actor, state.learner.env_params, **options)[1]
 
     transitions = vmap(gather)(random.split(random.key(1), 2), states)
-    learn = funrl.compile(vmap(algo.learn), backend="aot_eager")
+    learn, learners = funrl.compile(vmap(algo.learn), backend="aot_eager"), states.learner
     for i in (2, 3):
         keys = random.split(random.key(i), 2)
-        expected = [algo.learn(keys[j], *tree.index((states, transitions), j)) for j in range(2)]
+        expected = [algo.learn(keys[j], *tree.index((learners, transitions), j)) for j in range(2)]
         before = traced()
-        result = learn(keys, states, transitions)
+        result = learn(keys, learners, transitions)
         assert i == 2 or traced() == before, "it compiled again"
         same(result, tree.stack(expected), rtol=1e-3, atol=1e-4)
-        states = result[0]
+        learners = result[0]
 
 
 def test_a_recurrent_policy_learns_from_the_middle_of_episodes_without_the_learners_environments():
     """All that it needs is in the transitions: another learner's memory goes with them."""
     algo = make("ppo, recurrent")
     state = algo.init(random.key(0))
-    envs, _ = funrl.rollout(
-        state.params, random.key(1), state.envs, state.env_params, env=algo.env, act=algo.act, num_steps=algo.config.num_steps
+    actor, _ = funrl.rollout(
+        state.learner.params,
+        random.key(1),
+        state.actor,
+        state.learner.env_params,
+        env=algo.env,
+        act=algo.act,
+        num_steps=algo.config.num_steps,
     )
-    assert isinstance(algo.act, StatefulPolicy) and not envs[2].reset.all() and envs[2].state.any()
-    expected, _ = by_hand(algo)(random.key(2), state.replace(envs=envs))
+    assert isinstance(algo.act, StatefulPolicy) and not actor.memory.reset.all() and actor.memory.state.any()
+    expected, _ = by_hand(algo)(random.key(2), state.replace(actor=actor))
     rollout_key, learn_key = random.split(random.key(2)).unbind(0)
     _, transitions = funrl.rollout(
-        state.params, rollout_key, envs, state.env_params, env=algo.env, act=algo.act, num_steps=algo.config.num_steps
+        state.learner.params, rollout_key, actor, state.learner.env_params, env=algo.env, act=algo.act, num_steps=algo.config.num_steps
     )
-    assert torch.equal(transitions.extras["memory"].state[0], envs[2].state)
-    state = state.replace(envs=algo.init(random.key(9)).envs)
-    new, _ = algo.learn(learn_key, state, transitions)
-    same(new.replace(envs=()), expected.replace(envs=()), rtol=0, atol=0)
-    same(new.envs, state.envs, rtol=0, atol=0)
+    assert torch.equal(transitions.extras["memory"].state[0], actor.memory.state)
+    new, _ = algo.learn(learn_key, state.learner, transitions)
+    same(new, expected.learner, rtol=0, atol=0)
     memory = transitions.extras["memory"]
     extras = {**transitions.extras, "memory": memory.replace(state=torch.zeros_like(memory.state))}
-    other, _ = algo.learn(learn_key, state, transitions.replace(extras=extras))
+    other, _ = algo.learn(learn_key, state.learner, transitions.replace(extras=extras))
     assert not torch.equal(tree.ravel(other.params.network)[0], tree.ravel(new.params.network)[0])
 
 
@@ -121,14 +125,14 @@ def test_experience_that_does_not_fit(kind):
     algo = make(kind)
     state, config = algo.init(random.key(0)), algo.config
     options = dict(env=algo.env, act=algo.act, num_steps=config.num_steps)
-    _, transitions = funrl.rollout(state.params, random.key(1), state.envs, state.env_params, **options)
+    _, transitions = funrl.rollout(state.learner.params, random.key(1), state.actor, state.learner.env_params, **options)
     shape = rf"\[{config.num_steps}, {config.num_envs}, \.\.\.\]"
     for wrong in (tree.index(transitions, slice(1, None)), tree.map(lambda x: x[:, :1], transitions), tree.index(transitions, 0)):
         with pytest.raises(ValueError, match=f"learn: transitions: expected leaves {shape}, num_steps by num_envs, got a reward"):
-            algo.learn(random.key(2), state, wrong)
+            algo.learn(random.key(2), state.learner, wrong)
     for name in {"log_prob", "unclipped_action", "memory"} & set(transitions.extras):
         if name == "log_prob" and not kind.startswith("ppo"):
             continue  # it has none to compare with
         extras = {k: v for k, v in transitions.extras.items() if k != name}
         with pytest.raises(ValueError, match=f"extras lack '{name}'; let the algorithm's own act choose"):
-            algo.learn(random.key(2), state, transitions.replace(extras=extras))
+            algo.learn(random.key(2), state.learner, transitions.replace(extras=extras))

@@ -9,7 +9,7 @@ from torch.func import vmap
 
 import funrl
 from funrl import random, tree
-from funrl.algos import off_policy
+from funrl.algos import algorithm
 from funrl.env import Env, Timestep
 from funrl.spaces import Binary, Box, Discrete
 from tests.algos import gradient_steps
@@ -43,18 +43,19 @@ def test_actions_are_uniform_and_nothing_is_learned_before_learning_starts(kind)
     first, second, third, fourth = run(algo, 3)
     for state in (second, third):
         for field in ("target", "optimizer", "num_updates"):
-            assert equal(getattr(state, field), getattr(first, field)), field
-        assert equal(state.params.network, first.params.network)
-    assert [x.num_updates.item() for x in (third, fourth)] == [0, 2]
+            assert equal(getattr(state.learner, field), getattr(first.learner, field)), field
+        assert equal(state.learner.params.network, first.learner.params.network)
+    assert [x.learner.num_updates.item() for x in (third, fourth)] == [0, 2]
     assert [ring(x).size.item() for x in (first, second, third, fourth)] == [0, 8, 16, 24]
-    assert not equal(fourth.params.network, first.params.network) and not equal(fourth.optimizer, first.optimizer)
+    fourth, start = fourth.learner, first.learner
+    assert not equal(fourth.params.network, start.params.network) and not equal(fourth.optimizer, start.optimizer)
 
     space = algo.env.action_space
     number = 10_000
     keys = random.split(random.key(9), number)
     for state in (first, third):
-        assert state.params.random == 1
-        action = vmap(algo.act, (None, 0, None))(state.params, keys, torch.full(algo.env.observation_space.shape, 0.5))[0]
+        assert state.learner.params.random == 1
+        action = vmap(algo.act, (None, 0, None))(state.learner.params, keys, torch.full(algo.env.observation_space.shape, 0.5))[0]
         if isinstance(space, Discrete):
             assert abs(action.float().mean() - 0.5) < 4 * 0.5 / number**0.5
         else:
@@ -64,7 +65,7 @@ def test_actions_are_uniform_and_nothing_is_learned_before_learning_starts(kind)
 
 def ring(state):
     """Where a state remembers transitions."""
-    return getattr(state.buffer, "ring", state.buffer)
+    return getattr(state.learner.buffer, "ring", state.learner.buffer)
 
 
 def counter(space, limit=3):
@@ -104,7 +105,7 @@ def test_the_buffer_holds_what_happened(kind, space, start):
     ends = []
     for i in (1, 2, 6):
         new = torch.arange(12 * (i - 1), 12 * i) % 30
-        rows = tree.map(lambda x: x[new].unflatten(0, (6, 2)), states[i].buffer.data)  # noqa: B023
+        rows = tree.map(lambda x: x[new].unflatten(0, (6, 2)), states[i].learner.buffer.data)  # noqa: B023
         got = rows.action.reshape(6, 2).float() + start  # what the environment got
         assert vmap(vmap(space.contains))(rows.action + start).all()
         time = rows.observation[..., 0]
@@ -116,13 +117,13 @@ def test_the_buffer_holds_what_happened(kind, space, start):
         done = rows.terminated | rows.truncated
         follows = torch.where(done[..., None], 0.0, rows.next_observation)
         assert torch.equal(rows.observation[1:], follows[:-1])
-        assert torch.equal(states[i].envs[1].observation, follows[-1])
-        assert states[i].buffer.size == min(30, 12 * i) and states[i].buffer.cursor == 12 * i % 30
+        assert torch.equal(states[i].actor.timestep.observation, follows[-1])
+        assert states[i].learner.buffer.size == min(30, 12 * i) and states[i].learner.buffer.cursor == 12 * i % 30
     assert all(map(any, zip(*ends, strict=True)))
     for chance in (0.0, 1.0):
-        params = states[-1].params.replace(random=torch.tensor(chance))
+        params = states[-1].learner.params.replace(random=torch.tensor(chance))
         assert vmap(space.contains)(vmap(algo.act, (None, 0, None))(params, random.split(random.key(3), 50), torch.zeros(2))[0]).all()
-    assert space.contains(algo.greedy(states[-1].params, random.key(0), torch.zeros(2))[0])
+    assert space.contains(algo.greedy(states[-1].learner.params, random.key(0), torch.zeros(2))[0])
 
 
 def test_rewards_of_n_steps():
@@ -131,7 +132,7 @@ def test_rewards_of_n_steps():
     single, joined = (run(make("dqn", env, n_step=n, **options), 2) for n in (1, 3))
     for i in (1, 2):
         new = slice(12 * (i - 1), 12 * i)
-        one, many = (tree.map(lambda x: x[new].unflatten(0, (6, 2)).numpy(), s[i].buffer.data) for s in (single, joined))  # noqa: B023
+        one, many = (tree.map(lambda x: x[new].unflatten(0, (6, 2)).numpy(), s[i].learner.buffer.data) for s in (single, joined))  # noqa: B023
         assert np.array_equal(one.observation, many.observation) and np.array_equal(one.action, many.action)
         done = one.terminated | one.truncated
         for t in range(6):
@@ -162,11 +163,11 @@ def test_the_learning_rate_falls_to_zero(kind):
     algo = make(kind, learning_rate=0.01, anneal_steps=24)
     state = algo.init(random.key(0))
     for i, expected in enumerate([0.01, 0.01 * 2 / 3, 0.01 / 3, 0.0, 0.0]):
-        before = state.params.network
+        before = state.learner.params.network
         state, metrics = algo.step(random.key(i), state)
         assert metrics["learning_rate"].item() == pytest.approx(expected, abs=1e-9)
         # But the running moments of normalisation, which are no matter of gradients.
-        pairs = zip(tree.paths(before), tree.leaves(before), tree.leaves(state.params.network), strict=True)
+        pairs = zip(tree.paths(before), tree.leaves(before), tree.leaves(state.learner.params.network), strict=True)
         assert all(torch.equal(x, y) for path, x, y in pairs if "statistics" not in path) == (i > 2)
 
 
@@ -177,16 +178,16 @@ def test_targets_follow(monkeypatch, kind, tau):
     options = dict(target_period=1) if kind == "dqn" else {}
     first, *_, last = run(make(kind, tau=tau, num_updates=4, learning_rate=0.1, **options), 2)
     assert len([step for step in steps if step.kind == "learn"]) == 8
-    target = first.target
+    target = first.learner.target
     of = (lambda network: network) if kind in ("dqn", "ddpg", "td3") else (lambda network: network.critic)
-    same(target, of(first.params.network), rtol=0, atol=0)
+    same(target, of(first.learner.params.network), rtol=0, atol=0)
     for step in steps:
         same(step.before.target, target)
         if step.kind == ("delayed" if kind == "td3" else "learn"):
             target = tree.map(lambda x, y: tau * x + (1 - tau) * y, of(step.after.network), target)
         same(step.after.target, target)
-    same(last.target, target)
-    assert equal(last.target, first.target) == (tau == 0)
+    same(last.learner.target, target)
+    assert equal(last.learner.target, first.learner.target) == (tau == 0)
 
 
 @pytest.mark.parametrize("kind", ["td3", "redq", "crossq"])
@@ -195,7 +196,7 @@ def test_the_policy_moves_less_often(monkeypatch, kind):
     _, state, _ = run(make(kind, policy_delay=3, num_updates=6), 2)
     assert [step.kind for step in steps] == ["learn", "learn", "learn", "delayed"] * 4
     assert [step.before.num_updates.item() for step in steps] == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12]
-    assert state.num_updates == 6
+    assert state.learner.num_updates == 6
     targets = {"td3": "delayed", "redq": "learn", "crossq": "learn"}
     for step, earlier in zip(steps[1:], steps, strict=False):
         same(step.before.network, earlier.after.network, rtol=0, atol=0)
@@ -215,21 +216,21 @@ def test_the_temperature_aims_at_an_entropy(kind):
     state = algo.init(random.key(0))
     after, metrics = algo.step(random.key(1), state)
     aim = share * float(np.log(2)) if kind == "sac_discrete" else -share
-    assert metrics["entropy"] > aim and after.params.network.log_alpha < 0
+    assert metrics["entropy"] > aim and after.learner.params.network.log_alpha < 0
     # A policy that hardly varies.
-    network = state.params.network
+    network = state.learner.params.network
     actor = tree.map(torch.clone, network.actor)
     last = actor["layers"][-1]["layer"][-1] if kind == "crossq" else actor[-1]
     last["bias"] += torch.tensor([20.0, -20.0] if kind == "sac_discrete" else [0.0, -8.0])
     firm = network.replace(actor=actor)
-    after, metrics = algo.step(random.key(1), state.replace(params=state.params.replace(network=firm)))
-    assert metrics["entropy"] < aim and after.params.network.log_alpha > 0
+    after, metrics = algo.step(random.key(1), tree.update(state, ("learner", "params"), state.learner.params.replace(network=firm)))
+    assert metrics["entropy"] < aim and after.learner.params.network.log_alpha > 0
 
 
 @pytest.mark.parametrize("kind", ["ddpg", "td3"])
 def test_noise_of_exploration(kind):
     algo = make(kind, exploration_noise=0.1)
-    params = run(algo, 1)[1].params
+    params = run(algo, 1)[1].learner.params
     x = torch.full((3,), 0.5)
     plain = algo.greedy(params, random.key(0), x)[0]
     noise = vmap(algo.act, (None, 0, None))(params, random.split(random.key(1), 4000), x)[0] - plain
@@ -250,7 +251,7 @@ def test_a_donated_step_writes_the_buffer_in_place():
     for i in range(2):
         state, metrics = step(random.fold_in(random.key(1), i), state)
         seen.append(metrics)
-        data = state.buffer.data
+        data = state.learner.buffer.data
         places.append({x.data_ptr() for x in (data.observation, data.next_observation, data.action, data.reward)})
     assert places[0] == places[1]  # the first call copies what torch made
     same(state, expected, rtol=1e-4, atol=1e-5)
@@ -260,28 +261,28 @@ def test_a_donated_step_writes_the_buffer_in_place():
 @pytest.mark.parametrize(("kind", "name", "limit"), [("dqn", "gymnasium:CartPole-v1", 500), ("sac", "gymnasium:Pendulum-v1", 200)])
 def test_environments_on_the_host(monkeypatch, kind, name, limit):
     # One of the two is compiled.
-    quick = functools.partial(off_policy.compile, backend="xla") if kind == "dqn" else lambda function, **options: function
-    monkeypatch.setattr(off_policy, "compile", quick)
+    quick = functools.partial(algorithm.compile, backend="xla") if kind == "dqn" else lambda function, **options: function
+    monkeypatch.setattr(algorithm, "compile", quick)
     env = funrl.envs.make(name, num_envs=2)
     algo = make(kind, env, num_steps=16, buffer_size=20_000, learning_starts=48)
     state = algo.init(random.key(0))
-    start, place = state.envs[1].observation.clone(), 0
-    network = tree.map(torch.clone, state.params.network)
+    start, place = state.actor.timestep.observation.clone(), 0
+    network = tree.map(torch.clone, state.learner.params.network)
     for i in range(4):
         state, metrics = algo.step(random.fold_in(random.key(1), i), state)
-        place = state.buffer.data.observation.data_ptr() if i == 0 else place
-        assert kind == "sac" or state.buffer.data.observation.data_ptr() == place  # written in place
-        assert equal(state.params.network, network) == (i == 0)
+        place = state.learner.buffer.data.observation.data_ptr() if i == 0 else place
+        assert kind == "sac" or state.learner.buffer.data.observation.data_ptr() == place  # written in place
+        assert equal(state.learner.params.network, network) == (i == 0)
         assert metrics["steps"] == 32 * (i + 1) and metrics["updates"] == 2 * i
-    rows = tree.map(lambda x: x[:128].unflatten(0, (64, 2)), state.buffer.data)
-    assert torch.equal(rows.observation[0], start) and state.buffer.size == 128
+    rows = tree.map(lambda x: x[:128].unflatten(0, (64, 2)), state.learner.buffer.data)
+    assert torch.equal(rows.observation[0], start) and state.learner.buffer.size == 128
     done = rows.terminated | rows.truncated
     assert done.any() == (limit == 500)
     # Within an episode what follows is what is seen next; after it comes a reset.
     follows = (rows.next_observation[:-1] == rows.observation[1:]).all(-1)
     assert torch.equal(follows, ~done[:-1])
-    assert torch.equal(state.envs[1].observation[~done[-1]], rows.next_observation[-1][~done[-1]])
-    result = funrl.evaluate(state.params, random.key(2), env.default_params, env=env, act=algo.greedy, num_episodes=2)
+    assert torch.equal(state.actor.timestep.observation[~done[-1]], rows.next_observation[-1][~done[-1]])
+    result = funrl.evaluate(state.learner.params, random.key(2), env.default_params, env=env, act=algo.greedy, num_episodes=2)
     assert result.finished.all()
 
 
@@ -297,7 +298,7 @@ def test_steps_of_adam_agree_with_plain_pytorch(monkeypatch):
             linear.load_state_dict(layer)
         return torch.nn.Sequential(linears[0], torch.nn.ReLU(), linears[1])
 
-    network = first.params.network
+    network = first.learner.params.network
     actor, slow_actor = module(network.actor), module(network.actor)
     critic, slow_critic = module(network.critic, True), module(network.critic, True)
     optimizers = [torch.optim.Adam(net.parameters(), lr=0.01) for net in (actor, critic)]
@@ -320,16 +321,16 @@ def test_steps_of_adam_agree_with_plain_pytorch(monkeypatch):
                 y.data = 0.1 * x.data + 0.9 * y.data
     assert len(steps) == 4
     for layers, net, squeeze in (
-        (last.params.network.actor, actor, False),
-        (last.params.network.critic, critic, True),
-        (last.target.actor, slow_actor, False),
-        (last.target.critic, slow_critic, True),
+        (last.learner.params.network.actor, actor, False),
+        (last.learner.params.network.critic, critic, True),
+        (last.learner.target.actor, slow_actor, False),
+        (last.learner.target.critic, slow_critic, True),
     ):
         expected = [x.detach() for x in net.parameters()]
         got = [layer[name][0] if squeeze else layer[name] for layer in layers for name in ("weight", "bias")]
         for x, y in zip(got, expected, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
-    assert (tree.ravel(last.params.network)[0] - tree.ravel(network)[0]).abs().max() > 0.02
+    assert (tree.ravel(last.learner.params.network)[0] - tree.ravel(network)[0]).abs().max() > 0.02
 
 
 MESSAGES = [

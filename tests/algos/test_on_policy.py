@@ -48,7 +48,7 @@ def keys(seed):
 
 
 def vector(state, i):
-    return tree.ravel(tree.index(state, i).params.network)[0]
+    return tree.ravel(tree.index(state, i).learner.params.network)[0]
 
 
 @pytest.mark.parametrize("kind", ["a2c", "reinforce", "impala", "pqn"])
@@ -58,7 +58,7 @@ def test_vmapped_compiled_and_single_updates_agree_for_agents_that_differ(kind):
     states = vmap(algo.init)(keys(0))
     same(states, tree.stack(singles))
     for i, rates in enumerate(([0.01, 0.02], [0.0, 0.02])):
-        states = states.replace(hparams=states.hparams.replace(learning_rate=torch.tensor(rates)))
+        states = tree.update(states, ("learner", "hparams", "learning_rate"), torch.tensor(rates))
         singles = [tree.map(torch.clone, tree.index(states, j)) for j in range(AGENTS)]
         kept = tree.map(torch.clone, singles)
         expected = [algo.step(key, state) for key, state in zip(keys(i + 1).unbind(0), singles, strict=True)]
@@ -69,10 +69,12 @@ def test_vmapped_compiled_and_single_updates_agree_for_agents_that_differ(kind):
         states, metrics = step(keys(i + 1), states)
         assert i == 0 or traced() == before, "it compiled again"
         same((states, metrics), tree.stack(expected), rtol=1e-3, atol=1e-5)
-        assert [not torch.equal(vector(states, j), tree.ravel(kept[j].params.network)[0]) for j in range(AGENTS)] == [r > 0 for r in rates]
+        assert [not torch.equal(vector(states, j), tree.ravel(kept[j].learner.params.network)[0]) for j in range(AGENTS)] == [
+            r > 0 for r in rates
+        ]
         assert torch.equal(metrics["learning_rate"], torch.tensor(rates))
         assert all(x.isfinite().all() for name, x in metrics.items() if not name.startswith("episode_"))
-    assert (states.num_steps == 2 * algo.steps_per_update).all()
+    assert (states.learner.num_steps == 2 * algo.steps_per_update).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,7 +87,7 @@ def test_state_metrics_and_float64(kind):
         assert x.dtype in (torch.float64, torch.int64, torch.bool) and not x.requires_grad
     assert all(x.shape == () for x in metrics.values()) and metrics["gradient_norm"] > 0
     other, _ = algo.step(random.key(2), state)
-    assert not torch.equal(tree.ravel(other.params.network)[0], tree.ravel(new.params.network)[0])
+    assert not torch.equal(tree.ravel(other.learner.params.network)[0], tree.ravel(new.learner.params.network)[0])
     key = random.key(0).to("meta")
     assert {x.device.type for x in tree.leaves(algo.step(key, algo.init(key)))} == {"meta"}
 
@@ -93,7 +95,7 @@ def test_state_metrics_and_float64(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_acting(kind):
     algo = make(kind)
-    params = algo.init(random.key(0)).params
+    params = algo.init(random.key(0)).learner.params
     observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 40))
     observations = observations.clamp(-3, 3) if observations.is_floating_point() else observations
     for function in (algo.act, algo.greedy):
@@ -109,7 +111,7 @@ def test_acting(kind):
 
 
 def distribution(params, network, observation):
-    policy = network.policy(params, observation)
+    policy = network.both(params, observation)[0]
     if hasattr(policy, "logits"):
         return torch.distributions.Categorical(logits=policy.logits)
     return torch.distributions.Independent(torch.distributions.Normal(policy.base.loc, policy.base.scale), 1)
@@ -136,7 +138,7 @@ def whole_episodes(samples, gamma):
 
 
 def policy_gradient(params, network, samples, advantage, returns, config, counts=None):
-    policy, value = distribution(params, network, samples.observation), network.value(params, samples.observation)
+    policy, value = distribution(params, network, samples.observation), network.both(params, samples.observation)[1]
     terms = -advantage * policy.log_prob(samples.action) - config.entropy_weight * policy.entropy()
     if returns is not None:
         terms = terms + config.value_weight * 0.5 * (returns - value).square()
@@ -144,7 +146,7 @@ def policy_gradient(params, network, samples, advantage, returns, config, counts
 
 
 def a2c_loss(params, frozen, network, samples, config):
-    value, next_value = network.value(frozen, samples.observation), network.value(frozen, samples.next_observation)
+    value, next_value = network.both(frozen, samples.observation)[1], network.both(frozen, samples.next_observation)[1]
     returns = lambda_returns(samples.reward, next_value, samples.terminated, samples.truncated, config.gamma, config.lambda_)
     return policy_gradient(params, network, samples, returns - value, returns, config)
 
@@ -153,7 +155,7 @@ def reinforce_loss(params, frozen, network, samples, config):
     if config.baseline == "none":
         returns, counts = whole_episodes(samples, config.gamma)
         return policy_gradient(params, network, samples, returns, None, config, counts)
-    value, next_value = network.value(frozen, samples.observation), network.value(frozen, samples.next_observation)
+    value, next_value = network.both(frozen, samples.observation)[1], network.both(frozen, samples.next_observation)[1]
     returns = lambda_returns(samples.reward, next_value, samples.terminated, samples.truncated, config.gamma, 1.0)
     return policy_gradient(params, network, samples, returns - value, returns, config)
 
@@ -182,7 +184,7 @@ def test_two_updates_agree_with_plain_pytorch(kind):
     outer = algo.env._replace(step=lambda key, s, action, p: algo.env.step(key, s, project(action), p))
     met = []
     for key in random.split(random.key(1)).unbind(0):
-        given = (state.params, random.split(key)[0], state.envs, state.env_params)
+        given = (state.learner.params, random.split(key)[0], state.actor, state.learner.env_params)
         met.append(rollout(*given, env=outer, act=act, num_steps=config.num_steps)[1])
         state, metrics = algo.step(key, state)
     assert all(samples.truncated.any() for samples in met) and metrics["gradient_norm"] > config.max_grad_norm
@@ -190,7 +192,7 @@ def test_two_updates_agree_with_plain_pytorch(kind):
 
     def plain(change=lambda samples: samples, **changes):
         settings = SimpleNamespace(**{**dataclasses.asdict(config), **changes})
-        params = tree.map(lambda x: x.clone().requires_grad_(), start.params.network)
+        params = tree.map(lambda x: x.clone().requires_grad_(), start.learner.params.network)
         adam = torch.optim.Adam(tree.leaves(params), eps=1e-5)
         for i, samples in enumerate(met):
             adam.param_groups[0]["lr"] = settings.learning_rate * (1 - i / 2)
@@ -202,10 +204,10 @@ def test_two_updates_agree_with_plain_pytorch(kind):
                 adam.step()
         return tree.map(torch.Tensor.detach, params)
 
-    same(state.params.network, plain(), rtol=1e-5, atol=1e-6)
+    same(state.learner.params.network, plain(), rtol=1e-5, atol=1e-6)
 
     def differs(*change, **changes):
-        return (tree.ravel(plain(*change, **changes))[0] - tree.ravel(state.params.network)[0]).abs().max() > 1e-4
+        return (tree.ravel(plain(*change, **changes))[0] - tree.ravel(state.learner.params.network)[0]).abs().max() > 1e-4
 
     assert differs(lambda x: x.replace(reward=-x.reward - 1)) and differs(gamma=0.5) and differs(learning_rate=0.005)
     if kind == "reinforce":  # whose steps without an end in sight do not count
@@ -228,27 +230,27 @@ def test_impala_lags_and_corrects_for_it():
     assert abs(old["importance_ratio"] - 1) > 1e-4
     # On policy it is A2C.
     a2c = funrl.algos.a2c.make(env, **options)
-    same(once.step(random.key(1), state)[0].params, a2c.step(random.key(1), a2c.init(random.key(0)))[0].params, rtol=1e-9, atol=1e-9)
+    same(once.step(random.key(1), state)[0].learner.params, a2c.step(random.key(1), a2c.init(random.key(0)))[0].learner.params, rtol=1e-9, atol=1e-9)
     # Where ratios differ, so does what is learned with other clips.
-    clipped = state.replace(hparams=state.hparams.replace(rho_clip=torch.tensor(0.5).double()))
+    clipped = tree.update(state, ("learner", "hparams", "rho_clip"), torch.tensor(0.5).double())
     assert not torch.equal(vectors(several.step(random.key(1), clipped)), vectors(several.step(random.key(1), state)))
 
 
 def vectors(result):
-    return tree.ravel(result[0].params.network)[0]
+    return tree.ravel(result[0].learner.params.network)[0]
 
 
 def test_epsilon_falls_and_decides_how_pqn_acts():
     algo = make("pqn")
     state = algo.init(random.key(0))
-    assert state.params.epsilon == 1
+    assert state.learner.params.random == 1
     new, _ = algo.step(random.key(1), state)
-    torch.testing.assert_close(new.params.epsilon, torch.tensor((1 + 0.05) / 2))
-    observation = state.envs[1].observation[0]
+    torch.testing.assert_close(new.learner.params.random, torch.tensor((1 + 0.05) / 2))
+    observation = state.actor.timestep.observation[0]
     many = random.split(random.key(2), 4000)
-    best, _ = algo.greedy(state.params, random.key(3), observation)
+    best, _ = algo.greedy(state.learner.params, random.key(3), observation)
     for epsilon in (0.0, 0.3, 1.0):
-        params = state.params.replace(epsilon=torch.tensor(epsilon))
+        params = state.learner.params.replace(random=torch.tensor(epsilon))
         action, _ = vmap(algo.act, (None, 0, None))(params, many, observation)
         share = (action == best).double().mean().item()
         expected = 1 - epsilon * 5 / 6
@@ -258,7 +260,7 @@ def test_epsilon_falls_and_decides_how_pqn_acts():
 @pytest.mark.parametrize("name", ["a2c", "pqn"])
 def test_a_host_environment_learns_the_same(name, monkeypatch):
     backend = functools.partial(funrl.compile, backend="aot_eager")
-    monkeypatch.setattr(funrl.algos.on_policy, "compile", backend)
+    monkeypatch.setattr(funrl.algos.algorithm, "compile", backend)
     env = funrl.envs.make("gymnasium:CartPole-v1", num_envs=2)
     algo = funrl.algos.make(name, env, num_envs=2, num_steps=8, num_cells=(8,))
     results = []
@@ -266,7 +268,7 @@ def test_a_host_environment_learns_the_same(name, monkeypatch):
         state = algo.init(random.key(0))
         for i in range(2):
             state, metrics = algo.step(random.key(i), state)
-        results.append((state.params, metrics))
+        results.append((state.learner.params, metrics))
     same(*results, rtol=0, atol=0)
     assert metrics["steps"] == 32 and metrics["gradient_norm"] > 0
 
@@ -280,7 +282,7 @@ def test_discrete_actions_need_not_start_at_zero():
         plain, moved = (funrl.algos.make(name, e, num_envs=2, num_steps=8, num_cells=(8,)) for e in (env, shifted))
         state = plain.init(random.key(0))
         same(plain.step(random.key(1), state), moved.step(random.key(1), moved.init(random.key(0))), rtol=0, atol=0)
-        assert moved.act(state.params, random.key(2), state.envs[1].observation[0])[0] in (3, 4)
+        assert moved.act(state.learner.params, random.key(2), state.actor.timestep.observation[0])[0] in (3, 4)
 
 
 @pytest.mark.parametrize(

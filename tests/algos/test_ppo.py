@@ -27,7 +27,13 @@ def experience(algo, key, state):
     """What the update with this key learns from: its rollout again, and its minibatches."""
     rollout_key, epoch_key = random.split(key).unbind(0)
     _, samples = rollout(
-        state.params, rollout_key, state.envs, state.env_params, env=algo.env, act=algo.act, num_steps=algo.config.num_steps
+        state.learner.params,
+        rollout_key,
+        state.actor,
+        state.learner.env_params,
+        env=algo.env,
+        act=algo.act,
+        num_steps=algo.config.num_steps,
     )
     number = algo.steps_per_update
     orders = [random.permutation(k, number) for k in random.split(epoch_key, algo.config.num_epochs).unbind(0)]
@@ -89,23 +95,23 @@ def test_an_update_agrees_with_plain_pytorch(name):
     start = algo.init(random.key(0))
     # The second update, whose moments, values and running returns are no longer those of the start; but a fresh Adam.
     state, _ = algo.step(random.key(1), start)
-    state = state.replace(optimizer=start.optimizer)
+    state = tree.update(state, ("learner", "optimizer"), start.learner.optimizer)
     new, _ = algo.step(random.key(2), state)
     samples, order = experience(algo, random.key(2), state)
     assert samples.truncated.any() and (env_name == "Pendulum-v1" or not samples.terminated.all())
     config = algo.config
     reward = samples.reward
     if config.normalize_reward:
-        reward, expected, running = scaled(samples, state.reward, config.gamma)
+        reward, expected, running = scaled(samples, state.learner.normalizers, config.gamma)
         np.testing.assert_allclose(
-            [x.item() for x in (new.reward.moments.count, new.reward.moments.mean, new.reward.moments.var)], expected
+            [x.item() for x in (new.learner.normalizers.moments.count, new.learner.normalizers.moments.mean, new.learner.normalizers.moments.var)], expected
         )
-        np.testing.assert_allclose(new.reward.discounted.numpy(), running)
-    seen = as_seen(samples, state.params, reward)
+        np.testing.assert_allclose(new.learner.normalizers.discounted.numpy(), running)
+    seen = as_seen(samples, state.learner.params, reward)
     activation = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[config.activation]
-    network = state.params.network
+    network = state.learner.params.network
     expected = oracle.update(network, seen, order, config, activation)
-    same(new.params.network, expected, rtol=1e-5, atol=1e-5)
+    same(new.learner.params.network, expected, rtol=1e-5, atol=1e-5)
     moved = (tree.ravel(expected)[0] - tree.ravel(network)[0]).abs().max()
     assert moved > 0.01
 
@@ -115,7 +121,7 @@ def test_an_update_agrees_with_plain_pytorch(name):
         for field in changes.keys() & vars(settings).keys():
             setattr(settings, field, changes.pop(field))
         wrong = oracle.update(network, {**seen, **changes}, order, settings, activation)
-        return (tree.ravel(wrong)[0] - tree.ravel(new.params.network)[0]).abs().max() > 1e-4
+        return (tree.ravel(wrong)[0] - tree.ravel(new.learner.params.network)[0]).abs().max() > 1e-4
 
     assert differs(reward=-seen["reward"])
     assert differs(terminated=seen["terminated"] | seen["truncated"])
@@ -130,14 +136,14 @@ def test_an_update_agrees_with_plain_pytorch(name):
 def test_observation_moments_agree_with_numpy():
     algo = ppo.make(short("Pendulum-v1"), normalize_observation=True, **SMALL)
     state = algo.init(random.key(0))
-    assert state.params.observation.count == 0
+    assert state.learner.params.observation.count == 0
     everything = []
     for i in range(3):
         samples, _ = experience(algo, random.key(i), state)
         everything.append(samples.observation.reshape(-1, 3).numpy())
         state, _ = algo.step(random.key(i), state)
     everything = np.concatenate(everything)
-    moments = state.params.observation
+    moments = state.learner.params.observation
     assert moments.count == len(everything)
     np.testing.assert_allclose(moments.mean.numpy(), everything.mean(0), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(moments.var.numpy(), everything.var(0), rtol=1e-9)
@@ -145,7 +151,7 @@ def test_observation_moments_agree_with_numpy():
     x = samples.observation[0, 0]
     plain = ppo.make(short("Pendulum-v1"), **SMALL)
     act = lambda algo, params, x: algo.act(params, random.key(9), x)  # noqa: E731
-    same(act(algo, state.params, x), act(plain, state.params.replace(observation=()), stats.normalize(moments, x)))
+    same(act(algo, state.learner.params, x), act(plain, state.learner.params.replace(observation=()), stats.normalize(moments, x)))
 
 
 def test_first_pass_has_ratio_one():
@@ -179,24 +185,26 @@ def test_the_action_is_clipped_for_the_environment_alone():
     env = with_last_action(funrl.envs.make("Pendulum-v1"))
     algo = ppo.make(env, **{**SMALL, "num_envs": 32, "num_epochs": 1, "num_minibatches": 1, "initial_log_std": 3.0})
     state, metrics = algo.step(random.key(1), algo.init(random.key(0)))
-    action = state.envs[0][1]
+    action = state.actor.env[1]
     assert action.abs().max() == 2 and (action.abs() == 2).float().mean() > 0.5
     # Had the clipped action been learned from, its log_prob would not be that of the sampled one.
     assert metrics["approximate_kl"] < 1e-10 and metrics["clip_fraction"] == 0
-    seen, extras = vmap(algo.act, (None, 0, None))(state.params, random.split(random.key(2), 50), torch.zeros(3))
+    seen, extras = vmap(algo.act, (None, 0, None))(state.learner.params, random.split(random.key(2), 50), torch.zeros(3))
     assert seen.abs().max() == 2 and len(extras["log_prob"][seen[:, 0] == 2].unique()) > 1
     assert extras["log_prob"].shape == extras["value"].shape == (50,)
-    assert (vmap(algo.greedy, (None, 0, None))(state.params, random.split(random.key(2), 5), torch.full((3,), 1e3))[0].abs() <= 2).all()
+    assert (
+        vmap(algo.greedy, (None, 0, None))(state.learner.params, random.split(random.key(2), 5), torch.full((3,), 1e3))[0].abs() <= 2
+    ).all()
 
 
 def test_learning_rate_falls_to_zero():
     algo = ppo.make(short("CartPole-v1"), learning_rate=0.01, anneal_steps=80, **SMALL)
     state = algo.init(random.key(0))
     for i, expected in enumerate([0.01, 0.01 * (1 - 32 / 80), 0.01 * (1 - 64 / 80), 0.0, 0.0]):
-        before = state.params.network
+        before = state.learner.params.network
         state, metrics = algo.step(random.key(i), state)
         assert metrics["learning_rate"].item() == pytest.approx(expected, abs=1e-12)
-        assert torch.equal(tree.ravel(before)[0], tree.ravel(state.params.network)[0]) == (expected == 0)
+        assert torch.equal(tree.ravel(before)[0], tree.ravel(state.learner.params.network)[0]) == (expected == 0)
     constant = ppo.make(short("CartPole-v1"), learning_rate=0.01, **SMALL)
     assert constant.step(random.key(1), constant.step(random.key(0), constant.init(random.key(0)))[0])[1]["learning_rate"] == 0.01
 
@@ -211,12 +219,12 @@ def test_target_kl_stops_learning():
     results = []
     for algo in (masked, free):
         # The hyperparameters are the state's, not the algorithm's.
-        own = state.replace(hparams=algo.init(random.key(0)).hparams)
+        own = tree.update(state, ("learner", "hparams"), algo.init(random.key(0)).learner.hparams)
         results.append(algo.step(random.key(1), own))
     (stopped, metrics), (moved, other) = results
     assert metrics["learned_fraction"] == 0.25 and other["learned_fraction"] == 1
-    same((stopped.params, stopped.optimizer), (expected.params, expected.optimizer), rtol=1e-9, atol=1e-9)
-    assert (tree.ravel(moved.params.network)[0] - tree.ravel(expected.params.network)[0]).abs().max() > 0.01
+    same((stopped.learner.params, stopped.learner.optimizer), (expected.learner.params, expected.learner.optimizer), rtol=1e-9, atol=1e-9)
+    assert (tree.ravel(moved.learner.params.network)[0] - tree.ravel(expected.learner.params.network)[0]).abs().max() > 0.01
 
 
 def test_gradients_are_clipped_for_each_agent(algorithm, program):
@@ -224,12 +232,12 @@ def test_gradients_are_clipped_for_each_agent(algorithm, program):
     keys = random.split(random.key(0), 2)
     states = vmap(algo.init)(keys)
     norms = [1e-6, math.inf]
-    states = states.replace(hparams=states.hparams.replace(max_grad_norm=torch.tensor(norms)))
+    states = tree.update(states, ("learner", "hparams", "max_grad_norm"), torch.tensor(norms))
     new, metrics = step(keys, states)
     singles = [algo.step(key, tree.index(states, i)) for i, key in enumerate(keys.unbind(0))]
-    same(new.params, tree.stack([state.params for state, _ in singles]), rtol=1e-3, atol=1e-5)
+    same(new.learner.params, tree.stack([state.learner.params for state, _ in singles]), rtol=1e-3, atol=1e-5)
     moved = [
-        (tree.ravel(tree.index(new, i).params.network)[0] - tree.ravel(tree.index(states, i).params.network)[0]).norm().item()
+        (tree.ravel(tree.index(new, i).learner.params.network)[0] - tree.ravel(tree.index(states, i).learner.params.network)[0]).norm().item()
         for i in (0, 1)
     ]
     assert moved[0] < 0.3 * moved[1]  # Adam's eps is 1e-5: so small a gradient no longer gives a full step
@@ -239,7 +247,7 @@ def test_gradients_are_clipped_for_each_agent(algorithm, program):
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
 def test_networks_begin_orthogonal(trunk):
     algo = ppo.make(funrl.envs.make("Pendulum-v1"), num_cells=(16, 16), trunk=trunk, initial_log_std=-0.5, num_envs=2)
-    network = algo.init(random.key(0)).params.network
+    network = algo.init(random.key(0)).learner.params.network
     assert set(network) == {"policy", "value", "log_std"} | ({"trunk"} if trunk == "shared" else set())
     assert torch.equal(network["log_std"], torch.tensor([-0.5]))
     for name, gain in (("policy", 0.01), ("value", 1.0), ("trunk", math.sqrt(2))):
@@ -253,7 +261,7 @@ def test_networks_begin_orthogonal(trunk):
 
 def test_uniform_mix():
     algo = ppo.make(funrl.envs.make("CartPole-v1"), uniform_mix=0.2, **SMALL)
-    params = algo.init(random.key(0)).params
+    params = algo.init(random.key(0)).learner.params
     network = dict(params.network)
     network["policy"] = (*network["policy"][:-1], {"weight": torch.zeros(2, 8), "bias": torch.tensor([50.0, -50.0])})
     keys = random.split(random.key(1), 4000)
@@ -337,7 +345,7 @@ def test_learns_from_pictures(trunk):
 def test_bytes_count_from_0_to_1_and_channels_come_last():
     env = picture()
     algo = ppo.make(env, num_envs=4, num_steps=8, num_channels=(4,), num_cells=(8,))
-    params, x = algo.init(random.key(0)).params, torch.rand(10, 5, 1)
+    params, x = algo.init(random.key(0)).learner.params, torch.rand(10, 5, 1)
     value = lambda x: algo.act(params, random.key(1), x)[1]["value"]  # noqa: E731
     torch.testing.assert_close(value((x * 255).to(torch.uint8)), value((x * 255).to(torch.uint8) / 255))
     assert params.network["value"]["below"][0]["weight"].shape == (4, 1, 3, 3)
@@ -366,7 +374,7 @@ def test_rewards_of_several_workers_are_normalised_as_those_of_one():
     )
     state, seen = algo.init(random.key(0)), []
     sizes = dict(num_envs=6, frames_per_batch=30, total_frames=240, backend="eager")
-    with funrl.collectors.compiled(lambda: algo.env, algo.act, state.params, **sizes) as collector:
+    with funrl.collectors.compiled(lambda: algo.env, algo.act, state.learner.params, **sizes) as collector:
         for i, batch in enumerate(collector):
             seen.append((1 - 0.9 ** (batch.step_count + 1)) / (1 - 0.9))
             for worker in ((0, 1, 2), (2, 1, 0))[i % 2]:
@@ -374,4 +382,4 @@ def test_rewards_of_several_workers_are_normalised_as_those_of_one():
                 state, _ = algo.learn(random.key(i), state, mine)
     returns = torch.cat(seen)
     assert returns.max() > 9
-    torch.testing.assert_close(state.reward.moments.var, returns.var(correction=0))
+    torch.testing.assert_close(state.learner.normalizers.moments.var, returns.var(correction=0))

@@ -61,11 +61,11 @@ def joined(kind):
 
 def critic(learner, config, state, env):
     """Return V or Q of what was learned, a function of observations [S, 1] and actions; None where there is none."""
-    network, activation = state.params.network, config.activation
+    network, activation = state.learner.params.network, config.activation
     if getattr(config, "baseline", "value") == "none":
         return None
     if hasattr(config, "trunk"):
-        return lambda x, a: actor_critic.make(config, env).value(network, x)
+        return lambda x, a: actor_critic.make(config, env).both(network, x)[1]
     if learner == "pqn":
         out = networks.q_network(config, env, norm="layer")
         return lambda x, a: out.apply(network, x).gather(-1, a[:, None]).squeeze(-1)
@@ -81,7 +81,7 @@ def critic(learner, config, state, env):
         return lambda x, a: out(x).gather(-1, a[:, None]).squeeze(-1)
     if learner == "crossq":
         nets = crossq.normalized_critics(2, config.num_cells, activation, config.momentum)
-        return lambda x, a: nets.apply(network.critic, state.target, x, a).mean(0)
+        return lambda x, a: nets.apply(network.critic, state.learner.target, x, a).mean(0)
     size = {"ddpg": 1, "td3": 2, "sac": 2, "redq": getattr(config, "num_critics", 0)}[learner]
     return lambda x, a: networks.q_ensemble(size, config.num_cells, activation).apply(network.critic, x, a).mean(0)
 
@@ -101,7 +101,7 @@ def learn(name, steps):
     for i, probe in enumerate(NAMES):
         state = tree.index(states, i)
         best = probes.solution(probes.PROBES[probe](kind), GAMMA)
-        action = vmap(algo.greedy, (None, None, 0))(state.params, random.key(0), best.observation)[0]
+        action = vmap(algo.greedy, (None, None, 0))(state.learner.params, random.key(0), best.observation)[0]
         of = critic(learner, algo.config, state, env)
         value = of(best.observation, action) if of else best.value
         wrong = (value - best.value).abs().max() > 0.15

@@ -34,8 +34,10 @@ def distance(one, other):
 def experience(algo, key, state):
     """What the update with this key learns from, as the oracle takes it: its rollout again, and its minibatches of environments."""
     rollout_key, epoch_key = random.split(key).unbind(0)
-    config, memory = algo.config, state.envs[2]
-    _, samples = rollout(state.params, rollout_key, state.envs, state.env_params, env=algo.env, act=algo.act, num_steps=config.num_steps)
+    config, memory = algo.config, state.actor.memory
+    _, samples = rollout(
+        state.learner.params, rollout_key, state.actor, state.learner.env_params, env=algo.env, act=algo.act, num_steps=config.num_steps
+    )
     seen = {name: getattr(samples, name) for name in ("observation", "next_observation", "action", "reward", "terminated", "truncated")}
     reset = torch.cat([memory.reset[None], samples.done[:-1]])
     orders = [random.permutation(k, config.num_envs) for k in random.split(epoch_key, config.num_epochs).unbind(0)]
@@ -58,21 +60,21 @@ def test_an_update_agrees_with_plain_pytorch(env_name, options):
     # The third update, in whose first step some environments are amid an episode; but a fresh Adam.
     state, _ = algo.step(random.key(1), start)
     state, _ = algo.step(random.key(2), state)
-    state = state.replace(optimizer=start.optimizer)
+    state = tree.update(state, ("learner", "optimizer"), start.learner.optimizer)
     new, _ = algo.step(random.key(3), state)
     samples, carry, order = experience(algo, random.key(3), state)
     reset = samples["reset"]
     assert not reset[0].all() and reset[1:].any() and samples["truncated"].any()
     assert env_name == "Pendulum-v1" or samples["terminated"].any()
-    network, config = state.params.network, algo.config
+    network, config = state.learner.params.network, algo.config
     expected = oracle.update(network, samples, carry, order, config)
-    same(new.params.network, expected, rtol=1e-6, atol=1e-7)
+    same(new.learner.params.network, expected, rtol=1e-6, atol=1e-7)
     assert distance(expected, network) > 0.01 and distance(expected["memory"], network["memory"]) > 0.005
 
     # The oracle tells what is wrong: each of these mistakes is seen.
     def differs(carry=carry, order=order, **changes):
         settings = SimpleNamespace(**{field: getattr(config, field) for field in ppo.PPOConfig.__dataclass_fields__})
-        return distance(oracle.update(network, {**samples, **changes}, carry, order, settings), new.params.network) > 1e-5
+        return distance(oracle.update(network, {**samples, **changes}, carry, order, settings), new.learner.params.network) > 1e-5
 
     nowhere = torch.zeros_like(reset)
     assert differs(reset=nowhere), "the carry survives an episode"
@@ -101,9 +103,9 @@ def test_normalised_observations_and_rewards():
     for i in range(3):
         state, metrics = algo.step(random.key(i), state)
         assert metrics["approximate_kl"] < 1e-10 and metrics["clip_fraction"] == 0
-    assert state.params.observation.count == 3 * algo.steps_per_update
+    assert state.learner.params.observation.count == 3 * algo.steps_per_update
     plain = ppo.make(short("Pendulum-v1"), **SMALL)
-    params, x, moments = state.params, torch.tensor([0.3, -0.2, 4.0], dtype=torch.float64), state.params.observation
+    params, x, moments = state.learner.params, torch.tensor([0.3, -0.2, 4.0], dtype=torch.float64), state.learner.params.observation
     seen = ((x - moments.mean) / (moments.var + 1e-8).sqrt()).clamp(-10, 10)
     carry, yes = algo.greedy.start(params, x), torch.tensor(True)
     same(
@@ -116,11 +118,13 @@ def test_policies_with_a_memory_roll_out_and_are_evaluated():
     algo = ppo.make(funrl.envs.make("MemoryChain-bsuite"), **SMALL)
     state = algo.init(random.key(0))
     assert isinstance(algo.act, StatefulPolicy) and isinstance(algo.greedy, StatefulPolicy)
-    result = evaluate(state.params, random.key(1), state.env_params, env=algo.env, act=algo.greedy, num_episodes=8)
+    result = evaluate(state.learner.params, random.key(1), state.learner.env_params, env=algo.env, act=algo.greedy, num_episodes=8)
     assert (result.episode_length == 21).all() and set(result.episode_return.tolist()) <= {-1.0, 1.0}
     made = algo.greedy.init(random.key(2), torch.zeros(3))
-    tree.check_like(made, state.params, "what the policy makes", "the learner's params")
-    end, samples = rollout(state.params, random.key(3), state.envs, state.env_params, env=algo.env, act=algo.act, num_steps=25)
+    tree.check_like(made, state.learner.params, "what the policy makes", "the learner's params")
+    end, samples = rollout(
+        state.learner.params, random.key(3), state.actor, state.learner.env_params, env=algo.env, act=algo.act, num_steps=25
+    )
     assert end[2].state.shape == (4, 6) and samples.extras["value"].shape == (25, 4)
 
 
@@ -128,15 +132,15 @@ def test_pictures_are_remembered():
     env = funrl.transforms.unsqueeze(-1)(funrl.envs.make("Catch-bsuite"))
     algo = ppo.make(env, num_channels=(4,), **SMALL)
     state = algo.init(random.key(0))
-    assert state.params.network["memory"]["below"][0]["weight"].shape == (4, 1, 3, 3)
+    assert state.learner.params.network["memory"]["below"][0]["weight"].shape == (4, 1, 3, 3)
     new, _ = algo.step(random.key(1), state)
-    before, after = (s.params.network["memory"]["below"] for s in (state, new))
+    before, after = (s.learner.params.network["memory"]["below"] for s in (state, new))
     assert distance(before, after) > 1e-5
 
 
 def test_a_step_on_the_host_is_the_same_update(monkeypatch):
     """A batched pure environment in the place of the host's."""
-    monkeypatch.setattr(ppo, "compile", functools.partial(funrl.compile, backend="aot_eager"))
+    monkeypatch.setattr(funrl.algos.algorithm, "compile", functools.partial(funrl.compile, backend="aot_eager"))
     env = funrl.envs.vectorize(short("CartPole-v1"), 4)
     pure, host = (ppo.make(env._replace(host=host), **SMALL) for host in (False, True))
     state = pure.init(random.key(0))
@@ -145,7 +149,7 @@ def test_a_step_on_the_host_is_the_same_update(monkeypatch):
         expected = pure.step(random.key(i), state)
         same(host.step(random.key(i), state), expected)
         state = expected[0]
-    assert not state.envs[2].reset.all() and state.envs[2].state.shape == (4, 6)
+    assert not state.actor.memory.reset.all() and state.actor.memory.state.shape == (4, 6)
 
 
 def test_the_program_does_not_grow_with_the_steps():
@@ -194,5 +198,5 @@ def test_learns_to_remember(cell, learning_rate, updates):
     def recall(params, key):
         return evaluate(params, key, env.default_params, env=env, act=algo.greedy, num_episodes=100).episode_return
 
-    right = (vmap(recall)(states.params, random.split(random.key(2), 5)) > 0).double().mean(-1)
+    right = (vmap(recall)(states.learner.params, random.split(random.key(2), 5)) > 0).double().mean(-1)
     assert (right >= 0.95).all(), right

@@ -14,9 +14,9 @@ def targets(monkeypatch, subset):
     options = dict(num_envs=2, num_steps=4, num_updates=60, policy_delay=20, batch_size=4, num_cells=(8,), learning_starts=0)
     algo = funrl.algos.redq.make(env, num_critics=3, subset=subset, gamma=1.0, tau=0.0, initial_alpha=1e-9, learning_rate=0.0, **options)
     state = algo.init(random.key(0))
-    critics = tree.map(torch.zeros_like, state.target)
+    critics = tree.map(torch.zeros_like, state.learner.target)
     critics[-1]["bias"].copy_(torch.tensor([[0.0], [10.0], [20.0]]))
-    algo.step(random.key(1), state.replace(target=critics))
+    algo.step(random.key(1), tree.update(state, ("learner", "target"), critics))
     seen = torch.stack([step.metrics["target_value"] for step in steps if step.kind == "learn"])
     return (seen / 10).round().long().bincount(minlength=3) / 60
 

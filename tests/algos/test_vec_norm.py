@@ -21,16 +21,18 @@ def test_learners_update_the_moments(name):
     algo = funrl.algos.make(name, ENV, **LEARNERS[name])
     state = algo.init(random.key(0))
     for i in range(3):
-        before = state.env_params.moments
+        before = state.learner.env_params.moments
         state, _ = algo.step(random.key(i), state)
-        assert state.env_params.moments.count == 64 * (i + 1) and not torch.equal(before.mean, state.env_params.moments.mean)
-    wide = state.env_params.moments.var
+        assert state.learner.env_params.moments.count == 64 * (i + 1) and not torch.equal(
+            before.mean, state.learner.env_params.moments.mean
+        )
+    wide = state.learner.env_params.moments.var
     assert (wide > 0.01).all() and wide[2] > wide[0]  # the velocity moves more than the cosine
     result = training.evaluate_agents(algo._replace(env=ENV._replace(max_episode_steps=5)), state, random.key(1), 2)
     again = funrl.evaluate(
-        state.params,
+        state.learner.params,
         random.fold_in(random.split(random.key(1), 1)[0], -1),
-        state.env_params,
+        state.learner.env_params,
         env=ENV._replace(max_episode_steps=5),
         act=algo.greedy,
         num_episodes=2,
@@ -50,7 +52,7 @@ def test_moments_are_those_of_the_observations_below(above):
     assert moments.count == 100
     torch.testing.assert_close(moments.var, raw.var(0, correction=0))
     algo = funrl.algos.a2c.make(env, num_envs=2, num_steps=8)
-    assert algo.step(random.key(0), algo.init(random.key(0)))[0].env_params.moments.count == 16
+    assert algo.step(random.key(0), algo.init(random.key(0)))[0].learner.env_params.moments.count == 16
 
 
 @pytest.mark.parametrize("above", [T.observation_norm(1.0, 2.0), T.frame_stack(3), T.time_max_pool(2)])
@@ -76,8 +78,8 @@ def test_collectors_refuse_moments_that_would_stay_empty():
     algo = funrl.algos.a2c.make(create()._replace(default_params=learned), num_envs=2, num_steps=2)
     state = algo.init(random.key(0))
     with collectors.compiled(
-        create, algo.act, state.params, num_envs=2, frames_per_batch=4, total_frames=4, env_params=learned, backend="eager"
+        create, algo.act, state.learner.params, num_envs=2, frames_per_batch=4, total_frames=4, env_params=learned, backend="eager"
     ) as collector:
         batch = next(collector)
     # They stay, in the collector as in the learner: it would take what was normalised by some for what was by others.
-    assert tree.equal(algo.learn(random.key(1), state, batch.transition)[0].env_params, learned)
+    assert tree.equal(algo.learn(random.key(1), state.learner, batch.transition)[0].env_params, learned)

@@ -52,10 +52,10 @@ def test_learners_count_episodes_of_asynchronous_batches():
     make = create(0, 10)
     algo = funrl.algos.dqn.make(make(), num_envs=1, num_steps=7, num_updates=1, batch_size=4, learning_starts=10**6, buffer_size=100)
     state, seen = algo.init(random.key(0)), set()
-    with collectors.asynchronous(make, algo.act, state.params, num_workers=2, frames_per_batch=7, total_frames=98) as collector:
+    with collectors.asynchronous(make, algo.act, state.learner.params, num_workers=2, frames_per_batch=7, total_frames=98) as collector:
         for i, batch in enumerate(collector):
             state, metrics = algo.learn(random.key(i), state, batch.transition)
-            collector.update_params(state.params)
+            collector.update_params(state.learner.params)
             if int(metrics["episodes"]):
                 seen.add((metrics["episode_return_min"].item(), metrics["episode_return_max"].item(), metrics["episode_length"].item()))
     assert seen == {(10.0, 10.0, 10.0)}

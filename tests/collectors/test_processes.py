@@ -125,7 +125,7 @@ def test_batches_are_rollouts(story):
         columns = slice(2 * worker, 2 * worker + 2)
         with transforms.compose(cartpole(), transforms.time_limit(LIMIT)) as env:
             reset_key, key = random.split(random.fold_in(KEY, worker)).unbind(0)
-            state = funrl.interaction.with_memory(PARAMS, env.reset(reset_key), env=env, policy=POLICY)
+            state = funrl.acting.with_memory(PARAMS, env.reset(reset_key), env=env, policy=POLICY)
             count, number = [0, 0], [0, 0]
             for n, batch in enumerate([*story["first"], *story["rest"]]):
                 state, expected = funrl.rollout(PARAMS, random.fold_in(key, n), state, (), env=env, act=POLICY, num_steps=STEPS)

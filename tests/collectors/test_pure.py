@@ -45,7 +45,7 @@ def test_batches_are_rollouts(story):
     env = transforms.compose(create_env(), transforms.time_limit(5))
     reset_key, key = random.split(random.fold_in(random.key(7), 0)).unbind(0)
     state = torch.func.vmap(env.reset, (0, None))(random.split(reset_key, 3), env.default_params)
-    state = funrl.interaction.with_memory(PARAMS, state, env=env, policy=POLICY)
+    state = funrl.acting.with_memory(PARAMS, state, env=env, policy=POLICY)
     for n, batch in enumerate(story["batches"]):
         params = PARAMS if n < 2 else DOUBLED
         state, expected = funrl.rollout(params, random.fold_in(key, n), state, env.default_params, env=env, act=POLICY, num_steps=8)

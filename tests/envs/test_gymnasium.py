@@ -124,9 +124,9 @@ def test_reset():
 def test_rand_step():
     with bridge.make("Pendulum-v1") as env:
         start = env.reset(random.key(0))
-        (_, timestep), transition = funrl.rand_step(random.key(1), start, (), env=env)
+        after, transition = funrl.rand_step(random.key(1), start, (), env=env)
         assert torch.equal(transition.observation, start[1].observation)
-        assert torch.equal(transition.next_observation, timestep.observation) and bool(env.action_space.contains(transition.action))
+        assert torch.equal(transition.next_observation, after.timestep.observation) and bool(env.action_space.contains(transition.action))
 
 
 def test_frame_skip_with_pixels():
@@ -171,13 +171,13 @@ def test_step_mdp_and_three_equal_rollouts(name):
 
     def by_hand(keep):
         env = make()
-        state = env.reset(random.key(0), env.default_params)
+        actor = funrl.ActorState(*env.reset(random.key(0), env.default_params))
         for t, (act_key, step_key, reset_key) in enumerate(random.split(key, (num_steps, 3)).unbind(0)):
             keys = random.split(act_key, env.num_envs) if env.num_envs else act_key
             action = (torch.func.vmap(env.action_space.sample) if env.num_envs else env.action_space.sample)(keys)
-            after = env.step(step_key, state[0], action, env.default_params)
-            keep(t, (state[1].observation, action, after[1].reward, after[1].done, after[1].observation))
-            state = funrl.step_mdp(reset_key, after, env.default_params, env=env)
+            after = env.step(step_key, actor.env, action, env.default_params)
+            keep(t, (actor.timestep.observation, action, after[1].reward, after[1].done, after[1].observation))
+            actor = funrl.step_mdp(reset_key, after, env.default_params, env=env)
 
     rows = []
     by_hand(lambda t, row: rows.append(row))

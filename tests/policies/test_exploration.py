@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import compiler, nn, optim, policies, random, spaces, tree
+from funrl import compiler, nn, policies, random, schedules, spaces, tree
 
 KEY = random.key(0)
 IDENTITY = nn.sequential(lambda x: x)
@@ -29,7 +29,7 @@ def test_epsilon_greedy_plays_each_action_as_often_as_it_should():
 
 
 def test_epsilon_is_annealed_by_the_steps_of_each_copy():
-    policy = policies.epsilon_greedy(GREEDY, spaces.Discrete(4), optim.linear(1.0, 0.0, 100))
+    policy = policies.epsilon_greedy(GREEDY, spaces.Discrete(4), schedules.linear(1.0, 0.0, 100))
     x = torch.tensor([0.0, 5.0, 1.0, 2.0]).expand(4000, 4)
     state = batch(policy, x)
     for count, low, high in ((0, 0.73, 0.77), (50, 0.35, 0.40), (100, 0.0, 0.0)):
@@ -66,7 +66,7 @@ def test_epsilon_greedy_takes_any_space_and_one_hot_actions(epsilon):
 
 
 def test_gaussian_noise_has_its_scale_and_stays_in_the_box():
-    policy = policies.additive_gaussian(PLAIN, BOX, optim.linear(0.2, 0.0, 10))
+    policy = policies.additive_gaussian(PLAIN, BOX, schedules.linear(0.2, 0.0, 10))
     x = torch.zeros(20000, 2)
     state, action, _ = policy.act(PARAMS, KEY, batch(policy, x), x, torch.zeros(20000).bool())
     torch.testing.assert_close(action.std(0), torch.full((2,), 0.2), atol=0.005, rtol=0)
@@ -128,9 +128,9 @@ def explore(key, x):
     """All three, single copies, a few steps with a reset."""
     results = []
     for policy in (
-        policies.epsilon_greedy(GREEDY, spaces.Discrete(2), optim.cosine(1.0, 0.1, 5)),
+        policies.epsilon_greedy(GREEDY, spaces.Discrete(2), schedules.cosine(1.0, 0.1, 5)),
         policies.additive_gaussian(PLAIN, BOX, 0.3),
-        policies.ornstein_uhlenbeck(PLAIN, BOX, optim.linear(1.0, 0.5, 3)),
+        policies.ornstein_uhlenbeck(PLAIN, BOX, schedules.linear(1.0, 0.5, 3)),
     ):
         state = policy.start(PARAMS, x)
         for t, k in enumerate(random.split(key, 3).unbind(0)):

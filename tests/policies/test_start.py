@@ -42,7 +42,7 @@ def played(make):
     params = policy.init(KEY, torch.zeros(3))
     state = env.reset(KEY)
     if hasattr(policy, "start"):
-        state = funrl.interaction.with_memory(params, state, env=env, policy=policy)
+        state = funrl.acting.with_memory(params, state, env=env, policy=policy)
     funrl.rollout(params, random.key(2), state, (), env=env, act=policy if hasattr(policy, "start") else policy.act, num_steps=100)
     return shop.played
 

@@ -9,6 +9,8 @@ from funrl import algos, envs, random, tree
 
 @dataclasses.dataclass(frozen=True)
 class DrifterConfig:
+    num_envs: int = 1
+    num_steps: int = 10
     width: int = 3
     rate: float = 0.5
     bad_loss_at: int = -1  # the update whose value_loss is NaN
@@ -32,12 +34,13 @@ def make(env, **options):
 
     def init(key):
         w = random.normal(key, (config.width,))
-        return DrifterState({"w": w, "b": torch.zeros_like(w[0])}, torch.zeros((), dtype=torch.int64, device=key.device))
+        learner = DrifterState({"w": w, "b": torch.zeros_like(w[0])}, torch.zeros((), dtype=torch.int64, device=key.device))
+        return algos.State((), learner)
 
-    def step(key, state):
-        count = state.count + 1
+    def learn(key, learner, transitions):
+        count = learner.count + 1
         noise = random.normal(key, (config.width,))
-        w = torch.where(count == config.bad_params_at, torch.inf, config.rate * state.params["w"] + noise)
+        w = torch.where(count == config.bad_params_at, torch.inf, config.rate * learner.params["w"] + noise)
         value_loss = torch.where(count == config.bad_loss_at, torch.nan, w.square().clamp(max=1e6).mean())
         metrics = {
             "steps": 10 * count,
@@ -46,15 +49,12 @@ def make(env, **options):
             "value_loss": value_loss,
             "zest": noise[0],
         }
-        return DrifterState({"w": w, "b": state.params["b"] + 1}, count), metrics
-
-    def learn(key, state, transitions):
-        return step(key, state)
+        return DrifterState({"w": w, "b": learner.params["b"] + 1}, count), metrics
 
     def act(params, key, observation):
         return random.bernoulli(key, 0.5).to(torch.int64), {}
 
-    return algos.Algorithm("drifter", env, config, init, step, learn, act, act, 10)
+    return algos.Algorithm("drifter", env, config, init, lambda key, state: ((), ()), learn, act, act)
 
 
 def algorithm(**options):

@@ -225,7 +225,7 @@ def test_recorder(tmp_path):
     state, returns = algo.init(KEY), {}
 
     def record(step, state, metrics):
-        result = film(tmp_path / f"{step}.gif", state.params, KEY, env.default_params, env=env, act=algo.greedy, num_episodes=4)
+        result = film(tmp_path / f"{step}.gif", state.learner.params, KEY, env.default_params, env=env, act=algo.greedy, num_episodes=4)
         returns[step] = result.episode_return.mean().item(), result.episode_length.max().item()
 
     for step in (0, 100):

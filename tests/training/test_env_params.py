@@ -12,7 +12,7 @@ ENV = ENV._replace(max_episode_steps=20)
 def test_evaluation_uses_the_env_params_of_the_state():
     algo = funrl.algos.ppo.make(ENV, num_envs=2, num_steps=4, num_minibatches=1)
     state, key = algo.init(random.key(0)), random.key(1)
-    heavy = state.replace(env_params=state.env_params.replace(gravity=state.env_params.gravity * 3))
+    heavy = tree.update(state, ("learner", "env_params"), state.learner.env_params.replace(gravity=state.learner.env_params.gravity * 3))
     play_key = random.fold_in(random.split(key, 1)[0], -1)
     right = funrl.evaluate(heavy.params, play_key, heavy.env_params, env=ENV, act=algo.greedy, num_episodes=3)
     result = training.evaluate_agents(algo, heavy, key, 3)
@@ -28,13 +28,15 @@ def test_each_agent_plays_with_its_own():
     algo = funrl.algos.ppo.make(ENV, num_envs=2, num_steps=4, num_minibatches=1)
     states = torch.func.vmap(algo.init)(random.split(random.key(0), 2))
     gravity = torch.tensor([10.0, 30.0])
-    states = states.replace(env_params=states.env_params.replace(gravity=gravity))
+    states = tree.update(states, ("learner", "env_params"), states.learner.env_params.replace(gravity=gravity))
     key = random.key(1)
     both = training.evaluate_agents(algo, states, key, 3, num_agents=2).episode_return
     keys = random.split(key, 2)
     for i in range(2):
         one = tree.index(states, i)
-        alone = funrl.evaluate(one.params, random.fold_in(keys[i], -1), one.env_params, env=ENV, act=algo.greedy, num_episodes=3)
+        alone = funrl.evaluate(
+            one.learner.params, random.fold_in(keys[i], -1), one.learner.env_params, env=ENV, act=algo.greedy, num_episodes=3
+        )
         torch.testing.assert_close(both[i], alone.episode_return)
 
 

@@ -84,12 +84,12 @@ def test_a_run_is_the_loop_of_the_docstring(kind):
     state = algo.init(random.fold_in(key, 0))
     with collector(algo) as source:
         for number in range(1, NUM_UPDATES + 1):
-            source.update_params(state.params)
+            source.update_params(state.learner.params)
             state, metrics = algo.learn(random.fold_in(key, number), state, next(source).transition)
     # The collector adds up the rewards of an episode one by one, the algorithm those of a batch: the last bit may differ.
-    running = state.episodes.running_return
-    torch.testing.assert_close(result.state.episodes.running_return, running, rtol=1e-6, atol=0)
-    same(result.state.replace(episodes=result.state.episodes.replace(running_return=running)), state)
+    running = state.learner.episodes.running_return
+    torch.testing.assert_close(result.state.learner.episodes.running_return, running, rtol=1e-6, atol=0)
+    same(result.tree.update(state, ("learner", "episodes"), result.state.learner.episodes.replace(running_return=running)), state)
     assert result.metrics.pop("staleness") == 0
     same(result.metrics, metrics)
 
@@ -128,8 +128,10 @@ def summing():
     algo = make("dqn")
 
     def learn(key, state, transitions):
-        told, metrics = episodes.record(state.episodes, transitions)
-        return state.replace(params=state.params + transitions.reward.sum() + random.uniform(key, ()), episodes=told), metrics
+        told, metrics = episodes.record(state.learner.episodes, transitions)
+        return tree.update(
+            state, ("learner", "params"), state.learner.params + transitions.reward.sum() + random.uniform(key, ()), episodes=told
+        ), metrics
 
     def act(params, key, observation):
         return random.randint(key, (), 0, 2), {}
@@ -208,7 +210,7 @@ def test_parameters_that_a_hook_returns_act_in_the_next_batch_and_after_a_resume
     algo = make("ppo, discrete")
 
     def halve(step, state, metrics):
-        return state.replace(params=tree.map(lambda x: x / 2, state.params))
+        return tree.update(state, ("learner", "params"), tree.map(lambda x: x / 2, state.learner.params))
 
     with collector(algo) as source:
         whole = train(algo, source, 4, hooks=[halve])
@@ -240,7 +242,9 @@ def test_frames_that_are_lost_are_told(tmp_path, capsys):
 def test_a_run_on_the_host_says_what_resuming_does(tmp_path, capsys):
     with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
         algo = funrl.algos.make("ppo", env, num_steps=8, num_minibatches=2, num_cells=(8,))
-        eager = algo._replace(step=lambda key, state: (state.replace(num_steps=state.num_steps + 16), {"value_loss": torch.zeros(())}))
+        eager = algo._replace(
+            step=lambda key, state: (state.replace(num_steps=state.learner.num_steps + 16), {"value_loss": torch.zeros(())})
+        )
         for updates, resume in ((1, False), (2, True)):
             options = dict(out=tmp_path, resume=resume, evaluate_episodes=0)
             training.train(eager, KEY, updates * 16, **options)

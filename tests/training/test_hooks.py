@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import checkpoint, optim, random, record, training, tree
+from funrl import checkpoint, random, record, schedules, training, tree
 from funrl.record import loggers
 from funrl.training import Stop, every, hooks
 from funrl.training.runs import Run
@@ -36,8 +36,11 @@ def annealed():
         return Annealed(drifter.params, Hparams(torch.tensor(1.0), torch.tensor(0.5, dtype=torch.float64)))
 
     def step(key, state):
-        w = state.params["w"] * state.hparams.rate + random.normal(key, (3,))
-        return state.replace(params={**state.params, "w": w}), {"value_loss": w.mean(), "rate": state.hparams.rate.clone()}
+        w = state.learner.params["w"] * state.learner.hparams.rate + random.normal(key, (3,))
+        return tree.update(state, ("learner", "params"), {**state.learner.params, "w": w}), {
+            "value_loss": w.mean(),
+            "rate": state.learner.hparams.rate.clone(),
+        }
 
     return algo._replace(init=init, step=step)
 
@@ -87,13 +90,13 @@ def test_a_hook_may_return_the_state_to_go_on_with(num_agents):
     kept = torch.zeros(3) if num_agents == 1 else torch.zeros(2, 3)
 
     def clear(step, state, metrics):
-        return state.replace(params={**state.params, "w": kept})
+        return tree.update(state, ("learner", "params"), {**state.learner.params, "w": kept})
 
     result = train(50, num_agents=num_agents, hooks=[every(40, clear)])
     for k, key in enumerate(random.split(KEY, num_agents).unbind(0)):
         algo = algorithm()
         state, _ = by_hand(algo, key, 4)
-        state = state.replace(params={**state.params, "w": torch.zeros(3)})
+        state = tree.update(state, ("learner", "params"), {**state.learner.params, "w": torch.zeros(3)})
         state, _ = algo.step(random.fold_in(key, 5), state)
         equal(tree.index(result.state, k) if num_agents > 1 else result.state, state)
     assert not kept.any(), "what the hook keeps was written over"
@@ -291,13 +294,13 @@ def test_annealing(tmp_path, num_agents):
     seen = []
 
     def options():
-        schedule = hooks.annealing(rate=optim.linear(1.0, 0.0, 100), scale=lambda step: 0.25 if step > 20 else 0.75)
+        schedule = hooks.annealing(rate=schedules.linear(1.0, 0.0, 100), scale=lambda step: 0.25 if step > 20 else 0.75)
         return dict(hooks=[schedule, lambda step, state, metrics: seen.append(metrics["rate"].clone())], num_agents=num_agents)
 
     with compilations(1):
         whole = train(60, annealed(), backend="aot_eager", **options())
     torch.testing.assert_close(torch.stack(seen).reshape(6, num_agents)[:, 0], torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5]))
-    assert whole.state.hparams.scale.dtype == torch.float64 and (whole.state.hparams.scale == 0.25).all()
+    assert whole.state.learner.hparams.scale.dtype == torch.float64 and (whole.state.learner.hparams.scale == 0.25).all()
     train(30, annealed(), out=tmp_path, **options())
     equal(train(60, annealed(), out=tmp_path, resume=True, **options()).state, whole.state)
 

@@ -92,7 +92,7 @@ def test_an_asynchronous_run_loses_what_was_in_flight_and_says_so(tmp_path, kind
             assert 0 < int(lost) <= 2 * NUM_WORKERS * frames and int(lost) % frames == 0
     assert "going on after update" in told[-1]
     result = run(kind, "asynchronous", tmp_path, resume=True)
-    assert result.state.num_steps == NUM_UPDATES * frames
+    assert result.state.learner.num_steps == NUM_UPDATES * frames
     table = record.read_metrics(tmp_path / "metrics.csv")
     assert table["update"].tolist() == list(range(1, NUM_UPDATES + 1)) and (np.diff(table["steps"]) == frames).all()
     assert (table["staleness"] <= 2 * NUM_WORKERS).all() and table["staleness"].max() > 0

@@ -63,7 +63,7 @@ def test_an_agent_does_not_depend_on_the_number_of_agents(num_agents):
 def test_xla():
     result = train(30, num_agents=2, backend="xla")
     expected = by_hand(algorithm(), random.split(KEY, 2)[1], 3)[0]
-    torch.testing.assert_close(result.state.params["w"][1], expected.params["w"])
+    torch.testing.assert_close(result.state.learner.params["w"][1], expected.params["w"])
     assert result.state.count.tolist() == [3, 3]
 
 
@@ -77,11 +77,11 @@ def test_what_the_algorithm_shares_with_its_state_survives_donation():
     algo = algorithm()
 
     def step(key, state):
-        return DrifterState({"w": state.params["w"] + 1}, state.count + 1), {"value_loss": state.params["w"].mean()}
+        return DrifterState({"w": state.learner.params["w"] + 1}, state.count + 1), {"value_loss": state.learner.params["w"].mean()}
 
     algo = algo._replace(init=lambda key: DrifterState({"w": shared}, torch.tensor(0)), step=step)
     for _ in range(2):
-        assert train(30, algo).state.params["w"][0] == 4
+        assert train(30, algo).state.learner.params["w"][0] == 4
     assert bool((shared == 1).all())
 
 
@@ -234,7 +234,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path):
     ):
         train(90, algo, out=tmp_path, checkpoint_every=0)
     state, meta = checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY))
-    assert meta["update"] == 3 and bool(state.params["w"].isfinite().all())
+    assert meta["update"] == 3 and bool(state.learner.params["w"].isfinite().all())
     assert record.read_metrics(tmp_path / "metrics.csv")["update"].tolist() == [1, 2, 3, 4]
 
 
@@ -250,7 +250,7 @@ def test_the_agent_that_diverged_is_named():
     def init(key):
         state = algo.init(key)
         agent = (key == random.fold_in(random.split(KEY, 3)[2], 0)).to(torch.int64)
-        return DrifterState(state.params, -10 * agent)
+        return DrifterState(state.learner.params, -10 * agent)
 
     def step(key, state):
         state, metrics = algo.step(key, state)
@@ -597,7 +597,7 @@ def test_an_annealed_run_is_extended_with_a_longer_annealing(tmp_path):
     with pytest.raises(RunError, match=r"the run there has anneal_steps = 50\.0, not 40\.0"):
         train(50, make(40.0), out=tmp_path, num_agents=2, resume=True)
     result = train(80, make(80.0), out=tmp_path, num_agents=2, resume=True)
-    assert result.updates == 8 and result.state.hparams.anneal_steps.tolist() == [80.0, 80.0]
+    assert result.updates == 8 and result.state.learner.hparams.anneal_steps.tolist() == [80.0, 80.0]
     rates = record.read_metrics(tmp_path / "metrics.csv")["learning_rate"][::2]
     first = make(80.0).config.learning_rate
     np.testing.assert_allclose(rates, [first * (1 - 10 * i / (50 if i < 5 else 80)) for i in range(8)], rtol=1e-5)

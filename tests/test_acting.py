@@ -3,7 +3,8 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import compiler, evaluate, interaction, nn, policies, random, rollout, tree
+from funrl import acting, compiler, evaluate, nn, policies, random, rollout, tree
+from funrl.acting import ActorState
 from tests.oracles import rollout as oracle
 from tests.support import compilations, same
 
@@ -45,15 +46,15 @@ def make(name, dtype=torch.float32):
 
 
 def start(env, env_params, copies=COPIES, seed=0):
-    return vmap(env.reset, (0, None))(random.split(random.key(seed), copies), env_params)
+    return acting.start((), random.key(seed), env_params, env=env, num_envs=copies)
 
 
 def expected_rollout(params, state, env_params, env, act, last, batch):
     """What the oracle makes of the keys that a rollout was seen to use."""
-    shown = torch.cat([batch.observation["reset"][1:], last[1].observation["reset"][None]])
+    shown = torch.cat([batch.observation["reset"][1:], last.timestep.observation["reset"][None]])
     return oracle.rollout(
         params,
-        state,
+        (state.env, state.timestep),
         env_params,
         env=env,
         act=act,
@@ -77,8 +78,8 @@ def test_rollout_agrees_with_a_loop(name, dtype):
     expected_last, expected = expected_rollout(params, state, env_params, env, act, last, batch)
     same(batch, expected)
     # Only what goes on matters of the last timestep: that the episode is not over.
-    same((last[0], last[1].observation, last[1].info), (expected_last[0], expected_last[1].observation, expected_last[1].info))
-    assert not last[1].done.any() and last[1].reward.shape == (COPIES,)
+    same((last.env, last.timestep.observation, last.timestep.info), (expected_last[0], expected_last[1].observation, expected_last[1].info))
+    assert not last.timestep.done.any() and last.timestep.reward.shape == (COPIES,)
     same((params, state, env_params), kept, rtol=0, atol=0)
 
     # The data hold what the test is about: episodes that end and go on, by both ways where the environment has both.
@@ -90,7 +91,7 @@ def test_rollout_agrees_with_a_loop(name, dtype):
     assert torch.equal(follows, ~done[:-1])
     assert torch.equal(batch.next_observation["reset"], batch.observation["reset"])
     # Every key is used once.
-    shown = torch.cat([batch.observation["reset"][1:], last[1].observation["reset"][None]])[done]
+    shown = torch.cat([batch.observation["reset"][1:], last.timestep.observation["reset"][None]])[done]
     keys = torch.cat([batch.extras["key"].reshape(-1), batch.next_observation["step"].reshape(-1), shown])
     assert len(keys.unique()) == len(keys)
 
@@ -125,7 +126,7 @@ def test_same_key_same_rollout():
 @pytest.mark.parametrize("name", LIMITS)
 def test_one_environment_without_a_batch(name):
     env, env_params, act, params = make(name)
-    state = env.reset(random.key(0), env_params)
+    state = ActorState(*env.reset(random.key(0), env_params))
     last, batch = rollout(params, random.key(1), state, env_params, env=env, act=act, num_steps=STEPS)
     assert batch.reward.shape == batch.done.shape == (STEPS,)
     one = tree.map(lambda x: x.unsqueeze(0), (state, last))
@@ -158,8 +159,8 @@ def test_rollout_under_vmap_over_params_and_constants():
     "change, message",
     [
         (dict(num_steps=0), "num_steps is 0; expected at least 1"),
-        (dict(state=torch.zeros(3)), "state is Tensor; expected the pair"),
-        (dict(state=(torch.zeros(3), torch.zeros(3))), "state is tuple; expected the pair"),
+        (dict(state=torch.zeros(3)), "actor: expected an ActorState, or the pair .*that env.reset returned, got a Tensor"),
+        (dict(state=(torch.zeros(3), torch.zeros(3))), "got a Tensor for its timestep"),
         (dict(lift=2), r"batch dimensions \[1, 1, 3\]; expected none or one, and torch.func.vmap for more"),
     ],
 )
@@ -167,7 +168,7 @@ def test_rollout_errors(change, message):
     env, env_params, act, params = make("CartPole-v1")
     state = start(env, env_params)
     state = tree.map(lambda x: x[None, None], state) if change.pop("lift", 0) else change.pop("state", state)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         rollout(params, random.key(0), state, env_params, env=env, act=act, **{"num_steps": 3, **change})
 
 
@@ -264,8 +265,8 @@ def remembering(dtype=torch.float32, seed=0):
     env = funrl.envs.make("CartPole-v1")
     env_params = tree.to(env.default_params, dtype).replace(max_steps=torch.tensor(6), reset_scale=torch.tensor(0.25, dtype=dtype))
     state = start(env, env_params, seed=seed)
-    params = REMEMBERING.init(random.key(5), state[1].observation[0])
-    return env, env_params, params, interaction.with_memory(params, state, env=env, policy=REMEMBERING)
+    params = REMEMBERING.init(random.key(5), state.timestep.observation[0])
+    return env, env_params, params, acting.with_memory(params, state, env=env, policy=REMEMBERING)
 
 
 def torch_cell(params):
@@ -292,20 +293,20 @@ def expected_features(params, batch, hidden, reset):
 def test_a_memory_begins_anew_with_each_episode(dtype):
     env, env_params, params, state = remembering(dtype)
     kept = tree.map(torch.clone, (params, state))
-    assert state[2].reset.all() and not state[2].state.any()
+    assert state.memory.reset.all() and not state.memory.state.any()
     middle, first = rollout(params, random.key(1), state, env_params, env=env, act=REMEMBERING, num_steps=9)
     last, second = rollout(params, random.key(2), middle, env_params, env=env, act=REMEMBERING, num_steps=9)
     same((params, state), kept, rtol=0, atol=0)
     both = tree.map(lambda x, y: torch.cat([x, y]), first, second)
     assert both.terminated.any() and both.truncated.any() and first.done[:-1].any()
     # What one rollout remembers the next one knows, and where it ended with an episode it is told so.
-    assert (~middle[2].reset).any() and torch.equal(middle[2].reset, first.done[-1]) and torch.equal(last[2].reset, second.done[-1])
-    for batch, memory in ((both, state[2]), (second, middle[2])):
+    assert (~middle.memory.reset).any() and torch.equal(middle.memory.reset, first.done[-1]) and torch.equal(last.memory.reset, second.done[-1])
+    for batch, memory in ((both, state.memory), (second, middle.memory)):
         same(batch.extras["features"], expected_features(params, batch, memory.state, memory.reset), rtol=1e-5, atol=1e-6)
-    same(last[2].state, both.extras["features"][-1])
+    same(last.memory.state, both.extras["features"][-1])
     # A loop that does not begin anew is seen to be wrong.
     forgetful = both.replace(terminated=both.terminated & False, truncated=both.truncated & False)
-    wrong = expected_features(params, forgetful, state[2].state, state[2].reset)
+    wrong = expected_features(params, forgetful, state.memory.state, state.memory.reset)
     assert (wrong - both.extras["features"]).abs().max() > 1e-2
 
 
@@ -316,7 +317,7 @@ def test_a_memory_alone_batched_vmapped_and_compiled():
         return rollout(params, key, state, env_params, env=env, act=REMEMBERING, num_steps=9)
 
     # Two learners at once.
-    both = tree.stack([params, REMEMBERING.init(random.key(6), state[1].observation[0])])
+    both = tree.stack([params, REMEMBERING.init(random.key(6), state.timestep.observation[0])])
     states, keys = tree.stack([state, remembering(seed=1)[3]]), random.split(random.key(1), 2)
     expected = tree.stack([run(tree.index(both, i), keys[i], tree.index(states, i)) for i in range(2)])
     same(vmap(run)(both, keys, states), expected)
@@ -326,7 +327,7 @@ def test_a_memory_alone_batched_vmapped_and_compiled():
         compiled(both, keys, expected[0])
     # One environment alone.
     alone, batch = run(params, random.key(3), tree.index(state, 0))
-    assert alone[2].state.shape == (5,)
+    assert alone.memory.state.shape == (5,)
     column = tree.map(lambda x: x.unsqueeze(1), batch)
     same(batch.extras["features"], expected_features(params, column, torch.zeros(1, 5), [True])[:, 0], rtol=1e-5, atol=1e-6)
 
@@ -335,12 +336,12 @@ def test_a_memory_alone_batched_vmapped_and_compiled():
 def test_a_memory_in_an_environment_of_copies(host):
     single, env_params, params, _ = remembering()
     env = funrl.envs.vectorize(single, COPIES)._replace(host=host)
-    state = interaction.with_memory(params, env.reset(random.key(7), env_params), env=env, policy=REMEMBERING)
+    state = acting.with_memory(params, env.reset(random.key(7), env_params), env=env, policy=REMEMBERING)
     middle, first = rollout(params, random.key(1), state, env_params, env=env, act=REMEMBERING, num_steps=9)
     _, second = rollout(params, random.key(2), middle, env_params, env=env, act=REMEMBERING, num_steps=9)
     both = tree.map(lambda x, y: torch.cat([x, y]), first, second)
     assert both.terminated.any() and both.truncated.any()
-    same(both.extras["features"], expected_features(params, both, state[2].state, state[2].reset), rtol=1e-5, atol=1e-6)
+    same(both.extras["features"], expected_features(params, both, state.memory.state, state.memory.reset), rtol=1e-5, atol=1e-6)
 
 
 def answer(params, key, state, observation, reset):
@@ -376,12 +377,20 @@ def test_evaluate_remembers(host):
 def test_memory_errors():
     env, env_params, params, state = remembering()
     run = lambda state, act: rollout(params, random.key(0), state, env_params, env=env, act=act, num_steps=2)  # noqa: E731
-    with pytest.raises(ValueError, match=r"state has no memory, but act is a StatefulPolicy; expected the triple .*with_memory"):
-        run(state[:2], REMEMBERING)
-    with pytest.raises(ValueError, match=r"state is tuple; expected the pair \(state, Timestep\)"):
-        run(state, lambda params, key, observation: (torch.tensor(0), {}))
-    with pytest.raises(ValueError, match="expected the pair"):
-        interaction.with_memory(params, state, env=env, policy=REMEMBERING)
+    with pytest.raises(ValueError, match=r"actor: expected one with a Memory, as act is a StatefulPolicy; .*with_memory"):
+        run(state.replace(memory=()), REMEMBERING)
+    with pytest.raises(ValueError, match=r"start: num_envs: expected None, as CartPole-v1 has 3 copies already, got 2"):
+        acting.start(params, random.key(0), env_params, env=funrl.envs.vectorize(env, 3), num_envs=2)
+
+
+def test_a_rollout_starts_from_what_reset_returned():
+    env = funrl.envs.make("CartPole-v1")
+    pair = env.reset(random.key(0), env.default_params)
+    one, other = (rollout(None, random.key(1), x, env.default_params, env=env, num_steps=3) for x in (pair, ActorState(*pair)))
+    assert isinstance(one[0], ActorState)
+    same(one, other, rtol=0, atol=0)
+    after, _ = funrl.rand_step(random.key(1), pair, env.default_params, env=env)
+    assert isinstance(after, ActorState) and isinstance(funrl.step_mdp(random.key(2), pair, env.default_params, env=env), ActorState)
 
 
 def test_act_returns_a_pair():

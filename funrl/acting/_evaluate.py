@@ -1,0 +1,158 @@
+"""Evaluation: the returns and lengths of whole episodes."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.acting._choose import Act, check_act, chooser, with_reset
+from funrl.acting._state import ActorState, check_reward, start
+from funrl.acting._step import renew
+from funrl.compiler import scan
+from funrl.env import Env
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@tree.dataclass
+class Evaluation:
+    """Whole episodes, one for each environment.
+
+    Attributes:
+        episode_return: floating point [N]; the undiscounted sum of rewards.
+        episode_length: int64 [N]; in steps.
+        finished: bool [N]; False where the episode was still going on after ``max_steps``.
+    """
+
+    episode_return: torch.Tensor
+    episode_length: torch.Tensor
+    finished: torch.Tensor
+
+
+def evaluate(
+    params: Any,
+    key: torch.Tensor,
+    env_params: Any,
+    *,
+    env: Env,
+    act: Act | None = None,
+    num_episodes: int,
+    max_steps: int | None = None,
+) -> Evaluation:
+    """Play ``num_episodes`` episodes: each in an environment of its own, side by side, or on the copies that ``env`` has.
+
+    Short episodes are not preferred: every environment counts with its first one only, and the copies of a batched environment,
+    like the single one of a host, each play a number of episodes that is fixed beforehand.
+
+    Args:
+        params: what ``act`` learns.
+        key: a key [].
+        env_params: the physical constants.
+        env: the environment: pure or on the host, single or batched.
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a policy with a memory, a
+            :class:`funrl.policies.StatefulPolicy`. None: random actions.
+        num_episodes: N >= 1.
+        max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default, whatever the limit in ``env_params`` is.
+            An episode that was cut is not ``finished``.
+
+    Returns:
+        An :class:`Evaluation` with leaves [N].
+
+    Raises:
+        TypeError: if ``act`` is neither a function nor a StatefulPolicy.
+        ValueError: if ``num_episodes`` or ``max_steps`` is less than 1.
+
+    Example:
+        >>> import torch, funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> def left(params, key, observation):
+        ...     return torch.zeros((), dtype=torch.int64), {}
+        >>> result = evaluate(None, funrl.random.key(0), env.default_params, env=env, act=left, num_episodes=8, max_steps=20)
+        >>> bool(result.finished.all()), bool((result.episode_return == result.episode_length).all())
+        (True, True)
+    """
+    if num_episodes < 1:
+        raise ValueError(f"evaluate: num_episodes is {num_episodes}; expected at least 1")
+    check_act("evaluate", act)
+    max_steps = env.max_episode_steps if max_steps is None else max_steps
+    if max_steps < 1:
+        raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")
+    if env.host:
+        return _evaluate_host(params, key, env_params, env=env, act=act, num_episodes=num_episodes, max_steps=max_steps)
+    if env.num_envs is None:
+        return _play(params, key, env_params, env=env, act=act, lanes=(num_episodes,), max_steps=max_steps)
+    keys = random.split(key, math.ceil(num_episodes / env.num_envs)).unbind(0)
+    rounds = [_play(params, k, env_params, env=env, act=act, lanes=(), max_steps=max_steps) for k in keys]
+    return tree.map(lambda *columns: torch.cat(columns)[:num_episodes], *rounds)
+
+
+def _play(
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, lanes: tuple[int, ...], max_steps: int
+) -> Evaluation:
+    """Play the first episode of each copy: of ``lanes`` that vmap makes, or of those that ``env`` has."""
+    reset_key, step_key = random.split(key).unbind(0)
+    actor = start(params, reset_key, env_params, env=env, act=act, num_envs=lanes[0] if lanes else None)
+    timestep = actor.timestep
+    check_reward("evaluate", timestep, env)
+    choose = chooser(act, env)
+
+    def advance(carry: Any, key: torch.Tensor) -> tuple[Any, Any]:
+        env_state, timestep, memory, result = carry
+        act_key, step_key = random.split(key).unbind(0)
+        memory, action, _ = choose(params, act_key, memory, timestep.observation)
+        env_state, timestep = env.step(step_key, env_state, action, env_params)
+        check_reward("evaluate", timestep, env)
+        result = Evaluation(
+            episode_return=torch.where(result.finished, result.episode_return, result.episode_return + timestep.reward),
+            episode_length=torch.where(result.finished, result.episode_length, result.episode_length + 1),
+            finished=result.finished | timestep.done,
+        )
+        return (env_state, timestep, with_reset(memory, timestep.done), result), ()
+
+    none = Evaluation(
+        episode_return=torch.zeros_like(timestep.reward),
+        episode_length=torch.zeros_like(timestep.reward, dtype=torch.int64),
+        finished=torch.zeros_like(timestep.done),
+    )
+    keys = random.split(step_key, (max_steps, *lanes))
+    (*_, result), _ = scan(torch.func.vmap(advance) if lanes else advance, (actor.env, timestep, actor.memory, none), keys)
+    return result
+
+
+def _evaluate_host(
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, num_episodes: int, max_steps: int
+) -> Evaluation:
+    """Play on the B copies that there are: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
+    reset_key, loop_key = random.split(key).unbind(0)
+    actor = start(params, reset_key, env_params, env=env, act=act)
+    choose = chooser(act, env)
+    shape, zeros = actor.timestep.reward.shape, torch.zeros_like(actor.timestep.reward).reshape(-1)
+    number, total, length = torch.arange(len(zeros), device=zeros.device), zeros, torch.zeros_like(zeros, dtype=torch.int64)
+    returns, lengths = zeros.new_zeros(num_episodes), length.new_zeros(num_episodes)
+    finished = torch.zeros_like(returns, dtype=torch.bool)
+    for act_key, step_key, reset_key in _triples(loop_key):
+        memory, action, _ = choose(params, act_key, actor.memory, actor.timestep.observation)
+        env_state, timestep = env.step(step_key, actor.env, action, env_params)
+        done = timestep.done.reshape(-1)
+        total, length = total + timestep.reward.reshape(-1), length + 1
+        over = done | (length >= max_steps)
+        actor = ActorState(env_state, timestep, with_reset(memory, over.reshape(shape)))
+        if not bool(over.any()):
+            continue
+        ended = over & (number < num_episodes)
+        returns[number[ended]], lengths[number[ended]], finished[number[ended]] = total[ended], length[ended], done[ended]
+        number, total, length = torch.where(over, number + len(zeros), number), torch.where(over, 0, total), torch.where(over, 0, length)
+        if bool((number >= num_episodes).all()):
+            break
+        actor = renew(reset_key, actor, over.reshape(shape), env_params, env)
+    return Evaluation(returns, lengths, finished)
+
+
+def _triples(key: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Give three keys after another without end, made many at a time."""
+    for number in itertools.count():
+        for row in random.split(random.fold_in(key, number), (256, 3)).unbind(0):
+            yield row.unbind(0)

@@ -1,0 +1,117 @@
+"""Rollouts: T steps of an environment, or of B side by side, as one loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.acting._choose import Act, check_act, chooser, mapped, with_reset
+from funrl.acting._host import rollout_host
+from funrl.acting._state import ActorState, check_reward, checked
+from funrl.acting._step import cleared
+from funrl.compiler import scan
+from funrl.env import Env, Transition
+
+__all__ = ["rollout"]
+
+
+def rollout(
+    params: Any,
+    key: torch.Tensor,
+    actor: ActorState,
+    env_params: Any,
+    *,
+    env: Env,
+    act: Act | None = None,
+    num_steps: int,
+) -> tuple[ActorState, Transition]:
+    """Act for ``num_steps`` steps in one environment, or in B of them side by side.
+
+    An environment that is done is reset, here and nowhere else; ``next_observation`` is the true successor all the
+    same, so that a value can be bootstrapped from it on truncation.
+
+    It is the loop of ``act``, ``env.step`` and :func:`step_mdp`, which use the three keys of
+    ``random.split(key, (num_steps, 3))[t]`` in that order; with B states of a single environment those of
+    ``random.split(key, (num_steps, B, 3))[t, b]``.
+
+    Args:
+        params: what ``act`` learns.
+        key: a key [].
+        actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or what ``env.reset`` returned. With B environments all its leaves are [B, ...].
+        env_params: the physical constants, shared by all environments; a batched one may take some for each copy.
+        env: the environment: pure or on the host, single or batched.
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a batched environment maps it over
+            ``random.split(key, B)``. None: random actions, and ``extras`` are {}. Or a policy with a memory, a
+            :class:`funrl.policies.StatefulPolicy`: then ``actor`` has its memory, and the policy knows where an episode begins.
+        num_steps: T >= 1.
+
+    Returns:
+        The actor to go on with, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
+
+    Raises:
+        TypeError: if ``act`` is neither a function nor a StatefulPolicy, or ``actor`` neither an ActorState nor what
+            ``env.reset`` returned.
+        ValueError: if ``num_steps`` is less than 1, ``actor`` is not batched as ``env`` is, a recurrent policy has no memory there, or the
+            reward is not one number for each environment.
+
+    Example:
+        >>> import torch, funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> key, reset_key, step_key = funrl.random.split(funrl.random.key(0), 3)
+        >>> def act(params, key, observation):
+        ...     return funrl.random.randint(key, (), 0, 2), {}
+        >>> actor = funrl.acting.start((), reset_key, env.default_params, env=env, num_envs=4)
+        >>> actor, batch = rollout(None, step_key, actor, env.default_params, env=env, act=act, num_steps=16)
+        >>> batch.observation.shape, batch.action.shape
+        (torch.Size([16, 4, 4]), torch.Size([16, 4]))
+    """
+    if num_steps < 1:
+        raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
+    check_act("rollout", act)
+    actor, shape = checked("rollout", actor, env, act)
+    if env.host:
+        return rollout_host(params, key, actor, env_params, env=env, act=act, num_steps=num_steps)
+    choose = chooser(act, env)
+    lanes = shape if env.num_envs is None else ()
+    # All keys at once: drawing them inside the loop makes the program slower to compile and to run. Apart, as a step reads them fastest.
+    keys = tuple(each.contiguous() for each in random.split(key, (num_steps, *lanes, 3)).unbind(-1))
+    env_params = _pack(env_params)
+
+    def advance(carry: tuple[Any, ...], keys: tuple[torch.Tensor, ...]) -> tuple[tuple[Any, ...], Transition]:
+        env_state, observation, _, memory = carry
+        act_key, step_key, reset_key = keys
+        constants = env_params()
+        memory, action, extras = choose(params, act_key, memory, observation)
+        env_state, after = env.step(step_key, env_state, action, constants)
+        check_reward("rollout", after, env)
+        transition = Transition(
+            observation=observation,
+            action=action,
+            reward=after.reward,
+            terminated=after.terminated,
+            truncated=after.truncated,
+            next_observation=after.observation,
+            extras=extras,
+        )
+        reset_state, reset = env.reset(reset_key, constants)
+        new = (reset_state, reset.observation, reset.info)
+        going = tree.where(after.done, new, (env_state, after.observation, after.info))
+        return (*going, with_reset(memory, after.done)), transition
+
+    first = (actor.env, actor.timestep.observation, actor.timestep.info, actor.memory)
+    (env_state, observation, info, memory), transitions = scan(mapped(advance) if lanes else advance, first, keys)
+    return ActorState(env_state, cleared(tree.index(transitions, -1), observation, info), memory), transitions
+
+
+def _pack(env_params: Any) -> Callable[[], Any]:
+    """Return a function that gives ``env_params`` back from one vector for each dtype: a loop pays for every tensor that it reads."""
+    values, form = tree.flatten(env_params)
+    dtypes = dict.fromkeys(x.dtype for x in values)  # in order: a set's may differ in another process
+    vectors = {dtype: tree.ravel([x for x in values if x.dtype == dtype]) for dtype in dtypes}
+
+    def unpack() -> Any:
+        parts = {dtype: iter(unravel(vector)) for dtype, (vector, unravel) in vectors.items()}
+        return tree.unflatten(form, [next(parts[x.dtype]) for x in values])
+
+    return unpack

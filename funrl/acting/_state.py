@@ -1,0 +1,160 @@
+"""The state of what acts, from one rollout to the next."""
+
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.env import Env, Timestep
+from funrl.policies import StatefulPolicy
+
+__all__ = ["ActorState", "Memory", "check_reward", "checked", "start", "with_memory"]
+
+
+@tree.dataclass
+class Memory(tree.Replaceable):
+    """The memory of a recurrent policy, from step to step and from one rollout to the next.
+
+    Attributes:
+        state: what the policy remembers, such as the carry of a recurrent cell; leaves [...] or [B, ...].
+        reset: bool [] or [B], True where the next observation is the first of an episode.
+    """
+
+    state: Any
+    reset: torch.Tensor
+
+
+@tree.dataclass
+class ActorState(tree.Replaceable):
+    """An environment under way, or B of them: where a rollout starts, and where it ends.
+
+    ``ActorState(*env.reset(key, env_params))`` is the start of an environment; :func:`start` also makes B copies, and a memory.
+
+    Attributes:
+        env: the state of the environment, as ``env.reset`` and ``env.step`` return it; leaves [...] or [B, ...].
+        timestep: the latest :class:`~funrl.env.Timestep`; leaves [...] or [B, ...].
+        memory: the :class:`Memory` of a recurrent policy, or () without one.
+    """
+
+    env: Any
+    timestep: Timestep
+    memory: Any = ()
+
+
+def start(params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Any = None, num_envs: int | None = None) -> ActorState:
+    """Reset an environment, or B copies of it, and give a recurrent policy its first memory.
+
+    Args:
+        params: the parameters of the policy; only a recurrent one needs them here.
+        key: a key []; with ``num_envs`` copy b is reset by ``random.split(key, B)[b]``.
+        env_params: the physical constants.
+        env: the environment.
+        act: the policy; one with a memory is a :class:`funrl.policies.StatefulPolicy`.
+        num_envs: B, copies of a single pure environment, by ``vmap``; None: ``env`` as it is, single or batched.
+
+    Returns:
+        An :class:`ActorState` with leaves [...] or [B, ...].
+
+    Raises:
+        ValueError: if ``num_envs`` is given for an environment that is batched already or runs on the host.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> actor = start((), funrl.random.key(0), env.default_params, env=env, num_envs=3)
+        >>> actor.timestep.observation.shape
+        torch.Size([3, 4])
+    """
+    if num_envs is None:
+        actor = ActorState(*env.reset(key, env_params))
+    elif env.host or env.num_envs is not None:
+        kind = "runs on the host" if env.host else f"has {env.num_envs} copies already"
+        raise ValueError(
+            f"start: num_envs: expected None, as {env.name} {kind}, got {num_envs}; funrl.envs.make(..., num_envs=) makes copies"
+        )
+    else:
+        actor = ActorState(*torch.func.vmap(env.reset, (0, None))(random.split(key, num_envs), env_params))
+    return with_memory(params, actor, env=env, policy=act) if isinstance(act, StatefulPolicy) else actor
+
+
+def with_memory(params: Any, actor: ActorState, *, env: Env, policy: StatefulPolicy) -> ActorState:
+    """Return the actor with the first memory of a recurrent policy.
+
+    Args:
+        params: the parameters of the policy.
+        actor: an :class:`ActorState` at the start of its episodes.
+        env: the environment.
+        policy: such as :func:`funrl.policies.recurrent` makes.
+
+    Returns:
+        The same with a :class:`Memory`.
+
+    Raises:
+        TypeError: if ``actor`` is neither an :class:`ActorState` nor what ``env.reset`` returned.
+        ValueError: if it is not batched as ``env`` is.
+
+    Example:
+        >>> import funrl
+        >>> from funrl import distributions, nn, policies
+        >>> env = funrl.envs.make("MemoryChain-bsuite", memory_length=3)
+        >>> policy = policies.recurrent(nn.gru(8), policies.stochastic(nn.mlp((), 2), distributions.Categorical))
+        >>> actor = ActorState(*env.reset(funrl.random.key(0), env.default_params))
+        >>> params = policy.init(funrl.random.key(1), actor.timestep.observation)
+        >>> actor = with_memory(params, actor, env=env, policy=policy)
+        >>> actor, batch = funrl.rollout(params, funrl.random.key(2), actor, env.default_params, env=env, act=policy, num_steps=6)
+        >>> actor.memory.state.shape, batch.terminated
+        (torch.Size([8]), tensor([False, False, False,  True, False, False]))
+    """
+    actor, shape = checked("with_memory", actor, env)
+    begin = torch.func.vmap(policy.start, (None, 0)) if shape else policy.start
+    carry = tree.map(lambda x: x.clone(memory_format=torch.contiguous_format), begin(params, actor.timestep.observation))
+    return actor.replace(memory=Memory(carry, torch.ones_like(actor.timestep.terminated)))
+
+
+def checked(what: str, actor: Any, env: Env, act: Any = None) -> tuple[ActorState, torch.Size]:
+    """Return an actor and its batch dimensions, [] or [B], after a check that it fits the environment and the policy.
+
+    The pair that ``env.reset`` returned is taken for the actor that it is the start of.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> checked("rollout", torch.zeros(3), env)
+        Traceback (most recent call last):
+        ...
+        TypeError: rollout: actor: expected an ActorState, or the pair (state, Timestep) that env.reset returned, got a Tensor
+    """
+    if type(actor) is tuple and len(actor) == 2:
+        actor = ActorState(*actor)
+    if not isinstance(actor, ActorState) or not isinstance(actor.timestep, Timestep):
+        got = type(actor).__name__ if not isinstance(actor, ActorState) else f"{type(actor.timestep).__name__} for its timestep"
+        raise TypeError(f"{what}: actor: expected an ActorState, or the pair (state, Timestep) that env.reset returned, got a {got}")
+    if isinstance(act, StatefulPolicy) and not isinstance(actor.memory, Memory):
+        raise ValueError(
+            f"{what}: actor: expected one with a Memory, as act is a StatefulPolicy; funrl.acting.start(..., act=act) makes one, and "
+            "funrl.acting.with_memory gives one to an actor that is there"
+        )
+    check_reward(what, actor.timestep, env)
+    shape = actor.timestep.reward.shape
+    if env.num_envs is not None or env.host:
+        expected = torch.Size(() if env.num_envs is None else (env.num_envs,))
+        if shape != expected:
+            raise ValueError(f"{what}: actor has the batch dimensions {list(shape)}, but {env.name} has {list(expected)}; use its reset")
+    if len(shape) > 1:
+        raise ValueError(f"{what}: actor has the batch dimensions {list(shape)}; expected none or one, and torch.func.vmap for more")
+    return actor, shape
+
+
+def check_reward(what: str, timestep: Timestep, env: Env) -> None:
+    """Raise a ValueError unless there is one reward for each flag.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> check_reward("rollout", env.reset(funrl.random.key(0), env.default_params)[1], env)
+    """
+    if timestep.reward.shape != timestep.terminated.shape:
+        raise ValueError(
+            f"{what}: env: expected one reward for each copy, {list(timestep.terminated.shape)} as terminated is, but {env.name} gives "
+            f"{list(timestep.reward.shape)}; where several agents have rewards of their own, give their sum, or that of one of them"
+        )

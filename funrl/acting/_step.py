@@ -1,0 +1,152 @@
+"""Single steps: with a random action, and from the end of an episode to the start of the next."""
+
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.acting._choose import chooser
+from funrl.acting._state import ActorState, checked
+from funrl.env import Env, Timestep, Transition
+
+__all__ = ["any_of", "cleared", "rand_step", "renew", "restart", "step_mdp"]
+
+
+def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env) -> ActorState:
+    """Return where to act from after a step: ``actor`` itself, or the start of a new episode where its episode is over.
+
+    Args:
+        key: a key [], for the resets.
+        actor: the :class:`ActorState` after a step, or what ``env.step`` returned; its memory, if any, stays as it is.
+        env_params: the physical constants.
+        env: the environment.
+
+    Returns:
+        An :class:`ActorState`.
+
+    Raises:
+        TypeError: if ``actor`` is neither an :class:`ActorState` nor what ``env.reset`` returned.
+        ValueError: if it is not batched as ``env`` is.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> reset_key, key, next_key = funrl.random.split(funrl.random.key(0), 3)
+        >>> actor = ActorState(*env.reset(reset_key, env.default_params))
+        >>> after, transition = rand_step(key, actor, env.default_params, env=env)
+        >>> actor = step_mdp(next_key, after, env.default_params, env=env)
+        >>> bool((actor.timestep.observation == transition.next_observation).all())
+        True
+    """
+    actor, _ = checked("step_mdp", actor, env)
+    done = actor.timestep.done
+    return actor if env.host and not any_of(done) else renew(key, actor, done, env_params, env)
+
+
+def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env) -> tuple[ActorState, Transition]:
+    """Take one step with a random action, and reset nothing.
+
+    Args:
+        key: a key [].
+        actor: an :class:`ActorState`, or what ``env.reset`` returned.
+        env_params: the physical constants.
+        env: the environment; if it is batched, each copy has an action of its own.
+
+    Returns:
+        The :class:`ActorState` after the step, and the :class:`~funrl.env.Transition`.
+
+    Raises:
+        TypeError: if ``actor`` is neither an :class:`ActorState` nor what ``env.reset`` returned.
+        ValueError: if it is not batched as ``env`` is.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> actor = ActorState(*env.reset(funrl.random.key(0), env.default_params))
+        >>> actor, transition = rand_step(funrl.random.key(1), actor, env.default_params, env=env)
+        >>> transition.action.shape, transition.next_observation.shape
+        (torch.Size([1]), torch.Size([3]))
+    """
+    actor, _ = checked("rand_step", actor, env)
+    act_key, step_key = random.split(key).unbind(0)
+    before = actor.timestep
+    _, action, extras = chooser(None, env)(None, act_key, (), before.observation)
+    env_state, after = env.step(step_key, actor.env, action, env_params)
+    return actor.replace(env=env_state, timestep=after), Transition(
+        observation=before.observation,
+        action=action,
+        reward=after.reward,
+        terminated=after.terminated,
+        truncated=after.truncated,
+        next_observation=after.observation,
+        extras=extras,
+    )
+
+
+def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params: Any, env: Env) -> ActorState:
+    """Reset the environments ``where`` it is asked for.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> actor = ActorState(*env.reset(funrl.random.key(0), env.default_params))
+        >>> renewed = renew(funrl.random.key(1), actor, torch.tensor(False), env.default_params, env)
+        >>> bool((renewed.timestep.observation == actor.timestep.observation).all())
+        True
+    """
+    if env.num_envs is None:
+        new = actor.replace(**dict(zip(("env", "timestep"), env.reset(key, env_params), strict=True)))
+        return new if env.host else tree.where(where, new, actor)
+    env_state, observation, info = restart(key, actor.env, actor.timestep, where, env_params, env)
+    old = actor.timestep
+    reward = torch.where(where, 0.0, old.reward)
+    return actor.replace(env=env_state, timestep=Timestep(observation, reward, old.terminated & ~where, old.truncated & ~where, info))
+
+
+def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tensor, env_params: Any, env: Env) -> tuple[Any, Any, Any]:
+    """Reset a host environment, or the copies ``where`` of a batched one; return its state, observation and info.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> env_state, last = env.reset(funrl.random.key(0), env.default_params)
+        >>> restart(funrl.random.key(1), env_state, last, torch.tensor(True), env.default_params, env)[1].shape
+        torch.Size([4])
+    """
+    if env.num_envs is None:
+        env_state, new = env.reset(key, env_params)
+        return env_state, new.observation, new.info
+    env_state, new = env.reset_where(key, env_state, where, env_params)
+    return env_state, _pick(where, new.observation, last.observation), _pick(where, new.info, last.info)
+
+
+def cleared(last: Timestep | Transition, observation: Any, info: Any) -> Timestep:
+    """Return the timestep after the resets: all but observation and info follows from the last one, and no loop has to carry it.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> _, last = env.reset(funrl.random.key(0), env.default_params)
+        >>> cleared(last, last.observation, {}).reward
+        tensor(0.)
+    """
+    no = torch.zeros_like(last.terminated)
+    return Timestep(observation, torch.where(last.terminated | last.truncated, 0.0, last.reward), no, no.clone(), info)
+
+
+def any_of(flag: torch.Tensor) -> bool:
+    """Return whether a flag, or any of several, is up: for the few copies of a host several times as fast as a reduction.
+
+    Example:
+        >>> any_of(torch.tensor([False, True])), any_of(torch.tensor(False))
+        (True, False)
+    """
+    value = flag.tolist()
+    return True in value if isinstance(value, list) else value
+
+
+def _pick(where: torch.Tensor, yes: Any, no: Any) -> Any:
+    """Return ``tree.where(where, yes, no)``, without its price on the host where it is a mere tensor."""
+    if isinstance(yes, torch.Tensor):
+        return torch.where(where.reshape(where.shape + (1,) * (yes.ndim - where.ndim)), yes, no)
+    return tree.where(where, yes, no) if yes != {} else yes

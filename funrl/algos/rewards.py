@@ -1,0 +1,89 @@
+"""Reward normalisation."""
+
+import torch
+
+from funrl import stats, tree
+from funrl.compiler import scan
+from funrl.env import Place, Transition
+
+__all__ = ["RewardScale", "scale", "start"]
+
+# How many batches may come between two of one worker: workers times the size of their queues.
+_NUM_ENDS = 64
+
+
+@tree.dataclass
+class RewardScale(tree.Replaceable):
+    """The state of reward normalisation.
+
+    A batch of an asynchronous collector is of other copies of the environment than the last one, so that its running episodes are found
+    among those in which the last K = 64 batches ended. The return of an episode that is not found begins with the first step learned from.
+
+    Attributes:
+        moments: :class:`funrl.stats.Moments` of the discounted return.
+        discounted: floating point [B], the discounted return of the running episodes.
+        number: int64 [K, B], the episodes under way at the ends of the last K batches whose ``place`` was known, the latest first.
+        step_count: int64 [K, B], how many steps they had; -1: there is none.
+        returns: floating point [K, B], their discounted returns.
+    """
+
+    moments: stats.Moments
+    discounted: torch.Tensor
+    number: torch.Tensor
+    step_count: torch.Tensor
+    returns: torch.Tensor
+
+
+def start(reward: torch.Tensor) -> RewardScale:
+    """Return the state before the first step of B environments; ``reward`` [B] gives dtype and device.
+
+    Example:
+        >>> start(torch.zeros(2)).discounted
+        tensor([0., 0.])
+    """
+    none = torch.zeros_like(reward)
+    returns = none.expand(_NUM_ENDS, -1).clone()
+    number = returns.to(torch.int64)
+    return RewardScale(stats.moments(none[0]), none, number, number - 1, returns)
+
+
+def scale(state: RewardScale, samples: Transition, gamma: torch.Tensor) -> tuple[RewardScale, torch.Tensor]:
+    r"""Divide rewards by the running standard deviation of the discounted return.
+
+    .. math:: R_t = r_t + \gamma (1 - \mathrm{done}_{t-1}) R_{t-1}, \qquad \hat r_t = r_t / \sqrt{\mathrm{Var}(R) + \epsilon}
+
+    Args:
+        state: the moments so far.
+        samples: reward and flags are [T, B].
+        gamma: the discount [].
+
+    Returns:
+        The new state, and the rewards [T, B].
+
+    Example:
+        >>> no = torch.zeros(1, 2, dtype=torch.bool)
+        >>> samples = Transition((), (), torch.tensor([[1.0, 3.0]]), no, no, (), {})
+        >>> scale(start(torch.zeros(2)), samples, torch.tensor(0.9))[1]
+        tensor([[1., 3.]])
+    """
+    place = samples.place
+    if isinstance(place, Place):
+        same = (state.number == place.number[0]) & (state.step_count == place.step_count[0])
+        latest = same & (same.cumsum(0) == 1)
+        state = state.replace(discounted=torch.where(latest, state.returns, 0.0).sum(0))
+
+    def discount(running: torch.Tensor, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        reward, done = x
+        running = reward + gamma * running
+        return torch.where(done, 0.0, running), running
+
+    last, discounted = scan(discount, state.discounted, (samples.reward, samples.done))
+    moments = stats.update(state.moments, discounted)
+    around_zero = stats.Moments(moments.count, torch.zeros_like(moments.mean), moments.var)
+    state = state.replace(moments=moments, discounted=last)
+    if isinstance(place, Place):
+        ends = (place.number[-1], torch.where(samples.done[-1], -1, place.step_count[-1] + 1), last)
+        old = (state.number, state.step_count, state.returns)
+        number, step_count, returns = (torch.cat([x.unsqueeze(0), y[:-1]]) for x, y in zip(ends, old, strict=True))
+        state = state.replace(number=number, step_count=step_count, returns=returns)
+    return state, stats.normalize(around_zero, samples.reward)
