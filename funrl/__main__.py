@@ -146,7 +146,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.algo is not None:
         _train_own(args)
         return
-    trust = args.trust or args.env is not None  # what is typed is trusted, what stands in a folder is not
+    trust = args.trust or bool(args.env)  # what is typed is trusted, what stands in a folder is not
     if args.resume and args.out is not None and None in (args.algorithm, args.env):
         old = record.read_config(Path(args.out))
         args.algorithm, args.env = args.algorithm or old["algorithm"], args.env or old["env"]
@@ -232,9 +232,9 @@ def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, di
     """Return the key of a run, and the notes for its ``config.json``: of the seed, or of the run that is resumed, which may have none."""
     if old is not None and "seed" not in old and seed is None:
         return torch.tensor(old["key"]), {}
-    seed = (old or {}).get("seed", 0) if seed is None else seed
+    chosen: int = (old or {}).get("seed", 0) if seed is None else seed
     try:
-        return random.key(seed), {"seed": seed}
+        return random.key(chosen), {"seed": chosen}
     except (ValueError, TypeError) as error:
         raise _UsageError(str(error)) from None
 

@@ -40,7 +40,7 @@ class Collected:
 
 
 @tree.dataclass
-class LedgerState:
+class LedgerState(tree.Replaceable):
     """What the next batches start from, of W workers with B copies in all.
 
     Attributes:

@@ -65,8 +65,8 @@ class Copied(gymnasium.Wrapper):
     """Give copies of observations, so that a reset in the same step does not write over the last one."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, *rest = self.env.step(action)
-        return copy.deepcopy(observation), *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return copy.deepcopy(observation), reward, terminated, truncated, info
 
 
 class Checked(gymnasium.Wrapper):
