@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what compiles: XLA (starts in seconds; the extra xla), torch's inductor, or nothing (default: what there is, XLA on a CPU)",
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR; what is not given is as it was")
+    _add_own(train)
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser(
@@ -133,11 +134,19 @@ def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> 
     parser.add_argument("dir", metavar="DIR", help="the folder of a run")
     parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{told} (default: {num_episodes})")
     parser.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
+    _add_own(parser)
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
     parser.add_argument("--trust", action="store_true", help="import the module that the name of the run's environment asks for")
 
 
 def _train(args: argparse.Namespace) -> None:
+    if args.algo is not None:
+        _train_own(args)
+        return
+    trust = args.trust or bool(args.env)  # what is typed is trusted, what stands in a folder is not
     if args.resume and args.out is not None and None in (args.algorithm, args.env):
         old = record.read_config(Path(args.out))
         args.algorithm, args.env = args.algorithm or old["algorithm"], args.env or old["env"]
@@ -150,14 +159,13 @@ def _train(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise _UsageError(str(error)) from None
     given = dict(_option(text, defaults) for text in args.set)
-    out = _default_out(args) if args.out is None else Path(args.out)
+    out = _default_out(args, args.algorithm, args.env) if args.out is None else Path(args.out)
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
     collector, num_workers = args.collector, args.num_workers
     if args.resume:
         # What was not given is as it was; what was given is compared by train.
         old = record.read_config(out)
-        options = {**_options_before(args, out, old), **given}
-        seed = old.get("seed") if seed is None else seed
+        options = {**_options_before(args, out, old, trust), **given}
         num_agents = old["num_agents"] if num_agents is None else num_agents
         total_steps = old["total_steps"] if total_steps is None else total_steps
         num_workers = old.get("num_workers") if num_workers is None else num_workers
@@ -173,13 +181,12 @@ def _train(args: argparse.Namespace) -> None:
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
             raise _UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
-    notes = {"seed": 0 if seed is None else seed}
+    key, notes = _key(seed, record.read_config(out) if args.resume else None)
     if collector is not None:
         notes["num_workers"] = 2 if num_workers is None else num_workers
         options["num_envs"] = _num_envs(collector, notes["num_workers"], args.envs_per_worker, given, {**defaults, **options})
     num_agents = 1 if num_agents is None else num_agents
     try:
-        key = random.key(notes["seed"])
         algo = algos.make(args.algorithm, args.env, **options)
     except (ValueError, TypeError, ImportError) as error:
         raise _UsageError(str(error)) from None
@@ -189,10 +196,54 @@ def _train(args: argparse.Namespace) -> None:
         source = None
         if collector is not None:
             source = stack.enter_context(_collect(collector, notes["num_workers"], args.env, algo, key))
-        settings = {} if args.backend is None else {"backend": args.backend}
-        result = training.train(
-            algo, key, total_steps, num_agents=num_agents, collector=source, out=out, resume=args.resume, notes=notes, **settings
-        )
+        _run(args, algo, key, total_steps, num_agents=num_agents, collector=source, out=out, notes=notes)
+
+
+def _train_own(args: argparse.Namespace) -> None:
+    """Train an algorithm of the user's own, which has its environment and its options."""
+    given = {
+        "algorithm": args.algorithm,
+        "--env": args.env,
+        "--set": args.set or None,
+        "--collector": args.collector,
+        "--num-workers": args.num_workers,
+        "--envs-per-worker": args.envs_per_worker,
+    }
+    for name, value in given.items():
+        if value is not None:
+            where = "use funrl.train(collector=)" if name in list(given)[3:] else "give it there"
+            raise _UsageError(f"{name}: an algorithm of --algo has its own environment and options; leave {name} out, and {where}")
+    algo = runs.named(args.algo)
+    assert algo is not None
+    out = _default_out(args, algo.name, algo.env.name) if args.out is None else Path(args.out)
+    old = record.read_config(out) if args.resume else {}
+    if old.get("collector") is not None:
+        raise RunError(f"{out}: cannot resume here: the run has a collector; go on with funrl.train(algo, ..., collector=, resume=True)")
+    total_steps = old.get("total_steps") if args.total_steps is None else args.total_steps
+    if total_steps is None:
+        raise _UsageError("--total-steps: expected how long to train, which nothing says for an algorithm of --algo")
+    key, notes = _key(args.seed, old if args.resume else None)
+    num_agents = old.get("num_agents", 1) if args.num_agents is None else args.num_agents
+    with algo.env:
+        _run(args, algo, key, total_steps, num_agents=num_agents, out=out, notes=notes)
+
+
+def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the key of a run, and the notes for its ``config.json``: of the seed, or of the run that is resumed, which may have none."""
+    if old is not None and "seed" not in old and seed is None:
+        return torch.tensor(old["key"]), {}
+    chosen: int = (old or {}).get("seed", 0) if seed is None else seed
+    try:
+        return random.key(chosen), {"seed": chosen}
+    except (ValueError, TypeError) as error:
+        raise _UsageError(str(error)) from None
+
+
+def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, total_steps: int, *, num_agents: int, **options: Any) -> None:
+    """Train, and say what came of it."""
+    if args.backend is not None:
+        options["backend"] = args.backend
+    result = training.train(algo, key, total_steps, num_agents=num_agents, resume=args.resume, **options)
     assert result.evaluation is not None  # that is the default of train
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
@@ -324,10 +375,10 @@ def _summary(evaluation: Evaluation, num_agents: int) -> str:
     return f"mean return {means.mean():.1f} over {episodes} episodes each (agents from {means.min():.1f} to {means.max():.1f})"
 
 
-def _default_out(args: argparse.Namespace) -> Path:
+def _default_out(args: argparse.Namespace, algorithm: str, env: str) -> Path:
     """Return the folder of a new run, or with ``--resume`` that of the last one."""
-    env = re.sub(r"[^\w.-]", "-", args.env)  # "gymnasium:ALE/Pong-v5"
-    base = Path("runs") / f"{args.algorithm}-{env}-{0 if args.seed is None else args.seed}"
+    algorithm, env = (re.sub(r"[^\w.-]", "-", name) for name in (algorithm, env))  # "gymnasium:ALE/Pong-v5"
+    base = Path("runs") / f"{algorithm}-{env}-{0 if args.seed is None else args.seed}"
     taken, number = None, 1
     folder = base
     while folder.exists():
@@ -351,12 +402,12 @@ def _whole(text: str) -> int:
     return int(value)
 
 
-def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any], trust: bool) -> dict[str, Any]:
     """Return the options of the run in ``out``; none where it is of another algorithm or environment, which train refuses."""
     if (config["algorithm"], config["env"]) != (args.algorithm, args.env):
         return {}
     try:
-        record.rebuild(config)
+        record.rebuild(config, trust=trust)
         return record.options_of(config)
     except (ValueError, TypeError, ImportError) as error:
         raise RunError(f"{record.Folder(out).config}: cannot make the algorithm again: {error}") from None

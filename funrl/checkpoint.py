@@ -25,6 +25,7 @@ import torch
 
 from funrl import tree
 from funrl.tree.files import check_path, read_json, write_atomic
+from funrl.tree.nodes import same_rows
 
 __all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
 
@@ -97,7 +98,8 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
     Args:
         path: the file.
         like: a tree with the structure, shapes and dtypes that the file has to have; its numbers are not used. Nodes are
-            compared by the paths to their leaves, and so a list passes for a tuple.
+            compared by the paths to their leaves, and so a list passes for a tuple. The recorded actions in a collector's state may be
+            more or fewer.
         at: the path of the part of the file's tree that ``like`` is like, such as ``"['params']"``; what is elsewhere is passed over.
         device: where the tensors go; by default where those of ``like`` are.
 
@@ -125,14 +127,13 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
             digest = hashlib.sha256()
             header = _read_header(file, path, digest)
             wanted = [_inside(row["path"], at) for row in header["leaves"]]
-            _check_leaves([row for row, mine in zip(header["leaves"], wanted, strict=True) if mine], paths, expected, path)
+            _check_leaves([row for row, mine in zip(header["leaves"], wanted, strict=True) if mine], paths, expected, like, path)
             leaves, coming = [], iter(expected)
             for row, mine in zip(header["leaves"], wanted, strict=True):
                 if not mine:
                     _pass_over(file, row["bytes"], digest)
                     continue
-                leaf = next(coming)
-                values = torch.empty(leaf.shape, dtype=leaf.dtype, device="cpu")
+                values = torch.empty(row["shape"], dtype=next(coming).dtype, device="cpu")
                 buffer = _bytes(values).numpy().data
                 file.readinto(buffer)
                 digest.update(buffer)
@@ -321,21 +322,24 @@ def _is_row(row: dict[str, Any]) -> bool:
     return isinstance(row["path"], str) and isinstance(row["dtype"], str) and all(type(n) is int and n >= 0 for n in sizes)
 
 
-def _check_leaves(rows: list[dict[str, Any]], paths: list[str], leaves: list[torch.Tensor], path: Any) -> None:
+def _check_leaves(rows: list[dict[str, Any]], paths: list[str], leaves: list[torch.Tensor], like: Any, path: Any) -> None:
     there = {row["path"]: row for row in rows}
     missing = [name for name in paths if name not in there]
     extra = [name for name in there if name not in paths]
     if missing or extra:
         detail = f"it has no leaf {missing[0]}" if missing else f"its leaf {extra[0]} was not expected"
         raise CheckpointError(f"{path}: the checkpoint holds another structure: {detail}; it belongs to another configuration")
-    for name, leaf in zip(paths, leaves, strict=True):
+    sizes = []
+    for i, (name, leaf) in enumerate(zip(paths, leaves, strict=True)):
         row = there[name]
-        if (row["dtype"], row["shape"]) != (_dtype(leaf), list(leaf.shape)):
+        sizes.append(math.prod(row["shape"]) * leaf.element_size())
+        alike = row["shape"] == list(leaf.shape) or same_rows(like, i, row["shape"], leaf.shape)
+        if not alike or row["dtype"] != _dtype(leaf):
             raise CheckpointError(
                 f"{path}: leaf {name} is {row['dtype']} {row['shape']} in the file, but {_dtype(leaf)} {list(leaf.shape)} was expected; "
                 "it belongs to another configuration"
             )
-    if [row["path"] for row in rows] != paths or [row["bytes"] for row in rows] != [x.numel() * x.element_size() for x in leaves]:
+    if [row["path"] for row in rows] != paths or [row["bytes"] for row in rows] != sizes:
         raise CheckpointError(f"{path}: the checkpoint is damaged, its header contradicts itself; restore a copy or start anew")
 
 

@@ -10,7 +10,8 @@ import funrl  # isort: skip  (before torch: see funrl/__init__.py)
 import pytest
 import torch
 
-torch.set_num_threads(1)
+# One thread a test process; FUNRL_TEST_THREADS=2 shows what holds for one number of threads only.
+torch.set_num_threads(int(os.environ.get("FUNRL_TEST_THREADS", "1")))
 
 # One update of every kind of learner in a second or two once it is compiled.
 PPO = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,))

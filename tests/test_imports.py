@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import funrl
@@ -219,3 +221,11 @@ def test_modules_say_what_they_are_and_what_is_public():
         module = importlib.import_module(MODULES[file])
         assert hasattr(module, "__all__"), f"{file} has no __all__"
         assert all(hasattr(module, name) for name in module.__all__), file
+
+
+def test_doctests_of_a_room_that_comes_later_execute_no_module_twice():
+    """The classes of such a module would be two, as ``rebuild`` of a run shows if the file of its algorithm is collected first."""
+    files = [str(ROOT / name) for name in ("algos/ppo.py", "record/folder.py")]
+    options = ["-n", "0", "-q", "-p", "no:cacheprovider", "-k", "rebuild"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *options, *files], cwd=ROOT.parent, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout

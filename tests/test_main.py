@@ -322,6 +322,60 @@ def test_a_run_of_ones_own_algorithm(run, tmp_path, monkeypatch):
         assert code == 2 and message in err[0]
 
 
+def test_ones_own_algorithm_is_trained_and_resumed(run, tmp_path, monkeypatch):
+    """Also a run that was begun in Python, which has a key and notes but no seed."""
+    (tmp_path / "my_other.py").write_text(
+        "from tests.record.drifter import algorithm\ndef make():\n    return algorithm()._replace(name='mine')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    mine = drifter.algorithm()._replace(name="mine")
+    whole = training.train(mine, random.key(7), 40, out="whole", evaluate_episodes=0, progress=False, backend="eager")
+    training.train(mine, random.key(7), 20, out="r", evaluate_episodes=0, progress=False, backend="eager", notes={"who": "me"})
+    own = ("train", "--algo", "my_other:make")
+    code, out, err = run(*own, "--resume", "--out", "r", "--total-steps", 40)
+    assert code == 0 and out[-1].startswith("40 steps in "), err
+    state, config = training.load_run("r", algo=mine)[1:3]
+    assert tree.equal(state, whole.state) and config["total_steps"] == 40 and "seed" not in config
+
+    code, out, err = run(*own, "--total-steps", 20, "--seed", 3, "--num-agents", 2)
+    assert code == 0 and out[-1].startswith("2 agents x 20 steps"), err
+    assert record.read_config("runs/mine-CartPole-v1-3")["seed"] == 3
+    code, out, err = run(*own, "--resume", "--seed", 3, "--total-steps", 30)
+    assert code == 0 and out[-1].startswith("2 agents x 30 steps"), err
+    record.Folder("c").write_config(record.describe(mine, random.key(0), 20, 1, {"collector": "synchronous"}))
+    for argv, message in (
+        ((), "--total-steps: expected how long to train"),
+        (("ppo",), "algorithm: an algorithm of --algo has its own environment and options; leave algorithm out"),
+        (("--env", "Catch-bsuite"), "--env: an algorithm of --algo has its own"),
+        (("--set", "rate=1"), "leave --set out, and give it there"),
+        (("--collector", "sync"), "leave --collector out, and use funrl.train(collector=)"),
+        (("--resume", "--out", "c"), "c: cannot resume here: the run has a collector"),
+        (("--resume", "--out", "none"), "there is no run here"),
+        (("--resume", "--out", "r", "--seed", 1, "--total-steps", 40), "cannot resume: the run there has seed = None, not 1"),
+    ):
+        code, out, err = run(*own, *argv)
+        assert code == 2 and message in err[-1], err
+
+
+def test_a_module_that_a_run_names_is_imported_if_it_is_trusted(run, tmp_path, monkeypatch):
+    """By train --resume too: --trust, or --env, which names it again."""
+    (tmp_path / "my_ids.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Mine-v0', CartPoleEnv, max_episode_steps=5)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "gymnasium:my_ids:Mine-v0"
+    tiny = ["--set=num_envs=2", "--set=num_steps=4", "--set=num_minibatches=1", "--set=num_epochs=1", "--set=anneal_steps=inf"]
+    assert run("train", "ppo", "--env", name, "--total-steps", 8, "--out", "r", "--backend", "eager", *tiny)[0] == 0
+    code, _, err = run("train", "--resume", "--out", "r", "--total-steps", 16)
+    assert code == 2 and "say so: load_run(..., trust=True), or --trust" in err[-1]
+    assert run("train", "--resume", "--out", "r", "--total-steps", 16, "--trust")[0] == 0
+    assert run("train", "--env", name, "--resume", "--out", "r", "--total-steps", 24)[0] == 0
+    assert run("evaluate", "r", "--episodes", 1)[0] == 2 and run("evaluate", "r", "--episodes", 1, "--trust")[0] == 0
+
+
 def test_a_run_in_ones_own_environment(run, tmp_path, monkeypatch):
     """Which its name does not tell: here one on the host, under a transform."""
     (tmp_path / "my_world.py").write_text(

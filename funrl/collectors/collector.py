@@ -16,7 +16,7 @@ __all__ = ["Collector", "CollectorState", "constants"]
 
 @tree.dataclass
 class CollectorState:
-    """What a collector goes on from, a tree of tensors whose shapes stay the same.
+    """What a collector goes on from, a tree of tensors whose shapes stay the same, except that ``ledger.actions`` grows with the episodes.
 
     Attributes:
         ledger: what the next batches start from.
@@ -159,7 +159,7 @@ class Collector(ABC):
         """
         if steps := self._ledger.overrun():
             raise HostError(
-                f"{self._what}: state: an episode is in its step {steps}, but max_episode_steps is {self._ledger.capacity}, so that its "
+                f"{self._what}: state: an episode is in its step {steps}, but max_episode_steps is {self._ledger.limit}, so that its "
                 "actions were not all kept; give max_frames_per_traj, or an environment whose limit is right"
             )
         numbers = (torch.tensor(n, dtype=torch.int64) for n in (self.frames, self.version, self._in_flight()))

@@ -40,7 +40,7 @@ class Collected:
 
 
 @tree.dataclass
-class LedgerState:
+class LedgerState(tree.Replaceable):
     """What the next batches start from, of W workers with B copies in all.
 
     Attributes:
@@ -49,7 +49,8 @@ class LedgerState:
         returns: float64 [B], the sums of their rewards, rounded to the dtype of the rewards.
         episodes: int64 [B], how many episodes of the copy are over.
         after: a tree [B, ...] of what the policy sees next, ``observation``, and what it remembers, ``memory``.
-        actions: a tree [C, B, ...], the last actions of each copy: that of its t-th step is at t modulo C, the most steps of an episode.
+        actions: a tree [C, B, ...], the last actions of each copy: that of its t-th step is at t modulo C. C grows with the episodes, to
+            the most steps that one may have; it is 0 before the first batch.
     """
 
     batches: torch.Tensor
@@ -58,6 +59,8 @@ class LedgerState:
     episodes: torch.Tensor
     after: Any
     actions: Any
+
+    _funrl_any_length = ("actions",)
 
 
 @tree.dataclass
@@ -78,11 +81,11 @@ class Ledger:
         batch_steps: for each worker T, the steps of its batches.
         action: an action of one copy, a tree of shapes and dtypes.
         after: likewise what one copy's policy sees and remembers.
-        capacity: C, the most steps of an episode.
+        limit: the most steps of an episode; no more actions of a copy are kept.
     """
 
-    def __init__(self, copies: list[int], batch_steps: list[int], action: Any, after: Any, capacity: int):
-        self.batch_steps, self.capacity = batch_steps, capacity
+    def __init__(self, copies: list[int], batch_steps: list[int], action: Any, after: Any, limit: int):
+        self.batch_steps, self.limit = batch_steps, limit
         ends = [sum(copies[: i + 1]) for i in range(len(copies))]
         self.columns = [slice(end - num, end) for end, num in zip(ends, copies, strict=True)]
         self.num_copies = ends[-1]
@@ -97,7 +100,7 @@ class Ledger:
             returns=torch.zeros(self.num_copies, dtype=torch.float64),
             episodes=none.clone(),
             after=tree.map(zeros(self.num_copies), after),
-            actions=tree.map(zeros(capacity, self.num_copies), action),
+            actions=tree.map(zeros(0, self.num_copies), action),
         )
 
     def enter(
@@ -117,14 +120,16 @@ class Ledger:
         number = episodes + begun.cumsum(0)
         ids = number * self.num_copies + torch.arange(self.num_copies)[columns]
 
-        first = int(state.batches[worker]) * self.batch_steps[worker]
-        kept = min(len(done), self.capacity)
-        places = torch.arange(first + len(done) - kept, first + len(done)) % self.capacity
-        for all, x in zip(tree.leaves(state.actions), tree.leaves(action), strict=True):
+        running = torch.where(done[-1], 0, count[-1] + 1)
+        self._make_room(int(running.max()))
+        capacity, first = self.capacity, int(state.batches[worker]) * self.batch_steps[worker]
+        kept = min(len(done), capacity)
+        places = torch.arange(first + len(done) - kept, first + len(done)) % capacity
+        for all, x in zip(tree.leaves(self.state.actions), tree.leaves(action), strict=True):
             all[places, columns] = x[-kept:]
         for all, x in zip(tree.leaves(state.after), tree.leaves(after), strict=True):
             all[columns] = x
-        state.steps[columns] = torch.where(done[-1], 0, count[-1] + 1)
+        state.steps[columns] = running
         state.returns[columns] = torch.where(done[-1], 0.0, returns[-1]).double()
         state.episodes[columns] = number[-1] + done[-1]
         state.batches[worker] += 1
@@ -135,7 +140,7 @@ class Ledger:
         state, columns = self.state, self.columns[worker]
         steps = state.steps[columns]
         now, longest = int(state.batches[worker]) * self.batch_steps[worker], int(steps.max())
-        places = torch.arange(now - longest, now) % self.capacity
+        places = torch.arange(now - longest, now) % max(self.capacity, 1)
         return Part(
             batches=state.batches[worker],
             steps=steps.clone(),
@@ -146,7 +151,43 @@ class Ledger:
     def overrun(self) -> int:
         """Return how many steps the longest running episode has, if these are more than are kept, else 0."""
         longest = int(self.state.steps.max())
-        return longest if longest > self.capacity else 0
+        return longest if longest > self.limit else 0
+
+    @property
+    def capacity(self) -> int:
+        """C, of how many steps of each copy there are actions now."""
+        leaves = tree.leaves(self.state.actions)
+        return len(leaves[0]) if leaves else self.limit
+
+    def restore(self, state: LedgerState) -> None:
+        """Go on from the state of a ledger made alike.
+
+        Raises:
+            ValueError: if it does not have the actions of its running episodes.
+        """
+        rows = {len(x) for x in tree.leaves(state.actions)} or {self.limit}
+        longest = int(state.steps.max())
+        if len(rows) > 1 or not longest <= max(rows) <= self.limit:
+            raise ValueError(
+                f"ledger: actions: the running episodes have up to {longest} steps, and an episode may have {self.limit} here, but there "
+                f"are the actions of {' or '.join(map(str, sorted(rows)))}; it belongs to another configuration, such as another "
+                "max_frames_per_traj, or is damaged"
+            )
+        self.state = state
+
+    def _make_room(self, steps: int) -> None:
+        """Let the actions of so many steps stay, up to the limit; twice as many as before at least, for each time all are copied."""
+        old = self.capacity
+        if old >= min(max(steps, 1), self.limit):
+            return
+        new = min(max(steps, 2 * old, 1), self.limit)
+        kept = self.state.actions
+        self.state = self.state.replace(actions=tree.map(lambda x: x.new_zeros((new, *x.shape[1:])), kept))
+        for worker, columns in enumerate(self.columns):
+            now = int(self.state.batches[worker]) * self.batch_steps[worker]
+            times = torch.arange(max(now - old, 0), now)
+            for all, x in zip(tree.leaves(self.state.actions), tree.leaves(kept), strict=True):
+                all[times % new, columns] = x[times % max(old, 1), columns]
 
 
 def split(batch: Collected) -> Collected:

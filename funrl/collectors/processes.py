@@ -248,8 +248,8 @@ class _Processes(Collector):
                     )
             steps = [frames_per_batch // num for num in self._batch_copies]
             self._fleet.furnish(steps, num_slots)
-            capacity = max(each.max_episode_steps for each in facts)
-            self._ledger = Ledger(copies, steps, facts[0].transition.action, facts[0].after, capacity)
+            limit = max(each.max_episode_steps for each in facts)
+            self._ledger = Ledger(copies, steps, facts[0].transition.action, facts[0].after, limit)
         except BaseException:
             self.close()
             raise
@@ -309,7 +309,7 @@ class _Processes(Collector):
     def _resume(self, state: CollectorState) -> None:
         with self._lock:
             self._fleet.drop()
-            self._ledger.state = state.ledger
+            self._ledger.restore(state.ledger)
             self._fleet.published.renumber(int(state.version))
             self._fleet.restore()
 

@@ -1,6 +1,7 @@
 """The arguments of a call: their leaves, what of them is in the key of a program, and messages that name one of them."""
 
 import functools
+import types
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,13 @@ import torch
 
 from funrl import tree
 from funrl.compiler import _torch_private as private
-from funrl.compiler._trace import Traced
+from funrl.compiler._traced import Traced
 
-__all__ = ["as_leaf", "changeable", "dicts", "path", "unhashable", "what_changes"]
+__all__ = ["FIXED", "as_leaf", "changeable", "dicts", "path", "unhashable", "what_changes"]
+
+
+# Objects that are told apart by identity and never change.
+FIXED = (object, torch.dtype, torch.layout, torch.memory_format, types.EllipsisType)
 
 
 def as_leaf(x: Any) -> Any:
@@ -23,6 +28,8 @@ def as_leaf(x: Any) -> Any:
             else x.detach().as_subclass(torch.Tensor)
         )
     if isinstance(x, np.ndarray):
+        if not x.dtype.isnative:  # torch takes the machine's byte order alone
+            x = x.astype(x.dtype.newbyteorder("="))
         # torch takes no negative strides, and warns of arrays that cannot be written.
         return torch.as_tensor(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
     return x.item() if isinstance(x, np.generic) else x

@@ -9,7 +9,8 @@ import torch
 
 from funrl.compiler import _torch_private as private
 from funrl.compiler._graph import Loop, Node, flat_nodes, replaced
-from funrl.compiler._trace import Traced, current
+from funrl.compiler._trace import current
+from funrl.compiler._traced import Traced
 
 __all__ = ["Effect", "effect", "from_around_a_loop", "instances"]
 

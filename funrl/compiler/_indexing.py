@@ -9,7 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 from funrl.compiler import _torch_private as private
 from funrl.compiler._errors import TraceError, described, line, value_asked
-from funrl.compiler._trace import Traced, current
+from funrl.compiler._trace import current
+from funrl.compiler._traced import Reshaped, Traced
 
 __all__ = ["Indexing"]
 
@@ -32,6 +33,8 @@ class Indexing(TorchFunctionMode):
                 return _index(args[0], index) if func is _GET else _set_index(args[0], index, args[2])
         elif type(func) is type(_SET_DATA) and func == _SET_DATA:
             return _set_data(*args)
+        elif func in _RESHAPES:
+            _check_reshape(func, *args, **(kwargs or {}))
         elif (func is torch.tensor or func is torch.as_tensor) and _holds_tensors(args[0]):
             return _tensor_of(*args, **(kwargs or {}))
         elif func is torch.full and len(args) == 2 and isinstance(args[1], torch.Tensor) and not args[1].ndim:
@@ -41,6 +44,11 @@ class Indexing(TorchFunctionMode):
 
 
 _GET, _SET = torch.Tensor.__getitem__, torch.Tensor.__setitem__
+# Operators that make a tensor a view of itself, and the views.
+_RESHAPES = {
+    getattr(torch.Tensor, f"{name}_"): getattr(torch.Tensor, name)
+    for name in ("as_strided", "squeeze", "swapaxes", "swapdims", "t", "transpose", "unsqueeze")
+}
 _SET_DATA: Any = torch.Tensor.data.__set__  # pyright: ignore
 
 
@@ -62,6 +70,29 @@ def _set_data(target: torch.Tensor, value: torch.Tensor) -> None:
     value = value if isinstance(value, Traced) else trace.capture(value)
     _SET_DATA(target, value)
     target.become(value)
+
+
+def _check_reshape(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """Raise :class:`Reshaped`, or an error, where a tensor that is differentiated gets another shape in place.
+
+    A view that is replayed has the shape it was taken with: derivatives of writes to it would be those of other entries.
+    """
+    trace, bottom = current(), private.unwrapped(x)
+    if trace is None or not isinstance(bottom, Traced) or not private.is_differentiated(x):
+        return
+    with private.no_dispatch():  # and without the wrappers of transforms, by which a loop knows what its body takes from outside
+        before = private.unwrapped(torch.empty_strided(x.shape, x.stride(), device="meta"))
+        after = private.unwrapped(_RESHAPES[func](before, *args, **kwargs))
+    if before.shape == after.shape and before.stride() == after.stride():
+        return
+    if bottom.memory.has_rows:
+        raise TraceError(
+            f"{line()}a tensor of which x[i] was taken, with a tensor i, is given another shape in place ({func.__name__}) within a "
+            "derivative, which then loses sight of what it is a view of; make a new tensor: "
+            f"y = x.{func.__name__.removesuffix('_')}(...)"
+        )
+    if trace.replays:
+        raise Reshaped
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -162,7 +193,8 @@ def _row(x: torch.Tensor, dim: int, i: torch.Tensor) -> torch.Tensor:
         assert isinstance(place, Traced)
         number = trace.numbers[key] = _FIRST + len(trace.places)
         trace.places[number] = place
-    return x.select(dim, number)
+    with private.replayed_views():
+        return x.select(dim, number)
 
 
 # No tensor has as many rows.
@@ -177,8 +209,9 @@ def _index(x: torch.Tensor, index: tuple[Any, ...]) -> torch.Tensor:
 
 
 def _from_the_front(i: torch.Tensor, size: int) -> torch.Tensor:
-    i = i if i.dtype in (torch.int32, torch.int64) else i.to(torch.int64)
-    return torch.where(i < 0, i + size, i).reshape(1)
+    i = i if i.dtype == torch.int64 else i.to(torch.int64)  # index_copy takes no other
+    # What is below -size stays as it is: else it would be taken for a place counted from the end.
+    return torch.where((i < 0) & (i >= -size), i + size, i).reshape(1)
 
 
 def _set_index(x: torch.Tensor, index: tuple[Any, ...], value: Any) -> None:

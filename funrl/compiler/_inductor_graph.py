@@ -170,7 +170,7 @@ class _Builder:
         rewrite = _IN_PLACE.get(node.op) if node in self.chains else _REWRITES.get(node.op)
         if rewrite is not None:
             return rewrite(self, node.meta, *args, **kwargs)
-        if any(argument.name == "device" for argument in node.op._schema.arguments):
+        if any(argument.name == "device" for argument in private.schema(node.op).arguments):
             kwargs["device"] = self.device
         return self.add(node.op, args, kwargs, node.meta)
 

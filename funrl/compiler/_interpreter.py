@@ -10,6 +10,7 @@ from funrl.compiler._graph import Graph, Loop, Node, replaced
 __all__ = ["Executable", "lowers"]
 
 aten = torch.ops.aten
+_LAZY = frozenset({aten._conj.default, aten._neg_view.default})
 _OF_MEMORY = frozenset({aten.as_strided.default, aten.as_strided_scatter.default, aten.view.default, aten.view.dtype})
 
 
@@ -59,6 +60,8 @@ def _evaluate(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor
         else:
             given = flat if node.op in _OF_MEMORY else value  # a value has one layout here, and another one in what was traced
             result = node.op(*replaced(node.args, Node, given), **replaced(node.kwargs, Node, given))
+            if node.op in _LAZY:
+                result = result.resolve_conj().resolve_neg()
         values[id(node)] = result  # None of a call of Python
     return [value(node) for node in graph.outputs]
 

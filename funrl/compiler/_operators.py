@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
+from funrl.compiler import _torch_private as private
 from funrl.compiler._errors import TraceError, line, value_asked
 from funrl.compiler._graph import replaced
 from funrl.compiler._meta import takes_device
-from funrl.compiler._trace import Trace, Traced, meta_of_tensor
+from funrl.compiler._trace import Trace, meta_of_tensor
+from funrl.compiler._traced import Traced
 
 __all__ = ["plan"]
 
@@ -17,7 +19,7 @@ aten = torch.ops.aten
 
 def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
     """Return what a trace does with an operator: ``(trace, operator, args, kwargs) -> its results``."""
-    schema, tags = func._schema, func.tags
+    schema, tags = private.schema(func), func.tags
     if func in (aten._local_scalar_dense.default, aten.item.default, aten.equal.default) or torch.Tag.data_dependent_output in tags:
         return _refuse_value
     if torch.Tag.nondeterministic_seeded in tags:
@@ -99,7 +101,7 @@ def _constant(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
     """Return what turns an in-place operator, or one with ``out=``, into its functional twin."""
-    schema = func._schema
+    schema = private.schema(func)
     packet = func.overloadpacket
     name = schema.name.split("::")[1]
     written = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
@@ -108,7 +110,7 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
     if name == "_index_put_impl_":
         return lambda trace, func, args, kwargs: _plan_of_write(aten.index_put_.default)(trace, aten.index_put_.default, args[:4], kwargs)
     if name.endswith("_") and not name.endswith("__") and len(written) == 1 and hasattr(aten, name[:-1]):
-        twin = getattr(getattr(aten, name[:-1]), func._overloadname, None)
+        twin = getattr(getattr(aten, name[:-1]), private.overload(func), None)
         if twin is not None:
 
             def in_place(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
@@ -120,11 +122,11 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
         taken = [(a.name, str(a.type)) for a in schema.arguments if a.name not in outs]
         for overload in packet.overloads():
             twin = getattr(packet, overload)
-            if [(a.name, str(a.type)) for a in twin._schema.arguments if a.name not in _PLACES] == [
+            if [(a.name, str(a.type)) for a in private.schema(twin).arguments if a.name not in _PLACES] == [
                 a for a in taken if a[0] not in _PLACES
             ]:
                 return _into(twin, outs)
-    beside = getattr(getattr(aten, f"{name}_functional", None), func._overloadname, None)
+    beside = getattr(getattr(aten, f"{name}_functional", None), private.overload(func), None)
     if beside is not None:
         return _and_writes(beside, [schema.arguments.index(a) for a in written])
     return _refuse_write
@@ -135,7 +137,7 @@ def _and_writes(twin: Any, places: list[int]) -> Callable[[Trace, Any, Any, Any]
 
     It is batch normalisation, which moves its running averages on, in training only.
     """
-    training = next((i for i, a in enumerate(twin._schema.arguments) if a.name == "training"), None)
+    training = next((i for i, a in enumerate(private.schema(twin).arguments) if a.name == "training"), None)
 
     def run(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
         *results, mean, variance = trace.pure(twin, args, kwargs)
@@ -197,9 +199,9 @@ def _into(twin: Any, outs: list[str]) -> Callable[[Trace, Any, Any, Any], Any]:
 
 def _change_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator such as squeeze_, that makes a tensor a view of itself."""
-    name = func._schema.name.split("::")[1]
+    name = private.schema(func).name.split("::")[1]
     target = args[0]
-    twin = aten.transpose.int if name == "transpose_" else getattr(getattr(aten, name[:-1], None), func._overloadname, None)
+    twin = aten.transpose.int if name == "transpose_" else getattr(getattr(aten, name[:-1], None), private.overload(func), None)
     if twin is None or not isinstance(target, Traced) or name in ("resize_", "set_", "resize_as_"):
         return _refuse_write(trace, func, args, kwargs)
     changed = trace.view(twin, args, kwargs)
@@ -219,8 +221,9 @@ def _refuse_value(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _refuse_random(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
-    given = {a.name: x for a, x in zip(func._schema.arguments, args, strict=False)} | kwargs
-    if given.get("dropout_p", 0 if "dropout_p" in [a.name for a in func._schema.arguments] else 1) == 0 or not given.get("train", True):
+    given = {a.name: x for a, x in zip(private.schema(func).arguments, args, strict=False)} | kwargs
+    without = 0 if "dropout_p" in [a.name for a in private.schema(func).arguments] else 1
+    if given.get("dropout_p", without) == 0 or not given.get("train", True):
         return trace.pure(func, args, kwargs)  # nothing is drawn
     raise TraceError(
         f"{line()}{func} draws from torch's global generator; a compiled program would repeat one draw for ever: draw "

@@ -15,12 +15,13 @@ import torch
 
 from funrl import tree
 from funrl.compiler import _torch_private as private
-from funrl.compiler._arguments import as_leaf, changeable, dicts, path, unhashable, what_changes
+from funrl.compiler._arguments import FIXED, as_leaf, changeable, dicts, path, unhashable, what_changes
 from funrl.compiler._backends import BACKENDS, STATE, chosen
 from funrl.compiler._donation import LARGE, check_usable, mark_donated, matched, own_copies
 from funrl.compiler._listening import Timer
-from funrl.compiler._numbers import NotATensor, Number
-from funrl.compiler._trace import Trace, current
+from funrl.compiler._numbers import NotATensor
+from funrl.compiler._recording import executable, record
+from funrl.compiler._trace import current
 
 __all__ = ["clear", "compile", "transformed"]
 
@@ -38,7 +39,10 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
     for a tensor's value, torch's random generator, changing an argument in place) is an error that names the line. A program is found
     again on disk by another process. Gradients are taken in ``fn``, by torch.func: torch.autograd sees nothing of a program.
 
-    Results are those of eager torch up to rounding; XLA takes numbers below the smallest normal one (1e-38 in float32) for 0.
+    Results are those of eager torch up to rounding; XLA takes numbers below the smallest normal one (1e-38 in float32) for 0, and has no
+    complex ones. An index out of range, at which torch raises, is no error in a program of XLA: a read gives the nearest row, a write
+    is dropped; within ``with funrl.compiler.eager():`` torch says where it is. Tensors that ``fn`` is given, or closes over, count as
+    contiguous whatever their strides, so that ``reshape`` of them, or of their clones, is always a view.
 
     With ``backend="xla"`` the program is compiled by XLA in a second or two, for the CPU; it needs jax (the extra ``xla``).
     ``"inductor"`` is torch's compiler, for the GPU and where jax is missing; there the second call on a GPU records the program, and later
@@ -164,7 +168,7 @@ class _Compiled:
                     continue
                 x = leaves[i] = as_leaf(x)
                 if not isinstance(x, torch.Tensor):
-                    if type(x).__hash__ is object.__hash__ and not callable(x) and type(x) is not object:
+                    if type(x).__hash__ is object.__hash__ and not callable(x) and type(x) not in FIXED:
                         raise changeable(self.name, args, kwargs, i)
                     key.append((float, x, math.copysign(1, x)) if isinstance(x, float) and x == 0 else (type(x), x))
                     continue
@@ -253,32 +257,11 @@ class _Program:
         self.donated_leaves = donated_leaves
         timer = Timer(self.name, self.kind)
         timer("tracing")
-        if self.kind == "xla":
-            from funrl.compiler import _xla as code
-
-            trace = Trace(device, code.lowers, self.kind)
-        elif self.kind == "aot_eager":
-            from funrl.compiler import _interpreter as code
-
-            trace = Trace(device, code.lowers, self.kind)
-        else:
-            from funrl.compiler import _inductor as code
-
-            trace = Trace(device, code.lowers, self.kind, code.decompositions())
-        given = list(leaves)
-        for i in tensors:
-            given[i] = trace.argument(leaves[i].shape, leaves[i].dtype)
-            if i in numbers:
-                given[i] = Number(given[i])
-        traced_args, traced_kwargs = form.unflatten(given)
-        with trace.active():
-            out = owner.fn(*traced_args, **traced_kwargs)
-            values, self.form = optree.tree_flatten(out, namespace="funrl")
-            whole, taken = matched(self.name, self.positions, traced_args, out)
-            parts = list(out) if type(out) is tuple and not whole else [out]
-            self.numbers = [k for k, x in enumerate(values) if isinstance(x, Number)]
-            values = [x.value if isinstance(x, Number) else x for x in values]
-            nodes = [trace.node(x) if isinstance(x, torch.Tensor) else None for x in values]
+        recording = record(owner.fn, self.kind, device, leaves, form, numbers)
+        trace, values, self.form, self.numbers = recording.trace, recording.values, recording.form, recording.numbers
+        nodes = recording.nodes
+        whole, taken = matched(self.name, self.positions, recording.args, recording.out)
+        parts = list(recording.out) if type(recording.out) is tuple and not whole else [recording.out]
         graph = trace.frame.graph
         # What was read as it lies in memory has to lie there as a contiguous tensor does.
         self.laid_out = [i for i, node in zip(tensors, graph.inputs, strict=False) if node in trace.laid_out]
@@ -307,8 +290,7 @@ class _Program:
         }
         computed = {k: n for n, k in enumerate(self.computed)}
         donated = {k: computed.get(successors[i]) for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
-        executable: Any = code.Executable if self.kind != "inductor" else functools.partial(code.Executable, device=device)
-        self.executable = executable(
+        self.executable = executable(self.kind, device)(
             graph,
             [groups[i] for i in tensors],
             [x for x, _ in trace.captured.values()],

@@ -12,7 +12,8 @@ from funrl import tree
 from funrl.compiler import _torch_private as private
 from funrl.compiler._indexing import Indexing
 from funrl.compiler._scan_rules import loop
-from funrl.compiler._trace import Trace, Traced, current
+from funrl.compiler._trace import Trace, current
+from funrl.compiler._traced import Traced, serial
 
 __all__ = ["scan"]
 
@@ -151,7 +152,7 @@ class _Capturing(TorchFunctionMode):
 
     def __init__(self, level: int) -> None:
         super().__init__()
-        self.level, self.since, self.replacing = level, _serial(), getattr(_STATE, "replacing", None)
+        self.level, self.since, self.replacing = level, serial(), getattr(_STATE, "replacing", None)
         self.tensors: dict[int, torch.Tensor] = {}
 
     def note(self, x: torch.Tensor) -> torch.Tensor:
@@ -217,9 +218,3 @@ def _each_tensor(value: Any, f: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if kind is dict:
         return {name: _each_tensor(item, f) for name, item in value.items()}
     return value
-
-
-def _serial() -> int:
-    from funrl.compiler import _trace
-
-    return next(_trace._SERIAL)

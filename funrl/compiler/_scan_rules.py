@@ -42,6 +42,11 @@ def loop(body: Body, carry: Any, columns: Any, constants: Any, length: int, reve
     return rule(trace, interpreter, body, list(carry), list(columns), list(constants), length, reverse)
 
 
+def _learns(x: torch.Tensor) -> bool:
+    """Return whether a tensor can have a gradient."""
+    return x.is_floating_point() or x.is_complex()
+
+
 def _batched(
     trace: Trace, interpreter: Any, body: Body, carry: Any, columns: Any, constants: Any, length: int, reverse: bool
 ) -> list[torch.Tensor]:
@@ -96,7 +101,7 @@ def _with_tangents(
     num_carries, rows_end = len(carry), len(carry) + len(columns)
     primals = [x for x, _ in pairs]
     # A carry of floating-point numbers has a tangent from the start, for its update may have one.
-    moving = [i for i, (x, dx) in enumerate(pairs) if dx is not None or (i < num_carries and x.is_floating_point())]
+    moving = [i for i, (x, dx) in enumerate(pairs) if dx is not None or (i < num_carries and _learns(x))]
     own = [[i for i in moving if low <= i < high] for low, high in ((0, num_carries), (num_carries, rows_end), (rows_end, len(pairs)))]
     moving_outputs: list[int] = []
 
@@ -112,8 +117,8 @@ def _with_tangents(
         def run(*learned: torch.Tensor) -> tuple[Any, Any]:
             mixed = {**values, **dict(zip(moving, learned, strict=True))}
             outputs = body(*(mixed[i] for i in range(len(pairs))))
-            kinds[:] = [x.is_floating_point() for x in outputs]
-            return tuple(x for x in outputs if x.is_floating_point()), tuple(x for x in outputs if not x.is_floating_point())
+            kinds[:] = [_learns(x) for x in outputs]
+            return tuple(x for x in outputs if _learns(x)), tuple(x for x in outputs if not _learns(x))
 
         floats, slopes, others = _jvp(run, tuple(values[i] for i in moving), tuple(rates[i] for i in moving))
         floats, others = iter(floats), iter(others)
@@ -184,7 +189,7 @@ def _differentiated(
         return [needed._wrap_for_grad(x, level) for x in outputs]
 
     # A carry that is no input of the gradient may depend on one from the second step on.
-    learned = [i for i, x in enumerate(operands) if x.is_floating_point() and (x.requires_grad or i < num_carries)]
+    learned = [i for i, x in enumerate(operands) if _learns(x) and (x.requires_grad or i < num_carries)]
 
     class Scan(private.single_level_function()):
         @staticmethod
@@ -200,7 +205,7 @@ def _differentiated(
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, outputs: Any) -> None:
             ctx.kept = [needed._unwrap_for_grad(x, level) for x in outputs[len(outputs) - num_carries :]]
-            ctx.mark_non_differentiable(*(x for x in outputs if not x.is_floating_point()))
+            ctx.mark_non_differentiable(*(x for x in outputs if not _learns(x)))
             ctx.set_materialize_grads(False)
 
         @staticmethod
@@ -221,8 +226,10 @@ def _differentiated(
             return tuple(None if x is None else needed._wrap_for_grad(x, level) for x in gradients)
 
     operator: Any = Scan  # apply comes from the metaclass
+    # A tensor of a level below may have a tangent there, which is not this operator's affair.
+    given = [x if needed.maybe_get_level(x) == level else needed._wrap_for_grad(x, level) for x in operands]
     with needed.enable_single_level_autograd_function():
-        outputs = list(operator.apply(*operands))
+        outputs = list(operator.apply(*given))
     return outputs[: len(outputs) - num_carries]
 
 

@@ -10,7 +10,9 @@ Needed (without one of them the first trace raises an error that names it):
 * ``torch.utils._python_dispatch.TorchDispatchMode``: hears of each aten operator, below torch.func.
 * ``torch._C._functorch``: wrappers and levels of vmap and grad: which tensors a loop's body captures, and the rules of the loop.
 * ``torch._functorch.{vmap,eager_transforms,utils,pyfunctorch}``: the rules of the loop, and where wrappers are made.
+* ``torch._ops.OpOverload.{_schema,_overloadname,_can_decompose}``: what an operator takes, which it is, whether it is a composite.
 * ``torch.autograd.grad_mode._force_original_view_tracking``: derivatives of writes to views, by the views' own operators.
+* ``torch._functorch.eager_transforms.lazy_dynamo_disallow`` (optional): where linearize is refused by a clear error.
 * ``torch.autograd.forward_ad``: forward-mode rules of the loop (public, but for ``_make_dual``'s level).
 * ``torch._decomp.core_aten_decompositions``: operators without a lowering of their own.
 
@@ -43,6 +45,7 @@ __all__ = [
     "heard",
     "inductor",
     "is_composite",
+    "is_differentiated",
     "is_transformed",
     "level",
     "memory",
@@ -50,7 +53,9 @@ __all__ = [
     "no_dispatch",
     "no_torch_function",
     "on_wrapping",
+    "overload",
     "replayed_views",
+    "schema",
     "single_level_function",
     "unwrapped",
     "without_dynamo",
@@ -115,6 +120,15 @@ def is_transformed(x: Any) -> bool:
     return functorch.is_functorch_wrapped_tensor(x)
 
 
+def is_differentiated(x: torch.Tensor) -> bool:
+    """Return whether grad or jvp is among the transforms that have wrapped a tensor."""
+    while functorch.is_functorch_wrapped_tensor(x):
+        if not functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
 def level() -> int:
     """Return how many transforms of torch.func are at work."""
     top = functorch.peek_interpreter_stack()
@@ -131,12 +145,12 @@ def unwrapped(x: torch.Tensor, above: int = 0) -> torch.Tensor:
     return x
 
 
-def replayed_views() -> Any:
+def replayed_views(replayed: bool = True) -> Any:
     """Return a context in which derivatives of a write to a view take the view again as it was taken.
 
     Else they take it by as_strided, which has no offset for a row whose index is a tensor.
     """
-    return needed()._force_original_view_tracking(True)
+    return needed()._force_original_view_tracking(replayed)
 
 
 @functools.cache
@@ -229,6 +243,24 @@ def _listen_to_wrapping() -> None:
     grad_module._autograd_grad = functools.wraps(original)(gradients)
     grad_module._unwrap_for_grad = functools.wraps(unwrap)(unwrapping)
     grad_module._wrap_for_grad = listening(grad_module._wrap_for_grad)
+    if hasattr(grad_module, "lazy_dynamo_disallow"):  # which linearize alone calls
+        grad_module.lazy_dynamo_disallow = _refusing_to_linearize(grad_module.lazy_dynamo_disallow)
+
+
+def _refusing_to_linearize(first_step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(first_step)
+    def refusing(*args: Any, **kwargs: Any) -> Any:
+        from funrl.compiler._errors import TraceError, line
+        from funrl.compiler._trace import current
+
+        if current() is not None:
+            raise TraceError(
+                f"{line()}torch.func.linearize makes a graph of its own, which cannot be traced; take tangents by torch.func.jvp: "
+                "lambda t: torch.func.jvp(f, (x,), (t,))[1]"
+            )
+        return first_step(*args, **kwargs)
+
+    return refusing
 
 
 # Inductor -------------------------------------------------------------------------------------------------------------------
@@ -306,6 +338,16 @@ def _keep_results_of_loops(ir: Any, V: Any) -> None:
         return plain(self, wrapper)
 
     loop.codegen = codegen  # pyright: ignore
+
+
+def schema(operator: Any) -> Any:
+    """Return the signature of an operator."""
+    return operator._schema
+
+
+def overload(operator: Any) -> str:
+    """Return the name of an operator among those of its packet."""
+    return operator._overloadname
 
 
 def is_composite(operator: Any) -> bool:

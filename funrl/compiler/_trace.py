@@ -2,10 +2,10 @@
 
 While a function is traced, each aten operator that reaches the bottom of torch's dispatch is written into a :class:`Graph`; torch.func's
 transforms work above as they do eagerly. In-place operators and writes to views are turned into their functional twins: every tensor has
-a :class:`Memory` whose value is a node, a view knows the steps from there to itself, and a write goes these steps back.
+a :class:`~funrl.compiler._traced.Memory` whose value is a node, a view knows the steps from there to itself, and a write goes these
+steps back.
 """
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from funrl.compiler import _torch_private as private
-from funrl.compiler._errors import TraceError, described, line, value_asked
-from funrl.compiler._graph import Graph, Loop, Node, replaced
+from funrl.compiler._errors import TraceError, described, line
+from funrl.compiler._graph import Loop, Node, replaced
 from funrl.compiler._meta import on_meta
+from funrl.compiler._traced import Frame, Memory, Traced
 from funrl.compiler._views import IDENTITIES, same_steps, write_back
 
-__all__ = ["Frame", "Memory", "Trace", "Traced", "current", "meta_of_tensor", "tracing"]
+__all__ = ["Trace", "current", "meta_of_tensor", "tracing"]
 
 aten = torch.ops.aten
-_SERIAL = itertools.count()
 _STATE = threading.local()
 # What is done with an operator, found out at its first use.
 _PLANS: dict[Any, Callable[..., Any]] = {}
@@ -50,102 +50,6 @@ def tracing(backend: str | None = None) -> bool:
     return trace is not None and backend in (None, trace.backend)
 
 
-class Memory:
-    """What tensors that are views of each other share: its present value, a node, and why it may not be written."""
-
-    __slots__ = ("frame", "meta", "node", "readonly", "version")
-
-    def __init__(self, node: Node, frame: "Frame", readonly: str = "") -> None:
-        self.node, self.frame, self.readonly, self.version = node, frame, readonly, 0
-        self.meta = node.meta
-
-
-class Traced(torch.Tensor):
-    """A tensor that records. It has a shape, a dtype and a device, but no values."""
-
-    memory: Memory
-    steps: tuple[Any, ...]  # (operator, its other arguments, its keywords, which of its results), from the memory to here
-    serial: int
-    meta: torch.Tensor
-    node: Node
-    version: int
-
-    __torch_function__ = private.no_torch_function
-
-    @staticmethod
-    def make(meta: torch.Tensor, memory: Memory, steps: tuple[Any, ...], node: Node, device: torch.device) -> "Traced":
-        """Return a tensor of the shape of ``meta`` whose value is ``node``."""
-        self = private.wrapper_tensor(Traced, meta, device)
-        self.memory, self.steps, self.meta = memory, steps, meta
-        self.node, self.version, self.serial = node, memory.version, next(_SERIAL)
-        return self
-
-    def become(self, other: "Traced") -> None:
-        """Record as another tensor does, whose shape this one has been given."""
-        self.memory, self.steps, self.meta, self.node, self.version = other.memory, other.steps, other.meta, other.node, other.version
-
-    def __repr__(self, **options: Any) -> str:
-        return f"<traced {described(self)}: it has no value before the program runs; funrl.debug.print shows it then>"
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise TraceError(
-            f"{line()}a traced tensor was used after its trace ended: a function that funrl.compile traces runs once, and what it leaves "
-            "behind (in a list, a global or an attribute) is no tensor; return it from the function"
-        )
-
-    def __format__(self, spec: str) -> str:
-        if spec:
-            raise value_asked(self, f"a format of {spec!r}")
-        return repr(self)
-
-    def numpy(self, *args: Any, **kwargs: Any) -> Any:
-        raise value_asked(self, "numpy()")
-
-    def tolist(self) -> Any:
-        raise value_asked(self, "tolist()")
-
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise value_asked(self, "NumPy")
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TraceError(f"{line()}a traced tensor cannot be pickled or deep-copied; it has no value before the program runs")
-
-    def __copy__(self) -> Any:
-        return self.view_as(self)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return self.clone()
-
-
-class Frame:
-    """One graph under construction: the program, or the body of a loop in its parent."""
-
-    __slots__ = ("graph", "lifted", "operands", "parent")
-
-    def __init__(self, parent: "Frame | None") -> None:
-        self.graph, self.parent = Graph(), parent
-        self.lifted: dict[Node, Node] = {}  # from a node of the parent to the input that stands for it
-        self.operands: list[Node] = []
-
-    def place(self, node: Node) -> Node:
-        """Return a node of this graph that has the value of ``node``, of this graph or one around it."""
-        if node.graph is self.graph:
-            return node
-        if self.parent is None:
-            raise TraceError(
-                f"{line()}a tensor left the body of a loop, or an abandoned trace, by another way than being returned; return it from the "
-                "function given to scan"
-            )
-        outer = self.parent.place(node)
-        if outer.op == "constant":
-            return self.graph.add("constant", outer.args, {}, outer.meta)
-        if outer not in self.lifted:
-            self.lifted[outer] = self.graph.input(outer.meta)
-            self.operands.append(outer)
-        return self.lifted[outer]
-
-
 @private.without_dynamo
 class Trace(private.TorchDispatchMode):
     """The recording of one function.
@@ -156,6 +60,9 @@ class Trace(private.TorchDispatchMode):
         backend: its name, for messages.
         decompositions: a table of the backend's own, of functions that may give NotImplemented. What then cannot be decomposed goes into
             the graph as it is.
+        replays: whether derivatives of writes to views take the views again as they were taken. A tensor that gets another shape in place
+            then raises :class:`~funrl.compiler._traced.Reshaped`, for autograd does not note it. Without, only rows at indices that are
+            tensors are replayed.
     """
 
     def __init__(
@@ -164,9 +71,11 @@ class Trace(private.TorchDispatchMode):
         lowers: Callable[[Any], bool],
         backend: str,
         decompositions: dict[Any, Callable[..., Any]] | None = None,
+        replays: bool = True,
     ) -> None:
         super().__init__()
         private.needed()
+        self.replays = replays
         self.device, self.lowers, self.backend, self.decompositions = device, lowers, backend, decompositions
         self.frame = Frame(None)
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
@@ -183,7 +92,13 @@ class Trace(private.TorchDispatchMode):
 
         _STATE.trace = self
         try:
-            with torch.inference_mode(False), private.replayed_views(), Indexing(), self:
+            with (
+                torch.inference_mode(False),
+                private.replayed_views(self.replays),
+                private.on_wrapping(self._wrapped),
+                Indexing(),
+                self,
+            ):
                 yield
         finally:
             _STATE.trace = None
@@ -227,10 +142,16 @@ class Trace(private.TorchDispatchMode):
         root = self.frame
         while root.parent is not None:
             root = root.parent
-        node = root.graph.input(torch.empty(x.shape, dtype=x.dtype, device="meta"))
+        # A transform that is at work wraps what is made.
+        node = root.graph.input(private.unwrapped(torch.empty(x.shape, dtype=x.dtype, device="meta")))
         traced = Traced.make(node.meta, Memory(node, root, "a tensor from outside the function"), (), node, self.device)
         self.captured[id(x)] = (x, traced)
         return traced
+
+    def _wrapped(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what vmap and grad are to wrap: what they do with a tensor follows its strides, which are those of what is traced."""
+        plain = not isinstance(x, Traced) and not private.is_transformed(x)
+        return self.capture(x) if plain and x.device.type == self.device.type else x
 
     # Recording -------------------------------------------------------------------------------------------------------------
 
@@ -318,6 +239,7 @@ class Trace(private.TorchDispatchMode):
     def row(self, x: torch.Tensor, dim: int, number: int) -> Traced:
         """Record ``x.select(dim, i)``, a view, where ``i`` is a tensor that goes by a number (:mod:`funrl.compiler._indexing`)."""
         base = x if isinstance(x, Traced) else self.capture(x)
+        base.memory.has_rows = True
         dim %= base.ndim
         steps = ((aten.index_select.default, (dim, self.places[number]), {}, None), (aten.squeeze.dim, (dim,), {}, None))
         node = self.step(self.step(self.node(base), steps[0]), steps[1])

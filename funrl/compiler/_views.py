@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from funrl.compiler import _torch_private as private
+
 __all__ = ["IDENTITIES", "same_steps", "write_back"]
 
 aten = torch.ops.aten
@@ -43,8 +45,8 @@ def write_back(trace: Any, base: Any, steps: tuple[Any, ...], value: Any) -> Any
 
 def _inverse(trace: Any, func: Any, base: Any, value: Any, args: Any, kwargs: Any, place: int | None) -> Any:
     shape = list(base.meta.shape)
-    name = func._schema.name.split("::")[1]
-    given = {a.name: x for a, x in zip(func._schema.arguments[1:], args, strict=False)} | kwargs
+    name = private.schema(func).name.split("::")[1]
+    given = {a.name: x for a, x in zip(private.schema(func).arguments[1:], args, strict=False)} | kwargs
     dim = given.get("dim", 0)
     dim = dim % max(len(shape), 1) if isinstance(dim, int) else dim
 
@@ -76,6 +78,8 @@ def _inverse(trace: Any, func: Any, base: Any, value: Any, args: Any, kwargs: An
         return emit(aten.permute.default, value, [order.index(i) for i in range(len(order))])
     if name == "expand":
         return emit(aten.reshape.default, value, shape)  # torch refuses a write to entries that share memory
+    if name in ("_conj", "_neg_view"):  # its own inverse
+        return emit(func, value)
     if name == "unfold":
         raise RuntimeError("a write to an unfolded tensor cannot be traced; write to the tensor itself")
     if base.meta.dtype != value.meta.dtype:  # a view of the bits

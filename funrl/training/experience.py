@@ -7,6 +7,7 @@ import torch
 
 from funrl import random, tree
 from funrl.algos import Algorithm, State
+from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
 from funrl.record import RunError
 from funrl.training.agents import over_agents
@@ -73,7 +74,10 @@ def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
 
     def resume(loaded: tuple[Any, Any], number: int) -> tuple[Any, str]:
         state, inside = loaded
-        collector.restore(inside)
+        try:
+            collector.restore(inside)
+        except ValueError as error:
+            raise CheckpointError(f"the checkpoint is not of this collector: {error}") from error
         lost = collector.lost_frames
         return state, f"{lost:,} frames that were in flight at the checkpoint are lost" if lost else ""
 

@@ -364,6 +364,8 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
 def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dtypes: bool = True) -> None:
     """Raise unless ``tree`` has the structure, shapes and (with ``dtypes``) dtypes of ``reference``.
 
+    Fields of a :func:`dataclass` that its class names in ``_funrl_any_length`` may have another number of rows.
+
     Args:
         tree: the tree to check.
         reference: the tree that it should be like.
@@ -389,9 +391,36 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
         if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
             alike = type(x) is type(y)
         else:
-            alike = x.shape == y.shape and (not dtypes or x.dtype == y.dtype)
+            alike = (x.shape == y.shape or same_rows(reference, i, x.shape, y.shape)) and (not dtypes or x.dtype == y.dtype)
         if not alike:
             raise ValueError(f"{what}: leaf {paths(tree)[i]} is {describe_leaf(x)}, but in {reference_name} it is {describe_leaf(y)}")
+
+
+def same_rows(tree: Any, i: int, shape: Any, expected: Any) -> bool:
+    """Return whether leaf ``i`` of a tree may have ``shape`` for ``expected``: its class says that there may be any number of rows.
+
+    Example:
+        >>> import torch
+        >>> @dataclass
+        ... class History:
+        ...     rewards: torch.Tensor
+        ...     _funrl_any_length = ("rewards",)
+        >>> same_rows(History(torch.zeros(3, 2)), 0, (5, 2), (3, 2)), same_rows((torch.zeros(3, 2),), 0, (5, 2), (3, 2))
+        (True, False)
+    """
+    if len(shape) == 0 or len(shape) != len(expected) or list(shape[1:]) != list(expected[1:]):
+        return False
+    return _of_any_length(flatten(tree)[1], False)[i]
+
+
+def _of_any_length(form: Any, inside: bool) -> list[bool]:
+    if form is _LEAF:
+        return [inside]
+    kind, _, forms = form
+    free = [inside] * len(forms)
+    if hasattr(kind, "_funrl_any_length"):
+        free = [inside or name in kind._funrl_any_length for name in kind._funrl_data]
+    return [found for child, each in zip(forms, free, strict=True) for found in _of_any_length(child, each)]
 
 
 def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> str:

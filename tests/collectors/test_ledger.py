@@ -1,5 +1,6 @@
 """The books of a collector, against a loop that counts."""
 
+import pytest
 import torch
 
 from funrl import random, tree
@@ -77,6 +78,40 @@ def test_a_part_has_the_actions_of_the_running_episodes():
             assert part.actions["a"][:, 0].tolist() == list(range(10, steps))
         assert part.after["observation"].tolist() == [steps - 0.5] * COPIES[worker]
     assert books.overrun() == 22
+
+
+def test_actions_take_room_as_episodes_take_steps():
+    """Two workers whose batches have other lengths, without a limit that is known: each keeps the actions of all running episodes."""
+    scalar = torch.zeros((), dtype=torch.int64)
+    books = Ledger(COPIES, STEPS, {"a": scalar}, {"observation": torch.zeros(())}, 100_000)
+    assert tree.nbytes(books.state.actions) == 0 and books.part(1).actions["a"].shape == (0, 1)
+    record, room = [[], []], []
+    for worker, reward, done, action, after in batches(40, random.key(3)):
+        n = len(record[worker]) // STEPS[worker]
+        ends = torch.zeros_like(done)
+        ends[0, 0] = n % 9 == 8  # the episode of the first copy; other copies end only in the 25th batch
+        ends |= n == 25
+        books.enter(worker, reward, ends, action, after)
+        record[worker] += action["a"][:, 0].tolist()
+        part = books.part(worker)
+        longest = int(part.steps.max())
+        assert part.actions["a"][:, 0].tolist() == record[worker][len(record[worker]) - longest :]
+        room.append(books.capacity)
+    assert books.state.steps.max() == 56 and room == sorted(room) and 100 <= room[-1] <= 200 and books.overrun() == 0
+    again = Ledger(COPIES, STEPS, {"a": scalar}, {"observation": torch.zeros(())}, 100_000)
+    again.restore(tree.clone(books.state))
+    assert tree.equal(again.part(0), books.part(0)) and tree.equal(again.part(1), books.part(1))
+
+
+def test_a_state_without_the_actions_of_its_episodes_is_refused():
+    books = ledger()
+    for item in batches(1, random.key(4)):
+        books.enter(*item[:2], item[2] & False, *item[3:])
+    fewer = books.state.replace(actions={"a": books.state.actions["a"][:3]})
+    more = books.state.replace(actions={"a": torch.zeros(CAPACITY + 1, 3, dtype=torch.int64)})
+    for state in (fewer, more):
+        with pytest.raises(ValueError, match=rf"up to 8 steps, and .* 10 here, but there are the actions of {len(state.actions['a'])};"):
+            ledger().restore(state)
 
 
 def test_nothing_of_a_state_changes_with_the_books():

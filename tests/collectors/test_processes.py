@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import funrl
 from funrl import checkpoint, collectors, distributions, nn, policies, random, transforms, tree
 from tests.collectors.toys import odd
+from tests.support import same
 
 LOCK = threading.Lock()  # which cannot be pickled
 LINEAR = policies.deterministic(nn.mlp((), 1))
@@ -129,7 +130,7 @@ def test_batches_are_rollouts(story):
             count, number = [0, 0], [0, 0]
             for n, batch in enumerate([*story["first"], *story["rest"]]):
                 state, expected = funrl.rollout(PARAMS, random.fold_in(key, n), state, (), env=env, act=POLICY, num_steps=STEPS)
-                assert tree.equal(tree.index(batch.transition.replace(place=()), (slice(None), columns)), expected)
+                same(tree.index(batch.transition.replace(place=()), (slice(None), columns)), expected)  # a worker's policy is traced
                 for t in range(STEPS):
                     for b in range(2):
                         assert batch.step_count[t, columns][b] == count[b]
@@ -238,6 +239,28 @@ def test_pure_environments_in_workers():
     with collectors.synchronous(make, None, (), num_workers=1, frames_per_batch=40, total_frames=120) as collector:
         collector.restore(state)
         assert tree.equal(list(collector), rest)
+
+
+@pytest.mark.slow
+def test_a_state_is_as_large_as_its_episodes_are_long(tmp_path):
+    """Where no limit is known there may be 100,000 steps; a file of any length is read, by a new collector and by one that went on."""
+    make = lambda: odd(length=30)._replace(max_episode_steps=100_000)  # noqa: E731
+    options = dict(num_workers=1, frames_per_batch=8, total_frames=-1)
+    with collectors.synchronous(make, None, (), **options) as collector:
+        assert tree.nbytes(collector.state()) < 1_000
+        next(collector)
+        checkpoint.save(collector.state(), tmp_path / "state")
+        rest = [next(collector) for _ in range(3)]
+        assert collector._ledger.capacity > 8 and tree.nbytes(collector.state()) < 2_000
+        collector.restore(checkpoint.load(tmp_path / "state", collector.state())[0])
+        assert tree.equal([next(collector) for _ in range(3)], rest)
+    with collectors.synchronous(make, None, (), **options) as collector:
+        collector.restore(checkpoint.load(tmp_path / "state", collector.state())[0])
+        assert tree.equal([next(collector) for _ in range(3)], rest)
+    with collectors.synchronous(make, None, (), max_frames_per_traj=3, **options) as collector:
+        state = checkpoint.load(tmp_path / "state", collector.state())[0]
+        with pytest.raises(ValueError, match=r"up to 4 steps, and an episode may have 3 here.*max_frames_per_traj"):
+            collector.restore(state)
 
 
 @pytest.mark.slow

@@ -163,13 +163,74 @@ class Reuse(gymnasium.Env):
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])
-def test_a_reused_array_whose_last_observation_is_lost_is_said_to_be(shared_memory):
+@pytest.mark.parametrize("of_the_batch", [False, True])
+def test_a_reused_array_whose_last_observation_is_lost_is_refused(shared_memory, of_the_batch):
     vector = AsyncVectorEnv([Reuse], autoreset_mode=AutoresetMode.SAME_STEP, shared_memory=shared_memory)
+    if of_the_batch:
+        vector = gymnasium.wrappers.vector.TransformReward(vector, lambda x: x)
     with (
         bridge.wrap(vector) as env,
-        pytest.warns(UserWarning, match=r"copy 0 .*: the last observation of its episode is the first of the next"),
+        pytest.raises(HostError, match=r"copy 0.*: the last observation of its episode is the first of the next.*DISABLED"),
     ):
         funrl.rollout(None, random.key(1), env.reset(random.key(0)), (), env=env, num_steps=7)
+
+
+@pytest.mark.parametrize("of_the_batch", [False, True])
+def test_a_reused_array_of_copies_in_this_process_keeps_its_last_observation(of_the_batch):
+    vector = SyncVectorEnv([Reuse], autoreset_mode=AutoresetMode.SAME_STEP)
+    if of_the_batch:
+        vector = gymnasium.wrappers.vector.TransformReward(vector, lambda x: x)
+    with bridge.wrap(vector) as env:
+        transitions = funrl.rollout(None, random.key(1), env.reset(random.key(0)), (), env=env, num_steps=4)[1]
+    assert transitions.next_observation.flatten().tolist() == [1, 2, 3, 1]
+    assert transitions.terminated.flatten().tolist() == [False, False, True, False]
+
+
+class Goal(Reuse):
+    """Observes a dict, of which one entry is an array that it gives each time."""
+
+    observation_space = gymnasium.spaces.Dict({"seen": Reuse.observation_space, "goal": gymnasium.spaces.Box(-9, 9, (1,), np.float32)})
+
+    def reset(self, seed=None, options=None):
+        return self._with_goal(*super().reset(seed=seed))
+
+    def step(self, action):
+        return self._with_goal(*super().step(action))
+
+    def _with_goal(self, seen, *rest):
+        return {"seen": seen, "goal": np.float32([self.np_random.random()])}, *rest
+
+
+class Fresh(Goal):
+    """Gives copies."""
+
+    def _with_goal(self, seen, *rest):
+        return {"seen": seen.copy(), "goal": np.zeros(1, np.float32)}, *rest
+
+
+class Constant(Reuse):
+    """Observes a number, which is no array that could be reused, and which is always the same."""
+
+    observation_space = gymnasium.spaces.Discrete(1)
+
+    def reset(self, seed=None, options=None):
+        return 0, super().reset(seed=seed)[1]
+
+    def step(self, action):
+        return 0, *super().step(action)[1:]
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_reused_entry_of_an_observation_is_warned_of(shared_memory):
+    same_step = dict(autoreset_mode=AutoresetMode.SAME_STEP, shared_memory=shared_memory)
+    with (
+        bridge.wrap(AsyncVectorEnv([Goal], **same_step)) as env,
+        pytest.warns(UserWarning, match=r"copy 0 .*: the last observation of its episode is the first of the next.*an entry of it"),
+    ):
+        funrl.rollout(None, random.key(1), env.reset(random.key(0)), (), env=env, num_steps=7)
+    for kind in (Fresh, Constant):
+        with bridge.wrap(AsyncVectorEnv([kind], **same_step)) as env:
+            funrl.rollout(None, random.key(1), env.reset(random.key(0)), (), env=env, num_steps=7)
 
 
 @pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])

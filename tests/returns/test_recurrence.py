@@ -109,7 +109,7 @@ def test_running_sums_are_those_of_each_episode_by_itself(steps, dtype):
     got = running_sum(x, begins, start)
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), torch.stack(expected), rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-13)
-    torch.testing.assert_close(vmap(running_sum, (1, 1, 0), 1)(x, begins, start), got, rtol=0, atol=0)
+    torch.testing.assert_close(vmap(running_sum, (1, 1, 0), 1)(x, begins, start), got)
 
 
 def test_nothing_of_one_episode_reaches_another():

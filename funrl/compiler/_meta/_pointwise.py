@@ -33,7 +33,7 @@ def _negated(x: torch.Tensor) -> torch.dtype:
 
 def _bits(*values: Any) -> torch.dtype:
     dtype = result_type(*values)
-    check(not dtype.is_floating_point, f"bitwise operators are not implemented for {dtype}")
+    check(not dtype.is_floating_point and not dtype.is_complex, f"bitwise operators are not implemented for {dtype}")
     return dtype
 
 
@@ -80,7 +80,8 @@ enter(_pointwise(lambda a, b: floating(result_type(a, b)), 2), "atan2", "xlogy",
 enter(_divided, "div", overloads=("Tensor", "Scalar", "Tensor_mode", "Scalar_mode"))
 enter(_pointwise(_boolean, 2), "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor")
 enter(_pointwise(_boolean, 1), "logical_not", "isnan", "isinf", "isfinite", "signbit")
-enter(_pointwise(_own_dtype, 1), "abs", "sign", "floor", "ceil", "round", "trunc", "relu", "square", "positive")
+enter(_pointwise(lambda x: x.dtype.to_real(), 1), "abs")
+enter(_pointwise(_own_dtype, 1), "sign", "floor", "ceil", "round", "trunc", "relu", "square", "positive")
 enter(
     _pointwise(_own_dtype, 1),
     "silu",

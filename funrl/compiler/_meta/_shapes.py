@@ -79,7 +79,7 @@ enter(_triangle, "tril", "triu", overloads=("default",))
 
 def _cumulated(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
     dimension(x, dim)
-    return new(x.shape, dtype or (x.dtype if x.is_floating_point() else torch.int64))
+    return new(x.shape, dtype or _whole(x))
 
 
 enter(_cumulated, "cumsum", "cumprod", overloads=("default",))
@@ -99,7 +99,7 @@ def _reduced(x: torch.Tensor, dims: Any, keepdim: bool, dtype: torch.dtype) -> t
 
 
 def _whole(x: torch.Tensor) -> torch.dtype:
-    return x.dtype if x.is_floating_point() else torch.int64
+    return x.dtype if x.dtype.is_floating_point or x.dtype.is_complex else torch.int64
 
 
 def _sum(x: torch.Tensor, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -115,7 +115,7 @@ enter(_sum_all, "sum", "prod", overloads=("default",))
 
 
 def _mean(x: torch.Tensor, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    if not (dtype or x.dtype).is_floating_point:
+    if not ((dtype or x.dtype).is_floating_point or (dtype or x.dtype).is_complex):
         raise RuntimeError(
             f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. Got: {x.dtype}"
         )
@@ -140,7 +140,7 @@ enter(_test, "any", "all", overloads=("default", "dim", "dims"))
 
 
 def _norm(x: torch.Tensor, ord: Any = 2, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return _reduced(x, dims, keepdim, dtype or x.dtype)
+    return _reduced(x, dims, keepdim, (dtype or x.dtype).to_real())
 
 
 enter(_norm, "linalg_vector_norm", overloads=("default",))
@@ -156,6 +156,7 @@ def _factored(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 enter(_log_sum, "logsumexp", overloads=("default",))
 enter(_like_first, "_logcumsumexp", overloads=("default",))
+enter(_like_first, "_conj", "_neg_view", overloads=("default",))  # without the bit by which torch puts them off
 enter(_factored, "geqrf", overloads=("default",))
 
 
@@ -199,7 +200,7 @@ enter(_index_select, "index_select", overloads=("default",))
 
 
 def _variance(x: torch.Tensor, dims: Any = None, *, correction: Any = None, keepdim: bool = False) -> torch.Tensor:
-    return _reduced(x, dims, keepdim, x.dtype)
+    return _reduced(x, dims, keepdim, x.dtype.to_real())
 
 
 enter(_variance, "var", "std", overloads=("correction",))

@@ -49,7 +49,7 @@ def on_meta(func: Any, args: Any, kwargs: Any) -> Any:
 @functools.cache
 def takes_device(operator: Any) -> bool:
     """Return whether an operator takes a device."""
-    return any(argument.name == "device" for argument in operator._schema.arguments)
+    return any(argument.name == "device" for argument in private.schema(operator).arguments)
 
 
 def enter(rule: Rule, *names: str, overloads: tuple[str, ...] = ()) -> None:
@@ -60,7 +60,7 @@ def enter(rule: Rule, *names: str, overloads: tuple[str, ...] = ()) -> None:
         for overload in packet.overloads():
             if not overloads or overload in overloads:
                 operator = getattr(packet, overload)
-                if not operator._schema.is_mutable and "out" not in overload:
+                if not private.schema(operator).is_mutable and "out" not in overload:
                     RULES[operator] = rule
 
 

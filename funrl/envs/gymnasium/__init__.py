@@ -158,6 +158,9 @@ def wrap(
     SyncVectorEnv are stepped one by one, past its own ``step``. A vector environment with wrappers of the whole batch
     has no ``step_where`` for some copies only; one that neither SyncVectorEnv nor AsyncVectorEnv made has to be in the mode DISABLED.
 
+    Environments that give the same array each time need the mode DISABLED or NEXT_STEP in an AsyncVectorEnv: its processes reset in the
+    same step with SAME_STEP, and so write over the last observation of an episode before they send it.
+
     Args:
         env: an environment, or a vector environment, of gymnasium; it should not be used directly any more.
         timeout: how many seconds a worker process of an AsyncVectorEnv may take to answer before it is taken for lost.
@@ -169,6 +172,8 @@ def wrap(
     Raises:
         TypeError: if ``env`` is of another kind, or a space has no counterpart in :mod:`funrl.spaces`.
         ValueError: if it is a vector environment that cannot reset some copies alone.
+        HostError: as for :func:`make`; and from ``step`` of an AsyncVectorEnv with SAME_STEP, if the last observation of an episode, of
+            arrays, is the first of the next one, for then it may have been lost.
 
     Example:
         >>> import gymnasium, torch, funrl

@@ -28,6 +28,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from funrl.env import HostError, seed_globals
 from funrl.envs.gymnasium.pure import PureVectorEnv
 from funrl.envs.gymnasium.spaces import Misfit, layout
+from funrl.envs.gymnasium.wrappers import Copied
 
 
 class Copies:
@@ -88,6 +89,7 @@ class Workers:
         self.options: dict[str, Any] | None = None
         self.warned = False
         self.all = list(range(self.num))
+        self.same_step = vector.autoreset_mode == AutoresetMode.SAME_STEP
         # Without shared memory, a reset does not keep gymnasium's worker from resetting again in the next step.
         self.resets_twice = vector.autoreset_mode == AutoresetMode.NEXT_STEP and not vector.shared_memory
         self.over = [False] * self.num
@@ -112,12 +114,13 @@ class Workers:
         reward: list[Any] = [0.0] * self.num
         terminated, truncated = [False] * self.num, [False] * self.num
         actions = self.action_layout.unstack(action)
+        before = self.layout.unstack(self.observe()) if self.same_step else self.latest
         for i, answer in self._ask("step", [(i, actions[i]) for i in rows]).items():
             self.latest[i], reward[i], terminated[i], truncated[i], self.infos[i] = answer
             self.over[i] = bool(terminated[i]) or bool(truncated[i])
-            if self.over[i] and self.vector.autoreset_mode == AutoresetMode.SAME_STEP:
+            if self.over[i] and self.same_step:
                 last, self.infos[i] = self.infos[i]["final_obs"], self.infos[i]["final_info"]
-                self._doubt(i, last)
+                self._check_last(i, before[i], last)
                 self._keep(i, last)
         return reward, terminated, truncated
 
@@ -135,17 +138,15 @@ class Workers:
     def close(self) -> None:
         self._stop(())
 
-    def _doubt(self, i: int, last: Any) -> None:
-        """Warn once if the last observation of an episode is the first of the next one, as that of a reused array would be."""
+    def _check_last(self, i: int, before: Any, last: Any) -> None:
+        """Refuse a last observation that may be an array over which the reset has written; of a single entry, warn once."""
         first = self.layout.unstack(self.vector.observations)[i] if self.vector.shared_memory else self.latest[i]
-        if not self.warned and data_equivalence(last, first, exact=True):
+        if is_written_over(last, first):
+            self._stop(())
+            raise _lost(self.who(i))
+        if not self.warned and _some_entry_is_written_over(before, last, first):
             self.warned = True
-            warnings.warn(
-                f"{self.who(i)}: the last observation of its episode is the first of the next one. Gymnasium's worker resets in the same "
-                "step, and where an environment gives the same array each time, its last observation is lost: let it give copies, or "
-                "make the vector environment with autoreset_mode=AutoresetMode.DISABLED",
-                stacklevel=2,
-            )
+            warnings.warn(f"{_lost(self.who(i))} (an entry of it, if not by chance)", stacklevel=2)
 
     def _keep(self, i: int, observation: Any) -> None:
         """Put an observation that came beside another where the others are."""
@@ -263,6 +264,8 @@ class Vectors:
                 f"make it of single environments: funrl.envs.gymnasium.make(id, num_envs={self.num}), or "
                 f"gymnasium.make_vec(id, {self.num}, vectorization_mode='sync')"
             )
+        if self.mode == AutoresetMode.SAME_STEP and isinstance(vector.unwrapped, SyncVectorEnv):
+            vector.unwrapped.envs = [Copied(env) for env in vector.unwrapped.envs]
         self.latest: list[Any] = []
         self.infos: list[dict[str, Any]] = [{}] * self.num
         self.options: dict[str, Any] | None = None
@@ -300,10 +303,12 @@ class Vectors:
         if self.mode == AutoresetMode.SAME_STEP:
             for i in np.flatnonzero(np.logical_or(terminated, truncated)):
                 try:
-                    self.latest[i] = info["final_obs"][i]
+                    first, self.latest[i] = self.latest[i], info["final_obs"][i]
                     self.infos[i] = _row(info.get("final_info", {}), i)  # pyright: ignore
                 except (KeyError, TypeError):
                     raise HostError(f"{self.name}: {self.vector} resets in the same step, but its info has no final_obs") from None
+                if isinstance(self.vector.unwrapped, AsyncVectorEnv) and is_written_over(self.latest[i], first):
+                    raise _lost(self.who(int(i)))
         return list(reward), list(terminated), list(truncated)
 
     def observe(self) -> Any:
@@ -325,6 +330,37 @@ def _row(info: dict[str, Any], i: int) -> dict[str, Any]:
         for name, value in info.items()
         if not name.startswith("_") and (f"_{name}" not in info or info[f"_{name}"][i]) and (isinstance(value, dict) or len(value) > i)
     }
+
+
+def is_written_over(last: Any, first: Any) -> bool:
+    """Return whether the last observation of an episode, of arrays, is the first of the next one: a reused array would be."""
+    return any(isinstance(x, np.ndarray) for x in _entries(last)) and data_equivalence(last, first, exact=True)
+
+
+def _some_entry_is_written_over(before: Any, last: Any, first: Any) -> bool:
+    """Return whether a floating-point entry moved in the last step to exactly where the next episode begins."""
+    try:
+        entries = list(zip(_entries(before), _entries(last), _entries(first), strict=True))
+    except ValueError:  # one does not fit its space, which is said elsewhere
+        return False
+    return any(
+        isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.array_equal(x, after) and not np.array_equal(x, earlier)
+        for earlier, x, after in entries
+    )
+
+
+def _entries(observation: Any) -> list[Any]:
+    if isinstance(observation, dict):
+        return [x for name in sorted(observation) for x in _entries(observation[name])]
+    return [x for part in observation for x in _entries(part)] if isinstance(observation, tuple) else [observation]
+
+
+def _lost(who: str) -> HostError:
+    return HostError(
+        f"{who}: the last observation of its episode is the first of the next one. Gymnasium's worker resets in the same step, and where "
+        "an environment gives the same array each time, its last observation is lost there: make the vector environment with "
+        "autoreset_mode=AutoresetMode.DISABLED, or let the environment give copies"
+    )
 
 
 def batch(driver: Any) -> Any:

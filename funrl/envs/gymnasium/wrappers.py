@@ -1,5 +1,6 @@
 """What :func:`make` puts around each gymnasium environment, where it runs."""
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -58,6 +59,14 @@ class Seeded(gymnasium.Wrapper):
         if seed is not None:
             seed_globals(seed)
         return self.env.reset(seed=seed, options=options)
+
+
+class Copied(gymnasium.Wrapper):
+    """Give copies of observations, so that a reset in the same step does not write over the last one."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return copy.deepcopy(observation), reward, terminated, truncated, info
 
 
 class Checked(gymnasium.Wrapper):

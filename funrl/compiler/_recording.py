@@ -1,0 +1,77 @@
+"""From a function and the leaves of its arguments to a graph."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optree
+import torch
+
+from funrl.compiler._graph import Node
+from funrl.compiler._numbers import Number
+from funrl.compiler._trace import Trace
+from funrl.compiler._traced import Reshaped
+
+__all__ = ["Recording", "executable", "record"]
+
+
+class Recording(NamedTuple):
+    """What a function did with traced arguments, and what it returned."""
+
+    trace: Trace
+    args: tuple[Any, ...]  # traced
+    out: Any
+    values: list[Any]  # its leaves
+    form: Any  # its structure
+    nodes: list[Node | None]  # those of the leaves that are tensors
+    numbers: list[int]  # the leaves that are Python numbers of changing value
+
+
+def _room(kind: str) -> Any:
+    if kind == "xla":
+        from funrl.compiler import _xla as room
+    elif kind == "aot_eager":
+        from funrl.compiler import _interpreter as room
+    else:
+        from funrl.compiler import _inductor as room
+    return room
+
+
+def executable(kind: str, device: torch.device) -> Callable[..., Any]:
+    """Return what makes an executable of a graph, on a device, by a backend."""
+    make = _room(kind).Executable
+    return make if kind != "inductor" else lambda *args: make(*args, device=device)
+
+
+def record(fn: Callable[..., Any], kind: str, device: torch.device, leaves: list[Any], form: Any, numbers: set[int]) -> Recording:
+    """Run ``fn`` with traced arguments.
+
+    Args:
+        fn: the function.
+        kind: the backend.
+        device: where the program runs.
+        leaves: those of (args, kwargs).
+        form: the structure of (args, kwargs).
+        numbers: the places of leaves that stand for floats of Python.
+    """
+    room = _room(kind)
+    decompositions = room.decompositions() if kind == "inductor" else None
+
+    def run(replays: bool) -> Recording:
+        trace = Trace(device, room.lowers, kind, decompositions, replays)
+        given = [trace.argument(x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves]
+        for i in numbers:
+            given[i] = Number(given[i])
+        args, kwargs = form.unflatten(given)
+        with trace.active():
+            out = fn(*args, **kwargs)
+            values, out_form = optree.tree_flatten(out, namespace="funrl")  # pyright: ignore
+            floats = [k for k, x in enumerate(values) if isinstance(x, Number)]
+            values = [x.value if isinstance(x, Number) else x for x in values]
+            nodes = [trace.node(x) if isinstance(x, torch.Tensor) else None for x in values]
+        return Recording(trace, args, out, values, out_form, nodes, floats)
+
+    try:
+        return run(True)
+    except Reshaped:
+        pass
+    return run(False)
