@@ -300,7 +300,11 @@ def test_a_memory_begins_anew_with_each_episode(dtype):
     both = tree.map(lambda x, y: torch.cat([x, y]), first, second)
     assert both.terminated.any() and both.truncated.any() and first.done[:-1].any()
     # What one rollout remembers the next one knows, and where it ended with an episode it is told so.
-    assert (~middle.memory.reset).any() and torch.equal(middle.memory.reset, first.done[-1]) and torch.equal(last.memory.reset, second.done[-1])
+    assert (
+        (~middle.memory.reset).any()
+        and torch.equal(middle.memory.reset, first.done[-1])
+        and torch.equal(last.memory.reset, second.done[-1])
+    )
     for batch, memory in ((both, state.memory), (second, middle.memory)):
         same(batch.extras["features"], expected_features(params, batch, memory.state, memory.reset), rtol=1e-5, atol=1e-6)
     same(last.memory.state, both.extras["features"][-1])

@@ -4,11 +4,11 @@ import functools
 
 import pytest
 import torch
-from funrl.acting import evaluate, rollout
 from torch.func import vmap
 
 import funrl
 from funrl import checkpoint, distributions, envs, random, returns, tree
+from funrl.acting import evaluate, rollout
 from tests.buffers.test_contract import BUFFERS, change, items
 from tests.conftest import ALGORITHMS
 from tests.support import traced

@@ -38,7 +38,8 @@ def rollout(
     Args:
         params: what ``act`` learns.
         key: a key [].
-        actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or what ``env.reset`` returned. With B environments all its leaves are [B, ...].
+        actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or what ``env.reset`` returned.
+            With B environments all its leaves are [B, ...].
         env_params: the physical constants, shared by all environments; a batched one may take some for each copy.
         env: the environment: pure or on the host, single or batched.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a batched environment maps it over

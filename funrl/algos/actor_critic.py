@@ -18,7 +18,7 @@ from funrl.spaces import Box, Discrete
 
 __all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent", "normalized"]
 
-Choose = Callable[[Any, torch.Tensor], tuple[Any, dict[str, Any]]]
+Choose = Callable[[Any, Callable[[], torch.Tensor], torch.Tensor], tuple[Any, dict[str, Any]]]
 
 _CELLS = {"gru": nn.gru, "lstm": nn.lstm, "min_gru": nn.min_gru}
 
@@ -30,8 +30,9 @@ class Network(NamedTuple):
 
     Attributes:
         init: ``init(key, observation) -> params``, a dict.
-        policy: ``policy(choose) -> act``: the policy that does what ``choose(distribution, key) -> (action, extras)`` says, a function
-            ``act(params, key, observation)`` of :class:`~funrl.algos.state.ActorParams` or a :class:`funrl.policies.StatefulPolicy`.
+        policy: ``policy(choose) -> act``: the policy that does what ``choose(distribution, value, key) -> (action, extras)`` says, where
+            ``value()`` estimates the value: a function ``act(params, key, observation)`` of :class:`~funrl.algos.state.ActorParams` or a
+            :class:`funrl.policies.StatefulPolicy`.
         values: ``values(params, samples) -> (value, next_value)``: V(s) and V(s') [T, B] of a :class:`~funrl.env.Transition` [T, B, ...].
         rows: ``rows(x) -> x``: leaves [T, B, ...] as [N, ...], one for each row.
         inputs: ``inputs(samples) -> x``: what ``both`` takes of samples [T, B, ...], with leaves [N, ...].
@@ -70,7 +71,8 @@ def make(config: Any, env: Env) -> Network:
 
     def policy(choose: Choose) -> Callable[..., Any]:
         def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
-            return choose(heads.policy(params.network, normalized(params, observation)), key)
+            x = normalized(params, observation)
+            return choose(heads.policy(params.network, x), lambda: heads.value(params.network, x), key)
 
         return act
 
@@ -132,7 +134,7 @@ def make_recurrent(config: Any, env: Env) -> Network:
 
         def act(params: ActorParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
             after, features = remember(params.network, carry, normalized(params, observation), reset)
-            action, extras = choose(heads.policy(params.network, features), key)
+            action, extras = choose(heads.policy(params.network, features), lambda: heads.value(params.network, features), key)
             return after, action, {**extras, "memory": Memory(carry, reset)}
 
         return StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)

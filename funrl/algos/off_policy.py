@@ -208,7 +208,8 @@ def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer
             env_params=env_params,
             episodes=episodes.start(reward),
         )
-        return State(actor, learner)
+        # As a checkpoint brings it back: the last bits of a product depend on strides.
+        return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         check_experience(transitions, config)

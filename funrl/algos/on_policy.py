@@ -195,7 +195,9 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
             env_params=env_params,
             episodes=episodes.start(reward),
         )
-        return State(acting.with_memory(params, actor, env=env, policy=spec.act) if recurrent else actor, learner)
+        actor = acting.with_memory(params, actor, env=env, policy=spec.act) if recurrent else actor
+        # As a checkpoint brings it back: the last bits of a product depend on strides.
+        return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         check_experience(transitions, config, *extras)
@@ -271,8 +273,8 @@ def project_action(space: Box | Discrete, action: torch.Tensor) -> torch.Tensor:
     return space.project(action) if isinstance(space, Box) else action + space.start
 
 
-def stochastic(network: actor_critic.Network, space: Box | Discrete) -> tuple[Any, Any]:
-    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself.
+def stochastic(network: actor_critic.Network, space: Box | Discrete, *, with_value: bool = False) -> tuple[Any, Any]:
+    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself; ``with_value`` puts ``value`` into the extras.
 
     Example:
         >>> import funrl
@@ -283,12 +285,13 @@ def stochastic(network: actor_critic.Network, space: Box | Discrete) -> tuple[An
         tensor(-0.6931)
     """
 
-    def sample(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def sample(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = distribution.sample_with_log_prob(key)
-        return project_action(space, action), {"log_prob": log_prob, "unclipped_action": action}
+        extras = {"log_prob": log_prob, "unclipped_action": action}
+        return project_action(space, action), {**extras, "value": value()} if with_value else extras
 
-    def mode(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return project_action(space, distribution.mode()), {}
+    def mode(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return project_action(space, distribution.mode()), {"value": value()} if with_value else {}
 
     return network.policy(sample), network.policy(mode)
 

@@ -57,7 +57,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
     ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo.ppo_loss`. Continuous actions come from a normal
     distribution whose deviation does not depend on the observation; they are clipped for the environment alone (``act``
-    returns the clipped action, and in its extras ``unclipped_action``, to which ``log_prob`` belongs).
+    returns the clipped action, and in its extras ``unclipped_action``, to which ``log_prob`` belongs, and ``value``).
 
     A recurrent policy (:func:`funrl.algos.actor_critic.make_recurrent`) begins again with each episode, and learns from whole environments:
     a minibatch is some of the B rollouts. ``act`` and ``greedy`` are then a :class:`funrl.policies.StatefulPolicy`, which
@@ -134,7 +134,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     spec = Learner(
         network.init,
-        *on_policy.stochastic(network, env.action_space),
+        *on_policy.stochastic(network, env.action_space, with_value=True),
         prepare,
         loss,
         num_epochs=config.num_epochs,

@@ -139,7 +139,8 @@ def checkpoints(folder: str | os.PathLike, *, keep: int = 1, best: str | None = 
 
     def hook(step: int, state: Any, metrics: dict[str, torch.Tensor]) -> None:
         score = None if best is None else _mean("checkpoints: best", metrics, best)
-        learned = [x for x in tree.leaves(getattr(state, "params", state)) if x.is_floating_point()]
+        params = state.learner.params if hasattr(state, "learner") else state  # a state may be any tree
+        learned = [x for x in tree.leaves(params) if x.is_floating_point()]
         if all(bool(x.isfinite().all()) for x in learned):
             checkpoint.save_kept(folder, step, state, keep=keep, score=score)
 

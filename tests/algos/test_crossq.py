@@ -29,7 +29,9 @@ def test_statistics_are_those_of_both_halves_of_the_batch(monkeypatch):
             torch.testing.assert_close(step.after.target[0].var[:, :3], var, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(end.learner.target[0].mean[:, :3], mean, rtol=1e-4, atol=1e-5)
         moved = [
-            not torch.equal(x, y) for x, y in zip(tree.leaves(start.learner.target), tree.leaves(end.learner.target), strict=True) if x.numel() > 2
+            not torch.equal(x, y)
+            for x, y in zip(tree.leaves(start.learner.target), tree.leaves(end.learner.target), strict=True)
+            if x.numel() > 2
         ]
         assert all(moved) == any(moved) == (momentum > 0)
 

@@ -34,7 +34,7 @@ def test_agents_in_one_generated_program_are_so_many_single_runs(algorithm, env,
         graphs.append(traced())
         expected, expected_metrics = tree.stack(results)
         for field in ("params", "optimizer", "episodes", "num_steps"):
-            same(getattr(states, field), getattr(expected, field), rtol=1e-4, atol=1e-5)
+            same(getattr(states.learner, field), getattr(expected.learner, field), rtol=1e-4, atol=1e-5)
         same(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
     assert graphs == [graphs[0]] * UPDATES, "a later call compiled again"
     assert all((states.learner.num_steps == UPDATES * algo.steps_per_update).tolist())

@@ -230,7 +230,12 @@ def test_impala_lags_and_corrects_for_it():
     assert abs(old["importance_ratio"] - 1) > 1e-4
     # On policy it is A2C.
     a2c = funrl.algos.a2c.make(env, **options)
-    same(once.step(random.key(1), state)[0].learner.params, a2c.step(random.key(1), a2c.init(random.key(0)))[0].learner.params, rtol=1e-9, atol=1e-9)
+    same(
+        once.step(random.key(1), state)[0].learner.params,
+        a2c.step(random.key(1), a2c.init(random.key(0)))[0].learner.params,
+        rtol=1e-9,
+        atol=1e-9,
+    )
     # Where ratios differ, so does what is learned with other clips.
     clipped = tree.update(state, ("learner", "hparams", "rho_clip"), torch.tensor(0.5).double())
     assert not torch.equal(vectors(several.step(random.key(1), clipped)), vectors(several.step(random.key(1), state)))

@@ -104,7 +104,11 @@ def test_an_update_agrees_with_plain_pytorch(name):
     if config.normalize_reward:
         reward, expected, running = scaled(samples, state.learner.normalizers, config.gamma)
         np.testing.assert_allclose(
-            [x.item() for x in (new.learner.normalizers.moments.count, new.learner.normalizers.moments.mean, new.learner.normalizers.moments.var)], expected
+            [
+                x.item()
+                for x in (new.learner.normalizers.moments.count, new.learner.normalizers.moments.mean, new.learner.normalizers.moments.var)
+            ],
+            expected,
         )
         np.testing.assert_allclose(new.learner.normalizers.discounted.numpy(), running)
     seen = as_seen(samples, state.learner.params, reward)
@@ -237,7 +241,9 @@ def test_gradients_are_clipped_for_each_agent(algorithm, program):
     singles = [algo.step(key, tree.index(states, i)) for i, key in enumerate(keys.unbind(0))]
     same(new.learner.params, tree.stack([state.learner.params for state, _ in singles]), rtol=1e-3, atol=1e-5)
     moved = [
-        (tree.ravel(tree.index(new, i).learner.params.network)[0] - tree.ravel(tree.index(states, i).learner.params.network)[0]).norm().item()
+        (tree.ravel(tree.index(new, i).learner.params.network)[0] - tree.ravel(tree.index(states, i).learner.params.network)[0])
+        .norm()
+        .item()
         for i in (0, 1)
     ]
     assert moved[0] < 0.3 * moved[1]  # Adam's eps is 1e-5: so small a gradient no longer gives a full step
@@ -372,14 +378,14 @@ def test_rewards_of_several_workers_are_normalised_as_those_of_one():
     algo = funrl.algos.ppo.make(
         funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=5, num_epochs=1, num_minibatches=1, normalize_reward=True, gamma=0.9
     )
-    state, seen = algo.init(random.key(0)), []
+    learner, seen = algo.init(random.key(0)).learner, []
     sizes = dict(num_envs=6, frames_per_batch=30, total_frames=240, backend="eager")
-    with funrl.collectors.compiled(lambda: algo.env, algo.act, state.learner.params, **sizes) as collector:
+    with funrl.collectors.compiled(lambda: algo.env, algo.act, learner.params, **sizes) as collector:
         for i, batch in enumerate(collector):
             seen.append((1 - 0.9 ** (batch.step_count + 1)) / (1 - 0.9))
             for worker in ((0, 1, 2), (2, 1, 0))[i % 2]:
                 mine = tree.map(lambda x, worker=worker: x[:, 2 * worker : 2 * worker + 2], batch.transition)
-                state, _ = algo.learn(random.key(i), state, mine)
+                learner, _ = algo.learn(random.key(i), learner, mine)
     returns = torch.cat(seen)
     assert returns.max() > 9
-    torch.testing.assert_close(state.learner.normalizers.moments.var, returns.var(correction=0))
+    torch.testing.assert_close(learner.normalizers.moments.var, returns.var(correction=0))

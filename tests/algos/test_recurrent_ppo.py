@@ -125,7 +125,7 @@ def test_policies_with_a_memory_roll_out_and_are_evaluated():
     end, samples = rollout(
         state.learner.params, random.key(3), state.actor, state.learner.env_params, env=algo.env, act=algo.act, num_steps=25
     )
-    assert end[2].state.shape == (4, 6) and samples.extras["value"].shape == (25, 4)
+    assert end.memory.state.shape == (4, 6) and samples.extras["value"].shape == (25, 4)
 
 
 def test_pictures_are_remembered():

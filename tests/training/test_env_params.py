@@ -14,7 +14,7 @@ def test_evaluation_uses_the_env_params_of_the_state():
     state, key = algo.init(random.key(0)), random.key(1)
     heavy = tree.update(state, ("learner", "env_params"), state.learner.env_params.replace(gravity=state.learner.env_params.gravity * 3))
     play_key = random.fold_in(random.split(key, 1)[0], -1)
-    right = funrl.evaluate(heavy.params, play_key, heavy.env_params, env=ENV, act=algo.greedy, num_episodes=3)
+    right = funrl.evaluate(heavy.learner.params, play_key, heavy.learner.env_params, env=ENV, act=algo.greedy, num_episodes=3)
     result = training.evaluate_agents(algo, heavy, key, 3)
     assert torch.equal(result.episode_return, right.episode_return)
     assert not torch.equal(result.episode_return, training.evaluate_agents(algo, state, key, 3).episode_return)

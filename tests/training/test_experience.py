@@ -5,7 +5,7 @@ import torch
 
 import funrl
 from funrl import checkpoint, collectors, random, record, training, tree
-from funrl.algos import episodes
+from funrl.algos import State, episodes
 from tests.conftest import ALGORITHMS
 from tests.support import compilations
 from tests.training.test_loop import KEY
@@ -29,7 +29,7 @@ def collector(algo, num_envs=None, **options):
     """The collector that has no processes: all else is as with those that have."""
     num_envs = algo.config.num_envs if num_envs is None else num_envs
     frames = algo.config.num_steps * num_envs
-    params = algo.init(random.key(99)).params  # others than those of the run, which has to publish its own
+    params = algo.init(random.key(99)).learner.params  # others than those of the run, which has to publish its own
     settings = {"num_envs": num_envs, "frames_per_batch": frames, "total_frames": -1, "key": random.key(3), "backend": "eager", **options}
     return collectors.compiled(lambda: algo.env, algo.act, params, **settings)
 
@@ -85,11 +85,12 @@ def test_a_run_is_the_loop_of_the_docstring(kind):
     with collector(algo) as source:
         for number in range(1, NUM_UPDATES + 1):
             source.update_params(state.learner.params)
-            state, metrics = algo.learn(random.fold_in(key, number), state, next(source).transition)
+            learner, metrics = algo.learn(random.fold_in(key, number), state.learner, next(source).transition)
+            state = state.replace(learner=learner)
     # The collector adds up the rewards of an episode one by one, the algorithm those of a batch: the last bit may differ.
     running = state.learner.episodes.running_return
     torch.testing.assert_close(result.state.learner.episodes.running_return, running, rtol=1e-6, atol=0)
-    same(result.tree.update(state, ("learner", "episodes"), result.state.learner.episodes.replace(running_return=running)), state)
+    same(tree.update(result.state, ("learner", "episodes"), result.state.learner.episodes.replace(running_return=running)), state)
     assert result.metrics.pop("staleness") == 0
     same(result.metrics, metrics)
 
@@ -117,26 +118,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind):
 
 @tree.dataclass
 class Sum:
-    """The state of an algorithm that adds up rewards."""
+    """The learner of an algorithm that adds up rewards."""
 
     params: torch.Tensor
-    envs: tuple
     episodes: episodes.Episodes
 
 
 def summing():
     algo = make("dqn")
 
-    def learn(key, state, transitions):
-        told, metrics = episodes.record(state.learner.episodes, transitions)
-        return tree.update(
-            state, ("learner", "params"), state.learner.params + transitions.reward.sum() + random.uniform(key, ()), episodes=told
-        ), metrics
+    def learn(key, learner, transitions):
+        sums, metrics = episodes.record(learner.episodes, transitions)
+        return Sum(learner.params + transitions.reward.sum() + random.uniform(key, ()), sums), metrics
 
     def act(params, key, observation):
         return random.randint(key, (), 0, 2), {}
 
-    return algo._replace(init=lambda key: Sum(torch.zeros(()), (), episodes.start(torch.zeros(2))), learn=learn, act=act)
+    learner = Sum(torch.zeros(()), episodes.start(torch.zeros(2)))
+    return algo._replace(init=lambda key: State((), learner), learn=learn, act=act)
 
 
 def test_learning_is_one_program_and_what_the_collector_holds_is_not_written_over(monkeypatch):
@@ -155,10 +154,10 @@ def test_learning_is_one_program_and_what_the_collector_holds_is_not_written_ove
     for given, kept in zip(batches, source.dealt, strict=True):
         same(given, kept)
     key = random.split(KEY, 1)[0]
-    state = algo.init(random.fold_in(key, 0))
+    learner = algo.init(random.fold_in(key, 0)).learner
     for number, batch in enumerate(source.dealt, 1):
-        state, _ = algo.learn(random.fold_in(key, number), state, batch.transition)
-    same(result.state, state)
+        learner, _ = algo.learn(random.fold_in(key, number), learner, batch.transition)
+    same(result.state.learner, learner)
 
 
 def test_the_returns_of_episodes_that_come_in_batches_of_some_copies():
@@ -242,9 +241,7 @@ def test_frames_that_are_lost_are_told(tmp_path, capsys):
 def test_a_run_on_the_host_says_what_resuming_does(tmp_path, capsys):
     with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
         algo = funrl.algos.make("ppo", env, num_steps=8, num_minibatches=2, num_cells=(8,))
-        eager = algo._replace(
-            step=lambda key, state: (state.replace(num_steps=state.learner.num_steps + 16), {"value_loss": torch.zeros(())})
-        )
+        eager = algo._replace(collect=lambda key, state: (state.actor, ()), learn=lambda *args: (args[1], {"value_loss": torch.zeros(())}))
         for updates, resume in ((1, False), (2, True)):
             options = dict(out=tmp_path, resume=resume, evaluate_episodes=0)
             training.train(eager, KEY, updates * 16, **options)
@@ -299,4 +296,4 @@ def test_a_run_with_a_collector_is_not_resumed_without(tmp_path):
         train(algo, None, 4, out=tmp_path, resume=True)
     with pytest.raises(checkpoint.CheckpointError, match=r"leaf \[1\]\.ledger\.steps is int64 \[2\] in the file, but"):
         train(algo, collector(algo, num_envs=4), 4, out=tmp_path, resume=True)
-    same(checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY), at="[0]")[0].num_steps, torch.tensor(16))
+    same(checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY), at="[0]")[0].learner.num_steps, torch.tensor(16))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import checkpoint, random, record, schedules, training, tree
+from funrl import algos, checkpoint, random, record, schedules, training, tree
 from funrl.record import loggers
 from funrl.training import Stop, every, hooks
 from funrl.training.runs import Run
@@ -32,17 +32,14 @@ def annealed():
     algo = algorithm()
 
     def init(key):
-        drifter = algo.init(key)
-        return Annealed(drifter.params, Hparams(torch.tensor(1.0), torch.tensor(0.5, dtype=torch.float64)))
+        params = algo.init(key).learner.params
+        return algos.State((), Annealed(params, Hparams(torch.tensor(1.0), torch.tensor(0.5, dtype=torch.float64))))
 
-    def step(key, state):
-        w = state.learner.params["w"] * state.learner.hparams.rate + random.normal(key, (3,))
-        return tree.update(state, ("learner", "params"), {**state.learner.params, "w": w}), {
-            "value_loss": w.mean(),
-            "rate": state.learner.hparams.rate.clone(),
-        }
+    def learn(key, learner, transitions):
+        w = learner.params["w"] * learner.hparams.rate + random.normal(key, (3,))
+        return learner.replace(params={**learner.params, "w": w}), {"value_loss": w.mean(), "rate": learner.hparams.rate.clone()}
 
-    return algo._replace(init=init, step=step)
+    return algo._replace(init=init, learn=learn)
 
 
 @pytest.mark.parametrize("num_agents", [1, 3])
@@ -108,8 +105,8 @@ def test_a_hook_may_return_the_state_to_go_on_with(num_agents):
         (lambda state: 3, "what the hook .*wrong returned"),
         (lambda state: (state, {}), "what the hook .*wrong returned"),
         (
-            lambda state: state.replace(count=state.count.float()),
-            r"leaf \.count is float32 \[\], but in the state that it got",
+            lambda state: tree.update(state, ("learner", "count"), state.learner.count.float()),
+            r"leaf \.learner\.count is float32 \[\], but in the state that it got",
         ),
     ],
 )
@@ -313,4 +310,4 @@ def test_what_a_hook_raises_ends_the_run_and_the_checkpoint_stays(tmp_path):
     with pytest.raises(ZeroDivisionError, match="mine"):
         train(90, out=tmp_path, checkpoint_every=0, hooks=[fail])
     state, meta = checkpoint.load(tmp_path / "checkpoint" / "state", algorithm().init(KEY))
-    assert meta["update"] == 3 and isinstance(state, DrifterState)
+    assert meta["update"] == 3 and isinstance(state.learner, DrifterState)

@@ -63,8 +63,8 @@ def test_an_agent_does_not_depend_on_the_number_of_agents(num_agents):
 def test_xla():
     result = train(30, num_agents=2, backend="xla")
     expected = by_hand(algorithm(), random.split(KEY, 2)[1], 3)[0]
-    torch.testing.assert_close(result.state.learner.params["w"][1], expected.params["w"])
-    assert result.state.count.tolist() == [3, 3]
+    torch.testing.assert_close(result.state.learner.params["w"][1], expected.learner.params["w"])
+    assert result.state.learner.count.tolist() == [3, 3]
 
 
 def test_it_compiles_once():
@@ -76,10 +76,10 @@ def test_what_the_algorithm_shares_with_its_state_survives_donation():
     shared = torch.ones(100_000)
     algo = algorithm()
 
-    def step(key, state):
-        return DrifterState({"w": state.learner.params["w"] + 1}, state.count + 1), {"value_loss": state.learner.params["w"].mean()}
+    def learn(key, learner, transitions):
+        return DrifterState({"w": learner.params["w"] + 1}, learner.count + 1), {"value_loss": learner.params["w"].mean()}
 
-    algo = algo._replace(init=lambda key: DrifterState({"w": shared}, torch.tensor(0)), step=step)
+    algo = algo._replace(init=lambda key: algos.State((), DrifterState({"w": shared}, torch.tensor(0))), learn=learn)
     for _ in range(2):
         assert train(30, algo).state.learner.params["w"][0] == 4
     assert bool((shared == 1).all())
@@ -250,14 +250,14 @@ def test_the_agent_that_diverged_is_named():
     def init(key):
         state = algo.init(key)
         agent = (key == random.fold_in(random.split(KEY, 3)[2], 0)).to(torch.int64)
-        return DrifterState(state.learner.params, -10 * agent)
+        return algos.State((), DrifterState(state.learner.params, -10 * agent))
 
-    def step(key, state):
-        state, metrics = algo.step(key, state)
-        return state, {**metrics, "entropy": torch.where(state.count == -5, torch.inf, 1.0)}
+    def learn(key, learner, transitions):
+        learner, metrics = algo.learn(key, learner, transitions)
+        return learner, {**metrics, "entropy": torch.where(learner.count == -5, torch.inf, 1.0)}
 
     with pytest.raises(Diverged, match=r"update 5: entropy of agent 2 is inf.*nothing is kept without a folder"):
-        train(90, algo._replace(init=init, step=step), num_agents=3)
+        train(90, algo._replace(init=init, learn=learn), num_agents=3)
 
 
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
@@ -491,17 +491,17 @@ def test_ctrl_c_waits_for_the_update_and_saves_it(tmp_path):
     algo = algorithm()
     calls = []
 
-    def step(key, state):
+    def learn(key, learner, transitions):
         calls.append(1)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGINT)
-        return algo.step(key, state)
+        return algo.learn(key, learner, transitions)
 
     with pytest.raises(KeyboardInterrupt):
-        train(90, algo._replace(step=step), out=tmp_path, backend="eager", checkpoint_every=math.inf)
+        train(90, algo._replace(learn=learn), out=tmp_path, backend="eager", checkpoint_every=math.inf)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and len(calls) == 4
     state, meta = checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY))
-    assert meta["update"] == 4 and state.count == 4
+    assert meta["update"] == 4 and state.learner.count == 4
     assert record.read_metrics(tmp_path / "metrics.csv")["update"].tolist() == [1, 2, 3, 4]
 
 
@@ -513,17 +513,17 @@ def test_ctrl_c_while_compiling_and_other_handlers():
     # A program that is not on disk.
     algo, number = algorithm(), random.bits(random.key(time.time_ns()), ()).item()
 
-    def step(key, state):
-        state, metrics = algo.step(key, state)
-        return state, {**metrics, "value_loss": metrics["value_loss"] + 0 * (state.count - number)}
+    def learn(key, learner, transitions):
+        learner, metrics = algo.learn(key, learner, transitions)
+        return learner, {**metrics, "value_loss": metrics["value_loss"] + 0 * (learner.count - number)}
 
     with compiler.listening(interrupt), pytest.raises(KeyboardInterrupt):
-        train(90, algo._replace(step=step), backend="xla")
+        train(90, algo._replace(learn=learn), backend="xla")
     caught = []
     before = signal.signal(signal.SIGINT, lambda *args: caught.append(1))
     try:
         with compiler.listening(interrupt):
-            train(20, algo._replace(step=step), backend="xla")
+            train(20, algo._replace(learn=learn), backend="xla")
         assert caught == [1]
     finally:
         signal.signal(signal.SIGINT, before)
