@@ -10,7 +10,7 @@ import funrl
 from funrl import checkpoint, distributions, envs, random, returns, tree
 from funrl.acting import evaluate, rollout
 from tests.buffers.test_contract import BUFFERS, change, items
-from tests.conftest import ALGORITHMS
+from tests.registry import ALGORITHMS
 from tests.support import traced
 from tests.transforms.test_contract import CASES
 

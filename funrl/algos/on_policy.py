@@ -229,7 +229,8 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
             if spec.stop is not None:
                 going = going & ~spec.stop(metrics, hparams)
                 after = tree.where(going, after, (network, optimizer))
-            return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(gradient)}, going)
+            # The norm of one vector, which the clipping computes too: a program computes it once.
+            return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(tree.ravel(gradient)[0])}, going)
 
         order = minibatches(key, rows)
         going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]

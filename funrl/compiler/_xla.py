@@ -16,10 +16,12 @@ import torch
 from funrl.compiler import _cache
 from funrl.compiler._donation import LARGE
 from funrl.compiler._effects import Effect
-from funrl.compiler._graph import Graph, Loop, Node, replaced
+from funrl.compiler._graph import Graph, Loop, Node, flat_nodes, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
 __all__ = ["Executable", "lowers"]
+
+aten = torch.ops.aten
 
 
 def lowers(operator: Any) -> bool:
@@ -272,11 +274,11 @@ class Executable:
         return leaves
 
 
-def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = None) -> list[Any]:
-    """Return the outputs of a graph (those of positions ``used``) for jax arrays."""
+def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = None, known: dict[int, Any] | None = None) -> list[Any]:
+    """Return the outputs of a graph (those of positions ``used``) for jax arrays; values of nodes that are ``known`` already are taken."""
     from funrl.compiler import _lowerings
 
-    values: dict[int, Any] = {id(node): x for node, x in zip(graph.inputs, inputs, strict=True)}
+    values: dict[int, Any] = {**(known or {}), **{id(node): x for node, x in zip(graph.inputs, inputs, strict=True)}}
     outputs = graph.outputs if used is None else [graph.outputs[i] for i in used]
     live = graph.live(outputs)
     wanted: dict[int, set[int]] = {}
@@ -288,7 +290,9 @@ def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = 
         return values[id(node)]
 
     for node in live:
-        if node.op == "constant":
+        if id(node) in values:
+            pass
+        elif node.op == "constant":
             values[id(node)] = _constant(node.args[0])
         elif node.op == "item":
             values[id(node)] = values[id(node.args[0])][node.args[1]]
@@ -335,12 +339,32 @@ def _loop(loop: Loop, operands: list[Any], wanted: set[int]) -> dict[int, Any]:
     constants = operands[rows_end:]
     carries = range(loop.num_carries)
     ys = [i for i in range(loop.num_carries, len(loop.body.outputs)) if i in wanted]
+    moved = _transposed(loop.body, dict(zip(map(id, loop.body.inputs[rows_end:]), constants, strict=True)))
 
     def step(carry: Any, row: Any) -> tuple[Any, Any]:
-        outputs = _evaluate(loop.body, [*carry, *row, *constants], [*carries, *ys])
+        outputs = _evaluate(loop.body, [*carry, *row, *constants], [*carries, *ys], moved)
         return outputs[: loop.num_carries], outputs[loop.num_carries :]
 
     carry, stacked = lax.scan(
         step, operands[: loop.num_carries], operands[loop.num_carries : rows_end], length=loop.length, reverse=loop.reverse
     )
     return {**dict(enumerate(carry)), **dict(zip(ys, stacked, strict=True))}
+
+
+_TRANSPOSES = (aten.t.default, aten.transpose.int, aten.permute.default)
+_VIEWS = (*_TRANSPOSES, aten.view.default, aten.reshape.default, aten.slice.Tensor, aten.select.int, aten.unsqueeze.default)
+
+
+def _transposed(body: Graph, values: dict[int, Any]) -> dict[int, Any]:
+    """Return transposes of what a loop's steps share, by their nodes. XLA would copy a matrix at each step, to read it in another order."""
+    from funrl.compiler import _lowerings
+
+    found: dict[int, Any] = {}
+    for node in body.nodes:
+        nodes = list(flat_nodes((node.args, node.kwargs)))
+        if node.op in _VIEWS and nodes and all(id(x) in values for x in nodes):
+            args, kwargs = (replaced(x, Node, lambda x: values[id(x)]) for x in (node.args, node.kwargs))
+            values[id(node)] = _lowerings.apply(node.op, node.meta, args, kwargs)
+            if node.op in _TRANSPOSES:
+                found[id(node)] = values[id(node)]
+    return found

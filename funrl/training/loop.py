@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -138,121 +138,152 @@ def train(
                 stack.enter_context(folder.lock())
             elif not resume:
                 folder.check_free()
-        return _train(
-            algo, key, total_steps, num_agents, collector, called, folder, resume, evaluate_episodes, checkpoint_every, progress, backend,
-            notes, stack,
-        )  # fmt: skip
+        started = time.perf_counter()
+        keys = agent_keys(key, num_agents)
+        state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
+        state = tree.map(torch.clone, state)  # it is donated, and may share tensors with the environment's default params
+        backend = _backend(backend, key, folder if resume else None)
+        stack.enter_context(compiler.using(backend))
+        source = _source(algo, keys, num_agents, collector, backend)
+        start = _Start(state)
+        if folder is not None:
+            begun = record.read_config(folder.path) if resume else {"backend": backend}
+            notes = {"collector": experience.kind_of(collector), **({"backend": backend} if "backend" in begun else {}), **(notes or {})}
+            start = _enter(folder, algo, record.describe(algo, key, total_steps, num_agents, notes), source, start, resume, stack)
+
+        def seconds() -> float:
+            return start.seconds + time.perf_counter() - started
+
+        log = Log(algo, folder, num_agents, start.update, progress)
+        num_updates = total_steps // algo.steps_per_update
+        _announce(log, algo, folder, num_agents, num_updates, start, resume)
+        stack.enter_context(compiler.listening(log.part))
+        end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
+        total = seconds()
+        evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
+        if folder is not None and folder.metrics.exists():
+            _draw(folder, algo, log)
+    steps = end.update * algo.steps_per_update
+    return Result(end.state, end.metrics, evaluation, end.update, steps, total, start.compile_seconds + end.compile_seconds, end.stopped)
 
 
-def _train(
-    algo: Algorithm,
-    key: torch.Tensor,
-    total_steps: int,
-    num_agents: int,
-    collector: Any,
-    called: list[tuple[int, calling.Hook]],
-    folder: Folder | None,
-    resume: bool,
-    evaluate_episodes: int,
-    checkpoint_every: float,
-    progress: bool,
-    backend: str,
-    notes: Mapping[str, Any] | None,
-    stack: contextlib.ExitStack,
-) -> Result:
-    """Do what :func:`train` does; ``stack`` holds the lock of a folder that was there before."""
-    started = time.perf_counter()
-    keys = agent_keys(key, num_agents)
-    state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
-    backend = _backend(backend, key, folder if resume else None)
-    stack.enter_context(compiler.using(backend))
-    state = tree.map(torch.clone, state)  # it is donated, and may share tensors with the environment's default params
+class _Start(NamedTuple):
+    """The point from which a run goes on: at first, or from its last checkpoint."""
+
+    state: Any
+    update: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    remark: str = ""
+
+
+class _End(NamedTuple):
+    """The point at which a run ends."""
+
+    state: Any
+    metrics: dict[str, torch.Tensor]
+    update: int
+    compile_seconds: float
+    stopped: str | None
+
+
+def _source(algo: Algorithm, keys: torch.Tensor, num_agents: int, collector: Any, backend: str) -> experience.Experience:
     if collector is not None:
-        source = experience.collected(algo, collector, backend)
-    elif algo.env.host:
-        source = experience.on_the_host(algo, keys)
-    else:
-        source = experience.pure(algo, num_agents, backend)
-    done, past, past_compile, remark = 0, 0.0, 0.0, ""
-    if folder is not None:
-        begun = record.read_config(folder.path) if resume else {"backend": backend}
-        notes = {"collector": experience.kind_of(collector), **({"backend": backend} if "backend" in begun else {}), **(notes or {})}
-        config = record.describe(algo, key, total_steps, num_agents, notes)
-        there = folder.path.is_dir()
-        if resume:
-            before = folder.check_agrees(config)
-            if folder.checkpoint.exists():
-                loaded, meta = load_checkpoint(folder, source.kept(state))
-                state, remark = source.resume(loaded, meta["update"])
-                done, past, past_compile = meta["update"], meta["seconds"], meta["compile_seconds"]
-                if before["options"].get("anneal_steps") != config["options"].get("anneal_steps"):
-                    state = _anneal_longer(state, algo.config.anneal_steps)
-                check_metrics(folder, done, num_agents)
-            else:
-                check_no_checkpoint_is_lost(folder)
-        if not there:
-            stack.enter_context(folder.lock())
-        if not resume:
-            folder.check_free()
-        folder.check_writable()
-        folder.write_config(config)
+        return experience.collected(algo, collector, backend)
+    return experience.on_the_host(algo, keys) if algo.env.host else experience.pure(algo, num_agents, backend)
 
-    def seconds() -> float:
-        return past + time.perf_counter() - started
 
-    num_updates = total_steps // algo.steps_per_update
-    log = Log(algo, folder, num_agents, done, progress)
-    metrics: dict[str, torch.Tensor] = {}
-    if resume and not done:
+def _enter(
+    folder: Folder,
+    algo: Algorithm,
+    config: dict[str, Any],
+    source: experience.Experience,
+    start: _Start,
+    resume: bool,
+    stack: contextlib.ExitStack,
+) -> _Start:
+    """Write the configuration into the folder; return where the run goes on."""
+    there = folder.path.is_dir()
+    if resume:
+        before = folder.check_agrees(config)
+        if folder.checkpoint.exists():
+            loaded, meta = load_checkpoint(folder, source.kept(start.state))
+            state, remark = source.resume(loaded, meta["update"])
+            if before["options"].get("anneal_steps") != config["options"].get("anneal_steps"):
+                state = _anneal_longer(state, algo.config.anneal_steps)
+            check_metrics(folder, meta["update"], config["num_agents"])
+            start = _Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark)
+        else:
+            check_no_checkpoint_is_lost(folder)
+    if not there:
+        stack.enter_context(folder.lock())
+    if not resume:
+        folder.check_free()
+    folder.check_writable()
+    folder.write_config(config)
+    return start
+
+
+def _announce(log: Log, algo: Algorithm, folder: Folder | None, num_agents: int, num_updates: int, start: _Start, resume: bool) -> None:
+    if resume and not start.update:
         log.say("no checkpoint yet: beginning anew")
-    if done >= num_updates:
-        log.say(f"the run in {folder} is finished: it has {done * algo.steps_per_update:,} steps already; ask for more steps to go on")
-    else:
-        agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
-        log.say(
-            f"training {agents} of {algo.name} on {algo.env.name}, {num_updates * algo.steps_per_update:,} steps each"
-            + (f", in {folder}" if folder else "")
-        )
-        if done:
-            log.say(f"going on after update {done:,}" + (f"; {remark}" if remark else ""))
-    begun, compiling, last_save = seconds(), 0.0, -math.inf
-    interrupt, number, stopped = Interrupt(), done, None
-    stack.enter_context(compiler.listening(log.part))
+    if start.update >= num_updates:
+        steps = start.update * algo.steps_per_update
+        log.say(f"the run in {folder} is finished: it has {steps:,} steps already; ask for more steps to go on")
+        return
+    agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
+    place = f", in {folder}" if folder else ""
+    log.say(f"training {agents} of {algo.name} on {algo.env.name}, {num_updates * algo.steps_per_update:,} steps each{place}")
+    if start.update:
+        log.say(f"going on after update {start.update:,}" + (f"; {start.remark}" if start.remark else ""))
+
+
+def _updates(
+    algo: Algorithm,
+    keys: torch.Tensor,
+    source: experience.Experience,
+    start: _Start,
+    num_updates: int,
+    hooks: list[tuple[int, calling.Hook]],
+    folder: Folder | None,
+    checkpoint_every: float,
+    log: Log,
+    seconds: Callable[[], float],
+) -> _End:
+    """Do the updates that are left, with their hooks, metrics and checkpoints."""
+    state, number, stopped = start.state, start.update, None
+    metrics: dict[str, torch.Tensor] = {}
+    begun, compiling, last_save, interrupt = seconds(), 0.0, -math.inf, Interrupt()
     try:
-        for number in range(done + 1, num_updates + 1):
-            state, metrics = source.update(keys, torch.tensor(number, device=key.device), state)
+        for number in range(start.update + 1, num_updates + 1):
+            state, metrics = source.update(keys, torch.tensor(number, device=keys.device), state)
             log.add(number, seconds(), metrics)
-            if number == done + 1:
+            if number == start.update + 1:
                 log.flush()
                 compiling = seconds() - begun
                 log.start_bar(num_updates, compiling)
                 interrupt.wait_for_update()
-            if called:
-                step = number * algo.steps_per_update
-                state, stopped = calling.call(called, step - algo.steps_per_update, step, state, metrics)
+            step = number * algo.steps_per_update
+            if hooks:
+                state, stopped = calling.call(hooks, step - algo.steps_per_update, step, state, metrics)
             due = folder is not None and seconds() - last_save >= checkpoint_every
             if due or number == num_updates or interrupt.asked or stopped:
                 log.flush()
                 log.check_parameters(number, state)
                 if folder is not None:
                     log.sync()
-                    meta = {"update": number, "seconds": seconds(), "compile_seconds": past_compile + compiling}
+                    meta = {"update": number, "seconds": seconds(), "compile_seconds": start.compile_seconds + compiling}
                     checkpoint.save(source.kept(state), folder.checkpoint, meta)
                     log.saved, last_save = number, seconds()
             if interrupt.asked:
                 raise KeyboardInterrupt
             if stopped:
-                log.say(f"stopped after {number * algo.steps_per_update:,} steps: {stopped}")
+                log.say(f"stopped after {step:,} steps: {stopped}")
                 break
     finally:
         interrupt.restore()
         log.close()
-
-    total = seconds()
-    evaluation = evaluate_agents(algo, state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
-    if folder is not None and folder.metrics.exists():
-        _draw(folder, algo, log)
-    return Result(state, metrics, evaluation, number, number * algo.steps_per_update, total, past_compile + compiling, stopped)
+    return _End(state, metrics, number, compiling, stopped)
 
 
 def _anneal_longer(state: Any, anneal_steps: float) -> Any:

@@ -1,4 +1,4 @@
-"""The contract of an Algorithm, and the checks of configurations. A new algorithm joins by a line in tests/conftest.py."""
+"""The contract of an Algorithm, and the checks of configurations. A new algorithm joins by a line in tests/registry.py."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import funrl
 from funrl import random, transforms, tree
 from funrl.algos.algorithm import check_range, make_config
 from funrl.policies import StatefulPolicy
-from tests.conftest import ALGORITHMS
+from tests.registry import ALGORITHMS
 from tests.support import same, traced
 
 AGENTS = 2
@@ -168,7 +168,8 @@ def test_hyperparameters_differ_between_agents_of_one_program(algorithm, program
 def test_acting(algorithm, kind):
     algo = algorithm(kind)
     params = algo.init(random.key(0)).learner.params
-    observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 20)).clamp(-3, 3)
+    observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 20))
+    observations = observations.clamp(-3, 3) if observations.is_floating_point() else observations
     many = random.split(random.key(2), 20)
     act, greedy = (stateless(policy, observations[0]) for policy in (algo.act, algo.greedy))
     for function in (act, greedy):

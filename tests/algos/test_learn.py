@@ -10,9 +10,8 @@ from torch.func import vmap
 import funrl
 from funrl import random, tree
 from funrl.policies import StatefulPolicy
-from tests.algos.test_on_policy import KINDS, VECTORS
 from tests.algos.test_on_policy import short as short_episodes
-from tests.conftest import ALGORITHMS, OFF_POLICY, PPO
+from tests.registry import ALGORITHMS, OFF_POLICY, ON_POLICY, PPO
 from tests.support import same, traced
 
 
@@ -25,10 +24,10 @@ def counted_from_three(name):
 
 def make(kind):
     if kind.endswith("from three"):
-        options = {"ppo from three": PPO, "dqn from three": OFF_POLICY, "a2c from three": VECTORS}[kind]
+        options = {"ppo from three": PPO, "dqn from three": OFF_POLICY, "a2c from three": ON_POLICY}[kind]
         return funrl.algos.make(kind.split()[0], counted_from_three("CartPole-v1"), **options)
-    name, env, options = {**ALGORITHMS, **KINDS}[kind]
-    return funrl.algos.make(name, short_episodes(env) if kind in KINDS else funrl.envs.make(env), **options)
+    name, env, options = ALGORITHMS[kind]
+    return funrl.algos.make(name, short_episodes(env) if name in ("a2c", "reinforce", "impala", "pqn") else funrl.envs.make(env), **options)
 
 
 def by_hand(algo):
@@ -44,7 +43,7 @@ def by_hand(algo):
     return step
 
 
-@pytest.mark.parametrize("kind", [*ALGORITHMS, *KINDS, "ppo from three", "dqn from three", "a2c from three"])
+@pytest.mark.parametrize("kind", [*ALGORITHMS, "ppo from three", "dqn from three", "a2c from three"])
 def test_a_step_is_a_rollout_and_learning(kind):
     algo = make(kind)
     state = algo.init(random.key(0))
@@ -107,10 +106,10 @@ def test_a_recurrent_policy_learns_from_the_middle_of_episodes_without_the_learn
     assert not torch.equal(tree.ravel(other.params.network)[0], tree.ravel(new.params.network)[0])
 
 
-@pytest.mark.parametrize("kind", [*ALGORITHMS, *KINDS])
+@pytest.mark.parametrize("kind", ALGORITHMS)
 def test_a_policy_travels_without_its_environment(kind):
     """What acts in a worker process knows the spaces of the environment, but not the environment, which may be none that can be sent."""
-    name, env, options = {**ALGORITHMS, **KINDS}[kind]
+    name, env, options = ALGORITHMS[kind]
     env, thread = funrl.envs.make(env), threading.Lock()
     env = env._replace(reset=lambda *args: [thread, env.reset(*args)][1], step=lambda *args: [thread, env.step(*args)][1])
     algo = funrl.algos.make(name, env, **options)

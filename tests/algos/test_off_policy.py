@@ -13,10 +13,10 @@ from funrl.algos import algorithm
 from funrl.env import Env, Timestep
 from funrl.spaces import Binary, Box, Discrete
 from tests.algos import gradient_steps
-from tests.conftest import ALGORITHMS
+from tests.registry import ALGORITHMS
+from tests.registry import OFF_POLICY_KINDS as KINDS
 from tests.support import same
 
-KINDS = [kind for kind in ALGORITHMS if not kind.startswith("ppo")]
 CONTINUOUS = [kind for kind in KINDS if ALGORITHMS[kind][1] == "Pendulum-v1"]
 
 

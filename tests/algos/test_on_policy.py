@@ -1,4 +1,4 @@
-"""The on-policy learners: the contract of an Algorithm, and each update against a plain one."""
+"""The on-policy learners: each update against a plain one. The contract of an Algorithm is in test_algorithm.py."""
 
 import dataclasses
 import functools
@@ -12,17 +12,10 @@ from torch.func import vmap
 import funrl
 from funrl import random, rollout, tree
 from funrl.algos import actor_critic, networks
-from tests.support import same, traced
+from tests.registry import ALGORITHMS, ON_POLICY
+from tests.support import same
 
-AGENTS = 2
-VECTORS = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01, max_grad_norm=0.2)
-KINDS = {
-    "a2c": ("a2c", "Pendulum-v1", dict(VECTORS, lambda_=0.9, trunk="shared", initial_log_std=-0.5)),
-    "reinforce": ("reinforce", "CartPole-v1", dict(VECTORS, baseline="none")),
-    "reinforce with a baseline": ("reinforce", "CartPole-v1", dict(VECTORS)),
-    "impala": ("impala", "CartPole-v1", dict(VECTORS, num_minibatches=2)),
-    "pqn": ("pqn", "Breakout-MinAtar", dict(VECTORS, num_channels=(2,), num_minibatches=3, epsilon_steps=48.0)),
-}
+KINDS = {kind: ALGORITHMS[kind] for kind in ("a2c", "reinforce", "reinforce with a baseline", "impala", "pqn")}
 
 
 def short(name, dtype=torch.float32, limit=4):
@@ -35,76 +28,6 @@ def short(name, dtype=torch.float32, limit=4):
 def make(kind, **env_options):
     name, env, options = KINDS[kind]
     return funrl.algos.make(name, short(env, **env_options), **options)
-
-
-@functools.cache
-def program(kind):
-    algo = make(kind)
-    return algo, funrl.compile(vmap(algo.step), donate=1, backend="aot_eager")
-
-
-def keys(seed):
-    return random.split(random.key(seed), AGENTS)
-
-
-def vector(state, i):
-    return tree.ravel(tree.index(state, i).learner.params.network)[0]
-
-
-@pytest.mark.parametrize("kind", ["a2c", "reinforce", "impala", "pqn"])
-def test_vmapped_compiled_and_single_updates_agree_for_agents_that_differ(kind):
-    algo, step = program(kind)
-    singles = [algo.init(key) for key in keys(0).unbind(0)]
-    states = vmap(algo.init)(keys(0))
-    same(states, tree.stack(singles))
-    for i, rates in enumerate(([0.01, 0.02], [0.0, 0.02])):
-        states = tree.update(states, ("learner", "hparams", "learning_rate"), torch.tensor(rates))
-        singles = [tree.map(torch.clone, tree.index(states, j)) for j in range(AGENTS)]
-        kept = tree.map(torch.clone, singles)
-        expected = [algo.step(key, state) for key, state in zip(keys(i + 1).unbind(0), singles, strict=True)]
-        same(singles, kept, rtol=0, atol=0)
-        if i == 0:
-            same(algo.step(keys(1)[0], singles[0]), expected[0], rtol=0, atol=0)
-        before = traced()
-        states, metrics = step(keys(i + 1), states)
-        assert i == 0 or traced() == before, "it compiled again"
-        same((states, metrics), tree.stack(expected), rtol=1e-3, atol=1e-5)
-        assert [not torch.equal(vector(states, j), tree.ravel(kept[j].learner.params.network)[0]) for j in range(AGENTS)] == [
-            r > 0 for r in rates
-        ]
-        assert torch.equal(metrics["learning_rate"], torch.tensor(rates))
-        assert all(x.isfinite().all() for name, x in metrics.items() if not name.startswith("episode_"))
-    assert (states.learner.num_steps == 2 * algo.steps_per_update).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_state_metrics_and_float64(kind):
-    algo = make(kind, dtype=torch.float64)
-    state = algo.init(random.key(0))
-    new, metrics = algo.step(random.key(1), state)
-    tree.check_like(new, state, "the new state", "the old")
-    for x in tree.leaves((new, metrics)):
-        assert x.dtype in (torch.float64, torch.int64, torch.bool) and not x.requires_grad
-    assert all(x.shape == () for x in metrics.values()) and metrics["gradient_norm"] > 0
-    other, _ = algo.step(random.key(2), state)
-    assert not torch.equal(tree.ravel(other.learner.params.network)[0], tree.ravel(new.learner.params.network)[0])
-    key = random.key(0).to("meta")
-    assert {x.device.type for x in tree.leaves(algo.step(key, algo.init(key)))} == {"meta"}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_acting(kind):
-    algo = make(kind)
-    params = algo.init(random.key(0)).learner.params
-    observations = vmap(algo.env.observation_space.sample)(random.split(random.key(1), 40))
-    observations = observations.clamp(-3, 3) if observations.is_floating_point() else observations
-    for function in (algo.act, algo.greedy):
-        action, _ = vmap(function, (None, 0, 0))(params, random.split(random.key(2), 40), observations)
-        assert vmap(algo.env.action_space.contains)(action).all()
-    other, _ = vmap(algo.greedy, (None, 0, 0))(params, random.split(random.key(3), 40), observations)
-    assert torch.equal(other, action)
-    explored, _ = vmap(algo.act, (None, 0, None))(params, random.split(random.key(2), 40), observations[0])
-    assert len(explored.unique()) > 1
 
 
 # What an update should do, in plain PyTorch: loops over time, torch.distributions, torch.optim.
@@ -220,7 +143,7 @@ def test_two_updates_agree_with_plain_pytorch(kind):
 
 
 def test_impala_lags_and_corrects_for_it():
-    options = dict(VECTORS, learning_rate=0.05)
+    options = dict(ON_POLICY, learning_rate=0.05)
     env = short("CartPole-v1", torch.float64)
     once, several = (funrl.algos.impala.make(env, num_minibatches=n, **options) for n in (1, 4))
     state = once.init(random.key(0))

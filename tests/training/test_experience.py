@@ -6,7 +6,7 @@ import torch
 import funrl
 from funrl import checkpoint, collectors, random, record, training, tree
 from funrl.algos import State, episodes
-from tests.conftest import ALGORITHMS
+from tests.registry import ALGORITHMS
 from tests.support import compilations
 from tests.training.test_loop import KEY
 

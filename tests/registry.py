@@ -1,0 +1,30 @@
+"""One of each: what the contract suites run over. A new algorithm joins by a line here."""
+
+# One update of every kind of learner in a second or two once it is compiled.
+PPO = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(8,))
+OFF_POLICY = dict(num_envs=2, num_steps=4, num_updates=2, batch_size=8, num_cells=(8,), buffer_size=64, learning_starts=0)
+RAINBOW = dict(double=True, dueling=True, n_step=3, prioritized=True, c51=True, noisy=True, epsilon_start=0, epsilon_end=0)
+ON_POLICY = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01, max_grad_norm=0.2)
+ALGORITHMS = {
+    "ppo, discrete": ("ppo", "CartPole-v1", PPO),
+    "ppo, continuous": (
+        "ppo",
+        "Pendulum-v1",
+        dict(PPO, trunk="shared", normalize_observation=True, normalize_reward=True, value_clip=0.2),
+    ),
+    "ppo, recurrent": ("ppo", "CartPole-v1", dict(PPO, recurrent="gru", recurrent_size=8)),
+    "a2c": ("a2c", "Pendulum-v1", dict(ON_POLICY, lambda_=0.9, trunk="shared", initial_log_std=-0.5)),
+    "reinforce": ("reinforce", "CartPole-v1", dict(ON_POLICY, num_steps=32, baseline="none")),
+    "reinforce with a baseline": ("reinforce", "CartPole-v1", ON_POLICY),
+    "impala": ("impala", "CartPole-v1", dict(ON_POLICY, num_minibatches=2)),
+    "pqn": ("pqn", "Breakout-MinAtar", dict(ON_POLICY, num_channels=(2,), num_minibatches=3, epsilon_steps=48.0)),
+    "rainbow": ("dqn", "CartPole-v1", dict(OFF_POLICY, num_cells=(8, 8), **RAINBOW)),
+    "sac": ("sac", "Pendulum-v1", OFF_POLICY),
+    "dqn": ("dqn", "CartPole-v1", OFF_POLICY),
+    "ddpg": ("ddpg", "Pendulum-v1", OFF_POLICY),
+    "td3": ("td3", "Pendulum-v1", OFF_POLICY),
+    "sac_discrete": ("sac_discrete", "CartPole-v1", OFF_POLICY),
+    "redq": ("redq", "Pendulum-v1", dict(OFF_POLICY, num_critics=3, policy_delay=2)),
+    "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
+}
+OFF_POLICY_KINDS = [kind for kind, (name, _, _) in ALGORITHMS.items() if name not in ("ppo", "a2c", "reinforce", "impala", "pqn")]
