@@ -15,7 +15,7 @@ from funrl.algos import actor_critic, networks
 from tests.registry import ALGORITHMS, ON_POLICY
 from tests.support import same
 
-KINDS = {kind: ALGORITHMS[kind] for kind in ("a2c", "reinforce", "reinforce with a baseline", "impala", "pqn")}
+KINDS = ("a2c", "reinforce", "reinforce with a baseline", "impala", "pqn")
 
 
 def short(name, dtype=torch.float32, limit=4):
@@ -26,8 +26,8 @@ def short(name, dtype=torch.float32, limit=4):
 
 
 def make(kind, **env_options):
-    name, env, options = KINDS[kind]
-    return funrl.algos.make(name, short(env, **env_options), **options)
+    name, env, options = ALGORITHMS[kind]
+    return funrl.algos.make(name, short(env, **env_options), **{**options, "num_steps": 6})
 
 
 # What an update should do, in plain PyTorch: loops over time, torch.distributions, torch.optim.
