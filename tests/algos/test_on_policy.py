@@ -15,8 +15,6 @@ from funrl.algos import actor_critic, networks
 from tests.registry import ALGORITHMS, ON_POLICY
 from tests.support import same
 
-KINDS = ("a2c", "reinforce", "reinforce with a baseline", "impala", "pqn")
-
 
 def short(name, dtype=torch.float32, limit=4):
     """An environment whose episodes are truncated soon."""
@@ -98,8 +96,8 @@ PLAIN = {"pqn": dict(num_minibatches=1, num_epochs=3, max_grad_norm=0.02)}
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_two_updates_agree_with_plain_pytorch(kind):
-    name, env, options = KINDS[kind]
-    algo = funrl.algos.make(name, short(env, torch.float64), **{**options, "anneal_steps": 48.0, **PLAIN.get(kind, {})})
+    name, env, options = ALGORITHMS[kind]
+    algo = funrl.algos.make(name, short(env, torch.float64), **{**options, "num_steps": 6, "anneal_steps": 48.0, **PLAIN.get(kind, {})})
     config = algo.config
     start = state = algo.init(random.key(0))
     act = lambda params, key, observation: (algo.act(params, key, observation)[1]["unclipped_action"], {})  # noqa: E731
