@@ -39,13 +39,13 @@ def learning(name: str, env: str, options: dict[str, Any], num_agents: int, back
     create = functools.partial(funrl.envs.make, env, num_envs=options.pop("num_envs", 1))
     with create() as host:
         algo = funrl.algos.make(name, host, **options)
-        state, size = algo.init(funrl.random.key(0)), algo.steps_per_update
+        learner, size = algo.init(funrl.random.key(0)).learner, algo.steps_per_update
         with funrl.collectors.synchronous(
-            create, algo.act, state.learner.params, num_workers=1, frames_per_batch=size, total_frames=size
+            create, algo.act, learner.params, num_workers=1, frames_per_batch=size, total_frames=size
         ) as batches:
             transition = next(batches).transition
         learn = funrl.compile(algo.learn, backend=backend)
-        return _timed(lambda: learn(funrl.random.key(1), state, transition), time.perf_counter)
+        return _timed(lambda: learn(funrl.random.key(1), learner, transition), time.perf_counter)
 
 
 def edits(backend: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ def train() -> dict[str, Any]:
     rates = torch.logspace(*(torch.tensor(x).log10().item() for x in (LOWEST, HIGHEST)), NUM_AGENTS)
     init_key, key = funrl.random.split(funrl.random.key(0))
     states = torch.func.vmap(algo.init)(funrl.random.split(init_key, NUM_AGENTS))
-    states = tree.update(states, ("learner", "hparams", "learning_rate"), rates)
+    states = funrl.tree.update(states, ("learner", "hparams", "learning_rate"), rates)
     step = funrl.compile(torch.func.vmap(algo.step), donate=1, threads=2)
     returns, times = [], [time.perf_counter()]
     for i in range(NUM_UPDATES):

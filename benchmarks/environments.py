@@ -27,8 +27,8 @@ def pure(name: str, num_envs: int, num_steps: int, seconds: float) -> list[float
 
     policy = policies.stochastic(net, distributions.Categorical if discrete else normal, return_log_prob=False)
 
-    def step(params: Any, key: torch.Tensor, state: Any) -> Any:
-        return funrl.rollout(params, key, state, env.default_params, env=env, act=policy.act, num_steps=num_steps)
+    def step(params: Any, key: torch.Tensor, actor: Any) -> Any:
+        return funrl.rollout(params, key, actor, env.default_params, env=env, act=policy.act, num_steps=num_steps)
 
     box = [funrl.acting.start((), random.key(0), env.default_params, env=env, num_envs=num_envs)]
     params = policy.init(random.key(1), box[0].timestep.observation[0])
