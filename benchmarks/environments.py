@@ -30,7 +30,7 @@ def pure(name: str, num_envs: int, num_steps: int, seconds: float) -> list[float
     def step(params: Any, key: torch.Tensor, actor: Any) -> Any:
         return funrl.rollout(params, key, actor, env.default_params, env=env, act=policy.act, num_steps=num_steps)
 
-    box = [funrl.acting.start((), random.key(0), env.default_params, env=env, num_envs=num_envs)]
+    box = [funrl.acting.start(random.key(0), env=env, num_envs=num_envs)]
     params = policy.init(random.key(1), box[0].timestep.observation[0])
     program, key = funrl.compile(step, threads=2 if num_envs >= MANY else 1), random.key(2)
 

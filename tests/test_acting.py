@@ -46,7 +46,7 @@ def make(name, dtype=torch.float32):
 
 
 def start(env, env_params, copies=COPIES, seed=0):
-    return acting.start((), random.key(seed), env_params, env=env, num_envs=copies)
+    return acting.start(random.key(seed), env_params, env=env, num_envs=copies)
 
 
 def expected_rollout(params, state, env_params, env, act, last, batch):
@@ -384,7 +384,7 @@ def test_memory_errors():
     with pytest.raises(ValueError, match=r"actor: expected one with a Memory, as act is a StatefulPolicy; .*with_memory"):
         run(state.replace(memory=()), REMEMBERING)
     with pytest.raises(ValueError, match=r"start: num_envs: expected None, as CartPole-v1 has 3 copies already, got 2"):
-        acting.start(params, random.key(0), env_params, env=funrl.envs.vectorize(env, 3), num_envs=2)
+        acting.start(random.key(0), env_params, env=funrl.envs.vectorize(env, 3), num_envs=2)
 
 
 def test_a_rollout_starts_from_what_reset_returned():

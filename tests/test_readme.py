@@ -26,7 +26,7 @@ def test_the_program_runs(monkeypatch, capsys):
     assert names["metrics"]["episode_return"].shape == (8,)
     printed = capsys.readouterr().out
     assert re.fullmatch(r"tensor\(\[[^\[\]]*\]\)", printed.strip()) and printed.count(",") == 7
-    assert names["states"].num_steps.tolist() == [2 * names["algo"].steps_per_update] * 8
+    assert names["states"].learner.num_steps.tolist() == [2 * names["algo"].steps_per_update] * 8
 
 
 def test_names_beside_those_of_torchrl_are_there():

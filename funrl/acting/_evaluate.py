@@ -94,7 +94,7 @@ def _play(
 ) -> Evaluation:
     """Play the first episode of each copy: of ``lanes`` that vmap makes, or of those that ``env`` has."""
     reset_key, step_key = random.split(key).unbind(0)
-    actor = start(params, reset_key, env_params, env=env, act=act, num_envs=lanes[0] if lanes else None)
+    actor = start(reset_key, env_params, env=env, num_envs=lanes[0] if lanes else None, act=act, params=params)
     timestep = actor.timestep
     check_reward("evaluate", timestep, env)
     choose = chooser(act, env)
@@ -127,7 +127,7 @@ def _evaluate_host(
 ) -> Evaluation:
     """Play on the B copies that there are: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
     reset_key, loop_key = random.split(key).unbind(0)
-    actor = start(params, reset_key, env_params, env=env, act=act)
+    actor = start(reset_key, env_params, env=env, act=act, params=params)
     choose = chooser(act, env)
     shape, zeros = actor.timestep.reward.shape, torch.zeros_like(actor.timestep.reward).reshape(-1)
     number, total, length = torch.arange(len(zeros), device=zeros.device), zeros, torch.zeros_like(zeros, dtype=torch.int64)

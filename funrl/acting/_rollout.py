@@ -62,7 +62,7 @@ def rollout(
         >>> key, reset_key, step_key = funrl.random.split(funrl.random.key(0), 3)
         >>> def act(params, key, observation):
         ...     return funrl.random.randint(key, (), 0, 2), {}
-        >>> actor = funrl.acting.start((), reset_key, env.default_params, env=env, num_envs=4)
+        >>> actor = funrl.acting.start(reset_key, env=env, num_envs=4)
         >>> actor, batch = rollout(None, step_key, actor, env.default_params, env=env, act=act, num_steps=16)
         >>> batch.observation.shape, batch.action.shape
         (torch.Size([16, 4, 4]), torch.Size([16, 4]))

@@ -41,16 +41,18 @@ class ActorState(tree.Replaceable):
     memory: Any = ()
 
 
-def start(params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Any = None, num_envs: int | None = None) -> ActorState:
+def start(
+    key: torch.Tensor, env_params: Any = None, *, env: Env, num_envs: int | None = None, act: Any = None, params: Any = ()
+) -> ActorState:
     """Reset an environment, or B copies of it, and give a recurrent policy its first memory.
 
     Args:
-        params: the parameters of the policy; only a recurrent one needs them here.
         key: a key []; with ``num_envs`` copy b is reset by ``random.split(key, B)[b]``.
-        env_params: the physical constants.
+        env_params: the physical constants; None: ``env.default_params``.
         env: the environment.
-        act: the policy; one with a memory is a :class:`funrl.policies.StatefulPolicy`.
         num_envs: B, copies of a single pure environment, by ``vmap``; None: ``env`` as it is, single or batched.
+        act: the policy that will act; one with a memory is a :class:`funrl.policies.StatefulPolicy`.
+        params: its parameters, of which only one with a memory makes use here.
 
     Returns:
         An :class:`ActorState` with leaves [...] or [B, ...].
@@ -61,10 +63,11 @@ def start(params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Any
     Example:
         >>> import funrl
         >>> env = funrl.envs.make("CartPole-v1")
-        >>> actor = start((), funrl.random.key(0), env.default_params, env=env, num_envs=3)
+        >>> actor = start(funrl.random.key(0), env=env, num_envs=3)
         >>> actor.timestep.observation.shape
         torch.Size([3, 4])
     """
+    env_params = env.default_params if env_params is None else env_params
     if num_envs is None:
         actor = ActorState(*env.reset(key, env_params))
     elif env.host or env.num_envs is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from funrl import envs
 from funrl.algos import a2c, crossq, ddpg, dqn, impala, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
-from funrl.algos.algorithm import Algorithm, check
+from funrl.algos.algorithm import Algorithm, check, collecting, make_config, make_hparams
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.env import Env
 from funrl.names import nearest
@@ -17,12 +17,15 @@ __all__ = [
     "State",
     "a2c",
     "check",
+    "collecting",
     "crossq",
     "ddpg",
     "defaults",
     "dqn",
     "impala",
     "make",
+    "make_config",
+    "make_hparams",
     "names",
     "ppo",
     "pqn",

@@ -10,7 +10,7 @@ import torch
 
 from funrl import random, schedules, tree
 from funrl.acting import ActorState, rollout
-from funrl.algos.state import State
+from funrl.algos.state import LearnerState, State
 from funrl.compiler import compile
 from funrl.env import Env, Place, Transition
 from funrl.names import nearest
@@ -241,19 +241,22 @@ def check_copies(config: Any, env: Env) -> None:
         raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
 
 
-def check_experience(transitions: Transition, config: Any, *extras: str) -> None:
-    """Raise a ValueError unless transitions are [num_steps, num_envs, ...] and have the named extras.
+def check_experience(learner: Any, transitions: Transition, config: Any, *extras: str) -> None:
+    """Raise unless ``learner`` is one and the transitions are [num_steps, num_envs, ...] and have the named extras.
 
     Example:
         >>> import funrl
         >>> flag = torch.zeros(3, 2, dtype=torch.bool)
         >>> transitions = Transition((), (), torch.zeros(3, 2), flag, flag, (), {})
-        >>> check_experience(transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2))
-        >>> check_experience(transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2), "log_prob")
+        >>> check_experience(LearnerState(()), transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2))
+        >>> check_experience(LearnerState(()), transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2), "log_prob")
         Traceback (most recent call last):
         ...
         ValueError: learn: transitions: extras lack 'log_prob'; let the algorithm's own act choose the actions
     """
+    if not isinstance(learner, LearnerState):
+        remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
+        raise TypeError(f"learn: learner: expected a LearnerState, got a {type(learner).__name__}; {remedy}")
     shape, expected = tuple(transitions.reward.shape), (config.num_steps, config.num_envs)
     if shape != expected:
         raise ValueError(

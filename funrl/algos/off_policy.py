@@ -189,7 +189,7 @@ def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer
     def init(key: torch.Tensor) -> State:
         network_key, env_key = random.split(key).unbind(0)
         env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-        actor = acting.start((), env_key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+        actor = acting.start(env_key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
         reward = actor.timestep.reward
         observation, zero = tree.to(actor.timestep.observation[0], reward.dtype), torch.zeros_like(reward[0])
         hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
@@ -212,7 +212,7 @@ def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer
         return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        check_experience(transitions, config)
+        check_experience(learner, transitions, config)
         samples = in_dtype_of(learner.params, transitions)
         sums, episode_metrics = episodes.record(learner.episodes, samples)
         memory = buffer.extend(learner.buffer, rows(samples, learner.hparams))

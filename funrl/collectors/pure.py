@@ -107,7 +107,7 @@ class _Compiled(Collector):
         key = key.to(self._device)
         reset_key, self._key = random.split(random.fold_in(key, 0)).unbind(0)
         self._params = tree.clone(tree.to(params, self._device))
-        self._actor = start(self._params, reset_key, env_params, env=env, act=act, num_envs=num_envs)
+        self._actor = start(reset_key, env_params, env=env, num_envs=num_envs, act=act, params=self._params)
         steps = frames_per_batch // num_envs
         self._ledger = Ledger([num_envs], [steps], (), (), _NO_LIMIT)
 

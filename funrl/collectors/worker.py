@@ -166,7 +166,7 @@ class Worker:
         return env._replace(**{name: counted(getattr(env, name)) for name in names})
 
     def _start(self) -> ActorState:
-        return start(self.params, self.reset_key, self.env_params, env=self.env, act=self.act)
+        return start(self.reset_key, self.env_params, env=self.env, act=self.act, params=self.params)
 
     def serve(self) -> None:
         """Say what the environment is like, and then do as told."""

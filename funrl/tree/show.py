@@ -9,6 +9,7 @@ import torch
 __all__ = ["shown_short"]
 
 _LINES, _CHARACTERS = 24, 2_000  # what is longer is shortened
+_NUMBERS = 1_000
 _WIDTH = 100  # of what stands beside a name
 
 
@@ -50,7 +51,8 @@ def shown_short(cls: type, leaves: Callable[[Any], list[Any]]) -> Any:
 
     def __repr__(self: Any) -> str:
         plain = whole(self)
-        if len(plain) <= _CHARACTERS and plain.count("\n") < _LINES:
+        inside = sum(x.numel() for x in leaves(self) if isinstance(x, torch.Tensor))
+        if inside <= _NUMBERS and len(plain) <= _CHARACTERS and plain.count("\n") < _LINES:
             return plain
         lines = [f"  {name}={text(getattr(self, name))},\n" for name in names]
         return f"{type(self).__qualname__}(\n{''.join(lines)})"

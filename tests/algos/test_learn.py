@@ -129,6 +129,8 @@ def test_experience_that_does_not_fit(kind):
     for wrong in (tree.index(transitions, slice(1, None)), tree.map(lambda x: x[:, :1], transitions), tree.index(transitions, 0)):
         with pytest.raises(ValueError, match=f"learn: transitions: expected leaves {shape}, num_steps by num_envs, got a reward"):
             algo.learn(random.key(2), state.learner, wrong)
+    with pytest.raises(TypeError, match=r"learn: learner: expected a LearnerState, got a State; give state\.learner"):
+        algo.learn(random.key(2), state, transitions)
     for name in {"log_prob", "unclipped_action", "memory"} & set(transitions.extras):
         if name == "log_prob" and not kind.startswith("ppo"):
             continue  # it has none to compare with

@@ -57,7 +57,7 @@ def learner(env):
 
 
 def begin(env, key):
-    return funrl.acting.start((), key, env.default_params, env=env, num_envs=B), env.default_params
+    return funrl.acting.start(key, env=env, num_envs=B), env.default_params
 
 
 def test_the_statistics_of_a_compiled_learner_are_those_of_what_it_saw():

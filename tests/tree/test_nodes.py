@@ -445,7 +445,9 @@ def test_a_long_repr_is_shortened_to_a_line_for_each_field():
     algo = funrl.algos.dqn.make(funrl.envs.make("CartPole-v1"), num_envs=8)
     state = algo.init(funrl.random.key(0))
     lines = repr(state).splitlines()
-    assert len(lines) <= 20 and max(map(len, lines)) < 120 and lines[0] == "OffPolicyState(" and lines[-1] == ")"
+    assert lines[0] == "State(" and lines[1].startswith("  actor=ActorState of ") and lines[-1] == ")" and len(lines) == 4
+    lines = repr(state.learner).splitlines()
+    assert len(lines) <= 20 and max(map(len, lines)) < 120 and lines[0] == "LearnerState(" and lines[-1] == ")"
     assert all(any(line.startswith(f"  {name}=") for line in lines) for name in ("params", "optimizer", "buffer"))
 
     @tree.dataclass
