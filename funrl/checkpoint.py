@@ -30,7 +30,9 @@ from funrl.tree.nodes import same_rows
 __all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
 
 _KIND = b"funrl checkpoint "
-_VERSION = 1
+# 1: agents had one flat state; 2: State(actor, learner).
+_VERSION = 2
+_WRITERS = {"1": "funrl 0.1 before agents became State(actor, learner)"}
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _KEPT = re.compile(r"step-\d{12,}")
 _CHUNK_BYTES = 1 << 20
@@ -288,9 +290,8 @@ def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {reason}; give a file that checkpoint.save wrote")
     version = first[len(_KIND) : -1].decode("ascii", "replace")
     if version != str(_VERSION):
-        raise CheckpointError(
-            f"{path}: the checkpoint has format version {version}, expected {_VERSION}; read it with the funrl that wrote it"
-        )
+        writer = _WRITERS.get(version, "another funrl")
+        raise CheckpointError(f"{path}: the checkpoint has format version {version}, of {writer}, expected {_VERSION}; read it with that one")
     if sys.byteorder != "little":
         raise CheckpointError(f"{path}: the checkpoint is little-endian, but this machine is not; convert it on one that is")
     packed = file.read(8)

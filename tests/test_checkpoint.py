@@ -118,9 +118,11 @@ def test_pickles_are_not_executed(path):
 
 
 def test_another_version(path):
-    path.write_bytes(path.read_bytes().replace(b"checkpoint 1\n", b"checkpoint 2\n"))
-    with pytest.raises(CheckpointError, match="format version 2, expected 1"):
-        checkpoint.load(path, like())
+    whole = path.read_bytes()
+    for version, writer in ((b"1", r"funrl 0\.1 before agents became State"), (b"3", "another funrl")):
+        path.write_bytes(whole.replace(b"checkpoint 2\n", b"checkpoint " + version + b"\n"))
+        with pytest.raises(CheckpointError, match=f"format version {version.decode()}, of {writer}.*, expected 2; read it with that one"):
+            checkpoint.load(path, like())
 
 
 ROW = {"path": "x", "dtype": "float32", "shape": [2], "bytes": 8}
