@@ -2,7 +2,7 @@
 
 A file holds, in this order,
 
-* one line of text, ``funrl checkpoint 1``: what it is, and the version of the format;
+* one line of text, ``funrl checkpoint 2``: what it is, and the version of the format;
 * the length of the header, an unsigned 64-bit little-endian integer;
 * the header, JSON: ``meta``, and for each leaf its path, dtype, shape and size in bytes;
 * the bytes of the leaves in the order of :func:`funrl.tree.leaves`, little-endian;

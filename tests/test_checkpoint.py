@@ -144,7 +144,7 @@ ROW = {"path": "x", "dtype": "float32", "shape": [2], "bytes": 8}
 )
 def test_a_header_that_lies(path, header):
     header = header.encode("latin-1")
-    path.write_bytes(b"funrl checkpoint 1\n" + struct.pack("<Q", len(header)) + header + bytes(64))
+    path.write_bytes(b"funrl checkpoint 2\n" + struct.pack("<Q", len(header)) + header + bytes(64))
     with pytest.raises(CheckpointError, match="its header cannot be read"):
         checkpoint.load(path, like())
 
@@ -240,7 +240,7 @@ def test_the_latest_and_the_best_stay(tmp_path):
 def test_a_damaged_one_is_not_the_best_and_one_that_is_written_again_is_replaced(tmp_path):
     for step, score in ((1, 5.0), (2, 1.0), (3, 2.0)):
         checkpoint.save_kept(tmp_path, step, torch.tensor(step), keep=3, score=score)
-    (tmp_path / "step-000000000001").write_bytes(b"funrl checkpoint 1\n")
+    (tmp_path / "step-000000000001").write_bytes(b"funrl checkpoint 2\n")
     assert checkpoint.best(tmp_path).name == "step-000000000003"
     # A run that goes on from a checkpoint before them.
     checkpoint.save_kept(tmp_path, 2, torch.tensor(20), keep=1, score=3.0)
