@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import tree
-from funrl.random import _seen as seen
+from funrl.random._checks import seen
 
 __all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "check_capacity", "seen"]
 
