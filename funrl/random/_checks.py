@@ -27,10 +27,11 @@ def watch(listener: Callable[[torch.Tensor, str], None] | None) -> Callable[[tor
     It is for :func:`funrl.debug.keys`. ``None`` ends it. ``fold_in`` draws nothing.
 
     Example:
+        >>> from funrl import random
         >>> names = []
-        >>> before = watch(lambda key, name: names.append(name))
-        >>> x = normal(key(0))
-        >>> names, watch(before) is None
+        >>> before = random.watch(lambda key, name: names.append(name))
+        >>> x = random.normal(random.key(0))
+        >>> names, random.watch(before) is None
         (['normal'], False)
     """
     global _WATCHER

@@ -37,7 +37,8 @@ def uniform(
             are looked at on the CPU outside of compile and vmap).
 
     Example:
-        >>> x = uniform(key(0), (1000,), -1.0, 3.0)
+        >>> from funrl import random
+        >>> x = random.uniform(random.key(0), (1000,), -1.0, 3.0)
         >>> bool((x >= -1).all() and (x < 3).all())
         True
     """
@@ -78,7 +79,8 @@ def normal(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
         TypeError, ValueError: if ``key`` is not one key, ``dtype`` is another one, or a size is below 0.
 
     Example:
-        >>> x = normal(key(0), (10_000,))
+        >>> from funrl import random
+        >>> x = random.normal(random.key(0), (10_000,))
         >>> abs(x.mean().item()) < 0.02, abs(x.std().item() - 1) < 0.02
         (True, True)
 
@@ -125,7 +127,8 @@ def truncated_normal(
             at on the CPU outside of compile and vmap).
 
     Example:
-        >>> x = truncated_normal(key(0), -2.0, 2.0, (1000,))
+        >>> from funrl import random
+        >>> x = random.truncated_normal(random.key(0), -2.0, 2.0, (1000,))
         >>> bool((x.abs() <= 2).all())
         True
     """
@@ -166,7 +169,8 @@ def exponential(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = to
         TypeError, ValueError: if ``key`` is not one key, ``dtype`` is another one, or a size is below 0.
 
     Example:
-        >>> round(exponential(key(0), (10_000,)).mean().item(), 1)
+        >>> from funrl import random
+        >>> round(random.exponential(random.key(0), (10_000,)).mean().item(), 1)
         1.0
     """
     check_dtype(dtype, "exponential")
@@ -191,7 +195,8 @@ def gumbel(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
         TypeError, ValueError: if ``key`` is not one key, ``dtype`` is another one, or a size is below 0.
 
     Example:
-        >>> round(gumbel(key(0), (10_000,)).mean().item(), 1)  # Euler's constant
+        >>> from funrl import random
+        >>> round(random.gumbel(random.key(0), (10_000,)).mean().item(), 1)  # Euler's constant
         0.6
     """
     return -torch.log(exponential(key, shape, dtype=dtype))

@@ -32,7 +32,8 @@ def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int 
             (tensors are looked at on the CPU outside of compile and vmap).
 
     Example:
-        >>> randint(key(0), (6,), 1, 7)
+        >>> from funrl import random
+        >>> random.randint(random.key(0), (6,), 1, 7)
         tensor([2, 5, 3, 4, 2, 3])
 
     Reference:
@@ -80,7 +81,8 @@ def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Shape | N
             CPU outside of compile and vmap).
 
     Example:
-        >>> bernoulli(key(0), torch.tensor([0.0, 1.0]))
+        >>> from funrl import random
+        >>> random.bernoulli(random.key(0), torch.tensor([0.0, 1.0]))
         tensor([False,  True])
     """
     check_key(key, "bernoulli")
@@ -114,7 +116,8 @@ def categorical(key: torch.Tensor, logits: torch.Tensor, *, axis: int = -1) -> t
         ValueError: if ``key`` has dims, or there is no class.
 
     Example:
-        >>> categorical(key(0), torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]]))
+        >>> from funrl import random
+        >>> random.categorical(random.key(0), torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]]))
         tensor([0, 1])
 
     Reference:

@@ -21,9 +21,10 @@ def key(seed: int | torch.Tensor, device: torch.device | str | None = None) -> t
         ValueError: if ``seed`` does not fit in 64 bits, or has dims.
 
     Example:
-        >>> key(0)
+        >>> from funrl import random
+        >>> random.key(0)
         tensor(-8790055297342145339)
-        >>> bool(key(0) == key(torch.tensor(0)))
+        >>> bool(random.key(0) == random.key(torch.tensor(0)))
         True
     """
     seed = integer(seed, "key", "seed", device)
@@ -46,8 +47,9 @@ def split(key: torch.Tensor, num: Shape = 2) -> torch.Tensor:
         TypeError, ValueError: if ``key`` is not one key, or a size is below 0.
 
     Example:
-        >>> first, second = split(key(0))
-        >>> split(first, (8, 2)).shape
+        >>> from funrl import random
+        >>> first, second = random.split(random.key(0))
+        >>> random.split(first, (8, 2)).shape
         torch.Size([8, 2])
     """
     return words_of(key, num, "split", SPLIT)
@@ -70,8 +72,9 @@ def fold_in(key: torch.Tensor, data: int | torch.Tensor) -> torch.Tensor:
         ValueError: if ``key`` or ``data`` has dims, or ``data`` does not fit in 64 bits.
 
     Example:
+        >>> from funrl import random
         >>> step = torch.tensor(3)
-        >>> bool(fold_in(key(0), step) == fold_in(key(0), 3))
+        >>> bool(random.fold_in(random.key(0), step) == random.fold_in(random.key(0), 3))
         True
     """
     check_key(key, "fold_in")
@@ -92,7 +95,8 @@ def bits(key: torch.Tensor, shape: Shape = ()) -> torch.Tensor:
         TypeError, ValueError: if ``key`` is not one key, or a size is below 0.
 
     Example:
-        >>> bits(key(0), (2,))
+        >>> from funrl import random
+        >>> random.bits(random.key(0), (2,))
         tensor([ 4491245970711880377, -4332282781965847702])
     """
     return words_of(key, shape, "bits")

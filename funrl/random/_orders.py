@@ -29,7 +29,8 @@ def permutation(key: torch.Tensor, x: int | torch.Tensor) -> torch.Tensor:
         ValueError: if ``key`` or ``x`` has the wrong dims, or the integer is below 0.
 
     Example:
-        >>> permutation(key(0), 5)
+        >>> from funrl import random
+        >>> random.permutation(random.key(0), 5)
         tensor([3, 1, 0, 4, 2])
 
     Reference: R. Mitchell, D. Stokes, E. Frank, G. Holmes, "Bandwidth-Optimal Random Shuffling for GPUs", 2021, arXiv:2106.06161
@@ -56,7 +57,8 @@ def shuffle(key: torch.Tensor, x: torch.Tensor, axis: int = 0) -> torch.Tensor:
         ValueError: if ``key`` has dims, or ``x`` has none.
 
     Example:
-        >>> shuffle(key(0), torch.tensor([[1, 2, 3], [4, 5, 6]]), axis=1)
+        >>> from funrl import random
+        >>> random.shuffle(random.key(0), torch.tensor([[1, 2, 3], [4, 5, 6]]), axis=1)
         tensor([[2, 1, 3],
                 [5, 4, 6]])
     """
@@ -101,7 +103,7 @@ def feistel(
         >>> halves = torch.arange(4) // 2, torch.arange(4) % 2
         >>> left, right = feistel(halves, torch.tensor([1, 0]), lambda i, half, other, word: (half + other + word) % 2)
         >>> left * 2 + right
-        tensor([3, 0, 1, 2])
+        tensor([3, 1, 0, 2])
     """
     both = list(halves)
     for i, word in enumerate(words):
@@ -135,9 +137,10 @@ def choice(
             outside of compile and vmap).
 
     Example:
-        >>> choice(key(0), 10, (4,), replace=False)
+        >>> from funrl import random
+        >>> random.choice(random.key(0), 10, (4,), replace=False)
         tensor([3, 9, 6, 1])
-        >>> choice(key(0), torch.tensor([1.0, 2.0]), (3,), p=torch.tensor([0.0, 1.0]))
+        >>> random.choice(random.key(0), torch.tensor([1.0, 2.0]), (3,), p=torch.tensor([0.0, 1.0]))
         tensor([2., 2., 2.])
 
     Reference:
