@@ -15,16 +15,17 @@ def _rows(n: int) -> Any:
 
 
 def _filled(buffer: Any, capacity: int) -> Any:
-    from funrl import tree
+    from funrl import buffers, tree
 
+    writer = buffers.in_place(buffer)
     state = buffer.init(tree.index(_rows(1), 0))
     for start in range(0, capacity, 50_000):
-        state = buffer.extend_(state, _rows(min(50_000, capacity - start)))
+        state = writer.extend(state, _rows(min(50_000, capacity - start)))
     return state
 
 
 def calls(capacity: int, seconds: float) -> dict[str, list[float]]:
-    """Return the microseconds of single calls: compiled, and of the twins ``extend_`` and ``update_priority_`` eagerly."""
+    """Return the microseconds of single calls: compiled, and in place, eagerly: ``extend_`` and ``update_priority_``."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
 
@@ -46,16 +47,16 @@ def calls(capacity: int, seconds: float) -> dict[str, list[float]]:
             update = funrl.compile(lambda state, index, priority, b=buffer: b.update_priority(state, index, priority), donate=0)
             for start in range(0, capacity, 50_000):
                 index = torch.arange(start, min(start + 50_000, capacity))
-                state = buffer.update_priority_(state, index, torch.rand(len(index)))
+                state = buffers.in_place(buffer).update_priority(state, index, torch.rand(len(index)))
             index, priority = torch.randint(capacity, (BATCH,)), torch.rand(BATCH)
             result["update_priority"] = state_of(update, state, index, priority)
-            result["update_priority_"] = state_of(buffer.update_priority_, state_of.last, index, priority)
+            result["update_priority_"] = state_of(buffers.in_place(buffer).update_priority, state_of.last, index, priority)
             state = state_of.last
         sample = funrl.compile(lambda key, state, b=buffer: b.sample(key, state, BATCH))
         result[f"{prefix}sample"] = timed(lambda i, s=sample, state=state: s(keys[i % 500], state), seconds)
         extend = funrl.compile(lambda state, rows, b=buffer: b.extend(state, rows), donate=0)
         result[f"{prefix}extend"] = state_of(extend, state, rows)
-        result[f"{prefix}extend_"] = state_of(buffer.extend_, state_of.last, rows)
+        result[f"{prefix}extend_"] = state_of(buffers.in_place(buffer).extend, state_of.last, rows)
     return named(result, capacity)
 
 
@@ -104,7 +105,7 @@ def memory(seconds: float) -> dict[str, list[float]]:
 
 def notes(figures: Figures) -> list[str]:
     """Say what the rows are, and what a larger buffer costs."""
-    lines = ["`extend` is compiled with the state donated, `extend_` writes in place eagerly."]
+    lines = ["`extend` is compiled with the state donated, `extend_` is that of `buffers.in_place(buffer)`, eagerly."]
 
     def growth(few: str, many: str) -> str:
         return f"{figures[many]['funrl'] / figures[few]['funrl']:.2f} x"

@@ -22,19 +22,20 @@ from pathlib import Path
 import torch
 
 from funrl import random
+from funrl.random import _splitmix
 
 CHUNK = 1 << 20
 STREAMS = {
-    "bits": (lambda key: random.bits(key, (CHUNK,)), random._BITS),
-    "split": (lambda key: random.split(key, CHUNK), random._SPLIT),
-    "fold_in": (lambda key: torch.func.vmap(lambda i: random.fold_in(key, i))(torch.arange(CHUNK)), random._FOLD),
+    "bits": (lambda key: random.bits(key, (CHUNK,)), _splitmix.BITS),
+    "split": (lambda key: random.split(key, CHUNK), _splitmix.SPLIT),
+    "fold_in": (lambda key: torch.func.vmap(lambda i: random.fold_in(key, i))(torch.arange(CHUNK)), _splitmix.FOLD),
 }
 
 
 def words(stream: str, key: torch.Tensor):
     """Yield chunks [CHUNK] of the words 0, 1, 2, ... of a stream; the first is what the public function returns."""
     first, domain = STREAMS[stream]
-    chunk = torch.compile(lambda start: random._output(key, torch.arange(CHUNK) + start, domain), fullgraph=True)
+    chunk = torch.compile(lambda start: _splitmix.output(key, torch.arange(CHUNK) + start, domain), fullgraph=True)
     if not torch.equal(chunk(torch.tensor(0)), first(key)):
         raise RuntimeError(f"random_quality: the stream {stream} is not what funrl.random.{stream} returns")
     start = 0

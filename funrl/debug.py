@@ -164,7 +164,7 @@ def _caller() -> tuple[Any, str]:
     frame: Any = sys._getframe(2)
     entry = None
     while frame is not None:
-        if frame.f_code.co_filename == random.__file__:
+        if os.path.dirname(frame.f_code.co_filename) == os.path.dirname(random.__file__):
             entry = frame
         elif entry is not None:
             return entry, f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"

@@ -67,7 +67,7 @@ def document():
     lines += section(funrl, seen)
     for file, name in IMPORTS["MODULES"].items():
         module = importlib.import_module(name)
-        if file not in {"__main__.py", *IMPORTS["INNER"]} and hasattr(module, "__all__"):
+        if file != "__main__.py" and not IMPORTS["is_inner"](file) and hasattr(module, "__all__"):
             lines += section(module, seen)
     return "\n".join([*lines, *operators(), ""])
 

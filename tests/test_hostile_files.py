@@ -111,7 +111,7 @@ ITEM = {"x": torch.zeros(3), "n": torch.tensor(0)}
 
 def filled(buffer):
     batch = {"x": torch.arange(15.0).reshape(5, 3), "n": torch.arange(5)}
-    return buffer.extend_(buffer.init(ITEM), batch)
+    return buffers.in_place(buffer).extend(buffer.init(ITEM), batch)
 
 
 def run_folder(folder):

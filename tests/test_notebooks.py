@@ -108,10 +108,10 @@ from funrl import envs, random
 from funrl.buffers import ring
 from torch._inductor import config
 envs.checks.check_action, envs.gymnasium.make, envs.gymnasium.bridge, funrl.nowhere, random.key, funrl.algos.episodes.start
-envs.make("CartPole-v1")._replace(name="x"), random._mix
+envs.make("CartPole-v1")._replace(name="x"), random._splitmix.mix
 """
     names = ["os", "torch._inductor", "funrl.buffers.ring", "funrl.envs.checks", "funrl.envs.gymnasium.bridge", "funrl.nowhere"]
-    assert set(private_names(program)) == {*names, "funrl.random._mix", "_mix"}
+    assert set(private_names(program)) == {*names, "funrl.random._splitmix.mix", "_splitmix"}
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -8,6 +8,7 @@ import scipy.stats
 import torch
 
 from funrl import compiler, random
+from funrl.random import _checks, _splitmix
 from tests.oracles import splitmix64
 from tests.support import compilations
 
@@ -28,12 +29,12 @@ def compiled(f, *args, backend="aot_eager"):
 
 
 def test_mix_gives_the_published_splitmix64_vector():
-    states = torch.arange(1, 6) * random._GOLDEN + 1234567
+    states = torch.arange(1, 6) * _splitmix.GOLDEN + 1234567
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-    assert unsigned(random._mix(states)) == published == splitmix64.sequence(1234567, 5)
+    assert unsigned(_splitmix.mix(states)) == published == splitmix64.sequence(1234567, 5)
 
 
-@pytest.mark.parametrize("domain, draw", [(random._BITS, random.bits), (random._SPLIT, random.split)])
+@pytest.mark.parametrize("domain, draw", [(_splitmix.BITS, random.bits), (_splitmix.SPLIT, random.split)])
 def test_counters_reach_positions_of_splitmix64(domain, draw):
     key = random.key(9)
     c = domain & splitmix64.MASK
@@ -45,14 +46,14 @@ def test_counters_reach_positions_of_splitmix64(domain, draw):
 def test_fold_in_and_key_reach_positions_of_splitmix64():
     key = random.key(9)
     for i in (0, 1, -1, 12345, 2**60, -(2**63)):
-        c = random._FOLD & splitmix64.MASK
+        c = _splitmix.FOLD & splitmix64.MASK
         assert unsigned(random.fold_in(key, i)) == [splitmix64.mix64(int(key) + ((i & splitmix64.MASK) ^ c) * splitmix64.GOLDEN)]
-        c = random._SEED & splitmix64.MASK
+        c = _splitmix.SEED & splitmix64.MASK
         assert unsigned(random.key(i)) == [splitmix64.mix64(((i & splitmix64.MASK) ^ c) * splitmix64.GOLDEN)]
 
 
 def test_domains_stay_apart_for_counters_below_two_to_the_sixty():
-    upper = [(c & splitmix64.MASK) >> 60 for c in (random._SPLIT, random._FOLD, random._BITS)]
+    upper = [(c & splitmix64.MASK) >> 60 for c in (_splitmix.SPLIT, _splitmix.FOLD, _splitmix.BITS)]
     assert len({*upper, *(15 - u for u in upper)}) == 6
 
 
@@ -251,7 +252,7 @@ def test_the_extreme_words_give_finite_numbers_within_the_documented_bounds(dtyp
     extreme = torch.tensor([0, -1, 1, -(2**63), 2**63 - 1, 0xFFFFFF, -(2**24)])
 
     def words(key, shape, name, domain=None):
-        size = random._size(shape, name)
+        size = _checks.size_of(shape, name)
         return extreme.expand(size) if size == (7,) else torch.stack([extreme, extreme.flip(0)])
 
     monkeypatch.setattr(random, "_words", words)

@@ -11,7 +11,8 @@ from funrl.algos.networks import deterministic_actor, q_ensemble
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.env import Env, Transition
-from funrl.losses import ActorCritic, ddpg_loss, soft_update
+from funrl.losses import ActorCritic, ddpg_loss
+from funrl.optim import soft_update
 
 __all__ = ["DDPGConfig", "make"]
 

@@ -13,7 +13,8 @@ from funrl.algos.networks import q_network
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
-from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
+from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss
+from funrl.optim import hard_update, soft_update
 from funrl.random import split
 from funrl.schedules import linear
 

@@ -11,7 +11,7 @@ from funrl.algos.algorithm import Algorithm, check_range, make_config
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.algos.state import LearnerState
 from funrl.env import Env, Transition
-from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.returns import gae
 
 __all__ = ["PPOConfig", "make"]

@@ -11,7 +11,8 @@ from funrl.algos.networks import q_ensemble, stochastic_actor
 from funrl.algos.off_policy import Learned, Learner
 from funrl.algos.off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update
+from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
+from funrl.optim import soft_update
 
 __all__ = ["REDQConfig", "make"]
 

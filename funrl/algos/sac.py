@@ -11,7 +11,8 @@ from funrl.algos.networks import q_ensemble, stochastic_actor, target_entropy
 from funrl.algos.off_policy import Learned, Learner
 from funrl.algos.off_policy_actors import SoftConfig, init_soft_actor_critic, soft_policy
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_loss, soft_update
+from funrl.losses import SoftActorCritic, sac_loss
+from funrl.optim import soft_update
 
 __all__ = ["SACConfig", "make"]
 

@@ -12,7 +12,8 @@ from funrl.algos.off_policy import Learned, Learner
 from funrl.algos.off_policy_actors import SoftConfig, soft_policy
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
+from funrl.losses import SoftActorCritic, sac_discrete_loss
+from funrl.optim import soft_update
 from funrl.random import split
 
 __all__ = ["SACDiscreteConfig", "make"]

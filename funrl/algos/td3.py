@@ -11,7 +11,8 @@ from funrl.algos.networks import deterministic_actor, half_width, q_ensemble
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.env import Env, Transition
-from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
+from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
+from funrl.optim import soft_update
 
 __all__ = ["TD3Config", "make"]
 

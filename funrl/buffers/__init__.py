@@ -9,6 +9,7 @@
 torch.Size([32, 4])
 """
 
+from funrl.buffers._writing import in_place
 from funrl.buffers.buffer import Buffer, RingState, Sample, Storage
 from funrl.buffers.disk import files, follow, reopen
 from funrl.buffers.frames import FramesState, decode_pixels, encode_pixels, frame_stacks
@@ -19,7 +20,7 @@ from funrl.buffers.ring import memory
 from funrl.buffers.saving import load, save
 from funrl.buffers.sequence import SequenceSample, SequenceState, prioritized_sequence, sequence
 from funrl.buffers.sums import SumTree
-from funrl.buffers.trajectories import NStep, Trajectories, n_step, reward_to_go, split_trajectories
+from funrl.buffers.trajectories import NStep, Trajectories, n_step, split_trajectories
 from funrl.buffers.uniform import first_in_first_out, uniform, without_replacement
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "first_in_first_out",
     "follow",
     "frame_stacks",
+    "in_place",
     "load",
     "memory",
     "n_step",
@@ -50,7 +52,6 @@ __all__ = [
     "prioritized",
     "prioritized_sequence",
     "reopen",
-    "reward_to_go",
     "save",
     "sequence",
     "split_trajectories",

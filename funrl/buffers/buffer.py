@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import tree
-from funrl.random import _seen as seen
+from funrl.random._checks import seen
 
 __all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "check_capacity", "seen"]
 
@@ -66,9 +66,9 @@ def _itself(item: Any) -> Any:
 class Buffer(NamedTuple):
     """A replay buffer: functions that take a state and return a new one.
 
-    All but the twins (``..._``) are pure, and run eagerly, under :func:`torch.func.vmap` (a buffer for each agent) and in compiled
-    programs. Eagerly, a pure ``extend`` copies the whole buffer. Two ways do not: in a compiled program, donate the state
-    (:func:`funrl.compile`); in a host loop, use the twin, which writes into the tensors of the state and returns it.
+    All are pure, and run eagerly, under :func:`torch.func.vmap` (a buffer for each agent) and in compiled programs. Eagerly, ``extend``
+    copies the whole buffer. Two ways do not: in a compiled program, donate the state (:func:`funrl.compile`); in a host loop, use the
+    buffer that :func:`in_place` makes of this one.
 
     When the buffer is full, new items take the places of the oldest. Items carry no gradient. The functions check structure, shapes and
     dtypes always, and numbers where they can be seen: on the CPU, outside compiled programs and vmap.
@@ -80,18 +80,15 @@ class Buffer(NamedTuple):
         sample: ``sample(key, state, batch_size) -> Sample``.
         size: ``size(state) -> int64 []``, how many items can be drawn.
         can_sample: ``can_sample(state, batch_size) -> bool []``: whether there are that many.
-        add_: the twin of ``add``.
-        extend_: the twin of ``extend``.
         restore: ``restore(ring) -> state``: a state around items that are there already, as if they had just been added.
         capacity: N, in items (in steps of each environment for sequences).
         storage: where the items are kept.
         kept: ``kept(item) -> row``: what is stored of an item.
         update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``; items that are gone are left out.
-        update_priority_: its twin.
         sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in a random order, that of the
             key, in which each item comes once; rows beyond the last item have weight 0.
         take: queues: ``take(state, batch_size) -> (state, Sample)`` removes the oldest items.
-        take_: its twin.
+        writers: ``writers(write) -> dict``: the functions above that write, by their names, for one way of writing. :func:`in_place` asks.
     """
 
     init: Callable[..., Any]
@@ -100,17 +97,14 @@ class Buffer(NamedTuple):
     sample: Callable[..., Any]
     size: Callable[..., torch.Tensor]
     can_sample: Callable[..., torch.Tensor]
-    add_: Callable[..., Any]
-    extend_: Callable[..., Any]
     restore: Callable[..., Any]
     capacity: int
     storage: Storage
     kept: Callable[[Any], Any] = _itself
     update_priority: Callable[..., Any] | None = None
-    update_priority_: Callable[..., Any] | None = None
     sample_epoch: Callable[..., Sample] | None = None
     take: Callable[..., Any] | None = None
-    take_: Callable[..., Any] | None = None
+    writers: Callable[[Any], dict[str, Any]] | None = None
 
 
 def check_capacity(name: str, **sizes: Any) -> None:

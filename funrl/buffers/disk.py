@@ -23,9 +23,9 @@ __all__ = ["files", "follow", "reopen"]
 def files(folder: str | os.PathLike) -> Storage:
     """Keep the items of a buffer in memory-mapped files: they may take more room than there is memory.
 
-    ``init`` makes the folder, which must not hold a buffer yet; :func:`reopen` opens one that does. Write with ``add_`` and
-    ``extend_``: a pure ``extend`` would copy all the data into memory and is refused, and a compiled program that is given the
-    state as a donated argument would write past the journal. A row that was written outlives the process, however that ends;
+    ``init`` makes the folder, which must not hold a buffer yet; :func:`reopen` opens one that does. Write in place
+    (:func:`~funrl.buffers.in_place`): a pure ``extend`` would copy all the data into memory and is refused, and a compiled program that
+    is given the state as a donated argument would write past the journal. A row that was written outlives the process, however that ends;
     after :func:`~funrl.buffers.save` it outlives the machine's power too. One process writes; others may read meanwhile
     (:func:`follow`).
 
@@ -36,9 +36,9 @@ def files(folder: str | os.PathLike) -> Storage:
         >>> import tempfile
         >>> from funrl import buffers
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     buffer = buffers.uniform(1000, storage=buffers.files(folder))
+        ...     buffer = buffers.in_place(buffers.uniform(1000, storage=buffers.files(folder)))
         ...     state = buffer.init({"x": torch.zeros(3)})
-        ...     state = buffer.extend_(state, {"x": torch.ones(5, 3)})
+        ...     state = buffer.extend(state, {"x": torch.ones(5, 3)})
         ...     buffer.size(buffers.reopen(buffer, {"x": torch.zeros(3)}))
         tensor(5)
     """
@@ -121,10 +121,10 @@ def follow(buffer: Buffer, example: Any) -> Callable[[torch.Tensor, int], Sample
         >>> import tempfile
         >>> from funrl import buffers, random
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     buffer = buffers.uniform(1000, storage=buffers.files(folder))
+        ...     buffer = buffers.in_place(buffers.uniform(1000, storage=buffers.files(folder)))
         ...     state = buffer.init(torch.zeros(()))
         ...     sample = follow(buffer, torch.zeros(()))
-        ...     state = buffer.extend_(state, torch.full((5,), 7.0))
+        ...     state = buffer.extend(state, torch.full((5,), 7.0))
         ...     sample(random.key(0), 2).batch
         tensor([7., 7.])
     """

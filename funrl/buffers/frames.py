@@ -1,15 +1,16 @@
 """Pictures in buffers: stacks of frames whose frames are stored once, and pixels as bytes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from funrl import random, tree
+from funrl.buffers._writing import FRESH, IN_PLACE, Write
 from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity, seen
 from funrl.buffers.episodes import breaks, positions
 from funrl.buffers.episodes import done as done_of
-from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, rows, start
+from funrl.buffers.ring import append, check_items, memory, rows, start
 from funrl.buffers.sums import SumTree, find, put, sum_tree, total
 
 __all__ = ["FramesState", "decode_pixels", "encode_pixels", "frame_stacks"]
@@ -79,136 +80,159 @@ def frame_stacks(
         >>> buffer.size(state), buffer.sample(random.key(0), state, 3).batch["observation"].shape
         (tensor(2), torch.Size([3, 4, 8, 8]))
     """
-    name = "frame_stacks"
-    check_capacity(name, capacity=capacity, num_frames=num_frames)
+    check_capacity("frame_stacks", capacity=capacity, num_frames=num_frames)
     if capacity < num_frames:
-        raise ValueError(f"buffers.{name}: capacity: expected at least num_frames = {num_frames} steps, got {capacity}")
-    parts = (observation, next_observation)
+        raise ValueError(f"buffers.frame_stacks: capacity: expected at least num_frames = {num_frames} steps, got {capacity}")
+    spec = _Spec(capacity, num_frames, observation, next_observation, done)
 
-    def newest(items: Any, dims: int) -> Any:
-        """Keep the last frames of stacks [..., K, ...] with ``dims`` dimensions before K."""
-        for path in parts:
-            x = tree.get(items, path)
-            if not isinstance(x, torch.Tensor) or x.ndim <= dims or x.shape[dims] != num_frames:
-                raise ValueError(
-                    f"buffers.{name}: {path}: expected a stack of {num_frames} frames after {dims} dimensions, got {tree.describe_leaf(x)}"
-                )
-            items = tree.update(items, path, x.select(dims, num_frames - 1))
-        return items
+    def kept(item: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        over = done(item)
+        return _newest(spec, item, 1), torch.zeros_like(over, dtype=torch.int64), torch.zeros_like(over, dtype=torch.uint8)
 
     def init(example: Any) -> FramesState:
         shape = tree.batch_shape(example, 1)
         over = done(example)
         if over.shape != shape or over.dtype != torch.bool:
-            raise ValueError(f"buffers.{name}: done: expected bool {list(shape)}, got {tree.describe_leaf(over)}")
-        ring = start(name, kept(example), capacity, storage)
+            raise ValueError(f"buffers.frame_stacks: done: expected bool {list(shape)}, got {tree.describe_leaf(over)}")
+        ring = start("frame_stacks", kept(example), capacity, storage)
         return FramesState(ring, torch.ones_like(over), sum_tree(capacity * shape[0], over.device))
 
-    def kept(item: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        over = done(item)
-        return newest(item, 1), torch.zeros_like(over, dtype=torch.int64), torch.zeros_like(over, dtype=torch.uint8)
-
-    def row_before(state: FramesState, part: Any) -> Any:
-        return tree.map(lambda x: x.index_select(0, ((state.ring.cursor - 1) % capacity).reshape(1)), part)
-
-    def padding_of(state: FramesState, batch: Any, position: torch.Tensor) -> torch.Tensor:
-        """Return how stacks [T, E, K, ...] begin, uint8 [T, E], as :class:`FramesState` says it."""
-        stack, after = (tree.get(batch, path) for path in parts)
-        num = stack.shape[0]
-        slot = (state.ring.cursor - num_frames + 1 + torch.arange(num_frames - 1, device=position.device)) % capacity
-        frames = tree.get(state.ring.data[0], observation).index_select(0, slot)
-        frames = torch.cat([frames, stack.select(2, num_frames - 1)])  # from K - 1 steps before the first one on
-        time, env = torch.arange(num, device=position.device)[:, None], torch.arange(position.shape[1], device=position.device)
-
-        def equal(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return ((x == y) | ((x != x) & (y != y))).flatten(2).all(2) if x.ndim > 2 else x == y
-
-        repeated = zeros = equal(after[:, :, :-1].flatten(2), stack[:, :, 1:].flatten(2))
-        for k in range(1, num_frames):
-            shown, inside = stack[:, :, num_frames - 1 - k], position >= k
-            again = frames[time + num_frames - 1 - torch.minimum(position, torch.full_like(position, k)), env]
-            same = equal(shown, again)
-            repeated = repeated & same
-            zeros = zeros & torch.where(inside, same, equal(shown, torch.zeros_like(shown)))
-        result = torch.where(repeated, 0, torch.where(zeros, 1, 2)).to(torch.uint8)
-        if seen(lambda: ((result == 2) & (position >= num_frames - 1)).any()):
-            raise ValueError(
-                f"buffers.{name}: {observation}: expected stacks of the newest frames of consecutive steps, got others; apply frame_stack "
-                "after transforms that skip steps or change observations, and extend with what follows, or take buffers.uniform"
-            )
-        return result
-
-    def write_steps(write: Write, state: FramesState, whole: Any) -> FramesState:
-        batch = newest(whole, 2)
-        check_items(f"buffers.{name}: extend: batch", state.ring.data[0], batch, 1)
-        num = tree.leaves(batch)[0].shape[0]
-        if num == 0:
-            return state
-        last = row_before(state, state.ring.data[1]).squeeze(0)
-        broken = breaks(row_before(state, getattr(state.ring.data[0], "place", ())), getattr(batch, "place", ()))
-        position, over = positions(last, state.over, done(batch), broken)
-        padding = padding_of(state, whole, position)
-        ring = append(write, state.ring, (batch, position, padding))
-        drawable = mark(write, state.drawable, ring, padding[-capacity:])
-        return FramesState(ring, write.value(state.over, over), drawable)
-
-    def mark(write: Write, drawable: SumTree, ring: RingState, padding: torch.Tensor) -> SumTree:
-        """Let the newest steps be drawn, whose paddings are given, and not the K - 1 oldest."""
-        envs, device = padding.shape[1], padding.device
-        new = (ring.cursor - len(padding) + torch.arange(len(padding), device=device)) % capacity
-        oldest = (ring.cursor - ring.size + torch.arange(num_frames - 1, device=device)) % capacity
-        weights = (padding != 2).to(torch.float32)
-        for slot, weight in ((new, weights), (oldest, weights.new_zeros(num_frames - 1, envs))):
-            index = slot[:, None] * envs + torch.arange(envs, device=device)
-            drawable = put(write, drawable, index.reshape(-1), weight.reshape(-1))
-        return drawable
-
-    def size(state: FramesState) -> torch.Tensor:
-        return total(state.drawable).to(torch.int64)
-
     def sample(key: torch.Tensor, state: FramesState, batch_size: int) -> Sample:
-        count, envs = size(state), state.over.shape[0]
-        check_batch_size(name, batch_size, count, 1)
-        index = find(state.drawable, random.uniform(key, (batch_size,), dtype=torch.float64)).clamp(max=capacity * envs - 1)
-        slot, env = index // envs, index % envs
-        items, position, padding = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
-        batch = rows(items, index)
-        # How far back each frame of a stack is, but not before the first one of the episode.
-        back = torch.arange(num_frames - 1, -1, -1, device=slot.device)
-        place = position.index_select(0, index)[:, None]
-        frames = rows(
-            tree.get(items, observation), ((slot[:, None] - torch.minimum(back, place)) % capacity * envs + env[:, None]).reshape(-1)
-        )
-        stack = frames.reshape(batch_size, num_frames, *frames.shape[1:])
-        empty = (back > place) & (padding.index_select(0, index) == 1)[:, None]
-        stack = torch.where(empty.reshape(*empty.shape, *(1,) * (stack.ndim - 2)), torch.zeros_like(stack), stack)
-        after = torch.cat([stack[:, 1:], tree.get(batch, next_observation)[:, None]], 1)
-        batch = tree.update(tree.update(batch, observation, stack), next_observation, after)
-        weights = (count > 0).expand(batch_size).to(torch.float32)
-        return Sample(batch if postprocess is None else postprocess(batch), index, weights / count.clamp(min=1), weights)
+        drawn = _sample(spec, key, state, batch_size)
+        return drawn if postprocess is None else drawn.replace(batch=postprocess(drawn.batch))
 
-    def restore(ring: RingState) -> FramesState:
-        newest_row = rows(ring.data, ((ring.cursor - 1) % capacity).reshape(1))
-        over = done(newest_row[0]).squeeze(0) | (ring.size == 0)
-        age = torch.arange(capacity - 1, -1, -1, device=ring.cursor.device)
-        padding = ring.data[2].index_select(0, (ring.cursor - 1 - age) % capacity)
-        padding = torch.where((age < ring.size)[:, None], padding, 2)
-        return FramesState(ring, over, mark(IN_PLACE, sum_tree(capacity * over.shape[0], over.device), ring, padding))
+    def writers(write: Write) -> dict[str, Any]:
+        return {
+            "add": lambda state, item: _write_steps(spec, write, state, tree.map(lambda x: x[None], item)),
+            "extend": lambda state, batch: _write_steps(spec, write, state, batch),
+        }
 
     return Buffer(
         init=init,
-        add=lambda state, item: write_steps(FRESH, state, tree.map(lambda x: x[None], item)),
-        extend=lambda state, batch: write_steps(FRESH, state, batch),
         sample=sample,
-        size=size,
-        can_sample=lambda state, batch_size: size(state) >= batch_size,
-        add_=lambda state, item: write_steps(IN_PLACE, state, tree.map(lambda x: x[None], item)),
-        extend_=lambda state, batch: write_steps(IN_PLACE, state, batch),
-        restore=restore,
+        size=_size,
+        can_sample=lambda state, batch_size: _size(state) >= batch_size,
+        restore=lambda ring: _restore(spec, ring),
         capacity=capacity,
         storage=storage,
         kept=kept,
+        writers=writers,
+        **writers(FRESH),
     )
+
+
+class _Spec(NamedTuple):
+    """The arguments of :func:`frame_stacks` that its functions need."""
+
+    capacity: int
+    num_frames: int
+    observation: Any
+    next_observation: Any
+    done: Callable[[Any], torch.Tensor]
+
+
+def _newest(spec: _Spec, items: Any, dims: int) -> Any:
+    """Keep the last frames of stacks [..., K, ...] with ``dims`` dimensions before K."""
+    for path in (spec.observation, spec.next_observation):
+        x = tree.get(items, path)
+        if not isinstance(x, torch.Tensor) or x.ndim <= dims or x.shape[dims] != spec.num_frames:
+            raise ValueError(
+                f"buffers.frame_stacks: {path}: expected a stack of {spec.num_frames} frames after {dims} dimensions, "
+                f"got {tree.describe_leaf(x)}"
+            )
+        items = tree.update(items, path, x.select(dims, spec.num_frames - 1))
+    return items
+
+
+def _write_steps(spec: _Spec, write: Write, state: FramesState, whole: Any) -> FramesState:
+    """Append steps with whole stacks, leaves [T, E, ...], of which the newest frames are stored."""
+    batch = _newest(spec, whole, 2)
+    items, counted, _ = state.ring.data
+    check_items("buffers.frame_stacks: extend: batch", items, batch, 1)
+    if tree.leaves(batch)[0].shape[0] == 0:
+        return state
+    newest = ((state.ring.cursor - 1) % spec.capacity).reshape(1)
+    last = counted.index_select(0, newest).squeeze(0)
+    broken = breaks(tree.map(lambda x: x.index_select(0, newest), getattr(items, "place", ())), getattr(batch, "place", ()))
+    position, over = positions(last, state.over, spec.done(batch), broken)
+    padding = _padding_of(spec, state, whole, position)
+    ring = append(write, state.ring, (batch, position, padding))
+    return FramesState(ring, write.value(state.over, over), _mark(spec, write, state.drawable, ring, padding[-spec.capacity :]))
+
+
+def _padding_of(spec: _Spec, state: FramesState, batch: Any, position: torch.Tensor) -> torch.Tensor:
+    """Return how stacks [T, E, K, ...] begin, uint8 [T, E], as :class:`FramesState` says it."""
+    num_frames = spec.num_frames
+    stack, after = tree.get(batch, spec.observation), tree.get(batch, spec.next_observation)
+    slot = (state.ring.cursor - num_frames + 1 + torch.arange(num_frames - 1, device=position.device)) % spec.capacity
+    frames = tree.get(state.ring.data[0], spec.observation).index_select(0, slot)
+    frames = torch.cat([frames, stack.select(2, num_frames - 1)])  # from K - 1 steps before the first one on
+    time, env = torch.arange(stack.shape[0], device=position.device)[:, None], torch.arange(position.shape[1], device=position.device)
+
+    def equal(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return ((x == y) | ((x != x) & (y != y))).flatten(2).all(2) if x.ndim > 2 else x == y
+
+    repeated = zeros = equal(after[:, :, :-1].flatten(2), stack[:, :, 1:].flatten(2))
+    for k in range(1, num_frames):
+        shown, inside = stack[:, :, num_frames - 1 - k], position >= k
+        again = frames[time + num_frames - 1 - torch.minimum(position, torch.full_like(position, k)), env]
+        same = equal(shown, again)
+        repeated = repeated & same
+        zeros = zeros & torch.where(inside, same, equal(shown, torch.zeros_like(shown)))
+    result = torch.where(repeated, 0, torch.where(zeros, 1, 2)).to(torch.uint8)
+    if seen(lambda: ((result == 2) & (position >= num_frames - 1)).any()):
+        raise ValueError(
+            f"buffers.frame_stacks: {spec.observation}: expected stacks of the newest frames of consecutive steps, got others; apply "
+            "frame_stack after transforms that skip steps or change observations, and extend with what follows, or take buffers.uniform"
+        )
+    return result
+
+
+def _mark(spec: _Spec, write: Write, drawable: SumTree, ring: RingState, padding: torch.Tensor) -> SumTree:
+    """Let the newest steps be drawn, whose paddings are given, and not the K - 1 oldest."""
+    envs, device = padding.shape[1], padding.device
+    new = (ring.cursor - len(padding) + torch.arange(len(padding), device=device)) % spec.capacity
+    oldest = (ring.cursor - ring.size + torch.arange(spec.num_frames - 1, device=device)) % spec.capacity
+    weights = (padding != 2).to(torch.float32)
+    for slot, weight in ((new, weights), (oldest, weights.new_zeros(spec.num_frames - 1, envs))):
+        index = slot[:, None] * envs + torch.arange(envs, device=device)
+        drawable = put(write, drawable, index.reshape(-1), weight.reshape(-1))
+    return drawable
+
+
+def _size(state: FramesState) -> torch.Tensor:
+    return total(state.drawable).to(torch.int64)
+
+
+def _sample(spec: _Spec, key: torch.Tensor, state: FramesState, batch_size: int) -> Sample:
+    count, envs, capacity = _size(state), state.over.shape[0], spec.capacity
+    check_batch_size("frame_stacks", batch_size, count, 1)
+    index = find(state.drawable, random.uniform(key, (batch_size,), dtype=torch.float64)).clamp(max=capacity * envs - 1)
+    slot, env = index // envs, index % envs
+    items, position, padding = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
+    batch = rows(items, index)
+    # How far back each frame of a stack is, but not before the first one of the episode.
+    back = torch.arange(spec.num_frames - 1, -1, -1, device=slot.device)
+    place = position.index_select(0, index)[:, None]
+    source = (slot[:, None] - torch.minimum(back, place)) % capacity * envs + env[:, None]
+    frames = rows(tree.get(items, spec.observation), source.reshape(-1))
+    stack = frames.reshape(batch_size, spec.num_frames, *frames.shape[1:])
+    empty = (back > place) & (padding.index_select(0, index) == 1)[:, None]
+    stack = torch.where(empty.reshape(*empty.shape, *(1,) * (stack.ndim - 2)), torch.zeros_like(stack), stack)
+    after = torch.cat([stack[:, 1:], tree.get(batch, spec.next_observation)[:, None]], 1)
+    batch = tree.update(tree.update(batch, spec.observation, stack), spec.next_observation, after)
+    weights = (count > 0).expand(batch_size).to(torch.float32)
+    return Sample(batch, index, weights / count.clamp(min=1), weights)
+
+
+def _restore(spec: _Spec, ring: RingState) -> FramesState:
+    """Return the state around steps that are there already."""
+    newest_row = rows(ring.data, ((ring.cursor - 1) % spec.capacity).reshape(1))
+    over = spec.done(newest_row[0]).squeeze(0) | (ring.size == 0)
+    age = torch.arange(spec.capacity - 1, -1, -1, device=ring.cursor.device)
+    padding = ring.data[2].index_select(0, (ring.cursor - 1 - age) % spec.capacity)
+    padding = torch.where((age < ring.size)[:, None], padding, 2)
+    return FramesState(ring, over, _mark(spec, IN_PLACE, sum_tree(spec.capacity * over.shape[0], over.device), ring, padding))
 
 
 def encode_pixels(x: torch.Tensor) -> torch.Tensor:

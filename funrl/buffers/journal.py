@@ -87,7 +87,7 @@ def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
     """Write the last rows of n, leaves [k, ...], to the files of a ring, and move its cursor and size in place."""
     leaves = tree.leaves(ring.data)
     capacity = leaves[0].shape[0]
-    folder, written = _current(ring, "extend_")
+    folder, written = _current(ring, "extend")
     kept = batch[0].shape[0]
     begin(folder, written + n)
     first = (written + n - kept) % capacity
@@ -114,7 +114,7 @@ def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
 def take_from_files(ring: RingState, n: int) -> None:
     """Note that the n oldest rows of a ring are taken, and change its size in place; whoever opens the files finds them gone."""
     size = max(int(ring.size) - n, 0)
-    folder, written = _current(ring, "take_")
+    folder, written = _current(ring, "take")
     end(folder, written, size)
     ring.size.fill_(size)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
+from funrl.buffers._writing import FRESH, Write
 from funrl.buffers.buffer import Buffer, Sample, Storage, check_batch_size, check_capacity
 
 __all__ = ["ObjectsState", "Shelf", "objects"]
@@ -60,18 +61,20 @@ def objects(capacity: int, *, postprocess: Callable[[list[Any]], Any] | None = N
     def init(example: Any = None) -> ObjectsState:
         return ObjectsState(Shelf([]), torch.zeros((), dtype=torch.int64))
 
-    def extend_(state: ObjectsState, batch: Iterable[Any]) -> ObjectsState:
-        batch = list(batch)
-        for item in batch:
-            if len(state.shelf.items) < capacity:
-                state.shelf.items.append(item)
-            else:
-                state.shelf.items[int(state.cursor)] = item
-            state.cursor.copy_((state.cursor + 1) % capacity)
-        return state
+    def writers(write: Write) -> dict[str, Any]:
+        def extend(state: ObjectsState, batch: Iterable[Any]) -> ObjectsState:
+            batch = list(batch)
+            if write is FRESH:
+                state = ObjectsState(Shelf(list(state.shelf.items)), state.cursor.clone())
+            for item in batch:
+                if len(state.shelf.items) < capacity:
+                    state.shelf.items.append(item)
+                else:
+                    state.shelf.items[int(state.cursor)] = item
+                state.cursor.copy_((state.cursor + 1) % capacity)
+            return state
 
-    def extend(state: ObjectsState, batch: Iterable[Any]) -> ObjectsState:
-        return extend_(ObjectsState(Shelf(list(state.shelf.items)), state.cursor.clone()), batch)
+        return {"add": lambda state, item: extend(state, [item]), "extend": extend}
 
     def size(state: ObjectsState) -> torch.Tensor:
         return torch.tensor(len(state.shelf.items))
@@ -88,14 +91,12 @@ def objects(capacity: int, *, postprocess: Callable[[list[Any]], Any] | None = N
 
     return Buffer(
         init=init,
-        add=lambda state, item: extend(state, [item]),
-        extend=extend,
         sample=sample,
         size=size,
         can_sample=lambda state, batch_size: size(state) >= batch_size,
-        add_=lambda state, item: extend_(state, [item]),
-        extend_=extend_,
         restore=restore,
         capacity=capacity,
         storage=Storage(lambda example, capacity: None),
+        writers=writers,
+        **writers(FRESH),
     )

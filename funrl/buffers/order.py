@@ -8,7 +8,8 @@ import torch
 from funrl import random
 from funrl.buffers.buffer import seen
 from funrl.compiler import scan, tracing
-from funrl.random import _FOLD, _output
+from funrl.random._orders import feistel
+from funrl.random._splitmix import FOLD, output
 
 __all__ = ["ordered"]
 
@@ -19,7 +20,8 @@ _WALK = 20  # steps until a place is below n but for a chance of at most 4**-20
 def ordered(key: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
     """Return what stands at the given places of the random order of 0 to n - 1 that belongs to a key.
 
-    A Feistel network permutes the numbers below a * b, with a and b near the root of n; who lands at n or above goes on until he does not.
+    A Feistel network permutes the numbers below a * b, with a and b near the root of n; a number of at least n goes through
+    it again, until it is below n.
 
     Args:
         key: a key [].
@@ -40,11 +42,12 @@ def ordered(key: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Te
     b = ((n + a - 1) // a).clamp(min=1)
     keys = random.split(key, (_ROUNDS // 2, 2))
 
+    def change(i: int, half: torch.Tensor, other: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        below = (a, b)[i]
+        return (half + _word(key, other) % below) % below
+
     def two_rounds(x: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        left, right = x // b, x % b
-        first, second = keys.unbind(0)
-        left = (left + _word(first, right) % a) % a
-        right = (right + _word(second, left) % b) % b
+        left, right = feistel((x // b, x % b), keys.unbind(0), change)
         return left * b + right
 
     if tracing():
@@ -77,4 +80,4 @@ def _walk(two_rounds: Callable[..., torch.Tensor], keys: torch.Tensor, place: to
 
 def _word(key: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return 62 random bits for each integer: ``random.fold_in`` of many."""
-    return _output(key, x, _FOLD) & ((1 << 62) - 1)
+    return output(key, x, FOLD) & ((1 << 62) - 1)

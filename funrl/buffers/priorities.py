@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from funrl import random, tree
+from funrl.buffers._writing import IN_PLACE, Write
 from funrl.buffers.buffer import RingState
 from funrl.buffers.journal import home
-from funrl.buffers.ring import IN_PLACE, Write, capacity_of
+from funrl.buffers.ring import capacity_of
 from funrl.buffers.sums import SumTree, find, put, put_on_host, total
 
 __all__ = ["Exponents", "addresses", "draw", "exponents", "set_priority", "weight_of"]

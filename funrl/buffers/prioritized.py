@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from funrl import tree
+from funrl.buffers._writing import FRESH, IN_PLACE, Write
 from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
 from funrl.buffers.priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
-from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, next_slots, rows, start
+from funrl.buffers.ring import adding, append, capacity_of, memory, next_slots, rows, start
 from funrl.buffers.sums import SumTree, put, sum_tree
 
 __all__ = ["PrioritizedState", "prioritized"]
@@ -89,39 +90,19 @@ def prioritized(
     check_capacity(name, capacity=capacity)
     make_exponents = exponents(name, alpha, beta, epsilon)
 
+    def init(example: Any) -> PrioritizedState:
+        return empty(start(name, example, capacity, storage))
+
+    def empty(ring: RingState) -> PrioritizedState:
+        device = ring.cursor.device
+        return PrioritizedState(ring, sum_tree(capacity, device), make_exponents(device), torch.zeros_like(ring.cursor))
+
     def restore(ring: RingState) -> PrioritizedState:
-        state = PrioritizedState(
-            ring, sum_tree(capacity, ring.cursor.device), make_exponents(ring.cursor.device), torch.zeros_like(ring.cursor)
-        )
+        state = empty(ring)
         index = torch.arange(capacity, device=ring.cursor.device)
         held = (ring.cursor - 1 - index) % capacity < ring.size
         weights = torch.where(held, weight_of(state.exponents.greatest, state.exponents, epsilon), 0.0)
         return state.replace(priorities=put(IN_PLACE, state.priorities, index, weights))
-
-    def init(example: Any) -> PrioritizedState:
-        ring = start(name, example, capacity, storage)
-        device = ring.cursor.device
-        return PrioritizedState(ring, sum_tree(capacity, device), make_exponents(device), torch.zeros_like(ring.cursor))
-
-    def write_rows(write: Write, state: PrioritizedState, batch: Any) -> PrioritizedState:
-        num = tree.leaves(batch)[0].shape[0]
-        index = next_slots(state.ring, num)
-        after = state.laps + (state.ring.cursor + num) // capacity
-        try:
-            ring = append(write, state.ring, batch)
-        except OSError:  # the rows in those places are lost
-            put(IN_PLACE, state.priorities, index, torch.zeros(index.shape))
-            raise
-        weights = weight_of(state.exponents.greatest, state.exponents, epsilon).expand(index.shape)
-        return state.replace(ring=ring, priorities=put(write, state.priorities, index, weights), laps=write.value(state.laps, after))
-
-    def add(write: Write, state: PrioritizedState, item: Any) -> PrioritizedState:
-        check_items(f"buffers.{name}: add: item", state.ring.data, item, 0)
-        return write_rows(write, state, tree.map(lambda x: x[None], item))
-
-    def extend(write: Write, state: PrioritizedState, batch: Any) -> PrioritizedState:
-        check_items(f"buffers.{name}: extend: batch", state.ring.data, batch, 1)
-        return write_rows(write, state, batch)
 
     def sample(key: torch.Tensor, state: PrioritizedState, batch_size: int) -> Sample:
         check_batch_size(name, batch_size, state.ring.size, 1)
@@ -130,23 +111,37 @@ def prioritized(
         address = addresses(index, state.ring, state.laps, capacity)
         return Sample(batch if postprocess is None else postprocess(batch), address, probabilities, weights)
 
-    def update(write: Write, state: PrioritizedState, indices: Any, priority: Any) -> PrioritizedState:
-        held = (capacity, state.ring, state.laps)
-        priorities, new = set_priority(name, write, state.priorities, state.exponents, epsilon, *held, indices, priority)
-        return state if write is IN_PLACE else state.replace(priorities=priorities, exponents=new)
+    def writers(write: Write) -> dict[str, Any]:
+        adds = adding(name, lambda state: state.ring.data, lambda state, batch: _write_rows(write, state, batch, epsilon))
+
+        def update_priority(state: PrioritizedState, indices: Any, priority: Any) -> PrioritizedState:
+            held = (capacity, state.ring, state.laps)
+            priorities, new = set_priority(name, write, state.priorities, state.exponents, epsilon, *held, indices, priority)
+            return state if write is IN_PLACE else state.replace(priorities=priorities, exponents=new)
+
+        return {**adds, "update_priority": update_priority}
 
     return Buffer(
         init=init,
-        add=lambda state, item: add(FRESH, state, item),
-        extend=lambda state, batch: extend(FRESH, state, batch),
         sample=sample,
         size=lambda state: state.ring.size,
         can_sample=lambda state, batch_size: state.ring.size >= batch_size,
-        add_=lambda state, item: add(IN_PLACE, state, item),
-        extend_=lambda state, batch: extend(IN_PLACE, state, batch),
         restore=restore,
         capacity=capacity,
         storage=storage,
-        update_priority=lambda state, indices, priority: update(FRESH, state, indices, priority),
-        update_priority_=lambda state, indices, priority: update(IN_PLACE, state, indices, priority),
+        writers=writers,
+        **writers(FRESH),
     )
+
+
+def _write_rows(write: Write, state: PrioritizedState, batch: Any, epsilon: float) -> PrioritizedState:
+    num, capacity = tree.leaves(batch)[0].shape[0], capacity_of(state.ring)
+    index = next_slots(state.ring, num)
+    after = state.laps + (state.ring.cursor + num) // capacity
+    try:
+        ring = append(write, state.ring, batch)
+    except OSError:  # the rows in those places are lost
+        put(IN_PLACE, state.priorities, index, torch.zeros(index.shape))
+        raise
+    weights = weight_of(state.exponents.greatest, state.exponents, epsilon).expand(index.shape)
+    return state.replace(ring=ring, priorities=put(write, state.priorities, index, weights), laps=write.value(state.laps, after))

@@ -1,38 +1,16 @@
 """A ring of rows, which new ones overwrite from the oldest on: what every buffer of tensors stands on."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from funrl import tree
+from funrl.buffers._writing import FRESH, IN_PLACE, Write
 from funrl.buffers.buffer import RingState, Storage
 from funrl.buffers.journal import append_to_files, home, release
-from funrl.compiler import tracing
 
-__all__ = ["FRESH", "IN_PLACE", "Write", "append", "capacity_of", "check_items", "memory", "next_slots", "rows", "slots", "start"]
-
-
-class Write(NamedTuple):
-    """How tensors change: into new ones (FRESH), or in their own memory (IN_PLACE).
-
-    Attributes:
-        rows: ``rows(x, index, values)``: x with x[index] = values, for 0 <= index < N.
-        value: ``value(old, new)``: new.
-    """
-
-    rows: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def _fresh_rows(x: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    # With an index for each of several buffers, vmap makes a scatter of index_copy, for which a compiled program copies them all.
-    # Eagerly only index_copy lets the last of equal indices win.
-    return x.index_put((index,), values) if tracing() else x.index_copy(0, index, values)
-
-
-FRESH = Write(_fresh_rows, lambda old, new: new)
-IN_PLACE = Write(lambda x, index, values: x.index_copy_(0, index, values), lambda old, new: old.copy_(new))
+__all__ = ["adding", "append", "capacity_of", "check_items", "memory", "next_slots", "rows", "slots", "start"]
 
 
 def _zeros(example: Any, capacity: int) -> Any:
@@ -98,7 +76,8 @@ def append(write: Write, ring: RingState, batch: Any) -> RingState:
     if place == "files":
         if write is FRESH:
             raise TypeError(
-                "buffers: extend would copy all files of this buffer into memory; use its twin extend_ (or add_), which writes to the files"
+                "buffers: extend would copy all files of this buffer into memory; use that of buffers.in_place(buffer), "
+                "which writes to the files"
             )
         append_to_files(ring, [x.detach()[n - kept :] for x in leaves], n)
         return ring
@@ -120,6 +99,20 @@ def append(write: Write, ring: RingState, batch: Any) -> RingState:
     cursor = write.value(ring.cursor, (ring.cursor + n) % capacity)
     size = write.value(ring.size, (ring.size + n).clamp(max=capacity))
     return RingState(data, cursor, size)
+
+
+def adding(name: str, data: Callable[[Any], Any], write_rows: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Return ``add`` and ``extend`` of a buffer: they check items against ``data(state)``, then call ``write_rows(state, batch)``."""
+
+    def add(state: Any, item: Any) -> Any:
+        check_items(f"buffers.{name}: add: item", data(state), item, 0)
+        return write_rows(state, tree.map(lambda x: x[None], item))
+
+    def extend(state: Any, batch: Any) -> Any:
+        check_items(f"buffers.{name}: extend: batch", data(state), batch, 1)
+        return write_rows(state, batch)
+
+    return {"add": add, "extend": extend}
 
 
 def next_slots(ring: RingState, n: int) -> torch.Tensor:

@@ -1,16 +1,17 @@
 """Buffers of sequences, for recurrent and model-based learners: slices of consecutive steps over parallel environments."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from funrl import tree
+from funrl.buffers._writing import FRESH, IN_PLACE, Write
 from funrl.buffers.buffer import Buffer, RingState, Storage, check_batch_size, check_capacity
 from funrl.buffers.episodes import breaks, positions
 from funrl.buffers.episodes import done as done_of
 from funrl.buffers.priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
-from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, check_items, memory, next_slots, rows, start
+from funrl.buffers.ring import adding, append, memory, next_slots, rows, start
 from funrl.buffers.sums import SumTree, put, sum_tree
 
 __all__ = ["SequenceSample", "SequenceState", "prioritized_sequence", "sequence"]
@@ -19,7 +20,7 @@ Function = Callable[[Any], Any]
 
 
 @tree.dataclass
-class SequenceSample:
+class SequenceSample(tree.Replaceable):
     """Slices drawn from a buffer, time first.
 
     Attributes:
@@ -110,7 +111,9 @@ def sequence(
         >>> buffer.size(state), buffer.sample(random.key(0), state, 1).batch["x"].flatten()
         (tensor(2), tensor([0., 2., 4.]))
     """
-    return _sequence("sequence", capacity, length, period, burn_in, slices, done, storage, postprocess, 0.0, 0.0, 0.0)
+    make_exponents = exponents("sequence", 0.0, 0.0, 0.0)
+    spec = _spec("sequence", capacity, length, period, burn_in, slices, done, make_exponents, 0.0)
+    return _buffer(spec, storage, postprocess)
 
 
 def prioritized_sequence(
@@ -151,11 +154,47 @@ def prioritized_sequence(
     Reference: S. Kapturowski, G. Ostrovski, J. Quan, R. Munos, W. Dabney, "Recurrent Experience Replay in Distributed
         Reinforcement Learning", ICLR 2019 (no arXiv id).
     """
-    numbers = (alpha, beta, epsilon)
-    return _sequence("prioritized_sequence", capacity, length, period, burn_in, slices, done, storage, postprocess, *numbers)
+    name = "prioritized_sequence"
+    spec = _spec(name, capacity, length, period, burn_in, slices, done, exponents(name, alpha, beta, epsilon), epsilon)
+
+    def updating(write: Write) -> dict[str, Any]:
+        def update_priority(state: SequenceState, indices: Any, priority: Any) -> SequenceState:
+            held = (capacity * state.over.shape[0], state.ring, state.laps)
+            starts, new = set_priority(name, write, state.starts, state.exponents, epsilon, *held, indices, priority)
+            return state if write is IN_PLACE else state.replace(starts=starts, exponents=new)
+
+        return {"update_priority": update_priority}
+
+    return _buffer(spec, storage, postprocess, updating)
 
 
-def _sequence(
+class _Spec(NamedTuple):
+    """The numbers and functions of a buffer of slices.
+
+    Attributes:
+        name: of the factory, for errors.
+        capacity: N, the steps of each environment.
+        span: the steps of a slice, burn_in + length.
+        burn_in: how many of them are not learned from.
+        period: slices start every ``period`` steps of an episode.
+        whole: whether slices lie in one episode.
+        done: ``done(item) -> bool [E]``.
+        exponents: ``exponents(device) -> Exponents``.
+        epsilon: is added to priorities.
+    """
+
+    name: str
+    capacity: int
+    span: int
+    burn_in: int
+    period: int
+    whole: bool
+    done: Function
+    exponents: Callable[[Any], Exponents]
+    epsilon: float
+
+
+def _spec(
     name: str,
     capacity: int,
     length: int,
@@ -163,12 +202,9 @@ def _sequence(
     burn_in: int,
     slices: str,
     done: Function,
-    storage: Storage,
-    postprocess: Function | None,
-    alpha: Any,
-    beta: Any,
+    make_exponents: Callable[[Any], Exponents],
     epsilon: float,
-) -> Buffer:
+) -> _Spec:
     check_capacity(name, capacity=capacity, length=length, period=period)
     if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
         raise ValueError(f"buffers.{name}: burn_in: expected an integer of at least 0, got {burn_in!r}")
@@ -177,131 +213,136 @@ def _sequence(
     span = burn_in + length
     if capacity < span:
         raise ValueError(f"buffers.{name}: capacity: expected at least burn_in + length = {span} steps, got {capacity}")
-    make_exponents = exponents(name, alpha, beta, epsilon)
+    return _Spec(name, capacity, span, burn_in, period, slices == "whole", done, make_exponents, epsilon)
 
-    def flags(items: Any, shape: torch.Size) -> torch.Tensor:
-        result = done(items)
-        if not isinstance(result, torch.Tensor) or result.dtype != torch.bool or result.shape != shape:
-            raise TypeError(
-                f"buffers.{name}: done: expected bool {list(shape)}, got {tree.describe_leaf(result)}; "
-                "an item holds one step of E environments"
-            )
-        return result
+
+def _buffer(
+    spec: _Spec, storage: Storage, postprocess: Function | None, more: Callable[[Write], dict[str, Any]] = lambda write: {}
+) -> Buffer:
+    """Return the buffer; ``more(write)`` gives functions that write besides ``add`` and ``extend``."""
 
     def init(example: Any) -> SequenceState:
         if all(isinstance(x, torch.Tensor) for x in tree.leaves(example)) and tree.leaves(example):
-            flags(example, tree.batch_shape(example, 1))  # an item holds one step of E environments
-        return empty(start(name, example, capacity, storage))
-
-    def empty(ring: RingState) -> SequenceState:
-        device, envs = ring.cursor.device, tree.batch_shape(ring.data, 2)[1]
-        position = torch.full((span, envs), -1, dtype=torch.int64, device=device)
-        over = torch.ones(envs, dtype=torch.bool, device=device)
-        count = torch.zeros((), dtype=torch.int64, device=device)
-        return SequenceState(ring, position, over, sum_tree(capacity * envs, device), count, make_exponents(device), count.clone())
-
-    def starting(position: torch.Tensor) -> torch.Tensor:
-        """Whether slices start at the first steps of ``position`` [K + span - 1, E]: bool [K, E]."""
-        first, last = position[: len(position) - span + 1], position[span - 1 :]
-        inside = last == first + span - 1 if slices == "whole" else last >= 0
-        return inside & (first >= 0) & (first % period == 0)
-
-    def write_steps(write: Write, state: SequenceState, batch: Any) -> SequenceState:
-        ring, envs = state.ring, state.over.shape[0]
-        steps = tree.leaves(batch)[0].shape[0]
-        if steps == 0:
-            return state
-        latest = tree.map(lambda x: x.index_select(0, ((ring.cursor - 1) % capacity).reshape(1)), getattr(ring.data, "place", ()))
-        broken = breaks(latest, getattr(batch, "place", ()))
-        position, over = positions(state.position[-1], state.over, flags(batch, torch.Size((steps, envs))), broken)
-        known = torch.cat([state.position, position])[-min(steps, capacity) - span :]
-        index, after = next_slots(ring, steps), state.laps + (ring.cursor + steps) // capacity
-        try:
-            new = append(write, ring, batch)
-        except OSError:  # the steps in those places are lost
-            spoilt = index[:, None] * envs + torch.arange(envs)
-            change(IN_PLACE, state, spoilt.reshape(-1), torch.zeros(spoilt.numel()))
-            raise
-        state = mark(write, state.replace(ring=new, laps=write.value(state.laps, after)), known)
-        return state.replace(position=write.value(state.position, known[-span:]), over=write.value(state.over, over))
-
-    def mark(write: Write, state: SequenceState, position: torch.Tensor) -> SequenceState:
-        """Set which slices start at the newest steps, whose positions are given with those of the ``span`` steps before them."""
-        envs = state.over.shape[0]
-        count = min(len(position) - 1, capacity)  # the new steps, and those before them whose slices they complete
-        valid = starting(position[-count:])
-        valid = torch.cat([valid, valid.new_zeros(span - 1, envs)])
-        slot = (state.ring.cursor - count + torch.arange(count, device=position.device)) % capacity
-        index = slot[:, None] * envs + torch.arange(envs, device=position.device)
-        weight = weight_of(state.exponents.greatest, state.exponents, epsilon)
-        return change(write, state, index.reshape(-1), torch.where(valid, weight, 0.0).reshape(-1))
-
-    def change(write: Write, state: SequenceState, index: torch.Tensor, weight: torch.Tensor) -> SequenceState:
-        gone = (state.starts.weights.index_select(0, index) > 0).sum()
-        count = write.value(state.count, state.count - gone + (weight > 0).sum())
-        return state.replace(starts=put(write, state.starts, index, weight), count=count)
-
-    def restore(ring: RingState) -> SequenceState:
-        state = empty(ring)
-        envs = state.over.shape[0]
-        age = torch.arange(capacity - 1, -1, -1, device=ring.cursor.device)
-        over = flags(ring.data, torch.Size((capacity, envs))).index_select(0, (ring.cursor - 1 - age) % capacity)
-        held = (age < ring.size)[:, None]
-        # What comes before the oldest step is not known: an episode starts with it.
-        order = (ring.cursor - 1 - age) % capacity
-        places = tree.map(lambda x: x.index_select(0, order), getattr(ring.data, "place", ()))
-        position, last = positions(state.position[-1], state.over, over | ~held, breaks(tree.map(lambda x: x[:1], places), places))
-        position = torch.where(held, position, -1)
-        known = torch.cat([state.position, position])
-        return mark(FRESH, state, known).replace(position=known[-span:], over=last)
+            _flags(spec, example, tree.batch_shape(example, 1))  # an item holds one step of E environments
+        return _empty(spec, start(spec.name, example, spec.capacity, storage))
 
     def sample(key: torch.Tensor, state: SequenceState, batch_size: int) -> SequenceSample:
-        envs = state.over.shape[0]
-        check_batch_size(name, batch_size, state.count, 1)
-        index, probabilities, weights = draw(key, state.starts, state.exponents, capacity * envs, batch_size)
-        time = torch.arange(span, device=index.device)[:, None]
-        steps = (index // envs + time) % capacity
-        data = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
-        batch = tree.reshape(rows(data, (steps * envs + index % envs).reshape(-1)), (span, batch_size))
-        ended = flags(batch, torch.Size((span, batch_size)))
-        places = getattr(batch, "place", ())
-        broken = breaks(tree.map(lambda x: x[:1], places), places)
-        parted = torch.cat([torch.zeros_like(ended[:1]), ended[:-1] if broken is None else ended[:-1] | broken[1:]])
-        before = parted.cumsum(0) > 0
-        mask = ~before & (time >= burn_in)
-        address = addresses(index, state.ring, state.laps, capacity * envs)
-        return SequenceSample(batch if postprocess is None else postprocess(batch), address, probabilities, weights, mask)
+        drawn = _sample(spec, key, state, batch_size)
+        return drawn if postprocess is None else drawn.replace(batch=postprocess(drawn.batch))
 
-    def add(write: Write, state: SequenceState, item: Any) -> SequenceState:
-        check_items(f"buffers.{name}: add: item", state.ring.data, item, 0)
-        return write_steps(write, state, tree.map(lambda x: x[None], item))
+    def writers(write: Write) -> dict[str, Any]:
+        adds = adding(spec.name, lambda state: state.ring.data, lambda state, batch: _write_steps(spec, write, state, batch))
+        return {**adds, **more(write)}
 
-    def extend(write: Write, state: SequenceState, batch: Any) -> SequenceState:
-        check_items(f"buffers.{name}: extend: batch", state.ring.data, batch, 1)
-        return write_steps(write, state, batch)
-
-    def update(write: Write, state: SequenceState, indices: Any, priority: Any) -> SequenceState:
-        places = capacity * state.over.shape[0]
-        held = (places, state.ring, state.laps)
-        starts, new = set_priority(name, write, state.starts, state.exponents, epsilon, *held, indices, priority)
-        return state if write is IN_PLACE else state.replace(starts=starts, exponents=new)
-
-    buffer = Buffer(
+    return Buffer(
         init=init,
-        add=lambda state, item: add(FRESH, state, item),
-        extend=lambda state, batch: extend(FRESH, state, batch),
         sample=sample,
         size=lambda state: state.count,
         can_sample=lambda state, batch_size: state.count >= batch_size,
-        add_=lambda state, item: add(IN_PLACE, state, item),
-        extend_=lambda state, batch: extend(IN_PLACE, state, batch),
-        restore=restore,
-        capacity=capacity,
+        restore=lambda ring: _restore(spec, ring),
+        capacity=spec.capacity,
         storage=storage,
+        writers=writers,
+        **writers(FRESH),
     )
-    if name == "sequence":
-        return buffer
-    return buffer._replace(
-        update_priority=lambda state, indices, priority: update(FRESH, state, indices, priority),
-        update_priority_=lambda state, indices, priority: update(IN_PLACE, state, indices, priority),
-    )
+
+
+def _flags(spec: _Spec, items: Any, shape: torch.Size) -> torch.Tensor:
+    """Return where episodes end, bool of the given shape."""
+    result = spec.done(items)
+    if not isinstance(result, torch.Tensor) or result.dtype != torch.bool or result.shape != shape:
+        raise TypeError(
+            f"buffers.{spec.name}: done: expected bool {list(shape)}, got {tree.describe_leaf(result)}; "
+            "an item holds one step of E environments"
+        )
+    return result
+
+
+def _empty(spec: _Spec, ring: RingState) -> SequenceState:
+    """Return the state around a ring of which no step counts yet."""
+    device, envs = ring.cursor.device, tree.batch_shape(ring.data, 2)[1]
+    position = torch.full((spec.span, envs), -1, dtype=torch.int64, device=device)
+    over = torch.ones(envs, dtype=torch.bool, device=device)
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    return SequenceState(ring, position, over, sum_tree(spec.capacity * envs, device), count, spec.exponents(device), count.clone())
+
+
+def _write_steps(spec: _Spec, write: Write, state: SequenceState, batch: Any) -> SequenceState:
+    """Append steps, leaves [T, E, ...], and set which slices can be drawn."""
+    ring, envs = state.ring, state.over.shape[0]
+    steps = tree.leaves(batch)[0].shape[0]
+    if steps == 0:
+        return state
+    latest = tree.map(lambda x: x.index_select(0, ((ring.cursor - 1) % spec.capacity).reshape(1)), getattr(ring.data, "place", ()))
+    broken = breaks(latest, getattr(batch, "place", ()))
+    position, over = positions(state.position[-1], state.over, _flags(spec, batch, torch.Size((steps, envs))), broken)
+    known = torch.cat([state.position, position])[-min(steps, spec.capacity) - spec.span :]
+    index, after = next_slots(ring, steps), state.laps + (ring.cursor + steps) // spec.capacity
+    try:
+        new = append(write, ring, batch)
+    except OSError:  # the steps in those places are lost
+        spoilt = index[:, None] * envs + torch.arange(envs)
+        _change(IN_PLACE, state, spoilt.reshape(-1), torch.zeros(spoilt.numel()))
+        raise
+    state = _mark(spec, write, state.replace(ring=new, laps=write.value(state.laps, after)), known)
+    return state.replace(position=write.value(state.position, known[-spec.span :]), over=write.value(state.over, over))
+
+
+def _mark(spec: _Spec, write: Write, state: SequenceState, position: torch.Tensor) -> SequenceState:
+    """Set which slices start at the newest steps, whose positions are given with those of the ``span`` steps before them."""
+    envs = state.over.shape[0]
+    count = min(len(position) - 1, spec.capacity)  # the new steps, and those before them whose slices they complete
+    valid = _starting(spec, position[-count:])
+    valid = torch.cat([valid, valid.new_zeros(spec.span - 1, envs)])
+    slot = (state.ring.cursor - count + torch.arange(count, device=position.device)) % spec.capacity
+    index = slot[:, None] * envs + torch.arange(envs, device=position.device)
+    weight = weight_of(state.exponents.greatest, state.exponents, spec.epsilon)
+    return _change(write, state, index.reshape(-1), torch.where(valid, weight, 0.0).reshape(-1))
+
+
+def _starting(spec: _Spec, position: torch.Tensor) -> torch.Tensor:
+    """Return whether slices start at the first steps of ``position`` [K + span - 1, E]: bool [K, E]."""
+    first, last = position[: len(position) - spec.span + 1], position[spec.span - 1 :]
+    inside = last == first + spec.span - 1 if spec.whole else last >= 0
+    return inside & (first >= 0) & (first % spec.period == 0)
+
+
+def _change(write: Write, state: SequenceState, index: torch.Tensor, weight: torch.Tensor) -> SequenceState:
+    """Set the weights of slices, and count those above 0."""
+    gone = (state.starts.weights.index_select(0, index) > 0).sum()
+    count = write.value(state.count, state.count - gone + (weight > 0).sum())
+    return state.replace(starts=put(write, state.starts, index, weight), count=count)
+
+
+def _restore(spec: _Spec, ring: RingState) -> SequenceState:
+    """Return the state around steps that are there already."""
+    state = _empty(spec, ring)
+    envs = state.over.shape[0]
+    age = torch.arange(spec.capacity - 1, -1, -1, device=ring.cursor.device)
+    order = (ring.cursor - 1 - age) % spec.capacity
+    over = _flags(spec, ring.data, torch.Size((spec.capacity, envs))).index_select(0, order)
+    held = (age < ring.size)[:, None]
+    # What comes before the oldest step is not known: an episode starts with it.
+    places = tree.map(lambda x: x.index_select(0, order), getattr(ring.data, "place", ()))
+    position, last = positions(state.position[-1], state.over, over | ~held, breaks(tree.map(lambda x: x[:1], places), places))
+    position = torch.where(held, position, -1)
+    known = torch.cat([state.position, position])
+    return _mark(spec, FRESH, state, known).replace(position=known[-spec.span :], over=last)
+
+
+def _sample(spec: _Spec, key: torch.Tensor, state: SequenceState, batch_size: int) -> SequenceSample:
+    span, capacity, envs = spec.span, spec.capacity, state.over.shape[0]
+    check_batch_size(spec.name, batch_size, state.count, 1)
+    index, probabilities, weights = draw(key, state.starts, state.exponents, capacity * envs, batch_size)
+    time = torch.arange(span, device=index.device)[:, None]
+    steps = (index // envs + time) % capacity
+    data = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
+    batch = tree.reshape(rows(data, (steps * envs + index % envs).reshape(-1)), (span, batch_size))
+    ended = _flags(spec, batch, torch.Size((span, batch_size)))
+    places = getattr(batch, "place", ())
+    broken = breaks(tree.map(lambda x: x[:1], places), places)
+    parted = torch.cat([torch.zeros_like(ended[:1]), ended[:-1] if broken is None else ended[:-1] | broken[1:]])
+    before = parted.cumsum(0) > 0
+    mask = ~before & (time >= spec.burn_in)
+    address = addresses(index, state.ring, state.laps, capacity * envs)
+    return SequenceSample(batch, address, probabilities, weights, mask)

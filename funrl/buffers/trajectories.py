@@ -6,9 +6,8 @@ import torch
 
 from funrl import tree
 from funrl.buffers.episodes import done as done_of
-from funrl.compiler import scan
 
-__all__ = ["NStep", "Trajectories", "n_step", "reward_to_go", "split_trajectories"]
+__all__ = ["NStep", "Trajectories", "n_step", "split_trajectories"]
 
 
 @tree.dataclass
@@ -63,9 +62,13 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"buffers.n_step: n: expected an integer of at least 1, got {n!r}")
-    _check_gamma("n_step", gamma)
+    if isinstance(gamma, torch.Tensor):
+        if gamma.ndim != 0:
+            raise ValueError(f"buffers.n_step: gamma: expected a number or a tensor [], got {tree.describe_leaf(gamma)}")
+    elif not 0 <= gamma <= 1:
+        raise ValueError(f"buffers.n_step: gamma: expected a number in [0, 1], got {gamma}")
     reward, terminated, truncated = [tree.get(transition, name) for name in ("reward", "terminated", "truncated")]
-    _check_flags("n_step", reward, terminated=terminated, truncated=truncated)
+    _check_steps(reward, terminated=terminated, truncated=truncated)
     after = tree.get(transition, "next_observation")
     if tree.leaves(after) and tree.batch_shape(after, reward.ndim) != reward.shape:
         raise ValueError(
@@ -92,38 +95,6 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
     for name in ("next_observation", "terminated", "truncated"):
         result = tree.update(result, name, tree.map(at_last, tree.get(transition, name)))
     return NStep(result, factor, steps, reward)
-
-
-def reward_to_go(reward: torch.Tensor, done: torch.Tensor, *, gamma: float | torch.Tensor = 1.0) -> torch.Tensor:
-    r"""Return the discounted sum of the rewards from each step on, to the end of its episode or of the stretch.
-
-    .. math:: G_t = r_t + \gamma (1 - \mathrm{done}_t) G_{t+1}
-
-    Args:
-        reward: floating point [T, ...].
-        done: bool [T, ...].
-        gamma: the discount, a number in [0, 1] or a tensor [].
-
-    Returns:
-        G, like ``reward``.
-
-    Raises:
-        TypeError: if ``reward`` is not floating-point, or ``done`` not bool.
-        ValueError: if shapes differ, or gamma is out of range.
-
-    Example:
-        >>> reward_to_go(torch.ones(4), torch.tensor([False, True, False, False]), gamma=0.5)
-        tensor([1.5000, 1.0000, 1.5000, 1.0000])
-    """
-    _check_gamma("reward_to_go", gamma)
-    _check_flags("reward_to_go", reward, done=done)
-
-    def back(sum_: torch.Tensor, step: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        r, over = step
-        sum_ = (r + torch.where(over, 0.0, sum_ * gamma)).to(r.dtype)
-        return sum_, sum_
-
-    return scan(back, torch.zeros_like(reward[0]), (reward, done), reverse=True)[1]
 
 
 @tree.dataclass
@@ -203,23 +174,15 @@ def split_trajectories(batch: Any, done: torch.Tensor | None = None, *, num_traj
     return Trajectories(tree.map(lay, batch), mask, ids)
 
 
-def _check_gamma(name: str, gamma: Any) -> None:
-    if isinstance(gamma, torch.Tensor):
-        if gamma.ndim != 0:
-            raise ValueError(f"buffers.{name}: gamma: expected a number or a tensor [], got {tree.describe_leaf(gamma)}")
-    elif not 0 <= gamma <= 1:
-        raise ValueError(f"buffers.{name}: gamma: expected a number in [0, 1], got {gamma}")
-
-
-def _check_flags(name: str, reward: Any, **flags: Any) -> None:
+def _check_steps(reward: Any, **flags: Any) -> None:
     if not isinstance(reward, torch.Tensor) or not reward.is_floating_point():
-        raise TypeError(f"buffers.{name}: reward: expected a floating-point tensor, got {tree.describe_leaf(reward)}")
+        raise TypeError(f"buffers.n_step: reward: expected a floating-point tensor, got {tree.describe_leaf(reward)}")
     if reward.ndim == 0 or reward.shape[0] == 0:
-        raise ValueError(f"buffers.{name}: reward: expected the shape [T, ...] with T at least 1, got {list(reward.shape)}")
+        raise ValueError(f"buffers.n_step: reward: expected the shape [T, ...] with T at least 1, got {list(reward.shape)}")
     for argument, x in flags.items():
         if not isinstance(x, torch.Tensor) or x.dtype != torch.bool:
-            raise TypeError(f"buffers.{name}: {argument}: expected a bool tensor, got {tree.describe_leaf(x)}")
+            raise TypeError(f"buffers.n_step: {argument}: expected a bool tensor, got {tree.describe_leaf(x)}")
         if x.shape != reward.shape:
             raise ValueError(
-                f"buffers.{name}: {argument}: expected the shape {list(reward.shape)} of reward, got {list(x.shape)}; nothing is broadcast"
+                f"buffers.n_step: {argument}: expected the shape {list(reward.shape)} of reward, got {list(x.shape)}; nothing is broadcast"
             )

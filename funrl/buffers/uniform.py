@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import random
+from funrl.buffers._writing import FRESH, Write
 from funrl.buffers.buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
 from funrl.buffers.journal import home, take_from_files
 from funrl.buffers.order import ordered
-from funrl.buffers.ring import FRESH, IN_PLACE, Write, append, capacity_of, check_items, memory, rows, slots, start
+from funrl.buffers.ring import adding, append, capacity_of, memory, rows, slots, start
 
 __all__ = ["first_in_first_out", "uniform", "without_replacement"]
 
@@ -101,7 +102,8 @@ def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess:
     Returns:
         A :class:`Buffer` whose state is a :class:`RingState`.
 
-    Of a queue in files (:func:`~funrl.buffers.files`) take items with ``take_``: what was taken is gone for every process that opens it.
+    Of a queue in files (:func:`~funrl.buffers.files`) take items in place (:func:`~funrl.buffers.in_place`): what was taken is gone for
+    every process that opens it.
 
     Raises:
         ValueError: as for :func:`uniform`; from ``sample`` and ``take`` also if the queue holds fewer than ``batch_size`` items.
@@ -122,19 +124,22 @@ def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess:
         result = _sample(state, slots(state, age), order < state.size, postprocess)
         return result.replace(probabilities=result.weights)
 
-    def take(write: Write, state: RingState, batch_size: int) -> tuple[RingState, Sample]:
-        result = sample(None, state, batch_size)
-        if home(state.data) == "files":
-            if write is FRESH:
-                raise TypeError("buffers.first_in_first_out: take would leave the items in the files of this queue; use its twin take_")
-            take_from_files(state, batch_size)
-            return state, result
-        return state.replace(size=write.value(state.size, (state.size - batch_size).clamp(min=0))), result
+    def taking(write: Write) -> dict[str, Any]:
+        def take(state: RingState, batch_size: int) -> tuple[RingState, Sample]:
+            result = sample(None, state, batch_size)
+            if home(state.data) == "files":
+                if write is FRESH:
+                    raise TypeError(
+                        "buffers.first_in_first_out: take would leave the items in the files of this queue; "
+                        "use that of buffers.in_place(buffer)"
+                    )
+                take_from_files(state, batch_size)
+                return state, result
+            return state.replace(size=write.value(state.size, (state.size - batch_size).clamp(min=0))), result
 
-    buffer = _ring_buffer("first_in_first_out", capacity, storage, sample)
-    return buffer._replace(
-        take=lambda state, batch_size: take(FRESH, state, batch_size), take_=lambda state, batch_size: take(IN_PLACE, state, batch_size)
-    )
+        return {"take": take}
+
+    return _ring_buffer("first_in_first_out", capacity, storage, sample, taking)
 
 
 def _sample(state: RingState, index: torch.Tensor, there: torch.Tensor, postprocess: Postprocess | None) -> Sample:
@@ -144,16 +149,14 @@ def _sample(state: RingState, index: torch.Tensor, there: torch.Tensor, postproc
     return Sample(batch if postprocess is None else postprocess(batch), index, probabilities, weights)
 
 
-def _ring_buffer(name: str, capacity: int, storage: Storage, sample: Callable[..., Sample]) -> Buffer:
+def _ring_buffer(
+    name: str, capacity: int, storage: Storage, sample: Callable[..., Sample], more: Callable[[Write], dict[str, Any]] = lambda write: {}
+) -> Buffer:
+    """Return a buffer whose state is a ring; ``more(write)`` gives functions that write besides ``add`` and ``extend``."""
     check_capacity(name, capacity=capacity)
 
-    def add(write: Write, state: RingState, item: Any) -> RingState:
-        check_items(f"buffers.{name}: add: item", state.data, item, 0)
-        return append(write, state, tree.map(lambda x: x[None], item))
-
-    def extend(write: Write, state: RingState, batch: Any) -> RingState:
-        check_items(f"buffers.{name}: extend: batch", state.data, batch, 1)
-        return append(write, state, batch)
+    def writers(write: Write) -> dict[str, Any]:
+        return {**adding(name, lambda state: state.data, lambda state, batch: append(write, state, batch)), **more(write)}
 
     def restore(ring: RingState) -> RingState:
         if capacity_of(ring) != capacity:
@@ -162,14 +165,12 @@ def _ring_buffer(name: str, capacity: int, storage: Storage, sample: Callable[..
 
     return Buffer(
         init=lambda example: start(name, example, capacity, storage),
-        add=lambda state, item: add(FRESH, state, item),
-        extend=lambda state, batch: extend(FRESH, state, batch),
         sample=sample,
         size=lambda state: state.size,
         can_sample=lambda state, batch_size: state.size >= batch_size,
-        add_=lambda state, item: add(IN_PLACE, state, item),
-        extend_=lambda state, batch: extend(IN_PLACE, state, batch),
         restore=restore,
         capacity=capacity,
         storage=storage,
+        writers=writers,
+        **writers(FRESH),
     )

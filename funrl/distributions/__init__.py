@@ -9,11 +9,11 @@ Shapes and dtypes are checked when a method is called. So are values (a scale th
 they can be seen for nothing: eagerly, on the CPU. Inside a compiled program or under torch.func they cannot.
 """
 
+from funrl.distributions._bernoulli import Bernoulli
 from funrl.distributions.continuous import Normal, TanhNormal
 from funrl.distributions.delta import Delta, TanhDelta
-from funrl.distributions.discrete import Bernoulli, Categorical, MultiCategorical, OneHotCategorical
+from funrl.distributions.discrete import Categorical, MultiCategorical, OneHotCategorical
 from funrl.distributions.independent import Independent, kl_divergence
-from funrl.distributions.masked import MaskedCategorical, MaskedOneHotCategorical
 from funrl.distributions.params import normal_params
 from funrl.distributions.truncated import TruncatedNormal
 
@@ -22,8 +22,6 @@ __all__ = [
     "Categorical",
     "Delta",
     "Independent",
-    "MaskedCategorical",
-    "MaskedOneHotCategorical",
     "MultiCategorical",
     "Normal",
     "OneHotCategorical",

@@ -1,34 +1,37 @@
-"""Distributions over classes and bits."""
+"""Distributions over classes, all of them or those that a mask allows."""
 
 import math
 from functools import reduce
 from typing import Any
 
 import torch
-from torch.nn.functional import logsigmoid, one_hot
+from torch.nn.functional import one_hot
 
 from funrl import random, tree
-from funrl.distributions.checks import broadcast, check_classes, check_kind, check_start, floating
+from funrl.distributions.checks import broadcast, check_classes, check_kind, check_start, floating, seen
 
-__all__ = ["Bernoulli", "Categorical", "MultiCategorical", "OneHotCategorical"]
+__all__ = ["Categorical", "MultiCategorical", "OneHotCategorical"]
 
 
 @tree.dataclass
 class Categorical:
     r"""One of K classes, by unnormalised log probabilities.
 
-    .. math:: \log p(k) = z_k - \log \sum_j e^{z_j}
+    .. math:: \log p(k) = z_k - \log \sum_j m_j e^{z_j} \quad\text{where}\quad m_k = 1
 
-    A logit of minus infinity forbids a class: it is never sampled, and entropy, KL and gradients stay finite.
+    A logit of minus infinity, or a mask that is False, forbids a class: it is never sampled and has the log probability minus infinity;
+    entropy, KL and gradients stay finite.
 
     Attributes:
-        logits: floating point [..., K]; at least one in each row above minus infinity.
+        logits: floating point [..., K], z; at least one in each row above minus infinity.
         start: static; the least of the classes, which are start, ..., start + K - 1, as the elements of ``spaces.Discrete(K, start)``.
+        mask: bool [..., K], m, True for allowed; at least one in each row. Broadcasts with ``logits``. (): all classes are allowed.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``start`` no Python integer, or ``x`` not one of whole
-            numbers.
-        ValueError: from a method, if shapes do not fit.
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``start`` no Python integer, ``mask`` no bool tensor, or
+            ``x`` not one of whole numbers.
+        ValueError: from a method, if shapes do not fit, or a row is seen to forbid all classes (where it cannot be seen, in a compiled
+            program, its log probabilities are NaN).
 
     Example:
         >>> import torch
@@ -42,15 +45,20 @@ class Categorical:
         tensor(1)
         >>> Categorical(torch.tensor([0.0, 9.0]), start=1).mode()
         tensor(2)
+        >>> Categorical(torch.zeros(3), mask=torch.tensor([True, False, True])).probs
+        tensor([0.5000, 0.0000, 0.5000])
+
+    Reference: S. Huang, S. Ontañón, "A Closer Look at Invalid Action Masking in Policy Gradient Algorithms", 2020, arXiv:2006.14171.
     """
 
     logits: torch.Tensor
     start: int = tree.static(default=0)
+    mask: Any = ()
     estimated = ()
 
     def _logits(self) -> torch.Tensor:
         check_start("Categorical", self.start)
-        return check_logits("Categorical", self.logits)
+        return _allowed("Categorical", self.logits, self.mask)
 
     @property
     def log_probs(self) -> torch.Tensor:
@@ -128,10 +136,11 @@ class OneHotCategorical:
 
     Attributes:
         logits: floating point [..., K], as for :class:`Categorical`.
+        mask: bool [..., K] or (), as for :class:`Categorical`.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` no tensor.
-        ValueError: from a method, if shapes do not fit.
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``mask`` no bool one, or ``x`` no tensor.
+        ValueError: from a method, if shapes do not fit, or as for :class:`Categorical`.
 
     Example:
         >>> import torch
@@ -142,10 +151,11 @@ class OneHotCategorical:
     """
 
     logits: torch.Tensor
+    mask: Any = ()
     estimated = ()
 
     def _classes(self) -> Categorical:
-        return Categorical(check_logits("OneHotCategorical", self.logits))
+        return Categorical(_allowed("OneHotCategorical", self.logits, self.mask))
 
     def _vector(self, x: torch.Tensor) -> torch.Tensor:
         return one_hot(x, self.logits.shape[-1]).to(self.logits.dtype)
@@ -303,96 +313,6 @@ class MultiCategorical:
         return reduce(torch.add, [mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True)])
 
 
-@tree.dataclass
-class Bernoulli:
-    r"""A bit for every number by itself (:class:`Independent` joins a vector of them), by the logarithm of its odds.
-
-    .. math:: \log p(1) = -\mathrm{softplus}(-z), \qquad \log p(0) = -\mathrm{softplus}(z)
-
-    A logit of infinity or minus infinity is a bit that is certain: entropy, KL and gradients stay finite.
-
-    Attributes:
-        logits: floating point [...], z.
-
-    Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` no bool tensor.
-        ValueError: from a method, if shapes do not fit.
-
-    Example:
-        >>> import torch
-        >>> from funrl import random
-        >>> coin = Bernoulli(torch.tensor([0.0, 30.0]))
-        >>> coin.mean(), coin.mode()
-        (tensor([0.5000, 1.0000]), tensor([False,  True]))
-        >>> coin.log_prob(torch.tensor([True, False]))
-        tensor([ -0.6931, -30.0000])
-    """
-
-    logits: torch.Tensor
-    estimated = ()
-
-    @property
-    def probs(self) -> torch.Tensor:
-        """The probabilities of True [...]."""
-        return torch.sigmoid(floating("Bernoulli: logits", self.logits))
-
-    def sample(self, key: torch.Tensor) -> torch.Tensor:
-        """Return bits, bool [...]."""
-        return random.bernoulli(key, self.probs)
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return bits, bool [...], and their log probabilities [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or the other way round."""
-        logits = floating("Bernoulli: logits", self.logits)
-        if not isinstance(x, torch.Tensor) or x.dtype != torch.bool:
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"Bernoulli.log_prob: x: expected a bool tensor, got {got}; compare it with x == 1")
-        broadcast("Bernoulli.log_prob: x and logits", x.shape, logits.shape)
-        return logsigmoid(torch.where(x, logits, -logits))
-
-    def entropy(self) -> torch.Tensor:
-        """Return the entropy [...] in nats."""
-        size = floating("Bernoulli: logits", self.logits).abs()
-        certain = size == math.inf
-        size = torch.where(certain, 0.0, size)
-        return torch.where(certain, 0.0, size * torch.sigmoid(-size) - logsigmoid(size))
-
-    def mode(self) -> torch.Tensor:
-        """Return the more likely bits, bool [...] (False of equals)."""
-        return floating("Bernoulli: logits", self.logits) > 0
-
-    def mean(self) -> torch.Tensor:
-        """Return the probabilities of True [...]."""
-        return self.probs
-
-    def stddev(self) -> torch.Tensor:
-        """Return the standard deviation [...] of the bits as 0 and 1."""
-        size = floating("Bernoulli: logits", self.logits).abs()
-        return torch.exp(-0.5 * size) * torch.sigmoid(size)
-
-    def kl(self, other: "Bernoulli") -> torch.Tensor:
-        """Return KL(self || other) [...]: infinite if ``other`` is certain of what ``self`` is not.
-
-        Raises:
-            TypeError: if ``other`` is no Bernoulli.
-        """
-        check_kind("Bernoulli.kl", other, Bernoulli)
-        mine, theirs = floating("Bernoulli: logits", self.logits), floating("Bernoulli: logits", other.logits)
-        broadcast("Bernoulli.kl: self and other", mine.shape, theirs.shape)
-        return _share_of_kl(mine, theirs) + _share_of_kl(-mine, -theirs)
-
-
-def _share_of_kl(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Return p (log p - log q) of one bit with logits z, which is 0 where p is."""
-    prob = torch.sigmoid(mine)
-    present = prob > 0
-    return prob * (torch.where(present, logsigmoid(mine), 0.0) - torch.where(present, logsigmoid(theirs), 0.0))
-
-
 def check_logits(what: str, logits: Any) -> torch.Tensor:
     """Return ``logits`` if they are a floating-point tensor [..., K]; the message begins with ``what``.
 
@@ -407,3 +327,20 @@ def check_logits(what: str, logits: Any) -> torch.Tensor:
             "the last dimension is that of the classes"
         )
     return logits
+
+
+def _allowed(what: str, logits: Any, mask: Any) -> torch.Tensor:
+    """Return the logits, checked, with minus infinity for what the mask forbids."""
+    check_logits(what, logits)
+    if isinstance(mask, tuple) and not mask:
+        return logits
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"{what}: mask: expected a bool tensor, True for allowed, got {got}; compare it with mask == 1")
+    broadcast(f"{what}: logits and mask", logits.shape, mask.shape)
+    if mask.ndim == 0 or mask.shape[-1] != logits.shape[-1]:
+        raise ValueError(f"{what}: mask: expected the shape [..., {logits.shape[-1]}], got {list(mask.shape)}")
+    if seen(lambda: ~mask.any(-1).all(), mask):
+        row = (~mask.any(-1)).nonzero()[0].tolist()
+        raise ValueError(f"{what}: mask: expected at least one allowed class in each row, got none in row {row}; end the episode there")
+    return torch.where(mask, logits, -math.inf)

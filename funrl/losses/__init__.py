@@ -4,19 +4,19 @@ The first argument is what to differentiate; networks come as functions of their
 each sample. Where a batch may come from prioritised replay, ``metrics["td_error"]`` [N...] is what its priorities are made of.
 """
 
+from funrl.losses._terms import explained_variance, huber
 from funrl.losses.a2c import A2CBatch, a2c_loss
 from funrl.losses.actor_critic import ActorCritic, SoftActorCritic
 from funrl.losses.c51 import c51_loss, double_c51_loss, project_categorical
 from funrl.losses.crossq import crossq_actor_loss, crossq_critic_loss, crossq_loss
 from funrl.losses.ddpg import ddpg_actor_loss, ddpg_critic_loss, ddpg_loss
-from funrl.losses.dqn import double_dqn_loss, dqn_loss, huber
+from funrl.losses.dqn import double_dqn_loss, dqn_loss
 from funrl.losses.impala import impala_loss
 from funrl.losses.ppo import (
     PPOBatch,
     adapt_kl_weight,
     clipped_surrogate,
     clipped_value_loss,
-    explained_variance,
     normalize_advantage,
     ppo_kl_loss,
     ppo_loss,
@@ -26,7 +26,6 @@ from funrl.losses.redq import redq_actor_loss, redq_critic_loss, redq_loss
 from funrl.losses.reinforce import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
 from funrl.losses.sac import sac_actor_loss, sac_critic_loss, sac_loss, temperature_loss
 from funrl.losses.sac_discrete import sac_discrete_actor_loss, sac_discrete_critic_loss, sac_discrete_loss
-from funrl.losses.targets import hard_update, soft_update
 from funrl.losses.td3 import td3_actor_loss, td3_critic_loss, td3_loss
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "double_qr_dqn_loss",
     "dqn_loss",
     "explained_variance",
-    "hard_update",
     "huber",
     "impala_loss",
     "normalize_advantage",
@@ -71,7 +69,6 @@ __all__ = [
     "sac_discrete_critic_loss",
     "sac_discrete_loss",
     "sac_loss",
-    "soft_update",
     "td3_actor_loss",
     "td3_critic_loss",
     "td3_loss",

@@ -102,10 +102,10 @@ def number(
         ValueError: if it is a Python number below ``low`` or above ``high``.
 
     Example:
-        >>> number("soft_update", "tau", 2.0, torch.zeros(()), high=1.0)
+        >>> number("dqn_loss", "gamma", 2.0, torch.zeros(()), high=1.0)
         Traceback (most recent call last):
         ...
-        ValueError: soft_update: tau: expected a number in [0.0, 1.0], got 2.0
+        ValueError: dqn_loss: gamma: expected a number in [0.0, 1.0], got 2.0
     """
     if isinstance(x, torch.Tensor):
         return x.to(like.dtype)

@@ -6,38 +6,13 @@ from typing import Any
 import torch
 
 from funrl.distributions.checks import seen
+from funrl.losses._terms import huber
 from funrl.losses.actor_critic import bootstrap, check_transition, critic_metrics
-from funrl.losses.checks import detach, floating, mean, number, shaped
+from funrl.losses.checks import detach, mean, number, shaped
 
-__all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "huber", "index_of", "take"]
+__all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "index_of", "take"]
 
 Apply = Callable[[Any, Any], torch.Tensor]
-
-
-def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Tensor:
-    r"""Return half the square of an error, or its absolute value (less a constant) where that is more than ``delta``.
-
-    .. math:: h(x) = \begin{cases} \tfrac12 x^2 & |x| \le \delta \\ \delta (|x| - \tfrac12 \delta) & \text{otherwise} \end{cases}
-
-    Args:
-        error: x, floating point [...].
-        delta: at least 0, a number or a tensor []; infinity gives exactly half the square.
-
-    Raises:
-        ValueError: if ``delta`` is a negative Python number.
-        TypeError: if ``error`` is not a floating-point tensor.
-
-    Example:
-        >>> import torch
-        >>> huber(torch.tensor([0.5, 2.0]), delta=1.0)
-        tensor([0.1250, 1.5000])
-
-    Reference: P. J. Huber, "Robust Estimation of a Location Parameter", 1964, doi:10.1214/aoms/1177703732 (no arXiv id).
-    """
-    floating("huber", "error", error)
-    delta = number("huber", "delta", delta, error)
-    bounded = torch.minimum(torch.maximum(error, -delta), delta) if isinstance(delta, torch.Tensor) else error.clamp(-delta, delta)
-    return bounded * (error - 0.5 * bounded)
 
 
 def check_discrete(what: str, batch: Any) -> None:
@@ -136,7 +111,7 @@ def dqn_loss(
         apply: ``apply(params, observation) -> Q of every action [N..., A]``.
         target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
         gamma: in [0, 1], a number or a tensor [] or [N...].
-        huber_delta: the error beyond which the loss h is linear, see :func:`huber`; infinity: half the squared error.
+        huber_delta: the error beyond which the loss h is linear, see :func:`~funrl.losses.huber`; infinity: half the squared error.
         weight: w, floating point [N...], of importance sampling; None: all 1.
         action_start: the least action, whose value is the first of ``apply``: the ``start`` of a ``spaces.Discrete``.
 

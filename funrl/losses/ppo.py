@@ -15,7 +15,6 @@ __all__ = [
     "adapt_kl_weight",
     "clipped_surrogate",
     "clipped_value_loss",
-    "explained_variance",
     "normalize_advantage",
     "ppo_kl_loss",
     "ppo_loss",
@@ -134,33 +133,6 @@ def clipped_value_loss(value: torch.Tensor, old_value: torch.Tensor, target: tor
     old_value, target = old_value.detach(), target.detach()
     clipped = torch.minimum(torch.maximum(value, old_value - clip), old_value + clip)
     return 0.5 * torch.maximum((value - target).square(), (clipped - target).square())
-
-
-def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    r"""Return the share [] of the targets' variance that the values explain: 1 is perfect, 0 no better than a constant.
-
-    .. math:: 1 - \frac{\mathrm{Var}(R - V)}{\mathrm{Var}(R)}
-
-    It is 0 where all targets are equal, and carries no gradient.
-
-    Args:
-        value: V, floating point [...].
-        target: R, floating point [...].
-
-    Raises:
-        ValueError: if shapes differ.
-        TypeError: if an argument is not a floating-point tensor.
-
-    Example:
-        >>> import torch
-        >>> explained_variance(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))
-        tensor(0.6667)
-    """
-    alike("explained_variance", value=value, target=target)
-    value, target = value.detach(), target.detach()
-    variance = target.var(correction=0)
-    some = variance > 0
-    return torch.where(some, 1 - (target - value).var(correction=0) / torch.where(some, variance, 1.0), 0.0)
 
 
 def ppo_loss(

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from funrl.losses._terms import huber
 from funrl.losses.actor_critic import bootstrap, critic_metrics
 from funrl.losses.checks import detach, mean, number, shaped
-from funrl.losses.dqn import check_discrete, huber, index_of, take
+from funrl.losses.dqn import check_discrete, index_of, take
 
 __all__ = ["double_qr_dqn_loss", "qr_dqn_loss", "quantile_huber"]
 

@@ -73,21 +73,22 @@ def test_inputs_are_left_alone_and_the_same_key_gives_the_same(case):
     assert tree.equal(change(case, key, state, batch), first)
 
 
-def test_twins_do_the_same_in_place(case):
+def test_in_place_does_the_same(case):
     buffer, make = case
+    writer = buffers.in_place(buffer)
     state, batch = filled(case), items(make, 5, 8)
     twin = tree.clone(state)
     places = [x.data_ptr() for x in tree.leaves(twin)]
     for i in range(5, 21, 4):  # stacks of frames have to follow each other
         batch = items(make, i, i + 3)
         state = buffer.add(buffer.extend(state, batch), make(i + 3))
-        twin = buffer.add_(buffer.extend_(twin, batch), make(i + 3))
+        twin = writer.add(writer.extend(twin, batch), make(i + 3))
         if buffer.update_priority is not None:
             index = buffer.sample(random.key(1), state, 3).indices
             priority = index.float() + 2
-            state, twin = buffer.update_priority(state, index, priority), buffer.update_priority_(twin, index, priority)
+            state, twin = buffer.update_priority(state, index, priority), writer.update_priority(twin, index, priority)
         if buffer.take is not None:
-            (state, one), (twin, other) = buffer.take(state, 2), buffer.take_(twin, 2)
+            (state, one), (twin, other) = buffer.take(state, 2), writer.take(twin, 2)
             assert tree.equal(one, other)
         assert tree.equal(state, twin)
     assert [x.data_ptr() for x in tree.leaves(twin)] == places
@@ -135,7 +136,7 @@ def test_dtypes_and_gradients(case):
     name = "x" if "x" in make(0) else "observation"
     x = make(5, torch.float64)
     x[name] = x[name].clone().requires_grad_()
-    for f in (buffer.add, buffer.add_):
+    for f in (buffer.add, buffers.in_place(buffer).add):
         assert not any(leaf.requires_grad for leaf in tree.leaves(f(state, x)))
 
 
@@ -155,12 +156,12 @@ def test_other_items_are_refused_and_the_buffer_is_unchanged(case):
         "kind": tuple(good.values()),
     }
     for kind, batch in bad.items():
-        for f in (buffer.extend, buffer.extend_):
+        for f in (buffer.extend, buffers.in_place(buffer).extend):
             with pytest.raises((ValueError, TypeError), match=r"buffers|tree.get"):
                 f(state, batch)
         if kind not in ("rows",):
             with pytest.raises((ValueError, TypeError, AttributeError)):
-                buffer.add_(
+                buffers.in_place(buffer).add(
                     state, {k: v[0] if isinstance(v, torch.Tensor) else v for k, v in batch.items()} if isinstance(batch, dict) else batch
                 )
     assert tree.equal(state, kept)
@@ -218,3 +219,10 @@ def test_items_of_another_rank_are_refused_with_the_remedy():
     ):
         with pytest.raises(ValueError, match=remedy):
             f(state, {"x": torch.zeros(shape)})
+
+
+def test_in_place_keeps_what_does_not_write_and_refuses_a_buffer_without_writers():
+    buffer = buffers.without_replacement(7)._replace(capacity=8)
+    assert buffers.in_place(buffer)._replace(add=buffer.add, extend=buffer.extend) == buffer
+    with pytest.raises(ValueError, match=r"buffers.in_place: buffer: expected one with writers, .*, got None"):
+        buffers.in_place(buffer._replace(writers=None))

@@ -33,7 +33,7 @@ def test_what_is_drawn_was_observed(above):
     traced = tree.clone(state)
     for t in range(0, 60, 15):
         part = tree.index(batch, slice(t, t + 15))
-        state, twin, traced = buffer.extend(state, part), buffer.extend_(twin, part), extend(traced, part)
+        state, twin, traced = buffer.extend(state, part), buffers.in_place(buffer).extend(twin, part), extend(traced, part)
     assert tree.equal(state, twin) and tree.equal(state, traced)
     for kept in (state, buffer.restore(state.ring)):
         drawn = buffer.sample(random.key(2), kept, 1000)

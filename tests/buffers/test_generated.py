@@ -39,7 +39,7 @@ def run(capacity):
     buffer = buffers.uniform(capacity)
     state = buffer.init(example())
     for _ in range(4):
-        state = buffer.extend_(state, batch(2500))
+        state = buffers.in_place(buffer).extend(state, batch(2500))
     program = funrl.compile(step(buffer), donate=1, backend="xla")
     params = {"w": torch.zeros(17, 32), "v": torch.zeros(6, 32)}
     eager = step(buffer)(random.key(0), tree.clone(state), params, batch(64)) if capacity == 10_000 else None
@@ -87,7 +87,7 @@ def test_a_large_buffer_is_not_copied():
 def test_priorities_and_sequences_are_set_in_place():
     n = 600_000
     buffer = buffers.prioritized(n)
-    state = buffer.extend_(buffer.init({"x": torch.zeros(4)}), {"x": torch.ones(n, 4)})
+    state = buffers.in_place(buffer).extend(buffer.init({"x": torch.zeros(4)}), {"x": torch.ones(n, 4)})
     update = funrl.compile(lambda state, i, p: buffer.update_priority(state, i, p), donate=0, backend="xla")
     extend = funrl.compile(lambda state, rows: buffer.extend(state, rows), donate=0, backend="xla")
 

@@ -20,7 +20,7 @@ def test_any_objects_the_oldest_of_which_go():
 def test_the_twin_changes_the_state_and_extend_does_not():
     buffer = buffers.objects(2)
     state = buffer.init()
-    assert buffer.extend_(state, [1, 2, 3]) is state and sorted(state.shelf.items) == [2, 3]
+    assert buffers.in_place(buffer).extend(state, [1, 2, 3]) is state and sorted(state.shelf.items) == [2, 3]
     other = buffer.extend(state, [4])
     assert sorted(state.shelf.items) == [2, 3] and sorted(other.shelf.items) == [3, 4]
 

@@ -8,7 +8,7 @@ from torch.func import vmap
 
 import funrl
 from funrl import buffers, random, tree
-from funrl.buffers.ring import FRESH, IN_PLACE
+from funrl.buffers._writing import FRESH, IN_PLACE
 from funrl.buffers.sums import find, put, sum_tree, total
 
 KEY = random.key(0)
@@ -140,7 +140,7 @@ def test_sums_do_not_drift_in_ten_million_updates():
     assert drift(10_000_000) < 1e-13
 
 
-@pytest.mark.parametrize("f", ["update_priority", "update_priority_"])
+@pytest.mark.parametrize("of", [lambda buffer: buffer, buffers.in_place], ids=["pure", "in place"])
 @pytest.mark.parametrize(
     "index, priority, kind, message",
     [
@@ -155,11 +155,11 @@ def test_sums_do_not_drift_in_ten_million_updates():
         ([0.0, 1.0], [1.0, 1.0], ValueError, r"indices: expected int64 \[B\], got float32 \[2\]"),
     ],
 )
-def test_bad_priorities_leave_the_buffer_alone(f, index, priority, kind, message):
+def test_bad_priorities_leave_the_buffer_alone(of, index, priority, kind, message):
     buffer, state = with_priorities([1.0, 2.0, 3.0], capacity=5)
     kept = tree.clone(state)
     with pytest.raises(kind, match=message):
-        getattr(buffer, f)(state, torch.tensor(index), torch.tensor(priority))
+        of(buffer).update_priority(state, torch.tensor(index), torch.tensor(priority))
     assert tree.equal(state, kept)
 
 
@@ -228,7 +228,7 @@ def test_a_late_priority_does_not_reach_the_item_that_took_the_place(kind):
         "eager": buffer.update_priority,
         "compiled": compiled,
         "vmapped": lambda s, i, p: tree.index(vmap(buffer.update_priority, (None, 0, 0))(s, i[None], p[None]), 0),
-        "in place": lambda s, i, p: buffer.update_priority_(tree.map(torch.clone, s), i, p),
+        "in place": lambda s, i, p: buffers.in_place(buffer).update_priority(tree.map(torch.clone, s), i, p),
     }
     for way, update in ways.items():
         changed = update(after, old, torch.tensor([0.5, 5.0, 6.0, 7.0]))
@@ -247,9 +247,9 @@ def test_sequences_that_are_overwritten_while_their_errors_are_computed():
         return {"x": torch.zeros(n, 2), "done": torch.zeros(n, 2, dtype=torch.bool)}
 
     buffer = buffers.prioritized_sequence(50, length=5, burn_in=2)
-    state = buffer.extend_(buffer.init(tree.index(steps(1), 0)), steps(70))
+    state = buffers.in_place(buffer).extend(buffer.init(tree.index(steps(1), 0)), steps(70))
     for i in range(100):
         drawn = buffer.sample(random.fold_in(KEY, i), state, 16).indices
-        state = buffer.extend_(state, steps(3))
-        state = buffer.update_priority_(state, drawn, torch.rand(16))
+        state = buffers.in_place(buffer).extend(state, steps(3))
+        state = buffers.in_place(buffer).update_priority(state, drawn, torch.rand(16))
     assert state.laps == (70 + 300) // 50 and buffer.size(state) == (50 - 6) * 2

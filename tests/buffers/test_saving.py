@@ -28,10 +28,10 @@ def go_on(buffer, example, state, steps):
     """Write, draw and set priorities; return the state and all that was drawn."""
     drawn = []
     for i in steps:
-        state = buffer.extend_(state, batch(example, i))
+        state = buffers.in_place(buffer).extend(state, batch(example, i))
         drawn.append(buffer.sample(random.key(i), state, 5))
-        if buffer.update_priority_ is not None:
-            state = buffer.update_priority_(state, drawn[-1].indices, drawn[-1].indices.float() * 0.37 + 0.1)
+        if buffer.update_priority is not None:
+            state = buffers.in_place(buffer).update_priority(state, drawn[-1].indices, drawn[-1].indices.float() * 0.37 + 0.1)
     return state, drawn
 
 
@@ -60,7 +60,7 @@ def test_files_that_were_written_after_the_state_was_saved(tmp_path):
     buffer = buffers.prioritized(7, storage=buffers.files(tmp_path / "data"))
     state, _ = go_on(buffer, ITEM, buffer.init(ITEM), range(3))
     buffers.save(state, tmp_path / "state")
-    state = buffer.extend_(state, batch(ITEM, 3))
+    state = buffers.in_place(buffer).extend(state, batch(ITEM, 3))
     with pytest.warns(UserWarning, match="4 rows were written to the files after this state was saved"):
         again = buffers.load(tmp_path / "state", buffer, ITEM)
     assert tree.equal(again.ring, state.ring) and (again.priorities.weights[:7] == 1).all()
@@ -95,7 +95,7 @@ buffer = buffers.uniform(100_000)
 state = buffer.init(torch.zeros(100))
 i = 0
 while True:
-    buffer.extend_(state, torch.full((100_000, 100), float(i)))
+    buffers.in_place(buffer).extend(state, torch.full((100_000, 100), float(i)))
     buffers.save(state, {str(tmp_path / "state")!r})
     i += 1
     print(i, flush=True)
@@ -115,21 +115,21 @@ while True:
 def test_names_with_dots(tmp_path):
     item = {"0.weight": torch.zeros(2), "a": {"b.c": torch.zeros(())}}
     buffer = buffers.prioritized(7)
-    state = buffer.extend_(buffer.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
+    state = buffers.in_place(buffer).extend(buffer.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
     buffers.save(state, tmp_path / "state")
     assert tree.equal(buffers.load(tmp_path / "state", buffer, item), state)
     files = buffers.uniform(7, storage=buffers.files(tmp_path / "data"))
-    state = files.extend_(files.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
+    state = buffers.in_place(files).extend(files.init(item), tree.stack([item, tree.map(lambda x: x + 1, item)]))
     buffers.save(state, tmp_path / "state")
     assert tree.equal(buffers.load(tmp_path / "state", files, item), state)
 
 
 def test_a_state_does_not_bring_back_what_was_taken_since(tmp_path):
     queue = buffers.first_in_first_out(10, storage=buffers.files(tmp_path / "q"))
-    state = queue.extend_(queue.init(torch.zeros(())), torch.arange(6.0))
+    state = buffers.in_place(queue).extend(queue.init(torch.zeros(())), torch.arange(6.0))
     buffers.save(state, tmp_path / "state")
     assert queue.size(buffers.load(tmp_path / "state", queue, torch.zeros(()))) == 6
-    queue.take_(state, 4)
+    buffers.in_place(queue).take(state, 4)
     with pytest.warns(UserWarning, match="state: 4 items were taken from the files, or lost, after this state was saved"):
         state = buffers.load(tmp_path / "state", queue, torch.zeros(()))
     assert queue.sample(None, state, 2).batch.tolist() == [4, 5]
@@ -150,7 +150,7 @@ def test_a_state_does_not_bring_back_what_was_taken_since(tmp_path):
 )
 def test_a_file_that_somebody_else_wrote(tmp_path, change, message):
     buffer = buffers.uniform(7)
-    buffers.save(buffer.extend_(buffer.init(ITEM), batch(ITEM, 0)), tmp_path / "state")
+    buffers.save(buffers.in_place(buffer).extend(buffer.init(ITEM), batch(ITEM, 0)), tmp_path / "state")
     tree.save(change(tree.load(tmp_path / "state")), tmp_path / "state")
     with pytest.raises(ValueError, match=f"state: .*{message}"):
         buffers.load(tmp_path / "state", buffer, ITEM)

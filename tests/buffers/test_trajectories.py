@@ -30,8 +30,8 @@ def test_n_step_of_a_rollout_and_of_slices_from_a_buffer():
     assert tree.allclose(parts, tree.index(whole, (time, env_index)))
 
 
-@pytest.mark.parametrize("f", [lambda t: buffers.n_step(t, n=3, gamma=0.9), lambda t: buffers.reward_to_go(t["reward"], t["terminated"])])
-def test_compiled_and_batched(f):
+def test_compiled_and_batched():
+    f = lambda t: buffers.n_step(t, n=3, gamma=0.9)  # noqa: E731
     t = {**transition(6), "reward": torch.arange(6.0), "terminated": torch.tensor([0, 0, 1, 0, 0, 0], dtype=torch.bool)}
     assert tree.allclose(funrl.compile(f, backend="aot_eager")(t), f(t))
     several = tree.stack([t, tree.map(lambda x: x.flip(0), t)])
@@ -75,12 +75,7 @@ def test_split_trajectories_of_the_introductions_collector():
             ValueError,
             "next_observation: expected the",
         ),
-        (
-            lambda t: buffers.reward_to_go(t["reward"], t["terminated"][:2]),
-            ValueError,
-            r"done: expected the shape \[4\] of reward, got \[2\]",
-        ),
-        (lambda t: buffers.reward_to_go(torch.ones(()), torch.ones(()) > 0), ValueError, "reward: expected the shape"),
+        (lambda t: buffers.n_step({**t, "reward": torch.ones(())}, n=2, gamma=0.9), ValueError, "reward: expected the shape"),
         (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}), TypeError, "a dict says not where its episode ends"),
         (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}, torch.ones(4, 2)), TypeError, "done: expected a bool tensor"),
         (

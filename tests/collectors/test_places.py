@@ -39,7 +39,7 @@ def test_no_slice_is_of_two_workers(slices):
         for batch in collector:
             steps = batch.transition.replace(extras={})
             collector.update_params(())
-            state = buffer.extend_(buffer.init(tree.index(steps, 0)) if state is None else state, steps)
+            state = buffers.in_place(buffer).extend(buffer.init(tree.index(steps, 0)) if state is None else state, steps)
     for kept in (state, buffer.restore(state.ring)):
         drawn = buffer.sample(random.key(0), kept, 300)
         x, learned = drawn.batch.observation, drawn.mask

@@ -11,8 +11,6 @@ from funrl.distributions import (
     Categorical,
     Delta,
     Independent,
-    MaskedCategorical,
-    MaskedOneHotCategorical,
     MultiCategorical,
     Normal,
     OneHotCategorical,
@@ -41,13 +39,13 @@ KINDS = {
     "TanhDelta": lambda m, s: TanhDelta(m, -2.0, 2.0, atol=1e-6),
     "Categorical": lambda m, s: Categorical(m),
     "OneHotCategorical": lambda m, s: OneHotCategorical(m),
-    "MaskedCategorical": lambda m, s: MaskedCategorical(m, masks(m)),
-    "MaskedOneHotCategorical": lambda m, s: MaskedOneHotCategorical(m, masks(m)),
+    "Categorical with a mask": lambda m, s: Categorical(m, mask=masks(m)),
+    "OneHotCategorical with a mask": lambda m, s: OneHotCategorical(m, mask=masks(m)),
     "MultiCategorical": lambda m, s: MultiCategorical(m, (3, 1)),
     "Bernoulli": lambda m, s: Bernoulli(m),
     "Independent": lambda m, s: Independent(TanhNormal(m, s), 1),
 }
-LABELS = ("Categorical", "MaskedCategorical", "MultiCategorical")
+LABELS = ("Categorical", "Categorical with a mask", "MultiCategorical")
 
 
 def estimates(dist, key):

@@ -186,7 +186,7 @@ def test_random_mode_and_mean():
         ),
         (lambda: tanh_normal(torch.zeros(2), torch.zeros(2)).sample(KEY), "scale: expected numbers above 0, got 0.0"),
         (
-            lambda: distributions.MaskedCategorical(torch.zeros(2), torch.zeros(2).bool()).sample(KEY),
+            lambda: distributions.Categorical(torch.zeros(2), mask=torch.zeros(2).bool()).sample(KEY),
             "mask: expected at least one allowed class in each row, got none",
         ),
     ],

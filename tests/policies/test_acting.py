@@ -63,7 +63,7 @@ def test_parameters_come_as_a_tensor_a_tuple_or_by_name():
     by_dict = policies.stochastic(nn.sequential(net, lambda x: {"logits": x}), distributions.Categorical)
     assert torch.equal(by_dict.act((params, ()), KEY, X)[0], one)
     masked = policies.stochastic(
-        nn.keyed(lambda z, m: (z, m), ["z", "legal"], [("dist", "logits"), ("dist", "mask")]), distributions.MaskedCategorical
+        nn.keyed(lambda z, m: (z, m), ["z", "legal"], [("dist", "logits"), ("dist", "mask")]), distributions.Categorical
     )
     action, extras = masked.act((), KEY, {"z": torch.zeros(3), "legal": torch.tensor([False, False, True])})
     assert action == 2 and set(extras) == {"logits", "mask", "log_prob"}

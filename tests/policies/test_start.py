@@ -62,7 +62,7 @@ def test_categoricals_that_begin_elsewhere_are_those_that_begin_at_0_moved(logit
     mask = torch.tensor([True, False, True, True, False])
     pairs = [
         (distributions.Categorical(logits), distributions.Categorical(logits, start=-2), torch.tensor(-2)),
-        (distributions.MaskedCategorical(logits, mask), distributions.MaskedCategorical(logits, mask, start=7), torch.tensor(7)),
+        (distributions.Categorical(logits, mask=mask), distributions.Categorical(logits, start=7, mask=mask), torch.tensor(7)),
         (
             distributions.MultiCategorical(logits, (2, 3)),
             distributions.MultiCategorical(logits, (2, 3), (1, -4)),

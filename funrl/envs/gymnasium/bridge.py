@@ -12,6 +12,7 @@ from funrl import tree
 from funrl.compiler import tracing
 from funrl.env import Env, HostError, Timestep
 from funrl.envs.gymnasium.spaces import WIDER, numpy
+from funrl.random._splitmix import output, shift
 
 _MASK = (1 << 64) - 1
 _POSITIVE = (1 << 63) - 1
@@ -215,13 +216,8 @@ class _Host:
         """Return a seed of 31 bits for each row, the same whichever rows there are: outputs of SplitMix64."""
         if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
             raise TypeError(f"{self.name}: key: expected one key, int64 []; make it with funrl.random.key")
-        start, seeds = int(numpy(key)), {}
-        for i in rows:
-            z = (start + (i + 1) * _ODD) & _MASK
-            z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-            seeds[i] = z >> 33
-        return seeds
+        words = output(key, torch.tensor(rows, dtype=torch.int64, device=key.device) + 1, 0)
+        return dict(zip(rows, shift(words, 33).tolist(), strict=True))
 
     def _rows(self, where: torch.Tensor) -> list[int]:
         if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != self.batch:

@@ -3,7 +3,7 @@ import torch
 from torch.func import vmap
 
 from funrl import tree
-from funrl.losses import hard_update, soft_update
+from funrl.optim import hard_update, soft_update
 from tests.losses.batches import actor_critic, normal, same
 from tests.oracles.deepmind import optax
 

@@ -5,9 +5,7 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.losses.checks import number
-
-__all__ = ["hard_update", "soft_update"]
+from funrl.optim._optimizer import like
 
 
 def soft_update(params: Any, target_params: Any, *, tau: float | torch.Tensor) -> Any:
@@ -32,10 +30,13 @@ def soft_update(params: Any, target_params: Any, *, tau: float | torch.Tensor) -
     """
     tree.check_like(target_params, params, "soft_update: target_params", "params")
 
+    if not isinstance(tau, torch.Tensor) and not 0 <= tau <= 1:
+        raise ValueError(f"soft_update: tau: expected a number in [0.0, 1.0], got {tau}")
+
     def move(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if not x.is_floating_point():
             return x.clone()
-        rate = number("soft_update", "tau", tau, x, high=1.0)
+        rate = like(tau, x)
         return rate * x + (1 - rate) * target
 
     return tree.map(move, params, target_params)

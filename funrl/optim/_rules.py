@@ -1,62 +1,14 @@
-"""Gradient-based optimisers as pairs of pure functions that compose.
-
-An :class:`Optimizer` turns gradients into updates, which :func:`apply_updates` adds to the parameters:
-
-    >>> import torch
-    >>> from funrl import optim
-    >>> params = {"w": torch.tensor([3.0, 4.0])}
-    >>> opt = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(0.1))
-    >>> state = opt.init(params)
-    >>> grads = torch.func.grad(lambda p: p["w"].square().sum())(params)
-    >>> updates, state = opt.update(grads, state, params)
-    >>> optim.apply_updates(params, updates)
-    {'w': tensor([2.9400, 3.9200])}
-
-A learning rate is a Python number, a 0-d tensor (built inside the function that :func:`torch.func.vmap` maps over many of them),
-or one of :mod:`funrl.schedules`: a function from the int64 count of earlier updates to a rate. Updates are differentiable.
-"""
+"""The rules: gradient descent with momentum, Adam and RMSProp."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from funrl import tree
+from funrl.optim._checks import check_fraction, check_number, check_rate
+from funrl.optim._optimizer import Number, Optimizer, like, wide
 from funrl.schedules import Schedule
-from funrl.tree import global_norm
-
-__all__ = [
-    "AdamState",
-    "Optimizer",
-    "RMSPropState",
-    "SGDState",
-    "adam",
-    "adamw",
-    "apply_updates",
-    "chain",
-    "clip_by_global_norm",
-    "flatten",
-    "global_norm",
-    "rmsprop",
-    "scale",
-    "sgd",
-]
-
-Number = float | torch.Tensor
-
-
-class Optimizer(NamedTuple):
-    """A rule for updates, as a pair of pure functions.
-
-    Attributes:
-        init: ``init(params) -> state``.
-        update: ``update(grads, state, params) -> (updates, state)``; updates have the structure, shapes and dtypes of
-            grads, and carry their sign: they are added.
-    """
-
-    init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 @tree.dataclass
@@ -102,126 +54,6 @@ class RMSPropState:
     momentum: Any
 
 
-def apply_updates(params: Any, updates: Any) -> Any:
-    """Return ``params + updates``, leaf by leaf.
-
-    Raises:
-        ValueError: if a leaf's shape or dtype differs, or the structure.
-
-    Example:
-        >>> import torch
-        >>> apply_updates({"w": torch.ones(2)}, {"w": torch.tensor([0.5, -0.5])})
-        {'w': tensor([1.5000, 0.5000])}
-    """
-    tree.check_like(updates, params, "apply_updates: updates", "params")
-    return tree.map(lambda p, u: p + u, params, updates)
-
-
-def chain(*optimizers: Optimizer) -> Optimizer:
-    """Make an optimiser that hands what each one returns on to the next; its state is the tuple of theirs.
-
-    Raises:
-        TypeError: if an argument is no :class:`Optimizer`.
-
-    Example:
-        >>> import torch
-        >>> opt = chain(clip_by_global_norm(0.5), adam(1e-3))
-        >>> len(opt.init(torch.zeros(3)))
-        2
-    """
-    for number, optimizer in enumerate(optimizers):
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"chain: argument {number}: expected an Optimizer, got {type(optimizer).__name__}; call the factory, as in adam(1e-3)"
-            )
-
-    def init(params: Any) -> tuple[Any, ...]:
-        return tuple(optimizer.init(params) for optimizer in optimizers)
-
-    def update(grads: Any, state: tuple[Any, ...], params: Any) -> tuple[Any, tuple[Any, ...]]:
-        if len(state) != len(optimizers):
-            raise ValueError(
-                f"chain: state: expected a tuple of {len(optimizers)} states, got {len(state)}; make it with this optimiser's init"
-            )
-        states = []
-        for optimizer, part in zip(optimizers, state, strict=True):
-            grads, part = optimizer.update(grads, part, params)
-            states.append(part)
-        return grads, tuple(states)
-
-    return Optimizer(init, update)
-
-
-def flatten(optimizer: Optimizer) -> Optimizer:
-    """Make ``optimizer`` work on one vector of all parameters: a few long kernels instead of a few for every leaf.
-
-    The numbers are the same for every optimiser here. All leaves need one dtype.
-
-    Example:
-        >>> import torch
-        >>> opt = flatten(adam(1e-3))
-        >>> opt.init({"w": torch.zeros(3, 2), "b": torch.zeros(2)}).mean.shape
-        torch.Size([8])
-    """
-
-    def init(params: Any) -> Any:
-        return optimizer.init(tree.ravel(params)[0])
-
-    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        tree.check_like(grads, params, "flatten: grads", "params")
-        vector, unravel = tree.ravel(grads)
-        updates, state = optimizer.update(vector, state, tree.ravel(params)[0])
-        return unravel(updates), state
-
-    return Optimizer(init, update)
-
-
-def scale(factor: Number) -> Optimizer:
-    """Make an optimiser that multiplies by ``factor``, a number or a tensor []. It has no state.
-
-    Example:
-        >>> import torch
-        >>> scale(-0.5).update(torch.tensor([2.0]), (), torch.zeros(1))
-        (tensor([-1.]), ())
-    """
-    _check_number("scale", "factor", factor)
-    return Optimizer(lambda params: (), lambda grads, state, params: (tree.map(lambda g: _as(factor, g) * g, grads), state))
-
-
-def clip_by_global_norm(max_norm: Number) -> Optimizer:
-    r"""Make an optimiser that shrinks gradients to a norm of at most ``max_norm``, all leaves by one factor. It has no state.
-
-    .. math:: g \min\left(1, \frac{c}{\lVert g \rVert}\right)
-
-    Args:
-        max_norm: c, above 0, a number or a tensor []; infinity leaves every gradient as it is.
-
-    Raises:
-        ValueError: if ``max_norm`` is a Python number that is not above 0.
-
-    Under :func:`torch.func.vmap` every copy has its own norm. A NaN in one leaf makes all leaves NaN, so that it is seen.
-
-    Example:
-        >>> import torch
-        >>> clip_by_global_norm(1.0).update(torch.tensor([3.0, 4.0]), (), torch.zeros(2))
-        (tensor([0.6000, 0.8000]), ())
-
-    Reference: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training Recurrent Neural Networks", 2012, arXiv:1211.5063.
-    """
-    _check_number("clip_by_global_norm", "max_norm", max_norm)
-    if not isinstance(max_norm, torch.Tensor) and not max_norm > 0:
-        raise ValueError(f"clip_by_global_norm: max_norm: expected a number above 0, got {max_norm}; use math.inf for no clipping")
-
-    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        norm = global_norm(grads)
-        # A NaN is not within any bound but infinity, so that it reaches all leaves.
-        within = (norm <= max_norm) | (torch.as_tensor(max_norm, device=norm.device) == math.inf)
-        factor = torch.where(within, 1.0, max_norm / torch.where(within, 1.0, norm))
-        return tree.map(lambda g: (factor.to(_wide(g).dtype) * g).to(g.dtype), grads), state
-
-    return Optimizer(lambda params: (), update)
-
-
 def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool = False) -> Optimizer:
     r"""Make stochastic gradient descent, with momentum if wanted.
 
@@ -248,8 +80,8 @@ def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool
     Reference: I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
         learning", ICML 2013; the sum is scaled as in torch.optim.
     """
-    _check_rate("sgd", learning_rate)
-    _check_fraction("sgd", "momentum", momentum)
+    check_rate("sgd", learning_rate)
+    check_fraction("sgd", "momentum", momentum)
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
     if nesterov and not heavy:
         raise ValueError("sgd: nesterov: expected momentum above 0 beside it, got 0; give momentum=0.9")
@@ -261,10 +93,10 @@ def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool
         tree.check_like(grads, params, "sgd: grads", "params")
         total, step = (), grads
         if heavy:
-            total = tree.map(lambda m, g: _without_subnormals(_as(momentum, g) * m + g), state.momentum, grads)
-            step = tree.map(lambda m, g: _as(momentum, g) * m + g, total, grads) if nesterov else total
+            total = tree.map(lambda m, g: _without_subnormals(like(momentum, g) * m + g), state.momentum, grads)
+            step = tree.map(lambda m, g: like(momentum, g) * m + g, total, grads) if nesterov else total
         rate = _rate(learning_rate, state.count)
-        return tree.map(lambda s: -_as(rate, s) * s, step), SGDState(state.count + 1, total)
+        return tree.map(lambda s: -like(rate, s) * s, step), SGDState(state.count + 1, total)
 
     return Optimizer(init, update)
 
@@ -290,9 +122,10 @@ def adam(learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999,
 
     Example:
         >>> import torch
+        >>> from funrl import optim
         >>> opt, params = adam(1e-3), torch.zeros(2)
         >>> updates, state = opt.update(torch.tensor([5.0, -2.0]), opt.init(params), params)
-        >>> apply_updates(params, updates)
+        >>> optim.apply_updates(params, updates)
         tensor([-0.0010,  0.0010])
 
     Reference: D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980.
@@ -325,7 +158,7 @@ def adamw(
     Reference: I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2017, arXiv:1711.05101; the decay is
         multiplied by the learning rate, as in torch.optim.
     """
-    _check_number("adamw", "weight_decay", weight_decay, low=0.0)
+    check_number("adamw", "weight_decay", weight_decay, low=0.0)
     return _adam("adamw", learning_rate, b1, b2, eps, weight_decay)
 
 
@@ -353,10 +186,10 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
 
     Reference: T. Tieleman, G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.
     """
-    _check_rate("rmsprop", learning_rate)
-    _check_fraction("rmsprop", "decay", decay)
-    _check_number("rmsprop", "eps", eps, low=0.0)
-    _check_fraction("rmsprop", "momentum", momentum)
+    check_rate("rmsprop", learning_rate)
+    check_fraction("rmsprop", "decay", decay)
+    check_number("rmsprop", "eps", eps, low=0.0)
+    check_fraction("rmsprop", "momentum", momentum)
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
 
     def init(params: Any) -> RMSPropState:
@@ -364,24 +197,24 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
 
     def update(grads: Any, state: RMSPropState, params: Any) -> tuple[Any, RMSPropState]:
         tree.check_like(grads, params, "rmsprop: grads", "params")
-        wide = tree.map(_wide, grads)
-        square = tree.map(lambda v, g: _without_subnormals(_as(decay, g) * v + (1 - _as(decay, g)) * g.square()), state.square, wide)
-        step = tree.map(lambda g, v: g / (_above_zero(v).sqrt() + _as(eps, g)), wide, square)
+        widened = tree.map(wide, grads)
+        square = tree.map(lambda v, g: _without_subnormals(like(decay, g) * v + (1 - like(decay, g)) * g.square()), state.square, widened)
+        step = tree.map(lambda g, v: g / (_above_zero(v).sqrt() + like(eps, g)), widened, square)
         total = ()
         if heavy:
-            step = total = tree.map(lambda m, s: _without_subnormals(_as(momentum, s) * m + s), state.momentum, step)
+            step = total = tree.map(lambda m, s: _without_subnormals(like(momentum, s) * m + s), state.momentum, step)
         rate = _rate(learning_rate, state.count)
-        updates = tree.map(lambda s, g: (-_as(rate, s) * s).to(g.dtype), step, grads)
+        updates = tree.map(lambda s, g: (-like(rate, s) * s).to(g.dtype), step, grads)
         return updates, RMSPropState(state.count + 1, square, total)
 
     return Optimizer(init, update)
 
 
 def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, eps: Number, weight_decay: Number | None) -> Optimizer:
-    _check_rate(name, learning_rate)
-    _check_fraction(name, "b1", b1)
-    _check_fraction(name, "b2", b2)
-    _check_number(name, "eps", eps, low=0.0)
+    check_rate(name, learning_rate)
+    check_fraction(name, "b1", b1)
+    check_fraction(name, "b2", b2)
+    check_number(name, "eps", eps, low=0.0)
 
     def init(params: Any) -> AdamState:
         return AdamState(_count(name, params), _wide_zeros(params), _wide_zeros(params))
@@ -389,17 +222,17 @@ def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, e
     def update(grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
         tree.check_like(grads, params, f"{name}: grads", "params")
         count = state.count + 1
-        wide = tree.map(_wide, grads)
-        mean = tree.map(lambda m, g: _without_subnormals(_as(b1, g) * m + (1 - _as(b1, g)) * g), state.mean, wide)
-        square = tree.map(lambda v, g: _without_subnormals(_as(b2, g) * v + (1 - _as(b2, g)) * g.square()), state.square, wide)
+        widened = tree.map(wide, grads)
+        mean = tree.map(lambda m, g: _without_subnormals(like(b1, g) * m + (1 - like(b1, g)) * g), state.mean, widened)
+        square = tree.map(lambda v, g: _without_subnormals(like(b2, g) * v + (1 - like(b2, g)) * g.square()), state.square, widened)
         rate = _rate(learning_rate, state.count)
 
         def step(m: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
             first, second = _bias_correction(b1, count, m.dtype), _bias_correction(b2, count, m.dtype)
-            direction = m / first / ((_above_zero(v) / second).sqrt() + _as(eps, m))
+            direction = m / first / ((_above_zero(v) / second).sqrt() + like(eps, m))
             if weight_decay is not None:
-                direction = direction + _as(weight_decay, m) * _wide(p)
-            return (-_as(rate, m) * direction).to(p.dtype)
+                direction = direction + like(weight_decay, m) * wide(p)
+            return (-like(rate, m) * direction).to(p.dtype)
 
         return tree.map(step, mean, square, params), AdamState(count, mean, square)
 
@@ -420,13 +253,8 @@ def _above_zero(square: torch.Tensor) -> torch.Tensor:
     return square.clamp(min=torch.finfo(square.dtype).tiny)
 
 
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    """Return x in float32 where it is in half precision, which holds no epsilon, no square of a small gradient and no long mean."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _wide_zeros(params: Any) -> Any:
-    return tree.map(_wide, _zeros(params))
+    return tree.map(wide, _zeros(params))
 
 
 def _bias_correction(b: Number, count: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -437,11 +265,6 @@ def _bias_correction(b: Number, count: torch.Tensor, dtype: torch.dtype) -> torc
 
 def _rate(learning_rate: Number | Schedule, count: torch.Tensor) -> Number:
     return learning_rate(count) if callable(learning_rate) else learning_rate
-
-
-def _as(number: Number, like: torch.Tensor) -> Number:
-    """Return a hyperparameter in the dtype of what it multiplies, so that it never promotes it."""
-    return number.to(like.dtype) if isinstance(number, torch.Tensor) else number
 
 
 def _zeros(params: Any) -> Any:
@@ -458,31 +281,3 @@ def _count(name: str, params: Any) -> torch.Tensor:
             got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
             raise TypeError(f"{name}: params: expected floating-point tensors, got {got} at {path}; keep what is not learned out of params")
     return torch.zeros((), dtype=torch.int64, device=leaves[0].device)
-
-
-def _check_number(name: str, argument: str, x: Any, *, low: float = -math.inf) -> None:
-    if isinstance(x, torch.Tensor):
-        if x.ndim or not x.is_floating_point():
-            raise TypeError(
-                f"{name}: {argument}: expected a number or a floating-point tensor [], got {x.dtype} {list(x.shape)}; "
-                f"for one value a copy, build {name} inside the function that vmap maps"
-            )
-        return
-    if isinstance(x, bool) or not isinstance(x, int | float):
-        raise TypeError(f"{name}: {argument}: expected a number or a floating-point tensor [], got {type(x).__name__}")
-    if not x >= low:
-        raise ValueError(f"{name}: {argument}: expected a number of at least {low}, got {x}")
-
-
-def _check_fraction(name: str, argument: str, x: Any) -> None:
-    _check_number(name, argument, x, low=0.0)
-    if not isinstance(x, torch.Tensor) and not x < 1:
-        raise ValueError(f"{name}: {argument}: expected a number in [0, 1), got {x}")
-
-
-def _check_rate(name: str, x: Any) -> None:
-    if callable(x):
-        return
-    _check_number(name, "learning_rate", x, low=0.0)
-    if not isinstance(x, torch.Tensor) and not math.isfinite(x):
-        raise ValueError(f"{name}: learning_rate: expected a finite number, got {x}")

@@ -1,0 +1,61 @@
+"""How the functions of a buffer write: into new tensors, or into those of the state that they are given."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from funrl.buffers.buffer import Buffer
+from funrl.compiler import tracing
+
+__all__ = ["FRESH", "IN_PLACE", "Write", "in_place"]
+
+
+class Write(NamedTuple):
+    """How tensors change: into new ones (FRESH), or in their own memory (IN_PLACE).
+
+    Attributes:
+        rows: ``rows(x, index, values)``: x with x[index] = values, for 0 <= index < N.
+        value: ``value(old, new)``: new.
+    """
+
+    rows: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _fresh_rows(x: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    # With an index for each of several buffers, vmap makes a scatter of index_copy, for which a compiled program copies them all.
+    # Eagerly only index_copy lets the last of equal indices win.
+    return x.index_put((index,), values) if tracing() else x.index_copy(0, index, values)
+
+
+FRESH = Write(_fresh_rows, lambda old, new: new)
+IN_PLACE = Write(lambda x, index, values: x.index_copy_(0, index, values), lambda old, new: old.copy_(new))
+
+
+def in_place(buffer: Buffer) -> Buffer:
+    """Return the buffer whose functions write into the tensors of the state that they are given, and return that state.
+
+    It is for host loops: eagerly, a pure ``extend`` copies the whole buffer. In a compiled program, donate the state instead
+    (:func:`funrl.compile`). ``add``, ``extend``, ``update_priority`` and ``take`` give the same numbers as those of ``buffer``.
+
+    Args:
+        buffer: any :class:`Buffer` of this package.
+
+    Returns:
+        A :class:`Buffer` with the same states; all that does not write is that of ``buffer``.
+
+    Raises:
+        ValueError: if the buffer has no ``writers``.
+
+    Example:
+        >>> from funrl import buffers
+        >>> buffer = in_place(buffers.uniform(3))
+        >>> state = buffer.init(torch.zeros(()))
+        >>> _ = buffer.extend(state, torch.arange(4.0))
+        >>> state.data, state.size
+        (tensor([3., 1., 2.]), tensor(3))
+    """
+    if buffer.writers is None:
+        raise ValueError("buffers.in_place: buffer: expected one with writers, as those of funrl.buffers have, got None; give it some")
+    return buffer._replace(**buffer.writers(IN_PLACE))

@@ -1,0 +1,99 @@
+"""Distributions over bits."""
+
+import math
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from funrl import random, tree
+from funrl.distributions.checks import broadcast, check_kind, floating
+
+
+@tree.dataclass
+class Bernoulli:
+    r"""A bit for every number by itself (:class:`Independent` joins a vector of them), by the logarithm of its odds.
+
+    .. math:: \log p(1) = -\mathrm{softplus}(-z), \qquad \log p(0) = -\mathrm{softplus}(z)
+
+    A logit of infinity or minus infinity is a bit that is certain: entropy, KL and gradients stay finite.
+
+    Attributes:
+        logits: floating point [...], z.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` no bool tensor.
+        ValueError: from a method, if shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> coin = Bernoulli(torch.tensor([0.0, 30.0]))
+        >>> coin.mean(), coin.mode()
+        (tensor([0.5000, 1.0000]), tensor([False,  True]))
+        >>> coin.log_prob(torch.tensor([True, False]))
+        tensor([ -0.6931, -30.0000])
+    """
+
+    logits: torch.Tensor
+    estimated = ()
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities of True [...]."""
+        return torch.sigmoid(floating("Bernoulli: logits", self.logits))
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return bits, bool [...]."""
+        return random.bernoulli(key, self.probs)
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return bits, bool [...], and their log probabilities [...]."""
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or the other way round."""
+        logits = floating("Bernoulli: logits", self.logits)
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.bool:
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"Bernoulli.log_prob: x: expected a bool tensor, got {got}; compare it with x == 1")
+        broadcast("Bernoulli.log_prob: x and logits", x.shape, logits.shape)
+        return logsigmoid(torch.where(x, logits, -logits))
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        size = floating("Bernoulli: logits", self.logits).abs()
+        certain = size == math.inf
+        size = torch.where(certain, 0.0, size)
+        return torch.where(certain, 0.0, size * torch.sigmoid(-size) - logsigmoid(size))
+
+    def mode(self) -> torch.Tensor:
+        """Return the more likely bits, bool [...] (False of equals)."""
+        return floating("Bernoulli: logits", self.logits) > 0
+
+    def mean(self) -> torch.Tensor:
+        """Return the probabilities of True [...]."""
+        return self.probs
+
+    def stddev(self) -> torch.Tensor:
+        """Return the standard deviation [...] of the bits as 0 and 1."""
+        size = floating("Bernoulli: logits", self.logits).abs()
+        return torch.exp(-0.5 * size) * torch.sigmoid(size)
+
+    def kl(self, other: "Bernoulli") -> torch.Tensor:
+        """Return KL(self || other) [...]: infinite if ``other`` is certain of what ``self`` is not.
+
+        Raises:
+            TypeError: if ``other`` is no Bernoulli.
+        """
+        check_kind("Bernoulli.kl", other, Bernoulli)
+        mine, theirs = floating("Bernoulli: logits", self.logits), floating("Bernoulli: logits", other.logits)
+        broadcast("Bernoulli.kl: self and other", mine.shape, theirs.shape)
+        return _share_of_kl(mine, theirs) + _share_of_kl(-mine, -theirs)
+
+
+def _share_of_kl(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return p (log p - log q) of one bit with logits z, which is 0 where p is."""
+    prob = torch.sigmoid(mine)
+    present = prob > 0
+    return prob * (torch.where(present, logsigmoid(mine), 0.0) - torch.where(present, logsigmoid(theirs), 0.0))

@@ -1,0 +1,158 @@
+"""The interface of an optimiser, and what composes optimisers."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import tree
+from funrl.optim._checks import check_number
+from funrl.tree import global_norm
+
+Number = float | torch.Tensor
+
+
+class Optimizer(NamedTuple):
+    """A rule for updates, as a pair of pure functions.
+
+    Attributes:
+        init: ``init(params) -> state``.
+        update: ``update(grads, state, params) -> (updates, state)``; updates have the structure, shapes and dtypes of
+            grads, and carry their sign: they are added.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def apply_updates(params: Any, updates: Any) -> Any:
+    """Return ``params + updates``, leaf by leaf.
+
+    Raises:
+        ValueError: if a leaf's shape or dtype differs, or the structure.
+
+    Example:
+        >>> import torch
+        >>> apply_updates({"w": torch.ones(2)}, {"w": torch.tensor([0.5, -0.5])})
+        {'w': tensor([1.5000, 0.5000])}
+    """
+    tree.check_like(updates, params, "apply_updates: updates", "params")
+    return tree.map(lambda p, u: p + u, params, updates)
+
+
+def chain(*optimizers: Optimizer) -> Optimizer:
+    """Make an optimiser that hands what each one returns on to the next; its state is the tuple of theirs.
+
+    Raises:
+        TypeError: if an argument is no :class:`Optimizer`.
+
+    Example:
+        >>> import torch
+        >>> from funrl import optim
+        >>> opt = chain(clip_by_global_norm(0.5), optim.adam(1e-3))
+        >>> len(opt.init(torch.zeros(3)))
+        2
+    """
+    for number, optimizer in enumerate(optimizers):
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"chain: argument {number}: expected an Optimizer, got {type(optimizer).__name__}; call the factory, as in adam(1e-3)"
+            )
+
+    def init(params: Any) -> tuple[Any, ...]:
+        return tuple(optimizer.init(params) for optimizer in optimizers)
+
+    def update(grads: Any, state: tuple[Any, ...], params: Any) -> tuple[Any, tuple[Any, ...]]:
+        if len(state) != len(optimizers):
+            raise ValueError(
+                f"chain: state: expected a tuple of {len(optimizers)} states, got {len(state)}; make it with this optimiser's init"
+            )
+        states = []
+        for optimizer, part in zip(optimizers, state, strict=True):
+            grads, part = optimizer.update(grads, part, params)
+            states.append(part)
+        return grads, tuple(states)
+
+    return Optimizer(init, update)
+
+
+def flatten(optimizer: Optimizer) -> Optimizer:
+    """Make ``optimizer`` work on one vector of all parameters: a few long kernels instead of a few for every leaf.
+
+    The numbers are the same for every optimiser here. All leaves need one dtype.
+
+    Example:
+        >>> import torch
+        >>> from funrl import optim
+        >>> opt = flatten(optim.adam(1e-3))
+        >>> opt.init({"w": torch.zeros(3, 2), "b": torch.zeros(2)}).mean.shape
+        torch.Size([8])
+    """
+
+    def init(params: Any) -> Any:
+        return optimizer.init(tree.ravel(params)[0])
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        tree.check_like(grads, params, "flatten: grads", "params")
+        vector, unravel = tree.ravel(grads)
+        updates, state = optimizer.update(vector, state, tree.ravel(params)[0])
+        return unravel(updates), state
+
+    return Optimizer(init, update)
+
+
+def scale(factor: Number) -> Optimizer:
+    """Make an optimiser that multiplies by ``factor``, a number or a tensor []. It has no state.
+
+    Example:
+        >>> import torch
+        >>> scale(-0.5).update(torch.tensor([2.0]), (), torch.zeros(1))
+        (tensor([-1.]), ())
+    """
+    check_number("scale", "factor", factor)
+    return Optimizer(lambda params: (), lambda grads, state, params: (tree.map(lambda g: like(factor, g) * g, grads), state))
+
+
+def clip_by_global_norm(max_norm: Number) -> Optimizer:
+    r"""Make an optimiser that shrinks gradients to a norm of at most ``max_norm``, all leaves by one factor. It has no state.
+
+    .. math:: g \min\left(1, \frac{c}{\lVert g \rVert}\right)
+
+    Args:
+        max_norm: c, above 0, a number or a tensor []; infinity leaves every gradient as it is.
+
+    Raises:
+        ValueError: if ``max_norm`` is a Python number that is not above 0.
+
+    Under :func:`torch.func.vmap` every copy has its own norm. A NaN in one leaf makes all leaves NaN, so that it is seen.
+
+    Example:
+        >>> import torch
+        >>> clip_by_global_norm(1.0).update(torch.tensor([3.0, 4.0]), (), torch.zeros(2))
+        (tensor([0.6000, 0.8000]), ())
+
+    Reference: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training Recurrent Neural Networks", 2012, arXiv:1211.5063.
+    """
+    check_number("clip_by_global_norm", "max_norm", max_norm)
+    if not isinstance(max_norm, torch.Tensor) and not max_norm > 0:
+        raise ValueError(f"clip_by_global_norm: max_norm: expected a number above 0, got {max_norm}; use math.inf for no clipping")
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        norm = global_norm(grads)
+        # A NaN is not within any bound but infinity, so that it reaches all leaves.
+        within = (norm <= max_norm) | (torch.as_tensor(max_norm, device=norm.device) == math.inf)
+        factor = torch.where(within, 1.0, max_norm / torch.where(within, 1.0, norm))
+        return tree.map(lambda g: (factor.to(wide(g).dtype) * g).to(g.dtype), grads), state
+
+    return Optimizer(lambda params: (), update)
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """Return x in float32 where it is in half precision, which holds no epsilon, no square of a small gradient and no long mean."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def like(number: Number, like: torch.Tensor) -> Number:
+    """Return a hyperparameter in the dtype of what it multiplies, so that it never promotes it."""
+    return number.to(like.dtype) if isinstance(number, torch.Tensor) else number
