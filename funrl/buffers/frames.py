@@ -1,4 +1,4 @@
-"""Pictures in buffers: stacks of frames whose frames are stored once, and pixels as bytes."""
+"""Buffers of images: stacks of frames in which each frame is stored once, and pixels as bytes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +17,12 @@ __all__ = ["FramesState", "decode_pixels", "encode_pixels", "frame_stacks"]
 
 @tree.dataclass
 class FramesState:
-    """Steps of E environments, each with the newest frames alone.
+    """Steps of E environments, stored with the newest frame of each stack only.
 
     Attributes:
-        ring: ``(items, position, padding)``: the items, whose stacks [E, K, ...] are frames [N, E, ...]; int64 [N, E], how many steps of
-            the episode came before; and uint8 [N, E], what stands before the first frame of the episode: 0: that frame repeated, 1: zeros,
-            2: something else, so that the stack cannot be made again, and the step is not drawn.
+        ring: ``(items, position, padding)``: the items, with frames [N, E, ...] instead of stacks [E, K, ...]; int64 [N, E], the number of
+            earlier steps of the episode; and uint8 [N, E], the frames of the stack before the first one of the episode: 0: that frame
+            repeated, 1: zeros, 2: something else, so that the stack cannot be rebuilt and the step is not drawn.
         over: bool [E], whether the newest step ended its episode.
         drawable: a :class:`SumTree` over N * E steps: 1 for those that can be drawn, else 0.
     """
@@ -42,31 +42,32 @@ def frame_stacks(
     storage: Storage = memory,
     postprocess: Callable[[Any], Any] | None = None,
 ) -> Buffer:
-    """Make a buffer that draws transitions uniformly, and keeps of each stack of frames the newest one.
+    """Make a buffer that draws transitions uniformly, and stores only the newest frame of each stack.
 
-    A stack is made again of the frames of the steps before; where the episode is younger than that, of its first frame repeated, or of
-    zeros, as it was. So items and samples have whole stacks, but the buffer takes 1 / K of their room: one frame for the observation, and
-    one for its successor, which may be the last of an episode. An item is one step of E environments side by side, leaves [E, ...], so
-    that a rollout [T, E, ...] is what ``extend`` takes.
+    A stack is rebuilt from the frames of earlier steps. At the start of an episode the missing frames are the first frame repeated, or
+    zeros, as in the original stack. Items and samples have complete stacks, but the buffer needs 1 / K of their memory: one frame for the
+    observation, and one for its successor, which may be the last of an episode. An item is one step of E environments, leaves [E, ...],
+    so that ``extend`` takes a rollout [T, E, ...].
 
-    Each stack is compared with the one that would be made again, and steps where they differ are not drawn: the first K - 1 of an episode
-    that began before it was shown, say, as ``noop_reset`` has it. Where they differ later in an episode, the stacks are not of consecutive
-    frames: an error where numbers can be seen, on the CPU outside compiled programs and vmap.
+    Each stack is compared with its reconstruction, and steps where they differ are not drawn, such as the first K - 1 steps of an episode
+    after a ``noop_reset``, whose earlier frames are not in the buffer. If they differ later in an episode, the stacks are not made of
+    consecutive frames; this is an error where values are known, on the CPU outside compiled programs and vmap.
 
     Args:
-        capacity: N, the steps kept of each environment; at least ``num_frames``.
+        capacity: N, the number of steps stored of each environment; at least ``num_frames``.
         num_frames: K >= 1, the frames of a stack, the newest last.
         observation: the path of the observations in an item (see :func:`funrl.tree.get`): a tensor [E, K, ...].
         next_observation: the path of their successors.
-        done: ``done(item) -> bool [E]``: where episodes end; by default ``item.done``, or ``terminated | truncated``, as field or key.
+        done: ``done(item) -> bool [E]``: the ends of episodes; by default ``item.done``, or ``terminated | truncated``, as field or key.
         storage, postprocess: as for :func:`uniform`.
 
     Returns:
-        A :class:`Buffer` whose state is a :class:`FramesState`. Its ``size`` counts transitions: the K - 1 oldest steps serve the others.
+        A :class:`Buffer` whose state is a :class:`FramesState`. Its ``size`` counts transitions that can be drawn: the K - 1 oldest steps
+            only provide frames for later ones.
 
     Raises:
         ValueError: if an argument is out of its range, or the observations are not stacks of K; from the buffer: as for :func:`uniform`,
-            and if stacks are seen not to be of the newest frames of consecutive steps.
+            and if stacks are found not to be the newest frames of consecutive steps.
 
     Example:
         >>> item = {name: torch.zeros(1, 4, 8, 8, dtype=torch.uint8) for name in ("observation", "next_observation")}
@@ -112,12 +113,12 @@ def frame_stacks(
         return tree.map(lambda x: x.index_select(0, ((state.ring.cursor - 1) % capacity).reshape(1)), part)
 
     def padding_of(state: FramesState, batch: Any, position: torch.Tensor) -> torch.Tensor:
-        """Return how stacks [T, E, K, ...] begin, uint8 [T, E], as :class:`FramesState` says it."""
+        """Return the padding code of stacks [T, E, K, ...], uint8 [T, E]; see :class:`FramesState`."""
         stack, after = (tree.get(batch, path) for path in parts)
         num = stack.shape[0]
         slot = (state.ring.cursor - num_frames + 1 + torch.arange(num_frames - 1, device=position.device)) % capacity
         frames = tree.get(state.ring.data[0], observation).index_select(0, slot)
-        frames = torch.cat([frames, stack.select(2, num_frames - 1)])  # from K - 1 steps before the first one on
+        frames = torch.cat([frames, stack.select(2, num_frames - 1)])  # from K - 1 steps before the first one
         time, env = torch.arange(num, device=position.device)[:, None], torch.arange(position.shape[1], device=position.device)
 
         def equal(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -153,7 +154,7 @@ def frame_stacks(
         return FramesState(ring, write.value(state.over, over), drawable)
 
     def mark(write: Write, drawable: SumTree, ring: RingState, padding: torch.Tensor) -> SumTree:
-        """Let the newest steps be drawn, whose paddings are given, and not the K - 1 oldest."""
+        """Mark the newest steps, with the given paddings, as drawable, and the K - 1 oldest as not drawable."""
         envs, device = padding.shape[1], padding.device
         new = (ring.cursor - len(padding) + torch.arange(len(padding), device=device)) % capacity
         oldest = (ring.cursor - ring.size + torch.arange(num_frames - 1, device=device)) % capacity
@@ -173,7 +174,7 @@ def frame_stacks(
         slot, env = index // envs, index % envs
         items, position, padding = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
         batch = rows(items, index)
-        # How far back each frame of a stack is, but not before the first one of the episode.
+        # The age of each frame of a stack, at most that of the first frame of the episode.
         back = torch.arange(num_frames - 1, -1, -1, device=slot.device)
         place = position.index_select(0, index)[:, None]
         frames = rows(
@@ -212,7 +213,7 @@ def frame_stacks(
 
 
 def encode_pixels(x: torch.Tensor) -> torch.Tensor:
-    """Return numbers in [0, 1] as bytes, a quarter of the room of float32: round(255 x), clipped. :func:`decode_pixels` gives them back.
+    """Encode numbers in [0, 1] as bytes, a quarter of the memory of float32: round(255 x), clipped. :func:`decode_pixels` is the inverse.
 
     Raises:
         TypeError: if ``x`` is not floating-point.
@@ -227,7 +228,7 @@ def encode_pixels(x: torch.Tensor) -> torch.Tensor:
 
 
 def decode_pixels(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return bytes as numbers in [0, 1]: x / 255; as ``postprocess`` of a buffer, say.
+    """Decode bytes to numbers in [0, 1]: x / 255, for example as ``postprocess`` of a buffer.
 
     Raises:
         TypeError: if ``x`` is not uint8.

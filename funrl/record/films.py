@@ -180,8 +180,8 @@ def _filmed(env: Env, num_episodes: int, append: Callable[[torch.Tensor], None])
     The result is a host environment, even for a pure one: each picture is written at once, so that a video need not fit into memory.
     """
     copies = 1 if env.num_envs is None else env.num_envs
-    shares = [len(range(copy, num_episodes, copies)) for copy in range(min(copies, num_episodes))]  # the distribution of episodes in
-    evaluate playing = [-1] * len(shares)  # the index of each copy's running episode
+    shares = [len(range(copy, num_episodes, copies)) for copy in range(min(copies, num_episodes))]  # as evaluate does
+    playing = [-1] * len(shares)  # the index of each copy's running episode
     shown: torch.Tensor | None = None
     render = _renderer(env)
 

@@ -106,5 +106,5 @@ def _check_batch(batch: Any, algo: Algorithm) -> None:
     if tuple(count.shape) != (config.num_steps, config.num_envs):
         raise RunError(
             f"collector: expected batches [{config.num_steps}, {config.num_envs}] (num_steps by num_envs of {algo.name}), got "
-            f"{list(count.shape)}; make it with frames_per_batch={algo.steps_per_update}, and a matching number of copies of the environment"
+            f"{list(count.shape)}; make it with frames_per_batch={algo.steps_per_update}, and with as many copies of the environment"
         )

@@ -81,7 +81,7 @@ def test_split_trajectories_of_the_introductions_collector():
             r"done: expected the shape \[4\] of reward, got \[2\]",
         ),
         (lambda t: buffers.reward_to_go(torch.ones(()), torch.ones(()) > 0), ValueError, "reward: expected the shape"),
-        (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}), TypeError, "a dict says not where its episode ends"),
+        (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}), TypeError, "the end of an episode is unknown for a dict"),
         (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}, torch.ones(4, 2)), TypeError, "done: expected a bool tensor"),
         (
             lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}, torch.ones(4, 1) > 0),
