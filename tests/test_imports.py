@@ -64,7 +64,7 @@ SHARED = {
         "state",
     },
     "buffers": {"buffer", "episodes", "journal", "order", "priorities", "ring", "sums"},
-    "collectors": {"collector", "fleet", "ledger", "memory", "traced", "worker"},
+    "collectors": {"collector", "memory", "pool", "traced", "tracker", "worker"},
     "distributions": {"checks", "discrete", "squash"},
     "envs": {"checks", "draw", "grid", "gymnasium", "hill"},
     "losses": {"actor_critic", "checks", "dqn", "sac"},
@@ -80,7 +80,7 @@ SHARED = {
 INNER = {
     *(file for file in FILES if file.startswith("compiler/_") and file != "compiler/__init__.py"),
     *(f"buffers/{name}.py" for name in ("buffer", "episodes", "journal", "order", "priorities", "ring", "sums")),
-    *(f"collectors/{name}.py" for name in ("fleet", "memory", "traced", "worker")),
+    *(f"collectors/{name}.py" for name in ("memory", "pool", "traced", "worker")),
     "distributions/checks.py",
     "distributions/squash.py",
     "envs/checks.py",

@@ -473,7 +473,7 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
         ((*CARTPOLE, "--num-agents", 0), "num_agents: expected an integer of at least 1, got 0"),
         ((*CARTPOLE, "--seed", 1 << 70), "seed"),
         ((*CARTPOLE, "--out", "/proc/version/run"), "/proc/version/run: cannot write there"),
-        ((*CARTPOLE, "--out", "taken"), "taken: another run is here; go on with it (--resume), or choose another folder (--out)"),
+        ((*CARTPOLE, "--out", "taken"), "taken: another run is here; resume it (--resume), or choose another folder (--out)"),
         ((*CARTPOLE, "--out", "empty", "--resume"), "empty: there is no run here"),
         (("train", "--out", "empty", "--resume"), "empty: there is no run here"),
         (("train", "--out", "new"), "the following arguments are required: algorithm, --env; see python -m funrl train --help"),

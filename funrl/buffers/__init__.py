@@ -1,4 +1,4 @@
-"""Replay buffers: pure functions over a state, in memory or in files, and what is done to trajectories before they are kept.
+"""Replay buffers: pure functions over a state, in memory or in files, and functions that prepare trajectories for them.
 
 >>> import torch
 >>> from funrl import buffers, random

@@ -1,4 +1,4 @@
-"""The interface of a replay buffer: pure functions over a state, and what they return."""
+"""The interface of replay buffers: pure functions over a state, and the data that they return."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ class Sample(tree.Replaceable):
 
     Attributes:
         batch: the items, leaves [B, ...] ([T, B, ...] from a buffer of sequences).
-        indices: int64 [B], where they are in the buffer; for ``update_priority``. From a prioritised buffer, the slot and N for each time
-            that the buffer had been filled before the item came, so that no two items ever have the same.
-        probabilities: float32 [B]; how likely a draw was to give this item.
-        weights: float32 [B]; what its loss should count, at most 1. 0 marks a row that is there for the shape only: in a compiled program,
-            which cannot look at numbers, those beyond what the buffer holds.
+        indices: int64 [B], the places of the items in the buffer, for ``update_priority``. In a prioritised buffer, the index is the slot
+            plus N times the number of times that the buffer had been filled before, so that every item has a unique index.
+        probabilities: float32 [B], the probability of a draw to return this item.
+        weights: float32 [B], the importance weight of the item in a loss, at most 1. It is 0 for padding: in a compiled program, whose
+            shapes cannot depend on values, the rows beyond the items of the buffer.
     """
 
     batch: Any
@@ -32,12 +32,12 @@ class Sample(tree.Replaceable):
 
 @tree.dataclass
 class RingState(tree.Replaceable):
-    """Rows in the order of their coming, up to the cursor.
+    """Ring of rows, in the order of their insertion up to the cursor.
 
     Attributes:
         data: the items, leaves [N, ...].
-        cursor: int64 [], in [0, N): where the next row goes.
-        size: int64 [], in [0, N]: how many of the rows before the cursor hold items.
+        cursor: int64 [], in [0, N), the slot of the next row.
+        size: int64 [], in [0, N], the number of rows before the cursor that are items.
     """
 
     data: Any
@@ -46,12 +46,13 @@ class RingState(tree.Replaceable):
 
 
 class Storage(NamedTuple):
-    """Where the items of a buffer are kept.
+    """Storage of a buffer's items.
 
     Attributes:
         create: ``create(example, capacity) -> data``: zeros, leaves [N, ...].
-        open: ``open(example, capacity) -> RingState``: what is there already. None: nothing outlives the process.
-        read: ``read(example, capacity) -> (RingState, rows)``: the same without touching it, and how many rows were ever written.
+        open: ``open(example, capacity) -> RingState``: the existing items. None: the storage ends with the process.
+        read: ``read(example, capacity) -> (RingState, rows)``: the existing items, without any change to them, and the number of rows
+            ever written.
     """
 
     create: Callable[[Any, int], Any]
@@ -70,11 +71,11 @@ class Buffer(NamedTuple):
     copies the whole buffer. Two ways do not: in a compiled program, donate the state (:func:`funrl.compile`); in a host loop, use the
     buffer that :func:`in_place` makes of this one.
 
-    When the buffer is full, new items take the places of the oldest. Items carry no gradient. The functions check structure, shapes and
-    dtypes always, and numbers where they can be seen: on the CPU, outside compiled programs and vmap.
+    When the buffer is full, new items replace the oldest. Items carry no gradient. The functions always check structure, shapes and
+    dtypes, and check values where they are known: on the CPU, outside compiled programs and vmap.
 
     Attributes:
-        init: ``init(example) -> state``, empty; of the example, one item, only structure, shapes, dtypes and device matter.
+        init: ``init(example) -> state``, an empty state; only structure, shapes, dtypes and device of the example, one item, matter.
         add: ``add(state, item) -> state``.
         extend: ``extend(state, batch) -> state``; leaves [n, ...], the oldest item first.
         sample: ``sample(key, state, batch_size) -> Sample``.
@@ -122,7 +123,7 @@ def check_capacity(name: str, **sizes: Any) -> None:
 
 
 def check_batch_size(name: str, batch_size: Any, size: torch.Tensor, at_least: int) -> None:
-    """Raise unless ``batch_size`` is an integer of at least 1 and, where it can be seen, the buffer holds ``at_least`` items.
+    """Raise unless ``batch_size`` is an integer of at least 1 and, if the size is known, the buffer holds ``at_least`` items.
 
     Example:
         >>> check_batch_size("uniform", 2, torch.tensor(0), 1)

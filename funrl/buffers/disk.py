@@ -1,8 +1,8 @@
 """Buffers in memory-mapped files, for data larger than memory.
 
-A folder holds one file for each leaf (:func:`funrl.tree.memmap`) and the file ``journal``: how many rows were ever written. The journal is
-written before a row (what is about to be overwritten) and after it (what is there), so that whoever reads it knows which rows are
-whole, whatever happened to the writer.
+A folder has one file for each leaf (:func:`funrl.tree.memmap`) and the file ``journal``, which counts the rows ever written. The journal
+is written before rows (which ones will be overwritten) and after them (which ones are complete), so that a reader knows which rows are
+complete, even if the writer was killed.
 """
 
 import os
@@ -21,7 +21,7 @@ __all__ = ["files", "follow", "reopen"]
 
 
 def files(folder: str | os.PathLike) -> Storage:
-    """Keep the items of a buffer in memory-mapped files: they may take more room than there is memory.
+    """Store the items of a buffer in memory-mapped files, which may be larger than the memory.
 
     ``init`` makes the folder, which must not hold a buffer yet; :func:`reopen` opens one that does. Write in place
     (:func:`~funrl.buffers.in_place`): a pure ``extend`` would copy all the data into memory and is refused, and a compiled program that
@@ -29,8 +29,8 @@ def files(folder: str | os.PathLike) -> Storage:
     after :func:`~funrl.buffers.save` it outlives the machine's power too. One process writes; others may read meanwhile
     (:func:`follow`).
 
-    Where the disk is full, or the process is killed while it writes, at most the rows that were being written are lost, and the oldest
-    ones, whose places they took; :func:`reopen` says so.
+    If the disk is full, or the process is killed while it writes, only the rows that were being written are lost, and the oldest ones,
+    which they were to replace; :func:`reopen` warns about it.
 
     Example:
         >>> import tempfile
@@ -79,17 +79,17 @@ def _ring(folder: Path, example: Any, capacity: int, written: int, size: int) ->
 
 
 def reopen(buffer: Buffer, example: Any) -> Any:
-    """Return the state of a buffer whose files were written before, with all that is whole in them; priorities begin anew.
+    """Return the state of a buffer whose files exist, with all complete rows and initial priorities.
 
     Args:
-        buffer: made with ``storage=files(folder)``.
+        buffer: a buffer with ``storage=files(folder)``.
         example: as for ``buffer.init``.
 
     Raises:
-        ValueError: if the storage of the buffer is memory, there is no buffer in the folder, or it is damaged or holds other items.
+        ValueError: if the storage of the buffer is memory, or the folder has no buffer, a damaged one, or one with other items.
 
     Warns:
-        UserWarning: if rows were lost, because their writing was cut off.
+        UserWarning: if rows were lost because their writing was interrupted.
 
     Example: see :func:`files`.
 
@@ -107,15 +107,16 @@ def reopen(buffer: Buffer, example: Any) -> Any:
 def follow(buffer: Buffer, example: Any) -> Callable[[torch.Tensor, int], Sample]:
     """Return a function ``sample(key, batch_size)`` over files that another process is writing.
 
-    Each call draws from what is there by then. Rows that the writer overwrites in the meantime are drawn again, so that all are whole.
+    Each call draws from the rows that exist at that time. Rows that the writer overwrites in the meantime are drawn again, so that all
+    rows of a batch are complete.
 
     Args:
-        buffer: made with the storage and capacity of the writer's; one of single items, which are drawn
-            uniformly, as the priorities are the writer's.
+        buffer: a buffer of single items with the storage and capacity of the writer's. Items are drawn uniformly, as the writer's
+            priorities are not in the files.
         example: as for ``buffer.init``.
 
     Raises:
-        ValueError: as :func:`reopen` does; when called: as ``buffer.sample`` does.
+        ValueError: as :func:`reopen`; from the function: as ``buffer.sample``.
 
     Example:
         >>> import tempfile
@@ -141,7 +142,7 @@ def follow(buffer: Buffer, example: Any) -> Callable[[torch.Tensor, int], Sample
             after = read(buffer.kept(example), buffer.capacity)[1]
             if after == before:
                 return result
-            # The rows in the places [before, after) may be of either time.
+            # The rows at the places [before, after) may be old or new.
             place = (result.indices - before) % buffer.capacity
             if after - before < buffer.capacity and not bool((place < after - before).any()):
                 return result

@@ -1,4 +1,4 @@
-"""Where episodes end, and the places of steps in them."""
+"""Ends of episodes, and the positions of steps in them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ __all__ = ["breaks", "done", "positions"]
 
 
 def done(item: Any) -> torch.Tensor:
-    """Return where episodes end, for items with the fields or keys ``done``, or ``terminated`` and ``truncated``.
+    """Return the flags of episode ends, for items with the field or key ``done``, or ``terminated`` and ``truncated``.
 
     Raises:
         TypeError: if it has neither.
@@ -25,17 +25,17 @@ def done(item: Any) -> torch.Tensor:
         if len(flags) == len(names):
             return flags[0] if len(flags) == 1 else flags[0] | flags[1]
     raise TypeError(
-        f"buffers: a {type(item).__name__} says not where its episode ends: it has neither done nor terminated and truncated; "
+        f"buffers: the end of an episode is unknown for a {type(item).__name__}: it has neither done nor terminated and truncated; "
         "give the factory a function done(item) -> bool tensor"
     )
 
 
 def breaks(before: Any, after: Any) -> torch.Tensor | None:
-    """Return which of T steps do not go on from the step before them, bool [T, E]; None where they do not say in which episode they are.
+    """Return which of T steps do not follow the step before them, bool [T, E]; None if the steps have no ``place``.
 
     Args:
-        before: the place of the step before the first one, a :class:`funrl.env.Place` [1, E], or ().
-        after: the places of the steps [T, E], or ().
+        before: the ``place`` of the step before the first one, a :class:`funrl.env.Place` [1, E], or ().
+        after: the ``place`` of the steps [T, E], or ().
 
     Example:
         >>> breaks((), ()) is None
@@ -50,14 +50,14 @@ def breaks(before: Any, after: Any) -> torch.Tensor | None:
 def positions(
     last: torch.Tensor, over: torch.Tensor, done: torch.Tensor, broken: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the place of each step in its episode, int64 [T, E], and whether the last one ended it, for steps that go on from ``last``.
+    """Return the position of each step in its episode, int64 [T, E], and whether the last step ended it, for steps that follow ``last``.
 
-    A step that is ``broken`` [T, E] off from the one before counts as the first of an episode.
+    A step that does not follow the one before it, as ``broken`` [T, E] says, counts as the first of an episode.
     """
     time = torch.arange(len(done), device=done.device)[:, None]
     begins = torch.cat([over[None], done[:-1]])
     if broken is not None:
         begins = begins | broken
-    # The time of the step that began the episode; before the first one here, it began last + 1 steps ago.
+    # The time of the first step of the episode; for an episode that began before step 0, this is -(last + 1).
     since = torch.where(begins, time, -1).cummax(0).values
     return torch.where(since >= 0, time - since, time + last + 1), done[-1].clone()

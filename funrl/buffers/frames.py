@@ -1,4 +1,4 @@
-"""Pictures in buffers: stacks of frames whose frames are stored once, and pixels as bytes."""
+"""Buffers of images: stacks of frames in which each frame is stored once, and pixels as bytes."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ __all__ = ["FramesState", "decode_pixels", "encode_pixels", "frame_stacks"]
 
 @tree.dataclass
 class FramesState:
-    """Steps of E environments, each with the newest frames alone.
+    """Steps of E environments, stored with the newest frame of each stack only.
 
     Attributes:
-        ring: ``(items, position, padding)``: the items, whose stacks [E, K, ...] are frames [N, E, ...]; int64 [N, E], how many steps of
-            the episode came before; and uint8 [N, E], what stands before the first frame of the episode: 0: that frame repeated, 1: zeros,
-            2: something else, so that the stack cannot be made again, and the step is not drawn.
+        ring: ``(items, position, padding)``: the items, with frames [N, E, ...] instead of stacks [E, K, ...]; int64 [N, E], the number of
+            earlier steps of the episode; and uint8 [N, E], the frames of the stack before the first one of the episode: 0: that frame
+            repeated, 1: zeros, 2: something else, so that the stack cannot be rebuilt and the step is not drawn.
         over: bool [E], whether the newest step ended its episode.
         drawable: a :class:`SumTree` over N * E steps: 1 for those that can be drawn, else 0.
     """
@@ -43,31 +43,32 @@ def frame_stacks(
     storage: Storage = memory,
     postprocess: Callable[[Any], Any] | None = None,
 ) -> Buffer:
-    """Make a buffer that draws transitions uniformly, and keeps of each stack of frames the newest one.
+    """Make a buffer that draws transitions uniformly, and stores only the newest frame of each stack.
 
-    A stack is made again of the frames of the steps before; where the episode is younger than that, of its first frame repeated, or of
-    zeros, as it was. So items and samples have whole stacks, but the buffer takes 1 / K of their room: one frame for the observation, and
-    one for its successor, which may be the last of an episode. An item is one step of E environments side by side, leaves [E, ...], so
-    that a rollout [T, E, ...] is what ``extend`` takes.
+    A stack is rebuilt from the frames of earlier steps. At the start of an episode the missing frames are the first frame repeated, or
+    zeros, as in the original stack. Items and samples have complete stacks, but the buffer needs 1 / K of their memory: one frame for the
+    observation, and one for its successor, which may be the last of an episode. An item is one step of E environments, leaves [E, ...],
+    so that ``extend`` takes a rollout [T, E, ...].
 
-    Each stack is compared with the one that would be made again, and steps where they differ are not drawn: the first K - 1 of an episode
-    that began before it was shown, say, as ``noop_reset`` has it. Where they differ later in an episode, the stacks are not of consecutive
-    frames: an error where numbers can be seen, on the CPU outside compiled programs and vmap.
+    Each stack is compared with its reconstruction, and steps where they differ are not drawn, such as the first K - 1 steps of an episode
+    after a ``noop_reset``, whose earlier frames are not in the buffer. If they differ later in an episode, the stacks are not made of
+    consecutive frames; this is an error where values are known, on the CPU outside compiled programs and vmap.
 
     Args:
-        capacity: N, the steps kept of each environment; at least ``num_frames``.
+        capacity: N, the number of steps stored of each environment; at least ``num_frames``.
         num_frames: K >= 1, the frames of a stack, the newest last.
         observation: the path of the observations in an item (see :func:`funrl.tree.get`): a tensor [E, K, ...].
         next_observation: the path of their successors.
-        done: ``done(item) -> bool [E]``: where episodes end; by default ``item.done``, or ``terminated | truncated``, as field or key.
+        done: ``done(item) -> bool [E]``: the ends of episodes; by default ``item.done``, or ``terminated | truncated``, as field or key.
         storage, postprocess: as for :func:`uniform`.
 
     Returns:
-        A :class:`Buffer` whose state is a :class:`FramesState`. Its ``size`` counts transitions: the K - 1 oldest steps serve the others.
+        A :class:`Buffer` whose state is a :class:`FramesState`. Its ``size`` counts transitions that can be drawn: the K - 1 oldest steps
+            only provide frames for later ones.
 
     Raises:
         ValueError: if an argument is out of its range, or the observations are not stacks of K; from the buffer: as for :func:`uniform`,
-            and if stacks are seen not to be of the newest frames of consecutive steps.
+            and if stacks are found not to be the newest frames of consecutive steps.
 
     Example:
         >>> item = {name: torch.zeros(1, 4, 8, 8, dtype=torch.uint8) for name in ("observation", "next_observation")}
@@ -236,7 +237,7 @@ def _restore(spec: _Spec, ring: RingState) -> FramesState:
 
 
 def encode_pixels(x: torch.Tensor) -> torch.Tensor:
-    """Return numbers in [0, 1] as bytes, a quarter of the room of float32: round(255 x), clipped. :func:`decode_pixels` gives them back.
+    """Encode numbers in [0, 1] as bytes, a quarter of the memory of float32: round(255 x), clipped. :func:`decode_pixels` is the inverse.
 
     Raises:
         TypeError: if ``x`` is not floating-point.
@@ -251,7 +252,7 @@ def encode_pixels(x: torch.Tensor) -> torch.Tensor:
 
 
 def decode_pixels(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return bytes as numbers in [0, 1]: x / 255; as ``postprocess`` of a buffer, say.
+    """Decode bytes to numbers in [0, 1]: x / 255, for example as ``postprocess`` of a buffer.
 
     Raises:
         TypeError: if ``x`` is not uint8.

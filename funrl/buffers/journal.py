@@ -1,4 +1,4 @@
-"""The files of a buffer: rows written at their places, and a journal of what was begun and what is whole."""
+"""The files of a buffer: files of rows, and a journal of the rows that are being written and of those that are complete."""
 
 import ctypes
 import os
@@ -19,19 +19,19 @@ from funrl.tree.files import naming
 __all__ = ["append_to_files", "begin", "end", "flush", "home", "read_journal", "release", "take_from_files"]
 
 _JOURNAL = "journal"
-_TRIES = 1000  # milliseconds in which whoever writes the journal has written it
-_RECORD = struct.Struct("<qqI")  # rows, size, checksum; one for what was begun, one for what is finished
+_TRIES = 1000  # milliseconds to wait for another process that is writing the journal
+_RECORD = struct.Struct("<qqI")  # rows, size, checksum; one record for begun rows, one for finished rows
 _DONTNEED = 4  # of madvise(2)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def begin(folder: Path, rows: int) -> None:
-    """Note that all rows up to this number, counted from the first one ever, are whole or being written."""
+    """Record that all rows up to this number, counted from the first one ever, are complete or being written."""
     _write_record(folder, 0, rows, 0)
 
 
 def end(folder: Path, rows: int, size: int) -> None:
-    """Note that all rows up to this number are written, and how many of them are still there."""
+    """Record that all rows up to this number are complete, and how many of them are still in the buffer."""
     _write_record(folder, _RECORD.size, rows, size)
 
 
@@ -52,7 +52,7 @@ def _write_at(file: int, data: Any, place: int) -> None:
 
 
 def read_journal(folder: Path) -> tuple[int, int, int]:
-    """Return the rows that were begun, those that were finished, and the size."""
+    """Return the number of begun rows, the number of finished rows, and the size."""
     for _ in range(_TRIES):
         try:
             with open(folder / _JOURNAL, "rb") as file:
@@ -65,12 +65,12 @@ def read_journal(folder: Path) -> tuple[int, int, int]:
             whole = [first, second] == [zlib.crc32(record[:16]) for record in records]
             if whole and 0 <= written <= begun and 0 <= size:
                 return begun, written, size
-        time.sleep(0.001)  # somebody may be writing it
+        time.sleep(0.001)  # another process may be writing it
     raise ValueError(f"{folder}: the journal of the buffer is damaged; make a new buffer in another folder")
 
 
 def home(data: Any) -> str:
-    """Return where a tree is: in "files", in the memory of the "host", or on a "device"; so are tensors of programs and transforms."""
+    """Return the location of a tree: "files", "host" (memory), or "device", which includes tensors of programs and transforms."""
     if tracing():
         return "device"
     while type(data) is not torch.Tensor:
@@ -101,7 +101,7 @@ def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
                 _write_at(file.fileno(), content[:head], first * row)
                 _write_at(file.fileno(), content[head:], 0)
     except OSError:
-        # What was in those places may be spoilt.
+        # The old rows at those places may be damaged.
         ring.size.clamp_(max=capacity - min(n, capacity))
         end(folder, written, int(ring.size))
         begin(folder, written)
@@ -112,7 +112,7 @@ def append_to_files(ring: RingState, batch: list[torch.Tensor], n: int) -> None:
 
 
 def take_from_files(ring: RingState, n: int) -> None:
-    """Note that the n oldest rows of a ring are taken, and change its size in place; whoever opens the files finds them gone."""
+    """Remove the n oldest rows of a ring: record it in the files for every process, and change the size in place."""
     size = max(int(ring.size) - n, 0)
     folder, written = _current(ring, "take")
     end(folder, written, size)
@@ -120,7 +120,7 @@ def take_from_files(ring: RingState, n: int) -> None:
 
 
 def _current(ring: RingState, what: str) -> tuple[Path, int]:
-    """Return the folder of a ring, and how many rows were ever written; raise unless the ring is the latest one."""
+    """Return the folder of a ring, and the number of rows ever written; raise unless the ring is the latest state."""
     first = tree.leaves(ring.data)[0]
     folder = Path(first.untyped_storage().filename).parent
     _, written, _ = read_journal(folder)
@@ -130,7 +130,7 @@ def _current(ring: RingState, what: str) -> tuple[Path, int]:
 
 
 def release(data: Any) -> None:
-    """Give the memory of what was read back to the system, which keeps it as long as there is room."""
+    """Return the cached pages of read rows to the system, which would otherwise hold them as long as there is free memory."""
     if _libc is not None:
         for x in tree.leaves(data):
             if x.nbytes:
@@ -138,7 +138,7 @@ def release(data: Any) -> None:
 
 
 def flush(data: Any) -> int:
-    """Bring all that was written to the disk, and return how many rows were ever written."""
+    """Flush all rows to the disk, and return the number of rows ever written."""
     names = [x.untyped_storage().filename for x in tree.leaves(data)]
     folder = Path(names[0]).parent
     for name in (*names, folder / _JOURNAL):

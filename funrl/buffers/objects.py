@@ -13,7 +13,7 @@ __all__ = ["ObjectsState", "Shelf", "objects"]
 
 
 class Shelf:
-    """A list that a tree takes for a leaf, whatever is in it."""
+    """A list that functions of trees treat as one leaf."""
 
     def __init__(self, items: list[Any]) -> None:
         self.items = items
@@ -24,11 +24,11 @@ class Shelf:
 
 @tree.dataclass
 class ObjectsState:
-    """Python objects in the order of their coming, up to the cursor.
+    """Ring of Python objects, in the order of their insertion up to the cursor.
 
     Attributes:
         shelf: the :class:`Shelf` of at most N objects.
-        cursor: int64 [], where the next one goes.
+        cursor: int64 [], the slot of the next object.
     """
 
     shelf: Shelf
@@ -36,17 +36,17 @@ class ObjectsState:
 
 
 def objects(capacity: int, *, postprocess: Callable[[list[Any]], Any] | None = None) -> Buffer:
-    """Make a buffer of any Python objects, which draws with replacement. It works on the host only: not under vmap or compiled.
+    """Make a buffer of Python objects, which draws with replacement. It works on the host only, not under vmap or in compiled programs.
 
     Args:
         capacity: N >= 1 objects.
-        postprocess: is applied to each list that is drawn, such as :func:`funrl.tree.stack`.
+        postprocess: a function of each drawn list, such as :func:`funrl.tree.stack`.
 
     Returns:
         A :class:`Buffer` whose state is an :class:`ObjectsState`; its ``init`` needs no example, and ``sample.batch`` is a list.
 
     Raises:
-        ValueError: if ``capacity`` is no positive integer; from ``sample``: if nothing is there to draw.
+        ValueError: if ``capacity`` is not a positive integer; from ``sample``: if the buffer is empty.
 
     Example:
         >>> buffer = objects(100)

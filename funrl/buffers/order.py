@@ -1,4 +1,4 @@
-"""Random orders of n things, a place at a time: what stands at place j is found without ordering the rest."""
+"""Random permutations of n items, evaluated at single places: the item at place j is found without computing the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,12 @@ from funrl.random._splitmix import FOLD, output
 
 __all__ = ["ordered"]
 
-_ROUNDS = 20  # fewer prefer some of the orders of five or six things
-_WALK = 20  # steps until a place is below n but for a chance of at most 4**-20
+_ROUNDS = 20  # with fewer rounds some orders of five or six items are too frequent
+_WALK = 20  # after so many steps a place is below n except with a probability of at most 4**-20
 
 
 def ordered(key: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
-    """Return what stands at the given places of the random order of 0 to n - 1 that belongs to a key.
+    """Return the numbers at the given places of a random permutation of 0 to n - 1, which the key determines.
 
     A Feistel network permutes the numbers below a * b, with a and b near the root of n; a number of at least n goes through
     it again, until it is below n.
@@ -64,7 +64,7 @@ def ordered(key: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Te
 
 
 def _walk(two_rounds: Callable[..., torch.Tensor], keys: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
-    """Do the same as one loop over the rounds of all steps."""
+    """Compute the same as one loop over the rounds of all steps."""
     count = len(keys)
     number = torch.arange(_WALK * count, device=place.device)
 

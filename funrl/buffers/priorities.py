@@ -1,4 +1,4 @@
-"""Priorities: what prioritised items and prioritised slices share."""
+"""Priorities, as prioritised items and prioritised slices use them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +17,12 @@ __all__ = ["Exponents", "addresses", "draw", "exponents", "set_priority", "weigh
 
 @tree.dataclass
 class Exponents(tree.Replaceable):
-    """What turns priorities into probabilities and weights; may be replaced at any time.
+    """Exponents that turn priorities into probabilities and importance weights. They may be replaced at any time.
 
     Attributes:
-        alpha: float32 []; 0 draws uniformly, 1 in proportion to the priorities. Holds for priorities that are set from then on.
-        beta: float32 []; 0 corrects nothing, 1 makes up for all that the priorities distort.
-        greatest: float32 [], the greatest priority so far, which new items get; 1 at first.
+        alpha: float32 []; 0 draws uniformly, 1 in proportion to the priorities. A new value applies to priorities that are set later.
+        beta: float32 []; 0 corrects nothing, 1 corrects the bias of the prioritised draw completely.
+        greatest: float32 [], the greatest priority so far, which new items get; initially 1.
     """
 
     alpha: torch.Tensor
@@ -31,7 +31,7 @@ class Exponents(tree.Replaceable):
 
 
 def exponents(name: str, alpha: Any, beta: Any, epsilon: Any) -> Callable[[Any], Exponents]:
-    """Check the numbers of a prioritised buffer, and return a function that makes them tensors on a device."""
+    """Check the exponents of a prioritised buffer, and return a function that makes tensors of them on a device."""
     for argument, x in (("alpha", alpha), ("beta", beta)):
         if isinstance(x, torch.Tensor) and (x.ndim != 0 or not x.is_floating_point()):
             raise ValueError(f"buffers.{name}: {argument}: expected a floating-point tensor [], got {tree.describe_leaf(x)}")
@@ -48,16 +48,16 @@ def exponents(name: str, alpha: Any, beta: Any, epsilon: Any) -> Callable[[Any],
 
 
 def weight_of(priority: torch.Tensor, exponents: Exponents, epsilon: float) -> torch.Tensor:
-    """Return (priority + epsilon) ** alpha, above 0: a weight of 0 says that there is no item."""
+    """Return (priority + epsilon) ** alpha, always above 0, as a weight of 0 means that there is no item."""
     tiny = torch.finfo(torch.float32).tiny
     return priority.add(epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
 
 
 def addresses(index: torch.Tensor, ring: RingState, laps: torch.Tensor, places: int) -> torch.Tensor:
-    """Return the addresses of what is at places of a ring: the place, and ``places`` for each lap of the cursor before it was written.
+    """Return the addresses of the items at places of a ring: place + ``places`` * (laps of the cursor before the item was written).
 
-    An item that takes the place of another has another address, so that a late priority does not reach it. Where nothing was ever
-    written, the address is negative.
+    An item that replaces another has a different address, so that a late priority of the old item does not reach it. The address of a
+    place without an item is negative.
     """
     slot = index // (places // capacity_of(ring))
     return index + places * (laps - (slot >= ring.cursor).to(torch.int64))
@@ -72,7 +72,7 @@ def draw(
     whole = total(priorities)
     there = whole > 0
     probability = priorities.weights.index_select(0, index) / torch.where(there, whole, 1.0)
-    # The number of items cancels out.
+    # The number of items cancels.
     weight = (probability.amin() / probability).pow(exponents.beta)
     weight = torch.where(there, weight, 0.0)
     return index, probability.to(torch.float32), weight.to(torch.float32)
@@ -92,7 +92,7 @@ def set_priority(
 ) -> tuple[SumTree, Exponents]:
     """Check and set priorities; return the new sums, and exponents with the new greatest priority.
 
-    Priorities of items that have been overwritten since are left out.
+    Priorities of overwritten items are ignored.
     """
     if not (isinstance(indices, torch.Tensor) and isinstance(priority, torch.Tensor)):
         device = priorities.weights.device
@@ -133,7 +133,7 @@ def set_priority(
         there = current & (old > 0)
         priority = torch.where(there & (priority >= 0) & (priority < torch.inf), priority, 0.0)
         weights = torch.where(there, weight_of(priority, exponents, epsilon), 0.0)
-        # A late priority writes what the last of the others writes, for shapes are fixed; where there are no others, what is there.
+        # Shapes are fixed, so a late priority has to write something: the same as the last valid one or, without any, the present value.
         last = (torch.arange(1, len(current) + 1, device=current.device) * current).argmax()
         kept = torch.where(current, weights, old).index_select(0, last[None])
         indices = torch.where(current, place, place.index_select(0, last[None]))
@@ -145,7 +145,7 @@ def set_priority(
 def _check_values(
     what: str, weights: torch.Tensor, places: int, ring: RingState, laps: torch.Tensor, indices: torch.Tensor, priority: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return places and priorities of the items that are still there."""
+    """Return places and priorities of the items that are still in the buffer."""
     least, greatest = [float(x) for x in priority.aminmax()]
     if not (least >= 0 and greatest < torch.inf):
         raise ValueError(f"{what}: priority: expected finite numbers of at least 0, got {priority}; take the absolute value of an error")

@@ -21,9 +21,9 @@ class PrioritizedState(tree.Replaceable):
 
     Attributes:
         ring: the items.
-        priorities: a :class:`SumTree` of (priority + epsilon) ** alpha for each slot, 0 where there is no item.
+        priorities: a :class:`SumTree` of (priority + epsilon) ** alpha for each slot, 0 for a slot without an item.
         exponents: alpha, beta and the greatest priority so far.
-        laps: int64 [], how often the cursor has passed the end, of which the addresses of items are made.
+        laps: int64 [], how often the cursor has passed the end; used for the unique indices of items.
     """
 
     ring: RingState
@@ -46,23 +46,23 @@ def prioritized(
     .. math:: p_i = (\delta_i + \epsilon)^\alpha, \qquad P(i) = p_i / \sum_k p_k, \qquad
         w_i = (N P(i))^{-\beta} / \max_j w_j
 
-    with N items held and the maximum over the batch. New items get the greatest priority so far, 1 at first. A batch is stratified:
-    its row b is drawn from the b-th of ``batch_size`` equal parts of the sum. So rows come in the order of their slots: shuffle
-    before you split a batch.
+    with N items in the buffer and the maximum over the batch. New items get the greatest priority so far, initially 1. A batch is
+    stratified: its row b is drawn from the b-th of ``batch_size`` equal parts of the sum. So the rows are in the order of their slots;
+    shuffle a batch before you split it.
 
-    In a compiled program, where numbers cannot be looked at, a priority that is negative, NaN or infinite counts as 0, and the
-    priority of a slot without an item is not set; eagerly on the CPU both are errors. Of an index that comes twice in an update,
-    one of its priorities is taken, on a CPU the last.
+    In a compiled program, which cannot check values, a priority that is negative, NaN or infinite counts as 0, and the priority of a
+    slot without an item is not set; eagerly on the CPU both are errors. If an index occurs twice in an update, one of its priorities is
+    used, on a CPU the last.
 
-    An index is the slot, and N for each time that the buffer had been filled before the item came: the priority of an item that has
-    been overwritten since it was drawn is left out, and does not reach the item that took its slot.
+    An index is the slot plus N times the number of times that the buffer had been filled before the item was added. So the priority of an
+    item that was overwritten after it was drawn is ignored, and does not reach the item that replaced it.
 
     Args:
         capacity: N >= 1 items.
         alpha: at least 0, a number or a tensor []. It is ``state.exponents.alpha``.
-        beta: at least 0, a number or a tensor []; greater than 1 weighs rare items up further. It is ``state.exponents.beta``:
-            to anneal it, replace it there.
-        epsilon: at least 0; keeps items of priority 0 in the game.
+        beta: at least 0, a number or a tensor []; values above 1 increase the weights of rare items further. It is
+            ``state.exponents.beta``: to anneal it, replace it there.
+        epsilon: at least 0; with a positive value items of priority 0 are still drawn.
         storage, postprocess: as for :func:`uniform`.
 
     Returns:

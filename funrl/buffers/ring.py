@@ -1,4 +1,4 @@
-"""A ring of rows, which new ones overwrite from the oldest on: what every buffer of tensors stands on."""
+"""A ring of rows in which new rows overwrite the oldest: the basis of every buffer of tensors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ memory = Storage(_zeros)
 
 
 def start(name: str, example: Any, capacity: int, storage: Storage) -> RingState:
-    """Return an empty ring for items like ``example``."""
+    """Return an empty ring for items with the structure of ``example``."""
     leaves = tree.leaves(example)
     if not leaves:
         raise ValueError(f"buffers.{name}: init: example: expected a tree with at least one leaf, got none")
@@ -42,7 +42,7 @@ def capacity_of(ring: RingState) -> int:
 
 
 def check_items(what: str, data: Any, items: Any, leading: int) -> None:
-    """Raise unless the leaves of ``items`` are those of ``data`` [N, ...] with ``leading`` dimensions of a common size for N."""
+    """Raise unless ``items`` has the leaves of ``data`` [N, ...], with ``leading`` dimensions of a common size instead of N."""
     expected, form = tree.flatten(data)
     values, other = tree.flatten(items)
     if form != other:
@@ -68,7 +68,7 @@ def check_items(what: str, data: Any, items: Any, leading: int) -> None:
 
 
 def append(write: Write, ring: RingState, batch: Any) -> RingState:
-    """Write rows after the cursor; of more rows than there are places only the last N."""
+    """Write rows after the cursor; if there are more than N rows, write only the last N."""
     leaves = tree.leaves(batch)
     n, capacity = leaves[0].shape[0], capacity_of(ring)
     kept = min(n, capacity)
@@ -116,7 +116,7 @@ def adding(name: str, data: Callable[[Any], Any], write_rows: Callable[[Any, Any
 
 
 def next_slots(ring: RingState, n: int) -> torch.Tensor:
-    """Return the slots that n new rows would take, the last N of them: int64 [min(n, N)]."""
+    """Return the slots of n new rows, or of the last N of them: int64 [min(n, N)]."""
     capacity = capacity_of(ring)
     return (torch.arange(n - min(n, capacity), n, device=ring.cursor.device) + ring.cursor) % capacity
 

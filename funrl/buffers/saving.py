@@ -1,4 +1,4 @@
-"""The state of a buffer in a file."""
+"""Saving and loading of a buffer's state."""
 
 import os
 import warnings
@@ -15,18 +15,18 @@ __all__ = ["load", "save"]
 
 
 def save(state: Any, path: str | os.PathLike) -> None:
-    """Write the state of a buffer to a file, all of it or nothing: items, cursor and priorities, so that :func:`load` goes on bit for bit.
+    """Write the state of a buffer to a file, atomically: items, cursor and priorities. :func:`load` restores it bit for bit.
 
-    Items that are in files (:func:`~funrl.buffers.files`) stay there, are brought to the disk, and are not written again; nor does the
-    file bring back what a queue gave out after it was saved.
+    Items that are in files (:func:`~funrl.buffers.files`) are flushed to the disk and not copied. For such a queue, a load does not bring
+    back items that were taken after the save.
 
     Args:
         state: of any buffer of tensors.
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is created if missing.
 
     Raises:
-        TypeError: if the state holds anything but tensors, as that of ``objects`` does, or ``path`` is no path.
-        OSError: if the file cannot be written; what was there before stays.
+        TypeError: if a leaf of the state is not a tensor, as in ``objects``, or ``path`` is not a path.
+        OSError: if the file cannot be written; an old file remains.
 
     Example:
         >>> import tempfile
@@ -53,17 +53,17 @@ def save(state: Any, path: str | os.PathLike) -> None:
 def load(path: str | os.PathLike, buffer: Buffer, example: Any) -> Any:
     """Read the state of a buffer that :func:`save` wrote.
 
-    Where the items are in files, and rows were written to these after the state was saved, or were lost, all that is whole in them is
-    taken, and priorities begin anew; a warning says so.
+    If the items are in files, and rows were written or lost after the save, the result has all complete rows of the files with initial
+    priorities, and there is a warning.
 
     Args:
         path: the file.
-        buffer: made as the one whose state it was.
+        buffer: a buffer with the same arguments as the saved one.
         example: as for ``buffer.init``; the state goes to its device.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is damaged, or its state is that of another buffer (the leaf is named).
+        ValueError: if it is damaged, or its state is that of another buffer (the message names the leaf).
 
     Warns:
         UserWarning: if files of the buffer were written after the state was saved.
@@ -103,7 +103,7 @@ def load(path: str | os.PathLike, buffer: Buffer, example: Any) -> Any:
 
 
 def _read(path: Any, device: torch.device) -> tuple[dict[str, torch.Tensor], int]:
-    """Return the leaves of a state by their names, and how many rows were in files, or -1."""
+    """Return a dict of the leaves of a state, and the number of rows in files, or -1."""
     content = tree.load(path)
     content = content if isinstance(content, dict) else {}
     written = content.pop("written", None)
@@ -117,7 +117,7 @@ def _is_count(x: Any) -> bool:
 
 
 def _checked(state: Any, path: Any) -> Any:
-    """Return a state, or raise because the cursor or the size of its ring cannot be."""
+    """Return a state, or raise if the cursor or the size of its ring is impossible."""
     ring = getattr(state, "ring", state)
     if isinstance(ring, RingState):
         capacity = tree.leaves(ring.data)[0].shape[0]

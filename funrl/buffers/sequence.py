@@ -1,4 +1,4 @@
-"""Buffers of sequences, for recurrent and model-based learners: slices of consecutive steps over parallel environments."""
+"""Buffers of sequences for recurrent and model-based learners: slices of consecutive steps of parallel environments."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,11 +25,11 @@ class SequenceSample(tree.Replaceable):
 
     Attributes:
         batch: the steps, leaves [L, B, ...] with L = burn_in + length.
-        indices: int64 [B], where the slices start; for ``update_priority``. Each is slot * environments + environment, and capacity *
-            environments for each time that the buffer had been filled before.
-        probabilities: float32 [B]; how likely a draw was to give this slice.
-        weights: float32 [B]; what its loss should count, at most 1.
-        mask: bool [L, B]: which steps to learn from: those after the burn-in, and not after the episode's end.
+        indices: int64 [B], the starts of the slices, for ``update_priority``: slot * environments + environment, plus capacity *
+            environments times the number of times that the buffer had been filled before.
+        probabilities: float32 [B], the probability of a draw to return this slice.
+        weights: float32 [B], the importance weight of the slice in a loss, at most 1.
+        mask: bool [L, B], True for the steps to learn from: those after the burn-in and not after the end of the episode.
     """
 
     batch: Any
@@ -41,16 +41,16 @@ class SequenceSample(tree.Replaceable):
 
 @tree.dataclass
 class SequenceState(tree.Replaceable):
-    """Steps of E environments, and the slices that start at them.
+    """Steps of E environments, and weights of the slices that start at them.
 
     Attributes:
         ring: the steps, leaves [N, E, ...].
-        position: int64 [L, E], how many steps of the episode came before each of the newest L steps; -1 for steps that never were.
+        position: int64 [L, E], the number of earlier steps of the episode for each of the newest L steps; -1 for steps before the first.
         over: bool [E], whether the newest step ended its episode.
-        starts: a :class:`SumTree` over N * E slices by their first steps: 0 where no slice starts.
-        count: int64 [], how many slices there are.
+        starts: a :class:`SumTree` over N * E slices, indexed by their first steps: 0 where no slice starts.
+        count: int64 [], the number of slices.
         exponents: alpha, beta and the greatest priority so far.
-        laps: int64 [], how often the cursor has passed the end, of which the addresses of items are made.
+        laps: int64 [], how often the cursor has passed the end; used for the unique indices of slices.
     """
 
     ring: RingState
@@ -75,31 +75,31 @@ def sequence(
 ) -> Buffer:
     """Make a buffer that draws slices of ``burn_in + length`` consecutive steps, each with the same probability.
 
-    An item is one step of E environments side by side, leaves [E, ...], so that a rollout [T, E, ...] is what ``extend`` takes. Slices
-    never run over the write head. They start every ``period`` steps of an episode, and
+    An item is one step of E environments, leaves [E, ...], so that ``extend`` takes a rollout [T, E, ...]. A slice never crosses the
+    cursor. Slices start every ``period`` steps of an episode, and
 
-    * ``slices="whole"``: they lie in one episode, which may end with their last step; shorter episodes, and the steps before an end that
-      fill no slice, are not drawn;
-    * ``slices="masked"``: they may run over an episode's end; ``sample.mask`` is False for the steps after it.
+    * ``slices="whole"``: they lie in one episode, which may end with their last step; shorter episodes, and last steps of an episode that
+      do not fill a slice, are not drawn;
+    * ``slices="masked"``: they may continue after the end of an episode; ``sample.mask`` is False for the steps after it.
 
-    Steps that follow one another in the buffer are taken for consecutive ones: ``extend`` with what follows, or mark the last step
-    before a break as truncated. Steps that have a ``place`` (:class:`funrl.env.Place`), as collectors give them, say it themselves: no
-    slice runs from one worker's steps into another's.
+    Adjacent steps in the buffer count as consecutive: ``extend`` with steps that follow the stored ones, or mark the last step
+    before a break as truncated. Steps with a ``place`` (:class:`funrl.env.Place`), such as those of collectors, need no mark: no
+    slice continues from one worker's steps to another's.
 
     Args:
-        capacity: N, the steps kept of each environment; at least burn_in + length.
+        capacity: N, the number of steps stored of each environment; at least burn_in + length.
         length: the steps of a slice to learn from, at least 1.
-        period: at least 1; ``length`` makes slices that do not overlap.
-        burn_in: the steps before them, from which a recurrent state is made; at least 0.
+        period: the steps between the starts of slices, at least 1; with ``length`` the slices do not overlap.
+        burn_in: the steps before them, from which a recurrent state is computed; at least 0.
         slices: "whole" or "masked".
-        done: ``done(item) -> bool [E]``: where episodes end; by default ``item.done``, or ``terminated | truncated``, as field or key.
+        done: ``done(item) -> bool [E]``: the ends of episodes; by default ``item.done``, or ``terminated | truncated``, as field or key.
         storage, postprocess: as for :func:`uniform`.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`SequenceState`, and that draws a :class:`SequenceSample`. Its ``size`` counts slices.
 
     Raises:
-        TypeError: if ``done`` gives anything but bool [E].
+        TypeError: if ``done`` does not return bool [E].
         ValueError: if an argument is out of its range; from the buffer: as for :func:`uniform`.
 
     Example:
@@ -130,7 +130,7 @@ def prioritized_sequence(
     storage: Storage = memory,
     postprocess: Function | None = None,
 ) -> Buffer:
-    """Make a buffer that draws slices in proportion to a power of their priority: :func:`sequence` and :func:`prioritized` in one.
+    """Make a buffer that draws slices in proportion to a power of their priority: :func:`sequence` combined with :func:`prioritized`.
 
     Args:
         capacity, length, period, burn_in, slices, done, storage, postprocess: as for :func:`sequence`.

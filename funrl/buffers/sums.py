@@ -1,7 +1,7 @@
-"""A tree of sums over many weights: draws an index with a probability in proportion to its weight, and changes many weights at once.
+"""A sum tree over many weights: draws an index with a probability in proportion to its weight, and changes many weights at once.
 
-Each node is the sum of 32 nodes below, computed anew whenever one of them changes, so that rounding never adds up. The highest level is
-searched as a whole.
+Each node is the sum of 32 nodes below it. It is recomputed whenever one of them changes, so that rounding errors do not accumulate. The
+highest level is searched as a whole.
 """
 
 import numpy as np
@@ -16,17 +16,17 @@ __all__ = ["SumTree", "find", "put", "put_on_host", "sum_tree", "total"]
 _FAN = 32
 _TOP = 2048
 _ONES = np.ones(_FAN)
-# What stays below a sum in float64, so that a search for it ends at a weight above 0.
+# A factor that makes a value less than the sum in float64, so that a search for it ends at a weight above 0.
 _BELOW = 1 - 2.0**-50
 
 
 @tree.dataclass
 class SumTree:
-    """Weights and their sums.
+    """Weights, and the sums of the levels above them.
 
     Attributes:
         weights: float32 [M], M >= N; 0 beyond N.
-        sums: float64 [M / 32], [M / 1024], ...: from the weights up.
+        sums: float64 [M / 32], [M / 1024], ...: from the lowest level to the highest.
     """
 
     weights: torch.Tensor
@@ -34,7 +34,7 @@ class SumTree:
 
 
 def sum_tree(n: int, device: torch.device | str | None = None) -> SumTree:
-    """Return a tree of n weights that are 0.
+    """Return a tree of n weights of 0.
 
     Example:
         >>> [len(x) for x in sum_tree(1_000_000).sums]
@@ -58,7 +58,7 @@ def put(write: Write, node: SumTree, index: torch.Tensor, weight: torch.Tensor) 
     Args:
         write: FRESH or IN_PLACE.
         node: the tree.
-        index: int64 [B]. Where one comes twice one of its weights is taken: on a CPU the last.
+        index: int64 [B]. If an index occurs twice, one of its weights is used: on a CPU the last.
         weight: float32 [B], at least 0 and finite.
 
     Example:
@@ -80,7 +80,7 @@ def put(write: Write, node: SumTree, index: torch.Tensor, weight: torch.Tensor) 
 
 
 def put_on_host(node: SumTree, index: torch.Tensor, weight: torch.Tensor) -> None:
-    """Do the same in place with NumPy, whose calls cost a third of torch's."""
+    """Set weights as :func:`put` does, in place and with NumPy, whose calls take a third of the time of torch's."""
     place, level = index.numpy(), node.weights.numpy()
     level[place] = weight.numpy()
     for sums in node.sums:
@@ -101,14 +101,16 @@ def total(node: SumTree) -> torch.Tensor:
 
 
 def find(node: SumTree, u: torch.Tensor) -> torch.Tensor:
-    """Return the indices i for which u * total lies between the sum of the weights before i and that up to it. Example: see :func:`put`.
+    """Return the indices i for which u * total lies between the sum of the weights before i and the sum including i.
+
+    Example: see :func:`put`.
 
     Args:
         node: the tree.
         u: float64 [B], in [0, 1).
 
     Returns:
-        int64 [B]; never one whose weight is 0, unless all are.
+        int64 [B]; the weight at an index is above 0, unless all weights are 0.
 
     Example:
         >>> find(sum_tree(10), torch.zeros(1, dtype=torch.float64)).shape
@@ -120,7 +122,7 @@ def find(node: SumTree, u: torch.Tensor) -> torch.Tensor:
     u = u - torch.where(index > 0, before[(index - 1).clamp(min=0)], 0.0)
     for level in (*reversed(node.sums[:-1]), node.weights):
         before = level.view(-1, _FAN).index_select(0, index).cumsum(-1, dtype=torch.float64)
-        # By rounding, the search may have gone a little past what is here.
+        # Because of rounding, the remainder may be slightly more than the sum here.
         u = torch.minimum(u, before[:, -1] * _BELOW)
         child = (before <= u[:, None]).sum(-1).clamp(max=_FAN - 1)
         u = u - torch.where(child > 0, before.gather(1, (child - 1).clamp(min=0)[:, None]).squeeze(1), 0.0)

@@ -1,4 +1,4 @@
-"""What is done to stretches of experience [T, ...], before they go to a buffer or after they come from one."""
+"""Functions of experience [T, ...]: n-step transitions, returns, and splitting into trajectories."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ __all__ = ["NStep", "Trajectories", "n_step", "split_trajectories"]
 
 @tree.dataclass
 class NStep:
-    """Transitions over several steps.
+    """Transitions joined over several steps.
 
     Attributes:
-        transition: as they came, leaves [T, ...], but ``reward``, ``next_observation``, ``terminated`` and ``truncated`` are those of
-            the m steps from here on.
-        discount: floating point [T, ...], gamma ** m: what the value of ``next_observation`` counts where not terminated.
+        transition: the given transitions, leaves [T, ...], except that ``reward``, ``next_observation``, ``terminated`` and ``truncated``
+            are those of the m steps from here.
+        discount: floating point [T, ...], gamma ** m, the factor of the value of ``next_observation`` unless terminated.
         steps: int64 [T, ...], m.
-        reward: floating point [T, ...], of the first step alone.
+        reward: floating point [T, ...], the reward of the first step alone.
     """
 
     transition: Any
@@ -29,24 +29,24 @@ class NStep:
 
 
 def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
-    r"""Join each transition with those that follow it.
+    r"""Join each transition with the following ones to an n-step transition.
 
     .. math:: R_t = \sum_{k=0}^{m-1} \gamma^k r_{t+k}, \qquad s'_t = s_{t+m}
 
-    with m = n, or fewer where the episode ends before or the stretch does; the end of the stretch is none of the episode, so there the
-    value of ``next_observation`` counts. For a buffer of sequences draw slices of n steps and take the first step of each.
+    with m = n, or fewer if the episode or the data [T, ...] ends before. The end of the data is not the end of the episode, so that a
+    learner bootstraps from ``next_observation`` there. With a buffer of sequences, draw slices of n steps and use the first step of each.
 
     Args:
         transition: a tree with the fields or keys ``reward`` (floating point [T, ...]), ``next_observation``, ``terminated`` and
             ``truncated`` (bool [T, ...]), such as what a rollout returns.
-        n: how many steps, at least 1.
+        n: the number of steps, at least 1.
         gamma: the discount, a number in [0, 1] or a tensor [].
 
     Returns:
         An :class:`NStep`.
 
     Raises:
-        TypeError: if ``reward`` is not floating-point, or a flag not bool.
+        TypeError: if ``reward`` is not floating-point, or a flag is not bool.
         ValueError: if ``n`` or ``gamma`` is out of range, a part is missing, or shapes differ.
 
     Example:
@@ -79,7 +79,7 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
     total, steps, factor = torch.zeros_like(reward), torch.zeros_like(reward, dtype=torch.int64), torch.ones_like(reward)
     going = torch.ones_like(terminated)
     for k in range(min(n, length)):
-        # The steps from k on, and what stands for those after the end.
+        # The steps from k on, and padding for those after the end.
         later = reward[k:]
         total = total + torch.cat([torch.where(going[: length - k], factor[: length - k] * later, 0.0), torch.zeros_like(reward[:k])])
         going = torch.cat([going[: length - k], torch.zeros_like(going[:k])])
@@ -99,11 +99,11 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
 
 @tree.dataclass
 class Trajectories:
-    """Trajectories side by side, time first, padded to one length.
+    """Trajectories, time first, padded to the same length.
 
     Attributes:
         batch: the steps, leaves [L, K, ...]; zeros after the end of a trajectory.
-        mask: bool [L, K], where there is a step.
+        mask: bool [L, K], True where there is a step.
         traj_ids: int64 [L, K], the number of the trajectory; -1 where there is no step.
     """
 
@@ -113,15 +113,15 @@ class Trajectories:
 
 
 def split_trajectories(batch: Any, done: torch.Tensor | None = None, *, num_trajectories: int | None = None) -> Trajectories:
-    """Cut stretches of B environments where episodes end, and lay the pieces side by side.
+    """Cut the experience of B environments where episodes end, and stack the pieces as padded trajectories.
 
-    They come environment by environment, in the order of time.
+    The trajectories are ordered by environment, then by time.
 
     Args:
         batch: leaves [T, B, ...].
         done: bool [T, B], the last steps of episodes; by default ``batch.done``, or ``terminated | truncated``, as field or key.
-        num_trajectories: K, for compiled programs and vmap, whose shapes cannot depend on numbers: there is room for K trajectories of
-            T steps, and more are left out. None: as many as there are, padded to the longest.
+        num_trajectories: K, for compiled programs and vmap, whose shapes cannot depend on values: the result has K trajectories of
+            T steps, and further ones are dropped. None: as many as there are, padded to the longest.
 
     Returns:
         The :class:`Trajectories`.
@@ -161,7 +161,7 @@ def split_trajectories(batch: Any, done: torch.Tensor | None = None, *, num_traj
         count, length = int(number[-1]) + 1, int(place.max()) + 1
     else:
         count, length = num_trajectories, steps
-    # One more column takes what is left out.
+    # An extra column receives the dropped trajectories.
     target = place * (count + 1) + number.clamp(max=count)
 
     def lay(x: torch.Tensor) -> torch.Tensor:

@@ -18,18 +18,18 @@ Postprocess = Callable[[Any], Any]
 
 
 def uniform(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
-    """Make a buffer that draws with replacement: each of the ``batch_size`` items is any of those held with probability 1 / size.
+    """Make a buffer that draws with replacement: each of the ``batch_size`` draws returns any item with probability 1 / size.
 
     Args:
         capacity: N >= 1 items.
-        storage: where they are kept: :data:`memory` of the device, or :func:`files`.
-        postprocess: is applied to each batch that is drawn, such as ``lambda x: x.float() / 255``.
+        storage: :data:`memory` of the device, or :func:`files`.
+        postprocess: a function of each drawn batch, such as ``lambda x: x.float() / 255``.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`RingState`.
 
     Raises:
-        ValueError: if ``capacity`` is no positive integer; from the buffer: if items are unlike the example, or nothing is there to draw.
+        ValueError: if ``capacity`` is not a positive integer; from the buffer: if items do not match the example, or the buffer is empty.
 
     Example:
         >>> from funrl import random
@@ -44,7 +44,7 @@ def uniform(capacity: int, *, storage: Storage = memory, postprocess: Postproces
     def sample(key: torch.Tensor, state: RingState, batch_size: int) -> Sample:
         check_batch_size("uniform", batch_size, state.size, 1)
         u = random.uniform(key, (batch_size,), dtype=torch.float64)
-        # The product stays below size: u is at most 1 - 2**-53.
+        # The product is below size, as u is at most 1 - 2**-53.
         index = slots(state, (u * state.size).to(torch.int64))
         return _sample(state, index, (state.size > 0).expand(batch_size), postprocess)
 
@@ -52,10 +52,10 @@ def uniform(capacity: int, *, storage: Storage = memory, postprocess: Postproces
 
 
 def without_replacement(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
-    """Make a buffer that draws different items: each set of ``batch_size`` of those held is equally likely.
+    """Make a buffer that draws without replacement: each set of ``batch_size`` items is equally likely.
 
-    ``buffer.sample_epoch(key, state, batch_size, number)`` gives the batches of an epoch, which visits each item once: those of one
-    key and the numbers 0 to ceil(size / batch_size) - 1. Either takes time in proportion to the batch alone.
+    ``buffer.sample_epoch(key, state, batch_size, number)`` returns the batches of an epoch, which contains each item once: use one
+    key and the numbers 0 to ceil(size / batch_size) - 1. The time of both functions depends on the batch size alone.
 
     Args:
         capacity, storage, postprocess: as for :func:`uniform`.
@@ -92,7 +92,7 @@ def without_replacement(capacity: int, *, storage: Storage = memory, postprocess
 
 
 def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
-    """Make a queue: ``buffer.take(state, batch_size)`` gives the oldest items and removes them; ``sample`` gives them and leaves them.
+    """Make a queue: ``buffer.take(state, batch_size)`` returns the oldest items and removes them; ``sample`` returns and leaves them.
 
     The key of ``sample`` is not used. A queue that is full loses its oldest items: compare ``size`` with ``capacity`` before adding.
 

@@ -1,12 +1,12 @@
-"""Collectors: batches of experience, from environments in worker processes or from a compiled program, with the parameters of the moment.
+"""Collectors of experience: batches from environments in worker processes, or from a compiled program, with the latest parameters.
 
-A collector is made of a function that makes an environment, a policy and its parameters, and is iterated over. The learner
-publishes new parameters by ``update_params``; each batch says which version of them made it.
+A collector is made from a function that makes an environment, from a policy and from its parameters. A loop over the collector yields
+batches. The learner publishes new parameters with ``update_params``; each batch records the version of the parameters that made it.
 """
 
 from funrl.collectors.collector import Collector, CollectorState
-from funrl.collectors.ledger import Collected
 from funrl.collectors.processes import asynchronous, synchronous
 from funrl.collectors.pure import compiled
+from funrl.collectors.tracker import Collected
 
 __all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "synchronous"]

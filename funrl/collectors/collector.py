@@ -1,4 +1,4 @@
-"""What all collectors have in common, whoever steps the environments."""
+"""The interface and the shared parts of all collectors."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 from funrl import tree
 from funrl.acting import check_act
-from funrl.collectors.ledger import Collected, Ledger, LedgerState, split
+from funrl.collectors.tracker import Collected, EpisodeTracker, EpisodeTrackerState, split
 from funrl.env import Env, HostError
 from funrl.transforms import VecNormParams
 
@@ -16,17 +16,18 @@ __all__ = ["Collector", "CollectorState", "constants"]
 
 @tree.dataclass
 class CollectorState:
-    """What a collector goes on from, a tree of tensors whose shapes stay the same, except that ``ledger.actions`` grows with the episodes.
+    """State that a collector resumes from: a tree of tensors of constant shapes, except that ``tracker.actions`` grows with the episodes.
 
     Attributes:
-        ledger: what the next batches start from.
-        env: the state of an environment inside torch; () where the running episodes are replayed instead.
-        frames: int64 [], handed over so far.
-        version: int64 [], of the latest parameters.
-        in_flight: int64 [], frames that were asked of workers and not handed over: those that are lost if it is gone on from here.
+        tracker: the state of the episode tracker.
+        env: the state of a pure environment; () where the running episodes are replayed instead.
+        frames: int64 [], the number of steps delivered so far.
+        version: int64 [], the version of the latest parameters.
+        in_flight: int64 [], the number of steps that were requested from workers and not yet delivered. They are lost when a collector
+            resumes from here.
     """
 
-    ledger: LedgerState
+    tracker: EpisodeTrackerState
     env: Any
     frames: torch.Tensor
     version: torch.Tensor
@@ -34,10 +35,10 @@ class CollectorState:
 
 
 def constants(what: str, env: Env, env_params: Any, device: torch.device | None) -> Any:
-    """Return the ``env_params`` that a collector plays with: those that it was given, or for None the environment's ``default_params``.
+    """Return the ``env_params`` that a collector uses: the given ones, or for None the environment's ``default_params``.
 
     Raises:
-        ValueError: if they are another tree, or have moments that nobody would update.
+        ValueError: if they are another tree, or contain empty moments, which a collector would never update.
 
     Example:
         >>> import funrl
@@ -66,12 +67,12 @@ class Collector(ABC):
     :func:`asynchronous` and :func:`compiled`.
 
     Attributes:
-        frames: how many steps were handed over so far.
-        version: the number of the latest parameters; 0 until :meth:`update_params` is called.
-        staleness: how many versions the parameters of the last batch were behind the latest when it was handed over.
-        discarded_frames: how many were collected and not handed over, for they were too stale.
-        lost_frames: how many were in flight when what was restored was saved, and so had to be collected anew.
-        restarts: how many lost workers were replaced.
+        frames: the number of steps delivered so far.
+        version: the version of the latest parameters; 0 until :meth:`update_params` is called.
+        staleness: how many versions the parameters of the last batch were behind the latest ones when it was delivered.
+        discarded_frames: the number of steps that were collected but not delivered, because their parameters were too old.
+        lost_frames: the number of steps that were in flight when a restored state was saved, and so had to be collected again.
+        restarts: the number of lost workers that were replaced.
         processes: the ids of the worker processes.
     """
 
@@ -107,9 +108,9 @@ class Collector(ABC):
                 remedy = "take funrl.nn.from_module, or dict(module.named_parameters())" if module else "wrap it in torch.tensor"
                 raise TypeError(f"{what}: params: expected a tree of tensors, got {type(x).__name__} at {path}; {remedy}")
         self._what, self._frames_per_batch, self._total, self._split = what, frames_per_batch, total_frames, split_trajectories
-        self._device: Any = None if device is None else torch.device(device)  # tensors stay where they are for None
+        self._device: Any = None if device is None else torch.device(device)  # None: tensors stay on their device
         self._params_like = tree.map(lambda x: torch.empty_like(x, device="meta"), params)
-        self._ledger: Ledger
+        self._tracker: EpisodeTracker
         self.frames = self.version = self.staleness = self.discarded_frames = self.lost_frames = 0
 
     def __iter__(self) -> "Collector":
@@ -121,7 +122,7 @@ class Collector(ABC):
             raise StopIteration
         try:
             batch = self._collect()
-        except BaseException:  # an interrupt, too: what was played and what the books say may differ
+        except BaseException:  # also an interrupt: the environments and the tracker may be at different steps now
             self.close()
             raise
         self.frames += batch.mask.numel()
@@ -135,47 +136,47 @@ class Collector(ABC):
 
     @property
     def num_envs(self) -> int:
-        """How many copies of the environment there are, with all workers together."""
-        return self._ledger.num_copies
+        """The number of copies of the environment, over all workers."""
+        return self._tracker.num_copies
 
     def update_params(self, params: Any) -> None:
-        """Publish new parameters, for batches that are begun from now on.
+        """Publish new parameters. Batches that start from now on use them.
 
         Args:
-            params: a tree like the one that the collector was made with.
+            params: a tree of the same structure, shapes and dtypes as the one given to the collector.
 
         Raises:
-            ValueError: if it is another tree.
+            ValueError: if it is a different tree.
         """
         tree.check_like(params, self._params_like, f"{self._what}: update_params: params", "the parameters it was made with")
         self._publish(params, self.version + 1)
         self.version += 1
 
     def state(self) -> CollectorState:
-        """Return what :meth:`restore` goes on from, the parameters aside: a copy, as :func:`funrl.checkpoint.save` takes it.
+        """Return a copy of the state for :meth:`restore`, without the parameters. :func:`funrl.checkpoint.save` can write it.
 
         Raises:
-            HostError: if an episode is longer than ``max_episode_steps`` of its environment says, so that its actions are not all kept.
+            HostError: if an episode is longer than ``max_episode_steps`` of its environment, so that its first actions are lost.
         """
-        if steps := self._ledger.overrun():
+        if steps := self._tracker.overrun():
             raise HostError(
-                f"{self._what}: state: an episode is in its step {steps}, but max_episode_steps is {self._ledger.limit}, so that its "
-                "actions were not all kept; give max_frames_per_traj, or an environment whose limit is right"
+                f"{self._what}: state: an episode is in its step {steps}, but max_episode_steps is {self._tracker.limit}, so that its "
+                "first actions are lost; give max_frames_per_traj, or an environment whose limit is right"
             )
         numbers = (torch.tensor(n, dtype=torch.int64) for n in (self.frames, self.version, self._in_flight()))
-        return CollectorState(tree.clone(self._ledger.state), tree.clone(self._env_state()), *numbers)
+        return CollectorState(tree.clone(self._tracker.state), tree.clone(self._env_state()), *numbers)
 
     def restore(self, state: CollectorState) -> None:
-        """Go on from where a collector made alike was when ``state`` was taken, with the parameters that this one has.
+        """Resume from the state of a collector with the same configuration, with the current parameters of this collector.
 
-        What it has in flight itself is dropped.
+        Its own batches in flight are dropped.
 
         Args:
-            state: what :meth:`state` returned.
+            state: the result of :meth:`state`.
 
         Raises:
-            ValueError: if ``state`` is of a collector of another configuration.
-            HostError: if an environment cannot be brought to where it was: it is not deterministic.
+            ValueError: if ``state`` is of a collector with another configuration.
+            HostError: if a replay does not lead an environment back to its earlier observation: it is not deterministic.
         """
         tree.check_like(state, self.state(), f"{self._what}: restore: state", "that of this collector")
         state = tree.clone(state)
@@ -188,15 +189,15 @@ class Collector(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End what it holds; a second call does nothing."""
+        """End processes and free memory; a second call does nothing."""
 
     @abstractmethod
     def _collect(self) -> Collected:
-        """Make a batch [T, B]."""
+        """Collect a batch [T, B]."""
 
     @abstractmethod
     def _publish(self, params: Any, version: int) -> None:
-        """Let later batches be made with these parameters."""
+        """Use these parameters for later batches."""
 
     def _env_state(self) -> Any:
         return ()
@@ -206,4 +207,4 @@ class Collector(ABC):
 
     @abstractmethod
     def _resume(self, state: CollectorState) -> None:
-        """Go to where the environments were, or raise."""
+        """Bring the environments to where they were in ``state``, or raise."""

@@ -1,4 +1,4 @@
-"""Memory that processes share: trees of tensors in a nameless file, which the system takes back with the last process that holds it."""
+"""Shared memory: trees of tensors in an anonymous file, which the system frees when the last process that maps it ends."""
 
 import dataclasses
 import fcntl
@@ -30,11 +30,11 @@ def spec(value: Any, lead: tuple[int, ...] = (), drop: int = 0) -> Any:
 
 
 def size(specs: Any) -> int:
-    """Return how many bytes the tensors of a tree of :class:`Spec` take."""
+    """Return the number of bytes that the tensors of a tree of :class:`Spec` need."""
     return sum(_room(leaf) for leaf in tree.leaves(specs))
 
 
-def carve(specs: Any, memory: torch.Tensor) -> Any:
+def tensor_views(specs: Any, memory: torch.Tensor) -> Any:
     """Return a tree of tensors in ``memory``, uint8 [at least size(specs)]."""
     leaves, form = tree.flatten(specs)
     start, views = 0, []
@@ -53,7 +53,7 @@ def _room(leaf: Spec) -> int:
 
 
 class Shared:
-    """Bytes that processes share; ``handle`` is a file that another process maps, too."""
+    """Bytes shared between processes. ``handle`` is the descriptor of a file that another process has created."""
 
     def __init__(self, num_bytes: int, handle: int | None = None):
         num_bytes = max(num_bytes, _ALIGNMENT)
@@ -64,7 +64,7 @@ class Shared:
         self._finalizer = weakref.finalize(self, os.close, self.handle)
 
     def close(self) -> None:
-        """Let go of the file; the memory itself goes with the last tensor in it."""
+        """Close the file; the memory is freed with the last tensor in it."""
         self._finalizer()
 
 
@@ -76,24 +76,24 @@ def _nameless() -> int:
 
 
 class Published:
-    """Parameters that one process writes and others read: none ever sees a half of one version beside a half of another.
+    """Parameters that one process writes and others read. A reader never gets a mixture of two versions.
 
-    A lock of the file keeps them apart, which the system takes from a process that dies.
+    A file lock prevents it; the system releases the lock of a process that dies.
     """
 
     def __init__(self, specs: Any, handle: int | None = None):
         self.specs = {"version": Spec((), torch.int64), "params": specs}
         self.shared = Shared(size(self.specs), handle)
-        self.tensors = carve(self.specs, self.shared.bytes)
-        self.threads = threading.Lock()  # for the file's lock, all threads of a process are one
+        self.tensors = tensor_views(self.specs, self.shared.bytes)
+        self.threads = threading.Lock()  # the file lock does not separate the threads of one process
 
     @property
     def version(self) -> int:
-        """The number of the latest parameters, which is read without the lock."""
+        """The version of the latest parameters, read without the lock."""
         return int(self.tensors["version"])
 
     def write(self, params: Any, version: int) -> None:
-        """Publish parameters under a number."""
+        """Publish parameters with their version."""
         with self.threads:
             fcntl.lockf(self.shared.handle, fcntl.LOCK_EX)
             try:
@@ -104,11 +104,11 @@ class Published:
                 fcntl.lockf(self.shared.handle, fcntl.LOCK_UN)
 
     def renumber(self, version: int) -> None:
-        """Give the latest parameters another number."""
+        """Give the latest parameters another version."""
         self.write(tree.clone(self.tensors["params"]), version)
 
     def read(self, device: torch.device | None = None) -> tuple[int, Any]:
-        """Return the number of the latest parameters, and a copy of them."""
+        """Return the version of the latest parameters, and a copy of them."""
         fcntl.lockf(self.shared.handle, fcntl.LOCK_SH)
         try:
             return self.version, tree.map(lambda x: x.clone() if device is None else x.to(device, copy=True), self.tensors["params"])

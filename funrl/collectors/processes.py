@@ -1,4 +1,4 @@
-"""Collectors whose environments are stepped by worker processes: all on one batch, or each on batches of its own."""
+"""Collectors with worker processes: all workers contribute to one batch, or each worker makes complete batches."""
 
 import threading
 from abc import abstractmethod
@@ -9,9 +9,9 @@ import torch
 
 from funrl import random, tree
 from funrl.collectors.collector import Collector, CollectorState
-from funrl.collectors.fleet import Done, Fleet
-from funrl.collectors.ledger import Collected, Ledger
 from funrl.collectors.memory import Published, spec
+from funrl.collectors.pool import FinishedBatch, WorkerPool
+from funrl.collectors.tracker import Collected, EpisodeTracker
 from funrl.env import Env, HostError, Place
 
 __all__ = ["asynchronous", "synchronous"]
@@ -38,35 +38,35 @@ def synchronous(
 ) -> Collector:
     """Collect with worker processes that make each batch together.
 
-    A batch is begun when it is asked for, with the parameters that were published last; between batches the workers wait. The same
-    key gives the same batches, however fast each worker is, and whether or not one was lost and replaced.
+    A batch is collected when it is requested, with the latest published parameters; between batches the workers wait. The same
+    key gives the same batches, regardless of the speed of the workers, and of workers that were lost and replaced.
 
     Args:
-        create_env: a function that returns an :class:`~funrl.env.Env`, single or batched, in the worker; it travels by cloudpickle, so that
-            a lambda will do. Or a list of them, one for each worker.
+        create_env: a function that returns an :class:`~funrl.env.Env`, single or batched, and is called in the worker; or a list of such
+            functions, one for each worker. It is sent by cloudpickle, so a lambda is allowed.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a :class:`funrl.policies.StatefulPolicy`.
             None: random actions.
-        params: what ``act`` takes, a tree of tensors; may be ().
-        num_workers: W, how many processes.
-        frames_per_batch: how many steps a batch has, over all B copies of all workers, of which it is a multiple: T = frames / B.
-        total_frames: after how many steps it ends, with a whole batch; -1: never.
-        max_frames_per_traj: after how many steps an episode is truncated; -1: by its environment only.
-        split_trajectories: whether a batch is cut where episodes end: a row [T] for each, padded, in place of [T, B].
-        device: where batches go; None: to the CPU.
-        policy_device: where ``act`` runs, in each worker; None: on the CPU.
+        params: the parameters of ``act``, a tree of tensors; may be ().
+        num_workers: W, the number of processes.
+        frames_per_batch: the number of steps of a batch over all B copies of all workers; a multiple of B: T = frames_per_batch / B.
+        total_frames: the number of steps after which it ends, rounded up to a whole batch; -1: never.
+        max_frames_per_traj: the number of steps after which an episode is truncated; -1: only its environment truncates.
+        split_trajectories: whether a batch is cut where episodes end: one padded row [T] for each trajectory instead of [T, B].
+        device: the device of the batches; None: the CPU.
+        policy_device: the device of ``act`` in each worker; None: the CPU.
         env_params: the physical constants of the environments, such as ``state.learner.env_params``; None: their ``default_params``.
-        key: int64 [], from which all resets and actions come; ``random.key(0)`` by default.
-        restart_workers: whether a worker that dies or hangs is replaced: a new one replays the running episodes, which takes a
-            deterministic environment, and makes the batch again.
-        timeout: how many seconds one step or reset of a worker's environment may take before it is taken for lost.
+        key: int64 [], the source of all random numbers of resets and actions; ``random.key(0)`` by default.
+        restart_workers: whether to replace a worker that dies or hangs. The new worker replays the running episodes, which requires a
+            deterministic environment, and collects the batch again.
+        timeout: the number of seconds that one step or reset of an environment may take before its worker counts as lost.
 
     Returns:
         A :class:`Collector`.
 
     Raises:
-        TypeError: if ``create_env`` or ``act`` cannot be sent to a process, or ``params`` holds something else than tensors.
-        ValueError: if a number is out of range, or ``frames_per_batch`` no multiple of the copies.
-        HostError: here or when a batch is asked for, if an environment or ``act`` raises, dies, hangs or returns NaN; it names the worker.
+        TypeError: if ``create_env`` or ``act`` cannot be sent to a process, or a leaf of ``params`` is not a tensor.
+        ValueError: if a number is out of range, or ``frames_per_batch`` is not a multiple of the number of copies.
+        HostError: here or when a batch is requested, if an environment or ``act`` raises, dies, hangs or returns NaN. It names the worker.
             All processes are ended then.
 
     Example:
@@ -116,38 +116,28 @@ def asynchronous(
     queue_size: int = 2,
     max_staleness: int | None = None,
 ) -> Collector:
-    """Collect with worker processes that each make batches of their own, while the learner learns from others.
+    """Collect with worker processes that each make complete batches, while the learner learns from earlier ones.
 
-    A batch is of one worker: T = ``frames_per_batch`` divided by its copies. They come in the order in which they are finished. Each is
-    made with the parameters that were the latest when it was begun; how many versions these are behind when it is handed over is its
-    staleness. A learner that publishes once a batch keeps it below ``num_workers * queue_size``, if all workers are equally fast.
+    A batch comes from one worker: T = ``frames_per_batch`` divided by the worker's copies. Batches are delivered in the order in which
+    they are finished. Each is made with the parameters that are the latest at its start; its staleness is the number of versions that
+    these are behind at its delivery. If the learner publishes once a batch and all workers are equally fast, the staleness stays below
+    ``num_workers * queue_size``.
 
     Args:
-        create_env: as for :func:`synchronous`.
-        act: likewise.
-        params: likewise.
-        num_workers: likewise.
-        frames_per_batch: how many steps a batch has; a multiple of the copies of each worker.
-        total_frames: as for :func:`synchronous`.
-        max_frames_per_traj: likewise.
-        split_trajectories: likewise.
-        device: likewise.
-        policy_device: likewise.
-        env_params: likewise.
-        key: likewise; what a worker draws for its n-th batch is always the same, but the order of batches and their parameters are not.
-        restart_workers: likewise.
-        timeout: likewise.
-        queue_size: how many batches each worker makes before the first of them is taken; then it waits.
-        max_staleness: a batch that is more versions behind is not handed over but counted in ``discarded_frames``, and does not count
-            towards ``total_frames``; ``num_workers * queue_size`` by default. At least 0.
+        frames_per_batch: the number of steps of a batch; a multiple of the copies of each worker.
+        key: as for :func:`synchronous`. The random numbers of a worker's n-th batch are always the same, but the order of the batches
+            and their parameters are not.
+        queue_size: the number of finished batches that a worker may have before it waits.
+        max_staleness: the largest staleness of a delivered batch, at least 0; ``num_workers * queue_size`` by default. Batches that are
+            further behind are dropped; they count in ``discarded_frames`` and not in ``total_frames``.
+        create_env, act, params, num_workers, total_frames, max_frames_per_traj, split_trajectories, device, policy_device, env_params,
+            restart_workers, timeout: as for :func:`synchronous`.
 
     Returns:
         A :class:`Collector`.
 
     Raises:
-        TypeError: as :func:`synchronous`.
-        ValueError: likewise.
-        HostError: likewise.
+        TypeError, ValueError, HostError: as :func:`synchronous`.
 
     Example:
         >>> import funrl
@@ -189,7 +179,7 @@ def asynchronous(
 
 
 class _Processes(Collector):
-    """What both kinds share: the workers, what they are told, and what is made of their batches."""
+    """A collector with a worker pool: the base class of both kinds."""
 
     def __init__(
         self,
@@ -224,7 +214,7 @@ class _Processes(Collector):
         self._lock = threading.RLock()
         published = Published(spec(params))
         published.write(params, 0)
-        self._fleet = Fleet(
+        self._pool = WorkerPool(
             what,
             create_envs,
             act,
@@ -237,9 +227,9 @@ class _Processes(Collector):
             restart=restart_workers,
         )
         try:
-            facts = self._fleet.facts
+            facts = self._pool.facts
             copies = [each.num_envs or 1 for each in facts]
-            self._batch_copies = self._shared_out(copies)
+            self._batch_copies = self._copies_per_batch(copies)
             for num in self._batch_copies:
                 if frames_per_batch % num:
                     whose = "all workers have" if len(set(self._batch_copies)) == 1 and num != copies[0] else "a worker has"
@@ -247,105 +237,105 @@ class _Processes(Collector):
                         f"{what}: frames_per_batch: expected a multiple of the {num} copies that {whose}, got {frames_per_batch}"
                     )
             steps = [frames_per_batch // num for num in self._batch_copies]
-            self._fleet.furnish(steps, num_slots)
+            self._pool.allocate(steps, num_slots)
             limit = max(each.max_episode_steps for each in facts)
-            self._ledger = Ledger(copies, steps, facts[0].transition.action, facts[0].after, limit)
+            self._tracker = EpisodeTracker(copies, steps, facts[0].transition.action, facts[0].after, limit)
         except BaseException:
             self.close()
             raise
-        self._fleet.part = self._ledger.part
+        self._pool.resume_point = self._tracker.resume_point
 
     def close(self) -> None:
-        self._fleet.close()
+        self._pool.close()
 
     @property
     def restarts(self) -> int:
-        return self._fleet.restarts
+        return self._pool.restarts
 
     @property
     def processes(self) -> tuple[int, ...]:
-        return tuple(seat.process.pid for seat in self._fleet.seats)
+        return tuple(handle.process.pid for handle in self._pool.handles)
 
     @abstractmethod
-    def _shared_out(self, copies: list[int]) -> list[int]:
-        """Return for each worker how many copies make a batch that it has a part in."""
+    def _copies_per_batch(self, copies: list[int]) -> list[int]:
+        """Return, for each worker, the number of copies in the batches that it contributes to."""
 
-    def _gather(self, dones: list[Done]) -> Collected:
-        """Make a batch of what lies in memory: one copy of it, which takes it to its device."""
-        slots = [self._fleet.slot(done) for done in dones]
+    def _gather(self, finished: list[FinishedBatch]) -> Collected:
+        """Assemble a batch from shared memory with one copy, to the device of the batches."""
+        slots = [self._pool.slot(done) for done in finished]
         parts = [slot["transition"] for slot in slots]
         if self._device is not None and self._device.type != "cpu":
             parts = [tree.to(part, self._device) for part in parts]
         elif len(parts) == 1:
             parts = [tree.clone(parts[0])]
         transition = parts[0] if len(parts) == 1 else tree.cat(parts, 1)
-        books = []
-        for done, slot in zip(dones, slots, strict=True):
-            played, expected = slot["transition"], int(self._ledger.state.batches[done.worker])
+        counts = []
+        for done, slot in zip(finished, slots, strict=True):
+            played, expected = slot["transition"], int(self._tracker.state.batches[done.worker])
             if done.number != expected:
                 raise HostError(
-                    f"{self._what}: worker {done.worker} gave its batch {done.number} where {expected} was due; make the collector anew"
+                    f"{self._what}: worker {done.worker} gave its batch {done.number} where {expected} was due; make a new collector"
                 )
-            books.append(self._ledger.enter(done.worker, played.reward, played.done, played.action, slot["after"]))
-        step_count, return_so_far, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*books, strict=True))
-        for done in dones:
-            self._fleet.take(done)
-        self.staleness = self.version - dones[0].version
+            counts.append(self._tracker.record(done.worker, played.reward, played.done, played.action, slot["after"]))
+        step_count, return_so_far, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*counts, strict=True))
+        for done in finished:
+            self._pool.take(done)
+        self.staleness = self.version - finished[0].version
         return Collected(
             transition=transition.replace(place=Place(traj_ids, step_count, return_so_far)),
             step_count=step_count,
             return_so_far=return_so_far,
             traj_ids=traj_ids,
             mask=torch.ones_like(step_count, dtype=torch.bool),
-            version=torch.full_like(step_count, dones[0].version),
+            version=torch.full_like(step_count, finished[0].version),
         )
 
     def _publish(self, params: Any, version: int) -> None:
-        if self._fleet.closed:
-            raise HostError(f"{self._what} is closed; make it anew")
+        if self._pool.closed:
+            raise HostError(f"{self._what} is closed; make a new one")
         with self._lock:
-            self._fleet.published.write(params, version)
+            self._pool.published.write(params, version)
 
     def _resume(self, state: CollectorState) -> None:
         with self._lock:
-            self._fleet.drop()
-            self._ledger.restore(state.ledger)
-            self._fleet.published.renumber(int(state.version))
-            self._fleet.restore()
+            self._pool.drop()
+            self._tracker.restore(state.tracker)
+            self._pool.published.renumber(int(state.version))
+            self._pool.restore()
 
 
 class _Synchronous(_Processes):
-    """One batch at a time, of all workers."""
+    """Collector that assembles each batch from all workers."""
 
-    def _shared_out(self, copies: list[int]) -> list[int]:
+    def _copies_per_batch(self, copies: list[int]) -> list[int]:
         return [sum(copies)] * len(copies)
 
     def _collect(self) -> Collected:
-        with self._lock:  # nothing is published in mid-batch
-            for worker, number in enumerate(self._ledger.state.batches.tolist()):
-                self._fleet.ask(worker, 0, number)
-            return self._gather(sorted(self._fleet.next(len(self._ledger.columns))))
+        with self._lock:  # no parameters are published in the middle of a batch
+            for worker, number in enumerate(self._tracker.state.batches.tolist()):
+                self._pool.ask(worker, 0, number)
+            return self._gather(sorted(self._pool.next(len(self._tracker.columns))))
 
 
 class _Asynchronous(_Processes):
-    """Batches of each worker, as they are finished; each slot that is free is filled."""
+    """Collector that delivers each worker's batches as they are finished, and requests one for each free slot."""
 
     def __init__(self, *args: Any, num_slots: int, max_staleness: int, **options: Any):
         self._num_slots, self._max_staleness = num_slots, max_staleness
         super().__init__(*args, num_slots=num_slots, **options)
-        self._asked: Any = None  # the number of the next batch to ask each worker for; None: of none yet
+        self._asked: Any = None  # the number of each worker's next batch to request; None before the first request
 
-    def _shared_out(self, copies: list[int]) -> list[int]:
+    def _copies_per_batch(self, copies: list[int]) -> list[int]:
         return copies
 
     def _collect(self) -> Collected:
         if self._asked is None:
-            self._asked = self._ledger.state.batches.tolist()
+            self._asked = self._tracker.state.batches.tolist()
             for slot in range(self._num_slots):
                 for worker in range(len(self._asked)):
                     self._ask(worker, slot)
         while True:
-            (done,) = self._fleet.next()
+            (done,) = self._pool.next()
             stale = self.version - done.version > self._max_staleness
             batch = self._gather([done])
             self._ask(done.worker, done.slot)
@@ -354,13 +344,13 @@ class _Asynchronous(_Processes):
             self.discarded_frames += batch.mask.numel()
 
     def _ask(self, worker: int, slot: int) -> None:
-        self._fleet.ask(worker, slot, self._asked[worker])
+        self._pool.ask(worker, slot, self._asked[worker])
         self._asked[worker] += 1
 
     def _in_flight(self) -> int:
         if self._asked is None:
             return 0
-        behind = torch.tensor(self._asked) - self._ledger.state.batches
+        behind = torch.tensor(self._asked) - self._tracker.state.batches
         return int(behind.sum()) * self._frames_per_batch
 
     def _resume(self, state: CollectorState) -> None:

@@ -8,13 +8,13 @@ import torch
 from funrl import random, transforms, tree
 from funrl.acting import rollout, start
 from funrl.collectors.collector import Collector, CollectorState, constants
-from funrl.collectors.ledger import Collected, Ledger
+from funrl.collectors.tracker import Collected, EpisodeTracker
 from funrl.compiler import compile as compiled_program
 from funrl.env import Env, Place
 
 __all__ = ["compiled"]
 
-# Nothing is replayed, so that an episode may be as long as it will.
+# No actions are replayed, so that the length of an episode has no limit.
 _NO_LIMIT = 1 << 62
 
 
@@ -35,27 +35,22 @@ def compiled(
 ) -> Collector:
     """Collect from ``num_envs`` copies of a pure environment, by a compiled :func:`funrl.rollout` in this process.
 
-    It looks as those with workers do, for a learner that is to take either; one that is itself a pure function has no need of it.
+    It has the same interface as the collectors with workers, for a learner that accepts either. A learner that is itself a pure function
+    can call :func:`funrl.rollout` instead.
 
     Args:
-        create_env: a function that returns a pure :class:`~funrl.env.Env`, a single one.
-        act: as for :func:`synchronous`.
-        params: likewise.
-        num_envs: B, how many copies.
-        frames_per_batch: how many steps a batch has; a multiple of ``num_envs``.
-        total_frames: as for :func:`synchronous`.
-        max_frames_per_traj: likewise.
-        split_trajectories: likewise.
-        device: where the program runs, and the batches are; None: on the CPU.
-        env_params: as for :func:`synchronous`.
-        key: likewise.
+        create_env: a function that returns a single pure :class:`~funrl.env.Env`.
+        num_envs: B, the number of copies.
+        frames_per_batch: the number of steps of a batch; a multiple of ``num_envs``.
+        device: the device of the program and of the batches; None: the CPU.
         backend: as for :func:`funrl.compile`.
+        act, params, total_frames, max_frames_per_traj, split_trajectories, env_params, key: as for :func:`synchronous`.
 
     Returns:
-        A :class:`Collector`. What it restores is bit-equal, the environments' states being tensors.
+        A :class:`Collector`. A restored one continues bit by bit, as the states of the environments are tensors.
 
     Raises:
-        TypeError: if ``params`` holds something else than tensors.
+        TypeError: if a leaf of ``params`` is not a tensor.
         ValueError: if the environment is not single and pure, or a number is out of range.
 
     Example:
@@ -109,7 +104,7 @@ class _Compiled(Collector):
         self._params = tree.clone(tree.to(params, self._device))
         self._actor = start(reset_key, env_params, env=env, num_envs=num_envs, act=act, params=self._params)
         steps = frames_per_batch // num_envs
-        self._ledger = Ledger([num_envs], [steps], (), (), _NO_LIMIT)
+        self._tracker = EpisodeTracker([num_envs], [steps], (), (), _NO_LIMIT)
 
         def play(params: Any, key: torch.Tensor, actor: Any) -> Any:
             return rollout(params, key, actor, env_params, env=env, act=act, num_steps=steps)
@@ -117,23 +112,23 @@ class _Compiled(Collector):
         self._play = compiled_program(play, backend=backend)
 
     def close(self) -> None:
-        """Do nothing: a program holds nothing that has to be given back."""
+        """Do nothing: there are no processes to end."""
 
     def _collect(self) -> Collected:
-        number = self._ledger.state.batches[0].to(self._key.device)
+        number = self._tracker.state.batches[0].to(self._key.device)
         self._actor, transition = self._play(self._params, random.fold_in(self._key, number), self._actor)
-        books = self._ledger.enter(0, transition.reward.cpu(), transition.done.cpu(), (), ())
-        step_count, return_so_far, traj_ids = (x.to(self._device) for x in books)
+        counts = self._tracker.record(0, transition.reward.cpu(), transition.done.cpu(), (), ())
+        step_count, return_so_far, traj_ids = (x.to(self._device) for x in counts)
         self.staleness = 0
         mask, version = torch.ones_like(step_count, dtype=torch.bool), torch.full_like(step_count, self.version)
         transition = transition.replace(place=Place(traj_ids, step_count, return_so_far))
         return Collected(transition, step_count, return_so_far, traj_ids, mask, version)
 
     def _publish(self, params: Any, version: int) -> None:
-        self._params = tree.clone(tree.to(params, self._device))  # whoever learns may write over theirs
+        self._params = tree.clone(tree.to(params, self._device))  # the learner may overwrite the given tensors
 
     def _env_state(self) -> Any:
         return self._actor
 
     def _resume(self, state: CollectorState) -> None:
-        self._actor, self._ledger.state = tree.to(state.env, self._device), state.ledger
+        self._actor, self._tracker.state = tree.to(state.env, self._device), state.tracker

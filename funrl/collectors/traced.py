@@ -1,4 +1,4 @@
-"""Functions recorded as a list of operations, which runs without Python and without ``vmap``.
+"""Functions recorded as a list of tensor operations, which runs without Python and without ``vmap``.
 
 For a small policy on a few copies of an environment, Python and vmap take nine tenths of the time; recording takes a tenth of a second,
 where :func:`funrl.compile` takes many, and gives the same bits.
@@ -18,7 +18,7 @@ from funrl import tree
 class Traced:
     """A pure function of trees of tensors that is recorded at its first call, for the shapes of that call.
 
-    One that cannot be recorded, as what it does depends on numbers, stays as it is.
+    A function that cannot be recorded, because its operations depend on values, is called as it is.
     """
 
     def __init__(self, fn: Callable[..., Any]):
@@ -33,7 +33,7 @@ class Traced:
             return tree.unflatten(self.form, list(self.program(*tree.leaves(args))))
         out = self.fn(*args)
         if self.recordable:
-            # What looks at numbers only to check them does not look under vmap, where the last bits may be others.
+            # Checks of values are skipped under vmap, so a function that only checks them can be recorded there; its last bits may differ.
             self.program = _recorded(self.fn, args, out) or _recorded(functools.partial(_as_one_row, self.fn), args, out)
             self.form, self.recordable = tree.structure(out), self.program is not None
         return out

@@ -1,4 +1,4 @@
-"""What a worker process does: it keeps an environment, and on demand plays a batch of steps into memory that it shares."""
+"""The worker process: it owns an environment, and on request writes a batch of steps into shared memory."""
 
 import os
 import pickle
@@ -15,24 +15,24 @@ import torch
 from funrl import random, transforms, tree
 from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start
 from funrl.collectors.collector import constants
-from funrl.collectors.ledger import Part
-from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
+from funrl.collectors.memory import Published, Shared, Spec, size, spec, tensor_views
 from funrl.collectors.traced import Traced
+from funrl.collectors.tracker import ResumePoint
 from funrl.env import Env, HostError, Timestep, Transition, seed_globals
 from funrl.policies import StatefulPolicy
 
 
-class Job(NamedTuple):
-    """What a worker is told first.
+class WorkerSpec(NamedTuple):
+    """Specification of a worker, the first message to it.
 
     Attributes:
-        index: its number.
+        index: the index of the worker.
         create_env: a function that returns its environment.
-        act: what :func:`funrl.rollout` takes.
-        key: int64 []; all that it draws comes from this.
+        act: the acting function, as for :func:`funrl.rollout`.
+        key: int64 [], the source of all its random numbers.
         params: the parameters, a tree of Spec.
-        device: where the policy runs.
-        max_frames: after how many steps it truncates an episode; -1: never.
+        device: the device of the policy.
+        max_frames: the number of steps after which it truncates an episode; -1: never.
         env_params: the physical constants of its environment; None: its default_params.
     """
 
@@ -47,14 +47,14 @@ class Job(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a worker tells of its environment; the trees hold a Spec for each leaf, of one copy.
+    """Facts about a worker's environment. The trees hold a Spec for each leaf, of one copy.
 
     Attributes:
-        name: of the environment.
-        num_envs: how many copies it has; None: one, without a batch dimension.
-        max_episode_steps: the most steps of an episode.
+        name: the name of the environment.
+        num_envs: the number of copies; None: one, without a batch dimension.
+        max_episode_steps: the maximum length of an episode.
         transition: a Transition.
-        after: what the policy sees next, and what it remembers.
+        after: a dict of ``observation``, the next input of the policy, and ``memory``, its recurrent state.
     """
 
     name: str
@@ -65,30 +65,30 @@ class Facts(NamedTuple):
 
 
 def slot_specs(facts: Facts, steps: int, batched: bool) -> dict[str, Any]:
-    """Return what is in the memory of one batch, a tree of Spec; ``batched``: with a dimension of copies, even of a single one."""
+    """Return the layout of one batch in memory, a tree of Spec. ``batched`` adds a dimension of copies even for a single one."""
     lead = (facts.num_envs or 1,) if batched or facts.num_envs is not None else ()
     return {"transition": spec(facts.transition, (steps, *lead)), "after": spec(facts.after, lead)}
 
 
 class Memories:
-    """The memory of a worker: how often it has stepped, which shows that it lives, and ``num_slots`` batches.
+    """Shared memory of a worker: a heartbeat that counts its steps, and ``num_slots`` batches.
 
     Attributes:
-        beat: a memoryview of one integer.
-        slots: for each batch a dict of ``transition`` [T, ...] and ``after``.
+        heartbeat: a memoryview of one integer.
+        slots: a dict of ``transition`` [T, ...] and ``after`` for each batch.
     """
 
     def __init__(self, facts: Facts, steps: int, num_slots: int, *, batched: bool, handle: int | None = None):
-        specs = {"beat": Spec((1,), torch.int64), "slots": [slot_specs(facts, steps, batched) for _ in range(num_slots)]}
+        specs = {"heartbeat": Spec((1,), torch.int64), "slots": [slot_specs(facts, steps, batched) for _ in range(num_slots)]}
         self.shared = Shared(size(specs), handle)
-        tensors = carve(specs, self.shared.bytes)
-        self.beat = memoryview(tensors["beat"].numpy())
+        tensors = tensor_views(specs, self.shared.bytes)
+        self.heartbeat = memoryview(tensors["heartbeat"].numpy())
         self.slots = tensors["slots"]
 
 
 def main(descriptor: int) -> None:
     """Serve the process at the other end of a socket until it hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks for batches is interrupted, and then ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles the interrupt, and then ends this process
     signal.signal(signal.SIGTERM, _stop)
     pipe = Connection(descriptor)
     torch.set_num_threads(1)
@@ -96,11 +96,11 @@ def main(descriptor: int) -> None:
     _work_in_batches()
     worker = None
     try:
-        job: Job = cloudpickle.loads(pipe.recv_bytes())
-        worker = Worker(job, pipe)
+        worker_spec: WorkerSpec = cloudpickle.loads(pipe.recv_bytes())
+        worker = Worker(worker_spec, pipe)
         worker.serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # nobody is left to tell
+        pass  # the parent has ended
     except Exception as error:
         text = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
         try:
@@ -114,12 +114,12 @@ def main(descriptor: int) -> None:
 
 
 def _work_in_batches() -> None:
-    """Have the system start this process when its waker waits: not before, for the waker has other workers to wake."""
+    """Schedule this process as SCHED_BATCH, so that it does not preempt its parent, which still has other workers to wake."""
     if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         try:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         except OSError:
-            pass  # not allowed here; all goes on, a little later
+            pass  # not allowed here; workers start a little later
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -127,37 +127,37 @@ def _stop(number: int, frame: Any) -> None:
 
 
 class Worker:
-    """An environment, where it is, and the parameters that act in it."""
+    """An environment, its present state, and the parameters of the policy that acts in it."""
 
-    def __init__(self, job: Job, pipe: Connection):
-        self.job, self.pipe = job, pipe
-        self.beat = memoryview(bytearray(8)).cast("q")
-        key = random.fold_in(job.key, job.index)
+    def __init__(self, worker_spec: WorkerSpec, pipe: Connection):
+        self.spec, self.pipe = worker_spec, pipe
+        self.heartbeat = memoryview(bytearray(8)).cast("q")
+        key = random.fold_in(worker_spec.key, worker_spec.index)
         seed_globals(int(key) & 0xFFFF_FFFF)
-        env = job.create_env()
+        env = worker_spec.create_env()
         if not isinstance(env, Env):
             got = type(env).__name__
             raise TypeError(f"create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
-        self.env_params = constants("collectors", env, job.env_params, job.device)
-        if job.max_frames > 0:
-            env = transforms.compose(env, transforms.time_limit(job.max_frames))
+        self.env_params = constants("collectors", env, worker_spec.env_params, worker_spec.device)
+        if worker_spec.max_frames > 0:
+            env = transforms.compose(env, transforms.time_limit(worker_spec.max_frames))
         self.env = self._watched(env)
-        self.act = job.act
-        if job.act is not None:
-            stateful = isinstance(job.act, StatefulPolicy)
-            self.act = job.act._replace(act=Traced(job.act.act)) if stateful else Traced(job.act)
-        self.published = Published(job.params, recv_handle(pipe))
-        self.version, self.params = self.published.read(job.device)
-        self.reset_key, self.key = random.split(key.to(job.device)).unbind(0)
+        self.act = worker_spec.act
+        if worker_spec.act is not None:
+            stateful = isinstance(worker_spec.act, StatefulPolicy)
+            self.act = worker_spec.act._replace(act=Traced(worker_spec.act.act)) if stateful else Traced(worker_spec.act)
+        self.published = Published(worker_spec.params, recv_handle(pipe))
+        self.version, self.params = self.published.read(worker_spec.device)
+        self.reset_key, self.key = random.split(key.to(worker_spec.device)).unbind(0)
         self.actor = self._start()
-        self.ahead: tuple[int, Drawn] | None = None  # a batch's number and what is drawn for it
+        self.ahead: tuple[int, Drawn] | None = None  # a batch's number and its random numbers
 
     def _watched(self, env: Env) -> Env:
-        """Return an environment that counts what it is asked for."""
+        """Return the environment with functions that increase the heartbeat at each call."""
 
         def counted(f: Any) -> Any:
             def call(*args: Any) -> Any:
-                self.beat[0] += 1
+                self.heartbeat[0] += 1
                 return f(*args)
 
             return call
@@ -169,23 +169,23 @@ class Worker:
         return start(self.reset_key, self.env_params, env=self.env, act=self.act, params=self.params)
 
     def serve(self) -> None:
-        """Say what the environment is like, and then do as told."""
-        self._tell("ready", self._facts())
+        """Send the facts about the environment, then answer requests."""
+        self._reply("ready", self._facts())
         steps, num_slots = pickle.loads(self.pipe.recv_bytes())
         memories = Memories(self._facts(), steps, num_slots, batched=False, handle=recv_handle(self.pipe))
-        memories.beat[0] = self.beat[0]
-        self.beat, self.steps = memories.beat, steps
+        memories.heartbeat[0] = self.heartbeat[0]
+        self.heartbeat, self.steps = memories.heartbeat, steps
         while True:
             what, *rest = pickle.loads(self.pipe.recv_bytes())
             if what == "collect":
                 self._collect(memories.slots[rest[0]], rest[1])
-                self._tell("collected", *rest, self.version)
-                self.ahead = rest[1] + 1, self._draw(rest[1] + 1)  # while whoever asked is busy with the batch
+                self._reply("collected", *rest, self.version)
+                self.ahead = rest[1] + 1, self._draw(rest[1] + 1)  # while the parent reads the batch
             else:
                 self._restore(*rest)
-                self._tell("restored")
+                self._reply("restored")
 
-    def _tell(self, *message: Any) -> None:
+    def _reply(self, *message: Any) -> None:
         self.pipe.send_bytes(pickle.dumps(message))
 
     def _facts(self) -> Facts:
@@ -199,9 +199,9 @@ class Worker:
         return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=drop), spec(after, drop=drop))
 
     def _collect(self, slot: dict[str, Any], number: int) -> None:
-        """Play the batch of a number into memory."""
+        """Collect the batch of a number and write it into shared memory."""
         if self.published.version != self.version:
-            self.version, self.params = self.published.read(self.job.device)
+            self.version, self.params = self.published.read(self.spec.device)
         drawn = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else self._draw(number)
         self.actor, rows = host_steps(self.params, drawn, self.actor, self.env_params, env=self.env, act=self.act)
         transition = slot["transition"]
@@ -217,14 +217,14 @@ class Worker:
     def _after(self) -> dict[str, Any]:
         return {"observation": self.actor.timestep.observation, "memory": self.actor.memory}
 
-    def _restore(self, part: Part) -> None:
-        """Go to where a worker was: replay the actions of the running episodes, from their resets on."""
+    def _restore(self, part: ResumePoint) -> None:
+        """Bring the environment to a resume point: reset it, and replay the actions of the running episodes."""
         if not part.batches:
             self.actor = self._start()
             return
         now, steps, actions = int(part.batches) * self.steps, part.steps, part.actions
-        if self.job.device is not None:
-            part = tree.to(part, self.job.device)
+        if self.spec.device is not None:
+            part = tree.to(part, self.spec.device)
         longest = int(steps.max())
         if self.env.num_envs is None:
             env_state, timestep = self._replay(now, longest, tree.map(lambda x: x[:, 0], actions))
@@ -235,7 +235,7 @@ class Worker:
         if not tree.equal(timestep.observation, wanted["observation"]):
             raise HostError(
                 f"{self.env.name}: replaying the running episodes, up to {longest} steps from their resets, led to another observation "
-                "than before: the environment is not deterministic, and cannot be gone on with in a new process; collect from a new start"
+                "than before: the environment is not deterministic, and cannot be resumed in a new process; start a new collection"
             )
         self.actor = ActorState(env_state, timestep, wanted["memory"])
 
@@ -271,7 +271,7 @@ class Worker:
 
 
 def _write(place: Any, column: tuple[Any, ...]) -> None:
-    """Lay the trees of T steps side by side in memory."""
+    """Stack the trees of T steps into memory."""
     if isinstance(place, torch.Tensor):
         if place.device == column[0].device:
             torch.stack(column, out=place)

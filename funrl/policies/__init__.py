@@ -1,6 +1,7 @@
 """Policies and exploration: ``act(params, key, observation) -> (action, extras)``.
 
-A policy with a memory takes its state, and hands it on: ``act(params, key, state, observation, reset) -> (state, action, extras)``.
+A policy with a state takes it as an argument and returns the new one: ``act(params, key, state, observation, reset) -> (state, action,
+extras)``.
 """
 
 from funrl.policies.acting import deterministic, keyed, q_value, random, safe, stochastic

@@ -1,4 +1,4 @@
-"""Policies that a network makes, and what can be done to them."""
+"""Policies from networks, and functions that modify policies."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,18 +26,18 @@ __all__ = ["deterministic", "keyed", "q_value", "random", "safe", "stochastic"]
 
 
 def deterministic(net: Any) -> Policy:
-    """Make the policy that plays what a network says.
+    """Make a policy whose action is the output of a network.
 
     Args:
-        net: a net whose output is the action; or what ``nn.keyed`` or ``nn.chain`` returned, which writes ``action`` among its entries (the
-            others become extras).
+        net: a net whose output is the action; or a result of ``nn.keyed`` or ``nn.chain`` with ``action`` among its out_keys (the other
+            entries become extras).
 
     Returns:
         A :class:`Policy`. A noisy net takes the policy's key.
 
     Raises:
-        TypeError: if ``net`` is no net.
-        ValueError: if a net over entries writes no ``action``.
+        TypeError: if ``net`` is not a net.
+        ValueError: if a net over entries does not write ``action``.
 
     Example:
         >>> import torch
@@ -64,21 +64,21 @@ def deterministic(net: Any) -> Policy:
 
 
 def stochastic(net: Any, distribution: Callable[..., Any], return_log_prob: bool = True) -> Policy:
-    """Make the policy that draws its actions from a distribution, whose parameters a network gives.
+    """Make a policy that samples its actions from a distribution whose parameters are the output of a network.
 
     Args:
-        net: a net. A tensor goes to ``distribution`` as its one argument, a tuple as several, a dict by name. What ``nn.keyed`` or
-            ``nn.chain`` returned gives its out_keys by name, and they become extras too.
+        net: a net. Its output, a tensor, is the only argument of ``distribution``; a tuple gives several arguments, and a dict keyword
+            arguments. The out_keys of a net from ``nn.keyed`` or ``nn.chain`` are keyword arguments, and become extras too.
         distribution: a class of :mod:`funrl.distributions`, or a function that makes one.
         return_log_prob: whether ``log_prob`` is among the extras.
 
     Returns:
-        A :class:`Policy` whose ``act`` also takes ``mode``: "random" (the default) draws, "mode" plays the distribution's mode and
-        "mean" its mean (an estimate of some samples where it has no closed form, for which the key is used too). It also takes
-        ``space``, into which the action is projected before its ``log_prob`` is taken, as :func:`safe` asks for.
+        A :class:`Policy` whose ``act`` also takes ``mode``: "random" (the default) samples, "mode" returns the distribution's mode and
+        "mean" its mean (an estimate from some samples with the key if there is no closed form). It also takes
+        ``space``, into which the action is projected before its ``log_prob`` is computed, as :func:`safe` requires.
 
     Raises:
-        TypeError: if ``net`` is no net, or ``distribution`` not callable.
+        TypeError: if ``net`` is not a net, or ``distribution`` is not callable.
         ValueError: from ``act``, if the mode is unknown.
 
     Example:
@@ -110,20 +110,20 @@ def stochastic(net: Any, distribution: Callable[..., Any], return_log_prob: bool
 
 
 def q_value(net: Any, *, encoding: str = "index", space: Discrete | None = None) -> Policy:
-    """Make the policy that plays the action of the greatest value.
+    """Make a policy that takes the action with the greatest value.
 
     Args:
-        net: a net whose output is the values of all A actions [..., A], that of the least action first.
+        net: a net whose output is the values of all A actions [..., A], in the order of the actions.
         encoding: "index": the action is int64 [...]; "one_hot": it is a vector [..., A] in the dtype of the values.
-        space: the space of the actions; None: ``Discrete(A)``, whose actions are counted from 0. Needed where they begin elsewhere, as in
+        space: the space of the actions; None: ``Discrete(A)``, with actions from 0. Needed if they start at another number, as in
             ``Discrete(3, start=1)``.
 
     Returns:
-        A :class:`Policy` with the extras ``action_value`` [..., A], and ``value`` [...], that of the chosen action.
+        A :class:`Policy` with the extras ``action_value`` [..., A], and ``value`` [...] of the chosen action.
 
     Raises:
-        TypeError: if ``net`` is no net, or ``space`` not Discrete.
-        ValueError: if the encoding is unknown; from ``act``, if the output is no tensor [..., A], or A not the size of ``space``.
+        TypeError: if ``net`` is not a net, or ``space`` not Discrete.
+        ValueError: if the encoding is unknown; from ``act``, if the output is not a tensor [..., A], or A is not the size of ``space``.
 
     Example:
         >>> import torch
@@ -158,10 +158,10 @@ def q_value(net: Any, *, encoding: str = "index", space: Discrete | None = None)
 def safe(policy: Any, space: Any) -> Any:
     """Make a policy whose actions are projected into a space.
 
-    ``log_prob`` among the extras is the distribution's, at the projected action, as a loss computes it again from the action of the batch:
-    the ratio of a policy that has not changed is 1. On a bound that is the density there, and not the probability of all the actions that
-    are projected onto it, so that gradients are biased where many actions are on bounds. A distribution that stays inside, such as
-    :class:`~funrl.distributions.TanhNormal`, has no such bias. All other extras are of the action before.
+    The extra ``log_prob`` is the distribution's log probability of the projected action. A loss computes the same from the action in the
+    batch, so that the ratio of an unchanged policy is 1. On a bound it is the density there, not the probability of all actions that
+    are projected onto the bound, so that gradients are biased if many actions are on bounds. A distribution with support inside the
+    bounds, such as :class:`~funrl.distributions.TanhNormal`, has no such bias. All other extras belong to the action before projection.
 
     Args:
         policy: a policy, stateful or not. One with ``log_prob`` among its extras has to be made by :func:`stochastic`,
@@ -172,8 +172,8 @@ def safe(policy: Any, space: Any) -> Any:
         A policy of the same kind.
 
     Raises:
-        TypeError: if ``policy`` or ``space`` is of another kind; from ``act``, if the action has another dtype than the space.
-        ValueError: if the policy counts its actions from another number than the space, or has a ``log_prob`` that cannot be taken of the
+        TypeError: if ``policy`` or ``space`` is of another kind; from ``act``, if the dtype of the action is not that of the space.
+        ValueError: if the policy's first action differs from the space's, or its ``log_prob`` cannot be computed for the
             projected action; from ``act``, if the action has another shape.
 
     Example:
@@ -203,7 +203,7 @@ def safe(policy: Any, space: Any) -> Any:
 
 
 def random(space: Any) -> Policy:
-    """Make the policy that plays random elements of a space, whatever it sees.
+    """Make a policy whose actions are random elements of a space, independent of the observation.
 
     Args:
         space: a space of :mod:`funrl.spaces`.
@@ -228,11 +228,11 @@ def random(space: Any) -> Policy:
 
 
 def keyed(policy: Any, in_keys: Sequence[Any] | str = "observation", **options: Any) -> Keyed:
-    """Make a policy a network over entries, which reads the observation and writes ``action`` and the extras.
+    """Convert a policy to a net over entries, which reads the observation and writes ``action`` and the extras.
 
     Args:
-        policy: a policy without a state. One on a net over entries reads what that net does, and ``in_keys`` is not used.
-        in_keys: the key of the observation; several: the policy gets a tuple of entries.
+        policy: a policy without a state. With a net over entries, it reads the in_keys of that net, and ``in_keys`` is not used.
+        in_keys: the key of the observation; with several keys the policy gets a tuple of entries.
         **options: further arguments of its ``act``, such as ``mode="mode"``.
 
     Returns:
@@ -252,7 +252,7 @@ def keyed(policy: Any, in_keys: Sequence[Any] | str = "observation", **options: 
     """
     check_policy("keyed", policy)
     if hasattr(policy, "start"):
-        raise TypeError("keyed: policy: expected one without a state, got a StatefulPolicy; call its act, which hands the state on")
+        raise TypeError("keyed: policy: expected one without a state, got a StatefulPolicy; call its act, which returns the new state")
     out_keys = ("action", *policy.extras)
 
     def output(action: Any, extras: dict[str, Any]) -> tuple[Any, ...]:
@@ -279,7 +279,7 @@ def _in_keys(net: Any) -> tuple[Any, ...] | None:
 
 
 def _entries(net: Any, entries: dict[str, Any]) -> dict[str, Any]:
-    """Return what a net over entries wrote, by the last names of its keys."""
+    """Return a dict of the outputs of a net over entries, by the last names of their keys."""
     found = {}
     for k in net.out_keys:
         path, x = (k,) if isinstance(k, str) else k, entries

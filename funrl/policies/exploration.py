@@ -1,7 +1,7 @@
-"""Exploration: noise on top of a policy, with its state as an argument and its size by a schedule.
+"""Exploration: noise added to a policy, with its state as an argument and its size from a schedule.
 
-A size is a number, a tensor [], or a schedule of :mod:`funrl.optim`, a function of the steps taken so far:
-``schedules.linear(1.0, 0.05, 10_000)`` anneals it. The steps are counted for each environment by itself, and through resets.
+A size is a number, a tensor [], or a schedule of :mod:`funrl.schedules`, a function of the steps so far:
+``schedules.linear(1.0, 0.05, 10_000)`` anneals it. Each environment counts its own steps; resets do not change the count.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ Size = float | torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 @tree.dataclass
 class ExplorationState:
-    """What :func:`epsilon_greedy` and :func:`additive_gaussian` keep.
+    """State of :func:`epsilon_greedy` and :func:`additive_gaussian`.
 
     Attributes:
         count: int64 [], the steps so far.
-        policy: the state of the policy beneath, () where it has none.
+        policy: the state of the wrapped policy, () if it has none.
     """
 
     count: torch.Tensor
@@ -35,12 +35,12 @@ class ExplorationState:
 
 @tree.dataclass
 class OrnsteinUhlenbeckState:
-    """What :func:`ornstein_uhlenbeck` keeps.
+    """State of :func:`ornstein_uhlenbeck`.
 
     Attributes:
         count: int64 [], the steps so far.
-        noise: floating point [A...], of the shape of an action.
-        policy: the state of the policy beneath, () where it has none.
+        noise: floating point [A...], with the shape of an action.
+        policy: the state of the wrapped policy, () if it has none.
     """
 
     count: torch.Tensor
@@ -49,21 +49,21 @@ class OrnsteinUhlenbeckState:
 
 
 def epsilon_greedy(policy: Any, space: Any, epsilon: Size) -> StatefulPolicy:
-    r"""Make a policy that plays a random action with probability epsilon, and else what the policy says.
+    r"""Make a policy that takes a random action with probability epsilon, and otherwise the action of the given policy.
 
     Args:
         policy: a policy, stateful or not.
-        space: the space of its actions. Where that is Discrete and the policy's actions are one-hot vectors, so are the random ones.
+        space: the space of its actions. If it is Discrete and the policy's actions are one-hot vectors, so are the random ones.
         epsilon: in [0, 1]: a number, a tensor [] or a schedule.
 
     Returns:
-        A :class:`StatefulPolicy` with an :class:`ExplorationState`. Resets do not change its count. The extras are the policy's own,
-        whatever was played.
+        A :class:`StatefulPolicy` with an :class:`ExplorationState`. Resets do not change its count. The extras are those of the policy,
+        also for a random action.
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if a Python number is out of its range, the policy counts its actions from another number than the space, or has
-            ``log_prob`` among its extras, which would not be that of a random action; from ``act``, if an action does not fit the space.
+        ValueError: if a Python number is out of its range, the policy's first action differs from the space's, or the policy has
+            ``log_prob`` among its extras, which would be wrong for a random action; from ``act``, if an action does not fit the space.
 
     Example:
         >>> import torch
@@ -163,18 +163,18 @@ def ornstein_uhlenbeck(
 
     .. math:: x_{t+1} = x_t - \theta x_t\,dt + \sigma \sqrt{dt}\,\varepsilon, \qquad a = \mathrm{clip}(\pi(s) + \epsilon x_{t+1}, l, h)
 
-    The process begins at 0 with each episode.
+    The process starts at 0 in each episode.
 
     Args:
         policy: a policy, stateful or not, of floating-point actions.
         space: their Box.
-        scale: epsilon, at least 0, by which the noise is multiplied: a number, a tensor [] or a schedule.
+        scale: epsilon, at least 0, the factor of the noise: a number, a tensor [] or a schedule.
         theta: how fast the noise returns to 0, at least 0.
         sigma: how fast it spreads, at least 0, in units of the action.
         dt: the time of a step, above 0.
 
     Returns:
-        A :class:`StatefulPolicy` with an :class:`OrnsteinUhlenbeckState`. Resets set the noise to 0, and leave the count.
+        A :class:`StatefulPolicy` with an :class:`OrnsteinUhlenbeckState`. Resets set the noise to 0, and do not change the count.
 
     Raises:
         TypeError: if an argument is of another kind.
@@ -253,7 +253,7 @@ def _size_at(size: Size, count: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 
 def _over_action(space: Box, x: torch.Tensor) -> torch.Tensor:
-    """Return what is [...] so that it broadcasts to actions [..., A...]."""
+    """Reshape a tensor [...] so that it broadcasts to actions [..., A...]."""
     return x.reshape(*x.shape, *(1 for _ in space.shape))
 
 

@@ -1,4 +1,4 @@
-"""Policies of several parts: on one trunk with a value function, and on a recurrent cell."""
+"""Policies of several parts: one that shares a trunk with a value function, and one on a recurrent cell."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,14 +13,15 @@ __all__ = ["ActorCritic", "actor_critic", "recurrent"]
 
 
 class ActorCritic(NamedTuple):
-    """A policy and a value function on one trunk.
+    """A policy and a value function with a shared trunk.
 
     Attributes:
         init: ``init(key, observation) -> params``, a dict of ``trunk``, ``actor`` and ``critic``.
         act: ``act(params, key, observation, mode="random") -> (action, extras)`` with ``log_prob`` and ``value``.
-        extras: their names.
+        extras: the names of the extras.
         in_keys: None.
-        evaluate: ``evaluate(params, observation) -> (distribution, value [...])``: what :func:`funrl.losses.ppo.ppo_loss` calls ``apply``.
+        evaluate: ``evaluate(params, observation) -> (distribution, value [...])``: the argument ``apply`` of
+            :func:`funrl.losses.ppo.ppo_loss`.
         value: ``value(params, observation) -> value [...]``.
         first: as for :class:`Policy`.
         projects: as for :class:`Policy`.
@@ -49,7 +50,7 @@ def actor_critic(trunk: Net, actor: Net, critic: Net, distribution: Callable[...
         An :class:`ActorCritic`.
 
     Raises:
-        TypeError: if a part is no net, or ``distribution`` not callable.
+        TypeError: if a part is not a net, or ``distribution`` is not callable.
         ValueError: if a part is noisy; from ``act``, if the mode is unknown; when called, if the critic's output is not [..., 1].
 
     Example:
@@ -100,16 +101,16 @@ def actor_critic(trunk: Net, actor: Net, critic: Net, distribution: Callable[...
 
 
 def recurrent(cell: Any, policy: Any, encoder: Any = None) -> StatefulPolicy:
-    """Make a policy act on the output of a recurrent cell.
+    """Make a recurrent policy: a policy of the output of a recurrent cell.
 
     Args:
         cell: ``nn.gru``, ``nn.lstm`` or another :class:`funrl.nn.Recurrent`.
-        policy: a policy of what the cell returns.
-        encoder: a net from the observation to what the cell takes; None: it takes the observation.
+        policy: a policy of the output of the cell.
+        encoder: a net from the observation to the input of the cell; None: the input is the observation.
 
     Returns:
-        A :class:`StatefulPolicy` whose state is the cell's carry, and whose parameters are a dict of ``cell``, ``policy`` and, where
-        there is one, ``encoder``. The carry begins anew before the first observation of an episode.
+        A :class:`StatefulPolicy` whose state is the cell's carry, and whose parameters are a dict of ``cell``, ``policy`` and, if given,
+        ``encoder``. The carry is reset before the first observation of an episode.
 
     Raises:
         TypeError: if an argument is of another kind.

@@ -1,4 +1,4 @@
-"""The interface of policies, and what all of them share."""
+"""The interface of policies, and their shared functions."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -15,16 +15,16 @@ _MODES = ("random", "mode", "mean")
 
 
 class Policy(NamedTuple):
-    """A policy without memory.
+    """A policy without a state.
 
     Attributes:
         init: ``init(key, observation) -> params``.
-        act: ``act(params, key, observation) -> (action, extras)``, with a dict of what is known beside the action. Any leading
-            dimensions of the observation are those of the action, as far as the network takes them.
+        act: ``act(params, key, observation) -> (action, extras)``, with a dict of further outputs, such as ``log_prob``. Leading
+            dimensions of the observation are those of the action, if the network allows them.
         extras: the names of the extras.
-        in_keys: which entries it reads, where the observation is a dict of entries; None where it is passed to the network as it is.
-        first: the least of its actions, where it counts them, as :func:`q_value` does; None where that is not known.
-        projects: whether ``act`` takes ``space``, a space into which it projects an action before it takes its ``log_prob``.
+        in_keys: the entries that it reads, if the observation is a dict of entries; None if the network takes the whole observation.
+        first: the smallest of its actions, if they are numbered, as those of :func:`q_value` are; None if unknown.
+        projects: whether ``act`` has an argument ``space``, into which it projects an action before it computes its ``log_prob``.
     """
 
     init: Callable[..., Any]
@@ -36,11 +36,11 @@ class Policy(NamedTuple):
 
 
 class StatefulPolicy(NamedTuple):
-    """A policy that keeps something from step to step: the carry of a recurrent network, or correlated noise.
+    """A policy with a state from step to step: the carry of a recurrent network, or correlated noise.
 
     Attributes:
         init: ``init(key, observation) -> params``.
-        start: ``start(params, observation) -> state`` before the first step, for a single observation (and a batch by torch.func.vmap).
+        start: ``start(params, observation) -> state`` before the first step, for a single observation (use torch.func.vmap for a batch).
         act: ``act(params, key, state, observation, reset) -> (state, action, extras)``; ``reset`` is bool, True where the
             observation is the first of an episode.
         extras: the names of the extras.
@@ -73,7 +73,7 @@ def project(space: Any, action: Any) -> Any:
 
 
 def leading(space: Any, action: Any) -> torch.Size:
-    """Return the dimensions of a batch of actions, [] for a single one.
+    """Return the batch shape of actions, [] for a single one.
 
     Example:
         >>> import torch
@@ -88,22 +88,22 @@ def leading(space: Any, action: Any) -> torch.Size:
 
 
 def check_policy(what: str, policy: Any) -> None:
-    """Raise a TypeError unless ``policy`` is one; the message begins with ``what``.
+    """Raise a TypeError unless ``policy`` is a policy; the message begins with ``what``.
 
     Example:
         >>> check_policy("safe", 3)
         Traceback (most recent call last):
         ...
-        TypeError: safe: policy: expected a policy, got a int; policies.deterministic and its like make one of a net
+        TypeError: safe: policy: expected a policy, got a int; policies.deterministic, for example, makes one of a net
     """
     if not (hasattr(policy, "act") and hasattr(policy, "init") and hasattr(policy, "_replace")):
         raise TypeError(
-            f"{what}: policy: expected a policy, got a {type(policy).__name__}; policies.deterministic and its like make one of a net"
+            f"{what}: policy: expected a policy, got a {type(policy).__name__}; policies.deterministic, for example, makes one of a net"
         )
 
 
 def check_first(what: str, policy: Any, space: Any) -> None:
-    """Raise a ValueError if a policy is known to count its actions from another number than a space does; the message begins with ``what``.
+    """Raise a ValueError if a policy's first action is known and differs from that of a space; the message begins with ``what``.
 
     Example:
         >>> from funrl import policies, spaces
@@ -121,20 +121,20 @@ def check_first(what: str, policy: Any, space: Any) -> None:
 
 
 def check_log_prob(what: str, policy: Any) -> None:
-    """Raise a ValueError if a policy gives the ``log_prob`` of an action that is changed afterwards; the message begins with ``what``.
+    """Raise a ValueError if a policy has ``log_prob`` among its extras but its action is changed later; the message begins with ``what``.
 
     Example:
         >>> check_log_prob("epsilon_greedy", Policy(None, None, ("value",)))
     """
     if "log_prob" in policy.extras:
         raise ValueError(
-            f"{what}: policy: expected one without 'log_prob' among its extras, for the action that is played may be another than the one "
-            f"whose log_prob it gives, got {list(policy.extras)}; make it with stochastic(..., return_log_prob=False)"
+            f"{what}: policy: expected one without 'log_prob' among its extras, as the log_prob of the final action may differ, "
+            f"got {list(policy.extras)}; make it with stochastic(..., return_log_prob=False)"
         )
 
 
 def check_net(what: str, net: Any) -> tuple[str, ...] | None:
-    """Return the names of the entries that a net over entries writes, None for another net; the message begins with ``what``.
+    """Return the names of the entries that a net over entries writes, None for another net; messages begin with ``what``.
 
     Example:
         >>> from funrl import nn
@@ -147,7 +147,7 @@ def check_net(what: str, net: Any) -> tuple[str, ...] | None:
 
 
 def call_net(net: Any, params: Any, observation: Any, key: torch.Tensor | None) -> Any:
-    """Return the output of a net, which gets the key if it is noisy.
+    """Return the output of a net; a noisy net gets the key.
 
     Example:
         >>> from funrl import nn
@@ -158,7 +158,7 @@ def call_net(net: Any, params: Any, observation: Any, key: torch.Tensor | None) 
 
 
 def make_distribution(make: Callable[..., Any], output: Any) -> Any:
-    """Return the distribution of a net's output: a tensor is one argument, a tuple several, and a dict has them by name.
+    """Return the distribution for a net's output: a tensor is one argument, a tuple several, and a dict keyword arguments.
 
     Example:
         >>> from funrl.distributions import Categorical
@@ -171,7 +171,7 @@ def make_distribution(make: Callable[..., Any], output: Any) -> Any:
 
 
 def choose(what: str, distribution: Any, key: torch.Tensor | None, mode: str, space: Any = None) -> tuple[Any, Callable[[], torch.Tensor]]:
-    """Return an action, projected into a space where one is given, and a function that gives its log probability.
+    """Return an action, projected into ``space`` if given, and a function that returns its log probability.
 
     Example:
         >>> from funrl.distributions import Categorical

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, rows of metrics, and pictures of them; and where else metrics may go."""
+"""Records of runs: the folder of a run, metrics files, loggers, learning curves and videos."""
 
 from funrl.record import loggers
 from funrl.record.aggregate import bootstrap_interval, interquartile_mean

@@ -1,4 +1,4 @@
-"""What a handful of runs says: the interquartile mean, and an interval for it from a stratified bootstrap."""
+"""Statistics of a few runs: the interquartile mean, and its confidence interval by a stratified bootstrap."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from funrl import random
 
 __all__ = ["bootstrap_interval", "interquartile_mean"]
 
-# How many numbers are resampled at a time.
+# The number of values resampled at a time, which bounds the memory.
 _CHUNK = 1 << 22
 
 
 def interquartile_mean(scores: torch.Tensor) -> torch.Tensor:
-    r"""Return the mean of the middle half of scores: less swayed by a single run than the mean, less wasteful than the median.
+    r"""Return the mean of the middle half of scores: more robust than the mean, more efficient than the median.
 
     .. math:: \mathrm{IQM}(x) = \frac{1}{N - 2k} \sum_{i = k + 1}^{N - k} x_{(i)}, \quad k = \lfloor N / 4 \rfloor
 
@@ -49,22 +49,22 @@ def bootstrap_interval(
     num_resamples: int = 2_000,
     confidence: float = 0.95,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Return a percentile interval of a statistic by the stratified bootstrap: runs are drawn again, for each task on its own.
+    r"""Return a percentile interval of a statistic by the stratified bootstrap, which resamples the runs of each task separately.
 
     .. math:: x^{*r}_{nm} = x_{I_{rnm}, m}, \quad I_{rnm} \sim U\{1, \dots, N\}, \quad
         \left[ q_{\alpha / 2}, q_{1 - \alpha / 2} \right] \text{ of } T(x^{*1}), \dots, T(x^{*R})
 
-    The points of a curve (further dimensions) share the runs that are drawn.
+    All points of a curve (further dimensions) use the same resampled runs.
 
     Args:
         key: a key []; the same key gives the same interval.
         scores: floating point [N, M, ...]: N runs (or agents) on M tasks.
-        statistic: from [N M, ...], runs of all tasks, to [...].
+        statistic: a function from [N M, ...], the runs of all tasks, to [...].
         num_resamples: R >= 1.
-        confidence: how likely the interval is to hold the true value, in (0, 1).
+        confidence: the probability that the interval contains the true value, in (0, 1).
 
     Returns:
-        The lower and the upper end, each [...]. Of a single run both are the statistic itself: it says nothing of the spread.
+        The lower and the upper end, each [...]. With a single run both are the statistic itself, as there is no spread to estimate.
 
     Raises:
         TypeError: if ``scores`` is not floating point.
@@ -80,7 +80,7 @@ def bootstrap_interval(
     """
     _check_scores("bootstrap_interval", scores, 2)
     if bool(scores.isnan().any()):
-        raise ValueError("bootstrap_interval: scores: expected numbers, got NaN; leave out what has no score yet")
+        raise ValueError("bootstrap_interval: scores: expected numbers, got NaN; leave out runs without a score")
     if not isinstance(num_resamples, int) or num_resamples < 1:
         raise ValueError(f"bootstrap_interval: num_resamples: expected an integer of at least 1, got {num_resamples!r}")
     if not 0 < confidence < 1:

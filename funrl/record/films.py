@@ -1,4 +1,4 @@
-"""Films: frames written as mp4 or gif, and episodes of a policy, the copies of an environment side by side.
+"""Videos: frames written as mp4 or gif, and episodes of a policy with the copies of an environment side by side.
 
 Imageio is imported when a film is written.
 """
@@ -24,26 +24,26 @@ __all__ = ["SUFFIXES", "film", "grid", "video"]
 
 SUFFIXES = (".mp4", ".gif")
 
-# Drawing is compiled once it has taken as long as compiling does; a short film never gets there.
+# Rendering is compiled once it has taken as many seconds as a compilation takes; short videos are drawn without.
 _SECONDS_TO_COMPILE = 20.0
 _SECONDS_BETWEEN_WORDS = 5.0
 
 
 def video(path: str | os.PathLike, frames: Iterable[Any], *, frames_per_second: float = 30.0) -> None:
-    """Write frames as a film; one that is there is replaced once the new one is whole.
+    """Write frames as a video. An existing file is replaced once the new one is complete.
 
-    An mp4 (H.264) is written as the frames come. A gif is held in memory until the last one, a byte for each pixel of each; it has 256
-    colours a frame, and its pauses are whole hundredths of a second.
+    An mp4 (H.264) is written frame by frame. A gif is stored in memory until the last frame, one byte per pixel and frame; it has 256
+    colours per frame, and the time between frames is rounded to hundredths of a second.
 
     Args:
-        path: the film, which ends in ``.mp4`` or ``.gif``; its folder is made.
-        frames: pictures, uint8 [H, W, 3], tensors or arrays, all of one size; or several at a time, [B, H, W, 3], which :func:`grid`
-            puts side by side.
+        path: the file, which ends in ``.mp4`` or ``.gif``; its folder is created.
+        frames: pictures, uint8 [H, W, 3], tensors or arrays of the same size; or batches [B, H, W, 3], which :func:`grid` joins to one
+            picture.
         frames_per_second: above 0; a gif has at most 50.
 
     Raises:
         ModuleNotFoundError: if imageio, its ffmpeg or pillow is not installed.
-        TypeError: if a frame is no tensor or array.
+        TypeError: if a frame is neither a tensor nor an array.
         ValueError: if there are no frames, one has another dtype, shape or size, or another argument is out of its range.
         OSError: if the file cannot be written.
 
@@ -73,16 +73,16 @@ def film(
     frames_per_second: float = 30.0,
     progress: bool = False,
 ) -> Evaluation:
-    """Let a policy play whole episodes, and write what they look like.
+    """Record whole episodes of a policy as a video.
 
-    The copies of the environment stand side by side, each with its share of the episodes, one after another, and stay dimmed once it has
-    played them. Of a pure environment there are as many copies as episodes; a host environment has the copies that it was made
-    with, and its episodes are those that :func:`funrl.evaluate` plays with the same key. To film what is learned, call it in a hook of
-    training, a function that itself returns nothing.
+    The copies of the environment are shown side by side. Each copy plays its part of the episodes one after another, and is dimmed
+    when it has finished them. A pure environment has one copy for each episode. A host environment has the copies that it was made
+    with, and its episodes are those of :func:`funrl.evaluate` with the same key. To record a run during training, call this function
+    in a hook that returns nothing.
 
     Args:
-        path: the film, which ends in ``.mp4`` or ``.gif``; see :func:`video`.
-        params: what ``act`` learns.
+        path: the file, which ends in ``.mp4`` or ``.gif``; see :func:`video`.
+        params: the parameters of ``act``.
         key: a key [].
         env_params: the physical constants.
         env: the environment, pure or on the host, single or batched. It has to have ``render``: gymnasium's do with
@@ -90,16 +90,16 @@ def film(
         act: ``act(params, key, observation) -> (action, extras)`` or a :class:`funrl.policies.StatefulPolicy`, such as the ``greedy`` of
             an algorithm. None: random actions.
         num_episodes: N >= 1.
-        max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default.
+        max_steps: the maximum length of an episode; ``env.max_episode_steps`` by default.
         frames_per_second: a frame is a step of the environment; see :func:`video`.
-        progress: whether to say on stderr what is done, and every five seconds how far it is.
+        progress: whether to print the progress on stderr every five seconds.
 
     Returns:
         The :class:`funrl.acting.Evaluation` of the episodes, leaves [N].
 
     Raises:
         ModuleNotFoundError: if imageio, its ffmpeg or pillow is not installed.
-        ValueError: if the environment has no pictures, or an argument is out of its range.
+        ValueError: if the environment has no ``render``, or an argument is out of its range.
         OSError: if the file cannot be written.
 
     Example:
@@ -128,7 +128,7 @@ def film(
 
 
 def _telling(append: Callable[[Any], None], what: str) -> Callable[[Any], None]:
-    """Return ``append`` that says now and then how many frames there are."""
+    """Return ``append`` that prints the number of frames from time to time."""
     print(f"filming {what} ...", file=sys.stderr, flush=True)
     count, last = 0, time.monotonic()
 
@@ -148,13 +148,13 @@ def grid(pictures: Any, columns: int | None = None) -> np.ndarray:
 
     Args:
         pictures: uint8 [B, H, W, 3], a tensor or an array.
-        columns: how many stand in a row; by default as many as make the whole about as wide as high, or wider.
+        columns: the number of pictures in a row; by default the whole is about square, or wider than high.
 
     Returns:
-        uint8 [H', W', 3]; places that are left over are black.
+        uint8 [H', W', 3]; unused places are black.
 
     Raises:
-        TypeError: if ``pictures`` is no tensor or array.
+        TypeError: if ``pictures`` is neither a tensor nor an array.
         ValueError: if it has another dtype or shape, or ``columns`` is less than 1.
 
     Example:
@@ -175,13 +175,13 @@ def grid(pictures: Any, columns: int | None = None) -> np.ndarray:
 
 
 def _filmed(env: Env, num_episodes: int, append: Callable[[torch.Tensor], None]) -> Env:
-    """Return an environment that shows itself to ``append`` after each reset and step.
+    """Return the environment with functions that pass a picture to ``append`` after each reset and step.
 
-    It runs on the host, pure or not: a picture is taken between two steps and written at once, so that no film has to fit into memory.
+    The result is a host environment, even for a pure one: each picture is written at once, so that a video need not fit into memory.
     """
     copies = 1 if env.num_envs is None else env.num_envs
-    shares = [len(range(copy, num_episodes, copies)) for copy in range(min(copies, num_episodes))]  # as evaluate deals them out
-    playing = [-1] * len(shares)  # which of its episodes each copy plays
+    shares = [len(range(copy, num_episodes, copies)) for copy in range(min(copies, num_episodes))]  # as evaluate does
+    playing = [-1] * len(shares)  # the index of each copy's running episode
     shown: torch.Tensor | None = None
     render = _renderer(env)
 
@@ -224,7 +224,7 @@ def _filmed(env: Env, num_episodes: int, append: Callable[[torch.Tensor], None])
 
 
 def _renderer(env: Env) -> Callable[[Any, Any], torch.Tensor]:
-    """Return ``env.render``, compiled as soon as that is worth its time."""
+    """Return ``env.render`` that compiles itself once it has been called long enough."""
     if env.host:
         return env.render
     seconds, compiled = 0.0, None
@@ -245,7 +245,7 @@ def _renderer(env: Env) -> Callable[[Any, Any], torch.Tensor]:
 
 @contextlib.contextmanager
 def _writing(what: str, path: str | os.PathLike, frames_per_second: float) -> Iterator[Callable[[Any], None]]:
-    """Give the function that adds a frame to the film; put the film in its place if all went well."""
+    """Yield a function that appends a frame to the video; move the video to its path if there was no error."""
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
@@ -268,7 +268,7 @@ def _writing(what: str, path: str | os.PathLike, frames_per_second: float) -> It
         if size not in (None, picture.shape):
             raise ValueError(f"{what}: frames: expected all of one size, got {list(size)} and {list(picture.shape)}")
         size = picture.shape
-        if kind == ".mp4":  # the codec takes even sizes only
+        if kind == ".mp4":  # the codec requires even sizes
             picture = np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)], mode="edge")
         writer.append_data(picture)
 

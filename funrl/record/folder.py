@@ -1,4 +1,4 @@
-"""The folder of a run: which files it has, what was configured, and whether a run may begin or go on there."""
+"""The folder of a run: its files, its configuration, and the checks before a run starts or resumes there."""
 
 import contextlib
 import dataclasses
@@ -26,11 +26,11 @@ _FORMAT = 1
 
 
 class RunError(ValueError):
-    """What was asked for cannot be run: an argument, or the folder of the run. Nothing was written over."""
+    """Error: a run cannot start because of an argument or of its folder. No file was overwritten."""
 
 
 class Folder:
-    """Where a run lives.
+    """The folder of a run and the paths of its files.
 
     Args:
         path: the folder; it need not exist.
@@ -59,7 +59,7 @@ class Folder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, which is made where it is missing; raise a RunError if another run is under way there."""
+        """Lock the folder, which is created if missing; raise a RunError if another run uses it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = contextlib.ExitStack()
@@ -72,15 +72,15 @@ class Folder:
             yield
 
     def check_free(self) -> None:
-        """Raise a RunError if the folder holds a run, or a file that one would write over."""
+        """Raise a RunError if the folder contains a run, or a file that a run would overwrite."""
         if os.path.lexists(self.config):
-            raise RunError(f"{self}: another run is here; go on with it (--resume), or choose another folder (--out)")
+            raise RunError(f"{self}: another run is here; resume it (--resume), or choose another folder (--out)")
         for file in (self.metrics, self.curve, self.checkpoint.parent):
             if os.path.lexists(file):
-                raise RunError(f"{self}: there is a {file.name} already, which the run would write over; choose another folder (--out)")
+                raise RunError(f"{self}: there is a {file.name} already, which the run would overwrite; choose another folder (--out)")
 
     def check_writable(self) -> None:
-        """Make the folder; raise a RunError if that, or a file in it, cannot be done."""
+        """Create the folder; raise a RunError if that fails, or if no file can be written in it."""
         trial = self.path / ".writable.partial"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class Folder:
             raise RunError(f"{self}: cannot write there: {error.strerror or error}; choose another folder (--out)") from None
 
     def check_agrees(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return the configuration here; raise a RunError unless ``config`` describes this run, which may become longer."""
+        """Return the stored configuration; raise a RunError unless ``config`` is of the same run, possibly with more steps."""
         old = read_config(self.path)
         pairs = [(name, old.get(name), value) for name, value in config.items() if name not in ("options", "versions", "total_steps")]
         names = sorted({*config["options"], *old["options"]})
@@ -114,7 +114,7 @@ class Folder:
         return old
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write ``config.json``, all of it or nothing."""
+        """Write ``config.json`` atomically."""
         checkpoint.write_atomic(self.config, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
 
 
@@ -128,13 +128,13 @@ def _is_greater(now: Any, before: Any) -> bool:
 def describe(
     algo: Algorithm, key: torch.Tensor, total_steps: int, num_agents: int, notes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what ``config.json`` says of a run.
+    """Return the contents of a run's ``config.json``.
 
     Args:
         algo: the algorithm.
         key: a key [].
-        total_steps: of each agent.
-        num_agents: how many.
+        total_steps: the environment steps of each agent.
+        num_agents: the number of agents.
         notes: further entries, such as the seed.
 
     Returns:
@@ -164,7 +164,7 @@ def describe(
         "options": {name: _to_json(value) for name, value in dataclasses.asdict(algo.config).items()},
         "versions": {"funrl": version, "torch": torch.__version__, "python": platform.python_version()},
     }
-    return json.loads(json.dumps(config))  # tuples are lists from here on, as they will be when read again
+    return json.loads(json.dumps(config))  # tuples become lists, as they do when the file is read
 
 
 def read_config(out: str | os.PathLike) -> dict[str, Any]:
@@ -174,10 +174,10 @@ def read_config(out: str | os.PathLike) -> dict[str, Any]:
         out: the folder of the run.
 
     Returns:
-        What :func:`describe` returned.
+        The result of :func:`describe`.
 
     Raises:
-        RunError: if the folder holds no run, or its ``config.json`` cannot be read.
+        RunError: if the folder contains no run, or its ``config.json`` cannot be read.
 
     Example:
         >>> read_config("/nowhere")
@@ -210,14 +210,14 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
     """Make the algorithm of a run again.
 
     Args:
-        config: what :func:`read_config` returned.
-        trust: whether a module may be imported that the name of the environment asks for (``gymnasium:MODULE:ID``), which runs its code.
+        config: the result of :func:`read_config`.
+        trust: whether to allow the import of a module that the environment's name contains (``gymnasium:MODULE:ID``). This runs its code.
 
     Raises:
         ValueError: if there is no such algorithm or environment, or an option is out of its range, or the environment had settings or
-            transforms, which its name does not tell, or a module is to be imported without ``trust``.
+            transforms, which its name does not contain, or a module would be imported without ``trust``.
         TypeError: if an option has the wrong type.
-        ImportError: if an environment on the host lacks a package.
+        ImportError: if a host environment lacks a package.
 
     Example:
         >>> import funrl
@@ -229,7 +229,7 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
     module, colon, _ = id.partition(":")
     if colon and bridge == "gymnasium" and not trust:
         raise ValueError(
-            f"its environment {config['env']} imports the module {module!r}, and so runs what that holds; if you trust the folder, "
+            f"its environment {config['env']} imports the module {module!r}, which runs its code; if you trust the folder, "
             "say so: load_run(..., trust=True), or --trust"
         )
     if config["algorithm"] not in algos.names():
@@ -240,8 +240,8 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
     before, now = config.get("environment"), _shown(algo.env)
     if before not in (None, now):
         raise ValueError(
-            f"the environment was {before}, of which the name alone gives {now}; make it yourself, and the algorithm for it, and read "
-            "the run with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with "
+            f"the environment was {before}, but its name alone gives {now}; make the environment and the algorithm yourself, and read "
+            "the run with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
             "funrl.train(algo, ..., out=..., resume=True)"
         )
     return algo
@@ -270,7 +270,7 @@ def check_algorithm(config: dict[str, Any], algo: Algorithm) -> None:
 
 
 def options_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the options in a ``config.json`` as its algorithm takes them.
+    """Return the options in a ``config.json`` with the types that its algorithm expects.
 
     Raises:
         ValueError: if there is no such algorithm, or a string stands where its default is a number.
@@ -284,7 +284,7 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(env: Env) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(env))  # of a function, whose address is another in each process
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(env))  # the address of a function differs between processes
 
 
 def _to_json(value: Any) -> Any:

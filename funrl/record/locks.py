@@ -1,4 +1,4 @@
-"""Locks of files and folders that one process at a time may write; they end with the process, however it ends."""
+"""Locks of files and folders, so that one process at a time writes them. The system releases them when the process ends."""
 
 import contextlib
 import errno
@@ -12,30 +12,30 @@ from funrl.tree.files import naming
 fcntl: Any
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows, where files are not locked
+except ModuleNotFoundError:  # Windows: files are not locked there
     fcntl = None
 
 __all__ = ["Busy", "append", "hold", "open_to_append"]
 
 _NAME = ".lock"
-_OTHERS = (errno.EACCES, errno.EAGAIN)  # what a lock that another one holds gives; all else says that there are no locks here
-_held: set[Path] = set()  # by this process, for which its own locks are none
+_OTHERS = (errno.EACCES, errno.EAGAIN)  # errors if another process holds the lock; others mean that the file system has no locks
+_held: set[Path] = set()  # paths that this process has locked; a process is never stopped by its own locks
 
 
 class Busy(Exception):
-    """Who holds a lock, in words such as "process 17"."""
+    """Error: a lock is held. The message is the holder, such as "process 17"."""
 
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder: a file in it, of a process that is alive, which is removed at the end.
+    """Lock a folder with a lock file in it, which is removed at the end.
 
     Args:
-        folder: is there.
+        folder: an existing folder.
 
     Raises:
-        Busy: if another process holds it, or another part of this one.
-        OSError: if nothing can be written there.
+        Busy: if another process, or another part of this one, holds the lock.
+        OSError: if the lock file cannot be written.
 
     Example:
         >>> import tempfile
@@ -58,14 +58,14 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.getpid() == mine:  # and not that of a process that was forked meanwhile
+        if os.getpid() == mine:  # not in a process that was forked in the meantime
             _held.discard(path)
             path.unlink(missing_ok=True)
             os.close(file)
 
 
 def _take(path: Path) -> int:
-    # Locks of lockf are the process's own: a process that it forked, and that outlives it, does not have them.
+    # Locks of lockf belong to one process: a forked child that outlives it does not hold them.
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
@@ -77,21 +77,21 @@ def _take(path: Path) -> int:
                 raise Busy(f"process {owner}" if owner.isdigit() else "another process") from None
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break
-        os.close(file)  # its holder has removed it since it was opened
-    with contextlib.suppress(OSError):  # of a full disk: the number is for messages only
+        os.close(file)  # the holder has removed the file since it was opened
+    with contextlib.suppress(OSError):  # a full disk: the number is only used in messages
         os.ftruncate(file, 0)
         os.write(file, str(os.getpid()).encode())
     return file
 
 
 def open_to_append(path: str | os.PathLike) -> BinaryIO:
-    """Open a file for reading and for writing at its end, which one process at a time may do, and in it one object.
+    """Open a file to read and append. Only one object in one process may do so at a time.
 
     Args:
-        path: the file; it is made where it is missing.
+        path: the file; it is created if missing.
 
     Raises:
-        ValueError: if it is open so already.
+        ValueError: if it is already open in this way.
         OSError: if it cannot be opened.
 
     Example:
@@ -107,12 +107,12 @@ def open_to_append(path: str | os.PathLike) -> BinaryIO:
         except OSError as error:
             if error.errno in _OTHERS:
                 file.close()
-                raise ValueError(f"{path}: it is being written already, here or by another process; write elsewhere") from None
+                raise ValueError(f"{path}: it is being written already, here or by another process; write to another file") from None
     return file
 
 
 def append(file: BinaryIO, text: str) -> None:
-    """Write text to the end of a file; it reaches the operating system before this returns.
+    """Append text to a file. The operating system has the text when this returns.
 
     Raises:
         OSError: that names the file, if it cannot be written.

@@ -1,7 +1,7 @@
-"""Where the metrics of a loop go: the console, files, TensorBoard, Weights & Biases, or several of them at once.
+"""Loggers of metrics: console, files, TensorBoard, Weights & Biases, or several of them at once.
 
-A logger is a pair of functions. As a hook of :func:`funrl.train` it is passed through :func:`hook`; in a loop of one's own it is called
-as ``logger.log(step, metrics)``.
+A logger is a pair of functions. :func:`hook` makes a hook for :func:`funrl.train` of it; in your own loop call
+``logger.log(step, metrics)``.
 """
 
 import contextlib
@@ -23,21 +23,21 @@ from funrl.tree.files import read_json, say
 
 __all__ = ["Logger", "console", "csv", "hook", "jsonl", "several", "tensorboard", "wandb"]
 
-# Of more agents than these there are the mean and quantiles in place of a scalar for each.
+# With more agents than this, the mean and quantiles are logged instead of a scalar for each agent.
 _MANY_AGENTS = 8
 _QUANTILES = (0.1, 0.5, 0.9)
 
 
 class Logger(NamedTuple):
-    """What takes metrics. Anything with these two functions is one.
+    """A logger of metrics. Any object with these two functions is one.
 
-    Those made here take as a metric a number, or a tensor or array [] or, one for each of K agents, [K]. They raise a ValueError where a
-    metric is something else, where ``step`` falls, and after ``close``, of which a second call does nothing. In a ``with``
-    statement a logger closes itself.
+    The loggers of this module accept as a metric a number, a tensor or array [], or [K] with one number for each of K agents. They raise
+    a ValueError for other metrics, if ``step`` decreases, and after ``close``. A second ``close`` does nothing. A ``with`` statement
+    closes the logger.
 
     Attributes:
-        log: ``log(step, metrics)``: a whole number, and a mapping from names to metrics.
-        close: ``close()``: write what waits, and give back files and processes.
+        log: ``log(step, metrics)``: an integer, and a mapping from names to metrics.
+        close: ``close()``: write all that is buffered, close files and end processes.
 
     Example:
         >>> rows = []
@@ -58,10 +58,10 @@ class Logger(NamedTuple):
 
 
 def hook(logger: Logger) -> Callable[[int, Any, Mapping[str, Any]], None]:
-    """Return the logger as a function of step, state and metrics, which is what a training loop calls.
+    """Return a hook for :func:`funrl.train` that passes the metrics to a logger.
 
     Args:
-        logger: where the metrics go; whoever made it closes it.
+        logger: the logger; it is not closed here.
 
     Example:
         >>> log = hook(console(sys.stdout))
@@ -72,10 +72,10 @@ def hook(logger: Logger) -> Callable[[int, Any, Mapping[str, Any]], None]:
 
 
 def several(*loggers: Logger) -> Logger:
-    """Return the logger that passes all on to several others; its ``close`` closes every one, even if one of them fails.
+    """Return a logger that calls several others. Its ``close`` closes all of them, even if one raises.
 
     Args:
-        *loggers: in the order in which they are called.
+        *loggers: the loggers, in the order of the calls.
 
     Example:
         >>> rows = []
@@ -99,11 +99,11 @@ def several(*loggers: Logger) -> Logger:
 
 
 def console(file: TextIO | None = None, *, names: Sequence[str] | None = None) -> Logger:
-    """Return a logger that prints a line for each step; of several agents the mean, the least and the greatest.
+    """Return a logger that prints a line for each step; with several agents the mean, the minimum and the maximum.
 
     Args:
-        file: where to; None: the standard error output.
-        names: which metrics to show, in this order; None: all of them. What a step does not have is left out.
+        file: the output; None: standard error.
+        names: the metrics to show, in this order; None: all of them. A metric that a step lacks is left out.
 
     Example:
         >>> with console(sys.stdout, names=["episode_return", "loss"]) as logger:
@@ -122,16 +122,16 @@ def console(file: TextIO | None = None, *, names: Sequence[str] | None = None) -
 def csv(path: str | os.PathLike, *, keep: int = 0) -> Logger:
     """Return a logger that writes a :class:`MetricsFile` with the columns ``step`` and ``agent`` and one for each metric.
 
-    A step has a row for each agent; a metric without agents stands in all of them. Numbers have nine digits. Where a step has no such
-    metric, as before its first time, there is NaN; for a new one the file is written anew. :func:`read_metrics` reads the file.
+    A step has a row for each agent; a metric without agents is repeated in all of them. Numbers have nine digits. If a step lacks a
+    metric, its entry is NaN; a new metric adds a column, for which the file is rewritten. :func:`read_metrics` reads the file.
 
     Args:
-        path: the file; its folder is made.
-        keep: the last step whose rows stay, where the file is there already; later ones go to the end of ``PATH.cut``.
+        path: the file; its folder is created.
+        keep: the last step whose rows remain in an existing file; later rows are moved to the end of ``PATH.cut``.
 
     Raises:
-        ValueError: from ``log``, if a name has a comma or the like, or is ``step`` or ``agent``, or the file is being written already,
-            or is none of this logger.
+        ValueError: from ``log``, if a name contains a comma or another separator, or is ``step`` or ``agent``, or the file is being
+            written already or was not written by this logger.
         OSError: if the file cannot be written.
 
     Example:
@@ -152,7 +152,7 @@ def csv(path: str | os.PathLike, *, keep: int = 0) -> Logger:
         there = ("step", "agent") if file is None else file.columns
         for name in metrics:
             if name in ("step", "agent") or any(mark in name for mark in ',"\r\n'):
-                raise ValueError(f"csv: metrics: {name!r} cannot be the name of a column; call it otherwise")
+                raise ValueError(f"csv: metrics: {name!r} cannot be the name of a column; choose another name")
         if file is None:
             before = columns_of(path)
             file = MetricsFile(path, before if before[:2] == there else [*there, *metrics], keep=keep)
@@ -166,17 +166,17 @@ def csv(path: str | os.PathLike, *, keep: int = 0) -> Logger:
 
 
 def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
-    """Return a logger that writes a line of JSON for each step: ``step``, and all metrics, which may be others each time.
+    """Return a logger that writes a line of JSON for each step: ``step`` and all metrics, which may differ from step to step.
 
     A metric of K agents is a list. JSON has no NaN and no infinity: they are ``null`` and the strings ``"inf"`` and ``"-inf"``.
 
     Args:
-        path: the file; its folder is made.
-        keep: the last step whose line stays, where the file is there already; later ones go to the end of ``PATH.cut``.
+        path: the file; its folder is created.
+        keep: the last step whose line remains in an existing file; later lines are moved to the end of ``PATH.cut``.
 
     Raises:
-        ValueError: if the file is being written already, or has a line up to ``keep`` after one that is damaged or later; from ``log``,
-            if a metric is called ``step``.
+        ValueError: if the file is being written already, or a damaged or later line precedes one that ``keep`` retains; from ``log``,
+            if a metric is named ``step``.
         OSError: if the file cannot be written.
 
     Example:
@@ -202,7 +202,7 @@ def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
 
     def write(step: int, metrics: dict[str, np.ndarray]) -> None:
         if "step" in metrics:
-            raise ValueError("jsonl: metrics: 'step' is the number of the step already; call the metric otherwise")
+            raise ValueError("jsonl: metrics: 'step' is the number of the step already; choose another name")
         row = {"step": step, **{name: _to_json(x.tolist()) for name, x in metrics.items()}}
         append(file, json.dumps(row, allow_nan=False) + "\n")
 
@@ -212,13 +212,13 @@ def jsonl(path: str | os.PathLike, *, keep: int = 0) -> Logger:
 def tensorboard(folder: str | os.PathLike, *, keep: int | None = None, agents: Sequence[int] | None = None) -> Logger:
     """Return a logger that writes events for TensorBoard (``tensorboard --logdir FOLDER``).
 
-    A metric of K agents is K scalars, ``loss/0``, ``loss/1``, ...; of more than 8 it is ``loss/mean``, ``loss/quantile_0.1``,
-    ``loss/quantile_0.5`` and ``loss/quantile_0.9``, in which agents that have NaN do not count, and a scalar for each of ``agents``.
+    A metric of K agents becomes K scalars, ``loss/0``, ``loss/1``, ...; with more than 8 agents ``loss/mean``, ``loss/quantile_0.1``,
+    ``loss/quantile_0.5`` and ``loss/quantile_0.9``, which ignore NaN, and a scalar for each of ``agents``.
 
     Args:
-        folder: where the events go; it is made.
-        agents: which agents, from 0, have scalars of their own. None: all of up to 8, none of more.
-        keep: the last step whose scalars are still shown, where an earlier run left some in the folder; None: all of them.
+        folder: the folder of the events; it is created.
+        agents: the indices of the agents with separate scalars. None: all of up to 8 agents, none of more.
+        keep: the last step whose scalars are still shown if the folder has events of an earlier run; None: all of them.
 
     Raises:
         ModuleNotFoundError: if tensorboard is not installed.
@@ -253,22 +253,22 @@ def wandb(
     mode: str = "offline",
     agents: Sequence[int] | None = None,
 ) -> Logger:
-    """Return a logger that writes a run of Weights & Biases: on this machine, to be sent later by ``wandb sync``, or at once.
+    """Return a logger that writes a run of Weights & Biases: to files that ``wandb sync`` can send later, or directly to the service.
 
     A metric of K agents becomes scalars as for :func:`tensorboard`. The files are written by a process of wandb, which may take a moment
     longer than ``close``.
 
     Args:
-        project: what the run belongs to.
-        folder: where its files go, in ``wandb/``; it is made.
-        name: of the run; None: one is made up.
-        config: what the run was configured with.
-        mode: ``"offline"``: nothing leaves this machine; ``"online"``: to the service, which wants an account.
+        project: the project of the run.
+        folder: the folder of its files, which are in ``wandb/``; it is created.
+        name: the name of the run; None: a generated one.
+        config: the configuration of the run.
+        mode: ``"offline"``: nothing leaves this machine; ``"online"``: to the service, which requires an account.
         agents: as for :func:`tensorboard`.
 
     Raises:
         ModuleNotFoundError: if wandb is not installed.
-        ValueError: if ``mode`` is another.
+        ValueError: if ``mode`` is neither.
 
     Example:
         >>> import tempfile
@@ -286,26 +286,26 @@ def wandb(
         raise _missing("wandb") from None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(silent=True, console="off", reinit="create_new")  # several runs in one process, each on its own
+    settings = wandb.Settings(silent=True, console="off", reinit="create_new")  # several independent runs in one process
     run = wandb.init(project=project, dir=folder, name=name, config=dict(config or {}), mode=mode, settings=settings)
     return _checked("wandb", lambda step, metrics: run.log(_scalars(metrics, agents), step=step), run.finish)
 
 
 def _checked(what: str, write: Callable[[int, dict[str, np.ndarray]], None], close: Callable[[], None]) -> Logger:
-    """Return the logger that looks at what it is given, once, before ``write`` gets it as arrays [] or [K] on the host."""
+    """Return a logger that checks the metrics, and calls ``write`` with them as arrays [] or [K] on the host."""
     last: int | None = None
     closed = False
 
     def log(step: int, metrics: Mapping[str, Any]) -> None:
         nonlocal last
         if closed:
-            raise ValueError(f"{what}: log: the logger is closed; make another one")
+            raise ValueError(f"{what}: log: the logger is closed; make a new one")
         try:
             number = operator.index(step)
         except TypeError:
             raise TypeError(f"{what}: step: expected a whole number, got {step!r}") from None
         if number < (0 if last is None else last):
-            raise ValueError(f"{what}: step: expected at least {last or 0}, got {number}; steps never fall")
+            raise ValueError(f"{what}: step: expected at least {last or 0}, got {number}; steps must not decrease")
         values = _values(what, metrics)
         write(number, values)
         last = number
@@ -336,12 +336,12 @@ def _values(what: str, metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if value.ndim:
             agents[name] = value.size
     if len(set(agents.values())) > 1:
-        raise ValueError(f"{what}: metrics: expected as many numbers as agents in each, got {agents}")
+        raise ValueError(f"{what}: metrics: expected the same number of agents in each, got {agents}")
     return values
 
 
 def _scalars(metrics: dict[str, np.ndarray], agents: Sequence[int] | None) -> dict[str, float]:
-    """Return a number for each metric; of several agents one for each of ``agents``, and of many the mean and quantiles."""
+    """Return a number for each metric; with several agents one for each of ``agents``, and with many the mean and quantiles."""
     scalars: dict[str, float] = {}
     for name, x in metrics.items():
         if not x.ndim:

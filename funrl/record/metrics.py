@@ -1,4 +1,4 @@
-"""Metrics as rows of a CSV file, one for each agent and update."""
+"""Metrics in a CSV file, with a row for each agent and update."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -14,20 +14,19 @@ __all__ = ["MetricsFile", "read_metrics"]
 
 
 class MetricsFile:
-    """A CSV file that only grows; the first column is ``update`` or ``step``, a whole number that never falls.
+    """A CSV file to which rows are appended; the first column is ``update`` or ``step``, an integer that never decreases.
 
-    Opening a file that is there cuts off the rows after update ``keep``, and a row that was not written to its end, so that a run that
-    goes on from a checkpoint, and writes them again, has no update twice. What was cut off goes to the end of ``PATH.cut``, so that nothing
-    is lost. One object writes at a time.
+    Opening an existing file removes the rows after update ``keep`` and an incomplete last row, so that a run that resumes from a
+    checkpoint has no update twice. The removed rows are moved to the end of ``PATH.cut``. One object at a time may write a file.
 
     Args:
-        path: the file; it is made where it is missing.
+        path: the file; it is created if missing.
         columns: the names of the columns; the first is ``update`` or ``step``.
-        keep: the last update, or step, whose rows stay.
+        keep: the last update, or step, whose rows remain.
 
     Raises:
-        ValueError: if the first column is neither ``update`` nor ``step``, or the file has other columns, is being written already,
-            or has a row up to ``keep`` after one that is damaged or later.
+        ValueError: if the first column is neither ``update`` nor ``step``, or the file has other columns or is being written already,
+            or a damaged or later row precedes one that ``keep`` retains.
         OSError: if the file cannot be written.
 
     Example:
@@ -57,13 +56,13 @@ class MetricsFile:
             raise
 
     def append(self, rows: Iterable[Sequence[int | float]]) -> None:
-        """Add rows of numbers, in the order of the columns; they reach the operating system before this returns."""
+        """Append rows of numbers, in the order of the columns. The operating system has them when this returns."""
         append(self._file, "".join([_line([_text(x) for x in row]) for row in rows]))
 
     def add_columns(self, names: Sequence[str]) -> None:
-        """Add columns, which are NaN in the rows that are there; the file is written anew, all of it or nothing."""
+        """Add columns, with NaN in the existing rows. The file is rewritten atomically."""
         if wrong := [name for name in names if name in self.columns]:
-            raise ValueError(f"MetricsFile: add_columns: names: expected new ones, got {wrong[0]!r}, which is there")
+            raise ValueError(f"MetricsFile: add_columns: names: expected new ones, got {wrong[0]!r}, which exists already")
         self._file.seek(0)
         lines = iter(self._file)
         next(lines)
@@ -90,16 +89,16 @@ class MetricsFile:
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read what :class:`MetricsFile` wrote.
+    """Read a file of :class:`MetricsFile`.
 
     Args:
         path: the file.
 
     Returns:
-        For each column, float64 [rows]; a last row that was not written to its end is left out.
+        A dict of the columns, float64 [rows]; an incomplete last row is left out.
 
     Raises:
-        ValueError: if a row has another number of columns than the first line, or something else than numbers, or the file is not of
+        ValueError: if a row does not have a number for each column of the first line, or the file was not written by
             :class:`MetricsFile`.
         OSError: if the file cannot be read.
 
@@ -115,10 +114,10 @@ def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         lines = Path(path).read_bytes().decode("utf-8").split("\n")[:-1]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text, got bytes that are no UTF-8 ({error.reason}); restore a copy") from None
+        raise ValueError(f"{path}: expected text, got bytes that are not UTF-8 ({error.reason}); restore a copy") from None
     columns = lines[0].rstrip("\r").split(",") if lines else []
     if len(set(columns)) < len(columns):
-        raise ValueError(f"{path}: expected different names of columns, got {lines[0][:200]!r}; restore a copy")
+        raise ValueError(f"{path}: expected names of columns, each once, got {lines[0][:200]!r}; restore a copy")
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
@@ -133,7 +132,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def columns_of(path: str | os.PathLike) -> tuple[str, ...]:
-    """Return the names of the columns of a file that is there and has some, or none.
+    """Return the names of the columns of a file, or none if it is missing or empty.
 
     Example:
         >>> columns_of("/nowhere/metrics.csv")
@@ -148,13 +147,13 @@ def columns_of(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def _number(text: str) -> float:
-    if "_" in text or text != text.strip() or not text.isascii():  # which float would take
+    if "_" in text or text != text.strip() or not text.isascii():  # float() would accept these
         raise ValueError
     return float(text)
 
 
 def _end_of(file: BinaryIO, path: Path, columns: tuple[str, ...], keep: int) -> int:
-    """Return how many bytes hold the header and the rows up to update ``keep``; 0 where there is no more than a part of the header."""
+    """Return the number of bytes of the header and the rows up to update ``keep``; 0 if the header is incomplete."""
     file.seek(0)
     header = file.readline()
     if not header.endswith(b"\n") and _line(columns).encode().startswith(header):
@@ -170,18 +169,18 @@ def _end_of(file: BinaryIO, path: Path, columns: tuple[str, ...], keep: int) -> 
 
 
 def rows_end(file: BinaryIO, keep: int, number: Callable[[bytes], int | None]) -> int:
-    """Return where the rows end that are whole and count up to ``keep``.
+    """Return the end of the complete rows with numbers up to ``keep``.
 
     Args:
-        file: open for reading in binary; it stands at the first row.
-        keep: the last number of a row that stays.
-        number: ``number(line)``: what a row counts, or None where it is no row.
+        file: a binary file open for reading, positioned at the first row.
+        keep: the last number of a row that remains.
+        number: ``number(line)``: the update or step of a row, or None if the line is not a row.
 
     Returns:
         The offset in bytes from the beginning of the file.
 
     Raises:
-        ValueError: if a row up to ``keep`` comes after one that is no row or counts more, and so would be lost.
+        ValueError: if a row up to ``keep`` would be lost, because it comes after a line that is not a row, or after a later one.
 
     Example:
         >>> import io
@@ -201,7 +200,7 @@ def rows_end(file: BinaryIO, keep: int, number: Callable[[bytes], int | None]) -
 
 
 def cut(file: BinaryIO, end: int) -> None:
-    """Cut off what stands after ``end`` in a file that :func:`open_to_append` opened, and put it at the end of the file ``NAME.cut``.
+    """Move the bytes after ``end`` of a file that :func:`open_to_append` opened to the end of the file ``NAME.cut``.
 
     Example:
         >>> import tempfile
@@ -213,7 +212,7 @@ def cut(file: BinaryIO, end: int) -> None:
     """
     file.seek(end)
     rest = file.read()
-    if rest.strip(b"\0"):  # zeros are what a machine that lost its power leaves
+    if rest.strip(b"\0"):  # a power failure can leave zeros
         with open_to_append(f"{file.name}.cut") as other:
             append(other, rest.decode("utf-8", "replace").rstrip("\n") + "\n")
     with naming(file.name):
@@ -230,5 +229,5 @@ def _line(parts: Sequence[str]) -> str:
 
 
 def _text(x: Any) -> str:
-    # Nine digits tell all float32 apart.
+    # Nine digits distinguish all float32 numbers.
     return str(x) if isinstance(x, int) else f"{x:.9g}"

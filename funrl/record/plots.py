@@ -1,4 +1,4 @@
-"""Pictures of runs. Matplotlib is imported when one is drawn, and none of its global state is touched."""
+"""Learning curves. Matplotlib is imported when one is drawn, and its global state is not changed."""
 
 import os
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ __all__ = ["SUFFIXES", "learning_curve", "learning_curves"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# No curve of several runs has more points: an interval for each of ten thousand updates would take minutes and show nothing more.
+# The maximum number of points of a curve of several runs. An interval for each of ten thousand updates would take minutes.
 _POINTS = 200
 
 
 def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *, title: str = "") -> None:
-    """Draw the mean episode return over the environment steps as a PNG file.
+    """Draw the mean episode return over the environment steps to a PNG file.
 
-    With several agents it draws each as a thin line, their mean as a thick one, and the band between their quartiles.
+    With several agents it draws a thin line for each, a thick one for the mean, and the band between the quartiles.
 
     Args:
-        metrics: columns [rows], as :func:`funrl.record.read_metrics` gives them: ``update``, ``agent``, ``steps`` and
+        metrics: columns [rows], as :func:`funrl.record.read_metrics` returns them: ``update``, ``agent``, ``steps`` and
             ``episode_return``. Every update has a row for each agent. A return that is NaN (no episode has ended yet) is left out.
-        path: the picture.
-        title: what stands above it.
+        path: the file.
+        title: the title of the picture.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -68,22 +68,22 @@ def learning_curves(
 ) -> None:
     """Draw the episode returns of several runs over the environment steps in one picture.
 
-    Of each run it draws the interquartile mean over its agents, and around it the interval of a bootstrap that draws agents again. A
-    single agent has no interval.
+    For each run it draws the interquartile mean over its agents, and its bootstrap interval over resampled agents. A single agent has no
+    interval.
 
-    A run of many updates is cut into 200 windows of about as many updates, in which the returns of an agent are averaged. Where no
-    episode of an agent ended in a window its last return stands, and a curve begins where all agents have one.
+    A run of many updates is divided into 200 windows of about equal numbers of updates, and the returns of an agent are averaged in each
+    window. If no episode of an agent ended in a window, its last return is used. A curve begins where all agents have a return.
 
     Args:
         key: a key []; the same key gives the same intervals.
-        runs: from the label of a run to its columns [rows], as for :func:`learning_curve`.
-        path: the picture; its suffix says whether it is ``.png``, ``.svg`` or ``.pdf``. Its folder is made.
-        title: what stands above it.
-        confidence: how likely an interval is to hold the true value, in (0, 1).
+        runs: a dict from the label of a run to its columns [rows], as for :func:`learning_curve`.
+        path: the file, which ends in ``.png``, ``.svg`` or ``.pdf``; its folder is created.
+        title: the title of the picture.
+        confidence: the probability that an interval contains the true value, in (0, 1).
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if there are no runs, one has no rows or lacks a column, or the suffix is another.
+        ValueError: if there are no runs, one has no rows or lacks a column, or the suffix is none of these.
 
     Example:
         >>> import tempfile, numpy as np
@@ -106,7 +106,7 @@ def learning_curves(
         steps, returns = _in_windows(steps, returns)
         num_agents = returns.shape[1]
         scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
-        # A path that the locale could not decode has surrogates, which cannot be drawn.
+        # A path that the locale cannot decode contains surrogates, which cannot be drawn.
         shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         label = f"{shown} ({num_agents} agents)" if num_agents > 1 else shown
         colour = f"C{number}"
@@ -124,7 +124,7 @@ def learning_curves(
 
 
 def _by_update(what: str, metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps [updates] and the returns [updates, agents], NaN where no episode has ended."""
+    """Return the steps [updates] and the returns [updates, agents], NaN if no episode has ended."""
     missing = [name for name in ("update", "agent", "steps", "episode_return") if name not in metrics]
     if missing:
         raise ValueError(f"{what}: expected a column {missing[0]!r}, got {', '.join(metrics)}")
@@ -138,7 +138,7 @@ def _by_update(what: str, metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray
 
 
 def _in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps at the end of each window, and what each agent had there, from where all have a return on."""
+    """Return the last step and the agents' returns of each window, from the first window in which all agents have a return."""
     points, last = [], np.full(returns.shape[1], np.nan)
     ends = np.linspace(0, len(steps), min(len(steps), _POINTS) + 1).round().astype(int)[1:]
     for window in np.split(returns, ends[:-1]):
@@ -151,7 +151,7 @@ def _in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _axes() -> Any:
-    """Return the axes of a new figure, which is drawn without a screen."""
+    """Return the axes of a new figure that needs no display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ def _axes() -> Any:
 
 
 def _save(axes: Any, path: Path, kind: str) -> None:
-    """Write the figure, all of it or nothing."""
+    """Write the figure atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "wb") as file:

@@ -1,4 +1,4 @@
-"""Training from outside the program: compile an algorithm's step, call it, watch it, and keep what it learns."""
+"""Training loop on the host: compiles and calls an algorithm's step, logs metrics, and saves checkpoints."""
 
 from funrl.record import RunError
 from funrl.training import hooks

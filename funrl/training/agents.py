@@ -1,4 +1,4 @@
-"""Several agents side by side: their keys, functions of all of them, and how they play."""
+"""Several agents trained at once: their keys, functions mapped over all of them, and their evaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ from funrl.compiler import compile
 
 __all__ = ["agent_keys", "evaluate_agents", "over_agents", "player"]
 
-# From how many steps of an episode on it is worth while to compile an evaluation.
+# Evaluations of environments with longer episodes than this are compiled.
 _MANY_STEPS = 1_000
 
 
 def agent_keys(key: torch.Tensor, num_agents: int) -> torch.Tensor:
-    """Return the keys [K] of agents, or that of the only one [].
+    """Return the keys [K] of K agents, or the key [] of a single one.
 
     Example:
         >>> bool(agent_keys(random.key(0), 1) == agent_keys(random.key(0), 3)[0])
@@ -28,7 +28,7 @@ def agent_keys(key: torch.Tensor, num_agents: int) -> torch.Tensor:
 
 
 def over_agents(f: Any, num_agents: int, in_dims: Any = 0) -> Any:
-    """Return a function of one agent as one of all.
+    """Return a function of one agent as a function of all agents.
 
     Example:
         >>> over_agents(lambda x: x.sum(), 2)(torch.ones(2, 3)), over_agents(lambda x: x.sum(), 1)(torch.ones(3))
@@ -38,7 +38,7 @@ def over_agents(f: Any, num_agents: int, in_dims: Any = 0) -> Any:
 
 
 def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any, torch.Tensor], Evaluation]:
-    """Return ``play(state, key)``, which is :func:`evaluate_agents`, compiled once where it is compiled.
+    """Return a function ``play(state, key)`` that evaluates as :func:`evaluate_agents` does, and compiles at most once over all calls.
 
     Example:
         >>> import funrl
@@ -57,17 +57,18 @@ def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any
 
 
 def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes: int, *, num_agents: int = 1) -> Evaluation:
-    """Let each agent play whole episodes without exploration.
+    """Evaluate each agent on whole episodes without exploration.
 
-    They play in what they learn in: with the ``env_params`` of the state, not the environment's defaults.
+    The ``env_params`` are those that the agent learns with, from the state, not the environment's defaults.
 
-    Short episodes run eagerly: a second or two of Python costs less than a compilation. Those of more than a thousand steps are compiled.
+    Short episodes run eagerly, as a second or two of Python costs less than a compilation. Episodes of more than a thousand steps are
+    compiled.
 
     Args:
         algo: the algorithm.
         state: its state, leaves [K, ...] with K > 1 agents.
         key: a key []; agent k plays with a key that does not depend on K.
-        num_episodes: N >= 1, of each agent.
+        num_episodes: N >= 1, the number of episodes of each agent.
         num_agents: K >= 1.
 
     Returns:
@@ -88,7 +89,7 @@ def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes
 
 
 def _params_of(algo: Algorithm, state: Any, key: torch.Tensor, num_agents: int) -> Any:
-    """Return the env_params of the agents; in an environment with others, such as another one to evaluate in, its own."""
+    """Return the ``env_params`` of the agents, or the defaults of ``env`` if it takes others, such as a separate one to evaluate in."""
     own = tree.to(algo.env.default_params, key.device)
     theirs = getattr(state.learner, "env_params", None)
     if tree.flatten(own)[1] == tree.flatten(theirs)[1]:

@@ -1,4 +1,4 @@
-"""Where the experience of a run comes from: a program with the environments in it, environments on the host, or a collector."""
+"""The sources of a run's experience: a compiled program with pure environments, host environments, or a collector."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ __all__ = ["Experience", "collected", "kind_of", "on_the_host", "pure"]
 
 
 class Experience(NamedTuple):
-    """What a run is driven by.
+    """The functions with which the training loop updates, saves and resumes.
 
     Attributes:
-        update: ``update(keys, number, state) -> (state, metrics)``; it may write over ``state``.
-        kept: ``kept(state)``: the tree that a checkpoint holds.
-        resume: ``resume(loaded, number) -> (state, remark)``: go on from such a tree, of update ``number``; the remark is for the user.
+        update: ``update(keys, number, state) -> (state, metrics)``; it may overwrite the tensors of ``state``.
+        kept: ``kept(state)``: the tree that a checkpoint stores.
+        resume: ``resume(loaded, number) -> (state, remark)``: continue from such a tree, of update ``number``; the remark is for the user.
     """
 
     update: Callable[[torch.Tensor, torch.Tensor, Any], tuple[Any, dict[str, torch.Tensor]]]
@@ -30,12 +30,12 @@ class Experience(NamedTuple):
 
 
 def pure(algo: Algorithm, num_agents: int, backend: Any) -> Experience:
-    """Return one program for all agents; all that there is to keep is their state."""
+    """Return one compiled program for all agents. A checkpoint stores their state and nothing else."""
     return Experience(compile(over_agents(_step(algo), num_agents, (0, None, 0)), donate=2, backend=backend))
 
 
 def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
-    """Return a step as it is. The environments end with the process, so that a resumed run begins new episodes."""
+    """Return a step that is not compiled. The environments end with the process, so that a resumed run starts new episodes."""
 
     def resume(state: Any, number: int) -> tuple[Any, str]:
         new = algo.init(random.fold_in(random.fold_in(key, -2), number))
@@ -48,7 +48,7 @@ def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
 
 
 def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
-    """Return learning, compiled, from the batches of a collector; before each of them the parameters are published."""
+    """Return a compiled learning step on a collector's batches. The parameters are published before each batch."""
     learn = compile(lambda k, number, learner, batch: algo.learn(random.fold_in(k, number), learner, batch), donate=2, backend=backend)
     checked = False
 
@@ -85,7 +85,7 @@ def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
 
 
 def kind_of(collector: Any) -> str | None:
-    """Return what ``config.json`` says of a collector, such as ``"synchronous"``.
+    """Return the name of a collector in ``config.json``, such as ``"synchronous"``.
 
     Example:
         >>> kind_of(None) is None
@@ -99,12 +99,12 @@ def _step(algo: Algorithm) -> Callable[..., Any]:
 
 
 def _check_batch(batch: Any, algo: Algorithm) -> None:
-    """Raise a RunError unless a batch is [T, B], as ``algo`` learns from."""
+    """Raise a RunError unless a batch has the shape [T, B] that ``algo`` learns from."""
     count, config = batch.step_count, algo.config
     if not bool(((count[1:] == count[:-1] + 1) | (count[1:] == 0)).all()):
         raise RunError("collector: expected batches [T, B], with time first; make it with split_trajectories=False")
     if tuple(count.shape) != (config.num_steps, config.num_envs):
         raise RunError(
             f"collector: expected batches [{config.num_steps}, {config.num_envs}] (num_steps by num_envs of {algo.name}), got "
-            f"{list(count.shape)}; make it with frames_per_batch={algo.steps_per_update}, and so many copies of the environment"
+            f"{list(count.shape)}; make it with frames_per_batch={algo.steps_per_update}, and with as many copies of the environment"
         )

@@ -2,13 +2,14 @@
 
 A hook is called as ``hook(step, state, metrics)``:
 
-* ``step``: environment steps of each agent so far, an int;
-* ``state``: the algorithm's, leaves [K, ...] with K > 1 agents. The next update writes over it, so a hook that keeps a tensor clones it;
-* ``metrics``: a dict of those of the update, tensors [] or [K]. A hook may add some, for the hooks after it.
+* ``step``: the environment steps of each agent so far, an int;
+* ``state``: the state of the algorithm, leaves [K, ...] with K > 1 agents. The next update overwrites it, so clone a tensor to store it;
+* ``metrics``: a dict of the metrics of the update, tensors [] or [K]. A hook may add some for the hooks after it.
 
-It returns None, or the state to go on with. It ends the run by raising :class:`Stop`. A logger is one by :func:`funrl.record.loggers.hook`.
-Hooks run before a checkpoint is written, so that a resumed run goes on from what they returned; what they themselves remember
-is not in it.
+It returns None, or the state to continue with. It raises :class:`Stop` to end the run. :func:`funrl.record.loggers.hook` makes a hook
+of a logger.
+Hooks run before a checkpoint is written, so that a resumed run continues from the state that they returned. The internal state of a
+hook is not in the checkpoint.
 """
 
 import inspect
@@ -32,26 +33,26 @@ Hook = Callable[[int, Any, dict[str, torch.Tensor]], Any]
 
 
 class Stop(Exception):
-    """What a hook raises to end the run after this update. The hooks after it are still called, and a checkpoint is written."""
+    """Exception with which a hook ends the run after this update. Later hooks are still called, and a checkpoint is written."""
 
 
 class Every(NamedTuple):
-    """Hooks, and from how many to how many steps they are called. :func:`every` makes it."""
+    """Hooks with the interval, in environment steps, at which they are called. :func:`every` makes it."""
 
     steps: int
     hooks: tuple[Hook, ...]
 
 
 def every(steps: int, *hooks: Hook) -> Every:
-    """Call hooks, in their order, after each update in which a multiple of ``steps`` environment steps is reached.
+    """Call hooks in order after each update that reaches a multiple of ``steps`` environment steps.
 
     Args:
-        steps: at least 1, of each agent.
-        *hooks: what to call.
+        steps: the interval in environment steps of each agent, at least 1.
+        *hooks: the functions to call.
 
     Raises:
-        ValueError: if ``steps`` is below 1 or no integer, or there are no hooks.
-        TypeError: if a hook is no function.
+        ValueError: if ``steps`` is below 1 or not an integer, or there are no hooks.
+        TypeError: if a hook is not a function.
 
     Example:
         >>> import funrl
@@ -73,13 +74,14 @@ def every(steps: int, *hooks: Hook) -> Every:
 
 
 def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, env: Env | None = None) -> Hook:
-    """Let each agent play whole episodes without exploration; the metrics get the means ``evaluation_return`` and ``evaluation_length``.
+    """Evaluate each agent on whole episodes without exploration, and add the means ``evaluation_return`` and ``evaluation_length``.
 
     Args:
         algo: the algorithm.
-        key: a key []; each step has one of its own, made of it.
-        num_episodes: of each agent, at least 1.
-        env: where they play; None: in ``algo.env``. An environment on the host that agents learn in is busy: another one is needed.
+        key: a key []; the key of each call is derived from it and from the step.
+        num_episodes: the number of episodes of each agent, at least 1.
+        env: the environment to evaluate in; None: ``algo.env``. A host environment in which the agents learn is busy, so that a second
+            one is needed.
 
     Raises:
         ValueError: if ``num_episodes`` is below 1, or ``algo.env`` runs on the host and no other one is given.
@@ -95,8 +97,8 @@ def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, en
         raise ValueError(f"evaluation: num_episodes: expected at least 1, got {num_episodes}")
     if env is None and algo.env.host:
         raise ValueError(
-            f"evaluation: env: {algo.env.name} runs outside torch, and cannot be played in while agents learn in it; give another one, "
-            "such as funrl.envs.make makes, or this one if it is a collector's workers that gather experience"
+            f"evaluation: env: {algo.env.name} runs outside torch, and cannot be used while agents learn in it; give another one, "
+            "made by funrl.envs.make, or this one if the workers of a collector gather the experience"
         )
     players: dict[int, Callable[..., Any]] = {}
 
@@ -112,19 +114,19 @@ def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, en
 
 
 def checkpoints(folder: str | os.PathLike, *, keep: int = 1, best: str | None = None) -> Hook:
-    """Write a checkpoint, and keep the latest ones and the best: see :func:`funrl.checkpoint.save_kept`.
+    """Write a checkpoint, and retain the latest ones and the best one: see :func:`funrl.checkpoint.save_kept`.
 
-    Those are for comparing and evaluating (``training.load_run(out, file=checkpoint.best(folder))``); the one that a run is resumed from is
-    written by :func:`funrl.train` itself. Parameters that are not finite are not written.
+    These checkpoints are for comparison and evaluation (``training.load_run(out, file=checkpoint.best(folder))``). The checkpoint from
+    which a run is resumed is written by :func:`funrl.train` itself. Parameters that are not finite are not written.
 
     Args:
-        folder: where they go, such as ``out/checkpoint`` of the run.
-        keep: how many of the latest to keep, at least 1.
-        best: the metric by which the best is known, such as ``"evaluation_return"``: the greatest mean over agents. None: none is kept for
-            being good.
+        folder: the folder of the checkpoints, such as ``out/checkpoint`` of the run.
+        keep: the number of latest checkpoints to retain, at least 1.
+        best: the metric that selects the best checkpoint, such as ``"evaluation_return"``: the largest mean over agents. None: only the
+            latest are retained.
 
     Raises:
-        ValueError: if ``keep`` is below 1; when called: if there is no metric ``best``.
+        ValueError: if ``keep`` is below 1; at a call: if there is no metric ``best``.
 
     Example:
         >>> import tempfile, funrl
@@ -148,14 +150,14 @@ def checkpoints(folder: str | os.PathLike, *, keep: int = 1, best: str | None = 
 
 
 def at_least(metric: str, threshold: float) -> Hook:
-    """Stop the run once the mean of a metric over all agents is at least so great.
+    """Stop the run once the mean of a metric over all agents reaches a threshold.
 
     Args:
-        metric: its name, such as ``"evaluation_return"``; NaN is less than anything.
-        threshold: how great.
+        metric: its name, such as ``"evaluation_return"``; NaN never reaches a threshold.
+        threshold: the smallest mean that stops the run.
 
     Raises:
-        ValueError: when called: if there is no such metric.
+        ValueError: at a call: if there is no such metric.
 
     Example:
         >>> at_least("episode_return", 475.0)(1_000, None, {"episode_return": torch.tensor([470.0, 490.0])})
@@ -173,14 +175,14 @@ def at_least(metric: str, threshold: float) -> Hook:
 
 
 def plateau(metric: str, patience: int) -> Hook:
-    """Stop the run once the mean of a metric over all agents was not greater than before for so many calls.
+    """Stop the run once the mean of a metric over all agents has not improved for ``patience`` calls.
 
     Args:
-        metric: its name, such as ``"evaluation_return"``; calls in which it is NaN do not count.
-        patience: how many calls in a row, at least 1.
+        metric: its name, such as ``"evaluation_return"``, larger is better; calls in which it is NaN do not count.
+        patience: the number of consecutive calls, at least 1.
 
     Raises:
-        ValueError: if ``patience`` is below 1; when called: if there is no such metric.
+        ValueError: if ``patience`` is below 1; at a call: if there is no such metric.
 
     Example:
         >>> hook = plateau("evaluation_return", 2)
@@ -208,16 +210,16 @@ def plateau(metric: str, patience: int) -> Hook:
 
 
 def annealing(**schedules: Callable[[torch.Tensor], Any]) -> Hook:
-    """Set hyperparameters, the same for all agents, to what schedules say of the environment steps so far.
+    """Set hyperparameters of all agents to the values of schedules at the environment steps so far.
 
-    The first update has those of the algorithm's configuration.
+    The first update uses the values of the algorithm's configuration.
 
     Args:
-        **schedules: for each hyperparameter ``schedule(step) -> value``, such as :func:`funrl.schedules.linear` makes; ``step`` is int64
-            [].
+        **schedules: ``schedule(step) -> value`` for each hyperparameter, such as those of :func:`funrl.schedules.linear`; ``step`` is
+            int64 [].
 
     Raises:
-        ValueError: if there are none; when called: if the algorithm has no such hyperparameter.
+        ValueError: if there are none; at a call: if the algorithm has no such hyperparameter.
 
     Example:
         >>> import funrl
@@ -247,7 +249,7 @@ def flatten(hooks: Sequence[Hook | Every]) -> list[tuple[int, Hook]]:
     """Return each hook with its interval, 0 for every update.
 
     Raises:
-        RunError: if it is no list, or an entry no function.
+        RunError: if it is not a list, or an entry is not a function.
 
     Example:
         >>> flatten([every(10, print, print), print])
@@ -271,17 +273,17 @@ def flatten(hooks: Sequence[Hook | Every]) -> list[tuple[int, Hook]]:
 
 
 def call(hooks: Sequence[tuple[int, Hook]], before: int, step: int, state: Any, metrics: dict[str, torch.Tensor]) -> tuple[Any, str | None]:
-    """Call what is due between two numbers of steps; return the state to go on with, and why to stop.
+    """Call the hooks that are due between two numbers of steps; return the next state, and the reason to stop or None.
 
     Args:
-        hooks: what :func:`flatten` returned.
+        hooks: the result of :func:`flatten`.
         before: steps before the update.
         step: steps after it.
-        state: what the update returned.
-        metrics: likewise; it is left as it is.
+        state: the state after the update.
+        metrics: the metrics of the update; not modified.
 
     Raises:
-        TypeError: if a hook returns something else than None or a state like the one that it got.
+        TypeError: if a hook returns neither None nor a state like its argument.
 
     Example:
         >>> double = lambda step, state, metrics: {"w": 2 * state["w"]}
@@ -308,7 +310,7 @@ def call(hooks: Sequence[tuple[int, Hook]], before: int, step: int, state: Any, 
 
 
 def _owned(new: Any, old: Any) -> Any:
-    """Return ``new`` with copies of the leaves that are not of ``old``: the next update writes over them, and a hook may keep them."""
+    """Return ``new`` with copies of the leaves that are not in ``old``: a hook may still hold them when the next update overwrites them."""
     mine = {id(x) for x in tree.leaves(old)}
     return tree.map(lambda x: x if id(x) in mine else x.detach().clone(), new)
 
@@ -321,7 +323,7 @@ def _check_hook(what: str, hook: Any) -> None:
     except TypeError as error:
         why = f"which cannot be called so: {error}"
         raise TypeError(f"{what}: expected a function of (step, state, metrics), got {hook!r}, {why}") from None
-    except ValueError:  # it does not tell, as some that are built in
+    except ValueError:  # no signature, as for some built-in functions
         pass
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while agents learn."""
+"""Handling of Ctrl-C during training."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """Ctrl-C while an update runs waits for its end, so that no work is lost; a second one does not wait.
+    """Context in which a first Ctrl-C waits for the end of the running update, so that no work is lost; a second one does not wait.
 
-    Raised at any place, KeyboardInterrupt may also meet one of torch's callbacks, where Python prints and forgets it.
-    Handlers other than Python's own, and threads other than the main one, are left alone.
+    A KeyboardInterrupt at an arbitrary place could be raised inside a callback of torch, where Python prints and ignores it.
+    Handlers other than Python's default, and threads other than the main one, are not changed.
     """
 
     def __init__(self) -> None:
@@ -22,11 +22,11 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._handle)
 
     def wait_for_update(self) -> None:
-        """From now on (the program is compiled) wait for the end of an update."""
+        """Wait for the end of an update from now on, as the program is compiled."""
         self._waits = True
 
     def restore(self) -> None:
-        """Give Ctrl-C back its usual meaning."""
+        """Restore the usual handler of Ctrl-C."""
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

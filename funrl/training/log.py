@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and how it finds out that it diverged."""
+"""Metrics and progress of a run, and the detection of divergence."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ from funrl.tree.files import say
 __all__ = ["Diverged", "Log"]
 
 _FLUSH_SECONDS = 0.5
-# The columns of metrics.csv where an algorithm has them; others follow in the order of their names.
+# The first columns of metrics.csv, if the algorithm has them; others follow in alphabetical order.
 _COLUMNS = (
     "episode_return", "episode_return_min", "episode_return_max", "episode_length", "episodes", "policy_loss", "value_loss", "entropy",
     "approximate_kl", "clip_fraction", "explained_variance", "learning_rate", "gradient_norm",
@@ -24,11 +24,11 @@ _COLUMNS = (
 
 
 class Diverged(FloatingPointError):
-    """A loss or a parameter is no longer finite. The message names update, metric and agent, and what is kept."""
+    """Error: a loss or a parameter is no longer finite. The message names update, metric, agent, and the last good checkpoint."""
 
 
 class Log:
-    """What a run tells: metrics to their file and to the progress bar, and whether they are finite."""
+    """Log of a run: writes metrics to their file and to the progress bar, and checks that they are finite."""
 
     def __init__(self, algo: Algorithm, folder: Folder | None, num_agents: int, done: int, progress: bool) -> None:
         self.saved = done or None
@@ -40,12 +40,12 @@ class Log:
         self._return = math.nan
 
     def say(self, text: str) -> None:
-        """Print a line, if there is someone to read it."""
+        """Print a line, if progress is shown."""
         if self._progress:
             say(text, sys.stderr)
 
     def part(self, name: str, ended: str, seconds: float, begins: str) -> None:
-        """Say which part of a first call begins, and how long the last one took; as :func:`funrl.compiler.listening` tells it."""
+        """Print which part of a first call begins, and how long the last one took; a callback for :func:`funrl.compiler.listening`."""
         if self._bar is None and self._progress:
             text = f"{ended} {seconds:.1f} s" + (f", {begins} ..." if begins else "") if ended else f"{self._algo.name}: {begins} ..."
             say(text, sys.stderr)
@@ -69,7 +69,7 @@ class Log:
         self._bar.set_postfix_str(self._shown(), refresh=True)
 
     def add(self, number: int, seconds: float, metrics: dict[str, torch.Tensor]) -> None:
-        """Take the metrics of an update; every now and then pass on all that wait (a copy from a device waits for it)."""
+        """Queue the metrics of an update, and write the queue from time to time (each copy from a device has to wait for the device)."""
         self._waiting.append((number, seconds, metrics))
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS and number > self._done + 1:
             self.flush()
@@ -77,7 +77,7 @@ class Log:
             self._bar.update(self._algo.steps_per_update * self._num_agents)
 
     def flush(self) -> None:
-        """Write the metrics that wait, up to the first update that went wrong; raise if there is one."""
+        """Write the queued metrics up to the first update that is not finite; raise if there is one."""
         self._flushed = time.monotonic()
         if not self._waiting:
             return
@@ -104,7 +104,7 @@ class Log:
                 raise self._diverged(number, f"the parameter {path} of agent {int(bad.int().argmax())} is not finite")
 
     def sync(self) -> None:
-        """Wait until the metrics are on the disk, so that a checkpoint never knows more than they."""
+        """Wait until the metrics are on the disk, so that a checkpoint is never ahead of the metrics file."""
         if self._file is not None:
             self._file.sync()
 
@@ -137,7 +137,7 @@ class Log:
     def _write(self, numbers: Any, seconds: Any, table: dict[str, torch.Tensor]) -> None:
         names = [name for name in _COLUMNS if name in table] + sorted(name for name in table if name not in (*_COLUMNS, "steps"))
         if self._file is None:
-            assert self._folder is not None  # nothing is written without one
+            assert self._folder is not None  # without a folder nothing is written
             try:
                 self._file = record.MetricsFile(self._folder.metrics, ["update", "agent", "steps", "seconds", *names], keep=self._done)
             except ValueError as error:

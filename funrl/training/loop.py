@@ -1,4 +1,4 @@
-"""The loop around an algorithm's updates."""
+"""The training loop."""
 
 import contextlib
 import math
@@ -24,17 +24,17 @@ __all__ = ["Result", "train"]
 
 
 class Result(NamedTuple):
-    """What :func:`train` returns.
+    """Result of :func:`train`.
 
     Attributes:
         state: the algorithm's state; leaves [K, ...] with K > 1 agents.
-        metrics: those of the last update, tensors [] or [K]; empty where there was nothing left to do.
+        metrics: the metrics of the last update, tensors [] or [K]; empty if no update was left to do.
         evaluation: :class:`funrl.acting.Evaluation` with leaves [N] or [K, N]; None without episodes.
-        updates: updates so far.
-        steps: environment steps of each agent so far.
-        seconds: of training, compilation included, that of the runs before a ``resume`` too.
-        compile_seconds: how many of them passed until the first update was done.
-        stopped: why a hook ended the run before its time, or None.
+        updates: the number of updates so far.
+        steps: the environment steps of each agent so far.
+        seconds: the seconds of training, compilation and the runs before a ``resume`` included.
+        compile_seconds: the seconds until the end of the first update.
+        stopped: the reason why a hook ended the run early, or None.
     """
 
     state: Any
@@ -63,57 +63,57 @@ def train(
     backend: str = "auto",
     notes: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Train one agent, or K of them as one program, and evaluate what they learned.
+    """Train one agent, or K agents as one program, and evaluate them.
 
     Agent k has the key ``split(key, K)[k]``; it starts from ``algo.init(fold_in(agent_key, 0))``, and update
     i = 1, 2, ... is ``algo.step(fold_in(agent_key, i), state)``. So the random numbers of an agent do not depend on K, and a run that was
-    interrupted and resumed ends with the same numbers, bit for bit, as one that was not (on one machine, with one version of torch).
+    interrupted and resumed gives bit-equal results (on the same machine, with the same version of torch).
 
-    An environment on the host takes one agent, and a resumed run goes on there with new episodes: it is not the same run, bit for bit.
+    A host environment allows one agent only, and a resumed run starts new episodes there, so its results differ.
 
     With a collector (:mod:`funrl.collectors`) update i is ``algo.learn(fold_in(agent_key, i), state, batch.transition)`` on its next
-    batch, before which the parameters are published. Its state is in the checkpoints: with a synchronous one, and deterministic
-    environments, a resumed run ends with the same numbers; with an asynchronous one the frames that were in flight are lost, and it is said
-    how many. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
+    batch, before which the parameters are published. The checkpoints contain its state: with a synchronous collector and deterministic
+    environments a resumed run gives the same results; with an asynchronous one the frames in flight are lost, and their number is
+    printed. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
 
-    With ``out`` the run lives in that folder, in which no other may be at the same time: ``config.json``, ``metrics.csv`` (a row for each
-    update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is there. A resumed run writes the rows
-    after its checkpoint again; the old ones go to ``metrics.csv.cut``.
+    With ``out`` the files of the run go to that folder, which one run at a time may use: ``config.json``, ``metrics.csv`` (a row for each
+    update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is installed. A resumed run writes the
+    rows after its checkpoint again; the old rows are moved to ``metrics.csv.cut``.
 
-    The run stops as soon as a metric that is called ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
-    not finite. Metrics are looked at twice a second and before each checkpoint, and parameters too before each checkpoint, which is so
-    always finite.
-    Ctrl-C ends the run after the update under way, with a checkpoint; a second Ctrl-C at once.
+    The run stops as soon as a metric named ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
+    not finite. Metrics are checked twice a second and before each checkpoint. Parameters are checked before each checkpoint, so that
+    every checkpoint is finite.
+    Ctrl-C ends the run with a checkpoint after the running update; a second Ctrl-C ends it at once.
 
     Args:
         algo: the algorithm.
-        key: a key []; its device is where the agents live.
-        total_steps: environment steps of each agent. As many whole updates are done as fit.
-        num_agents: K >= 1. With one, no leaf of the state has a dimension for agents.
-        collector: where experience comes from, for one agent; None: from ``algo.env``. It acts with ``algo.act``, its batches are
-            [num_steps, num_envs] of the algorithm's configuration, and its ``total_frames`` are -1, or as many as the run takes. It is
+        key: a key []; its device is the device of the agents.
+        total_steps: the environment steps of each agent, rounded down to whole updates.
+        num_agents: K >= 1. With one agent, the leaves of the state have no dimension for agents.
+        collector: the source of experience for one agent; None: ``algo.env``. It has to act with ``algo.act``, its batches have to be
+            [num_steps, num_envs] of the algorithm's configuration, and its ``total_frames`` -1, or enough for the run. It is
             not closed here.
         hooks: functions ``hook(step, state, metrics)`` to call after each update, or at the intervals of :func:`funrl.training.every`;
-            :mod:`funrl.training.hooks` says what they may do, and has some.
-        out: the folder of the run; it is made. ``None``: nothing is written.
-        resume: go on with the run in ``out`` from its last checkpoint. Its configuration has to be the same, but
-            ``total_steps`` may be greater, though not beyond ``anneal_steps``, where the algorithm has them: nothing is learned
-            there, unless these are greater too, with which the learning rate goes on from then on. A run that has all its steps is
-            only evaluated, and one that has no checkpoint yet begins anew.
-        evaluate_episodes: how many episodes each agent plays at the end, without exploration; 0: none.
-        checkpoint_every: seconds between two checkpoints, at least 0. There is one after the first update and one at the end too.
-        progress: whether to show on stderr when the step is compiling, and then a progress bar.
-        backend: as for :func:`funrl.compile`; a resumed run keeps the one that it began with, which ``config.json`` names.
-        notes: further entries for ``config.json`` (such as the seed) that a resumed run has to share.
+            :mod:`funrl.training.hooks` documents them and has ready-made ones.
+        out: the folder of the run; created if missing. ``None``: nothing is written.
+        resume: whether to continue the run in ``out`` from its last checkpoint. The configuration has to be the same, except that
+            ``total_steps`` may be greater. If the algorithm has ``anneal_steps``, the learning rate is 0 beyond them, so they have to be
+            at least ``total_steps``; they may be greater than before too, and then give the learning rate from there on. A finished run
+            is only evaluated, and a run without a checkpoint starts from the beginning.
+        evaluate_episodes: the number of episodes of each agent's final evaluation, without exploration; 0: none.
+        checkpoint_every: the seconds between two checkpoints, at least 0. There is also one after the first update and one at the end.
+        progress: whether to show on stderr that the step is compiling, and then a progress bar.
+        backend: as for :func:`funrl.compile`; a resumed run uses its first backend again, which ``config.json`` names.
+        notes: further entries for ``config.json``, such as the seed; a resumed run has to give the same.
 
     Returns:
         A :class:`Result`.
 
     Raises:
-        RunError: a ValueError: if an argument is out of its range, or ``out`` cannot be written, holds another run
-            or, with ``resume``, none, one that was configured otherwise, or one that lost its checkpoint, or another run is under way
-            there. Nothing has been written then.
-        funrl.checkpoint.CheckpointError: if the checkpoint to resume from is damaged or not of this run. Nothing has been written.
+        RunError: a ValueError: if an argument is out of its range; if ``out`` cannot be written, contains another run, or is in use by
+            another process; with ``resume``, if it contains no run, one with another configuration, or one that lost its checkpoint.
+            Nothing has been written then.
+        funrl.checkpoint.CheckpointError: if the checkpoint to resume from is damaged or of another run. Nothing has been written.
         KeyboardInterrupt: after Ctrl-C.
         Diverged: if a loss or a parameter is not finite. The last checkpoint stays.
         OSError: if the folder becomes unwritable later.
@@ -133,7 +133,7 @@ def train(
     folder = None if out is None else Folder(out)
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            # A folder that is not there yet is made once nothing else can be wrong.
+            # A missing folder is created after all other checks have passed.
             if folder.path.is_dir():
                 stack.enter_context(folder.lock())
             elif not resume:
@@ -324,11 +324,11 @@ def _check_arguments(
     if not checkpoint_every >= 0:
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
-        raise RunError("resume: there is nothing to go on with where out is None; give the folder of the run")
+        raise RunError("resume: out is None, so that there is no run to resume; give the folder of the run")
 
 
 def _backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
-    """Return the backend of a run: as it was asked for, or as the run began, or what there is for the device of its key."""
+    """Return the backend of a run: the given one, or that of the resumed run, or the default for the device of its key."""
     if asked == "auto" and begun is not None and begun.config.exists():
         asked = record.read_config(begun.path).get("backend", asked)
     return compiler.backend(key.device)[0] if asked == "auto" else asked
@@ -342,7 +342,7 @@ def _check_collector(algo: Algorithm, collector: Any, num_agents: int) -> None:
 
 
 def _draw(folder: Folder, algo: Algorithm, log: Log) -> None:
-    """Draw the learning curve, or say why there is none; the run is worth more than its picture."""
+    """Draw the learning curve, or print why it cannot be drawn; such an error must not end the run."""
     try:
         record.learning_curve(record.read_metrics(folder.metrics), folder.curve, title=f"{algo.name} on {algo.env.name}")
     except (ImportError, ValueError, OSError) as error:

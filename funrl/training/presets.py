@@ -1,4 +1,4 @@
-"""What a pair of algorithm and environment is trained with where nothing else is asked for."""
+"""Default steps and options for pairs of algorithm and environment."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ __all__ = ["PRESETS", "Preset", "preset"]
 
 
 class Preset(NamedTuple):
-    """What a pair of algorithm and environment is trained with where nothing else is asked for.
+    """Default steps and options for a pair of algorithm and environment.
 
     Attributes:
-        total_steps: environment steps of each agent.
-        options: of the algorithm, where they differ from its defaults.
+        total_steps: the environment steps of each agent.
+        options: the options of the algorithm that differ from its defaults.
     """
 
     total_steps: int
@@ -90,7 +90,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "learning_starts": 5_000,
         },
     ),
-    # 5 gradient steps to an environment step, where the paper (arXiv:2101.05982) has 20: enough here, and four times as fast.
+    # 5 gradient steps per environment step instead of the paper's 20 (arXiv:2101.05982): enough here, and four times as fast.
     ("redq", "Pendulum-v1"): Preset(12_000, {"num_updates": 160, "policy_delay": 5, "batch_size": 128}),
     ("crossq", "Pendulum-v1"): Preset(50_000, {}),
     ("sac_discrete", "CartPole-v1"): Preset(60_000, {}),
@@ -109,7 +109,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
 
 
 def preset(algorithm: str, env: str) -> Preset:
-    """Return the entry of :data:`PRESETS`, or a million steps with the algorithm's defaults; gymnasium's own have those of the pure ones.
+    """Return the entry of :data:`PRESETS`, or a million steps with the algorithm's defaults.
+
+    Gymnasium's environments have the entries of funrl's pure ones with the same name.
 
     Example:
         >>> preset("ppo", "CartPole-v1").total_steps, preset("ppo", "gymnasium:CartPole-v1").total_steps

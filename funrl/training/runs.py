@@ -1,4 +1,4 @@
-"""What is in the folder of a run: read, checked, and made again."""
+"""Reading of a run's folder: its configuration, algorithm and state."""
 
 import functools
 import importlib
@@ -19,13 +19,13 @@ __all__ = ["Run", "check_metrics", "check_no_checkpoint_is_lost", "load_checkpoi
 
 
 class Run(NamedTuple):
-    """What is in the folder of a run.
+    """Contents of a run's folder.
 
     Attributes:
-        algo: the algorithm, as it was made.
+        algo: the algorithm with its options.
         state: its state at the last checkpoint; leaves [K, ...] with K > 1 agents.
-        config: what is in config.json.
-        updates: updates until that checkpoint.
+        config: the contents of config.json.
+        updates: the number of updates until that checkpoint.
     """
 
     algo: Algorithm
@@ -42,22 +42,22 @@ def load_run(
     device: torch.device | str = "cpu",
     trust: bool = False,
 ) -> Run:
-    """Read the folder of a run. Nothing in it is executed, and nothing is imported for it but parts of funrl and gymnasium.
+    """Read the folder of a run. Nothing in it is executed, and only parts of funrl and gymnasium are imported.
 
     Args:
         out: the folder.
-        algo: the algorithm, where its name and that of its environment do not tell all: one of your own, or of an environment with
-            settings or transforms. None: it is made again.
-        file: the checkpoint to read, such as ``funrl.checkpoint.best(f"{out}/checkpoint")``; None: the one that the run is resumed from.
-        device: where the state goes.
-        trust: whether a module may be imported that the name of the environment asks for (``gymnasium:MODULE:ID``), which runs its code.
+        algo: the algorithm, if the names of algorithm and environment are not enough to make it again: one of your own, or one with
+            an environment with settings or transforms. None: it is made from the configuration.
+        file: the checkpoint to read, such as ``funrl.checkpoint.best(f"{out}/checkpoint")``; None: the latest, from which a run resumes.
+        device: the device of the state.
+        trust: whether to allow the import of a module that the environment's name contains (``gymnasium:MODULE:ID``). This runs its code.
 
     Returns:
         A :class:`Run`.
 
     Raises:
-        RunError: if the folder holds no run, or none that can be read or made again (such as that of an environment with settings or
-            transforms, which its name does not tell, or that lacks a package), or is not of ``algo``, or there is no checkpoint yet.
+        RunError: if the folder contains no run or no checkpoint yet, or the run cannot be read, is not of ``algo``, or cannot be made
+            again (because the environment has settings or transforms that its name does not contain, or a package is missing).
         funrl.checkpoint.CheckpointError: if the checkpoint is damaged.
 
     Example:
@@ -73,7 +73,7 @@ def load_run(
     """
     folder = Folder(out)
     config = record.read_config(out)
-    # A configuration may say anything, and so may what it makes raise.
+    # The configuration may contain anything, so that making the algorithm may raise anything.
     try:
         if algo is None:
             algo = record.rebuild(config, trust=trust)
@@ -82,28 +82,28 @@ def load_run(
     except Exception as error:
         raise RunError(f"{folder.config}: cannot make the algorithm again: {error}") from error
     if file is None and not folder.checkpoint.exists():
-        raise RunError(f"{folder}: the run has no checkpoint yet; wait for its first update, or go on with it (train --resume)")
+        raise RunError(f"{folder}: the run has no checkpoint yet; wait for its first update, or resume it (train --resume)")
     try:
         like = algo.init(agent_keys(random.key(0, "cpu"), 1))
         if (num_agents := config["num_agents"]) > 1:
-            like = tree.map(lambda x: x.expand(num_agents, *x.shape), like)  # without the memory, which may be more than there is
+            like = tree.map(lambda x: x.expand(num_agents, *x.shape), like)  # expand, as K copies may not fit into memory
     except Exception as error:
         raise RunError(f"{folder.config}: cannot make the state of the algorithm: {error}") from error
     if file is not None:
         state, meta = checkpoint.load(file, like, device=device)
         if not isinstance(meta, dict) or type(meta.get("step")) is not int:
-            raise checkpoint.CheckpointError(f"{file}: it does not say its step; give one that training.hooks.checkpoints wrote")
+            raise checkpoint.CheckpointError(f"{file}: its notes have no step; give one that training.hooks.checkpoints wrote")
         return Run(algo, state, config, meta["step"] // algo.steps_per_update)
-    # With a collector its state is beside the learner's, and is of no use without the collector.
+    # With a collector the checkpoint is a pair of the learner's state and the collector's, which is not used here.
     state, meta = load_checkpoint(folder, like, at="[0]" if config.get("collector") else "", device=device)
     return Run(algo, state, config, meta["update"])
 
 
 def named(text: str | None) -> Algorithm | None:
-    """Return an algorithm of the user's own that is called ``MODULE:NAME``, an Algorithm or a function that returns one; None of None.
+    """Return the user's algorithm named ``MODULE:NAME``, an Algorithm or a function that returns one; None for None.
 
     Raises:
-        RunError: if it is called otherwise, or there is none.
+        RunError: if the name has another form, or there is no such algorithm.
 
     Example:
         >>> named("funrl.algos:names")
@@ -117,7 +117,7 @@ def named(text: str | None) -> Algorithm | None:
     if not module or not name:
         raise RunError(f"--algo: expected MODULE:NAME, such as my_algorithms:make, got {text!r}")
     try:
-        sys.path.insert(0, os.getcwd())  # as python -m has it
+        sys.path.insert(0, os.getcwd())  # as for python -m
         algo: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
         algo = algo if isinstance(algo, Algorithm) else algo()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -130,7 +130,7 @@ def named(text: str | None) -> Algorithm | None:
 
 
 def load_checkpoint(folder: Folder, like: Any, *, at: str = "", device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
-    """Return what :func:`funrl.checkpoint.load` does of the checkpoint that a run is resumed from, whose notes are checked.
+    """Load the checkpoint from which a run is resumed, as :func:`funrl.checkpoint.load` does, and check its notes.
 
     Example:
         >>> import tempfile
@@ -147,7 +147,7 @@ def load_checkpoint(folder: Folder, like: Any, *, at: str = "", device: torch.de
         elif type(meta[name]) not in (int, kind) or not 0 <= meta[name] < math.inf:
             fault = f"its {name} is {meta[name]!r}"
         if fault:
-            raise checkpoint.CheckpointError(f"{folder.checkpoint}: {fault}, so it is not of a run; restore it or start anew")
+            raise checkpoint.CheckpointError(f"{folder.checkpoint}: {fault}, so it is not of a run; restore it or start a new run")
     return state, meta
 
 
@@ -185,7 +185,7 @@ def check_metrics(folder: Folder, done: int, num_agents: int) -> None:
         fault = f"it is missing; the run goes on after update {done:,} without the metrics of before"
     except (ValueError, OSError) as error:
         text = str(error).removeprefix(f"{folder.metrics}: ")
-        raise RunError(f"{folder.metrics}: cannot be read: {text}; restore it, or move it away to go on without it") from None
+        raise RunError(f"{folder.metrics}: cannot be read: {text}; restore it, or move it away to continue without it") from None
     else:
         lost = done * num_agents - sum(1 for number in numbers if 1 <= number <= done)
         if lost <= 0:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from funrl import tree
-from funrl.collectors.memory import Published, Shared, Spec, carve, size, spec
+from funrl.collectors.memory import Published, Shared, Spec, size, spec, tensor_views
 
 
 def test_trees_lie_in_memory_apart_and_aligned():
@@ -15,13 +15,13 @@ def test_trees_lie_in_memory_apart_and_aligned():
     specs = spec(example)
     assert tree.leaves(spec(example["b"][0], (5,), 1)) == [Spec((5, 2), torch.float32)]
     memory = Shared(size(specs))
-    views = carve(specs, memory.bytes)
+    views = tensor_views(specs, memory.bytes)
     tree.check_like(views, example, "views", "example")
     for i, x in enumerate(tree.leaves(views)):
         assert x.data_ptr() % 64 == 0
         x.fill_(i)
     assert [x.double().mean().item() for x in tree.leaves(views)] == [0, 1, 2]
-    other = carve(specs, Shared(size(specs), os.dup(memory.handle)).bytes)
+    other = tensor_views(specs, Shared(size(specs), os.dup(memory.handle)).bytes)
     views["b"][0].fill_(5)
     assert (other["b"][0] == 5).all()
 

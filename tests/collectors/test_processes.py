@@ -251,7 +251,7 @@ def test_a_state_is_as_large_as_its_episodes_are_long(tmp_path):
         next(collector)
         checkpoint.save(collector.state(), tmp_path / "state")
         rest = [next(collector) for _ in range(3)]
-        assert collector._ledger.capacity > 8 and tree.nbytes(collector.state()) < 2_000
+        assert collector._tracker.capacity > 8 and tree.nbytes(collector.state()) < 2_000
         collector.restore(checkpoint.load(tmp_path / "state", collector.state())[0])
         assert tree.equal([next(collector) for _ in range(3)], rest)
     with collectors.synchronous(make, None, (), **options) as collector:

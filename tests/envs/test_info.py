@@ -81,7 +81,7 @@ def test_transforms_read_them(kind):
 def test_where_info_lacks_what_was_asked_for():
     with pytest.raises(ValueError, match=r"end_of_life: in_key: expected an entry 'lives' .*info come with make\(..., info=\[...\]\)"):
         transforms.compose(bridge.wrap(Game()), transforms.end_of_life()).reset(random.key(0))
-    for name, message in (("life", "expected an entry 'life' in each step, as was asked for, got"), ("word", "expected 'word' to be")):
+    for name, message in (("life", "expected an entry 'life' in each step, as requested, got"), ("word", "expected 'word' to be")):
         with pytest.raises(HostError, match=f"gymnasium:Game: info: {message}"):
             bridge.wrap(Game(), info=[name]).reset(random.key(0))
     game = Game()

@@ -290,14 +290,14 @@ def made(tmp_path):
 def test_all_refuse_the_same(tmp_path):
     for logger in made(tmp_path):
         logger.log(torch.tensor(5), {"loss": 0.5})
-        with pytest.raises(ValueError, match="step: expected at least 5, got 4; steps never fall"):
+        with pytest.raises(ValueError, match="step: expected at least 5, got 4; steps must not decrease"):
             logger.log(4, {"loss": 0.5})
         with pytest.raises(TypeError, match=r"step: expected a whole number, got 5\.5"):
             logger.log(5.5, {"loss": 0.5})
         for value, got in ((torch.zeros(2, 2), r"float64 \[2, 2\]"), ("high", r"<U4 \[\]"), ([], r"float64 \[0\]"), (None, r"object \[\]")):
             with pytest.raises(ValueError, match=rf"metrics: loss: expected a number, or one for each agent \[K\], got {got}"):
                 logger.log(5, {"loss": value})
-        with pytest.raises(ValueError, match="expected as many numbers as agents in each, got"):
+        with pytest.raises(ValueError, match="expected the same number of agents in each, got"):
             logger.log(5, {"loss": torch.zeros(2), "gain": torch.zeros(3)})
         with pytest.raises(TypeError, match="expected names as keys, got 3"):
             logger.log(5, {3: 0.5})

@@ -74,7 +74,7 @@ def test_columns_that_come_later(path):
     file = MetricsFile(path, COLUMNS, keep=99)
     file.add_columns(["gain", "more"])
     file.append([[11, 0, 1.0, 2.0, 3.0]])
-    with pytest.raises(ValueError, match="expected new ones, got 'gain', which is there"):
+    with pytest.raises(ValueError, match="expected new ones, got 'gain', which exists already"):
         file.add_columns(["gain"])
     file.close()
     table = read_metrics(path)
@@ -85,7 +85,7 @@ def test_columns_that_come_later(path):
 def test_a_file_is_written_by_one_at_a_time(path):
     file = MetricsFile(path, COLUMNS, keep=99)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="it is being written already, here or by another process; write elsewhere"):
+    with pytest.raises(ValueError, match="it is being written already, here or by another process; write to another file"):
         MetricsFile(path, COLUMNS)
     assert path.read_bytes() == before
     file.close()
@@ -95,8 +95,8 @@ def test_a_file_is_written_by_one_at_a_time(path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (b"update,loss\n1,\xff\n", "expected text, got bytes that are no UTF-8"),
-        (b"update,update\n1,1\n", "expected different names of columns"),
+        (b"update,loss\n1,\xff\n", "expected text, got bytes that are not UTF-8"),
+        (b"update,update\n1,1\n", "expected names of columns, each once"),
         (b"update,loss\n1,1_0\n", "line 2: expected 2 numbers"),
         (b"update,loss\n1, 1\n", "line 2: expected 2 numbers"),
         (b"update,loss\n1,2\n1\n", "line 3: expected 2 numbers"),

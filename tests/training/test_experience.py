@@ -294,6 +294,6 @@ def test_a_run_with_a_collector_is_not_resumed_without(tmp_path):
     train(algo, collector(algo), 2, out=tmp_path)
     with pytest.raises(training.RunError, match="cannot resume: the run there has collector = 'compiled', not None"):
         train(algo, None, 4, out=tmp_path, resume=True)
-    with pytest.raises(checkpoint.CheckpointError, match=r"leaf \[1\]\.ledger\.steps is int64 \[2\] in the file, but"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"leaf \[1\]\.tracker\.steps is int64 \[2\] in the file, but"):
         train(algo, collector(algo, num_envs=4), 4, out=tmp_path, resume=True)
     same(checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY), at="[0]")[0].learner.num_steps, torch.tensor(16))

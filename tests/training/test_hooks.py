@@ -231,7 +231,7 @@ def test_a_run_is_loaded_from_its_best_checkpoint(tmp_path):
     for x, y in zip(tree.leaves(run.state), tree.leaves(states[1]), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
     assert {x.device.type for x in tree.leaves(training.load_run(tmp_path, device="meta").state)} == {"meta"}
-    with pytest.raises(checkpoint.CheckpointError, match=r"state: it does not say its step; give one that training\.hooks\.checkpoints"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"state: its notes have no step; give one that training\.hooks\.checkpoints"):
         training.load_run(tmp_path, file=tmp_path / "checkpoint" / "state")
 
 

@@ -371,7 +371,7 @@ def test_other_files_may_be_there(tmp_path):
         ({"num_agents": 0}, "num_agents: expected an integer of at least 1, got 0"),
         ({"evaluate_episodes": -1}, "evaluate_episodes: expected an integer of at least 0, got -1"),
         ({"checkpoint_every": math.nan}, "checkpoint_every: expected at least 0"),
-        ({"resume": True}, "resume: there is nothing to go on with"),
+        ({"resume": True}, "resume: out is None, so that there is no run to resume"),
         ({"out": "/proc/version/run"}, "/proc/version/run: cannot write there"),
         ({"out": "/nowhere/run", "resume": True}, "there is no run here"),
     ],

@@ -1,4 +1,4 @@
-"""The bridge to gymnasium: its environments as an :class:`~funrl.env.Env`, and any Env as one of its environments."""
+"""The bridge to gymnasium: gymnasium environments as an :class:`~funrl.env.Env`, and any Env as a gymnasium environment."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels, Seeded
 
 __all__ = ["HostError", "HostState", "make", "to_gymnasium", "to_gymnasium_vector", "wrap"]
 
-# The limit of an episode that has none, as Env.max_episode_steps is a number.
+# Env.max_episode_steps of an environment without a limit.
 NO_LIMIT = 100_000
 
 
@@ -40,34 +40,34 @@ def make(
     reset_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Env:
-    """Return a gymnasium environment, or ``num_envs`` copies of it side by side, as an :class:`~funrl.env.Env` that runs on the host.
+    """Return a gymnasium environment, or ``num_envs`` copies of it, as an :class:`~funrl.env.Env` that runs on the host.
 
-    It is used as a pure one: by ``reset`` and ``step``, by :func:`funrl.rollout` and by the transforms; only ``torch.func.vmap`` and
-    ``funrl.compile`` stop at it. Its state is a token: the environment itself lives outside torch and changes in place, so that only
-    the latest state can be used, once; any other is an error. Each reset seeds the environment from its key, so that the same
-    keys give the same episodes.
+    It is used like a pure one: with ``reset`` and ``step``, :func:`funrl.rollout` and the transforms; only ``torch.func.vmap`` and
+    ``funrl.compile`` cannot be applied to it. Its state is a token: the environment itself is outside torch and changes in place, so that
+    only the latest state can be used, once; any other is an error. Each reset seeds the environment from its key, so that the
+    same keys give the same episodes.
 
     Observations have the dtypes of gymnasium's space (unsigned integers that torch does not compute with become wider ones), rewards are
-    float32, and ``env_params`` are ``()``. Of the ``info`` of gymnasium there is what ``info`` asks for: no space says what is in it, and
-    its entries may come and go, where those of a Timestep may not. It has ``render`` if ``render_mode="rgb_array"`` is given. Close it
-    after use, or use it in a ``with`` statement.
+    float32, and ``env_params`` are ``()``. A timestep has only the entries of gymnasium's info that the argument ``info`` names: no space
+    describes that dict, and its entries may differ from step to step, which is not possible in a Timestep. The environment has ``render``
+    if ``render_mode="rgb_array"`` is given. Close it after use, or use it in a ``with`` statement.
 
     Args:
         id: a registered name or an EnvSpec, as for ``gymnasium.make``.
         num_envs: B >= 1 for a batched environment; None for a single one.
-        vectorization: ``"sync"``, one copy after another in this process, or ``"async"``, each in a process of its own, by
+        vectorization: ``"sync"``, one copy after another in this process, or ``"async"``, each copy in a separate process, by
             gymnasium's AsyncVectorEnv.
-        frame_skip: how often to repeat each action; rewards are added up, and it stops where the episode ends.
+        frame_skip: how often to repeat each action; rewards are summed, and the repetition stops at the end of the episode.
         from_pixels: whether to observe a dict of ``state``, the observation, and ``pixels``, a picture, uint8 [H, W, 3]. An
-            observation that is a dict keeps its entries in place of ``state``.
+            observation that is a dict contributes its entries instead of ``state``.
         pixels_only: whether to observe ``pixels`` alone.
-        timeout: how many seconds a worker process may take to answer before it is taken for lost.
-        start_method: how a worker process is started: ``"fork"``, ``"spawn"`` or ``"forkserver"``, as multiprocessing has them; None: as it
-            does by itself. An environment that draws with OpenGL, as MuJoCo's do, needs ``"spawn"``: it cannot draw after a fork.
-        info: the entries of gymnasium's info that timesteps have, such as ``["action_mask"]``: numbers, or arrays of one shape, that are
-            there after each reset and step. float64 becomes float32.
-        reset_options: what each reset is given as ``options``.
-        **kwargs: what ``gymnasium.make`` takes, such as constants of the environment.
+        timeout: the number of seconds that a worker process may take to answer before it counts as lost.
+        start_method: the start method of worker processes, ``"fork"``, ``"spawn"`` or ``"forkserver"``, as in multiprocessing; None: its
+            default. An environment that renders with OpenGL, as MuJoCo's do, needs ``"spawn"``: it cannot render after a fork.
+        info: the entries of gymnasium's info that timesteps have, such as ``["action_mask"]``: numbers, or arrays of constant shape, that
+            exist after each reset and step. float64 becomes float32.
+        reset_options: the ``options`` of each reset.
+        **kwargs: arguments of ``gymnasium.make``, such as constants of the environment.
 
     Returns:
         The environment.
@@ -75,9 +75,9 @@ def make(
     Raises:
         ImportError: if a package that the environment needs is not installed.
         TypeError: if a space has no counterpart in :mod:`funrl.spaces`, or an argument has the wrong type.
-        ValueError: if there is no such environment, or an argument is out of range, or one is given without the one that it belongs to.
-        HostError: from ``reset`` and ``step``, where the environment raises, dies, is silent for longer than ``timeout``, or returns
-            NaN, infinity or a wrong shape, or an info without an entry that was asked for; it names the copy. After the failure of a
+        ValueError: if there is no such environment, or an argument is out of range, or is given without another one that it requires.
+        HostError: from ``reset`` and ``step``, if the environment raises, dies, does not answer within ``timeout``, or returns
+            NaN, infinity or a wrong shape, or an info without a requested entry; it names the copy. After the failure of a
             worker all processes are ended.
 
     Example:
@@ -111,7 +111,7 @@ def make(
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}
     if from_pixels:
         kwargs = {"render_mode": "rgb_array", **kwargs}
-    # What the checker would say once about an environment, each step here says.
+    # The bridge checks each step, so gymnasium's checker is not needed.
     kwargs = {"disable_env_checker": True, **kwargs}
     create = functools.partial(_create, id, kwargs, frame_skip, from_pixels, pixels_only)
 
@@ -135,11 +135,11 @@ def make(
         name, facts = _name(first, id), _facts(first, frame_skip)
     finally:
         first.close()
-    # Gymnasium lets go of the locks of shared memory at once: a process that was not forked may not have found them yet.
+    # Gymnasium drops its references to the locks of shared memory at once, before a spawned process may have opened them.
     shared = multiprocessing.get_context(start_method).get_start_method() == "fork"
     copies = [functools.partial(_checked, create)] * (num_envs or 1)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # jax's, which compiled programs use: no worker does
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # from jax, which compiled programs use and workers do not
         vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
         return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts, **more)
@@ -153,17 +153,17 @@ def wrap(
 ) -> Env:
     """Return an environment that gymnasium has made as an :class:`~funrl.env.Env` that runs on the host; see :func:`make`.
 
-    A vector environment gives a batched Env. It may be of any ``AutoresetMode``: copies are reset when asked to and from the key
-    given, and ``next_observation`` is always the true successor, so that all modes give the same transitions. Environments of
-    SyncVectorEnv are stepped one by one, past its own ``step``. A vector environment with wrappers of the whole batch
-    has no ``step_where`` for some copies only; one that neither SyncVectorEnv nor AsyncVectorEnv made has to be in the mode DISABLED.
+    A vector environment gives a batched Env. It may have any ``AutoresetMode``: copies are reset on request, from the given key,
+    and ``next_observation`` is always the true successor, so that all modes give the same transitions. The environments of a
+    SyncVectorEnv are stepped one by one, without its own ``step``. A vector environment with wrappers around the whole batch
+    cannot step some copies only (``step_where``); one that is neither a SyncVectorEnv nor an AsyncVectorEnv must have the mode DISABLED.
 
-    Environments that give the same array each time need the mode DISABLED or NEXT_STEP in an AsyncVectorEnv: its processes reset in the
-    same step with SAME_STEP, and so write over the last observation of an episode before they send it.
+    Environments that return the same array each time need the mode DISABLED or NEXT_STEP in an AsyncVectorEnv: with SAME_STEP its
+    processes reset in the same step, and overwrite the last observation of an episode before they send it.
 
     Args:
         env: an environment, or a vector environment, of gymnasium; it should not be used directly any more.
-        timeout: how many seconds a worker process of an AsyncVectorEnv may take to answer before it is taken for lost.
+        timeout: the number of seconds that a worker process of an AsyncVectorEnv may take to answer before it counts as lost.
         info, reset_options: as for :func:`make`.
 
     Returns:
@@ -172,8 +172,8 @@ def wrap(
     Raises:
         TypeError: if ``env`` is of another kind, or a space has no counterpart in :mod:`funrl.spaces`.
         ValueError: if it is a vector environment that cannot reset some copies alone.
-        HostError: as for :func:`make`; and from ``step`` of an AsyncVectorEnv with SAME_STEP, if the last observation of an episode, of
-            arrays, is the first of the next one, for then it may have been lost.
+        HostError: as for :func:`make`; and from ``step`` of an AsyncVectorEnv with SAME_STEP, if the arrays of the last observation of an
+            episode equal those of the first of the next one, as they may have been overwritten.
 
     Example:
         >>> import gymnasium, torch, funrl
@@ -200,7 +200,7 @@ def wrap(
 
 
 class _Async(AsyncVectorEnv):
-    """Gymnasium's own, save that it does not wait for its workers for ever while it is made: :class:`Workers` asks them."""
+    """Gymnasium's AsyncVectorEnv without the unlimited wait for its workers at its creation; :class:`Workers` waits with a timeout."""
 
     def _check_spaces(self) -> None:
         pass
@@ -214,7 +214,7 @@ def _create(id: str | EnvSpec, kwargs: dict[str, Any], frame_skip: int, from_pix
 
 
 def _checked(create: Any) -> gymnasium.Env:
-    # In the worker. A forked process has none of the threads that torch would share the work on a picture with, and would wait for them.
+    # Runs in the worker. A forked process lacks torch's threads, and would wait for them for ever.
     torch.set_num_threads(1)
     return Seeded(Checked(create()))
 
@@ -226,9 +226,9 @@ def _close_all(envs: list[gymnasium.Env]) -> None:
 
 def _name(env: gymnasium.Env | VectorEnv, asked: Any = None) -> str:
     if isinstance(asked, str) and ":" in asked:
-        return f"gymnasium:{asked}"  # the module that registers it is told, so that the name finds it again
+        return f"gymnasium:{asked}"  # with the module that registers it, so that the name finds it again
     id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    return id if ":" in id else f"gymnasium:{id}"  # "dm_control:cartpole-swingup" says itself whose it is
+    return id if ":" in id else f"gymnasium:{id}"  # "dm_control:cartpole-swingup" already has its prefix
 
 
 def _facts(env: gymnasium.Env | VectorEnv, frame_skip: int = 1) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _facts(env: gymnasium.Env | VectorEnv, frame_skip: int = 1) -> dict[str, Any
 
 
 def _time_limit(env: Any) -> int | None:
-    """Return the limit that a wrapper sets which no spec tells of; of the copies of a SyncVectorEnv the greatest."""
+    """Return the time limit set by a wrapper that no spec mentions; for the copies of a SyncVectorEnv the greatest."""
     if isinstance(env, SyncVectorEnv):
         limits = [_time_limit(copy) for copy in env.envs]
         return None if None in limits else max(limits)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""The interface of :class:`funrl.env.Env` over a driver: tensors in and out, seeds from keys, and a token that tells states apart."""
+"""The :class:`funrl.env.Env` of a driver: converts tensors, derives seeds from keys, and identifies states by a token."""
 
 import inspect
 import itertools
@@ -16,16 +16,16 @@ from funrl.random._splitmix import output, shift
 
 _MASK = (1 << 64) - 1
 _POSITIVE = (1 << 63) - 1
-_ODD = 0x9E3779B97F4A7C15  # the golden ratio times 2**64: its multiples are spread over all 64 bits
+_ODD = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: its multiples are spread over all 64 bits
 _INSTANCES = itertools.count(1)
 
 
 @tree.dataclass
 class HostState:
-    """Which moment of a host environment is meant; the environment itself lives outside torch and changes in place.
+    """Token of one moment of a host environment; the environment itself is outside torch and changes in place.
 
     Attributes:
-        token: int64 [], or [B] of a batched environment; made of the environment, the seed of the episode and all actions since.
+        token: int64 [], or [B] for a batched environment, a hash of the environment, the seed of the episode and all actions since.
     """
 
     token: torch.Tensor
@@ -42,11 +42,11 @@ def to_env(
     info: Sequence[str] = (),
     reset_options: dict[str, Any] | None = None,
 ) -> Env:
-    """Return the :class:`~funrl.env.Env` of a driver; ``single``: of its only copy, without a batch dimension."""
+    """Return the :class:`~funrl.env.Env` of a driver; with ``single`` that of its only copy, without a batch dimension."""
     if isinstance(info, str) or not all(isinstance(entry, str) for entry in info):
         raise TypeError(f"{name}: info: expected a list of names, such as ['action_mask'], got {info!r}")
     if reset_options is not None and (not isinstance(reset_options, dict) or "reset_mask" in reset_options):
-        raise TypeError(f"{name}: reset_options: expected a dict of what the environment's reset takes, got {reset_options!r}")
+        raise TypeError(f"{name}: reset_options: expected a dict of options of the environment's reset, got {reset_options!r}")
     driver.options = reset_options
     host = _Host(driver, name, single, tuple(info))
     return Env(
@@ -68,25 +68,25 @@ def to_env(
 
 
 def told(make: Callable[..., Env], **settings: Any) -> str:
-    """Return, for ``repr``, the settings of which ``make`` has another default, or none."""
+    """Return, for ``repr``, the settings that differ from the defaults of ``make``."""
     known = inspect.signature(make).parameters
     return ", ".join(f"{name}={value!r}" for name, value in settings.items() if name not in known or value != known[name].default)
 
 
 class _Host:
-    """What the functions of the Env share: the driver, and which moment it is in."""
+    """Shared state of the functions of an Env: the driver, and the token of its present moment."""
 
     def __init__(self, driver: Any, name: str, single: bool, info: tuple[str, ...] = ()):
         self.driver, self.name, self.single, self.info = driver, name, single, info
-        self.kinds: dict[str, tuple[Any, Any]] = {}  # of the entries of info, as they were first
+        self.kinds: dict[str, tuple[Any, Any]] = {}  # kinds of the entries of info, as in the first step
         self.layout, self.action_layout = driver.layout, driver.action_layout
         self.action_name = f"{name}: action"
         self.batch = () if single else (driver.num,)
         self.all, self.shape = list(range(driver.num)), (driver.num,)
         self.salt = (next(_INSTANCES) * _ODD) & _MASK
-        self.history = 0  # of all actions since the last reset of all
+        self.history = 0  # a hash of all actions since the last reset of all copies
         self.tokens = [0] * driver.num
-        self.token: Any = None  # of the latest state
+        self.token: Any = None  # the token of the latest state
         self.over = [False] * driver.num
         self.trouble = "it was not reset yet"
         self.closed = False
@@ -144,7 +144,7 @@ class _Host:
         if True in over and (ended := [i for i in rows if over[i]]):
             raise ValueError(f"{self.driver.who(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
         if not rows:
-            return self._reset(key, rows)  # likewise: nothing happens
+            return self._reset(key, rows)  # as above: no copy changes
         self.trouble = "its last step failed"
         reward, terminated, truncated = self.driver.step(rows, actions)
         numbers = self._numbers(reward, np.float32, "reward")
@@ -163,7 +163,7 @@ class _Host:
     def _emit(
         self, key: torch.Tensor, tokens: list[int], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
     ) -> tuple[HostState, Timestep]:
-        """Return what happened as a state and a timestep, on the device of the key."""
+        """Return the state and the timestep after a reset or step, on the device of the key."""
         observation = self.driver.observe()
         if self.layout.bad(observation):
             observed = self.layout.unstack(observation)
@@ -181,13 +181,13 @@ class _Host:
         return HostState(token), timestep
 
     def _told(self, name: str) -> torch.Tensor:
-        """Return an entry of info of all copies; in all steps it has the shape and dtype of the first one."""
+        """Return an entry of the infos of all copies, with the shape and dtype that it had in the first step."""
         arrays = []
         for i in self.all:
             told = self.driver.infos[i]
             if name not in told:
                 raise HostError(
-                    f"{self.driver.who(i)}: info: expected an entry {name!r} in each step, as was asked for, got {sorted(map(str, told))}; "
+                    f"{self.driver.who(i)}: info: expected an entry {name!r} in each step, as requested, got {sorted(map(str, told))}; "
                     "leave it out, or add it in a gymnasium wrapper"
                 )
             array = np.asarray(told[name])
@@ -213,7 +213,7 @@ class _Host:
         raise HostError(f"{self.driver.who(i)} returned {values[i]!r} as {what}; expected a single {kind}")
 
     def _seeds(self, key: torch.Tensor, rows: list[int]) -> dict[int, int]:
-        """Return a seed of 31 bits for each row, the same whichever rows there are: outputs of SplitMix64."""
+        """Return a seed of 31 bits for each row by SplitMix64; the seed of a row does not depend on the other rows."""
         if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
             raise TypeError(f"{self.name}: key: expected one key, int64 []; make it with funrl.random.key")
         words = output(key, torch.tensor(rows, dtype=torch.int64, device=key.device) + 1, 0)
@@ -234,19 +234,17 @@ class _Host:
             raise ValueError(f"{self.name}: env_params: expected (), for it runs outside torch: give its constants to make")
 
     def _admit(self, state: HostState, env_params: Any) -> None:
-        """Raise unless the environment can go on from ``state``: at once where it is the latest itself."""
+        """Raise unless ``state`` is the latest state of the environment, which is fast to check for the same object."""
         if env_params == () and not self.trouble and state.__class__ is HostState and state.token is self.token:
             if not tracing():
                 return
         self._enter(env_params)
         if not isinstance(state, HostState):
-            raise TypeError(
-                f"{self.name}: state: expected a HostState, got {type(state).__name__}; give the first of what reset or step returned"
-            )
+            raise TypeError(f"{self.name}: state: expected a HostState, got {type(state).__name__}; give the first result of reset or step")
         if self.trouble:
-            raise HostError(f"{self.name}: {self.trouble}, so there is no state to go on from; reset it")
+            raise HostError(f"{self.name}: {self.trouble}, so there is no state to continue from; reset it")
         if not np.array_equal(numpy(state.token), numpy(self.token)):
             raise ValueError(
-                f"{self.name}: state: it is not the latest of this environment, which changes in place: go on from what its last reset "
-                "or step returned, once, and use one environment for each line of play"
+                f"{self.name}: state: it is not the latest of this environment, which changes in place: continue from the result of its last "
+                "reset or step, once, and use a separate environment for each line of play"
             )

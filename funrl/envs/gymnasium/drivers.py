@@ -1,15 +1,15 @@
-"""The three ways to B copies of a gymnasium environment: in this process, in worker processes, or behind wrappers of a batch.
+"""Drivers of B copies of a gymnasium environment: in this process, in worker processes, or in a vector environment with batch wrappers.
 
 A driver has ``num`` copies, the ``layout`` of their observations and the ``action_layout``, ``who(i)``, a copy's name in messages, and
 
 * ``reset(rows, seeds)`` seeds and resets the copies ``rows``, at least one;
-* ``step(rows, action)`` steps them, and returns three sequences of B rewards and flags, of which ``rows`` count;
-* ``observe()`` returns the latest observations of all, a tree of new arrays [B, ...];
-* ``infos`` are the latest of all, dicts; ``options`` is what resets are given besides seeds, or None;
-* ``render()`` returns the pictures of all;
-* ``close()`` gives back what they hold.
+* ``step(rows, action)`` steps them, and returns three sequences of B rewards and flags, valid for ``rows`` only;
+* ``observe()`` returns the latest observations of all copies, a tree of new arrays [B, ...];
+* ``infos`` are the latest infos of all copies, dicts; ``options`` are the options of resets, or None;
+* ``render()`` returns the pictures of all copies;
+* ``close()`` closes environments and ends processes.
 
-What goes wrong is a :class:`~funrl.env.HostError` that names the copy.
+Errors are a :class:`~funrl.env.HostError` that names the copy.
 """
 
 import multiprocessing.connection
@@ -32,7 +32,7 @@ from funrl.envs.gymnasium.wrappers import Copied
 
 
 class Copies:
-    """Environments in this process, one after another."""
+    """Driver of environments in this process, stepped one after another."""
 
     def __init__(self, envs: list[gymnasium.Env], name: str, close: Callable[[], None]):
         self.envs, self.name, self.close = envs, name, close
@@ -76,7 +76,7 @@ class Copies:
 
 
 class Workers:
-    """The processes of gymnasium's AsyncVectorEnv, spoken to one by one: so each has its timeout, and can be asked alone."""
+    """Driver of the processes of gymnasium's AsyncVectorEnv. It sends messages to each process separately, with a timeout for each."""
 
     def __init__(self, vector: AsyncVectorEnv, name: str, timeout: float):
         self.vector, self.name, self.timeout = vector, name, timeout
@@ -90,12 +90,12 @@ class Workers:
         self.warned = False
         self.all = list(range(self.num))
         self.same_step = vector.autoreset_mode == AutoresetMode.SAME_STEP
-        # Without shared memory, a reset does not keep gymnasium's worker from resetting again in the next step.
+        # Without shared memory, gymnasium's worker would reset once more in the step after an explicit reset.
         self.resets_twice = vector.autoreset_mode == AutoresetMode.NEXT_STEP and not vector.shared_memory
         self.over = [False] * self.num
         self.closed = False
         mode = vector.observation_mode if isinstance(vector.observation_mode, str) else "different"
-        # Something small first, for that is sent at once: spaces of pictures are larger than the pipe, and wait for who reads them.
+        # A small message first: spaces of pictures exceed the buffer of the pipe, and a send of them waits until the worker reads.
         self._ask("_call", [(i, ("render_mode", (), {})) for i in self.all])
         self._ask("_check_spaces", [(i, (mode, vector.single_observation_space, vector.single_action_space)) for i in self.all])
 
@@ -139,7 +139,7 @@ class Workers:
         self._stop(())
 
     def _check_last(self, i: int, before: Any, last: Any) -> None:
-        """Refuse a last observation that may be an array over which the reset has written; of a single entry, warn once."""
+        """Raise if the last observation may be an array that the reset has overwritten; warn once if only one entry may be."""
         first = self.layout.unstack(self.vector.observations)[i] if self.vector.shared_memory else self.latest[i]
         if is_written_over(last, first):
             self._stop(())
@@ -149,7 +149,7 @@ class Workers:
             warnings.warn(f"{_lost(self.who(i))} (an entry of it, if not by chance)", stacklevel=2)
 
     def _keep(self, i: int, observation: Any) -> None:
-        """Put an observation that came beside another where the others are."""
+        """Write an observation that arrived in the message itself into the array of all observations."""
         if not self.vector.shared_memory:
             self.latest[i] = observation
         elif text := self.layout.misfit(observation):
@@ -158,9 +158,9 @@ class Workers:
             self.layout.put(self.vector.observations, i, observation)
 
     def _ask(self, command: str, messages: list[tuple[int, Any]]) -> dict[int, Any]:
-        """Send each of some workers a message, and return their answers; stop all workers unless each answers in time."""
+        """Send a message to each of some workers and return their answers; end all workers if one does not answer in time."""
         if self.closed:
-            raise HostError(f"{self.name} is closed; make it anew")
+            raise HostError(f"{self.name} is closed; make a new one")
         verb = command.strip("_")
         deadline = time.monotonic() + self.timeout
         waiting: dict[Any, int] = {}
@@ -184,7 +184,7 @@ class Workers:
                         raise self._death(i, verb) from None
                     if not fine:
                         raise self._failure(i, verb)
-        except BaseException:  # an interrupt too: later answers would be taken for those to other questions
+        except BaseException:  # also an interrupt: later answers could be mistaken for answers to other messages
             self._stop(())
             raise
         return answers
@@ -208,14 +208,14 @@ class Workers:
         )
 
     def _failure(self, i: int, verb: str) -> HostError:
-        """Return the error for what a worker raised: it has put that into a queue and ends."""
+        """Return the error that a worker raised, from the queue into which the worker has put it before its end."""
         text, trace = "what it raised could not be sent", None
         try:
             _, kind, value, trace = self.vector.error_queue.get(timeout=1.0)
             text = f"{kind.__name__}: {value}"
         except queue.Empty:
             pass
-        except Exception as error:  # it cannot be unpickled here
+        except Exception as error:  # the worker's exception cannot be unpickled here
             text = f"what could not be received ({_words(error)})"
         failure = HostError(f"{self.who(i)} raised in {verb}: {text}; all copies are closed: make the environment anew")
         if trace:
@@ -223,7 +223,7 @@ class Workers:
         return failure
 
     def _stop(self, hung: Any) -> None:
-        """End all processes: those that hear by a message, ``hung`` and whoever does not follow by force."""
+        """End all processes: by a message, or by force those in ``hung`` and those that do not end in time."""
         if self.closed:
             return
         self.closed = self.vector.closed = True
@@ -249,7 +249,7 @@ class Workers:
 
 
 class Vectors:
-    """Any other vector environment of gymnasium, such as one with wrappers of the whole batch; it steps all copies or none."""
+    """Driver of any other vector environment, such as one with wrappers around the whole batch; it can only step all copies at once."""
 
     def __init__(self, vector: VectorEnv, name: str):
         self.vector, self.name, self.num = vector, name, vector.num_envs
@@ -324,7 +324,7 @@ class Vectors:
 
 
 def _row(info: dict[str, Any], i: int) -> dict[str, Any]:
-    """Return what the info of a vector environment says of a copy: entries that a flag ``_NAME`` does not deny it."""
+    """Return the info of one copy from that of a vector environment, without the entries whose mask ``_NAME`` excludes the copy."""
     return {
         name: _row(value, i) if isinstance(value, dict) else value[i]
         for name, value in info.items()
@@ -333,15 +333,15 @@ def _row(info: dict[str, Any], i: int) -> dict[str, Any]:
 
 
 def is_written_over(last: Any, first: Any) -> bool:
-    """Return whether the last observation of an episode, of arrays, is the first of the next one: a reused array would be."""
+    """Return whether all arrays of an episode's last observation equal the first of the next episode, as a reused array would."""
     return any(isinstance(x, np.ndarray) for x in _entries(last)) and data_equivalence(last, first, exact=True)
 
 
 def _some_entry_is_written_over(before: Any, last: Any, first: Any) -> bool:
-    """Return whether a floating-point entry moved in the last step to exactly where the next episode begins."""
+    """Return whether a floating-point entry changed in the last step to exactly the first value of the next episode."""
     try:
         entries = list(zip(_entries(before), _entries(last), _entries(first), strict=True))
-    except ValueError:  # one does not fit its space, which is said elsewhere
+    except ValueError:  # an observation does not fit its space; another check reports it
         return False
     return any(
         isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.array_equal(x, after) and not np.array_equal(x, earlier)

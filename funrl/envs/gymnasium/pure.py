@@ -1,4 +1,4 @@
-"""The way back: a pure environment as one of gymnasium's, single or as a vector environment of its copies."""
+"""Pure environments as gymnasium environments, single or as a vector environment of copies."""
 
 import functools
 import re
@@ -21,7 +21,7 @@ from funrl.envs.gymnasium import spaces
 
 __all__ = ["to_gymnasium", "to_gymnasium_vector"]
 
-_FRAMES_PER_SECOND = 30  # of videos; environments do not say how long a step takes
+_FRAMES_PER_SECOND = 30  # of videos; an Env does not know the duration of a step
 
 
 def to_gymnasium(
@@ -32,31 +32,31 @@ def to_gymnasium(
     device: torch.device | str = "cpu",
     backend: str | None = None,
 ) -> gymnasium.Env:
-    """Return a pure environment, transformed or not, as an environment of gymnasium.
+    """Return a pure environment, transformed or not, as a gymnasium environment.
 
-    Spaces, observations and actions become gymnasium's, with the dtypes of the environment's spaces; ``info`` becomes arrays; rewards
-    are Python floats. It resets nothing by itself, and a step after the end of an episode is an error.
+    Spaces, observations and actions are converted to gymnasium's, with the dtypes of the environment's spaces; ``info`` has arrays; rewards
+    are Python floats. It does not reset itself, and a step after the end of an episode is an error.
 
     An episode has the key ``k = random.key(n)``, with ``n = np_random.integers(2**63)`` drawn at its start: its reset
-    uses ``split(k)[0]``, and step t = 0, 1, ... uses ``fold_in(split(k)[1], t)``. So a seed fixes all episodes from there on, and a reset
-    without one goes on with a fresh key.
+    uses ``split(k)[0]``, and step t = 0, 1, ... uses ``fold_in(split(k)[1], t)``. So a seed determines all later episodes, and a reset
+    without a seed uses a new key.
 
     Args:
         env: a pure environment, not batched.
         env_params: its physical constants; by default ``env.default_params``.
         render_mode: ``"rgb_array"`` for ``render`` to return pictures, uint8 [H, W, 3]; None: there are none.
-        device: where it is computed.
-        backend: None: eagerly, about half a millisecond a step. ``"auto"``, or another of :func:`funrl.compile`: the first reset and
-            step take some seconds, and each further one about a tenth of a millisecond.
+        device: the device of the computation.
+        backend: None: eager, about half a millisecond per step. ``"auto"``, or another backend of :func:`funrl.compile`: the first reset
+            and step take some seconds, and each further one about a tenth of a millisecond.
 
     Returns:
-        The environment. Its ``spec`` makes it again, as ``gymnasium.make(spec)``.
+        The environment. ``gymnasium.make(spec)`` with its ``spec`` makes it again.
 
     Raises:
-        TypeError: if ``env`` is no :class:`~funrl.env.Env`, or numpy has no numbers like those of its spaces.
+        TypeError: if ``env`` is not an :class:`~funrl.env.Env`, or numpy lacks the dtype of one of its spaces.
         ValueError: if it runs on the host or is batched, ``env_params`` are not like its default ones, or it has no such
             ``render_mode``; from ``step``, if the action is not one of the environment (a Box may be left).
-        gymnasium.error.ResetNeeded: from ``step`` and ``render``, if no episode is under way.
+        gymnasium.error.ResetNeeded: from ``step`` and ``render``, if no episode is running.
 
     Example:
         >>> import funrl
@@ -81,25 +81,25 @@ def to_gymnasium_vector(
 ) -> VectorEnv:
     """Return ``num_envs`` copies of a pure environment as a vector environment of gymnasium, which steps all of them at once.
 
-    It does what gymnasium's SyncVectorEnv does with as many copies of :func:`to_gymnasium`, number for number, in the time of one:
-    copy i has a generator of its own, seeded by ``seed + i``.
+    Its results equal those of gymnasium's SyncVectorEnv with as many copies of :func:`to_gymnasium`, in the time of one:
+    copy i has a separate generator, seeded by ``seed + i``.
 
     Args:
         env: a pure environment, not batched.
-        num_envs: B >= 1, how many copies.
-        env_params: the physical constants of all; by default ``env.default_params``.
+        num_envs: B >= 1, the number of copies.
+        env_params: the physical constants of all copies; by default ``env.default_params``.
         render_mode: ``"rgb_array"`` for ``render`` to return a tuple of pictures, uint8 [H, W, 3]; None: there are none.
-        autoreset_mode: when a copy is reset whose episode is over, as SyncVectorEnv has it: ``NEXT_STEP``, by the next step in place of
-            its action; ``SAME_STEP``, at once, with ``final_obs`` and ``final_info`` in the info; ``DISABLED``, by
+        autoreset_mode: when a copy is reset after the end of its episode, as in SyncVectorEnv: ``NEXT_STEP``, by the next step, which
+            ignores its action; ``SAME_STEP``, at once, with ``final_obs`` and ``final_info`` in the info; ``DISABLED``, by
             ``reset(options={"reset_mask": ...})``.
-        device: where they are computed.
+        device: the device of the computation.
         backend: as for :func:`to_gymnasium`.
 
     Returns:
         The vector environment.
 
     Raises:
-        TypeError: if ``env`` is no :class:`~funrl.env.Env`, or ``num_envs`` no integer, or numpy has no numbers like those of its spaces.
+        TypeError: if ``env`` is not an :class:`~funrl.env.Env`, or ``num_envs`` not an integer, or numpy lacks a dtype of its spaces.
         ValueError: as :func:`to_gymnasium`, or if ``num_envs`` is less than 1, or there is no such ``autoreset_mode``.
         gymnasium.error.ResetNeeded: as :func:`to_gymnasium`.
 
@@ -156,7 +156,7 @@ class PureVectorEnv(VectorEnv):
         self.single_observation_space, self.single_action_space = episodes.observation_space, episodes.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._seeded: list[Any] = [None] * self.num_envs  # generators and their seeds, once they are used
+        self._seeded: list[Any] = [None] * self.num_envs  # generators and their seeds, from their first use on
         self._all = np.ones(self.num_envs, np.bool_)
 
     @property
@@ -207,7 +207,7 @@ class PureVectorEnv(VectorEnv):
                 self._seeded[i] = np_random(seeds[i])
 
     def _final(self, observation: Any, info: dict[str, Any], ends: np.ndarray) -> dict[str, Any]:
-        """Return what the info says of episodes that are over while others have begun already."""
+        """Return the ``final_obs`` and ``final_info`` entries for copies that were reset in the same step."""
         rows, array = self.episodes.layout.unstack(observation), np.full(self.num_envs, None, object)
         for i in np.flatnonzero(ends):
             array[i] = rows[i]
@@ -215,7 +215,7 @@ class PureVectorEnv(VectorEnv):
 
 
 class _Maker:
-    """A function that makes an environment, and that can be sent to other processes: the functions of an Env are made where it is."""
+    """A function that makes an environment and can be sent to other processes; the functions of the Env are created there."""
 
     def __init__(self, make: Any):
         self.make = make
@@ -224,7 +224,7 @@ class _Maker:
         return self.make(**options)
 
     def __deepcopy__(self, memo: Any) -> "_Maker":
-        return self  # nothing in it changes
+        return self  # it is immutable
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (cloudpickle.dumps(self.make),)
@@ -235,7 +235,7 @@ def _unpickled(made: bytes) -> _Maker:
 
 
 class _Episodes:
-    """Episodes of N copies side by side: arrays in and out, and all copies in one call of mapped functions."""
+    """Episodes of N copies of a pure environment, with arrays as inputs and outputs. One call of a vmapped function steps all copies."""
 
     def __init__(self, what: str, env: Env, num: int, env_params: Any, device: torch.device | str, backend: str | None):
         if not isinstance(env, Env):
@@ -258,26 +258,26 @@ class _Episodes:
         if backend is not None:
             self.begin = compiler.compile(self._begin, backend=backend)
             self.advance = compiler.compile(self._advance, backend=backend)
-        self.over: np.ndarray | None = None  # bool [N], whose episodes are over
+        self.over: np.ndarray | None = None  # bool [N], which episodes are over
         self.times = np.zeros(num, np.int64)  # steps taken in each
         self.now: Any = None  # keys, states, observations and infos
 
     def spec(self, render_mode: str | None) -> EnvSpec:
-        """Return what makes such an environment again."""
+        """Return the EnvSpec that makes such an environment again."""
         make = _Maker(functools.partial(to_gymnasium, self.env, **self.options))
         limit = self.env.max_episode_steps if self.options["env_params"] is None else None
         id = re.sub(r"[^\w:.-]", "_", self.name)
         return EnvSpec(id, make, max_episode_steps=limit, kwargs={"render_mode": render_mode})
 
     def metadata(self, render_mode: str | None) -> dict[str, Any]:
-        """Return gymnasium's metadata; raise a ValueError unless there are pictures of such a kind."""
+        """Return gymnasium's metadata; raise a ValueError if the environment does not have the render mode."""
         modes = [] if self.env.render is None else ["rgb_array"]
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"{self.what}: render_mode: {self.name} has {modes or 'no pictures'}; got {render_mode!r}")
         return {"render_modes": modes, "render_fps": _FRAMES_PER_SECOND}
 
     def reset(self, generators: Sequence[np.random.Generator], where: np.ndarray | None = None) -> tuple[Any, Any]:
-        """Begin episodes, with keys from the generators, and return the observations and infos of all copies."""
+        """Start episodes with keys from the generators; return the observations and infos of all copies."""
         where = np.ones(self.num, np.bool_) if where is None else where
         if self.over is None and not where.all():
             raise ResetNeeded(f"{self.name}: reset all copies before some of them")
@@ -291,7 +291,7 @@ class _Episodes:
         return self._shown()
 
     def step(self, action: Any, skip: np.ndarray | None = None) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, Any]:
-        """Step the copies, but those in ``skip``; the rewards of these are 0 and their flags False."""
+        """Step all copies except those in ``skip``, whose rewards are 0 and whose flags are False."""
         if self.over is None:
             raise ResetNeeded(f"{self.name}: reset it before the first step")
         skip = np.zeros(self.num, np.bool_) if skip is None else skip
@@ -351,12 +351,12 @@ class _Episodes:
 
 
 def _first(info: Any) -> Any:
-    """Return the info of the only copy; flags are Python's, which gymnasium's vector environments know how to gather."""
+    """Return the info of the only copy, with flags as Python bools, as gymnasium's vector environments require."""
     return tree.map(lambda x: bool(x[0]) if x.dtype == np.bool_ and x.ndim == 1 else x[0], info)
 
 
 def _masked(info: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
-    """Return the infos of some copies as gymnasium has them: 0 for the others, and beside each entry ``_entry``, who has it."""
+    """Return the infos of some copies in gymnasium's format: 0 for the others, and for each entry a mask ``_entry`` of these copies."""
     out: dict[str, Any] = {}
     for name, value in info.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Between the spaces of gymnasium and those of funrl, and between batches of their elements: arrays there, tensors here."""
+"""Conversion between spaces of gymnasium and of funrl, and between batches of their elements, arrays and tensors."""
 
 import zlib
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(
 
 
 def from_gymnasium(space: Space, what: str) -> Any:
-    """Return the space of funrl that has the elements of ``space``.
+    """Return the funrl space with the elements of a gymnasium space.
 
-    MultiBinary and boolean boxes become :class:`~funrl.spaces.Binary`; a MultiDiscrete of several dimensions becomes an integer box; boxes
-    of uint16 and uint32, and of uint64 below 2**63, with which torch does not compute, become those of int32, int64 and int64.
+    MultiBinary and boolean boxes become :class:`~funrl.spaces.Binary`; a MultiDiscrete of several dimensions becomes an integer box. As
+    torch does not compute with these dtypes, boxes of uint16, uint32, and uint64 below 2**63 become boxes of int32, int64 and int64.
 
     Raises:
-        TypeError: that names a space with no counterpart; ``what`` names the whole.
+        TypeError: if a space has no counterpart; the message names it, and begins with ``what``.
     """
     if isinstance(space, Dict):
         return spaces.Dict({name: from_gymnasium(entry, f"{what}[{name!r}]") for name, entry in space.spaces.items()})
@@ -50,7 +50,7 @@ def from_gymnasium(space: Space, what: str) -> Any:
 
 
 def to_gymnasium(space: Any) -> Space:
-    """Return the space of gymnasium that has the elements of ``space``."""
+    """Return the gymnasium space with the elements of a funrl space."""
     if isinstance(space, spaces.Dict):
         return Dict({name: to_gymnasium(entry) for name, entry in space.spaces.items()})
     if isinstance(space, spaces.Tuple):
@@ -66,11 +66,11 @@ def to_gymnasium(space: Any) -> Space:
 
 
 class Misfit(ValueError):
-    """Elements of B copies that do not fit their space; ``Layout.misfit`` says what is wrong with one."""
+    """Error: elements of B copies do not fit their space; ``Layout.misfit`` describes what is wrong with one."""
 
 
 def layout(space: Space, what: str) -> "Leaf | Branch":
-    """Return how batches of elements of a space look; raises as :func:`from_gymnasium`."""
+    """Return the layout of batches of elements of a space; raises as :func:`from_gymnasium`."""
     ours = from_gymnasium(space, what)
     if isinstance(space, (Dict, Tuple)):
         entries: dict[Any, Space] = dict(space.spaces) if isinstance(space, Dict) else dict(enumerate(space.spaces))
@@ -79,7 +79,7 @@ def layout(space: Space, what: str) -> "Leaf | Branch":
 
 
 class Leaf:
-    """Batches of one array: [B, ...] in gymnasium's dtype; ``ours`` is the space in funrl."""
+    """Layout of batches of one array, [B, ...] in gymnasium's dtype; ``ours`` is the funrl space."""
 
     def __init__(self, space: Any, ours: Any):
         self.shape, self.dtype, self.ours, self.scalar = space.shape, space.dtype, ours, isinstance(space, Discrete)
@@ -108,10 +108,10 @@ class Leaf:
         return array
 
     def fit(self, batch: Any, num: int) -> np.ndarray:
-        """Return the elements of B copies, given as a batch, as new arrays; numbers may be outside of a floating-point box, but are finite.
+        """Return the elements of B copies, given as a batch, as new arrays. Numbers have to be finite, but may leave a floating-point box.
 
         Raises:
-            Misfit: that says what is wrong, if they are no such elements.
+            Misfit: if they are not such elements; the message says why.
         """
         try:
             array = self.stack(batch)
@@ -126,7 +126,7 @@ class Leaf:
         return array
 
     def misfit(self, value: Any) -> str | None:
-        """Return what is wrong with an element, in words that follow "an observation", or None."""
+        """Return a description of what is wrong with an element, to follow "an observation", or None."""
         try:
             array = self.stack([value])
         except Misfit:
@@ -135,15 +135,15 @@ class Leaf:
 
     def bad(self, array: np.ndarray) -> bool:
         """Return whether any number is NaN or infinite."""
-        # One pass, without an array of flags; a sum of squares may be infinite without them.
+        # A sum of squares is one pass without an array of flags; as it may overflow, an infinite sum is checked again.
         return self.floats and not np.vdot(array, array) < np.inf and not np.isfinite(array).all()
 
     def unstack(self, array: np.ndarray) -> list[Any]:
-        """Return the elements of the copies: arrays, or of a Discrete numbers."""
+        """Return the elements of the copies: arrays, or numbers for a Discrete."""
         return list(array) if self.scalar or self.shape else [array[i, ...] for i in range(len(array))]
 
     def copy(self, array: np.ndarray) -> np.ndarray:
-        """Return arrays of their own memory."""
+        """Return copies of the arrays."""
         return array.copy()
 
     def put(self, array: np.ndarray, i: int, value: Any) -> None:
@@ -155,7 +155,7 @@ class Leaf:
         return np.array(numpy(x), self.dtype)
 
     def tensors(self, array: np.ndarray, single: bool) -> torch.Tensor:
-        """Return arrays [B, ...] as tensors of the same memory, or, for a single environment, arrays [1, ...] as tensors [...]."""
+        """Return arrays [B, ...] as tensors that share their memory; for a single environment, arrays [1, ...] as tensors [...]."""
         if array.dtype != self.torch_dtype:
             array = array.astype(self.torch_dtype)
         return torch.from_numpy(array.reshape(self.shape) if single else array)
@@ -164,7 +164,7 @@ class Leaf:
         """Return tensors [*batch, ...] as new arrays [B, ...], and a checksum of them.
 
         Raises:
-            TypeError, ValueError: unless they are a batch of elements as to structure, shapes and dtypes.
+            TypeError, ValueError: if structure, shapes or dtypes are not those of a batch of elements.
         """
         if not isinstance(x, torch.Tensor) or (x.dtype != self.ours.dtype and not (self.floats and x.is_floating_point())):
             self.ours.check(x, name)
@@ -177,7 +177,7 @@ class Leaf:
 
 
 class Branch:
-    """Batches of a dict or a tuple of entries; see :class:`Leaf`."""
+    """Layout of batches of a dict or a tuple; see :class:`Leaf`."""
 
     def __init__(self, names: list[Any], entries: list[Any], ours: Any):
         self.names, self.entries, self.ours = names, entries, ours
@@ -237,7 +237,7 @@ class Branch:
 
 
 def _bounds(space: Any) -> tuple[Any, Any]:
-    """Return the least and the greatest integers in a space."""
+    """Return the smallest and the greatest integers in a space."""
     if isinstance(space, Discrete):
         return space.start, space.start + space.n - 1
     if isinstance(space, MultiDiscrete):
@@ -254,7 +254,7 @@ def _kind(value: Any) -> str:
 
 
 def numpy(x: torch.Tensor) -> np.ndarray:
-    """Return a tensor as an array, of the same memory where it can be.
+    """Return a tensor as an array, which shares its memory if possible.
 
     Raises:
         TypeError: if it has no values, under a transform such as vmap.

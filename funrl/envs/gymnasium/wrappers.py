@@ -1,4 +1,4 @@
-"""What :func:`make` puts around each gymnasium environment, where it runs."""
+"""Wrappers that :func:`make` applies to each gymnasium environment, in the process that runs it."""
 
 import copy
 from typing import Any
@@ -12,7 +12,7 @@ from funrl.envs.gymnasium.spaces import Misfit, layout
 
 
 class FrameSkip(gymnasium.Wrapper):
-    """Repeat each action ``frames`` times or until the episode ends, and add up the rewards."""
+    """Repeat each action ``frames`` times or until the episode ends, and sum the rewards."""
 
     def __init__(self, env: gymnasium.Env, frames: int):
         super().__init__(env)
@@ -29,7 +29,8 @@ class FrameSkip(gymnasium.Wrapper):
 
 
 class Pixels(gymnasium.ObservationWrapper):
-    """Observe a dict of the picture, ``pixels``, and the observation, ``state`` (or the entries of a dict that it is), unless ``only``."""
+    """Observe a dict of the picture, ``pixels``, and the observation, ``state`` (or its entries if it is a dict); only pixels if
+    ``only``."""
 
     def __init__(self, env: gymnasium.Env, only: bool):
         super().__init__(env)
@@ -53,7 +54,7 @@ class Pixels(gymnasium.ObservationWrapper):
 
 
 class Seeded(gymnasium.Wrapper):
-    """An environment in a process of its own, whose resets with a seed also seed the global generators of that process."""
+    """Wrapper in a worker process; a reset with a seed also seeds the global generators of the process."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
@@ -62,7 +63,7 @@ class Seeded(gymnasium.Wrapper):
 
 
 class Copied(gymnasium.Wrapper):
-    """Give copies of observations, so that a reset in the same step does not write over the last one."""
+    """Return copies of observations, so that a reset in the same step does not overwrite the last one."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -70,7 +71,7 @@ class Copied(gymnasium.Wrapper):
 
 
 class Checked(gymnasium.Wrapper):
-    """Raise where an observation does not fit: gymnasium's workers write whatever can be broadcast into the memory they share."""
+    """Raise if an observation does not fit its space; otherwise gymnasium's workers broadcast it into shared memory without an error."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)

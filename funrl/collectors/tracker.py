@@ -1,4 +1,4 @@
-"""What is known of the experience that was handed over: which episode each step is of, and what the running episodes were made of."""
+"""The episode tracker: numbers the episodes of the batches, counts their steps, and stores the actions of the running episodes."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ __all__ = ["Collected"]
 class Collected:
     """A batch of experience: T steps of B copies, time first; or split into N trajectories, of T steps at most, one a row.
 
-    A buffer of transitions takes its T x B rows as ``tree.reshape(batch.transition, (-1,), batch_dims=2)``.
+    To add its T x B rows to a buffer of transitions, take ``tree.reshape(batch.transition, (-1,), batch_dims=2)``.
 
     Attributes:
         transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory. Its
-            ``place`` has ``traj_ids``, ``step_count`` and ``return_so_far``, too.
-        step_count: int64 [T, B] or [N, T], how many steps of the episode came before this one.
-        return_so_far: like the reward, the sum of the rewards of the episode before this step.
-        traj_ids: int64, the number of the episode, which no other one has; an episode keeps it from batch to batch. Modulo
-            ``num_envs`` of the collector it says which copy of the environment.
-        mask: bool, where there is a step: everywhere in [T, B], up to the end of each trajectory in [N, T].
-        version: int64, which version of the parameters chose the action: 0 for those given to the collector, 1 for those
-            published first.
+            ``place`` also has ``traj_ids``, ``step_count`` and ``return_so_far``.
+        step_count: int64 [T, B] or [N, T], the number of steps of the episode before this one.
+        return_so_far: shape and dtype of the reward: the sum of the rewards of the episode before this step.
+        traj_ids: int64, the unique number of the episode. An episode that spans several batches has the same number in all of them.
+            The number modulo ``num_envs`` of the collector is the index of the copy of the environment.
+        mask: bool, True where there is a step: everywhere in [T, B], and up to the end of each trajectory in [N, T].
+        version: int64, the version of the parameters that chose the action: 0 for those given to the collector, 1 for the first
+            that were published.
 
     ``traj_ids`` and ``version`` are -1 where there is no step.
     """
@@ -40,17 +40,17 @@ class Collected:
 
 
 @tree.dataclass
-class LedgerState(tree.Replaceable):
-    """What the next batches start from, of W workers with B copies in all.
+class EpisodeTrackerState(tree.Replaceable):
+    """State of an :class:`EpisodeTracker` between batches, for W workers with B copies in all.
 
     Attributes:
-        batches: int64 [W], how many batches each worker has handed over.
-        steps: int64 [B], steps so far of the running episodes.
-        returns: float64 [B], the sums of their rewards, rounded to the dtype of the rewards.
-        episodes: int64 [B], how many episodes of the copy are over.
-        after: a tree [B, ...] of what the policy sees next, ``observation``, and what it remembers, ``memory``.
-        actions: a tree [C, B, ...], the last actions of each copy: that of its t-th step is at t modulo C. C grows with the episodes, to
-            the most steps that one may have; it is 0 before the first batch.
+        batches: int64 [W], the number of batches that each worker has delivered.
+        steps: int64 [B], the number of steps of each running episode.
+        returns: float64 [B], the sum of the rewards of each running episode, rounded to the dtype of the rewards.
+        episodes: int64 [B], the number of finished episodes of each copy.
+        after: a dict of two trees [B, ...]: ``observation``, the next input of the policy, and ``memory``, its recurrent state.
+        actions: a tree [C, B, ...], the last actions of each copy: the action of step t is at row t modulo C. C grows with the
+            episodes, up to the maximum length of an episode; it is 0 before the first batch.
     """
 
     batches: torch.Tensor
@@ -64,8 +64,8 @@ class LedgerState(tree.Replaceable):
 
 
 @tree.dataclass
-class Part:
-    """What one worker starts from: the rows of its copies, and the actions of their running episodes, [L, ...], the latest last."""
+class ResumePoint:
+    """Data that one worker resumes from: the rows of its copies, and the actions [L, ...] of their running episodes, the latest last."""
 
     batches: torch.Tensor
     steps: torch.Tensor
@@ -73,15 +73,15 @@ class Part:
     actions: Any
 
 
-class Ledger:
-    """The books of a collector: each batch is entered once, and :attr:`state` is what comes after all of them.
+class EpisodeTracker:
+    """Tracker of the episodes of a collector. :meth:`record` adds a batch; :attr:`state` is the result of all batches added so far.
 
     Args:
-        copies: how many copies each worker has.
-        batch_steps: for each worker T, the steps of its batches.
-        action: an action of one copy, a tree of shapes and dtypes.
-        after: likewise what one copy's policy sees and remembers.
-        limit: the most steps of an episode; no more actions of a copy are kept.
+        copies: the number of copies of each worker.
+        batch_steps: T of each worker, the number of steps of its batches.
+        action: an example of one copy's action, a tree of shapes and dtypes.
+        after: an example of one copy's observation and recurrent state, a tree of shapes and dtypes.
+        limit: the maximum length of an episode, and so of the stored actions of a copy.
     """
 
     def __init__(self, copies: list[int], batch_steps: list[int], action: Any, after: Any, limit: int):
@@ -94,7 +94,7 @@ class Ledger:
             return lambda x: torch.zeros((*lead, *x.shape), dtype=x.dtype)
 
         none = torch.zeros(self.num_copies, dtype=torch.int64)
-        self.state = LedgerState(
+        self.state = EpisodeTrackerState(
             batches=torch.zeros(len(copies), dtype=torch.int64),
             steps=none,
             returns=torch.zeros(self.num_copies, dtype=torch.float64),
@@ -103,17 +103,17 @@ class Ledger:
             actions=tree.map(zeros(0, self.num_copies), action),
         )
 
-    def enter(
+    def record(
         self, worker: int, reward: torch.Tensor, done: torch.Tensor, action: Any, after: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Enter what a worker did in a batch [T, b, ...]; return its step counts, returns so far and numbers of episodes, [T, b]."""
+        """Add a worker's batch [T, b, ...]; return its step counts, returns so far and episode numbers, each [T, b]."""
         state, columns = self.state, self.columns[worker]
         steps, episodes = state.steps[columns], state.episodes[columns]
         time = torch.arange(len(done))[:, None]
         begun = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
         since = torch.where(begun, time, -1).cummax(0).values
         count = torch.where(since < 0, steps + time, time - since)
-        # In the dtype and by the function with which a learner sums, so that they agree about running episodes to the last bit.
+        # The learner sums with the same function and dtype, so that both have the same running returns to the last bit.
         start = state.returns[columns].to(reward.dtype)
         returns = running_sum(reward, begun, start)
         before = torch.where(begun, 0.0, torch.cat([start[None], returns[:-1]]))
@@ -135,13 +135,13 @@ class Ledger:
         state.batches[worker] += 1
         return count, before, ids
 
-    def part(self, worker: int) -> Part:
-        """Return what a worker starts from."""
+    def resume_point(self, worker: int) -> ResumePoint:
+        """Return the data that a worker resumes from."""
         state, columns = self.state, self.columns[worker]
         steps = state.steps[columns]
         now, longest = int(state.batches[worker]) * self.batch_steps[worker], int(steps.max())
         places = torch.arange(now - longest, now) % max(self.capacity, 1)
-        return Part(
+        return ResumePoint(
             batches=state.batches[worker],
             steps=steps.clone(),
             after=tree.map(lambda x: x[columns].clone(), state.after),
@@ -149,34 +149,34 @@ class Ledger:
         )
 
     def overrun(self) -> int:
-        """Return how many steps the longest running episode has, if these are more than are kept, else 0."""
+        """Return the length of the longest running episode if it exceeds ``limit`` (its actions are incomplete then), else 0."""
         longest = int(self.state.steps.max())
         return longest if longest > self.limit else 0
 
     @property
     def capacity(self) -> int:
-        """C, of how many steps of each copy there are actions now."""
+        """C, the number of steps of each copy whose actions can be stored now."""
         leaves = tree.leaves(self.state.actions)
         return len(leaves[0]) if leaves else self.limit
 
-    def restore(self, state: LedgerState) -> None:
-        """Go on from the state of a ledger made alike.
+    def restore(self, state: EpisodeTrackerState) -> None:
+        """Continue from the state of a tracker with the same configuration.
 
         Raises:
-            ValueError: if it does not have the actions of its running episodes.
+            ValueError: if the state lacks actions of its running episodes.
         """
         rows = {len(x) for x in tree.leaves(state.actions)} or {self.limit}
         longest = int(state.steps.max())
         if len(rows) > 1 or not longest <= max(rows) <= self.limit:
             raise ValueError(
-                f"ledger: actions: the running episodes have up to {longest} steps, and an episode may have {self.limit} here, but there "
+                f"tracker: actions: the running episodes have up to {longest} steps, and an episode may have {self.limit} here, but there "
                 f"are the actions of {' or '.join(map(str, sorted(rows)))}; it belongs to another configuration, such as another "
                 "max_frames_per_traj, or is damaged"
             )
         self.state = state
 
     def _make_room(self, steps: int) -> None:
-        """Let the actions of so many steps stay, up to the limit; twice as many as before at least, for each time all are copied."""
+        """Make room for the actions of ``steps`` steps, at most ``limit``. The room at least doubles, as each growth copies all actions."""
         old = self.capacity
         if old >= min(max(steps, 1), self.limit):
             return

@@ -53,7 +53,7 @@ def test_faults_name_worker_and_environment(fault, message, seconds):
     with pytest.raises(HostError, match=message):
         next(collector)
     assert time.monotonic() - start < seconds and not any(map(alive, processes))
-    with pytest.raises(HostError, match="is closed; make it anew"):
+    with pytest.raises(HostError, match="is closed; make a new one"):
         next(collector)
     collector.close()
     collector.close()
@@ -103,13 +103,13 @@ def test_a_worker_that_dies_at_the_same_place_again_is_given_up():
 
 @pytest.mark.slow
 def test_an_interrupt_between_workers_closes_it(monkeypatch):
-    """Else the books of one worker would be a batch behind those of another."""
+    """Otherwise the tracker of one worker would be one batch behind that of another."""
     with collectors.synchronous(odd, None, (), num_workers=1, **SIZES) as collector:
         next(collector)
-        monkeypatch.setattr(collector._ledger, "enter", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(collector._tracker, "record", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             next(collector)
-        with pytest.raises(HostError, match="is closed; make it anew"):
+        with pytest.raises(HostError, match="is closed; make a new one"):
             next(collector)
 
 
