@@ -291,7 +291,9 @@ def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
     version = first[len(_KIND) : -1].decode("ascii", "replace")
     if version != str(_VERSION):
         writer = _WRITERS.get(version, "another funrl")
-        raise CheckpointError(f"{path}: the checkpoint has format version {version}, of {writer}, expected {_VERSION}; read it with that one")
+        raise CheckpointError(
+            f"{path}: the checkpoint has format version {version}, of {writer}, expected {_VERSION}; read it with that one"
+        )
     if sys.byteorder != "little":
         raise CheckpointError(f"{path}: the checkpoint is little-endian, but this machine is not; convert it on one that is")
     packed = file.read(8)
