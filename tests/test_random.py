@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from funrl import compiler, random
-from funrl.random import _checks, _splitmix
+from funrl.random import _checks, _continuous, _splitmix
 from tests.oracles import splitmix64
 from tests.support import compilations
 
@@ -255,7 +255,7 @@ def test_the_extreme_words_give_finite_numbers_within_the_documented_bounds(dtyp
         size = _checks.size_of(shape, name)
         return extreme.expand(size) if size == (7,) else torch.stack([extreme, extreme.flip(0)])
 
-    monkeypatch.setattr(random, "_words", words)
+    monkeypatch.setattr(_continuous, "words_of", words)
     double = dtype == torch.float64
     u = random.uniform(0, 7, dtype=dtype)
     assert u.min() == 0 and u.max() == 1 - 2.0 ** (-53 if double else -24)

@@ -245,6 +245,20 @@ class _Processes(Collector):
             raise
         self._pool.resume_point = self._tracker.resume_point
 
+    def _furnish(self, what: str, frames_per_batch: int, num_slots: int) -> Ledger:
+        """Share the steps of a batch out among the copies of the workers, and give the workers the memory that they write to."""
+        facts = self._fleet.facts
+        copies = [each.num_envs or 1 for each in facts]
+        self._batch_copies = self._shared_out(copies)
+        for num in self._batch_copies:
+            if frames_per_batch % num:
+                whose = "all workers have" if len(set(self._batch_copies)) == 1 and num != copies[0] else "a worker has"
+                raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num} copies that {whose}, got {frames_per_batch}")
+        steps = [frames_per_batch // num for num in self._batch_copies]
+        self._fleet.furnish(steps, num_slots)
+        limit = max(each.max_episode_steps for each in facts)
+        return Ledger(copies, steps, facts[0].transition.action, facts[0].after, limit)
+
     def close(self) -> None:
         self._pool.close()
 

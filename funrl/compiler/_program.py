@@ -249,11 +249,7 @@ class _Program:
         donated_leaves = {k for k, group in enumerate(groups) if group in self.positions}
         for i in sorted(donated_leaves):
             if not isinstance(leaves[i], torch.Tensor):
-                position = groups[i]
-                where = tree.paths(args[position])[i - groups.index(position)]
-                raise TypeError(
-                    f"{self.name}: leaf {where} of argument {position}, which is donated, is a {type(leaves[i]).__name__}; make it a tensor"
-                )
+                raise self._no_tensor(args, leaves, groups, i)
         self.donated_leaves = donated_leaves
         timer = Timer(self.name, self.kind)
         timer("tracing")
@@ -269,18 +265,7 @@ class _Program:
         output_groups: list[int] = []
         for k, part in enumerate(parts):
             output_groups += [k] * len(optree.tree_leaves(part, namespace="funrl"))  # pyright: ignore
-        # What is returned as it was given is handed back; numbers are what they were at the trace.
-        arguments = {id(node): i for i, node in zip(tensors, graph.inputs, strict=False)}
-        self.passed: list[tuple[int, int]] = []
-        self.fixed: list[tuple[int, Any]] = []
-        self.computed: list[int] = []
-        for k, (node, x) in enumerate(zip(nodes, values, strict=True)):
-            if node is None:
-                self.fixed.append((k, x))
-            elif id(node) in arguments:
-                self.passed.append((k, arguments[id(node)]))
-            else:
-                self.computed.append(k)
+        self._sort_outputs(nodes, values, {id(node): i for i, node in zip(tensors, graph.inputs, strict=False)})
         graph.outputs = [node for k in self.computed if (node := nodes[k]) is not None]
         kept = {i for _, i in self.passed}
         successors = {
@@ -303,6 +288,26 @@ class _Program:
         timer("")
         self.large = [k for k, i in enumerate(tensors) if leaves[i].nbytes >= LARGE]
         self.num_outputs = len(values)
+
+    def _sort_outputs(self, nodes: list[Any], values: list[Any], arguments: dict[int, int]) -> None:
+        """Note which outputs are computed; what is returned as it was given is handed back, and numbers are what they were at the trace."""
+        self.passed: list[tuple[int, int]] = []
+        self.fixed: list[tuple[int, Any]] = []
+        self.computed: list[int] = []
+        for k, (node, x) in enumerate(zip(nodes, values, strict=True)):
+            if node is None:
+                self.fixed.append((k, x))
+            elif id(node) in arguments:
+                self.passed.append((k, arguments[id(node)]))
+            else:
+                self.computed.append(k)
+
+    def _no_tensor(self, args: tuple[Any, ...], leaves: list[Any], groups: list[int], i: int) -> TypeError:
+        position = groups[i]
+        where = tree.paths(args[position])[i - groups.index(position)]
+        return TypeError(
+            f"{self.name}: leaf {where} of argument {position}, which is donated, is a {type(leaves[i]).__name__}; make it a tensor"
+        )
 
     def _check_layout(self, leaves: list[Any]) -> None:
         for i in self.laid_out:

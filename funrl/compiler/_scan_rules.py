@@ -93,11 +93,7 @@ def _with_tangents(
     """Push tangents through a loop: a loop whose carry, rows and ys come with their tangents."""
     needed, level = private.needed(), interpreter.level()
 
-    def parts(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        primal, tangent = forward_ad.unpack_dual(x)
-        return needed._unwrap_for_grad(primal, level), None if tangent is None else needed._unwrap_for_grad(tangent, level)
-
-    pairs = [parts(x) for x in (*carry, *columns, *constants)]
+    pairs = [_unpacked(x, level) for x in (*carry, *columns, *constants)]
     num_carries, rows_end = len(carry), len(carry) + len(columns)
     primals = [x for x, _ in pairs]
     # A carry of floating-point numbers has a tangent from the start, for its update may have one.
@@ -152,6 +148,13 @@ def _with_tangents(
     for i, slope in zip(moving_outputs, slopes, strict=True):
         results[i] = forward_ad.make_dual(results[i], needed._wrap_for_grad(slope, level))
     return results
+
+
+def _unpacked(x: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return a tensor of a level of jvp as a tensor of the level below, and its tangent."""
+    needed = private.needed()
+    primal, tangent = forward_ad.unpack_dual(x)
+    return needed._unwrap_for_grad(primal, level), None if tangent is None else needed._unwrap_for_grad(tangent, level)
 
 
 def _jvp(f: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any, Any]:

@@ -187,24 +187,7 @@ def _build(
     join: Callable[..., Any],
     fields: dict[str, Any],
 ) -> Env:
-    batched = env.num_envs is not None
-
-    def each(f: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.func.vmap(f) if batched else f
-
-    def prepare(key: torch.Tensor, own: Any, action: Any) -> tuple[torch.Tensor, Any, Any]:
-        noise = ()
-        if draw is not None:
-            key, own_key = random.split(key).unbind(0)
-            noise = each(draw)(random.split(own_key, env.num_envs) if env.num_envs is not None else own_key)
-        own, action = (own, action) if act is None else each(act)(noise, own, action)
-        return key, own, action
-
-    def begun(timestep: Timestep) -> tuple[Any, Timestep]:
-        return ((), timestep) if start is None else each(start)(timestep)
-
-    def stepped(own: Any, timestep: Timestep) -> tuple[Any, Timestep]:
-        return (own, timestep) if finish is None else each(finish)(own, timestep)
+    prepare, begun, stepped = _hooks(env, start, act, finish, draw)
 
     def reset(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
         below, timestep = env.reset(key, env_params)
@@ -239,13 +222,42 @@ def _build(
     return env._replace(
         reset=reset,
         step=step,
-        reset_where=reset_where if batched else None,
-        step_where=step_where if batched else None,
+        reset_where=None if env.num_envs is None else reset_where,
+        step_where=None if env.num_envs is None else step_where,
         render=None if env.render is None else render,
         below=env,
         label=label,
         **fields,
     )
+
+
+def _hooks(
+    env: Env,
+    start: Callable[..., Any] | None,
+    act: Callable[..., Any] | None,
+    finish: Callable[..., Any] | None,
+    draw: Callable[..., Any] | None,
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Return what is called before a step, after a reset and after a step, for all copies of ``env``; what is None does nothing."""
+
+    def each(f: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.func.vmap(f) if env.num_envs is not None else f
+
+    def prepare(key: torch.Tensor, own: Any, action: Any) -> tuple[torch.Tensor, Any, Any]:
+        noise = ()
+        if draw is not None:
+            key, own_key = random.split(key).unbind(0)
+            noise = each(draw)(random.split(own_key, env.num_envs) if env.num_envs is not None else own_key)
+        own, action = (own, action) if act is None else each(act)(noise, own, action)
+        return key, own, action
+
+    def begun(timestep: Timestep) -> tuple[Any, Timestep]:
+        return ((), timestep) if start is None else each(start)(timestep)
+
+    def stepped(own: Any, timestep: Timestep) -> tuple[Any, Timestep]:
+        return (own, timestep) if finish is None else each(finish)(own, timestep)
+
+    return prepare, begun, stepped
 
 
 def step_some(

@@ -90,20 +90,7 @@ def make(
 
     Reference: M. Towers et al., "Gymnasium: a standard interface for reinforcement learning environments", 2024, arXiv:2407.17032.
     """
-    if num_envs is not None:
-        _check_whole("num_envs", num_envs)
-    _check_whole("frame_skip", frame_skip)
-    if vectorization not in ("sync", "async"):
-        raise ValueError(f"gymnasium.make: vectorization: expected 'sync' or 'async', got {vectorization!r}")
-    if vectorization == "async" and num_envs is None:
-        raise ValueError("gymnasium.make: vectorization: 'async' is for several copies; give num_envs")
-    if pixels_only and not from_pixels:
-        raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
-    methods = multiprocessing.get_all_start_methods()
-    if start_method is not None and start_method not in methods:
-        raise ValueError(f"gymnasium.make: start_method: expected None or one of {methods}, got {start_method!r}")
-    if start_method is not None and vectorization != "async":
-        raise ValueError("gymnasium.make: start_method: there are no processes to start; give vectorization='async' too")
+    _check_options(num_envs, vectorization, frame_skip, from_pixels, pixels_only, start_method)
     _check_timeout("make", timeout)
     label = told(
         make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, info=info, reset_options=reset_options, **kwargs
@@ -247,6 +234,26 @@ def _time_limit(env: Any) -> int | None:
             limits.append(env._max_episode_steps)
         env = env.env
     return min(limits, default=None)
+
+
+def _check_options(
+    num_envs: int | None, vectorization: str, frame_skip: int, from_pixels: bool, pixels_only: bool, start_method: str | None
+) -> None:
+    """Raise unless the options of :func:`make` are in their ranges and go together."""
+    if num_envs is not None:
+        _check_whole("num_envs", num_envs)
+    _check_whole("frame_skip", frame_skip)
+    if vectorization not in ("sync", "async"):
+        raise ValueError(f"gymnasium.make: vectorization: expected 'sync' or 'async', got {vectorization!r}")
+    if vectorization == "async" and num_envs is None:
+        raise ValueError("gymnasium.make: vectorization: 'async' is for several copies; give num_envs")
+    if pixels_only and not from_pixels:
+        raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
+    methods = multiprocessing.get_all_start_methods()
+    if start_method is not None and start_method not in methods:
+        raise ValueError(f"gymnasium.make: start_method: expected None or one of {methods}, got {start_method!r}")
+    if start_method is not None and vectorization != "async":
+        raise ValueError("gymnasium.make: start_method: there are no processes to start; give vectorization='async' too")
 
 
 def _check_whole(name: str, value: Any) -> None:

@@ -191,16 +191,11 @@ def step(
     sticks, side, kind, lane, diver_side, diver_lane = _draws(key).unbind(0)
     action = screen.stick(sticks, action, state.last_action, p.sticky_action_prob)
 
-    enemies, from_left, lane = state.enemies, side < 0.5, 1 + screen.pick(lane, 8)
     spawns = state.spawn_timer == 0
-    opposite = ((enemies.column >= 0) & (enemies.row == lane) & (enemies.right != from_left)).any()
-    enemies, new = _enter(enemies, spawns & ~opposite, lane, torch.where(from_left, 0, screen.SIZE - 1), from_left, time)
+    enemies, new = _enemy_enters(state, spawns, side, lane)
     submarine = torch.where(new, kind < p.submarine_prob, state.enemy_submarine)
     timer = torch.where(new, state.move_interval, state.enemy_timer)
-    from_left = diver_side < 0.5
-    due = (time > 0) & (time % p.diver_spawn_interval == 0)
-    edge = torch.where(from_left, 0, screen.SIZE - 1)
-    divers, _ = _enter(state.divers, due, 1 + screen.pick(diver_lane, 8), edge, from_left, time)
+    divers = _diver_enters(state, diver_side, diver_lane, p)
 
     fires = (action == screen.FIRE) & (state.shot_timer == 0)
     row = (state.row + screen.down(action)).clamp(0, 8)
@@ -208,34 +203,24 @@ def step(
     right = torch.where(action == screen.RIGHT, True, state.right & (action != screen.LEFT))
     bullets, _ = _enter(state.bullets, fires, row, column, right, time)
     bullets = bullets.replace(column=screen.drive(bullets.column, bullets.right, bullets.column >= 0))
-    bullets, hit = _hits(bullets, enemies, enemies.column >= 0, enemies.born + torch.where(submarine, _LATE, 0))
-    enemies = enemies.replace(column=torch.where(hit, -1, enemies.column))
-    kills = hit.sum()
+    bullets, enemies, kills = _hits(bullets, enemies, enemies.column >= 0, enemies.born + torch.where(submarine, _LATE, 0))
 
     divers, rescued = _rescue(divers, row, column, state.divers_aboard, time, p)
     aboard = state.divers_aboard + rescued
 
-    touched = _here(enemies, row, column)
-    there = enemies.column >= 0
-    moves = there & (timer == 0)
+    caught = _here(enemies, row, column).any()
+    there, moves = enemies.column >= 0, (enemies.column >= 0) & (timer == 0)
     timer = torch.where(moves, state.move_interval, timer - 1)
     enemies = enemies.replace(column=screen.drive(enemies.column, enemies.right, moves))
     here = _here(enemies, row, column)
-    shoots = there & submarine & ((time - enemies.born + 1) % (p.enemy_shot_interval + 1) == 0)
-    shots_left = state.shots_left | _cells(enemies.row, enemies.column, shoots & ~enemies.right)
-    shots_right = state.shots_right | _cells(enemies.row, enemies.column, shoots & enemies.right)
-    bullets, hit = _hits(bullets, enemies, moves & ~here & (enemies.column >= 0), torch.where(submarine, 0, _LATE) - enemies.born)
-    enemies = enemies.replace(column=torch.where(hit, -1, enemies.column))
-    kills = kills + hit.sum()
-    fired = shots_left | shots_right
-    shots_left, shots_right = screen.shift(shots_left, 0, -1), screen.shift(shots_right, 0, 1)
-    shot = (screen.cell(row, column) & (fired | shots_left | shots_right)).any()
+    shots_left, shots_right, shot = _shots_fly(state, enemies, there & submarine, row, column, p)
+    later = torch.where(submarine, 0, _LATE) - enemies.born
+    bullets, enemies, more = _hits(bullets, enemies, moves & ~here & (enemies.column >= 0), later)
 
     deep = row > 0
     surfaces = ~deep & ~state.surfaced
     saved = surfaces & (aboard != 0)
     bonus = torch.where(saved & (aboard == CREW), state.oxygen * 10 // p.oxygen, 0)
-    ramps = saved & p.ramping & ((state.spawn_interval > 1) | (state.move_interval > 2))
     new = SeaquestState(
         row=row,
         column=column,
@@ -251,21 +236,54 @@ def step(
         shots_left=shots_left,
         shots_right=shots_right,
         shot_timer=(torch.where(fires, p.shot_interval, state.shot_timer) - 1).clamp(min=0),
-        spawn_interval=state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
         spawn_timer=(torch.where(spawns, state.spawn_interval, state.spawn_timer) - 1).clamp(min=0),
-        move_interval=state.move_interval - (ramps & (state.move_interval > 2) & (state.ramps % 2 == 1)).long(),
-        ramps=state.ramps + ramps.long(),
+        **_pace(state, saved & p.ramping),
         last_action=action,
         time=time + 1,
     )
-    terminated = (touched | here).any() | shot | (state.oxygen <= 0) | (surfaces & (aboard == 0))
-    reward = (kills + bonus).to(p.sticky_action_prob.dtype)
-    return new, Timestep(_observe(new, p), reward, terminated, new.time >= p.max_steps, {})
+    terminated = caught | here.any() | shot | (state.oxygen <= 0) | (surfaces & (aboard == 0))
+    return new, Timestep(_observe(new, p), (kills + more + bonus).to(p.sticky_action_prob.dtype), terminated, new.time >= p.max_steps, {})
 
 
 def render(state: SeaquestState, env_params: SeaquestParams = PARAMS) -> torch.Tensor:
     """Return a picture: the player green, bullets and divers yellow, fish red, submarines and their shots dark; uint8 [240, 240, 3]."""
     return screen.picture(_observe(state, env_params), COLOURS)
+
+
+def _enemy_enters(state: SeaquestState, spawns: torch.Tensor, side: torch.Tensor, lane: torch.Tensor) -> tuple[Actors, torch.Tensor]:
+    """Let an enemy into a random lane where none comes the other way; return the enemies, and which of them is new."""
+    enemies, from_left, lane = state.enemies, side < 0.5, 1 + screen.pick(lane, 8)
+    opposite = ((enemies.column >= 0) & (enemies.row == lane) & (enemies.right != from_left)).any()
+    return _enter(enemies, spawns & ~opposite, lane, torch.where(from_left, 0, screen.SIZE - 1), from_left, state.time)
+
+
+def _diver_enters(state: SeaquestState, side: torch.Tensor, lane: torch.Tensor, p: SeaquestParams) -> Actors:
+    """Let a diver into a random lane where it is time for one."""
+    from_left = side < 0.5
+    due = (state.time > 0) & (state.time % p.diver_spawn_interval == 0)
+    return _enter(state.divers, due, 1 + screen.pick(lane, 8), torch.where(from_left, 0, screen.SIZE - 1), from_left, state.time)[0]
+
+
+def _pace(state: SeaquestState, ramps: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Let enemies come more often each time that the pace ``ramps``, and move faster every second time, down to least intervals."""
+    ramps = ramps & ((state.spawn_interval > 1) | (state.move_interval > 2))
+    return {
+        "spawn_interval": state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
+        "move_interval": state.move_interval - (ramps & (state.move_interval > 2) & (state.ramps % 2 == 1)).long(),
+        "ramps": state.ramps + ramps.long(),
+    }
+
+
+def _shots_fly(
+    state: SeaquestState, enemies: Actors, submarine: torch.Tensor, row: torch.Tensor, column: torch.Tensor, p: SeaquestParams
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Let the submarines whose turn it is fire, then move all shots by a cell; return them, and whether one hits the player."""
+    shoots = submarine & ((state.time - enemies.born + 1) % (p.enemy_shot_interval + 1) == 0)
+    left = state.shots_left | _cells(enemies.row, enemies.column, shoots & ~enemies.right)
+    right = state.shots_right | _cells(enemies.row, enemies.column, shoots & enemies.right)
+    fired = left | right
+    left, right = screen.shift(left, 0, -1), screen.shift(right, 0, 1)
+    return left, right, (screen.cell(row, column) & (fired | left | right)).any()
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
@@ -298,11 +316,13 @@ def _here(actors: Actors, row: torch.Tensor, column: torch.Tensor) -> torch.Tens
     return (actors.row == row) & (actors.column == column)
 
 
-def _hits(bullets: Actors, enemies: Actors, where: torch.Tensor, order: torch.Tensor) -> tuple[Actors, torch.Tensor]:
-    """Let each bullet hit the first by ``order`` [N] of the enemies ``where`` it is; return the bullets left, and who was hit [N]."""
+def _hits(bullets: Actors, enemies: Actors, where: torch.Tensor, order: torch.Tensor) -> tuple[Actors, Actors, torch.Tensor]:
+    """Let each bullet hit the first by ``order`` [N] of the enemies ``where`` it is; return both without those, and how many enemies."""
     meets = where & (bullets.row[:, None] == enemies.row) & (bullets.column[:, None] == enemies.column)
     first = torch.where(meets, order, 2 * _LATE).amin(1)
-    return bullets.replace(column=torch.where(meets.any(1), -1, bullets.column)), (meets & (order == first[:, None])).any(0)
+    hit = (meets & (order == first[:, None])).any(0)
+    bullets = bullets.replace(column=torch.where(meets.any(1), -1, bullets.column))
+    return bullets, enemies.replace(column=torch.where(hit, -1, enemies.column)), hit.sum()
 
 
 def _rescue(

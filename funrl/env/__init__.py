@@ -1,0 +1,6 @@
+"""The environment interface: pure functions over a state, and the data that they exchange."""
+
+from funrl.env._check import check_env
+from funrl.env._interface import Env, HostError, Place, Timestep, Transition, check_step, constants, seed_globals
+
+__all__ = ["Env", "HostError", "Place", "Timestep", "Transition", "check_env", "check_step", "constants", "seed_globals"]

@@ -1,0 +1,221 @@
+"""The environment, and the data that it exchanges with what acts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import tree
+
+
+@tree.dataclass
+class Timestep(tree.Replaceable):
+    """What an environment returns from ``reset`` and ``step``.
+
+    Attributes:
+        observation: a tree of tensors, as ``env.observation_space`` says.
+        reward: floating point []; 0 from ``reset``.
+        terminated: bool []; the episode reached a terminal state, whose value is 0.
+        truncated: bool []; the episode was cut off (a time limit), so its value goes on.
+        info: a dict of further tensors, the same keys at each step; may be empty.
+    """
+
+    observation: Any
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    info: dict[str, Any]
+
+    @property
+    def done(self) -> torch.Tensor:
+        """Bool []: the episode is over, by either way."""
+        return self.terminated | self.truncated
+
+
+@tree.dataclass
+class Place:
+    """Where steps of experience are in their episodes: what collectors know, whose batches may be of one worker now, of another then.
+
+    Attributes:
+        number: int64 [], of the episode; no other one has it.
+        step_count: int64 [], how many steps of the episode came before.
+        return_so_far: floating point [], the sum of their rewards.
+    """
+
+    number: torch.Tensor
+    step_count: torch.Tensor
+    return_so_far: torch.Tensor
+
+
+@tree.dataclass
+class Transition(tree.Replaceable):
+    """One step of experience (or [T, B, ...] of them).
+
+    Attributes:
+        observation: what the policy saw.
+        action: what it chose.
+        reward: floating point [].
+        terminated: bool [].
+        truncated: bool [].
+        next_observation: the true successor, never the observation of a reset.
+        extras: what the policy returned beside the action, such as ``log_prob``.
+        place: a :class:`Place` where a collector gathered the steps; else (), and what comes next in a column goes on from what was there.
+    """
+
+    observation: Any
+    action: Any
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    next_observation: Any
+    extras: Any
+    place: Any = ()
+
+    @property
+    def done(self) -> torch.Tensor:
+        """Bool []: the episode ended with this step."""
+        return self.terminated | self.truncated
+
+
+class Env(NamedTuple):
+    """An environment: a single instance, of which :func:`torch.func.vmap` makes batches, or ``num_envs`` copies side by side.
+
+    A batched environment takes one key, splits it itself, and has leaves [B, ...] in its states and timesteps; its spaces
+    are those of one copy. Where only some copies are to go on, ``reset_where`` and ``step_where`` take a mask.
+
+    Attributes:
+        name: what :func:`funrl.envs.make` knows it by.
+        reset: ``reset(key, env_params) -> (state, Timestep)``.
+        step: ``step(key, state, action, env_params) -> (state, Timestep)``; never resets by itself.
+        observation_space: a space of :mod:`funrl.spaces`.
+        action_space: a space of :mod:`funrl.spaces`.
+        default_params: the physical constants as a tree of tensors; their dtype and device are those of the episode.
+        max_episode_steps: the default time limit, in steps.
+        render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None: there are no pictures of it.
+        host: whether ``step`` runs outside torch, and so cannot be vmapped or compiled.
+        num_envs: B, for a batched environment; None for a single one.
+        reset_where: batched only: ``reset_where(key, state, where, env_params) -> (state, Timestep)`` resets the copies in the mask
+            ``where``, bool [B]; the others keep their state, and their rows of the timestep are not to be used.
+        step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, likewise.
+        close: gives back what a host environment holds (processes, files); a second call does nothing. None: nothing to give back.
+        below: the environment that a transform was applied to, or None.
+        label: what the transform is called, with its arguments, for ``repr``; of the environment at the bottom, its settings.
+    """
+
+    name: str
+    reset: Callable[..., Any]
+    step: Callable[..., Any]
+    observation_space: Any
+    action_space: Any
+    default_params: Any
+    max_episode_steps: int
+    render: Any  # a function or None
+    host: bool = False
+    num_envs: int | None = None
+    reset_where: Any = None  # a function or None, likewise
+    step_where: Any = None
+    close: Callable[[], None] | None = None
+    below: Any = None
+    label: str = ""
+
+    def __repr__(self) -> str:
+        """The environment at the bottom, and the transforms above it in the order in which they were applied."""
+        env, labels = self, []
+        while env.below is not None:
+            labels.append(env.label)
+            env = env.below
+        told = {"num_envs": env.num_envs} if env.num_envs is not None else {}
+        told.update({"host": True} if env.host else {})
+        settings = [env.label] if env.label else []
+        bottom = ", ".join([f"Env({env.name}", *settings, *(f"{name}={value}" for name, value in told.items())]) + ")"
+        return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
+
+    def __enter__(self) -> "Env":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.close is not None:
+            self.close()
+
+
+class HostError(RuntimeError):
+    """An environment outside torch failed: it raised, died, did not answer, or returned what is no observation or reward."""
+
+
+def constants(kind: Callable[..., Any], **values: Any) -> Any:
+    """Return the default params of an environment: Python floats become float32, integers int64, booleans bool, on the CPU.
+
+    Args:
+        kind: the class of the params, a :func:`funrl.tree.dataclass`.
+        **values: its fields: numbers, lists of numbers (of lists, ...), or tensors.
+
+    Example:
+        >>> from funrl import tree
+        >>> @tree.dataclass
+        ... class BallParams:
+        ...     gravity: torch.Tensor
+        ...     max_steps: torch.Tensor
+        >>> constants(BallParams, gravity=9.8, max_steps=200).gravity
+        tensor(9.8000)
+    """
+    tensors = {name: torch.as_tensor(value, device="cpu") for name, value in values.items()}
+    return kind(**tree.to(tensors, torch.float32))
+
+
+def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any, env_params: Any, params_kind: type) -> None:
+    """Raise unless the arguments of a ``step`` have the right types, dtypes and shapes.
+
+    It looks at no value, so that it costs nothing once the step is compiled.
+
+    Args:
+        name: of the environment, for the message.
+        state: what was given as the state.
+        state_kind: the class that it should have.
+        action: what was given as the action.
+        space: the action space.
+        env_params: what was given as the params.
+        params_kind: the class that they should have.
+
+    Raises:
+        TypeError: if a class or dtype is wrong.
+        ValueError: if the action has the wrong shape.
+
+    Example:
+        >>> from funrl import spaces
+        >>> check_step("Ball", torch.zeros(()), torch.Tensor, torch.tensor(1.0), spaces.Discrete(2), torch.ones(()), torch.Tensor)
+        Traceback (most recent call last):
+        ...
+        TypeError: Ball: action: expected int64 [], got float32 []; cast it with .to(torch.int64)
+    """
+    for argument, value, kind in (("state", state, state_kind), ("env_params", env_params, params_kind)):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"{name}: {argument}: expected a {kind.__name__}, got {type(value).__name__}; "
+                "call step(key, state, action, env_params) with what reset and default_params gave"
+            )
+    space.check(action, f"{name}: action")
+
+
+def seed_globals(seed: int) -> None:
+    """Seed the generators of this process that an environment outside torch may draw from: those of ``random``, numpy and torch.
+
+    Environments that gymnasium made do so when all their copies are reset. Nothing in funrl draws from these generators.
+
+    Args:
+        seed: in [0, 2^32).
+
+    Example:
+        >>> import random
+        >>> seed_globals(7)
+        >>> first = random.random(), torch.rand(())
+        >>> seed_globals(7)
+        >>> first == (random.random(), torch.rand(()))
+        True
+    """
+    import random
+
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.default_generator.manual_seed(seed)

@@ -1,0 +1,145 @@
+"""Integers, one or a vector of them."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from funrl import random
+from funrl.spaces._space import Space, check_element
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete(Space):
+    """The integers start, start + 1, ..., start + n - 1, as int64 [].
+
+    Args:
+        n: how many, at least 1.
+        start: the least of them.
+
+    Raises:
+        TypeError: if ``n`` or ``start`` is not a Python integer.
+        ValueError: if ``n`` is less than 1, or an element does not fit in int64.
+
+    Example:
+        >>> import torch
+        >>> space = Discrete(3)
+        >>> space.contains(torch.tensor(2)), space.contains(torch.tensor(3)), space.contains(torch.tensor(1.0))
+        (tensor(True), tensor(False), False)
+    """
+
+    n: int
+    start: int = 0
+
+    def __post_init__(self):
+        for name, value in (("n", self.n), ("start", self.start)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"Discrete: {name}: expected a Python integer, got {value!r}; its value has to be known while compiling")
+        if self.n < 1:
+            raise ValueError(f"Discrete: n: expected at least 1, got {self.n}")
+        _check_int64("Discrete", self.start, self.n)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an element, ()."""
+        return ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of an element, torch.int64."""
+        return torch.int64
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is int64 []."""
+        check_element(x, name, self.shape, self.dtype)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return an element, int64 [], all equally likely; ``key`` is int64 []."""
+        return random.randint(key, (), self.start, self.start + self.n - 1, endpoint=True)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the element nearest to ``x``, int64 []; raises as :meth:`check`."""
+        self.check(x)
+        return torch.clamp(x, self.start, self.start + self.n - 1)
+
+    def _contains(self, x: torch.Tensor) -> torch.Tensor:
+        return (x >= self.start) & (x <= self.start + self.n - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiDiscrete(Space):
+    """Vectors of integers: element i is one of ``start[i]``, ..., ``start[i] + nvec[i] - 1``, as int64 [K].
+
+    Args:
+        nvec: K counts, each at least 1.
+        start: K least values; by default 0 for all.
+
+    Raises:
+        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1, or ``start`` is not K integers, or an element does
+            not fit in int64.
+
+    Example:
+        >>> import torch
+        >>> space = MultiDiscrete((3, 5))
+        >>> space.shape, space.project(torch.tensor([7, -1]))
+        ((2,), tensor([2, 0]))
+    """
+
+    nvec: tuple[int, ...]
+    start: Any = None  # never None once the space is made
+
+    def __post_init__(self):
+        try:
+            nvec = tuple(self.nvec)
+        except TypeError:
+            nvec = ()
+        if not nvec or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in nvec):
+            raise ValueError(
+                f"MultiDiscrete: nvec: expected a sequence of integers of at least 1, got {self.nvec!r}; for one integer use Discrete"
+            )
+        start = (0,) * len(nvec) if self.start is None else self.start
+        if not isinstance(start, tuple) or len(start) != len(nvec) or any(not isinstance(n, int) or isinstance(n, bool) for n in start):
+            raise ValueError(f"MultiDiscrete: start: expected a tuple of {len(nvec)} integers as in nvec, got {self.start!r}")
+        for first, n in zip(start, nvec, strict=True):
+            _check_int64("MultiDiscrete", first, n)
+        object.__setattr__(self, "nvec", nvec)
+        object.__setattr__(self, "start", start)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an element, (K,)."""
+        return (len(self.nvec),)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of an element, torch.int64."""
+        return torch.int64
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` is int64 [K]."""
+        check_element(x, name, self.shape, self.dtype)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return an element, int64 [K], all equally likely; ``key`` is int64 []."""
+        first, last = self._bounds(key.device)
+        return random.randint(key, self.shape, first, last, endpoint=True)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the element nearest to ``x``, int64 [K]; raises as :meth:`check`."""
+        self.check(x)
+        return torch.clamp(x, *self._bounds(x.device))
+
+    def _contains(self, x: torch.Tensor) -> torch.Tensor:
+        first, last = self._bounds(x.device)
+        return ((x >= first) & (x <= last)).all()
+
+    def _bounds(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        first = torch.tensor(self.start, dtype=torch.int64, device=device)
+        return first, first + torch.tensor(self.nvec, dtype=torch.int64, device=device) - 1
+
+
+def _check_int64(what: str, start: int, n: int) -> None:
+    if not -(2**63) <= start <= start + n - 1 < 2**63:
+        raise ValueError(
+            f"{what}: start and n: expected elements in [-2**63, 2**63), got {start} to {start + n - 1}; choose another start, or fewer"
+        )
