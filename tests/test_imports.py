@@ -54,6 +54,7 @@ SHARED = {
     "algos": {
         "actor_critic",
         "algorithm",
+        "arguments",
         "episodes",
         "images",
         "networks",

@@ -6,10 +6,12 @@ import torch
 
 from funrl import tree
 from funrl.algos import actor_critic, on_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import A2CBatch, a2c_loss
+from funrl.optim import Optimizer
 from funrl.returns import gae
 
 __all__ = ["A2CConfig", "make"]
@@ -27,7 +29,7 @@ class A2CConfig(ActorCriticConfig):
     lambda_: Any = 1.0
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make A2C for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages, and takes one step along the gradient of
@@ -35,6 +37,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
         **options: fields of :class:`A2CConfig`.
 
     Returns:
@@ -55,7 +58,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: V. Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, algorithm S3.
         Deviations: all environments wait for the gradient step instead of racing (hence one A less), and Adam stands for RMSProp.
     """
-    config = make_config(A2CConfig, options)
+    config, given = configure(A2CConfig, options, optimizer=optimizer)
     on_policy.check_actor_critic(config, env)
     check_range(config, ("lambda_",), 0, 1)
     network = actor_critic.make(config, env)
@@ -71,4 +74,4 @@ def make(env: Env, **options: Any) -> Algorithm:
         return a2c_loss(params, rows, apply=network.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
 
     spec = Learner(network.init, *on_policy.stochastic(network, env.action_space), prepare, loss)
-    return on_policy.make("a2c", env, config, spec)
+    return on_policy.make("a2c", env, config, spec, given)

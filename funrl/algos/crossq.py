@@ -5,15 +5,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import buffers, nn, random
+from funrl import nn, random
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.networks import over_the_box
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig, apply_gradients, start_optimizer
 from funrl.algos.off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.distributions import Independent
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
+from funrl.optim import Optimizer
 from funrl.spaces import Box
 from funrl.tree import dataclass, static
 
@@ -70,11 +72,12 @@ class NormalizedActor(NamedTuple):
     apply: Callable[..., Any]
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make CrossQ.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`CrossQConfig`.
 
     Returns:
@@ -97,7 +100,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         and by the running ones where it acts and in the targets. Deviations: batch normalisation, not batch renormalisation; Adam
         with its usual b1; critics as wide as ``num_cells`` says.
     """
-    config = make_config(CrossQConfig, options)
+    config, given = configure(CrossQConfig, options, optimizer=optimizer)
     off_policy.check("CrossQ", env, config, discrete=False)
     check_range(config, ("policy_delay",), 1)
     check_range(config, ("momentum",), 0, 1)
@@ -111,7 +114,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)  # pyright: ignore
-        return network, critics.start(network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
+        return network, critics.start(network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
@@ -128,7 +131,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
         )
         statistics = metrics.pop("statistics")
-        return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic").replace(target=statistics), metrics
+        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic").replace(target=statistics), metrics
 
     def move_actor(
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
@@ -145,12 +148,12 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
         )
         statistics = actor.train(network.actor, batch.observation)[1]
-        learned, metrics = apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space)
+        learned, metrics = apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
         network = learned.network
         return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 
     spec = Learner(init, learn, *soft_policy(actor), move_actor, config.policy_delay)  # pyright: ignore
-    return off_policy.make("crossq", env, config, spec, buffers.uniform(config.buffer_size))
+    return off_policy.make("crossq", env, config, spec, given)
 
 
 def normalized_actor(num_cells: tuple[int, ...], space: Box, activation: str, momentum: float) -> NormalizedActor:

@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.networks import deterministic_actor, q_ensemble
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig, apply_gradients, start_optimizer
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, ddpg_loss, soft_update
+from funrl.optim import Optimizer
 
 __all__ = ["DDPGConfig", "make"]
 
@@ -29,13 +31,14 @@ class DDPGConfig(OffPolicyConfig):
     exploration_noise: Any = 0.1
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make DDPG: a deterministic actor, a critic, and targets that follow both.
 
     A gradient step moves actor and critic at once, each by the gradient of its own loss (:func:`funrl.losses.ddpg_loss`).
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`DDPGConfig`.
 
     Returns:
@@ -56,7 +59,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
         Deviation: the noise is Gaussian, not an Ornstein-Uhlenbeck process.
     """
-    config = make_config(DDPGConfig, options)
+    config, given = configure(DDPGConfig, options, optimizer=optimizer)
     off_policy.check("DDPG", env, config, discrete=False)
     check_range(config, ("tau",), 0, 1)
     check_range(config, ("exploration_noise",), 0)
@@ -69,14 +72,14 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
         network = init_actor_critic(key, actor, critics, observation, space)
-        return network, tree.map(torch.clone, network), off_policy.start_adam(network)
+        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(ddpg_loss, has_aux=True)(
             learned.network, learned.target, batch, actor=actor.apply, critic=critic, gamma=gamma, weight=weight
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *noisy_policy(actor, space))
-    return off_policy.make("ddpg", env, config, spec, buffers.uniform(config.buffer_size))
+    return off_policy.make("ddpg", env, config, spec, given)

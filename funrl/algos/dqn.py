@@ -7,13 +7,15 @@ import torch
 
 from funrl import buffers, tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.images import check_layers
 from funrl.algos.networks import q_network
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig, apply_gradients, start_optimizer
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
+from funrl.optim import Optimizer
 from funrl.random import split
 from funrl.schedules import linear
 
@@ -37,8 +39,6 @@ class DQNConfig(OffPolicyConfig):
         tau: how far it moves, in [0, 1]; 1: it becomes a copy.
         double: let the network choose the next action, and the target judge it.
         dueling: estimate values and advantages apart.
-        n_step: n, over how many steps rewards are summed up before the bootstrap (fewer at the end of a rollout, see :func:`make`); at
-            most ``num_steps``. Where it is more than 1, a transition keeps the gamma with which it was written.
         prioritized: draw transitions by their errors.
         priority_alpha: how much so, at least 0; like ``priority_beta`` a number in ``state.learner.buffer.exponents``, to be replaced
             there.
@@ -62,7 +62,6 @@ class DQNConfig(OffPolicyConfig):
     tau: Any = 1.0
     double: bool = tree.static(default=True)
     dueling: bool = tree.static(default=False)
-    n_step: int = tree.static(default=1)
     prioritized: bool = tree.static(default=False)
     priority_alpha: float = tree.static(default=0.6)
     priority_beta: float = tree.static(default=0.4)
@@ -77,11 +76,12 @@ class DQNConfig(OffPolicyConfig):
     epsilon_steps: Any = 10_000.0
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make DQN for an environment with vectors or images as observations and discrete actions.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`DQNConfig`.
 
     Returns:
@@ -108,18 +108,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
         fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
     """
-    config = make_config(DQNConfig, options)
-    off_policy.check("DQN", env, config, discrete=True, images=True)
-    check_range(config, ("target_period", "n_step"), 1)
-    check_layers(config, env)
-    check_range(config, ("n_step",), 1, config.num_steps)
-    check_range(config, ("priority_alpha", "priority_beta"), 0)
-    check_range(config, ("huber_delta",), 0, infinite=True)
-    check_range(config, ("tau", "epsilon_start", "epsilon_end"), 0, 1)
-    check_range(config, ("epsilon_steps",), 0, open_low=True)
-    check_range(config, ("num_atoms",), 2)
-    if not config.v_min < config.v_max:
-        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
+    config, given = configure(DQNConfig, options, optimizer=optimizer)
+    _check(config, env)
     atoms = config.num_atoms if config.c51 else 1
     network = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
 
@@ -135,7 +125,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, Any, Any]:
         params = network.init(key, observation)
-        return params, tree.map(torch.clone, params), off_policy.start_adam(params)
+        return params, tree.map(torch.clone, params), start_optimizer(optimizer, params)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNConfig) -> Any:
         key, target_key, chooser_key = split(key, 3).unbind(0)
@@ -157,7 +147,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
             **options,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         nearer = soft_update(learned.network, learned.target, tau=hparams.tau)
         target = hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
         return learned.replace(target=target), metrics
@@ -173,8 +163,18 @@ def make(env: Env, **options: Any) -> Algorithm:
         return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
     spec = Learner(init, learn, sample, greedy, schedule)
-    if config.prioritized:
-        buffer = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta)
-    else:
-        buffer = buffers.uniform(config.buffer_size)
-    return off_policy.make("dqn", env, config, spec, buffer, n_step=config.n_step)
+    buffer = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
+    return off_policy.make("dqn", env, config, spec, given, buffer=buffer)
+
+
+def _check(config: DQNConfig, env: Env) -> None:
+    off_policy.check("DQN", env, config, discrete=True, images=True)
+    check_range(config, ("target_period",), 1)
+    check_layers(config, env)
+    check_range(config, ("priority_alpha", "priority_beta"), 0)
+    check_range(config, ("huber_delta",), 0, infinite=True)
+    check_range(config, ("tau", "epsilon_start", "epsilon_end"), 0, 1)
+    check_range(config, ("epsilon_steps",), 0, open_low=True)
+    check_range(config, ("num_atoms",), 2)
+    if not config.v_min < config.v_max:
+        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")

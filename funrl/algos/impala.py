@@ -6,10 +6,12 @@ import torch
 
 from funrl import tree
 from funrl.algos import actor_critic, on_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import impala_loss
+from funrl.optim import Optimizer
 
 __all__ = ["ImpalaConfig", "make"]
 
@@ -33,7 +35,7 @@ class ImpalaConfig(ActorCriticConfig):
     c_clip: Any = 1.0
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make IMPALA for an environment with vectors or images as observations, and discrete or continuous actions.
 
     The environments are the actors. Each takes the learner's newest parameters, unrolls T steps and puts them into a queue, from which
@@ -43,6 +45,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
         **options: fields of :class:`ImpalaConfig`.
 
     Returns:
@@ -64,7 +67,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         arXiv:1802.01561. Deviations: one process, in which actors wait for the learner; Adam stands for RMSProp; rewards stay as
         they are.
     """
-    config = make_config(ImpalaConfig, options)
+    config, given = configure(ImpalaConfig, options, optimizer=optimizer)
     on_policy.check_actor_critic(config, env)
     check_range(config, ("num_minibatches",), 1)
     check_range(config, ("lambda_",), 0, 1)
@@ -100,4 +103,4 @@ def make(env: Env, **options: Any) -> Algorithm:
         num_minibatches=config.num_minibatches,
         extras=("log_prob",),
     )
-    return on_policy.make("impala", env, config, spec)
+    return on_policy.make("impala", env, config, spec, given)

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 
 from funrl import nn, random, tree
-from funrl.algos import off_policy
 from funrl.algos.networks import target_entropy, with_noise
-from funrl.algos.off_policy import Learned, OffPolicyConfig
+from funrl.algos.off_policy import Learned, OffPolicyConfig, apply_gradients
 from funrl.algos.state import ActorParams
 from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
+from funrl.optim import Optimizer
 from funrl.spaces import Box
 
 __all__ = [
@@ -95,9 +95,15 @@ def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
 
 
 def apply_gradients_with_temperature(
-    learned: Learned, gradient: Any, metrics: dict[str, torch.Tensor], weight: torch.Tensor, hparams: Any, space: Box
+    learned: Learned,
+    gradient: Any,
+    metrics: dict[str, torch.Tensor],
+    weight: torch.Tensor,
+    hparams: Any,
+    space: Box,
+    optimizer: Optimizer | None = None,
 ) -> tuple[Learned, dict[str, torch.Tensor]]:
-    """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with Adam of its own.
+    """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with an optimizer state.
 
     Args:
         learned: its optimiser has a state each for ``actor`` and ``log_alpha``.
@@ -106,6 +112,7 @@ def apply_gradients_with_temperature(
         weight: of its samples, floating point [N].
         hparams: has ``learning_rate`` and ``entropy_share``.
         space: that of the actions.
+        optimizer: of both; None: Adam.
 
     Returns:
         What is learned, and the metrics of both losses.
@@ -113,7 +120,7 @@ def apply_gradients_with_temperature(
     Example:
         >>> from funrl.algos import off_policy
         >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
-        >>> learned = Learned(network, (), off_policy.start_adam(network, "actor", "log_alpha"), torch.tensor(0))
+        >>> learned = Learned(network, (), off_policy.start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
         >>> hparams = SoftConfig(learning_rate=torch.tensor(0.1), entropy_share=torch.tensor(1.0))
         >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
         >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, Box(-1.0, 1.0, (1,)))
@@ -121,11 +128,12 @@ def apply_gradients_with_temperature(
         (tensor([-0.1000]), tensor(-0.1000))
     """
     log_alpha, log_prob = learned.network.log_alpha, metrics.pop("log_prob")
-    learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="actor")
+    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
     gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
         log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
     )
-    return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
+    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="log_alpha")
+    return learned, {**metrics, **further}
 
 
 def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:

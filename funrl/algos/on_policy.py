@@ -17,6 +17,7 @@ from funrl.algos.algorithm import (
     collecting,
     in_dtype_of,
     make_hparams,
+    start_actor,
     statistics,
 )
 from funrl.algos.images import check_layers
@@ -134,7 +135,7 @@ class Learner(NamedTuple):
     extras: tuple[str, ...] = ()
 
 
-def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
+def make(name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None) -> Algorithm:
     """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
 
     An update scans over ``num_epochs`` times ``num_minibatches`` steps of Adam, the gradient's norm clipped. Continuous actions are
@@ -147,11 +148,13 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         config: an :class:`OnPolicyConfig`.
         spec: the parts that are particular to the algorithm.
+        given: what its user gave in the place of its own: perhaps an ``optimizer``, which then takes the place of Adam.
 
     Returns:
         The algorithm. Its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``), ``episode_length``, ``episodes``,
         those of
-        the loss and ``gradient_norm`` (the means over gradient steps), and ``learning_rate``; where updates may stop early, means are over
+        the loss and ``gradient_norm`` (the means over gradient steps), and, without an optimizer of
+        the user's own, ``learning_rate``; where updates may stop early, means are over
         the steps up to the one that stopped, and ``learned_fraction`` is the share of steps before it.
 
     Example:
@@ -174,12 +177,13 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
     """
     moved = statistics(env)
     recurrent = isinstance(spec.act, StatefulPolicy)
+    given = given or {}
+    optimizer = given.get("optimizer")
     extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
 
     def init(key: torch.Tensor) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-        actor = acting.start((), env_key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+        env_params, actor = start_actor(env_key, env, config)
         reward = actor.timestep.reward
         observation, zero = actor.timestep.observation[0].to(reward.dtype), torch.zeros_like(reward[0])
         hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
@@ -188,7 +192,7 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
         params = ActorParams(network, moments).replace(**spec.schedule(hparams, count))
         learner = LearnerState(
             params=params,
-            optimizer=clipped_adam(0.0, 1.0).init(network),
+            optimizer=(optimizer or clipped_adam(0.0, 1.0)).init(network),
             normalizers=normalizers,
             hparams=hparams,
             num_steps=count,
@@ -205,49 +209,56 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
         learner, samples = spec.normalize(learner, samples)
         rows = spec.prepare(learner.params.network, samples.replace(place=()), learner.hparams)
         learning_rate = annealed(learner.hparams, learner.num_steps)
-        network, optimizer, metrics = fit(key, learner, rows, clipped_adam(learning_rate, learner.hparams.max_grad_norm))
+        stepper = optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm)
+        network, state, metrics = _fit(key, learner, rows, spec, stepper)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
-        metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows), "learning_rate": learning_rate}
-        return learner.replace(params=params, optimizer=optimizer, num_steps=num_steps), metrics
+        metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows)}
+        if optimizer is None:
+            metrics["learning_rate"] = learning_rate
+        return learner.replace(params=params, optimizer=state, num_steps=num_steps), metrics
 
-    def fit(key: torch.Tensor, learner: LearnerState, rows: Any, adam: optim.Optimizer) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-        """Take all gradient steps of an update; return the network, the optimizer's state and the means of the losses' metrics."""
-        hparams = learner.hparams
+    return Algorithm(name, env, config, init, collecting(env, spec.act, config.num_steps), learn, spec.act, spec.greedy, given)
 
-        def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            return spec.loss(network, part, hparams)
 
-        def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
-            network, optimizer, going = carry
-            part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
-            gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
-            updates, stepped = adam.update(gradient, optimizer, network)
-            after = (optim.apply_updates(network, updates), stepped)
-            if spec.stop is not None:
-                going = going & ~spec.stop(metrics, hparams)
-                after = tree.where(going, after, (network, optimizer))
-            return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(gradient)}, going)
+def _fit(
+    key: torch.Tensor, learner: LearnerState, rows: Any, spec: Learner, optimizer: optim.Optimizer
+) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """Take all gradient steps of an update; return the network, the optimizer's state and the means of the losses' metrics."""
+    hparams = learner.hparams
 
-        order = minibatches(key, rows)
-        going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]
-        (network, optimizer, _), (metrics, going) = scan(descend, (learner.params.network, learner.optimizer, going), order)
-        if spec.stop is None:
-            return network, optimizer, tree.map(lambda x: x.mean(0), metrics)
-        share = going.to(metrics["gradient_norm"].dtype)
-        looked = torch.cat([torch.ones_like(share[:1]), share[:-1]])  # at the steps up to the one that stopped
-        metrics = tree.map(lambda x: (x * looked).sum() / looked.sum(), metrics)
-        return network, optimizer, {**metrics, "learned_fraction": share.mean()}
+    def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return spec.loss(network, part, hparams)
 
-    def minibatches(key: torch.Tensor, rows: Any) -> torch.Tensor:
-        """Return the indices [num_epochs * num_minibatches, ...] of the rows of each gradient step."""
-        example = tree.leaves(rows)[0]
-        if spec.num_minibatches == 1:
-            return torch.arange(example.shape[0], device=example.device).expand(spec.num_epochs, -1)
-        order = torch.func.vmap(random.permutation, (0, None))(random.split(key, spec.num_epochs), example.shape[0])
-        return order.reshape(spec.num_epochs * spec.num_minibatches, -1)
+    def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
+        network, state, going = carry
+        part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
+        gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
+        updates, stepped = optimizer.update(gradient, state, network)
+        after = (optim.apply_updates(network, updates), stepped)
+        if spec.stop is not None:
+            going = going & ~spec.stop(metrics, hparams)
+            after = tree.where(going, after, (network, state))
+        return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(gradient)}, going)
 
-    return Algorithm(name, env, config, init, collecting(env, spec.act, config.num_steps), learn, spec.act, spec.greedy)
+    order = _minibatches(key, rows, spec)
+    going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]
+    (network, state, _), (metrics, going) = scan(descend, (learner.params.network, learner.optimizer, going), order)
+    if spec.stop is None:
+        return network, state, tree.map(lambda x: x.mean(0), metrics)
+    share = going.to(metrics["gradient_norm"].dtype)
+    looked = torch.cat([torch.ones_like(share[:1]), share[:-1]])  # at the steps up to the one that stopped
+    metrics = tree.map(lambda x: (x * looked).sum() / looked.sum(), metrics)
+    return network, state, {**metrics, "learned_fraction": share.mean()}
+
+
+def _minibatches(key: torch.Tensor, rows: Any, spec: Learner) -> torch.Tensor:
+    """Return the indices [num_epochs * num_minibatches, ...] of the rows of each gradient step."""
+    example = tree.leaves(rows)[0]
+    if spec.num_minibatches == 1:
+        return torch.arange(example.shape[0], device=example.device).expand(spec.num_epochs, -1)
+    order = torch.func.vmap(random.permutation, (0, None))(random.split(key, spec.num_epochs), example.shape[0])
+    return order.reshape(spec.num_epochs * spec.num_minibatches, -1)
 
 
 def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:

@@ -7,11 +7,13 @@ import torch
 
 from funrl import stats, tree
 from funrl.algos import actor_critic, on_policy, rewards
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.algos.state import LearnerState
 from funrl.env import Env, Transition
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.optim import Optimizer
 from funrl.returns import gae
 
 __all__ = ["PPOConfig", "make"]
@@ -51,7 +53,7 @@ class PPOConfig(ActorCriticConfig):
     target_kl: Any = math.inf
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     r"""Make PPO for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
@@ -68,6 +70,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
@@ -93,7 +96,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         Deviations: observation moments are updated between updates and not at each step; ``target_kl`` stops before the step
         whose KL divergence exceeds it.
     """
-    config = make_config(PPOConfig, options)
+    config, given = configure(PPOConfig, options, optimizer=optimizer)
     _check(config, env)
     network = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env)
 
@@ -145,7 +148,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
         extras=("log_prob",),
     )
-    return on_policy.make("ppo", env, config, spec)
+    return on_policy.make("ppo", env, config, spec, given)
 
 
 def _check(config: PPOConfig, env: Env) -> None:

@@ -6,13 +6,15 @@ import torch
 
 from funrl import random, tree
 from funrl.algos import on_policy
-from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of, make_config
+from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of
+from funrl.algos.arguments import configure
 from funrl.algos.images import check_observations
 from funrl.algos.networks import q_network
 from funrl.algos.on_policy import Learner, OnPolicyConfig, project_action
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses.dqn import take
+from funrl.optim import Optimizer
 from funrl.returns import q_lambda
 from funrl.schedules import linear
 from funrl.spaces import Discrete
@@ -59,7 +61,7 @@ class PQNRows:
     target: torch.Tensor
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     r"""Make PQN for an environment with vectors or images as observations and discrete actions.
 
     An update rolls out T steps of B environments, epsilon-greedily, computes lambda-returns once (:func:`funrl.returns.q_lambda`), and
@@ -70,6 +72,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
         **options: fields of :class:`PQNConfig`.
 
     Returns:
@@ -90,7 +93,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: M. Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811, algorithm 1 and its form with
         lambda-returns. Deviation: Adam stands for RAdam.
     """
-    config = make_config(PQNConfig, options)
+    config, given = configure(PQNConfig, options, optimizer=optimizer)
     _check(config, env)
     network, space = q_network(config, env, norm="layer"), env.action_space
 
@@ -121,7 +124,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         return {"random": linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
 
     spec = Learner(network.init, act, greedy, prepare, loss, config.num_epochs, config.num_minibatches, schedule=schedule)
-    return on_policy.make("pqn", env, config, spec)
+    return on_policy.make("pqn", env, config, spec, given)
 
 
 def _check(config: PQNConfig, env: Env) -> None:

@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.networks import q_ensemble, stochastic_actor
-from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.off_policy import Learned, Learner, apply_gradients, start_optimizer
 from funrl.algos.off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update
+from funrl.optim import Optimizer
 
 __all__ = ["REDQConfig", "make"]
 
@@ -32,11 +34,12 @@ class REDQConfig(SoftConfig):
     policy_delay: int = tree.static(default=20)
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make REDQ: SAC with an ensemble of critics, so many gradient steps to an environment step, and an actor that moves less often.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`REDQConfig`.
 
     Returns:
@@ -60,7 +63,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         arXiv:2101.05982, algorithm 1. The defaults have the paper's 20 gradient steps to an environment step, with one of the actor; the
         preset of ``funrl.training.preset`` for Pendulum has 5 and one, which is enough there and four times as fast.
     """
-    config = make_config(REDQConfig, options)
+    config, given = configure(REDQConfig, options, optimizer=optimizer)
     off_policy.check("REDQ", env, config, discrete=False)
     check_range(config, ("num_critics", "subset", "policy_delay"), 1)
     check_range(config, ("initial_alpha",), 0, open_low=True)
@@ -75,7 +78,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
-        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(redq_critic_loss, has_aux=True)(
@@ -89,7 +92,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
             **networks,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic")
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic")
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
@@ -97,7 +100,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         gradient, (_, metrics) = torch.func.grad_and_value(redq_actor_loss, has_aux=True)(
             network.actor, network, key, batch, weight=weight, **networks
         )
-        return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space)
+        return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
 
     spec = Learner(init, learn, *soft_policy(actor), move_actor, config.policy_delay)
-    return off_policy.make("redq", env, config, spec, buffers.uniform(config.buffer_size))
+    return off_policy.make("redq", env, config, spec, given)

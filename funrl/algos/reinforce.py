@@ -6,10 +6,12 @@ import torch
 
 from funrl import tree
 from funrl.algos import actor_critic, on_policy
-from funrl.algos.algorithm import Algorithm, make_config
+from funrl.algos.algorithm import Algorithm
+from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
+from funrl.optim import Optimizer
 from funrl.returns import reward_to_go, td1
 
 __all__ = ["ReinforceConfig", "ReinforceRows", "make"]
@@ -41,7 +43,7 @@ class ReinforceRows:
     weight: torch.Tensor
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make REINFORCE for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments and takes one step along the gradient of :func:`funrl.losses.reinforce_loss` or, with a
@@ -54,6 +56,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
         **options: fields of :class:`ReinforceConfig`.
 
     Returns:
@@ -76,7 +79,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         Deviations: several episodes an update, Adam, and no factor gamma^t; without a baseline, episodes that do not end within the
         rollout are left out, and all steps that are left weigh the same, whichever environment they are of.
     """
-    config = make_config(ReinforceConfig, options)
+    config, given = configure(ReinforceConfig, options, optimizer=optimizer)
     on_policy.check_actor_critic(config, env)
     if config.baseline not in ("value", "none"):
         raise ValueError(f"baseline: expected 'value' or 'none', got {config.baseline!r}")
@@ -109,4 +112,4 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     prepare = prepare if config.baseline == "none" else prepare_with_baseline
     spec = Learner(network.init, *on_policy.stochastic(network, env.action_space), prepare, loss)
-    return on_policy.make("reinforce", env, config, spec)
+    return on_policy.make("reinforce", env, config, spec, given)

@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.networks import q_ensemble, stochastic_actor, target_entropy
-from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.off_policy import Learned, Learner, apply_gradients, start_optimizer
 from funrl.algos.off_policy_actors import SoftConfig, init_soft_actor_critic, soft_policy
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, sac_loss, soft_update
+from funrl.optim import Optimizer
 
 __all__ = ["SACConfig", "make"]
 
@@ -21,13 +23,14 @@ class SACConfig(SoftConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy_actors.SoftConfig`."""
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make SAC for continuous actions: two critics, their targets, and a temperature that is learned.
 
     A gradient step moves actor, critics and temperature at once, each by the gradient of its own loss (:func:`funrl.losses.sac_loss`).
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`SACConfig`.
 
     Returns:
@@ -47,7 +50,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Reference: T. Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018, arXiv:1812.05905.
     """
-    config = make_config(SACConfig, options)
+    config, given = configure(SACConfig, options, optimizer=optimizer)
     off_policy.check("SAC", env, config, discrete=False)
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("entropy_share",), 0)
@@ -58,7 +61,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
-        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACConfig) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(sac_loss, has_aux=True)(
@@ -72,8 +75,8 @@ def make(env: Env, **options: Any) -> Algorithm:
             target_entropy=target_entropy(space, hparams.entropy_share),
             weight=weight,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *soft_policy(actor))
-    return off_policy.make("sac", env, config, spec, buffers.uniform(config.buffer_size))
+    return off_policy.make("sac", env, config, spec, given)

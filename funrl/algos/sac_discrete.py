@@ -5,14 +5,16 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, nn, tree
+from funrl import nn, tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
+from funrl.algos.off_policy import Learned, Learner, apply_gradients, start_optimizer
 from funrl.algos.off_policy_actors import SoftConfig, soft_policy
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
+from funrl.optim import Optimizer
 from funrl.random import split
 
 __all__ = ["SACDiscreteConfig", "make"]
@@ -31,11 +33,12 @@ class SACDiscreteConfig(SoftConfig):
     entropy_share: Any = 0.3
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make SAC for discrete actions: expectations over actions are exact, and nothing but acting draws any.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`SACDiscreteConfig`.
 
     Returns:
@@ -56,7 +59,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.
         Deviation: the temperature aims at a lower entropy; the paper's share is 0.98.
     """
-    config = make_config(SACDiscreteConfig, options)
+    config, given = configure(SACDiscreteConfig, options, optimizer=optimizer)
     off_policy.check("SAC for discrete actions", env, config, discrete=True)
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("tau", "entropy_share"), 0, 1)
@@ -69,7 +72,7 @@ def make(env: Env, **options: Any) -> Algorithm:
         actor_key, critic_key = split(key).unbind(0)
         log_alpha = observation.new_full((), config.initial_alpha).log()
         network = SoftActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation), log_alpha)
-        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(sac_discrete_loss, has_aux=True)(
@@ -82,8 +85,8 @@ def make(env: Env, **options: Any) -> Algorithm:
             target_entropy=hparams.entropy_share * math.log(num_actions),
             weight=weight,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *soft_policy(actor))
-    return off_policy.make("sac_discrete", env, config, spec, buffers.uniform(config.buffer_size))
+    return off_policy.make("sac_discrete", env, config, spec, given)

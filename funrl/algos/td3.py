@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.networks import deterministic_actor, half_width, q_ensemble
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig, apply_gradients, start_optimizer
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
+from funrl.optim import Optimizer
 
 __all__ = ["TD3Config", "make"]
 
@@ -37,11 +39,12 @@ class TD3Config(OffPolicyConfig):
     target_noise_clip: Any = 0.5
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor that moves less often.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`TD3Config`.
 
     Returns:
@@ -62,7 +65,7 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
         arXiv:1802.09477, algorithm 1.
     """
-    config = make_config(TD3Config, options)
+    config, given = configure(TD3Config, options, optimizer=optimizer)
     off_policy.check("TD3", env, config, discrete=False)
     check_range(config, ("policy_delay",), 1)
     check_range(config, ("tau",), 0, 1)
@@ -73,7 +76,7 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
         network = init_actor_critic(key, actor, critic, observation, space)
-        return network, tree.map(torch.clone, network), off_policy.start_adam(network, "actor", "critic")
+        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, "actor", "critic")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config) -> Any:
         unit = half_width(space, batch.reward)
@@ -91,7 +94,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             high=space.high.to(unit),
             weight=weight,
         )
-        return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic"), metrics
+        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic"), metrics
 
     def move_actor(
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config
@@ -99,8 +102,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         gradient, (_, metrics) = torch.func.grad_and_value(td3_actor_loss, has_aux=True)(
             learned.network.actor, learned.network.critic, batch, actor=actor.apply, critic=critic.apply, weight=weight
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="actor")
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *noisy_policy(actor, space), move_actor, config.policy_delay)
-    return off_policy.make("td3", env, config, spec, buffers.uniform(config.buffer_size))
+    return off_policy.make("td3", env, config, spec, given)
