@@ -56,6 +56,7 @@ SHARED = {
         "algorithm",
         "arguments",
         "episodes",
+        "heads",
         "images",
         "networks",
         "off_policy",

@@ -4,28 +4,34 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from funrl import optim
 from funrl.algos.algorithm import make_config
+from funrl.policies import ActorCritic
 
 __all__ = ["configure"]
 
 # The options that an argument takes the place of.
+_CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
 _REPLACED = {
+    "network": (*_CONVOLUTIONS, "num_cells", "activation", "trunk", "dueling", "noisy"),
     "optimizer": ("learning_rate", "anneal_steps", "max_grad_norm"),
 }
-# What users of other libraries call them, and what they are called here, the likeliest first.
+# What users of other libraries call them, the likeliest first.
 _WORDS = {
+    "network": ("net", "model", "module", "policy", "policy_network", "value_network", "q_network", "q_net", "actor_critic", "encoder",
+                "backbone", "torso", "features_extractor", "actor", "critic"),
     "optimizer": ("optim", "opt", "optimiser", "optimizer_class", "optimizer_fn", "tx", "solver"),
-}
+}  # fmt: skip
 
 
-def configure(kind: type, options: Mapping[str, Any], *, unused: tuple[str, ...] = (), **arguments: Any) -> tuple[Any, dict[str, Any]]:
+def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple[Any, dict[str, Any]]:
     """Build the configuration ``kind`` from keyword options, and check the parts that are given in the place of an algorithm's own.
 
     Args:
         kind: the class of the configuration.
         options: its fields.
-        unused: further fields that no longer mean anything with what is given.
         **arguments: the parts by name; None: the algorithm's own.
 
     Returns:
@@ -56,13 +62,22 @@ def configure(kind: type, options: Mapping[str, Any], *, unused: tuple[str, ...]
     config = make_config(kind, dict(options))
     given = {name: value for name, value in arguments.items() if value is not None}
     for name, value in given.items():
-        _check_kind(name, value)
-        for option in (*_REPLACED.get(name, ()), *unused):
+        _check_kind(kind, name, value)
+        for option in _replaced(name, value, options):
             if option in options:
                 raise ValueError(
                     f"{name}, {option}: expected one of them, got both, and the {name} takes the place of {option}; leave either out"
                 )
     return config, given
+
+
+def _replaced(name: str, value: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options that an argument takes the place of."""
+    if name == "network" and isinstance(value, ActorCritic):
+        return (*_REPLACED[name], "uniform_mix", "initial_log_std", "recurrent", "recurrent_size")
+    if name == "network" and options.get("recurrent", "none") != "none":  # the hidden layers are above the cell
+        return _CONVOLUTIONS
+    return _REPLACED.get(name, ())
 
 
 def _check_word(kind: type, name: str, arguments: Mapping[str, Any]) -> None:
@@ -81,10 +96,24 @@ def _check_word(kind: type, name: str, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _check_kind(name: str, value: Any) -> None:
+def _check_kind(kind: type, name: str, value: Any) -> None:
     """Raise a TypeError unless the value can be what its name says."""
+    if name == "network":
+        _check_net(name, value, whole=hasattr(kind, "trunk"))
+        if getattr(value, "noisy", False) and not hasattr(kind, "noisy"):
+            raise ValueError("network: expected one without noise, got a noisy net, which only DQN explores with")
     if name == "optimizer" and not isinstance(value, optim.Optimizer):
         raise TypeError(f"optimizer: expected a funrl.optim.Optimizer, got {_described(value)}; call the factory, as in optim.adamw(1e-3)")
+
+
+def _check_net(name: str, net: Any, *, whole: bool) -> None:
+    if whole and isinstance(net, ActorCritic):
+        return
+    if isinstance(net, torch.nn.Module):
+        raise TypeError(f"{name}: expected a net of pure functions, got a module of torch; give funrl.nn.from_module({name})")
+    if not all(hasattr(net, part) for part in ("init", "apply", "noisy")):
+        also = " or a funrl.policies.ActorCritic" if whole else ""
+        raise TypeError(f"{name}: expected a net, such as funrl.nn.mlp makes{also}, got {_described(net)}")
 
 
 def _described(value: Any) -> str:

@@ -10,11 +10,12 @@ from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
 from funrl.algos.arguments import configure
 from funrl.algos.images import check_layers
-from funrl.algos.networks import q_network
+from funrl.algos.networks import batchwise, q_network
 from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig, apply_gradients, start_optimizer
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
+from funrl.nn import Net
 from funrl.optim import Optimizer
 from funrl.random import split
 from funrl.schedules import linear
@@ -76,11 +77,13 @@ class DQNConfig(OffPolicyConfig):
     epsilon_steps: Any = 10_000.0
 
 
-def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make DQN for an environment with vectors or images as observations and discrete actions.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: as the configuration
+            says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         **options: fields of :class:`DQNConfig`.
 
@@ -108,23 +111,27 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
         fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
     """
-    config, given = configure(DQNConfig, options, optimizer=optimizer)
-    _check(config, env)
+    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer)
+    _check(config, env, network)
     atoms = config.num_atoms if config.c51 else 1
-    network = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
+    if network is None:
+        q_net = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
+    else:
+        size = (env.action_space.n, atoms) if config.c51 else (env.action_space.n,)
+        q_net = batchwise("network", network, env.observation_space, *size)
 
     def support(like: torch.Tensor) -> torch.Tensor:
         return torch.linspace(config.v_min, config.v_max, atoms, dtype=like.dtype, device=like.device)
 
     def output(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
-        return network.apply(params, observation, key=key) if config.noisy else network.apply(params, observation)
+        return q_net.apply(params, observation, key=key) if q_net.noisy else q_net.apply(params, observation)
 
     def values(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
         out = output(params, observation, key)
         return (out.softmax(-1) * support(out)).sum(-1) if config.c51 else out
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, Any, Any]:
-        params = network.init(key, observation)
+        params = q_net.init(key, observation)
         return params, tree.map(torch.clone, params), start_optimizer(optimizer, params)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNConfig) -> Any:
@@ -167,10 +174,11 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
     return off_policy.make("dqn", env, config, spec, given, buffer=buffer)
 
 
-def _check(config: DQNConfig, env: Env) -> None:
-    off_policy.check("DQN", env, config, discrete=True, images=True)
+def _check(config: DQNConfig, env: Env, network: Any) -> None:
+    off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
     check_range(config, ("target_period",), 1)
-    check_layers(config, env)
+    if network is None:
+        check_layers(config, env)
     check_range(config, ("priority_alpha", "priority_beta"), 0)
     check_range(config, ("huber_delta",), 0, infinite=True)
     check_range(config, ("tau", "epsilon_start", "epsilon_end"), 0, 1)

@@ -8,7 +8,7 @@ from funrl import nn, random
 from funrl.env import Env
 from funrl.spaces import Binary, Box, Dict, picture_layout
 
-__all__ = ["ATARI", "above", "advice", "check_layers", "check_observations", "convolutions"]
+__all__ = ["ATARI", "above", "advice", "check_layers", "check_observations", "convolutions", "is_image", "is_vector"]
 
 # The encoder that is usual for pictures of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
 # 2015), as options of a learner: ``ppo.make(env, **ATARI)``.
@@ -103,13 +103,31 @@ def check_observations(env: Env) -> None:
         ValueError: env: expected observations that are vectors (a floating-point Box of shape [D]) or images ..., got Discrete(...)...
     """
     space = env.observation_space
-    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
-    image = isinstance(space, Box | Binary) and len(space.shape) == 3
-    if not vector and not image:
+    if not is_vector(space) and not is_image(space):
         raise ValueError(
             f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
             f"[H, W, C] or [C, H, W]), got {space}{advice(space)}"
         )
+
+
+def is_vector(space: Any) -> bool:
+    """Return whether a space holds vectors of floating-point numbers.
+
+    Example:
+        >>> is_vector(Box(0.0, 1.0, (3,))), is_vector(Box(0, 1, (3,), torch.int64))
+        (True, False)
+    """
+    return isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
+
+
+def is_image(space: Any) -> bool:
+    """Return whether a space holds images.
+
+    Example:
+        >>> is_image(Box(0, 255, (84, 84, 3), torch.uint8)), is_image(Binary((3,)))
+        (True, False)
+    """
+    return isinstance(space, Box | Binary) and len(space.shape) == 3
 
 
 def advice(space: Any) -> str:

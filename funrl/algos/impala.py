@@ -11,7 +11,9 @@ from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import impala_loss
+from funrl.nn import Net
 from funrl.optim import Optimizer
+from funrl.policies import ActorCritic
 
 __all__ = ["ImpalaConfig", "make"]
 
@@ -35,7 +37,7 @@ class ImpalaConfig(ActorCriticConfig):
     c_clip: Any = 1.0
 
 
-def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make IMPALA for an environment with vectors or images as observations, and discrete or continuous actions.
 
     The environments are the actors. Each takes the learner's newest parameters, unrolls T steps and puts them into a queue, from which
@@ -45,6 +47,9 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
+            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
+            :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
         **options: fields of :class:`ImpalaConfig`.
 
@@ -67,8 +72,8 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         arXiv:1802.01561. Deviations: one process, in which actors wait for the learner; Adam stands for RMSProp; rewards stay as
         they are.
     """
-    config, given = configure(ImpalaConfig, options, optimizer=optimizer)
-    on_policy.check_actor_critic(config, env)
+    config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer)
+    on_policy.check_actor_critic(config, env, network)
     check_range(config, ("num_minibatches",), 1)
     check_range(config, ("lambda_",), 0, 1)
     check_range(config, ("rho_clip", "c_clip"), 0, open_low=True, infinite=True)
@@ -77,7 +82,7 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
             f"num_minibatches: {config.num_minibatches} does not divide num_envs = {config.num_envs}, and batches are of whole unrolls; "
             "choose a divisor"
         )
-    network = actor_critic.make(config, env)
+    nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: ImpalaConfig) -> Transition:
         return tree.permute(samples, (1, 0))  # unrolls first
@@ -86,7 +91,7 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         return impala_loss(
             params,
             tree.permute(unrolls, (1, 0)),
-            apply=network.both,
+            apply=nets.both,
             gamma=hparams.gamma,
             lambda_=hparams.lambda_,
             rho_clip=hparams.rho_clip,
@@ -96,8 +101,8 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         )
 
     spec = Learner(
-        network.init,
-        *on_policy.stochastic(network, env.action_space),
+        nets.init,
+        *on_policy.stochastic(nets),
         prepare,
         loss,
         num_minibatches=config.num_minibatches,

@@ -1,19 +1,23 @@
 """The networks of actors and critics."""
 
+import math
 from typing import Any
 
 import torch
 
-from funrl import nn, random
+from funrl import nn, random, tree
 from funrl.algos.images import convolutions
 from funrl.distributions import Independent, TanhNormal, normal_params
 from funrl.env import Env
 from funrl.nn.mlp import activation_function
-from funrl.spaces import Box
+from funrl.spaces import Box, Dict, Tuple
 
 __all__ = [
+    "batch_of",
+    "batchwise",
     "deterministic_actor",
     "half_width",
+    "in_dtypes_of",
     "over_the_box",
     "q_ensemble",
     "q_network",
@@ -21,6 +25,76 @@ __all__ = [
     "target_entropy",
     "with_noise",
 ]
+
+
+def batchwise(name: str, net: nn.Net, space: Any, *size: int) -> nn.Net:
+    """Make a network of the user's own take observations with any batch dimensions: itself it is called with [N, ...] alone.
+
+    So a torch module can be one, which takes a single batch dimension. In ``init`` it gets examples with N = 1.
+
+    Args:
+        name: what messages call it.
+        net: a net of observations and perhaps further inputs.
+        space: the space of the observations.
+        *size: the shape of what it gives for each of them; nothing: any.
+
+    Raises:
+        ValueError: from ``init`` and ``apply``, if the output is not [N, ...], or from ``init`` not [N, *size].
+
+    Example:
+        >>> from funrl import random
+        >>> module = nn.from_module(torch.nn.Sequential(torch.nn.Unflatten(1, (1, 6)), torch.nn.Conv1d(1, 2, 3), torch.nn.Flatten()))
+        >>> net = batchwise("network", module, Box(-1.0, 1.0, (6,)))
+        >>> params = net.init(random.key(0), torch.zeros(6))
+        >>> net.apply(params, torch.zeros(6)).shape, net.apply(params, torch.zeros(5, 3, 6)).shape
+        (torch.Size([8]), torch.Size([5, 3, 8]))
+    """
+
+    def apply(params: Any, observation: Any, *inputs: Any, **options: Any) -> torch.Tensor:
+        batch = batch_of(space, observation)
+        n = math.prod(batch)
+        y = net.apply(params, *(tree.reshape(x, (n,), batch_dims=len(batch)) for x in (observation, *inputs)), **options)
+        if not isinstance(y, torch.Tensor) or not y.ndim or y.shape[0] != n:
+            got = list(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+            raise ValueError(f"{name}: expected an output [{n}, ...] of {n} observations, got {got}; it is called with a batch [N, ...]")
+        return y.reshape(*batch, *y.shape[1:])
+
+    def init(key: torch.Tensor, observation: Any, *inputs: Any) -> Any:
+        inputs = tree.map(lambda x: x[None], (in_dtypes_of(space, observation), *inputs))
+        params = net.init(key, *inputs)
+        y = apply(params, *inputs)
+        if size and y.shape[1:] != size:
+            raise ValueError(f"{name}: expected an output {[1, *size]} of one observation, [N, ...] with N = 1, got {list(y.shape)}")
+        return params
+
+    return nn.Net(init, apply, net.noisy)
+
+
+def batch_of(space: Any, x: Any) -> torch.Size:
+    """Return the batch dimensions of elements of a space.
+
+    Example:
+        >>> batch_of(Dict({"a": Box(0.0, 1.0, (3,))}), {"a": torch.zeros(5, 2, 3)})
+        torch.Size([5, 2])
+    """
+    if isinstance(space, Dict | Tuple):
+        name = next(iter(space.spaces)) if isinstance(space, Dict) else 0
+        return batch_of(space.spaces[name], x[name])
+    return x.shape[: x.ndim - len(space.shape)]
+
+
+def in_dtypes_of(space: Any, x: Any) -> Any:
+    """Return an example with integers and flags in the dtypes that the space has them in.
+
+    Example:
+        >>> in_dtypes_of(Box(0, 255, (2,), torch.uint8), torch.zeros(2)).dtype
+        torch.uint8
+    """
+    if isinstance(space, Dict):
+        return {name: in_dtypes_of(part, x[name]) for name, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple([in_dtypes_of(part, y) for part, y in zip(space.spaces, x, strict=True)])
+    return x if space.dtype.is_floating_point else x.to(space.dtype)
 
 
 def half_width(space: Box, like: torch.Tensor) -> torch.Tensor:

@@ -20,11 +20,11 @@ from funrl.algos.algorithm import (
     start_actor,
     statistics,
 )
-from funrl.algos.images import advice
+from funrl.algos.images import advice, is_image, is_vector
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
-from funrl.spaces import Binary, Box, Discrete
+from funrl.spaces import Box, Discrete
 
 __all__ = [
     "Learned",
@@ -346,8 +346,10 @@ def _adam(learning_rate: Any) -> optim.Optimizer:
     return optim.flatten(optim.adam(learning_rate))
 
 
-def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = False) -> None:
+def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
     """Raise a ValueError unless the environment and what all off-policy configurations share fit a learner called ``name``.
+
+    Observations are ``"vectors"``, ``"images"`` as well, or ``"any"``.
 
     Example:
         >>> import funrl
@@ -371,9 +373,8 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
         box = actions if isinstance(actions, Box) and actions.dtype.is_floating_point and len(actions.shape) == 1 else None
         if box is None or not all(map(math.isfinite, [*box.low.tolist(), *box.high.tolist()])):
             raise ValueError(f"env: {name} expects a floating-point Box of actions of shape [A] with finite ends, got {actions}")
-    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
-    image = images and isinstance(space, Box | Binary) and len(space.shape) == 3
-    if not vector and not image:
+    images = observations == "images"
+    if observations != "any" and not is_vector(space) and not (images and is_image(space)):
         also = " or images (a Box or Binary of shape [H, W, C] or [C, H, W])" if images else ""
         raise ValueError(
             f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]){also}, got {space}{advice(space)}"

@@ -25,7 +25,6 @@ from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.policies import StatefulPolicy
-from funrl.spaces import Box, Discrete
 
 __all__ = [
     "ActorCriticConfig",
@@ -36,7 +35,6 @@ __all__ = [
     "check_minibatches",
     "clipped_adam",
     "make",
-    "project_action",
     "stochastic",
 ]
 
@@ -185,7 +183,8 @@ def make(name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] 
         network_key, env_key = random.split(key).unbind(0)
         env_params, actor = start_actor(env_key, env, config)
         reward = actor.timestep.reward
-        observation, zero = actor.timestep.observation[0].to(reward.dtype), torch.zeros_like(reward[0])
+        zero = torch.zeros_like(reward[0])
+        observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
         hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
         moments, normalizers = spec.normalizers(observation, reward)
         network = spec.init(network_key, observation)
@@ -272,39 +271,29 @@ def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
     return optim.flatten(optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5)))
 
 
-def project_action(space: Box | Discrete, action: torch.Tensor) -> torch.Tensor:
-    """Return what the environment gets of what a policy has drawn: projected into a Box, or counted from a Discrete's start.
-
-    Example:
-        >>> project_action(Box(-2.0, 2.0, (1,)), torch.tensor([5.0]))
-        tensor([2.])
-    """
-    return space.project(action) if isinstance(space, Box) else action + space.start
-
-
-def stochastic(network: actor_critic.Network, space: Box | Discrete) -> tuple[Any, Any]:
+def stochastic(network: actor_critic.Network) -> tuple[Any, Any]:
     """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself.
 
     Example:
         >>> import funrl
         >>> env = funrl.envs.make("CartPole-v1")
         >>> network = actor_critic.make(ActorCriticConfig(), env)
-        >>> act, greedy = stochastic(network, env.action_space)
+        >>> act, greedy = stochastic(network)
         >>> act(ActorParams(network.init(random.key(0), torch.zeros(4))), random.key(1), torch.zeros(4))[1]["log_prob"]
         tensor(-0.6931)
     """
 
     def sample(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = distribution.sample_with_log_prob(key)
-        return project_action(space, action), {"log_prob": log_prob, "unclipped_action": action}
+        return network.project(action), {"log_prob": log_prob, "unclipped_action": action}
 
     def mode(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return project_action(space, distribution.mode()), {}
+        return network.project(distribution.mode()), {}
 
     return network.policy(sample), network.policy(mode)
 
 
-def check(config: Any, env: Env) -> None:
+def check(config: Any, env: Env, network: Any = None) -> None:
     """Raise a ValueError unless what all on-policy configurations share is in its range and fits the environment.
 
     Example:
@@ -316,13 +305,14 @@ def check(config: Any, env: Env) -> None:
     """
     check_copies(config, env)
     check_range(config, ("num_envs", "num_steps"), 1)
-    check_layers(config, env)
+    if network is None:
+        check_layers(config, env)
     check_range(config, ("learning_rate",), 0)
     check_range(config, ("anneal_steps", "max_grad_norm"), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)
 
 
-def check_actor_critic(config: Any, env: Env) -> None:
+def check_actor_critic(config: Any, env: Env, network: Any = None) -> None:
     """Raise a ValueError unless an :class:`ActorCriticConfig` is in its ranges and fits the environment.
 
     Example:
@@ -332,9 +322,9 @@ def check_actor_critic(config: Any, env: Env) -> None:
         ...
         ValueError: value_weight: expected a number at least 0, got -1.0
     """
-    check(config, env)
+    check(config, env, network)
     check_range(config, ("value_weight", "entropy_weight"), 0)
-    actor_critic.check(config, env)
+    actor_critic.check(config, env, network)
 
 
 def check_minibatches(config: Any) -> None:

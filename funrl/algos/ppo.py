@@ -9,11 +9,14 @@ from funrl import stats, tree
 from funrl.algos import actor_critic, on_policy, rewards
 from funrl.algos.algorithm import Algorithm, check_range
 from funrl.algos.arguments import configure
+from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.algos.state import LearnerState
 from funrl.env import Env, Transition
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.nn import Net
 from funrl.optim import Optimizer
+from funrl.policies import ActorCritic
 from funrl.returns import gae
 
 __all__ = ["PPOConfig", "make"]
@@ -53,7 +56,7 @@ class PPOConfig(ActorCriticConfig):
     target_kl: Any = math.inf
 
 
-def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     r"""Make PPO for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
@@ -70,6 +73,9 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
+            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
+            :func:`funrl.nn.from_module`. With ``recurrent`` the net gives what the cell takes.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
         **options: fields of :class:`PPOConfig`.
 
@@ -96,9 +102,9 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         Deviations: observation moments are updated between updates and not at each step; ``target_kl`` stops before the step
         whose KL divergence exceeds it.
     """
-    config, given = configure(PPOConfig, options, optimizer=optimizer)
-    _check(config, env)
-    network = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env)
+    config, given = configure(PPOConfig, options, network=network, optimizer=optimizer)
+    _check(config, env, network)
+    nets = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env, network)
 
     def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
         moments = stats.moments(observation) if config.normalize_observation else ()
@@ -116,11 +122,11 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         return learner, samples
 
     def prepare(params: Any, samples: Transition, hparams: PPOConfig) -> PPOBatch:
-        value, next_value = network.values(params, samples)
+        value, next_value = nets.values(params, samples)
         advantage, target = gae(
             samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
         )
-        return PPOBatch(network.inputs(samples), *network.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
+        return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
     def loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if config.normalize_advantage:
@@ -128,7 +134,7 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         return ppo_loss(
             params,
             batch,
-            apply=network.both,
+            apply=nets.both,
             clip=hparams.clip,
             value_clip=hparams.value_clip,
             value_weight=hparams.value_weight,
@@ -136,8 +142,8 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
         )
 
     spec = Learner(
-        network.init,
-        *on_policy.stochastic(network, env.action_space),
+        nets.init,
+        *on_policy.stochastic(nets),
         prepare,
         loss,
         num_epochs=config.num_epochs,
@@ -151,14 +157,14 @@ def make(env: Env, *, optimizer: Optimizer | None = None, **options: Any) -> Alg
     return on_policy.make("ppo", env, config, spec, given)
 
 
-def _check(config: PPOConfig, env: Env) -> None:
-    on_policy.check_actor_critic(config, env)
+def _check(config: PPOConfig, env: Env, network: Any) -> None:
+    on_policy.check_actor_critic(config, env, network)
     check_range(config, ("num_epochs", "num_minibatches"), 1)
     check_range(config, ("clip",), 0)
     check_range(config, ("value_clip",), 0, infinite=True)
     check_range(config, ("target_kl",), 0, open_low=True, infinite=True)
     check_range(config, ("lambda_",), 0, 1)
     actor_critic.check_recurrent(config)
-    if config.normalize_observation and len(env.observation_space.shape) == 3:
-        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has images; leave it off")
+    if config.normalize_observation and not is_vector(env.observation_space):
+        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; leave it off")
     on_policy.check_minibatches(config)

@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import algos, optim, random, schedules, tree
+from funrl import algos, distributions, nn, optim, policies, random, schedules, tree
 from tests.support import same
 
 ON_POLICY = dict(num_envs=4, num_steps=8, num_cells=(8,))
@@ -31,6 +31,8 @@ ALGORITHMS = {
 
 def make(name, **options):
     env, defaults = ALGORITHMS[name]
+    if "network" in options and "num_cells" not in options:
+        defaults = without(defaults, "num_cells")
     return algos.make(name, funrl.envs.make(env), **{**defaults, **options})
 
 
@@ -63,7 +65,7 @@ def learns(algo, *, compiled=True, updates=2):
 
 
 def annealed_adamw(steps=100):
-    return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(schedules.cosine(1e-2, 0.0, steps)))
+    return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(schedules.cosine(1e-2, 0.0, steps), eps=1e-4))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -110,11 +112,112 @@ def test_a_run_records_what_was_given(tmp_path):
     play = functools.partial(funrl.train, key=random.key(0), out=tmp_path, backend="eager", evaluate_episodes=0, progress=False)
     play(algo, total_steps=64)
     assert list(funrl.record.read_config(tmp_path)["given"]) == ["optimizer"]
-    with pytest.raises(funrl.record.RunError, match="made with optimizer= of the user's own, .*load_run.*algo=algo"):
+    with pytest.raises(funrl.record.RunError, match=r"made with optimizer= of the user's own, .*load_run.*algo=algo"):
         funrl.training.load_run(tmp_path)
     assert funrl.training.load_run(tmp_path, algo=make("ppo", optimizer=annealed_adamw())).updates == 2
-    with pytest.raises(funrl.record.RunError, match="the run has optimizer = .* and the algorithm given has 'its own'"):
+    with pytest.raises(funrl.record.RunError, match=r"the run has optimizer = .* and the algorithm given has 'its own'"):
         funrl.training.load_run(tmp_path, algo=make("ppo"))
     play(make("ppo", optimizer=annealed_adamw()), total_steps=96, resume=True)
-    with pytest.raises(funrl.record.RunError, match="cannot resume: the run there has optimizer = .*not 'its own'"):
+    with pytest.raises(funrl.record.RunError, match=r"cannot resume: the run there has optimizer = .*not 'its own'"):
         play(make("ppo"), total_steps=128, resume=True)
+
+
+class Transformer(torch.nn.Module):
+    """Each number of a vector is a token."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.place = torch.nn.Linear(1, 8), torch.nn.Parameter(torch.zeros(4, 8))
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(self.embed(x.unsqueeze(-1)) + self.place).mean(-2)
+
+
+class Convolution(torch.nn.Module):
+    def __init__(self, channels, outputs):
+        super().__init__()
+        self.convolution, self.head = torch.nn.Conv2d(channels, 2, 3, stride=2), torch.nn.Linear(2 * 4 * 4, outputs)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.convolution(x.to(self.head.weight.dtype).movedim(-1, -3))).flatten(-3))
+
+
+def test_ppo_with_a_transformer_and_an_annealed_adamw():
+    network = nn.from_module(Transformer())
+    algo = make("ppo", network=network, optimizer=annealed_adamw(), num_steps=4, num_epochs=1)
+    state = algo.init(random.key(0))
+    assert state.learner.params.network["policy"][0]["weight"].shape == (2, 8)
+    same(state.learner.params.network["trunk"], network.init())
+    learns(algo)
+
+
+def test_dqn_with_a_convolution_of_the_users_own():
+    env = funrl.envs.make("Breakout-MinAtar")
+    algo = algos.dqn.make(env, network=nn.from_module(Convolution(4, env.action_space.n)), **without(OFF_POLICY, "num_cells"))
+    learns(algo)
+
+
+@pytest.mark.parametrize("name", ["a2c", "reinforce", "impala", "ppo"])
+def test_policies_and_values_of_the_users_own(name):
+    network = policies.actor_critic(nn.from_module(Transformer()), nn.mlp((), 2), nn.mlp((), 1), distributions.Categorical)
+    learns(make(name, network=network), compiled=False)
+
+
+def test_a_policy_of_continuous_actions_is_projected():
+    def normal(output):
+        return distributions.Independent(distributions.Normal(output + 100.0, torch.ones_like(output)), 1)
+
+    network = policies.actor_critic(nn.mlp((8,)), nn.mlp((), 1), nn.mlp((), 1), normal)
+    algo = algos.a2c.make(funrl.envs.make("Pendulum-v1"), network=network, num_envs=4, num_steps=8)
+    _, transitions = algo.collect(random.key(1), algo.init(random.key(0)))
+    assert (transitions.action == 2.0).all() and (transitions.extras["unclipped_action"] > 90).all()
+    learns(algo, compiled=False)
+
+
+def test_a_network_below_a_cell():
+    algo = make("ppo", network=nn.from_module(Transformer()), recurrent="gru", recurrent_size=4, num_cells=(8,))
+    assert "embed.weight" in algo.init(random.key(0)).learner.params.network["memory"]["below"]
+    learns(algo, compiled=False)
+
+
+def test_the_default_trunk_can_be_given():
+    network = nn.mlp((8,), activation="tanh")
+    results = []
+    for algo in (make("ppo", trunk="shared"), make("ppo", network=network)):
+        results.append(algo.step(random.key(1), algo.init(random.key(0)))[0].learner.params)
+    same(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, dict(c51=True, num_atoms=5)])
+def test_a_noisy_network_explores_in_dqn(options):
+    size = 2 * 5 if options else 2
+    network = nn.sequential(nn.noisy_linear(size), *([lambda x: x.unflatten(-1, (2, 5))] if options else []))
+    algo = make("dqn", network=network, epsilon_start=0.0, epsilon_end=0.0, **options)
+    state = algo.init(random.key(0))
+    act = vmap(lambda key: algo.act(state.learner.params, key, torch.full((4,), 0.01))[0])
+    assert len(act(random.split(random.key(1), 64)).unique()) == 2
+    learns(algo, compiled=False)
+
+
+def test_pqn_takes_a_network():
+    learns(make("pqn", network=nn.from_module(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 2)))))
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "message"),
+    [
+        ("dqn", nn.mlp((), 3), r"network: expected an output \[1, 2\] of one observation, .* got \[1, 3\]"),
+        ("pqn", nn.mlp((), 3), r"network: expected an output \[1, 2\] of one observation"),
+        ("ppo", nn.sequential(lambda x: x.sum()), r"network: expected an output \[1, ...\] of 1 observations, got \[\]"),
+        (
+            "ppo",
+            policies.actor_critic(nn.mlp((8,)), nn.mlp((), 2), nn.mlp((), 1), functools.partial(distributions.Categorical, start=1)),
+            "network: expected actions from 0 on, as in Discrete.* got a distribution that begins at 1",
+        ),
+        ("a2c", policies.actor_critic(nn.mlp((8,)), nn.mlp((), 2), nn.mlp((), 1), distributions.OneHotCategorical), "network: the mode"),
+    ],
+)
+def test_networks_that_do_not_fit(name, network, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make(name, network=network).init(random.key(0))
