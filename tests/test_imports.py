@@ -56,6 +56,7 @@ SHARED = {
         "algorithm",
         "arguments",
         "episodes",
+        "gradients",
         "heads",
         "images",
         "networks",

@@ -8,6 +8,7 @@ import torch
 
 from funrl import optim
 from funrl.algos.algorithm import make_config
+from funrl.buffers import Buffer
 from funrl.policies import ActorCritic
 
 __all__ = ["configure"]
@@ -16,12 +17,16 @@ __all__ = ["configure"]
 _CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
 _REPLACED = {
     "network": (*_CONVOLUTIONS, "num_cells", "activation", "trunk", "dueling", "noisy"),
+    "buffer": ("buffer_size", "prioritized", "priority_alpha", "priority_beta"),
     "optimizer": ("learning_rate", "anneal_steps", "max_grad_norm"),
 }
 # What users of other libraries call them, the likeliest first.
 _WORDS = {
     "network": ("net", "model", "module", "policy", "policy_network", "value_network", "q_network", "q_net", "actor_critic", "encoder",
                 "backbone", "torso", "features_extractor", "actor", "critic"),
+    "actor": ("policy", "policy_network", "actor_network", "pi", "network", "net", "model"),
+    "critic": ("critics", "critic_network", "q_network", "q_net", "value_network", "qf", "network", "net", "model"),
+    "buffer": ("replay_buffer", "replay", "memory", "sampler"),
     "optimizer": ("optim", "opt", "optimiser", "optimizer_class", "optimizer_fn", "tx", "solver"),
 }  # fmt: skip
 
@@ -49,7 +54,7 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         >>> configure(kind, {"learning_rate": 0.1}, optimizer=optim.sgd(0.1))
         Traceback (most recent call last):
         ...
-        ValueError: optimizer, learning_rate: expected one of them, got both, and the optimizer takes the place of ...
+        ValueError: optimizer, learning_rate: expected one of them, got both, and optimizer takes the place of ...
         >>> configure(kind, {"optim": optim.sgd(0.1)}, optimizer=None)
         Traceback (most recent call last):
         ...
@@ -61,14 +66,18 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
             _check_word(kind, name, arguments)
     config = make_config(kind, dict(options))
     given = {name: value for name, value in arguments.items() if value is not None}
+    if "actor" in given and "critic" in given:
+        _check_unused("actor, critic", ("num_cells", "activation", "momentum"), options)
     for name, value in given.items():
         _check_kind(kind, name, value)
-        for option in _replaced(name, value, options):
-            if option in options:
-                raise ValueError(
-                    f"{name}, {option}: expected one of them, got both, and the {name} takes the place of {option}; leave either out"
-                )
+        _check_unused(name, _replaced(name, value, options), options)
     return config, given
+
+
+def _check_unused(name: str, replaced: tuple[str, ...], options: Mapping[str, Any]) -> None:
+    for option in replaced:
+        if option in options:
+            raise ValueError(f"{name}, {option}: expected one of them, got both, and {name} takes the place of {option}; leave either out")
 
 
 def _replaced(name: str, value: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -98,10 +107,14 @@ def _check_word(kind: type, name: str, arguments: Mapping[str, Any]) -> None:
 
 def _check_kind(kind: type, name: str, value: Any) -> None:
     """Raise a TypeError unless the value can be what its name says."""
-    if name == "network":
-        _check_net(name, value, whole=hasattr(kind, "trunk"))
+    if name in ("network", "actor", "critic"):
+        _check_net(name, value, whole=name == "network" and hasattr(kind, "trunk"))
         if getattr(value, "noisy", False) and not hasattr(kind, "noisy"):
-            raise ValueError("network: expected one without noise, got a noisy net, which only DQN explores with")
+            raise ValueError(f"{name}: expected one without noise, got a noisy net, which only DQN explores with")
+    if name == "buffer" and not isinstance(value, Buffer):
+        raise TypeError(
+            f"buffer: expected a funrl.buffers.Buffer, got {_described(value)}; call the factory, as in buffers.uniform(100_000)"
+        )
     if name == "optimizer" and not isinstance(value, optim.Optimizer):
         raise TypeError(f"optimizer: expected a funrl.optim.Optimizer, got {_described(value)}; call the factory, as in optim.adamw(1e-3)")
 

@@ -9,10 +9,12 @@ from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
 from funrl.algos.arguments import configure
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.images import check_layers
 from funrl.algos.networks import batchwise, q_network
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig, apply_gradients, start_optimizer
+from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.state import ActorParams
+from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
 from funrl.nn import Net
@@ -77,7 +79,9 @@ class DQNConfig(OffPolicyConfig):
     epsilon_steps: Any = 10_000.0
 
 
-def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(
+    env: Env, *, network: Net | None = None, optimizer: Optimizer | None = None, buffer: Buffer | None = None, **options: Any
+) -> Algorithm:
     """Make DQN for an environment with vectors or images as observations and discrete actions.
 
     Args:
@@ -85,6 +89,7 @@ def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = 
         network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: as the configuration
             says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         **options: fields of :class:`DQNConfig`.
 
     Returns:
@@ -111,14 +116,9 @@ def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = 
         Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
         fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
     """
-    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer)
+    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer)
     _check(config, env, network)
-    atoms = config.num_atoms if config.c51 else 1
-    if network is None:
-        q_net = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
-    else:
-        size = (env.action_space.n, atoms) if config.c51 else (env.action_space.n,)
-        q_net = batchwise("network", network, env.observation_space, *size)
+    q_net, atoms = _q_net(config, env, network)
 
     def support(like: torch.Tensor) -> torch.Tensor:
         return torch.linspace(config.v_min, config.v_max, atoms, dtype=like.dtype, device=like.device)
@@ -170,8 +170,17 @@ def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = 
         return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
     spec = Learner(init, learn, sample, greedy, schedule)
-    buffer = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
-    return off_policy.make("dqn", env, config, spec, given, buffer=buffer)
+    replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
+    return off_policy.make("dqn", env, config, spec, given, buffer=replay)
+
+
+def _q_net(config: DQNConfig, env: Env, network: Net | None) -> tuple[Net, int]:
+    """Return the network, and of how many atoms it gives logits."""
+    atoms = config.num_atoms if config.c51 else 1
+    if network is None:
+        return q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy), atoms
+    size = (env.action_space.n, atoms) if config.c51 else (env.action_space.n,)
+    return batchwise("network", network, env.observation_space, *size), atoms
 
 
 def _check(config: DQNConfig, env: Env, network: Any) -> None:

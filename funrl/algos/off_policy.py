@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import buffers, optim, random, tree
+from funrl import buffers, random, tree
 from funrl.algos import episodes
 from funrl.algos.algorithm import (
     Algorithm,
@@ -20,6 +20,7 @@ from funrl.algos.algorithm import (
     start_actor,
     statistics,
 )
+from funrl.algos.gradients import Learned
 from funrl.algos.images import advice, is_image, is_vector
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
@@ -27,13 +28,10 @@ from funrl.env import Env, Transition
 from funrl.spaces import Box, Discrete
 
 __all__ = [
-    "Learned",
     "Learner",
     "OffPolicyConfig",
-    "apply_gradients",
     "check",
     "make",
-    "start_optimizer",
 ]
 
 
@@ -72,23 +70,6 @@ class OffPolicyConfig(tree.Replaceable):
     learning_rate: Any = 1e-3
     anneal_steps: Any = math.inf
     gamma: Any = 0.99
-
-
-@tree.dataclass
-class Learned(tree.Replaceable):
-    """The part of a learner that a gradient step changes.
-
-    Attributes:
-        network: the parameters.
-        target: those that follow them, unaliased, or what else targets are made of.
-        optimizer: the state of the optimizers.
-        num_updates: int64 [], gradient steps so far.
-    """
-
-    network: Any
-    target: Any
-    optimizer: Any
-    num_updates: torch.Tensor
 
 
 class Learner(NamedTuple):
@@ -164,8 +145,7 @@ def make(
     num_rows = config.num_envs * config.num_steps
     given, moved = given or {}, statistics(env)
     buffer = given.get("buffer", buffer) or buffers.uniform(config.buffer_size)
-    if config.num_updates % spec.delay:
-        raise ValueError(f"num_updates: expected a multiple of policy_delay, {spec.delay}, got {config.num_updates}; change either")
+    _check_sizes(config, spec, buffer)
     act, greedy = _policies(env, spec)
 
     def init(key: torch.Tensor) -> State:
@@ -194,6 +174,7 @@ def make(
         memory = buffer.extend(learner.buffer, _rows(env, config, samples, learner.hparams))
         sample_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         batches = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(sample_keys)
+        _check_batches(batches, config)
 
         learning_rate = annealed(learner.hparams, learner.num_steps)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
@@ -267,6 +248,24 @@ def _rows(env: Env, config: Any, samples: Transition, hparams: Any) -> Transitio
     return tree.reshape(samples, (config.num_envs * config.num_steps,), batch_dims=2)
 
 
+def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer) -> None:
+    num = config.num_envs * config.num_steps
+    if num > buffer.capacity:
+        raise ValueError(f"buffer: it holds {buffer.capacity} items, less than the {num} transitions of one step; make a larger one")
+    if config.num_updates % spec.delay:
+        raise ValueError(f"num_updates: expected a multiple of policy_delay, {spec.delay}, got {config.num_updates}; change either")
+
+
+def _check_batches(batches: Any, config: Any) -> None:
+    reward = batches.batch.reward if isinstance(batches, buffers.Sample) and isinstance(batches.batch, Transition) else None
+    if reward is None or reward.shape != (config.num_updates, config.batch_size):
+        got = type(batches).__name__ if reward is None else f"a reward {list(reward.shape[1:])}"
+        raise ValueError(
+            f"buffer: expected it to sample {config.batch_size} single transitions, got {got}; give it one such as buffers.uniform or "
+            "buffers.prioritized"
+        )
+
+
 def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample, error: torch.Tensor, learning: torch.Tensor) -> Any:
     """Return the buffer's state with the errors as priorities, where it has any; before learning all items have the greatest."""
     if buffer.update_priority is None:
@@ -302,48 +301,6 @@ def _fit(
     keys = torch.func.vmap(lambda key: random.split(key, spec.delay + 1))(keys[:num_groups])
     learned, (metrics, further) = scan(several, learned, (keys, grouped))
     return learned, {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
-
-
-def start_optimizer(optimizer: optim.Optimizer | None, network: Any, *parts: str) -> Any:
-    """Return the state of an optimizer over a network or, where parts of it move apart, a dict of one for each.
-
-    Without an optimizer (None) it is that of Adam, over all parameters as one vector.
-
-    Example:
-        >>> from funrl.losses import ActorCritic
-        >>> network = ActorCritic(torch.zeros(3, 2), torch.zeros(2))
-        >>> start_optimizer(None, network).mean.shape, start_optimizer(None, network, "actor", "critic")["actor"].mean.shape
-        (torch.Size([8]), torch.Size([6]))
-    """
-    if parts:
-        return {part: start_optimizer(optimizer, getattr(network, part)) for part in parts}
-    return (optimizer or _adam(0.0)).init(network)
-
-
-def apply_gradients(
-    learned: Learned, gradient: Any, learning_rate: torch.Tensor, optimizer: optim.Optimizer | None = None, *, part: str | None = None
-) -> Learned:
-    """Take a step with the whole network, or with a part that has an optimizer state of its own.
-
-    Without an optimizer it is one of Adam with the ``learning_rate``.
-
-    Example:
-        >>> learned = Learned(torch.ones(1), torch.ones(1), start_optimizer(None, torch.ones(1)), torch.tensor(0))
-        >>> apply_gradients(learned, torch.ones(1), torch.tensor(0.5)).network
-        tensor([0.5000])
-    """
-    network, state, optimizer = learned.network, learned.optimizer, optimizer or _adam(learning_rate)
-    if part is None:
-        updates, state = optimizer.update(gradient, state, network)
-        return learned.replace(network=optim.apply_updates(network, updates), optimizer=state)
-    params = getattr(network, part)
-    updates, moved = optimizer.update(gradient, state[part], params)
-    network = network.replace(**{part: optim.apply_updates(params, updates)})
-    return learned.replace(network=network, optimizer={**state, part: moved})
-
-
-def _adam(learning_rate: Any) -> optim.Optimizer:
-    return optim.flatten(optim.adam(learning_rate))
 
 
 def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str = "vectors") -> None:

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 
 from funrl import nn, random, tree
+from funrl.algos.gradients import Learned, apply_gradients
 from funrl.algos.networks import target_entropy, with_noise
-from funrl.algos.off_policy import Learned, OffPolicyConfig, apply_gradients
+from funrl.algos.off_policy import OffPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
 from funrl.optim import Optimizer
@@ -49,7 +50,8 @@ def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observat
         torch.Size([2, 8, 4])
     """
     actor_key, critic_key = random.split(key).unbind(0)
-    return ActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation, observation.new_zeros(space.shape)))
+    action = tree.leaves(observation)[0].new_zeros(space.shape)
+    return ActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation, action))
 
 
 def init_soft_actor_critic(
@@ -65,7 +67,7 @@ def init_soft_actor_critic(
         tensor(0.)
     """
     both = init_actor_critic(key, actor, critic, observation, space)
-    return SoftActorCritic(both.actor, both.critic, observation.new_full((), alpha).log())
+    return SoftActorCritic(both.actor, both.critic, tree.leaves(observation)[0].new_full((), alpha).log())
 
 
 def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
@@ -118,9 +120,9 @@ def apply_gradients_with_temperature(
         What is learned, and the metrics of both losses.
 
     Example:
-        >>> from funrl.algos import off_policy
+        >>> from funrl.algos.gradients import start_optimizer
         >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
-        >>> learned = Learned(network, (), off_policy.start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
+        >>> learned = Learned(network, (), start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
         >>> hparams = SoftConfig(learning_rate=torch.tensor(0.1), entropy_share=torch.tensor(1.0))
         >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
         >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, Box(-1.0, 1.0, (1,)))

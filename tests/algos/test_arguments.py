@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import algos, distributions, nn, optim, policies, random, schedules, tree
+from funrl import algos, buffers, distributions, nn, optim, policies, random, schedules, tree
 from tests.support import same
 
 ON_POLICY = dict(num_envs=4, num_steps=8, num_cells=(8,))
@@ -31,8 +31,10 @@ ALGORITHMS = {
 
 def make(name, **options):
     env, defaults = ALGORITHMS[name]
-    if "network" in options and "num_cells" not in options:
+    if ("network" in options or {"actor", "critic"} <= options.keys()) and "num_cells" not in options:
         defaults = without(defaults, "num_cells")
+    if "buffer" in options and "buffer_size" not in options:
+        defaults = without(defaults, "buffer_size")
     return algos.make(name, funrl.envs.make(env), **{**defaults, **options})
 
 
@@ -40,7 +42,7 @@ def without(options, *names):
     return {name: value for name, value in options.items() if name not in names}
 
 
-def learns(algo, *, compiled=True, updates=2):
+def learns(algo, *, compiled=True, updates=1):
     """Check that updates are alike eagerly, of two agents under vmap and, with ``compiled``, by XLA; return the last metrics."""
     keys = random.split(random.key(0), 2)
     singles = [algo.init(key) for key in keys]
@@ -216,8 +218,74 @@ def test_pqn_takes_a_network():
             "network: expected actions from 0 on, as in Discrete.* got a distribution that begins at 1",
         ),
         ("a2c", policies.actor_critic(nn.mlp((8,)), nn.mlp((), 2), nn.mlp((), 1), distributions.OneHotCategorical), "network: the mode"),
+        ("sac", dict(actor=nn.mlp((), 3)), r"actor: expected an output \[1, 2\] of one observation"),
+        ("td3", dict(critic=nn.mlp((), 2)), r"critic: expected an output \[1, 1\] of one observation"),
     ],
 )
 def test_networks_that_do_not_fit(name, network, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        make(name, network=network).init(random.key(0))
+        make(name, **(network if isinstance(network, dict) else dict(network=network))).init(random.key(0))
+
+
+class Critic(torch.nn.Module):
+    def __init__(self, inputs, *norm, outputs=1):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(inputs, 8), *norm, torch.nn.ReLU(), torch.nn.Linear(8, outputs))
+
+    def forward(self, *inputs):
+        return self.layers(torch.cat(inputs, -1))
+
+
+def module(*args, **options):
+    return nn.from_module(Critic(*args, **options), init=nn.orthogonal())
+
+
+def test_sac_with_layer_norm_critics_and_a_prioritized_buffer_of_n_steps():
+    critic = module(3 + 1, torch.nn.LayerNorm(8))
+    algo = make("sac", critic=critic, buffer=buffers.prioritized(64, 0.7, 0.5), n_step=3)
+    state = algo.init(random.key(0))
+    network = state.learner.params.network
+    assert network.critic["layers.1.weight"].shape == (2, 8) and network.actor[0]["weight"].shape == (8, 3)
+    assert not torch.equal(*network.critic["layers.0.weight"])
+    state, _ = algo.step(random.key(1), state)
+    assert "discount" in state.learner.buffer.ring.data.extras
+    assert len(state.learner.buffer.priorities.weights.unique()) > 3
+    learns(algo)
+
+
+@pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "redq", "crossq"])
+def test_actors_and_critics(name):
+    outputs = 1 if name in ("ddpg", "td3") else 2
+    norm = torch.nn.BatchNorm1d if name == "crossq" else torch.nn.LayerNorm
+    learns(make(name, actor=module(3, norm(8), outputs=outputs), critic=module(4, norm(8)), n_step=2), compiled=name == "crossq")
+    learns(make(name, actor=nn.mlp((8,), outputs), critic=nn.mlp((8,), 1), buffer=buffers.prioritized(64)), compiled=False)
+
+
+def test_statistics_of_a_module_in_crossq():
+    algo = make("crossq", critic=module(4, torch.nn.BatchNorm1d(8)), actor=module(3, torch.nn.BatchNorm1d(8), outputs=2))
+    state = algo.init(random.key(0))
+    assert state.learner.target["layers.1.running_mean"].shape == (2, 8)
+    state, _ = algo.step(random.key(1), state)
+    assert (state.learner.target["layers.1.running_mean"].abs().sum(-1) > 0).all()
+    statistics = state.learner.params.network.actor["statistics"]
+    assert statistics["layers.1.running_mean"].abs().sum() > 0
+
+
+def test_networks_of_sac_for_discrete_actions():
+    learns(make("sac_discrete", actor=module(4, outputs=2), critic=module(4, outputs=2)), compiled=False)
+
+
+@pytest.mark.parametrize("name", ["dqn", "sac_discrete", "ddpg", "td3", "redq", "crossq"])
+def test_any_buffer(name):
+    learns(make(name, buffer=buffers.prioritized(64), n_step=2), compiled=False)
+    learns(make(name, buffer=buffers.without_replacement(64)), compiled=False)
+
+
+def test_the_default_actor_critic_and_buffer_can_be_given():
+    actor = nn.mlp((8,), 2, activation="relu", out_init=nn.orthogonal(0.01))
+    critic = nn.mlp((8,), 1, activation="relu", out_init=nn.orthogonal(1.0))
+    results = []
+    for algo in (make("sac"), make("sac", actor=actor, critic=critic, buffer=buffers.uniform(64))):
+        state, _ = algo.step(random.key(1), algo.init(random.key(0)))
+        results.append(state.learner.params)
+    same(*results, rtol=0, atol=0)
