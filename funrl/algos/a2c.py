@@ -1,5 +1,6 @@
 """Advantage actor-critic, one gradient step an update."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +32,14 @@ class A2CConfig(ActorCriticConfig):
     lambda_: Any = 1.0
 
 
-def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make A2C for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages, and takes one step along the gradient of
@@ -43,6 +51,9 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.a2c_loss`, which is
+            ``default(params, rows, hparams)``; ``rows`` are an :class:`~funrl.losses.A2CBatch`, and ``apply(params, observation)`` gives
+            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`A2CConfig`.
 
     Returns:
@@ -63,7 +74,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
     Reference: V. Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, algorithm S3.
         Deviations: all environments wait for the gradient step instead of racing (hence one A less), and Adam stands for RMSProp.
     """
-    config, given = configure(A2CConfig, options, network=network, optimizer=optimizer)
+    config, given = configure(A2CConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
     check_range(config, ("lambda_",), 0, 1)
     nets = actor_critic.make(config, env, network)
@@ -75,8 +86,8 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         )
         return A2CBatch(nets.inputs(samples), *nets.rows((samples.action, advantage, target)))
 
-    def loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return a2c_loss(params, rows, apply=nets.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
 
-    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, loss)
-    return on_policy.make("a2c", env, config, spec, given)
+    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
+    return on_policy.make("a2c", env, config, spec, given, apply=nets.both)

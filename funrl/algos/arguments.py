@@ -1,17 +1,17 @@
 """The parts of an algorithm that its user may replace: networks, optimizer, replay buffer, loss and exploration."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from funrl import optim
+from funrl import optim, tree
 from funrl.algos.algorithm import make_config
 from funrl.buffers import Buffer
 from funrl.policies import ActorCritic
 
-__all__ = ["configure"]
+__all__ = ["configure", "with_default"]
 
 # The options that an argument takes the place of.
 _CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
@@ -27,6 +27,9 @@ _WORDS = {
     "actor": ("policy", "policy_network", "actor_network", "pi", "network", "net", "model"),
     "critic": ("critics", "critic_network", "q_network", "q_net", "value_network", "qf", "network", "net", "model"),
     "buffer": ("replay_buffer", "replay", "memory", "sampler"),
+    "loss": ("loss_fn", "loss_function", "objective", "criterion", "critic_loss", "actor_loss"),
+    "critic_loss": ("loss", "loss_fn", "loss_function", "objective", "criterion"),
+    "actor_loss": ("loss", "policy_loss"),
     "optimizer": ("optim", "opt", "optimiser", "optimizer_class", "optimizer_fn", "tx", "solver"),
 }  # fmt: skip
 
@@ -74,6 +77,45 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
     return config, given
 
 
+def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, ...] = (), **further: Any) -> Callable[..., Any]:
+    """Return a loss of the user's own as the algorithm calls it, or the ``default`` where that is None.
+
+    Args:
+        loss: ``loss(*args, default=default, **options) -> (loss, metrics)``, or None.
+        default: the algorithm's own, which is called in the same way, without ``default`` and ``further``.
+        needed: names of metrics that the algorithm reads; they may have any shape.
+        **further: what the user's own loss gets besides.
+
+    Raises:
+        ValueError: when it is called, if a metric is missing that the algorithm reads.
+        TypeError: if it does not return such a pair.
+
+    Example:
+        >>> def doubled(params, *, default):
+        ...     loss, metrics = default(params)
+        ...     return 2 * loss, {**metrics, "size": loss.detach()}
+        >>> with_default(doubled, lambda params: (params.square(), {}))(torch.tensor(3.0))
+        (tensor(18.), {'size': tensor(9.)})
+    """
+    if loss is None:
+        return default
+
+    def called(*args: Any, **options: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        result = loss(*args, default=default, **further, **options)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise TypeError(f"loss: expected it to return the pair (loss, metrics), got a {type(result).__name__}; metrics may be {{}}")
+        value, metrics = result
+        missing = [name for name in needed if name not in metrics]
+        if missing:
+            raise ValueError(f"loss: expected {missing[0]!r} among its metrics, which the algorithm reads, got {sorted(metrics)}")
+        for name, x in {"loss": value, **metrics}.items():
+            if name not in needed and (not isinstance(x, torch.Tensor) or x.ndim):
+                raise ValueError(f"loss: expected tensors [] for the loss and its metrics, got {tree.describe_leaf(x)} for {name!r}")
+        return value, tree.map(torch.detach, metrics)
+
+    return called
+
+
 def _check_unused(name: str, replaced: tuple[str, ...], options: Mapping[str, Any]) -> None:
     for option in replaced:
         if option in options:
@@ -111,6 +153,8 @@ def _check_kind(kind: type, name: str, value: Any) -> None:
         _check_net(name, value, whole=name == "network" and hasattr(kind, "trunk"))
         if getattr(value, "noisy", False) and not hasattr(kind, "noisy"):
             raise ValueError(f"{name}: expected one without noise, got a noisy net, which only DQN explores with")
+    if name.endswith("loss") and (not callable(value) or isinstance(value, type | torch.nn.Module)):
+        raise TypeError(f"{name}: expected a function, got {_described(value)}; help({kind.__module__}.make) says of what")
     if name == "buffer" and not isinstance(value, Buffer):
         raise TypeError(
             f"buffer: expected a funrl.buffers.Buffer, got {_described(value)}; call the factory, as in buffers.uniform(100_000)"

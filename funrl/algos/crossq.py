@@ -8,7 +8,7 @@ import torch
 from funrl import nn, random, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, observations, over_the_box
 from funrl.algos.off_policy import Learner, OffPolicyConfig
@@ -90,6 +90,8 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    critic_loss: Callable[..., Any] | None = None,
+    actor_loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make CrossQ.
@@ -103,6 +105,11 @@ def make(
             ``init``, so that they do not begin alike.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of
+            :func:`funrl.losses.crossq_critic_loss`, which is
+            ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N] and
+            ``statistics`` have to be among them.
+        actor_loss: the same in the place of :func:`funrl.losses.crossq_actor_loss`, with ``log_prob`` [N] among its metrics.
         **options: fields of :class:`CrossQConfig`.
 
     Returns:
@@ -125,22 +132,19 @@ def make(
         and by the running ones where it acts and in the targets. Deviations: batch normalisation, not batch renormalisation; Adam
         with its usual b1; critics as wide as ``num_cells`` says.
     """
-    config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer)
+    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
     _check(config, env, observations(actor, critic))
-    space, seen = env.action_space, env.observation_space
-    own = _chain_of(actor, batchwise("actor", actor, seen, 2 * space.shape[0]))
-    policy = normalized_actor(config.num_cells, space, config.activation, config.momentum, own)
-    own = _chain_of(critic, critic_member(critic, 2, seen, 1))
-    critics = normalized_critics(2, config.num_cells, config.activation, config.momentum, own)
+    space, (policy, critics) = env.action_space, _networks(config, env, actor, critic)
+    critic_objective = with_default(critic_loss, crossq_critic_loss, needed=("td_error", "statistics"))
+    actor_objective = with_default(actor_loss, crossq_actor_loss, needed=("log_prob",))
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)  # pyright: ignore
         return network, critics.start(network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
-    def learn(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
-    ) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(crossq_critic_loss, has_aux=True)(
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
             learned.network.critic,
             learned.network,
             learned.target,
@@ -154,11 +158,9 @@ def make(
         statistics = metrics.pop("statistics")
         return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic").replace(target=statistics), metrics
 
-    def move_actor(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
-    ) -> Any:
+    def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
-        gradient, (_, metrics) = torch.func.grad_and_value(crossq_actor_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
             network.actor,
             network,
             learned.target,
@@ -175,6 +177,16 @@ def make(
 
     spec = Learner(init, learn, *soft_policy(policy), move_actor, config.policy_delay)  # pyright: ignore
     return off_policy.make("crossq", env, config, spec, given)
+
+
+def _networks(config: CrossQConfig, env: Env, actor: Any, critic: Any) -> tuple[NormalizedActor, NormalizedCritics]:
+    space, seen = env.action_space, env.observation_space
+    own = _chain_of(actor, batchwise("actor", actor, seen, 2 * space.shape[0]))
+    policy = normalized_actor(config.num_cells, space, config.activation, config.momentum, own)
+    own = _chain_of(critic, critic_member(critic, 2, seen, 1))
+    critics = normalized_critics(2, config.num_cells, config.activation, config.momentum, own)
+
+    return policy, critics
 
 
 def _check(config: CrossQConfig, env: Env, observations: str) -> None:

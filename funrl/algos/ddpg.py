@@ -1,5 +1,6 @@
 """Deep deterministic policy gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, deterministic_actor, observations, q_ensemble
 from funrl.algos.off_policy import Learner, OffPolicyConfig
@@ -41,6 +42,7 @@ def make(
     critic: Net | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make DDPG: a deterministic actor, a critic, and targets that follow both.
@@ -54,6 +56,9 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.ddpg_loss`,
+            which is ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`DDPGConfig`.
 
     Returns:
@@ -74,7 +79,7 @@ def make(
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
         Deviation: the noise is Gaussian, not an Ornstein-Uhlenbeck process.
     """
-    config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer)
+    config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
     off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("tau",), 0, 1)
     check_range(config, ("exploration_noise",), 0)
@@ -86,12 +91,14 @@ def make(
     def single_critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return critics.apply(params, observation, action).squeeze(0)
 
+    objective = with_default(loss, ddpg_loss, needed=("td_error",))
+
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
         network = init_actor_critic(key, policy, critics, observation, space)
         return network, tree.map(torch.clone, network), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(ddpg_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight
         )
         learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)

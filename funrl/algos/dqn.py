@@ -8,7 +8,7 @@ import torch
 from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.images import check_layers
 from funrl.algos.networks import batchwise, q_network
@@ -80,7 +80,13 @@ class DQNConfig(OffPolicyConfig):
 
 
 def make(
-    env: Env, *, network: Net | None = None, optimizer: Optimizer | None = None, buffer: Buffer | None = None, **options: Any
+    env: Env,
+    *,
+    network: Net | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
 ) -> Algorithm:
     """Make DQN for an environment with vectors or images as observations and discrete actions.
 
@@ -90,6 +96,10 @@ def make(
             says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of that of the configuration, such
+            as :func:`funrl.losses.double_dqn_loss`, which is
+            ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`DQNConfig`.
 
     Returns:
@@ -116,9 +126,10 @@ def make(
         Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
         fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
     """
-    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer)
+    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, loss=loss)
     _check(config, env, network)
     q_net, atoms = _q_net(config, env, network)
+    objective = with_default(loss, _own_loss(config), needed=("td_error",))
 
     def support(like: torch.Tensor) -> torch.Tensor:
         return torch.linspace(config.v_min, config.v_max, atoms, dtype=like.dtype, device=like.device)
@@ -136,15 +147,10 @@ def make(
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNConfig) -> Any:
         key, target_key, chooser_key = split(key, 3).unbind(0)
-        loss: Callable[..., Any]
-        options: dict[str, Any]
-        if config.c51:
-            loss, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
-        else:
-            loss, options = double_dqn_loss if config.double else dqn_loss, {"huber_delta": hparams.huber_delta}
+        options: dict[str, Any] = {"support": support(batch.reward)} if config.c51 else {"huber_delta": hparams.huber_delta}
         if config.double:
             options["chooser_apply"] = lambda params, observation: output(params, observation, chooser_key)
-        gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network,
             learned.target,
             batch,
@@ -165,11 +171,7 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation).argmax(-1)
 
-    def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        steps = (num_steps - config.learning_starts).clamp(min=0)
-        return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
-
-    spec = Learner(init, learn, sample, greedy, schedule)
+    spec = Learner(init, learn, sample, greedy, _schedule(config))
     replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
     return off_policy.make("dqn", env, config, spec, given, buffer=replay)
 
@@ -181,6 +183,20 @@ def _q_net(config: DQNConfig, env: Env, network: Net | None) -> tuple[Net, int]:
         return q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy), atoms
     size = (env.action_space.n, atoms) if config.c51 else (env.action_space.n,)
     return batchwise("network", network, env.observation_space, *size), atoms
+
+
+def _own_loss(config: DQNConfig) -> Callable[..., Any]:
+    if config.c51:
+        return double_c51_loss if config.double else c51_loss
+    return double_dqn_loss if config.double else dqn_loss
+
+
+def _schedule(config: DQNConfig) -> Callable[..., Any]:
+    def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        steps = (num_steps - config.learning_starts).clamp(min=0)
+        return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
+
+    return schedule
 
 
 def _check(config: DQNConfig, env: Env, network: Any) -> None:

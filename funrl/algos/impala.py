@@ -1,5 +1,6 @@
 """IMPALA, the importance-weighted actor-learner architecture, in one process."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +38,14 @@ class ImpalaConfig(ActorCriticConfig):
     c_clip: Any = 1.0
 
 
-def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make IMPALA for an environment with vectors or images as observations, and discrete or continuous actions.
 
     The environments are the actors. Each takes the learner's newest parameters, unrolls T steps and puts them into a queue, from which
@@ -51,6 +59,10 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.impala_loss`,
+            which is
+            ``default(params, rows, hparams)``; ``rows`` are unrolls, a :class:`~funrl.env.Transition` [B, T, ...], and ``apply(params,
+            observation)`` gives the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`ImpalaConfig`.
 
     Returns:
@@ -72,7 +84,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         arXiv:1802.01561. Deviations: one process, in which actors wait for the learner; Adam stands for RMSProp; rewards stay as
         they are.
     """
-    config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer)
+    config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
     check_range(config, ("num_minibatches",), 1)
     check_range(config, ("lambda_",), 0, 1)
@@ -87,7 +99,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
     def prepare(params: Any, samples: Transition, hparams: ImpalaConfig) -> Transition:
         return tree.permute(samples, (1, 0))  # unrolls first
 
-    def loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return impala_loss(
             params,
             tree.permute(unrolls, (1, 0)),
@@ -104,8 +116,8 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         nets.init,
         *on_policy.stochastic(nets),
         prepare,
-        loss,
+        own_loss,
         num_minibatches=config.num_minibatches,
         extras=("log_prob",),
     )
-    return on_policy.make("impala", env, config, spec, given)
+    return on_policy.make("impala", env, config, spec, given, apply=nets.both)

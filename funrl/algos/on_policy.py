@@ -20,6 +20,7 @@ from funrl.algos.algorithm import (
     start_actor,
     statistics,
 )
+from funrl.algos.arguments import with_default
 from funrl.algos.images import check_layers
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
@@ -116,6 +117,7 @@ class Learner(NamedTuple):
         stop: ``stop(metrics, hparams) -> bool []``: whether an update ends before the gradient step of these metrics.
         describe: ``describe(rows) -> metrics``, of all rows at once.
         extras: the names of further extras of ``act`` that are learned from.
+        needed: the names of metrics of the loss that the learner reads.
     """
 
     init: Callable[..., Any]
@@ -131,9 +133,12 @@ class Learner(NamedTuple):
     stop: Callable[..., torch.Tensor] | None = None
     describe: Callable[..., dict[str, torch.Tensor]] = lambda rows: {}
     extras: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
 
 
-def make(name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None) -> Algorithm:
+def make(
+    name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, apply: Callable[..., Any] | None = None
+) -> Algorithm:
     """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
 
     An update scans over ``num_epochs`` times ``num_minibatches`` steps of Adam, the gradient's norm clipped. Continuous actions are
@@ -146,7 +151,9 @@ def make(name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] 
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         config: an :class:`OnPolicyConfig`.
         spec: the parts that are particular to the algorithm.
-        given: what its user gave in the place of its own: perhaps an ``optimizer``, which then takes the place of Adam.
+        given: what its user gave in the place of its own: perhaps an ``optimizer`` in the place of Adam, and a
+            ``loss(network, rows, hparams, default=spec.loss, apply=apply)`` in the place of ``spec.loss``.
+        apply: the forward pass of the network, for such a loss.
 
     Returns:
         The algorithm. Its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``), ``episode_length``, ``episodes``,
@@ -177,6 +184,8 @@ def make(name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] 
     recurrent = isinstance(spec.act, StatefulPolicy)
     given = given or {}
     optimizer = given.get("optimizer")
+    if "loss" in given:
+        spec = spec._replace(loss=with_default(given["loss"], spec.loss, needed=spec.needed, apply=apply))
     extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
 
     def init(key: torch.Tensor) -> State:

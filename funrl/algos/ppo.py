@@ -1,6 +1,7 @@
 """Proximal policy optimisation."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,7 +57,14 @@ class PPOConfig(ActorCriticConfig):
     target_kl: Any = math.inf
 
 
-def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     r"""Make PPO for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
@@ -77,6 +85,9 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`. With ``recurrent`` the net gives what the cell takes.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.ppo_loss`, which is
+            ``default(params, rows, hparams)``; ``rows`` are a :class:`~funrl.losses.PPOBatch`, and ``apply(params, observation)`` gives
+            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
@@ -102,7 +113,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         Deviations: observation moments are updated between updates and not at each step; ``target_kl`` stops before the step
         whose KL divergence exceeds it.
     """
-    config, given = configure(PPOConfig, options, network=network, optimizer=optimizer)
+    config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss)
     _check(config, env, network)
     nets = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env, network)
 
@@ -128,33 +139,27 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         )
         return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    def loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if config.normalize_advantage:
             batch = batch.replace(advantage=normalize_advantage(batch.advantage))
-        return ppo_loss(
-            params,
-            batch,
-            apply=nets.both,
-            clip=hparams.clip,
-            value_clip=hparams.value_clip,
-            value_weight=hparams.value_weight,
-            entropy_weight=hparams.entropy_weight,
-        )
+        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
+        return ppo_loss(params, batch, apply=nets.both, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
 
     spec = Learner(
         nets.init,
         *on_policy.stochastic(nets),
         prepare,
-        loss,
+        own_loss,
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
         normalizers=normalizers,
         normalize=normalize,
         stop=lambda metrics, hparams: metrics["approximate_kl"] > hparams.target_kl,
+        needed=("approximate_kl",),
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
         extras=("log_prob",),
     )
-    return on_policy.make("ppo", env, config, spec, given)
+    return on_policy.make("ppo", env, config, spec, given, apply=nets.both)
 
 
 def _check(config: PPOConfig, env: Env, network: Any) -> None:

@@ -1,5 +1,6 @@
 """Parallelised Q-network: Q-learning without a replay buffer and without a target network."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,7 +64,14 @@ class PQNRows:
     target: torch.Tensor
 
 
-def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    network: Net | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     r"""Make PQN for an environment with vectors or images as observations and discrete actions.
 
     An update rolls out T steps of B environments, epsilon-greedily, computes lambda-returns once (:func:`funrl.returns.q_lambda`), and
@@ -77,6 +85,9 @@ def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = 
         network: a net from observations [N, ...] to the values of all actions [N, A]; None: as the configuration says. A torch module
             comes in by :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is
+            ``default(params, rows, hparams)``; ``rows`` are a :class:`PQNRows`, and ``apply(params, observation)`` gives
+            the values of all actions. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`PQNConfig`.
 
     Returns:
@@ -97,7 +108,7 @@ def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = 
     Reference: M. Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811, algorithm 1 and its form with
         lambda-returns. Deviation: Adam stands for RAdam.
     """
-    config, given = configure(PQNConfig, options, network=network, optimizer=optimizer)
+    config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, loss=loss)
     _check(config, env, network)
     space = env.action_space
     q_net = q_network(config, env, norm="layer") if network is None else batchwise("network", network, env.observation_space, space.n)
@@ -120,7 +131,7 @@ def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = 
         target = q_lambda(samples.reward, next_q, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_)
         return tree.flatten_batch(PQNRows(samples.observation, samples.action, target))
 
-    def loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         value = take(q_net.apply(params, rows.observation), rows.action)
         error = 0.5 * (rows.target - value).square().mean()
         return error, {"value_loss": error.detach(), "value": value.detach().mean()}
@@ -128,8 +139,8 @@ def make(env: Env, *, network: Net | None = None, optimizer: Optimizer | None = 
     def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"random": linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
 
-    spec = Learner(q_net.init, act, greedy, prepare, loss, config.num_epochs, config.num_minibatches, schedule=schedule)
-    return on_policy.make("pqn", env, config, spec, given)
+    spec = Learner(q_net.init, act, greedy, prepare, own_loss, config.num_epochs, config.num_minibatches, schedule=schedule)
+    return on_policy.make("pqn", env, config, spec, given, apply=q_net.apply)
 
 
 def _check(config: PQNConfig, env: Env, network: Any) -> None:

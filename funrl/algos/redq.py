@@ -1,5 +1,6 @@
 """Randomized ensembled double Q-learning."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor
 from funrl.algos.off_policy import Learner
@@ -44,6 +45,8 @@ def make(
     critic: Net | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    critic_loss: Callable[..., Any] | None = None,
+    actor_loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make REDQ: SAC with an ensemble of critics, so many gradient steps to an environment step, and an actor that moves less often.
@@ -56,6 +59,10 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.redq_critic_loss`,
+            which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
+            has to be among them.
+        actor_loss: the same in the place of :func:`funrl.losses.redq_actor_loss`, with ``log_prob`` [N] among its metrics.
         **options: fields of :class:`REDQConfig`.
 
     Returns:
@@ -79,7 +86,8 @@ def make(
         arXiv:2101.05982, algorithm 1. The defaults have the paper's 20 gradient steps to an environment step, with one of the actor; the
         preset of ``funrl.training.preset`` for Pendulum has 5 and one, which is enough there and four times as fast.
     """
-    config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer)
+    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
     off_policy.check("REDQ", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("num_critics", "subset", "policy_delay"), 1)
     check_range(config, ("initial_alpha",), 0, open_low=True)
@@ -93,12 +101,15 @@ def make(
     critics = q_ensemble(config.num_critics, config.num_cells, config.activation, critic_member(critic, config.num_critics, seen, 1))
     networks = {"actor": policy.apply, "critic": critics.apply}
 
+    critic_objective = with_default(critic_loss, redq_critic_loss, needed=("td_error",))
+    actor_objective = with_default(actor_loss, redq_actor_loss, needed=("log_prob",))
+
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(redq_critic_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
             learned.network.critic,
             learned.network,
             learned.target,
@@ -114,7 +125,7 @@ def make(
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
-        gradient, (_, metrics) = torch.func.grad_and_value(redq_actor_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
             network.actor, network, key, batch, weight=weight, **networks
         )
         return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)

@@ -1,5 +1,6 @@
 """REINFORCE, with and without a baseline."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +46,14 @@ class ReinforceRows:
     weight: torch.Tensor
 
 
-def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make REINFORCE for an environment with vectors or images as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments and takes one step along the gradient of :func:`funrl.losses.reinforce_loss` or, with a
@@ -62,6 +70,9 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is
+            ``default(params, rows, hparams)``; ``rows`` are a :class:`ReinforceRows`, and ``apply(params, observation)`` gives
+            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`ReinforceConfig`.
 
     Returns:
@@ -84,7 +95,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         Deviations: several episodes an update, Adam, and no factor gamma^t; without a baseline, episodes that do not end within the
         rollout are left out, and all steps that are left weigh the same, whichever environment they are of.
     """
-    config, given = configure(ReinforceConfig, options, network=network, optimizer=optimizer)
+    config, given = configure(ReinforceConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
     if config.baseline not in ("value", "none"):
         raise ValueError(f"baseline: expected 'value' or 'none', got {config.baseline!r}")
@@ -104,7 +115,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         action, returns, counts = nets.rows((samples.action, returns, counts))
         return ReinforceRows(ReinforceBatch(nets.inputs(samples), action, returns), counts)
 
-    def loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         share = rows.weight.mean()
         weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # the mean over those that count
         options = {"entropy_weight": hparams.entropy_weight, "weight": weight}
@@ -116,5 +127,5 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, optimizer: Optim
         return total, {**metrics, "learned_fraction": share}
 
     prepare = prepare if config.baseline == "none" else prepare_with_baseline
-    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, loss)
-    return on_policy.make("reinforce", env, config, spec, given)
+    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
+    return on_policy.make("reinforce", env, config, spec, given, apply=nets.both)

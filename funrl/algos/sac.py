@@ -1,5 +1,6 @@
 """Soft actor-critic."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor, target_entropy
 from funrl.algos.off_policy import Learner
@@ -33,6 +34,7 @@ def make(
     critic: Net | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make SAC for continuous actions: two critics, their targets, and a temperature that is learned.
@@ -47,6 +49,10 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, key, batch, *, default, **options) -> (loss, metrics)`` in the place of
+            :func:`funrl.losses.sac_loss`, which is
+            ``default(params, target, key, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`SACConfig`.
 
     Returns:
@@ -66,7 +72,7 @@ def make(
 
     Reference: T. Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018, arXiv:1812.05905.
     """
-    config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer)
+    config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
     off_policy.check("SAC", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("entropy_share",), 0)
@@ -76,12 +82,14 @@ def make(
     policy = stochastic_actor(config.num_cells, space, config.activation, own)
     critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
 
+    objective = with_default(loss, sac_loss, needed=("td_error",))
+
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACConfig) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(sac_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network,
             learned.target,
             key,

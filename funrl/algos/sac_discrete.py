@@ -1,6 +1,7 @@
 """Soft actor-critic for discrete actions."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from funrl import nn, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, observations
 from funrl.algos.off_policy import Learner
@@ -44,6 +45,7 @@ def make(
     critic: Net | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make SAC for discrete actions: expectations over actions are exact, and nothing but acting draws any.
@@ -55,6 +57,10 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of
+            :func:`funrl.losses.sac_discrete_loss`, which is
+            ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`SACDiscreteConfig`.
 
     Returns:
@@ -75,7 +81,7 @@ def make(
     Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.
         Deviation: the temperature aims at a lower entropy; the paper's share is 0.98.
     """
-    config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer)
+    config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
     off_policy.check("SAC for discrete actions", env, config, discrete=True, observations=observations(actor, critic))
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("tau", "entropy_share"), 0, 1)
@@ -86,6 +92,8 @@ def make(
     values = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(1.0))
     critics = nn.ensemble(critic_member(critic, 2, env.observation_space, num_actions) or values, 2)
 
+    objective = with_default(loss, sac_discrete_loss, needed=("td_error",))
+
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         actor_key, critic_key = split(key).unbind(0)
         log_alpha = tree.leaves(observation)[0].new_full((), config.initial_alpha).log()
@@ -93,7 +101,7 @@ def make(
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(sac_discrete_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network,
             learned.target,
             batch,

@@ -1,5 +1,6 @@
 """Twin delayed deep deterministic policy gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, deterministic_actor, half_width, observations, q_ensemble
 from funrl.algos.off_policy import Learner, OffPolicyConfig
@@ -49,6 +50,8 @@ def make(
     critic: Net | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    critic_loss: Callable[..., Any] | None = None,
+    actor_loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor that moves less often.
@@ -60,6 +63,10 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.td3_critic_loss`,
+            which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
+            has to be among them.
+        actor_loss: the same in the place of :func:`funrl.losses.td3_actor_loss`.
         **options: fields of :class:`TD3Config`.
 
     Returns:
@@ -80,7 +87,8 @@ def make(
     Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
         arXiv:1802.09477, algorithm 1.
     """
-    config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer)
+    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
     off_policy.check("TD3", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("policy_delay",), 1)
     check_range(config, ("tau",), 0, 1)
@@ -90,13 +98,16 @@ def make(
     policy = deterministic_actor(config.num_cells, space, config.activation, own)
     critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
 
+    critic_objective = with_default(critic_loss, td3_critic_loss, needed=("td_error",))
+    actor_objective = with_default(actor_loss, td3_actor_loss)
+
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
         network = init_actor_critic(key, policy, critics, observation, space)
         return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, "actor", "critic")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config) -> Any:
         unit = half_width(space, batch.reward)
-        gradient, (_, metrics) = torch.func.grad_and_value(td3_critic_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
             learned.network.critic,
             learned.target,
             key,
@@ -115,7 +126,7 @@ def make(
     def move_actor(
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config
     ) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(td3_actor_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
             learned.network.actor, learned.network.critic, batch, actor=policy.apply, critic=critics.apply, weight=weight
         )
         learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
