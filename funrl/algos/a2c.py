@@ -40,7 +40,7 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make A2C for an environment with vectors or images as observations, and discrete or continuous actions.
+    """Make A2C for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages, and takes one step along the gradient of
     :func:`funrl.losses.a2c_loss` over all of them.

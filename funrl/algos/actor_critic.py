@@ -10,7 +10,7 @@ from funrl import nn, random, stats, tree
 from funrl.acting import Memory
 from funrl.algos.algorithm import check_range, in_dtype_of
 from funrl.algos.heads import action_head, check_actions, project_action, project_boxes
-from funrl.algos.images import above, check_layers, check_observations, convolutions, is_image
+from funrl.algos.images import above, check_layers, check_observations, encoder
 from funrl.algos.networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
@@ -76,7 +76,7 @@ def make(config: Any, env: Env, network: Any = None) -> Network:
     if network is not None:
         heads = _heads(config, env, None, batchwise("network", network, env.observation_space))
     else:
-        heads = _heads(config, env, convolutions(config, env.observation_space) if is_image(env.observation_space) else None)
+        heads = _heads(config, env, encoder(config, env.observation_space))
 
     def policy(choose: Choose) -> Callable[..., Any]:
         def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
@@ -122,14 +122,12 @@ def make_recurrent(config: Any, env: Env, network: nn.Net | None = None) -> Netw
         (torch.Size([3, 5, 2]), torch.Size([3, 5]))
     """
     cell = _CELLS[config.recurrent](config.recurrent_size)
-    if network is not None:
-        encoder = batchwise("network", network, env.observation_space)
-    else:
-        encoder = convolutions(config, env.observation_space) if is_image(env.observation_space) else _IDENTITY
+    own = batchwise("network", network, env.observation_space)
+    below = own or encoder(config, env.observation_space) or _IDENTITY
     heads = _heads(config, env, None)
 
     def encode(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
-        return encoder.apply(params["memory"]["below"], observation)
+        return below.apply(params["memory"]["below"], observation)
 
     def remember(params: dict[str, Any], carry: Any, observation: Any, reset: torch.Tensor | None = None) -> tuple[Any, torch.Tensor]:
         """Return the carry after an observation, and the features of it."""
@@ -138,9 +136,9 @@ def make_recurrent(config: Any, env: Env, network: nn.Net | None = None) -> Netw
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         memory_key, network_key = random.split(key).unbind(0)
         encoder_key, cell_key = random.split(memory_key).unbind(0)
-        below = encoder.init(encoder_key, observation)
-        x = encoder.apply(below, observation)
-        params = {"memory": {"below": below, "cell": cell.init(cell_key, x)}}
+        params = below.init(encoder_key, observation)
+        x = below.apply(params, observation)
+        params = {"memory": {"below": params, "cell": cell.init(cell_key, x)}}
         _, features = remember(params, cell.start(x), observation)
         return {**params, **heads.init(network_key, features)}
 
@@ -197,14 +195,14 @@ class _Heads(NamedTuple):
     both: Callable[..., Any]
 
 
-def _heads(config: Any, env: Env, encoder: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
+def _heads(config: Any, env: Env, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
     """Make policy and value above an encoder, or on what comes in; or with a trunk of the user's own."""
     head, small, unit = action_head(env.action_space, config.uniform_mix), nn.orthogonal(0.01), nn.orthogonal(1.0)
 
     def body(*size: int, **options: Any) -> nn.Net:
         """Return hidden layers and a head."""
         mlp = nn.mlp(config.num_cells, *size, activation=config.activation, **options)
-        return mlp if encoder is None else above(encoder, mlp)
+        return mlp if below is None else above(below, mlp)
 
     if trunk is None and config.trunk == "shared":
         trunk = body()

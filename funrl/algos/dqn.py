@@ -88,7 +88,7 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make DQN for an environment with vectors or images as observations and discrete actions.
+    """Make DQN for an environment with vectors, images or dicts of both as observations and discrete actions.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.

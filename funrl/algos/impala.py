@@ -46,7 +46,7 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make IMPALA for an environment with vectors or images as observations, and discrete or continuous actions.
+    """Make IMPALA for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     The environments are the actors. Each takes the learner's newest parameters, unrolls T steps and puts them into a queue, from which
     the learner takes batches of ``num_envs / num_minibatches`` unrolls, one gradient step of :func:`funrl.losses.impala_loss` each.

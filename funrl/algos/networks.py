@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import nn, random, tree
-from funrl.algos.images import convolutions
+from funrl.algos.images import encoder
 from funrl.distributions import Independent, TanhNormal, normal_params
 from funrl.env import Env
 from funrl.nn.mlp import activation_function
@@ -239,7 +239,8 @@ def q_ensemble(num_critics: int, num_cells: tuple[int, ...], activation: str, ne
 def q_network(config: Any, env: Env, *, num_atoms: int = 1, dueling: bool = False, noisy: bool = False, norm: str | None = None) -> nn.Net:
     """Make a network of the values of every action: ``apply(params, observation)`` returns [..., A], or logits [..., A, K] of K > 1 atoms.
 
-    Images go through convolutions first. Dueling networks part before the last hidden layer.
+    Images go through convolutions first, and dicts through :func:`funrl.algos.images.encoder`. Dueling networks part before the last
+    hidden layer.
 
     Args:
         config: has ``num_cells`` and ``activation``, and ``num_channels``, ``kernel_size``, ``stride`` and ``layout`` for images.
@@ -272,8 +273,8 @@ def q_network(config: Any, env: Env, *, num_atoms: int = 1, dueling: bool = Fals
         net = nn.sequential(layers(trunk), heads) if trunk else heads
     else:
         net = nn.sequential(layers(config.num_cells, num_actions * num_atoms), lambda x: x.unflatten(-1, (num_actions, num_atoms)))
-    if len(env.observation_space.shape) == 3:
-        net = nn.sequential(convolutions(config, env.observation_space), net)
+    below = encoder(config, env.observation_space)
+    net = net if below is None else nn.sequential(below, net)
     return nn.sequential(net, lambda x: x.squeeze(-1)) if num_atoms == 1 else net
 
 

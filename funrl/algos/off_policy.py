@@ -21,7 +21,7 @@ from funrl.algos.algorithm import (
     statistics,
 )
 from funrl.algos.gradients import Learned
-from funrl.algos.images import advice, is_image, is_vector
+from funrl.algos.images import advice, check_observations, is_vector
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
@@ -306,7 +306,7 @@ def _fit(
 def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
     """Raise a ValueError unless the environment and what all off-policy configurations share fit a learner called ``name``.
 
-    Observations are ``"vectors"``, ``"images"`` as well, or ``"any"``.
+    Observations are ``"vectors"``, ``"images"`` and dicts as well, or ``"any"``.
 
     Example:
         >>> import funrl
@@ -330,11 +330,12 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str
         box = actions if isinstance(actions, Box) and actions.dtype.is_floating_point and len(actions.shape) == 1 else None
         if box is None or not all(map(math.isfinite, [*box.low.tolist(), *box.high.tolist()])):
             raise ValueError(f"env: {name} expects a floating-point Box of actions of shape [A] with finite ends, got {actions}")
-    images = observations == "images"
-    if observations != "any" and not is_vector(space) and not (images and is_image(space)):
-        also = " or images (a Box or Binary of shape [H, W, C] or [C, H, W])" if images else ""
+    if observations == "images":
+        check_observations(env)
+    elif observations == "vectors" and not is_vector(space):
         raise ValueError(
-            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]){also}, got {space}{advice(space)}"
+            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; with both "
+            "networks of your own it takes any"
         )
     if config.num_envs * config.num_steps > config.buffer_size:
         raise ValueError(

@@ -72,7 +72,7 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    r"""Make PQN for an environment with vectors or images as observations and discrete actions.
+    r"""Make PQN for an environment with vectors, images or dicts of both as observations and discrete actions.
 
     An update rolls out T steps of B environments, epsilon-greedily, computes lambda-returns once (:func:`funrl.returns.q_lambda`), and
     takes ``num_epochs`` times ``num_minibatches`` gradient steps. Layer normalisation in every hidden layer but convolutions keeps

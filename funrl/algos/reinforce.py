@@ -54,7 +54,7 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make REINFORCE for an environment with vectors or images as observations, and discrete or continuous actions.
+    """Make REINFORCE for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments and takes one step along the gradient of :func:`funrl.losses.reinforce_loss` or, with a
     baseline, :func:`funrl.losses.reinforce_with_baseline_loss`. T should be several times an episode's length:

@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import algos, buffers, distributions, nn, optim, policies, random, schedules, tree
+from funrl import algos, buffers, distributions, nn, optim, policies, random, schedules, spaces, tree
 from tests.support import same
 
 ON_POLICY = dict(num_envs=4, num_steps=8, num_cells=(8,))
@@ -365,3 +365,156 @@ def test_losses_that_return_something_else(name, loss, error, message):
     algo = make(name, loss=loss)
     with pytest.raises(error, match=message):
         algo.step(random.key(1), algo.init(random.key(0)))
+
+
+def with_a_picture(env):
+    """The environment, with its vector also as one row of a picture of bytes."""
+    size = env.observation_space.shape[0]
+
+    def see(timestep):
+        x = timestep.observation
+        picture = (x.clamp(-1, 1) * 100 + 100).to(torch.uint8).expand(3, size)[..., None]
+        return timestep.replace(observation={"camera": picture, "state": {"vector": x}})
+
+    def reset(key, params):
+        state, timestep = env.reset(key, params)
+        return state, see(timestep)
+
+    def step(key, state, action, params):
+        state, timestep = env.step(key, state, action, params)
+        return state, see(timestep)
+
+    picture = spaces.Box(0, 255, (3, size, 1), torch.uint8, layout="hwc")
+    space = spaces.Dict({"camera": picture, "state": spaces.Dict({"vector": env.observation_space})})
+    return env._replace(reset=reset, step=step, observation_space=space)
+
+
+class Both(torch.nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.eye, self.head = torch.nn.Linear(12, 4), torch.nn.Linear(4 + 4, outputs)
+
+    def forward(self, x):
+        pixels = self.eye(x["camera"].flatten(1).to(self.eye.weight.dtype) / 255)
+        return self.head(torch.cat([pixels, x["state"]["vector"]], -1))
+
+
+def test_ppo_on_a_dict_observation():
+    algo = algos.ppo.make(with_a_picture(funrl.envs.make("CartPole-v1")), num_channels=(2,), **PPO)
+    params = algo.init(random.key(0)).learner.params.network
+    assert list(params["policy"]["below"]) == ["camera", "state"] and params["policy"]["above"][0]["weight"].shape == (8, 2 * 1 * 2 + 4)
+    learns(algo)
+
+
+@pytest.mark.parametrize("name", ["a2c", "impala", "pqn", "dqn"])
+def test_dict_observations(name):
+    env = with_a_picture(funrl.envs.make("CartPole-v1"))
+    learns(algos.make(name, env, num_channels=(2,), **ALGORITHMS[name][1]), compiled=False)
+    network = nn.from_module(Both(5 if name in ("a2c", "impala") else 2))
+    learns(algos.make(name, env, network=network, **without(ALGORITHMS[name][1], "num_cells")), compiled=False)
+
+
+def test_dict_observations_and_a_cell_or_networks_of_sac():
+    learns(algos.ppo.make(with_a_picture(funrl.envs.make("CartPole-v1")), recurrent="gru", num_channels=(2,), **PPO), compiled=False)
+    env = with_a_picture(funrl.envs.make("Pendulum-v1"))
+    layers = nn.mlp((8,), 2), nn.mlp((8,), 1)
+
+    def vector(x, *action):
+        return torch.cat([x["state"]["vector"], *action], -1)
+
+    def above(net):
+        return nn.Net(lambda key, *x: net.init(key, vector(*x)), lambda params, *x: net.apply(params, vector(*x)))
+
+    options = without(OFF_POLICY, "num_cells")
+    learns(algos.sac.make(env, actor=above(layers[0]), critic=above(layers[1]), **options), compiled=False)
+
+
+def test_dicts_that_do_not_fit():
+    env = with_a_picture(funrl.envs.make("CartPole-v1"))
+    space = spaces.Dict({"lives": spaces.Discrete(3), **env.observation_space.spaces})
+    with pytest.raises(ValueError, match=r"env: expected observations that are vectors .* or a Dict of both, got Discrete.* in Dict"):
+        algos.ppo.make(env._replace(observation_space=space))
+    with pytest.raises(ValueError, match="normalize_observation: is for vectors"):
+        algos.ppo.make(env, normalize_observation=True)
+    with pytest.raises(ValueError, match="with both networks of your own it takes any"):
+        algos.sac.make(with_a_picture(funrl.envs.make("Pendulum-v1")))
+
+
+PRODUCT = spaces.Dict(
+    {
+        "push": spaces.Discrete(2, start=1),
+        "aim": spaces.Tuple([spaces.Box(-1.0, 1.0, (2,)), spaces.MultiDiscrete((2, 3), (0, 1))]),
+        "lights": spaces.Binary((3,)),
+    }
+)
+
+
+def with_more_actions(env):
+    """CartPole whose cart is pushed by one part of the action; the rest of it costs reward."""
+
+    def step(key, state, action, params):
+        PRODUCT.check(action, "action")
+        aim, several = action["aim"]
+        state, timestep = env.step(key, state, action["push"] - 1, params)
+        cost = aim.square().sum() + 0.1 * several.sum() + 0.1 * action["lights"].sum()
+        return state, timestep.replace(reward=timestep.reward - cost)
+
+    return env._replace(step=step, action_space=PRODUCT)
+
+
+def test_ppo_with_a_product_of_continuous_and_discrete_actions():
+    algo = algos.ppo.make(with_more_actions(funrl.envs.make("CartPole-v1")), initial_log_std=1.0, **PPO)
+    state = algo.init(random.key(0))
+    network = state.learner.params.network
+    assert network["log_std"].shape == (2,) and network["policy"][-1]["weight"].shape == (2 + 2 + 5 + 3, 8)
+    _, transitions = algo.collect(random.key(1), state)
+    drawn, played = transitions.extras["unclipped_action"], transitions.action
+    assert (drawn["aim"][0].abs() > 1).any() and torch.equal(played["aim"][0], drawn["aim"][0].clamp(-1, 1))
+    assert sorted(played["push"].unique().tolist()) == [1, 2] and torch.equal(played["push"], drawn["push"])
+    assert all(vmap(vmap(PRODUCT.contains))(played).flatten().tolist())
+    action, _ = algo.greedy(state.learner.params, random.key(2), torch.zeros(4))
+    assert PRODUCT.contains(action)
+    learns(algo)
+
+
+@pytest.mark.parametrize("name", ["a2c", "reinforce", "impala", "ppo"])
+def test_product_actions(name):
+    env = with_more_actions(funrl.envs.make("CartPole-v1"))
+    options = dict(recurrent="gru", recurrent_size=4) if name == "ppo" else dict(trunk="shared")
+    learns(algos.make(name, env, **options, **ALGORITHMS[name][1]), compiled=False)
+
+
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete((2, 3), (0, 1)), spaces.Binary((2,))])
+def test_several_discrete_actions(space):
+    env = funrl.envs.make("CartPole-v1")
+    push = dict(MultiDiscrete=lambda a: a[0], Binary=lambda a: a[0].to(torch.int64))[type(space).__name__]
+    env = env._replace(step=lambda key, state, action, params, old=env.step: old(key, state, push(action), params), action_space=space)
+    algo = algos.a2c.make(env, **ON_POLICY)
+    _, transitions = algo.collect(random.key(1), algo.init(random.key(0)))
+    assert vmap(vmap(space.contains))(transitions.action).all()
+    learns(algo, compiled=False)
+
+
+def test_a_network_with_a_joint_distribution_of_the_users_own():
+    env = with_more_actions(funrl.envs.make("CartPole-v1"))
+
+    def distribution(output):
+        loc, choice, bits, several = output.split([2, 2, 3, 5], -1)
+        normal = distributions.Independent(distributions.Normal(loc, torch.ones_like(loc)), 1)
+        aim = (normal, distributions.MultiCategorical(several, (2, 3), (0, 1)))
+        lights = distributions.Independent(distributions.Bernoulli(bits), 1)
+        return distributions.joint({"push": distributions.Categorical(choice, 1), "aim": aim, "lights": lights})
+
+    network = policies.actor_critic(nn.mlp((8,)), nn.mlp((), 12), nn.mlp((), 1), distribution)
+    learns(algos.impala.make(env, network=network, num_envs=4, num_steps=8), compiled=False)
+
+
+def test_actions_that_do_not_fit():
+    env = funrl.envs.make("CartPole-v1")
+    space = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Box(0, 9, (2,), torch.int64)})
+    with pytest.raises(ValueError, match=r"env: expected actions that are Discrete, .*, got Box.* in Dict"):
+        algos.ppo.make(env._replace(action_space=space))
+    with pytest.raises(ValueError, match="uniform_mix: is for discrete actions, but CartPole-v1 has other ones"):
+        algos.ppo.make(with_more_actions(env), uniform_mix=0.1)
+    with pytest.raises(ValueError, match="initial_log_std: is for continuous actions"):
+        algos.ppo.make(env._replace(action_space=spaces.MultiDiscrete((2, 3))), initial_log_std=-1.0)
