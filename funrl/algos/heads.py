@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl.distributions import Categorical, Independent, Normal
+from funrl.distributions import Bernoulli, Categorical, Independent, MultiCategorical, Normal, joint
 from funrl.env import Env
-from funrl.spaces import Box, Dict, Discrete, Tuple
+from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
 __all__ = ["ActionHead", "action_head", "check_actions", "project_action", "project_boxes"]
 
@@ -28,10 +28,10 @@ class ActionHead(NamedTuple):
 
 
 def action_head(space: Any, uniform_mix: float = 0.0) -> ActionHead:
-    """Make the head for a space of actions. Actions of a Discrete are counted from 0.
+    """Make the head for a space of actions. Actions of a Discrete are counted from 0, those of one in another space from its start.
 
     Args:
-        space: a Discrete, or a floating-point Box.
+        space: a Discrete, floating-point Box, MultiDiscrete or Binary, or a Tuple or Dict of them, whose parts are independent.
         uniform_mix: the share of the uniform distribution over a Discrete.
 
     Example:
@@ -49,6 +49,14 @@ def action_head(space: Any, uniform_mix: float = 0.0) -> ActionHead:
 
         return ActionHead(size, size, normal)
 
+    if isinstance(space, Dict | Tuple):
+        return _product(space)
+    if isinstance(space, MultiDiscrete):
+        return ActionHead(sum(space.nvec), 0, lambda output, log_std: MultiCategorical(output, space.nvec, space.start))
+    if isinstance(space, Binary):
+        n = len(space.shape)
+        return ActionHead(math.prod(space.shape), 0, lambda x, log_std: Independent(Bernoulli(x.reshape(*x.shape[:-1], *space.shape)), n))
+
     def classes(output: torch.Tensor, log_std: Any) -> Any:
         if uniform_mix:
             output = torch.log((1 - uniform_mix) * torch.softmax(output, -1) + uniform_mix / space.n)
@@ -57,14 +65,35 @@ def action_head(space: Any, uniform_mix: float = 0.0) -> ActionHead:
     return ActionHead(space.n, 0, classes)
 
 
+def _product(space: Any) -> ActionHead:
+    """Make the head for a Dict or Tuple: each part has its share of the network's numbers."""
+    names = sorted(space.spaces) if isinstance(space, Dict) else list(range(len(space.spaces)))
+    heads = [_counted(space.spaces[name], action_head(space.spaces[name])) for name in names]
+    sizes, scales = [head.size for head in heads], [head.num_scales for head in heads]
+
+    def distribution(output: torch.Tensor, log_std: Any) -> Any:
+        stds = [None] * len(heads) if log_std is None else log_std.split(scales, -1)
+        parts = [head.distribution(x, std) for head, x, std in zip(heads, output.split(sizes, -1), stds, strict=True)]
+        return joint(dict(zip(names, parts, strict=True)) if isinstance(space, Dict) else tuple(parts))
+
+    return ActionHead(sum(sizes), sum(scales), distribution)
+
+
+def _counted(space: Any, head: ActionHead) -> ActionHead:
+    """Return the head whose actions of a Discrete are counted from its start."""
+    if not isinstance(space, Discrete):
+        return head
+    return head._replace(distribution=lambda output, log_std: Categorical(output, space.start))
+
+
 def project_action(space: Any, action: Any) -> Any:
-    """Return what the environment gets of what a policy has drawn: projected into a Box, or counted from a Discrete's start.
+    """Return what the environment gets of what a policy has drawn: projected into Boxes, or counted from a Discrete's start.
 
     Example:
         >>> project_action(Box(-2.0, 2.0, (1,)), torch.tensor([5.0]))
         tensor([2.])
     """
-    return space.project(action) if isinstance(space, Box) else action + space.start
+    return action + space.start if isinstance(space, Discrete) else project_boxes(space, action)
 
 
 def project_boxes(space: Any, action: Any) -> Any:
@@ -92,9 +121,26 @@ def check_actions(config: Any, env: Env) -> None:
         ValueError: uniform_mix: is for discrete actions, but Pendulum-v1 has continuous ones; leave it at 0
     """
     actions = env.action_space
-    if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
-        raise ValueError(f"env: expected Discrete or floating-point Box actions, got {actions}")
-    if isinstance(actions, Box) and config.uniform_mix:
-        raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has continuous ones; leave it at 0")
-    if isinstance(actions, Discrete) and config.initial_log_std:
+    wrong = [part for part in _entries(actions) if not _has_head(part)]
+    if wrong:
+        got = actions if wrong[0] is actions else f"{wrong[0]} in {actions}"
+        raise ValueError(
+            f"env: expected actions that are Discrete, a floating-point Box, MultiDiscrete or Binary, or a Tuple or Dict of them, got {got}"
+        )
+    if config.uniform_mix and not isinstance(actions, Discrete):
+        kind = "continuous" if isinstance(actions, Box) else "other"
+        raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has {kind} ones; leave it at 0")
+    if config.initial_log_std and not any(isinstance(part, Box) for part in _entries(actions)):
         raise ValueError(f"initial_log_std: is for continuous actions, but {env.name} has discrete ones; leave it at 0")
+
+
+def _has_head(space: Any) -> bool:
+    return isinstance(space, Discrete | MultiDiscrete | Binary) or (isinstance(space, Box) and space.dtype.is_floating_point)
+
+
+def _entries(space: Any) -> list[Any]:
+    """Return the spaces in a Dict or Tuple, however deep, or the space itself."""
+    if isinstance(space, Dict | Tuple):
+        parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
+        return [entry for part in parts for entry in _entries(part)]
+    return [space]

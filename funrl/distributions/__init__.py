@@ -15,6 +15,7 @@ from funrl.distributions.discrete import Bernoulli, Categorical, MultiCategorica
 from funrl.distributions.independent import Independent, kl_divergence
 from funrl.distributions.masked import MaskedCategorical, MaskedOneHotCategorical
 from funrl.distributions.params import normal_params
+from funrl.distributions.product import Joint, joint
 from funrl.distributions.truncated import TruncatedNormal
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Categorical",
     "Delta",
     "Independent",
+    "Joint",
     "MaskedCategorical",
     "MaskedOneHotCategorical",
     "MultiCategorical",
@@ -30,6 +32,7 @@ __all__ = [
     "TanhDelta",
     "TanhNormal",
     "TruncatedNormal",
+    "joint",
     "kl_divergence",
     "normal_params",
 ]
