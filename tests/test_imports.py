@@ -54,7 +54,10 @@ SHARED = {
     "algos": {
         "actor_critic",
         "algorithm",
+        "arguments",
         "episodes",
+        "gradients",
+        "heads",
         "images",
         "networks",
         "off_policy",

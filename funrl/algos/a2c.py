@@ -1,15 +1,20 @@
 """Advantage actor-critic, one gradient step an update."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import tree
 from funrl.algos import actor_critic, on_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import A2CBatch, a2c_loss
+from funrl.nn import Net
+from funrl.optim import Optimizer
+from funrl.policies import ActorCritic
 from funrl.returns import gae
 
 __all__ = ["A2CConfig", "make"]
@@ -27,14 +32,28 @@ class A2CConfig(ActorCriticConfig):
     lambda_: Any = 1.0
 
 
-def make(env: Env, **options: Any) -> Algorithm:
-    """Make A2C for an environment with vectors or images as observations, and discrete or continuous actions.
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make A2C for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages, and takes one step along the gradient of
     :func:`funrl.losses.a2c_loss` over all of them.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
+            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
+            :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.a2c_loss`, which is
+            ``default(params, rows, hparams)``; ``rows`` are an :class:`~funrl.losses.A2CBatch`, and ``apply(params, observation)`` gives
+            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`A2CConfig`.
 
     Returns:
@@ -55,20 +74,20 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: V. Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, algorithm S3.
         Deviations: all environments wait for the gradient step instead of racing (hence one A less), and Adam stands for RMSProp.
     """
-    config = make_config(A2CConfig, options)
-    on_policy.check_actor_critic(config, env)
+    config, given = configure(A2CConfig, options, network=network, optimizer=optimizer, loss=loss)
+    on_policy.check_actor_critic(config, env, network)
     check_range(config, ("lambda_",), 0, 1)
-    network = actor_critic.make(config, env)
+    nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: A2CConfig) -> A2CBatch:
-        value, next_value = network.values(params, samples)
+        value, next_value = nets.values(params, samples)
         advantage, target = gae(
             samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
         )
-        return A2CBatch(network.inputs(samples), *network.rows((samples.action, advantage, target)))
+        return A2CBatch(nets.inputs(samples), *nets.rows((samples.action, advantage, target)))
 
-    def loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return a2c_loss(params, rows, apply=network.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
+    def own_loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return a2c_loss(params, rows, apply=nets.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
 
-    spec = Learner(network.init, *on_policy.stochastic(network, env.action_space), prepare, loss)
-    return on_policy.make("a2c", env, config, spec)
+    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
+    return on_policy.make("a2c", env, config, spec, given, apply=nets.both)

@@ -1,6 +1,6 @@
 """The networks of learners that have a policy and a value: from an environment's spaces and a configuration to pure functions."""
 
-import math
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,17 +9,18 @@ import torch
 from funrl import nn, random, stats, tree
 from funrl.acting import Memory
 from funrl.algos.algorithm import check_range, in_dtype_of
-from funrl.algos.images import above, check_layers, check_observations, convolutions
+from funrl.algos.heads import action_head, check_actions, project_action, project_boxes
+from funrl.algos.images import above, check_layers, check_observations, encoder
+from funrl.algos.networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos.state import ActorParams
-from funrl.distributions import Categorical, Independent, Normal
 from funrl.env import Env, Transition
-from funrl.policies import StatefulPolicy
-from funrl.spaces import Box, Discrete
+from funrl.policies import ActorCritic, StatefulPolicy
 
 __all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent", "normalized"]
 
 Choose = Callable[[Any, Callable[[], torch.Tensor], torch.Tensor], tuple[Any, dict[str, Any]]]
 
+_IDENTITY = nn.Net(lambda key, example: (), lambda params, x: x)
 _CELLS = {"gru": nn.gru, "lstm": nn.lstm, "min_gru": nn.min_gru}
 
 
@@ -37,6 +38,7 @@ class Network(NamedTuple):
         rows: ``rows(x) -> x``: leaves [T, B, ...] as [N, ...], one for each row.
         inputs: ``inputs(samples) -> x``: what ``both`` takes of samples [T, B, ...], with leaves [N, ...].
         both: ``both(params, x) -> (distribution, value)`` of rows.
+        project: ``project(action) -> action``: what the environment gets of an action that the distribution gave in ``choose``.
     """
 
     init: Callable[..., Any]
@@ -45,19 +47,22 @@ class Network(NamedTuple):
     rows: Callable[..., Any]
     inputs: Callable[..., Any]
     both: Callable[..., Any]
+    project: Callable[[Any], Any]
 
 
-def make(config: Any, env: Env) -> Network:
+def make(config: Any, env: Env, network: Any = None) -> Network:
     """Make the networks for an environment; where it shows images, convolutions come first.
 
     Args:
         config: has ``num_channels``, ``kernel_size``, ``stride``, ``layout``, ``num_cells``, ``activation``, ``trunk``, ``uniform_mix`` and
             ``initial_log_std``, as :class:`funrl.algos.ppo.PPOConfig` says.
         env: the environment, which :func:`check` let pass.
+        network: a net from observations to features that policy and value share, or a :class:`funrl.policies.ActorCritic`, which is
+            both; None: one as the configuration says.
 
     Returns:
         A :class:`Network`; its parameters are a dict of ``policy`` and ``value`` (and ``trunk``), and ``log_std`` [A] for continuous
-        actions.
+        actions. Those of an ActorCritic are its own.
 
     Example:
         >>> import funrl
@@ -67,7 +72,12 @@ def make(config: Any, env: Env) -> Network:
         >>> policy.logits.shape, value.shape
         (torch.Size([5, 3, 2]), torch.Size([5, 3]))
     """
-    heads = _heads(config, env, convolutions(config, env.observation_space) if _shows_images(env) else None)
+    if isinstance(network, ActorCritic):
+        return _whole(network, env)
+    if network is not None:
+        heads = _heads(config, env, None, batchwise("network", network, env.observation_space))
+    else:
+        heads = _heads(config, env, encoder(config, env.observation_space))
 
     def policy(choose: Choose) -> Callable[..., Any]:
         def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
@@ -77,13 +87,17 @@ def make(config: Any, env: Env) -> Network:
         return act
 
     def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
-        value, next_value = heads.value(params, torch.stack([samples.observation, samples.next_observation]))
+        value, next_value = heads.value(params, tree.stack([samples.observation, samples.next_observation]))
         return value, next_value
 
-    return Network(heads.init, policy, values, tree.flatten_batch, lambda samples: tree.flatten_batch(samples.observation), heads.both)
+    def inputs(samples: Transition) -> Any:
+        return tree.flatten_batch(samples.observation)
+
+    project = functools.partial(project_action, env.action_space)
+    return Network(heads.init, policy, values, tree.flatten_batch, inputs, heads.both, project)
 
 
-def make_recurrent(config: Any, env: Env) -> Network:
+def make_recurrent(config: Any, env: Env, network: nn.Net | None = None) -> Network:
     """Make the networks above a recurrent cell, which policy and value share; where there are images, convolutions come before it.
 
     Gradients go back through the T steps of a rollout, but no further: it begins with the carry that its policy had. The value of a
@@ -92,6 +106,7 @@ def make_recurrent(config: Any, env: Env) -> Network:
     Args:
         config: as for :func:`make`, with ``recurrent`` and ``recurrent_size``.
         env: the environment, which :func:`check` let pass.
+        network: a net from observations to what the cell takes; None: convolutions of images, and vectors as they are.
 
     Returns:
         A :class:`Network` whose parameters have an entry ``memory`` too. Its policy has in its extras ``memory``, the
@@ -109,11 +124,12 @@ def make_recurrent(config: Any, env: Env) -> Network:
         (torch.Size([3, 5, 2]), torch.Size([3, 5]))
     """
     cell = _CELLS[config.recurrent](config.recurrent_size)
-    encoder = convolutions(config, env.observation_space) if _shows_images(env) else nn.Net(lambda key, example: (), lambda params, x: x)
+    own = batchwise("network", network, env.observation_space)
+    below = own or encoder(config, env.observation_space) or _IDENTITY
     heads = _heads(config, env, None)
 
     def encode(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
-        return encoder.apply(params["memory"]["below"], observation)
+        return below.apply(params["memory"]["below"], observation)
 
     def remember(params: dict[str, Any], carry: Any, observation: Any, reset: torch.Tensor | None = None) -> tuple[Any, torch.Tensor]:
         """Return the carry after an observation, and the features of it."""
@@ -122,9 +138,9 @@ def make_recurrent(config: Any, env: Env) -> Network:
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         memory_key, network_key = random.split(key).unbind(0)
         encoder_key, cell_key = random.split(memory_key).unbind(0)
-        below = encoder.init(encoder_key, observation)
-        x = encoder.apply(below, observation)
-        params = {"memory": {"below": below, "cell": cell.init(cell_key, x)}}
+        params = below.init(encoder_key, observation)
+        x = below.apply(params, observation)
+        params = {"memory": {"below": params, "cell": cell.init(cell_key, x)}}
         _, features = remember(params, cell.start(x), observation)
         return {**params, **heads.init(network_key, features)}
 
@@ -155,10 +171,10 @@ def make_recurrent(config: Any, env: Env) -> Network:
 
     def both(params: dict[str, Any], x: tuple[Any, torch.Tensor, torch.Tensor]) -> tuple[Any, torch.Tensor]:
         carry, observation, reset = x
-        _, features = cell.unroll(params["memory"]["cell"], carry, encode(params, observation.transpose(0, 1)), reset.transpose(0, 1))
+        _, features = cell.unroll(params["memory"]["cell"], carry, encode(params, rows(observation)), reset.transpose(0, 1))
         return heads.both(params, features.transpose(0, 1))
 
-    return Network(init, policy, values, rows, inputs, both)
+    return Network(init, policy, values, rows, inputs, both, functools.partial(project_action, env.action_space))
 
 
 def normalized(params: ActorParams, observation: Any) -> Any:
@@ -172,10 +188,6 @@ def normalized(params: ActorParams, observation: Any) -> Any:
     return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
 
-def _shows_images(env: Env) -> bool:
-    return len(env.observation_space.shape) == 3
-
-
 class _Heads(NamedTuple):
     """``init(key, x) -> params``, ``policy(params, x) -> distribution``, ``value(params, x) -> [...]``, and both with one shared trunk."""
 
@@ -185,51 +197,41 @@ class _Heads(NamedTuple):
     both: Callable[..., Any]
 
 
-def _heads(config: Any, env: Env, encoder: nn.Net | None) -> _Heads:
-    """Make policy and value above an encoder, or on what comes in."""
-    space = env.action_space
-    continuous = isinstance(space, Box)
-    size = math.prod(space.shape) if continuous else space.n
-    small, unit = nn.orthogonal(0.01), nn.orthogonal(1.0)
-    shared = config.trunk == "shared"
+def _heads(config: Any, env: Env, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
+    """Make policy and value above an encoder, or on what comes in; or with a trunk of the user's own."""
+    head, small, unit = action_head(env.action_space, config.uniform_mix), nn.orthogonal(0.01), nn.orthogonal(1.0)
 
-    def body(*head: int, **options: Any) -> nn.Net:
+    def body(*size: int, **options: Any) -> nn.Net:
         """Return hidden layers and a head."""
-        mlp = nn.mlp(config.num_cells, *head, activation=config.activation, **options)
-        return mlp if encoder is None else above(encoder, mlp)
+        mlp = nn.mlp(config.num_cells, *size, activation=config.activation, **options)
+        return mlp if below is None else above(below, mlp)
 
-    policy = nn.mlp((), size, out_init=small) if shared else body(size, out_init=small)
-    value = nn.mlp((), 1, out_init=unit) if shared else body(1, out_init=unit)
-    trunk = body() if shared else None
+    if trunk is None and config.trunk == "shared":
+        trunk = body()
+    policy = body(head.size, out_init=small) if trunk is None else nn.mlp((), head.size, out_init=small)
+    value = body(1, out_init=unit) if trunk is None else nn.mlp((), 1, out_init=unit)
 
-    def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
+    def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
         trunk_key, policy_key, value_key = random.split(key, 3).unbind(0)
         params = {}
         if trunk is not None:
             params["trunk"] = trunk.init(trunk_key, observation)
             observation = trunk.apply(params["trunk"], observation)
         params |= {"policy": policy.init(policy_key, observation), "value": value.init(value_key, observation)}
-        if continuous:
-            params["log_std"] = observation.new_full((size,), config.initial_log_std)
+        if head.num_scales:
+            params["log_std"] = next(x for x in tree.leaves(params)).new_full((head.num_scales,), config.initial_log_std)
         return params
 
-    def features(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
+    def features(params: dict[str, Any], observation: Any) -> Any:
         return observation if trunk is None else trunk.apply(params["trunk"], observation)
 
-    def distribution(params: dict[str, Any], features: torch.Tensor) -> Any:
-        output = policy.apply(params["policy"], features)
-        if continuous:
-            loc = output.reshape(*output.shape[:-1], *space.shape)
-            scale = params["log_std"].exp().reshape(space.shape).expand_as(loc)
-            return Independent(Normal(loc, scale), len(space.shape))
-        if config.uniform_mix:
-            output = torch.log((1 - config.uniform_mix) * torch.softmax(output, -1) + config.uniform_mix / size)
-        return Categorical(output)
+    def distribution(params: dict[str, Any], features: Any) -> Any:
+        return head.distribution(policy.apply(params["policy"], features), params.get("log_std"))
 
-    def estimate(params: dict[str, Any], features: torch.Tensor) -> torch.Tensor:
+    def estimate(params: dict[str, Any], features: Any) -> torch.Tensor:
         return value.apply(params["value"], features).squeeze(-1)
 
-    def both(params: dict[str, Any], observation: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    def both(params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
         x = features(params, observation)
         return distribution(params, x), estimate(params, x)
 
@@ -241,12 +243,53 @@ def _heads(config: Any, env: Env, encoder: nn.Net | None) -> _Heads:
     )
 
 
-def check(config: Any, env: Env) -> None:
+def _whole(network: ActorCritic, env: Env) -> Network:
+    """Make the networks of a policy and value function of the user's own, which are called with observations [N, ...] alone."""
+    space = env.action_space
+
+    def init(key: torch.Tensor, observation: Any) -> Any:
+        observation = in_dtypes_of(env.observation_space, observation)
+        params = network.init(key, observation)
+        distribution, value = network.evaluate(params, tree.map(lambda x: x[None], observation))
+        space.check(tree.index(distribution.mode(), 0), "network: the mode of its distribution")
+        first, expected = (getattr(x, "start", None) for x in (distribution, space))
+        if None not in (first, expected) and first != expected:
+            raise ValueError(f"network: expected actions from {expected} on, as in {space}, got a distribution that begins at {first}")
+        if value.shape != (1,):
+            raise ValueError(f"network: expected a value [N] of observations [N, ...], got {list(value.shape)} of one of them")
+        return params
+
+    def policy(choose: Choose) -> Callable[..., Any]:
+        def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[Any, dict[str, Any]]:
+            one = tree.map(lambda x: x[None], normalized(params, observation))
+            return tree.index(choose(network.evaluate(params.network, one)[0], key), 0)
+
+        return act
+
+    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
+        observation = tree.stack([samples.observation, samples.next_observation])
+        value, next_value = network.value(params, tree.flatten_batch(observation, 3)).reshape(2, *samples.reward.shape)
+        return value, next_value
+
+    def inputs(samples: Transition) -> Any:
+        return tree.flatten_batch(samples.observation)
+
+    def both(params: Any, observation: Any) -> tuple[Any, torch.Tensor]:
+        if len(batch_of(env.observation_space, observation)) > 1:  # it takes one
+            return torch.func.vmap(lambda x: both(params, x))(observation)
+        return network.evaluate(params, observation)
+
+    project = torch.func.vmap(functools.partial(project_boxes, space))
+    return Network(init, policy, values, tree.flatten_batch, inputs, both, project)
+
+
+def check(config: Any, env: Env, network: Any = None) -> None:
     """Raise unless an environment has spaces for which :func:`make` makes networks, and the options fit them.
 
     Args:
         config: as for :func:`make`.
         env: the environment.
+        network: as for :func:`make`; it may take any observations, and an ActorCritic give any actions.
 
     Raises:
         ValueError: if they do not.
@@ -262,15 +305,11 @@ def check(config: Any, env: Env) -> None:
     check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
     if config.trunk not in ("separate", "shared"):
         raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
-    check_observations(env)
-    check_layers(config, env)
-    actions = env.action_space
-    if not isinstance(actions, Discrete) and not (isinstance(actions, Box) and actions.dtype.is_floating_point):
-        raise ValueError(f"env: expected Discrete or floating-point Box actions, got {actions}")
-    if isinstance(actions, Box) and config.uniform_mix:
-        raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has continuous ones; leave it at 0")
-    if isinstance(actions, Discrete) and config.initial_log_std:
-        raise ValueError(f"initial_log_std: is for continuous actions, but {env.name} has discrete ones; leave it at 0")
+    if network is None:
+        check_observations(env)
+        check_layers(config, env)
+    if not isinstance(network, ActorCritic):
+        check_actions(config, env)
 
 
 def check_recurrent(config: Any) -> None:

@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 import torch
 
 from funrl import random, schedules, tree
-from funrl.acting import ActorState, rollout
-from funrl.algos.state import LearnerState, State
+from funrl.acting import ActorState, rollout, start
+from funrl.algos.state import State
 from funrl.compiler import compile
 from funrl.env import Env, Place, Transition
 from funrl.names import nearest
@@ -28,6 +29,7 @@ __all__ = [
     "in_dtype_of",
     "make_config",
     "make_hparams",
+    "start_actor",
     "statistics",
 ]
 
@@ -46,6 +48,8 @@ class Algorithm(NamedTuple):
         act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.learner.params``. That of a
             recurrent policy is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` take both.
         greedy: of the same kind, without exploration.
+        given: the parts that its user gave in the place of its own, such as ``network`` or ``optimizer``, by name. The configuration does
+            not tell them.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Algorithm(NamedTuple):
     learn: Callable[[Any, Any, Transition], tuple[Any, dict[str, torch.Tensor]]]
     act: Callable[[Any, Any, Any], Any] | StatefulPolicy
     greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
+    given: Mapping[str, Any] = MappingProxyType({})
 
     def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
         """Collect experience, and learn from it: one update.
@@ -84,6 +89,20 @@ class Algorithm(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _compiled(learn: Callable[..., Any], donate: bool) -> Callable[..., Any]:
     return compile(learn, donate=1 if donate else ())
+
+
+def start_actor(key: torch.Tensor, env: Env, config: Any) -> tuple[Any, ActorState]:
+    """Return the parameters of an environment, copied, and ``config.num_envs`` copies of it at the start of an episode.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> _, actor = start_actor(random.key(0), env, funrl.algos.ppo.PPOConfig(num_envs=2))
+        >>> actor.timestep.observation.shape
+        torch.Size([2, 4])
+    """
+    env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
+    return env_params, start((), key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
 
 
 def collecting(env: Env, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:

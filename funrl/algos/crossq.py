@@ -5,22 +5,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import buffers, nn, random
+from funrl import nn, random, tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import over_the_box
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure, with_default
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.networks import batchwise, critic_member, observations, over_the_box
+from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
+from funrl.buffers import Buffer
 from funrl.distributions import Independent
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
+from funrl.nn import Module, Net
+from funrl.optim import Optimizer
 from funrl.spaces import Box
-from funrl.tree import dataclass, static
 
 __all__ = ["CrossQConfig", "NormalizedActor", "NormalizedCritics", "make", "normalized_actor", "normalized_critics"]
 
 
-@dataclass
+@tree.dataclass
 class CrossQConfig(OffPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
 
@@ -32,11 +36,11 @@ class CrossQConfig(OffPolicyConfig):
             stretched to [-1, 1].
     """
 
-    num_updates: int = static(default=30)
-    num_steps: int = static(default=30)
-    policy_delay: int = static(default=3)
-    momentum: float = static(default=0.01)
-    initial_alpha: float = static(default=1.0)
+    num_updates: int = tree.static(default=30)
+    num_steps: int = tree.static(default=30)
+    policy_delay: int = tree.static(default=3)
+    momentum: float = tree.static(default=0.01)
+    initial_alpha: float = tree.static(default=1.0)
     entropy_share: Any = 1.0
 
 
@@ -70,11 +74,42 @@ class NormalizedActor(NamedTuple):
     apply: Callable[..., Any]
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+class _Chain(NamedTuple):
+    """A network with running statistics: as :class:`NormalizedCritics`, of one critic or of an actor, and of any inputs."""
+
+    init: Callable[..., Any]
+    start: Callable[..., Any]
+    train: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def make(
+    env: Env,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    critic_loss: Callable[..., Any] | None = None,
+    actor_loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make CrossQ.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
+            configuration says. A torch module, by :func:`funrl.nn.from_module`, has its floating-point buffers as running statistics, such
+            as those of batch normalisation; other nets have none.
+        critic: the same from observations [N, ...] and actions [N, A] to [N, 1]; the critics are made of it. A torch module needs an
+            ``init``, so that they do not begin alike.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of
+            :func:`funrl.losses.crossq_critic_loss`, which is
+            ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N] and
+            ``statistics`` have to be among them.
+        actor_loss: the same in the place of :func:`funrl.losses.crossq_actor_loss`, with ``log_prob`` [N] among its metrics.
         **options: fields of :class:`CrossQConfig`.
 
     Returns:
@@ -97,63 +132,76 @@ def make(env: Env, **options: Any) -> Algorithm:
         and by the running ones where it acts and in the targets. Deviations: batch normalisation, not batch renormalisation; Adam
         with its usual b1; critics as wide as ``num_cells`` says.
     """
-    config = make_config(CrossQConfig, options)
-    off_policy.check("CrossQ", env, config, discrete=False)
+    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
+    _check(config, env, observations(actor, critic))
+    space, (policy, critics) = env.action_space, _networks(config, env, actor, critic)
+    critic_objective = with_default(critic_loss, crossq_critic_loss, needed=("td_error", "statistics"))
+    actor_objective = with_default(actor_loss, crossq_actor_loss, needed=("log_prob",))
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
+        network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)  # pyright: ignore
+        return network, critics.start(network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
+            learned.network.critic,
+            learned.network,
+            learned.target,
+            key,
+            batch,
+            actor=policy.apply,
+            critic=critics.train,
+            gamma=gamma,
+            weight=weight,
+        )
+        statistics = metrics.pop("statistics")
+        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic").replace(target=statistics), metrics
+
+    def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        network = learned.network
+        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
+            network.actor,
+            network,
+            learned.target,
+            key,
+            batch,
+            actor=lambda params, observation: policy.train(params, observation)[0],
+            frozen_critic=critics.apply,
+            weight=weight,
+        )
+        statistics = policy.train(network.actor, batch.observation)[1]
+        learned, metrics = apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
+        network = learned.network
+        return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
+
+    spec = Learner(init, learn, *soft_policy(policy), move_actor, config.policy_delay)  # pyright: ignore
+    return off_policy.make("crossq", env, config, spec, given)
+
+
+def _networks(config: CrossQConfig, env: Env, actor: Any, critic: Any) -> tuple[NormalizedActor, NormalizedCritics]:
+    space, seen = env.action_space, env.observation_space
+    own = _chain_of(actor, batchwise("actor", actor, seen, 2 * space.shape[0]))
+    policy = normalized_actor(config.num_cells, space, config.activation, config.momentum, own)
+    own = _chain_of(critic, critic_member(critic, 2, seen, 1))
+    critics = normalized_critics(2, config.num_cells, config.activation, config.momentum, own)
+
+    return policy, critics
+
+
+def _check(config: CrossQConfig, env: Env, observations: str) -> None:
+    off_policy.check("CrossQ", env, config, discrete=False, observations=observations)
     check_range(config, ("policy_delay",), 1)
     check_range(config, ("momentum",), 0, 1)
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("entropy_share",), 0)
     if config.batch_size < 2:
         raise ValueError(f"batch_size: a batch of {config.batch_size} has no variance to normalise by; expected at least 2")
-    space = env.action_space
-    actor = normalized_actor(config.num_cells, space, config.activation, config.momentum)
-    critics = normalized_critics(2, config.num_cells, config.activation, config.momentum)
-
-    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        network = init_soft_actor_critic(key, actor, critics, observation, space, config.initial_alpha)  # pyright: ignore
-        return network, critics.start(network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
-
-    def learn(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
-    ) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(crossq_critic_loss, has_aux=True)(
-            learned.network.critic,
-            learned.network,
-            learned.target,
-            key,
-            batch,
-            actor=actor.apply,
-            critic=critics.train,
-            gamma=gamma,
-            weight=weight,
-        )
-        statistics = metrics.pop("statistics")
-        return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic").replace(target=statistics), metrics
-
-    def move_actor(
-        key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: CrossQConfig
-    ) -> Any:
-        network = learned.network
-        gradient, (_, metrics) = torch.func.grad_and_value(crossq_actor_loss, has_aux=True)(
-            network.actor,
-            network,
-            learned.target,
-            key,
-            batch,
-            actor=lambda params, observation: actor.train(params, observation)[0],
-            frozen_critic=critics.apply,
-            weight=weight,
-        )
-        statistics = actor.train(network.actor, batch.observation)[1]
-        learned, metrics = apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space)
-        network = learned.network
-        return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
-
-    spec = Learner(init, learn, *soft_policy(actor), move_actor, config.policy_delay)  # pyright: ignore
-    return off_policy.make("crossq", env, config, spec, buffers.uniform(config.buffer_size))
 
 
-def normalized_actor(num_cells: tuple[int, ...], space: Box, activation: str, momentum: float) -> NormalizedActor:
+def normalized_actor(
+    num_cells: tuple[int, ...], space: Box, activation: str, momentum: float, chain: _Chain | None = None
+) -> NormalizedActor:
     """Make an actor as :func:`~funrl.algos.networks.stochastic_actor`, with batch normalisation of the input and of each hidden layer.
 
     Example:
@@ -165,7 +213,7 @@ def normalized_actor(num_cells: tuple[int, ...], space: Box, activation: str, mo
         (torch.Size([5, 1]), torch.Size([3]))
     """
     head = nn.mlp((), 2 * space.shape[0], out_init=nn.orthogonal(0.01))
-    chain = _normalized([nn.mlp((cells,), activation=activation) for cells in num_cells] + [head], momentum)
+    chain = chain or _normalized([nn.mlp((cells,), activation=activation) for cells in num_cells] + [head], momentum)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         layers = chain.init(key, observation)
@@ -181,7 +229,9 @@ def normalized_actor(num_cells: tuple[int, ...], space: Box, activation: str, mo
     return NormalizedActor(init, train, apply)
 
 
-def normalized_critics(num_critics: int, num_cells: tuple[int, ...], activation: str, momentum: float) -> NormalizedCritics:
+def normalized_critics(
+    num_critics: int, num_cells: tuple[int, ...], activation: str, momentum: float, chain: _Chain | None = None
+) -> NormalizedCritics:
     """Make E critics with batch normalisation of the input and of each hidden layer.
 
     Example:
@@ -192,37 +242,30 @@ def normalized_critics(num_critics: int, num_cells: tuple[int, ...], activation:
         (torch.Size([2, 5]), torch.Size([2, 4]))
     """
     layers = [nn.mlp((cells,), activation=activation) for cells in num_cells] + [nn.mlp((), 1, out_init=nn.orthogonal(1.0))]
-    chain = _normalized(layers, momentum)
+    chain = chain or _normalized(layers, momentum)
 
     def init(key: torch.Tensor, observation: torch.Tensor, action: torch.Tensor) -> Any:
-        return torch.func.vmap(lambda key: chain.init(key, torch.cat([observation, action], -1)))(random.split(key, num_critics))
+        return torch.func.vmap(lambda key: chain.init(key, observation, action))(random.split(key, num_critics))
 
     def start(params: Any) -> Any:
         return torch.func.vmap(chain.start)(params)
 
     def train(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        values, statistics = torch.func.vmap(chain.train, (0, 0, None))(params, statistics, torch.cat([observation, action], -1))
+        values, statistics = torch.func.vmap(lambda *member: chain.train(*member, observation, action))(params, statistics)
         return values.squeeze(-1), statistics
 
     def apply(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return torch.func.vmap(chain.apply, (0, 0, None))(params, statistics, torch.cat([observation, action], -1)).squeeze(-1)
+        return torch.func.vmap(lambda *member: chain.apply(*member, observation, action))(params, statistics).squeeze(-1)
 
     return NormalizedCritics(init, start, train, apply)
-
-
-class _Chain(NamedTuple):
-    init: Callable[..., Any]
-    start: Callable[..., Any]
-    train: Callable[..., Any]
-    apply: Callable[..., Any]
 
 
 def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
     """Return one network of layers, each of which has a batch normalisation before it."""
     norm = nn.batch_norm(momentum)
 
-    def init(key: torch.Tensor, x: torch.Tensor) -> tuple[Any, ...]:
-        params = []
+    def init(key: torch.Tensor, *inputs: torch.Tensor) -> tuple[Any, ...]:
+        x, params = torch.cat(inputs, -1), []
         for k, layer in zip(random.split(key, len(layers)).unbind(0), layers, strict=True):
             params.append({"norm": norm.init(k, x), "layer": layer.init(k, x)})
             x = layer.apply(params[-1]["layer"], x)
@@ -231,17 +274,43 @@ def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
     def start(params: Any) -> tuple[Any, ...]:
         return tuple([norm.start(part["norm"]["scale"]) for part in params])
 
-    def train(params: Any, statistics: Any, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        after = []
+    def train(params: Any, statistics: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        x, after = torch.cat(inputs, -1), []
         for part, moments, layer in zip(params, statistics, layers, strict=True):
             moments, x = norm.train(part["norm"], moments, x)
             x = layer.apply(part["layer"], x)
             after.append(moments)
         return x, tuple(after)
 
-    def apply(params: Any, statistics: Any, x: torch.Tensor) -> torch.Tensor:
+    def apply(params: Any, statistics: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        x = torch.cat(inputs, -1)
         for part, moments, layer in zip(params, statistics, layers, strict=True):
             x = layer.apply(part["layer"], norm.apply(part["norm"], moments, x))
         return x
 
     return _Chain(init, start, train, apply)
+
+
+def _chain_of(net: Net | Module | None, batchwise: Any) -> _Chain | None:
+    """Return a network of the user's own, which has statistics if it is a torch module's."""
+    if net is None:
+        return None
+    if not isinstance(net, Module):
+        return _Chain(
+            batchwise.init,
+            lambda params: (),
+            lambda params, statistics, *inputs: (batchwise.apply(params, *inputs), ()),
+            lambda params, statistics, *inputs: batchwise.apply(params, *inputs),
+        )
+
+    def start(params: Any) -> dict[str, torch.Tensor]:
+        return {name: x for name, x in net.start().items() if x.is_floating_point()}  # they are among an actor's parameters
+
+    def train(params: Any, statistics: Any, *inputs: Any) -> tuple[torch.Tensor, Any]:
+        after, y = net.train(params, {**net.start(), **tree.map(torch.detach, statistics)}, *inputs)
+        return y, {name: after[name].detach() for name in statistics}
+
+    def apply(params: Any, statistics: Any, *inputs: Any) -> torch.Tensor:
+        return batchwise.apply(params, *inputs, state={**net.start(), **statistics})
+
+    return _Chain(batchwise.init, start, train, apply)

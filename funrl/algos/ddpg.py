@@ -1,18 +1,23 @@
 """Deep deterministic policy gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import deterministic_actor, q_ensemble
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure, with_default
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.networks import batchwise, critic_member, deterministic_actor, observations, q_ensemble
+from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
+from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import ActorCritic, ddpg_loss
-from funrl.optim import soft_update
+from funrl.losses import ActorCritic, ddpg_loss, soft_update
+from funrl.nn import Net
+from funrl.optim import Optimizer
 
 __all__ = ["DDPGConfig", "make"]
 
@@ -30,13 +35,30 @@ class DDPGConfig(OffPolicyConfig):
     exploration_noise: Any = 0.1
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    actor: Net | None = None,
+    critic: Net | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make DDPG: a deterministic actor, a critic, and targets that follow both.
 
     A gradient step moves actor and critic at once, each by the gradient of its own loss (:func:`funrl.losses.ddpg_loss`).
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1]; None: as the configuration
+            says. Torch modules come in by :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.ddpg_loss`,
+            which is ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`DDPGConfig`.
 
     Returns:
@@ -57,27 +79,30 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
         Deviation: the noise is Gaussian, not an Ornstein-Uhlenbeck process.
     """
-    config = make_config(DDPGConfig, options)
-    off_policy.check("DDPG", env, config, discrete=False)
+    config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
+    off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("tau",), 0, 1)
     check_range(config, ("exploration_noise",), 0)
-    space = env.action_space
-    actor = deterministic_actor(config.num_cells, space, config.activation)
-    critics = q_ensemble(1, config.num_cells, config.activation)
+    space, seen = env.action_space, env.observation_space
+    own = batchwise("actor", actor, seen, space.shape[0])
+    policy = deterministic_actor(config.num_cells, space, config.activation, own)
+    critics = q_ensemble(1, config.num_cells, config.activation, critic_member(critic, 1, seen, 1))
 
-    def critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    def single_critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return critics.apply(params, observation, action).squeeze(0)
 
+    objective = with_default(loss, ddpg_loss, needed=("td_error",))
+
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
-        network = init_actor_critic(key, actor, critics, observation, space)
-        return network, tree.map(torch.clone, network), off_policy.start_adam(network)
+        network = init_actor_critic(key, policy, critics, observation, space)
+        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(ddpg_loss, has_aux=True)(
-            learned.network, learned.target, batch, actor=actor.apply, critic=critic, gamma=gamma, weight=weight
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
+            learned.network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *noisy_policy(actor, space))
-    return off_policy.make("ddpg", env, config, spec, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *noisy_policy(policy, space))
+    return off_policy.make("ddpg", env, config, spec, given)

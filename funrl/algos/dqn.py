@@ -7,14 +7,18 @@ import torch
 
 from funrl import buffers, tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure, with_default
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.images import check_layers
-from funrl.algos.networks import q_network
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.networks import batchwise, q_network
+from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.state import ActorParams
+from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss
-from funrl.optim import hard_update, soft_update
+from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
+from funrl.nn import Net
+from funrl.optim import Optimizer
 from funrl.random import split
 from funrl.schedules import linear
 
@@ -38,8 +42,6 @@ class DQNConfig(OffPolicyConfig):
         tau: how far it moves, in [0, 1]; 1: it becomes a copy.
         double: let the network choose the next action, and the target judge it.
         dueling: estimate values and advantages apart.
-        n_step: n, over how many steps rewards are summed up before the bootstrap (fewer at the end of a rollout, see :func:`make`); at
-            most ``num_steps``. Where it is more than 1, a transition keeps the gamma with which it was written.
         prioritized: draw transitions by their errors.
         priority_alpha: how much so, at least 0; like ``priority_beta`` a number in ``state.learner.buffer.exponents``, to be replaced
             there.
@@ -63,7 +65,6 @@ class DQNConfig(OffPolicyConfig):
     tau: Any = 1.0
     double: bool = tree.static(default=True)
     dueling: bool = tree.static(default=False)
-    n_step: int = tree.static(default=1)
     prioritized: bool = tree.static(default=False)
     priority_alpha: float = tree.static(default=0.6)
     priority_beta: float = tree.static(default=0.4)
@@ -78,11 +79,27 @@ class DQNConfig(OffPolicyConfig):
     epsilon_steps: Any = 10_000.0
 
 
-def make(env: Env, **options: Any) -> Algorithm:
-    """Make DQN for an environment with vectors or images as observations and discrete actions.
+def make(
+    env: Env,
+    *,
+    network: Net | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make DQN for an environment with vectors, images or dicts of both as observations and discrete actions.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: as the configuration
+            says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of that of the configuration, such
+            as :func:`funrl.losses.double_dqn_loss`, which is
+            ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`DQNConfig`.
 
     Returns:
@@ -109,46 +126,31 @@ def make(env: Env, **options: Any) -> Algorithm:
         Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
         fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
     """
-    config = make_config(DQNConfig, options)
-    off_policy.check("DQN", env, config, discrete=True, images=True)
-    check_range(config, ("target_period", "n_step"), 1)
-    check_layers(config, env)
-    check_range(config, ("n_step",), 1, config.num_steps)
-    check_range(config, ("priority_alpha", "priority_beta"), 0)
-    check_range(config, ("huber_delta",), 0, infinite=True)
-    check_range(config, ("tau", "epsilon_start", "epsilon_end"), 0, 1)
-    check_range(config, ("epsilon_steps",), 0, open_low=True)
-    check_range(config, ("num_atoms",), 2)
-    if not config.v_min < config.v_max:
-        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
-    atoms = config.num_atoms if config.c51 else 1
-    network = q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
+    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, loss=loss)
+    _check(config, env, network)
+    q_net, atoms = _q_net(config, env, network)
+    objective = with_default(loss, _own_loss(config), needed=("td_error",))
 
     def support(like: torch.Tensor) -> torch.Tensor:
         return torch.linspace(config.v_min, config.v_max, atoms, dtype=like.dtype, device=like.device)
 
     def output(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
-        return network.apply(params, observation, key=key) if config.noisy else network.apply(params, observation)
+        return q_net.apply(params, observation, key=key) if q_net.noisy else q_net.apply(params, observation)
 
     def values(params: Any, observation: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
         out = output(params, observation, key)
         return (out.softmax(-1) * support(out)).sum(-1) if config.c51 else out
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, Any, Any]:
-        params = network.init(key, observation)
-        return params, tree.map(torch.clone, params), off_policy.start_adam(params)
+        params = q_net.init(key, observation)
+        return params, tree.map(torch.clone, params), start_optimizer(optimizer, params)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNConfig) -> Any:
         key, target_key, chooser_key = split(key, 3).unbind(0)
-        loss: Callable[..., Any]
-        options: dict[str, Any]
-        if config.c51:
-            loss, options = double_c51_loss if config.double else c51_loss, {"support": support(batch.reward)}
-        else:
-            loss, options = double_dqn_loss if config.double else dqn_loss, {"huber_delta": hparams.huber_delta}
+        options: dict[str, Any] = {"support": support(batch.reward)} if config.c51 else {"huber_delta": hparams.huber_delta}
         if config.double:
             options["chooser_apply"] = lambda params, observation: output(params, observation, chooser_key)
-        gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network,
             learned.target,
             batch,
@@ -158,7 +160,7 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
             **options,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         nearer = soft_update(learned.network, learned.target, tau=hparams.tau)
         target = hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
         return learned.replace(target=target), metrics
@@ -169,13 +171,43 @@ def make(env: Env, **options: Any) -> Algorithm:
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation).argmax(-1)
 
+    spec = Learner(init, learn, sample, greedy, _schedule(config))
+    replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
+    return off_policy.make("dqn", env, config, spec, given, buffer=replay)
+
+
+def _q_net(config: DQNConfig, env: Env, network: Net | None) -> tuple[Net, int]:
+    """Return the network, and of how many atoms it gives logits."""
+    atoms = config.num_atoms if config.c51 else 1
+    if network is None:
+        return q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy), atoms
+    size = (env.action_space.n, atoms) if config.c51 else (env.action_space.n,)
+    return batchwise("network", network, env.observation_space, *size), atoms
+
+
+def _own_loss(config: DQNConfig) -> Callable[..., Any]:
+    if config.c51:
+        return double_c51_loss if config.double else c51_loss
+    return double_dqn_loss if config.double else dqn_loss
+
+
+def _schedule(config: DQNConfig) -> Callable[..., Any]:
     def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
         steps = (num_steps - config.learning_starts).clamp(min=0)
         return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
-    spec = Learner(init, learn, sample, greedy, schedule)
-    if config.prioritized:
-        buffer = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta)
-    else:
-        buffer = buffers.uniform(config.buffer_size)
-    return off_policy.make("dqn", env, config, spec, buffer, n_step=config.n_step)
+    return schedule
+
+
+def _check(config: DQNConfig, env: Env, network: Any) -> None:
+    off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
+    check_range(config, ("target_period",), 1)
+    if network is None:
+        check_layers(config, env)
+    check_range(config, ("priority_alpha", "priority_beta"), 0)
+    check_range(config, ("huber_delta",), 0, infinite=True)
+    check_range(config, ("tau", "epsilon_start", "epsilon_end"), 0, 1)
+    check_range(config, ("epsilon_steps",), 0, open_low=True)
+    check_range(config, ("num_atoms",), 2)
+    if not config.v_min < config.v_max:
+        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")

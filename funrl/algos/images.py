@@ -8,7 +8,7 @@ from funrl import nn, random
 from funrl.env import Env
 from funrl.spaces import Binary, Box, Dict, picture_layout
 
-__all__ = ["ATARI", "above", "advice", "check_layers", "check_observations", "convolutions"]
+__all__ = ["ATARI", "above", "advice", "check_layers", "check_observations", "convolutions", "encoder", "is_image", "is_vector"]
 
 # The encoder that is usual for pictures of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
 # 2015), as options of a learner: ``ppo.make(env, **ATARI)``.
@@ -41,6 +41,37 @@ def convolutions(config: Any, space: Any) -> nn.Net:
         return net.apply(params, pixels / 255 if x.dtype == torch.uint8 else pixels)
 
     return nn.Net(lambda key, example: net.init(key, example.movedim(channels, -3)), apply)
+
+
+def encoder(config: Any, space: Any) -> nn.Net | None:
+    """Make what the hidden layers stand on: convolutions over images, and None for vectors, which stay as they are.
+
+    For a dict of both it joins what it makes of the entries, in the order of their names.
+
+    Args:
+        config: as for :func:`convolutions`.
+        space: a space that :func:`check_observations` let pass.
+
+    Example:
+        >>> import funrl
+        >>> space = Dict({"image": Box(0, 255, (10, 5, 1), torch.uint8), "speed": Box(0.0, 1.0, (2,))})
+        >>> net = encoder(funrl.algos.ppo.PPOConfig(num_channels=(4,)), space)
+        >>> x = {"image": torch.zeros(7, 10, 5, 1, dtype=torch.uint8), "speed": torch.zeros(7, 2)}
+        >>> net.apply(net.init(random.key(0), {"image": torch.zeros(10, 5, 1), "speed": torch.zeros(2)}), x).shape
+        torch.Size([7, 98])
+    """
+    if not isinstance(space, Dict):
+        return convolutions(config, space) if is_image(space) else None
+    parts = {name: encoder(config, space.spaces[name]) for name in sorted(space.spaces)}
+
+    def init(key: torch.Tensor, example: dict[str, Any]) -> dict[str, Any]:
+        keys = random.split(key, len(parts)).unbind(0)
+        return {name: net.init(k, example[name]) for k, (name, net) in zip(keys, parts.items(), strict=True) if net is not None}
+
+    def apply(params: dict[str, Any], x: dict[str, Any]) -> torch.Tensor:
+        return torch.cat([x[name] if net is None else net.apply(params[name], x[name]) for name, net in parts.items()], -1)
+
+    return nn.Net(init, apply)
 
 
 def above(below: nn.Net, above: nn.Net) -> nn.Net:
@@ -88,12 +119,13 @@ def check_layers(config: Any, env: Env) -> None:
             )
     if config.layout not in ("", "hwc", "chw"):
         raise ValueError(f"layout: expected 'hwc', 'chw', or '' where the space says it, got {config.layout!r}")
-    if len(env.observation_space.shape) == 3:
-        picture_layout("env", env.observation_space, config.layout or None)
+    for space in _entries(env.observation_space):
+        if is_image(space):
+            picture_layout("env", space, config.layout or None)
 
 
 def check_observations(env: Env) -> None:
-    """Raise a ValueError unless an environment shows vectors or images.
+    """Raise a ValueError unless an environment shows vectors, images, or a dict of both.
 
     Example:
         >>> import funrl
@@ -103,13 +135,40 @@ def check_observations(env: Env) -> None:
         ValueError: env: expected observations that are vectors (a floating-point Box of shape [D]) or images ..., got Discrete(...)...
     """
     space = env.observation_space
-    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
-    image = isinstance(space, Box | Binary) and len(space.shape) == 3
-    if not vector and not image:
+    wrong = [part for part in _entries(space) if not is_vector(part) and not is_image(part)]
+    if wrong:
+        got = space if wrong[0] is space else f"{wrong[0]} in {space}"
         raise ValueError(
             f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
-            f"[H, W, C] or [C, H, W]), got {space}{advice(space)}"
+            f"[H, W, C] or [C, H, W]), or a Dict of both, got {got}{advice(wrong[0])}"
         )
+
+
+def _entries(space: Any) -> list[Any]:
+    """Return the spaces in a Dict, however deep, or the space itself."""
+    if isinstance(space, Dict):
+        return [part for entry in space.spaces.values() for part in _entries(entry)]
+    return [space]
+
+
+def is_vector(space: Any) -> bool:
+    """Return whether a space holds vectors of floating-point numbers.
+
+    Example:
+        >>> is_vector(Box(0.0, 1.0, (3,))), is_vector(Box(0, 1, (3,), torch.int64))
+        (True, False)
+    """
+    return isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
+
+
+def is_image(space: Any) -> bool:
+    """Return whether a space holds images.
+
+    Example:
+        >>> is_image(Box(0, 255, (84, 84, 3), torch.uint8)), is_image(Binary((3,)))
+        (True, False)
+    """
+    return isinstance(space, Box | Binary) and len(space.shape) == 3
 
 
 def advice(space: Any) -> str:

@@ -1,15 +1,20 @@
 """IMPALA, the importance-weighted actor-learner architecture, in one process."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import tree
 from funrl.algos import actor_critic, on_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import impala_loss
+from funrl.nn import Net
+from funrl.optim import Optimizer
+from funrl.policies import ActorCritic
 
 __all__ = ["ImpalaConfig", "make"]
 
@@ -33,8 +38,15 @@ class ImpalaConfig(ActorCriticConfig):
     c_clip: Any = 1.0
 
 
-def make(env: Env, **options: Any) -> Algorithm:
-    """Make IMPALA for an environment with vectors or images as observations, and discrete or continuous actions.
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make IMPALA for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     The environments are the actors. Each takes the learner's newest parameters, unrolls T steps and puts them into a queue, from which
     the learner takes batches of ``num_envs / num_minibatches`` unrolls, one gradient step of :func:`funrl.losses.impala_loss` each.
@@ -43,6 +55,14 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
+            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
+            :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.impala_loss`,
+            which is
+            ``default(params, rows, hparams)``; ``rows`` are unrolls, a :class:`~funrl.env.Transition` [B, T, ...], and ``apply(params,
+            observation)`` gives the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`ImpalaConfig`.
 
     Returns:
@@ -64,8 +84,8 @@ def make(env: Env, **options: Any) -> Algorithm:
         arXiv:1802.01561. Deviations: one process, in which actors wait for the learner; Adam stands for RMSProp; rewards stay as
         they are.
     """
-    config = make_config(ImpalaConfig, options)
-    on_policy.check_actor_critic(config, env)
+    config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer, loss=loss)
+    on_policy.check_actor_critic(config, env, network)
     check_range(config, ("num_minibatches",), 1)
     check_range(config, ("lambda_",), 0, 1)
     check_range(config, ("rho_clip", "c_clip"), 0, open_low=True, infinite=True)
@@ -74,16 +94,16 @@ def make(env: Env, **options: Any) -> Algorithm:
             f"num_minibatches: {config.num_minibatches} does not divide num_envs = {config.num_envs}, and batches are of whole unrolls; "
             "choose a divisor"
         )
-    network = actor_critic.make(config, env)
+    nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: ImpalaConfig) -> Transition:
         return tree.permute(samples, (1, 0))  # unrolls first
 
-    def loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return impala_loss(
             params,
             tree.permute(unrolls, (1, 0)),
-            apply=network.both,
+            apply=nets.both,
             gamma=hparams.gamma,
             lambda_=hparams.lambda_,
             rho_clip=hparams.rho_clip,
@@ -93,11 +113,11 @@ def make(env: Env, **options: Any) -> Algorithm:
         )
 
     spec = Learner(
-        network.init,
-        *on_policy.stochastic(network, env.action_space),
+        nets.init,
+        *on_policy.stochastic(nets),
         prepare,
-        loss,
+        own_loss,
         num_minibatches=config.num_minibatches,
         extras=("log_prob",),
     )
-    return on_policy.make("impala", env, config, spec)
+    return on_policy.make("impala", env, config, spec, given, apply=nets.both)

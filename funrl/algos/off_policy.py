@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import acting, buffers, optim, random, tree
+from funrl import buffers, random, tree
 from funrl.algos import episodes
 from funrl.algos.algorithm import (
     Algorithm,
@@ -17,22 +17,21 @@ from funrl.algos.algorithm import (
     collecting,
     in_dtype_of,
     make_hparams,
+    start_actor,
     statistics,
 )
-from funrl.algos.images import advice
+from funrl.algos.gradients import Learned
+from funrl.algos.images import advice, check_observations, is_vector
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
-from funrl.spaces import Binary, Box, Discrete
+from funrl.spaces import Box, Discrete
 
 __all__ = [
-    "Learned",
     "Learner",
     "OffPolicyConfig",
-    "apply_gradients",
     "check",
     "make",
-    "start_adam",
 ]
 
 
@@ -49,6 +48,8 @@ class OffPolicyConfig(tree.Replaceable):
         num_updates: gradient steps in each stretch; T * B of them are one for each environment step.
         batch_size: transitions in a gradient step.
         buffer_size: transitions that are remembered.
+        n_step: n, over how many steps rewards are summed up before the bootstrap (fewer at the end of a rollout); at most ``num_steps``.
+            Where it is more than 1, a transition keeps the gamma with which it was written.
         learning_starts: environment steps with random actions, before anything is learned.
         num_cells: widths of the hidden layers of every network.
         activation: their activation, as for :func:`funrl.nn.mlp`.
@@ -62,29 +63,13 @@ class OffPolicyConfig(tree.Replaceable):
     num_updates: int = tree.static(default=32)
     batch_size: int = tree.static(default=256)
     buffer_size: int = tree.static(default=100_000)
+    n_step: int = tree.static(default=1)
     learning_starts: int = tree.static(default=1_000)
     num_cells: tuple = tree.static(default=(64, 64))
     activation: str = tree.static(default="relu")
     learning_rate: Any = 1e-3
     anneal_steps: Any = math.inf
     gamma: Any = 0.99
-
-
-@tree.dataclass
-class Learned(tree.Replaceable):
-    """The part of a learner that a gradient step changes.
-
-    Attributes:
-        network: the parameters.
-        target: those that follow them, unaliased, or what else targets are made of.
-        optimizer: the state of the optimizers.
-        num_updates: int64 [], gradient steps so far.
-    """
-
-    network: Any
-    target: Any
-    optimizer: Any
-    num_updates: torch.Tensor
 
 
 class Learner(NamedTuple):
@@ -113,7 +98,9 @@ class Learner(NamedTuple):
     delay: int = 1
 
 
-def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer, *, n_step: int = 1) -> Algorithm:
+def make(
+    name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, buffer: buffers.Buffer | None = None
+) -> Algorithm:
     """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
 
     An update writes T steps of B environments to the buffer, samples ``num_updates`` batches from it and scans over them.
@@ -128,8 +115,9 @@ def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         config: an :class:`OffPolicyConfig`.
         spec: the parts that are particular to the algorithm.
-        buffer: of ``config.buffer_size`` items; with ``update_priority``, ``td_error`` goes there.
-        n_step: over how many steps rewards are summed up before the bootstrap.
+        given: what its user gave in the place of its own: perhaps a ``buffer``.
+        buffer: the one without that, of ``config.buffer_size`` items; None: :func:`funrl.buffers.uniform`. With ``update_priority``,
+            ``td_error`` goes there.
 
     Returns:
         The algorithm.
@@ -148,60 +136,29 @@ def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer
         ...     greedy=lambda params, key, observation: torch.tensor(1),
         ...     schedule=lambda hparams, num_steps: (torch.zeros(()), ()),
         ... )
-        >>> config = funrl.algos.crossq.CrossQConfig(num_steps=8, num_updates=2, learning_starts=0)
-        >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, spec, buffers.uniform(100))
+        >>> config = funrl.algos.crossq.CrossQConfig(num_steps=8, num_updates=2, learning_starts=0, buffer_size=100)
+        >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, spec)
         >>> state, _ = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
         >>> state.learner.params.network, algo.greedy(state.learner.params, funrl.random.key(0), None)
         (tensor(1.), (tensor(1), {}))
     """
     num_rows = config.num_envs * config.num_steps
-    moved = statistics(env)
-    if config.num_updates % spec.delay:
-        raise ValueError(f"num_updates: expected a multiple of policy_delay, {spec.delay}, got {config.num_updates}; change either")
-    # In the buffer, discrete actions are counted from 0.
-    start = env.action_space.start if isinstance(env.action_space, Discrete) else 0
-    space = Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
-
-    def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        sample_key, uniform_key, coin_key = random.split(key, 3).unbind(0)
-        action = spec.sample(params, sample_key, in_dtype_of(params, observation))
-        uniform = space.sample(uniform_key).to(action.dtype)
-        action = torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action)
-        return action + start if start else action, {}
-
-    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        action = spec.greedy(params, key, in_dtype_of(params, observation))
-        return action + start if start else action, {}
-
-    def exploration(hparams: Any, num_steps: torch.Tensor) -> dict[str, Any]:
-        share, noise = spec.schedule(hparams, num_steps)
-        # No alias of a hyperparameter.
-        return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
-
-    def rows(samples: Transition, hparams: Any) -> Transition:
-        """Return rows for the buffer, leaves [T * B, ...]; over several steps, each with its discount."""
-        samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
-        if n_step > 1:
-            joined = buffers.n_step(samples, n=n_step, gamma=hparams.gamma)
-            samples = joined.transition.replace(extras={"discount": joined.discount})
-        return tree.reshape(samples, (num_rows,), batch_dims=2)
+    given, moved = given or {}, statistics(env)
+    buffer = given.get("buffer", buffer) or buffers.uniform(config.buffer_size)
+    _check_sizes(config, spec, buffer)
+    act, greedy = _policies(env, spec)
 
     def init(key: torch.Tensor) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-        actor = acting.start(env_key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
-        reward = actor.timestep.reward
-        observation, zero = tree.to(actor.timestep.observation[0], reward.dtype), torch.zeros_like(reward[0])
-        hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
-        network, target, optimizer = spec.init(network_key, actor.timestep.observation[0].to(zero.dtype))
-        action = torch.zeros(space.shape, dtype=torch.int64 if isinstance(space, Discrete) else zero.dtype, device=key.device)
-        flag = torch.zeros_like(zero, dtype=torch.bool)
-        example = Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if n_step > 1 else {})
+        env_params, actor = start_actor(env_key, env, config)
+        reward, observation = actor.timestep.reward, tree.index(actor.timestep.observation, 0)
+        hparams, count = make_hparams(config, reward[0]), torch.zeros((), dtype=torch.int64, device=key.device)
+        network, target, optimizer = spec.init(network_key, tree.map(lambda x: x.to(reward.dtype), observation))
         learner = LearnerState(
-            params=ActorParams(network, **exploration(hparams, count)),
+            params=ActorParams(network, **_exploration(spec, config, hparams, count)),
             target=target,
             optimizer=optimizer,
-            buffer=buffer.init(example),
+            buffer=buffer.init(_example(env, config, observation, torch.zeros_like(reward[0]))),
             hparams=hparams,
             num_steps=count,
             num_updates=count.clone(),
@@ -215,21 +172,20 @@ def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer
         check_experience(learner, transitions, config)
         samples = in_dtype_of(learner.params, transitions)
         sums, episode_metrics = episodes.record(learner.episodes, samples)
-        memory = buffer.extend(learner.buffer, rows(samples, learner.hparams))
+        memory = buffer.extend(learner.buffer, _rows(env, config, samples, learner.hparams))
         sample_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         batches = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(sample_keys)
+        _check_batches(batches, config)
 
         learning_rate = annealed(learner.hparams, learner.num_steps)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
-        after, metrics = fit(before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
+        after, metrics = _fit(spec, config, before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
         num_steps = learner.num_steps + num_rows
         learning = num_steps >= config.learning_starts
         after, error = tree.where(learning, after, before), metrics.pop("td_error")
-        if buffer.update_priority is not None:
-            priority = torch.where(learning, error, memory.exponents.greatest)  # until then all items have the greatest
-            memory = buffer.update_priority(memory, batches.indices.reshape(-1), priority.reshape(-1))
+        memory = _set_priorities(buffer, memory, batches, error, learning)
         learner = learner.replace(
-            params=ActorParams(after.network, **exploration(learner.hparams, num_steps)),
+            params=ActorParams(after.network, **_exploration(spec, config, learner.hparams, num_steps)),
             target=after.target,
             optimizer=after.optimizer,
             buffer=memory,
@@ -239,76 +195,119 @@ def make(name: str, env: Env, config: Any, spec: Learner, buffer: buffers.Buffer
             episodes=sums,
         )
         means = {name: x.mean(0) for name, x in metrics.items()}
-        further = {"td_error": error.mean(), "updates": after.num_updates, "learning_rate": learning_rate}
+        further = {"td_error": error.mean(), "updates": after.num_updates}
+        further |= {} if "optimizer" in given else {"learning_rate": learning_rate}
         return learner, {"steps": num_steps, **episode_metrics, **means, **further}
 
-    def fit(learned: Learned, keys: torch.Tensor, batches: buffers.Sample, hparams: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
-        """Take a gradient step on each batch; return what is learned, and metrics with a row for each step."""
-
-        def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
-            batch = sample.batch
-            gamma = batch.extras["discount"] if n_step > 1 else hparams.gamma.expand(batch.reward.shape)
-            return update(key, learned, batch, gamma, sample.weights.to(batch.reward.dtype), hparams)
-
-        def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
-            learned, metrics = applied(spec.learn, x[0], learned, x[1])
-            return learned.replace(num_updates=learned.num_updates + 1), metrics
-
-        def several(learned: Learned, x: Any) -> tuple[Learned, Any]:
-            keys, samples = x
-            learned, metrics = scan(once, learned, (keys[:-1], samples))
-            learned, further = applied(spec.delayed, keys[-1], learned, tree.index(samples, -1))
-            return learned, (metrics, further)
-
-        if spec.delayed is None:
-            return scan(once, learned, (keys, batches))
-        num_groups = config.num_updates // spec.delay
-        grouped = tree.reshape(batches, (num_groups, spec.delay), batch_dims=1)
-        keys = torch.func.vmap(lambda key: random.split(key, spec.delay + 1))(keys[:num_groups])
-        learned, (metrics, further) = scan(several, learned, (keys, grouped))
-        return learned, {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
-
-    return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy)
+    return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 
 
-def start_adam(network: Any, *parts: str) -> Any:
-    """Return the state of Adam over a network as one vector or, where parts of it move apart, a dict of one for each.
+def _policies(env: Env, spec: Learner) -> tuple[Any, Any]:
+    """Return ``act`` and ``greedy`` in the environment's units: in the buffer, discrete actions are counted from 0."""
+    start, space = _first(env), Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
 
-    Example:
-        >>> from funrl.losses import ActorCritic
-        >>> network = ActorCritic(torch.zeros(3, 2), torch.zeros(2))
-        >>> start_adam(network).mean.shape, start_adam(network, "actor", "critic")["actor"].mean.shape
-        (torch.Size([8]), torch.Size([6]))
-    """
-    if parts:
-        return {part: start_adam(getattr(network, part)) for part in parts}
-    return _adam(0.0).init(network)
+    def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        sample_key, uniform_key, coin_key = random.split(key, 3).unbind(0)
+        action = spec.sample(params, sample_key, in_dtype_of(params, observation))
+        uniform = space.sample(uniform_key).to(action.dtype)
+        action = torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action)
+        return action + start if start else action, {}
 
+    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        action = spec.greedy(params, key, in_dtype_of(params, observation))
+        return action + start if start else action, {}
 
-def apply_gradients(learned: Learned, gradient: Any, learning_rate: torch.Tensor, part: str | None = None) -> Learned:
-    """Take a step of Adam with the whole network, or with a part that has an optimizer state of its own.
-
-    Example:
-        >>> learned = Learned(torch.ones(1), torch.ones(1), start_adam(torch.ones(1)), torch.tensor(0))
-        >>> apply_gradients(learned, torch.ones(1), torch.tensor(0.5)).network
-        tensor([0.5000])
-    """
-    network, optimizer = learned.network, learned.optimizer
-    if part is None:
-        updates, optimizer = _adam(learning_rate).update(gradient, optimizer, network)
-        return learned.replace(network=optim.apply_updates(network, updates), optimizer=optimizer)
-    params = getattr(network, part)
-    updates, moved = _adam(learning_rate).update(gradient, optimizer[part], params)
-    network = network.replace(**{part: optim.apply_updates(params, updates)})
-    return learned.replace(network=network, optimizer={**optimizer, part: moved})
+    return act, greedy
 
 
-def _adam(learning_rate: Any) -> optim.Optimizer:
-    return optim.flatten(optim.adam(learning_rate))
+def _first(env: Env) -> int:
+    return env.action_space.start if isinstance(env.action_space, Discrete) else 0
 
 
-def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = False) -> None:
+def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tensor) -> dict[str, Any]:
+    """Return the fields of :class:`~funrl.algos.state.ActorParams` that depend on the steps so far."""
+    share, noise = spec.schedule(hparams, num_steps)
+    # No alias of a hyperparameter.
+    return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
+
+
+def _example(env: Env, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
+    """Return an item of the buffer."""
+    observation, flag = tree.to(observation, zero.dtype), torch.zeros_like(zero, dtype=torch.bool)
+    kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
+    action = torch.zeros(env.action_space.shape, dtype=kind, device=zero.device)
+    return Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if config.n_step > 1 else {})
+
+
+def _rows(env: Env, config: Any, samples: Transition, hparams: Any) -> Transition:
+    """Return rows for the buffer, leaves [T * B, ...]; over several steps, each with its discount."""
+    start = _first(env)
+    samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
+    if config.n_step > 1:
+        joined = buffers.n_step(samples, n=config.n_step, gamma=hparams.gamma)
+        samples = joined.transition.replace(extras={"discount": joined.discount})
+    return tree.reshape(samples, (config.num_envs * config.num_steps,), batch_dims=2)
+
+
+def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer) -> None:
+    num = config.num_envs * config.num_steps
+    if num > buffer.capacity:
+        raise ValueError(f"buffer: it holds {buffer.capacity} items, less than the {num} transitions of one step; make a larger one")
+    if config.num_updates % spec.delay:
+        raise ValueError(f"num_updates: expected a multiple of policy_delay, {spec.delay}, got {config.num_updates}; change either")
+
+
+def _check_batches(batches: Any, config: Any) -> None:
+    reward = batches.batch.reward if isinstance(batches, buffers.Sample) and isinstance(batches.batch, Transition) else None
+    if reward is None or reward.shape != (config.num_updates, config.batch_size):
+        got = type(batches).__name__ if reward is None else f"a reward {list(reward.shape[1:])}"
+        raise ValueError(
+            f"buffer: expected it to sample {config.batch_size} single transitions, got {got}; give it one such as buffers.uniform or "
+            "buffers.prioritized"
+        )
+
+
+def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample, error: torch.Tensor, learning: torch.Tensor) -> Any:
+    """Return the buffer's state with the errors as priorities, where it has any; before learning all items have the greatest."""
+    if buffer.update_priority is None:
+        return memory
+    priority = torch.where(learning, error, memory.exponents.greatest)
+    return buffer.update_priority(memory, batches.indices.reshape(-1), priority.reshape(-1))
+
+
+def _fit(
+    spec: Learner, config: Any, learned: Learned, keys: torch.Tensor, batches: buffers.Sample, hparams: Any
+) -> tuple[Learned, dict[str, torch.Tensor]]:
+    """Take a gradient step on each batch; return what is learned, and metrics with a row for each step."""
+
+    def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
+        batch = sample.batch
+        gamma = batch.extras["discount"] if config.n_step > 1 else hparams.gamma.expand(batch.reward.shape)
+        return update(key, learned, batch, gamma, sample.weights.to(batch.reward.dtype), hparams)
+
+    def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
+        learned, metrics = applied(spec.learn, x[0], learned, x[1])
+        return learned.replace(num_updates=learned.num_updates + 1), metrics
+
+    def several(learned: Learned, x: Any) -> tuple[Learned, Any]:
+        keys, samples = x
+        learned, metrics = scan(once, learned, (keys[:-1], samples))
+        learned, further = applied(spec.delayed, keys[-1], learned, tree.index(samples, -1))
+        return learned, (metrics, further)
+
+    if spec.delayed is None:
+        return scan(once, learned, (keys, batches))
+    num_groups = config.num_updates // spec.delay
+    grouped = tree.reshape(batches, (num_groups, spec.delay), batch_dims=1)
+    keys = torch.func.vmap(lambda key: random.split(key, spec.delay + 1))(keys[:num_groups])
+    learned, (metrics, further) = scan(several, learned, (keys, grouped))
+    return learned, {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
+
+
+def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
     """Raise a ValueError unless the environment and what all off-policy configurations share fit a learner called ``name``.
+
+    Observations are ``"vectors"``, ``"images"`` and dicts as well, or ``"any"``.
 
     Example:
         >>> import funrl
@@ -319,6 +318,7 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
     """
     check_copies(config, env)
     check_range(config, ("num_envs", "num_steps", "num_updates", "batch_size", "buffer_size"), 1)
+    check_range(config, ("n_step",), 1, config.num_steps)
     check_range(config, ("learning_starts", "learning_rate"), 0)
     check_range(config, ("anneal_steps",), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)
@@ -331,12 +331,12 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, images: bool = Fa
         box = actions if isinstance(actions, Box) and actions.dtype.is_floating_point and len(actions.shape) == 1 else None
         if box is None or not all(map(math.isfinite, [*box.low.tolist(), *box.high.tolist()])):
             raise ValueError(f"env: {name} expects a floating-point Box of actions of shape [A] with finite ends, got {actions}")
-    vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
-    image = images and isinstance(space, Box | Binary) and len(space.shape) == 3
-    if not vector and not image:
-        also = " or images (a Box or Binary of shape [H, W, C] or [C, H, W])" if images else ""
+    if observations == "images":
+        check_observations(env)
+    elif observations == "vectors" and not is_vector(space):
         raise ValueError(
-            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]){also}, got {space}{advice(space)}"
+            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; with both "
+            "networks of your own it takes any"
         )
     if config.num_envs * config.num_steps > config.buffer_size:
         raise ValueError(

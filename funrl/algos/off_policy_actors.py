@@ -5,11 +5,12 @@ from typing import Any
 import torch
 
 from funrl import nn, random, tree
-from funrl.algos import off_policy
+from funrl.algos.gradients import Learned, apply_gradients
 from funrl.algos.networks import target_entropy, with_noise
-from funrl.algos.off_policy import Learned, OffPolicyConfig
+from funrl.algos.off_policy import OffPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
+from funrl.optim import Optimizer
 from funrl.spaces import Box
 
 __all__ = [
@@ -49,7 +50,8 @@ def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observat
         torch.Size([2, 8, 4])
     """
     actor_key, critic_key = random.split(key).unbind(0)
-    return ActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation, observation.new_zeros(space.shape)))
+    action = tree.leaves(observation)[0].new_zeros(space.shape)
+    return ActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation, action))
 
 
 def init_soft_actor_critic(
@@ -65,7 +67,7 @@ def init_soft_actor_critic(
         tensor(0.)
     """
     both = init_actor_critic(key, actor, critic, observation, space)
-    return SoftActorCritic(both.actor, both.critic, observation.new_full((), alpha).log())
+    return SoftActorCritic(both.actor, both.critic, tree.leaves(observation)[0].new_full((), alpha).log())
 
 
 def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
@@ -95,9 +97,15 @@ def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
 
 
 def apply_gradients_with_temperature(
-    learned: Learned, gradient: Any, metrics: dict[str, torch.Tensor], weight: torch.Tensor, hparams: Any, space: Box
+    learned: Learned,
+    gradient: Any,
+    metrics: dict[str, torch.Tensor],
+    weight: torch.Tensor,
+    hparams: Any,
+    space: Box,
+    optimizer: Optimizer | None = None,
 ) -> tuple[Learned, dict[str, torch.Tensor]]:
-    """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with Adam of its own.
+    """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with an optimizer state.
 
     Args:
         learned: its optimiser has a state each for ``actor`` and ``log_alpha``.
@@ -106,14 +114,15 @@ def apply_gradients_with_temperature(
         weight: of its samples, floating point [N].
         hparams: has ``learning_rate`` and ``entropy_share``.
         space: that of the actions.
+        optimizer: of both; None: Adam.
 
     Returns:
         What is learned, and the metrics of both losses.
 
     Example:
-        >>> from funrl.algos import off_policy
+        >>> from funrl.algos.gradients import start_optimizer
         >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
-        >>> learned = Learned(network, (), off_policy.start_adam(network, "actor", "log_alpha"), torch.tensor(0))
+        >>> learned = Learned(network, (), start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
         >>> hparams = SoftConfig(learning_rate=torch.tensor(0.1), entropy_share=torch.tensor(1.0))
         >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
         >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, Box(-1.0, 1.0, (1,)))
@@ -121,11 +130,12 @@ def apply_gradients_with_temperature(
         (tensor([-0.1000]), tensor(-0.1000))
     """
     log_alpha, log_prob = learned.network.log_alpha, metrics.pop("log_prob")
-    learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="actor")
+    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
     gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
         log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
     )
-    return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="log_alpha"), {**metrics, **further}
+    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="log_alpha")
+    return learned, {**metrics, **further}
 
 
 def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:

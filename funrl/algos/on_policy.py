@@ -17,14 +17,15 @@ from funrl.algos.algorithm import (
     collecting,
     in_dtype_of,
     make_hparams,
+    start_actor,
     statistics,
 )
+from funrl.algos.arguments import with_default
 from funrl.algos.images import check_layers
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.policies import StatefulPolicy
-from funrl.spaces import Box, Discrete
 
 __all__ = [
     "ActorCriticConfig",
@@ -35,7 +36,6 @@ __all__ = [
     "check_minibatches",
     "clipped_adam",
     "make",
-    "project_action",
     "stochastic",
 ]
 
@@ -117,6 +117,7 @@ class Learner(NamedTuple):
         stop: ``stop(metrics, hparams) -> bool []``: whether an update ends before the gradient step of these metrics.
         describe: ``describe(rows) -> metrics``, of all rows at once.
         extras: the names of further extras of ``act`` that are learned from.
+        needed: the names of metrics of the loss that the learner reads.
     """
 
     init: Callable[..., Any]
@@ -132,9 +133,12 @@ class Learner(NamedTuple):
     stop: Callable[..., torch.Tensor] | None = None
     describe: Callable[..., dict[str, torch.Tensor]] = lambda rows: {}
     extras: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
 
 
-def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
+def make(
+    name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, apply: Callable[..., Any] | None = None
+) -> Algorithm:
     """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
 
     An update scans over ``num_epochs`` times ``num_minibatches`` steps of Adam, the gradient's norm clipped. Continuous actions are
@@ -147,11 +151,15 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         config: an :class:`OnPolicyConfig`.
         spec: the parts that are particular to the algorithm.
+        given: what its user gave in the place of its own: perhaps an ``optimizer`` in the place of Adam, and a
+            ``loss(network, rows, hparams, default=spec.loss, apply=apply)`` in the place of ``spec.loss``.
+        apply: the forward pass of the network, for such a loss.
 
     Returns:
         The algorithm. Its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``), ``episode_length``, ``episodes``,
         those of
-        the loss and ``gradient_norm`` (the means over gradient steps), and ``learning_rate``; where updates may stop early, means are over
+        the loss and ``gradient_norm`` (the means over gradient steps), and, without an optimizer of
+        the user's own, ``learning_rate``; where updates may stop early, means are over
         the steps up to the one that stopped, and ``learned_fraction`` is the share of steps before it.
 
     Example:
@@ -174,21 +182,25 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
     """
     moved = statistics(env)
     recurrent = isinstance(spec.act, StatefulPolicy)
+    given = given or {}
+    optimizer = given.get("optimizer")
+    if "loss" in given:
+        spec = spec._replace(loss=with_default(given["loss"], spec.loss, needed=spec.needed, apply=apply))
     extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
 
     def init(key: torch.Tensor) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-        actor = acting.start(env_key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+        env_params, actor = start_actor(env_key, env, config)
         reward = actor.timestep.reward
-        observation, zero = actor.timestep.observation[0].to(reward.dtype), torch.zeros_like(reward[0])
+        zero = torch.zeros_like(reward[0])
+        observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
         hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
         moments, normalizers = spec.normalizers(observation, reward)
         network = spec.init(network_key, observation)
         params = ActorParams(network, moments).replace(**spec.schedule(hparams, count))
         learner = LearnerState(
             params=params,
-            optimizer=clipped_adam(0.0, 1.0).init(network),
+            optimizer=(optimizer or clipped_adam(0.0, 1.0)).init(network),
             normalizers=normalizers,
             hparams=hparams,
             num_steps=count,
@@ -207,50 +219,56 @@ def make(name: str, env: Env, config: Any, spec: Learner) -> Algorithm:
         learner, samples = spec.normalize(learner, samples)
         rows = spec.prepare(learner.params.network, samples.replace(place=()), learner.hparams)
         learning_rate = annealed(learner.hparams, learner.num_steps)
-        network, optimizer, metrics = fit(key, learner, rows, clipped_adam(learning_rate, learner.hparams.max_grad_norm))
+        stepper = optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm)
+        network, state, metrics = _fit(key, learner, rows, spec, stepper)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
-        metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows), "learning_rate": learning_rate}
-        return learner.replace(params=params, optimizer=optimizer, num_steps=num_steps), metrics
+        metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows)}
+        if optimizer is None:
+            metrics["learning_rate"] = learning_rate
+        return learner.replace(params=params, optimizer=state, num_steps=num_steps), metrics
 
-    def fit(key: torch.Tensor, learner: LearnerState, rows: Any, adam: optim.Optimizer) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-        """Take all gradient steps of an update; return the network, the optimizer's state and the means of the losses' metrics."""
-        hparams = learner.hparams
+    return Algorithm(name, env, config, init, collecting(env, spec.act, config.num_steps), learn, spec.act, spec.greedy, given)
 
-        def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            return spec.loss(network, part, hparams)
 
-        def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
-            network, optimizer, going = carry
-            part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
-            gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
-            updates, stepped = adam.update(gradient, optimizer, network)
-            after = (optim.apply_updates(network, updates), stepped)
-            if spec.stop is not None:
-                going = going & ~spec.stop(metrics, hparams)
-                after = tree.where(going, after, (network, optimizer))
-            # The norm of one vector, which the clipping computes too: a program computes it once.
-            return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(tree.ravel(gradient)[0])}, going)
+def _fit(
+    key: torch.Tensor, learner: LearnerState, rows: Any, spec: Learner, optimizer: optim.Optimizer
+) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """Take all gradient steps of an update; return the network, the optimizer's state and the means of the losses' metrics."""
+    hparams = learner.hparams
 
-        order = minibatches(key, rows)
-        going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]
-        (network, optimizer, _), (metrics, going) = scan(descend, (learner.params.network, learner.optimizer, going), order)
-        if spec.stop is None:
-            return network, optimizer, tree.map(lambda x: x.mean(0), metrics)
-        share = going.to(metrics["gradient_norm"].dtype)
-        looked = torch.cat([torch.ones_like(share[:1]), share[:-1]])  # at the steps up to the one that stopped
-        metrics = tree.map(lambda x: (x * looked).sum() / looked.sum(), metrics)
-        return network, optimizer, {**metrics, "learned_fraction": share.mean()}
+    def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return spec.loss(network, part, hparams)
 
-    def minibatches(key: torch.Tensor, rows: Any) -> torch.Tensor:
-        """Return the indices [num_epochs * num_minibatches, ...] of the rows of each gradient step."""
-        example = tree.leaves(rows)[0]
-        if spec.num_minibatches == 1:
-            return torch.arange(example.shape[0], device=example.device).expand(spec.num_epochs, -1)
-        order = torch.func.vmap(random.permutation, (0, None))(random.split(key, spec.num_epochs), example.shape[0])
-        return order.reshape(spec.num_epochs * spec.num_minibatches, -1)
+    def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
+        network, state, going = carry
+        part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
+        gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
+        updates, stepped = optimizer.update(gradient, state, network)
+        after = (optim.apply_updates(network, updates), stepped)
+        if spec.stop is not None:
+            going = going & ~spec.stop(metrics, hparams)
+            after = tree.where(going, after, (network, state))
+        return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(gradient)}, going)
 
-    return Algorithm(name, env, config, init, collecting(env, spec.act, config.num_steps), learn, spec.act, spec.greedy)
+    order = _minibatches(key, rows, spec)
+    going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]
+    (network, state, _), (metrics, going) = scan(descend, (learner.params.network, learner.optimizer, going), order)
+    if spec.stop is None:
+        return network, state, tree.map(lambda x: x.mean(0), metrics)
+    share = going.to(metrics["gradient_norm"].dtype)
+    looked = torch.cat([torch.ones_like(share[:1]), share[:-1]])  # at the steps up to the one that stopped
+    metrics = tree.map(lambda x: (x * looked).sum() / looked.sum(), metrics)
+    return network, state, {**metrics, "learned_fraction": share.mean()}
+
+
+def _minibatches(key: torch.Tensor, rows: Any, spec: Learner) -> torch.Tensor:
+    """Return the indices [num_epochs * num_minibatches, ...] of the rows of each gradient step."""
+    example = tree.leaves(rows)[0]
+    if spec.num_minibatches == 1:
+        return torch.arange(example.shape[0], device=example.device).expand(spec.num_epochs, -1)
+    order = torch.func.vmap(random.permutation, (0, None))(random.split(key, spec.num_epochs), example.shape[0])
+    return order.reshape(spec.num_epochs * spec.num_minibatches, -1)
 
 
 def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
@@ -264,40 +282,29 @@ def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
     return optim.flatten(optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5)))
 
 
-def project_action(space: Box | Discrete, action: torch.Tensor) -> torch.Tensor:
-    """Return what the environment gets of what a policy has drawn: projected into a Box, or counted from a Discrete's start.
-
-    Example:
-        >>> project_action(Box(-2.0, 2.0, (1,)), torch.tensor([5.0]))
-        tensor([2.])
-    """
-    return space.project(action) if isinstance(space, Box) else action + space.start
-
-
-def stochastic(network: actor_critic.Network, space: Box | Discrete, *, with_value: bool = False) -> tuple[Any, Any]:
-    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself; ``with_value`` puts ``value`` into the extras.
+def stochastic(network: actor_critic.Network) -> tuple[Any, Any]:
+    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself.
 
     Example:
         >>> import funrl
         >>> env = funrl.envs.make("CartPole-v1")
         >>> network = actor_critic.make(ActorCriticConfig(), env)
-        >>> act, greedy = stochastic(network, env.action_space)
+        >>> act, greedy = stochastic(network)
         >>> act(ActorParams(network.init(random.key(0), torch.zeros(4))), random.key(1), torch.zeros(4))[1]["log_prob"]
         tensor(-0.6931)
     """
 
     def sample(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = distribution.sample_with_log_prob(key)
-        extras = {"log_prob": log_prob, "unclipped_action": action}
-        return project_action(space, action), {**extras, "value": value()} if with_value else extras
+        return network.project(action), {"log_prob": log_prob, "unclipped_action": action}
 
-    def mode(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return project_action(space, distribution.mode()), {"value": value()} if with_value else {}
+    def mode(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return network.project(distribution.mode()), {}
 
     return network.policy(sample), network.policy(mode)
 
 
-def check(config: Any, env: Env) -> None:
+def check(config: Any, env: Env, network: Any = None) -> None:
     """Raise a ValueError unless what all on-policy configurations share is in its range and fits the environment.
 
     Example:
@@ -309,13 +316,14 @@ def check(config: Any, env: Env) -> None:
     """
     check_copies(config, env)
     check_range(config, ("num_envs", "num_steps"), 1)
-    check_layers(config, env)
+    if network is None:
+        check_layers(config, env)
     check_range(config, ("learning_rate",), 0)
     check_range(config, ("anneal_steps", "max_grad_norm"), 0, open_low=True, infinite=True)
     check_range(config, ("gamma",), 0, 1)
 
 
-def check_actor_critic(config: Any, env: Env) -> None:
+def check_actor_critic(config: Any, env: Env, network: Any = None) -> None:
     """Raise a ValueError unless an :class:`ActorCriticConfig` is in its ranges and fits the environment.
 
     Example:
@@ -325,9 +333,9 @@ def check_actor_critic(config: Any, env: Env) -> None:
         ...
         ValueError: value_weight: expected a number at least 0, got -1.0
     """
-    check(config, env)
+    check(config, env, network)
     check_range(config, ("value_weight", "entropy_weight"), 0)
-    actor_critic.check(config, env)
+    actor_critic.check(config, env, network)
 
 
 def check_minibatches(config: Any) -> None:

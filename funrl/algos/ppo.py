@@ -1,17 +1,23 @@
 """Proximal policy optimisation."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import stats, tree
 from funrl.algos import actor_critic, on_policy, rewards
-from funrl.algos.algorithm import Algorithm, check_range, make_config
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure
+from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.algos.state import LearnerState
 from funrl.env import Env, Transition
-from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.nn import Net
+from funrl.optim import Optimizer
+from funrl.policies import ActorCritic
 from funrl.returns import gae
 
 __all__ = ["PPOConfig", "make"]
@@ -51,8 +57,15 @@ class PPOConfig(ActorCriticConfig):
     target_kl: Any = math.inf
 
 
-def make(env: Env, **options: Any) -> Algorithm:
-    r"""Make PPO for an environment with vectors or images as observations, and discrete or continuous actions.
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
+    r"""Make PPO for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
     ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo.ppo_loss`. Continuous actions come from a normal
@@ -68,6 +81,13 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
+            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
+            :func:`funrl.nn.from_module`. With ``recurrent`` the net gives what the cell takes.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.ppo_loss`, which is
+            ``default(params, rows, hparams)``; ``rows`` are a :class:`~funrl.losses.PPOBatch`, and ``apply(params, observation)`` gives
+            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
@@ -93,9 +113,9 @@ def make(env: Env, **options: Any) -> Algorithm:
         Deviations: observation moments are updated between updates and not at each step; ``target_kl`` stops before the step
         whose KL divergence exceeds it.
     """
-    config = make_config(PPOConfig, options)
-    _check(config, env)
-    network = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env)
+    config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss)
+    _check(config, env, network)
+    nets = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env, network)
 
     def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
         moments = stats.moments(observation) if config.normalize_observation else ()
@@ -113,49 +133,43 @@ def make(env: Env, **options: Any) -> Algorithm:
         return learner, samples
 
     def prepare(params: Any, samples: Transition, hparams: PPOConfig) -> PPOBatch:
-        value, next_value = network.values(params, samples)
+        value, next_value = nets.values(params, samples)
         advantage, target = gae(
             samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
         )
-        return PPOBatch(network.inputs(samples), *network.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
+        return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    def loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if config.normalize_advantage:
             batch = batch.replace(advantage=normalize_advantage(batch.advantage))
-        return ppo_loss(
-            params,
-            batch,
-            apply=network.both,
-            clip=hparams.clip,
-            value_clip=hparams.value_clip,
-            value_weight=hparams.value_weight,
-            entropy_weight=hparams.entropy_weight,
-        )
+        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
+        return ppo_loss(params, batch, apply=nets.both, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
 
     spec = Learner(
-        network.init,
-        *on_policy.stochastic(network, env.action_space, with_value=True),
+        nets.init,
+        *on_policy.stochastic(nets),
         prepare,
-        loss,
+        own_loss,
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
         normalizers=normalizers,
         normalize=normalize,
         stop=lambda metrics, hparams: metrics["approximate_kl"] > hparams.target_kl,
+        needed=("approximate_kl",),
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
         extras=("log_prob",),
     )
-    return on_policy.make("ppo", env, config, spec)
+    return on_policy.make("ppo", env, config, spec, given, apply=nets.both)
 
 
-def _check(config: PPOConfig, env: Env) -> None:
-    on_policy.check_actor_critic(config, env)
+def _check(config: PPOConfig, env: Env, network: Any) -> None:
+    on_policy.check_actor_critic(config, env, network)
     check_range(config, ("num_epochs", "num_minibatches"), 1)
     check_range(config, ("clip",), 0)
     check_range(config, ("value_clip",), 0, infinite=True)
     check_range(config, ("target_kl",), 0, open_low=True, infinite=True)
     check_range(config, ("lambda_",), 0, 1)
     actor_critic.check_recurrent(config)
-    if config.normalize_observation and len(env.observation_space.shape) == 3:
-        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has images; leave it off")
+    if config.normalize_observation and not is_vector(env.observation_space):
+        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; leave it off")
     on_policy.check_minibatches(config)

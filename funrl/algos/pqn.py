@@ -1,18 +1,23 @@
 """Parallelised Q-network: Q-learning without a replay buffer and without a target network."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import random, tree
 from funrl.algos import on_policy
-from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of, make_config
+from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of
+from funrl.algos.arguments import configure
+from funrl.algos.heads import project_action
 from funrl.algos.images import check_observations
-from funrl.algos.networks import q_network
-from funrl.algos.on_policy import Learner, OnPolicyConfig, project_action
+from funrl.algos.networks import batchwise, q_network
+from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses.dqn import take
+from funrl.nn import Net
+from funrl.optim import Optimizer
 from funrl.returns import q_lambda
 from funrl.schedules import linear
 from funrl.spaces import Discrete
@@ -59,8 +64,15 @@ class PQNRows:
     target: torch.Tensor
 
 
-def make(env: Env, **options: Any) -> Algorithm:
-    r"""Make PQN for an environment with vectors or images as observations and discrete actions.
+def make(
+    env: Env,
+    *,
+    network: Net | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
+    r"""Make PQN for an environment with vectors, images or dicts of both as observations and discrete actions.
 
     An update rolls out T steps of B environments, epsilon-greedily, computes lambda-returns once (:func:`funrl.returns.q_lambda`), and
     takes ``num_epochs`` times ``num_minibatches`` gradient steps. Layer normalisation in every hidden layer but convolutions keeps
@@ -70,6 +82,12 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to the values of all actions [N, A]; None: as the configuration says. A torch module
+            comes in by :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is
+            ``default(params, rows, hparams)``; ``rows`` are a :class:`PQNRows`, and ``apply(params, observation)`` gives
+            the values of all actions. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`PQNConfig`.
 
     Returns:
@@ -90,9 +108,10 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: M. Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811, algorithm 1 and its form with
         lambda-returns. Deviation: Adam stands for RAdam.
     """
-    config = make_config(PQNConfig, options)
-    _check(config, env)
-    network, space = q_network(config, env, norm="layer"), env.action_space
+    config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, loss=loss)
+    _check(config, env, network)
+    space = env.action_space
+    q_net = q_network(config, env, norm="layer") if network is None else batchwise("network", network, env.observation_space, space.n)
 
     def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         coin_key, uniform_key = random.split(key).unbind(0)
@@ -105,31 +124,32 @@ def make(env: Env, **options: Any) -> Algorithm:
         return project_action(space, best(params, observation)), {}
 
     def best(params: ActorParams, observation: torch.Tensor) -> torch.Tensor:
-        return network.apply(params.network, in_dtype_of(params, observation)).argmax(-1)
+        return q_net.apply(params.network, in_dtype_of(params, observation)).argmax(-1)
 
     def prepare(params: Any, samples: Transition, hparams: PQNConfig) -> PQNRows:
-        next_q = network.apply(params, samples.next_observation)
+        next_q = q_net.apply(params, samples.next_observation)
         target = q_lambda(samples.reward, next_q, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_)
         return tree.flatten_batch(PQNRows(samples.observation, samples.action, target))
 
-    def loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        value = take(network.apply(params, rows.observation), rows.action)
+    def own_loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        value = take(q_net.apply(params, rows.observation), rows.action)
         error = 0.5 * (rows.target - value).square().mean()
         return error, {"value_loss": error.detach(), "value": value.detach().mean()}
 
     def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"random": linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
 
-    spec = Learner(network.init, act, greedy, prepare, loss, config.num_epochs, config.num_minibatches, schedule=schedule)
-    return on_policy.make("pqn", env, config, spec)
+    spec = Learner(q_net.init, act, greedy, prepare, own_loss, config.num_epochs, config.num_minibatches, schedule=schedule)
+    return on_policy.make("pqn", env, config, spec, given, apply=q_net.apply)
 
 
-def _check(config: PQNConfig, env: Env) -> None:
-    on_policy.check(config, env)
+def _check(config: PQNConfig, env: Env, network: Any) -> None:
+    on_policy.check(config, env, network)
     check_range(config, ("num_epochs", "num_minibatches"), 1)
     check_range(config, ("lambda_", "epsilon_start", "epsilon_end"), 0, 1)
     check_range(config, ("epsilon_steps",), 0, open_low=True)
-    check_observations(env)
+    if network is None:
+        check_observations(env)
     if not isinstance(env.action_space, Discrete):
         raise ValueError(f"env: PQN expects Discrete actions, got {env.action_space}; for continuous ones take ppo, a2c or impala")
     on_policy.check_minibatches(config)

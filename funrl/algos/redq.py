@@ -1,18 +1,23 @@
 """Randomized ensembled double Q-learning."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import q_ensemble, stochastic_actor
-from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure, with_default
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor
+from funrl.algos.off_policy import Learner
 from funrl.algos.off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
+from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
-from funrl.optim import soft_update
+from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update
+from funrl.nn import Net
+from funrl.optim import Optimizer
 
 __all__ = ["REDQConfig", "make"]
 
@@ -33,11 +38,31 @@ class REDQConfig(SoftConfig):
     policy_delay: int = tree.static(default=20)
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    actor: Net | None = None,
+    critic: Net | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    critic_loss: Callable[..., Any] | None = None,
+    actor_loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make REDQ: SAC with an ensemble of critics, so many gradient steps to an environment step, and an actor that moves less often.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a
+            :class:`~funrl.distributions.TanhNormal`; None: as the configuration says.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
+            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.redq_critic_loss`,
+            which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
+            has to be among them.
+        actor_loss: the same in the place of :func:`funrl.losses.redq_actor_loss`, with ``log_prob`` [N] among its metrics.
         **options: fields of :class:`REDQConfig`.
 
     Returns:
@@ -61,25 +86,30 @@ def make(env: Env, **options: Any) -> Algorithm:
         arXiv:2101.05982, algorithm 1. The defaults have the paper's 20 gradient steps to an environment step, with one of the actor; the
         preset of ``funrl.training.preset`` for Pendulum has 5 and one, which is enough there and four times as fast.
     """
-    config = make_config(REDQConfig, options)
-    off_policy.check("REDQ", env, config, discrete=False)
+    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
+    off_policy.check("REDQ", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("num_critics", "subset", "policy_delay"), 1)
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("entropy_share",), 0)
     check_range(config, ("tau",), 0, 1)
     if config.subset > config.num_critics:
         raise ValueError(f"subset: expected at most the {config.num_critics} critics of num_critics, got {config.subset}")
-    space = env.action_space
-    actor = stochastic_actor(config.num_cells, space, config.activation)
-    critic = q_ensemble(config.num_critics, config.num_cells, config.activation)
-    networks = {"actor": actor.apply, "critic": critic.apply}
+    space, seen = env.action_space, env.observation_space
+    own = batchwise("actor", actor, seen, 2 * space.shape[0])
+    policy = stochastic_actor(config.num_cells, space, config.activation, own)
+    critics = q_ensemble(config.num_critics, config.num_cells, config.activation, critic_member(critic, config.num_critics, seen, 1))
+    networks = {"actor": policy.apply, "critic": critics.apply}
+
+    critic_objective = with_default(critic_loss, redq_critic_loss, needed=("td_error",))
+    actor_objective = with_default(actor_loss, redq_actor_loss, needed=("log_prob",))
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        network = init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
-        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network, "actor", "critic", "log_alpha")
+        network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(redq_critic_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
             learned.network.critic,
             learned.network,
             learned.target,
@@ -90,15 +120,15 @@ def make(env: Env, **options: Any) -> Algorithm:
             weight=weight,
             **networks,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic")
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic")
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
-        gradient, (_, metrics) = torch.func.grad_and_value(redq_actor_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
             network.actor, network, key, batch, weight=weight, **networks
         )
-        return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space)
+        return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
 
-    spec = Learner(init, learn, *soft_policy(actor), move_actor, config.policy_delay)
-    return off_policy.make("redq", env, config, spec, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *soft_policy(policy), move_actor, config.policy_delay)
+    return off_policy.make("redq", env, config, spec, given)

@@ -1,15 +1,20 @@
 """REINFORCE, with and without a baseline."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import tree
 from funrl.algos import actor_critic, on_policy
-from funrl.algos.algorithm import Algorithm, make_config
+from funrl.algos.algorithm import Algorithm
+from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
+from funrl.nn import Net
+from funrl.optim import Optimizer
+from funrl.policies import ActorCritic
 from funrl.returns import reward_to_go, td1
 
 __all__ = ["ReinforceConfig", "ReinforceRows", "make"]
@@ -41,8 +46,15 @@ class ReinforceRows:
     weight: torch.Tensor
 
 
-def make(env: Env, **options: Any) -> Algorithm:
-    """Make REINFORCE for an environment with vectors or images as observations, and discrete or continuous actions.
+def make(
+    env: Env,
+    *,
+    network: Net | ActorCritic | None = None,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make REINFORCE for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments and takes one step along the gradient of :func:`funrl.losses.reinforce_loss` or, with a
     baseline, :func:`funrl.losses.reinforce_with_baseline_loss`. T should be several times an episode's length:
@@ -54,6 +66,13 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
+            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
+            :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is
+            ``default(params, rows, hparams)``; ``rows`` are a :class:`ReinforceRows`, and ``apply(params, observation)`` gives
+            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
         **options: fields of :class:`ReinforceConfig`.
 
     Returns:
@@ -76,11 +95,11 @@ def make(env: Env, **options: Any) -> Algorithm:
         Deviations: several episodes an update, Adam, and no factor gamma^t; without a baseline, episodes that do not end within the
         rollout are left out, and all steps that are left weigh the same, whichever environment they are of.
     """
-    config = make_config(ReinforceConfig, options)
-    on_policy.check_actor_critic(config, env)
+    config, given = configure(ReinforceConfig, options, network=network, optimizer=optimizer, loss=loss)
+    on_policy.check_actor_critic(config, env, network)
     if config.baseline not in ("value", "none"):
         raise ValueError(f"baseline: expected 'value' or 'none', got {config.baseline!r}")
-    network = actor_critic.make(config, env)
+    nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: ReinforceConfig) -> ReinforceRows:
         returns = reward_to_go(samples.reward, samples.terminated, samples.truncated, gamma=hparams.gamma)
@@ -88,25 +107,25 @@ def make(env: Env, **options: Any) -> Algorithm:
         return rows(samples, returns, ends.to(returns.dtype))
 
     def prepare_with_baseline(params: Any, samples: Transition, hparams: ReinforceConfig) -> ReinforceRows:
-        _, next_value = network.values(params, samples)
+        _, next_value = nets.values(params, samples)
         returns = td1(samples.reward, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma)
         return rows(samples, returns, torch.ones_like(returns))
 
     def rows(samples: Transition, returns: torch.Tensor, counts: torch.Tensor) -> ReinforceRows:
-        action, returns, counts = network.rows((samples.action, returns, counts))
-        return ReinforceRows(ReinforceBatch(network.inputs(samples), action, returns), counts)
+        action, returns, counts = nets.rows((samples.action, returns, counts))
+        return ReinforceRows(ReinforceBatch(nets.inputs(samples), action, returns), counts)
 
-    def loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         share = rows.weight.mean()
         weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # the mean over those that count
         options = {"entropy_weight": hparams.entropy_weight, "weight": weight}
         if config.baseline == "none":
-            total, metrics = reinforce_loss(params, rows.batch, apply=lambda params, x: network.both(params, x)[0], **options)
+            total, metrics = reinforce_loss(params, rows.batch, apply=lambda params, x: nets.both(params, x)[0], **options)
         else:
             options["value_weight"] = hparams.value_weight
-            total, metrics = reinforce_with_baseline_loss(params, rows.batch, apply=network.both, **options)
+            total, metrics = reinforce_with_baseline_loss(params, rows.batch, apply=nets.both, **options)
         return total, {**metrics, "learned_fraction": share}
 
     prepare = prepare if config.baseline == "none" else prepare_with_baseline
-    spec = Learner(network.init, *on_policy.stochastic(network, env.action_space), prepare, loss)
-    return on_policy.make("reinforce", env, config, spec)
+    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
+    return on_policy.make("reinforce", env, config, spec, given, apply=nets.both)

@@ -1,18 +1,23 @@
 """Soft actor-critic."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import q_ensemble, stochastic_actor, target_entropy
-from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure, with_default
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor, target_entropy
+from funrl.algos.off_policy import Learner
 from funrl.algos.off_policy_actors import SoftConfig, init_soft_actor_critic, soft_policy
+from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_loss
-from funrl.optim import soft_update
+from funrl.losses import SoftActorCritic, sac_loss, soft_update
+from funrl.nn import Net
+from funrl.optim import Optimizer
 
 __all__ = ["SACConfig", "make"]
 
@@ -22,13 +27,32 @@ class SACConfig(SoftConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy_actors.SoftConfig`."""
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    actor: Net | None = None,
+    critic: Net | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make SAC for continuous actions: two critics, their targets, and a temperature that is learned.
 
     A gradient step moves actor, critics and temperature at once, each by the gradient of its own loss (:func:`funrl.losses.sac_loss`).
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a
+            :class:`~funrl.distributions.TanhNormal`; None: as the configuration says.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
+            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, key, batch, *, default, **options) -> (loss, metrics)`` in the place of
+            :func:`funrl.losses.sac_loss`, which is
+            ``default(params, target, key, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`SACConfig`.
 
     Returns:
@@ -48,33 +72,36 @@ def make(env: Env, **options: Any) -> Algorithm:
 
     Reference: T. Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018, arXiv:1812.05905.
     """
-    config = make_config(SACConfig, options)
-    off_policy.check("SAC", env, config, discrete=False)
+    config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
+    off_policy.check("SAC", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("entropy_share",), 0)
     check_range(config, ("tau",), 0, 1)
-    space = env.action_space
-    actor = stochastic_actor(config.num_cells, space, config.activation)
-    critic = q_ensemble(2, config.num_cells, config.activation)
+    space, seen = env.action_space, env.observation_space
+    own = batchwise("actor", actor, seen, 2 * space.shape[0])
+    policy = stochastic_actor(config.num_cells, space, config.activation, own)
+    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+
+    objective = with_default(loss, sac_loss, needed=("td_error",))
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        network = init_soft_actor_critic(key, actor, critic, observation, space, config.initial_alpha)
-        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
+        network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACConfig) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(sac_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network,
             learned.target,
             key,
             batch,
-            actor=actor.apply,
-            critic=critic.apply,
+            actor=policy.apply,
+            critic=critics.apply,
             gamma=gamma,
             target_entropy=target_entropy(space, hparams.entropy_share),
             weight=weight,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *soft_policy(actor))
-    return off_policy.make("sac", env, config, spec, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *soft_policy(policy))
+    return off_policy.make("sac", env, config, spec, given)

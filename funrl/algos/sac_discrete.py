@@ -1,19 +1,25 @@
 """Soft actor-critic for discrete actions."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import buffers, nn, tree
+from funrl import nn, tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.off_policy import Learned, Learner
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure, with_default
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.networks import batchwise, critic_member, observations
+from funrl.algos.off_policy import Learner
 from funrl.algos.off_policy_actors import SoftConfig, soft_policy
+from funrl.buffers import Buffer
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_discrete_loss
-from funrl.optim import soft_update
+from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
+from funrl.nn import Net
+from funrl.optim import Optimizer
 from funrl.random import split
 
 __all__ = ["SACDiscreteConfig", "make"]
@@ -32,11 +38,29 @@ class SACDiscreteConfig(SoftConfig):
     entropy_share: Any = 0.3
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    actor: Net | None = None,
+    critic: Net | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make SAC for discrete actions: expectations over actions are exact, and nothing but acting draws any.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        actor: a net from observations [N, ...] to the logits [N, A]; None: as the configuration says.
+        critic: a net from observations [N, ...] to [N, A], of which the critics are made; None: as the configuration
+            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of
+            :func:`funrl.losses.sac_discrete_loss`, which is
+            ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
+            ``td_error`` [N] has to be among them.
         **options: fields of :class:`SACDiscreteConfig`.
 
     Returns:
@@ -57,34 +81,38 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.
         Deviation: the temperature aims at a lower entropy; the paper's share is 0.98.
     """
-    config = make_config(SACDiscreteConfig, options)
-    off_policy.check("SAC for discrete actions", env, config, discrete=True)
+    config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
+    off_policy.check("SAC for discrete actions", env, config, discrete=True, observations=observations(actor, critic))
     check_range(config, ("initial_alpha",), 0, open_low=True)
     check_range(config, ("tau", "entropy_share"), 0, 1)
     num_actions = env.action_space.n
     logits = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(0.01))
-    actor = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
-    critic = nn.ensemble(nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(1.0)), 2)
+    logits = batchwise("actor", actor, env.observation_space, num_actions) or logits
+    policy = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
+    values = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(1.0))
+    critics = nn.ensemble(critic_member(critic, 2, env.observation_space, num_actions) or values, 2)
+
+    objective = with_default(loss, sac_discrete_loss, needed=("td_error",))
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         actor_key, critic_key = split(key).unbind(0)
-        log_alpha = observation.new_full((), config.initial_alpha).log()
-        network = SoftActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation), log_alpha)
-        return network, tree.map(torch.clone, network.critic), off_policy.start_adam(network)
+        log_alpha = tree.leaves(observation)[0].new_full((), config.initial_alpha).log()
+        network = SoftActorCritic(policy.init(actor_key, observation), critics.init(critic_key, observation), log_alpha)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(sac_discrete_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network,
             learned.target,
             batch,
-            actor=actor.apply,
-            critic=critic.apply,
+            actor=policy.apply,
+            critic=critics.apply,
             gamma=gamma,
             target_entropy=hparams.entropy_share * math.log(num_actions),
             weight=weight,
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate)
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *soft_policy(actor))
-    return off_policy.make("sac_discrete", env, config, spec, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *soft_policy(policy))
+    return off_policy.make("sac_discrete", env, config, spec, given)

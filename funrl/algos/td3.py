@@ -1,18 +1,23 @@
 """Twin delayed deep deterministic policy gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range, make_config
-from funrl.algos.networks import deterministic_actor, half_width, q_ensemble
-from funrl.algos.off_policy import Learned, Learner, OffPolicyConfig
+from funrl.algos.algorithm import Algorithm, check_range
+from funrl.algos.arguments import configure, with_default
+from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.networks import batchwise, critic_member, deterministic_actor, half_width, observations, q_ensemble
+from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
+from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
-from funrl.optim import soft_update
+from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
+from funrl.nn import Net
+from funrl.optim import Optimizer
 
 __all__ = ["TD3Config", "make"]
 
@@ -38,11 +43,30 @@ class TD3Config(OffPolicyConfig):
     target_noise_clip: Any = 0.5
 
 
-def make(env: Env, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    actor: Net | None = None,
+    critic: Net | None = None,
+    optimizer: Optimizer | None = None,
+    buffer: Buffer | None = None,
+    critic_loss: Callable[..., Any] | None = None,
+    actor_loss: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Algorithm:
     """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor that moves less often.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
+            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.td3_critic_loss`,
+            which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
+            has to be among them.
+        actor_loss: the same in the place of :func:`funrl.losses.td3_actor_loss`.
         **options: fields of :class:`TD3Config`.
 
     Returns:
@@ -63,28 +87,33 @@ def make(env: Env, **options: Any) -> Algorithm:
     Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
         arXiv:1802.09477, algorithm 1.
     """
-    config = make_config(TD3Config, options)
-    off_policy.check("TD3", env, config, discrete=False)
+    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
+    off_policy.check("TD3", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("policy_delay",), 1)
     check_range(config, ("tau",), 0, 1)
     check_range(config, ("exploration_noise", "target_noise", "target_noise_clip"), 0)
-    space = env.action_space
-    actor = deterministic_actor(config.num_cells, space, config.activation)
-    critic = q_ensemble(2, config.num_cells, config.activation)
+    space, seen = env.action_space, env.observation_space
+    own = batchwise("actor", actor, seen, space.shape[0])
+    policy = deterministic_actor(config.num_cells, space, config.activation, own)
+    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+
+    critic_objective = with_default(critic_loss, td3_critic_loss, needed=("td_error",))
+    actor_objective = with_default(actor_loss, td3_actor_loss)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
-        network = init_actor_critic(key, actor, critic, observation, space)
-        return network, tree.map(torch.clone, network), off_policy.start_adam(network, "actor", "critic")
+        network = init_actor_critic(key, policy, critics, observation, space)
+        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, "actor", "critic")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config) -> Any:
         unit = half_width(space, batch.reward)
-        gradient, (_, metrics) = torch.func.grad_and_value(td3_critic_loss, has_aux=True)(
+        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
             learned.network.critic,
             learned.target,
             key,
             batch,
-            actor=actor.apply,
-            critic=critic.apply,
+            actor=policy.apply,
+            critic=critics.apply,
             gamma=gamma,
             noise_std=hparams.target_noise * unit,
             noise_clip=hparams.target_noise_clip * unit,
@@ -92,16 +121,16 @@ def make(env: Env, **options: Any) -> Algorithm:
             high=space.high.to(unit),
             weight=weight,
         )
-        return off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="critic"), metrics
+        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic"), metrics
 
     def move_actor(
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config
     ) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(td3_actor_loss, has_aux=True)(
-            learned.network.actor, learned.network.critic, batch, actor=actor.apply, critic=critic.apply, weight=weight
+        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
+            learned.network.actor, learned.network.critic, batch, actor=policy.apply, critic=critics.apply, weight=weight
         )
-        learned = off_policy.apply_gradients(learned, gradient, hparams.learning_rate, part="actor")
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *noisy_policy(actor, space), move_actor, config.policy_delay)
-    return off_policy.make("td3", env, config, spec, buffers.uniform(config.buffer_size))
+    spec = Learner(init, learn, *noisy_policy(policy, space), move_actor, config.policy_delay)
+    return off_policy.make("td3", env, config, spec, given)

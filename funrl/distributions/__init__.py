@@ -15,6 +15,7 @@ from funrl.distributions.delta import Delta, TanhDelta
 from funrl.distributions.discrete import Categorical, MultiCategorical, OneHotCategorical
 from funrl.distributions.independent import Independent, kl_divergence
 from funrl.distributions.params import normal_params
+from funrl.distributions.product import Joint, joint
 from funrl.distributions.truncated import TruncatedNormal
 
 __all__ = [
@@ -22,12 +23,16 @@ __all__ = [
     "Categorical",
     "Delta",
     "Independent",
+    "Joint",
+    "MaskedCategorical",
+    "MaskedOneHotCategorical",
     "MultiCategorical",
     "Normal",
     "OneHotCategorical",
     "TanhDelta",
     "TanhNormal",
     "TruncatedNormal",
+    "joint",
     "kl_divergence",
     "normal_params",
 ]

@@ -16,7 +16,6 @@ import torch
 
 from funrl import algos, checkpoint
 from funrl.algos import Algorithm
-from funrl.env import Env
 from funrl.record.locks import Busy, hold
 from funrl.tree.files import read_json
 
@@ -92,9 +91,12 @@ class Folder:
     def check_agrees(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the stored configuration; raise a RunError unless ``config`` is of the same run, possibly with more steps."""
         old = read_config(self.path)
-        pairs = [(name, old.get(name), value) for name, value in config.items() if name not in ("options", "versions", "total_steps")]
+        pairs = [
+            (name, old.get(name), value) for name, value in config.items() if name not in ("options", "given", "versions", "total_steps")
+        ]
         names = sorted({*config["options"], *old["options"]})
         pairs += [(name, old["options"].get(name), config["options"].get(name)) for name in names]
+        pairs += _given_pairs(old, config)
         for name, before, now in pairs:
             if before != now and not (name == "anneal_steps" and _is_greater(now, before)):
                 raise RunError(
@@ -139,7 +141,8 @@ def describe(
 
     Returns:
         A dict with ``format``, ``algorithm``, ``env``, ``environment`` (its ``repr``, which shows settings and transforms), ``num_agents``,
-        the notes, ``key``, ``total_steps``, ``options`` (where infinity, which JSON lacks, is the string ``"inf"``) and ``versions``.
+        the notes, ``key``, ``total_steps``, ``options`` (where infinity, which JSON lacks, is the string ``"inf"``), ``given`` (the
+        ``repr`` of each part that was given in the place of the algorithm's own, such as a network) and ``versions``.
 
     Example:
         >>> import funrl
@@ -162,6 +165,7 @@ def describe(
         "key": int(key),
         "total_steps": total_steps,
         "options": {name: _to_json(value) for name, value in dataclasses.asdict(algo.config).items()},
+        "given": {name: _shown(value) for name, value in algo.given.items()},
         "versions": {"funrl": version, "torch": torch.__version__, "python": platform.python_version()},
     }
     return json.loads(json.dumps(config))  # tuples become lists, as they do when the file is read
@@ -215,7 +219,7 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
 
     Raises:
         ValueError: if there is no such algorithm or environment, or an option is out of its range, or the environment had settings or
-            transforms, which its name does not contain, or a module would be imported without ``trust``.
+            transforms, which its name does not tell, or a module is to be imported without ``trust``, or parts of the algorithm were given.
         TypeError: if an option has the wrong type.
         ImportError: if a host environment lacks a package.
 
@@ -235,6 +239,12 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
     if config["algorithm"] not in algos.names():
         raise ValueError(
             f"no algorithm is called {config['algorithm']!r}; if it is your own, give it: load_run(..., algo=algo), or --algo MODULE:NAME"
+        )
+    if config.get("given"):
+        parts = ", ".join(f"{name}=" for name in config["given"])
+        raise ValueError(
+            f"the algorithm was made with {parts} of the user's own, which no file can hold; make it in the same way, and read the run "
+            "with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with funrl.train(algo, ..., out=..., resume=True)"
         )
     algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
@@ -262,11 +272,18 @@ def check_algorithm(config: dict[str, Any], algo: Algorithm) -> None:
     old_options, options = config["options"], now["options"]
     pairs = [(name, config.get(name, now[name]), now[name]) for name in ("algorithm", "env", "environment")]
     pairs += [(name, old_options.get(name), options.get(name)) for name in sorted({*old_options, *options})]
+    pairs += _given_pairs(config, now)
     for name, before, given in pairs:
         if before != given:
             raise ValueError(
                 f"the run has {name} = {before!r}, and the algorithm given has {given!r}; give the one that it was trained with"
             )
+
+
+def _given_pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return each part that was given in the place of an algorithm's own: its name, and what it was and is."""
+    before, now = old.get("given", {}), new["given"]
+    return [(name, before.get(name, "its own"), now.get(name, "its own")) for name in sorted({*before, *now})]
 
 
 def options_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -283,8 +300,8 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
     return {name: _from_json(name, value, defaults.get(name)) for name, value in config["options"].items()}
 
 
-def _shown(env: Env) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(env))  # the address of a function differs between processes
+def _shown(x: Any) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(x))  # of a function, whose address is another in each process
 
 
 def _to_json(value: Any) -> Any:

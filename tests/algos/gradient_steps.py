@@ -29,9 +29,9 @@ def record(monkeypatch):
 
         return learn and step
 
-    def recorded(name, env, config, learner, buffer, **options):
+    def recorded(name, env, config, learner, *args, **options):
         learner = learner._replace(learn=recording("learn", learner.learn), delayed=recording("delayed", learner.delayed))
-        return make(name, env, config, learner, buffer, **options)
+        return make(name, env, config, learner, *args, **options)
 
     monkeypatch.setattr(off_policy, "make", recorded)
     return steps

@@ -1,0 +1,68 @@
+"""Gradient steps of off-policy learners, with Adam or an optimizer of the user's own."""
+
+from typing import Any
+
+import torch
+
+from funrl import optim, tree
+
+__all__ = ["Learned", "apply_gradients", "start_optimizer"]
+
+
+@tree.dataclass
+class Learned(tree.Replaceable):
+    """The part of a learner that a gradient step changes.
+
+    Attributes:
+        network: the parameters.
+        target: those that follow them, unaliased, or what else targets are made of.
+        optimizer: the state of the optimizers.
+        num_updates: int64 [], gradient steps so far.
+    """
+
+    network: Any
+    target: Any
+    optimizer: Any
+    num_updates: torch.Tensor
+
+
+def start_optimizer(optimizer: optim.Optimizer | None, network: Any, *parts: str) -> Any:
+    """Return the state of an optimizer over a network or, where parts of it move apart, a dict of one for each.
+
+    Without an optimizer (None) it is that of Adam, over all parameters as one vector.
+
+    Example:
+        >>> from funrl.losses import ActorCritic
+        >>> network = ActorCritic(torch.zeros(3, 2), torch.zeros(2))
+        >>> start_optimizer(None, network).mean.shape, start_optimizer(None, network, "actor", "critic")["actor"].mean.shape
+        (torch.Size([8]), torch.Size([6]))
+    """
+    if parts:
+        return {part: start_optimizer(optimizer, getattr(network, part)) for part in parts}
+    return (optimizer or _adam(0.0)).init(network)
+
+
+def apply_gradients(
+    learned: Learned, gradient: Any, learning_rate: torch.Tensor, optimizer: optim.Optimizer | None = None, *, part: str | None = None
+) -> Learned:
+    """Take a step with the whole network, or with a part that has an optimizer state of its own.
+
+    Without an optimizer it is one of Adam with the ``learning_rate``.
+
+    Example:
+        >>> learned = Learned(torch.ones(1), torch.ones(1), start_optimizer(None, torch.ones(1)), torch.tensor(0))
+        >>> apply_gradients(learned, torch.ones(1), torch.tensor(0.5)).network
+        tensor([0.5000])
+    """
+    network, state, optimizer = learned.network, learned.optimizer, optimizer or _adam(learning_rate)
+    if part is None:
+        updates, state = optimizer.update(gradient, state, network)
+        return learned.replace(network=optim.apply_updates(network, updates), optimizer=state)
+    params = getattr(network, part)
+    updates, moved = optimizer.update(gradient, state[part], params)
+    network = network.replace(**{part: optim.apply_updates(params, updates)})
+    return learned.replace(network=network, optimizer={**state, part: moved})
+
+
+def _adam(learning_rate: Any) -> optim.Optimizer:
+    return optim.flatten(optim.adam(learning_rate))

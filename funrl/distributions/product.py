@@ -1,0 +1,163 @@
+"""Distributions of several independent parts of different kinds, as one over a tree."""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+
+__all__ = ["Joint", "joint"]
+
+
+@tree.dataclass
+class Joint:
+    r"""Independent parts, whose values are the entries of a dict or tuple; :func:`joint` makes one.
+
+    .. math:: \log p(x) = \sum_i \log p_i(x_i)
+
+    Attributes:
+        parts: a dict or tuple of distributions of one batch shape [...].
+
+    Example:
+        >>> from funrl.distributions import Categorical
+        >>> Joint((Categorical(torch.zeros(3)), Categorical(torch.zeros(2)))).mode()
+        (tensor(0), tensor(0))
+    """
+
+    parts: Any
+
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """The names of the methods that take a key: those of any of the parts."""
+        return tuple(sorted({name for part in self._parts() for name in part.estimated}))
+
+    def _names(self) -> list[Any]:
+        return sorted(self.parts) if isinstance(self.parts, Mapping) else list(range(len(self.parts)))
+
+    def _parts(self) -> list[Any]:
+        return [self.parts[name] for name in self._names()]
+
+    def _each(self, call: Callable[..., Any], *more: Any) -> Any:
+        """Return ``call(part, ...)`` of each part, in the structure of a value."""
+        results = {name: call(self.parts[name], *(x[name] for x in more)) for name in self._names()}
+        return results if isinstance(self.parts, Mapping) else tuple(results.values())
+
+    def _sum(self, terms: Any, what: str) -> torch.Tensor:
+        terms = terms if isinstance(terms, tuple) else tuple(terms.values())
+        shapes = [tuple(x.shape) for x in terms]
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                f"Joint.{what}: parts: expected one batch shape, got {', '.join(str(list(shape)) for shape in shapes)}; make one event of "
+                "the dimensions of a value with Independent"
+            )
+        return reduce(torch.add, terms)
+
+    def _keys(self, key: torch.Tensor) -> Any:
+        """Return a key for each part, in the structure of a value."""
+        keys = random.split(key, len(self._names())).unbind(0)
+        return dict(zip(self._names(), keys, strict=True)) if isinstance(self.parts, Mapping) else keys
+
+    def _with_key(self, name: str, key: torch.Tensor | None, options: dict[str, Any]) -> Any:
+        if key is None:
+            return self._each(lambda part: getattr(part, name)(**options))
+
+        def call(part: Any, key: torch.Tensor) -> Any:
+            return getattr(part, name)(key, **options) if isinstance(part, Joint) or name in part.estimated else getattr(part, name)()
+
+        return self._each(call, self._keys(key))
+
+    def sample(self, key: torch.Tensor) -> Any:
+        """Return a sample: a dict or tuple of samples of the parts."""
+        return self._each(lambda part, key: part.sample(key), self._keys(key))
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """Return a sample and its log density [...]."""
+        pairs = [part.sample_with_log_prob(k) for part, k in zip(self._parts(), random.split(key, len(self._names())), strict=True)]
+        samples = [x for x, _ in pairs]
+        x = dict(zip(self._names(), samples, strict=True)) if isinstance(self.parts, Mapping) else tuple(samples)
+        return x, self._sum(tuple(log_prob for _, log_prob in pairs), "sample_with_log_prob")
+
+    def log_prob(self, x: Any) -> torch.Tensor:
+        """Return the log density [...] of ``x``, a dict or tuple with an entry for each part.
+
+        Raises:
+            TypeError: if it is of another kind.
+            ValueError: if it has other entries, or the parts have different batch shapes.
+        """
+        kind = Mapping if isinstance(self.parts, Mapping) else tuple
+        if not isinstance(x, kind):
+            expected = "dict" if kind is Mapping else "tuple"
+            raise TypeError(f"Joint.log_prob: x: expected a {expected} as of sample, got a {type(x).__name__}")
+        found = sorted(x) if isinstance(x, Mapping) else list(range(len(x)))
+        if found != self._names():
+            raise ValueError(f"Joint.log_prob: x: expected the entries {self._names()}, got {found}")
+        return self._sum(self._each(lambda part, y: part.log_prob(y), x), "log_prob")
+
+    def entropy(self, key: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+        """Return the entropy [...]; a key and further arguments are for estimates."""
+        return self._sum(self._with_key("entropy", key, options), "entropy")
+
+    def mode(self) -> Any:
+        """Return the modes of the parts."""
+        return self._each(lambda part: part.mode())
+
+    def mean(self, key: torch.Tensor | None = None, **options: Any) -> Any:
+        """Return the means of the parts; a key and further arguments are for estimates."""
+        return self._with_key("mean", key, options)
+
+    def stddev(self, key: torch.Tensor | None = None, **options: Any) -> Any:
+        """Return the standard deviations of the parts; a key and further arguments are for estimates."""
+        return self._with_key("stddev", key, options)
+
+    def kl(self, other: "Joint") -> torch.Tensor:
+        """Return KL(self || other) [...], the sum of those of the parts.
+
+        Raises:
+            TypeError: if ``other`` is no Joint, or a part has no closed form.
+            ValueError: if its parts are others.
+        """
+        if not isinstance(other, Joint):
+            raise TypeError(f"Joint.kl: other: expected a Joint, got a {type(other).__name__}; make it with joint")
+        if other._names() != self._names():
+            raise ValueError(f"Joint.kl: other: expected the parts {self._names()}, got {other._names()}")
+        return self._sum(self._each(lambda part, theirs: part.kl(theirs), other.parts), "kl")
+
+
+def joint(parts: Any) -> Joint:
+    """Make the distribution of independent parts, a product over a tree: its values have the structure of ``parts``.
+
+    Args:
+        parts: a dict or tuple of distributions of one batch shape [...], or of further dicts and tuples. Those over vectors are
+            :class:`Independent`.
+
+    Returns:
+        A :class:`Joint`; what was nested is one, too.
+
+    Raises:
+        TypeError: if a part is no distribution.
+        ValueError: if there is none; from a method, if batch shapes differ.
+
+    Example:
+        >>> from funrl import random
+        >>> from funrl.distributions import Categorical, Independent, Normal
+        >>> loc = torch.zeros(5, 2)
+        >>> both = joint({"move": Categorical(torch.zeros(5, 3)), "aim": Independent(Normal(loc, torch.ones(5, 2)), 1)})
+        >>> action, log_prob = both.sample_with_log_prob(random.key(0))
+        >>> action["move"].shape, action["aim"].shape, log_prob.shape
+        (torch.Size([5]), torch.Size([5, 2]), torch.Size([5]))
+    """
+    if not isinstance(parts, Mapping | tuple | list):
+        raise TypeError(f"joint: parts: expected a dict or tuple of distributions, got a {type(parts).__name__}")
+    if not parts:
+        raise ValueError("joint: parts: expected at least one distribution, got none")
+
+    def part(x: Any) -> Any:
+        if isinstance(x, Mapping | list) or type(x) is tuple:
+            return joint(x)
+        if not hasattr(x, "sample_with_log_prob"):
+            raise TypeError(f"joint: parts: expected distributions of funrl.distributions, got a {type(x).__name__}")
+        return x
+
+    return Joint({name: part(x) for name, x in parts.items()} if isinstance(parts, Mapping) else tuple([part(x) for x in parts]))
