@@ -262,7 +262,8 @@ def _whole(network: ActorCritic, env: Env) -> Network:
     def policy(choose: Choose) -> Callable[..., Any]:
         def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[Any, dict[str, Any]]:
             one = tree.map(lambda x: x[None], normalized(params, observation))
-            return tree.index(choose(network.evaluate(params.network, one)[0], key), 0)
+            distribution, value = network.evaluate(params.network, one)
+            return tree.index(choose(distribution, lambda: value, key), 0)
 
         return act
 

@@ -11,7 +11,7 @@ import torch
 
 from funrl import random, schedules, tree
 from funrl.acting import ActorState, rollout, start
-from funrl.algos.state import State
+from funrl.algos.state import LearnerState, State
 from funrl.compiler import compile
 from funrl.env import Env, Place, Transition
 from funrl.names import nearest
@@ -102,7 +102,7 @@ def start_actor(key: torch.Tensor, env: Env, config: Any) -> tuple[Any, ActorSta
         torch.Size([2, 4])
     """
     env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-    return env_params, start((), key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+    return env_params, start(key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
 
 
 def collecting(env: Env, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:

@@ -16,9 +16,9 @@ from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
+from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss
 from funrl.nn import Net
-from funrl.optim import Optimizer
+from funrl.optim import Optimizer, hard_update, soft_update
 from funrl.random import split
 from funrl.schedules import linear
 

@@ -249,7 +249,8 @@ def _fit(
         if spec.stop is not None:
             going = going & ~spec.stop(metrics, hparams)
             after = tree.where(going, after, (network, state))
-        return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(gradient)}, going)
+        # The norm of one vector, which the clipping computes too: a program computes it once.
+        return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(tree.ravel(gradient)[0])}, going)
 
     order = _minibatches(key, rows, spec)
     going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]
@@ -282,8 +283,8 @@ def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
     return optim.flatten(optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5)))
 
 
-def stochastic(network: actor_critic.Network) -> tuple[Any, Any]:
-    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself.
+def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tuple[Any, Any]:
+    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself; ``with_value`` adds ``value`` to the extras.
 
     Example:
         >>> import funrl
@@ -296,10 +297,11 @@ def stochastic(network: actor_critic.Network) -> tuple[Any, Any]:
 
     def sample(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         action, log_prob = distribution.sample_with_log_prob(key)
-        return network.project(action), {"log_prob": log_prob, "unclipped_action": action}
+        extras = {"log_prob": log_prob, "unclipped_action": action}
+        return network.project(action), {**extras, "value": value()} if with_value else extras
 
-    def mode(distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return network.project(distribution.mode()), {}
+    def mode(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return network.project(distribution.mode()), {"value": value()} if with_value else {}
 
     return network.policy(sample), network.policy(mode)
 

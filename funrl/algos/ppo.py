@@ -14,7 +14,7 @@ from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.algos.state import LearnerState
 from funrl.env import Env, Transition
-from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
@@ -147,7 +147,7 @@ def make(
 
     spec = Learner(
         nets.init,
-        *on_policy.stochastic(nets),
+        *on_policy.stochastic(nets, with_value=True),
         prepare,
         own_loss,
         num_epochs=config.num_epochs,

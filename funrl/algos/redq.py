@@ -15,9 +15,9 @@ from funrl.algos.off_policy import Learner
 from funrl.algos.off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update
+from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
 from funrl.nn import Net
-from funrl.optim import Optimizer
+from funrl.optim import Optimizer, soft_update
 
 __all__ = ["REDQConfig", "make"]
 

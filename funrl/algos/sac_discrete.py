@@ -17,9 +17,9 @@ from funrl.algos.off_policy_actors import SoftConfig, soft_policy
 from funrl.buffers import Buffer
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
-from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
+from funrl.losses import SoftActorCritic, sac_discrete_loss
 from funrl.nn import Net
-from funrl.optim import Optimizer
+from funrl.optim import Optimizer, soft_update
 from funrl.random import split
 
 __all__ = ["SACDiscreteConfig", "make"]

@@ -15,9 +15,9 @@ from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
-from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
+from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
-from funrl.optim import Optimizer
+from funrl.optim import Optimizer, soft_update
 
 __all__ = ["TD3Config", "make"]
 

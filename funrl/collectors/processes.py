@@ -227,37 +227,25 @@ class _Processes(Collector):
             restart=restart_workers,
         )
         try:
-            facts = self._pool.facts
-            copies = [each.num_envs or 1 for each in facts]
-            self._batch_copies = self._copies_per_batch(copies)
-            for num in self._batch_copies:
-                if frames_per_batch % num:
-                    whose = "all workers have" if len(set(self._batch_copies)) == 1 and num != copies[0] else "a worker has"
-                    raise ValueError(
-                        f"{what}: frames_per_batch: expected a multiple of the {num} copies that {whose}, got {frames_per_batch}"
-                    )
-            steps = [frames_per_batch // num for num in self._batch_copies]
-            self._pool.allocate(steps, num_slots)
-            limit = max(each.max_episode_steps for each in facts)
-            self._tracker = EpisodeTracker(copies, steps, facts[0].transition.action, facts[0].after, limit)
+            self._tracker = self._allocate(what, frames_per_batch, num_slots)
         except BaseException:
             self.close()
             raise
         self._pool.resume_point = self._tracker.resume_point
 
-    def _furnish(self, what: str, frames_per_batch: int, num_slots: int) -> Ledger:
-        """Share the steps of a batch out among the copies of the workers, and give the workers the memory that they write to."""
-        facts = self._fleet.facts
+    def _allocate(self, what: str, frames_per_batch: int, num_slots: int) -> EpisodeTracker:
+        """Divide the steps of a batch among the copies of the workers, and give the workers the memory that they write to."""
+        facts = self._pool.facts
         copies = [each.num_envs or 1 for each in facts]
-        self._batch_copies = self._shared_out(copies)
+        self._batch_copies = self._copies_per_batch(copies)
         for num in self._batch_copies:
             if frames_per_batch % num:
                 whose = "all workers have" if len(set(self._batch_copies)) == 1 and num != copies[0] else "a worker has"
                 raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num} copies that {whose}, got {frames_per_batch}")
         steps = [frames_per_batch // num for num in self._batch_copies]
-        self._fleet.furnish(steps, num_slots)
+        self._pool.allocate(steps, num_slots)
         limit = max(each.max_episode_steps for each in facts)
-        return Ledger(copies, steps, facts[0].transition.action, facts[0].after, limit)
+        return EpisodeTracker(copies, steps, facts[0].transition.action, facts[0].after, limit)
 
     def close(self) -> None:
         self._pool.close()

@@ -24,8 +24,6 @@ __all__ = [
     "Delta",
     "Independent",
     "Joint",
-    "MaskedCategorical",
-    "MaskedOneHotCategorical",
     "MultiCategorical",
     "Normal",
     "OneHotCategorical",
