@@ -6,11 +6,12 @@ import functools
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from funrl import algos, collectors, envs, random, record, training, tree
+from funrl._arguments import COLLECTORS, UsageError, option, parser
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
@@ -21,18 +22,6 @@ from funrl.training import runs
 from funrl.tree.files import say
 
 __all__ = ["main"]
-
-# What --collector knows them by, and config.json.
-_COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
-
-
-class _UsageError(ValueError):
-    """The command line asks for something that does not exist; the message is one line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise _UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = argparse.Namespace(command=None)
     try:
-        args = _parser().parse_args(argv)
+        args = parser(_COMMANDS).parse_args(argv)
         args.command(args)
         return 0
-    except (_UsageError, RunError, CheckpointError) as error:
+    except (UsageError, RunError, CheckpointError) as error:
         return _fail(error, 2)
     except (training.Diverged, HostError, OSError) as error:
         return _fail(error, 1)
@@ -70,78 +59,6 @@ def _fail(error: Any, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{train,evaluate,video,plot,envs}")
-
-    train = commands.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
-    train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
-    train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
-    train.add_argument(
-        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: what the environment takes)"
-    )
-    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained side by side (default: 1)")
-    train.add_argument("--seed", type=_whole, help="where all random numbers come from (default: 0)")
-    train.add_argument(
-        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number where that is taken)"
-    )
-    train.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the algorithm, such as learning_rate=3e-4"
-    )
-    train.add_argument(
-        "--collector",
-        choices=list(_COLLECTORS),
-        help="step an environment on the host in worker processes: all on one batch, or each on batches of its own while the agent learns",
-    )
-    train.add_argument("--num-workers", type=_whole, metavar="N", help="how many worker processes (default: 2)")
-    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: what num_envs shares out)")
-    train.add_argument(
-        "--backend",
-        choices=["auto", "xla", "inductor", "eager"],
-        help="what compiles: XLA (starts in seconds; the extra xla), torch's inductor, or nothing (default: what there is, XLA on a CPU)",
-    )
-    train.add_argument("--resume", action="store_true", help="go on with the run in DIR; what is not given is as it was")
-    _add_own(train)
-    train.set_defaults(command=_train)
-
-    evaluate = commands.add_parser(
-        "evaluate", help="let trained agents play", description="Let the agents of a run play, without exploration."
-    )
-    _add_play(evaluate, 100, "episodes of each agent")
-    evaluate.set_defaults(command=_evaluate)
-
-    video = commands.add_parser(
-        "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
-    )
-    _add_play(video, 4, "how many, side by side")
-    video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
-    video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
-    video.set_defaults(command=_video)
-
-    plot = commands.add_parser(
-        "plot", help="draw learning curves", description="Draw the learning curves of runs in one picture.", allow_abbrev=False
-    )
-    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
-    plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
-    plot.set_defaults(command=_plot)
-
-    listing = commands.add_parser("envs", help="list the environments", description="List the environments.")
-    listing.set_defaults(command=_envs)
-    return parser
-
-
-def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the folder of a run")
-    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{told} (default: {num_episodes})")
-    parser.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
-    _add_own(parser)
-
-
-def _add_own(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
-    parser.add_argument("--trust", action="store_true", help="import the module that the name of the run's environment asks for")
-
-
 def _train(args: argparse.Namespace) -> None:
     if args.algo is not None:
         _train_own(args)
@@ -153,12 +70,12 @@ def _train(args: argparse.Namespace) -> None:
     missing = [name for name, value in (("algorithm", args.algorithm), ("--env", args.env)) if value is None]
     if missing:
         remedy = "; a run in DIR is gone on with by train --resume --out DIR" if args.resume else ""
-        raise _UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
     try:
         defaults = algos.defaults(args.algorithm)
     except ValueError as error:
-        raise _UsageError(str(error)) from None
-    given = dict(_option(text, defaults) for text in args.set)
+        raise UsageError(str(error)) from None
+    given = dict(option(text, defaults) for text in args.set)
     out = _default_out(args, args.algorithm, args.env) if args.out is None else Path(args.out)
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
     collector, num_workers = args.collector, args.num_workers
@@ -170,7 +87,7 @@ def _train(args: argparse.Namespace) -> None:
         total_steps = old["total_steps"] if total_steps is None else total_steps
         num_workers = old.get("num_workers") if num_workers is None else num_workers
         if collector is None:
-            collector = next((name for name, kind in _COLLECTORS.items() if kind == old.get("collector")), None)
+            collector = next((name for name, kind in COLLECTORS.items() if kind == old.get("collector")), None)
     else:
         preset = training.preset(args.algorithm, args.env)
         total_steps = preset.total_steps if total_steps is None else total_steps
@@ -180,7 +97,7 @@ def _train(args: argparse.Namespace) -> None:
         options |= given
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
-            raise _UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
+            raise UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
     key, notes = _key(seed, record.read_config(out) if args.resume else None)
     if collector is not None:
         notes["num_workers"] = 2 if num_workers is None else num_workers
@@ -189,7 +106,7 @@ def _train(args: argparse.Namespace) -> None:
     try:
         algo = algos.make(args.algorithm, args.env, **options)
     except (ValueError, TypeError, ImportError) as error:
-        raise _UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(algo.env)
@@ -212,7 +129,7 @@ def _train_own(args: argparse.Namespace) -> None:
     for name, value in given.items():
         if value is not None:
             where = "use funrl.train(collector=)" if name in list(given)[3:] else "give it there"
-            raise _UsageError(f"{name}: an algorithm of --algo has its own environment and options; leave {name} out, and {where}")
+            raise UsageError(f"{name}: an algorithm of --algo has its own environment and options; leave {name} out, and {where}")
     algo = runs.named(args.algo)
     assert algo is not None
     out = _default_out(args, algo.name, algo.env.name) if args.out is None else Path(args.out)
@@ -221,7 +138,7 @@ def _train_own(args: argparse.Namespace) -> None:
         raise RunError(f"{out}: cannot resume here: the run has a collector; go on with funrl.train(algo, ..., collector=, resume=True)")
     total_steps = old.get("total_steps") if args.total_steps is None else args.total_steps
     if total_steps is None:
-        raise _UsageError("--total-steps: expected how long to train, which nothing says for an algorithm of --algo")
+        raise UsageError("--total-steps: expected how long to train, which nothing says for an algorithm of --algo")
     key, notes = _key(args.seed, old if args.resume else None)
     num_agents = old.get("num_agents", 1) if args.num_agents is None else args.num_agents
     with algo.env:
@@ -236,7 +153,7 @@ def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, di
     try:
         return random.key(chosen), {"seed": chosen}
     except (ValueError, TypeError) as error:
-        raise _UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
 
 
 def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, total_steps: int, *, num_agents: int, **options: Any) -> None:
@@ -254,27 +171,27 @@ def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: d
     """Return how many environments a batch is of: those of all workers, or of one where each makes batches of its own."""
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", per_worker)):
         if value is not None and value < 1:
-            raise _UsageError(f"{name}: expected at least 1, got {value}")
+            raise UsageError(f"{name}: expected at least 1, got {value}")
     together = num_workers if collector == "sync" else 1
     if "num_envs" not in options:
-        raise _UsageError("--collector: the algorithm has no num_envs, and so does not learn from batches of several environments")
+        raise UsageError("--collector: the algorithm has no num_envs, and so does not learn from batches of several environments")
     num_envs = options["num_envs"]
     if per_worker is not None:
         if given.get("num_envs", per_worker * together) != per_worker * together:
-            raise _UsageError(
+            raise UsageError(
                 f"--envs-per-worker: {per_worker} make {per_worker * together} in a batch, but num_envs={num_envs} was asked for; "
                 "give one of both"
             )
         return per_worker * together
     if num_envs % together and "num_envs" in given:
-        raise _UsageError(f"--num-workers: {num_workers} do not divide num_envs = {num_envs}; choose a divisor, or another num_envs")
+        raise UsageError(f"--num-workers: {num_workers} do not divide num_envs = {num_envs}; choose a divisor, or another num_envs")
     return max(num_envs // together, 1) * together
 
 
 def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.Tensor) -> collectors.Collector:
     """Return the collector that learns for ``algo``."""
     if not algo.env.host:
-        raise _UsageError(
+        raise UsageError(
             f"--collector: {env} is pure torch: its steps are in the program that learns, which is faster than workers are; leave it out"
         )
     options: dict[str, Any] = {
@@ -295,7 +212,7 @@ def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.
 def _evaluate(args: argparse.Namespace) -> None:
     run = training.load_run(args.dir, algo=runs.named(args.algo), trust=args.trust)
     if args.episodes < 1:
-        raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
+        raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
     num_agents = run.config["num_agents"]
     with run.algo.env:
         result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
@@ -309,9 +226,9 @@ def _video(args: argparse.Namespace) -> None:
         env = stack.enter_context(run.algo.env)
         num_agents = run.config["num_agents"]
         if args.episodes < 1:
-            raise _UsageError(f"--episodes: expected at least 1, got {args.episodes}")
+            raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
         if not 0 <= args.agent < num_agents:
-            raise _UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
+            raise UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
         out = _file(args.out, record.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
         learner = run.state.learner
         params, env_params = learner.params, getattr(learner, "env_params", None)
@@ -324,11 +241,11 @@ def _video(args: argparse.Namespace) -> None:
                 pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
                 env = stack.enter_context(envs.make(name, num_envs=args.episodes, **pictures))
             if env.render is None:
-                raise _UsageError(f"{name} has no pictures")
+                raise UsageError(f"{name} has no pictures")
             key, greedy = random.key(args.seed), run.algo.greedy
             result = record.film(out, params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
         except (ValueError, TypeError, ImportError) as error:
-            raise _UsageError(str(error)) from None
+            raise UsageError(str(error)) from None
     say(f"{out}: {_summary(result, 1)}")
 
 
@@ -341,14 +258,14 @@ def _plot(args: argparse.Namespace) -> None:
         curves = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
         record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
     except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
-        raise _UsageError(str(error)) from None
+        raise UsageError(str(error)) from None
     say(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}")
 
 
 def _file(given: str | None, default: Path, suffixes: tuple[str, ...]) -> Path:
     path = default if given is None else Path(given)
     if path.suffix.lower() not in suffixes:
-        raise _UsageError(f"--out: expected a name that ends in {' or '.join(suffixes)}, got {str(path)!r}")
+        raise UsageError(f"--out: expected a name that ends in {' or '.join(suffixes)}, got {str(path)!r}")
     return path
 
 
@@ -387,21 +304,6 @@ def _default_out(args: argparse.Namespace, algorithm: str, env: str) -> Path:
     return (taken or base) if args.resume else folder
 
 
-def _whole(text: str) -> int:
-    """Return the integer that ``500000``, ``500_000`` or ``5e5`` is."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.5
-    if not value.is_integer():
-        raise argparse.ArgumentTypeError(f"expected a whole number such as 500000 or 5e5, got {text!r}")
-    return int(value)
-
-
 def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any], trust: bool) -> dict[str, Any]:
     """Return the options of the run in ``out``; none where it is of another algorithm or environment, which train refuses."""
     if (config["algorithm"], config["env"]) != (args.algorithm, args.env):
@@ -413,39 +315,7 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any],
         raise RunError(f"{record.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 
-def _option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:
-    """Return name and value of ``name=value``; the value has the type of the default, and stays text where there is none."""
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not equals:
-        raise _UsageError(f"--set {text}: expected NAME=VALUE, such as learning_rate=3e-4")
-    if name not in defaults:
-        return name, value  # algos.make refuses it, and knows the nearest names
-    default = defaults[name]
-    kinds = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number (inf too)",
-        tuple: "whole numbers with commas, such as 64,64",
-        str: "a word",
-    }
-    try:
-        return name, _parse(value, default)
-    except ValueError:
-        raise _UsageError(f"--set {text}: expected {kinds[type(default)]}, got {value!r}") from None
-
-
-def _parse(value: str, default: Any) -> Any:
-    if isinstance(default, bool):
-        if value.lower() not in ("true", "false"):
-            raise ValueError
-        return value.lower() == "true"
-    if isinstance(default, tuple):
-        parts = [part for part in re.sub(r"[()\[\]]", "", value).split(",") if part.strip()]
-        return tuple(int(part) for part in parts)
-    if type(default) is int and "," in value:
-        return _parse(value, ())  # an option that is one number or several; algos.make refuses it elsewhere
-    return type(default)(value)
-
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "video": _video, "plot": _plot, "envs": _envs}
 
 if __name__ == "__main__":
     sys.exit(main())

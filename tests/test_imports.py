@@ -38,6 +38,7 @@ FLOORS = {
     "record": 7,
     "checkpoint": 7,
     "training": 7,
+    "_arguments": 7,
     "__main__": 7,
     "__init__": 8,
 }
@@ -48,6 +49,7 @@ SIBLINGS = {
     ("debug", "compiler"),
     ("collectors", "acting"),
     ("optim", "schedules"),
+    ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
 SHARED = {

@@ -10,25 +10,11 @@ more. The functions of shape (:func:`index`, :func:`stack`, :func:`reshape`, ...
 from the front, and name the leaf that does not have them.
 """
 
-from funrl.tree.batch import (
-    batch_shape,
-    cat,
-    expand,
-    flatten_batch,
-    gather,
-    index,
-    permute,
-    reshape,
-    set,
-    split,
-    squeeze,
-    stack,
-    unbind,
-    unsqueeze,
-    where,
-)
+from funrl.tree._shapes import batch_shape, expand, flatten_batch, permute, reshape, squeeze, unsqueeze
+from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, structure, unflatten
+from funrl.tree.batch import cat, gather, index, set, split, stack, unbind, where
 from funrl.tree.names import exclude, flatten_keys, get, rename, select, unflatten_keys, update
-from funrl.tree.nodes import Replaceable, check_like, dataclass, describe_leaf, flatten, leaves, map, paths, static, structure, unflatten
+from funrl.tree.nodes import Replaceable, dataclass, static
 from funrl.tree.storage import load, load_memmap, memmap, memmap_like, pin_memory, save, share_memory
 from funrl.tree.values import allclose, clone, contiguous, describe, equal, global_norm, nbytes, ravel, to, zeros_like
 

@@ -1,79 +1,14 @@
-"""The batch dimensions of a tree: what its leaves share at the front."""
+"""Trees along a batch dimension: joined, split, indexed and chosen from."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from funrl.tree.nodes import check_like, describe_leaf, leaves, map, paths
+from funrl.tree._shapes import check_dim, shared
+from funrl.tree._walks import check_like, describe_leaf, leaves, map, paths
 
-__all__ = [
-    "batch_shape",
-    "cat",
-    "expand",
-    "flatten_batch",
-    "gather",
-    "index",
-    "permute",
-    "reshape",
-    "set",
-    "split",
-    "squeeze",
-    "stack",
-    "unbind",
-    "unsqueeze",
-    "where",
-]
-
-
-def batch_shape(tree: Any, batch_dims: int | None = None) -> torch.Size:
-    """Return the leading sizes that all leaves share.
-
-    Args:
-        tree: leaves [B1, ..., Bn, ...].
-        batch_dims: n; by default as many as agree, which for leaves of one shape is all of it.
-
-    Raises:
-        ValueError: if there is no leaf, or if leaves do not share ``batch_dims`` dimensions (the leaf is named).
-
-    Example:
-        >>> import torch
-        >>> batch_shape({"a": torch.zeros(5, 3), "b": {"c": torch.zeros(5, 2, 1)}})
-        torch.Size([5])
-    """
-    if batch_dims is not None:
-        return _shared(tree, batch_dims, "tree.batch_shape")
-    values = leaves(tree)
-    shape = _shared(tree, 0, "tree.batch_shape")
-    for n in range(1, 1 + min(x.ndim for x in values)):
-        if any(x.shape[:n] != values[0].shape[:n] for x in values):
-            break
-        shape = values[0].shape[:n]
-    return shape
-
-
-def _shared(tree: Any, n: int, what: str) -> torch.Size:
-    """Return the first ``n`` sizes of every leaf, after a check that they agree."""
-    values = leaves(tree)
-    if not values:
-        raise ValueError(f"{what}: expected a tree with at least one leaf, got none")
-    for i, x in enumerate(values):
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"{what}: leaf {paths(tree)[i]} is {describe_leaf(x)}; expected a tensor")
-        if x.ndim < n:
-            raise ValueError(f"{what}: leaf {paths(tree)[i]} is {describe_leaf(x)}; expected at least {n} batch dimensions")
-        if x.shape[:n] != values[0].shape[:n]:
-            raise ValueError(
-                f"{what}: leaf {paths(tree)[i]} is {describe_leaf(x)}; expected a shape that begins with "
-                f"{list(values[0].shape[:n])}, as that of leaf {paths(tree)[0]} does"
-            )
-    return values[0].shape[:n]
-
-
-def _check_dim(dim: int, what: str) -> None:
-    if dim < 0:
-        raise ValueError(f"{what}: dim is {dim}; expected a batch dimension, counted from the front: 0 or more")
+__all__ = ["cat", "gather", "index", "set", "split", "stack", "unbind", "where"]
 
 
 def stack(trees: Any, dim: int = 0) -> Any:
@@ -118,11 +53,11 @@ def cat(trees: Any, dim: int = 0) -> Any:
         torch.Size([4, 2])
     """
     trees = list(trees)
-    _check_dim(dim, "tree.cat")
+    check_dim(dim, "tree.cat")
     if not trees:
         raise ValueError("tree.cat: expected at least one tree, got an empty sequence")
     for number, part in enumerate(trees):
-        _shared(part, dim + 1, f"tree.cat: tree {number}")
+        shared(part, dim + 1, f"tree.cat: tree {number}")
         if number:
             one, other = (map(lambda x: x.narrow(dim, 0, 0), t) for t in (part, trees[0]))
             check_like(one, other, f"tree.cat: without dimension {dim}, tree {number}", "tree 0", dtypes=False)
@@ -146,8 +81,8 @@ def split(tree: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]
         >>> rest
         {'a': tensor([2, 3, 4])}
     """
-    _check_dim(dim, "tree.split")
-    n = _shared(tree, dim + 1, "tree.split")[dim]
+    check_dim(dim, "tree.split")
+    n = shared(tree, dim + 1, "tree.split")[dim]
     if isinstance(size, int):
         if size < 1:
             raise ValueError(f"tree.split: size is {size}; expected at least 1")
@@ -178,8 +113,8 @@ def unbind(tree: Any, dim: int = 0) -> tuple[Any, ...]:
         >>> unbind({"a": torch.tensor([5, 6])})
         ({'a': tensor(5)}, {'a': tensor(6)})
     """
-    _check_dim(dim, "tree.unbind")
-    n = _shared(tree, dim + 1, "tree.unbind")[dim]
+    check_dim(dim, "tree.unbind")
+    n = shared(tree, dim + 1, "tree.unbind")[dim]
     return tuple([map(lambda x, i=i: x.select(dim, i), tree) for i in range(n)])
 
 
@@ -210,7 +145,7 @@ def index(tree: Any, i: Any) -> Any:
     if isinstance(i, str):
         raise TypeError(f"tree.index: i: expected an integer, slice or tensor, got the string {i!r}; tree.get takes the keys of entries")
     if leaves(tree):
-        _shared(tree, _consumed(i), "tree.index")
+        shared(tree, _consumed(i), "tree.index")
     return map(lambda x: x[i], tree)
 
 
@@ -232,7 +167,7 @@ def set(tree: Any, i: Any, values: Any) -> Any:
         {'a': tensor([0., 5., 0.])}
     """
     if leaves(tree):
-        _shared(tree, _consumed(i), "tree.set")
+        shared(tree, _consumed(i), "tree.set")
     check_like(values, map(lambda x: x[i], tree), "tree.set: values", "what they replace", dtypes=False)
 
     parts = i if isinstance(i, tuple) else (i,)
@@ -248,130 +183,6 @@ def set(tree: Any, i: Any, values: Any) -> Any:
         return x
 
     return map(put, tree, values)
-
-
-def reshape(tree: Any, shape: Any, *, batch_dims: int = 1) -> Any:
-    """Reshape the first ``batch_dims`` dimensions of every leaf to ``shape``.
-
-    Args:
-        tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
-        shape: the new leading sizes; one may be -1.
-        batch_dims: how many leading dimensions the new ones replace.
-
-    Raises:
-        ValueError: if leaves do not share these dimensions (the leaf is named), or ``shape`` holds another number of items.
-
-    Example:
-        >>> import torch
-        >>> reshape({"a": torch.zeros(6, 4)}, (2, 3))["a"].shape
-        torch.Size([2, 3, 4])
-    """
-    if not leaves(tree):
-        return tree
-    old = _shared(tree, batch_dims, "tree.reshape")
-    shape = tuple(shape)
-    known = math.prod([n for n in shape if n != -1])
-    total = math.prod(old)
-    open_sizes = len([n for n in shape if n == -1])
-    if open_sizes > 1 or (open_sizes == 0 and known != total) or (open_sizes == 1 and (known == 0 or total % known != 0)):
-        raise ValueError(f"tree.reshape: cannot make {list(shape)} of the batch dimensions {list(old)}: that is another number of items")
-    new = [total // known if n == -1 else n for n in shape]
-    return map(lambda x: x.reshape(*new, *x.shape[batch_dims:]), tree)
-
-
-def flatten_batch(tree: Any, batch_dims: int = 2) -> Any:
-    """Merge the first ``batch_dims`` dimensions of every leaf into one: ``[T, B, ...]`` becomes ``[T * B, ...]``.
-
-    Raises:
-        ValueError: if leaves do not share these dimensions (the leaf is named).
-
-    Example:
-        >>> import torch
-        >>> flatten_batch({"a": torch.zeros(2, 3, 4), "b": torch.zeros(2, 3)})["a"].shape
-        torch.Size([6, 4])
-    """
-    return reshape(tree, (math.prod(_shared(tree, batch_dims, "tree.flatten_batch")),), batch_dims=batch_dims)
-
-
-def permute(tree: Any, dims: Sequence[int]) -> Any:
-    """Reorder batch dimensions; the others keep their places.
-
-    Args:
-        tree: leaves [B1, ..., Bn, ...].
-        dims: a permutation of 0 to n - 1: the new first dimension is the old ``dims[0]``.
-
-    Raises:
-        ValueError: if ``dims`` is no permutation, or leaves do not share the n dimensions (the leaf is named).
-
-    Example:
-        >>> import torch
-        >>> permute({"a": torch.zeros(2, 5, 3)}, (1, 0))["a"].shape
-        torch.Size([5, 2, 3])
-    """
-    dims = tuple(dims)
-    if sorted(dims) != list(range(len(dims))):
-        raise ValueError(f"tree.permute: dims is {dims}; expected a permutation of the batch dimensions 0 to n - 1")
-    _shared(tree, len(dims), "tree.permute")
-    return map(lambda x: x.permute(*dims, *range(len(dims), x.ndim)), tree)
-
-
-def expand(tree: Any, shape: Sequence[int], *, batch_dims: int = 1) -> Any:
-    """Repeat a tree along new or single batch dimensions, without copying.
-
-    Args:
-        tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
-        shape: the new leading sizes; its last n are those of the tree, or replace sizes of 1.
-        batch_dims: how many leading dimensions the new ones replace.
-
-    Raises:
-        ValueError: if leaves do not share these dimensions (the leaf is named), or they do not expand to ``shape``.
-
-    Example:
-        >>> import torch
-        >>> expand({"a": torch.zeros(2, 5, 1)}, (3, 2, 5), batch_dims=2)["a"].shape
-        torch.Size([3, 2, 5, 1])
-    """
-    shape = tuple(shape)
-    old = _shared(tree, batch_dims, "tree.expand")
-    new = shape[len(shape) - batch_dims :]
-    if len(shape) < batch_dims or any(n not in (1, m) for n, m in zip(old, new, strict=True)):
-        raise ValueError(f"tree.expand: the batch dimensions {list(old)} do not expand to {list(shape)}; its last sizes have to be theirs")
-    fill = (1,) * (len(shape) - batch_dims)
-    return map(lambda x: x.reshape(*fill, *x.shape).expand(*shape, *x.shape[batch_dims:]), tree)
-
-
-def unsqueeze(tree: Any, dim: int = 0) -> Any:
-    """Insert a batch dimension of size 1 at ``dim``, 0 or more.
-
-    Raises:
-        ValueError: if leaves do not share the ``dim`` dimensions before it (the leaf is named).
-
-    Example:
-        >>> import torch
-        >>> unsqueeze({"a": torch.zeros(2, 3)}, 1)["a"].shape
-        torch.Size([2, 1, 3])
-    """
-    _check_dim(dim, "tree.unsqueeze")
-    _shared(tree, dim, "tree.unsqueeze")
-    return map(lambda x: x.unsqueeze(dim), tree)
-
-
-def squeeze(tree: Any, dim: int = 0) -> Any:
-    """Remove the batch dimension ``dim``, which has size 1.
-
-    Raises:
-        ValueError: if leaves do not share it (the leaf is named), or its size is not 1.
-
-    Example:
-        >>> import torch
-        >>> squeeze({"a": torch.zeros(2, 1, 3), "b": torch.zeros(2, 1)}, 1)["a"].shape
-        torch.Size([2, 3])
-    """
-    _check_dim(dim, "tree.squeeze")
-    size = _shared(tree, dim + 1, "tree.squeeze")[dim]
-    if size != 1:
-        raise ValueError(f"tree.squeeze: batch dimension {dim} has size {size}; expected 1")
-    return map(lambda x: x.squeeze(dim), tree)
 
 
 def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
@@ -395,10 +206,10 @@ def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
         {'a': tensor([[2],
                 [3]])}
     """
-    _check_dim(dim, "tree.gather")
+    check_dim(dim, "tree.gather")
     if indices.dtype != torch.int64:
         raise TypeError(f"tree.gather: indices: expected int64, got {indices.dtype}")
-    leading = _shared(tree, dim + 1, "tree.gather")[:dim]
+    leading = shared(tree, dim + 1, "tree.gather")[:dim]
     if indices.ndim != dim + 1 or indices.shape[:dim] != leading:
         raise ValueError(f"tree.gather: indices: expected the shape {[*leading, 'M']}, got {list(indices.shape)}")
 

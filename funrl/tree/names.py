@@ -6,7 +6,7 @@ A *path* is a key or a tuple of keys from the root on: those of dicts, the names
 
 from typing import Any
 
-from funrl.tree.nodes import describe_leaf, leaves
+from funrl.tree._walks import describe_leaf, leaves
 
 __all__ = ["exclude", "flatten_keys", "get", "rename", "select", "unflatten_keys", "update"]
 

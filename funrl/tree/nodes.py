@@ -1,38 +1,22 @@
-"""The nodes of a tree: frozen dataclasses that are pytrees, and the walks over all leaves that everything else stands on."""
+"""The nodes of a tree: frozen dataclasses that are pytrees."""
 
 import builtins
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, Self, TypeVar, dataclass_transform
 
 import optree
 import optree.registry
-import torch
 from optree import GetAttrEntry
 from torch.utils import _pytree as torch_pytree
 
-from funrl.tree.checks import check_class, check_decorated, check_leaf
+from funrl.tree._walks import CLASSES, leaves
+from funrl.tree.checks import check_class, check_decorated
 from funrl.tree.show import shown_short
 
-__all__ = [
-    "Replaceable",
-    "check_like",
-    "dataclass",
-    "describe_leaf",
-    "flatten",
-    "leaves",
-    "map",
-    "paths",
-    "static",
-    "structure",
-    "unflatten",
-]
+__all__ = ["Replaceable", "dataclass", "static"]
 
 T = TypeVar("T")
-
-# All classes made by dataclass(). torch.compile can only build an object of a class that it reaches from a module.
-_CLASSES: list[Any] = []
 
 
 class _Statics(tuple[Any, ...]):
@@ -94,9 +78,9 @@ class Replaceable:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with the named fields changed."""
         kind: Any = type(self)
-        check_decorated(kind, _CLASSES[kind._funrl_id])
+        check_decorated(kind, CLASSES[kind._funrl_id])
         fields = {name: getattr(self, name) for name in (*kind._funrl_data, *kind._funrl_static)}
-        return _CLASSES[kind._funrl_id](**{**fields, **changes})
+        return CLASSES[kind._funrl_id](**{**fields, **changes})
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
@@ -116,12 +100,13 @@ def dataclass(cls: type[T]) -> type[T]:
 
     Example:
         >>> import torch
+        >>> from funrl import tree
         >>> @dataclass
         ... class Ball:
         ...     height: torch.Tensor
         ...     speed: torch.Tensor
         >>> ball = Ball(height=torch.tensor(1.0), speed=torch.tensor(0.5))
-        >>> map(lambda x: 2 * x, ball.replace(height=torch.tensor(3.0))).height
+        >>> tree.map(lambda x: 2 * x, ball.replace(height=torch.tensor(3.0))).height
         tensor(6.)
     """
     check_class(cls)
@@ -143,8 +128,8 @@ def dataclass(cls: type[T]) -> type[T]:
     def rebuild(context: Any, children: Any) -> Any:
         return made(**dict(zip(names, (*children, *context), strict=True)))
 
-    made._funrl_id, made._funrl_data, made._funrl_static = len(_CLASSES), data_names, static_names
-    _CLASSES.append(made)
+    made._funrl_id, made._funrl_data, made._funrl_static = len(CLASSES), data_names, static_names
+    CLASSES.append(made)
 
     made.replace = Replaceable.replace
     optree.register_pytree_node(
@@ -162,284 +147,3 @@ def dataclass(cls: type[T]) -> type[T]:
         serialized_type_name=f"{made.__module__}.{made.__qualname__}",
     )
     return made
-
-
-def flatten(tree: Any) -> tuple[list[Any], Any]:
-    """Return the leaves of ``tree`` and its structure, for :func:`unflatten`.
-
-    The leaves of a dict come in the order of their sorted keys, as in optree. ``None`` is a tree without leaves.
-
-    Raises:
-        TypeError: if there is a container that is no tree.
-
-    Example:
-        >>> values, form = flatten({"b": 2, "a": (0, 1)})
-        >>> values
-        [0, 1, 2]
-        >>> unflatten(form, [10, 11, 12]) == {"b": 12, "a": (10, 11)}
-        True
-    """
-    # Written out, because torch.compile cannot trace optree's way with dicts, and torch's own orders them otherwise. The walks of
-    # leaves and map say the same again: they run at each step of a compiled program, and are several times as fast without a structure.
-    values: list[Any] = []
-    return values, _flatten_into(values, tree)
-
-
-_LEAF = "leaf"
-
-
-def _flatten_into(values: list[Any], node: Any) -> Any:
-    kind = type(node)
-    if kind is dict:
-        return (kind, tuple(node), tuple([_flatten_into(values, node[key]) for key in sorted(node)]))
-    if kind is tuple or kind is list:
-        return (kind, len(node), tuple([_flatten_into(values, child) for child in node]))
-    if hasattr(kind, "_funrl_data"):
-        check_decorated(kind, _CLASSES[kind._funrl_id])
-        context = tuple([getattr(node, name) for name in kind._funrl_static])
-        return (kind, context, tuple([_flatten_into(values, getattr(node, name)) for name in kind._funrl_data]))
-    if isinstance(node, tuple) and hasattr(kind, "_fields"):
-        return (kind, kind._fields, tuple([_flatten_into(values, child) for child in node]))
-    if node is None:
-        return (kind, 0, ())
-    check_leaf(node)
-    values.append(node)
-    return _LEAF
-
-
-def unflatten(structure: Any, leaves: Any) -> Any:
-    """Return the tree of ``structure`` (from :func:`flatten`) that holds ``leaves``.
-
-    Example:
-        >>> values, form = flatten({"a": 1, "b": (2, 3)})
-        >>> unflatten(form, [10 * x for x in values])
-        {'a': 10, 'b': (20, 30)}
-    """
-    return _unflatten_from(iter(leaves), structure)
-
-
-def _unflatten_from(values: Any, form: Any) -> Any:
-    if form is _LEAF:
-        return next(values)
-    kind, context, forms = form
-    children = [_unflatten_from(values, child) for child in forms]
-    if kind is dict:
-        entries = dict(zip(sorted(context), children, strict=True))
-        return {key: entries[key] for key in context}
-    if kind is list:
-        return children
-    if kind is tuple:
-        return tuple(children)
-    if kind is type(None):
-        return None
-    if hasattr(kind, "_funrl_data"):
-        return _CLASSES[kind._funrl_id](**dict(zip((*kind._funrl_data, *kind._funrl_static), (*children, *context), strict=True)))
-    return kind(*children)
-
-
-def leaves(tree: Any) -> list[Any]:
-    """Return the leaves of ``tree`` in the order of :func:`flatten`.
-
-    Raises:
-        TypeError: if there is a container that is no tree.
-
-    Example:
-        >>> leaves({"b": 2, "a": (0, 1)})
-        [0, 1, 2]
-    """
-    values: list[Any] = []
-    _leaves_into(values, tree)
-    return values
-
-
-def _leaves_into(values: list[Any], node: Any) -> None:
-    kind = type(node)
-    if kind is torch.Tensor:
-        values.append(node)
-    elif kind is dict:
-        for key in sorted(node):
-            _leaves_into(values, node[key])
-    elif kind is tuple or kind is list:
-        for child in node:
-            _leaves_into(values, child)
-    elif hasattr(kind, "_funrl_data"):
-        check_decorated(kind, _CLASSES[kind._funrl_id])
-        for name in kind._funrl_data:
-            _leaves_into(values, getattr(node, name))
-    elif isinstance(node, tuple) and hasattr(kind, "_fields"):
-        for child in node:
-            _leaves_into(values, child)
-    elif node is not None:
-        check_leaf(node)
-        values.append(node)
-
-
-def structure(tree: Any) -> Any:
-    """Return the structure of ``tree``: equal for trees whose nodes and static fields agree. The order of dict entries does not count.
-
-    Example:
-        >>> structure({"a": 1}) == structure({"a": 2}), structure({"a": 1}) == structure([1])
-        (True, False)
-    """
-    return _canonical(flatten(tree)[1])
-
-
-def _canonical(form: Any) -> Any:
-    if form is _LEAF:
-        return form
-    kind, context, forms = form
-    return (kind, tuple(sorted(context)) if kind is dict else context, tuple([_canonical(child) for child in forms]))
-
-
-def paths(tree: Any) -> list[str]:
-    """Return a readable path for each leaf, in the order of :func:`leaves`.
-
-    Example:
-        >>> paths({"b": 2, "a": (0, 1)})
-        ["['a'][0]", "['a'][1]", "['b']"]
-    """
-    return [path or "(the whole tree)" for path in _paths(structure(tree), "")]
-
-
-def _paths(form: Any, path: str) -> list[str]:
-    if form is _LEAF:
-        return [path]
-    kind, context, forms = form
-    if kind is dict:
-        steps = [f"[{key!r}]" for key in sorted(context)]
-    elif hasattr(kind, "_funrl_data"):
-        steps = [f".{name}" for name in kind._funrl_data]
-    elif hasattr(kind, "_fields"):
-        steps = [f".{name}" for name in context]
-    else:
-        steps = [f"[{i}]" for i in range(len(forms))]
-    return [found for step, child in zip(steps, forms, strict=True) for found in _paths(child, path + step)]
-
-
-def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """Apply ``f`` to each leaf of ``tree`` (and the leaves of ``rest`` at the same place).
-
-    Raises:
-        TypeError: if there is a container that is no tree.
-        ValueError: if a tree of ``rest`` has another structure than ``tree``.
-
-    Example:
-        >>> map(lambda x, y: x + y, {"a": 1, "b": 2}, {"a": 10, "b": 20})
-        {'a': 11, 'b': 22}
-    """
-    if not rest:
-        return _map_one(f, tree)
-    values, form = flatten(tree)
-    columns = [values]
-    for position, other in enumerate(rest):
-        other_values, other_form = flatten(other)
-        if other_form != form and _canonical(other_form) != _canonical(form):
-            raise ValueError(_difference(other, tree, f"tree.map: tree number {position + 2}", "the first"))
-        columns.append(other_values)
-    return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
-
-
-def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
-    kind = type(node)
-    if kind is torch.Tensor:
-        return f(node)
-    if kind is dict:
-        entries = {key: _map_one(f, node[key]) for key in sorted(node)}
-        return {key: entries[key] for key in node}
-    if kind is tuple or kind is list:
-        return kind([_map_one(f, child) for child in node])
-    if hasattr(kind, "_funrl_data"):
-        check_decorated(kind, _CLASSES[kind._funrl_id])
-        fields = {name: _map_one(f, getattr(node, name)) for name in kind._funrl_data}
-        fields.update({name: getattr(node, name) for name in kind._funrl_static})
-        return _CLASSES[kind._funrl_id](**fields)
-    if isinstance(node, tuple) and hasattr(kind, "_fields"):
-        return kind(*[_map_one(f, child) for child in node])
-    if node is None:
-        return None
-    check_leaf(node)
-    return f(node)
-
-
-def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dtypes: bool = True) -> None:
-    """Raise unless ``tree`` has the structure, shapes and (with ``dtypes``) dtypes of ``reference``.
-
-    Fields of a :func:`dataclass` that its class names in ``_funrl_any_length`` may have another number of rows.
-
-    Args:
-        tree: the tree to check.
-        reference: the tree that it should be like.
-        what: the name of ``tree`` in the message.
-        reference_name: the name of ``reference`` in the message.
-        dtypes: whether dtypes have to agree too.
-
-    Raises:
-        ValueError: that names the first leaf that differs by its path.
-
-    Example:
-        >>> import torch
-        >>> check_like({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "new carry", "initial carry")
-        Traceback (most recent call last):
-        ...
-        ValueError: new carry: leaf ['a'] is float32 [2], but in initial carry it is float32 [3]
-    """
-    values, form = flatten(tree)
-    expected, expected_form = flatten(reference)
-    if form != expected_form and _canonical(form) != _canonical(expected_form):
-        raise ValueError(_difference(tree, reference, what, reference_name))
-    for i, (x, y) in enumerate(zip(values, expected, strict=True)):
-        if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
-            alike = type(x) is type(y)
-        else:
-            alike = (x.shape == y.shape or same_rows(reference, i, x.shape, y.shape)) and (not dtypes or x.dtype == y.dtype)
-        if not alike:
-            raise ValueError(f"{what}: leaf {paths(tree)[i]} is {describe_leaf(x)}, but in {reference_name} it is {describe_leaf(y)}")
-
-
-def same_rows(tree: Any, i: int, shape: Any, expected: Any) -> bool:
-    """Return whether leaf ``i`` of a tree may have ``shape`` for ``expected``: its class says that there may be any number of rows.
-
-    Example:
-        >>> import torch
-        >>> @dataclass
-        ... class History:
-        ...     rewards: torch.Tensor
-        ...     _funrl_any_length = ("rewards",)
-        >>> same_rows(History(torch.zeros(3, 2)), 0, (5, 2), (3, 2)), same_rows((torch.zeros(3, 2),), 0, (5, 2), (3, 2))
-        (True, False)
-    """
-    if len(shape) == 0 or len(shape) != len(expected) or list(shape[1:]) != list(expected[1:]):
-        return False
-    return _of_any_length(flatten(tree)[1], False)[i]
-
-
-def _of_any_length(form: Any, inside: bool) -> list[bool]:
-    if form is _LEAF:
-        return [inside]
-    kind, _, forms = form
-    free = [inside] * len(forms)
-    if hasattr(kind, "_funrl_any_length"):
-        free = [inside or name in kind._funrl_any_length for name in kind._funrl_data]
-    return [found for child, each in zip(forms, free, strict=True) for found in _of_any_length(child, each)]
-
-
-def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> str:
-    mine, theirs = paths(tree), paths(reference)
-    missing = [path for path in theirs if path not in mine]
-    extra = [path for path in mine if path not in theirs]
-    if not missing and not extra:
-        detail = "the types of nodes, or static fields, differ"
-    else:
-        detail = "; ".join([f"it has no leaf {path}" for path in missing[:1]] + [f"its leaf {path} is new" for path in extra[:1]])
-    return f"{what} has another structure than {reference_name}: {detail}"
-
-
-def describe_leaf(x: Any) -> str:
-    """Return dtype and shape of a tensor, or the class of something else, for messages.
-
-    Example:
-        >>> import torch
-        >>> describe_leaf(torch.zeros(2)), describe_leaf(1.0)
-        ('float32 [2]', 'a float')
-    """
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"

@@ -19,9 +19,9 @@ import safetensors
 import safetensors.torch
 import torch
 
+from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 from funrl.tree.files import check_path, naming, read_json, write_atomic
 from funrl.tree.names import _entries, _split, flatten_keys, unflatten_keys
-from funrl.tree.nodes import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
 __all__ = ["load", "load_memmap", "memmap", "memmap_like", "pin_memory", "save", "share_memory"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl.tree.nodes import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
+from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
 __all__ = ["allclose", "clone", "contiguous", "describe", "equal", "global_norm", "nbytes", "ravel", "to", "zeros_like"]
 
