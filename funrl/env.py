@@ -1,4 +1,4 @@
-"""The environment interface: pure functions over a state, and the data that they exchange."""
+"""The environment interface: pure functions over a state, and their data."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ __all__ = ["Env", "HostError", "Place", "Timestep", "Transition", "check_env", "
 
 @tree.dataclass
 class Timestep(tree.Replaceable):
-    """What an environment returns from ``reset`` and ``step``.
+    """Observation, reward and flags, as ``reset`` and ``step`` of an environment return them.
 
     Attributes:
-        observation: a tree of tensors, as ``env.observation_space`` says.
+        observation: a tree of tensors, an element of ``env.observation_space``.
         reward: floating point []; 0 from ``reset``.
         terminated: bool []; the episode reached a terminal state, whose value is 0.
-        truncated: bool []; the episode was cut off (a time limit), so its value goes on.
+        truncated: bool []; the episode was stopped (by a time limit) in a state that has a value.
         info: a dict of further tensors, the same keys at each step; may be empty.
     """
 
@@ -31,18 +31,18 @@ class Timestep(tree.Replaceable):
 
     @property
     def done(self) -> torch.Tensor:
-        """Bool []: the episode is over, by either way."""
+        """Bool []: the episode is over, terminated or truncated."""
         return self.terminated | self.truncated
 
 
 @tree.dataclass
 class Place:
-    """Where steps of experience are in their episodes: what collectors know, whose batches may be of one worker now, of another then.
+    """Positions of steps in their episodes, for batches of collectors, where successive batches may come from different workers.
 
     Attributes:
-        number: int64 [], of the episode; no other one has it.
-        step_count: int64 [], how many steps of the episode came before.
-        return_so_far: floating point [], the sum of their rewards.
+        number: int64 [], the unique number of the episode.
+        step_count: int64 [], the number of earlier steps of the episode.
+        return_so_far: floating point [], the sum of the rewards of these steps.
     """
 
     number: torch.Tensor
@@ -55,14 +55,14 @@ class Transition(tree.Replaceable):
     """One step of experience (or [T, B, ...] of them).
 
     Attributes:
-        observation: what the policy saw.
-        action: what it chose.
+        observation: the observation of the policy.
+        action: the action that it chose.
         reward: floating point [].
         terminated: bool [].
         truncated: bool [].
         next_observation: the true successor, never the observation of a reset.
-        extras: what the policy returned beside the action, such as ``log_prob``.
-        place: a :class:`Place` where a collector gathered the steps; else (), and what comes next in a column goes on from what was there.
+        extras: further outputs of the policy, such as ``log_prob``.
+        place: a :class:`Place` if a collector gathered the steps; otherwise (), and each step of a column follows the one before it.
     """
 
     observation: Any
@@ -81,7 +81,7 @@ class Transition(tree.Replaceable):
 
 
 def seed_globals(seed: int) -> None:
-    """Seed the generators of this process that an environment outside torch may draw from: those of ``random``, numpy and torch.
+    """Seed the global generators of this process that a host environment may draw from: those of ``random``, numpy and torch.
 
     Environments that gymnasium made do so when all their copies are reset. Nothing in funrl draws from these generators.
 
@@ -106,32 +106,33 @@ def seed_globals(seed: int) -> None:
 
 
 class HostError(RuntimeError):
-    """An environment outside torch failed: it raised, died, did not answer, or returned what is no observation or reward."""
+    """Error: a host environment raised, died, did not answer, or returned an invalid observation or reward."""
 
 
 class Env(NamedTuple):
-    """An environment: a single instance, of which :func:`torch.func.vmap` makes batches, or ``num_envs`` copies side by side.
+    """An environment: a single instance, which :func:`torch.func.vmap` maps over batches, or ``num_envs`` copies.
 
     A batched environment takes one key, splits it itself, and has leaves [B, ...] in its states and timesteps; its spaces
-    are those of one copy. Where only some copies are to go on, ``reset_where`` and ``step_where`` take a mask.
+    are those of one copy. ``reset_where`` and ``step_where`` take a mask, to reset or step only some copies.
 
     Attributes:
-        name: what :func:`funrl.envs.make` knows it by.
+        name: its name for :func:`funrl.envs.make`.
         reset: ``reset(key, env_params) -> (state, Timestep)``.
-        step: ``step(key, state, action, env_params) -> (state, Timestep)``; never resets by itself.
+        step: ``step(key, state, action, env_params) -> (state, Timestep)``; it never resets the environment.
         observation_space: a space of :mod:`funrl.spaces`.
         action_space: a space of :mod:`funrl.spaces`.
         default_params: the physical constants as a tree of tensors; their dtype and device are those of the episode.
         max_episode_steps: the default time limit, in steps.
-        render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None: there are no pictures of it.
+        render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None if it cannot be rendered.
         host: whether ``step`` runs outside torch, and so cannot be vmapped or compiled.
         num_envs: B, for a batched environment; None for a single one.
         reset_where: batched only: ``reset_where(key, state, where, env_params) -> (state, Timestep)`` resets the copies in the mask
-            ``where``, bool [B]; the others keep their state, and their rows of the timestep are not to be used.
-        step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, likewise.
-        close: gives back what a host environment holds (processes, files); a second call does nothing. None: nothing to give back.
+            ``where``, bool [B]; the state of the others does not change, and their rows of the timestep are undefined.
+        step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, with a mask as
+            ``reset_where``.
+        close: ends processes and closes files of a host environment; a second call does nothing. None: there are none.
         below: the environment that a transform was applied to, or None.
-        label: what the transform is called, with its arguments, for ``repr``; of the environment at the bottom, its settings.
+        label: the text of the transform with its arguments, for ``repr``; for an environment without transforms, its settings.
     """
 
     name: str
@@ -144,14 +145,14 @@ class Env(NamedTuple):
     render: Any  # a function or None
     host: bool = False
     num_envs: int | None = None
-    reset_where: Any = None  # a function or None, likewise
+    reset_where: Any = None  # a function or None
     step_where: Any = None
     close: Callable[[], None] | None = None
     below: Any = None
     label: str = ""
 
     def __repr__(self) -> str:
-        """The environment at the bottom, and the transforms above it in the order in which they were applied."""
+        """Return the environment without transforms, followed by the transforms in the order of their application."""
         env, labels = self, []
         while env.below is not None:
             labels.append(env.label)
@@ -193,16 +194,16 @@ def constants(kind: Callable[..., Any], **values: Any) -> Any:
 def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any, env_params: Any, params_kind: type) -> None:
     """Raise unless the arguments of a ``step`` have the right types, dtypes and shapes.
 
-    It looks at no value, so that it costs nothing once the step is compiled.
+    It does not depend on values, so that it costs nothing in a compiled step.
 
     Args:
-        name: of the environment, for the message.
-        state: what was given as the state.
-        state_kind: the class that it should have.
-        action: what was given as the action.
+        name: the name of the environment, for the message.
+        state: the argument ``state`` of the step.
+        state_kind: the expected class of the state.
+        action: the argument ``action`` of the step.
         space: the action space.
-        env_params: what was given as the params.
-        params_kind: the class that they should have.
+        env_params: the argument ``env_params`` of the step.
+        params_kind: the expected class of the params.
 
     Raises:
         TypeError: if a class or dtype is wrong.
@@ -219,43 +220,42 @@ def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any,
         if not isinstance(value, kind):
             raise TypeError(
                 f"{name}: {argument}: expected a {kind.__name__}, got {type(value).__name__}; "
-                "call step(key, state, action, env_params) with what reset and default_params gave"
+                "call step(key, state, action, env_params) with the state from reset and the env's default_params"
             )
     space.check(action, f"{name}: action")
 
 
 def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
-    """Raise unless ``env`` keeps the contract of :class:`Env`.
+    """Raise unless ``env`` satisfies the contract of :class:`Env`.
 
     It resets the environment, takes random actions, and checks that
 
     * observations are in ``observation_space``; reward is a finite floating-point []; terminated and truncated are
       bool []; ``reset`` gives reward 0 and an episode that is not over;
-    * state and timestep keep their structure, shapes and dtypes from ``reset`` on;
+    * structure, shapes and dtypes of state and timestep do not change after ``reset``;
     * the same keys and actions give the same states and timesteps again;
     * no argument is modified;
-    * ``render``, where it is not None, gives uint8 [H, W, 3];
+    * ``render``, if it is not None, returns uint8 [H, W, 3];
 
-    all of these with a first dimension [B] where the environment is batched; for such a one also that
+    all of these with a first dimension [B] if the environment is batched; for a batched one also that
 
-    * ``reset_where`` and ``step_where`` do in the rows of the mask what ``reset`` and ``step`` do, and leave the state of the
-      others as it was;
+    * ``reset_where`` and ``step_where`` equal ``reset`` and ``step`` in the rows of the mask, and do not change the state of the others;
 
     and for an environment that does not run on the host also that
 
-    * the floating-point numbers follow the dtype of ``env_params``;
-    * ``torch.func.vmap`` over three copies, each with its own params (the floating-point ones times 1, 1.01 and 1.02), agrees with
+    * the floating-point numbers have the dtype of ``env_params``;
+    * ``torch.func.vmap`` over three copies with different params (the floating-point ones times 1, 1.01 and 1.02) agrees with
       a loop;
     * a compiled reset and step (:func:`funrl.compile`), and those of two copies under vmap, agree with eager ones.
 
     Args:
         env: the environment.
-        key: int64 [], where the random resets and actions come from.
-        num_steps: how many steps to take, at least 1.
+        key: int64 [], for the random resets and actions.
+        num_steps: the number of steps, at least 1.
 
     Raises:
         TypeError: if ``env`` is not an :class:`Env` or a part of it has the wrong type.
-        ValueError: if it breaks the contract; the message says where and how.
+        ValueError: if it violates the contract; the message says where and how.
 
     Example:
         >>> import funrl
@@ -307,7 +307,7 @@ def _batch(env: Env) -> tuple[int, ...]:
 
 
 def _check_batched(env: Env, what: str) -> None:
-    """Raise unless ``num_envs`` is a number of copies and the functions with a mask are there, or there is none of them."""
+    """Raise unless ``num_envs``, ``reset_where`` and ``step_where`` are all given and valid, or all None."""
     if env.num_envs is not None and (not isinstance(env.num_envs, int) or env.num_envs < 1):
         raise ValueError(f"{what}: num_envs: expected a positive integer or None, got {env.num_envs!r}")
     for field in ("reset_where", "step_where"):
@@ -324,7 +324,7 @@ def _random_action(env: Env, key: torch.Tensor) -> Any:
 
 
 def _walk(env: Env, keys: list[Any], actions: list[Any], env_params: Any, what: str) -> list[tuple[Any, Timestep]]:
-    """Reset, then take the actions (resetting where an episode ends), and check each result; return copies of all."""
+    """Reset, take the actions (with a reset after the end of an episode), and check each result; return copies of all results."""
     reset_reference = _guarded(f"{what}: reset", env.reset, ("key", "env_params"), (keys[0][0], env_params))
     _check_result(reset_reference, env, f"{what}: reset")
     state, timestep = reset_reference
@@ -395,7 +395,7 @@ def _check_start(timestep: Timestep, where: str) -> None:
 
 
 def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
-    """Raise unless the functions with a mask agree with those without: each is called after the same reset and step."""
+    """Raise unless the functions with a mask agree with those without; each is called after the same reset and step."""
     first_key, action_key, step_key, again_key, second_key, next_key = random.split(key, 6).unbind(0)
     env_params, mask = env.default_params, torch.arange(_batch(env)[0], device=key.device) % 2 == 0
     actions = [_random_action(env, k) for k in random.split(action_key).unbind(0)]
@@ -422,7 +422,7 @@ def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
 
 
 def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
-    """Raise unless float64 params make all floating-point numbers of the episode float64."""
+    """Raise unless float64 params give float64 for all floating-point numbers of the episode."""
     env_params = tree.to(env.default_params, torch.float64)
     if not any(x.is_floating_point() for x in tree.leaves(env_params)):
         return
@@ -460,7 +460,7 @@ def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
 
 
 def _check_compiled(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
-    """Raise unless a compiled reset and step agree with eager ones, alone and, where the environment has no copies of its own, batched."""
+    """Raise unless a compiled reset and step agree with eager ones, and also a vmapped one if the environment is single."""
 
     def walk(key: torch.Tensor, action: Any, env_params: Any) -> tuple[Any, Any]:
         reset_key, step_key = random.split(key)

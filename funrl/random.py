@@ -1,8 +1,8 @@
 """Random numbers as pure functions of a key.
 
-A *key* is an int64 tensor of shape []. It has no state: a function of this module gives the same numbers for the same key, always,
-whether it runs eagerly, compiled, or under :func:`torch.func.vmap`, on any device. So use a key once, and make new ones from it with
-:func:`split` (a number of keys now) or :func:`fold_in` (the key for an integer that you have, such as a step). Every function takes
+A *key* is an int64 tensor of shape []. It has no state: a function of this module always returns the same numbers for the same key,
+whether it runs eagerly, compiled, or under :func:`torch.func.vmap`, on any device. So use a key once, and derive new ones with
+:func:`split` (several keys at once) or :func:`fold_in` (the key for an integer, such as a step). Every function takes
 one key; for keys [B] map over them: ``torch.func.vmap(lambda k: normal(k, (3,)))(split(key, B))``.
 
 Construction: output i of a key is the output of SplitMix64 at one position of its sequence, which a counter reaches directly::
@@ -10,15 +10,15 @@ Construction: output i of a key is the output of SplitMix64 at one position of i
     output(key, i) = mix(key + (i ^ C) * 0x9E3779B97F4A7C15)                    (mod 2**64)
     mix(z):  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;  z = (z ^ z >> 27) * 0x94D049BB133111EB;  return z ^ z >> 31
 
-C is a 64-bit constant of its own for :func:`split`, :func:`fold_in` and the samplers, so that they read different positions of a
+C is a 64-bit constant, a different one for :func:`split`, :func:`fold_in` and the samplers, so that they read different positions of a
 key as long as the counters (and the integers given to fold_in) stay below 2**60 in magnitude.
 
-Limits: a key has 64 bits, and all keys read one cycle of 2**64 positions, each from a place of its own. Among K keys that read
-n numbers each, some two streams overlap with a probability of about K * K * n / 2**64 (a million keys of a thousand numbers: 0.005 %),
-and two keys are equal with one of K * K / 2**65. The 64-bit words of one key never repeat, as random words would after some 2**32.
-The generator is not cryptographic: one word of :func:`bits` gives its key away.
-Integers and keys are equal everywhere. What passes through logarithms and cosines may differ in the last digits between
-devices, or between an eager and a compiled program, and so may, about once in a million draws, an index from :func:`categorical`.
+Limits: a key has 64 bits, and all keys read the same cycle of 2**64 positions from different starts. Among K keys that read
+n numbers each, the probability that two streams overlap is about K * K * n / 2**64 (a million keys of a thousand numbers: 0.005 %),
+and that two keys are equal K * K / 2**65. The 64-bit words of one key never repeat, as truly random words would after about 2**32.
+The generator is not cryptographic: one word of :func:`bits` reveals its key.
+Integers and keys are equal everywhere. Results of logarithms and cosines may differ in the last digits between
+devices, or between an eager and a compiled program; so may, about once in a million draws, an index from :func:`categorical`.
 
 References:
     Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA, doi:10.1145/2660193.2660195 (no arXiv id).
@@ -57,23 +57,23 @@ Shape = int | Sequence[int]
 
 
 def _int64(x: int) -> int:
-    """Return the signed 64-bit integer that has the low 64 bits of x."""
+    """Return the signed 64-bit integer with the low 64 bits of x."""
     return ((x + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)
 
 
 _GOLDEN = _int64(0x9E3779B97F4A7C15)
 _M1, _M2 = _int64(0xBF58476D1CE4E5B9), _int64(0x94D049BB133111EB)
-# The constants C. Any will do whose four upper bits differ, also from one another's complements (integers below zero in fold_in).
+# The constants C. Their four upper bits have to differ, also from each other's complements (for negative integers in fold_in).
 _SEED, _SPLIT, _FOLD, _BITS = map(_int64, (0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1))
 _LOW32 = (1 << 32) - 1
 
 
 def key(seed: int | torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
-    """Return the key of a seed; no two seeds share a key.
+    """Return the key of a seed; different seeds have different keys.
 
     Args:
         seed: an integer in [-2**63, 2**63), or an integer tensor [] (so that one can vmap over seeds).
-        device: where the key lives, and so all that is drawn from it; by default the tensor's device, or torch's default device.
+        device: the device of the key and of all numbers drawn from it; by default the tensor's device, or torch's default device.
 
     Returns:
         A key, int64 [].
@@ -93,13 +93,13 @@ def key(seed: int | torch.Tensor, device: torch.device | str | None = None) -> t
 
 
 def split(key: torch.Tensor, num: Shape = 2) -> torch.Tensor:
-    """Return new keys made from one key, which should then be used no more.
+    """Return new keys derived from one key, which should not be used again.
 
-    A longer split begins with the keys of a shorter one.
+    The first keys do not depend on ``num``.
 
     Args:
         key: int64 [].
-        num: how many keys, or the shape of the tensor of keys.
+        num: the number of keys, or the shape of the tensor of keys.
 
     Returns:
         Keys, int64 [num] or [*num].
@@ -116,19 +116,19 @@ def split(key: torch.Tensor, num: Shape = 2) -> torch.Tensor:
 
 
 def fold_in(key: torch.Tensor, data: int | torch.Tensor) -> torch.Tensor:
-    """Return the key that belongs to a key and an integer, such as a step.
+    """Return the key derived from a key and an integer, such as a step.
 
-    In a compiled loop give a tensor: a Python integer that changes compiles anew.
+    In a compiled loop give a tensor: a change of a Python integer causes a new compilation.
 
     Args:
         key: int64 [].
-        data: an integer in [-2**63, 2**63), or an integer tensor []; below 2**60 in magnitude to keep clear of split and samplers.
+        data: an integer in [-2**63, 2**63), or an integer tensor []; below 2**60 in magnitude to avoid the positions of split and samplers.
 
     Returns:
         A key, int64 [].
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``data`` not an integer.
+        TypeError: if ``key`` is not a key, or ``data`` is not an integer.
         ValueError: if ``key`` or ``data`` has dims, or ``data`` does not fit in 64 bits.
 
     Example:
@@ -148,7 +148,7 @@ def bits(key: torch.Tensor, shape: Shape = ()) -> torch.Tensor:
         shape: the shape of the result.
 
     Returns:
-        int64 ``shape``, over the whole range of int64; no word comes twice.
+        int64 ``shape``, over the whole range of int64; all words differ.
 
     Raises:
         TypeError, ValueError: if ``key`` is not one key, or a size is below 0.
@@ -170,7 +170,7 @@ def uniform(
 ) -> torch.Tensor:
     """Return numbers that are uniform in [low, high): low + (high - low) * u, or (1 - u) * low + u * high where the difference overflows.
 
-    u is a multiple of 2**-24 (float32) or 2**-53 (float64). What would round to ``high`` becomes ``low``.
+    u is a multiple of 2**-24 (float32) or 2**-53 (float64). A result that would round to ``high`` becomes ``low``.
 
     Args:
         key: int64 [].
@@ -183,9 +183,9 @@ def uniform(
         ``dtype`` ``shape``.
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``dtype`` is another one.
+        TypeError: if ``key`` is not a key, or ``dtype`` is neither of these.
         ValueError: if ``key`` has dims, a size is below 0, a bound does not broadcast, or the range is empty or infinite (tensors
-            are looked at on the CPU outside of compile and vmap).
+            are checked on the CPU outside of compile and vmap).
 
     Example:
         >>> x = uniform(key(0), (1000,), -1.0, 3.0)
@@ -215,7 +215,7 @@ def uniform(
 def normal(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return standard normal numbers: sqrt(-2 log u) * cos(2 pi v), with u in (0, 1] and v in [0, 1) uniform.
 
-    float32 takes u (41 bits) and v (24 bits) from one word, and reaches to 7.5; float64 takes 53 bits each from two, and reaches to 8.6.
+    float32 takes u (41 bits) and v (24 bits) from one word, with a maximum of 7.5; float64 takes 53 bits each from two, with one of 8.6.
 
     Args:
         key: int64 [].
@@ -226,7 +226,7 @@ def normal(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
         ``dtype`` ``shape``, always finite.
 
     Raises:
-        TypeError, ValueError: if ``key`` is not one key, ``dtype`` is another one, or a size is below 0.
+        TypeError, ValueError: if ``key`` is not one key, ``dtype`` is neither of these, or a size is below 0.
 
     Example:
         >>> x = normal(key(0), (10_000,))
@@ -235,7 +235,7 @@ def normal(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
 
     Reference:
         Box, Muller 1958, "A note on the generation of random normal deviates", doi:10.1214/aoms/1177706645 (no arXiv id). Only the
-        cosine is used: a number for each counter, whatever the shape.
+        cosine is used, so that each number has its own counter for every shape.
     """
     _check_dtype(dtype, "normal")
     if dtype == torch.float32:
@@ -257,8 +257,8 @@ def truncated_normal(
 ) -> torch.Tensor:
     """Return standard normal numbers conditioned on [low, high]: F^-1(F(low) + u * (F(high) - F(low))), F the normal cdf.
 
-    Where low + high > 0 the mirrored problem is solved, so that upper tails are as precise as lower ones. An interval
-    that begins more than 12 (float32) or 37 (float64) from 0 has no probability left in ``dtype``: it gives its bound nearest to 0.
+    If low + high > 0 the mirrored problem is solved, so that upper tails are as precise as lower ones. An interval
+    that begins more than 12 (float32) or 37 (float64) from 0 has probability 0 in ``dtype``; its result is the bound nearest to 0.
 
     Args:
         key: int64 [].
@@ -271,9 +271,9 @@ def truncated_normal(
         ``dtype`` ``shape``.
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``dtype`` is another one.
-        ValueError: if ``key`` has dims, a size is below 0, a bound does not broadcast, or the interval is empty (tensors are looked
-            at on the CPU outside of compile and vmap).
+        TypeError: if ``key`` is not a key, or ``dtype`` is neither of these.
+        ValueError: if ``key`` has dims, a size is below 0, a bound does not broadcast, or the interval is empty (tensors are
+            checked on the CPU outside of compile and vmap).
 
     Example:
         >>> x = truncated_normal(key(0), -2.0, 2.0, (1000,))
@@ -302,8 +302,8 @@ def truncated_normal(
 def exponential(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return numbers of the exponential distribution with rate 1: -log(1 - u).
 
-    Small numbers are as fine as the dtype. 1 - u has steps of 2**-24 in float32, so large ones come in steps (of 0.01 at 12, of
-    0.7 at the end), and the largest is 16.64; in float64 it is 36.74.
+    Small numbers have the full precision of the dtype. As 1 - u has steps of 2**-24 in float32, large numbers have steps (of 0.01 at 12,
+    of 0.7 at the end), and the largest is 16.64; in float64 it is 36.74.
 
     Args:
         key: int64 [].
@@ -314,7 +314,7 @@ def exponential(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = to
         ``dtype`` ``shape``, positive and finite.
 
     Raises:
-        TypeError, ValueError: if ``key`` is not one key, ``dtype`` is another one, or a size is below 0.
+        TypeError, ValueError: if ``key`` is not one key, ``dtype`` is neither of these, or a size is below 0.
 
     Example:
         >>> round(exponential(key(0), (10_000,)).mean().item(), 1)
@@ -339,7 +339,7 @@ def gumbel(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
         ``dtype`` ``shape``, always finite.
 
     Raises:
-        TypeError, ValueError: if ``key`` is not one key, ``dtype`` is another one, or a size is below 0.
+        TypeError, ValueError: if ``key`` is not one key, ``dtype`` is neither of these, or a size is below 0.
 
     Example:
         >>> round(gumbel(key(0), (10_000,)).mean().item(), 1)  # Euler's constant
@@ -351,22 +351,22 @@ def gumbel(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
 def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int | torch.Tensor, *, endpoint: bool = False) -> torch.Tensor:
     """Return integers that are uniform in [low, high): low + floor(w * (high - low) / 2**64), with w a word of 64 bits.
 
-    No integer's probability is off by more than 2**-64, so its relative error is at most (high - low) / 2**64.
+    The error of each integer's probability is at most 2**-64, so its relative error is at most (high - low) / 2**64.
 
     Args:
         key: int64 [].
         shape: the shape of the result.
         low: an integer, or an integer tensor that broadcasts to ``shape``.
         high: the same; above ``low``. The range may be as wide as int64.
-        endpoint: whether ``high`` itself is drawn too, and may equal ``low``. So 2**63 - 1 can be reached.
+        endpoint: whether to include ``high``, which may then equal ``low``. This makes 2**63 - 1 possible.
 
     Returns:
-        int64 ``shape``; bounds given as numbers or as tensors give the same.
+        int64 ``shape``, the same for bounds given as numbers or as tensors.
 
     Raises:
-        TypeError: if ``key`` is not a key, or a bound not an integer.
+        TypeError: if ``key`` is not a key, or a bound is not an integer.
         ValueError: if ``key`` has dims, a size is below 0, a bound does not broadcast or fit in 64 bits, or the range is empty
-            (tensors are looked at on the CPU outside of compile and vmap).
+            (tensors are checked on the CPU outside of compile and vmap).
 
     Example:
         >>> randint(key(0), (6,), 1, 7)
@@ -388,7 +388,7 @@ def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int 
     if not numbers and _seen(lambda: ~(low <= high if endpoint else low < high).all()):
         raise ValueError(f"random.randint: expected {order} everywhere, got low={low} and high={high}")
     upper, lower = _shift(words, 32), words & _LOW32
-    if narrow:  # the same product, where the span has no upper half and no sum reaches 2**63
+    if narrow:  # the same product for a span of at most 2**31, where no sum reaches 2**63
         return low + ((upper * number + ((lower * number) >> 32)) >> 32)
     span = high - low + endpoint
     span_upper, span_lower = _shift(span, 32), span & _LOW32
@@ -412,8 +412,8 @@ def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Shape | N
         bool ``shape``.
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``p`` not floating-point.
-        ValueError: if ``key`` has dims, a size is below 0, ``p`` does not broadcast or leaves [0, 1] (a tensor is looked at on the
+        TypeError: if ``key`` is not a key, or ``p`` is not floating-point.
+        ValueError: if ``key`` has dims, a size is below 0, ``p`` does not broadcast or leaves [0, 1] (a tensor is checked on the
             CPU outside of compile and vmap).
 
     Example:
@@ -435,8 +435,8 @@ def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Shape | N
 def categorical(key: torch.Tensor, logits: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
     """Return indices that have probability softmax(logits): argmax of logits + g, with g Gumbel noise.
 
-    Probabilities are right to about 1e-7 for float32 logits (16-bit ones get float32 noise). An index whose logit is -inf never comes,
-    if another one is finite.
+    Probabilities have an error of about 1e-7 for float32 logits (16-bit logits get float32 noise). An index with the logit -inf is never
+    drawn if another one is finite.
 
     Args:
         key: int64 [].
@@ -468,18 +468,18 @@ def categorical(key: torch.Tensor, logits: torch.Tensor, *, axis: int = -1) -> t
 def permutation(key: torch.Tensor, x: int | torch.Tensor) -> torch.Tensor:
     """Return the numbers 0 to x - 1, or the rows of x, in random order.
 
-    The order is that of N words of a key, which are never equal, so it is the same on every device. Where N is a power of two and
-    at least 1024, sorting them is saved: the numbers go through a Feistel network of twelve rounds, keyed by twelve words.
+    The order is that of N words of a key, which are never equal, so it is the same on every device. If N is a power of two and
+    at least 1024, no sort is needed: the numbers are permuted by a Feistel network of twelve rounds, keyed by twelve words.
 
     Args:
         key: int64 [].
         x: an integer N >= 0, or a tensor [N, ...].
 
     Returns:
-        int64 [N], or a tensor like ``x``.
+        int64 [N], or a tensor with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``x`` not an integer or a tensor.
+        TypeError: if ``key`` is not a key, or ``x`` is neither an integer nor a tensor.
         ValueError: if ``key`` or ``x`` has the wrong dims, or the integer is below 0.
 
     Example:
@@ -495,7 +495,7 @@ def permutation(key: torch.Tensor, x: int | torch.Tensor) -> torch.Tensor:
 
 
 def shuffle(key: torch.Tensor, x: torch.Tensor, axis: int = 0) -> torch.Tensor:
-    """Return a copy of x whose slices along one dimension are in random order; slices stay whole.
+    """Return a copy of x whose slices along one dimension are in random order; the slices themselves do not change.
 
     Args:
         key: int64 [].
@@ -503,7 +503,7 @@ def shuffle(key: torch.Tensor, x: torch.Tensor, axis: int = 0) -> torch.Tensor:
         axis: the dimension of size N.
 
     Returns:
-        A tensor like ``x``.
+        A tensor with the shape and dtype of ``x``.
 
     Raises:
         TypeError: if ``key`` is not a key, or ``x`` is not a tensor.
@@ -528,7 +528,7 @@ def _order(key: torch.Tensor, n: int, name: str) -> torch.Tensor:
     (n,) = _size((n,), name)
     if n < 1024 or n & (n - 1):
         return torch.argsort(_words(key, (n,), name))
-    # A number is two halves of bits, and each round changes one by a keyed function of the other: a bijection, whatever the function.
+    # A number has two halves of bits, and each round changes one by a keyed function of the other: a bijection for every function.
     low_bits = (n.bit_length() - 1) // 2
     widths = (low_bits, n.bit_length() - 1 - low_bits)
     number = torch.arange(n, device=key.device)
@@ -544,26 +544,26 @@ def _order(key: torch.Tensor, n: int, name: str) -> torch.Tensor:
 def choice(
     key: torch.Tensor, a: int | torch.Tensor, shape: Shape = (), *, replace: bool = True, p: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return elements drawn from the numbers 0 to a - 1, or from the rows of a.
+    """Return random elements of the numbers 0 to a - 1, or random rows of a.
 
-    Without ``p`` all are equally likely. With it and ``replace`` the cdf of p is inverted, in float64 and with 53 random bits, so that
-    elements of a probability far below 1e-7 come too; without ``replace`` the indices of the
-    largest log(p) + Gumbel noise are taken, which is the same as drawing one after another from what is left.
+    Without ``p`` all are equally likely. With ``p`` and ``replace`` the cdf of p is inverted, in float64 and with 53 random bits, so that
+    elements with a probability far below 1e-7 are drawn too; without ``replace`` the indices of the largest log(p) + Gumbel noise are
+    used, which is equivalent to drawing one after another from the remaining elements.
 
     Args:
         key: int64 [].
         a: an integer N >= 1, or a tensor [N, ...].
         shape: the shape of the draw.
-        replace: whether an element may come more than once.
+        replace: whether an element may be drawn more than once.
         p: probabilities, floating point [N], which sum to 1.
 
     Returns:
         int64 ``shape``, or the rows of ``a``, of shape [*shape, ...].
 
     Raises:
-        TypeError: if ``key`` is not a key, ``a`` not an integer or a tensor, or ``p`` not floating-point.
-        ValueError: if ``key`` has dims, a size is below 0, there is nothing to choose from, more is wanted without replacement than
-            there is, or ``p`` has another shape than [N], is negative or does not sum to 1 (p is looked at on the CPU
+        TypeError: if ``key`` is not a key, ``a`` is neither an integer nor a tensor, or ``p`` is not floating-point.
+        ValueError: if ``key`` has dims, a size is below 0, ``a`` is empty, the draw without replacement is larger than N, or ``p`` has
+            another shape than [N], is negative or does not sum to 1 (p is checked on the CPU
             outside of compile and vmap).
 
     Example:
@@ -599,7 +599,7 @@ def choice(
         if replace:
             cdf = torch.cumsum(p.to(torch.float64), 0)
             index = torch.searchsorted(cdf, uniform(key, count, dtype=torch.float64) * cdf[-1], right=True)
-            index = torch.minimum(index, (cdf < cdf[-1]).sum())  # the last element that has a probability, if a product rounded up
+            index = torch.minimum(index, (cdf < cdf[-1]).sum())  # at most the last p above 0, if a product was rounded up
         elif _seen(lambda: (p > 0).sum() < count):
             raise ValueError(f"random.choice: expected p to have at least {count} elements above 0, got {p}; use replace=True")
         else:
@@ -619,7 +619,7 @@ def _mix(z: torch.Tensor) -> torch.Tensor:
 
 
 def _output(key: torch.Tensor, counter: torch.Tensor, domain: int) -> torch.Tensor:
-    # The xor comes first: inductor takes arange * constant + key for an index, and fails on integers beyond 64 bits.
+    # The xor is first, as inductor treats arange * constant + key as an index, and fails for integers beyond 64 bits.
     return _mix(key + (counter ^ domain) * _GOLDEN)
 
 
@@ -645,22 +645,22 @@ def _open_fraction(words: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _seen(test: Callable[[], torch.Tensor]) -> bool:
-    """Return the value of a test of tensors where it can be had for nothing: False on other devices, in compile and in vmap."""
+    """Return the value of a test of tensors where this is cheap: False on other devices than the CPU, in compile and in vmap."""
     try:
         value = test()
         return value.device.type == "cpu" and bool(value)
-    except RuntimeError:  # the tensors of vmap and of a program have no value to show
+    except RuntimeError:  # tensors of vmap and of a program have no value
         return False
 
 
-# Hears of each key that is drawn from, where somebody looks for keys that are used twice.
+# Called with each key that is drawn from, to find keys that are used twice.
 _WATCHER: Callable[[torch.Tensor, str], None] | None = None
 
 
 def watch(listener: Callable[[torch.Tensor, str], None] | None) -> Callable[[torch.Tensor, str], None] | None:
-    """Let ``listener(key, name)`` hear of each key that a function of this module draws from; return the listener before.
+    """Set ``listener(key, name)``, which is called with each key that a function of this module draws from; return the previous listener.
 
-    It is for :func:`funrl.debug.keys`. ``None`` ends it. ``fold_in`` draws nothing.
+    It is for :func:`funrl.debug.keys`. ``None`` removes the listener. ``fold_in`` is not a draw.
 
     Example:
         >>> names = []

@@ -1,15 +1,16 @@
-"""Spaces: which observations and actions an environment takes, as plain frozen values (not pytrees).
+"""Spaces: the sets of observations and actions of an environment, as frozen values (not pytrees).
 
 Every space has
 
 * ``shape`` and ``dtype`` of one element (dicts of them for :class:`Dict`, tuples for :class:`Tuple`);
 * ``sample(key)``, a random element; ``torch.func.vmap`` over keys makes batches;
-* ``contains(x)``, whether ``x`` is an element: a bool tensor [], or ``False`` if it is no tensor of that shape and dtype;
+* ``contains(x)``, whether ``x`` is an element: a bool tensor [], or ``False`` if it is not a tensor of that shape and dtype;
 * ``project(x)``, the element nearest to ``x``;
-* ``check(x, name)``, which raises unless ``x`` has the shape and dtype of an element. It never looks at values, so it
-  is free inside a compiled program.
+* ``check(x, name)``, which raises unless ``x`` has the shape and dtype of an element. It does not depend on values, so it
+  costs nothing inside a compiled program.
 
-Spaces speak of a single element, without batch dimensions. They live on the CPU and follow the device of what they are given.
+Spaces describe a single element, without batch dimensions. Their tensors are on the CPU, and their functions use the device of the
+arguments.
 """
 
 import dataclasses
@@ -48,13 +49,13 @@ def _check(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, any
 
 
 class _Space:
-    """What all spaces share: membership is the check of shape and dtype, then the comparison of values."""
+    """Base class of all spaces: membership is a check of shape and dtype, then a comparison of values."""
 
     check: Callable[..., None]
     _contains: Callable[[Any], Any]
 
     def contains(self, x: Any) -> torch.Tensor | bool:
-        """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is off."""
+        """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is wrong."""
         try:
             self.check(x)
         except (TypeError, ValueError):
@@ -63,7 +64,7 @@ class _Space:
 
 
 def _told(bound: torch.Tensor) -> str:
-    """Return the bound of a box in a few words: one number where all are equal, and the range of many."""
+    """Return a short text of a box's bound: one number if all are equal, otherwise their range."""
     values = bound.flatten().tolist()
     if values and all(x == values[0] for x in values):
         return f"{values[0]:g}"
@@ -74,16 +75,16 @@ def _told(bound: torch.Tensor) -> str:
 class Box(_Space):
     """All tensors x with low <= x <= high, element by element.
 
-    A floating-point box takes tensors of every floating-point dtype, because an episode has the precision of its
-    ``env_params``; an integer box takes its own dtype only.
+    The elements of a floating-point box may have any floating-point dtype, because an episode has the dtype of its
+    ``env_params``; elements of an integer box have its dtype.
 
     Args:
-        low: the least values, a number or [...] that broadcasts to ``shape``; ``-inf`` for none.
-        high: the greatest values, inclusive, likewise; ``inf`` for none.
+        low: the lower bound, a number or [...] that broadcasts to ``shape``; ``-inf`` for none.
+        high: the upper bound, inclusive, a number or [...] that broadcasts to ``shape``; ``inf`` for none.
         shape: the shape of an element; by default that of ``low`` and ``high`` broadcast together.
         dtype: a floating-point or integer dtype.
-        layout: of pictures: "hwc" if the elements are [height, width, channels], "chw" if they are [channels, height, width]; None: see
-            :func:`picture_layout`. Two boxes that differ in nothing else are equal.
+        layout: of images: "hwc" if the elements are [height, width, channels], "chw" if they are [channels, height, width]; None: see
+            :func:`picture_layout`. The layout is ignored when two boxes are compared.
 
     Attributes:
         low: ``dtype`` ``shape``, on the CPU.
@@ -105,7 +106,7 @@ class Box(_Space):
         (Box([-1, 0], [1, inf], (2,), torch.float32), Box(0, 255, (64, 64, 3), torch.uint8))
     """
 
-    low: Any  # given as an ArrayLike, kept as a tensor; shape is never None once the box is made
+    low: Any  # the argument is an ArrayLike, the field a tensor; shape is never None after __init__
     high: Any
     shape: Any = None
     dtype: torch.dtype = torch.float32
@@ -118,7 +119,7 @@ class Box(_Space):
         exact = torch.float64 if self.dtype.is_floating_point else None
         low, high = (torch.as_tensor(bound, dtype=exact, device="cpu").detach() for bound in (self.low, self.high))
         try:
-            # Not broadcast_shapes, which imports sympy: a third of the time that torch takes.
+            # Not broadcast_shapes, as it imports sympy, which takes a third of the time of importing torch.
             shape = torch.broadcast_tensors(low, high)[0].shape if self.shape is None else _shape(self.shape, "Box: shape")
             low, high = low.expand(shape), high.expand(shape)
         except RuntimeError:
@@ -132,7 +133,7 @@ class Box(_Space):
             )
         if not self.dtype.is_floating_point:
             limits = torch.iinfo(self.dtype)
-            # The greatest integer rounds up to one too many as a float.
+            # As a float, the greatest integer rounds up to one more.
             above = high >= float(limits.max) + 1 if high.is_floating_point() and limits.bits > 32 else high > limits.max
             if bool((low < limits.min).any() | above.any() | (low != low.floor()).any() | (high != high.floor()).any()):
                 raise ValueError(
@@ -196,7 +197,7 @@ class Box(_Space):
         return torch.clamp(x, low, high).to(self.dtype)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``x`` clipped to the bounds, in its own dtype.
+        """Return ``x`` clipped to the bounds, in the dtype of ``x``.
 
         Raises:
             TypeError, ValueError: as :meth:`check`.
@@ -214,8 +215,8 @@ class Discrete(_Space):
     """The integers start, start + 1, ..., start + n - 1, as int64 [].
 
     Args:
-        n: how many, at least 1.
-        start: the least of them.
+        n: the number of integers, at least 1.
+        start: the smallest of them.
 
     Raises:
         TypeError: if ``n`` or ``start`` is not a Python integer.
@@ -272,10 +273,10 @@ class MultiDiscrete(_Space):
 
     Args:
         nvec: K counts, each at least 1.
-        start: K least values; by default 0 for all.
+        start: K smallest values; by default 0 for all.
 
     Raises:
-        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1, or ``start`` is not K integers, or an element does
+        ValueError: if ``nvec`` is empty or is not integers of at least 1, or ``start`` is not K integers, or an element does
             not fit in int64.
 
     Example:
@@ -286,7 +287,7 @@ class MultiDiscrete(_Space):
     """
 
     nvec: tuple[int, ...]
-    start: Any = None  # never None once the space is made
+    start: Any = None  # never None after __init__
 
     def __post_init__(self):
         try:
@@ -340,14 +341,14 @@ class MultiDiscrete(_Space):
 
 @dataclasses.dataclass(frozen=True)
 class Binary(_Space):
-    """All boolean tensors of one shape.
+    """All boolean tensors of a shape.
 
     Args:
         shape: the shape of an element; () for a single flag.
         layout: as for :class:`Box`.
 
     Raises:
-        ValueError: if ``shape`` holds anything but non-negative integers, or ``layout`` is unknown or does not fit it.
+        ValueError: if ``shape`` is not non-negative integers, or ``layout`` is unknown or does not fit it.
 
     Example:
         >>> import torch
@@ -386,13 +387,13 @@ class Binary(_Space):
 
 @dataclasses.dataclass(frozen=True)
 class Dict(_Space):
-    """Dicts with one entry for each name, each from its own space.
+    """Dicts with one entry for each name, each an element of its space.
 
     Args:
         spaces: names to spaces; they may nest.
 
     Raises:
-        TypeError: if ``spaces`` is no mapping of strings to spaces.
+        TypeError: if ``spaces`` is not a mapping of strings to spaces.
         ValueError: if it is empty.
 
     Example:
@@ -430,7 +431,7 @@ class Dict(_Space):
         return {name: space.dtype for name, space in self.spaces.items()}
 
     def check_entries(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a dict with these entries, whatever they are."""
+        """Raise TypeError or ValueError unless ``x`` is a dict with these names; the entries are not checked."""
         if not isinstance(x, Mapping):
             raise TypeError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {_describe(x)}")
         if x.keys() != self.spaces.keys():
@@ -464,7 +465,7 @@ class Tuple(_Space):
         spaces: the spaces of the entries, in order; they may nest.
 
     Raises:
-        TypeError: if ``spaces`` is no sequence of spaces.
+        TypeError: if ``spaces`` is not a sequence of spaces.
         ValueError: if it is empty.
 
     Example:
@@ -494,14 +495,14 @@ class Tuple(_Space):
         return tuple(space.dtype for space in self.spaces)
 
     def check_entries(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, whatever they are."""
+        """Raise TypeError or ValueError unless ``x`` is a tuple of this length; the entries are not checked."""
         if not isinstance(x, tuple):
             raise TypeError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {_describe(x)}")
         if len(x) != len(self.spaces):
             raise ValueError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {len(x)}")
 
     def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, each of the right shape and dtype."""
+        """Raise TypeError or ValueError unless ``x`` is a tuple of this length, with entries of the right shapes and dtypes."""
         self.check_entries(x, name)
         for i, (entry, space) in enumerate(zip(x, self.spaces, strict=True)):
             space.check(entry, f"{name}[{i}]")
@@ -527,15 +528,15 @@ def _check_int64(what: str, start: int, n: int) -> None:
 
 
 def picture_layout(what: str, space: Any, layout: str | None = None) -> str:
-    """Return how the pictures in a space lie: "hwc" for [height, width, channels], "chw" for [channels, height, width].
+    """Return the layout of images in a space: "hwc" for [height, width, channels], "chw" for [channels, height, width].
 
-    What is asked for counts first, then what the space says. Where neither says it, the channels are at the end of the shape that is at
-    most 4, if the other end is greater, for no picture is that small.
+    The argument ``layout`` has precedence over the layout of the space. Without both, the channels are the first or last dimension,
+    whichever has a size of at most 4, if the other one is larger, as no image is that small.
 
     Args:
         what: how messages begin.
         space: a :class:`Box` or :class:`Binary` of three dimensions.
-        layout: what is asked for; None: nothing.
+        layout: the requested layout, or None.
 
     Raises:
         ValueError: if ``layout`` is unknown, or the layout cannot be known.

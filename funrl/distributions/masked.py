@@ -1,4 +1,4 @@
-"""Categorical distributions in which some classes are forbidden, for environments that say which actions are legal."""
+"""Categorical distributions with a mask of allowed classes, for environments with action masks."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["MaskedCategorical", "MaskedOneHotCategorical"]
 
 @tree.dataclass
 class MaskedCategorical:
-    r"""One of the classes that a mask allows.
+    r"""A categorical distribution over the classes that a mask allows.
 
     .. math:: p(k) \propto m_k e^{z_k}
 
@@ -23,12 +23,13 @@ class MaskedCategorical:
     Attributes:
         logits: floating point [..., K].
         mask: bool [..., K], True for allowed; at least one in each row. Broadcasts with ``logits``.
-        start: static; the least of the classes, as for :class:`Categorical`.
+        start: static; the smallest class, as for :class:`Categorical`.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``mask`` no bool one, or ``x`` not one of whole numbers.
-        ValueError: from a method, if shapes do not fit, or a row is seen to forbid all classes (where it cannot be seen, in a
-            compiled program, its log probabilities are NaN).
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``mask`` is not a bool tensor, or ``x`` is not a tensor
+            of whole numbers.
+        ValueError: from a method, if shapes do not fit, or a row forbids all classes (this is not checked in a
+            compiled program, where its log probabilities are NaN).
 
     Example:
         >>> import torch
@@ -75,22 +76,22 @@ class MaskedCategorical:
         return self._allowed().entropy()
 
     def mode(self) -> torch.Tensor:
-        """Return the most likely allowed class int64 [...] (the first of equals)."""
+        """Return the most likely allowed class int64 [...] (the first one of equal classes)."""
         return self._allowed().mode()
 
     def mean(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels, and have no mean; ``probs`` is the mean of their one-hot vectors."""
+        """Raise a TypeError: classes are labels without a mean; ``probs`` is the mean of their one-hot vectors."""
         raise TypeError("MaskedCategorical.mean: classes are labels and have no mean; use mode() for the likeliest class, or probs")
 
     def stddev(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels, and have no deviation."""
+        """Raise a TypeError: classes are labels without a standard deviation."""
         raise TypeError("MaskedCategorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
 
     def kl(self, other: "MaskedCategorical") -> torch.Tensor:
         """Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
 
         Raises:
-            TypeError: if ``other`` is no MaskedCategorical.
+            TypeError: if ``other`` is not a MaskedCategorical.
             ValueError: if the classes differ.
         """
         check_kind("MaskedCategorical.kl", other, MaskedCategorical)
@@ -99,7 +100,7 @@ class MaskedCategorical:
 
 @tree.dataclass
 class MaskedOneHotCategorical:
-    """One of the classes that a mask allows, as a vector that is 1 at the class and 0 elsewhere.
+    """A categorical distribution over the classes that a mask allows, as one-hot vectors.
 
     Attributes:
         logits: floating point [..., K].
@@ -164,7 +165,7 @@ class MaskedOneHotCategorical:
         """Return KL(self || other) [...].
 
         Raises:
-            TypeError: if ``other`` is no MaskedOneHotCategorical.
+            TypeError: if ``other`` is not a MaskedOneHotCategorical.
             ValueError: if the numbers of classes differ.
         """
         check_kind("MaskedOneHotCategorical.kl", other, MaskedOneHotCategorical)
@@ -172,7 +173,7 @@ class MaskedOneHotCategorical:
 
 
 def _masked(what: str, logits: Any, mask: Any) -> torch.Tensor:
-    """Return the logits with minus infinity for what is forbidden."""
+    """Return the logits with minus infinity for forbidden classes."""
     check_logits(what, logits)
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__

@@ -1,4 +1,4 @@
-"""The batch dimensions of a tree: what its leaves share at the front."""
+"""Functions of the batch dimensions of a tree, the leading dimensions that all leaves share."""
 
 import math
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ def batch_shape(tree: Any, batch_dims: int | None = None) -> torch.Size:
 
     Args:
         tree: leaves [B1, ..., Bn, ...].
-        batch_dims: n; by default as many as agree, which for leaves of one shape is all of it.
+        batch_dims: n; by default as many as agree, which for leaves of equal shapes is all dimensions.
 
     Raises:
-        ValueError: if there is no leaf, or if leaves do not share ``batch_dims`` dimensions (the leaf is named).
+        ValueError: if there is no leaf, or if leaves do not share ``batch_dims`` dimensions (the message names the leaf).
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ def batch_shape(tree: Any, batch_dims: int | None = None) -> torch.Size:
 
 
 def _shared(tree: Any, n: int, what: str) -> torch.Size:
-    """Return the first ``n`` sizes of every leaf, after a check that they agree."""
+    """Check that the first ``n`` sizes of all leaves agree, and return them."""
     values = leaves(tree)
     if not values:
         raise ValueError(f"{what}: expected a tree with at least one leaf, got none")
@@ -85,7 +85,7 @@ def stack(trees: Any, dim: int = 0) -> Any:
 
     Raises:
         TypeError: if ``trees`` is a dict, which is a single tree.
-        ValueError: if there is no tree, or if structures or shapes differ (the leaf is named).
+        ValueError: if there is no tree, or if structures or shapes differ (the message names the leaf).
 
     Example:
         >>> import torch
@@ -110,7 +110,7 @@ def cat(trees: Any, dim: int = 0) -> Any:
         dim: the batch dimension, 0 or more.
 
     Raises:
-        ValueError: if there is no tree, or if structures or other sizes differ (the leaf is named).
+        ValueError: if there is no tree, or if structures or other sizes differ (the message names the leaf).
 
     Example:
         >>> import torch
@@ -184,7 +184,7 @@ def unbind(tree: Any, dim: int = 0) -> tuple[Any, ...]:
 
 
 def _consumed(i: Any) -> int:
-    """How many leading dimensions an index looks at."""
+    """Return the number of leading dimensions that an index uses."""
     parts = i if isinstance(i, tuple) else (i,)
     if any(part is Ellipsis for part in parts):
         return 0
@@ -195,12 +195,12 @@ def index(tree: Any, i: Any) -> Any:
     """Return ``leaf[i]`` for every leaf.
 
     Args:
-        tree: leaves that share the dimensions which ``i`` looks at.
+        tree: leaves that share the dimensions that ``i`` indexes.
         i: an integer, slice, tensor of integers or mask, or a tuple of such, as for a tensor.
 
     Raises:
         TypeError: if ``i`` is a string; :func:`get` takes those.
-        ValueError: if leaves do not share those dimensions (the leaf is named).
+        ValueError: if leaves do not share those dimensions (the message names the leaf).
 
     Example:
         >>> import torch
@@ -218,13 +218,14 @@ def set(tree: Any, i: Any, values: Any) -> Any:
     """Return a copy of ``tree`` with ``leaf[i] = value`` for each leaf of ``values`` (functional assignment).
 
     Args:
-        tree: leaves that share the dimensions which ``i`` looks at.
+        tree: leaves that share the dimensions that ``i`` indexes.
         i: as for :func:`index`.
         values: a tree of the same structure, whose leaves have the shapes of ``index(tree, i)``; nothing is broadcast. They are
             cast to the dtypes of ``tree``.
 
     Raises:
-        ValueError: if structures differ, or leaves do not share those dimensions, or a value has another shape (the leaf is named).
+        ValueError: if structures differ, or leaves do not share those dimensions, or a value has another shape (the message names the
+            leaf).
 
     Example:
         >>> import torch
@@ -240,7 +241,7 @@ def set(tree: Any, i: Any, values: Any) -> Any:
     def put(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         if all(isinstance(part, torch.Tensor) for part in parts):
             return torch.index_put(x, parts, value.to(x.dtype))
-        # Under vmap what is written into has to be mapped over where an index or a value is.
+        # Under vmap the destination has to be mapped if an index or a value is.
         given = [value, *(part for part in parts if isinstance(part, torch.Tensor))]
         never = torch.stack([torch.zeros_like(part, dtype=torch.bool).any() for part in given]).any()
         x = torch.where(never, x, x)
@@ -256,10 +257,10 @@ def reshape(tree: Any, shape: Any, *, batch_dims: int = 1) -> Any:
     Args:
         tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
         shape: the new leading sizes; one may be -1.
-        batch_dims: how many leading dimensions the new ones replace.
+        batch_dims: the number of leading dimensions to replace.
 
     Raises:
-        ValueError: if leaves do not share these dimensions (the leaf is named), or ``shape`` holds another number of items.
+        ValueError: if leaves do not share these dimensions (the message names the leaf), or ``shape`` has another number of items.
 
     Example:
         >>> import torch
@@ -283,7 +284,7 @@ def flatten_batch(tree: Any, batch_dims: int = 2) -> Any:
     """Merge the first ``batch_dims`` dimensions of every leaf into one: ``[T, B, ...]`` becomes ``[T * B, ...]``.
 
     Raises:
-        ValueError: if leaves do not share these dimensions (the leaf is named).
+        ValueError: if leaves do not share these dimensions (the message names the leaf).
 
     Example:
         >>> import torch
@@ -294,14 +295,14 @@ def flatten_batch(tree: Any, batch_dims: int = 2) -> Any:
 
 
 def permute(tree: Any, dims: Sequence[int]) -> Any:
-    """Reorder batch dimensions; the others keep their places.
+    """Permute batch dimensions; the others are not moved.
 
     Args:
         tree: leaves [B1, ..., Bn, ...].
         dims: a permutation of 0 to n - 1: the new first dimension is the old ``dims[0]``.
 
     Raises:
-        ValueError: if ``dims`` is no permutation, or leaves do not share the n dimensions (the leaf is named).
+        ValueError: if ``dims`` is not a permutation, or leaves do not share the n dimensions (the message names the leaf).
 
     Example:
         >>> import torch
@@ -316,15 +317,15 @@ def permute(tree: Any, dims: Sequence[int]) -> Any:
 
 
 def expand(tree: Any, shape: Sequence[int], *, batch_dims: int = 1) -> Any:
-    """Repeat a tree along new or single batch dimensions, without copying.
+    """Expand a tree along new batch dimensions or those of size 1, without a copy.
 
     Args:
         tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
         shape: the new leading sizes; its last n are those of the tree, or replace sizes of 1.
-        batch_dims: how many leading dimensions the new ones replace.
+        batch_dims: the number of leading dimensions to replace.
 
     Raises:
-        ValueError: if leaves do not share these dimensions (the leaf is named), or they do not expand to ``shape``.
+        ValueError: if leaves do not share these dimensions (the message names the leaf), or they do not expand to ``shape``.
 
     Example:
         >>> import torch
@@ -335,7 +336,7 @@ def expand(tree: Any, shape: Sequence[int], *, batch_dims: int = 1) -> Any:
     old = _shared(tree, batch_dims, "tree.expand")
     new = shape[len(shape) - batch_dims :]
     if len(shape) < batch_dims or any(n not in (1, m) for n, m in zip(old, new, strict=True)):
-        raise ValueError(f"tree.expand: the batch dimensions {list(old)} do not expand to {list(shape)}; its last sizes have to be theirs")
+        raise ValueError(f"tree.expand: the batch dimensions {list(old)} do not expand to {list(shape)}; its last sizes have to equal them")
     fill = (1,) * (len(shape) - batch_dims)
     return map(lambda x: x.reshape(*fill, *x.shape).expand(*shape, *x.shape[batch_dims:]), tree)
 
@@ -344,7 +345,7 @@ def unsqueeze(tree: Any, dim: int = 0) -> Any:
     """Insert a batch dimension of size 1 at ``dim``, 0 or more.
 
     Raises:
-        ValueError: if leaves do not share the ``dim`` dimensions before it (the leaf is named).
+        ValueError: if leaves do not share the ``dim`` dimensions before it (the message names the leaf).
 
     Example:
         >>> import torch
@@ -360,7 +361,7 @@ def squeeze(tree: Any, dim: int = 0) -> Any:
     """Remove the batch dimension ``dim``, which has size 1.
 
     Raises:
-        ValueError: if leaves do not share it (the leaf is named), or its size is not 1.
+        ValueError: if leaves do not share it (the message names the leaf), or its size is not 1.
 
     Example:
         >>> import torch
@@ -375,7 +376,7 @@ def squeeze(tree: Any, dim: int = 0) -> Any:
 
 
 def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
-    """Take items along a batch dimension, other ones at each place of the batch dimensions before it.
+    """Gather items along a batch dimension, with separate indices for each position of the batch dimensions before it.
 
     Args:
         tree: leaves [B1, ..., Bd, N, ...] with d = ``dim``.
@@ -387,7 +388,7 @@ def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
 
     Raises:
         TypeError: if ``indices`` are not int64.
-        ValueError: if leaves do not share the dimensions (the leaf is named), or those of ``indices`` are others.
+        ValueError: if leaves do not share the dimensions (the message names the leaf), or those of ``indices`` differ.
 
     Example:
         >>> import torch
@@ -410,10 +411,10 @@ def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
 
 
 def where(condition: torch.Tensor, yes: Any, no: Any) -> Any:
-    """Choose leaf by leaf: ``yes`` where ``condition`` holds, else ``no``.
+    """Select in each leaf: ``yes`` where ``condition`` is True, else ``no``.
 
-    ``condition`` has the leading dimensions that the leaves share; it is padded on the right, so that a
-    condition [B] chooses whole rows of leaves [B, ...].
+    ``condition`` has the leading dimensions that the leaves share; dimensions are added on its right, so that a
+    condition [B] selects whole rows of leaves [B, ...].
 
     Raises:
         ValueError: if structures or shapes differ, or a leaf's leading dimensions are not those of ``condition``.

@@ -1,4 +1,4 @@
-"""The nodes of a tree: frozen dataclasses that are pytrees, and the walks over all leaves that everything else stands on."""
+"""The nodes of a tree: frozen dataclasses that are pytrees, and the basic functions over all leaves."""
 
 import builtins
 import dataclasses
@@ -36,7 +36,7 @@ _CLASSES: list[Any] = []
 
 
 class _Statics(tuple[Any, ...]):
-    """Static values as a part of the structure: 1, 1.0 and True are equal, and make other programs; so do 0.0 and -0.0."""
+    """Static values in the structure, compared with their types and signs: 1, 1.0 and True are equal in Python, but give other programs."""
 
     __slots__ = ()
 
@@ -79,7 +79,7 @@ def static(**options: Any) -> Any:
 
 
 class Replaceable:
-    """The method ``replace`` of every :func:`dataclass`, where type checkers see it: what a decorator adds they cannot see.
+    """Base class that declares ``replace`` of a :func:`dataclass` for type checkers, which cannot see methods added by a decorator.
 
     Inheriting from it changes nothing else.
 
@@ -103,16 +103,16 @@ class Replaceable:
 def dataclass(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that optree and torch treat as a pytree.
 
-    It gains a method ``replace(**changes)`` that returns a changed copy. Fields made by :func:`static`
-    ride in the structure; all others are subtrees. There is no ``__eq__``: tensors have no single truth value. A long ``repr`` is
-    shortened to a line for each field.
+    It gets a method ``replace(**changes)`` that returns a changed copy. Fields made by :func:`static`
+    are part of the structure; all others are subtrees. There is no ``__eq__``, as tensors have no single truth value. A long ``repr``
+    is shortened to a line for each field.
 
     Args:
         cls: a class with annotated fields and no ``__post_init__`` (transforms rebuild it on objects that
             are not tensors). A class that inherits from one needs the decorator too.
 
     Raises:
-        TypeError: if ``cls`` has a ``__post_init__`` or an ``__init__`` of its own, or a field with ``init=False``.
+        TypeError: if ``cls`` defines ``__post_init__`` or ``__init__``, or has a field with ``init=False``.
 
     Example:
         >>> import torch
@@ -167,10 +167,10 @@ def dataclass(cls: type[T]) -> type[T]:
 def flatten(tree: Any) -> tuple[list[Any], Any]:
     """Return the leaves of ``tree`` and its structure, for :func:`unflatten`.
 
-    The leaves of a dict come in the order of their sorted keys, as in optree. ``None`` is a tree without leaves.
+    The leaves of a dict are in the order of the sorted keys, as in optree. ``None`` is a tree without leaves.
 
     Raises:
-        TypeError: if there is a container that is no tree.
+        TypeError: if there is a container that is not a tree.
 
     Example:
         >>> values, form = flatten({"b": 2, "a": (0, 1)})
@@ -179,8 +179,9 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
         >>> unflatten(form, [10, 11, 12]) == {"b": 12, "a": (10, 11)}
         True
     """
-    # Written out, because torch.compile cannot trace optree's way with dicts, and torch's own orders them otherwise. The walks of
-    # leaves and map say the same again: they run at each step of a compiled program, and are several times as fast without a structure.
+    # Implemented here, because torch.compile cannot trace optree's functions of dicts, and torch's pytree orders dicts differently. The
+    # functions leaves and map have separate implementations: they run at each step of a compiled program, and are several times as fast
+    # without a structure.
     values: list[Any] = []
     return values, _flatten_into(values, tree)
 
@@ -208,7 +209,7 @@ def _flatten_into(values: list[Any], node: Any) -> Any:
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:
-    """Return the tree of ``structure`` (from :func:`flatten`) that holds ``leaves``.
+    """Return the tree with ``structure`` (from :func:`flatten`) and ``leaves``.
 
     Example:
         >>> values, form = flatten({"a": 1, "b": (2, 3)})
@@ -241,7 +242,7 @@ def leaves(tree: Any) -> list[Any]:
     """Return the leaves of ``tree`` in the order of :func:`flatten`.
 
     Raises:
-        TypeError: if there is a container that is no tree.
+        TypeError: if there is a container that is not a tree.
 
     Example:
         >>> leaves({"b": 2, "a": (0, 1)})
@@ -275,7 +276,7 @@ def _leaves_into(values: list[Any], node: Any) -> None:
 
 
 def structure(tree: Any) -> Any:
-    """Return the structure of ``tree``: equal for trees whose nodes and static fields agree. The order of dict entries does not count.
+    """Return the structure of ``tree``, equal for trees with equal nodes and static fields. The order of dict entries does not matter.
 
     Example:
         >>> structure({"a": 1}) == structure({"a": 2}), structure({"a": 1}) == structure([1])
@@ -320,7 +321,7 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply ``f`` to each leaf of ``tree`` (and the leaves of ``rest`` at the same place).
 
     Raises:
-        TypeError: if there is a container that is no tree.
+        TypeError: if there is a container that is not a tree.
         ValueError: if a tree of ``rest`` has another structure than ``tree``.
 
     Example:
@@ -364,17 +365,17 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
 def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dtypes: bool = True) -> None:
     """Raise unless ``tree`` has the structure, shapes and (with ``dtypes``) dtypes of ``reference``.
 
-    Fields of a :func:`dataclass` that its class names in ``_funrl_any_length`` may have another number of rows.
+    Fields that the class lists in ``_funrl_any_length`` may have a different number of rows.
 
     Args:
         tree: the tree to check.
-        reference: the tree that it should be like.
+        reference: the tree to compare with.
         what: the name of ``tree`` in the message.
         reference_name: the name of ``reference`` in the message.
-        dtypes: whether dtypes have to agree too.
+        dtypes: whether to compare dtypes too.
 
     Raises:
-        ValueError: that names the first leaf that differs by its path.
+        ValueError: if they differ; the message names the path of the first leaf that differs.
 
     Example:
         >>> import torch
@@ -397,7 +398,7 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
 
 
 def same_rows(tree: Any, i: int, shape: Any, expected: Any) -> bool:
-    """Return whether leaf ``i`` of a tree may have ``shape`` for ``expected``: its class says that there may be any number of rows.
+    """Return whether leaf ``i`` of a tree may have ``shape`` instead of ``expected``, as its class allows any number of rows.
 
     Example:
         >>> import torch
@@ -435,7 +436,7 @@ def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> st
 
 
 def describe_leaf(x: Any) -> str:
-    """Return dtype and shape of a tensor, or the class of something else, for messages.
+    """Return dtype and shape of a tensor, or the class of another object, for messages.
 
     Example:
         >>> import torch

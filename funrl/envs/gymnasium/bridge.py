@@ -249,6 +249,6 @@ class _Host:
             raise HostError(f"{self.name}: {self.trouble}, so there is no state to continue from; reset it")
         if not np.array_equal(numpy(state.token), numpy(self.token)):
             raise ValueError(
-                f"{self.name}: state: it is not the latest of this environment, which changes in place: continue from the result of its last "
-                "reset or step, once, and use a separate environment for each line of play"
+                f"{self.name}: state: it is not the latest of this environment, which changes in place: continue from the result of "
+                "its last reset or step, once, and use a separate environment for each line of play"
             )
