@@ -1,12 +1,12 @@
 """Probability distributions: frozen trees of parameters whose methods are pure functions.
 
-All of them know ``sample(key)``, ``sample_with_log_prob(key)``, ``log_prob(x)``, ``entropy()``, ``mode()``, ``mean()``, ``stddev()``
-and ``kl(other)``; where there is no closed form, the docstring and the error say what there is instead. The methods that
-``estimated`` names take a key and a number of samples: ``mean(key, num_samples)``. A distribution has the batch shape of its parameters;
-more samples come from :func:`torch.func.vmap` over keys.
+All of them have the methods ``sample(key)``, ``sample_with_log_prob(key)``, ``log_prob(x)``, ``entropy()``, ``mode()``, ``mean()``,
+``stddev()`` and ``kl(other)``; if there is no closed form, the docstring and the error name the alternative. The methods listed in
+``estimated`` take a key and a number of samples: ``mean(key, num_samples)``. A distribution has the batch shape of its parameters; use
+:func:`torch.func.vmap` over keys for more samples.
 
-Shapes and dtypes are checked when a method is called. So are values (a scale that is not positive, a mask that forbids everything) where
-they can be seen for nothing: eagerly, on the CPU. Inside a compiled program or under torch.func they cannot.
+Shapes and dtypes are checked when a method is called. Values (a scale that is not positive, a mask that forbids everything) are checked
+where that is cheap: in eager mode on the CPU, but neither inside a compiled program nor under torch.func.
 """
 
 from funrl.distributions._bernoulli import Bernoulli

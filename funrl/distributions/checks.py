@@ -1,4 +1,4 @@
-"""What the distributions check: dtypes and shapes while tracing, and values only where they can be seen for nothing."""
+"""Checks of the distributions: dtypes and shapes at tracing, and values only where that is cheap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from funrl.compiler import transformed
 
 
 def floating(what: str, x: Any) -> torch.Tensor:
-    """Return ``x`` if it is a floating-point tensor.
+    """Check that ``x`` is a floating-point tensor, and return it.
 
     Raises:
         TypeError: if it is not; the message begins with ``what``.
@@ -31,7 +31,7 @@ def floating(what: str, x: Any) -> torch.Tensor:
 
 
 def broadcast(what: str, first: torch.Size | tuple[int, ...], second: torch.Size | tuple[int, ...]) -> torch.Size:
-    """Return the common shape of two, one of which has to be it: [B, 1] beside [B] would quietly make [B, B].
+    """Return the broadcast shape of two shapes, which has to be one of them: [B, 1] and [B] would silently give [B, B].
 
     Raises:
         ValueError: if neither shape broadcasts to the other; the message begins with ``what``.
@@ -56,8 +56,7 @@ def broadcast(what: str, first: torch.Size | tuple[int, ...], second: torch.Size
 
 
 def seen(test: Callable[[], torch.Tensor], *values: torch.Tensor) -> bool:
-    """Return whether ``test`` of the values holds, or False where they cannot be looked at for nothing: on other devices than the CPU,
-    in a compiled program and under torch.func.
+    """Return whether ``test`` of the values holds, or False off the CPU, in compiled programs and under torch.func.
 
     Example:
         >>> x = torch.tensor([1.0, -1.0])
@@ -68,10 +67,10 @@ def seen(test: Callable[[], torch.Tensor], *values: torch.Tensor) -> bool:
 
 
 def positive(what: str, x: Any) -> torch.Tensor:
-    """Return ``x`` if it is a floating-point tensor above 0, as far as its values can be seen.
+    """Check that ``x`` is a floating-point tensor, and above 0 where values are checked, and return it.
 
     Raises:
-        TypeError: if it is no such tensor.
+        TypeError: if it is not a floating-point tensor.
         ValueError: if one of its numbers is at most 0 or NaN; the message begins with ``what``.
 
     Example:
@@ -88,7 +87,7 @@ def positive(what: str, x: Any) -> torch.Tensor:
 
 
 def log_ratio(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return log(first / second) of numbers above 0: exact to rounding where they are alike, and finite where their ratio is not a number.
+    """Return log(first / second) of numbers above 0: accurate if they are nearly equal, and finite if their ratio over- or underflows.
 
     Example:
         >>> log_ratio(torch.tensor([1.0, 1e-30]), torch.tensor([1.0, 1e30]))
@@ -110,7 +109,7 @@ def check_samples(what: str, num_samples: Any) -> None:
 
 
 def check_kind(what: str, other: Any, kind: type) -> None:
-    """Raise a TypeError unless ``other`` is a ``kind``: no other pair has a closed form.
+    """Raise a TypeError unless ``other`` is a ``kind``, as no other pair has a closed form.
 
     Example:
         >>> check_kind("Normal.kl", 3, int)
@@ -130,10 +129,10 @@ def check_start(what: str, start: Any) -> None:
         >>> check_start("Categorical", torch.tensor(1))
         Traceback (most recent call last):
         ...
-        TypeError: Categorical: start: expected a Python integer, the least class, got tensor(1)
+        TypeError: Categorical: start: expected a Python integer, the smallest class, got tensor(1)
     """
     if isinstance(start, bool) or not isinstance(start, int):
-        raise TypeError(f"{what}: start: expected a Python integer, the least class, got {start!r}")
+        raise TypeError(f"{what}: start: expected a Python integer, the smallest class, got {start!r}")
 
 
 def check_classes(what: str, x: Any) -> None:

@@ -1,4 +1,4 @@
-"""The normal distribution, and the one that tanh makes of it."""
+"""The normal distribution, and the normal distribution squashed by tanh."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 @tree.dataclass
 class Normal:
-    r"""The normal distribution of every number by itself (:class:`Independent` joins a vector of them).
+    r"""Independent normal distributions of numbers (:class:`Independent` joins them to one over vectors).
 
     .. math:: \log p(x) = -\tfrac12 \left(\frac{x - \mu}{\sigma}\right)^2 - \log\sigma - \tfrac12 \log 2\pi
 
@@ -26,7 +26,7 @@ class Normal:
 
     Raises:
         TypeError: from a method, if ``loc``, ``scale`` or ``x`` is not a floating-point tensor.
-        ValueError: from a method, if shapes do not fit, or ``scale`` is seen not to be above 0.
+        ValueError: from a method, if shapes do not fit, or ``scale`` is found not to be above 0.
 
     Example:
         >>> import torch
@@ -55,7 +55,7 @@ class Normal:
         return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the log density of ``x``, whose shape broadcasts to [...] or the other way round."""
+        """Return the log density of ``x``, whose shape broadcasts to [...] or [...] to it."""
         broadcast("Normal.log_prob: x and the parameters", floating("Normal.log_prob: x", x).shape, self._shape())
         return -0.5 * ((x - self.loc) / self.scale).square() - self.scale.log() - _HALF_LOG_2PI
 
@@ -81,7 +81,7 @@ class Normal:
         .. math:: \log\frac{\sigma'}{\sigma} + \frac{\sigma^2 + (\mu - \mu')^2}{2\sigma'^2} - \tfrac12
 
         Raises:
-            TypeError: if ``other`` is no Normal: no other pair has a closed form here.
+            TypeError: if ``other`` is not a Normal: no other pair has a closed form here.
         """
         check_kind("Normal.kl", other, Normal)
         broadcast("Normal.kl: self and other", self._shape(), other._shape())
@@ -91,17 +91,17 @@ class Normal:
 
 @tree.dataclass
 class TanhNormal:
-    r"""A normal variable squashed by tanh and stretched to an interval, for bounded actions.
+    r"""A normal variable squashed by tanh and scaled to an interval, for bounded actions.
 
     .. math:: y = \frac{h + l}{2} + \frac{h - l}{2} \tanh u, \qquad u \sim \mathcal N(\mu, \sigma^2)
 
     .. math:: \log p(y) = \log \mathcal N(u) - \log\frac{h - l}{2} - 2\,(\log 2 - u - \mathrm{softplus}(-2u))
 
-    The last term is log(1 - tanh(u)^2) without its cancellation. Far out tanh rounds to 1 and u cannot be had
-    back from y, so on-policy log densities should come from :meth:`sample_with_log_prob`, which keeps u.
+    The last term is log(1 - tanh(u)^2) without cancellation. For large u, tanh rounds to 1 and u cannot be recovered
+    from y, so on-policy log densities should come from :meth:`sample_with_log_prob`, which uses u itself.
 
     Mean, standard deviation and entropy have no closed form: :meth:`mean` and :meth:`stddev` take a key and a number of samples;
-    :meth:`entropy` may, and is an integral over 64 points without.
+    :meth:`entropy` may take them too, and otherwise integrates over 64 points.
 
     Attributes:
         loc: floating point [...], the mean before tanh.
@@ -110,8 +110,8 @@ class TanhNormal:
         high: static; the upper end, as ``low`` and above it.
 
     Raises:
-        TypeError: from a method, if ``loc``, ``scale`` or ``y`` is not a floating-point tensor, or a bound no number or tuple.
-        ValueError: from a method, if shapes do not fit, an interval is empty or not finite, or ``scale`` is seen not to be above 0.
+        TypeError: from a method, if ``loc``, ``scale`` or ``y`` is not a floating-point tensor, or a bound is neither a number nor a tuple.
+        ValueError: from a method, if shapes do not fit, an interval is empty or not finite, or ``scale`` is found not to be above 0.
 
     Example:
         >>> import torch
@@ -135,7 +135,7 @@ class TanhNormal:
     estimated = ("mean", "stddev")
 
     def _parts(self) -> tuple[Normal, Interval]:
-        """Return the normal before tanh, and the interval after it."""
+        """Return the normal distribution before tanh, and the interval after it."""
         loc, scale = floating("TanhNormal: loc", self.loc), positive("TanhNormal: scale", self.scale)
         shape = broadcast("TanhNormal: loc and scale", loc.shape, scale.shape)
         return Normal(loc, scale), interval("TanhNormal", self.low, self.high, loc, shape)
@@ -146,13 +146,13 @@ class TanhNormal:
         return bounds.squash(normal.sample(key))
 
     def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a sample [...] and its log density [...], which stays exact where tanh has rounded to 1."""
+        """Return a sample [...] and its log density [...], which is exact even where tanh rounds to 1."""
         normal, bounds = self._parts()
         u = normal.sample(key)
         return bounds.squash(u), normal.log_prob(u) - bounds.log_slope(u)
 
     def log_prob(self, y: torch.Tensor) -> torch.Tensor:
-        """Return the log density of ``y``, an action in [low, high] that was stored.
+        """Return the log density of ``y``, a stored action in [low, high].
 
         Before atanh, ``y`` scaled to [-1, 1] is clamped to one unit of rounding inside it (|u| below 8.4 in
         float32, 18.4 in float64): an action on or beyond a bound has the density of that point, a finite number.
@@ -163,9 +163,9 @@ class TanhNormal:
         return normal.log_prob(u) - bounds.log_slope(u)
 
     def mode(self) -> torch.Tensor:
-        """Return tanh(loc) stretched to the interval [...].
+        """Return tanh(loc) scaled to the interval [...].
 
-        This is the *median*, and what is usually played greedily. The density itself can have its peak elsewhere, even two.
+        This is the *median*, which is the usual greedy action. The maximum of the density can be elsewhere, and there can be two.
         """
         normal, bounds = self._parts()
         return bounds.squash(normal.mode())
@@ -175,15 +175,15 @@ class TanhNormal:
         return self._parts()[1].squash(self._draws(key, num_samples)).mean(0)
 
     def stddev(self, key: torch.Tensor, num_samples: int = 128) -> torch.Tensor:
-        """Return an estimate [...] of the standard deviation: that of ``num_samples`` samples around their own mean."""
+        """Return an estimate [...] of the standard deviation: that of ``num_samples`` samples around their mean."""
         return self._parts()[1].squash(self._draws(key, num_samples)).std(0, correction=0)
 
     def entropy(self, key: torch.Tensor | None = None, num_samples: int = 128) -> torch.Tensor:
-        """Return the entropy [...]: that of the normal, and the mean log slope, by the trapezoidal rule or as an average of samples.
+        """Return the entropy [...]: that of the normal plus the mean log slope, by the trapezoidal rule or as an average of samples.
 
         Args:
-            key: int64 []; None: the rule, with an error below 1e-4 for a ``scale`` up to 5, and below 0.01 up to 10.
-            num_samples: how many samples to average, with a key.
+            key: int64 []; None: the trapezoidal rule, with an error below 1e-4 for a ``scale`` up to 5, and below 0.01 up to 10.
+            num_samples: the number of samples to average, with a key.
 
         Reference: L. N. Trefethen, J. A. C. Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Review 56, 2014.
         """
@@ -201,11 +201,11 @@ class TanhNormal:
         return normal.loc + normal.scale * random.normal(key, (num_samples, *normal._shape()), dtype=normal.loc.dtype)
 
     def kl(self, other: "TanhNormal") -> torch.Tensor:
-        """Return KL(self || other) [...]: that of the normals, as both are squashed by the same function.
+        """Return KL(self || other) [...], which equals that of the normals, as both are squashed by the same function.
 
         Raises:
-            TypeError: if ``other`` is no TanhNormal.
-            ValueError: if its bounds differ: then one has mass where the other may have none.
+            TypeError: if ``other`` is not a TanhNormal.
+            ValueError: if the bounds differ, so that one may have mass where the other has none.
         """
         check_kind("TanhNormal.kl", other, TanhNormal)
         if (self.low, self.high) != (other.low, other.high):

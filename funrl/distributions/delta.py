@@ -1,4 +1,4 @@
-"""Distributions that are a single point: what a deterministic policy has in place of a distribution."""
+"""Distributions at a single point, for deterministic policies."""
 
 import math
 from typing import Any
@@ -16,12 +16,12 @@ __all__ = ["Delta", "TanhDelta"]
 class Delta:
     """All probability at one point.
 
-    ``log_prob`` is the logarithm of a probability and no density: 0 at the point, and minus infinity elsewhere.
+    ``log_prob`` is the logarithm of a probability, not of a density: 0 at the point, and minus infinity elsewhere.
 
     Attributes:
         loc: floating point [...], the point.
-        atol: static; how far off a number may be to count as the point, at least 0.
-        rtol: static; likewise, in multiples of ``loc``.
+        atol: static; the maximum distance at which a number counts as the point, at least 0.
+        rtol: static; a further distance in multiples of ``loc``, at least 0.
 
     Raises:
         TypeError: from a method, if ``loc`` or ``x`` is not a floating-point tensor.
@@ -49,7 +49,7 @@ class Delta:
         return self.sample(key), torch.zeros_like(self.loc)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return 0 where ``x`` is the point, and minus infinity elsewhere; the shape of x broadcasts to [...] or the other way round."""
+        """Return 0 where ``x`` is the point, and minus infinity elsewhere; the shape of x broadcasts to [...] or [...] to it."""
         loc = floating("Delta: loc", self.loc)
         broadcast("Delta.log_prob: x and loc", floating("Delta.log_prob: x", x).shape, loc.shape)
         near = (x - loc).abs() <= self.atol + self.rtol * loc.abs()
@@ -72,10 +72,10 @@ class Delta:
         return torch.zeros_like(floating("Delta: loc", self.loc))
 
     def kl(self, other: "Delta") -> torch.Tensor:
-        """Return KL(self || other) [...]: 0 where the points are the same (by the tolerances of ``other``), else infinity.
+        """Return KL(self || other) [...]: 0 where the points are equal (within the tolerances of ``other``), else infinity.
 
         Raises:
-            TypeError: if ``other`` is no Delta.
+            TypeError: if ``other`` is not a Delta.
         """
         check_kind("Delta.kl", other, Delta)
         return -other.log_prob(floating("Delta: loc", self.loc))
@@ -83,7 +83,7 @@ class Delta:
 
 @tree.dataclass
 class TanhDelta:
-    r"""A point squashed by tanh and stretched to an interval, for deterministic bounded actions.
+    r"""A point squashed by tanh and scaled to an interval, for deterministic bounded actions.
 
     .. math:: y = \frac{h + l}{2} + \frac{h - l}{2} \tanh u
 
@@ -97,7 +97,7 @@ class TanhDelta:
         rtol: static; as for :class:`Delta`.
 
     Raises:
-        TypeError: from a method, if ``loc`` or ``x`` is not a floating-point tensor, or a bound no number or tuple.
+        TypeError: from a method, if ``loc`` or ``x`` is not a floating-point tensor, or a bound is neither a number nor a tuple.
         ValueError: from a method, if shapes do not fit, or an interval is empty or not finite.
 
     Example:
@@ -149,7 +149,7 @@ class TanhDelta:
         """Return KL(self || other) [...], that of the squashed points.
 
         Raises:
-            TypeError: if ``other`` is no TanhDelta.
+            TypeError: if ``other`` is not a TanhDelta.
         """
         check_kind("TanhDelta.kl", other, TanhDelta)
         return self._point().kl(other._point())

@@ -15,7 +15,7 @@ __all__ = ["Categorical", "MultiCategorical", "OneHotCategorical"]
 
 @tree.dataclass
 class Categorical:
-    r"""One of K classes, by unnormalised log probabilities.
+    r"""A categorical distribution over K classes, given by unnormalised log probabilities.
 
     .. math:: \log p(k) = z_k - \log \sum_j m_j e^{z_j} \quad\text{where}\quad m_k = 1
 
@@ -71,7 +71,7 @@ class Categorical:
         return torch.softmax(self._logits(), -1)
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
-        """Return a class int64 [...], by the Gumbel-max rule."""
+        """Return a class int64 [...], by the Gumbel-max trick."""
         return random.categorical(key, self._logits()) + self.start
 
     def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,14 +80,14 @@ class Categorical:
         return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the log probability of classes ``x``: whole numbers whose shape broadcasts to [...] or the other way round.
+        """Return the log probability of classes ``x``: whole numbers whose shape broadcasts to [...] or [...] to it.
 
         It is minus infinity for a number outside start, ..., start + K - 1.
         """
         log_probs = self.log_probs
         check_classes("Categorical.log_prob", x)
         broadcast("Categorical.log_prob: x and the batch shape of logits", x.shape, log_probs.shape[:-1])
-        # A masked sum and no gather: its gradient is a product and no scatter, which fuses with the softmax.
+        # A masked sum instead of a gather: its gradient is a product instead of a scatter, and fuses with the softmax.
         index = x.to(torch.int64) - self.start
         classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
         chosen = torch.where(index.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
@@ -99,15 +99,15 @@ class Categorical:
         return -(probs * torch.where(probs > 0, log_probs, 0.0)).sum(-1)
 
     def mode(self) -> torch.Tensor:
-        """Return the most likely class int64 [...] (the first of equals)."""
+        """Return the most likely class int64 [...] (the first one of equal classes)."""
         return self._logits().argmax(-1) + self.start
 
     def mean(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels, and have no mean; ``probs`` is the mean of their one-hot vectors."""
+        """Raise a TypeError: classes are labels without a mean; ``probs`` is the mean of their one-hot vectors."""
         raise TypeError("Categorical.mean: classes are labels and have no mean; use mode() for the likeliest class, or probs")
 
     def stddev(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels, and have no deviation."""
+        """Raise a TypeError: classes are labels without a standard deviation."""
         raise TypeError("Categorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
 
     def kl(self, other: "Categorical") -> torch.Tensor:
@@ -116,7 +116,7 @@ class Categorical:
         .. math:: \sum_k p_k \, (\log p_k - \log q_k)
 
         Raises:
-            TypeError: if ``other`` is no Categorical.
+            TypeError: if ``other`` is not a Categorical.
             ValueError: if the classes differ.
         """
         check_kind("Categorical.kl", other, Categorical)
@@ -132,7 +132,7 @@ class Categorical:
 
 @tree.dataclass
 class OneHotCategorical:
-    """One of K classes, as a vector that is 1 at the class and 0 elsewhere.
+    """A categorical distribution over K classes, as one-hot vectors.
 
     Attributes:
         logits: floating point [..., K], as for :class:`Categorical`.
@@ -206,7 +206,7 @@ class OneHotCategorical:
     def stddev(self) -> torch.Tensor:
         """Return the standard deviation of each entry [..., K]."""
         probs = self.probs
-        # 1 - p of the likeliest class, whose digits cancel, is the sum of the others.
+        # For the most likely class, 1 - p is computed as the sum of the others, which avoids cancellation.
         likeliest = torch.arange(probs.shape[-1], device=probs.device) == probs.argmax(-1, keepdim=True)
         others = torch.where(likeliest, 0.0, probs).sum(-1, keepdim=True)
         var = probs * torch.where(likeliest, others, 1 - probs)
@@ -216,7 +216,7 @@ class OneHotCategorical:
         """Return KL(self || other) [...].
 
         Raises:
-            TypeError: if ``other`` is no OneHotCategorical.
+            TypeError: if ``other`` is not an OneHotCategorical.
             ValueError: if the numbers of classes differ.
         """
         check_kind("OneHotCategorical.kl", other, OneHotCategorical)
@@ -225,15 +225,15 @@ class OneHotCategorical:
 
 @tree.dataclass
 class MultiCategorical:
-    """Several independent choices at once, as one vector of classes.
+    """Several independent categorical distributions, as one over vectors of classes.
 
     Attributes:
         logits: floating point [..., N], those of the first choice, then those of the second, and so on.
         nvec: static; a tuple of the numbers of classes of the K choices, which sum to N.
-        start: static; a tuple of the least class of each choice, as in ``spaces.MultiDiscrete(nvec, start)``; None: 0 for all.
+        start: static; a tuple of the smallest class of each choice, as in ``spaces.MultiDiscrete(nvec, start)``; None: 0 for all.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor or ``x`` not one of whole numbers.
+        TypeError: from a method, if ``logits`` is not a floating-point tensor or ``x`` is not a tensor of whole numbers.
         ValueError: from a method, if shapes do not fit, or ``start`` is not K integers.
 
     Example:
@@ -293,18 +293,18 @@ class MultiCategorical:
         return torch.stack([choice.mode() for choice in self._choices()], -1)
 
     def mean(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels, and have no mean."""
+        """Raise a TypeError: classes are labels without a mean."""
         raise TypeError("MultiCategorical.mean: classes are labels and have no mean; use mode() for the likeliest classes")
 
     def stddev(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels, and have no deviation."""
+        """Raise a TypeError: classes are labels without a standard deviation."""
         raise TypeError("MultiCategorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
 
     def kl(self, other: "MultiCategorical") -> torch.Tensor:
         """Return KL(self || other) [...].
 
         Raises:
-            TypeError: if ``other`` is no MultiCategorical.
+            TypeError: if ``other`` is not a MultiCategorical.
             ValueError: if its ``nvec`` or ``start`` differs.
         """
         check_kind("MultiCategorical.kl", other, MultiCategorical)
@@ -314,7 +314,7 @@ class MultiCategorical:
 
 
 def check_logits(what: str, logits: Any) -> torch.Tensor:
-    """Return ``logits`` if they are a floating-point tensor [..., K]; the message begins with ``what``.
+    """Check that ``logits`` are a floating-point tensor [..., K], and return them; messages begin with ``what``.
 
     Example:
         >>> check_logits("Categorical", torch.zeros(3))

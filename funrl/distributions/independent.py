@@ -1,4 +1,4 @@
-"""Distributions of whole arrays, and the divergence between two distributions."""
+"""Distributions of arrays with independent parts, and the KL divergence of two distributions."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ __all__ = ["Independent", "kl_divergence"]
 
 @tree.dataclass
 class Independent:
-    """A distribution over arrays whose parts are independent: sums ``log_prob`` and ``entropy`` over the last dimensions.
+    """A distribution over arrays with independent parts: ``log_prob`` and ``entropy`` are sums over the last dimensions.
 
     ``Independent(Normal(loc, scale), 1)`` with ``loc`` [B, A] has log densities [B]: a normal with a diagonal covariance.
 
     Attributes:
         base: a distribution of batch shape [..., E1, ..., En].
-        event_dims: static; n, how many dimensions make one event.
+        event_dims: static; n, the number of dimensions of an event.
 
     Raises:
-        ValueError: from a method, if ``event_dims`` is no whole number from 0 to the number of dimensions of ``base``.
+        ValueError: from a method, if ``event_dims`` is not a whole number from 0 to the number of dimensions of ``base``.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ class Independent:
 
     @property
     def estimated(self) -> tuple[str, ...]:
-        """The names of the methods that take a key: those of the base."""
+        """The names of the methods that take a key, the same as those of the base."""
         return self.base.estimated
 
     def _sum(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ class Independent:
         """Return KL(self || other) [...].
 
         Raises:
-            TypeError: if ``other`` is no Independent, or the bases have no closed form.
+            TypeError: if ``other`` is not an Independent, or the bases have no closed form.
             ValueError: if the numbers of event dimensions differ.
         """
         if not isinstance(other, Independent):
@@ -93,13 +93,13 @@ class Independent:
 
 
 def kl_divergence(p: Any, q: Any) -> torch.Tensor:
-    r"""Return KL(p || q) in nats, where it has a closed form.
+    r"""Return KL(p || q) in nats, if it has a closed form.
 
     .. math:: \mathrm{KL}(p \| q) = \mathbb E_{x \sim p}\left[\log p(x) - \log q(x)\right]
 
     Args:
         p: a distribution.
-        q: a distribution of the same class (and the same bounds, where it has any).
+        q: a distribution of the same class (and with the same bounds, if any).
 
     Returns:
         Floating point, of the batch shape of the two.

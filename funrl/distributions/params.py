@@ -1,4 +1,4 @@
-"""From the output of a network to the parameters of a distribution."""
+"""Conversion of a network's output to the parameters of a distribution."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ __all__ = ["normal_params"]
 
 
 def normal_params(net: Any, mapping: str | Callable[[torch.Tensor], torch.Tensor] = "biased_softplus", min_scale: float = 1e-4) -> Any:
-    r"""Make a network return a location and a scale: the first and the second half of its last dimension, the latter mapped above 0.
+    r"""Make a network return a location and a scale: the two halves of its last dimension, the second one mapped above 0.
 
     .. math:: \sigma = \sigma_{min} + f(x)
 
@@ -26,14 +26,14 @@ def normal_params(net: Any, mapping: str | Callable[[torch.Tensor], torch.Tensor
     Args:
         net: a net whose output is [..., 2A], such as ``nn.mlp(num_cells, 2 * A)``.
         mapping: the name of f, or a function to numbers of at least 0.
-        min_scale: the least scale, in (0, 1) for "biased_softplus", above 0 for the others.
+        min_scale: the minimum of the scale, in (0, 1) for "biased_softplus", above 0 for the others.
 
     Returns:
         The net, with ``apply(params, x) -> (loc [..., A], scale [..., A])``.
 
     Raises:
-        TypeError: if ``net`` is no net.
-        ValueError: if the mapping is unknown or ``min_scale`` out of its range; from ``apply``, if the output's last dimension is odd.
+        TypeError: if ``net`` is not a net.
+        ValueError: if the mapping is unknown or ``min_scale`` is out of its range; from ``apply``, if the output's last dimension is odd.
 
     Example:
         >>> import torch
@@ -67,6 +67,6 @@ def normal_params(net: Any, mapping: str | Callable[[torch.Tensor], torch.Tensor
             raise ValueError(f"normal_params: net: expected an output [..., 2A], loc and scale, got {got}; give it 2A out_features")
         loc, raw = output.chunk(2, -1)
         scale, least = positive(raw) + min_scale, torch.finfo(raw.dtype).tiny
-        return loc, scale.clamp(min=least) if min_scale < least else scale  # half precision does not hold every min_scale
+        return loc, scale.clamp(min=least) if min_scale < least else scale  # half precision cannot represent every min_scale
 
     return net._replace(apply=apply)

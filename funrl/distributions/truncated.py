@@ -16,7 +16,7 @@ _LOG_2PI = math.log(2.0 * math.pi)
 
 
 def _legendre(count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return nodes and weights of Gauss and Legendre's quadrature on the interval from 0 to 1."""
+    """Return nodes and weights of Gauss-Legendre quadrature on the interval from 0 to 1."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return tuple((0.5 + nodes / 2).tolist()), tuple((weights / 2).tolist())
 
@@ -27,22 +27,22 @@ _SHORT, _LONG = _legendre(8), _legendre(24)
 
 @tree.dataclass
 class TruncatedNormal:
-    r"""A normal variable conditioned on an interval, for bounded actions that can lie on their bounds' inside alone.
+    r"""A normal distribution truncated to an interval, for actions strictly between bounds.
 
     .. math:: \log p(x) = \log \mathcal N(x; \mu, \sigma^2) - \log Z, \qquad
         Z = \Phi\left(\frac{h - \mu}{\sigma}\right) - \Phi\left(\frac{l - \mu}{\sigma}\right)
 
-    ``loc`` may lie far outside the interval: everything is computed from the point of the interval that is nearest to it.
+    ``loc`` may be far outside the interval: all results are computed relative to the point of the interval nearest to it.
 
     Attributes:
-        loc: floating point [...], the mean of the whole normal.
+        loc: floating point [...], the mean of the normal before the truncation.
         scale: floating point [...], its standard deviation, above 0; broadcasts with ``loc``.
         low: static; the lower end, a number, or (nested) tuples of numbers that broadcast against ``loc``.
         high: static; the upper end, as ``low`` and above it.
 
     Raises:
-        TypeError: from a method, if ``loc``, ``scale`` or ``x`` is not a floating-point tensor, or a bound no number or tuple.
-        ValueError: from a method, if shapes do not fit, an interval is empty or not finite, or ``scale`` is seen not to be above 0.
+        TypeError: from a method, if ``loc``, ``scale`` or ``x`` is not a floating-point tensor, or a bound is neither a number nor a tuple.
+        ValueError: from a method, if shapes do not fit, an interval is empty or not finite, or ``scale`` is found not to be above 0.
 
     Example:
         >>> import torch
@@ -68,16 +68,16 @@ class TruncatedNormal:
         return shape, interval("TruncatedNormal", self.low, self.high, loc, shape)
 
     def _ends(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return, in deviations, where the mode is from loc, and how far the ends are below and above the mode."""
+        """Return, in standard deviations, the offset of the mode from loc, and the distances of the lower and upper end from the mode."""
         shape, bounds = self._parts()
         mode = bounds.clamp(self.loc)
         offset, below, above = ((x / self.scale).expand(shape) for x in (mode - self.loc, mode - bounds.low, bounds.high - mode))
         return offset, below, above
 
     def _log_norm(self, mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-        """Return log(Z scale) + mode^2 / 2, for a mode in deviations from loc, and ends so far below and above it."""
+        """Return log(Z scale) + mode^2 / 2, for the offset of the mode and the distances of the ends, in standard deviations."""
         bounds, flat, width = self._parts()[1], _is_flat(mode, below, above), below + above
-        # Where the density hardly changes, the closed form has the difference of two numbers that are nearly equal: it is integrated.
+        # If the density is nearly constant, the closed form is a difference of nearly equal numbers: use quadrature instead.
         weights = _integrals(_SHORT, *(torch.where(flat, x, 0.1) for x in (-below, width, mode)))[1]
         level = weights.sum(-1).log() + (2 * torch.as_tensor(bounds.half, dtype=mode.dtype, device=mode.device)).log() - 0.5 * _LOG_2PI
         return torch.where(flat, level, self.scale.log() + _log_mass(mode, *(torch.where(flat, 1.0, x) for x in (below, above))))
@@ -85,14 +85,14 @@ class TruncatedNormal:
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a sample [...] in [low, high]; differentiable in both parameters.
 
-        Where the interval begins more than 12 (float32) or 37 (float64) deviations from loc, it is the end that is nearest to loc.
+        If the interval begins more than 12 (float32) or 37 (float64) standard deviations from loc, it is the end nearest to loc.
         """
         shape, bounds = self._parts()
         ends = self._ends()
         flat = _is_flat(*ends)
         a, b = (torch.where(flat, side, (end - self.loc) / self.scale) for side, end in zip((-1.0, 1.0), bounds, strict=True))
         x = self.loc + self.scale * random.truncated_normal(key, a, b, tuple(shape), dtype=self.loc.dtype)
-        # Where the density hardly changes, the distribution function of the whole normal has too few digits.
+        # If the density is nearly constant, the cumulative distribution of the normal has too few digits.
         share = random.uniform(key, tuple(shape), dtype=self.loc.dtype)
         step = _quantile(share, *(torch.where(flat, end, 0.5) for end in ends))
         return bounds.clamp(torch.where(flat, bounds.clamp(self.loc) + self.scale * step, x))
@@ -103,7 +103,7 @@ class TruncatedNormal:
         return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the log density of ``x``, whose shape broadcasts to [...] or the other way round; minus infinity outside the interval."""
+        """Return the log density of ``x``, whose shape broadcasts to [...] or [...] to it; minus infinity outside the interval."""
         shape, bounds = self._parts()
         broadcast("TruncatedNormal.log_prob: x and the parameters", floating("TruncatedNormal.log_prob: x", x).shape, shape)
         mode, below, above = self._ends()
@@ -118,7 +118,7 @@ class TruncatedNormal:
         return 0.5 * (_LOG_2PI + deviation.square() + mean * (mean + 2 * ends[0])) + self._log_norm(*ends)
 
     def mode(self) -> torch.Tensor:
-        """Return the most likely value [...]: loc, or the end that is nearest to it."""
+        """Return the most likely value [...]: loc, or the end nearest to it."""
         shape, bounds = self._parts()
         return bounds.clamp(self.loc).expand(shape)
 
@@ -135,8 +135,8 @@ class TruncatedNormal:
         """Return KL(self || other) [...].
 
         Raises:
-            TypeError: if ``other`` is no TruncatedNormal.
-            ValueError: if its bounds differ: then one has mass where the other may have none.
+            TypeError: if ``other`` is not a TruncatedNormal.
+            ValueError: if the bounds differ, so that one may have mass where the other has none.
         """
         check_kind("TruncatedNormal.kl", other, TruncatedNormal)
         if (self.low, self.high) != (other.low, other.high):
@@ -147,7 +147,7 @@ class TruncatedNormal:
         broadcast("TruncatedNormal.kl: self and other", self._parts()[0], other._parts()[0])
         ends, other_ends = self._ends(), other._ends()
         mean, deviation = _moments(*ends)
-        # Products with a great scale come last: a ratio of scales may overflow.
+        # Multiply by a large scale last, as a ratio of scales may overflow.
         step = (self.mode() - other.mode() + self.scale * mean) / other.scale
         theirs = 0.5 * ((self.scale * deviation / other.scale).square() + step * (step + 2 * other_ends[0]))
         mine = 0.5 * (deviation.square() + mean * (mean + 2 * ends[0]))
@@ -155,7 +155,7 @@ class TruncatedNormal:
 
 
 def _is_flat(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Return where the density changes by less than a factor of exp(1/2) over the whole interval."""
+    """Return True where the density changes by less than a factor of exp(1/2) over the whole interval."""
     width = below + above
     return width * (mode.abs() + 0.5 * width) < 0.5
 
@@ -163,19 +163,19 @@ def _is_flat(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> to
 def _integrals(
     rule: tuple[tuple[float, ...], tuple[float, ...]], start: torch.Tensor, length: torch.Tensor, slope: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return nodes [..., N], as shares of ``length``, and weights of exp(-x (slope + x / 2)) from ``start`` on, divided by ``length``."""
+    """Return nodes [..., N], in units of ``length``, and weights of exp(-x (slope + x / 2)) after ``start``, divided by ``length``."""
     nodes, weights = (torch.tensor(x, dtype=slope.dtype, device=slope.device) for x in rule)
     x = start.unsqueeze(-1) + length.unsqueeze(-1) * nodes
     return nodes.expand(x.shape), weights * torch.exp(-x * (slope.unsqueeze(-1) + 0.5 * x))
 
 
 def _log_mass(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Return log Z + mode^2 / 2, where the density changes a good deal from one end to the other."""
+    """Return log Z + mode^2 / 2 for a density that is not nearly constant over the interval."""
     root = math.sqrt(0.5)
     outside = mode != 0
-    # The interval holds loc: the two error functions have one sign, and nothing cancels.
+    # If the interval contains loc, the result is a sum of two terms with the same sign, so that nothing cancels.
     inside = 0.5 * (torch.erf(root * torch.where(outside, 1.0, below)) + torch.erf(root * torch.where(outside, 1.0, above)))
-    # It begins at near > 0 (mirrored, if need be), and erfcx(x) = exp(x^2) erfc(x) takes the great factor out of both ends.
+    # Otherwise it begins at near > 0 (mirrored if necessary): erfcx(x) = exp(x^2) erfc(x) removes the large factor from both ends.
     near, width = torch.where(outside, mode.abs(), 1.0), below + above
     first = torch.special.erfcx(root * near)
     last = torch.special.erfcx(root * (near + width)) * torch.exp(-0.5 * width * (width + 2 * near))
@@ -183,7 +183,7 @@ def _log_mass(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> t
 
 
 def _quantile(share: torch.Tensor, mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Return how far from the mode, in deviations, a share of the mass lies below, where the density hardly changes: by Newton's steps."""
+    """Return a quantile for a nearly constant density, in standard deviations from the mode, by Newton's method."""
     width = below + above
     whole = _integrals(_SHORT, -below, width, mode)[1].sum(-1)
     part = share
@@ -195,10 +195,10 @@ def _quantile(share: torch.Tensor, mode: torch.Tensor, below: torch.Tensor, abov
 
 
 def _moments(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean as it is from the mode, and the standard deviation, both in deviations."""
+    """Return the offset of the mean from the mode, and the standard deviation, both in standard deviations of the normal."""
     width = below + above
     far = mode.abs() > 4
-    # Far out and in a narrow interval the digits of the closed forms cancel.
+    # Far from loc and in a narrow interval the closed forms suffer from cancellation.
     integrated = far | (width * (mode.abs() + 0.5 * width) < 4)
     m, low, high = (torch.where(integrated, safe, x) for safe, x in ((0.0, mode), (1.0, below), (1.0, above)))
     log_mass = _log_mass(m, low, high)
@@ -207,7 +207,7 @@ def _moments(mode: torch.Tensor, below: torch.Tensor, above: torch.Tensor) -> tu
     at_high = torch.exp(-0.5 * (high * (high + 2 * m) + _LOG_2PI) - log_mass)
     mean = at_low - at_high - m
     var = 1 - mean * (mean + m) - low * at_low - high * at_high
-    # The density is integrated instead: far out, where it falls by exp(-step * (near + step / 2)), to where nothing is left.
+    # There the density is integrated: far from loc, where it decreases by exp(-step * (near + step / 2)), up to where it vanishes.
     near = torch.where(far, mode.abs(), 1.0)
     start, slope = torch.where(far, 0.0, -below), torch.where(far, near, mode)
     start, slope = (torch.where(integrated, x, 0.0) for x in (start, slope))

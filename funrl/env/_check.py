@@ -11,37 +11,36 @@ from funrl.env._interface import Env, Timestep
 
 
 def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
-    """Raise unless ``env`` keeps the contract of :class:`Env`.
+    """Raise unless ``env`` satisfies the contract of :class:`Env`.
 
     It resets the environment, takes random actions, and checks that
 
     * observations are in ``observation_space``; reward is a finite floating-point []; terminated and truncated are
       bool []; ``reset`` gives reward 0 and an episode that is not over;
-    * state and timestep keep their structure, shapes and dtypes from ``reset`` on;
+    * structure, shapes and dtypes of state and timestep do not change after ``reset``;
     * the same keys and actions give the same states and timesteps again;
     * no argument is modified;
-    * ``render``, where it is not None, gives uint8 [H, W, 3];
+    * ``render``, if it is not None, returns uint8 [H, W, 3];
 
-    all of these with a first dimension [B] where the environment is batched; for such a one also that
+    all of these with a first dimension [B] if the environment is batched; for a batched one also that
 
-    * ``reset_where`` and ``step_where`` do in the rows of the mask what ``reset`` and ``step`` do, and leave the state of the
-      others as it was;
+    * ``reset_where`` and ``step_where`` equal ``reset`` and ``step`` in the rows of the mask, and do not change the state of the others;
 
     and for an environment that does not run on the host also that
 
-    * the floating-point numbers follow the dtype of ``env_params``;
-    * ``torch.func.vmap`` over three copies, each with its own params (the floating-point ones times 1, 1.01 and 1.02), agrees with
+    * the floating-point numbers have the dtype of ``env_params``;
+    * ``torch.func.vmap`` over three copies with different params (the floating-point ones times 1, 1.01 and 1.02) agrees with
       a loop;
     * a compiled reset and step (:func:`funrl.compile`), and those of two copies under vmap, agree with eager ones.
 
     Args:
         env: the environment.
-        key: int64 [], where the random resets and actions come from.
-        num_steps: how many steps to take, at least 1.
+        key: int64 [], for the random resets and actions.
+        num_steps: the number of steps, at least 1.
 
     Raises:
         TypeError: if ``env`` is not an :class:`Env` or a part of it has the wrong type.
-        ValueError: if it breaks the contract; the message says where and how.
+        ValueError: if it violates the contract; the message says where and how.
 
     Example:
         >>> import funrl
@@ -93,7 +92,7 @@ def _batch(env: Env) -> tuple[int, ...]:
 
 
 def _check_batched(env: Env, what: str) -> None:
-    """Raise unless ``num_envs`` is a number of copies and the functions with a mask are there, or there is none of them."""
+    """Raise unless ``num_envs``, ``reset_where`` and ``step_where`` are all given and valid, or all None."""
     if env.num_envs is not None and (not isinstance(env.num_envs, int) or env.num_envs < 1):
         raise ValueError(f"{what}: num_envs: expected a positive integer or None, got {env.num_envs!r}")
     for field in ("reset_where", "step_where"):
@@ -110,7 +109,7 @@ def _random_action(env: Env, key: torch.Tensor) -> Any:
 
 
 def _walk(env: Env, keys: list[Any], actions: list[Any], env_params: Any, what: str) -> list[tuple[Any, Timestep]]:
-    """Reset, then take the actions (resetting where an episode ends), and check each result; return copies of all."""
+    """Reset, take the actions (with a reset after the end of an episode), and check each result; return copies of all results."""
     reset_reference = _guarded(f"{what}: reset", env.reset, ("key", "env_params"), (keys[0][0], env_params))
     _check_result(reset_reference, env, f"{what}: reset")
     state, timestep = reset_reference
@@ -181,7 +180,7 @@ def _check_start(timestep: Timestep, where: str) -> None:
 
 
 def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
-    """Raise unless the functions with a mask agree with those without: each is called after the same reset and step."""
+    """Raise unless the functions with a mask agree with those without; each is called after the same reset and step."""
     first_key, action_key, step_key, again_key, second_key, next_key = random.split(key, 6).unbind(0)
     env_params, mask = env.default_params, torch.arange(_batch(env)[0], device=key.device) % 2 == 0
     actions = [_random_action(env, k) for k in random.split(action_key).unbind(0)]
@@ -208,7 +207,7 @@ def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
 
 
 def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
-    """Raise unless float64 params make all floating-point numbers of the episode float64."""
+    """Raise unless float64 params give float64 for all floating-point numbers of the episode."""
     env_params = tree.to(env.default_params, torch.float64)
     if not any(x.is_floating_point() for x in tree.leaves(env_params)):
         return
@@ -246,7 +245,7 @@ def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
 
 
 def _check_compiled(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
-    """Raise unless a compiled reset and step agree with eager ones, alone and, where the environment has no copies of its own, batched."""
+    """Raise unless a compiled reset and step agree with eager ones, and also a vmapped one if the environment is single."""
 
     def walk(key: torch.Tensor, action: Any, env_params: Any) -> tuple[Any, Any]:
         reset_key, step_key = random.split(key)

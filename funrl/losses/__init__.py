@@ -1,7 +1,7 @@
 """Losses: pure functions ``loss(params, batch, ...) -> (loss, metrics)``, one file for each family of algorithms.
 
-The first argument is what to differentiate; networks come as functions of their parameters, by keyword. Every loss takes a ``weight`` for
-each sample. Where a batch may come from prioritised replay, ``metrics["td_error"]`` [N...] is what its priorities are made of.
+The first argument is the one to differentiate; networks are keyword arguments, functions of their parameters. Every loss takes a
+``weight`` for each sample. If a batch may come from prioritised replay, ``metrics["td_error"]`` [N...] gives its priorities.
 """
 
 from funrl.losses._terms import explained_variance, huber

@@ -14,13 +14,13 @@ __all__ = ["A2CBatch", "a2c_loss"]
 
 @tree.dataclass
 class A2CBatch:
-    """What A2C learns from; N stands for any number of batch dimensions.
+    """A batch for A2C; N stands for any number of batch dimensions.
 
     Attributes:
         observation: a tree of tensors [N..., ...].
-        action: a tree of tensors [N..., ...], drawn from the policy that learns.
+        action: a tree of tensors [N..., ...], sampled from the policy to learn.
         advantage: floating point [N...].
-        target: floating point [N...], what the value should be.
+        target: floating point [N...], the target of the value.
     """
 
     observation: Any
@@ -44,8 +44,8 @@ def a2c_loss(
         - c_2 \mathcal H(\pi_\theta(\cdot|s_i))\right)
 
     Args:
-        params: theta, what ``apply`` takes; the argument to differentiate.
-        batch: what to learn from, see :class:`A2CBatch`; nothing in it carries a gradient. :func:`funrl.returns.gae` gives advantages
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        batch: the data, see :class:`A2CBatch`; nothing in it carries a gradient. :func:`funrl.returns.gae` gives advantages
             and targets (with lambda = 1 those of the paper).
         apply: ``apply(params, observation) -> (distribution, value [N...])``; the distribution's ``log_prob(action)`` and
             ``entropy()`` are [N...] (wrap one over vectors in ``Independent``).

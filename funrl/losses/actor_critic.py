@@ -1,4 +1,4 @@
-"""What the losses of actors and critics share: their parameters, the target of one step, and the sum of their terms."""
+"""Shared parts of actor-critic losses: parameters, one-step targets, metrics, and the sum of the terms."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class ActorCritic:
     """Parameters of a policy and of its critics, or their targets.
 
     Attributes:
-        actor: what the ``actor`` of a loss takes first.
-        critic: what its ``critic`` takes first.
+        actor: the parameters of the argument ``actor`` of a loss.
+        critic: the parameters of its argument ``critic``.
     """
 
     actor: Any
@@ -31,8 +31,8 @@ class SoftActorCritic:
     """Parameters of a policy, its critics and its temperature.
 
     Attributes:
-        actor: what the ``actor`` of a loss takes first.
-        critic: what its ``critic`` takes first.
+        actor: the parameters of the argument ``actor`` of a loss.
+        critic: the parameters of its argument ``critic``.
         log_alpha: floating point [], the logarithm of the temperature.
     """
 
@@ -42,14 +42,14 @@ class SoftActorCritic:
 
 
 def check_transition(what: str, batch: Any) -> None:
-    """Raise unless ``batch`` is a batch of transitions, with rewards and ends of one shape [N...].
+    """Raise unless ``batch`` is a batch of transitions, with ``reward`` and ``terminated`` of the same shape [N...].
 
     Args:
         what: the name of the loss, for the message.
         batch: a :class:`funrl.env.Transition`, or anything with its fields observation, action, reward, terminated and next_observation.
 
     Raises:
-        TypeError: if a field is missing, ``reward`` is not floating point or ``terminated`` not bool.
+        TypeError: if a field is missing, ``reward`` is not floating point, or ``terminated`` is not bool.
         ValueError: if their shapes differ.
 
     Example:
@@ -76,14 +76,14 @@ def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | to
     Args:
         what: the name of the loss, for the message.
         batch: as checked by :func:`check_transition`.
-        next_value: V(s'), floating point [N...], or [N..., K] for K values, each to bootstrap from.
+        next_value: V(s'), floating point [N...], or [N..., K] for K values with one target each.
         gamma: in [0, 1], a number or a tensor [] or [N...].
 
     Returns:
-        Floating point, like ``next_value``.
+        Floating point, with the shape of ``next_value``.
 
     Raises:
-        ValueError: if the shape of ``gamma`` is another one, or it is a Python number outside [0, 1].
+        ValueError: if ``gamma`` has another shape, or is a Python number outside [0, 1].
 
     Example:
         >>> import torch
@@ -107,7 +107,7 @@ def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | to
 
 
 def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what every critic's loss says of itself, without gradient.
+    """Return the metrics that every critic's loss reports, without gradient.
 
     Args:
         loss: floating point [].
@@ -116,7 +116,7 @@ def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.T
 
     Returns:
         ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value`` and ``target_value_max``, each [] (means and maxima), and
-        ``td_error`` [N...], for prioritised replay: how far the prediction is off, of the critic that is off furthest.
+        ``td_error`` [N...], for prioritised replay: the absolute error of the prediction, the largest over the critics.
 
     Example:
         >>> import torch
@@ -138,14 +138,14 @@ def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.T
 def evaluate(
     what: str, apply: Callable[[Any, Any], tuple[Any, torch.Tensor]], params: Any, batch: Any, **tensors: torch.Tensor
 ) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what an actor and its critic make of a batch.
+    """Evaluate a policy and its value function on a batch.
 
     Args:
         what: the name of the loss, for the message.
         apply: ``apply(params, observation) -> (distribution, value [N...])``.
-        params: what it takes.
-        batch: something with an observation and an action.
-        **tensors: floating point [N...], whose shape the results have to share.
+        params: the parameters of ``apply``.
+        batch: an object with an observation and an action.
+        **tensors: floating point [N...], whose shape the results must have.
 
     Returns:
         The distribution, and log pi(a|s), the entropy and the value, each [N...].

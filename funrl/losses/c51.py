@@ -15,12 +15,12 @@ Apply = Callable[[Any, Any], torch.Tensor]
 
 
 def project_categorical(atoms: torch.Tensor, probs: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-    r"""Return the distribution on ``support`` that is nearest to one on other atoms: each shares its mass between its two neighbours.
+    r"""Project a distribution onto ``support``: the mass of each atom is divided between its two neighbours in the support.
 
     .. math:: q_i = \sum_j p_j \left[1 - \frac{|\mathrm{clip}(y_j, z_1, z_K) - z_i|}{\Delta z}\right]_0^1
 
     Args:
-        atoms: y, floating point [..., J]; beyond the ends of the support all mass goes to the end.
+        atoms: y, floating point [..., J]; the mass of an atom outside the support goes to the nearest end.
         probs: p, floating point [..., J].
         support: z, floating point [K], K at least 2, evenly spaced and rising.
 
@@ -69,27 +69,27 @@ def c51_loss(
         q = \Phi\left(r + \gamma (1 - \mathrm{terminated}) z, \; p_{\bar\theta}(s', a^*)\right), \qquad
         a^* = \arg\max_{a'} \sum_k z_k p_{\bar\theta,k}(s', a')
 
-    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` what followed them, and ``gamma`` the tensor of
+    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after them, and ``gamma`` a tensor of
     gamma^m with the m of each sample.
 
     Args:
-        params: theta, what ``apply`` takes; the argument to differentiate.
-        target_params: theta bar, likewise; carries no gradient.
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        target_params: theta bar, a tree like ``params``; carries no gradient.
         batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
-            ``truncated`` is not looked at: a truncated step bootstraps from its ``next_observation``.
+            ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> logits of the atoms of every action [N..., A, K]``.
-        target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
+        target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
         support: z, floating point [K], evenly spaced and rising.
         gamma: in [0, 1], a number or a tensor [] or [N...].
         weight: w, floating point [N...], of importance sampling; None: all 1.
-        action_start: the least action, whose value is the first of ``apply``: the ``start`` of a ``spaces.Discrete``.
+        action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
         The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
         ``target_value_max``, each [] (of the means of distributions), and ``td_error`` KL(q || p) [N...], for prioritised replay.
 
     Raises:
-        ValueError: if shapes do not fit, gamma is a Python number outside [0, 1], or an action is seen to have no value.
+        ValueError: if shapes do not fit, gamma is a Python number outside [0, 1], or an action is found to have no value.
         TypeError: if ``batch`` lacks a field, or a dtype is not as above.
 
     Example:
@@ -132,8 +132,8 @@ def double_c51_loss(
 
     .. math:: a^* = \arg\max_{a'} \sum_k z_k p_{\theta,k}(s', a')
 
-    All else is as for :func:`c51_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*;
-    ``apply`` unless given (noisy networks draw a third noise for it).
+    Arguments, results and errors are as for :func:`c51_loss`. ``chooser_apply`` takes theta to choose a*;
+    ``apply`` unless given (for noisy networks, which draw separate noise for each).
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What the losses check while tracing, never a value; and the mean that weighs samples."""
+"""Checks of the losses, which run at tracing and never depend on values, and the weighted mean of samples."""
 
 import math
 from typing import Any
@@ -25,14 +25,14 @@ def fields(what: str, value: Any, names: tuple[str, ...], kind: str) -> None:
     *first, last = names
     expected = f"{', '.join(first)} and {last}" if first else last
     got = type(value).__name__
-    if kind.endswith(f".{got}"):  # another of that name
+    if kind.endswith(f".{got}"):  # another class with the same name
         got = f"{type(value).__module__}.{got}"
     got = f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {got}"
     raise TypeError(f"{what}: expected a {kind} or the like, with fields {expected}, got {got}")
 
 
 def alike(what: str, **tensors: Any) -> None:
-    """Raise unless all are floating-point tensors of one shape.
+    """Raise unless all are floating-point tensors of the same shape.
 
     Raises:
         ValueError: if a shape differs from that of the first.
@@ -75,7 +75,7 @@ def floating(what: str, name: str, x: Any) -> None:
 
 
 def shaped(what: str, name: str, x: Any, shape: tuple[int | str, ...]) -> None:
-    """Raise unless ``x`` is floating point, of a shape in which letters stand for any size of at least 1.
+    """Raise unless ``x`` is floating point with the given shape, in which letters stand for any size of at least 1.
 
     Raises:
         ValueError: if it has another shape.
@@ -96,7 +96,7 @@ def shaped(what: str, name: str, x: Any, shape: tuple[int | str, ...]) -> None:
 def number(
     what: str, name: str, x: float | torch.Tensor, like: torch.Tensor, *, low: float = 0.0, high: float = math.inf
 ) -> float | torch.Tensor:
-    """Return a hyperparameter in the dtype of what it meets, so that it promotes nothing; raise if a Python number is out of range.
+    """Return a hyperparameter in a given dtype, so that it does not promote others; raise if a Python number is out of range.
 
     Raises:
         ValueError: if it is a Python number below ``low`` or above ``high``.
@@ -116,7 +116,7 @@ def number(
 
 
 def mean(what: str, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Return the mean of samples, each times its weight: sum(w x) / N, as importance weights want it, and not divided by their sum.
+    """Return the weighted mean of samples, sum(w x) / N: importance weights are not normalised by their sum.
 
     Raises:
         ValueError: if ``weight`` has another shape than ``x``.

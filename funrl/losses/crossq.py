@@ -28,20 +28,20 @@ def crossq_critic_loss(
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    r"""The critics' loss of CrossQ: (s, a) and (s', a') go through the critics as one batch, so that one normalisation fits both.
+    r"""The critics' loss of CrossQ: (s, a) and (s', a') are one batch for the critics, so that both share the normalisation statistics.
 
     .. math:: \begin{pmatrix} q_e \\ q'_e \end{pmatrix} = Q_{\theta_e}\begin{pmatrix} s & a \\ s' & a' \end{pmatrix}, \qquad
         L = \sum_e \frac1N \sum_i \frac{w_i}2 (y_i - q_{e,i})^2, \qquad a' \sim \pi_\phi(\cdot|s')
 
     .. math:: y = r + \gamma (1 - \mathrm{terminated}) \left(\min_e q'_e - \alpha \log \pi_\phi(a'|s')\right)
 
-    y carries no gradient, although q' comes of theta itself; the moments that q and q' share do pass gradients on to q's inputs.
+    y carries no gradient, although q' is computed with theta; gradients do flow through the moments that q and q' share.
 
     Args:
         critic_params: theta, of E critics; the argument to differentiate.
         params: :class:`~funrl.losses.SoftActorCritic`, of which the actor phi and the temperature are used; carries no gradient.
         statistics: the running moments of the critics' normalisation, a tree.
-        key: int64 [], where the next actions come from.
+        key: int64 [], for the samples of the next actions.
         batch: as for :func:`funrl.losses.sac_critic_loss`, of leaves [B, ...].
         actor: as for :func:`funrl.losses.sac_critic_loss`.
         critic: ``critic(critic_params, statistics, observation, action) -> (Q of each critic [E, B], new statistics)``, normalising by the
@@ -50,7 +50,7 @@ def crossq_critic_loss(
         weight: as for :func:`funrl.losses.sac_critic_loss`.
 
     Returns:
-        The loss [], and metrics, as of :func:`funrl.losses.sac_critic_loss`, with ``statistics``, the new running moments, beside them.
+        The loss [], and metrics, as of :func:`funrl.losses.sac_critic_loss`, and ``statistics``, the new running moments.
 
     Raises:
         ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
@@ -106,13 +106,13 @@ def crossq_actor_loss(
     frozen_critic: Callable[[Any, Any, Any, torch.Tensor], torch.Tensor],
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The actor's loss of CrossQ: that of SAC, whose critics normalise by their running moments.
+    r"""The actor's loss of CrossQ: the loss of SAC with critics that normalise by their running moments.
 
     Args:
         actor_params: phi; the argument to differentiate.
         params: :class:`~funrl.losses.SoftActorCritic`, of which the critics theta and the temperature are used; carries no gradient.
         statistics: the running moments of the critics' normalisation, a tree; carries no gradient.
-        key: int64 [], where the actions come from.
+        key: int64 [], for the samples of the actions.
         batch: as for :func:`crossq_critic_loss`, of which only the observation is used.
         actor: as for :func:`crossq_critic_loss`.
         frozen_critic: ``frozen_critic(critic_params, statistics, observation, action) -> Q of each critic [E, B]``, normalising by
@@ -171,12 +171,12 @@ def crossq_loss(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     r"""The sum of :func:`crossq_critic_loss`, :func:`crossq_actor_loss` and :func:`funrl.losses.temperature_loss`.
 
-    Each part of ``params`` gets the gradient of its own loss alone. The actor's critics normalise by the ``statistics`` that were given.
+    Each part of ``params`` gets the gradient of its own loss alone. The critics in the actor's loss normalise by the given ``statistics``.
 
     Args:
         params: :class:`~funrl.losses.SoftActorCritic`; the argument to differentiate. There are no target params.
         statistics: the running moments of the critics' normalisation, a tree.
-        key: int64 [], where actions come from.
+        key: int64 [], for the samples of the actions.
         batch: as for :func:`crossq_critic_loss`.
         actor: as for :func:`crossq_critic_loss`.
         critic: as for :func:`crossq_critic_loss`.
@@ -186,7 +186,7 @@ def crossq_loss(
         weight: as for :func:`crossq_critic_loss`; of all three losses.
 
     Returns:
-        The loss [], and metrics, as of :func:`funrl.losses.sac_loss`, with ``statistics``, the new running moments, beside them.
+        The loss [], and metrics, as of :func:`funrl.losses.sac_loss`, and ``statistics``, the new running moments.
 
     Raises:
         ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].

@@ -32,9 +32,9 @@ def ddpg_critic_loss(
     Args:
         critic_params: theta; the argument to differentiate.
         target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not looked at: a truncated step bootstraps from its
+        batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not used: a truncated step bootstraps from its
             ``next_observation``.
-        actor: ``actor(actor_params, observation) -> action [N..., ...]``; of a deterministic policy,
+        actor: ``actor(actor_params, observation) -> action [N..., ...]``; for a deterministic policy,
             ``lambda params, observation: policy.act(params, None, observation)[0]``.
         critic: ``critic(critic_params, observation, action) -> Q [N...]``.
         gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).

@@ -16,10 +16,10 @@ Apply = Callable[[Any, Any], torch.Tensor]
 
 
 def check_discrete(what: str, batch: Any) -> None:
-    """Raise unless ``batch`` is a batch of transitions whose actions are whole numbers [N...], like its rewards.
+    """Raise unless ``batch`` is a batch of transitions whose actions are whole numbers with the shape [N...] of the rewards.
 
     Raises:
-        TypeError: if a field is missing or of the wrong dtype: continuous actions have no list of values.
+        TypeError: if a field is missing or has the wrong dtype, as continuous actions have.
         ValueError: if shapes differ.
 
     Example:
@@ -30,14 +30,14 @@ def check_discrete(what: str, batch: Any) -> None:
         >>> check_discrete("dqn_loss", batch)
         Traceback (most recent call last):
         ...
-        TypeError: dqn_loss: batch.action: expected whole numbers, got torch.float32; for continuous actions take ddpg_loss, ...
+        TypeError: dqn_loss: batch.action: expected whole numbers, got torch.float32; for continuous actions use ddpg_loss, ...
     """
     check_transition(what, batch)
     action = batch.action
     if not isinstance(action, torch.Tensor) or action.is_floating_point() or action.is_complex() or action.dtype is torch.bool:
         got = action.dtype if isinstance(action, torch.Tensor) else type(action).__name__
         raise TypeError(
-            f"{what}: batch.action: expected whole numbers, got {got}; for continuous actions take ddpg_loss, td3_loss or sac_loss"
+            f"{what}: batch.action: expected whole numbers, got {got}; for continuous actions use ddpg_loss, td3_loss or sac_loss"
         )
     if action.shape != batch.reward.shape:
         raise ValueError(
@@ -47,11 +47,11 @@ def check_discrete(what: str, batch: Any) -> None:
 
 
 def index_of(what: str, action: torch.Tensor, start: int, num: int, remedy: str = "action_start") -> torch.Tensor:
-    """Return which of ``num`` values belongs to each action, where ``start`` is the least action; messages begin with ``what``.
+    """Return the index of each action among ``num`` values; ``start`` is the smallest action, and messages begin with ``what``.
 
     Raises:
-        TypeError: if ``start`` is no Python integer.
-        ValueError: if an action is seen to have no value: on the CPU, and neither compiled nor under torch.func.
+        TypeError: if ``start`` is not a Python integer.
+        ValueError: if an action has no value. This is checked on the CPU only, and neither in compiled programs nor under torch.func.
 
     Example:
         >>> import torch
@@ -59,19 +59,19 @@ def index_of(what: str, action: torch.Tensor, start: int, num: int, remedy: str 
         tensor([0, 2])
     """
     if isinstance(start, bool) or not isinstance(start, int):
-        raise TypeError(f"{what}: action_start: expected a Python integer, the least action, got {start!r}")
+        raise TypeError(f"{what}: action_start: expected a Python integer, the smallest action, got {start!r}")
     index = action.to(torch.int64) - start
     if seen(lambda: ((index < 0) | (index >= num)).any(), action):
         wrong = action[(index < 0) | (index >= num)][0].item()
         raise ValueError(
-            f"{what}: batch.action: expected {start}, ..., {start + num - 1}, for there are {num} values, got {wrong}; "
-            f"where actions do not begin at 0, give {remedy} the start of their space"
+            f"{what}: batch.action: expected {start}, ..., {start + num - 1}, as there are {num} values, got {wrong}; "
+            f"if actions do not begin at 0, give {remedy} the start of their space"
         )
     return index
 
 
 def take(values: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-    """Return what belongs to each action: from ``values`` [N..., A, ...] and whole numbers [N...] to [N..., ...].
+    """Select the value of each action: from ``values`` [N..., A, ...] and whole numbers [N...] to [N..., ...].
 
     Example:
         >>> import torch
@@ -100,27 +100,27 @@ def dqn_loss(
     .. math:: L = \frac1N \sum_i w_i\, h(y_i - Q_\theta(s_i, a_i)), \qquad
         y = r + \gamma (1 - \mathrm{terminated}) \max_{a'} Q_{\bar\theta}(s', a')
 
-    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` what followed them, and ``gamma`` the tensor of
+    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after them, and ``gamma`` a tensor of
     gamma^m with the m of each sample.
 
     Args:
-        params: theta, what ``apply`` takes; the argument to differentiate.
-        target_params: theta bar, likewise; carries no gradient.
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        target_params: theta bar, a tree like ``params``; carries no gradient.
         batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
-            ``truncated`` is not looked at: a truncated step bootstraps from its ``next_observation``.
+            ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> Q of every action [N..., A]``.
-        target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
+        target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
         gamma: in [0, 1], a number or a tensor [] or [N...].
         huber_delta: the error beyond which the loss h is linear, see :func:`~funrl.losses.huber`; infinity: half the squared error.
         weight: w, floating point [N...], of importance sampling; None: all 1.
-        action_start: the least action, whose value is the first of ``apply``: the ``start`` of a ``spaces.Discrete``.
+        action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
         The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
         ``target_value_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
 
     Raises:
-        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is seen to have no value.
+        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is found to have no value.
         TypeError: if ``batch`` lacks a field, or a dtype is not as above.
 
     Example:
@@ -159,12 +159,12 @@ def double_dqn_loss(
     weight: torch.Tensor | None = None,
     action_start: int = 0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The loss of double Q-learning: the learned network chooses the next action, and the target network judges it.
+    r"""The loss of double Q-learning: the learned network chooses the next action, and the target network evaluates it.
 
     .. math:: y = r + \gamma (1 - \mathrm{terminated})\, Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s', a')\big)
 
-    All else is as for :func:`dqn_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses the next
-    action; ``apply`` unless given (noisy networks draw a third noise for it).
+    Arguments, results and errors are as for :func:`dqn_loss`. ``chooser_apply`` takes theta to choose the next
+    action; ``apply`` unless given (for noisy networks, which draw separate noise for each).
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The loss of IMPALA: actor-critic on another policy's experience, corrected by V-trace."""
+"""The loss of IMPALA: off-policy actor-critic with V-trace corrections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,15 +31,15 @@ def impala_loss(
         - c_2 \mathcal H(\pi_\theta(\cdot|s_i))\right)
 
     Args:
-        params: theta, what ``apply`` takes; the argument to differentiate.
+        params: theta, the parameters of ``apply``; the argument to differentiate.
         batch: a :class:`funrl.env.Transition` of leaves [T, ...], time first, whose ``extras["log_prob"]`` is log mu(a|s) [T, ...] of the
             policy that acted; nothing in it carries a gradient.
         apply: ``apply(params, observation) -> (distribution, value [T, ...])``; the distribution's ``log_prob(action)`` and
             ``entropy()`` are [T, ...] (wrap one over vectors in ``Independent``). It is applied to ``next_observation`` too.
         gamma: in [0, 1], a number or a tensor that broadcasts to [T, ...].
-        lambda_: in [0, 1], likewise; the paper has 1.
-        rho_clip: above 0, of the targets' and the advantages' importance ratios.
-        c_clip: above 0, of those that carry a target back.
+        lambda_: in [0, 1], a number or a tensor that broadcasts to [T, ...]; the paper has 1.
+        rho_clip: above 0, the maximum of the importance ratios of targets and advantages.
+        c_clip: above 0, the maximum of the importance ratios in the traces of the recursion.
         value_weight: c_1, at least 0.
         entropy_weight: c_2.
         weight: w, floating point [T, ...]; None: all 1.
@@ -76,7 +76,7 @@ def impala_loss(
     fields(f"{what}: batch", batch, ("truncated", "extras"), "funrl.env.Transition")
     if not isinstance(batch.extras, dict) or "log_prob" not in batch.extras:
         got = sorted(batch.extras) if isinstance(batch.extras, dict) else type(batch.extras).__name__
-        raise TypeError(f"{what}: batch.extras: expected a dict with log_prob, got {got}; have act return it, as policies that sample do")
+        raise TypeError(f"{what}: batch.extras: expected a dict with log_prob, got {got}; act has to return it, as stochastic policies do")
     behaviour = batch.extras["log_prob"]
     _, next_value = apply(params, batch.next_observation)
     _, log_prob, entropy, value = evaluate(

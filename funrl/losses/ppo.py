@@ -25,15 +25,15 @@ _MAX_LOG_RATIO = 20.0
 
 @tree.dataclass
 class PPOBatch(tree.Replaceable):
-    """What a PPO update learns from; N stands for any number of batch dimensions.
+    """A batch for PPO; N stands for any number of batch dimensions.
 
     Attributes:
         observation: a tree of tensors [N..., ...].
         action: a tree of tensors [N..., ...].
-        log_prob: floating point [N...], of the action under the policy that chose it.
-        value: floating point [N...], as predicted when the action was chosen.
+        log_prob: floating point [N...], the log probability of the action under the policy that chose it.
+        value: floating point [N...], the prediction of the value when the action was chosen.
         advantage: floating point [N...].
-        target: floating point [N...], what the value should be.
+        target: floating point [N...], the target of the value.
     """
 
     observation: Any
@@ -45,9 +45,9 @@ class PPOBatch(tree.Replaceable):
 
 
 def normalize_advantage(advantage: torch.Tensor, eps: float | torch.Tensor = 1e-8) -> torch.Tensor:
-    """Return the advantages with mean 0 and standard deviation 1 over all of them; no gradient flows through.
+    """Normalise advantages to mean 0 and standard deviation 1 over all of them; the result carries no gradient.
 
-    The standard deviation is that of the batch itself (divided by N), so that a batch of one gives 0 and no NaN.
+    The standard deviation is the biased one (divided by N), so that a batch of one gives 0 and not NaN.
 
     Args:
         advantage: floating point [...].
@@ -58,7 +58,7 @@ def normalize_advantage(advantage: torch.Tensor, eps: float | torch.Tensor = 1e-
         >>> normalize_advantage(torch.tensor([1.0, 3.0]))
         tensor([-1.,  1.])
     """
-    wide = advantage.detach().to(torch.promote_types(advantage.dtype, torch.float32))  # half precision does not hold eps
+    wide = advantage.detach().to(torch.promote_types(advantage.dtype, torch.float32))  # eps underflows in half precision
     centred = wide - wide.mean()
     return (centred / (centred.square().mean().sqrt() + eps)).to(advantage.dtype)
 
@@ -66,12 +66,12 @@ def normalize_advantage(advantage: torch.Tensor, eps: float | torch.Tensor = 1e-
 def clipped_surrogate(
     log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantage: torch.Tensor, *, clip: float | torch.Tensor
 ) -> torch.Tensor:
-    r"""The clipped surrogate objective of every sample, with its sign turned: take the mean and minimise.
+    r"""The negative clipped surrogate objective of every sample: take the mean and minimise.
 
     .. math:: -\min\left(\rho A, \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A\right), \qquad \rho = \frac{\pi(a|s)}{\pi_{old}(a|s)}
 
     Deviation: above log rho = 20, rho is continued by its tangent, :math:`e^{20} (\log\rho - 19)`: exp would overflow and give NaN
-    gradients. So an action that has become far too likely is still pushed back.
+    gradients. So the gradient still reduces the probability of an action that has become far too likely.
 
     Args:
         log_prob: log pi(a|s), floating point [...]. Gradients flow through this alone.
@@ -102,7 +102,7 @@ def clipped_surrogate(
 
 
 def clipped_value_loss(value: torch.Tensor, old_value: torch.Tensor, target: torch.Tensor, *, clip: float | torch.Tensor) -> torch.Tensor:
-    r"""Half the squared error of every value, which gains nothing by moving more than ``clip`` from the old prediction.
+    r"""Half the squared error of every value, clipped: a value gains nothing by a move of more than ``clip`` from the old prediction.
 
     .. math:: \tfrac12 \max\left((V - R)^2, (\mathrm{clip}(V, V_{old} - \epsilon, V_{old} + \epsilon) - R)^2\right)
 
@@ -151,12 +151,12 @@ def ppo_loss(
     .. math:: L = L^{CLIP} + c_1 L^{V} - c_2 H
 
     Args:
-        params: what ``apply`` takes; the argument to differentiate.
-        batch: what to learn from, see :class:`PPOBatch`; nothing in it carries a gradient. Normalise its advantages first, if wanted.
+        params: the parameters of ``apply``; the argument to differentiate.
+        batch: the data, see :class:`PPOBatch`; nothing in it carries a gradient. Normalise its advantages first, if wanted.
         apply: ``apply(params, observation) -> (distribution, value [N...])``; the distribution's ``log_prob(action)`` and
             ``entropy()`` are [N...] (wrap one over vectors in ``Independent``).
-        clip: how far the probability ratio may go from 1, at least 0.
-        value_clip: how far values may go from the old prediction, at least 0; infinity switches this off exactly.
+        clip: the maximum distance of the probability ratio from 1, at least 0.
+        value_clip: the maximum distance of values from the old prediction, at least 0; infinity disables this exactly.
         value_weight: c_1, at least 0.
         entropy_weight: c_2.
         weight: floating point [N...], of samples; None: all 1.
@@ -166,7 +166,7 @@ def ppo_loss(
     Returns:
         The loss [], and metrics, each [] and without gradient: ``policy_loss``, ``value_loss``, ``entropy``,
         ``approximate_kl`` (the mean of (rho - 1) - log rho, an estimate of KL(old || new) that is never negative)
-        and ``clip_fraction`` (the share of samples whose ratio is outside the clip range).
+        and ``clip_fraction`` (the fraction of samples whose ratio is outside the clip range).
 
     Raises:
         ValueError: if shapes differ, or a Python number is negative where it must not be.
@@ -221,17 +221,17 @@ def ppo_kl_loss(
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The loss of PPO that holds the policy near the old one by a penalty; :func:`adapt_kl_weight` tunes it.
+    r"""The loss of PPO with a KL penalty instead of clipping; :func:`adapt_kl_weight` adapts its weight.
 
     .. math:: L = \frac1N \sum_i w_i \left(-\rho_i A_i + \beta \, KL[\pi_{old}(\cdot|s_i), \pi(\cdot|s_i)] + c_1 L^V_i
         - c_2 \mathcal H_i\right), \qquad \rho = \frac{\pi(a|s)}{\pi_{old}(a|s)}
 
     Deviation: above log rho = 20, rho is continued by its tangent, :math:`e^{20} (\log\rho - 19)`: exp would overflow and give NaN
-    gradients. So an action that has become far too likely is still pushed back.
+    gradients. So the gradient still reduces the probability of an action that has become far too likely.
 
     Args:
-        params: what ``apply`` takes; the argument to differentiate.
-        batch: what to learn from, see :class:`PPOBatch`; nothing in it carries a gradient.
+        params: the parameters of ``apply``; the argument to differentiate.
+        batch: the data, see :class:`PPOBatch`; nothing in it carries a gradient.
         old_policy: the distributions that chose the actions, of batch shape [N...], a tree with a method ``kl``, as those of
             :mod:`funrl.distributions`; carries no gradient.
         apply: as for :func:`ppo_loss`.
@@ -288,7 +288,7 @@ def ppo_kl_loss(
 
 
 def adapt_kl_weight(kl_weight: torch.Tensor, kl: torch.Tensor, *, target: float | torch.Tensor) -> torch.Tensor:
-    r"""Return the weight of the KL penalty for the next update: half or twice as much if the last one went too near or too far.
+    r"""Adapt the weight of the KL penalty for the next update: halve it if the divergence was too small, double it if it was too large.
 
     .. math:: \beta \leftarrow \begin{cases} \beta / 2 & d < d_{targ} / 1.5 \\ 2 \beta & d > 1.5\, d_{targ} \\ \beta & \text{otherwise}
         \end{cases}
@@ -325,6 +325,6 @@ def _columns(what: str, batch: PPOBatch) -> dict[str, torch.Tensor]:
 
 
 def _ratio(log_ratio: torch.Tensor) -> torch.Tensor:
-    """Return rho = exp(log_ratio), which goes on along its tangent where exp would grow beyond all bounds."""
+    """Return rho = exp(log_ratio), continued by its tangent where exp would overflow."""
     held = log_ratio.clamp(max=_MAX_LOG_RATIO)
     return held.exp() * (1 + (log_ratio - held))

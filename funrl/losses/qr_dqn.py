@@ -17,7 +17,7 @@ Apply = Callable[[Any, Any], torch.Tensor]
 
 
 def quantile_huber(quantiles: torch.Tensor, target: torch.Tensor, *, huber_delta: float | torch.Tensor = 1.0) -> torch.Tensor:
-    r"""Return the quantile regression loss of each sample, with the kink at 0 rounded off.
+    r"""Return the quantile Huber loss of each sample: quantile regression that is smooth at 0.
 
     .. math:: \sum_{i=1}^K \frac1J \sum_{j=1}^J |\hat\tau_i - 1[y_j < \theta_i]| \, \frac{h_\kappa(y_j - \theta_i)}{\kappa}, \qquad
         \hat\tau_i = \frac{i - 1/2}{K}
@@ -25,8 +25,8 @@ def quantile_huber(quantiles: torch.Tensor, target: torch.Tensor, *, huber_delta
     Args:
         quantiles: theta, floating point [..., K], the value at each of the K probabilities. Gradients flow through this alone.
         target: y, floating point [..., J], equally likely values.
-        huber_delta: kappa, above 0, a number or a tensor []. Near 0 this is the regression without rounding. Infinity gives the limit of
-            h_kappa, half the squared error, not divided by kappa.
+        huber_delta: kappa, above 0, a number or a tensor []. For small kappa this approaches quantile regression. Infinity gives the
+            limit of h_kappa, half the squared error, not divided by kappa.
 
     Returns:
         Losses [...].
@@ -73,28 +73,28 @@ def qr_dqn_loss(
     .. math:: L = \frac1N \sum_i w_i\, \ell(\theta(s_i, a_i), y_i), \qquad y_j = r + \gamma (1 - \mathrm{terminated})\,
         \bar\theta_j(s', a^*), \qquad a^* = \arg\max_{a'} \sum_j \bar\theta_j(s', a')
 
-    with the loss l of :func:`quantile_huber`. For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` what followed
-    them, and ``gamma`` the tensor of gamma^m with the m of each sample.
+    with the loss l of :func:`quantile_huber`. For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after
+    them, and ``gamma`` a tensor of gamma^m with the m of each sample.
 
     Args:
-        params: theta, what ``apply`` takes; the argument to differentiate.
-        target_params: theta bar, likewise; carries no gradient.
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        target_params: theta bar, a tree like ``params``; carries no gradient.
         batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
-            ``truncated`` is not looked at: a truncated step bootstraps from its ``next_observation``.
+            ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> K quantiles of every action [N..., A, K]``.
-        target_apply: what takes ``target_params``; ``apply`` unless given (noisy networks draw other noise for it).
+        target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
         gamma: in [0, 1], a number or a tensor [] or [N...].
         huber_delta: above 0, see :func:`quantile_huber`.
         weight: w, floating point [N...], of importance sampling; None: all 1.
-        action_start: the least action, whose value is the first of ``apply``: the ``start`` of a ``spaces.Discrete``.
+        action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
         The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [] (of the means of distributions), and ``td_error`` [N...], how far the mean is off, for
+        ``target_value_max``, each [] (of the means of distributions), and ``td_error`` [N...], the absolute error of the mean, for
         prioritised replay.
 
     Raises:
-        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is seen to have no value.
+        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is found to have no value.
         TypeError: if ``batch`` lacks a field, or a dtype is not as above.
 
     Example:
@@ -135,8 +135,8 @@ def double_qr_dqn_loss(
 
     .. math:: a^* = \arg\max_{a'} \sum_j \theta_j(s', a')
 
-    All else is as for :func:`qr_dqn_loss`: arguments, results and errors. ``chooser_apply`` is what takes theta where it chooses a*;
-    ``apply`` unless given (noisy networks draw a third noise for it).
+    Arguments, results and errors are as for :func:`qr_dqn_loss`. ``chooser_apply`` takes theta to choose a*;
+    ``apply`` unless given (for noisy networks, which draw separate noise for each).
 
     Example:
         >>> import torch

@@ -29,7 +29,7 @@ def redq_critic_loss(
     subset: int = 2,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The critics' loss of REDQ: all E critics learn one target, the smallest of M that are drawn anew each time.
+    r"""The critics' loss of REDQ: all E critics have the same target, the minimum over M target critics that are drawn at each call.
 
     .. math:: L = \sum_{e=1}^E \frac1N \sum_i \frac{w_i}2 (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad a' \sim \pi_\phi(\cdot|s')
 
@@ -40,7 +40,7 @@ def redq_critic_loss(
         critic_params: theta, of E critics: a tree of leaves [E, ...]; the argument to differentiate.
         params: :class:`~funrl.losses.SoftActorCritic`, of which the actor phi and the temperature are used; carries no gradient.
         target_critic_params: theta bar, a tree like theta; carries no gradient. Only M of its critics are evaluated.
-        key: int64 [], where the next actions and the subset come from.
+        key: int64 [], for the next actions and the subset.
         batch: as for :func:`funrl.losses.sac_critic_loss`.
         actor: as for :func:`funrl.losses.sac_critic_loss`.
         critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``, for any number E of them.
@@ -79,7 +79,7 @@ def redq_critic_loss(
     sizes = {tuple(x.shape[:1]) for x in tree.leaves(target_critic_params)}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
-            f"{what}: target_critic_params: expected leaves [E, ...] of one E, got the shapes "
+            f"{what}: target_critic_params: expected leaves [E, ...] with the same E, got the shapes "
             f"{[list(x.shape) for x in tree.leaves(target_critic_params)]}; stack the critics' params with funrl.tree.stack"
         )
     ((size,),) = sizes
@@ -104,12 +104,12 @@ def redq_actor_loss(
     critic: Critic,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The actor's loss of REDQ: the mean of all critics judges.
+    r"""The actor's loss of REDQ, with the mean of all critics.
 
     .. math:: L = \frac1N \sum_i w_i \left(\alpha \log \pi_\phi(a_i|s_i) - \frac1E \sum_e Q_{\theta_e}(s_i, a_i)\right), \qquad
         a_i \sim \pi_\phi(\cdot|s_i)
 
-    All else is as for :func:`funrl.losses.sac_actor_loss`: arguments, results and errors.
+    Arguments, results and errors are as for :func:`funrl.losses.sac_actor_loss`.
 
     Example:
         >>> import torch
@@ -149,12 +149,12 @@ def redq_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     r"""The sum of :func:`redq_critic_loss`, :func:`redq_actor_loss` and :func:`funrl.losses.temperature_loss`.
 
-    Each part of ``params`` gets the gradient of its own loss alone. The paper takes G steps on the critics' loss for one of the actor's.
+    Each part of ``params`` gets the gradient of its own loss alone. The paper takes G critic steps for each actor step.
 
     Args:
         params: :class:`~funrl.losses.SoftActorCritic`, with critics of leaves [E, ...]; the argument to differentiate.
         target_critic_params: as for :func:`redq_critic_loss`.
-        key: int64 [], where actions and the subset come from.
+        key: int64 [], for the actions and the subset.
         batch: as for :func:`redq_critic_loss`.
         actor: as for :func:`redq_critic_loss`.
         critic: as for :func:`redq_critic_loss`.

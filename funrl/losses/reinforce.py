@@ -15,12 +15,12 @@ __all__ = ["ReinforceBatch", "reinforce_loss", "reinforce_with_baseline_loss"]
 
 @tree.dataclass
 class ReinforceBatch:
-    """What REINFORCE learns from; N stands for any number of batch dimensions.
+    """A batch for REINFORCE; N stands for any number of batch dimensions.
 
     Attributes:
         observation: a tree of tensors [N..., ...].
-        action: a tree of tensors [N..., ...], drawn from the policy that learns.
-        returns: floating point [N...], what followed, as :func:`funrl.returns.reward_to_go` gives it.
+        action: a tree of tensors [N..., ...], sampled from the policy to learn.
+        returns: floating point [N...], the return from each step on, see :func:`funrl.returns.reward_to_go`.
     """
 
     observation: Any
@@ -36,15 +36,15 @@ def reinforce_loss(
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The loss of REINFORCE, whose gradient is that of the expected return, with its sign turned.
+    r"""The loss of REINFORCE, whose gradient is an estimate of the negative gradient of the expected return.
 
     .. math:: L = -\frac1N \sum_i w_i \left(G_i \log \pi_\theta(a_i|s_i) + c \mathcal H(\pi_\theta(\cdot|s_i))\right)
 
-    The objective of an episode weighs step t by gamma^t besides; most implementations, as this one, leave that out (give it as ``weight``).
+    The exact objective also has a factor gamma^t for step t; most implementations, including this one, omit it (give it as ``weight``).
 
     Args:
-        params: theta, what ``apply`` takes; the argument to differentiate.
-        batch: what to learn from, see :class:`ReinforceBatch`; nothing in it carries a gradient.
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        batch: the data, see :class:`ReinforceBatch`; nothing in it carries a gradient.
         apply: ``apply(params, observation) -> distribution``; its ``log_prob(action)`` and ``entropy()`` are [N...] (wrap one over
             vectors in ``Independent``).
         entropy_weight: c, a number or a tensor [].
@@ -89,7 +89,7 @@ def reinforce_with_baseline_loss(
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The loss of REINFORCE with a learned baseline, which changes the gradient's variance and not its mean.
+    r"""The loss of REINFORCE with a learned baseline, which changes the variance of the gradient but not its mean.
 
     .. math:: L = \frac1N \sum_i w_i \left(-(G_i - V(s_i)) \log \pi_\theta(a_i|s_i) + \frac{c_1}2 (G_i - V_\theta(s_i))^2
         - c_2 \mathcal H(\pi_\theta(\cdot|s_i))\right)
@@ -97,8 +97,8 @@ def reinforce_with_baseline_loss(
     The V of the first term carries no gradient.
 
     Args:
-        params: theta, what ``apply`` takes; the argument to differentiate.
-        batch: what to learn from, see :class:`ReinforceBatch`; nothing in it carries a gradient.
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        batch: the data, see :class:`ReinforceBatch`; nothing in it carries a gradient.
         apply: ``apply(params, observation) -> (distribution, value [N...])``, as for :func:`funrl.losses.ppo_loss`.
         value_weight: c_1, at least 0, a number or a tensor [].
         entropy_weight: c_2, a number or a tensor [].

@@ -37,8 +37,8 @@ def sac_critic_loss(
         critic_params: theta, of E critics (two in the paper); the argument to differentiate.
         params: :class:`~funrl.losses.SoftActorCritic`, of which the actor phi and the temperature are used; carries no gradient.
         target_critic_params: theta bar; carries no gradient.
-        key: int64 [], where the next actions come from.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not looked at: a truncated step bootstraps from its
+        key: int64 [], for the samples of the next actions.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not used: a truncated step bootstraps from its
             ``next_observation``.
         actor: ``actor(actor_params, observation) -> distribution``, whose ``sample_with_log_prob(key)`` gives actions [N..., ...] and log
             densities [N...] (wrap one over vectors in ``Independent``).
@@ -94,7 +94,7 @@ def sac_actor_loss(
     critic: Critic,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The actor's loss of SAC, through the reparameterised action.
+    r"""The actor's loss of SAC, by the reparameterised action.
 
     .. math:: L = \frac1N \sum_i w_i \left(\alpha \log \pi_\phi(a_i|s_i) - \min_e Q_{\theta_e}(s_i, a_i)\right), \qquad
         a_i \sim \pi_\phi(\cdot|s_i)
@@ -102,7 +102,7 @@ def sac_actor_loss(
     Args:
         actor_params: phi; the argument to differentiate.
         params: :class:`~funrl.losses.SoftActorCritic`, of which the critics theta and the temperature are used; carries no gradient.
-        key: int64 [], where the actions come from.
+        key: int64 [], for the samples of the actions.
         batch: a :class:`funrl.env.Transition` of leaves [N...], of which only the observation is used.
         actor: as for :func:`sac_critic_loss`; its samples have to be differentiable.
         critic: as for :func:`sac_critic_loss`.
@@ -142,7 +142,7 @@ def sac_actor_loss(
 def temperature_loss(
     log_alpha: torch.Tensor, log_prob: torch.Tensor, *, target_entropy: float | torch.Tensor, weight: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The loss of the temperature: it rises while the entropy is below its target, and falls while it is above.
+    r"""The loss of the temperature, which increases while the entropy is below its target, and decreases while it is above.
 
     .. math:: L = -\log\alpha \, \frac1N \sum_i w_i \left(\log \pi(a_i|s_i) + \bar{\mathcal H}\right)
 
@@ -168,7 +168,7 @@ def temperature_loss(
         (tensor(1.), tensor(2.))
 
     Reference: T. Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018, arXiv:1812.05905, equation 18. Deviation:
-        log alpha stands where the paper has alpha, as in most implementations; the sign of the gradient is the same.
+        log alpha replaces the paper's alpha, as in most implementations; the sign of the gradient is the same.
     """
     what = "temperature_loss"
     floating(what, "log_alpha", log_alpha)
@@ -199,7 +199,7 @@ def sac_loss(
     Args:
         params: :class:`~funrl.losses.SoftActorCritic`; the argument to differentiate.
         target_critic_params: theta bar; carries no gradient.
-        key: int64 [], where actions come from.
+        key: int64 [], for the samples of the actions.
         batch: as for :func:`sac_critic_loss`.
         actor: as for :func:`sac_critic_loss`.
         critic: as for :func:`sac_critic_loss`.
@@ -248,7 +248,7 @@ Part = tuple[torch.Tensor, dict[str, torch.Tensor]]
 def with_temperature(
     critic_part: Part, actor_part: Part, params: SoftActorCritic, target_entropy: float | torch.Tensor, weight: torch.Tensor | None
 ) -> Part:
-    """Join the losses of critics and actor with that of the temperature."""
+    """Add the losses of critics, actor and temperature."""
     log_prob = actor_part[1].pop("log_prob")
     temperature_part = temperature_loss(params.log_alpha, log_prob, target_entropy=target_entropy, weight=weight)
     return critic_part[0] + actor_part[0] + temperature_part[0], {**actor_part[1], **temperature_part[1], **critic_part[1]}

@@ -1,4 +1,4 @@
-"""The losses of soft actor-critic for discrete actions, which sum over actions where the continuous ones sample."""
+"""The losses of soft actor-critic for discrete actions, with sums over all actions instead of samples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ def sac_discrete_critic_loss(
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The critics' loss of SAC for discrete actions. There is nothing to sample, and so no key.
+    r"""The critics' loss of SAC for discrete actions. It takes no samples, and so no key.
 
     .. math:: L = \sum_e \frac1N \sum_i \frac{w_i}2 (y_i - Q_{\theta_e}(s_i, a_i))^2
 
@@ -38,11 +38,11 @@ def sac_discrete_critic_loss(
         critic_params: theta, of E critics (two in the paper); the argument to differentiate.
         params: :class:`~funrl.losses.SoftActorCritic`, of which the actor phi and the temperature are used; carries no gradient.
         target_critic_params: theta bar; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are classes of the actor. ``truncated`` is not looked at: a
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are classes of the actor. ``truncated`` is not used: a
             truncated step bootstraps from its ``next_observation``.
-        actor: ``actor(actor_params, observation) -> funrl.distributions.Categorical`` of batch shape [N...]. Its ``start`` is the least
+        actor: ``actor(actor_params, observation) -> funrl.distributions.Categorical`` of batch shape [N...]. Its ``start`` is the smallest
             action.
-        critic: ``critic(critic_params, observation) -> Q of each critic and action [E, N..., A]``, that of the least action first.
+        critic: ``critic(critic_params, observation) -> Q of each critic and action [E, N..., A]``, that of the smallest action first.
         gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).
         weight: w, floating point [N...], of importance sampling; None: all 1.
 
@@ -161,7 +161,7 @@ def sac_discrete_loss(
         actor: as for :func:`sac_discrete_critic_loss`.
         critic: as for :func:`sac_discrete_critic_loss`.
         gamma: as for :func:`sac_discrete_critic_loss`.
-        target_entropy: as for :func:`funrl.losses.temperature_loss`; a share of log A, such as 0.98 log A in the paper.
+        target_entropy: as for :func:`funrl.losses.temperature_loss`; a fraction of log A, such as 0.98 log A in the paper.
         weight: as for :func:`sac_discrete_critic_loss`; of all three losses.
 
     Returns:

@@ -30,7 +30,7 @@ def td3_critic_loss(
     high: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The critics' loss of TD3: the smaller target of two, at an action that is a little off.
+    r"""The critics' loss of TD3: the target is the minimum of two target critics at a noisy target action.
 
     .. math:: L = \sum_{e} \frac1N \sum_i w_i (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad
         y = r + \gamma (1 - \mathrm{terminated}) \min_e Q_{\bar\theta_e}(s', a')
@@ -41,16 +41,16 @@ def td3_critic_loss(
     Args:
         critic_params: theta, of E critics (two in the paper); the argument to differentiate.
         target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
-        key: int64 [], where the noise comes from.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not looked at: a truncated step bootstraps from its
+        key: int64 [], for the noise.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not used: a truncated step bootstraps from its
             ``next_observation``.
         actor: ``actor(actor_params, observation) -> action [N..., ...]``.
         critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``.
         gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).
         noise_std: sigma, at least 0, in the units of the action; a number or a tensor that broadcasts to the action.
-        noise_clip: c, at least 0, likewise.
-        low: l, the least action; a number or a tensor that broadcasts to the action.
-        high: h, the greatest action, likewise.
+        noise_clip: c, at least 0, a number or a tensor that broadcasts to the action.
+        low: l, the lower bound of actions; a number or a tensor that broadcasts to the action.
+        high: h, the upper bound of actions; a number or a tensor that broadcasts to the action.
         weight: w, floating point [N...], of importance sampling; None: all 1.
 
     Returns:
@@ -74,7 +74,7 @@ def td3_critic_loss(
         (tensor(26.), tensor(3.))
 
     Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
-        arXiv:1802.09477, algorithm 1. Noise is in the units of the action; the authors' code multiplies it by the greatest action.
+        arXiv:1802.09477, algorithm 1. Noise is in the units of the action; the authors' code multiplies it by the upper bound.
     """
     what = "td3_critic_loss"
     check_transition(what, batch)
@@ -97,7 +97,7 @@ def td3_critic_loss(
 def td3_actor_loss(
     actor_params: Any, critic_params: Any, batch: Any, *, actor: Actor, critic: Critic, weight: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""The actor's loss of TD3, to be followed less often than the critics': the first critic judges.
+    r"""The actor's loss of TD3, with the first critic. The actor is updated less often than the critics.
 
     .. math:: L = -\frac1N \sum_i w_i\, Q_{\theta_1}(s_i, \mu_\phi(s_i))
 
@@ -159,15 +159,15 @@ def td3_loss(
     Args:
         params: :class:`~funrl.losses.ActorCritic` of phi and theta; the argument to differentiate.
         target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
-        key: as for :func:`td3_critic_loss`, and so are ``batch`` and all that follow.
+        key: as for :func:`td3_critic_loss`, as are ``batch`` and all arguments after it.
         batch: a :class:`funrl.env.Transition` of leaves [N...].
         actor: ``actor(actor_params, observation) -> action [N..., ...]``.
         critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``.
         gamma: in [0, 1].
         noise_std: at least 0.
         noise_clip: at least 0.
-        low: the least action.
-        high: the greatest action.
+        low: the lower bound of actions.
+        high: the upper bound of actions.
         weight: floating point [N...], of both losses.
 
     Returns:

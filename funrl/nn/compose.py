@@ -1,4 +1,4 @@
-"""Networks made of networks: one after another, over the entries of a dict, and many of a kind side by side."""
+"""Compositions of networks: sequences, networks over the entries of a dict, and ensembles."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,18 +15,18 @@ Key = str | tuple[str, ...]
 
 
 def sequential(*parts: Any) -> Net:
-    """Make one network of several, each of which takes what the one before it returned.
+    """Make a network of several parts, each of which takes the output of the one before it.
 
     Args:
         *parts: nets, and elementwise or other functions of one tensor, which have no parameters. The first may take several inputs.
 
     Returns:
-        A :class:`Net` whose parameters are a tuple of those of the parts, () for a function. It is noisy if a part is: each
-        noisy part then gets a key of its own.
+        A :class:`Net` whose parameters are a tuple of those of the parts, () for a function. It is noisy if a part is; each
+        noisy part gets a separate key.
 
     Raises:
         TypeError: if a part is neither a net nor a function.
-        ValueError: if there is none.
+        ValueError: if there is no part.
 
     Example:
         >>> import torch
@@ -62,9 +62,9 @@ class Keyed(NamedTuple):
 
     Attributes:
         init: ``init(key, entries) -> params``.
-        apply: ``apply(params, entries) -> entries``: a new dict, with what the network made added; the given one stays as it is.
-        in_keys: which entries it reads, in order.
-        out_keys: which entries it writes.
+        apply: ``apply(params, entries) -> entries``: a new dict with the outputs of the network added; the given one is not changed.
+        in_keys: the entries that it reads, in order.
+        out_keys: the entries that it writes.
         noisy: whether ``apply`` takes a key, ``apply(params, entries, key=key)``.
     """
 
@@ -76,20 +76,20 @@ class Keyed(NamedTuple):
 
 
 def keyed(net: Any, in_keys: Sequence[Key] | str, out_keys: Sequence[Key] | str) -> Keyed:
-    """Make a network read its inputs from the entries of a dict, and write its outputs beside them.
+    """Make a network over entries, which reads its inputs from the entries of a dict and adds its outputs to them.
 
     Args:
         net: a net, or a function without parameters.
         in_keys: one key for each input, in order. A tuple of strings is the path of a nested entry: ``("agent", "position")``.
-        out_keys: one key for the output. Where the output is a tuple or list, as many as it has items; where it is a dict, which
-            of its entries to take.
+        out_keys: one key for the output. If the output is a tuple or list, one key for each item; if it is a dict, the entries of it
+            to write.
 
     Returns:
         A :class:`Keyed`.
 
     Raises:
-        TypeError: if ``net`` is neither, or a key no string or tuple of strings.
-        ValueError: if there is no key or one comes twice; from ``apply``, if an entry is missing, or the output has other parts.
+        TypeError: if ``net`` is neither, or a key is not a string or tuple of strings.
+        ValueError: if there is no key or one is repeated; from ``apply``, if an entry is missing, or the output has other parts.
 
     Example:
         >>> import torch
@@ -119,7 +119,7 @@ def keyed(net: Any, in_keys: Sequence[Key] | str, out_keys: Sequence[Key] | str)
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Keyed networks one after another, see :func:`chain`.
+    """A sequence of keyed networks, see :func:`chain`.
 
     Its parameters are a tuple of those of the parts, so that ``params[i]`` belong to ``chain[i]``, and ``params[a:b]`` to ``chain[a:b]``.
 
@@ -137,7 +137,7 @@ class Chain:
 
     @property
     def in_keys(self) -> tuple[Key, ...]:
-        """What the parts read and no part before them writes, which the caller has to give."""
+        """The entries that the caller has to give: those that a part reads and no earlier part writes."""
         needed: list[Key] = []
         written: list[Key] = []
         for part in self.parts:
@@ -147,7 +147,7 @@ class Chain:
 
     @property
     def out_keys(self) -> tuple[Key, ...]:
-        """What the parts write, each key once, in order."""
+        """The entries that the parts write, each key once, in order."""
         return tuple(dict.fromkeys(k for part in self.parts for k in part.out_keys))
 
     @property
@@ -165,7 +165,7 @@ class Chain:
         return tuple(params)
 
     def apply(self, params: tuple[Any, ...], entries: dict[str, Any], *, key: torch.Tensor | None = None) -> dict[str, Any]:
-        """Return a new dict: ``entries``, and what the parts wrote. Part i, if noisy, gets key i of ``random.split(key, len(chain))``."""
+        """Return a new dict of ``entries`` and the outputs of the parts. A noisy part i gets key i of ``random.split(key, len(chain))``."""
         self._check(entries, "chain.apply")
         if len(params) != len(self):
             raise ValueError(f"chain.apply: params: expected {len(self)} parts, got {len(params)}; make them with this chain's init")
@@ -184,18 +184,18 @@ class Chain:
 
 
 def chain(*parts: Any) -> Chain:
-    """Join networks over entries, each of which can read what those before it wrote.
+    """Join networks over entries, each of which can read the outputs of those before it.
 
-    ``chain(a, b)[0]`` is a, and a slice is a chain again; both go with the same items of the parameters.
+    ``chain(a, b)[0]`` is a, and a slice is a chain again; the same index or slice of the parameters belongs to them.
 
     Args:
-        *parts: what :func:`keyed` or :func:`chain` returned, at least one.
+        *parts: results of :func:`keyed` or :func:`chain`, at least one.
 
     Returns:
         A :class:`Chain`, with ``in_keys`` and ``out_keys`` inferred from those of the parts.
 
     Raises:
-        TypeError: if a part reads and writes no entries.
+        TypeError: if a part is not a network over entries.
         ValueError: if there is no part; from ``init`` and ``apply``, if an entry is missing that no part writes before it is read.
 
     Example:
@@ -221,20 +221,20 @@ def chain(*parts: Any) -> Chain:
 
 
 def ensemble(net: Any, n: int, *, inputs: str = "shared") -> Net:
-    """Make n networks of one kind, whose parameters are stacked and which run as one.
+    """Make an ensemble of n copies of a network with stacked parameters, which run as one.
 
     Args:
-        net: a net, or what :func:`keyed` or :func:`chain` returned.
-        n: how many, at least 1.
-        inputs: "shared": all members take the same inputs; "each": inputs have a first dimension of size n, one for each member
-            (so do examples).
+        net: a net, or a result of :func:`keyed` or :func:`chain`.
+        n: the number of members, at least 1.
+        inputs: "shared": all members take the same inputs; "each": inputs and examples have a first dimension of size n, one for each
+            member.
 
     Returns:
-        A :class:`Net` whose parameters have leaves [n, ...], each member's initialised with a key of its own, and whose outputs have
-        leaves [n, ...]. A noisy one gives each member a key of its own.
+        A :class:`Net` whose parameters have leaves [n, ...], initialised with a separate key for each member, and whose outputs have
+        leaves [n, ...]. If it is noisy, each member gets a separate key.
 
     Raises:
-        TypeError: if ``net`` is no net.
+        TypeError: if ``net`` is not a net.
         ValueError: if ``n`` is below 1, ``inputs`` is unknown, or parameters or inputs have another first dimension.
 
     Example:
@@ -276,7 +276,7 @@ def _check_members(what: str, value: Any, n: int) -> None:
 
 
 def _as_net(what: str, net: Any) -> Any:
-    """Return ``net``, or a function as a net without parameters."""
+    """Return ``net``; a function is converted to a net without parameters."""
     if hasattr(net, "init") and hasattr(net, "apply") and hasattr(net, "noisy"):
         return net
     if isinstance(net, torch.nn.Module) and any(True for _ in (*net.parameters(), *net.buffers())):
@@ -286,7 +286,7 @@ def _as_net(what: str, net: Any) -> Any:
         )
     if callable(net):
         return Net(lambda key, *examples: (), lambda params, *inputs: net(*inputs))
-    raise TypeError(f"{what}: expected a net or a function, got a {type(net).__name__}; a torch module becomes a net by nn.from_module")
+    raise TypeError(f"{what}: expected a net or a function, got a {type(net).__name__}; nn.from_module makes a net of a torch module")
 
 
 def _with_noise(init: Callable, apply: Callable, noisy: bool) -> Net:
@@ -317,7 +317,7 @@ def _path(k: Key) -> tuple[str, ...]:
 
 
 def _among(k: Key, written: list[Key]) -> bool:
-    """Whether ``k``, or an entry that holds it, was written."""
+    """Return whether ``k``, or an entry that contains it, was written."""
     path = _path(k)
     return any(_path(w) == path[: len(_path(w))] for w in written)
 

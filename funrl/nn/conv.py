@@ -1,4 +1,4 @@
-"""Convolutions over images, and what makes vectors of their features."""
+"""Convolutions over images, and a function that flattens their features."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ __all__ = ["conv", "squash_dims"]
 
 
 def squash_dims(x: torch.Tensor, num_dims: int = 3) -> torch.Tensor:
-    """Return ``x`` with its last ``num_dims`` dimensions joined to one.
+    """Join the last ``num_dims`` dimensions of ``x`` to one.
 
     Args:
         x: [..., D1, ..., Dn].
@@ -52,10 +52,10 @@ def conv(
     Args:
         num_cells: the numbers of channels, each at least 1; at least one layer.
         kernel_sizes: the side of the kernels, one number for all layers, or one for each.
-        strides: likewise.
-        paddings: zeros around the image, likewise; at least 0.
+        strides: the strides, one number for all layers, or one for each.
+        paddings: the width of zeros around the image, at least 0, one number for all layers, or one for each.
         activation: as for :func:`funrl.nn.mlp`.
-        aggregator: a function of the last features [..., C, H, W]; :func:`squash_dims` makes vectors of them. None leaves them.
+        aggregator: a function of the last features [..., C, H, W]; :func:`squash_dims` flattens them. None: they are the output.
         init: initialiser of the weights, ``init(key, shape, dtype, device)``; :func:`orthogonal` of sqrt(2) unless given.
 
     Returns:
@@ -128,7 +128,7 @@ def conv(
 
 
 def _each(name: str, value: Any, number: int, low: int) -> tuple[int, ...]:
-    """Return one whole number for each layer."""
+    """Return a whole number for each layer."""
     values = (value,) * number if isinstance(value, int) else value
     if not isinstance(values, list | tuple) or any(isinstance(n, bool) or not isinstance(n, int) or n < low for n in values):
         raise ValueError(f"conv: {name}: expected whole numbers of at least {low}, got {value!r}")

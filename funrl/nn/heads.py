@@ -1,4 +1,4 @@
-"""Layers that value-based methods end in: the dueling head, and the noisy linear layer."""
+"""Last layers of value-based methods: the dueling head and the noisy linear layer."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ def dueling(
     activation: str | Callable[[torch.Tensor], torch.Tensor] = "relu",
     init: Initializer | None = None,
 ) -> Net:
-    r"""Make a head that estimates the values of actions by that of the state and the advantages of the actions.
+    r"""Make a dueling head, which computes action values from the value of the state and the advantages of the actions.
 
     .. math:: Q(s, a) = V(s) + A(s, a) - \frac1n \sum_{a'} A(s, a')
 
     Args:
-        num_cells: the widths of the hidden layers, for V and A alike; may be empty.
+        num_cells: the widths of the hidden layers, the same for V and A; may be empty.
         num_actions: n, at least 1.
         activation: as for :func:`funrl.nn.mlp`.
         init: as for :func:`funrl.nn.mlp`.
@@ -72,11 +72,11 @@ def noisy_linear(out_features: int, sigma: float = 0.5) -> Net:
     .. math:: y = (\mu^w + \sigma^w \odot f(\varepsilon^{out}) f(\varepsilon^{in})^\top)\, x + \mu^b + \sigma^b \odot f(\varepsilon^{out}),
         \qquad f(x) = \mathrm{sgn}(x) \sqrt{|x|}
 
-    One noise serves the whole batch; map over keys with :func:`torch.func.vmap` for one each.
+    The whole batch has the same noise; map over keys with :func:`torch.func.vmap` for separate noise.
 
     Args:
         out_features: at least 1.
-        sigma: the first noise, times one over the root of D; at least 0.
+        sigma: the initial noise scale before its factor 1 / sqrt(D); at least 0.
 
     Returns:
         A noisy :class:`Net`: ``init(key, example [..., D])`` returns a dict of ``weight`` [out, D], ``bias`` [out], ``weight_sigma``

@@ -1,4 +1,4 @@
-"""Initialisers: functions from a key and a shape to the first values of a weight."""
+"""Initialisers: functions from a key and a shape to the initial values of a weight."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,25 +12,25 @@ __all__ = ["orthogonal", "torch_default", "variance_scaling"]
 
 Initializer = Callable[[torch.Tensor, Sequence[int], torch.dtype, torch.device], torch.Tensor]
 
-# The standard deviation of a standard normal that is cut off at -2 and 2.
+# The standard deviation of a standard normal distribution truncated at -2 and 2.
 _TRUNCATED_STD = 0.8796256610342398
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
     """Make an initialiser of random matrices with orthonormal rows or columns, whichever are fewer, times ``scale``.
 
-    The Q of a QR decomposition of a normal matrix, with the signs of R's diagonal taken over, so that it is uniform
-    (Haar) and does not depend on the conventions of the decomposition.
+    The matrix is the Q of a QR decomposition of a normal matrix, multiplied by the signs of R's diagonal, so that its distribution is
+    uniform (Haar) and does not depend on the conventions of the decomposition.
 
     Args:
-        scale: what the singular values are; sqrt(2) makes up for a ReLU.
+        scale: the singular values; sqrt(2) compensates for a ReLU.
 
     Returns:
-        ``init(key, shape, dtype=torch.float32, device=None) -> tensor`` of that shape [N, ...]; dimensions after the first count as one.
-        The device is the key's if it is None.
+        ``init(key, shape, dtype=torch.float32, device=None) -> tensor`` of that shape [N, ...]; dimensions after the first are joined to
+        one. With None the device is that of the key.
 
     Raises:
-        TypeError: if ``scale`` is no Python number.
+        TypeError: if ``scale`` is not a Python number.
         ValueError: from ``init``, if the shape has fewer than two dimensions.
 
     Example:
@@ -61,18 +61,18 @@ def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str
 
     .. math:: \mathrm{Var}(w) = \frac{s}{n}, \qquad n = n_{in},\ n_{out}\ \text{or}\ \tfrac12 (n_{in} + n_{out})
 
-    With (2, "fan_in") these are He's for ReLU, with (1, "fan_avg") Glorot's, with (1, "fan_in") LeCun's.
+    (2, "fan_in") is He's initialiser for ReLU, (1, "fan_avg") Glorot's, and (1, "fan_in") LeCun's.
 
     Args:
         scale: s, above 0.
         mode: "fan_in", "fan_out" or "fan_avg". The fans of a weight [N, M, K...] are M * prod(K) in and N * prod(K) out.
-        distribution: "normal", "truncated_normal" (cut off at two deviations, and widened to the same variance) or "uniform".
+        distribution: "normal", "truncated_normal" (at two standard deviations, rescaled to the same variance) or "uniform".
 
     Returns:
         ``init(key, shape, dtype=torch.float32, device=None) -> tensor``, as for :func:`orthogonal`.
 
     Raises:
-        TypeError: if ``scale`` is no Python number.
+        TypeError: if ``scale`` is not a Python number.
         ValueError: if it is not above 0, or another argument is unknown; from ``init``, if the shape has fewer than two dimensions.
 
     Example:
@@ -110,11 +110,11 @@ def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str
 
 
 def torch_default() -> Initializer:
-    r"""Make the initialiser that torch.nn.Linear and torch.nn.Conv2d use for their weights: uniform within one over the root of the fan in.
+    r"""Make the initialiser that torch.nn.Linear and torch.nn.Conv2d use for their weights: uniform within +-1 / sqrt(fan in).
 
     .. math:: w \sim \mathcal U\left(-\frac{1}{\sqrt{n_{in}}}, \frac{1}{\sqrt{n_{in}}}\right)
 
-    Deviation: torch draws biases from it too; here they begin at 0.
+    Deviation: torch draws biases from it too; here they start at 0.
 
     Returns:
         ``init(key, shape, dtype=torch.float32, device=None) -> tensor``, as for :func:`orthogonal`.
@@ -132,7 +132,7 @@ def torch_default() -> Initializer:
 
 
 def _matrix(what: str, shape: Sequence[int]) -> tuple[int, int]:
-    """Return the rows and columns that a weight has where dimensions after the first count as one."""
+    """Return the rows and columns of a weight whose dimensions after the first are joined to one."""
     if len(shape) < 2:
         raise ValueError(f"{what}: shape: expected at least two dimensions, got {list(shape)}; use zeros for a bias")
     return shape[0], math.prod(shape[1:])

@@ -30,17 +30,17 @@ def mlp(
 
     Args:
         num_cells: the widths of the hidden layers, each at least 1; may be empty.
-        out_features: the width of the output layer, which has no activation, or the shape that its output is to have. None: there is
-            no output layer, and the result is the last hidden layer, after its activation (a trunk that several heads share).
+        out_features: the width of the output layer, which has no activation, or the shape of its output. None: there is
+            no output layer, and the result is the last hidden layer, after its activation (for a trunk that several heads share).
         activation: elu, gelu, leaky_relu, mish, relu, selu, sigmoid, silu, softplus or tanh, or an elementwise function.
-        norm: "layer", or a :class:`Net` such as :func:`layer_norm`, between each hidden layer and its activation; None: there is none.
+        norm: "layer", or a :class:`Net` such as :func:`layer_norm`, between each hidden layer and its activation; None: no normalisation.
         init: initialiser of the hidden weights, ``init(key, shape, dtype, device)``; :func:`orthogonal` of sqrt(2) unless given.
-        out_init: initialiser of the output weights; ``init`` unless given. ``orthogonal(0.01)`` makes a policy begin near uniform.
+        out_init: initialiser of the output weights; ``init`` unless given. With ``orthogonal(0.01)`` a policy is initially near uniform.
 
     Returns:
         A :class:`Net`. ``init(key, example [..., D])`` takes the input width, dtype and device from the example, and
-        returns a tuple with a dict of ``weight`` [out, in] and ``bias`` [out] (zeros) for each layer, and ``norm`` where there is one.
-        ``apply(params, x [..., D])`` returns [..., out_features]. Several inputs, of init and apply alike, are joined along their last
+        returns a tuple with a dict of ``weight`` [out, in] and ``bias`` [out] (zeros) for each layer, and ``norm`` if there is one.
+        ``apply(params, x [..., D])`` returns [..., out_features]. Several inputs of init and apply are joined along their last
         dimension: ``apply(params, observation, action)``.
 
     Raises:

@@ -17,14 +17,14 @@ __all__ = ["Module", "from_module"]
 
 
 class Module(NamedTuple):
-    """A torch module as pure functions: a net, with its buffers as a state where they change.
+    """A torch module as pure functions: a net, with its buffers as a state in training.
 
     Attributes:
         init: ``init(key, *examples) -> params``, a dict from names to tensors.
         start: ``start() -> state``, the buffers (running statistics and the like) as a dict from names to tensors.
-        apply: ``apply(params, *inputs, state=None) -> output``, as the module in ``eval()``. Without a state, by the buffers that the
-            module had.
-        train: ``train(params, state, *inputs, key=None) -> (state, output)``, as the module in ``train()``; dropout takes the key.
+        apply: ``apply(params, *inputs, state=None) -> output``, as the module in ``eval()``. Without a state it uses the buffers of the
+            original module.
+        train: ``train(params, state, *inputs, key=None) -> (state, output)``, as the module in ``train()``; dropout uses the key.
         noisy: False: ``apply`` takes no key.
     """
 
@@ -36,26 +36,26 @@ class Module(NamedTuple):
 
 
 def from_module(module: torch.nn.Module, *, init: Initializer | None = None) -> Module:
-    """Make a torch module an init/apply pair.
+    """Convert a torch module to a pair of pure functions, init and apply.
 
-    What is returned shares no memory with the module: it holds copies of its structure, without any values, for ``eval()`` and
-    ``train()``, and of its values. Outputs that are mappings (as in Hugging Face's models) become dicts.
+    The result shares no memory with the module: it has copies of its values, and of its structure, without values, for ``eval()`` and
+    ``train()``. Outputs that are mappings (as in Hugging Face's models) become dicts.
 
     Random numbers come from the key in dropout layers of all kinds and in the attention dropout of
-    ``torch.nn.MultiheadAttention``. ``train`` refuses modules that torch's global generator would drive otherwise (RReLU, and dropout
-    inside ``torch.nn.GRU`` and its like); code that calls ``torch.nn.functional.dropout`` itself cannot be seen, and stays driven by it.
+    ``torch.nn.MultiheadAttention``. ``train`` raises for other modules that use torch's global generator (RReLU, and dropout
+    inside ``torch.nn.GRU`` and similar modules). Direct calls of ``torch.nn.functional.dropout`` cannot be detected, and still use it.
 
     Args:
         module: any module, with all parameters initialised (run lazy ones once).
-        init: initialiser of its parameters of two and more dimensions; the others keep the module's values. None: all do, so
-            that ``init(key)`` does not depend on the key, and the members of an :func:`ensemble` begin alike.
+        init: initialiser of its parameters with two or more dimensions; the others have the module's values. None: all have the
+            module's values, so that ``init(key)`` does not depend on the key, and the members of an :func:`ensemble` start equal.
 
     Returns:
         A :class:`Module`. Further keyword arguments of ``apply`` and ``train`` go to the module.
 
     Raises:
-        TypeError: if ``module`` is no torch module.
-        ValueError: if a parameter is not initialised; from ``train``, if a key is missing that dropout needs; from ``apply`` and
+        TypeError: if ``module`` is not a torch module.
+        ValueError: if a parameter is not initialised; from ``train``, if dropout needs a key and none is given; from ``apply`` and
             ``train``, if parameters or state have other names than the module's.
 
     Example:
@@ -107,7 +107,7 @@ def from_module(module: torch.nn.Module, *, init: Initializer | None = None) -> 
     ) -> tuple[dict[str, torch.Tensor], Any]:
         _check_names("train", params, values, state, buffers)
         if unkeyed is not None:
-            raise ValueError(f"from_module.train: {unkeyed} draws from torch's global generator; use apply, or take its noise out")
+            raise ValueError(f"from_module.train: {unkeyed} draws from torch's global generator; use apply, or remove its noise")
         if draws and key is None:
             raise ValueError(
                 f"from_module.train: key: expected a key for the dropout in {', '.join(draws)}, got None; use apply for evaluation"
@@ -138,7 +138,7 @@ def _run(module: torch.nn.Module, values: dict[str, torch.Tensor], inputs: tuple
 
 
 def _plain(output: Any) -> Any:
-    """Return mappings of any kind as dicts."""
+    """Convert mappings of any kind to dicts."""
     if isinstance(output, Mapping):
         return {name: _plain(x) for name, x in output.items()}
     if type(output) in (tuple, list):
@@ -147,7 +147,7 @@ def _plain(output: Any) -> Any:
 
 
 def _hollow(module: torch.nn.Module) -> torch.nn.Module:
-    """Return a copy whose parameters and buffers have shapes and no values."""
+    """Return a copy whose parameters and buffers have shapes but no values."""
     empty: dict[int, Any] = {
         id(x): torch.nn.Parameter(torch.empty_like(x, device="meta"), requires_grad=False) for x in module.parameters()
     }
@@ -158,7 +158,7 @@ def _hollow(module: torch.nn.Module) -> torch.nn.Module:
 def _evaluated(module: torch.nn.Module) -> torch.nn.Module:
     hollow = _hollow(module).eval()
     for part in hollow.modules():
-        # Their fused operators for evaluation do not batch under vmap. They are left out in training, where nothing else differs here.
+        # Their fused operators for evaluation do not work under vmap. In training mode they are not used, and nothing else differs.
         if isinstance(part, torch.nn.TransformerEncoderLayer | torch.nn.MultiheadAttention):
             part.training = True
         if isinstance(part, torch.nn.MultiheadAttention):
@@ -177,7 +177,7 @@ _DROPOUTS = (
 
 
 def _trained(module: torch.nn.Module) -> torch.nn.Module:
-    """Return a hollow copy in which all dropout takes its keys from buffers."""
+    """Return a copy without values in which all dropout layers read keys from buffers."""
     hollow = _hollow(module).train()
     made: dict[int, torch.nn.Module] = {}
     for part in list(hollow.modules()):
@@ -200,33 +200,33 @@ def _keyed_layer(part: torch.nn.Module) -> torch.nn.Module:
 
 
 def _unkeyed(part: torch.nn.Module) -> bool:
-    """Whether a module draws random numbers in training and has no place for a key."""
+    """Return whether a module draws random numbers in training and cannot use a key."""
     if isinstance(part, torch.nn.MultiheadAttention):
         return part.dropout > 0 and not isinstance(part, _Attention)
     return isinstance(part, torch.nn.RReLU) or (isinstance(part, torch.nn.RNNBase) and part.dropout > 0)
 
 
 def _add_key(part: torch.nn.Module) -> None:
-    """Give a layer buffers for a key, and for how often it drew from it."""
+    """Add buffers to a layer: a key, and a count of the draws from it."""
     for name in ("noise_key", "noise_count"):
         part.register_buffer(name, torch.zeros((), dtype=torch.int64, device="meta"), persistent=False)
 
 
 def _next_key(part: Any) -> torch.Tensor:
-    """Return another key at each call of a forward pass."""
+    """Return a different key at each call of a forward pass."""
     key = random.fold_in(part.noise_key, part.noise_count)
     part.noise_count.add_(1)
     return key
 
 
 class _Dropout(torch.nn.Module):
-    """A dropout layer of torch, by a key."""
+    """A dropout layer of torch that uses a key."""
 
     def __init__(self, layer: Any):
         super().__init__()
         self.rate = float(layer.p)
         kinds = {torch.nn.Dropout1d: 1, torch.nn.Dropout2d: 2, torch.nn.Dropout3d: 3}
-        # How many of the last dimensions are dropped together.
+        # The number of last dimensions that are dropped together.
         self.joint = next((n for kind, n in kinds.items() if isinstance(layer, kind)), 0)
         self.features = isinstance(layer, torch.nn.FeatureAlphaDropout)
         self.alpha = isinstance(layer, torch.nn.AlphaDropout | torch.nn.FeatureAlphaDropout)
@@ -240,13 +240,13 @@ class _Dropout(torch.nn.Module):
         keep = random.bernoulli(_next_key(self), 1 - self.rate, shape)
         if not self.alpha:
             return torch.where(keep, x / (1 - self.rate), 0.0)
-        low = -1.7580993408473766  # what SELU tends to; mean and variance are kept
+        low = -1.7580993408473766  # the limit of SELU at -infinity; mean and variance do not change
         scale = ((1 - self.rate) * (1 + self.rate * low * low)) ** -0.5
         return scale * (torch.where(keep, x, low) - self.rate * low)
 
 
 class _Attention(torch.nn.MultiheadAttention):
-    """torch's attention, with the dropout of its weights by a key."""
+    """torch's attention, with dropout of its weights that uses a key."""
 
     noise_rate: float
 

@@ -1,4 +1,4 @@
-"""What every network shares: the interface, the activations by name, and the checks of inputs."""
+"""The interface of networks, the activations by name, and the checks of inputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -26,7 +26,7 @@ class Net(NamedTuple):
     """A network as a pair of pure functions.
 
     Attributes:
-        init: ``init(key, example) -> params``; the example is an input, of which only shape, dtype and device matter. A network
+        init: ``init(key, example) -> params``; only shape, dtype and device of the example, an input, matter. A network
             of several inputs takes an example of each.
         apply: ``apply(params, x) -> y``, for any leading batch dimensions of x.
         noisy: whether ``apply`` takes a key, ``apply(params, x, key=key)``; without one (None) it adds no noise.
@@ -38,18 +38,18 @@ class Net(NamedTuple):
 
 
 def activation_function(what: str, activation: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return an elementwise function as it is, or the one that has the name.
+    """Return an activation: a function is returned unchanged, a name is looked up.
 
     Raises:
         TypeError: if it is a class; the message begins with ``what``.
-        ValueError: if there is none of that name.
+        ValueError: if the name is unknown.
 
     Example:
         >>> activation_function("mlp: activation", "relu") is torch.relu
         True
     """
     if isinstance(activation, type):
-        raise TypeError(f"{what}: expected a function, got the class {activation.__name__}; make one of it: {activation.__name__}()")
+        raise TypeError(f"{what}: expected a function, got the class {activation.__name__}; make an object of it: {activation.__name__}()")
     if callable(activation):
         return cast(Callable[[torch.Tensor], torch.Tensor], activation)
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
@@ -58,7 +58,7 @@ def activation_function(what: str, activation: Any) -> Callable[[torch.Tensor], 
 
 
 def check_sizes(what: str, sizes: Any) -> tuple[int, ...]:
-    """Return ``sizes`` as a tuple if they are whole numbers of at least 1.
+    """Check that ``sizes`` are whole numbers of at least 1, and return them as a tuple.
 
     Raises:
         ValueError: if they are not; the message begins with ``what``.
@@ -113,7 +113,7 @@ def check_features(what: str, x: Any, weight: torch.Tensor, size: int | None = N
 
 
 def concatenate(what: str, inputs: tuple[Any, ...]) -> torch.Tensor:
-    """Return the one input, or several joined along their last dimension.
+    """Return a single input, or several joined along their last dimension.
 
     Raises:
         ValueError: if there is none, or their leading dimensions differ: nothing is broadcast.

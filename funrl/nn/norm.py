@@ -49,11 +49,11 @@ def layer_norm(eps: float = 1e-5) -> Net:
 
 @tree.dataclass
 class BatchNormState:
-    """What a batch normalisation remembers.
+    """State of a batch normalisation.
 
     Attributes:
-        mean: floating point [D], the running mean; zeros at first.
-        var: floating point [D], the running variance (unbiased); ones at first.
+        mean: floating point [D], the running mean; initially zeros.
+        var: floating point [D], the running variance (unbiased); initially ones.
     """
 
     mean: torch.Tensor
@@ -61,13 +61,13 @@ class BatchNormState:
 
 
 class BatchNorm(NamedTuple):
-    """A batch normalisation as pure functions: its running statistics are a state and no parameters.
+    """A batch normalisation as pure functions: its running statistics are a state, not parameters.
 
     Attributes:
         init: ``init(key, example) -> params``.
-        start: ``start(example) -> state``, the :class:`BatchNormState` of no batch.
-        apply: ``apply(params, state, x) -> y``: by the running statistics, for evaluation.
-        train: ``train(params, state, x) -> (state, y)``: by those of the batch, which also go into the state.
+        start: ``start(example) -> state``, the initial :class:`BatchNormState`.
+        apply: ``apply(params, state, x) -> y``: normalises by the running statistics, for evaluation.
+        train: ``train(params, state, x) -> (state, y)``: normalises by the statistics of the batch, and updates the running ones.
     """
 
     init: Callable[..., Any]
@@ -81,11 +81,11 @@ def batch_norm(momentum: float = 0.1, eps: float = 1e-5) -> BatchNorm:
 
     .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta, \qquad \mu \leftarrow (1 - m)\,\mu + m\,\mu_B
 
-    and likewise for the variance, as in torch.nn.BatchNorm1d: the batch is normalised by its biased variance, and the running one
-    is unbiased.
+    with the same update of the variance, as in torch.nn.BatchNorm1d: the batch is normalised by its biased variance, and the running
+    one is unbiased.
 
     Args:
-        momentum: m in [0, 1], the share of the new batch in the running statistics.
+        momentum: m in [0, 1], the weight of the new batch in the running statistics.
         eps: added to the variance, above 0.
 
     Returns:
@@ -93,7 +93,7 @@ def batch_norm(momentum: float = 0.1, eps: float = 1e-5) -> BatchNorm:
 
     Raises:
         ValueError: if an argument is out of its range; from ``apply`` and ``train``, if x has another width than D; from ``train``,
-            if the batch holds a single sample.
+            if the batch has a single sample.
         TypeError: if an input is not floating point, or not of the parameters' dtype.
 
     Example:

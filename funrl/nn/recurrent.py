@@ -1,7 +1,7 @@
-"""Recurrent cells: one step at a time for acting, and whole sequences for learning.
+"""Recurrent cells: single steps for acting, and whole sequences for learning.
 
-A *carry* is what a cell hands on from step to step. ``reset`` says where an episode begins: there the carry is replaced by the
-first one before the input is taken in, so that nothing of the last episode is left.
+A *carry* is the state of a cell from step to step. ``reset`` is True where an episode starts: there the carry is replaced by the
+initial one before the step, so that no information of the last episode remains.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class LSTMCarry:
 
     Attributes:
         hidden: floating point [..., H], the last output.
-        cell: floating point [..., H], the memory.
+        cell: floating point [..., H], the cell state.
     """
 
     hidden: torch.Tensor
@@ -105,7 +105,8 @@ def lstm(size: int, *, init: Initializer | None = None) -> Recurrent:
 
     Returns:
         A :class:`Recurrent` with an :class:`LSTMCarry`; its parameters are a dict as that of :func:`gru`, [4H, ...], for i, f, g and
-        o one after another. Biases begin at 0, save those of f in ``bias_input``, which begin at 1 so that memory lasts at first.
+        o one after another. Biases are initially 0, except those of f in ``bias_input``, which are 1, so that the cell state decays
+        slowly at first.
 
     Raises:
         ValueError: if ``size`` is below 1; when called: if a shape does not fit.
@@ -146,7 +147,7 @@ def lstm(size: int, *, init: Initializer | None = None) -> Recurrent:
 
 
 def min_gru(size: int, *, init: Initializer | None = None) -> Recurrent:
-    r"""Make a minimal gated recurrent unit, whose gates do not look at the carry, so that a sequence needs no loop.
+    r"""Make a minimal gated recurrent unit, whose gates do not depend on the carry, so that a sequence needs no loop.
 
     .. math:: z = \sigma(W_z x + b_z), \qquad n = W_n x + b_n, \qquad h' = (1 - z) \odot h + z \odot n
 
@@ -205,11 +206,11 @@ def min_gru(size: int, *, init: Initializer | None = None) -> Recurrent:
 
 
 def linear_recurrence(decay: torch.Tensor, x: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    r"""Return all steps of a linear recurrence, by an associative scan.
+    r"""Compute all steps of a linear recurrence by an associative scan.
 
     .. math:: h_t = a_t \odot h_{t-1} + x_t
 
-    Each of log2(T) rounds joins every stretch of steps with the one before it:
+    Each of log2(T) rounds combines every segment of steps with the one before it:
     :math:`(a, x) \circ (a', x') = (a a', a' x + x')`.
 
     Args:
@@ -245,7 +246,7 @@ def linear_recurrence(decay: torch.Tensor, x: torch.Tensor, start: torch.Tensor)
 
 
 def _cell(name: str, size: int, num_gates: int, init: Initializer | None, start: Callable, step: Callable) -> Recurrent:
-    """Make a cell whose gates are sums of a product with the input, which a sequence takes all at once, and one with the carry.
+    """Make a cell whose gates are sums of a product with the input, computed for a whole sequence at once, and one with the carry.
 
     ``start`` makes a carry of zeros [..., H], and ``step(params, carry, gates) -> (carry, y)`` is one step.
     """
@@ -280,7 +281,7 @@ def _cell(name: str, size: int, num_gates: int, init: Initializer | None, start:
 
 
 def _stacked(make: Initializer, key: torch.Tensor, number: int, rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
-    """Return the matrices of ``number`` gates below one another, each drawn by itself."""
+    """Return the stacked matrices of ``number`` gates, each drawn separately."""
     return torch.cat([make(k, (rows, columns), like.dtype, like.device) for k in random.split(key, number).unbind(0)])
 
 
@@ -290,7 +291,7 @@ def _start(what: str, example: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _check_step(what: str, weight: torch.Tensor, carry: Any, x: Any, reset: Any, size: int, *, steps: bool = False) -> None:
-    """Raise unless x [..., D], carry [..., H] and reset [...] fit one another; with ``steps`` x and reset have a T before."""
+    """Raise unless the shapes of x [..., D], carry [..., H] and reset [...] agree; with ``steps`` x and reset have a dimension T first."""
     check_features(f"{what}: {'xs' if steps else 'x'}", x, weight)
     if steps and x.ndim < 2:
         raise ValueError(f"{what}: xs: expected the shape [T, ..., D], got {list(x.shape)}; use apply for a single step")

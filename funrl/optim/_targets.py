@@ -1,4 +1,4 @@
-"""How the parameters that targets are computed from follow the learned ones."""
+"""Updates of target parameters: soft (Polyak averaging) and hard."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from funrl.optim._optimizer import like
 
 
 def soft_update(params: Any, target_params: Any, *, tau: float | torch.Tensor) -> Any:
-    r"""Return target parameters that have moved a little towards the learned ones.
+    r"""Move target parameters towards the learned ones (Polyak averaging).
 
     .. math:: \bar\theta \leftarrow \tau \theta + (1 - \tau) \bar\theta
 
     Args:
-        params: theta, a tree; a leaf that is not floating point (a count) is taken over as it is.
+        params: theta, a tree; a leaf that is not floating point (a count) is copied.
         target_params: theta bar, a tree like it.
         tau: in [0, 1], a number or a tensor []; 1 copies.
 
@@ -43,7 +43,7 @@ def soft_update(params: Any, target_params: Any, *, tau: float | torch.Tensor) -
 
 
 def hard_update(params: Any, target_params: Any, *, count: torch.Tensor, period: int | torch.Tensor) -> Any:
-    r"""Return target parameters that are a copy of the learned ones at every ``period``-th update, and else stay.
+    r"""Copy the learned parameters to the target parameters at every ``period``-th update.
 
     .. math:: \bar\theta \leftarrow \theta \quad\text{if } n \bmod N = 0
 

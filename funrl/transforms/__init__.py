@@ -1,4 +1,4 @@
-"""Transforms of environments, ``Env -> Env``: by theme, and :func:`compose`, which chains them."""
+"""Transforms of environments, ``Env -> Env``, and :func:`compose`, which chains them."""
 
 from funrl.transforms.action import LastAction, action_discretize, action_mask, action_scale, sticky_actions
 from funrl.transforms.core import Transform, TransformState, compose, parent, stateful, stateless

@@ -15,16 +15,16 @@ __all__ = ["LastAction", "action_discretize", "action_mask", "action_scale", "st
 
 
 def action_scale(low: float | torch.Tensor = -1.0, high: float | torch.Tensor = 1.0) -> Transform:
-    """Take actions between ``low`` and ``high``, and stretch them to the bounds of the environment below.
+    """Take actions between ``low`` and ``high``, and map them linearly to the bounds of the environment below.
 
-    Actions beyond are stretched likewise, and not clipped.
+    Actions outside these bounds are mapped in the same way, and not clipped.
 
     Args:
-        low: what stands for the least action; a number, or a tensor that broadcasts to the shape of an action.
-        high: what stands for the greatest, above ``low`` everywhere.
+        low: the value for the lower bound; a number, or a tensor that broadcasts to the shape of an action.
+        high: the value for the upper bound, above ``low`` everywhere.
 
     Raises:
-        ValueError: when applied: if the action space is no bounded floating-point Box, the bounds do not broadcast to its shape, or
+        ValueError: when applied: if the action space is not a bounded floating-point Box, the bounds do not broadcast to its shape, or
             ``low`` is not below ``high``.
 
     Example:
@@ -52,14 +52,14 @@ def action_scale(low: float | torch.Tensor = -1.0, high: float | torch.Tensor = 
 
 
 def action_discretize(bins: int | Sequence[int]) -> Transform:
-    """Choose among the centres of equal intervals instead of real numbers: Discrete for one number, MultiDiscrete for several.
+    """Discretise actions: an integer selects the centre of an interval. The space is Discrete for one number, MultiDiscrete for several.
 
     Args:
-        bins: how many intervals between the bounds of each number, at least 1; one for all, or one each.
+        bins: the number of equal intervals between the bounds of each number, at least 1; one integer for all, or one for each.
 
     Raises:
-        TypeError: if ``bins`` are no integers.
-        ValueError: if one is less than 1; when applied: if the action space is no bounded floating-point Box, or has another number
+        TypeError: if ``bins`` are not integers.
+        ValueError: if one is less than 1; when applied: if the action space is not a bounded floating-point Box, or has another number
             of elements than ``bins``.
 
     Example:
@@ -95,20 +95,20 @@ def action_discretize(bins: int | Sequence[int]) -> Transform:
 
 
 def action_mask(in_key: str = "action_mask") -> Transform:
-    """Show which actions are allowed, and put an allowed one, drawn uniformly, in the place of each that is not.
+    """Add a mask of allowed actions to the observation, and replace each forbidden action by an allowed one, drawn uniformly.
 
-    So random actions are uniform over those that are allowed, and no policy leaves the rules; one that learns should mask its own
-    logits by what it sees, or its log-probabilities are not those of what happened. Where nothing is allowed the first action is
-    taken.
+    So random actions are uniform over the allowed ones, and no policy can take a forbidden one. A learning policy should mask its
+    logits with the mask in the observation; otherwise its log-probabilities are not those of the executed actions. If no action is
+    allowed, the first one is taken.
 
-    The mask [n] is an entry of the observation or else of ``info``, from where it comes to the observation: a plain observation
+    The mask [n] is an entry of the observation, or otherwise of ``info``, from which it is added to the observation: a plain observation
     becomes the entry ``"observation"`` of a dict. ``own`` of the state: the mask of the next action, bool [n].
 
     Args:
         in_key: the name of the mask: true (or not 0) where the action is allowed.
 
     Raises:
-        TypeError: if ``in_key`` is no string.
+        TypeError: if ``in_key`` is not a string.
         ValueError: when applied: if the action space is not Discrete, or the entry does not fit; when it resets: if there is no such
             entry in ``info``, or it is not [n].
 
@@ -170,10 +170,10 @@ def action_mask(in_key: str = "action_mask") -> Transform:
 
 @tree.dataclass
 class LastAction:
-    """What :func:`sticky_actions` remembers.
+    """State of :func:`sticky_actions`.
 
     Attributes:
-        action: the last action that was carried out, like the action space; before the first step its element nearest to 0.
+        action: the last executed action, an element of the action space; before the first step the element nearest to 0.
         taken: bool [], whether there was a step.
     """
 
@@ -182,15 +182,15 @@ class LastAction:
 
 
 def sticky_actions(probability: float = 0.25) -> Transform:
-    """Carry out the action of the step before again with some probability, instead of the new one.
+    """Repeat the action of the previous step with a given probability, instead of the new one.
 
-    The first action of an episode is always carried out. ``own`` of the state: :class:`LastAction`.
+    The first action of an episode is always executed. ``own`` of the state: :class:`LastAction`.
 
     Args:
         probability: in [0, 1].
 
     Raises:
-        TypeError: if ``probability`` is no number.
+        TypeError: if ``probability`` is not a number.
         ValueError: if it is not in [0, 1].
 
     Example:
@@ -231,7 +231,7 @@ def sticky_actions(probability: float = 0.25) -> Transform:
 
 
 def _bounded(transform: str, space: Any) -> Box:
-    """Return the action space after a check that it is a bounded floating-point box."""
+    """Check that the action space is a bounded floating-point Box, and return it."""
     if not isinstance(space, Box) or not space.dtype.is_floating_point:
         raise misfit(transform, "the action", "floating-point numbers (a Box)", space, "leave it as it is")
     if not bool((space.low.isfinite() & space.high.isfinite()).all()):

@@ -1,4 +1,4 @@
-"""How an environment is transformed: ``compose``, ``parent``, and what builds an Env from functions that know a single copy only."""
+"""Composition of transforms: ``compose``, ``parent``, and functions that build an Env from functions of a single copy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +15,11 @@ Transform = Callable[[Env], Env]
 
 @tree.dataclass
 class TransformState:
-    """The state of an environment under a transform that remembers something.
+    """State of an environment with a stateful transform.
 
     Attributes:
         below: the state of the environment below.
-        own: what the transform remembers since the reset, a tree of tensors; each transform says what it is.
+        own: the state of the transform since the reset, a tree of tensors; the transform's docstring describes it.
     """
 
     below: Any
@@ -27,7 +27,7 @@ class TransformState:
 
 
 def compose(env: Env, *transforms: Transform) -> Env:
-    """Return ``env`` under the transforms, the first of them nearest to it.
+    """Apply transforms to ``env``, in the given order.
 
     ``repr`` of the result shows the chain.
 
@@ -36,7 +36,7 @@ def compose(env: Env, *transforms: Transform) -> Env:
         *transforms: functions ``Env -> Env``, as the factories of :mod:`funrl.transforms` return them.
 
     Raises:
-        TypeError: if ``env`` is no Env, or a transform is no function that returns one.
+        TypeError: if ``env`` is not an Env, or a transform is not a function that returns one.
 
     Example:
         >>> import funrl
@@ -58,17 +58,17 @@ def compose(env: Env, *transforms: Transform) -> Env:
         env = transform(env)
         if not isinstance(env, Env):
             raise TypeError(
-                f"compose: transform {number}: expected that it returns an Env, got {type(env).__name__}; "
+                f"compose: transform {number}: expected a function that returns an Env, got {type(env).__name__}; "
                 "call its factory first: time_limit(100), not time_limit"
             )
     return env
 
 
 def parent(env: Env) -> Env | None:
-    """Return the environment below the last transform of ``env``, or None where there is no transform.
+    """Return the environment below the last transform of ``env``, or None if it has no transform.
 
     Raises:
-        TypeError: if ``env`` is no Env.
+        TypeError: if ``env`` is not an Env.
 
     Example:
         >>> import funrl
@@ -93,17 +93,17 @@ def stateless(
     finish: Callable[[Timestep], Timestep] | None = None,
     **fields: Any,
 ) -> Env:
-    """Return ``env`` under a transform that remembers nothing; the state stays that of ``env``.
+    """Return ``env`` with a stateless transform; the state is that of ``env``.
 
     The functions are those of a single copy. They are vmapped over the copies of a batched environment.
 
     Args:
         env: the environment below.
-        label: how ``repr`` shows the transform.
-        start: changes the timestep that ``reset`` returned.
-        act: changes the action before a step.
-        finish: changes the timestep that ``step`` returned.
-        **fields: what else changes, such as ``observation_space``.
+        label: the text of the transform in a ``repr``.
+        start: a function of the timestep that ``reset`` returned.
+        act: a function of the action before a step.
+        finish: a function of the timestep that ``step`` returned.
+        **fields: other fields that change, such as ``observation_space``.
 
     Example:
         >>> import funrl
@@ -137,19 +137,19 @@ def stateful(
     draw: Callable[[torch.Tensor], Any] | None = None,
     **fields: Any,
 ) -> Env:
-    """Return ``env`` under a transform that remembers something within an episode, in a :class:`TransformState`.
+    """Return ``env`` with a transform that has a state within an episode, in a :class:`TransformState`.
 
-    The functions are those of a single copy. They are vmapped over the copies of a batched environment, and a copy that a mask
-    leaves out keeps what is remembered of it.
+    The functions are those of a single copy. They are vmapped over the copies of a batched environment. The state of a copy outside a
+    mask does not change.
 
     Args:
         env: the environment below.
-        label: how ``repr`` shows the transform.
+        label: the text of the transform in a ``repr``.
         start: ``start(timestep) -> (own, timestep)`` after a reset.
         act: ``act(noise, own, action) -> (own, action)`` before a step.
-        finish: ``finish(own, timestep) -> (own, timestep)`` after a step; ``own`` keeps its structure, shapes and dtypes.
-        draw: ``draw(key) -> noise``, the random numbers of a step; without it ``noise`` is () and the key goes on whole.
-        **fields: what else changes, such as ``observation_space``.
+        finish: ``finish(own, timestep) -> (own, timestep)`` after a step; structure, shapes and dtypes of ``own`` must not change.
+        draw: ``draw(key) -> noise``, the random numbers of a step; without it ``noise`` is (), and ``env`` gets the key unsplit.
+        **fields: other fields that change, such as ``observation_space``.
 
     Example:
         >>> import funrl
@@ -168,7 +168,7 @@ def stateful(
     def split(state: Any) -> tuple[Any, Any]:
         if not isinstance(state, TransformState):
             raise TypeError(
-                f"{label}: state: expected a TransformState, got {type(state).__name__}; give the first of what its own reset returned"
+                f"{label}: state: expected a TransformState, got {type(state).__name__}; give the first result of its own reset"
             )
         return state.below, state.own
 
@@ -263,7 +263,7 @@ def _hooks(
 def step_some(
     env: Env, key: torch.Tensor, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
 ) -> tuple[Any, Timestep]:
-    """Step the copies in the mask; the others keep their state and ``timestep``.
+    """Step the copies in the mask; state and ``timestep`` of the others do not change.
 
     Args:
         env: any environment; in a single one ``where`` is bool [].
@@ -284,7 +284,7 @@ def step_some(
 
 
 def reset_some(env: Env, key: torch.Tensor, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
-    """Reset the copies in the mask; the others keep their state and ``timestep``. The arguments are those of :func:`step_some`."""
+    """Reset the copies in the mask; state and ``timestep`` of the others do not change. Arguments as for :func:`step_some`."""
     if env.host and not bool(where.any()):
         return state, timestep
     if env.num_envs is not None:

@@ -1,4 +1,4 @@
-"""Transforms of a dict observation: which entries it has, and what they are called."""
+"""Transforms of the entries of a dict observation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,14 @@ __all__ = ["cat_tensors", "exclude", "rename", "select"]
 
 
 def select(in_keys: Sequence[str]) -> Transform:
-    """Keep the named entries of a dict observation and drop all others.
+    """Select the named entries of a dict observation and drop all others.
 
     Args:
         in_keys: at least one name.
 
     Raises:
-        TypeError: if ``in_keys`` is no list of strings.
-        ValueError: when applied: if the observation has no such entry, or is no dict.
+        TypeError: if ``in_keys`` is not a list of strings.
+        ValueError: when applied: if the observation has no such entry, or is not a dict.
 
     Example:
         >>> import funrl
@@ -39,14 +39,14 @@ def select(in_keys: Sequence[str]) -> Transform:
 
 
 def exclude(in_keys: Sequence[str]) -> Transform:
-    """Drop the named entries of a dict observation and keep all others.
+    """Drop the named entries of a dict observation.
 
     Args:
         in_keys: at least one name, and not all.
 
     Raises:
-        TypeError: if ``in_keys`` is no list of strings.
-        ValueError: when applied: if the observation has no such entry, is no dict, or would be left with nothing.
+        TypeError: if ``in_keys`` is not a list of strings.
+        ValueError: when applied: if the observation has no such entry, is not a dict, or would become empty.
 
     Example:
         >>> import funrl
@@ -59,23 +59,23 @@ def exclude(in_keys: Sequence[str]) -> Transform:
     def apply(env: Env) -> Env:
         spaces = _entries(env, "exclude", dropped)
         if len(dropped) == len(spaces):
-            raise misfit("exclude", "observation", "an entry that is left", env.observation_space, "name fewer entries")
+            raise misfit("exclude", "observation", "an entry that remains", env.observation_space, "name fewer entries")
         return _keep(env, label("exclude", in_keys=list(dropped)), {name: name for name in spaces if name not in dropped})
 
     return apply
 
 
 def rename(in_keys: Sequence[str], out_keys: Sequence[str]) -> Transform:
-    """Give entries of a dict observation other names.
+    """Rename entries of a dict observation.
 
     Args:
         in_keys: the old names, at least one.
-        out_keys: the new ones, one for each; old names may be reused, as when two entries swap theirs.
+        out_keys: the new names, one for each; old names may be reused, for example to swap two entries.
 
     Raises:
-        TypeError: if keys are no lists of strings.
-        ValueError: if their numbers differ; when applied: if the observation has no such entry, is no dict, or two entries would
-            have one name.
+        TypeError: if keys are not lists of strings.
+        ValueError: if their numbers differ; when applied: if the observation has no such entry, is not a dict, or two entries would
+            have the same name.
 
     Example:
         >>> import funrl
@@ -104,15 +104,15 @@ def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = N
     """Join entries of a dict observation into one tensor.
 
     Args:
-        in_keys: the entries, in the order in which they are joined; None: all, in the order of their names. A number [] counts as
+        in_keys: the entries, in the order of the result; None: all, in the order of their names. A number [] counts as
             a vector [1].
-        out_key: the entry for the result, which takes the places of the others. None: the result is the observation itself, which
-            is then no dict any more; ``in_keys`` have to be all entries.
+        out_key: the entry for the result, which replaces the others. None: the observation becomes the result and is not a dict any
+            more; ``in_keys`` have to be all entries.
         dim: the dimension along which they are joined; negative ones count from the end.
 
     Raises:
-        TypeError: if keys are no strings, or ``dim`` is no integer.
-        ValueError: when applied: if the observation has no such entry or is no dict; if entries are no Box, or differ in dtype or in
+        TypeError: if keys are no strings, or ``dim`` is not an integer.
+        ValueError: when applied: if the observation has no such entry or is not a dict; if entries are no Box, or differ in dtype or in
             another dimension than ``dim``; if ``out_key`` is an entry that stays, or is missing where entries stay.
 
     Example:
@@ -162,7 +162,7 @@ def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = N
 
 
 def _boxes(spaces: Sequence[tuple[Any, str]], dim: int) -> list[Box]:
-    """Return the spaces after a check that they are boxes of one dtype that can be joined."""
+    """Check that spaces are boxes of the same dtype that can be joined, and return them."""
     first = spaces[0][0]
     for space, place in spaces:
         if not isinstance(space, Box):
@@ -179,13 +179,13 @@ def _boxes(spaces: Sequence[tuple[Any, str]], dim: int) -> list[Box]:
 
 
 def _entries(env: Env, transform: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Return the entries of the observation space after a check that ``keys`` are among them."""
+    """Check that ``keys`` are entries of the observation space, and return all its entries."""
     parts(env, transform, keys)
     return env.observation_space.spaces
 
 
 def _keep(env: Env, shown: str, sources: dict[str, str]) -> Env:
-    """Return ``env`` with observations that have the entries of ``sources``: new names to old ones."""
+    """Return ``env`` with observations that have the entries of ``sources``, a dict from new names to old ones."""
 
     def observe(timestep: Timestep) -> Timestep:
         return timestep.replace(observation={name: timestep.observation[old] for name, old in sources.items()})

@@ -1,4 +1,4 @@
-"""Transforms of an episode: how it begins, how it ends, how long a step is, and how far it has come."""
+"""Transforms of episodes: their start and end, the length of a step, and step counters."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ __all__ = ["end_of_life", "frame_skip", "init_tracker", "noop_reset", "step_coun
 
 
 def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
-    """Begin each episode with a random number of steps in which nothing is done: 1 to ``noops``, all equally likely.
+    """Start each episode with a random number of no-op steps, uniform from 1 to ``noops``.
 
-    Their rewards are dropped. A copy whose episode ends meanwhile is reset once more and begins at once. In a compiled program every
-    reset costs ``noops`` steps, and :func:`funrl.rollout` computes one at each step: keep the number small there.
+    Their rewards are dropped. If an episode ends during them, the copy is reset once more and starts without further no-ops. In a compiled
+    program every reset costs ``noops`` steps, and :func:`funrl.rollout` computes a reset at each step: choose a small number there.
 
     Args:
-        noops: the greatest number of such steps, at least 1.
-        action: the action that does nothing, as the action space has it; by default its element nearest to 0.
+        noops: the maximum number of such steps, at least 1.
+        action: the no-op, an element of the action space; by default its element nearest to 0.
 
     Raises:
-        TypeError: if ``noops`` is no integer.
+        TypeError: if ``noops`` is not an integer.
         ValueError: if it is less than 1; when applied: if ``action`` is not in the action space.
 
     Example:
@@ -48,11 +48,11 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
             return tree.map(lambda x: x.expand((*like.shape, *x.shape)), chosen)
 
         def idle(key: torch.Tensor, result: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
-            """Do nothing for a while in the copies in the mask, which were just reset."""
+            """Take no-op steps in the copies in the mask, which were just reset."""
             count_key, step_key, again_key = random.split(key, 3).unbind(0)
             counts = random.randint(count_key, tuple(where.shape), 1, noops + 1)
             still = rest(result[1].reward)
-            # A compiled loop takes no two tensors that share memory from outside, and in a rollout these are parts of one vector.
+            # A compiled loop cannot take two tensors from outside that share memory; in a rollout these are views of one vector.
             env_params = tree.map(torch.clone, env_params)
 
             def advance(carry: Any, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, tuple[()]]:
@@ -87,16 +87,15 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
 
 
 def frame_skip(num: int) -> Transform:
-    """Take each action ``num`` times, or until the episode ends, and add up the rewards.
+    """Repeat each action ``num`` times, or until the episode ends, and sum the rewards.
 
-    The steps are written out one after the other, so that gradients flow through them in a compiled program; they take ``num`` times
-    as long to compile.
+    The loop is unrolled, so that gradients flow through the steps in a compiled program; the compilation takes ``num`` times as long.
 
     Args:
-        num: how many steps, at least 1.
+        num: the number of steps, at least 1.
 
     Raises:
-        TypeError: if ``num`` is no integer.
+        TypeError: if ``num`` is not an integer.
         ValueError: if it is less than 1.
 
     Example:
@@ -110,7 +109,7 @@ def frame_skip(num: int) -> Transform:
 
     def apply(env: Env) -> Env:
         def repeat(keys: Any, result: Any, action: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
-            """Take the steps that follow the first, in the copies in the mask."""
+            """Take the steps after the first one in the copies in the mask."""
             state, timestep = result
             total = timestep.reward
             for key in keys:
@@ -142,7 +141,7 @@ def frame_skip(num: int) -> Transform:
 
 
 def time_limit(max_steps: int) -> Transform:
-    """Truncate an episode after so many steps, if it has not ended before.
+    """Truncate an episode after ``max_steps`` steps, if it has not ended before.
 
     ``own`` of the state: the steps since the reset, int64 [].
 
@@ -150,7 +149,7 @@ def time_limit(max_steps: int) -> Transform:
         max_steps: at least 1.
 
     Raises:
-        TypeError: if ``max_steps`` is no integer.
+        TypeError: if ``max_steps`` is not an integer.
         ValueError: if it is less than 1.
 
     Example:
@@ -181,7 +180,7 @@ def time_limit(max_steps: int) -> Transform:
 
 
 def step_counter(*, out_key: str = "step_count") -> Transform:
-    """Show the number of steps since the reset as an entry of the observation, int64 [].
+    """Add the number of steps since the reset to the observation, an entry int64 [].
 
     A plain observation becomes the entry ``"observation"`` of a dict. ``own`` of the state: the same number.
 
@@ -189,7 +188,7 @@ def step_counter(*, out_key: str = "step_count") -> Transform:
         out_key: the name of the entry.
 
     Raises:
-        TypeError: if ``out_key`` is no string.
+        TypeError: if ``out_key`` is not a string.
         ValueError: when applied: if the observation has such an entry already.
 
     Example:
@@ -217,15 +216,15 @@ def step_counter(*, out_key: str = "step_count") -> Transform:
 
 
 def init_tracker(*, out_key: str = "is_init") -> Transform:
-    """Show whether an observation is the first of its episode as an entry of the observation, bool [].
+    """Add a flag to the observation that is True in the first observation of an episode, an entry bool [].
 
-    Policies with a memory clear it there. A plain observation becomes the entry ``"observation"`` of a dict.
+    Recurrent policies can reset their state there. A plain observation becomes the entry ``"observation"`` of a dict.
 
     Args:
         out_key: the name of the entry.
 
     Raises:
-        TypeError: if ``out_key`` is no string.
+        TypeError: if ``out_key`` is not a string.
         ValueError: when applied: if the observation has such an entry already.
 
     Example:
@@ -250,17 +249,17 @@ def init_tracker(*, out_key: str = "is_init") -> Transform:
 
 
 def end_of_life(in_key: str = "lives") -> Transform:
-    """End an episode as soon as a life is lost, so that a life is not thrown away for the next.
+    """End an episode as soon as a life is lost, so that the agent learns to avoid it.
 
-    The step that loses it is ``terminated``. What follows is a new game: a reset knows nothing of the one before. ``own`` of the state:
-    the lives that are left.
+    The step that loses it is ``terminated``. The reset starts a new game, and does not continue with the remaining lives. ``own`` of the
+    state: the remaining lives.
 
     Args:
         in_key: the name of the number of lives, an integer [], in the observation or else in ``info``.
 
     Raises:
-        TypeError: if ``in_key`` is no string.
-        ValueError: when applied: if the entry is no single number; when it resets: if there is none of that name.
+        TypeError: if ``in_key`` is not a string.
+        ValueError: when applied: if the entry is not a single number; when it resets: if there is none of that name.
 
     Example:
         >>> import funrl

@@ -1,4 +1,4 @@
-"""Transforms that look back: stacks and maxima of the last observations."""
+"""Transforms of the last observations: stacks and maxima."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,19 +16,19 @@ __all__ = ["frame_stack", "time_max_pool"]
 def frame_stack(
     num: int, *, padding: str = "reset", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
 ) -> Transform:
-    """Show the last ``num`` observations, the newest last, along a new first dimension.
+    """Stack the last ``num`` observations, the newest last, along a new first dimension.
 
     ``own`` of the state: a tuple with the stack [num, ...] of each part.
 
     Args:
-        num: how many, at least 1.
-        padding: what stands for observations before the first of an episode: ``"reset"``, the first itself, or ``"zero"``.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        num: the number of observations, at least 1.
+        padding: replacement of observations before the first one of an episode: ``"reset"``, the first one itself, or ``"zero"``.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if ``num`` is no integer, or keys are no list of strings.
-        ValueError: if ``num`` is less than 1, or there is no such padding; when applied: if an entry is missing or is no tensor.
+        TypeError: if ``num`` is not an integer, or keys are not a list of strings.
+        ValueError: if ``num`` is less than 1, or there is no such padding; when applied: if an entry is missing or is not a tensor.
 
     Example:
         >>> import funrl
@@ -60,7 +60,7 @@ def frame_stack(
 
 
 def _layout(space: Any) -> str | None:
-    """Return the layout of stacked pictures [H, W]: the frames are their channels."""
+    """Return the layout of stacked images [H, W], whose channels are the frames."""
     return "chw" if len(space.shape) == 2 else None
 
 
@@ -69,18 +69,19 @@ def _ends(box: Box) -> tuple[Any, Any]:
 
 
 def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
-    """Show the greatest of the last ``num`` observations of an episode, element by element.
+    """Take the elementwise maximum of the last ``num`` observations of an episode.
 
-    It makes whole what flickers, as sprites do on an Atari. ``own`` of the state: a tuple with the stack [num, ...] of each part.
+    It makes flickering objects visible, such as the sprites of Atari games. ``own`` of the state: a tuple with the stack [num, ...] of
+    each part.
 
     Args:
-        num: how many, at least 1.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        num: the number of observations, at least 1.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if ``num`` is no integer, or keys are no list of strings.
-        ValueError: if ``num`` is less than 1; when applied: if an entry is missing or is no tensor.
+        TypeError: if ``num`` is not an integer, or keys are not a list of strings.
+        ValueError: if ``num`` is less than 1; when applied: if an entry is missing or is not a tensor.
 
     Example:
         >>> import funrl
@@ -113,9 +114,9 @@ def _look_back(
     show: Callable[[torch.Tensor], torch.Tensor],
     follow: Callable[[Any], Any],
 ) -> Env:
-    """Return ``env`` with parts of its observations replaced by what ``show`` makes of their last few.
+    """Return ``env`` with parts of its observations replaced by ``show(stack)`` of their last observations.
 
-    ``fill(x)`` is the stack of the first observation, and ``follow(space)`` the space of what is shown.
+    ``fill(x)`` is the stack of the first observation, and ``follow(space)`` the space of the result of ``show``.
     """
     where = parts(env, name, in_keys, out_keys)
     for space, place in where.spaces():

@@ -1,6 +1,6 @@
-"""Transforms of pictures: uint8 or floating point, [H, W, C] as environments draw them or [C, H, W] as networks take them.
+"""Transforms of images: uint8 or floating point, [H, W, C] as environments render them or [C, H, W] as networks expect them.
 
-Which of the two it is, the space says, or ``layout``; see :func:`funrl.spaces.picture_layout`.
+The space or the argument ``layout`` determines the layout; see :func:`funrl.spaces.picture_layout`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from funrl.transforms.parts import Map, check_count, map_parts, misfit, parts
 
 __all__ = ["center_crop", "grayscale", "resize", "to_tensor_image"]
 
-# The entry that is meant in a dict observation where no in_keys are given.
+# The default in_keys of a dict observation.
 PIXELS = "pixels"
 # Luma of red, green and blue by ITU-R BT.709, in ten-thousandths, as in gymnasium.
 _LUMA = (2125, 7154, 721)
@@ -26,14 +26,14 @@ def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[
     """Turn uint8 pictures into floating-point ones [C, H, W] between 0 and 1.
 
     Args:
-        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
-            as a whole.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
-        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
+        in_keys: the entries of a dict observation to transform, by default ``["pixels"]``; an observation that is not a dict is
+            transformed as a whole.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
+        layout: of the images: "hwc" for [H, W, C], "chw" for [C, H, W]; None: found by :func:`funrl.spaces.picture_layout`.
 
     Raises:
-        TypeError: if keys are no list of strings.
-        ValueError: when applied: if an entry is missing, is no uint8 picture, or has an unknown layout.
+        TypeError: if keys are not a list of strings.
+        ValueError: when applied: if an entry is missing, is not a uint8 picture, or has an unknown layout.
 
     Example:
         >>> import funrl
@@ -64,14 +64,14 @@ def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] |
     """Replace red, green and blue by one channel: 0.2125 R + 0.7154 G + 0.0721 B, rounded down where pictures are uint8.
 
     Args:
-        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
-            as a whole.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
-        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
+        in_keys: the entries of a dict observation to transform, by default ``["pixels"]``; an observation that is not a dict is
+            transformed as a whole.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
+        layout: of the images: "hwc" for [H, W, C], "chw" for [C, H, W]; None: found by :func:`funrl.spaces.picture_layout`.
 
     Raises:
-        TypeError: if keys are no list of strings.
-        ValueError: when applied: if an entry is missing, is no picture of 3 channels, or has an unknown layout.
+        TypeError: if keys are not a list of strings.
+        ValueError: when applied: if an entry is missing, is not a picture of 3 channels, or has an unknown layout.
 
     Example:
         >>> import funrl
@@ -87,7 +87,7 @@ def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] |
             raise misfit("grayscale", place, "3 channels: [H, W, 3] or [3, H, W]", space, "leave it as it is")
 
         def whole(x: torch.Tensor) -> torch.Tensor:
-            # In integers: the floating-point sum of white is a hair below 255.
+            # In integers, as the floating-point sum of a white pixel is slightly less than 255.
             red, green, blue = (weight * x.narrow(dim, i, 1).to(torch.int32) for i, weight in enumerate(_LUMA))
             return ((red + green + blue) // 10_000).to(torch.uint8)
 
@@ -116,21 +116,21 @@ def resize(
     out_keys: Sequence[str] | None = None,
     layout: str | None = None,
 ) -> Transform:
-    """Scale pictures to another size, as :func:`torch.nn.functional.interpolate` does; uint8 ones are rounded to the nearest.
+    """Resize images as :func:`torch.nn.functional.interpolate` does; uint8 results are rounded to the nearest integer.
 
     Args:
-        height: of the results, in pixels.
-        width: of the results, in pixels.
-        mode: ``"area"``, the mean of the pixels that a new one covers, for smaller pictures; ``"bilinear"``, between the four
-            nearest, for larger ones; or ``"nearest"``.
-        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
-            as a whole.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
-        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
+        height: the height of the results, in pixels.
+        width: the width of the results, in pixels.
+        mode: ``"area"``, the mean of the pixels that a new pixel covers, for smaller results; ``"bilinear"``, interpolation between the
+            four nearest pixels, for larger ones; or ``"nearest"``.
+        in_keys: the entries of a dict observation to transform, by default ``["pixels"]``; an observation that is not a dict is
+            transformed as a whole.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
+        layout: of the images: "hwc" for [H, W, C], "chw" for [C, H, W]; None: found by :func:`funrl.spaces.picture_layout`.
 
     Raises:
-        TypeError: if a size is no integer, or keys are no list of strings.
-        ValueError: if a size is less than 1, or there is no such mode; when applied: if an entry is missing, is no picture, or has an
+        TypeError: if a size is not an integer, or keys are not a list of strings.
+        ValueError: if a size is less than 1, or there is no such mode; when applied: if an entry is missing, is not a picture, or has an
             unknown layout.
 
     Example:
@@ -152,7 +152,7 @@ def resize(
             pixels = torch.nn.functional.interpolate(pixels[None], size, mode=mode)[0]
             return (pixels.round() if x.dtype == torch.uint8 else pixels).movedim(-3, dim)
 
-        # No new pixel is darker than the darkest of its channel, or brighter than the brightest.
+        # Every new pixel is between the minimum and the maximum of its channel.
         sides = (0, 1) if dim == -1 else (1, 2)
         shape = (*size, space.shape[-1]) if dim == -1 else (space.shape[0], *size)
         low, high = space.low.amin(sides, keepdim=True), space.high.amax(sides, keepdim=True)
@@ -173,19 +173,19 @@ def center_crop(
     out_keys: Sequence[str] | None = None,
     layout: str | None = None,
 ) -> Transform:
-    """Cut the middle out of pictures; where the margins cannot be equal, those above and to the left are a pixel narrower.
+    """Crop images to their centre; if the margins cannot be equal, the upper and the left one are a pixel narrower.
 
     Args:
-        height: of the results, in pixels.
-        width: of the results, in pixels.
-        in_keys: the entries of a dict observation that are meant, by default ``["pixels"]``; an observation that is no dict is meant
-            as a whole.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
-        layout: of the pictures: "hwc" for [H, W, C], "chw" for [C, H, W]; None: as :func:`funrl.spaces.picture_layout` finds it.
+        height: the height of the results, in pixels.
+        width: the width of the results, in pixels.
+        in_keys: the entries of a dict observation to transform, by default ``["pixels"]``; an observation that is not a dict is
+            transformed as a whole.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
+        layout: of the images: "hwc" for [H, W, C], "chw" for [C, H, W]; None: found by :func:`funrl.spaces.picture_layout`.
 
     Raises:
-        TypeError: if a size is no integer, or keys are no list of strings.
-        ValueError: if a size is less than 1; when applied: if an entry is missing, is no picture, has an unknown layout, or is smaller
+        TypeError: if a size is not an integer, or keys are not a list of strings.
+        ValueError: if a size is less than 1; when applied: if an entry is missing, is not a picture, has an unknown layout, or is smaller
             than the results.
 
     Example:
@@ -218,12 +218,12 @@ def center_crop(
 
 
 def _channel_dim(transform: str, space: Any, place: str, layout: str | None) -> int:
-    """Return which dimension of a picture is that of its channels: -1 for [H, W, C], -3 for [C, H, W]."""
+    """Return the channel dimension of an image: -1 for [H, W, C], -3 for [C, H, W]."""
     if not isinstance(space, Box) or len(space.shape) != 3 or not (space.dtype == torch.uint8 or space.dtype.is_floating_point):
         raise misfit(transform, place, "a picture: uint8 or floating point, [H, W, C] or [C, H, W]", space, "name pictures in in_keys")
     return -1 if picture_layout(f"{transform}: {place}", space, layout) == "hwc" else -3
 
 
 def _within(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Return a mean that rounding may have carried beyond its bounds, between them."""
+    """Clip a mean to its bounds, which rounding may have exceeded."""
     return torch.clamp(x, low.to(x.device, x.dtype), high.to(x.device, x.dtype))

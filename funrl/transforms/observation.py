@@ -1,4 +1,4 @@
-"""Transforms of the numbers, the dtype and the shape of observations."""
+"""Transforms of values, dtypes and shapes of observations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,18 +18,18 @@ def observation_norm(
 ) -> Transform:
     """Scale and shift observations: x * scale + loc.
 
-    Numbers with mean m and standard deviation s become standard with ``loc=-m / s, scale=1 / s``; for statistics that are learnt
-    see :func:`funrl.transforms.vec_norm`. Integers become floating point.
+    For observations with mean m and standard deviation s, ``loc=-m / s, scale=1 / s`` gives mean 0 and standard deviation 1; for
+    running statistics see :func:`funrl.transforms.vec_norm`. Integers become floating point.
 
     Args:
-        loc: what is added, finite; a number, or a tensor that broadcasts to the shape of the observation.
-        scale: what is multiplied with, finite and not 0, likewise.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        loc: the summand, finite; a number, or a tensor that broadcasts to the shape of the observation.
+        scale: the factor, finite and not 0; a number, or a tensor that broadcasts to the shape of the observation.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if ``loc`` or ``scale`` is neither number nor tensor, or keys are no list of strings.
-        ValueError: if ``loc`` or ``scale`` is not as above; when applied: if an entry is missing, is no Box, or has another shape.
+        TypeError: if ``loc`` or ``scale`` is neither number nor tensor, or keys are not a list of strings.
+        ValueError: if ``loc`` or ``scale`` is not as above; when applied: if an entry is missing, is not a Box, or has another shape.
 
     Example:
         >>> import funrl
@@ -73,19 +73,18 @@ def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
 
 
 def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
-    """Make observations floating-point numbers of one dtype, such as float32 of the float64 that MuJoCo gives.
+    """Cast observations to a floating-point dtype, such as the float64 observations of MuJoCo to float32.
 
-    From here on the observation no longer has the precision of ``env_params``: that is what it is for, and what
-    :func:`funrl.env.check_env` says of a pure environment that casts.
+    The observation then no longer has the dtype of ``env_params``; :func:`funrl.env.check_env` reports this for a pure environment.
 
     Args:
         dtype: a floating-point dtype.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if ``dtype`` is no floating-point dtype, or keys are no list of strings.
-        ValueError: when applied: if an entry is missing or is no tensor.
+        TypeError: if ``dtype`` is not a floating-point dtype, or keys are not a list of strings.
+        ValueError: when applied: if an entry is missing or is not a tensor.
 
     Example:
         >>> import funrl
@@ -113,14 +112,14 @@ def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: 
 
 
 def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
-    """Show integers as vectors of 0 and 1: one of n as [n], and K of them, one after the other, as [n_1 + ... + n_K].
+    """Encode integers as one-hot vectors: one integer below n as [n], and K integers, concatenated, as [n_1 + ... + n_K].
 
     Args:
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if keys are no list of strings.
+        TypeError: if keys are not a list of strings.
         ValueError: when applied: if an entry is missing, or neither Discrete nor MultiDiscrete.
 
     Example:
@@ -164,12 +163,12 @@ def flatten_observation(
     Args:
         start_dim: the first of the dimensions of a single observation; negative ones count from the end.
         end_dim: the last of them, inclusive.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if a dimension is no integer, or keys are no list of strings.
-        ValueError: when applied: if an entry is missing, is no tensor, or has no such dimensions.
+        TypeError: if a dimension is not an integer, or keys are not a list of strings.
+        ValueError: when applied: if an entry is missing, is not a tensor, or has no such dimensions.
 
     Example:
         >>> import funrl
@@ -191,16 +190,16 @@ def flatten_observation(
 
 
 def permute(dims: Sequence[int], *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
-    """Put the dimensions of observations in another order.
+    """Permute the dimensions of observations.
 
     Args:
-        dims: the old place of each dimension of a single observation, each once; negative ones count from the end.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        dims: the old index of each dimension of a single observation, each once; negative ones count from the end.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if ``dims`` or keys are no sequences of integers and of strings.
-        ValueError: when applied: if an entry is missing, is no tensor, or has other dimensions.
+        TypeError: if ``dims`` is not a sequence of integers, or keys are not sequences of strings.
+        ValueError: when applied: if an entry is missing, is not a tensor, or has other dimensions.
 
     Example:
         >>> import funrl
@@ -225,12 +224,12 @@ def squeeze(dim: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequenc
 
     Args:
         dim: the dimension of a single observation; negative ones count from the end.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if ``dim`` is no integer, or keys are no list of strings.
-        ValueError: when applied: if an entry is missing, is no tensor, or has no such dimension of size 1.
+        TypeError: if ``dim`` is not an integer, or keys are not a list of strings.
+        ValueError: when applied: if an entry is missing, is not a tensor, or has no such dimension of size 1.
 
     Example:
         >>> import funrl
@@ -249,13 +248,13 @@ def unsqueeze(dim: int, *, in_keys: Sequence[str] | None = None, out_keys: Seque
     """Insert a dimension of size 1 into observations.
 
     Args:
-        dim: where it goes, among the dimensions of a single observation; negative ones count from the end.
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        dim: its index among the dimensions of a single observation; negative ones count from the end.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if ``dim`` is no integer, or keys are no list of strings.
-        ValueError: when applied: if an entry is missing, is no tensor, or has too few dimensions.
+        TypeError: if ``dim`` is not an integer, or keys are not a list of strings.
+        ValueError: when applied: if an entry is missing, is not a tensor, or has too few dimensions.
 
     Example:
         >>> import funrl
@@ -278,7 +277,7 @@ def _reshaping(
     in_keys: Sequence[str] | None,
     out_keys: Sequence[str] | None,
 ) -> Transform:
-    """Return the transform that moves elements by ``f``; ``fits(shape)`` says what it expected of a shape that does not fit."""
+    """Return the transform that rearranges elements by ``f``; ``fits(shape)`` returns the expectation that a shape violates, or None."""
     for argument, value in settings.items():
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, int):

@@ -1,4 +1,4 @@
-"""What a transform works on: the whole observation, or entries of a dict; and how spaces follow it."""
+"""The parts of an observation that a transform changes, the whole or entries of a dict, and the resulting spaces."""
 
 import dataclasses
 import math
@@ -13,19 +13,19 @@ from funrl.transforms.core import stateless
 
 Map = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
 
-# The name that a plain observation gets where an entry is put beside it.
+# The name of a plain observation in the dict that results from adding an entry.
 WHOLE = "observation"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The part of an observation that a transform reads, and where it writes.
+    """Parts of an observation that a transform reads, and the entries that it writes.
 
     Attributes:
-        transform: its name, for messages.
-        in_keys: the entries that it reads; None: the observation is no dict, and all of it is meant.
-        out_keys: the entries that it writes, one for each; None likewise.
-        space: the observation space below.
+        transform: the name of the transform, for messages.
+        in_keys: the entries that it reads; None: the observation is not a dict, and is transformed as a whole.
+        out_keys: the entries that it writes, one for each of ``in_keys``; None for an observation that is not a dict.
+        space: the observation space of the environment below.
     """
 
     transform: str
@@ -42,7 +42,7 @@ class Parts:
         return values[0] if self.in_keys is None else {**observation, **dict(zip(self.out_keys, values, strict=True))}
 
     def spaces(self) -> list[tuple[Any, str]]:
-        """Return the space of each part, and what messages call it."""
+        """Return the space of each part, and its name in messages."""
         if self.in_keys is None:
             return [(self.space, "observation")]
         return [(self.space.spaces[name], f"observation[{name!r}]") for name in self.in_keys]
@@ -52,7 +52,7 @@ class Parts:
         return spaces[0] if self.in_keys is None else Dict({**self.space.spaces, **dict(zip(self.out_keys, spaces, strict=True))})
 
     def label(self, **settings: Any) -> str:
-        """Return how ``repr`` shows the transform."""
+        """Return the text of the transform in a ``repr``."""
         keys = {} if self.in_keys is None else {"in_keys": list(self.in_keys)}
         if self.out_keys != self.in_keys:
             keys["out_keys"] = list(self.out_keys)
@@ -60,17 +60,17 @@ class Parts:
 
 
 def parts(env: Env, transform: str, in_keys: Any, out_keys: Any = None, *, default: str | None = None) -> Parts:
-    """Return the parts of the observations of ``env`` that ``in_keys`` names.
+    """Return the parts of the observations of ``env`` with the names ``in_keys``.
 
     Args:
         env: the environment below.
         transform: the name of the transform.
-        in_keys: names of entries of a dict; None: the observation is no dict.
-        out_keys: names for the results, or None: the results take the places of the entries.
-        default: the entry of a dict that is meant where ``in_keys`` is None.
+        in_keys: names of entries of a dict; None: the observation is not a dict.
+        out_keys: names for the results; None: the results replace the entries.
+        default: the entry of a dict to transform if ``in_keys`` is None.
 
     Raises:
-        TypeError: if keys are no sequence of strings.
+        TypeError: if keys are not a sequence of strings.
         ValueError: if keys do not fit the observation space or each other.
     """
     space = env.observation_space
@@ -78,7 +78,7 @@ def parts(env: Env, transform: str, in_keys: Any, out_keys: Any = None, *, defau
     outs: Any = None if out_keys is None else key_names(transform, "out_keys", out_keys)
     if names is None and isinstance(space, Dict):
         if default not in space.spaces:
-            raise misfit(transform, "observation", "a tensor", space, "name the entries that are meant with in_keys=[...]")
+            raise misfit(transform, "observation", "a tensor", space, "name the entries to transform with in_keys=[...]")
         names = (default,)
     if names is not None and not isinstance(space, Dict):
         raise misfit(transform, "observation", f"a dict with the entries {list(names)}", space, "leave in_keys out")
@@ -96,11 +96,11 @@ def parts(env: Env, transform: str, in_keys: Any, out_keys: Any = None, *, defau
 
 
 def key_names(transform: str, argument: str, value: Any) -> tuple[str, ...]:
-    """Return the names in ``value`` as a tuple, after a check."""
+    """Check names and return them as a tuple."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
         raise TypeError(f"{transform}: {argument}: expected a list of names such as ['pixels'], got {value!r}")
     if not value or len(set(value)) != len(value):
-        raise ValueError(f"{transform}: {argument}: expected at least one name and none twice, got {list(value)}")
+        raise ValueError(f"{transform}: {argument}: expected at least one name, each once, got {list(value)}")
     return tuple(value)
 
 
@@ -110,9 +110,9 @@ def map_parts(env: Env, where: Parts, label: str, fit: Callable[[Any, str], tupl
     Args:
         env: the environment below.
         where: its parts.
-        label: how ``repr`` shows the transform.
-        fit: ``fit(space, place) -> (space, f)``: the space that follows that of a part, and ``f(x, dtype)``, where ``dtype`` is that of
-            the episode's numbers. It raises where the space cannot be worked on.
+        label: the text of the transform in a ``repr``.
+        fit: ``fit(space, place) -> (space, f)``: the new space of a part, and ``f(x, dtype)``, where ``dtype`` is the floating-point
+            dtype of the episode. It raises if the transform does not apply to the space.
     """
     spaces, maps = zip(*[fit(space, place) for space, place in where.spaces()], strict=True)
 
@@ -124,7 +124,7 @@ def map_parts(env: Env, where: Parts, label: str, fit: Callable[[Any, str], tupl
 
 
 def add_entry(env: Env, transform: str, name: Any, space: Any) -> tuple[Callable[[Timestep, torch.Tensor], Timestep], Any]:
-    """Return ``put(timestep, value)``, which adds an entry to the observation, and the observation space with it.
+    """Return ``put(timestep, value)``, which adds an entry to the observation, and the new observation space.
 
     A plain observation becomes the entry ``"observation"`` of a dict.
     """
@@ -143,11 +143,11 @@ def add_entry(env: Env, transform: str, name: Any, space: Any) -> tuple[Callable
 
 
 def signal(env: Env, transform: str, name: Any) -> tuple[Callable[[Timestep], torch.Tensor], Any]:
-    """Return ``read(timestep)``, which finds a tensor in the observation or else in info, and its space, None for info.
+    """Return ``read(timestep)``, which reads a tensor from the observation or otherwise from info, and its space, None for info.
 
     Raises:
-        TypeError: if the name is no string.
-        ValueError: when a timestep is read: if neither has the entry.
+        TypeError: if the name is not a string.
+        ValueError: from ``read``: if neither has the entry.
     """
     if not isinstance(name, str):
         raise TypeError(f"{transform}: in_key: expected a string, got {name!r}")
@@ -168,7 +168,7 @@ def signal(env: Env, transform: str, name: Any) -> tuple[Callable[[Timestep], to
 
 
 def moved(space: Any, f: Callable[[torch.Tensor], torch.Tensor], layout: str | None = None) -> Any:
-    """Return the space of f(x), pictures of that layout, for x in ``space``, where ``f`` only moves, repeats or picks elements."""
+    """Return the space of f(x) for x in ``space``, with the given layout of images; ``f`` only moves, repeats or selects elements."""
     if isinstance(space, Binary):
         return Binary(tuple(f(torch.zeros(space.shape, dtype=torch.bool)).shape), layout)
     box = as_box(space)
@@ -176,7 +176,7 @@ def moved(space: Any, f: Callable[[torch.Tensor], torch.Tensor], layout: str | N
 
 
 def as_box(space: Any) -> Box:
-    """Return the box of a tensor space: integers of a Discrete or MultiDiscrete are int64."""
+    """Return a tensor space as a Box; a Discrete or MultiDiscrete becomes an int64 Box."""
     if isinstance(space, Discrete):
         return Box(space.start, space.start + space.n - 1, (), torch.int64)
     if isinstance(space, MultiDiscrete):
@@ -188,11 +188,11 @@ def as_box(space: Any) -> Box:
 def check_tensor(transform: str, space: Any, place: str) -> None:
     """Raise unless the elements of ``space`` are tensors."""
     if isinstance(space, (Dict, Tuple)):
-        raise misfit(transform, place, "a tensor", space, "leave it out: dicts and tuples inside an observation are not looked into")
+        raise misfit(transform, place, "a tensor", space, "leave it out: entries that are dicts or tuples are not supported")
 
 
 def neutral(space: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """Return the element of ``space`` nearest to 0; floating-point numbers are of ``dtype``."""
+    """Return the element of ``space`` nearest to 0, with ``dtype`` for floating-point numbers."""
     if isinstance(space, Dict):
         return {name: neutral(entry, dtype, device) for name, entry in space.spaces.items()}
     if isinstance(space, Tuple):
@@ -201,12 +201,12 @@ def neutral(space: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def misfit(transform: str, place: str, expected: str, got: Any, remedy: str) -> ValueError:
-    """Return the error for a space that a transform cannot work on."""
+    """Return the error for a space to which a transform does not apply."""
     return ValueError(f"{transform}: {place}: expected {expected}, got {describe(got)}; {remedy}")
 
 
 def describe(space: Any) -> str:
-    """Return a space in a few words."""
+    """Return a short description of a space."""
     if isinstance(space, Dict):
         return f"a dict with the entries {sorted(space.spaces)}"
     if isinstance(space, Tuple):
@@ -217,7 +217,7 @@ def describe(space: Any) -> str:
 
 
 def label(transform: str, **settings: Any) -> str:
-    """Return the call that made a transform, as ``repr`` shows it."""
+    """Return the text of the call that made a transform, for ``repr``."""
     return f"{transform}({', '.join(f'{name}={_show(value)}' for name, value in settings.items() if value is not None)})"
 
 
@@ -237,7 +237,7 @@ def check_count(transform: str, argument: str, value: Any, least: int = 1) -> in
 
 
 def check_number(transform: str, argument: str, value: Any, *, finite: bool = True) -> float:
-    """Return ``value`` as a float if it is a Python number, and finite unless that is not asked for."""
+    """Return ``value`` as a float if it is a Python number and, with ``finite``, finite."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{transform}: {argument}: expected a number, got {value!r}")
     if math.isnan(value) or (finite and math.isinf(value)):

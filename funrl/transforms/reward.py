@@ -1,4 +1,4 @@
-"""Transforms of the reward, and of what an observation tells of it."""
+"""Transforms of the reward, and observations of sums of rewards."""
 
 import math
 
@@ -16,11 +16,11 @@ def reward_scale(scale: float, *, loc: float = 0.0) -> Transform:
     """Scale and shift the reward of each step: reward * scale + loc.
 
     Args:
-        scale: what it is multiplied with, finite.
-        loc: what is added, finite.
+        scale: the factor, finite.
+        loc: the summand, finite.
 
     Raises:
-        TypeError: if an argument is no number.
+        TypeError: if an argument is not a number.
         ValueError: if one is not finite.
 
     Example:
@@ -44,11 +44,11 @@ def reward_clip(low: float = -1.0, high: float = 1.0) -> Transform:
     """Clip the reward of each step to [low, high].
 
     Args:
-        low: the least reward; -inf: no limit.
-        high: the greatest reward, above ``low``; inf: no limit.
+        low: the minimum; -inf: no limit.
+        high: the maximum, above ``low``; inf: no limit.
 
     Raises:
-        TypeError: if an argument is no number.
+        TypeError: if an argument is not a number.
         ValueError: if ``low`` is not below ``high``.
 
     Example:
@@ -69,16 +69,16 @@ def reward_clip(low: float = -1.0, high: float = 1.0) -> Transform:
 
 
 def reward_sum(*, out_key: str = "episode_return") -> Transform:
-    """Show the sum of the rewards since the reset as an entry of the observation.
+    """Add the sum of the rewards since the reset to the observation.
 
-    A plain observation becomes the entry ``"observation"`` of a dict. In a rollout, ``next_observation[out_key]`` where an episode is
-    done is its return. ``own`` of the state: the sum, floating point [].
+    A plain observation becomes the entry ``"observation"`` of a dict. In a rollout, ``next_observation[out_key]`` of the last step of an
+    episode is its return. ``own`` of the state: the sum, floating point [].
 
     Args:
         out_key: the name of the entry.
 
     Raises:
-        TypeError: if ``out_key`` is no string.
+        TypeError: if ``out_key`` is not a string.
         ValueError: when applied: if the observation has such an entry already.
 
     Example:
@@ -108,17 +108,17 @@ def reward_sum(*, out_key: str = "episode_return") -> Transform:
 
 
 def target_return(target: float, *, mode: str = "reduce", out_key: str = "target_return") -> Transform:
-    """Show the return that is still to be reached as an entry of the observation, for policies that are told what to achieve.
+    """Add the return that remains to be reached to the observation, for return-conditioned policies.
 
-    A plain observation becomes the entry ``"observation"`` of a dict. ``own`` of the state: what is shown, floating point [].
+    A plain observation becomes the entry ``"observation"`` of a dict. ``own`` of the state: the added number, floating point [].
 
     Args:
         target: the return of a whole episode, finite.
-        mode: ``"reduce"``: each reward is taken off the target; ``"constant"``: it stays.
+        mode: ``"reduce"``: each reward is subtracted from the target; ``"constant"``: the target does not change.
         out_key: the name of the entry.
 
     Raises:
-        TypeError: if ``target`` is no number or ``out_key`` no string.
+        TypeError: if ``target`` is not a number or ``out_key`` is not a string.
         ValueError: if ``target`` is not finite, or there is no such mode; when applied: if the observation has such an entry already.
 
     Example:

@@ -1,4 +1,4 @@
-"""Observations in units of what was seen so far: the statistics are the learner's, and ride in ``env_params``."""
+"""Normalisation of observations with running statistics, which belong to the learner and are passed in ``env_params``."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from funrl.transforms.parts import misfit, parts
 __all__ = ["VecNormParams", "update_vec_norm", "vec_norm"]
 
 
-# Transforms that change no observation, so that they may stand above vec_norm (some add an entry to a dict).
+# Transforms that do not change existing observations (some add an entry), so that they may follow vec_norm.
 _SHOW_THE_SAME = frozenset(
     "action_discretize action_mask action_scale end_of_life frame_skip init_tracker noop_reset reward_clip reward_scale reward_sum "
     "step_counter sticky_actions target_return time_limit".split()
@@ -28,8 +28,8 @@ class VecNormParams(tree.Replaceable):
 
     Attributes:
         below: the ``env_params`` of the environment below.
-        moments: :class:`funrl.stats.Moments` of the observations: its ``mean`` and ``var`` are like a single observation or, with
-            ``in_keys``, dicts with an entry for each of the ``out_keys``.
+        moments: :class:`funrl.stats.Moments` of the observations: its ``mean`` and ``var`` have the shape of a single observation or, with
+            ``in_keys``, are dicts with an entry for each of the ``out_keys``.
     """
 
     below: Any
@@ -37,25 +37,25 @@ class VecNormParams(tree.Replaceable):
 
 
 def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
-    r"""Give observations the mean 0 and the variance 1 that they had so far.
+    r"""Normalise observations to mean 0 and variance 1 over all observations so far.
 
     .. math:: \frac{x - \bar x}{\sqrt{\sigma^2 + 10^{-8}}}
 
-    The moments outlive every episode, so they are no state of the environment: they are learnt, and ride in ``env_params`` as
-    :class:`VecNormParams`. The environment only reads them; the learner brings them up to date with :func:`update_vec_norm`, once
-    after each rollout. So they can be vmapped over agents, saved with the rest of a learner, and held still in an evaluation.
+    The moments are not reset at the end of an episode, so they are not part of the environment's state: they are learned, and passed in
+    ``env_params`` as :class:`VecNormParams`. The environment only reads them; the learner updates them with :func:`update_vec_norm`, once
+    after each rollout. So they can be vmapped over agents, saved with the learner, and held fixed in an evaluation.
 
-    Learners (:mod:`funrl.algos`) update the moments with each rollout, and a replay buffer keeps observations as they were shown; let
-    :func:`vec_norm` be the last transform of observations.
+    The learners of :mod:`funrl.algos` update the moments with each rollout. A replay buffer stores the normalised observations. Apply
+    :func:`vec_norm` as the last transform of observations.
 
-    Nothing is cut off, or the true observation could not be had back; let the policy clamp what it gets, to ±10 say.
+    The result is not clipped, so that the original observation can be recovered; clip in the policy, for example to ±10.
 
     Args:
-        in_keys: the entries of a dict observation that are meant; None: the observation is no dict.
-        out_keys: entries for the results, beside the old ones; None: the results take their places.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
 
     Raises:
-        TypeError: if keys are no list of strings; when it steps: if ``env_params`` are not :class:`VecNormParams`.
+        TypeError: if keys are not a list of strings; from ``step``: if ``env_params`` are not :class:`VecNormParams`.
         ValueError: when applied: if an entry is missing or is not floating point.
 
     Example:
@@ -133,13 +133,13 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
 
 
 def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env) -> VecNormParams:
-    """Return the ``env_params`` with the observations of a rollout added to the moments.
+    """Update the moments in ``env_params`` with the observations of a rollout.
 
     Args:
-        env_params: those that the rollout had.
-        observation: the ``next_observation`` of its transitions, as :func:`vec_norm` showed it, each leaf [N..., *shape]. (The first
-            of its ``observation`` were made with the moments before, so they are not to be used.)
-        env: the environment of the rollout: what other transforms above :func:`vec_norm` show is not what it showed.
+        env_params: the ``env_params`` of the rollout.
+        observation: the ``next_observation`` of its transitions, normalised by :func:`vec_norm`, each leaf [N..., *shape]. (Do not use
+            its ``observation``: the first ones were normalised with the earlier moments.)
+        env: the environment of the rollout, to check that no transform after :func:`vec_norm` has changed the observations.
 
     Raises:
         TypeError: if ``env_params`` are not :class:`VecNormParams`.
@@ -161,7 +161,7 @@ def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env) ->
 
 
 def check_vec_norm(env: Env) -> None:
-    """Raise a ValueError unless the observations of an environment are those that its :func:`vec_norm` shows.
+    """Raise a ValueError unless the observations of an environment are those of its :func:`vec_norm`.
 
     Example:
         >>> import funrl
@@ -177,7 +177,7 @@ def check_vec_norm(env: Env) -> None:
             raise ValueError(f"vec_norm: expected it among the transforms of {env.name}, got {env!r}")
         if name not in _SHOW_THE_SAME:
             raise ValueError(
-                f"vec_norm: expected no transform of observations above it, or its moments would be of others, got {name}; "
+                f"vec_norm: expected no transform of observations after it, which its moments would not describe, got {name}; "
                 "apply vec_norm after it"
             )
         part = part.below

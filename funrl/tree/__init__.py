@@ -1,13 +1,13 @@
 """Trees of tensors: frozen dataclasses that are pytrees, and functions over every leaf.
 
 A *tree* is a tensor, or a dict, list, tuple, NamedTuple or :func:`dataclass` of trees. Every function
-here is pure: it returns a new tree and leaves its arguments as they were. Other containers, such as a deque,
-an OrderedDict or what ``torch.max(x, 0)`` returns, are no trees but a TypeError: the registries of optree and
-torch disagree on them. An object of any other class is a leaf.
+here is pure: it returns a new tree and does not modify its arguments. Other containers, such as a deque,
+an OrderedDict or the result of ``torch.max(x, 0)``, are not trees and raise a TypeError, because the registries of
+optree and torch disagree on them. An object of any other class is a leaf.
 
 A *batched* tree is one whose leaves share their leading dimensions, as those of ``Transition [T, B, ...]`` do; parts of it may share
 more. The functions of shape (:func:`index`, :func:`stack`, :func:`reshape`, ...) work on these *batch dimensions*, which are counted
-from the front, and name the leaf that does not have them.
+from the front; their errors name the leaf that does not have them.
 """
 
 from funrl.tree._shapes import batch_shape, expand, flatten_batch, permute, reshape, squeeze, unsqueeze

@@ -20,7 +20,7 @@ def stack(trees: Any, dim: int = 0) -> Any:
 
     Raises:
         TypeError: if ``trees`` is a dict, which is a single tree.
-        ValueError: if there is no tree, or if structures or shapes differ (the leaf is named).
+        ValueError: if there is no tree, or if structures or shapes differ (the message names the leaf).
 
     Example:
         >>> import torch
@@ -45,7 +45,7 @@ def cat(trees: Any, dim: int = 0) -> Any:
         dim: the batch dimension, 0 or more.
 
     Raises:
-        ValueError: if there is no tree, or if structures or other sizes differ (the leaf is named).
+        ValueError: if there is no tree, or if structures or other sizes differ (the message names the leaf).
 
     Example:
         >>> import torch
@@ -119,7 +119,7 @@ def unbind(tree: Any, dim: int = 0) -> tuple[Any, ...]:
 
 
 def _consumed(i: Any) -> int:
-    """How many leading dimensions an index looks at."""
+    """Return the number of leading dimensions that an index uses."""
     parts = i if isinstance(i, tuple) else (i,)
     if any(part is Ellipsis for part in parts):
         return 0
@@ -130,12 +130,12 @@ def index(tree: Any, i: Any) -> Any:
     """Return ``leaf[i]`` for every leaf.
 
     Args:
-        tree: leaves that share the dimensions which ``i`` looks at.
+        tree: leaves that share the dimensions that ``i`` indexes.
         i: an integer, slice, tensor of integers or mask, or a tuple of such, as for a tensor.
 
     Raises:
         TypeError: if ``i`` is a string; :func:`get` takes those.
-        ValueError: if leaves do not share those dimensions (the leaf is named).
+        ValueError: if leaves do not share those dimensions (the message names the leaf).
 
     Example:
         >>> import torch
@@ -153,13 +153,14 @@ def set(tree: Any, i: Any, values: Any) -> Any:
     """Return a copy of ``tree`` with ``leaf[i] = value`` for each leaf of ``values`` (functional assignment).
 
     Args:
-        tree: leaves that share the dimensions which ``i`` looks at.
+        tree: leaves that share the dimensions that ``i`` indexes.
         i: as for :func:`index`.
         values: a tree of the same structure, whose leaves have the shapes of ``index(tree, i)``; nothing is broadcast. They are
             cast to the dtypes of ``tree``.
 
     Raises:
-        ValueError: if structures differ, or leaves do not share those dimensions, or a value has another shape (the leaf is named).
+        ValueError: if structures differ, or leaves do not share those dimensions, or a value has another shape (the message names the
+            leaf).
 
     Example:
         >>> import torch
@@ -175,7 +176,7 @@ def set(tree: Any, i: Any, values: Any) -> Any:
     def put(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         if all(isinstance(part, torch.Tensor) for part in parts):
             return torch.index_put(x, parts, value.to(x.dtype))
-        # Under vmap what is written into has to be mapped over where an index or a value is.
+        # Under vmap the destination has to be mapped if an index or a value is.
         given = [value, *(part for part in parts if isinstance(part, torch.Tensor))]
         never = torch.stack([torch.zeros_like(part, dtype=torch.bool).any() for part in given]).any()
         x = torch.where(never, x, x)
@@ -186,7 +187,7 @@ def set(tree: Any, i: Any, values: Any) -> Any:
 
 
 def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
-    """Take items along a batch dimension, other ones at each place of the batch dimensions before it.
+    """Gather items along a batch dimension, with separate indices for each position of the batch dimensions before it.
 
     Args:
         tree: leaves [B1, ..., Bd, N, ...] with d = ``dim``.
@@ -198,7 +199,7 @@ def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
 
     Raises:
         TypeError: if ``indices`` are not int64.
-        ValueError: if leaves do not share the dimensions (the leaf is named), or those of ``indices`` are others.
+        ValueError: if leaves do not share the dimensions (the message names the leaf), or those of ``indices`` differ.
 
     Example:
         >>> import torch
@@ -221,10 +222,10 @@ def gather(tree: Any, indices: torch.Tensor, dim: int = 0) -> Any:
 
 
 def where(condition: torch.Tensor, yes: Any, no: Any) -> Any:
-    """Choose leaf by leaf: ``yes`` where ``condition`` holds, else ``no``.
+    """Select in each leaf: ``yes`` where ``condition`` is True, else ``no``.
 
-    ``condition`` has the leading dimensions that the leaves share; it is padded on the right, so that a
-    condition [B] chooses whole rows of leaves [B, ...].
+    ``condition`` has the leading dimensions that the leaves share; dimensions are added on its right, so that a
+    condition [B] selects whole rows of leaves [B, ...].
 
     Raises:
         ValueError: if structures or shapes differ, or a leaf's leading dimensions are not those of ``condition``.

@@ -1,4 +1,4 @@
-"""What nodes of a tree may be: the errors for classes and containers that are none."""
+"""Errors for classes and containers that cannot be nodes of a tree."""
 
 import dataclasses
 import inspect
@@ -23,8 +23,7 @@ def check_class(cls: type) -> None:
         )
     if "__init__" in vars(cls):
         raise TypeError(
-            f"{cls.__name__} has an __init__ of its own, but its copies are made from its fields: "
-            f"move it to a function that builds {cls.__name__}"
+            f"{cls.__name__} defines __init__, but its copies are made from its fields: move it to a function that builds {cls.__name__}"
         )
     for name in inspect.get_annotations(cls):
         field = vars(cls).get(name)
@@ -36,20 +35,20 @@ def check_class(cls: type) -> None:
 
 
 def check_decorated(kind: type, base: type) -> None:
-    """Raise a TypeError for a class that inherits from the dataclass ``base`` and is none itself: its own fields would be lost.
+    """Raise a TypeError for a class that inherits from the dataclass ``base`` without the decorator, as its new fields would be lost.
 
     Example:
         >>> check_decorated(int, int)
     """
     if base is not kind:
         raise TypeError(
-            f"tree: {kind.__name__} inherits from {base.__name__}, which is a tree.dataclass, but is none itself, so that its fields "
+            f"tree: {kind.__name__} inherits from {base.__name__}, which is a tree.dataclass, but is not one itself, so that its fields "
             f"and its type would be lost; put @tree.dataclass above class {kind.__name__}"
         )
 
 
 def check_leaf(node: Any) -> None:
-    """Raise a TypeError for a container that is no tree.
+    """Raise a TypeError for a container that is not a tree.
 
     Example:
         >>> check_leaf(3)
@@ -58,4 +57,4 @@ def check_leaf(node: Any) -> None:
         kind = type(node)
         name = kind.__name__ if kind.__module__ in ("builtins", "collections") else f"{kind.__module__}.{kind.__name__}"
         article = "an" if name[0] in "AEIOUaeiou" else "a"
-        raise TypeError(f"tree: {article} {name} is no tree; use dict, list, tuple, NamedTuple or a funrl.tree.dataclass")
+        raise TypeError(f"tree: {article} {name} is not a tree; use dict, list, tuple, NamedTuple or a funrl.tree.dataclass")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is read from those that anyone may have written."""
+"""Atomic writes of files, and reading of files that are not trusted."""
 
 import contextlib
 import json
@@ -12,10 +12,10 @@ __all__ = ["check_path", "naming", "read_json", "say", "write_atomic"]
 
 
 def read_json(text: bytes) -> Any:
-    """Return what JSON says.
+    """Parse JSON that is not trusted.
 
     Raises:
-        ValueError: if it is no JSON, no UTF-8, nested too deep, or has a number with thousands of digits.
+        ValueError: if it is not JSON or not UTF-8, is nested too deep, or has a number with thousands of digits.
 
     Example:
         >>> read_json(b'[1, {"a": null}]')
@@ -28,7 +28,7 @@ def read_json(text: bytes) -> Any:
 
 
 def say(text: str, file: Any = None) -> None:
-    r"""Print a line at once, with escapes for what the file cannot encode, as a terminal in the C locale cannot "é".
+    r"""Print and flush a line, with escapes for characters that the file cannot encode, such as "é" in a terminal with the C locale.
 
     Args:
         text: the line.
@@ -47,7 +47,7 @@ def say(text: str, file: Any = None) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Let an OSError inside name the file, as that of a full disk does not.
+    """Add the name of the file to an OSError inside, as the error of a full disk lacks it.
 
     Example:
         >>> with naming("some/file"):
@@ -65,11 +65,11 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Make the file ``path`` of what ``write(file)`` writes, or leave everything as it was.
+    """Write the file ``path`` atomically with ``write(file)``: on an error an old file remains.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        write: writes to a binary file.
+        path: the file; its folder is created if missing.
+        write: a function that writes to a binary file.
 
     Raises:
         OSError: if the file cannot be written.
@@ -83,7 +83,7 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name, not a random one: what a killed process left there is written over by the next.
+    # A constant name, so that the next process overwrites the file that a killed one has left.
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with naming(path):
@@ -98,22 +98,22 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the new name itself has to reach the disk
+            os.fsync(folder)  # writes the new name to the disk, too
         finally:
             os.close(folder)
 
 
 def check_path(what: str, path: Any) -> None:
-    """Raise a TypeError unless ``path`` is a path: what is saved comes before it, and the two are easily swapped.
+    """Raise a TypeError unless ``path`` is a path, as the two arguments of a save function are easily swapped.
 
     Example:
         >>> check_path("tree.save", {"a": 1})
         Traceback (most recent call last):
         ...
-        TypeError: tree.save: path: expected a str or os.PathLike, got dict; give what to save first, and then where: tree.save(value, path)
+        TypeError: tree.save: path: expected a str or os.PathLike, got dict; give the value to save first, and then the path: tree.save(value, path)
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
-            f"{what}: path: expected a str or os.PathLike, got {type(path).__name__}; give what to save first, and then where: "
+            f"{what}: path: expected a str or os.PathLike, got {type(path).__name__}; give the value to save first, and then the path: "
             f"{what}(value, path)"
         )

@@ -1,7 +1,7 @@
-"""Parts of a tree by name.
+"""Access to parts of a tree by paths.
 
-A *path* is a key or a tuple of keys from the root on: those of dicts, the names of fields, the places in lists and tuples. So
-``("outer", "first", 0)`` is what Python writes as ``tree["outer"].first[0]``.
+A *path* is a key or a tuple of keys from the root on: keys of dicts, names of fields, indices of lists and tuples. For example,
+``("outer", "first", 0)`` is the path of ``tree["outer"].first[0]``.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ def get(tree: Any, path: Any) -> Any:
         path: a key, or a tuple of keys from the root on.
 
     Raises:
-        ValueError: if there is no such part; it says what there is.
+        ValueError: if there is no such part; the message lists the existing keys.
 
     Example:
         >>> get({"a": {"b": [1, 2]}}, ("a", "b", 1))
@@ -69,7 +69,7 @@ def get(tree: Any, path: Any) -> Any:
 
 
 def update(tree: Any, path: Any, value: Any) -> Any:
-    """Return a tree whose part at a path is ``value``; dicts may gain a key so.
+    """Return a tree whose part at a path is ``value``; a new key may be added to a dict.
 
     Args:
         tree: any tree.
@@ -77,7 +77,7 @@ def update(tree: Any, path: Any, value: Any) -> Any:
         value: the new part, any tree.
 
     Raises:
-        ValueError: if there is no such part, and the node that should hold it is no dict.
+        ValueError: if there is no such part, and the parent node is not a dict.
 
     Example:
         >>> update({"a": {"b": 1}}, ("a", "c"), 2)
@@ -107,7 +107,7 @@ def select(tree: Any, *paths: Any) -> dict[Any, Any]:
     """Return only the parts at the given paths, in nested dicts.
 
     Args:
-        tree: any tree; a NamedTuple, dataclass or list becomes a dict here, as it would lack parts.
+        tree: any tree; NamedTuples, dataclasses and lists become dicts, as they would lack parts.
         *paths: each a key, or a tuple of keys from the root on.
 
     Raises:
@@ -124,7 +124,7 @@ def select(tree: Any, *paths: Any) -> dict[Any, Any]:
 
 
 def _insert(result: dict[Any, Any], keys: tuple[Any, ...], value: Any, what: str) -> None:
-    """Put ``value`` into nested dicts; a key is either a place for more or for a value."""
+    """Insert ``value`` into nested dicts; a key leads either to another dict or to a value."""
     node: Any = result
     for depth, key in enumerate(keys[:-1]):
         node = node.setdefault(key, _Nested())
@@ -166,14 +166,14 @@ def exclude(tree: Any, *paths: Any) -> Any:
 
 
 def rename(tree: Any, names: dict[Any, Any]) -> Any:
-    """Return a tree in which parts have other keys, at their places.
+    """Return a tree with renamed keys, in the old order.
 
     Args:
         tree: any tree; a NamedTuple, dataclass or list one of whose parts is renamed becomes a dict.
-        names: from a path (a key, or a tuple of keys from the root on) to the new last key. Paths are those of ``tree``.
+        names: a dict from a path in ``tree`` (a key, or a tuple of keys from the root on) to the new last key.
 
     Raises:
-        ValueError: if there is no such part, or two parts of a node would have one key.
+        ValueError: if there is no such part, or two parts of a node would have the same key.
 
     Example:
         >>> rename({"a": {"b": 1, "c": 2}}, {("a", "b"): "x", "a": "y"})
@@ -184,7 +184,7 @@ def rename(tree: Any, names: dict[Any, Any]) -> Any:
         keys = _path(path)
         get(tree, keys)
         by_parent.setdefault(keys[:-1], {})[keys[-1]] = new
-    for parent in sorted(by_parent, key=len, reverse=True):  # the deepest first, so that paths stay those of the argument
+    for parent in sorted(by_parent, key=len, reverse=True):  # the deepest first, so that the paths of the argument remain valid
         entries = _entries(get(tree, parent))
         renamed = {by_parent[parent].get(key, key): child for key, child in entries.items()}
         if len(renamed) < len(entries):
@@ -194,16 +194,16 @@ def rename(tree: Any, names: dict[Any, Any]) -> Any:
 
 
 def flatten_keys(tree: Any, separator: str = ".") -> dict[str, Any]:
-    """Return the leaves in one dict, by the keys of their paths joined with a separator; they come in the order of :func:`leaves`.
+    """Return a dict of the leaves, in the order of :func:`leaves`, whose names are the keys of their paths joined with a separator.
 
-    A separator or backslash that is a part of a key has a backslash before it, so that different paths have different names.
+    A separator or backslash within a key is preceded by a backslash, so that different paths have different names.
 
     Args:
         tree: any tree but a single leaf.
-        separator: what stands between keys; not empty, and without a backslash.
+        separator: the text between keys; not empty, and without a backslash.
 
     Raises:
-        ValueError: if two leaves would have one name (keys that are written alike, such as 1 and "1"), the tree is a leaf, or the
+        ValueError: if two leaves would have the same name (because of keys such as 1 and "1"), the tree is a leaf, or the
             separator is empty or has a backslash.
 
     Example:
@@ -212,7 +212,7 @@ def flatten_keys(tree: Any, separator: str = ".") -> dict[str, Any]:
         >>> list(flatten_keys({"layer.0": {"weight": 1}}))
         ['layer\\\\.0.weight']
     """
-    leaves(tree)  # refuses what is no tree
+    leaves(tree)  # raises if it is not a tree
     _check_separator("tree.flatten_keys", separator)
     if _entries(tree) is None and tree is not None:
         raise ValueError(f"tree.flatten_keys: the tree is {describe_leaf(tree)}, which has no key")
@@ -238,14 +238,14 @@ def _flatten_keys(result: dict[str, Any], node: Any, keys: list[str], separator:
 def unflatten_keys(flat: dict[str, Any], separator: str = ".") -> dict[str, Any]:
     """Return nested dicts from one whose keys are joined with a separator.
 
-    It is the inverse of :func:`flatten_keys` for nested dicts whose keys are text and none of which is empty.
+    It is the inverse of :func:`flatten_keys` for nested, non-empty dicts whose keys are strings.
 
     Args:
-        flat: a dict with text as keys; a separator or backslash after a backslash is a part of a key.
-        separator: what stands between keys; not empty, and without a backslash.
+        flat: a dict with strings as keys; a separator or backslash after a backslash is part of a key.
+        separator: the text between keys; not empty, and without a backslash.
 
     Raises:
-        ValueError: if a key leads through another one's value, or the separator is empty or has a backslash.
+        ValueError: if one key is the beginning of the path of another, or the separator is empty or has a backslash.
 
     Example:
         >>> unflatten_keys({"a.b": 1, "a.c": 2, "d": 3})
@@ -264,7 +264,7 @@ def _check_separator(what: str, separator: Any) -> None:
 
 
 def _split(name: str, separator: str) -> list[str]:
-    """Return the keys of a name; what follows a backslash, a separator or a backslash, is a part of a key."""
+    """Return the keys of a name; a separator or backslash after a backslash is part of a key."""
     if "\\" not in name:
         return name.split(separator)
     keys, key, i = [], "", 0

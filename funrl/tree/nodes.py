@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class _Statics(tuple[Any, ...]):
-    """Static values as a part of the structure: 1, 1.0 and True are equal, and make other programs; so do 0.0 and -0.0."""
+    """Static values in the structure, compared with their types and signs: 1, 1.0 and True are equal in Python, but give other programs."""
 
     __slots__ = ()
 
@@ -63,7 +63,7 @@ def static(**options: Any) -> Any:
 
 
 class Replaceable:
-    """The method ``replace`` of every :func:`dataclass`, where type checkers see it: what a decorator adds they cannot see.
+    """Base class that declares ``replace`` of a :func:`dataclass` for type checkers, which cannot see methods added by a decorator.
 
     Inheriting from it changes nothing else.
 
@@ -87,16 +87,16 @@ class Replaceable:
 def dataclass(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that optree and torch treat as a pytree.
 
-    It gains a method ``replace(**changes)`` that returns a changed copy. Fields made by :func:`static`
-    ride in the structure; all others are subtrees. There is no ``__eq__``: tensors have no single truth value. A long ``repr`` is
-    shortened to a line for each field.
+    It gets a method ``replace(**changes)`` that returns a changed copy. Fields made by :func:`static`
+    are part of the structure; all others are subtrees. There is no ``__eq__``, as tensors have no single truth value. A long ``repr``
+    is shortened to a line for each field.
 
     Args:
         cls: a class with annotated fields and no ``__post_init__`` (transforms rebuild it on objects that
             are not tensors). A class that inherits from one needs the decorator too.
 
     Raises:
-        TypeError: if ``cls`` has a ``__post_init__`` or an ``__init__`` of its own, or a field with ``init=False``.
+        TypeError: if ``cls`` defines ``__post_init__`` or ``__init__``, or has a field with ``init=False``.
 
     Example:
         >>> import torch

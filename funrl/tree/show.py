@@ -1,4 +1,4 @@
-"""Dataclasses as text that fits on a page: states have thousands of numbers, and dozens of fields in fields."""
+"""Short ``repr`` of dataclasses, as states have thousands of numbers and dozens of nested fields."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,10 +14,10 @@ _WIDTH = 100  # of what stands beside a name
 
 
 def shown_short(cls: type, leaves: Callable[[Any], list[Any]]) -> Any:
-    """Return ``cls`` as a frozen dataclass whose ``repr``, where it would be long, has a line for each field.
+    """Return ``cls`` as a frozen dataclass whose ``repr``, if it would be long, has a line for each field.
 
     Args:
-        cls: a class with annotated fields; a ``__repr__`` of its own stays.
+        cls: a class with annotated fields; a ``__repr__`` that it defines is not replaced.
         leaves: :func:`funrl.tree.leaves`.
 
     Example:

@@ -1,9 +1,9 @@
-"""Trees in files, in mapped files, and in memory that other processes or devices reach.
+"""Trees in files, in memory-mapped files, and in memory that other processes or devices can access.
 
-In files, leaves are known by the keys of their paths joined with dots, such as ``layers.0.weight``; where a key has a dot itself, the file
-says so too (:func:`~funrl.tree.flatten_keys`).
+In files, the name of a leaf is the keys of its path joined with dots, such as ``layers.0.weight``. The metadata of the file records keys
+that contain a dot (:func:`~funrl.tree.flatten_keys`).
 
-Files are read as if an enemy had written them: what is wrong in one is an error that names it.
+Files are not trusted: any fault in one is an error that names the file.
 """
 
 import json
@@ -27,21 +27,21 @@ __all__ = ["load", "load_memmap", "memmap", "memmap_like", "pin_memory", "save",
 
 _ALONE = "(the whole tree)"
 _INDEX = "index.json"
-_NAMES = "funrl.names"  # of the file's metadata: the names of leaves that differ from those of flatten_keys
-_RESERVED = "__metadata__"  # by safetensors
+_NAMES = "funrl.names"  # metadata key of the names of leaves that differ from those of flatten_keys
+_RESERVED = "__metadata__"  # reserved by safetensors
 
 
 def save(tree: Any, path: str | os.PathLike) -> None:
-    """Write a tree of tensors to one file in the safetensors format, all of it or nothing. Nothing in it is ever executed.
+    """Write a tree of tensors to one file in the safetensors format, atomically. Nothing in such a file is ever executed.
 
     Args:
-        tree: tensors of any shape, dtype and device. Static fields and the types of nodes are not kept.
-        path: the file; its folder is made where it is missing.
+        tree: tensors of any shape, dtype and device. Static fields and the types of nodes are not saved.
+        path: the file; its folder is created if missing.
 
     Raises:
-        TypeError: if a leaf is not a tensor, or ``path`` no path.
-        ValueError: if two leaves would have one name.
-        OSError: if the file cannot be written; what was there before stays.
+        TypeError: if a leaf is not a tensor, or ``path`` is not a path.
+        ValueError: if two leaves would have the same name.
+        OSError: if the file cannot be written; an old file remains.
 
     Example:
         >>> import tempfile, torch
@@ -77,12 +77,12 @@ def load(path: str | os.PathLike, like: Any = None) -> Any:
 
     Args:
         path: the file.
-        like: a tree with the structure, shapes and dtypes that the file has to have; its numbers are not used. None: whatever is
-            there, in nested dicts.
+        like: a tree with the structure, shapes and dtypes that the file has to have; its values are not used. None: return the
+            contents of the file in nested dicts.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is damaged or no safetensors file, or holds a tree unlike ``like`` (the leaf is named).
+        ValueError: if it is damaged or not a safetensors file, or its tree differs from ``like`` (the message names the leaf).
 
     Example:
         >>> import tempfile, torch
@@ -91,7 +91,7 @@ def load(path: str | os.PathLike, like: Any = None) -> Any:
         ...     load(f"{folder}/file", like=[torch.zeros(1), {"b": torch.zeros(2)}])
         [tensor([1.]), {'b': tensor([0., 0.])}]
     """
-    with open(path, "rb"):  # an error of its own, that names the file, where there is none
+    with open(path, "rb"):  # raises an error that names a missing file
         pass
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -105,7 +105,7 @@ def load(path: str | os.PathLike, like: Any = None) -> Any:
 
 
 class _Damaged(Exception):
-    """What is wrong with a file."""
+    """Error: a file is damaged."""
 
 
 def _named(tree: Any, what: str) -> dict[str, torch.Tensor]:
@@ -119,17 +119,17 @@ def _named(tree: Any, what: str) -> dict[str, torch.Tensor]:
 
 
 def _short(name: str) -> str:
-    """Return a name of flatten_keys without backslashes, as other libraries write it."""
+    """Return a name of flatten_keys without backslashes, as in files of other libraries."""
     return ".".join(_split(name, "."))
 
 
 def _plain(short: str) -> str:
-    """Return the name of flatten_keys for one in whose keys there are no dots."""
+    """Return the name of flatten_keys for a name whose keys contain no dots."""
     return short.replace("\\", "\\\\")
 
 
 def _file_names(names: list[str]) -> dict[str, str]:
-    """Return the names of flatten_keys by those that they have in the file."""
+    """Return a dict from names in the file to names of flatten_keys."""
     result: dict[str, str] = {}
     for name in names:
         short = _short(name)
@@ -140,7 +140,7 @@ def _file_names(names: list[str]) -> dict[str, str]:
 
 
 def _names_in(metadata: dict[str, str]) -> dict[str, str]:
-    """Return what _file_names said of those names that differ."""
+    """Return the names that differ, as _file_names recorded them."""
     try:
         names = read_json(metadata.get(_NAMES, "{}").encode())
     except ValueError as error:
@@ -151,7 +151,7 @@ def _names_in(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _structured(named: dict[str, torch.Tensor], like: Any, path: Any) -> Any:
-    """Return what was read as a tree like ``like``, or in nested dicts."""
+    """Return the read leaves as a tree like ``like``, or in nested dicts."""
     if like is None:
         if list(named) == [_ALONE]:
             return named[_ALONE]
@@ -167,18 +167,18 @@ def _structured(named: dict[str, torch.Tensor], like: Any, path: Any) -> Any:
 
 
 def memmap(tree: Any, folder: str | os.PathLike) -> Any:
-    """Write a tree of tensors to files, and return the tree whose tensors are those files.
+    """Write a tree of tensors to files, and return a tree of tensors that are memory-mapped to these files.
 
-    The tensors take no memory of the process until they are read, and then the system may take it back. Whatever is written into them is
-    written to the files, and seen by every process that has mapped them.
+    The tensors need no memory until they are read, and the system may free that memory again. A write to a tensor changes the file, and
+    every process that has mapped the file sees it.
 
     Args:
         tree: tensors of any shape and dtype.
-        folder: is made; it must not hold a tree yet.
+        folder: it is created, and must not contain a tree yet.
 
     Raises:
         TypeError: if a leaf is not a tensor.
-        ValueError: if there is a tree in the folder, or two leaves would have one name.
+        ValueError: if there is a tree in the folder, or two leaves would have the same name.
         OSError: if the files cannot be written.
 
     Example:
@@ -193,11 +193,11 @@ def memmap(tree: Any, folder: str | os.PathLike) -> Any:
 
 
 def memmap_like(tree: Any, folder: str | os.PathLike) -> Any:
-    """Return zeros of the shapes and dtypes of ``tree`` that are files. They take room on the disk only where something is written.
+    """Return zeros with the shapes and dtypes of ``tree``, memory-mapped to new files. They need disk space only where data is written.
 
     Args:
-        tree: tensors, of which only shape and dtype matter; those on the device ``meta`` have no more.
-        folder: is made; it must not hold a tree yet.
+        tree: tensors, of which only shape and dtype matter, such as tensors on the device ``meta``.
+        folder: it is created, and must not contain a tree yet.
 
     Raises:
         TypeError, ValueError, OSError: as for :func:`memmap`.
@@ -224,21 +224,21 @@ def _map_new(tree: Any, folder: Any, what: str, write: Callable[[BinaryIO, torch
         with naming(folder / file_name), open(folder / file_name, "wb") as file:
             write(file, x.detach())
         rows.append({"name": name, "dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape), "file": file_name})
-    # Last, so that a folder is whole or none.
+    # Last, so that an incomplete folder has no index.
     write_atomic(folder / _INDEX, lambda file: file.write(json.dumps(rows, indent=1).encode()))
     return load_memmap(folder, tree)
 
 
 def load_memmap(folder: str | os.PathLike, like: Any = None) -> Any:
-    """Return the tree that :func:`memmap` wrote to a folder, as tensors that are its files.
+    """Return the tree that :func:`memmap` wrote to a folder, as tensors that are memory-mapped to its files.
 
     Args:
         folder: the folder.
-        like: a tree with the structure, shapes and dtypes that the files have to have. None: whatever is there, in nested dicts.
+        like: a tree with the structure, shapes and dtypes that the files have to have. None: return nested dicts.
 
     Raises:
-        ValueError: if the folder holds no whole tree, its index is damaged or names a file elsewhere (or a link), a file is truncated, or
-            the tree is unlike ``like`` (the leaf is named).
+        ValueError: if the folder does not contain a complete tree, its index is damaged or names a link or a file outside the folder, a
+            file is truncated, or the tree differs from ``like`` (the message names the leaf).
 
     Example:
         >>> import tempfile, torch
@@ -258,7 +258,7 @@ def load_memmap(folder: str | os.PathLike, like: Any = None) -> Any:
 
 
 def _map_files(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors that the index of a folder names; it may be anything."""
+    """Return the tensors that the index of a folder names. The index is not trusted."""
     try:
         rows = read_json((folder / _INDEX).read_bytes())
     except ValueError as error:
@@ -309,7 +309,7 @@ def _bytes(x: torch.Tensor) -> torch.Tensor:
 
 
 def share_memory(tree: Any) -> Any:
-    """Copy every leaf to memory that other processes share when the tree is sent to them; leaves that are there already stay.
+    """Copy every leaf to shared memory, which other processes access when the tree is sent to them. Leaves in shared memory are not copied.
 
     Example:
         >>> import torch
@@ -320,9 +320,9 @@ def share_memory(tree: Any) -> Any:
 
 
 def pin_memory(tree: Any) -> Any:
-    """Copy every leaf on the CPU to page-locked memory, from which a copy to an accelerator can run beside other work.
+    """Copy every leaf on the CPU to page-locked memory, from which an asynchronous copy to an accelerator is possible.
 
-    Without an accelerator there is nothing to copy to, and the tree stays as it is.
+    Without an accelerator the tree is returned unchanged.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What holds for all leaves at once: casting, copying, comparing, measuring and showing them."""
+"""Functions of all leaves at once: cast, copy, compare, measure and show."""
 
 import math
 from collections.abc import Callable
@@ -27,15 +27,15 @@ def to(tree: Any, target: torch.device | torch.dtype | str) -> Any:
 
 
 def ravel(tree: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """Join all leaves into one vector, and return it with the function that takes it apart again.
+    """Join all leaves into one vector, and return it with the inverse function.
 
-    One long vector makes an optimiser step one kernel instead of one for each leaf.
+    With one long vector an optimiser step is one kernel instead of one for each leaf.
 
     Args:
         tree: leaves of one dtype, N numbers in all.
 
     Returns:
-        A vector [N], and ``unravel(vector) -> tree``, which gives views.
+        A vector [N], and ``unravel(vector) -> tree``, which returns views.
 
     Raises:
         ValueError: if there is no leaf, or if the leaves' dtypes differ.
@@ -65,7 +65,7 @@ def ravel(tree: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
 
 
 def clone(tree: Any) -> Any:
-    """Copy every leaf into memory of its own.
+    """Copy every leaf.
 
     Example:
         >>> import torch
@@ -78,7 +78,7 @@ def clone(tree: Any) -> Any:
 
 
 def contiguous(tree: Any) -> Any:
-    """Lay out every leaf in memory in the order of its indices; leaves that are so already are not copied.
+    """Make every leaf contiguous in memory; contiguous leaves are not copied.
 
     Example:
         >>> import torch
@@ -100,7 +100,7 @@ def zeros_like(tree: Any) -> Any:
 
 
 def equal(tree: Any, other: Any) -> bool:
-    """Whether two trees have one structure, and leaves of equal shapes, dtypes and numbers. It looks at numbers: not for compiled programs.
+    """Return whether two trees have equal structures, shapes, dtypes and values. It depends on values: not for compiled programs.
 
     Example:
         >>> import torch
@@ -111,7 +111,7 @@ def equal(tree: Any, other: Any) -> bool:
 
 
 def allclose(tree: Any, other: Any, *, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-    """Whether two trees are :func:`equal` up to ``atol + rtol * |other|`` in floating-point leaves; NaN differs from everything.
+    """Return whether two trees are :func:`equal` up to ``atol + rtol * |other|`` in floating-point leaves; NaN equals nothing.
 
     Example:
         >>> import torch
@@ -135,7 +135,7 @@ def _alike(tree: Any, other: Any, same: Callable[[torch.Tensor, torch.Tensor], b
 
 
 def global_norm(tree: Any) -> torch.Tensor:
-    """Return the Euclidean norm [] of all leaves as one vector; its gradient at 0 is 0. That of leaves in half precision is in float32.
+    """Return the Euclidean norm [] of all leaves as one vector, in float32 for leaves in half precision. Its gradient at 0 is 0.
 
     Raises:
         ValueError: if there is no leaf.
@@ -148,13 +148,13 @@ def global_norm(tree: Any) -> torch.Tensor:
     values = leaves(tree)
     if not values:
         raise ValueError("global_norm: expected a tree with at least one leaf, got none")
-    # In float16 a norm ends at 65504.
+    # The largest float16 number is 65504.
     norms = [torch.linalg.vector_norm(x.to(torch.promote_types(x.dtype, torch.float32))) for x in values]
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
 
 
 def nbytes(tree: Any) -> int:
-    """Return how many bytes the numbers of all leaves take.
+    """Return the number of bytes of all leaves.
 
     Example:
         >>> import torch
@@ -165,9 +165,10 @@ def nbytes(tree: Any) -> int:
 
 
 def describe(tree: Any) -> str:
-    """Return a table of the leaves: path, dtype, shape, device and where other processes see the memory; and a last line of totals.
+    """Return a table of the leaves: path, dtype, shape, device and kind of shared memory, with a last line of totals.
 
-    After the device comes ``shared`` for shared memory (:func:`share_memory`), or the name of the file for a mapped one (:func:`memmap`).
+    After the device follows ``shared`` for shared memory (:func:`share_memory`), or the name of the file for a mapped leaf
+    (:func:`memmap`).
 
     Example:
         >>> import torch

@@ -117,7 +117,7 @@ def call(batch=B, loss=dqn_loss, apply=linear, **options):
     "call, error, message",
     [
         (call({"observation": B.observation}), TypeError, r"dqn_loss: batch: expected a funrl.env.Transition .*got a dict with \['obs"),
-        (call(transitions(4)), TypeError, "batch.action: expected whole numbers, got torch.float64; for continuous actions take ddpg_loss"),
+        (call(transitions(4)), TypeError, "batch.action: expected whole numbers, got torch.float64; for continuous actions use ddpg_loss"),
         (call(B.replace(action=B.action[:, None])), ValueError, r"batch.action: .*\[4\] of batch.reward, got \[4, 1\]; squeeze"),
         (call(B.replace(terminated=B.terminated[:, None])), ValueError, r"batch.terminated: .*\[4\] of batch.reward, got \[4, 1\]"),
         (call(B.replace(terminated=B.reward)), TypeError, "batch.terminated: expected a bool tensor, got torch.float32"),

@@ -155,7 +155,7 @@ X = torch.zeros(5)
         (lambda: nn.sequential(), ValueError, "sequential: expected at least one part"),
         (lambda: nn.sequential(torch.zeros(1)), TypeError, "expected a net or a function, got a Tensor"),
         (lambda: nn.sequential(torch.tanh).apply((), X), ValueError, "expected 1 parts, got 0"),
-        (lambda: nn.mlp(activation=torch.nn.ELU), TypeError, r"expected a function, got the class ELU; make one of it: ELU\(\)"),
+        (lambda: nn.mlp(activation=torch.nn.ELU), TypeError, r"expected a function, got the class ELU; make an object of it: ELU\(\)"),
         (lambda: nn.keyed(torch.nn.Linear(3, 4), "a", "b"), TypeError, "got a Linear whose parameters would not be learned"),
         (lambda: nn.ensemble(torch.nn.BatchNorm1d(3, affine=False), 2), TypeError, "BatchNorm1d whose .*; nn.from_module makes"),
         (lambda: nn.keyed("mlp", "a", "b"), TypeError, "expected a net or a function, got a str"),

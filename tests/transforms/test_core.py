@@ -64,7 +64,7 @@ def test_compose_applies_the_first_next_to_the_environment():
     [
         (("CartPole-v1",), "env: expected an Env, got str"),
         ((CARTPOLE, "time_limit"), "transform 1: expected a function, got str"),
-        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected that it returns an Env, got NoneType"),
+        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an Env, got NoneType"),
     ],
 )
 def test_compose_refuses_what_is_no_transform(arguments, message):

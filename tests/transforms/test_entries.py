@@ -79,7 +79,7 @@ def test_cat_tensors_along_another_dimension():
             ValueError,
             r"select: observation: expected a dict with the entries \['level'\]",
         ),
-        (lambda env: exclude(list(env.observation_space.spaces))(env), ValueError, "exclude: observation: expected an entry that is left"),
+        (lambda env: exclude(list(env.observation_space.spaces))(env), ValueError, "exclude: observation: expected an entry that remains"),
         (lambda env: rename(["level"], ["a", "b"]), ValueError, "rename: out_keys: expected 1 names"),
         (lambda env: rename(["level"], ["keys"])(env), ValueError, "rename: out_keys: expected new names, got 'keys'"),
         (lambda env: cat_tensors()(env), ValueError, r"cat_tensors: observation\['flags'\]: expected numbers \(a Box\), got Binary"),

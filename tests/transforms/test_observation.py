@@ -149,7 +149,7 @@ def test_out_keys_leave_the_entries_that_were_read():
         (lambda env: squeeze(0)(env), ValueError, r"squeeze: observation: expected a tensor, got a dict.*; name the entries"),
         (lambda env: squeeze(0, in_keys="pixels")(env), TypeError, r"squeeze: in_keys: expected a list of names such as \['pixels'\]"),
         (lambda env: squeeze(0, in_keys=[])(env), ValueError, "squeeze: in_keys: expected at least one name"),
-        (lambda env: squeeze(0, in_keys=["level", "level"])(env), ValueError, "squeeze: in_keys: expected .* none twice"),
+        (lambda env: squeeze(0, in_keys=["level", "level"])(env), ValueError, "squeeze: in_keys: expected .* each once"),
         (lambda env: unsqueeze(0, in_keys=["level"], out_keys=["a", "b"])(env), ValueError, "out_keys: expected 1 names"),
         (lambda env: unsqueeze(0, in_keys=["level"], out_keys=["keys"])(env), ValueError, "out_keys: expected new names, got 'keys'"),
         (lambda env: squeeze(0, in_keys=["position"])(env), ValueError, r"squeeze: .*expected size 1 in dimension 0, got float32 \[3\]"),

@@ -220,6 +220,6 @@ def test_saving_has_one_order_of_arguments(module, tmp_path):
     before = path.read_bytes()
     name = f"{module.__name__.removeprefix('funrl.')}.save"
     for where in (path, str(path)):
-        with pytest.raises(TypeError, match=rf"{name}: path: expected .*, got .*; give what to save first, .*: {name}\(value, path\)"):
+        with pytest.raises(TypeError, match=rf"{name}: path: expected .*, got .*; give the value to save first, .*: {name}\(value, path\)"):
             module.save(where, value)
     assert path.read_bytes() == before

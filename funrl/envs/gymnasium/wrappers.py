@@ -29,8 +29,7 @@ class FrameSkip(gymnasium.Wrapper):
 
 
 class Pixels(gymnasium.ObservationWrapper):
-    """Observe a dict of the picture, ``pixels``, and the observation, ``state`` (or its entries if it is a dict); only pixels if
-    ``only``."""
+    """Observe a dict of the picture, ``pixels``, and, unless ``only``, the observation as ``state`` (or its entries if it is a dict)."""
 
     def __init__(self, env: gymnasium.Env, only: bool):
         super().__init__(env)
