@@ -18,6 +18,7 @@ from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, ddpg_loss, soft_update
 from funrl.nn import Net
 from funrl.optim import Optimizer
+from funrl.schedules import Schedule
 
 __all__ = ["DDPGConfig", "make"]
 
@@ -42,6 +43,7 @@ def make(
     critic: Net | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -56,6 +58,8 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
+            deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.ddpg_loss`,
             which is ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
             ``td_error`` [N] has to be among them.
@@ -79,7 +83,8 @@ def make(
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
         Deviation: the noise is Gaussian, not an Ornstein-Uhlenbeck process.
     """
-    config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
+    further = {"exploration": exploration, "loss": loss}
+    config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("tau",), 0, 1)
     check_range(config, ("exploration_noise",), 0)
@@ -104,5 +109,5 @@ def make(
         learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *noisy_policy(policy, space))
+    spec = Learner(init, learn, *noisy_policy(policy, space, exploration))
     return off_policy.make("ddpg", env, config, spec, given)

@@ -158,7 +158,7 @@ def make(
             params=ActorParams(network, **_exploration(spec, config, hparams, count)),
             target=target,
             optimizer=optimizer,
-            buffer=buffer.init(_example(env, config, observation, torch.zeros_like(reward[0]))),
+            buffer=_start_buffer(buffer, _example(env, config, observation, torch.zeros_like(reward[0]))),
             hparams=hparams,
             num_steps=count,
             num_updates=count.clone(),
@@ -236,6 +236,15 @@ def _example(env: Env, config: Any, observation: Any, zero: torch.Tensor) -> Tra
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
     action = torch.zeros(env.action_space.shape, dtype=kind, device=zero.device)
     return Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if config.n_step > 1 else {})
+
+
+def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
+    try:
+        return buffer.init(example)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"buffer: it does not take single transitions ({error}); give one such as buffers.uniform or buffers.prioritized"
+        ) from error
 
 
 def _rows(env: Env, config: Any, samples: Transition, hparams: Any) -> Transition:
