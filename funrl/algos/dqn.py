@@ -17,7 +17,7 @@ from funrl.algos.state import ActorParams
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss, hard_update, soft_update
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.random import split
 from funrl.schedules import Schedule, linear
@@ -82,7 +82,7 @@ class DQNConfig(OffPolicyConfig):
 def make(
     env: Env,
     *,
-    network: Net | None = None,
+    network: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
@@ -179,7 +179,7 @@ def make(
     return off_policy.make("dqn", env, config, spec, given, buffer=replay)
 
 
-def _q_net(config: DQNConfig, env: Env, network: Net | None) -> tuple[Net, int]:
+def _q_net(config: DQNConfig, env: Env, network: Net | Module | None) -> tuple[Net, int]:
     """Return the network, and of how many atoms it gives logits."""
     atoms = config.num_atoms if config.c51 else 1
     if network is None:

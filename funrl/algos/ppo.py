@@ -15,7 +15,7 @@ from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.algos.state import LearnerState
 from funrl.env import Env, Transition
 from funrl.losses.ppo import PPOBatch, explained_variance, normalize_advantage, ppo_loss
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae
@@ -60,7 +60,7 @@ class PPOConfig(ActorCriticConfig):
 def make(
     env: Env,
     *,
-    network: Net | ActorCritic | None = None,
+    network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,

@@ -16,7 +16,7 @@ from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses.dqn import take
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.returns import q_lambda
 from funrl.schedules import Schedule, linear
@@ -67,7 +67,7 @@ class PQNRows:
 def make(
     env: Env,
     *,
-    network: Net | None = None,
+    network: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     exploration: Schedule | None = None,
     loss: Callable[..., Any] | None = None,

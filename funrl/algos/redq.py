@@ -16,7 +16,7 @@ from funrl.algos.off_policy_actors import SoftConfig, apply_gradients_with_tempe
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss, soft_update
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 
 __all__ = ["REDQConfig", "make"]
@@ -41,8 +41,8 @@ class REDQConfig(SoftConfig):
 def make(
     env: Env,
     *,
-    actor: Net | None = None,
-    critic: Net | None = None,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     critic_loss: Callable[..., Any] | None = None,

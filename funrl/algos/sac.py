@@ -16,7 +16,7 @@ from funrl.algos.off_policy_actors import SoftConfig, init_soft_actor_critic, so
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, sac_loss, soft_update
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 
 __all__ = ["SACConfig", "make"]
@@ -30,8 +30,8 @@ class SACConfig(SoftConfig):
 def make(
     env: Env,
     *,
-    actor: Net | None = None,
-    critic: Net | None = None,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     loss: Callable[..., Any] | None = None,

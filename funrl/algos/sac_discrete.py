@@ -18,7 +18,7 @@ from funrl.buffers import Buffer
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, sac_discrete_loss, soft_update
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.random import split
 
@@ -41,8 +41,8 @@ class SACDiscreteConfig(SoftConfig):
 def make(
     env: Env,
     *,
-    actor: Net | None = None,
-    critic: Net | None = None,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     loss: Callable[..., Any] | None = None,

@@ -16,7 +16,7 @@ from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, soft_update, td3_actor_loss, td3_critic_loss
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.schedules import Schedule
 
@@ -47,8 +47,8 @@ class TD3Config(OffPolicyConfig):
 def make(
     env: Env,
     *,
-    actor: Net | None = None,
-    critic: Net | None = None,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
