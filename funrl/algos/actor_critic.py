@@ -97,7 +97,7 @@ def make(config: Any, env: Env, network: Any = None) -> Network:
     return Network(heads.init, policy, values, tree.flatten_batch, inputs, heads.both, project)
 
 
-def make_recurrent(config: Any, env: Env, network: nn.Net | None = None) -> Network:
+def make_recurrent(config: Any, env: Env, network: Any = None) -> Network:
     """Make the networks above a recurrent cell, which policy and value share; where there are images, convolutions come before it.
 
     Gradients go back through the T steps of a rollout, but no further: it begins with the carry that its policy had. The value of a

@@ -10,14 +10,16 @@ from funrl import optim, tree
 from funrl.algos.algorithm import make_config
 from funrl.buffers import Buffer
 from funrl.policies import ActorCritic
+from funrl.schedules import Schedule
 
-__all__ = ["configure", "with_default"]
+__all__ = ["configure", "scheduled", "with_default"]
 
 # The options that an argument takes the place of.
 _CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
 _REPLACED = {
     "network": (*_CONVOLUTIONS, "num_cells", "activation", "trunk", "dueling", "noisy"),
     "buffer": ("buffer_size", "prioritized", "priority_alpha", "priority_beta"),
+    "exploration": ("epsilon_start", "epsilon_end", "epsilon_steps", "exploration_noise"),
     "optimizer": ("learning_rate", "anneal_steps", "max_grad_norm"),
 }
 # What users of other libraries call them, the likeliest first.
@@ -30,6 +32,7 @@ _WORDS = {
     "loss": ("loss_fn", "loss_function", "objective", "criterion", "critic_loss", "actor_loss"),
     "critic_loss": ("loss", "loss_fn", "loss_function", "objective", "criterion"),
     "actor_loss": ("loss", "policy_loss"),
+    "exploration": ("epsilon", "eps", "noise", "action_noise", "explore", "epsilon_schedule", "noise_schedule"),
     "optimizer": ("optim", "opt", "optimiser", "optimizer_class", "optimizer_fn", "tx", "solver"),
 }  # fmt: skip
 
@@ -75,6 +78,23 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         _check_kind(kind, name, value)
         _check_unused(name, _replaced(name, value, options), options)
     return config, given
+
+
+def scheduled(exploration: Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return what a schedule of exploration says [], in the dtype of ``like``.
+
+    Raises:
+        ValueError: if that is no tensor [].
+
+    Example:
+        >>> scheduled(lambda steps: 0.5 ** (steps / 10), torch.tensor(20), torch.zeros(()))
+        tensor(0.2500)
+    """
+    value = exploration(num_steps)
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        got = tree.describe_leaf(value)
+        raise ValueError(f"exploration: expected a tensor [] at a number of steps, got {got}; schedules.constant(0.1) is such a function")
+    return value.to(like.dtype)
 
 
 def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, ...] = (), **further: Any) -> Callable[..., Any]:
@@ -153,7 +173,7 @@ def _check_kind(kind: type, name: str, value: Any) -> None:
         _check_net(name, value, whole=name == "network" and hasattr(kind, "trunk"))
         if getattr(value, "noisy", False) and not hasattr(kind, "noisy"):
             raise ValueError(f"{name}: expected one without noise, got a noisy net, which only DQN explores with")
-    if name.endswith("loss") and (not callable(value) or isinstance(value, type | torch.nn.Module)):
+    if (name.endswith("loss") or name == "exploration") and (not callable(value) or isinstance(value, type | torch.nn.Module)):
         raise TypeError(f"{name}: expected a function, got {_described(value)}; help({kind.__module__}.make) says of what")
     if name == "buffer" and not isinstance(value, Buffer):
         raise TypeError(

@@ -38,10 +38,11 @@ class DDPGConfig(OffPolicyConfig):
 def make(
     env: Env,
     *,
-    actor: Net | None = None,
-    critic: Net | None = None,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -56,6 +57,8 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
+            deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.ddpg_loss`,
             which is ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
             ``td_error`` [N] has to be among them.
@@ -79,7 +82,8 @@ def make(
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
         Deviation: the noise is Gaussian, not an Ornstein-Uhlenbeck process.
     """
-    config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
+    further = {"exploration": exploration, "loss": loss}
+    config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("tau",), 0, 1)
     check_range(config, ("exploration_noise",), 0)
@@ -104,5 +108,5 @@ def make(
         learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *noisy_policy(policy, space))
+    spec = Learner(init, learn, *noisy_policy(policy, space, exploration))
     return off_policy.make("ddpg", env, config, spec, given)

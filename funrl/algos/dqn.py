@@ -8,7 +8,7 @@ import torch
 from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure, with_default
+from funrl.algos.arguments import configure, scheduled, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos.images import check_layers
 from funrl.algos.networks import batchwise, q_network
@@ -20,7 +20,7 @@ from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, hard_update, soft_update
 from funrl.random import split
-from funrl.schedules import linear
+from funrl.schedules import Schedule, linear
 
 __all__ = ["DQNConfig", "make"]
 
@@ -82,9 +82,10 @@ class DQNConfig(OffPolicyConfig):
 def make(
     env: Env,
     *,
-    network: Net | None = None,
+    network: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -96,6 +97,8 @@ def make(
             says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
+            random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end`` after ``learning_starts``.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of that of the configuration, such
             as :func:`funrl.losses.double_dqn_loss`, which is
             ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
@@ -126,7 +129,7 @@ def make(
         Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
         fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
     """
-    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, loss=loss)
+    config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, exploration=exploration, loss=loss)
     _check(config, env, network)
     q_net, atoms = _q_net(config, env, network)
     objective = with_default(loss, _own_loss(config), needed=("td_error",))
@@ -171,12 +174,12 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation).argmax(-1)
 
-    spec = Learner(init, learn, sample, greedy, _schedule(config))
+    spec = Learner(init, learn, sample, greedy, _schedule(config, exploration))
     replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
     return off_policy.make("dqn", env, config, spec, given, buffer=replay)
 
 
-def _q_net(config: DQNConfig, env: Env, network: Net | None) -> tuple[Net, int]:
+def _q_net(config: DQNConfig, env: Env, network: Net | Module | None) -> tuple[Net, int]:
     """Return the network, and of how many atoms it gives logits."""
     atoms = config.num_atoms if config.c51 else 1
     if network is None:
@@ -191,8 +194,10 @@ def _own_loss(config: DQNConfig) -> Callable[..., Any]:
     return double_dqn_loss if config.double else dqn_loss
 
 
-def _schedule(config: DQNConfig) -> Callable[..., Any]:
+def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., Any]:
     def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        if exploration is not None:
+            return scheduled(exploration, num_steps, hparams.gamma), ()
         steps = (num_steps - config.learning_starts).clamp(min=0)
         return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 

@@ -67,7 +67,7 @@ def action_head(space: Any, uniform_mix: float = 0.0) -> ActionHead:
 
 def _product(space: Any) -> ActionHead:
     """Make the head for a Dict or Tuple: each part has its share of the network's numbers."""
-    names = sorted(space.spaces) if isinstance(space, Dict) else list(range(len(space.spaces)))
+    names: list[Any] = sorted(space.spaces) if isinstance(space, Dict) else list(range(len(space.spaces)))
     heads = [_counted(space.spaces[name], action_head(space.spaces[name])) for name in names]
     sizes, scales = [head.size for head in heads], [head.num_scales for head in heads]
 

@@ -12,7 +12,7 @@ from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import impala_loss
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 
@@ -41,7 +41,7 @@ class ImpalaConfig(ActorCriticConfig):
 def make(
     env: Env,
     *,
-    network: Net | ActorCritic | None = None,
+    network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,

@@ -83,7 +83,7 @@ def batch_of(space: Any, x: Any) -> torch.Size:
         torch.Size([5, 2])
     """
     if isinstance(space, Dict | Tuple):
-        name = next(iter(space.spaces)) if isinstance(space, Dict) else 0
+        name: Any = next(iter(space.spaces)) if isinstance(space, Dict) else 0
         return batch_of(space.spaces[name], x[name])
     return x.shape[: x.ndim - len(space.shape)]
 

@@ -144,8 +144,8 @@ def make(
     """
     num_rows = config.num_envs * config.num_steps
     given, moved = given or {}, statistics(env)
-    buffer = given.get("buffer", buffer) or buffers.uniform(config.buffer_size)
-    _check_sizes(config, spec, buffer)
+    replay: buffers.Buffer = given.get("buffer", buffer) or buffers.uniform(config.buffer_size)
+    _check_sizes(config, spec, replay)
     act, greedy = _policies(env, spec)
 
     def init(key: torch.Tensor) -> State:
@@ -158,7 +158,7 @@ def make(
             params=ActorParams(network, **_exploration(spec, config, hparams, count)),
             target=target,
             optimizer=optimizer,
-            buffer=buffer.init(_example(env, config, observation, torch.zeros_like(reward[0]))),
+            buffer=_start_buffer(replay, _example(env, config, observation, torch.zeros_like(reward[0]))),
             hparams=hparams,
             num_steps=count,
             num_updates=count.clone(),
@@ -172,9 +172,9 @@ def make(
         check_experience(learner, transitions, config)
         samples = in_dtype_of(learner.params, transitions)
         sums, episode_metrics = episodes.record(learner.episodes, samples)
-        memory = buffer.extend(learner.buffer, _rows(env, config, samples, learner.hparams))
+        memory = replay.extend(learner.buffer, _rows(env, config, samples, learner.hparams))
         sample_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
-        batches = torch.func.vmap(lambda key: buffer.sample(key, memory, config.batch_size))(sample_keys)
+        batches = torch.func.vmap(lambda key: replay.sample(key, memory, config.batch_size))(sample_keys)
         _check_batches(batches, config)
 
         learning_rate = annealed(learner.hparams, learner.num_steps)
@@ -183,7 +183,7 @@ def make(
         num_steps = learner.num_steps + num_rows
         learning = num_steps >= config.learning_starts
         after, error = tree.where(learning, after, before), metrics.pop("td_error")
-        memory = _set_priorities(buffer, memory, batches, error, learning)
+        memory = _set_priorities(replay, memory, batches, error, learning)
         learner = learner.replace(
             params=ActorParams(after.network, **_exploration(spec, config, learner.hparams, num_steps)),
             target=after.target,
@@ -237,6 +237,15 @@ def _example(env: Env, config: Any, observation: Any, zero: torch.Tensor) -> Tra
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
     action = torch.zeros(env.action_space.shape, dtype=kind, device=zero.device)
     return Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if config.n_step > 1 else {})
+
+
+def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
+    try:
+        return buffer.init(example)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"buffer: it does not take single transitions ({error}); give one such as buffers.uniform or buffers.prioritized"
+        ) from error
 
 
 def _rows(env: Env, config: Any, samples: Transition, hparams: Any) -> Transition:

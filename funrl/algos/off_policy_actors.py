@@ -5,12 +5,14 @@ from typing import Any
 import torch
 
 from funrl import nn, random, tree
+from funrl.algos.arguments import scheduled
 from funrl.algos.gradients import Learned, apply_gradients
 from funrl.algos.networks import target_entropy, with_noise
 from funrl.algos.off_policy import OffPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
 from funrl.optim import Optimizer
+from funrl.schedules import Schedule
 from funrl.spaces import Box
 
 __all__ = [
@@ -70,8 +72,10 @@ def init_soft_actor_critic(
     return SoftActorCritic(both.actor, both.critic, tree.leaves(observation)[0].new_full((), alpha).log())
 
 
-def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
+def noisy_policy(actor: nn.Net, space: Box, exploration: Schedule | None = None) -> tuple[Any, Any, Any]:
     """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by noise on its actions.
+
+    The deviation of the noise is the hyperparameter ``exploration_noise`` or, where it is given, ``exploration(num_steps)``.
 
     Example:
         >>> from funrl.algos import networks
@@ -91,7 +95,8 @@ def noisy_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
         return actor.apply(params.network.actor, observation)
 
     def schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros_like(hparams.gamma), hparams.exploration_noise
+        noise = hparams.exploration_noise if exploration is None else scheduled(exploration, num_steps, hparams.gamma)
+        return torch.zeros_like(hparams.gamma), noise
 
     return sample, greedy, schedule
 

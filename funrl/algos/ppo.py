@@ -60,7 +60,7 @@ class PPOConfig(ActorCriticConfig):
 def make(
     env: Env,
     *,
-    network: Net | ActorCritic | None = None,
+    network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,

@@ -8,7 +8,7 @@ import torch
 from funrl import random, tree
 from funrl.algos import on_policy
 from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of
-from funrl.algos.arguments import configure
+from funrl.algos.arguments import configure, scheduled
 from funrl.algos.heads import project_action
 from funrl.algos.images import check_observations
 from funrl.algos.networks import batchwise, q_network
@@ -16,10 +16,10 @@ from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
 from funrl.losses.dqn import take
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.returns import q_lambda
-from funrl.schedules import linear
+from funrl.schedules import Schedule, linear
 from funrl.spaces import Discrete
 
 __all__ = ["PQNConfig", "PQNRows", "make"]
@@ -67,8 +67,9 @@ class PQNRows:
 def make(
     env: Env,
     *,
-    network: Net | None = None,
+    network: Net | Module | None = None,
     optimizer: Optimizer | None = None,
+    exploration: Schedule | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -85,6 +86,8 @@ def make(
         network: a net from observations [N, ...] to the values of all actions [N, A]; None: as the configuration says. A torch module
             comes in by :func:`funrl.nn.from_module`.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
+            random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end``.
         loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is
             ``default(params, rows, hparams)``; ``rows`` are a :class:`PQNRows`, and ``apply(params, observation)`` gives
             the values of all actions. Its metrics, tensors [] without gradient, are among those of a step.
@@ -108,7 +111,7 @@ def make(
     Reference: M. Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811, algorithm 1 and its form with
         lambda-returns. Deviation: Adam stands for RAdam.
     """
-    config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, loss=loss)
+    config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, exploration=exploration, loss=loss)
     _check(config, env, network)
     space = env.action_space
     q_net = q_network(config, env, norm="layer") if network is None else batchwise("network", network, env.observation_space, space.n)
@@ -137,6 +140,8 @@ def make(
         return error, {"value_loss": error.detach(), "value": value.detach().mean()}
 
     def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> dict[str, torch.Tensor]:
+        if exploration is not None:
+            return {"random": scheduled(exploration, num_steps, hparams.gamma)}
         return {"random": linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
 
     spec = Learner(q_net.init, act, greedy, prepare, own_loss, config.num_epochs, config.num_minibatches, schedule=schedule)

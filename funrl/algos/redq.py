@@ -41,8 +41,8 @@ class REDQConfig(SoftConfig):
 def make(
     env: Env,
     *,
-    actor: Net | None = None,
-    critic: Net | None = None,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     critic_loss: Callable[..., Any] | None = None,

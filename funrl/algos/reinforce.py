@@ -12,7 +12,7 @@ from funrl.algos.arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
-from funrl.nn import Net
+from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import reward_to_go, td1
@@ -49,7 +49,7 @@ class ReinforceRows:
 def make(
     env: Env,
     *,
-    network: Net | ActorCritic | None = None,
+    network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
     loss: Callable[..., Any] | None = None,
     **options: Any,

@@ -46,10 +46,11 @@ class TD3Config(OffPolicyConfig):
 def make(
     env: Env,
     *,
-    actor: Net | None = None,
-    critic: Net | None = None,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     critic_loss: Callable[..., Any] | None = None,
     actor_loss: Callable[..., Any] | None = None,
     **options: Any,
@@ -63,6 +64,8 @@ def make(
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
+            deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.td3_critic_loss`,
             which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
             has to be among them.
@@ -87,8 +90,8 @@ def make(
     Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
         arXiv:1802.09477, algorithm 1.
     """
-    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
-    config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
+    further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("TD3", env, config, discrete=False, observations=observations(actor, critic))
     check_range(config, ("policy_delay",), 1)
     check_range(config, ("tau",), 0, 1)
@@ -132,5 +135,5 @@ def make(
         learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *noisy_policy(policy, space), move_actor, config.policy_delay)
+    spec = Learner(init, learn, *noisy_policy(policy, space, exploration), move_actor, config.policy_delay)
     return off_policy.make("td3", env, config, spec, given)

@@ -90,6 +90,9 @@ def test_the_default_optimizer_can_be_given(name):
     same(results[0].learner.params, results[1].learner.params, rtol=0, atol=0)
 
 
+WHOLE = policies.actor_critic(nn.mlp((8,)), nn.mlp((), 2), nn.mlp((), 1), distributions.Categorical)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
@@ -102,6 +105,32 @@ def test_the_default_optimizer_can_be_given(name):
             ValueError,
             "unknown option 'optim': the argument is called optimizer; help.funrl.algos.dqn.make",
         ),
+        ("ppo", dict(net=nn.mlp((8,))), ValueError, "unknown option 'net': the argument is called network; help.funrl.algos.ppo.make"),
+        ("ppo", dict(network=nn.mlp((8,)), num_cells=(8,)), ValueError, "network, num_cells: expected one of them, got both"),
+        ("ppo", dict(network=torch.nn.Linear(4, 2)), TypeError, "network: expected a net of .*give funrl.nn.from_module"),
+        ("ppo", dict(network=nn.noisy_linear(8)), ValueError, "network: expected one without noise"),
+        ("ppo", dict(network=nn.mlp((8,)), recurrent="gru", stride=2), ValueError, "network, stride: expected one of them, got both"),
+        ("ppo", dict(network=WHOLE, recurrent="gru"), ValueError, "network, recurrent: expected one of them, got both"),
+        ("pqn", dict(network=WHOLE), TypeError, "network: expected a net"),
+        ("sac", dict(network=nn.mlp((8,))), ValueError, "unknown option 'network': the arguments are called actor and critic; help"),
+        (
+            "ppo",
+            dict(replay_buffer=buffers.uniform(9)),
+            ValueError,
+            "'replay_buffer': this algorithm has no such part; .* network",
+        ),
+        ("sac", dict(buffer=buffers.uniform(64), buffer_size=64), ValueError, "buffer, buffer_size: expected one of them, got both"),
+        ("dqn", dict(buffer=buffers.uniform(64), prioritized=True), ValueError, "buffer, prioritized: expected one of them, got both"),
+        ("dqn", dict(buffer=buffers.uniform), TypeError, "buffer: expected a funrl.buffers.Buffer, got the function uniform"),
+        ("dqn", dict(buffer=buffers.uniform(4)), ValueError, "buffer: it holds 4 items, less than the 8 transitions of one step"),
+        ("td3", dict(actor=nn.mlp((), 1), critic=nn.mlp((), 1), num_cells=(8,)), ValueError, "actor, critic, num_cells: expected one of"),
+        ("sac", dict(critic=nn.from_module(torch.nn.Linear(4, 1))), ValueError, "critic: expected parameters that depend on the key"),
+        ("ppo", dict(loss="mse"), TypeError, "loss: expected a function, got a str"),
+        ("td3", dict(loss=torch.square), ValueError, "unknown option 'loss': the arguments are called critic_loss and actor_loss; help"),
+        ("dqn", dict(epsilon=0.1), ValueError, "unknown option 'epsilon': the argument is called exploration; help"),
+        ("dqn", dict(exploration=0.1), TypeError, "exploration: expected a function, got a float"),
+        ("td3", dict(exploration=schedules.constant(0.1), exploration_noise=0.1), ValueError, "exploration, exploration_noise: expected"),
+        ("impala", dict(nonsense=3), ValueError, "unknown option 'nonsense'"),
     ],
 )
 def test_errors(name, options, error, message):
@@ -518,3 +547,39 @@ def test_actions_that_do_not_fit():
         algos.ppo.make(with_more_actions(env), uniform_mix=0.1)
     with pytest.raises(ValueError, match="initial_log_std: is for continuous actions"):
         algos.ppo.make(env._replace(action_space=spaces.MultiDiscrete((2, 3))), initial_log_std=-1.0)
+
+
+@pytest.mark.parametrize("name", ["dqn", "pqn"])
+def test_random_actions_by_a_schedule_of_the_users_own(name):
+    options = dict(learning_starts=16) if name == "dqn" else {}
+    algo = make(name, exploration=schedules.cosine(0.8, 0.2, 64), **options)
+    state, found = algo.init(random.key(0)), []
+    for i in range(4):
+        found.append(state.learner.params.random)
+        state, _ = algo.step(random.key(i), state)
+    steps = torch.arange(4) * algo.steps_per_update
+    expected = schedules.cosine(0.8, 0.2, 64)(steps)
+    torch.testing.assert_close(torch.stack(found), torch.where(steps < 16, 1.0, expected) if name == "dqn" else expected)
+    learns(algo, compiled=False, updates=3)
+
+
+@pytest.mark.parametrize("name", ["ddpg", "td3"])
+def test_noise_by_a_schedule_of_the_users_own(name):
+    algo = make(name, exploration=lambda steps: 0.1 / (1 + steps / 8))
+    state = algo.init(random.key(0))
+    state, _ = algo.step(random.key(1), state)
+    torch.testing.assert_close(state.learner.params.noise, torch.tensor(0.05))
+    silent = make(name, exploration=schedules.constant(0.0))
+    params = silent.init(random.key(0)).learner.params
+    assert torch.equal(silent.act(params, random.key(1), torch.ones(3))[0], silent.greedy(params, random.key(1), torch.ones(3))[0])
+    learns(algo, compiled=name == "ddpg")
+
+
+def test_an_exploration_that_is_no_schedule():
+    with pytest.raises(ValueError, match=r"exploration: expected a tensor \[\] at a number of steps, got .*schedules.constant"):
+        make("dqn", exploration=lambda steps: 0.1).init(random.key(0))
+
+
+def test_a_buffer_of_sequences_is_an_error():
+    with pytest.raises(ValueError, match=r"buffer: it does not take single transitions .*; give one such as buffers.uniform"):
+        make("dqn", buffer=buffers.sequence(64, 2, 3)).init(random.key(0))
