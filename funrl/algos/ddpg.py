@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import Module
 
 from funrl import tree
 from funrl.algos import off_policy
@@ -18,6 +19,7 @@ from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, ddpg_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
+from funrl.schedules import Schedule
 
 __all__ = ["DDPGConfig", "make"]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import Module
 
 from funrl import stats, tree
 from funrl.algos import actor_critic, on_policy, rewards

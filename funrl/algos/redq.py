@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import Module
 
 from funrl import tree
 from funrl.algos import off_policy
