@@ -62,6 +62,7 @@ SHARED = {
         "heads",
         "images",
         "networks",
+        "normalized",
         "off_policy",
         "off_policy_actors",
         "on_policy",

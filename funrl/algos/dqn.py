@@ -11,8 +11,8 @@ from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
 from funrl.algos.arguments import configure, scheduled, with_default
 from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
-from funrl.algos.images import check_layers
-from funrl.algos.networks import batchwise, q_network
+from funrl.algos.images import ImageConfig, check_layers
+from funrl.algos.networks import q_network
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.buffers import Buffer
@@ -27,18 +27,14 @@ __all__ = ["DQNConfig", "make"]
 
 
 @tree.dataclass
-class DQNConfig(OffPolicyConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+class DQNConfig(ImageConfig, OffPolicyConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig` and
+    :class:`~funrl.algos.images.ImageConfig`, and these.
 
     Rainbow is all of ``double``, ``dueling``, ``prioritized``, ``c51`` and ``noisy``, with ``n_step=3``, ``epsilon_start=0`` and
     ``epsilon_end=0``; its paper lets ``priority_beta`` rise to 1.
 
     Attributes:
-        num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
-        kernel_size: image observations only: the side of their kernels, one number for all or a tuple with one for each; no padding.
-        stride: image observations only: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
-        layout: image observations only: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as
-            :func:`funrl.spaces.picture_layout` finds it.
         target_period: gradient steps from one move of the target towards the network to the next.
         tau: how far it moves, in [0, 1]; 1: it becomes a copy.
         double: let the network choose the next action, and the target judge it.
@@ -58,10 +54,6 @@ class DQNConfig(OffPolicyConfig):
         epsilon_steps: environment steps from one to the other.
     """
 
-    num_channels: tuple = tree.static(default=(16,))
-    kernel_size: int | tuple = tree.static(default=3)
-    stride: int | tuple = tree.static(default=1)
-    layout: str = tree.static(default="")
     target_period: int = tree.static(default=200)
     tau: Any = 1.0
     double: bool = tree.static(default=True)
@@ -101,14 +93,12 @@ def make(
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
             random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end`` after ``learning_starts``.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of that of the configuration, such
-            as :func:`funrl.losses.double_dqn_loss`, which is
-            ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
-            ``td_error`` [N] has to be among them.
+            as :func:`funrl.losses.double_dqn_loss`, which is ``default(params, target, batch, **options)``. Its metrics, tensors []
+            without gradient, are among those of a step; ``td_error`` [N] has to be among them.
         **options: fields of :class:`DQNConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
-        those of the episodes and of the loss.
+        An :class:`~funrl.algos.algorithm.Algorithm`; its metrics are those of the episodes and of the loss.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -132,7 +122,8 @@ def make(
     """
     config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, exploration=exploration, loss=loss)
     _check(config, env, network)
-    q_net, atoms = _q_net(config, env, network)
+    atoms = config.num_atoms if config.c51 else 1
+    q_net = q_network(config, env, network, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
     objective = with_default(loss, _own_loss(config), needed=("td_error",))
 
     def support(like: torch.Tensor) -> torch.Tensor:
@@ -178,15 +169,6 @@ def make(
     spec = Learner(init, learn, sample, greedy, _schedule(config, exploration))
     replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
     return off_policy.make("dqn", env, config, spec, given, buffer=replay)
-
-
-def _q_net(config: DQNConfig, env: Env, network: Net | Module | None) -> tuple[Net, int]:
-    """Return the network, and of how many atoms it gives logits."""
-    atoms = config.num_atoms if config.c51 else 1
-    if network is None:
-        return q_network(config, env, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy), atoms
-    size = (env.action_space.n, atoms) if config.c51 else (env.action_space.n,)
-    return batchwise("network", network, env.observation_space, *size), atoms
 
 
 def _own_loss(config: DQNConfig) -> Callable[..., Any]:

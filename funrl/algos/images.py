@@ -1,18 +1,47 @@
-"""What learners see images with."""
+"""Convolutional encoders."""
 
 from typing import Any
 
 import torch
 
-from funrl import nn, random
+from funrl import nn, random, tree
 from funrl.env import Env
 from funrl.spaces import Binary, Box, Dict, picture_layout
 
-__all__ = ["ATARI", "above", "advice", "check_layers", "check_observations", "convolutions", "encoder", "is_image", "is_vector"]
+__all__ = [
+    "ATARI",
+    "ImageConfig",
+    "above",
+    "advice",
+    "check_layers",
+    "check_observations",
+    "convolutions",
+    "encoder",
+    "is_image",
+    "is_vector",
+]
 
 # The encoder that is usual for pictures of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
 # 2015), as options of a learner: ``ppo.make(env, **ATARI)``.
 ATARI = {"num_channels": (32, 64, 64), "kernel_size": (8, 4, 3), "stride": (4, 2, 1), "num_cells": (512,), "activation": "relu"}
+
+
+@tree.dataclass
+class ImageConfig(tree.Replaceable):
+    """The options of the convolutions before the hidden layers, for image observations only.
+
+    Attributes:
+        num_channels: channels of the convolutions, at least one.
+        kernel_size: the side of their kernels, one number for all or a tuple with one for each; no padding.
+        stride: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
+        layout: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as :func:`funrl.spaces.picture_layout`
+            finds it.
+    """
+
+    num_channels: tuple = tree.static(default=(16,))
+    kernel_size: int | tuple = tree.static(default=3)
+    stride: int | tuple = tree.static(default=1)
+    layout: str = tree.static(default="")
 
 
 def convolutions(config: Any, space: Any) -> nn.Net:

@@ -236,7 +236,16 @@ def q_ensemble(num_critics: int, num_cells: tuple[int, ...], activation: str, ne
     return nn.Net(nn.ensemble(net, num_critics).init, apply)
 
 
-def q_network(config: Any, env: Env, *, num_atoms: int = 1, dueling: bool = False, noisy: bool = False, norm: str | None = None) -> nn.Net:
+def q_network(
+    config: Any,
+    env: Env,
+    network: Any = None,
+    *,
+    num_atoms: int = 1,
+    dueling: bool = False,
+    noisy: bool = False,
+    norm: str | None = None,
+) -> nn.Net:
     """Make a network of the values of every action: ``apply(params, observation)`` returns [..., A], or logits [..., A, K] of K > 1 atoms.
 
     Images go through convolutions first, and dicts through :func:`funrl.algos.images.encoder`. Dueling networks part before the last
@@ -245,6 +254,7 @@ def q_network(config: Any, env: Env, *, num_atoms: int = 1, dueling: bool = Fals
     Args:
         config: has ``num_cells`` and ``activation``, and ``num_channels``, ``kernel_size``, ``stride`` and ``layout`` for images.
         env: an environment with discrete actions.
+        network: a net or torch module of the user's own with such an output; the other arguments but ``num_atoms`` are then not used.
         num_atoms: K.
         dueling: whether values and advantages have a head each, as in :func:`funrl.nn.dueling`.
         noisy: whether all layers but convolutions are noisy: ``apply`` then takes a key, and without one adds no noise.
@@ -259,6 +269,8 @@ def q_network(config: Any, env: Env, *, num_atoms: int = 1, dueling: bool = Fals
         torch.Size([7, 2, 5])
     """
     num_actions = env.action_space.n
+    if network is not None:
+        return batchwise("network", network, env.observation_space, num_actions, *((num_atoms,) if num_atoms > 1 else ()))
     activation = activation_function("activation", config.activation)
 
     def layers(cells: tuple[int, ...], *head: int) -> nn.Net:

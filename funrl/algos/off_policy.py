@@ -195,9 +195,8 @@ def make(
             episodes=sums,
         )
         means = {name: x.mean(0) for name, x in metrics.items()}
-        further = {"td_error": error.mean(), "updates": after.num_updates}
-        further |= {} if "optimizer" in given else {"learning_rate": learning_rate}
-        return learner, {"steps": num_steps, **episode_metrics, **means, **further}
+        rate = {} if "optimizer" in given else {"learning_rate": learning_rate}
+        return learner, {"steps": num_steps, **episode_metrics, **means, "td_error": error.mean(), "updates": after.num_updates, **rate}
 
     return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 

@@ -21,7 +21,7 @@ from funrl.algos.algorithm import (
     statistics,
 )
 from funrl.algos.arguments import with_default
-from funrl.algos.images import check_layers
+from funrl.algos.images import ImageConfig, check_layers
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
@@ -41,18 +41,13 @@ __all__ = [
 
 
 @tree.dataclass
-class OnPolicyConfig(tree.Replaceable):
-    """The options of every on-policy learner. Those from ``learning_rate`` on are hyperparameters, which ``learner.hparams`` has as
-    tensors.
+class OnPolicyConfig(ImageConfig):
+    """The options of every on-policy learner, and those of :class:`~funrl.algos.images.ImageConfig`. Those from ``learning_rate`` on are
+    hyperparameters, which ``learner.hparams`` has as tensors.
 
     Attributes:
         num_envs: B, environments side by side.
         num_steps: T, steps of each between two updates.
-        num_channels: image observations only: channels of the convolutions before the hidden layers, at least one.
-        kernel_size: image observations only: the side of their kernels, one number for all or a tuple with one for each; no padding.
-        stride: image observations only: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
-        layout: image observations only: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as
-            :func:`funrl.spaces.picture_layout` finds it.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         learning_rate: of Adam, at least 0.
@@ -63,10 +58,6 @@ class OnPolicyConfig(tree.Replaceable):
 
     num_envs: int = tree.static(default=32)
     num_steps: int = tree.static(default=16)
-    num_channels: tuple = tree.static(default=(16,))
-    kernel_size: int | tuple = tree.static(default=3)
-    stride: int | tuple = tree.static(default=1)
-    layout: str = tree.static(default="")
     num_cells: tuple = tree.static(default=(64, 64))
     activation: str = tree.static(default="tanh")
     learning_rate: Any = 1e-3

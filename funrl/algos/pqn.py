@@ -11,7 +11,7 @@ from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of
 from funrl.algos.arguments import configure, scheduled
 from funrl.algos.heads import project_action
 from funrl.algos.images import check_observations
-from funrl.algos.networks import batchwise, q_network
+from funrl.algos.networks import q_network
 from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
@@ -114,7 +114,7 @@ def make(
     config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, exploration=exploration, loss=loss)
     _check(config, env, network)
     space = env.action_space
-    q_net = q_network(config, env, norm="layer") if network is None else batchwise("network", network, env.observation_space, space.n)
+    q_net = q_network(config, env, network, norm="layer")
 
     def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         coin_key, uniform_key = random.split(key).unbind(0)

@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 from funrl import algos, nn, random, tree
-from funrl.algos import actor_critic, crossq, networks
+from funrl.algos import actor_critic, networks, normalized
 from funrl.env import Env
 from funrl.envs import probes
 from funrl.losses import ddpg as ddpg_losses
@@ -80,7 +80,7 @@ def critic(learner, config, state, env):
         out = lambda x: vmap(net.apply, (0, None))(network.critic, x).mean(0)  # noqa: E731
         return lambda x, a: out(x).gather(-1, a[:, None]).squeeze(-1)
     if learner == "crossq":
-        nets = crossq.normalized_critics(2, config.num_cells, activation, config.momentum)
+        nets = normalized.normalized_critics(2, config.num_cells, activation, config.momentum)
         return lambda x, a: nets.apply(network.critic, state.learner.target, x, a).mean(0)
     size = {"ddpg": 1, "td3": 2, "sac": 2, "redq": getattr(config, "num_critics", 0)}[learner]
     return lambda x, a: networks.q_ensemble(size, config.num_cells, activation).apply(network.critic, x, a).mean(0)
