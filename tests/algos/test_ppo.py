@@ -9,7 +9,7 @@ from torch.func import vmap
 import funrl
 from funrl import random, rollout, stats, tree
 from funrl.algos import ppo
-from funrl.spaces import Binary, Box
+from funrl.spaces import Box
 from tests.oracles import ppo as oracle
 from tests.support import same
 
@@ -322,7 +322,7 @@ def test_environment_errors():
     matrix = Box(torch.zeros(3, 3), torch.ones(3, 3))
     for changes, message in (
         (dict(observation_space=matrix), "observations that are vectors"),
-        (dict(action_space=Binary((2,))), "Discrete or floating-point Box actions"),
+        (dict(action_space=Box(0, 9, (2,), torch.int64)), "actions that are Discrete, a floating-point Box, MultiDiscrete or Binary"),
         (dict(host=True), "CartPole-v1 is a single environment outside torch; make it with num_envs=64"),
         (dict(num_envs=3), "num_envs: CartPole-v1 has 3 copies, got 64"),
     ):
