@@ -7,7 +7,7 @@ from torch.func import vmap
 import funrl
 from funrl import random, tree
 from tests.algos import gradient_steps
-from tests.conftest import OFF_POLICY, RAINBOW
+from tests.registry import OFF_POLICY, RAINBOW
 
 SMALL = dict(OFF_POLICY, num_cells=(8, 8))
 PARTS = {
