@@ -89,7 +89,7 @@ class Buffer(NamedTuple):
         sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in a random order, that of the
             key, in which each item comes once; rows beyond the last item have weight 0.
         take: queues: ``take(state, batch_size) -> (state, Sample)`` removes the oldest items.
-        writers: ``writers(write) -> dict``: the functions above that write, by their names, for one way of writing. :func:`in_place` asks.
+        writers: ``writers(write) -> dict``: the functions above that write, by their names, for one way of writing; see :func:`in_place`.
     """
 
     init: Callable[..., Any]
