@@ -22,12 +22,12 @@ from funrl.tree.files import say
 
 __all__ = ["main"]
 
-# What --collector knows them by, and config.json.
+# The names of collectors for --collector and in config.json.
 _COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
 
 
 class _UsageError(ValueError):
-    """The command line asks for something that does not exist; the message is one line."""
+    """Error: invalid arguments of the command line; the message is one line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,8 +38,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return the exit code.
 
-    0: done. 1: the run diverged, its environment failed, or its folder could not be written any more. 2: what was asked for is not
-    possible.
+    0: success. 1: the run diverged, its environment failed, or its folder became unwritable. 2: the arguments are invalid.
     130: interrupted. Errors are one line on stderr; the result is the last line on stdout.
 
     Args:
@@ -61,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     except (training.Diverged, HostError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        kept = "; what a checkpoint holds is kept, go on from there with --resume" if args.command is _train else ""
+        kept = "; continue from the last checkpoint with --resume" if args.command is _train else ""
         return _fail(f"interrupted{kept}", 130)
 
 
@@ -78,12 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
     train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
     train.add_argument(
-        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: what the environment takes)"
+        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: depends on the environment)"
     )
-    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained side by side (default: 1)")
-    train.add_argument("--seed", type=_whole, help="where all random numbers come from (default: 0)")
+    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained at once (default: 1)")
+    train.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
     train.add_argument(
-        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number where that is taken)"
+        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number if that exists)"
     )
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the algorithm, such as learning_rate=3e-4"
@@ -91,21 +90,21 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--collector",
         choices=list(_COLLECTORS),
-        help="step an environment on the host in worker processes: all on one batch, or each on batches of its own while the agent learns",
+        help="step a host environment in worker processes: all for each batch, or each for separate batches while the agent learns",
     )
-    train.add_argument("--num-workers", type=_whole, metavar="N", help="how many worker processes (default: 2)")
-    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: what num_envs shares out)")
+    train.add_argument("--num-workers", type=_whole, metavar="N", help="number of worker processes (default: 2)")
+    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: num_envs / num_workers)")
     train.add_argument(
         "--backend",
         choices=["auto", "xla", "inductor", "eager"],
-        help="what compiles: XLA (starts in seconds; the extra xla), torch's inductor, or nothing (default: what there is, XLA on a CPU)",
+        help="the compiler: XLA (starts in seconds; the extra xla), torch's inductor, or none (default: the available one, XLA on a CPU)",
     )
-    train.add_argument("--resume", action="store_true", help="go on with the run in DIR; what is not given is as it was")
+    train.add_argument("--resume", action="store_true", help="continue the run in DIR; options that are not given are those of the run")
     _add_own(train)
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser(
-        "evaluate", help="let trained agents play", description="Let the agents of a run play, without exploration."
+        "evaluate", help="evaluate trained agents", description="Evaluate the agents of a run without exploration."
     )
     _add_play(evaluate, 100, "episodes of each agent")
     evaluate.set_defaults(command=_evaluate)
@@ -113,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     video = commands.add_parser(
         "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
     )
-    _add_play(video, 4, "how many, side by side")
+    _add_play(video, 4, "number of episodes, side by side")
     video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
     video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
     video.set_defaults(command=_video)
@@ -130,29 +129,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> None:
+def _add_play(parser: argparse.ArgumentParser, num_episodes: int, given: str) -> None:
     parser.add_argument("dir", metavar="DIR", help="the folder of a run")
-    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{told} (default: {num_episodes})")
-    parser.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
+    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{given} (default: {num_episodes})")
+    parser.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
     _add_own(parser)
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
-    parser.add_argument("--trust", action="store_true", help="import the module that the name of the run's environment asks for")
+    parser.add_argument("--trust", action="store_true", help="allow the import of the module in the name of the run's environment")
 
 
 def _train(args: argparse.Namespace) -> None:
     if args.algo is not None:
         _train_own(args)
         return
-    trust = args.trust or bool(args.env)  # what is typed is trusted, what stands in a folder is not
+    trust = args.trust or bool(args.env)  # a name on the command line is trusted, a name in a folder is not
     if args.resume and args.out is not None and None in (args.algorithm, args.env):
         old = record.read_config(Path(args.out))
         args.algorithm, args.env = args.algorithm or old["algorithm"], args.env or old["env"]
     missing = [name for name, value in (("algorithm", args.algorithm), ("--env", args.env)) if value is None]
     if missing:
-        remedy = "; a run in DIR is gone on with by train --resume --out DIR" if args.resume else ""
+        remedy = "; train --resume --out DIR continues the run in DIR" if args.resume else ""
         raise _UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
     try:
         defaults = algos.defaults(args.algorithm)
@@ -163,7 +162,7 @@ def _train(args: argparse.Namespace) -> None:
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
     collector, num_workers = args.collector, args.num_workers
     if args.resume:
-        # What was not given is as it was; what was given is compared by train.
+        # Options that are not given are those of the run; train compares the given ones with the run.
         old = record.read_config(out)
         options = {**_options_before(args, out, old, trust), **given}
         num_agents = old["num_agents"] if num_agents is None else num_agents
@@ -176,7 +175,7 @@ def _train(args: argparse.Namespace) -> None:
         total_steps = preset.total_steps if total_steps is None else total_steps
         options = dict(preset.options)
         if "anneal_steps" in options:
-            options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, however long
+            options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, of any length
         options |= given
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
@@ -200,7 +199,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _train_own(args: argparse.Namespace) -> None:
-    """Train an algorithm of the user's own, which has its environment and its options."""
+    """Train an algorithm from --algo, which already has its environment and its options."""
     given = {
         "algorithm": args.algorithm,
         "--env": args.env,
@@ -218,10 +217,10 @@ def _train_own(args: argparse.Namespace) -> None:
     out = _default_out(args, algo.name, algo.env.name) if args.out is None else Path(args.out)
     old = record.read_config(out) if args.resume else {}
     if old.get("collector") is not None:
-        raise RunError(f"{out}: cannot resume here: the run has a collector; go on with funrl.train(algo, ..., collector=, resume=True)")
+        raise RunError(f"{out}: cannot resume here: the run has a collector; continue with funrl.train(algo, ..., collector=, resume=True)")
     total_steps = old.get("total_steps") if args.total_steps is None else args.total_steps
     if total_steps is None:
-        raise _UsageError("--total-steps: expected how long to train, which nothing says for an algorithm of --algo")
+        raise _UsageError("--total-steps: expected a number of steps, as an algorithm of --algo has no default")
     key, notes = _key(args.seed, old if args.resume else None)
     num_agents = old.get("num_agents", 1) if args.num_agents is None else args.num_agents
     with algo.env:
@@ -229,7 +228,7 @@ def _train_own(args: argparse.Namespace) -> None:
 
 
 def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Return the key of a run, and the notes for its ``config.json``: of the seed, or of the run that is resumed, which may have none."""
+    """Return the key of a run, and the notes for its ``config.json``: from the seed, or from the resumed run, which may have no notes."""
     if old is not None and "seed" not in old and seed is None:
         return torch.tensor(old["key"]), {}
     chosen: int = (old or {}).get("seed", 0) if seed is None else seed
@@ -240,18 +239,18 @@ def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, di
 
 
 def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, total_steps: int, *, num_agents: int, **options: Any) -> None:
-    """Train, and say what came of it."""
+    """Train, and print the result."""
     if args.backend is not None:
         options["backend"] = args.backend
     result = training.train(algo, key, total_steps, num_agents=num_agents, resume=args.resume, **options)
-    assert result.evaluation is not None  # that is the default of train
+    assert result.evaluation is not None  # train evaluates by default
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
     say(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}")
 
 
 def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: dict[str, Any], options: dict[str, Any]) -> int:
-    """Return how many environments a batch is of: those of all workers, or of one where each makes batches of its own."""
+    """Return the number of environments in a batch: those of all workers, or of one if each worker makes complete batches."""
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", per_worker)):
         if value is not None and value < 1:
             raise _UsageError(f"{name}: expected at least 1, got {value}")
@@ -272,7 +271,7 @@ def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: d
 
 
 def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.Tensor) -> collectors.Collector:
-    """Return the collector that learns for ``algo``."""
+    """Return the collector that gathers experience for ``algo``."""
     if not algo.env.host:
         raise _UsageError(
             f"--collector: {env} is pure torch: its steps are in the program that learns, which is faster than workers are; leave it out"
@@ -285,10 +284,10 @@ def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.
     }
     per_worker = algo.config.num_envs // (num_workers if kind == "sync" else 1)
     create_env = functools.partial(envs.make, env, num_envs=per_worker)
-    params = algo.init(key).learner.params  # those of the run are published by it
+    params = algo.init(key).learner.params  # train publishes the run's own parameters before the first batch
     if kind == "sync":
         return collectors.synchronous(create_env, algo.act, params, **options)
-    # One batch of each worker waits at most, so that policies are at most so many versions old as there are workers.
+    # At most one batch of each worker waits, so that the staleness is at most the number of workers.
     return collectors.asynchronous(create_env, algo.act, params, queue_size=1, **options)
 
 
@@ -320,7 +319,7 @@ def _video(args: argparse.Namespace) -> None:
         env_params = env.default_params if env_params is None else env_params
         name = run.config["env"]
         try:
-            if args.algo is None and env.host:  # as many copies as episodes, with pictures
+            if args.algo is None and env.host:  # one copy for each episode, with rendering
                 pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
                 env = stack.enter_context(envs.make(name, num_envs=args.episodes, **pictures))
             if env.render is None:
@@ -388,7 +387,7 @@ def _default_out(args: argparse.Namespace, algorithm: str, env: str) -> Path:
 
 
 def _whole(text: str) -> int:
-    """Return the integer that ``500000``, ``500_000`` or ``5e5`` is."""
+    """Parse an integer such as ``500000``, ``500_000`` or ``5e5``."""
     try:
         return int(text)
     except ValueError:
@@ -403,7 +402,7 @@ def _whole(text: str) -> int:
 
 
 def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any], trust: bool) -> dict[str, Any]:
-    """Return the options of the run in ``out``; none where it is of another algorithm or environment, which train refuses."""
+    """Return the options of the run in ``out``; none if it is of another algorithm or environment, for which train raises."""
     if (config["algorithm"], config["env"]) != (args.algorithm, args.env):
         return {}
     try:
@@ -414,12 +413,12 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any],
 
 
 def _option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:
-    """Return name and value of ``name=value``; the value has the type of the default, and stays text where there is none."""
+    """Parse ``name=value``; the value gets the type of the option's default, and is a string if there is no such option."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
         raise _UsageError(f"--set {text}: expected NAME=VALUE, such as learning_rate=3e-4")
     if name not in defaults:
-        return name, value  # algos.make refuses it, and knows the nearest names
+        return name, value  # algos.make raises, with the most similar names
     default = defaults[name]
     kinds = {
         bool: "true or false",
@@ -443,7 +442,7 @@ def _parse(value: str, default: Any) -> Any:
         parts = [part for part in re.sub(r"[()\[\]]", "", value).split(",") if part.strip()]
         return tuple(int(part) for part in parts)
     if type(default) is int and "," in value:
-        return _parse(value, ())  # an option that is one number or several; algos.make refuses it elsewhere
+        return _parse(value, ())  # an option that is one number or several; algos.make raises if it is wrong
     return type(default)(value)
 
 

@@ -157,10 +157,10 @@ class Env(NamedTuple):
         while env.below is not None:
             labels.append(env.label)
             env = env.below
-        told = {"num_envs": env.num_envs} if env.num_envs is not None else {}
-        told.update({"host": True} if env.host else {})
+        given = {"num_envs": env.num_envs} if env.num_envs is not None else {}
+        given.update({"host": True} if env.host else {})
         settings = [env.label] if env.label else []
-        bottom = ", ".join([f"Env({env.name}", *settings, *(f"{name}={value}" for name, value in told.items())]) + ")"
+        bottom = ", ".join([f"Env({env.name}", *settings, *(f"{name}={value}" for name, value in given.items())]) + ")"
         return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
 
     def __enter__(self) -> "Env":

@@ -278,7 +278,7 @@ def torch_cell(params):
 
 
 def expected_features(params, batch, hidden, reset):
-    """What a loop over torch's cell makes of the observations, which begins anew with each episode."""
+    """What a loop over torch's cell makes of the observations, which starts again in each episode."""
     cell, (steps, copies) = torch_cell(params), batch.reward.shape
     expected = torch.zeros(steps, copies, 5, dtype=batch.reward.dtype)
     for b in range(copies):

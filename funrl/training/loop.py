@@ -204,9 +204,9 @@ def _train(
     log = Log(algo, folder, num_agents, done, progress)
     metrics: dict[str, torch.Tensor] = {}
     if resume and not done:
-        log.say("no checkpoint yet: beginning anew")
+        log.say("no checkpoint yet: starting from the beginning")
     if done >= num_updates:
-        log.say(f"the run in {folder} is finished: it has {done * algo.steps_per_update:,} steps already; ask for more steps to go on")
+        log.say(f"the run in {folder} is finished: it has {done * algo.steps_per_update:,} steps already; give more steps to continue")
     else:
         agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
         log.say(
@@ -214,7 +214,7 @@ def _train(
             + (f", in {folder}" if folder else "")
         )
         if done:
-            log.say(f"going on after update {done:,}" + (f"; {remark}" if remark else ""))
+            log.say(f"continuing after update {done:,}" + (f"; {remark}" if remark else ""))
     begun, compiling, last_save = seconds(), 0.0, -math.inf
     interrupt, number, stopped = Interrupt(), done, None
     stack.enter_context(compiler.listening(log.part))

@@ -110,7 +110,8 @@ def check_path(what: str, path: Any) -> None:
         >>> check_path("tree.save", {"a": 1})
         Traceback (most recent call last):
         ...
-        TypeError: tree.save: path: expected a str or os.PathLike, got dict; give the value to save first, and then the path: tree.save(value, path)
+        TypeError: tree.save: path: expected a str or os.PathLike, got dict; give the value to save first, and then the path:
+            tree.save(value, path)
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
