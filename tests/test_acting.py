@@ -439,7 +439,7 @@ def test_rewards_of_several_agents_are_refused_by_all_alike(at_reset, num_envs):
 
     env = inner._replace(reset=several(inner.reset, at_reset), step=several(inner.step, True))
     env = env if num_envs is None else funrl.envs.vectorize(env, num_envs)
-    message = r"env: expected one reward for each copy, .* but CartPole-v1 gives \[.*2\]; where several agents have rewards of their own"
+    message = r"env: expected one reward for each copy, .* but CartPole-v1 gives \[.*2\]; if several agents have different rewards"
     with pytest.raises(ValueError, match=f"evaluate: {message}"):
         funrl.evaluate(None, random.key(0), env.default_params, env=env, num_episodes=3)
     with pytest.raises(ValueError, match=f"rollout: {message}"):

@@ -1,4 +1,4 @@
-"""The state of what acts, from one rollout to the next."""
+"""The state of an actor, from one rollout to the next."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class Memory(tree.Replaceable):
     """The memory of a recurrent policy, from step to step and from one rollout to the next.
 
     Attributes:
-        state: what the policy remembers, such as the carry of a recurrent cell; leaves [...] or [B, ...].
+        state: the state of the policy, such as the carry of a recurrent cell; leaves [...] or [B, ...].
         reset: bool [] or [B], True where the next observation is the first of an episode.
     """
 
@@ -26,7 +26,7 @@ class Memory(tree.Replaceable):
 
 @tree.dataclass
 class ActorState(tree.Replaceable):
-    """An environment under way, or B of them: where a rollout starts, and where it ends.
+    """State of one environment or of B environments, with which a rollout starts and ends.
 
     ``ActorState(*env.reset(key, env_params))`` is the start of an environment; :func:`start` also makes B copies, and a memory.
 
@@ -42,15 +42,15 @@ class ActorState(tree.Replaceable):
 
 
 def start(params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Any = None, num_envs: int | None = None) -> ActorState:
-    """Reset an environment, or B copies of it, and give a recurrent policy its first memory.
+    """Reset an environment, or B copies of it, and start the memory of a recurrent policy.
 
     Args:
         params: the parameters of the policy; only a recurrent one needs them here.
         key: a key []; with ``num_envs`` copy b is reset by ``random.split(key, B)[b]``.
         env_params: the physical constants.
         env: the environment.
-        act: the policy; one with a memory is a :class:`funrl.policies.StatefulPolicy`.
-        num_envs: B, copies of a single pure environment, by ``vmap``; None: ``env`` as it is, single or batched.
+        act: the policy; a recurrent one is a :class:`funrl.policies.StatefulPolicy`.
+        num_envs: B, the number of vmapped copies of a single pure environment; None: ``env`` itself, single or batched.
 
     Returns:
         An :class:`ActorState` with leaves [...] or [B, ...].
@@ -78,16 +78,16 @@ def start(params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Any
 
 
 def with_memory(params: Any, actor: ActorState, *, env: Env, policy: StatefulPolicy) -> ActorState:
-    """Return the actor with the first memory of a recurrent policy.
+    """Return the actor with the initial memory of a recurrent policy.
 
     Args:
         params: the parameters of the policy.
         actor: an :class:`ActorState` at the start of its episodes.
         env: the environment.
-        policy: such as :func:`funrl.policies.recurrent` makes.
+        policy: a recurrent policy, such as those of :func:`funrl.policies.recurrent`.
 
     Returns:
-        The same with a :class:`Memory`.
+        The actor with a :class:`Memory`.
 
     Raises:
         TypeError: if ``actor`` is neither an :class:`ActorState` nor what ``env.reset`` returned.
@@ -112,9 +112,9 @@ def with_memory(params: Any, actor: ActorState, *, env: Env, policy: StatefulPol
 
 
 def checked(what: str, actor: Any, env: Env, act: Any = None) -> tuple[ActorState, torch.Size]:
-    """Return an actor and its batch dimensions, [] or [B], after a check that it fits the environment and the policy.
+    """Check that an actor fits the environment and the policy, and return it and its batch dimensions, [] or [B].
 
-    The pair that ``env.reset`` returned is taken for the actor that it is the start of.
+    The pair that ``env.reset`` returned is converted to an actor.
 
     Example:
         >>> import funrl
@@ -132,7 +132,7 @@ def checked(what: str, actor: Any, env: Env, act: Any = None) -> tuple[ActorStat
     if isinstance(act, StatefulPolicy) and not isinstance(actor.memory, Memory):
         raise ValueError(
             f"{what}: actor: expected one with a Memory, as act is a StatefulPolicy; funrl.acting.start(..., act=act) makes one, and "
-            "funrl.acting.with_memory gives one to an actor that is there"
+            "funrl.acting.with_memory adds one to an actor"
         )
     check_reward(what, actor.timestep, env)
     shape = actor.timestep.reward.shape
@@ -156,5 +156,5 @@ def check_reward(what: str, timestep: Timestep, env: Env) -> None:
     if timestep.reward.shape != timestep.terminated.shape:
         raise ValueError(
             f"{what}: env: expected one reward for each copy, {list(timestep.terminated.shape)} as terminated is, but {env.name} gives "
-            f"{list(timestep.reward.shape)}; where several agents have rewards of their own, give their sum, or that of one of them"
+            f"{list(timestep.reward.shape)}; if several agents have different rewards, give their sum, or that of one of them"
         )

@@ -194,7 +194,7 @@ class _Host:
             shape, dtype = self.kinds.setdefault(name, (array.shape, array.dtype))
             if array.dtype.kind not in "biuf" or array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise HostError(
-                    f"{self.driver.name_of(i)}: info: expected {name!r} to be {dtype} {list(shape)}, as at the first step, got {entries[name]!r}"
+                    f"{self.driver.name_of(i)}: info: expected {name!r} to be {dtype} {list(shape)}, as at first, got {entries[name]!r}"
                 )
             arrays.append(array.astype(dtype))
         whole = arrays[0].copy() if self.single else np.stack(arrays)
