@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-    # OpenMP reads it once, when torch loads. Threads that spin long while they wait make a program of two threads 50 times slower than
-    # one of one thread beside a busy process; threads that sleep soon halve its speed on a quiet machine. 2,000 turns, some tens of
-    # microseconds, cost a tenth of that speed, and make it 3 times slower than one thread beside a busy process.
+    # OpenMP reads it once, when torch loads. If another process is busy, long spinning of waiting threads makes a program of two threads
+    # 50 times slower than one of one thread; but threads that sleep soon halve its speed on an idle machine. 2,000 turns, some tens of
+    # microseconds, cost a tenth of that speed, and make it only 3 times slower than one thread if another process is busy.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from funrl import acting, checkpoint, compiler, distributions, env, nn, optim, policies, random, returns, schedules, spaces, stats, tree
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from funrl import algos, buffers, collectors, debug, envs, losses, record, training, transforms  # noqa: F401
     from funrl.training import train
 
-# Families of many files, which come with their first use: importing funrl takes hardly longer than importing torch.
+# Packages of many files, imported at their first use, so that importing funrl takes hardly longer than importing torch.
 _LATER = {"algos", "buffers", "collectors", "debug", "envs", "losses", "record", "training", "transforms"}
 
 __all__ = [

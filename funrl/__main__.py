@@ -27,8 +27,7 @@ __all__ = ["main"]
 def main(argv: list[str] | None = None) -> int:
     """Run a command, and return the exit code.
 
-    0: done. 1: the run diverged, its environment failed, or its folder could not be written any more. 2: what was asked for is not
-    possible.
+    0: success. 1: the run diverged, its environment failed, or its folder became unwritable. 2: the arguments are invalid.
     130: interrupted. Errors are one line on stderr; the result is the last line on stdout.
 
     Args:
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except (training.Diverged, HostError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        kept = "; what a checkpoint holds is kept, go on from there with --resume" if args.command is _train else ""
+        kept = "; continue from the last checkpoint with --resume" if args.command is _train else ""
         return _fail(f"interrupted{kept}", 130)
 
 
@@ -63,7 +62,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.algo is not None:
         _train_own(args)
         return
-    trust = args.trust or bool(args.env)  # what is typed is trusted, what stands in a folder is not
+    trust = args.trust or bool(args.env)  # a name on the command line is trusted, a name in a folder is not
     if args.resume and args.out is not None and None in (args.algorithm, args.env):
         old = record.read_config(Path(args.out))
         args.algorithm, args.env = args.algorithm or old["algorithm"], args.env or old["env"]
@@ -80,7 +79,7 @@ def _train(args: argparse.Namespace) -> None:
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
     collector, num_workers = args.collector, args.num_workers
     if args.resume:
-        # What was not given is as it was; what was given is compared by train.
+        # Options that are not given are those of the run; train compares the given ones with the run.
         old = record.read_config(out)
         options = {**_options_before(args, out, old, trust), **given}
         num_agents = old["num_agents"] if num_agents is None else num_agents
@@ -93,7 +92,7 @@ def _train(args: argparse.Namespace) -> None:
         total_steps = preset.total_steps if total_steps is None else total_steps
         options = dict(preset.options)
         if "anneal_steps" in options:
-            options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, however long
+            options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, of any length
         options |= given
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
@@ -117,7 +116,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _train_own(args: argparse.Namespace) -> None:
-    """Train an algorithm of the user's own, which has its environment and its options."""
+    """Train an algorithm from --algo, which already has its environment and its options."""
     given = {
         "algorithm": args.algorithm,
         "--env": args.env,
@@ -135,7 +134,7 @@ def _train_own(args: argparse.Namespace) -> None:
     out = _default_out(args, algo.name, algo.env.name) if args.out is None else Path(args.out)
     old = record.read_config(out) if args.resume else {}
     if old.get("collector") is not None:
-        raise RunError(f"{out}: cannot resume here: the run has a collector; go on with funrl.train(algo, ..., collector=, resume=True)")
+        raise RunError(f"{out}: cannot resume here: the run has a collector; continue with funrl.train(algo, ..., collector=, resume=True)")
     total_steps = old.get("total_steps") if args.total_steps is None else args.total_steps
     if total_steps is None:
         raise UsageError("--total-steps: expected how long to train, which nothing says for an algorithm of --algo")
@@ -146,7 +145,7 @@ def _train_own(args: argparse.Namespace) -> None:
 
 
 def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Return the key of a run, and the notes for its ``config.json``: of the seed, or of the run that is resumed, which may have none."""
+    """Return the key of a run, and the notes for its ``config.json``: from the seed, or from the resumed run, which may have no notes."""
     if old is not None and "seed" not in old and seed is None:
         return torch.tensor(old["key"]), {}
     chosen: int = (old or {}).get("seed", 0) if seed is None else seed
@@ -157,18 +156,18 @@ def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, di
 
 
 def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, total_steps: int, *, num_agents: int, **options: Any) -> None:
-    """Train, and say what came of it."""
+    """Train, and print the result."""
     if args.backend is not None:
         options["backend"] = args.backend
     result = training.train(algo, key, total_steps, num_agents=num_agents, resume=args.resume, **options)
-    assert result.evaluation is not None  # that is the default of train
+    assert result.evaluation is not None  # train evaluates by default
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
     say(f"{steps} in {time}; {_summary(result.evaluation, num_agents)}")
 
 
 def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: dict[str, Any], options: dict[str, Any]) -> int:
-    """Return how many environments a batch is of: those of all workers, or of one where each makes batches of its own."""
+    """Return the number of environments in a batch: those of all workers, or of one if each worker makes complete batches."""
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", per_worker)):
         if value is not None and value < 1:
             raise UsageError(f"{name}: expected at least 1, got {value}")
@@ -189,7 +188,7 @@ def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: d
 
 
 def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.Tensor) -> collectors.Collector:
-    """Return the collector that learns for ``algo``."""
+    """Return the collector that gathers experience for ``algo``."""
     if not algo.env.host:
         raise UsageError(
             f"--collector: {env} is pure torch: its steps are in the program that learns, which is faster than workers are; leave it out"
@@ -202,10 +201,10 @@ def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.
     }
     per_worker = algo.config.num_envs // (num_workers if kind == "sync" else 1)
     create_env = functools.partial(envs.make, env, num_envs=per_worker)
-    params = algo.init(key).learner.params  # those of the run are published by it
+    params = algo.init(key).learner.params  # train publishes the run's own parameters before the first batch
     if kind == "sync":
         return collectors.synchronous(create_env, algo.act, params, **options)
-    # One batch of each worker waits at most, so that policies are at most so many versions old as there are workers.
+    # At most one batch of each worker waits, so that the staleness is at most the number of workers.
     return collectors.asynchronous(create_env, algo.act, params, queue_size=1, **options)
 
 
@@ -237,7 +236,7 @@ def _video(args: argparse.Namespace) -> None:
         env_params = env.default_params if env_params is None else env_params
         name = run.config["env"]
         try:
-            if args.algo is None and env.host:  # as many copies as episodes, with pictures
+            if args.algo is None and env.host:  # one copy for each episode, with rendering
                 pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
                 env = stack.enter_context(envs.make(name, num_envs=args.episodes, **pictures))
             if env.render is None:
@@ -305,7 +304,7 @@ def _default_out(args: argparse.Namespace, algorithm: str, env: str) -> Path:
 
 
 def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any], trust: bool) -> dict[str, Any]:
-    """Return the options of the run in ``out``; none where it is of another algorithm or environment, which train refuses."""
+    """Return the options of the run in ``out``; none if it is of another algorithm or environment, for which train raises."""
     if (config["algorithm"], config["env"]) != (args.algorithm, args.env):
         return {}
     try:

@@ -1,6 +1,6 @@
-"""Trees of tensors in files that are whole or not there: :func:`save` and :func:`load`; :func:`save_kept` keeps the latest and the best.
+"""Checkpoints: :func:`save` and :func:`load` of a tree of tensors; :func:`save_kept` retains the latest and the best.
 
-A file holds, in this order,
+A file contains, in this order,
 
 * one line of text, ``funrl checkpoint 2``: what it is, and the version of the format;
 * the length of the header, an unsigned 64-bit little-endian integer;
@@ -8,7 +8,7 @@ A file holds, in this order,
 * the bytes of the leaves in the order of :func:`funrl.tree.leaves`, little-endian;
 * the SHA-256 of all that precedes.
 
-It is read without executing anything from it (no pickle), and numbers come back bit for bit, also the payloads of NaNs.
+Nothing in it is executed (no pickle), and numbers are restored bit for bit, including the payloads of NaNs.
 """
 
 import hashlib
@@ -39,22 +39,22 @@ _CHUNK_BYTES = 1 << 20
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint, is damaged, or holds another tree than was asked for. The message says which file and why."""
+    """Error: a file is not a checkpoint, is damaged, or contains another tree. The message names the file and the reason."""
 
 
 def save(value: Any, path: str | os.PathLike, meta: dict[str, Any] | None = None) -> None:
-    """Write a tree of tensors to a file, all of it or nothing.
+    """Write a tree of tensors to a file, atomically.
 
-    The bytes go to a temporary file beside ``path``, to the disk, and only then take the name ``path``; so a process or
-    machine that dies leaves either the old file or the new one.
+    The bytes are written to a temporary file in the same folder and flushed to the disk; then the file is renamed to ``path``. So
+    after a crash of the process or machine there is either the old file or the new one.
 
     Args:
-        value: a tree of tensors of any shape, dtype and device. It is only read.
-        path: the file; its folder is made where it is missing.
-        meta: what else to keep, as JSON can: dicts, lists, strings, numbers, booleans and None.
+        value: a tree of tensors of any shape, dtype and device. It is not modified.
+        path: the file; its folder is created if missing.
+        meta: further JSON data: dicts, lists, strings, numbers, booleans and None.
 
     Raises:
-        TypeError: if a leaf of ``value`` is not a tensor, ``path`` is no path, or JSON cannot hold ``meta``.
+        TypeError: if a leaf of ``value`` is not a tensor, ``path`` is not a path, or ``meta`` is not JSON data.
         OSError: if the file cannot be written.
 
     Example:
@@ -78,7 +78,7 @@ def save(value: Any, path: str | os.PathLike, meta: dict[str, Any] | None = None
     try:
         header = json.dumps({"meta": {} if meta is None else meta, "leaves": rows}).encode()
     except (TypeError, ValueError) as error:
-        raise TypeError(f"checkpoint.save: meta: expected what JSON can hold, got {meta!r} ({error})") from None
+        raise TypeError(f"checkpoint.save: meta: expected JSON data, got {meta!r} ({error})") from None
 
     def write(file: BinaryIO) -> None:
         digest = hashlib.sha256()
@@ -99,18 +99,18 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
 
     Args:
         path: the file.
-        like: a tree with the structure, shapes and dtypes that the file has to have; its numbers are not used. Nodes are
-            compared by the paths to their leaves, and so a list passes for a tuple. The recorded actions in a collector's state may be
-            more or fewer.
-        at: the path of the part of the file's tree that ``like`` is like, such as ``"['params']"``; what is elsewhere is passed over.
-        device: where the tensors go; by default where those of ``like`` are.
+        like: a tree with the structure, shapes and dtypes that the file has to have; its values are not used. Nodes are
+            compared by the paths to their leaves, so a list matches a tuple. The number of recorded actions in a collector's state may
+            differ.
+        at: the path of the part of the file's tree to load, such as ``"['params']"``, whose structure is ``like``; other parts are ignored.
+        device: the device of the tensors; by default the devices of ``like``.
 
     Returns:
-        The tree, and what :func:`save` got as ``meta``.
+        The tree, and the ``meta`` of :func:`save`.
 
     Raises:
-        CheckpointError: if the file is missing, is none of ours or of another version, is truncated or damaged, or holds
-            a tree unlike ``like`` (the leaf is named).
+        CheckpointError: if the file is missing, is not a checkpoint of funrl or has another version, is truncated or damaged, or its
+            tree differs from ``like`` (the message names the leaf).
 
     Example:
         >>> import tempfile, torch
@@ -141,7 +141,7 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
                 digest.update(buffer)
                 leaves.append(values)
             if file.read(_DIGEST_BYTES) != digest.digest():
-                raise CheckpointError(f"{path}: the checkpoint is damaged, its checksum is wrong; restore a copy or start anew")
+                raise CheckpointError(f"{path}: the checkpoint is damaged, its checksum is wrong; restore a copy or start a new run")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from None
     leaves = [values.to(leaf.device if device is None else device) for values, leaf in zip(leaves, expected, strict=True)]
@@ -151,25 +151,25 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
 def save_kept(
     folder: str | os.PathLike, step: int, value: Any, meta: dict[str, Any] | None = None, *, keep: int = 1, score: float | None = None
 ) -> Path:
-    """Write a checkpoint to a folder of several, then remove all but the latest ones and the best.
+    """Write a checkpoint to a folder of checkpoints, then remove all but the latest ones and the best.
 
-    They are called ``step-`` and twelve digits. A process or machine that dies leaves at least those that were to be kept.
+    The files are named ``step-`` and twelve digits. After a crash of the process or machine at least the retained ones exist.
 
     Args:
-        folder: where they are; it is made where it is missing. Other files in it are left alone.
-        step: how far the run is, at least 0.
+        folder: the folder; it is created if missing. Other files in it are not changed.
+        step: the step of the run, at least 0.
         value: as for :func:`save`.
-        meta: likewise; ``step`` and ``score`` are added.
-        keep: how many of the latest stay, at least 1.
-        score: how good it is; the first of those with the greatest score stays. None or NaN: it does not compete.
+        meta: as for :func:`save`; ``step`` and ``score`` are added.
+        keep: the number of latest checkpoints to retain, at least 1.
+        score: the score of the checkpoint; the first one with the greatest score is retained. None or NaN: no score.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: if ``step`` is below 0 or ``keep`` below 1, or one is no integer.
+        ValueError: if ``step`` is below 0 or ``keep`` below 1, or one is not an integer.
         TypeError: as :func:`save`.
-        OSError: if the file cannot be written; all others stay then.
+        OSError: if the file cannot be written; no other file is removed then.
 
     Example:
         >>> import tempfile, torch
@@ -194,7 +194,7 @@ def save_kept(
 
 
 def latest(folder: str | os.PathLike) -> Path:
-    """Return the checkpoint of the greatest step that :func:`save_kept` has left in a folder.
+    """Return the checkpoint with the greatest step in a folder of :func:`save_kept`.
 
     Raises:
         CheckpointError: if there is none.
@@ -212,10 +212,10 @@ def latest(folder: str | os.PathLike) -> Path:
 
 
 def best(folder: str | os.PathLike) -> Path:
-    """Return the checkpoint of the greatest score that :func:`save_kept` has left in a folder.
+    """Return the checkpoint with the greatest score in a folder of :func:`save_kept`.
 
     Raises:
-        CheckpointError: if there is none that has a score.
+        CheckpointError: if there is none with a score.
 
     Example:
         >>> import tempfile, torch
@@ -226,12 +226,12 @@ def best(folder: str | os.PathLike) -> Path:
     """
     path = _best(_kept(folder))
     if path is None:
-        raise CheckpointError(f"{folder}: no checkpoint there has a score; give scores to save_kept, or take the latest")
+        raise CheckpointError(f"{folder}: no checkpoint there has a score; give scores to save_kept, or use the latest")
     return path
 
 
 def check_keep(keep: int) -> None:
-    """Raise a ValueError unless so many checkpoints can be kept.
+    """Raise a ValueError unless ``keep`` is an integer of at least 1.
 
     Example:
         >>> check_keep(0)
@@ -244,7 +244,7 @@ def check_keep(keep: int) -> None:
 
 
 def _kept(folder: str | os.PathLike) -> list[Path]:
-    """Return the checkpoints of a folder by their steps."""
+    """Return a dict from steps to the checkpoints of a folder."""
     try:
         files = [path for path in Path(folder).iterdir() if _KEPT.fullmatch(path.name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -258,7 +258,7 @@ def _best(files: list[Path]) -> Path | None:
 
 
 def _score(path: Path) -> float | None:
-    """Return the score of a checkpoint; one that is damaged does not compete."""
+    """Return the score of a checkpoint; a damaged one has no score."""
     try:
         with open(path, "rb") as file:
             score = _read_header(file, path, hashlib.sha256())["meta"].get("score")
@@ -275,13 +275,13 @@ def _pass_over(file: BinaryIO, size: int, digest: Any) -> None:
     while size:
         part = file.read(min(size, _CHUNK_BYTES))
         if not part:
-            return  # the checksum tells
+            return  # the checksum will detect the damage
         digest.update(part)
         size -= len(part)
 
 
 def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
-    """Read up to the first leaf, and check that the file is as long as its header says."""
+    """Read the header, and check that the file has the length that it implies."""
     size = os.fstat(file.fileno()).st_size
     first = file.readline(64)
     if not first.startswith(_KIND) or not first.endswith(b"\n"):
@@ -300,7 +300,7 @@ def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
     length = struct.unpack("<Q", packed)[0] if len(packed) == 8 else size
     start = len(first) + 8 + length
     if start + _DIGEST_BYTES > size:
-        raise CheckpointError(f"{path}: the checkpoint is truncated, it has only {size} bytes; restore a copy or start anew")
+        raise CheckpointError(f"{path}: the checkpoint is truncated, it has only {size} bytes; restore a copy or start a new run")
     text = file.read(length)
     for part in (first, packed, text):
         digest.update(part)
@@ -311,11 +311,11 @@ def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
             raise TypeError
         expected = start + sum(row["bytes"] for row in header["leaves"]) + _DIGEST_BYTES
     except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path}: the checkpoint is damaged, its header cannot be read; restore a copy or start anew") from None
+        raise CheckpointError(f"{path}: the checkpoint is damaged, its header cannot be read; restore a copy or start a new run") from None
     if size != expected:
         fault = "truncated" if size < expected else "damaged"
         raise CheckpointError(
-            f"{path}: the checkpoint is {fault}, it has {size} bytes and should have {expected}; restore a copy or start anew"
+            f"{path}: the checkpoint is {fault}, it has {size} bytes and should have {expected}; restore a copy or start a new run"
         )
     return header
 
@@ -343,7 +343,7 @@ def _check_leaves(rows: list[dict[str, Any]], paths: list[str], leaves: list[tor
                 "it belongs to another configuration"
             )
     if [row["path"] for row in rows] != paths or [row["bytes"] for row in rows] != sizes:
-        raise CheckpointError(f"{path}: the checkpoint is damaged, its header contradicts itself; restore a copy or start anew")
+        raise CheckpointError(f"{path}: the checkpoint is damaged, its header is inconsistent; restore a copy or start a new run")
 
 
 def _bytes(x: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Seeing inside: values of a program as it runs, numbers that are not finite, and keys that are used twice.
+"""Debugging of running programs: print values, find numbers that are not finite, and find keys that are used twice.
 
-All of it works eagerly, under torch.func's transforms, and in programs that XLA compiles.
+All functions work in eager mode, under torch.func's transforms, and in programs compiled by XLA.
 """
 
 import contextlib
@@ -20,18 +20,17 @@ __all__ = ["KeyReused", "callback", "check_finite", "keys", "print"]
 
 
 def print(text: str, *values: Any, **named: Any) -> None:
-    """Print ``text.format(*values, **named)`` when this is run, with the values that tensors have then.
+    """Print ``text.format(*values, **named)`` at run time, with the present values of tensors.
 
-    Under vmap each instance prints for itself. In a program that XLA compiles it prints as the program runs, at each call and each step of
-    a loop.
+    Under vmap each instance prints separately. A program compiled by XLA prints while it runs, at each call and each step of a loop.
 
     Args:
-        text: as for :meth:`str.format`: ``"loss {:.3f}"``; numbers of shape [] take a number's format.
-        *values: trees of tensors, or anything else.
-        **named: likewise.
+        text: as for :meth:`str.format`: ``"loss {:.3f}"``; tensors of shape [] are formatted as numbers.
+        *values: trees of tensors, or other objects.
+        **named: trees of tensors, or other objects, by name.
 
     Raises:
-        TraceError: in a program that inductor compiles: it cannot call Python.
+        TraceError: in a program compiled by inductor, which cannot call Python.
 
     Example:
         >>> from funrl import compiler
@@ -55,15 +54,15 @@ def _shown(value: Any) -> Any:
 
 
 def callback(f: Callable[..., Any], *trees: Any) -> None:
-    """Call ``f(*trees)`` when this is run, with the values that tensors have then; what it returns is dropped.
+    """Call ``f(*trees)`` at run time, with the present values of tensors; its result is ignored.
 
     Args:
-        f: a function of trees of tensors on the CPU; under vmap it is called for each instance. What it raises is raised eagerly at once,
-            and from a compiled program when that has ended.
-        *trees: trees of tensors; other leaves are handed on as they are.
+        f: a function of trees of tensors on the CPU; under vmap it is called for each instance. Its exceptions are raised at once in
+            eager mode, and at the end of a compiled program.
+        *trees: trees of tensors; other leaves are passed unchanged.
 
     Raises:
-        TraceError: in a program that inductor compiles.
+        TraceError: in a program compiled by inductor.
 
     Example:
         >>> seen = []
@@ -84,15 +83,15 @@ def callback(f: Callable[..., Any], *trees: Any) -> None:
 
 
 def check_finite(value: Any, name: str = "value") -> Any:
-    """Return ``value``, a tree; raise when this is run and one of its floating-point leaves holds NaN or an infinity.
+    """Return ``value``, a tree; raise at run time if one of its floating-point leaves contains NaN or an infinity.
 
     Args:
         value: a tree of tensors.
-        name: what it is, for the message.
+        name: its name, for the message.
 
     Raises:
-        FloatingPointError: that names the leaf and counts the entries; from a compiled program when that has ended.
-        TraceError: in a program that inductor compiles.
+        FloatingPointError: with the leaf and the number of entries that are not finite; from a compiled program at its end.
+        TraceError: in a program compiled by inductor.
 
     Example:
         >>> check_finite(torch.tensor([1.0, float("nan")]), "advantage")
@@ -116,16 +115,16 @@ def check_finite(value: Any, name: str = "value") -> Any:
 
 
 class KeyReused(RuntimeError):
-    """One key was used twice: what was drawn by it is not independent."""
+    """Error: a key was used twice, so that its random numbers are not independent."""
 
 
 @contextlib.contextmanager
 def keys() -> Iterator[None]:
-    """Within the context, raise where one key of :mod:`funrl.random` is used twice: by samplers or ``split``, not by ``fold_in``.
+    """Context that raises if a key of :mod:`funrl.random` is used twice, by samplers or ``split``; ``fold_in`` does not count.
 
     A key is used when a function of :mod:`funrl.random` draws from it. Two uses of equal keys give equal numbers; the message names both
-    lines. Functions that are traced within the context are looked at as they are traced, once; run them under ``compiler.eager()``, or
-    make them anew, if they were compiled before.
+    lines. Functions are checked while they are traced within the context, once. If they were compiled before, run them under
+    ``compiler.eager()``, or compile them again.
 
     Raises:
         KeyReused: at the second use.
@@ -160,7 +159,7 @@ def keys() -> Iterator[None]:
 
 
 def _caller() -> tuple[Any, str]:
-    """Return the outermost frame of funrl.random that is running, and the line that called it."""
+    """Return the outermost running frame of funrl.random, and the line that called it."""
     frame: Any = sys._getframe(2)
     entry = None
     while frame is not None:

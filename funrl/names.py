@@ -1,4 +1,4 @@
-"""Names that users type: what to advise where one is unknown."""
+"""Suggestions for unknown names that users have typed."""
 
 import difflib
 import re
@@ -8,10 +8,10 @@ __all__ = ["nearest"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the advice for an unknown name: the known ones that are spelled much like it, have it as half of them or as initials, or all.
+    """Return a suggestion for an unknown name: known names that are similar, contain it as half or as initials, or all known names.
 
     Args:
-        name: what was typed; upper and lower case count as the same.
+        name: the unknown name; upper and lower case are not distinguished.
         known: at least one name.
 
     Example:

@@ -18,7 +18,7 @@ Schedule = Callable[[torch.Tensor], torch.Tensor]
 
 
 def constant(value: Number) -> Schedule:
-    """Make the schedule that is always ``value``, at least 0.
+    """Make a constant schedule of ``value``, at least 0.
 
     Example:
         >>> import torch
@@ -30,7 +30,7 @@ def constant(value: Number) -> Schedule:
 
 
 def linear(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedule:
-    """Make the schedule that goes evenly from ``start`` to ``end`` in ``num_steps`` updates, and stays there.
+    """Make a schedule that changes linearly from ``start`` to ``end`` in ``num_steps`` updates, and is constant after that.
 
     Args:
         start: the rate at count 0, at least 0, a number or a tensor [].
@@ -56,7 +56,7 @@ def linear(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedul
 
 
 def cosine(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedule:
-    r"""Make the schedule that goes from ``start`` to ``end`` along half a cosine in ``num_steps`` updates, and stays there.
+    r"""Make a schedule that changes from ``start`` to ``end`` along half a cosine in ``num_steps`` updates, and is constant after that.
 
     .. math:: \alpha_t = \alpha_{end} + \tfrac12 (\alpha_{start} - \alpha_{end}) \left(1 + \cos \frac{\pi t}{n}\right)
 

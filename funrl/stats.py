@@ -1,4 +1,4 @@
-"""Running mean and variance as a state, for normalising observations and rewards."""
+"""Running mean and variance as a state, to normalise observations and rewards."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ class Moments:
     """Mean and variance of all samples so far.
 
     Attributes:
-        count: int64 [], the number of samples; whole, so that it never stops growing as a float32 does at 2^24.
-        mean: a tree like a sample, floating point [*shape]; 0 at first.
-        var: a tree like a sample, floating point [*shape]: the mean squared deviation (divided by count); 1 at first.
+        count: int64 [], the number of samples; an integer, as a float32 cannot count beyond 2^24.
+        mean: a tree like a sample, floating point [*shape]; initially 0.
+        var: a tree like a sample, floating point [*shape]: the mean squared deviation (divided by count); initially 1.
     """
 
     count: torch.Tensor
@@ -25,7 +25,7 @@ class Moments:
 
 
 def moments(example: Any) -> Moments:
-    """Return the moments of no samples: normalising with them changes nothing (up to eps and clipping).
+    """Return the initial moments, of no samples; normalisation with them changes nothing (up to eps and clipping).
 
     Args:
         example: one sample, a floating-point tensor [*shape] or a tree of them; only shape, dtype and device matter.
@@ -59,15 +59,15 @@ def update(state: Moments, batch: Any) -> Moments:
     .. math:: \delta = \bar x_B - \bar x_A, \quad n = n_A + n_B, \quad \bar x = \bar x_A + \delta \frac{n_B}{n}, \quad
         M = M_A + M_B + \delta^2 \frac{n_A n_B}{n}
 
-    with M the sum of squared deviations. Here it is divided by n, so that nothing grows, and the batch is centred on its first sample
-    before its own moments are taken, so that a mean far from 0 costs no digits.
+    with M the sum of squared deviations. The implementation divides it by n, so that it does not grow, and centres the batch on its first
+    sample before it computes the moments of the batch, so that a mean far from 0 costs no digits.
 
     Args:
         state: the moments so far.
-        batch: like the example, each leaf [N..., *shape] with the same leading dimensions (none: a single sample).
+        batch: a tree like the example, each leaf [N..., *shape] with the same leading dimensions (none: a single sample).
 
     Raises:
-        ValueError: if a leaf's shape, dtype or the structure does not fit the state, or the batch is empty.
+        ValueError: if the structure, or a leaf's shape or dtype, does not fit the state, or the batch is empty.
 
     Example:
         >>> import torch
@@ -102,14 +102,14 @@ def update(state: Moments, batch: Any) -> Moments:
 
 
 def normalize(state: Moments, x: Any, *, clip: float | torch.Tensor = 10.0, eps: float | torch.Tensor = 1e-8) -> Any:
-    r"""Return ``x`` with mean 0 and variance 1 under the state, cut off at ``clip``.
+    r"""Normalise ``x`` to mean 0 and variance 1 by the moments in the state, and clip it at ``clip``.
 
     .. math:: \mathrm{clip}\left(\frac{x - \bar x}{\sqrt{\sigma^2 + \epsilon}}, -c, c\right)
 
     Args:
         state: the moments.
-        x: like the example, each leaf [N..., *shape].
-        clip: c, above 0, in standard deviations; infinity cuts nothing off. A number or a tensor [].
+        x: a tree like the example, each leaf [N..., *shape].
+        clip: c, above 0, in standard deviations, a number or a tensor []; infinity: no clipping.
         eps: added to the variance, above 0.
 
     Raises:
@@ -122,7 +122,7 @@ def normalize(state: Moments, x: Any, *, clip: float | torch.Tensor = 10.0, eps:
         tensor([ 0.,  2., 10.])
     """
     if not isinstance(clip, torch.Tensor) and not clip > 0:
-        raise ValueError(f"normalize: clip: expected a number above 0, got {clip}; use math.inf to cut nothing off")
+        raise ValueError(f"normalize: clip: expected a number above 0, got {clip}; use math.inf for no clipping")
     _leading("normalize: x", state, x)
 
     bound: Any = clip
@@ -134,12 +134,12 @@ def normalize(state: Moments, x: Any, *, clip: float | torch.Tensor = 10.0, eps:
 
 
 def denormalize(state: Moments, x: Any, *, eps: float | torch.Tensor = 1e-8) -> Any:
-    """Return what :func:`normalize` made ``x`` from, where it cut nothing off.
+    """Invert :func:`normalize`, for values that it did not clip.
 
     Args:
         state: the moments.
         x: normalised values, each leaf [N..., *shape].
-        eps: as given to :func:`normalize`.
+        eps: the same as for :func:`normalize`.
 
     Raises:
         ValueError: if ``x`` does not fit the state.
@@ -155,12 +155,12 @@ def denormalize(state: Moments, x: Any, *, eps: float | torch.Tensor = 1e-8) -> 
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
-    """Return x in float32 where it is in half precision, which holds no eps, and no count above 65504."""
+    """Cast x to float32 if it is in half precision, which cannot represent eps or counts above 65504."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _leading(what: str, state: Moments, x: Any) -> torch.Size:
-    """Return the leading dimensions that the leaves of ``x`` share, after a check that the rest fits the state."""
+    """Check ``x`` against the state, and return the leading dimensions that its leaves share."""
     if tree.structure(x) != tree.structure(state.mean):
         expected, got = (", ".join(tree.paths(t)) or "none" for t in (state.mean, x))
         kinds = "" if expected != got else ", in nodes of other types or with other static fields"

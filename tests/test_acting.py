@@ -278,7 +278,7 @@ def torch_cell(params):
 
 
 def expected_features(params, batch, hidden, reset):
-    """What a loop over torch's cell makes of the observations, which begins anew with each episode."""
+    """What a loop over torch's cell makes of the observations, which starts again in each episode."""
     cell, (steps, copies) = torch_cell(params), batch.reward.shape
     expected = torch.zeros(steps, copies, 5, dtype=batch.reward.dtype)
     for b in range(copies):
@@ -439,7 +439,7 @@ def test_rewards_of_several_agents_are_refused_by_all_alike(at_reset, num_envs):
 
     env = inner._replace(reset=several(inner.reset, at_reset), step=several(inner.step, True))
     env = env if num_envs is None else funrl.envs.vectorize(env, num_envs)
-    message = r"env: expected one reward for each copy, .* but CartPole-v1 gives \[.*2\]; where several agents have rewards of their own"
+    message = r"env: expected one reward for each copy, .* but CartPole-v1 gives \[.*2\]; if several agents have different rewards"
     with pytest.raises(ValueError, match=f"evaluate: {message}"):
         funrl.evaluate(None, random.key(0), env.default_params, env=env, num_episodes=3)
     with pytest.raises(ValueError, match=f"rollout: {message}"):

@@ -477,7 +477,7 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
         ((*CARTPOLE, "--out", "empty", "--resume"), "empty: there is no run here"),
         (("train", "--out", "empty", "--resume"), "empty: there is no run here"),
         (("train", "--out", "new"), "the following arguments are required: algorithm, --env; see python -m funrl train --help"),
-        (("train", "--resume"), "required: algorithm, --env; a run in DIR is gone on with by train --resume --out DIR; see"),
+        (("train", "--resume"), "required: algorithm, --env; train --resume --out DIR continues the run in DIR; see"),
         ((*CARTPOLE, "--collector", "sync"), "--collector: CartPole-v1 is pure torch: its steps are in the program that learns"),
         ((*CARTPOLE, "--collector", "both"), "invalid choice: 'both' (choose from 'sync', 'async')"),
         ((*CARTPOLE, "--num-workers", 2), "--num-workers: there are workers only with --collector sync or async"),

@@ -1,7 +1,7 @@
 """Acting in environments: ``rollout`` gathers transitions, ``evaluate`` measures whole episodes.
 
-What acts is an :class:`ActorState`: environments, their latest timesteps and, with a recurrent policy, its memory. :func:`start` makes one.
-A pure environment is scanned, so that a rollout is one program; one that runs on the host is stepped by a loop in Python.
+An :class:`ActorState` has environments, their latest timesteps and, for a recurrent policy, its memory. :func:`start` makes one.
+A rollout of a pure environment is one program with a scan; a host environment is stepped by a loop in Python.
 """
 
 from funrl.acting._choose import Act, check_act, host_chooser

@@ -1,4 +1,4 @@
-"""How actions are chosen: a function, a recurrent policy or chance, for one environment or for copies side by side."""
+"""Choice of actions: by a function, by a recurrent policy or at random, for one environment or for several copies."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]] | StatefulPolicy
 
 
 def check_act(what: str, act: Any) -> None:
-    """Raise a TypeError unless ``act`` is what :func:`funrl.rollout` takes; the message begins with ``what``.
+    """Raise a TypeError unless ``act`` is valid for :func:`funrl.rollout`; the message begins with ``what``.
 
     Example:
         >>> from funrl import nn, policies
@@ -32,9 +32,9 @@ def check_act(what: str, act: Any) -> None:
 
 
 def chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
-    """Return ``choose(params, key, memory, observation) -> (memory, action, extras)`` for what ``env`` observes.
+    """Return ``choose(params, key, memory, observation) -> (memory, action, extras)`` for observations of ``env``.
 
-    The memory is () where ``act`` has none. A batched environment has all of it mapped over its copies.
+    The memory is () if ``act`` has none. For a batched environment the function is mapped over the copies.
 
     Example:
         >>> import funrl
@@ -78,7 +78,7 @@ def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, 
         return lambda action, memory, observation: (memory, action, {})
 
     def over_copies(f: Callable, num_inputs: int) -> Callable:
-        # A compiled act stays so under vmap.
+        # A compiled act remains compiled under vmap.
         map_over = getattr(f, "vmapped", functools.partial(torch.func.vmap, f))
         return f if env.num_envs is None else map_over((None, *(0 for _ in range(num_inputs))))
 
@@ -95,7 +95,7 @@ def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, 
 
 
 def with_reset(memory: Any, done: torch.Tensor) -> Any:
-    """Return the memory, if there is one, that knows where episodes have ended.
+    """Set the reset flag of the memory, if there is one, where episodes have ended.
 
     Example:
         >>> with_reset((), torch.tensor(True))
@@ -105,7 +105,7 @@ def with_reset(memory: Any, done: torch.Tensor) -> Any:
 
 
 def mapped(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``torch.func.vmap(f)`` that takes None among the results for what it is: a tree without leaves.
+    """Return ``torch.func.vmap(f)`` that treats None in the results as a tree without leaves.
 
     Example:
         >>> mapped(lambda x: (x + 1, None))(torch.zeros(2))
@@ -129,7 +129,5 @@ def mapped(f: Callable[..., Any]) -> Callable[..., Any]:
 def _pair(chosen: Any) -> tuple[Any, Any]:
     if not isinstance(chosen, tuple) or len(chosen) != 2:
         got = f"{len(chosen)} of them" if isinstance(chosen, tuple) else f"a {type(chosen).__name__}"
-        raise TypeError(
-            f"act: expected it to return the pair (action, extras), got {got}; where there are no extras, return (action, {{}})"
-        )
+        raise TypeError(f"act: expected it to return the pair (action, extras), got {got}; without extras, return (action, {{}})")
     return chosen

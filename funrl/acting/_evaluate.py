@@ -19,12 +19,12 @@ __all__ = ["Evaluation", "evaluate"]
 
 @tree.dataclass
 class Evaluation:
-    """Whole episodes, one for each environment.
+    """Returns and lengths of whole episodes.
 
     Attributes:
         episode_return: floating point [N]; the undiscounted sum of rewards.
         episode_length: int64 [N]; in steps.
-        finished: bool [N]; False where the episode was still going on after ``max_steps``.
+        finished: bool [N]; False if the episode had not ended after ``max_steps``.
     """
 
     episode_return: torch.Tensor
@@ -42,21 +42,21 @@ def evaluate(
     num_episodes: int,
     max_steps: int | None = None,
 ) -> Evaluation:
-    """Play ``num_episodes`` episodes: each in an environment of its own, side by side, or on the copies that ``env`` has.
+    """Play ``num_episodes`` whole episodes: each in a separate copy of a single environment, or in the copies of a batched one.
 
-    Short episodes are not preferred: every environment counts with its first one only, and the copies of a batched environment,
-    like the single one of a host, each play a number of episodes that is fixed beforehand.
+    The result is not biased towards short episodes: in separate copies only the first episode of each counts, and each copy of a batched
+    environment, like a single host environment, plays a number of episodes that is fixed in advance.
 
     Args:
-        params: what ``act`` learns.
+        params: the parameters of ``act``.
         key: a key [].
         env_params: the physical constants.
         env: the environment: pure or on the host, single or batched.
-        act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a policy with a memory, a
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a
             :class:`funrl.policies.StatefulPolicy`. None: random actions.
         num_episodes: N >= 1.
-        max_steps: how many steps an episode goes at most; ``env.max_episode_steps`` by default, whatever the limit in ``env_params`` is.
-            An episode that was cut is not ``finished``.
+        max_steps: the maximum length of an episode; ``env.max_episode_steps`` by default, regardless of a limit in ``env_params``.
+            An episode that does not end before it is not ``finished``.
 
     Returns:
         An :class:`Evaluation` with leaves [N].
@@ -92,7 +92,7 @@ def evaluate(
 def _play(
     params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, lanes: tuple[int, ...], max_steps: int
 ) -> Evaluation:
-    """Play the first episode of each copy: of ``lanes`` that vmap makes, or of those that ``env`` has."""
+    """Play the first episode of each copy: of ``lanes`` vmapped copies, or of the copies of ``env``."""
     reset_key, step_key = random.split(key).unbind(0)
     actor = start(reset_key, env_params, env=env, num_envs=lanes[0] if lanes else None, act=act, params=params)
     timestep = actor.timestep
@@ -125,7 +125,7 @@ def _play(
 def _evaluate_host(
     params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, num_episodes: int, max_steps: int
 ) -> Evaluation:
-    """Play on the B copies that there are: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
+    """Play on the B copies of ``env``: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
     reset_key, loop_key = random.split(key).unbind(0)
     actor = start(reset_key, env_params, env=env, act=act, params=params)
     choose = chooser(act, env)
@@ -152,7 +152,7 @@ def _evaluate_host(
 
 
 def _triples(key: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Give three keys after another without end, made many at a time."""
+    """Yield triples of keys without end; many are made at a time."""
     for number in itertools.count():
         for row in random.split(random.fold_in(key, number), (256, 3)).unbind(0):
             yield row.unbind(0)

@@ -1,4 +1,4 @@
-"""Steps of an environment that runs on the host: a loop in Python, whose random numbers are drawn before."""
+"""Steps of a host environment: a loop in Python with random numbers that are drawn in advance."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ __all__ = ["Drawn", "draw", "host_steps", "rollout_host"]
 
 
 class Drawn(NamedTuple):
-    """The random numbers of the steps of a host environment, for each step.
+    """Random numbers of the steps of a host environment, one entry for each step.
 
     Attributes:
-        choices: what an action is chosen with: a key, or [B] keys for the copies; without a policy the random action itself.
-        steps: keys to step with.
-        resets: keys to reset with.
+        choices: the key of the action, or [B] keys for the copies; without a policy the random action itself.
+        steps: the keys of the steps.
+        resets: the keys of the resets.
     """
 
     choices: Sequence[Any]
@@ -29,7 +29,7 @@ class Drawn(NamedTuple):
 
 
 def draw(key: torch.Tensor, *, env: Env, act: Act | None, num_steps: int) -> Drawn:
-    """Draw the random numbers of :func:`host_steps`, which depend on no parameters and so can be drawn before they are there.
+    """Draw the random numbers of :func:`host_steps`. They do not depend on parameters, and so can be drawn before these are known.
 
     Example:
         >>> import funrl
@@ -53,7 +53,7 @@ def draw(key: torch.Tensor, *, env: Env, act: Act | None, num_steps: int) -> Dra
 def host_steps(
     params: Any, drawn: Drawn, actor: ActorState, env_params: Any, *, env: Env, act: Act | None
 ) -> tuple[ActorState, list[tuple[Any, ...]]]:
-    """Do what :func:`funrl.rollout` does, step by step in Python, and return for each step the fields of its Transition, in order.
+    """Perform a rollout step by step in Python, and return a tuple of the fields of each Transition, in order.
 
     Example:
         >>> import funrl
@@ -82,7 +82,7 @@ def host_steps(
 def rollout_host(
     params: Any, key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env, act: Act | None, num_steps: int
 ) -> tuple[ActorState, Transition]:
-    """Do what :func:`funrl.rollout` does in an environment on the host.
+    """Implement :func:`funrl.rollout` for a host environment.
 
     Example:
         >>> import funrl

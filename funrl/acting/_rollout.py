@@ -1,4 +1,4 @@
-"""Rollouts: T steps of an environment, or of B side by side, as one loop."""
+"""Rollouts: T steps of one environment or of B environments, as one loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,29 +26,29 @@ def rollout(
     act: Act | None = None,
     num_steps: int,
 ) -> tuple[ActorState, Transition]:
-    """Act for ``num_steps`` steps in one environment, or in B of them side by side.
+    """Act for ``num_steps`` steps in one environment or in B environments.
 
-    An environment that is done is reset, here and nowhere else; ``next_observation`` is the true successor all the
-    same, so that a value can be bootstrapped from it on truncation.
+    An environment is reset at the end of its episode, here and nowhere else; ``next_observation`` is still the true
+    successor, so that a learner can bootstrap from it after a truncation.
 
     It is the loop of ``act``, ``env.step`` and :func:`step_mdp`, which use the three keys of
     ``random.split(key, (num_steps, 3))[t]`` in that order; with B states of a single environment those of
     ``random.split(key, (num_steps, B, 3))[t, b]``.
 
     Args:
-        params: what ``act`` learns.
+        params: the parameters of ``act``.
         key: a key [].
-        actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or what ``env.reset`` returned.
+        actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or the result of ``env.reset``.
             With B environments all its leaves are [B, ...].
-        env_params: the physical constants, shared by all environments; a batched one may take some for each copy.
+        env_params: the physical constants, shared by all environments; a batched one may have separate values for each copy.
         env: the environment: pure or on the host, single or batched.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a batched environment maps it over
-            ``random.split(key, B)``. None: random actions, and ``extras`` are {}. Or a policy with a memory, a
-            :class:`funrl.policies.StatefulPolicy`: then ``actor`` has its memory, and the policy knows where an episode begins.
+            ``random.split(key, B)``. None: random actions, and ``extras`` are {}. Or a
+            :class:`funrl.policies.StatefulPolicy`: then ``actor`` has its memory, and the flag of the first step of an episode.
         num_steps: T >= 1.
 
     Returns:
-        The actor to go on with, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
+        The actor after the steps, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
 
     Raises:
         TypeError: if ``act`` is neither a function nor a StatefulPolicy, or ``actor`` neither an ActorState nor what
@@ -75,7 +75,7 @@ def rollout(
         return rollout_host(params, key, actor, env_params, env=env, act=act, num_steps=num_steps)
     choose = chooser(act, env)
     lanes = shape if env.num_envs is None else ()
-    # All keys at once: drawing them inside the loop makes the program slower to compile and to run. Apart, as a step reads them fastest.
+    # All keys at once, as splits inside the loop make the program slower to compile and to run. Separate tensors are read fastest.
     keys = tuple(each.contiguous() for each in random.split(key, (num_steps, *lanes, 3)).unbind(-1))
     env_params = _pack(env_params)
 
@@ -106,9 +106,9 @@ def rollout(
 
 
 def _pack(env_params: Any) -> Callable[[], Any]:
-    """Return a function that gives ``env_params`` back from one vector for each dtype: a loop pays for every tensor that it reads."""
+    """Pack ``env_params`` into one vector for each dtype, as a loop has a cost for every tensor that it reads; return the inverse."""
     values, form = tree.flatten(env_params)
-    dtypes = dict.fromkeys(x.dtype for x in values)  # in order: a set's may differ in another process
+    dtypes = dict.fromkeys(x.dtype for x in values)  # a dict, as the order of a set may differ between processes
     vectors = {dtype: tree.ravel([x for x in values if x.dtype == dtype]) for dtype in dtypes}
 
     def unpack() -> Any:

@@ -1,4 +1,4 @@
-"""The state of what acts, from one rollout to the next."""
+"""The state of an actor, from one rollout to the next."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class Memory(tree.Replaceable):
     """The memory of a recurrent policy, from step to step and from one rollout to the next.
 
     Attributes:
-        state: what the policy remembers, such as the carry of a recurrent cell; leaves [...] or [B, ...].
+        state: the state of the policy, such as the carry of a recurrent cell; leaves [...] or [B, ...].
         reset: bool [] or [B], True where the next observation is the first of an episode.
     """
 
@@ -26,7 +26,7 @@ class Memory(tree.Replaceable):
 
 @tree.dataclass
 class ActorState(tree.Replaceable):
-    """An environment under way, or B of them: where a rollout starts, and where it ends.
+    """State of one environment or of B environments, with which a rollout starts and ends.
 
     ``ActorState(*env.reset(key, env_params))`` is the start of an environment; :func:`start` also makes B copies, and a memory.
 
@@ -81,16 +81,16 @@ def start(
 
 
 def with_memory(params: Any, actor: ActorState, *, env: Env, policy: StatefulPolicy) -> ActorState:
-    """Return the actor with the first memory of a recurrent policy.
+    """Return the actor with the initial memory of a recurrent policy.
 
     Args:
         params: the parameters of the policy.
         actor: an :class:`ActorState` at the start of its episodes.
         env: the environment.
-        policy: such as :func:`funrl.policies.recurrent` makes.
+        policy: a recurrent policy, such as those of :func:`funrl.policies.recurrent`.
 
     Returns:
-        The same with a :class:`Memory`.
+        The actor with a :class:`Memory`.
 
     Raises:
         TypeError: if ``actor`` is neither an :class:`ActorState` nor what ``env.reset`` returned.
@@ -115,9 +115,9 @@ def with_memory(params: Any, actor: ActorState, *, env: Env, policy: StatefulPol
 
 
 def checked(what: str, actor: Any, env: Env, act: Any = None) -> tuple[ActorState, torch.Size]:
-    """Return an actor and its batch dimensions, [] or [B], after a check that it fits the environment and the policy.
+    """Check that an actor fits the environment and the policy, and return it and its batch dimensions, [] or [B].
 
-    The pair that ``env.reset`` returned is taken for the actor that it is the start of.
+    The pair that ``env.reset`` returned is converted to an actor.
 
     Example:
         >>> import funrl
@@ -135,7 +135,7 @@ def checked(what: str, actor: Any, env: Env, act: Any = None) -> tuple[ActorStat
     if isinstance(act, StatefulPolicy) and not isinstance(actor.memory, Memory):
         raise ValueError(
             f"{what}: actor: expected one with a Memory, as act is a StatefulPolicy; funrl.acting.start(..., act=act) makes one, and "
-            "funrl.acting.with_memory gives one to an actor that is there"
+            "funrl.acting.with_memory adds one to an actor"
         )
     check_reward(what, actor.timestep, env)
     shape = actor.timestep.reward.shape
@@ -159,5 +159,5 @@ def check_reward(what: str, timestep: Timestep, env: Env) -> None:
     if timestep.reward.shape != timestep.terminated.shape:
         raise ValueError(
             f"{what}: env: expected one reward for each copy, {list(timestep.terminated.shape)} as terminated is, but {env.name} gives "
-            f"{list(timestep.reward.shape)}; where several agents have rewards of their own, give their sum, or that of one of them"
+            f"{list(timestep.reward.shape)}; if several agents have different rewards, give their sum, or that of one of them"
         )

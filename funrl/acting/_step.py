@@ -1,4 +1,4 @@
-"""Single steps: with a random action, and from the end of an episode to the start of the next."""
+"""Single steps: with a random action, and the reset at the end of an episode."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ __all__ = ["any_of", "cleared", "rand_step", "renew", "restart", "step_mdp"]
 
 
 def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env) -> ActorState:
-    """Return where to act from after a step: ``actor`` itself, or the start of a new episode where its episode is over.
+    """Return the actor for the next step: ``actor`` itself, or a reset one if its episode is over.
 
     Args:
         key: a key [], for the resets.
-        actor: the :class:`ActorState` after a step, or what ``env.step`` returned; its memory, if any, stays as it is.
+        actor: the :class:`ActorState` after a step, or the result of ``env.step``; its memory, if any, does not change.
         env_params: the physical constants.
         env: the environment.
 
@@ -44,13 +44,13 @@ def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env)
 
 
 def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env) -> tuple[ActorState, Transition]:
-    """Take one step with a random action, and reset nothing.
+    """Take one step with a random action, without a reset.
 
     Args:
         key: a key [].
-        actor: an :class:`ActorState`, or what ``env.reset`` returned.
+        actor: an :class:`ActorState`, or the result of ``env.reset``.
         env_params: the physical constants.
-        env: the environment; if it is batched, each copy has an action of its own.
+        env: the environment; if it is batched, each copy has its own action.
 
     Returns:
         The :class:`ActorState` after the step, and the :class:`~funrl.env.Transition`.
@@ -84,7 +84,7 @@ def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env
 
 
 def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params: Any, env: Env) -> ActorState:
-    """Reset the environments ``where`` it is asked for.
+    """Reset the environments in the mask ``where``.
 
     Example:
         >>> import funrl
@@ -104,7 +104,7 @@ def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params:
 
 
 def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tensor, env_params: Any, env: Env) -> tuple[Any, Any, Any]:
-    """Reset a host environment, or the copies ``where`` of a batched one; return its state, observation and info.
+    """Reset a host environment, or the copies in the mask ``where`` of a batched one; return its state, observation and info.
 
     Example:
         >>> import funrl
@@ -121,7 +121,7 @@ def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tens
 
 
 def cleared(last: Timestep | Transition, observation: Any, info: Any) -> Timestep:
-    """Return the timestep after the resets: all but observation and info follows from the last one, and no loop has to carry it.
+    """Return the timestep after the resets. Only observation and info have to be carried; the other fields follow from the last timestep.
 
     Example:
         >>> import funrl
@@ -135,7 +135,7 @@ def cleared(last: Timestep | Transition, observation: Any, info: Any) -> Timeste
 
 
 def any_of(flag: torch.Tensor) -> bool:
-    """Return whether a flag, or any of several, is up: for the few copies of a host several times as fast as a reduction.
+    """Return whether a flag, or any of several, is True; for few copies on the host several times as fast as a reduction.
 
     Example:
         >>> any_of(torch.tensor([False, True])), any_of(torch.tensor(False))
@@ -146,7 +146,7 @@ def any_of(flag: torch.Tensor) -> bool:
 
 
 def _pick(where: torch.Tensor, yes: Any, no: Any) -> Any:
-    """Return ``tree.where(where, yes, no)``, without its price on the host where it is a mere tensor."""
+    """Return ``tree.where(where, yes, no)``, faster on the host for a single tensor."""
     if isinstance(yes, torch.Tensor):
         return torch.where(where.reshape(where.shape + (1,) * (yes.ndim - where.ndim)), yes, no)
     return tree.where(where, yes, no) if yes != {} else yes

@@ -97,10 +97,10 @@ def reopen(buffer: Buffer, example: Any) -> Any:
         >>> reopen(buffers.uniform(10), torch.zeros(1))
         Traceback (most recent call last):
         ...
-        ValueError: buffers.reopen: this buffer is kept in memory; make it with storage=buffers.files(folder)
+        ValueError: buffers.reopen: this buffer is in memory; make it with storage=buffers.files(folder)
     """
     if buffer.storage.open is None:
-        raise ValueError("buffers.reopen: this buffer is kept in memory; make it with storage=buffers.files(folder)")
+        raise ValueError("buffers.reopen: this buffer is in memory; make it with storage=buffers.files(folder)")
     return buffer.restore(buffer.storage.open(buffer.kept(example), buffer.capacity))
 
 
@@ -131,7 +131,7 @@ def follow(buffer: Buffer, example: Any) -> Callable[[torch.Tensor, int], Sample
     """
     read = buffer.storage.read
     if read is None:
-        raise ValueError("buffers.follow: this buffer is kept in memory; make it with storage=buffers.files(folder)")
+        raise ValueError("buffers.follow: this buffer is in memory; make it with storage=buffers.files(folder)")
 
     def sample(key: torch.Tensor, batch_size: int) -> Sample:
         for attempt in range(1000):

@@ -1,4 +1,4 @@
-"""What a compiled program costs on a GPU: its kernels are recorded once, and from then on launched as one CUDA graph."""
+"""CUDA graphs of compiled programs: the kernels are captured once, and later launched as one graph, which saves launch time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,23 +9,23 @@ from funrl.compiler import _torch_private as private
 
 __all__ = ["replayed"]
 
-# Each holds memory of its own. A program that is called with donated tensors at ever other places is not worth recording.
+# Each graph has its own memory. A program whose donated tensors are at new addresses in every call is not worth capturing.
 _MOST_RECORDINGS = 8
 
 
 def replayed(program: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]], held: Sequence[int] = ()) -> Callable[..., Any]:
-    """Return ``program``, which a GPU runs from a recording once it has run.
+    """Return ``program``, which a GPU runs as a captured CUDA graph after its first run.
 
-    A loop of a hundred steps launches thousands of small kernels, and launching them one by one takes longer than they do. Recorded,
-    they are one launch. The recording reads and writes fixed memory, so that what is given is copied there and what it gives is copied
-    out, save for the tensors ``held``, which are read and written where they are.
+    A loop of a hundred steps launches thousands of small kernels, and their separate launches take longer than the kernels themselves. A
+    graph is one launch. It reads and writes fixed memory, so that inputs are copied to that memory and outputs are copied from it, except
+    for the tensors ``held``, which are read and written in place.
 
-    Whatever cannot be recorded runs as it is: a CPU, and what CUDA refuses to capture.
+    A program that cannot be captured, on a CPU or because CUDA refuses, runs without a graph.
 
     Args:
-        program: a function of a list of tensors, always of the same shapes and dtypes, that does the same work at each call, and reads no
-            value on the host.
-        held: positions of tensors that stay where they are: those that it writes, and those that are the same ones at each call.
+        program: a function of a list of tensors, always of the same shapes and dtypes, that does the same work at each call, and does not
+            read values on the host.
+        held: positions of tensors with fixed addresses: those that it writes, and those that are the same at each call.
 
     Returns:
         A function like ``program``.

@@ -1,4 +1,4 @@
-"""What inductor computes otherwise than torch, written in operators that it computes rightly. Each is known from a wrong result."""
+"""Replacements of operators that inductor computes differently from torch. Each is known from a wrong result."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a trace does with each operator: it goes into the graph, is a view, writes in place by its functional twin, or is refused."""
+"""Treatment of each operator in a trace: recorded in the graph, a view, an in-place write by its functional twin, or an error."""
 
 from collections.abc import Callable
 from typing import Any

@@ -15,7 +15,7 @@ __all__ = ["Recording", "executable", "record"]
 
 
 class Recording(NamedTuple):
-    """What a function did with traced arguments, and what it returned."""
+    """A trace of a function: its traced arguments, its operations and its result."""
 
     trace: Trace
     args: tuple[Any, ...]  # traced

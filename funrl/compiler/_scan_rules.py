@@ -1,4 +1,4 @@
-"""What torch.func's transforms make of a recorded loop: a loop over batches, a loop with its gradient, a loop with its tangents."""
+"""Rules of torch.func's transforms for a recorded loop: a loop over batches, with its gradient, or with its tangents."""
 
 from collections.abc import Callable
 from typing import Any

@@ -24,8 +24,7 @@ class Reshaped(BaseException):
 
 
 class Memory:
-    """What tensors that are views of each other share: its present value, a node, why it may not be written, whether it has
-    rows at indices that are tensors."""
+    """Storage shared by tensors that are views of each other: present value, node, reason against writes, and use of tensor indices."""
 
     __slots__ = ("frame", "has_rows", "meta", "node", "readonly", "version")
 

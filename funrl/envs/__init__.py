@@ -78,9 +78,9 @@ _FACTORIES = {
     "Seaquest-MinAtar": seaquest,
 }
 
-# Bridges to environments outside torch; they bring their packages along: not before they are used.
+# Bridges to environments outside torch. They import further packages, and so are imported at their first use.
 _BRIDGES = ("gymnasium", "dm_control")
-# What those of the bridges may be told, and those in torch have by other means.
+# Settings of the bridges for which pure environments have other functions.
 _OF_THE_HOST = {
     **dict.fromkeys(("num_envs", "vectorization"), "here map over keys, torch.func.vmap(env.reset), or take envs.vectorize(env, num_envs)"),
     "frame_skip": "here compose(env, transforms.frame_skip(num))",
@@ -99,18 +99,18 @@ def names() -> list[str]:
 
 
 def make(name: str, **settings: Any) -> Env:
-    """Return the environment called ``name``.
+    """Return the environment with a name.
 
     ``gymnasium:ID`` is gymnasium's environment of that id, on the host: :func:`funrl.envs.gymnasium.make`, with its settings.
-    ``dm_control:DOMAIN-TASK`` is likewise :func:`funrl.envs.dm_control.make`.
+    ``dm_control:DOMAIN-TASK`` is a task of dm_control: :func:`funrl.envs.dm_control.make`, with its settings.
 
     Args:
         name: one of :func:`names`, ``gymnasium:ID`` or ``dm_control:DOMAIN-TASK``.
-        **settings: what its factory takes, such as a size.
+        **settings: arguments of its factory, such as a size.
 
     Raises:
-        TypeError: if ``name`` is no string, or a setting has the wrong type.
-        ValueError: if there is none of that name (the nearest names are offered), or a setting is unknown or out of its range.
+        TypeError: if ``name`` is not a string, or a setting has the wrong type.
+        ValueError: if the name is unknown (the message suggests similar names), or a setting is unknown or out of its range.
 
     Example:
         >>> make("CartPole-v1").action_space

@@ -27,10 +27,10 @@ class AcrobotParams:
         torque: N m, of an action.
         dt: s, of one step.
         max_speed_1: rad/s; the first angular velocity is clipped to it.
-        max_speed_2: rad/s; the second likewise.
+        max_speed_2: rad/s; the second angular velocity is clipped to it.
         goal_height: the episode terminates when the tip is higher above the fixed end.
         reset_scale: ``reset`` draws each number of the state from [-reset_scale, reset_scale).
-        max_steps: int64 []; the episode is truncated after so many steps.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     gravity: torch.Tensor
@@ -114,7 +114,7 @@ def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, env_param
 
     Args:
         key: int64 []; not used, the dynamics are deterministic.
-        state: where the episode is.
+        state: the state of the episode.
         action: int64 []; 0, 1, 2 are the torques -1, 0, 1 (times ``torque``).
         env_params: the constants.
 
@@ -146,7 +146,7 @@ def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, env_param
 
     a1, a2, v1, v2 = state.angle_1, state.angle_2, state.angular_velocity_1, state.angular_velocity_2
     half = 0.5 * p.dt
-    # The slope of an angle is the velocity of the same stage, so four pairs of accelerations tell the whole step.
+    # The slope of an angle is the velocity of the same stage, so four pairs of accelerations determine the whole step.
     k1, l1 = accelerations(a1, a2, v1, v2)
     p1, p2 = v1 + half * k1, v2 + half * l1
     k2, l2 = accelerations(a1 + half * v1, a2 + half * v2, p1, p2)

@@ -1,4 +1,4 @@
-"""Bandits: arms whose rewards are random, of a kind that has to be found out by pulling them."""
+"""Bandits: arms with random rewards of unknown distributions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +18,11 @@ MAX_STEPS = 100
 
 @tree.dataclass
 class BernoulliBanditParams:
-    """The arms.
+    """Parameters of a Bernoulli bandit.
 
     Attributes:
-        probability: floating-point [K], in [0, 1]; an arm pays 1 with it, else 0.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        probability: floating-point [K], in [0, 1]; the probability that an arm pays 1 and not 0.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     probability: torch.Tensor
@@ -31,12 +31,12 @@ class BernoulliBanditParams:
 
 @tree.dataclass
 class GaussianBanditParams:
-    """The arms; floating-point numbers have one dtype.
+    """Parameters of a Gaussian bandit; floating-point numbers have the same dtype.
 
     Attributes:
         mean: [K], of the rewards of each arm.
         scale: [K], their standard deviations.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     mean: torch.Tensor
@@ -60,18 +60,18 @@ class BanditState:
 
 
 def bernoulli_bandit(num_arms: int = 2) -> Env:
-    """Return BernoulliBandit-misc: each of K arms pays 1 with a probability of its own, else 0.
+    """Return BernoulliBandit-misc: each of K arms pays 1 with its own probability, else 0.
 
-    The probabilities are in ``env_params``, by default evenly spaced from 0.1 to 0.9, and the same in each episode: for meta-learning
-    give each copy or each episode others. The observation, floating-point [K + 2], is what a policy with memory needs: the last reward, the
-    last action one-hot (zeros at first), and the part of the episode that is over. An action is an arm. Never terminated; truncated after
-    ``max_steps``, 100 by default.
+    The probabilities are in ``env_params``, by default evenly spaced from 0.1 to 0.9, and the same in each episode; for meta-learning,
+    give each copy or each episode different ones. The observation, floating-point [K + 2], is that of a recurrent policy: the last reward,
+    the last action one-hot (initially zeros), and the elapsed fraction of the episode. An action is an arm. Never terminated; truncated
+    after ``max_steps``, 100 by default.
 
     Args:
         num_arms: K, at least 1.
 
     Raises:
-        TypeError, ValueError: if ``num_arms`` is no integer, or too small.
+        TypeError, ValueError: if ``num_arms`` is not an integer, or too small.
 
     Example:
         >>> import torch
@@ -98,7 +98,7 @@ def bernoulli_bandit(num_arms: int = 2) -> Env:
 
 
 def gaussian_bandit(num_arms: int = 2) -> Env:
-    """Return GaussianBandit-misc: each of K arms pays a normal number with a mean and a scale of its own.
+    """Return GaussianBandit-misc: each of K arms pays a normal number with its own mean and scale.
 
     Means and scales are in ``env_params``, by default means evenly spaced from -1 to 1 and scales 0.1; the reward is mean + scale · ε with
     a standard normal ε, so it is differentiable in both. The rest is as in :func:`bernoulli_bandit`.
@@ -107,7 +107,7 @@ def gaussian_bandit(num_arms: int = 2) -> Env:
         num_arms: K, at least 1.
 
     Raises:
-        TypeError, ValueError: if ``num_arms`` is no integer, or too small.
+        TypeError, ValueError: if ``num_arms`` is not an integer, or too small.
 
     Example:
         >>> import torch
@@ -144,8 +144,8 @@ def _bandit(name: str, default: Any, pay: Callable, bars: Callable, *, low: floa
         default: its params; the first leaf is [K], and the last is ``max_steps``.
         pay: ``pay(key, pulled one-hot [K], env_params) -> reward []``.
         bars: ``bars(env_params) -> (bottom [K], top [K])`` of the arms' bars in the picture, between 0 and 1.
-        low: the least reward.
-        high: the greatest.
+        low: the smallest reward.
+        high: the greatest reward.
     """
     kind, like = type(default), tree.leaves(default)[0]
     num_arms = len(like)

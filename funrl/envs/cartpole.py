@@ -22,9 +22,9 @@ class CartPoleParams:
         force: N, of a push.
         dt: s, of one step.
         position_limit: m; the episode terminates beyond it on either side.
-        angle_limit: rad from upright; likewise.
+        angle_limit: rad from upright; the episode terminates beyond it on either side.
         reset_scale: ``reset`` draws each number of the state from [-reset_scale, reset_scale).
-        max_steps: int64 []; the episode is truncated after so many steps.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     gravity: torch.Tensor
@@ -100,7 +100,7 @@ def step(
 
     Args:
         key: int64 []; not used, the dynamics are deterministic.
-        state: where the episode is.
+        state: the state of the episode.
         action: int64 []; 0 pushes left, 1 pushes right.
         env_params: the constants.
 
@@ -156,7 +156,7 @@ def _observe(state: CartPoleState) -> torch.Tensor:
 def cartpole() -> Env:
     """Return CartPole-v1: a pole hinged on a cart, which is to be kept upright.
 
-    It agrees with gymnasium's CartPole-v1 step for step, save that a step after termination is still rewarded
+    It agrees with gymnasium's CartPole-v1 step for step, except that a step after termination is still rewarded
     with 1: what follows termination is undefined, and :func:`funrl.rollout` never asks for it.
 
     Example:

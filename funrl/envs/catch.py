@@ -18,8 +18,8 @@ class CatchParams:
     """The rewards, each a floating-point [] of one dtype.
 
     Attributes:
-        catch_reward: for a ball that lands on the paddle.
-        miss_reward: for one that does not.
+        catch_reward: the reward for a ball that lands on the paddle.
+        miss_reward: the reward for a ball that does not.
     """
 
     catch_reward: torch.Tensor
@@ -31,7 +31,7 @@ class CatchState:
     """The state of one episode.
 
     Attributes:
-        ball_row: int64 [], 0 on top; how many steps the ball has fallen.
+        ball_row: int64 [], 0 on top, the number of steps that the ball has fallen.
         ball_column: int64 [].
         paddle_column: int64 []; the paddle is in the last row.
     """
@@ -42,7 +42,7 @@ class CatchState:
 
 
 def catch(rows: int = 10, columns: int = 5) -> Env:
-    """Return Catch-bsuite: a ball falls one row a step, and the paddle in the last row should be there when it lands.
+    """Return Catch-bsuite: a ball falls one row a step, and the paddle in the last row has to catch it.
 
     It agrees with bsuite's Catch step for step. The observation is floating-point [rows, columns]: 1 where the ball or the paddle is.
     Actions: 0 moves the paddle to the left, 1 not at all, 2 to the right. The reward is 0 until the ball lands, which terminates the
@@ -53,7 +53,7 @@ def catch(rows: int = 10, columns: int = 5) -> Env:
         columns: at least 1.
 
     Raises:
-        TypeError, ValueError: if a size is no integer, or too small.
+        TypeError, ValueError: if a size is not an integer, or too small.
 
     Example:
         >>> import torch

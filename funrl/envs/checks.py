@@ -1,4 +1,4 @@
-"""What the factories of environments check: the sizes that they are given, and the params that their steps get."""
+"""Checks of environments: sizes given to factories, and params given to steps."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ def check_size(name: str, setting: str, value: Any, least: int) -> None:
     """Raise unless a setting is a Python integer of at least ``least``.
 
     Args:
-        name: of the environment, for the message.
-        setting: of the setting.
-        value: what was given.
-        least: the least that makes sense.
+        name: the name of the environment, for the message.
+        setting: the name of the setting.
+        value: the given value.
+        least: the smallest valid value.
 
     Raises:
-        TypeError: if it is no integer.
+        TypeError: if it is not an integer.
         ValueError: if it is too small.
     """
     if not isinstance(value, int) or isinstance(value, bool):
@@ -30,8 +30,8 @@ def check_params(name: str, env_params: Any, default_params: Any) -> None:
     """Raise a ValueError unless the params have the shapes of the default ones; dtypes may differ.
 
     Args:
-        name: of the environment, for the message.
-        env_params: what a step got.
-        default_params: what its factory made.
+        name: the name of the environment, for the message.
+        env_params: the params given to a step.
+        default_params: the default params of the environment.
     """
     tree.check_like(env_params, default_params, f"{name}: env_params", "default_params (see the settings of its factory)", dtypes=False)

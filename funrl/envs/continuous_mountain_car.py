@@ -1,4 +1,4 @@
-"""MountainCarContinuous: rock a weak car out of a valley, and spend little force on it."""
+"""MountainCarContinuous: drive a weak car out of a valley with little force."""
 
 import torch
 
@@ -13,10 +13,10 @@ __all__ = ["ContinuousMountainCarParams", "MountainCarState", "continuous_mounta
 
 @tree.dataclass
 class ContinuousMountainCarParams(MountainCarParams):
-    """Those of MountainCar, and one more.
+    """Parameters of MountainCar, and the bound of the action.
 
     Attributes:
-        max_action: the action is clipped to it on either side before it acts.
+        max_action: the action is clipped to [-max_action, max_action] before it acts.
     """
 
     max_action: torch.Tensor
@@ -35,13 +35,13 @@ def reset(key: torch.Tensor, env_params: ContinuousMountainCarParams = PARAMS) -
 def step(
     key: torch.Tensor, state: MountainCarState, action: torch.Tensor, env_params: ContinuousMountainCarParams = PARAMS
 ) -> tuple[MountainCarState, Timestep]:
-    """Press the pedal for one step; with the action a clipped to ± max_action the car moves as :func:`funrl.envs.hill.drive` says.
+    """Accelerate for one step: :func:`funrl.envs.hill.drive` moves the car, with the action a clipped to ± max_action.
 
-    The reward is -0.1 a², and 100 more at the goal; it counts the action as given, before it is clipped.
+    The reward is -0.1 a², and 100 more at the goal, with the action a before clipping.
 
     Args:
         key: int64 []; not used, the dynamics are deterministic.
-        state: where the episode is.
+        state: the state of the episode.
         action: floating-point [1]; negative accelerates to the left.
         env_params: the constants.
 

@@ -1,4 +1,4 @@
-"""DeepSea: a treasure that only one sequence of actions reaches, each step of which costs a little."""
+"""DeepSea: a treasure that only one sequence of actions reaches, with a small cost for each of its steps."""
 
 import torch
 
@@ -15,13 +15,13 @@ NAME = "DeepSea-bsuite"
 
 @tree.dataclass
 class DeepSeaParams:
-    """What a dive is like; floating-point numbers have one dtype.
+    """Parameters of DeepSea; floating-point numbers have the same dtype.
 
     Attributes:
-        action_mapping: int64 [N, N]; which action, 0 or 1, goes right in each cell.
-        move_cost: []; a move to the right costs the N-th part of it.
-        slip_probability: []; a move to the right fails with it, and goes nowhere. bsuite's windy sea has 1 / N.
-        noise_scale: []; standard deviation of the noise on the reward in the two corners of the last row. bsuite's windy sea has 1.
+        action_mapping: int64 [N, N]; the action, 0 or 1, that goes right in each cell.
+        move_cost: []; a move to the right costs ``move_cost`` / N.
+        slip_probability: []; the probability that a move to the right fails and changes no column. It is 1 / N in bsuite's windy sea.
+        noise_scale: []; the standard deviation of the noise on the reward in the two corners of the last row; 1 in bsuite's windy sea.
     """
 
     action_mapping: torch.Tensor
@@ -35,7 +35,7 @@ class DeepSeaState:
     """The state of one episode.
 
     Attributes:
-        row: int64 [], how deep the diver is, and so the steps since the reset; N when the dive is over.
+        row: int64 [], the row of the diver, which equals the steps since the reset; N when the episode is over.
         column: int64 [].
     """
 
@@ -46,16 +46,16 @@ class DeepSeaState:
 def deep_sea(size: int = 10) -> Env:
     """Return DeepSea-bsuite: a diver sinks one row a step on a grid N x N, and moves right or left.
 
-    It agrees with bsuite's DeepSea step for step. The observation is floating-point [N, N]: 1 where the diver is, nowhere once the dive
-    is over. Which of the actions 0 and 1 goes right is another matter in each cell; the default mapping is random, but always the same.
-    Moving right costs ``move_cost`` / N, and 1 is paid for moving right in the last column, which only N moves to the right in a row
-    reach: the best return is 1 - ``move_cost``, and random actions find it in one of 2^N episodes. Terminated after N steps.
+    It agrees with bsuite's DeepSea step for step. The observation is floating-point [N, N]: 1 at the diver, and 0 everywhere at the end
+    of the episode. Which of the actions 0 and 1 goes right differs from cell to cell; the default mapping is random, but always the same.
+    A move to the right costs ``move_cost`` / N, and one in the last column pays 1. Only N consecutive moves to the right reach it: the
+    best return is 1 - ``move_cost``, and random actions find it in one of 2^N episodes. Terminated after N steps.
 
     Args:
         size: N, at least 2.
 
     Raises:
-        TypeError, ValueError: if ``size`` is no integer, or too small.
+        TypeError, ValueError: if ``size`` is not an integer, or too small.
 
     Example:
         >>> import torch
@@ -100,7 +100,7 @@ def deep_sea(size: int = 10) -> Env:
         p = env_params
         slip_key, noise_key = random.split(key).unbind(0)
         last = size - 1
-        right = action == grid.at(p.action_mapping, place(state).clamp(max=last))  # a dive that is over is below the grid
+        right = action == grid.at(p.action_mapping, place(state).clamp(max=last))  # after the end of an episode the diver is below the grid
         slips = random.bernoulli(slip_key, p.slip_probability)
         column = (state.column + torch.where(right, (~slips).long(), -1)).clamp(0, last)
         noisy = (state.row == last) & ((state.column == 0) | (state.column == last))

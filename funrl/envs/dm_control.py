@@ -1,4 +1,4 @@
-"""The bridge to dm_control: tasks of its suite, with MuJoCo's physics and pictures, as an :class:`~funrl.env.Env`."""
+"""The bridge to dm_control: tasks of its suite, with MuJoCo's physics and rendering, as an :class:`~funrl.env.Env`."""
 
 import ctypes.util
 import functools
@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from funrl.env import Env
 from funrl.envs import gymnasium as bridge
-from funrl.envs.gymnasium.bridge import told
+from funrl.envs.gymnasium.bridge import settings_text
 from funrl.names import nearest
 
 __all__ = ["make", "names"]
@@ -53,10 +53,10 @@ def make(
     timeout: float = 60.0,
     **settings: Any,
 ) -> Env:
-    """Return a task of dm_control's suite, or ``num_envs`` copies of it side by side, as an :class:`~funrl.env.Env` that runs on the host.
+    """Return a task of dm_control's suite, or ``num_envs`` copies of it, as an :class:`~funrl.env.Env` that runs on the host.
 
-    It is an environment as :func:`funrl.envs.gymnasium.make` returns them: its state is a token to be used once, each reset seeds the
-    task from its key, so that the same keys give the same episodes, and it should be closed after use.
+    It is an environment like those of :func:`funrl.envs.gymnasium.make`: its state is a token that can be used once, each reset seeds
+    the task from its key, so that the same keys give the same episodes, and it should be closed after use.
 
     Observations are a dict of dm_control's entries, in its dtype, float64; rewards are float32. A last step of discount 0 is terminated,
     and any other, such as that of the time limit, truncated.
@@ -65,16 +65,16 @@ def make(
         domain: such as ``"cartpole"``.
         task: such as ``"swingup"``; :func:`names` lists the pairs.
         num_envs: B >= 1 for a batched environment; None for a single one.
-        vectorization: ``"sync"`` or ``"async"``, as for :func:`funrl.envs.gymnasium.make`. Processes are spawned, since OpenGL does not
-            survive a fork: that takes some seconds, and in a script ``if __name__ == "__main__":``.
-        frame_skip: how often to repeat each action; rewards are added up, and it stops where the episode ends.
+        vectorization: ``"sync"`` or ``"async"``, as for :func:`funrl.envs.gymnasium.make`. Processes are spawned, as OpenGL does not
+            work after a fork: this takes some seconds, and a script needs ``if __name__ == "__main__":``.
+        frame_skip: how often to repeat each action; rewards are summed, and the repetition stops at the end of the episode.
         from_pixels: whether to observe an entry ``pixels`` too, a picture, uint8 [H, W, 3].
         pixels_only: whether to observe ``pixels`` alone.
         height: H of the pictures.
         width: W of the pictures.
-        camera: where they are taken from: a number or name of the model's cameras; -1: the free one.
-        timeout: how many seconds a worker process may take to answer before it is taken for lost.
-        **settings: what the task takes, such as ``time_limit``, in seconds.
+        camera: the camera of the pictures: a number or name of the model's cameras; -1: the free one.
+        timeout: the number of seconds that a worker process may take to answer before it counts as lost.
+        **settings: arguments of the task, such as ``time_limit``, in seconds.
 
     Returns:
         The environment.
@@ -82,7 +82,7 @@ def make(
     Raises:
         ImportError: if dm_control is not installed.
         TypeError: if an argument has the wrong type, or a setting is unknown.
-        ValueError: if there is no such domain or task, or an argument is out of range, or one is given without the one it belongs to.
+        ValueError: if there is no such domain or task, or an argument is out of range, or is given without another one that it requires.
         RuntimeError: if there is no OpenGL to take pictures with; :class:`~funrl.envs.gymnasium.HostError` from ``render``.
         funrl.envs.gymnasium.HostError: from ``reset`` and ``step``, as :func:`funrl.envs.gymnasium.make` says; the physics may diverge.
 
@@ -119,7 +119,9 @@ def make(
         render_mode="rgb_array",
     )
     picture = {"height": height, "width": width, "camera": camera}
-    env = env._replace(label=told(make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, **picture, **settings))
+    env = env._replace(
+        label=settings_text(make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, **picture, **settings)
+    )
     limit = suite.load(domain, task, settings)._step_limit
     return env if limit == math.inf else env._replace(max_episode_steps=math.ceil(limit / frame_skip))
 
@@ -169,7 +171,7 @@ def _suite() -> Any:
     if importlib.util.find_spec("dm_control") is None:
         raise ImportError("dm_control is not installed; its extra brings it: pip install 'funrl[dm_control]'")
     if "MUJOCO_GL" not in os.environ and "DISPLAY" not in os.environ and "WAYLAND_DISPLAY" not in os.environ:
-        # There is no window to draw in, and dm_control would try that first, with a warning.
+        # Without a display, dm_control would first try a window, and warn.
         found = [backend for backend, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)]
         os.environ["MUJOCO_GL"] = found[0] if found else "disable"
     try:

@@ -1,8 +1,8 @@
-"""Pictures in pure torch: signed distances to shapes, painted with smooth edges.
+"""Rendering in pure torch: signed distances to shapes, painted with smooth edges.
 
-A shape is its *signed distance*: a tensor [H, W] that says how far each pixel's centre lies from the shape's
-edge, negative inside. :func:`paint` lays a colour over the pixels that a shape covers, and turns the distances in the one pixel
-around the edge into partial coverage. All is element arithmetic, so a picture can be vmapped and compiled like a step.
+A shape is given by its *signed distance*: a tensor [H, W] of the distances of the pixels' centres from the shape's
+edge, negative inside. :func:`paint` paints the pixels that a shape covers, and converts distances within one pixel of
+the edge to partial coverage. All operations are elementwise, so a picture can be vmapped and compiled like a step.
 
 Lengths and positions are in the units of the world that :func:`canvas` opens, x to the right and y up; positions
 are numbers or tensors []. Colours are (red, green, blue) between 0 and 1.
@@ -36,8 +36,8 @@ class Canvas(NamedTuple):
 
     Attributes:
         image: float32 [3, H, W], between 0 and 1.
-        x: float32 [1, W], where the pixels' centres lie.
-        y: float32 [H, 1].
+        x: float32 [1, W], the x coordinates of the pixels' centres.
+        y: float32 [H, 1], their y coordinates.
         pixel: the width of a pixel in units of the world.
     """
 
@@ -64,7 +64,7 @@ def canvas(
         width: the width of the window in the world; pixels are square.
         top: the colour of the upper edge.
         bottom: the colour of the lower edge.
-        device: where to draw.
+        device: the device of the picture.
 
     Example:
         >>> canvas((2, 4), (0.0, 0.0), 8.0).x
@@ -80,7 +80,7 @@ def canvas(
 
 
 def paint(picture: Canvas, distance: torch.Tensor, colour: Colour, opacity: float = 1.0) -> Canvas:
-    """Lay ``colour`` over the pixels where ``distance`` [H, W] is negative, and partly over those at the edge.
+    """Paint the pixels where ``distance`` [H, W] is negative with ``colour``, and those at the edge partially.
 
     Example:
         >>> import torch
@@ -128,7 +128,7 @@ def box(
 
 
 def polygon(picture: Canvas, points: Sequence[tuple[Number, Number]]) -> torch.Tensor:
-    """Return a signed distance [H, W] to a convex polygon, exact beside its edges.
+    """Return a signed distance [H, W] to a convex polygon, exact next to its edges.
 
     Args:
         picture: where to draw it.

@@ -1,4 +1,4 @@
-"""FourRooms: find the goal in four rooms with narrow doors, on feet that do not always obey."""
+"""FourRooms: find the goal in four rooms with narrow doors and unreliable steps."""
 
 import torch
 
@@ -31,14 +31,14 @@ LAYOUT = """
 
 @tree.dataclass
 class FourRoomsParams(tree.Replaceable):
-    """The house, and how it is to walk there; positions are (row, column) from the upper left corner.
+    """Parameters of FourRooms; positions are (row, column) from the upper left corner.
 
     Attributes:
         walls: bool [13, 13].
         starts: int64 [K, 2], different positions; ``reset`` draws one of them that is not the goal.
         goal: int64 [2]; the episode terminates there.
-        failure_probability: floating-point []; with it a step goes in one of the three other directions, all equally likely.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        failure_probability: floating-point []; the probability that a step goes in one of the three other directions, equally likely.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     walls: torch.Tensor
@@ -77,13 +77,13 @@ def reset(key: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[Grid
 
 
 def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[GridState, Timestep]:
-    """Walk one tile, or stay where a wall is in the way.
+    """Move one tile, or stay if a wall is in the way.
 
     Args:
         key: int64 [].
-        state: where the episode is.
+        state: the state of the episode.
         action: int64 []; 0 left, 1 down, 2 right, 3 up.
-        env_params: the house.
+        env_params: the params.
 
     Returns:
         The next state and its timestep: observation [4] (row, column, the goal's row and column); reward 1 at the goal, else 0;
@@ -116,7 +116,7 @@ def _observe(state: GridState, env_params: FourRoomsParams) -> torch.Tensor:
 def four_rooms() -> Env:
     """Return FourRooms-misc: 104 tiles in four rooms with four doors between them.
 
-    Episodes begin on a random tile. The goal, the walls and where episodes may begin are in ``env_params``.
+    Episodes begin on a random tile. The goal, the walls and the possible starts are in ``env_params``.
 
     Example:
         >>> import torch

@@ -25,8 +25,8 @@ class FrozenLakeParams:
         holes: bool [H, W]; the episode terminates there, at reward 0.
         start: int64 [2], where episodes begin.
         goal: int64 [2]; the episode terminates there, at reward 1.
-        slip_probability: floating-point []; with it a step goes to one side of where it should, to either with half of it.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        slip_probability: floating-point []; the probability that a step goes in a perpendicular direction, half of it for each of the two.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     holes: torch.Tensor
@@ -40,18 +40,18 @@ def frozen_lake(layout: str | Sequence[str] = SMALL) -> Env:
     """Return FrozenLake-v1: four by four tiles of ice, of which four are holes.
 
     It agrees with gymnasium's FrozenLake-v1 in all transition probabilities, whose ``success_rate`` is 1 - ``slip_probability`` (2/3 by
-    default; 0 is ice that does not slip). The observation is the tile's number, int64 [], row by row. Actions: 0 left, 1 down, 2 right,
-    3 up. A step over the border goes nowhere, and so does one from a hole or the goal. Reward 1 for reaching the goal, else 0;
+    default; with 0 steps never slip). The observation is the tile's number, int64 [], row by row. Actions: 0 left, 1 down, 2 right,
+    3 up. A step over the border, or from a hole or the goal, does not change the position. Reward 1 for reaching the goal, else 0;
     terminated in a hole and at the goal; truncated after ``max_steps``, 100 by default (both may hold).
 
-    The layout only gives the default ``env_params`` and the size; other holes, starts and goals of that size may be passed to ``reset`` and
-    ``step``, and vmapped.
+    The layout determines the default ``env_params`` and the size; other holes, starts and goals of the same size may be passed to
+    ``reset`` and ``step``, and vmapped.
 
     Args:
-        layout: rows of one length, ``F`` for ice, ``H`` for a hole, ``S`` the start and ``G`` the goal; or one text with a row a line.
+        layout: rows of the same length, ``F`` for ice, ``H`` for a hole, ``S`` the start and ``G`` the goal; or a text with one row a line.
 
     Raises:
-        TypeError, ValueError: if the layout is no such text.
+        TypeError, ValueError: if the layout is not such a text.
 
     Example:
         >>> import torch

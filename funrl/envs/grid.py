@@ -17,7 +17,7 @@ ACTION_NAMES = ("left", "down", "right", "up")
 
 @tree.dataclass
 class GridState:
-    """The state of one episode of somebody who walks on a grid.
+    """The state of one episode of a walk on a grid.
 
     Attributes:
         position: int64 [2], row and column.
@@ -29,26 +29,26 @@ class GridState:
 
 
 def parse(name: str, layout: str | Sequence[str], symbols: str, once: str) -> tuple[torch.Tensor, dict[str, list[int]]]:
-    """Read a layout: rows of one length, a character for each tile.
+    """Read a layout: rows of the same length, a character for each tile.
 
     Args:
-        name: of the environment, for the message.
-        layout: the rows, or one text with a row a line.
-        symbols: the characters that it may hold.
-        once: those of them that it has to hold exactly once.
+        name: the name of the environment, for the message.
+        layout: the rows, or a text with one row a line.
+        symbols: the valid characters.
+        once: those of them that must occur exactly once.
 
     Returns:
         int64 [H, W], the index of each tile's character in ``symbols``; and the positions of the characters in ``once``.
 
     Raises:
-        TypeError: if it is no text.
-        ValueError: if rows differ in length, or a character is unknown, missing, or there too often.
+        TypeError: if it is not a text.
+        ValueError: if rows differ in length, or a character is unknown, missing, or occurs too often.
     """
     rows = layout.split() if isinstance(layout, str) else layout
     if not isinstance(rows, Sequence) or not all(isinstance(row, str) for row in rows):
         raise TypeError(f"{name}: layout: expected a text, a row a line, got {layout!r}")
     if not rows or len({len(row) for row in rows}) != 1:
-        raise ValueError(f"{name}: layout: expected rows of one length, got lengths {[len(row) for row in rows]}")
+        raise ValueError(f"{name}: layout: expected rows of the same length, got lengths {[len(row) for row in rows]}")
     unknown = sorted({character for row in rows for character in row} - set(symbols))
     if unknown:
         raise ValueError(f"{name}: layout: expected the characters {' '.join(symbols)}, got {' '.join(unknown)}")
@@ -61,7 +61,7 @@ def parse(name: str, layout: str | Sequence[str], symbols: str, once: str) -> tu
 
 
 def move(position: torch.Tensor, action: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return the position one tile on, or the same one at the border.
+    """Return the position after a step of one tile, or the same one at the border.
 
     Args:
         position: int64 [2].
@@ -75,7 +75,7 @@ def move(position: torch.Tensor, action: torch.Tensor, shape: Sequence[int]) -> 
 
 
 def walk(position: torch.Tensor, action: torch.Tensor, walls: torch.Tensor) -> torch.Tensor:
-    """Return the position one tile on, or the same one at the border and where a wall is in the way; ``walls`` is bool [H, W]."""
+    """Return the position after a step of one tile, or the same one at the border and before a wall; ``walls`` is bool [H, W]."""
     goal = move(position, action, walls.shape)
     return torch.where(at(walls, goal), position, goal)
 
@@ -104,7 +104,7 @@ def tiles(picture: draw.Canvas, where: torch.Tensor, *, half: float = 0.46, corn
     """Return the signed distance to the tiles of a mask, within each tile.
 
     Args:
-        picture: what :func:`board` returned, of as many rows and columns.
+        picture: a picture of :func:`board` with the same numbers of rows and columns.
         where: bool [H, W], the tiles to draw.
         half: half the width of a tile's square; 0.5 leaves no gap.
         corner: the radius of its corners.

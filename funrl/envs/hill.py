@@ -1,4 +1,4 @@
-"""The car in the valley, which both mountain cars share: its params, its state, how it moves, and its picture."""
+"""The car in a valley of both mountain car environments: params, state, dynamics and rendering."""
 
 import torch
 
@@ -15,16 +15,16 @@ class MountainCarParams:
     """Physical constants, each a floating-point [] of one dtype.
 
     Attributes:
-        force: what a full pedal adds to the velocity.
-        gravity: what the steepest slope takes from it.
+        force: the change of the velocity in a step of full acceleration.
+        gravity: the change of the velocity in a step on the steepest slope.
         min_position: the wall on the left, where the car stops.
         max_position: the end of the track on the right.
         max_speed: the velocity is clipped to it.
-        goal_position: the episode terminates when the car is there or beyond,
-        goal_velocity: at this velocity or a higher one.
+        goal_position: the episode terminates when the car is at this position or beyond, with at least ``goal_velocity``.
+        goal_velocity: see ``goal_position``.
         reset_low: ``reset`` draws the position from [reset_low, reset_high); the velocity is 0.
         reset_high: see ``reset_low``.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     force: torch.Tensor
@@ -71,7 +71,7 @@ def reset(key: torch.Tensor, env_params: MountainCarParams) -> tuple[MountainCar
 def drive(state: MountainCarState, pedal: torch.Tensor, env_params: MountainCarParams) -> tuple[MountainCarState, torch.Tensor]:
     """Return the state after one step, and whether the car has reached the goal.
 
-    With the position x, the velocity v and the pedal a::
+    With the position x, the velocity v and the acceleration a::
 
         v ← clip(v + force a - gravity cos(3 x), ± max_speed)
         x ← clip(x + v, min_position, max_position)
@@ -79,8 +79,8 @@ def drive(state: MountainCarState, pedal: torch.Tensor, env_params: MountainCarP
     and at the wall on the left a car that moves left stops.
 
     Args:
-        state: where the car is.
-        pedal: floating-point [], from -1 (full to the left) to 1.
+        state: the state of the car.
+        pedal: a, floating-point [], from -1 (fully to the left) to 1.
         env_params: the constants.
 
     Returns:
@@ -102,7 +102,7 @@ def observe(state: MountainCarState) -> torch.Tensor:
 def render(state: MountainCarState, env_params: MountainCarParams) -> torch.Tensor:
     """Return a picture of the valley, the car and the flag at the goal, uint8 [400, 600, 3].
 
-    The track has the height 0.45 sin(3 x) + 0.55, whose slope is what gravity sees.
+    The height of the track is 0.45 sin(3 x) + 0.55, in accordance with the dynamics.
     """
 
     def height(x: torch.Tensor) -> torch.Tensor:

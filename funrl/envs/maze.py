@@ -1,4 +1,4 @@
-"""A maze whose walls are data: one program for many mazes."""
+"""A maze with its walls in ``env_params``, so that one program works for many mazes."""
 
 from collections.abc import Sequence
 
@@ -30,15 +30,15 @@ MAX_STEPS = 200
 
 @tree.dataclass
 class MazeParams:
-    """A maze; positions are (row, column) from the upper left corner, floating-point numbers have one dtype.
+    """A maze; positions are (row, column) from the upper left corner, floating-point numbers have the same dtype.
 
     Attributes:
         walls: bool [H, W].
         start: int64 [2], where episodes begin.
-        goal: int64 [2]; the episode terminates there. Whether it can be reached is not checked.
-        goal_reward: [] at the goal.
+        goal: int64 [2]; the episode terminates there. It is not checked that it can be reached.
+        goal_reward: [], the reward at the goal.
         step_cost: [], subtracted from the reward of each step.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     walls: torch.Tensor
@@ -50,20 +50,21 @@ class MazeParams:
 
 
 def maze(layout: str | Sequence[str] = LAYOUT) -> Env:
-    """Return Maze-misc: walk from the start to the goal of a maze that the observation shows whole.
+    """Return Maze-misc: walk from the start to the goal of a maze that the observation shows completely.
 
-    The observation is floating-point [3, H, W], like an image: 1 at the walls, at the walker, and at the goal. Actions: 0 left, 1 down,
-    2 right, 3 up; a step into a wall or over the border goes nowhere. The reward is -``step_cost`` (0.01), and ``goal_reward`` (1) more
-    at the goal, where the episode terminates; it is truncated after ``max_steps``, 200 by default (both may hold).
+    The observation is floating-point [3, H, W], like an image: 1 at the walls, at the agent, and at the goal. Actions: 0 left, 1 down,
+    2 right, 3 up; a step into a wall or over the border does not change the position. The reward is -``step_cost`` (0.01), and
+    ``goal_reward`` (1) more at the goal, where the episode terminates; it is truncated after ``max_steps``, 200 by default (both may hold).
 
-    The layout only gives the default ``env_params`` and the size; any walls, start and goal of that size may be passed to ``reset`` and
-    ``step``, and vmapped.
+    The layout determines the default ``env_params`` and the size; any walls, start and goal of the same size may be passed to ``reset``
+    and ``step``, and vmapped.
 
     Args:
-        layout: rows of one length, ``#`` for a wall, ``.`` for none, ``S`` the start and ``G`` the goal; or one text with a row a line.
+        layout: rows of the same length, ``#`` for a wall, ``.`` for none, ``S`` the start and ``G`` the goal; or a text with one row a
+            line.
 
     Raises:
-        TypeError, ValueError: if the layout is no such text.
+        TypeError, ValueError: if the layout is not such a text.
 
     Example:
         >>> import torch

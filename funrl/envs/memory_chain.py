@@ -1,4 +1,4 @@
-"""MemoryChain: remember what was shown at the beginning until it is asked for at the end."""
+"""MemoryChain: remember bits from the first observation until one of them is queried at the end."""
 
 import torch
 
@@ -15,12 +15,12 @@ NAME = "MemoryChain-bsuite"
 
 @tree.dataclass
 class MemoryChainParams:
-    """How long the chain is, and what an answer is worth; floating-point numbers have one dtype.
+    """Length of the chain and rewards of the answers; floating-point numbers have the same dtype.
 
     Attributes:
         memory_length: int64 []; L, at least 1: the answer is given on the observation L steps after the reset.
-        right_reward: [] for the right answer.
-        wrong_reward: [] for the wrong one.
+        right_reward: [], the reward for the right answer.
+        wrong_reward: [], the reward for the wrong answer.
     """
 
     memory_length: torch.Tensor
@@ -34,7 +34,7 @@ class MemoryChainState:
 
     Attributes:
         context: int64 [K], the bits to remember, 0 or 1.
-        query: int64 [], the index of the bit that is asked for.
+        query: int64 [], the index of the queried bit.
         time: int64 [], steps since the reset.
     """
 
@@ -44,22 +44,22 @@ class MemoryChainState:
 
 
 def memory_chain(memory_length: int = 20, num_bits: int = 1) -> Env:
-    """Return MemoryChain-bsuite: K random bits are shown first, and one of them is asked for L steps later.
+    """Return MemoryChain-bsuite: the first observation shows K random bits, and one of them is queried L steps later.
 
-    It agrees with bsuite's MemoryChain step for step. The observation is floating-point [K + 2]: the time that is left (from 1 down
-    to 0), the index of the queried bit, and the bits as -1 or 1. As in bsuite both ``reset`` and the first step show time 1 and the bits
+    It agrees with bsuite's MemoryChain step for step. The observation is floating-point [K + 2]: the remaining time (from 1 to
+    0), the index of the queried bit, and the bits as -1 or 1. As in bsuite both ``reset`` and the first step show time 1 and the bits
     (0 later on), and the L-th step, the last but one, shows the query (0 at other times). The action that follows, 0 or 1, is the
     answer: it earns 1 if it is the queried bit, else -1. Actions before it do nothing, at reward 0. Terminated after L + 1 steps.
 
-    Without memory no policy does better than chance, a mean return of 0, if L is at least 2; with it the best return is 1. The length is in
-    ``env_params`` too, so that it can be vmapped; ``max_episode_steps`` is that of the default.
+    If L is at least 2, no policy without memory is better than chance, a mean return of 0; with memory the best return is 1. The length
+    is also in ``env_params``, so that it can be vmapped; ``max_episode_steps`` is that of the default.
 
     Args:
         memory_length: L, at least 1.
         num_bits: K, at least 1.
 
     Raises:
-        TypeError, ValueError: if a size is no integer, or too small.
+        TypeError, ValueError: if a size is not an integer, or too small.
 
     Example:
         >>> import torch
@@ -83,7 +83,7 @@ def memory_chain(memory_length: int = 20, num_bits: int = 1) -> Env:
     observations = Box([0.0, 0.0, *[-1.0] * num_bits], [1.0, float(max(num_bits - 1, 1)), *[1.0] * num_bits])
 
     def observe(state: MemoryChainState, time: torch.Tensor, env_params: MemoryChainParams) -> torch.Tensor:
-        """Return what is shown at a time, which after the first step is one less than the number of steps."""
+        """Return the observation at a time, which after the first step is one less than the number of steps."""
         dtype = env_params.right_reward.dtype
         left = 1 - time.to(dtype) / env_params.memory_length.to(dtype)
         query = torch.where(time == env_params.memory_length - 1, state.query, 0).to(dtype)

@@ -1,4 +1,4 @@
-"""MountainCar: rock a weak car out of a valley, with three pedals."""
+"""MountainCar: drive a weak car out of a valley, with three discrete actions."""
 
 import torch
 
@@ -23,11 +23,11 @@ def reset(key: torch.Tensor, env_params: MountainCarParams = PARAMS) -> tuple[Mo
 def step(
     key: torch.Tensor, state: MountainCarState, action: torch.Tensor, env_params: MountainCarParams = PARAMS
 ) -> tuple[MountainCarState, Timestep]:
-    """Press a pedal for one step; the car moves as :func:`funrl.envs.hill.drive` says.
+    """Accelerate for one step: :func:`funrl.envs.hill.drive` moves the car.
 
     Args:
         key: int64 []; not used, the dynamics are deterministic.
-        state: where the episode is.
+        state: the state of the episode.
         action: int64 []; 0 accelerates to the left, 1 not at all, 2 to the right.
         env_params: the constants.
 

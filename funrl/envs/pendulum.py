@@ -25,7 +25,7 @@ class PendulumParams:
         max_torque: N m; the action is clipped to it.
         reset_angle: rad; ``reset`` draws the angle from [-reset_angle, reset_angle).
         reset_speed: rad/s; and the angular velocity from [-reset_speed, reset_speed).
-        max_steps: int64 []; the episode is truncated after so many steps.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     gravity: torch.Tensor
@@ -83,7 +83,7 @@ def reset(key: torch.Tensor, env_params: PendulumParams = PARAMS) -> tuple[Pendu
 def step(
     key: torch.Tensor, state: PendulumState, action: torch.Tensor, env_params: PendulumParams = PARAMS
 ) -> tuple[PendulumState, Timestep]:
-    """Turn the motor for one step of Euler's method.
+    """Apply a torque for one step of Euler's method.
 
     With the angle θ in [-π, π] from upright and the torque u::
 
@@ -94,13 +94,13 @@ def step(
 
     Args:
         key: int64 []; not used, the dynamics are deterministic.
-        state: where the episode is.
+        state: the state of the episode.
         action: floating-point [1] N m, clipped to ``max_torque``.
         env_params: the constants.
 
     Returns:
-        The next state and its timestep: observation [3] (cos θ, sin θ, θ'); the reward above, of the state that was
-        left; never terminated; truncated after ``max_steps``.
+        The next state and its timestep: observation [3] (cos θ, sin θ, θ'); the reward above, of the state before
+        the step; never terminated; truncated after ``max_steps``.
 
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.

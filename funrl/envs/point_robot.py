@@ -1,4 +1,4 @@
-"""PointRobot: walk on a plane towards a goal that is not shown."""
+"""PointRobot: move on a plane to a goal that is not observed."""
 
 import torch
 
@@ -12,14 +12,14 @@ __all__ = ["PointRobotParams", "PointRobotState", "point_robot"]
 
 @tree.dataclass
 class PointRobotParams:
-    """The task; floating-point numbers have one dtype.
+    """Parameters of the task; floating-point numbers have the same dtype.
 
     Attributes:
-        goal: [2], where to go; the policy does not see it.
-        start: [2], where episodes begin.
-        max_action: []; each number of the action is clipped to it on either side.
-        goal_radius: []; the episode terminates nearer to the goal than this.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        goal: [2], the goal, which is not observed.
+        start: [2], the start of episodes.
+        max_action: []; each number of the action is clipped to [-max_action, max_action].
+        goal_radius: []; the episode terminates within this distance of the goal.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     goal: torch.Tensor
@@ -68,9 +68,9 @@ def step(
 
     Args:
         key: int64 []; not used, the dynamics are deterministic.
-        state: where the episode is.
+        state: the state of the episode.
         action: floating-point [2].
-        env_params: the task.
+        env_params: the parameters of the task.
 
     Returns:
         The next state and its timestep: observation [2] (the position); the reward above; terminated within ``goal_radius``
@@ -102,10 +102,10 @@ def render(state: PointRobotState, env_params: PointRobotParams = PARAMS) -> tor
 
 
 def point_robot() -> Env:
-    """Return PointRobot-misc: a point on a plane that is to find a goal which only the reward speaks of.
+    """Return PointRobot-misc: a point on a plane has to find a goal that only the reward depends on.
 
-    The goal is in ``env_params``: a task of meta-learning is another goal, usually from the square of ± 0.5 (the paper below). The
-    step is differentiable in state, action and params (within ± max_action), and the reward smooth everywhere.
+    The goal is in ``env_params``: in meta-learning each task has a different goal, usually from the square of ± 0.5 (the paper below).
+    The step is differentiable in state, action and params (within ± max_action), and the reward is smooth everywhere.
 
     Example:
         >>> import torch

@@ -1,6 +1,6 @@
-"""Probes: five environments so small that the values a right learner must find are known, and a wrong one's tell what is wrong.
+"""Probes: five very small environments with known values. The values that a faulty learner finds show its fault.
 
-Each isolates one part of a learner, in this order: mend the first that fails before you look at the next.
+Each isolates one part of a learner, in this order: repair the first that fails before you go to the next.
 
 =====================  =====================================  ===============================================================
 probe                  what has to work                       values and policy
@@ -9,13 +9,13 @@ probe                  what has to work                       values and policy
 :func:`discount`       bootstrapping and the discount         V(0) = gamma, V(1) = 1
 :func:`action`         credit to actions                      action 1 (0.5 if continuous), V(0) = 1
 :func:`observation`    a policy that depends on what it sees  the action of the observation's sign (half of it), V(±1) = 1
-:func:`truncation`     a cut-off is no end                    V(-1) = gamma / (1 - gamma), V(1) = 1 / (1 - gamma)
+:func:`truncation`     truncation is no end                   V(-1) = gamma / (1 - gamma), V(1) = 1 / (1 - gamma)
 =====================  =====================================  ===============================================================
 
-Each comes with ``actions="discrete"``, 0 or 1, and ``"continuous"``, one number in [-1, 1] (another word is a ValueError); where no
-action is named above none has an effect. Observations are floating-point [1]. :func:`solution` returns the table as tensors. The
-values are without an entropy bonus: a learner with one has to weigh it with next to nothing. :func:`funrl.envs.make` does not know
-probes: nobody's aim is to solve them.
+Each comes with ``actions="discrete"``, 0 or 1, and ``"continuous"``, one number in [-1, 1] (another word is a ValueError); where the
+table names no action, actions have no effect. Observations are floating-point [1]. :func:`solution` returns the table as tensors. The
+values are without an entropy bonus: give a learner with an entropy bonus a very small weight for it. :func:`funrl.envs.make` does not
+have the probes, as they are only for tests.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ __all__ = ["PROBES", "ProbeParams", "ProbeState", "Solution", "action", "discoun
 
 @tree.dataclass
 class ProbeParams:
-    """What a probe pays.
+    """Parameters of a probe.
 
     Attributes:
         reward: floating-point []; all rewards, and so all values, are multiples of it.
@@ -47,7 +47,7 @@ class ProbeState:
     """The state of one episode.
 
     Attributes:
-        place: int64 [], -1, 0 or 1; what is observed.
+        place: int64 [], -1, 0 or 1; the observation.
         time: int64 [], steps since the reset.
     """
 
@@ -56,12 +56,12 @@ class ProbeState:
 
 
 class Solution(NamedTuple):
-    """What a right learner finds.
+    """Observations, values and actions that a correct learner finds.
 
     Attributes:
-        observation: float32 [S, 1], all that are ever acted on.
-        value: float32 [S], of the best policy.
-        action: int64 [S] or float32 [S, 1], the best actions; None where none has an effect.
+        observation: float32 [S, 1], all observations in which the agent acts.
+        value: float32 [S], the values of the best policy.
+        action: int64 [S] or float32 [S, 1], the best actions; None if actions have no effect.
     """
 
     observation: torch.Tensor
@@ -72,8 +72,8 @@ class Solution(NamedTuple):
 def value(actions: str = "discrete") -> Env:
     """Return a probe of one observation, 0, one step, and the reward 1.
 
-    V(0) = Q(0, a) = 1. A learner that finds -1 has a sign wrong, one whose value grows (to 1 / (1 - gamma)) bootstraps from a terminal
-    state, and one that finds nothing does not learn its value at all.
+    V(0) = Q(0, a) = 1. A learner that finds -1 has a wrong sign, one whose value grows (to 1 / (1 - gamma)) bootstraps from a terminal
+    state, and one whose value does not change does not learn it at all.
 
     Args:
         actions: "discrete" or "continuous"; they have no effect.
@@ -93,7 +93,8 @@ def value(actions: str = "discrete") -> Env:
 def discount(actions: str = "discrete") -> Env:
     """Return a probe of two steps: from 0 to 1 at reward 0, then an end at reward 1.
 
-    V(0) = gamma and V(1) = 1. V(0) = 1 lacks the discount, V(0) = 0 the bootstrap, and V(0) = V(1) = 1 / (1 - gamma) or so the end.
+    V(0) = gamma and V(1) = 1. With V(0) = 1 the discount is missing, with V(0) = 0 the bootstrap, and with V(0) = V(1) of about
+    1 / (1 - gamma) the end of the episode is ignored.
 
     Args:
         actions: "discrete" or "continuous"; they have no effect.
@@ -106,10 +107,10 @@ def discount(actions: str = "discrete") -> Env:
 
 
 def action(actions: str = "discrete") -> Env:
-    """Return a probe of one observation, 0, and one step, whose reward the action decides.
+    """Return a probe of one observation, 0, and one step, whose reward depends on the action.
 
-    Discrete: action 1 pays 1, action 0 pays -1, so Q(0, 1) = 1 and Q(0, 0) = -1. Continuous: Q(0, a) = 1 - (a - 0.5)². A policy that takes
-    action 0 (or ends at a bound) has the sign of its gradient wrong, one that stays as it was has none.
+    Discrete: action 1 pays 1, action 0 pays -1, so Q(0, 1) = 1 and Q(0, 0) = -1. Continuous: Q(0, a) = 1 - (a - 0.5)². If the policy takes
+    action 0 (or goes to a bound), the sign of its gradient is wrong; if it does not change, it has no gradient.
 
     Args:
         actions: "discrete" or "continuous".
@@ -124,8 +125,8 @@ def action(actions: str = "discrete") -> Env:
 def observation(actions: str = "discrete") -> Env:
     """Return a probe of one step, where the best action depends on the observation, -1 or 1.
 
-    Discrete: action 1 at 1 and action 0 at -1 pay 1, the others -1. Continuous: Q(x, a) = 1 - (a - x / 2)². What learns :func:`action` but
-    not this mixes up the rows of its batch, or does not see what it acts on.
+    Discrete: action 1 at 1 and action 0 at -1 pay 1, the others -1. Continuous: Q(x, a) = 1 - (a - x / 2)². A learner that learns
+    :func:`action` but not this one mixes up the rows of its batch, or does not use the observation.
 
     Args:
         actions: "discrete" or "continuous".
@@ -142,10 +143,10 @@ def observation(actions: str = "discrete") -> Env:
 
 
 def truncation(actions: str = "discrete") -> Env:
-    """Return a probe that is cut off after two steps: from -1 to 1 at reward 0, and from 1 to 1 at reward 1.
+    """Return a probe that is truncated after two steps: from -1 to 1 at reward 0, and from 1 to 1 at reward 1.
 
-    As nothing ever ends, V(1) = 1 / (1 - gamma) and V(-1) = gamma V(1). V(1) = 1 takes the cut-off for an end; V(1) = 1 / (1 - gamma²)
-    bootstraps from the observation after the reset, and not from the true successor.
+    As it never terminates, V(1) = 1 / (1 - gamma) and V(-1) = gamma V(1). With V(1) = 1 the learner treats truncation as termination;
+    with V(1) = 1 / (1 - gamma²) it bootstraps from the observation after the reset, and not from the true successor.
 
     Args:
         actions: "discrete" or "continuous"; they have no effect.
@@ -171,11 +172,11 @@ def solution(env: Env, gamma: float) -> Solution:
     """Return the values and the policy that a learner with the discount ``gamma`` must find in a probe, for the default params.
 
     Args:
-        env: what one of the probes returned.
+        env: a probe.
         gamma: in [0, 1).
 
     Raises:
-        ValueError: if ``env`` is no probe, or ``gamma`` out of its range.
+        ValueError: if ``env`` is not a probe, or ``gamma`` is out of its range.
 
     Example:
         >>> for name, probe in PROBES.items():
@@ -209,12 +210,12 @@ def _probe(name: str, actions: str, length: int, start: Callable, play: Callable
     """Return a probe.
 
     Args:
-        name: what it probes; "truncation" is cut off, the others terminate.
+        name: the name of the probe; "truncation" is truncated, the others terminate.
         actions: "discrete" or "continuous".
-        length: of an episode.
+        length: the number of steps of an episode.
         start: ``start(key) -> place``, int64 [].
-        play: ``play(place, score) -> (next place, reward)``, both []; ``score(side)`` is what the action pays that should be on that side,
-            -1 or 1.
+        play: ``play(place, score) -> (next place, reward)``, both []; ``score(side)`` is the reward of the action if the best action is on
+            that side, -1 or 1.
     """
     kinds = {"discrete": Discrete(2), "continuous": Box(-1.0, 1.0, (1,))}
     if actions not in kinds:

@@ -1,4 +1,4 @@
-"""Copies of a pure environment side by side: one environment with a batch dimension."""
+"""Copies of a pure environment as one environment with a batch dimension."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,23 +15,23 @@ def vectorize(env: Env, num_envs: int) -> Env:
     """Return ``num_envs`` copies of a pure environment as one batched :class:`~funrl.env.Env`.
 
     Its ``reset`` and ``step`` take one key and split it: copy i gets ``split(key, num_envs)[i]``. Its spaces are those of one copy,
-    and its pictures are uint8 [B, H, W, 3].
+    and ``render`` returns uint8 [B, H, W, 3].
 
-    The copies share their ``env_params`` or have their own, leaf by leaf: a leaf with as many dimensions as in
-    ``env.default_params`` is shared, and one with a further first dimension of ``num_envs`` holds a value for each copy. As the
-    number of dimensions decides, never a size, no leaf can be taken for the other kind; all else is an error.
+    Each leaf of ``env_params`` is either shared by the copies or has a value for each: a leaf with the number of dimensions of
+    ``env.default_params`` is shared, and one with an additional first dimension of ``num_envs`` has a value for each copy. The
+    number of dimensions decides, never a size, so that there is no ambiguity; all other shapes are an error.
 
     Args:
         env: a pure environment, not batched.
-        num_envs: B >= 1, how many copies.
+        num_envs: B >= 1, the number of copies.
 
     Returns:
         The batched environment; the leaves of its states and timesteps are [B, ...].
 
     Raises:
-        TypeError: if ``env`` is no :class:`~funrl.env.Env`, or ``num_envs`` no integer.
+        TypeError: if ``env`` is not an :class:`~funrl.env.Env`, or ``num_envs`` is not an integer.
         ValueError: if ``env`` runs on the host or is batched already, or ``num_envs`` is less than 1. The functions of the batched
-            environment raise where an argument does not have the batch dimension.
+            environment raise if an argument does not have the batch dimension.
 
     Example:
         >>> import torch, funrl
@@ -102,7 +102,7 @@ def vectorize(env: Env, num_envs: int) -> Env:
 
 
 def _dims(env_params: Any, default_params: Any, num_envs: int, what: str) -> tuple[int | None, ...]:
-    """Return for each leaf of ``env_params`` 0 if it holds a value for each copy, None if they share it."""
+    """Return for each leaf of ``env_params`` 0 if it has a value for each copy, None if the copies share it."""
     if tree.structure(env_params) != tree.structure(default_params):
         tree.check_like(env_params, default_params, f"{what}: env_params", "default_params", dtypes=False)
     dims = []
@@ -115,7 +115,7 @@ def _dims(env_params: Any, default_params: Any, num_envs: int, what: str) -> tup
             shape = list(default.shape)
             raise ValueError(
                 f"{what}: env_params: leaf {tree.paths(env_params)[i]} has shape {list(x.shape)}; expected one like {shape} "
-                f"for all copies, or {[num_envs, *shape]} for each its own"
+                f"for all copies, or {[num_envs, *shape]} with a value for each"
             )
     return tuple(dims)
 

@@ -17,7 +17,7 @@ class SGDState:
 
     Attributes:
         count: int64 [], the number of updates so far.
-        momentum: like the parameters, the decaying sum of gradients; an empty tuple without momentum.
+        momentum: a tree like the parameters, the decaying sum of gradients; an empty tuple without momentum.
     """
 
     count: torch.Tensor
@@ -30,8 +30,8 @@ class AdamState:
 
     Attributes:
         count: int64 [], the number of updates so far.
-        mean: like the parameters, in float32 where these are in half precision; the running mean of gradients.
-        square: likewise, the running mean of squared gradients.
+        mean: a tree like the parameters, in float32 if these are in half precision; the running mean of gradients.
+        square: a tree like ``mean``, the running mean of squared gradients.
     """
 
     count: torch.Tensor
@@ -45,8 +45,8 @@ class RMSPropState:
 
     Attributes:
         count: int64 [], the number of updates so far.
-        square: like the parameters, in float32 where these are in half precision; the running mean of squared gradients.
-        momentum: likewise, the decaying sum of scaled gradients; an empty tuple without momentum.
+        square: a tree like the parameters, in float32 if these are in half precision; the running mean of squared gradients.
+        momentum: a tree like ``square``, the decaying sum of scaled gradients; an empty tuple without momentum.
     """
 
     count: torch.Tensor
@@ -55,17 +55,17 @@ class RMSPropState:
 
 
 def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool = False) -> Optimizer:
-    r"""Make stochastic gradient descent, with momentum if wanted.
+    r"""Make stochastic gradient descent, with optional momentum.
 
     .. math:: m_t = \mu m_{t-1} + g_t, \qquad \Delta_t = -\alpha_t m_t, \quad\text{with Nesterov}\quad -\alpha_t (\mu m_t + g_t)
 
     Args:
         learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
-        momentum: mu in [0, 1), a number or a tensor []; the Python number 0 keeps no sum.
-        nesterov: whether to look ahead; needs momentum.
+        momentum: mu in [0, 1), a number or a tensor []; with the Python number 0 the state has no sum.
+        nesterov: whether to use Nesterov momentum; needs ``momentum``.
 
     Raises:
-        ValueError: if a Python number is outside its range, or ``nesterov`` goes without momentum.
+        ValueError: if a Python number is outside its range, or ``nesterov`` is given without momentum.
         TypeError: if a hyperparameter is neither a number nor a floating-point tensor [] (nor a schedule).
 
     Example:
@@ -84,7 +84,7 @@ def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool
     check_fraction("sgd", "momentum", momentum)
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
     if nesterov and not heavy:
-        raise ValueError("sgd: nesterov: expected momentum above 0 beside it, got 0; give momentum=0.9")
+        raise ValueError("sgd: nesterov: expected momentum above 0 with it, got 0; give momentum=0.9")
 
     def init(params: Any) -> SGDState:
         return SGDState(_count("sgd", params), _zeros(params) if heavy else ())
@@ -107,14 +107,14 @@ def adam(learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999,
     .. math:: m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \quad
         \Delta_t = -\alpha_t \frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
 
-    Parameters in half precision have their means, and all arithmetic, in float32. v is taken as the least normal number where it is less,
-    so that nothing is divided by 0, whatever epsilon is.
+    For parameters in half precision the means and all arithmetic are in float32. v is at least the smallest normal number, so that
+    there is no division by 0 for any epsilon.
 
     Args:
         learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
         b1: beta 1 in [0, 1), a number or a tensor [].
         b2: beta 2 in [0, 1), a number or a tensor [].
-        eps: epsilon, at least 0, a number or a tensor []; policy-gradient work often takes 1e-5.
+        eps: epsilon, at least 0, a number or a tensor []; policy-gradient methods often use 1e-5.
 
     Raises:
         ValueError: if a Python number is outside its range.
@@ -139,10 +139,7 @@ def adamw(
     r"""Make Adam with decoupled weight decay: :func:`adam` whose update also has :math:`-\alpha_t \lambda \theta`.
 
     Args:
-        learning_rate: as for :func:`adam`.
-        b1: as for :func:`adam`.
-        b2: as for :func:`adam`.
-        eps: as for :func:`adam`.
+        learning_rate, b1, b2, eps: as for :func:`adam`.
         weight_decay: lambda, at least 0, a number or a tensor [].
 
     Raises:
@@ -171,8 +168,8 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
     Args:
         learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
         decay: rho in [0, 1), a number or a tensor [].
-        eps: epsilon, at least 0, outside the root, a number or a tensor [].
-        momentum: mu in [0, 1), a number or a tensor []; the Python number 0 keeps no sum.
+        eps: epsilon, at least 0, outside the square root, a number or a tensor [].
+        momentum: mu in [0, 1), a number or a tensor []; with the Python number 0 the state has no sum.
 
     Raises:
         ValueError: if a Python number is outside its range.
@@ -240,16 +237,16 @@ def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, e
 
 
 def _without_subnormals(x: torch.Tensor) -> torch.Tensor:
-    """Return x, with 0 for what is below the least normal number, with which a processor takes a hundred times as long.
+    """Return x with 0 instead of subnormal numbers, with which a processor is a hundred times slower.
 
-    The means of a weight whose gradient stays 0, as of a unit that is never active, end there, and stay. In half precision, whose least
-    normal number is an ordinary one, processors calculate in float32.
+    The means of a weight whose gradient stays 0, such as that of a unit that is never active, decay to subnormal numbers. In half
+    precision, whose smallest normal number is not very small, processors calculate in float32.
     """
     return torch.where(x.abs() < torch.finfo(torch.promote_types(x.dtype, torch.float32)).tiny, 0.0, x)
 
 
 def _above_zero(square: torch.Tensor) -> torch.Tensor:
-    """Return a mean of squares that was rounded down to 0 as the least number to which it was not: what is divided by it stays small."""
+    """Return a mean of squares, with the smallest normal number where it was rounded to 0, so that quotients stay small."""
     return square.clamp(min=torch.finfo(square.dtype).tiny)
 
 
@@ -258,7 +255,7 @@ def _wide_zeros(params: Any) -> Any:
 
 
 def _bias_correction(b: Number, count: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return 1 - b ** count, without the cancellation that costs five digits for b = 0.999 in float32."""
+    """Return 1 - b ** count without cancellation, which would lose five digits for b = 0.999 in float32."""
     log_b = b.to(dtype).log() if isinstance(b, torch.Tensor) else math.log(b) if b > 0 else -math.inf
     return -torch.expm1(count.to(dtype) * log_b)
 
@@ -272,7 +269,7 @@ def _zeros(params: Any) -> Any:
 
 
 def _count(name: str, params: Any) -> torch.Tensor:
-    """Return the count 0 on the device of the parameters, which are checked."""
+    """Check the parameters, and return the count 0 on their device."""
     leaves = tree.leaves(params)
     if not leaves:
         raise ValueError(f"{name}: params: expected a tree with at least one leaf, got none")

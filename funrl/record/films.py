@@ -26,7 +26,7 @@ SUFFIXES = (".mp4", ".gif")
 
 # Rendering is compiled once it has taken as many seconds as a compilation takes; short videos are drawn without.
 _SECONDS_TO_COMPILE = 20.0
-_SECONDS_BETWEEN_WORDS = 5.0
+_SECONDS_BETWEEN_MESSAGES = 5.0
 
 
 def video(path: str | os.PathLike, frames: Iterable[Any], *, frames_per_second: float = 30.0) -> None:
@@ -119,7 +119,7 @@ def film(
         env = envs.vectorize(env, num_episodes)
     with _writing("film", path, frames_per_second) as append:
         if progress:
-            append = _telling(
+            append = _with_progress(
                 append, f"{num_episodes} episodes of {env.name}, of at most {max_steps or env.max_episode_steps:,} steps each"
             )
         return evaluate(
@@ -127,20 +127,20 @@ def film(
         )
 
 
-def _telling(append: Callable[[Any], None], what: str) -> Callable[[Any], None]:
+def _with_progress(append: Callable[[Any], None], what: str) -> Callable[[Any], None]:
     """Return ``append`` that prints the number of frames from time to time."""
     print(f"filming {what} ...", file=sys.stderr, flush=True)
     count, last = 0, time.monotonic()
 
-    def told(frame: Any) -> None:
+    def counted(frame: Any) -> None:
         nonlocal count, last
         append(frame)
         count += 1
-        if time.monotonic() - last >= _SECONDS_BETWEEN_WORDS:
+        if time.monotonic() - last >= _SECONDS_BETWEEN_MESSAGES:
             last = time.monotonic()
             print(f"{count:,} frames", file=sys.stderr, flush=True)
 
-    return told
+    return counted
 
 
 def grid(pictures: Any, columns: int | None = None) -> np.ndarray:

@@ -290,7 +290,7 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
     """Return the options in a ``config.json`` with the types that its algorithm expects.
 
     Raises:
-        ValueError: if there is no such algorithm, or a string stands where its default is a number.
+        ValueError: if there is no such algorithm, or an option is a string although its default is a number.
 
     Example:
         >>> options_of({"algorithm": "ppo", "options": {"target_kl": "inf"}})

@@ -1,7 +1,7 @@
 """Returns and advantages: functions from tensors [T, ...] to tensors [T, ...], time first.
 
-All take rewards, values and the two flags of an episode's end as they come from a rollout: a ``terminated`` step has no successor's
-value, a ``truncated`` one has it but nothing comes back over it, and ``next_value`` is that of the true successor.
+All take rewards, values and the two flags of an episode's end as a rollout returns them: a ``terminated`` step does not bootstrap; a
+``truncated`` step bootstraps from ``next_value``, the value of the true successor, but later steps have no effect on it.
 """
 
 from funrl.returns.gae import gae

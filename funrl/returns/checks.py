@@ -1,4 +1,4 @@
-"""What the returns check while tracing: dtypes, shapes and ranges of Python numbers, never values."""
+"""Checks of the returns at tracing: dtypes, shapes and ranges of Python numbers, never values of tensors."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def columns(what: str, **tensors: Any) -> None:
 
 
 def fraction(what: str, name: str, x: float | torch.Tensor, like: torch.Tensor) -> float | torch.Tensor:
-    """Return a number in [0, 1], or a tensor that broadcasts to ``like``, in the dtype of ``like``, so that it promotes nothing.
+    """Return a number in [0, 1], or a tensor that broadcasts to ``like``, in the dtype of ``like``, so that it does not promote others.
 
     Raises:
         ValueError: if a Python number is outside [0, 1], or a tensor does not broadcast.

@@ -24,13 +24,13 @@ def gae(
     .. math:: \delta_t = r_t + \gamma (1 - \mathrm{terminated}_t) V(s'_t) - V(s_t), \qquad
         A_t = \delta_t + \gamma \lambda (1 - \mathrm{done}_t) A_{t+1}, \qquad A_T = 0
 
-    A terminated step has no successor's value; a truncated one has it, but no advantage comes back over it. ``next_value``
-    belongs to the true successor, so that no step needs special care, the last one included.
+    A terminated step does not bootstrap; a truncated one bootstraps from ``next_value``, but the advantages of later steps have no effect
+    on it. ``next_value`` is the value of the true successor, so that no step is a special case, not even the last one.
 
     Args:
         reward: floating point [T, ...].
         value: V(s_t), floating point [T, ...].
-        next_value: V of the state that the step led to (not of the one after a reset), floating point [T, ...]; not used where terminated.
+        next_value: V of the true successor (not of the state after a reset), floating point [T, ...]; not used where terminated.
         terminated: bool [T, ...].
         truncated: bool [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
@@ -38,7 +38,7 @@ def gae(
 
     Returns:
         The advantages A [T, ...] and the targets A + V(s) [T, ...] (TD(lambda) returns). Gradients flow through both: detach
-        what should carry none.
+        them if that is not wanted.
 
     Raises:
         ValueError: if shapes differ (none are broadcast), T is 0, or gamma or lambda_ is a Python number outside [0, 1].

@@ -1,6 +1,6 @@
-r"""The linear recurrence that every return is, y_t = a_t + b_t y_{t+1}, from the last step to the first.
+r"""The linear recurrence of all returns, y_t = a_t + b_t y_{t+1}, from the last step to the first.
 
-It comes in two forms that agree but for rounding: step by step, and all steps at once. :func:`solve_recurrence` takes the faster one.
+There are two algorithms, which agree up to rounding: step by step, and all steps at once. :func:`solve_recurrence` uses the faster one.
 Microseconds of a whole GAE on one thread, the call included (0.2 ms of XLA's, 0.05 of inductor's):
 
 ==============  ===============  =============  ==================  ================
@@ -20,13 +20,13 @@ from funrl.compiler import scan, tracing
 
 __all__ = ["n_step_recurrence", "parallel_recurrence", "running_sum", "sequential_recurrence", "solve_recurrence"]
 
-# Up to so many numbers doubling is faster, as it takes fewer kernels; beyond, blocks are, as they pass over memory thrice.
+# Up to this number of elements doubling is faster, as it needs fewer kernels; above it blocks are, as they pass over memory only thrice.
 _SMALL = 1 << 14
 _BLOCK = 8
 
 
 def solve_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    r"""Solve a linear recurrence: step by step in a program of XLA, whose loops cost next to nothing, else all steps at once.
+    r"""Solve a linear recurrence: step by step in a program of XLA, whose loops are cheap, otherwise all steps at once.
 
     .. math:: y_t = a_t + b_t y_{t+1}, \qquad y_T = 0
 
@@ -46,7 +46,7 @@ def solve_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def sequential_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    r"""Solve a linear recurrence step by step: one :func:`funrl.scan`. It needs no memory but its result, and no products of b.
+    r"""Solve a linear recurrence step by step with :func:`funrl.scan`. It needs no memory except its result, and no products of b.
 
     .. math:: y_t = a_t + b_t y_{t+1}, \qquad y_T = 0
 
@@ -72,17 +72,17 @@ def sequential_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def parallel_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    r"""Solve a linear recurrence in O(log T) operations on whole tensors, which trace, batch and differentiate everywhere.
+    r"""Solve a linear recurrence in O(log T) operations on whole tensors, without a loop.
 
     .. math:: y_t = a_t + b_t y_{t+1}, \qquad y_T = 0
 
-    Steps are affine maps, whose composition is associative: (a, b) after (a', b') is (a + b a', b b'). Small tensors are
-    solved by doubling the number of steps that are composed; large ones in blocks of eight steps, which solve the same recurrence among
-    themselves, so that the work does not grow with log T. Which of the two is decided by shape, while tracing.
+    Steps are affine maps, whose composition is associative: (a, b) after (a', b') is (a + b a', b b'). For small tensors the number of
+    composed steps is doubled in each round. Large ones are divided into blocks of eight steps, and the same recurrence is solved over the
+    blocks, so that the work does not grow with log T. The shape decides between the two at tracing.
 
     Args:
         a: floating point [T, ...].
-        b: floating point [T, ...]; the products of several of them, not above 1 for any return here, have to be finite numbers.
+        b: floating point [T, ...]; products of several of them have to be finite (for the returns of this package they are at most 1).
 
     Returns:
         y [T, ...].
@@ -124,7 +124,7 @@ def n_step_recurrence(a: torch.Tensor, b: torch.Tensor, last: torch.Tensor, n: i
     Args:
         a: floating point [T, ...].
         b: floating point [T, ...].
-        last: floating point [T, ...], where the recurrence ends.
+        last: floating point [T, ...], the final values of the recurrence.
         n: at least 1.
 
     Returns:
@@ -147,12 +147,12 @@ def n_step_recurrence(a: torch.Tensor, b: torch.Tensor, last: torch.Tensor, n: i
 
 
 def running_sum(x: torch.Tensor, begins: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    r"""Sum each episode by itself, from its first step on, in O(log T) operations on whole tensors.
+    r"""Compute running sums within each episode, in O(log T) operations on whole tensors.
 
     .. math:: y_t = x_t + \begin{cases} 0 & \mathrm{begins}_t \\ y_{t-1} & \text{otherwise} \end{cases}, \qquad y_{-1} = start
 
-    Nothing of one episode reaches another one, neither its rounding errors nor a NaN. Learners and collectors both use this function, so
-    that they agree to the last bit about the same rows.
+    One episode has no effect on another, neither by rounding errors nor by a NaN. Learners and collectors both use this function, so
+    that their sums of the same rows agree to the last bit.
 
     Args:
         x: floating point [T, ...], such as rewards.
@@ -170,7 +170,7 @@ def running_sum(x: torch.Tensor, begins: torch.Tensor, start: torch.Tensor) -> t
     Reference: the segmented scan of G. E. Blelloch, "Prefix Sums and Their Applications", 1990 (no arXiv id).
     """
     y = torch.cat([torch.where(begins[:1], x[:1], x[:1] + start), x[1:]])
-    # Where the sum has reached back to the first step of its episode, or to the first row.
+    # True where the sum already starts at the first step of its episode, or at the first row.
     whole = torch.cat([torch.ones_like(begins[:1]), begins[1:]])
     span = 1
     while span < len(x):

@@ -1,4 +1,4 @@
-"""Retrace: targets for action values from another policy's experience."""
+"""Retrace: off-policy targets for action values."""
 
 import torch
 
@@ -20,7 +20,7 @@ def retrace(
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
 ) -> torch.Tensor:
-    r"""Return targets for the action values of a policy from the experience of another one.
+    r"""Estimate targets for the action values of a policy from the experience of another policy.
 
     .. math:: G_t = Q(s_t, a_t) + e_t, \qquad e_t = \delta_t + \gamma (1 - \mathrm{done}_t) c_{t+1} e_{t+1}, \qquad e_T = 0
 
@@ -30,7 +30,7 @@ def retrace(
     Args:
         reward: floating point [T, ...].
         q_value: Q(s_t, a_t) of the action that was taken, floating point [T, ...].
-        next_value: V(s') = E_pi Q(s', a) of the state that the step led to (not of the one after a reset), floating point [T, ...];
+        next_value: V(s') = E_pi Q(s', a) of the true successor (not of the state after a reset), floating point [T, ...];
             not used where terminated. With max_a Q(s', a) the policy to learn is the greedy one.
         terminated: bool [T, ...].
         truncated: bool [T, ...].
@@ -39,7 +39,7 @@ def retrace(
         lambda_: 0 (one-step targets, :func:`funrl.returns.td0`) to 1, a number or a tensor that broadcasts to [T, ...].
 
     Returns:
-        G [T, ...]. Gradients flow through: detach what should carry none.
+        G [T, ...]. Gradients flow through it: detach it if that is not wanted.
 
     Raises:
         ValueError: if shapes differ (none are broadcast), T is 0, or gamma or lambda_ is a Python number outside [0, 1].

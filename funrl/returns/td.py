@@ -1,4 +1,4 @@
-"""Targets for values, on-policy: from one step to Monte Carlo, and what lies between."""
+"""On-policy targets for values: one-step, n-step and lambda-returns, and Monte Carlo returns."""
 
 import torch
 
@@ -13,16 +13,16 @@ def td0(reward: torch.Tensor, next_value: torch.Tensor, terminated: torch.Tensor
 
     .. math:: G_t = r_t + \gamma (1 - \mathrm{terminated}_t) V(s'_t)
 
-    Nothing here depends on time: the tensors may as well be a batch [B] of single steps.
+    The order of the steps does not matter: the tensors may also be a batch [B] of single steps.
 
     Args:
         reward: floating point [T, ...].
-        next_value: V of the state that the step led to (not of the one after a reset), floating point [T, ...]; not used where terminated.
-        terminated: bool [T, ...]. A truncated step is like any other here, as the state that it led to has a value.
+        next_value: V of the true successor (not of the state after a reset), floating point [T, ...]; not used where terminated.
+        terminated: bool [T, ...]. A truncated step is treated like any other, as its successor has a value.
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
 
     Returns:
-        G [T, ...]. Gradients flow through: detach what should carry none.
+        G [T, ...]. Gradients flow through it: detach it if that is not wanted.
 
     Raises:
         ValueError: if shapes differ (none are broadcast), T is 0, or gamma is a Python number outside [0, 1].
@@ -48,15 +48,15 @@ def td1(
     *,
     gamma: float | torch.Tensor,
 ) -> torch.Tensor:
-    r"""Return the discounted rewards up to the end of the episode, and the value of where they stop short of it.
+    r"""Return the discounted sums of rewards to the end of the episode, plus the value of the last state if they stop before it.
 
     .. math:: G_t = r_t + \gamma \begin{cases} 0 & \mathrm{terminated}_t \\ V(s'_t) & \mathrm{truncated}_t \text{ or } t = T - 1 \\
         G_{t+1} & \text{otherwise} \end{cases}
 
-    It is :func:`td_lambda` with lambda = 1, and takes and raises the same.
+    It is :func:`td_lambda` with lambda = 1, with the same arguments and errors.
 
     Returns:
-        G [T, ...]. Gradients flow through: detach what should carry none.
+        G [T, ...]. Gradients flow through it: detach it if that is not wanted.
 
     Example:
         >>> import torch
@@ -87,14 +87,14 @@ def td_lambda(
 
     Args:
         reward: floating point [T, ...].
-        next_value: V of the state that the step led to (not of the one after a reset), floating point [T, ...]; not used where terminated.
+        next_value: V of the true successor (not of the state after a reset), floating point [T, ...]; not used where terminated.
         terminated: bool [T, ...].
         truncated: bool [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
         lambda_: 0 (:func:`td0`) to 1 (:func:`td1`), a number or a tensor that broadcasts to [T, ...].
 
     Returns:
-        G [T, ...]. Gradients flow through: detach what should carry none.
+        G [T, ...]. Gradients flow through it: detach it if that is not wanted.
 
     Raises:
         ValueError: if shapes differ (none are broadcast), T is 0, or gamma or lambda_ is a Python number outside [0, 1].
@@ -128,18 +128,18 @@ def n_step(
 
     Args:
         reward: floating point [T, ...].
-        next_value: V of the state that the step led to (not of the one after a reset), floating point [T, ...]; not used where terminated.
+        next_value: V of the true successor (not of the state after a reset), floating point [T, ...]; not used where terminated.
         terminated: bool [T, ...].
         truncated: bool [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
         n: at least 1; 1 is :func:`td0`, T or more :func:`td1`.
 
     Returns:
-        G [T, ...]. Gradients flow through: detach what should carry none.
+        G [T, ...]. Gradients flow through it: detach it if that is not wanted.
 
     Raises:
         ValueError: if shapes differ (none are broadcast), T is 0, n is below 1, or gamma is a Python number outside [0, 1].
-        TypeError: if a dtype is not as above, or n is no whole number.
+        TypeError: if a dtype is not as above, or n is not a whole number.
 
     Example:
         >>> import torch
@@ -184,7 +184,7 @@ def q_lambda(
         lambda_: as for :func:`td_lambda`.
 
     Returns:
-        Targets for Q(s_t, a_t) [T, ...]. Gradients flow through: detach what should carry none.
+        Targets for Q(s_t, a_t) [T, ...]. Gradients flow through it: detach it if that is not wanted.
 
     Raises:
         ValueError: if shapes differ (none are broadcast), T or A is 0, or gamma or lambda_ is a Python number outside [0, 1].
@@ -207,7 +207,7 @@ def q_lambda(
             f"q_lambda: next_q_value: expected the shape {[*reward.shape, 'A']} of reward and one dimension of actions, "
             f"got {list(next_q_value.shape)}; for values of one action use td_lambda"
         )
-    # A terminated step has no successor: what stands there, be it NaN, reaches neither the targets nor the gradients.
+    # A terminated step has no successor: its value, even NaN, affects neither the targets nor the gradients.
     known = next_q_value
     if terminated.shape == reward.shape and terminated.dtype == torch.bool:
         known = torch.where(terminated.unsqueeze(-1), 0.0, next_q_value)
@@ -221,7 +221,7 @@ def reward_to_go(
     *,
     gamma: float | torch.Tensor,
 ) -> torch.Tensor:
-    r"""Return the discounted rewards up to the end of the episode, or of the data. Nothing stands for what would have come after.
+    r"""Return the discounted rewards up to the end of the episode, or of the data. The rewards after the end of the data count as 0.
 
     .. math:: G_t = r_t + \gamma (1 - \mathrm{done}_t) G_{t+1}, \qquad G_T = 0
 

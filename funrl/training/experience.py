@@ -40,8 +40,8 @@ def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
     def resume(state: Any, number: int) -> tuple[Any, str]:
         new = algo.init(random.fold_in(random.fold_in(key, -2), number))
         return State(new.actor, state.learner.in_new_episodes()), (
-            f"{algo.env.name} runs outside torch and ended with its process: new episodes begin, and all else goes on as it was; "
-            "a synchronous collector goes on in mid-episode"
+            f"{algo.env.name} runs outside torch and ended with its process: new episodes begin, and all else continues; "
+            "a synchronous collector can resume within episodes"
         )
 
     return Experience(_step(algo), resume=resume)

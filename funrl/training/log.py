@@ -127,7 +127,7 @@ class Log:
 
     def _diverged(self, number: int, what: str) -> Diverged:
         if self._folder is None:
-            kept = "nothing is kept without a folder (out)"
+            kept = "there is no checkpoint without a folder (out)"
         elif self.saved is None:
             kept = f"there was no checkpoint yet in {self._folder}"
         else:

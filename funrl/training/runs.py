@@ -177,12 +177,12 @@ def check_metrics(folder: Folder, done: int, num_agents: int) -> None:
         ...     warnings.simplefilter("always")
         ...     check_metrics(Folder("/nowhere"), 3, 1)
         >>> print(caught[0].message)
-        /nowhere/metrics.csv: it is missing; the run goes on after update 3 without the metrics of before: restore it if there is a copy
+        /nowhere/metrics.csv: it is missing; the run continues after update 3 without the earlier metrics: restore it if there is a copy
     """
     try:
         numbers = record.read_metrics(folder.metrics).get("update", ())
     except FileNotFoundError:
-        fault = f"it is missing; the run goes on after update {done:,} without the metrics of before"
+        fault = f"it is missing; the run continues after update {done:,} without the earlier metrics"
     except (ValueError, OSError) as error:
         text = str(error).removeprefix(f"{folder.metrics}: ")
         raise RunError(f"{folder.metrics}: cannot be read: {text}; restore it, or move it away to continue without it") from None
@@ -190,5 +190,5 @@ def check_metrics(folder: Folder, done: int, num_agents: int) -> None:
         lost = done * num_agents - sum(1 for number in numbers if 1 <= number <= done)
         if lost <= 0:
             return
-        fault = f"it lacks {lost:,} of the {done * num_agents:,} rows up to update {done:,}; the run goes on without them"
+        fault = f"it lacks {lost:,} of the {done * num_agents:,} rows up to update {done:,}; the run continues without them"
     warnings.warn(f"{folder.metrics}: {fault}: restore it if there is a copy", stacklevel=4)

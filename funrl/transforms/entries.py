@@ -140,7 +140,7 @@ def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = N
         rest = {name: entry for name, entry in space.spaces.items() if name not in keys}
         if out_key is None and rest:
             raise misfit(
-                "cat_tensors", "observation", f"no entries beside {list(keys)}", space, "name all, select them, or give an out_key"
+                "cat_tensors", "observation", f"no entries besides {list(keys)}", space, "name all, select them, or give an out_key"
             )
         if out_key in rest:
             raise ValueError(f"cat_tensors: out_key: expected a new name, got {out_key!r}, which another entry has; choose another one")

@@ -42,7 +42,7 @@ def _written(keys: tuple[Any, ...]) -> str:
 
 
 def _missing(keys: tuple[Any, ...], entries: dict[Any, Any], what: str) -> ValueError:
-    return ValueError(f"{what}: there is no {_written(keys)}; beside it there are {', '.join(repr(key) for key in entries) or 'none'}")
+    return ValueError(f"{what}: there is no {_written(keys)}; the keys there are {', '.join(repr(key) for key in entries) or 'none'}")
 
 
 def get(tree: Any, path: Any) -> Any:

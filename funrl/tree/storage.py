@@ -251,7 +251,7 @@ def load_memmap(folder: str | os.PathLike, like: Any = None) -> Any:
     try:
         named = _map_files(folder)
     except FileNotFoundError:
-        raise ValueError(f"{folder}: there is no whole tree here (no {_INDEX}); give a folder that memmap wrote") from None
+        raise ValueError(f"{folder}: there is no complete tree here (no {_INDEX}); give a folder that memmap wrote") from None
     except _Damaged as error:
         raise ValueError(f"{folder}: {_INDEX} is damaged: {error}; restore a copy") from None
     return _structured(named, like, folder)
@@ -275,7 +275,7 @@ def _map_files(folder: Path) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or not isinstance(file, str) or not isinstance(kind, torch.dtype) or not _is_shape(shape):
             raise _Damaged(f"entry {i}: expected a name, a file, a shape and a dtype of torch")
         if name in named or file in files:
-            raise _Damaged(f"entry {i}: its name or its file stands there twice")
+            raise _Damaged(f"entry {i}: its name or its file occurs twice")
         if Path(file).name != file or "\0" in file:
             raise _Damaged(f"entry {i}: expected the name of a file in this folder, got {file[:200]!r}")
         files.add(file)

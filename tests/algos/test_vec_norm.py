@@ -58,9 +58,9 @@ def test_moments_are_those_of_the_observations_below(above):
 @pytest.mark.parametrize("above", [T.observation_norm(1.0, 2.0), T.frame_stack(3), T.time_max_pool(2)])
 def test_what_would_be_counted_wrongly_is_refused(above):
     env = T.compose(ENV, above, T.time_limit(30))
-    with pytest.raises(ValueError, match=r"vec_norm: expected no transform of observations above it.*apply vec_norm after it"):
+    with pytest.raises(ValueError, match=r"vec_norm: expected no transform of observations after it.*apply vec_norm after it"):
         T.update_vec_norm(env.default_params, torch.zeros(3), env=env)
-    with pytest.raises(ValueError, match="vec_norm: expected no transform of observations above it"):
+    with pytest.raises(ValueError, match="vec_norm: expected no transform of observations after it"):
         funrl.algos.ppo.make(T.compose(env, T.flatten_observation()))
     with pytest.raises(ValueError, match="vec_norm: expected it among the transforms of Pendulum-v1"):
         T.update_vec_norm(ENV.default_params, torch.zeros(3), env=BASE)

@@ -140,7 +140,7 @@ def test_what_has_no_row_for_each_copy_is_named(envs):
         (lambda: envs.reset_where(KEY, state, torch.tensor(True)), r"where: expected a bool tensor \[3\]"),
         (lambda: envs.step_where(KEY, state, action, torch.ones(B)), "where: expected a bool tensor .*got torch.float32"),
         (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(2)})), rf"env_params: leaf .*{name} has shape \[2\]; expected one"),
-        (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(B, B)})), r"has shape \[3, 3\]; .* or \[3\] for each its own"),
+        (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(B, B)})), r"has shape \[3, 3\]; .* or \[3\] with a value for each"),
         (lambda: envs.reset(KEY, {}), "env_params has another structure than default_params"),
     ):
         with pytest.raises(ValueError, match=message):

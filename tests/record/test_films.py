@@ -208,7 +208,7 @@ def test_long_films_are_drawn_by_a_compiled_program(frames, monkeypatch):
 
 
 def test_it_says_what_it_does_if_asked(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(films, "_SECONDS_BETWEEN_WORDS", 0.0)
+    monkeypatch.setattr(films, "_SECONDS_BETWEEN_MESSAGES", 0.0)
     env = envs.make("Catch-bsuite")  # nine steps
     for progress in (False, True):
         film(tmp_path / "x.gif", None, KEY, env.default_params, env=env, num_episodes=2, progress=progress)

@@ -233,9 +233,9 @@ def test_frames_that_are_lost_are_told(tmp_path, capsys):
     capsys.readouterr()
     train(algo, source, 3, out=tmp_path, resume=True, progress=True)
     line = capsys.readouterr().err.splitlines()[1]
-    assert line == "going on after update 2; 1,234 frames that were in flight at the checkpoint are lost"
+    assert line == "continuing after update 2; 1,234 frames that were in flight at the checkpoint are lost"
     train(algo, collector(algo), 4, out=tmp_path, resume=True, progress=True)
-    assert capsys.readouterr().err.splitlines()[1] == "going on after update 3"
+    assert capsys.readouterr().err.splitlines()[1] == "continuing after update 3"
 
 
 def test_a_run_on_the_host_says_what_resuming_does(tmp_path, capsys):
@@ -246,10 +246,10 @@ def test_a_run_on_the_host_says_what_resuming_does(tmp_path, capsys):
             options = dict(out=tmp_path, resume=resume, evaluate_episodes=0)
             training.train(eager, KEY, updates * 16, **options)
     lines = capsys.readouterr().err.splitlines()
-    (told,) = [line for line in lines if line.startswith("going on")]
+    (told,) = [line for line in lines if line.startswith("continuing")]
     assert told == (
-        "going on after update 1; gymnasium:CartPole-v1 runs outside torch and ended with its process: new episodes begin, and all else "
-        "goes on as it was; a synchronous collector goes on in mid-episode"
+        "continuing after update 1; gymnasium:CartPole-v1 runs outside torch and ended with its process: new episodes begin, and all else "
+        "continues; a synchronous collector can resume within episodes"
     )
 
 

@@ -70,7 +70,7 @@ def killed(kind, collector, out, times):
 def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind):
     whole = run(kind, "synchronous", tmp_path / "whole")
     told = killed(kind, "synchronous", tmp_path / "run", 3)
-    assert "going on after update" in told[-1] and "lost" not in told[-1]
+    assert "continuing after update" in told[-1] and "lost" not in told[-1]
     again = run(kind, "synchronous", tmp_path / "run", resume=True)  # it is finished: this only reads it
     assert again.updates == NUM_UPDATES
     for path, x, y in zip(tree.paths(whole.state), tree.leaves(whole.state), tree.leaves(again.state), strict=True):
@@ -87,10 +87,10 @@ def test_an_asynchronous_run_loses_what_was_in_flight_and_says_so(tmp_path, kind
     told = killed(kind, "asynchronous", tmp_path, 2)
     frames = COPIES * NUM_STEPS
     for text in told[1:]:
-        if "going on after update" in text:
-            (lost,) = re.findall(r"going on after update \d+; (\d+) frames that were in flight at the checkpoint are lost", text)
+        if "continuing after update" in text:
+            (lost,) = re.findall(r"continuing after update \d+; (\d+) frames that were in flight at the checkpoint are lost", text)
             assert 0 < int(lost) <= 2 * NUM_WORKERS * frames and int(lost) % frames == 0
-    assert "going on after update" in told[-1]
+    assert "continuing after update" in told[-1]
     result = run(kind, "asynchronous", tmp_path, resume=True)
     assert result.state.learner.num_steps == NUM_UPDATES * frames
     table = record.read_metrics(tmp_path / "metrics.csv")

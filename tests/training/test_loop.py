@@ -154,7 +154,7 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path, capsys, rows):
     else:
         path.write_text("".join(path.read_text().splitlines(keepends=True)[: 1 + 2 * rows]))
     equal(train(30, out=tmp_path, num_agents=2, resume=True, progress=True).state, whole.state)
-    assert capsys.readouterr().err.startswith("no checkpoint yet: beginning anew\n")
+    assert capsys.readouterr().err.startswith("no checkpoint yet: starting from the beginning\n")
     assert record.read_metrics(path)["update"].tolist() == [1, 1, 2, 2, 3, 3]
 
 
@@ -256,7 +256,7 @@ def test_the_agent_that_diverged_is_named():
         learner, metrics = algo.learn(key, learner, transitions)
         return learner, {**metrics, "entropy": torch.where(learner.count == -5, torch.inf, 1.0)}
 
-    with pytest.raises(Diverged, match=r"update 5: entropy of agent 2 is inf.*nothing is kept without a folder"):
+    with pytest.raises(Diverged, match=r"update 5: entropy of agent 2 is inf.*there is no checkpoint without a folder"):
         train(90, algo._replace(init=init, learn=learn), num_agents=3)
 
 
@@ -328,7 +328,7 @@ def test_a_lock_ends_with_its_process_and_not_with_one_that_it_forked(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda path: path.unlink(), "it is missing; the run goes on after update 5 without the metrics of before"),
+        (lambda path: path.unlink(), "it is missing; the run continues after update 5 without the earlier metrics"),
         (lambda path: path.write_text("\n".join(path.read_text().split("\n")[:3]) + "\n"), "it lacks 3 of the 5 rows up to update 5"),
     ],
 )

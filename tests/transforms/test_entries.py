@@ -84,7 +84,7 @@ def test_cat_tensors_along_another_dimension():
         (lambda env: rename(["level"], ["keys"])(env), ValueError, "rename: out_keys: expected new names, got 'keys'"),
         (lambda env: cat_tensors()(env), ValueError, r"cat_tensors: observation\['flags'\]: expected numbers \(a Box\), got Binary"),
         (lambda env: cat_tensors()(toys.arcade("level")), ValueError, "cat_tensors: observation: expected a dict, got Discrete"),
-        (lambda env: cat_tensors(["position", "velocity"])(env), ValueError, "expected no entries beside .*; name all, select them"),
+        (lambda env: cat_tensors(["position", "velocity"])(env), ValueError, "expected no entries besides .*; name all, select them"),
         (lambda env: cat_tensors(["position", "velocity"], out_key="level")(env), ValueError, "out_key: expected a new name, got 'level'"),
         (
             lambda env: cat_tensors(["position", "pixels"], out_key="x")(env),

@@ -91,8 +91,8 @@ def test_parts_by_name_compile():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: tree.get(VALUE, "m"), "tree.get: there is no 'm'; beside it there are 'node', 'pair', 'n'"),
-        (lambda: tree.get(VALUE, ("node", "kind")), r"tree.get: there is no \('node', 'kind'\); beside it there are 'x', 'y'"),
+        (lambda: tree.get(VALUE, "m"), "tree.get: there is no 'm'; the keys there are 'node', 'pair', 'n'"),
+        (lambda: tree.get(VALUE, ("node", "kind")), r"tree.get: there is no \('node', 'kind'\); the keys there are 'x', 'y'"),
         (lambda: tree.get(VALUE, ("n", "x")), "tree.get: there is nothing below 'n', which is a int"),
         (lambda: tree.update(VALUE, ("node", "z"), 1), r"tree.update: there is no \('node', 'z'\)"),
         (lambda: tree.update(VALUE, ("a", "b"), 1), "tree.update: there is no 'a'"),

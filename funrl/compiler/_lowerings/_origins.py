@@ -1,4 +1,4 @@
-"""What an array was made from, where an operator is cheaper for it: an index that was expanded, or that counts from a number on.
+"""Origins of arrays for which an operator is cheaper: an index that was expanded, or that counts up from a number.
 
 torch.func.vmap turns reads and writes of whole rows into ``gather`` and ``scatter`` with an index expanded over the row. XLA would write
 element by element; with the index before its expansion it writes rows.

@@ -15,7 +15,7 @@ from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from funrl.env import Env, HostError
-from funrl.envs.gymnasium.bridge import HostState, to_env, told
+from funrl.envs.gymnasium.bridge import HostState, settings_text, to_env
 from funrl.envs.gymnasium.drivers import Copies, Vectors, Workers
 from funrl.envs.gymnasium.pure import to_gymnasium, to_gymnasium_vector
 from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels, Seeded
@@ -92,7 +92,7 @@ def make(
     """
     _check_options(num_envs, vectorization, frame_skip, from_pixels, pixels_only, start_method)
     _check_timeout("make", timeout)
-    label = told(
+    label = settings_text(
         make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, info=info, reset_options=reset_options, **kwargs
     )
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}

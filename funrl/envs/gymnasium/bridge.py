@@ -67,7 +67,7 @@ def to_env(
     )
 
 
-def told(make: Callable[..., Env], **settings: Any) -> str:
+def settings_text(make: Callable[..., Env], **settings: Any) -> str:
     """Return, for ``repr``, the settings that differ from the defaults of ``make``."""
     known = inspect.signature(make).parameters
     return ", ".join(f"{name}={value!r}" for name, value in settings.items() if name not in known or value != known[name].default)
@@ -120,7 +120,7 @@ class _Host:
             raise HostError(f"{self.name} raised in render, {type(error).__name__}: {error}; it may have no pictures") from error
         for i, picture in enumerate(pictures):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-                raise HostError(f"{self.driver.who(i)} rendered {picture.dtype} {list(picture.shape)}, not uint8 [H, W, 3]")
+                raise HostError(f"{self.driver.name_of(i)} rendered {picture.dtype} {list(picture.shape)}, not uint8 [H, W, 3]")
         return torch.from_numpy(np.array(pictures[0] if self.single else pictures)).to(state.token.device)
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class _Host:
         actions, checksum = self.action_layout.arrays(action, self.batch, self.action_name)
         over, history = self.over, self.history
         if True in over and (ended := [i for i in rows if over[i]]):
-            raise ValueError(f"{self.driver.who(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
+            raise ValueError(f"{self.driver.name_of(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
         if not rows:
             return self._reset(key, rows)  # as above: no copy changes
         self.trouble = "its last step failed"
@@ -150,7 +150,7 @@ class _Host:
         numbers = self._numbers(reward, np.float32, "reward")
         if not np.vdot(numbers, numbers) < np.inf and not np.isfinite(numbers).all():
             i = next(i for i in self.all if not np.isfinite(numbers[i]))
-            raise HostError(f"{self.driver.who(i)} returned the reward {reward[i]}; expected a finite number")
+            raise HostError(f"{self.driver.name_of(i)} returned the reward {reward[i]}; expected a finite number")
         ends, cuts = self._numbers(terminated, np.bool_, "terminated"), self._numbers(truncated, np.bool_, "truncated")
         ended = (ends | cuts).tolist()
         self.history = history = hash((history, checksum)) & _POSITIVE  # of integers: the same in every process
@@ -168,7 +168,7 @@ class _Host:
         if self.layout.bad(observation):
             observed = self.layout.unstack(observation)
             i, text = next((i, text) for i in self.all if (text := self.layout.misfit(observed[i])))
-            raise HostError(f"{self.driver.who(i)} returned an observation {text}: {observed[i]}")
+            raise HostError(f"{self.driver.name_of(i)} returned an observation {text}: {observed[i]}")
         self.tokens, self.trouble = tokens, ""
         arrays = [np.array(tokens, np.int64), reward, terminated, truncated]
         if self.single:
@@ -184,18 +184,18 @@ class _Host:
         """Return an entry of the infos of all copies, with the shape and dtype that it had in the first step."""
         arrays = []
         for i in self.all:
-            told = self.driver.infos[i]
-            if name not in told:
+            entries = self.driver.infos[i]
+            if name not in entries:
                 raise HostError(
-                    f"{self.driver.who(i)}: info: expected an entry {name!r} in each step, as requested, got {sorted(map(str, told))}; "
-                    "leave it out, or add it in a gymnasium wrapper"
+                    f"{self.driver.name_of(i)}: info: expected an entry {name!r} in each step, as requested, got "
+                    f"{sorted(map(str, entries))}; leave it out, or add it in a gymnasium wrapper"
                 )
-            array = np.asarray(told[name])
+            array = np.asarray(entries[name])
             array = array.astype(np.float32) if array.dtype == np.float64 else array
             shape, dtype = self.kinds.setdefault(name, (array.shape, array.dtype))
             if array.dtype.kind not in "biuf" or array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise HostError(
-                    f"{self.driver.who(i)}: info: expected {name!r} to be {dtype} {list(shape)}, as at first, got {told[name]!r}"
+                    f"{self.driver.name_of(i)}: info: expected {name!r} to be {dtype} {list(shape)}, as at first, got {entries[name]!r}"
                 )
             arrays.append(array.astype(dtype))
         whole = arrays[0].copy() if self.single else np.stack(arrays)
@@ -210,7 +210,7 @@ class _Host:
             pass
         kind = "flag" if dtype is np.bool_ else "number"
         i = next((i for i in self.all if np.shape(values[i]) != () or not isinstance(values[i], (bool, int, float, np.generic))), 0)
-        raise HostError(f"{self.driver.who(i)} returned {values[i]!r} as {what}; expected a single {kind}")
+        raise HostError(f"{self.driver.name_of(i)} returned {values[i]!r} as {what}; expected a single {kind}")
 
     def _seeds(self, key: torch.Tensor, rows: list[int]) -> dict[int, int]:
         """Return a seed of 31 bits for each row by SplitMix64; the seed of a row does not depend on the other rows."""
@@ -229,7 +229,7 @@ class _Host:
         if tracing():
             raise TypeError(f"{self.name} runs outside torch and cannot be compiled; compile what you do with its transitions")
         if self.closed:
-            raise HostError(f"{self.name} is closed; make it anew")
+            raise HostError(f"{self.name} is closed; make a new one")
         if env_params != () and tree.leaves(env_params):
             raise ValueError(f"{self.name}: env_params: expected (), for it runs outside torch: give its constants to make")
 

@@ -1,6 +1,7 @@
 """Drivers of B copies of a gymnasium environment: in this process, in worker processes, or in a vector environment with batch wrappers.
 
-A driver has ``num`` copies, the ``layout`` of their observations and the ``action_layout``, ``who(i)``, a copy's name in messages, and
+A driver has ``num`` copies, the ``layout`` of their observations and the ``action_layout``, ``name_of(i)``, a copy's
+name in messages, and
 
 * ``reset(rows, seeds)`` seeds and resets the copies ``rows``, at least one;
 * ``step(rows, action)`` steps them, and returns three sequences of B rewards and flags, valid for ``rows`` only;
@@ -43,7 +44,7 @@ class Copies:
         self.infos: list[dict[str, Any]] = [{} for _ in envs]
         self.options: dict[str, Any] | None = None
 
-    def who(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
         return self.name if self.num == 1 else f"{self.name}: copy {i}"
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
@@ -55,7 +56,7 @@ class Copies:
                 more = {} if self.options is None else {"options": dict(self.options)}
                 self.latest[i], self.infos[i] = self.envs[i].reset(seed=seeds[i], **more)
         except Exception as error:
-            raise HostError(f"{self.who(i)} raised in reset: {_words(error)}") from error
+            raise HostError(f"{self.name_of(i)} raised in reset: {_words(error)}") from error
 
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         reward: list[Any] = [0.0] * self.num
@@ -65,7 +66,7 @@ class Copies:
             for i in rows:
                 latest[i], reward[i], terminated[i], truncated[i], infos[i] = steps[i](actions[i])
         except Exception as error:
-            raise HostError(f"{self.who(i)} raised in step: {_words(error)}") from error
+            raise HostError(f"{self.name_of(i)} raised in step: {_words(error)}") from error
         return reward, terminated, truncated
 
     def observe(self) -> Any:
@@ -99,7 +100,7 @@ class Workers:
         self._ask("_call", [(i, ("render_mode", (), {})) for i in self.all])
         self._ask("_check_spaces", [(i, (mode, vector.single_observation_space, vector.single_action_space)) for i in self.all])
 
-    def who(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
         return f"{self.name}: copy {i} (process {self.processes[i].pid})"
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
@@ -143,17 +144,17 @@ class Workers:
         first = self.layout.unstack(self.vector.observations)[i] if self.vector.shared_memory else self.latest[i]
         if is_written_over(last, first):
             self._stop(())
-            raise _lost(self.who(i))
+            raise _overwritten(self.name_of(i))
         if not self.warned and _some_entry_is_written_over(before, last, first):
             self.warned = True
-            warnings.warn(f"{_lost(self.who(i))} (an entry of it, if not by chance)", stacklevel=2)
+            warnings.warn(f"{_overwritten(self.name_of(i))} (an entry of it, unless by coincidence)", stacklevel=2)
 
     def _keep(self, i: int, observation: Any) -> None:
         """Write an observation that arrived in the message itself into the array of all observations."""
         if not self.vector.shared_memory:
             self.latest[i] = observation
         elif text := self.layout.misfit(observation):
-            raise HostError(f"{self.who(i)} returned an observation {text}")
+            raise HostError(f"{self.name_of(i)} returned an observation {text}")
         else:
             self.layout.put(self.vector.observations, i, observation)
 
@@ -197,27 +198,27 @@ class Workers:
             how = "hung up"
         else:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return HostError(f"{self.who(i)} {how} before it answered {verb}; all copies are closed: make the environment anew")
+        return HostError(f"{self.name_of(i)} {how} before it answered {verb}; all copies are closed: make a new environment")
 
     def _silence(self, rows: list[int], verb: str) -> HostError:
-        who = " and ".join(self.who(i) for i in rows)
+        name = " and ".join(self.name_of(i) for i in rows)
         self._stop(rows)
         return HostError(
-            f"{who} did not answer {verb} within {self.timeout} s; all copies are closed: make the environment anew, "
+            f"{name} did not answer {verb} within {self.timeout} s; all copies are closed: make a new environment, "
             "with a longer timeout if it was only slow"
         )
 
     def _failure(self, i: int, verb: str) -> HostError:
         """Return the error that a worker raised, from the queue into which the worker has put it before its end."""
-        text, trace = "what it raised could not be sent", None
+        text, trace = "its exception could not be sent", None
         try:
             _, kind, value, trace = self.vector.error_queue.get(timeout=1.0)
             text = f"{kind.__name__}: {value}"
         except queue.Empty:
             pass
         except Exception as error:  # the worker's exception cannot be unpickled here
-            text = f"what could not be received ({_words(error)})"
-        failure = HostError(f"{self.who(i)} raised in {verb}: {text}; all copies are closed: make the environment anew")
+            text = f"an exception that could not be received ({_words(error)})"
+        failure = HostError(f"{self.name_of(i)} raised in {verb}: {text}; all copies are closed: make a new environment")
         if trace:
             failure.add_note(f"In the worker process:\n{trace}")
         return failure
@@ -270,7 +271,7 @@ class Vectors:
         self.infos: list[dict[str, Any]] = [{}] * self.num
         self.options: dict[str, Any] | None = None
 
-    def who(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
         return f"{self.name}: copy {i}"
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
@@ -308,7 +309,7 @@ class Vectors:
                 except (KeyError, TypeError):
                     raise HostError(f"{self.name}: {self.vector} resets in the same step, but its info has no final_obs") from None
                 if isinstance(self.vector.unwrapped, AsyncVectorEnv) and is_written_over(self.latest[i], first):
-                    raise _lost(self.who(int(i)))
+                    raise _overwritten(self.name_of(int(i)))
         return list(reward), list(terminated), list(truncated)
 
     def observe(self) -> Any:
@@ -355,11 +356,11 @@ def _entries(observation: Any) -> list[Any]:
     return [x for part in observation for x in _entries(part)] if isinstance(observation, tuple) else [observation]
 
 
-def _lost(who: str) -> HostError:
+def _overwritten(name: str) -> HostError:
     return HostError(
-        f"{who}: the last observation of its episode is the first of the next one. Gymnasium's worker resets in the same step, and where "
+        f"{name}: the last observation of its episode equals the first of the next one. Gymnasium's worker resets in the same step, and if "
         "an environment gives the same array each time, its last observation is lost there: make the vector environment with "
-        "autoreset_mode=AutoresetMode.DISABLED, or let the environment give copies"
+        "autoreset_mode=AutoresetMode.DISABLED, or let the environment return copies"
     )
 
 
@@ -371,7 +372,7 @@ def batch(driver: Any) -> Any:
         for i, observation in enumerate(driver.latest):
             text = driver.layout.misfit(observation)
             if text:
-                raise HostError(f"{driver.who(i)} returned an observation {text}") from None
+                raise HostError(f"{driver.name_of(i)} returned an observation {text}") from None
         raise
 
 

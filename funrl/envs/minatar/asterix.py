@@ -1,4 +1,4 @@
-"""MinAtar's Asterix: collect treasure and keep clear of the enemies that cross the screen."""
+"""MinAtar's Asterix: collect treasure and avoid the enemies that cross the screen."""
 
 import torch
 
@@ -18,13 +18,13 @@ class AsterixParams:
     """The constants of the game; int64 [] unless another type is named.
 
     Attributes:
-        sticky_action_prob: floating-point []; with it the last action is taken instead of the given one.
-        gold_prob: floating-point []; with it a newcomer is treasure, else it is an enemy.
-        spawn_interval: a newcomer comes every so many steps, at first.
-        move_interval: all but the player go every so many steps, at first.
-        ramping: bool []; whether both intervals shrink.
-        ramp_interval: they shrink every so many steps, plus two.
-        max_steps: the episode is truncated after so many steps.
+        sticky_action_prob: floating-point []; the probability that the last action is repeated instead of the given one.
+        gold_prob: floating-point []; the probability that a new actor is treasure and not an enemy.
+        spawn_interval: the initial number of steps between new actors.
+        move_interval: the initial number of steps between moves of all actors except the player.
+        ramping: bool []; whether both intervals decrease.
+        ramp_interval: the number of steps between these decreases, minus two.
+        max_steps: the number of steps after which the episode is truncated.
     """
 
     sticky_action_prob: torch.Tensor
@@ -38,21 +38,21 @@ class AsterixParams:
 
 @tree.dataclass
 class AsterixState:
-    """The state of one episode. What is in lane i is in row i + 1; a lane holds at most one.
+    """The state of one episode. The actor of lane i is in row i + 1; a lane has at most one.
 
     Attributes:
         row: int64 [], of the player, 1 to 8.
         column: int64 [], of the player.
-        lane_column: int64 [8], where the lane's enemy or treasure is; -1: the lane is empty.
-        lane_right: bool [8]; it goes to the right, else to the left.
+        lane_column: int64 [8], the column of the lane's enemy or treasure; -1: the lane is empty.
+        lane_right: bool [8]; it moves to the right, else to the left.
         lane_gold: bool [8]; it is treasure, else an enemy.
-        spawn_interval: int64 [], as it is by now.
-        spawn_timer: int64 [], steps until the next newcomer.
-        move_interval: int64 [], as it is by now.
-        move_timer: int64 [], steps until all go.
-        ramp_timer: int64 [], steps until the intervals shrink, plus one.
-        ramps: int64 [], how often they did.
-        last_action: int64 [], the action that was taken.
+        spawn_interval: int64 [], its present value.
+        spawn_timer: int64 [], steps until the next new actor.
+        move_interval: int64 [], its present value.
+        move_timer: int64 [], steps until the next move.
+        ramp_timer: int64 [], steps until the intervals decrease, plus one.
+        ramps: int64 [], the number of decreases so far.
+        last_action: int64 [], the last executed action.
         time: int64 [], steps since the reset.
     """
 
@@ -109,11 +109,11 @@ def reset(key: torch.Tensor, env_params: AsterixParams = PARAMS) -> tuple[Asteri
 
 
 def step(key: torch.Tensor, state: AsterixState, action: torch.Tensor, env_params: AsterixParams = PARAMS) -> tuple[AsterixState, Timestep]:
-    """Let a newcomer in, then move the player, then the others.
+    """Add a new actor if one is due, then move the player, then the others.
 
     Args:
-        key: int64 []; decides whether the action sticks, and what comes where.
-        state: where the episode is.
+        key: int64 []; for the random repetition of the action, and for new actors.
+        state: the state of the episode.
         action: int64 []; 1 left, 2 up, 3 right, 4 down; 0 and 5 do nothing.
         env_params: the constants.
 
@@ -174,7 +174,7 @@ def render(state: AsterixState, env_params: AsterixParams = PARAMS) -> torch.Ten
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
-    """Return the random numbers of a step [4]: whether the action sticks; side, kind and lane of a newcomer."""
+    """Return the random numbers of a step [4]: whether the action is repeated; side, kind and lane of a newcomer."""
     return random.uniform(key, (4,))
 
 
@@ -187,16 +187,16 @@ def _observe(state: AsterixState) -> torch.Tensor:
 
 
 def asterix() -> Env:
-    """Return Asterix-MinAtar: enemies and treasure cross the screen in eight lanes, and the player goes among them.
+    """Return Asterix-MinAtar: enemies and treasure cross the screen in eight lanes, and the player moves among them.
 
-    The player goes one cell in each of the four directions. Newcomers enter at a random side of a random empty lane and go through.
-    A treasure earns 1. As time goes by they come more often and go faster (``env_params.ramping``). The episode terminates when the
+    The player moves one cell in one of the four directions. New actors enter at a random side of a random empty lane and cross it.
+    A treasure earns 1. Over time they appear more often and move faster (``env_params.ramping``). The episode terminates when the
     player meets an enemy, and is truncated after ``env_params.max_steps``, 10,000 by default.
 
     The observation is bool [10, 10, 4]: player, enemy, trail (the cell behind each enemy and treasure), treasure. The actions are
     MinAtar's six: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire, of which the last does nothing here. With a probability of
     ``env_params.sticky_action_prob`` the last action is taken again instead. It agrees with the minatar package step for step,
-    which has no time limit and lets the last action of an episode stick in the next one.
+    which has no time limit, and where the last action of an episode can be repeated in the next one.
 
     Example:
         >>> import torch

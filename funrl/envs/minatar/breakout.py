@@ -18,8 +18,8 @@ class BreakoutParams:
     """The constants of the game.
 
     Attributes:
-        sticky_action_prob: floating-point []; with it the last action is taken instead of the given one.
-        max_steps: int64 []; the episode is truncated after so many steps.
+        sticky_action_prob: floating-point []; the probability that the last action is repeated instead of the given one.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
     sticky_action_prob: torch.Tensor
@@ -34,13 +34,13 @@ class BreakoutState:
         paddle: int64 [], its column; it is in the last row.
         ball_row: int64 [].
         ball_column: int64 [].
-        trail_row: int64 [], where the ball was one step ago.
+        trail_row: int64 [], the row of the ball one step ago.
         trail_column: int64 [].
         ball_right: bool []; the ball goes to the right, else to the left.
         ball_down: bool []; it goes down, else up.
         bricks: bool [10, 10].
         strike: bool []; the ball was in a brick's cell in the last step, so it breaks none in this one.
-        last_action: int64 [], the action that was taken.
+        last_action: int64 [], the last executed action.
         time: int64 [], steps since the reset.
     """
 
@@ -89,8 +89,8 @@ def step(
     """Move the paddle, then the ball.
 
     Args:
-        key: int64 []; decides whether the action sticks.
-        state: where the episode is.
+        key: int64 []; for the random repetition of the action.
+        state: the state of the episode.
         action: int64 []; 1 left, 3 right; 0, 2, 4 and 5 do nothing.
         env_params: the constants.
 
@@ -140,7 +140,7 @@ def render(state: BreakoutState, env_params: BreakoutParams = PARAMS) -> torch.T
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
-    """Return the random number of a step: whether the action sticks."""
+    """Return the random number of a step: whether the action is repeated."""
     return random.uniform(key)
 
 
@@ -159,14 +159,15 @@ def _observe(state: BreakoutState) -> torch.Tensor:
 def breakout() -> Env:
     """Return Breakout-MinAtar: a ball breaks three rows of bricks and must not pass the paddle.
 
-    The ball goes one cell along a diagonal each step. Walls, bricks and the middle of the paddle reflect it; it goes back where it came
-    from if the paddle is one cell beside it. A broken brick earns 1. Once all bricks are gone they are back when the ball comes to the
-    bottom. The episode terminates when the ball passes the paddle, and is truncated after ``env_params.max_steps``, 10,000 by default.
+    The ball moves one cell along a diagonal in each step. Walls, bricks and the middle of the paddle reflect it; if the paddle is one
+    cell away, it returns in its old direction. A broken brick earns 1. When all bricks are broken, new ones appear when the ball comes
+    to the bottom. The episode terminates when the ball passes the paddle, and is truncated after ``env_params.max_steps``, 10,000 by
+    default.
 
     The observation is bool [10, 10, 4]: paddle, ball, trail (where the ball was), bricks. The actions are MinAtar's six: 0 nothing, 1 left,
     2 up, 3 right, 4 down, 5 fire, of which 1 and 3 matter here. With a probability of ``env_params.sticky_action_prob`` the last action is
-    taken again instead. It agrees with the minatar package step for step, which has no time limit and lets the last action of an
-    episode stick in the next one.
+    taken again instead. It agrees with the minatar package step for step, which has no time limit, and where the last action of
+    an episode can be repeated in the next one.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""MinAtar's Freeway: lead a chicken across eight lanes of cars, again and again."""
+"""MinAtar's Freeway: move a chicken across eight lanes of cars as often as possible."""
 
 import torch
 
@@ -16,13 +16,13 @@ CHICKEN = 4  # the column in which it walks
 
 @tree.dataclass
 class FreewayParams:
-    """The constants of the game; int64 [] save the first.
+    """The constants of the game; int64 [] except the first.
 
     Attributes:
-        sticky_action_prob: floating-point []; with it the last action is taken instead of the given one.
-        player_speed: the chicken can go every so many steps.
-        time_limit: the episode terminates with the step after so many.
-        max_steps: the episode is truncated after so many steps.
+        sticky_action_prob: floating-point []; the probability that the last action is repeated instead of the given one.
+        player_speed: the number of steps between moves of the chicken.
+        time_limit: the episode terminates with the step after this number of steps.
+        max_steps: the number of steps after which the episode is truncated.
     """
 
     sticky_action_prob: torch.Tensor
@@ -37,11 +37,11 @@ class FreewayState:
 
     Attributes:
         row: int64 [], of the chicken.
-        move_timer: int64 [], steps until it can go.
+        move_timer: int64 [], steps until it can move.
         column: int64 [8], of the cars.
-        speed: int64 [8]; a car goes one cell every abs(speed) + 1 steps, to the right if it is positive.
-        timer: int64 [8], steps until it goes.
-        last_action: int64 [], the action that was taken.
+        speed: int64 [8]; a car moves one cell every abs(speed) + 1 steps, to the right if it is positive.
+        timer: int64 [8], steps until it moves.
+        last_action: int64 [], the last executed action.
         time: int64 [], steps since the reset.
     """
 
@@ -79,8 +79,8 @@ def step(key: torch.Tensor, state: FreewayState, action: torch.Tensor, env_param
     """Move the chicken, then the cars.
 
     Args:
-        key: int64 []; decides whether the action sticks, and the new speeds after a crossing.
-        state: where the episode is.
+        key: int64 []; for the random repetition of the action, and the new speeds after a crossing.
+        state: the state of the episode.
         action: int64 []; 2 up, 4 down; 0, 1, 3 and 5 do nothing.
         env_params: the constants.
 
@@ -126,7 +126,7 @@ def render(state: FreewayState, env_params: FreewayParams = PARAMS) -> torch.Ten
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
-    """Return the random numbers of a step [9]: whether the action sticks, and the cars' speeds."""
+    """Return the random numbers of a step [9]: whether the action is repeated, and the cars' speeds."""
     return random.uniform(key, (9,))
 
 
@@ -154,7 +154,7 @@ def freeway() -> Env:
     The observation is bool [10, 10, 7]: chicken, car, and five channels of trails (where a car came from), one for each speed from fast
     to slow. The actions are MinAtar's six: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire, of which 2 and 4 matter here. With a
     probability of ``env_params.sticky_action_prob`` the last action is taken again instead. It agrees with the minatar package step for
-    step, which lets the last action of an episode stick in the next one.
+    step, where the last action of an episode can be repeated in the next one.
 
     Example:
         >>> import torch

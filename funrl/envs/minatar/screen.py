@@ -1,6 +1,6 @@
-"""What the games of MinAtar share: six actions, a screen of 10 x 10 cells, and time limits.
+"""Shared parts of the MinAtar games: six actions, a screen of 10 x 10 cells, and time limits.
 
-Row 0 of the screen is on top. A table of N actors (fish, bullets, ...) holds their columns, int64 [N]: 0 to 9, or -1 for an empty place.
+Row 0 of the screen is on top. A table of N actors (fish, bullets, ...) has their columns, int64 [N]: 0 to 9, or -1 for an empty entry.
 """
 
 from collections.abc import Sequence
@@ -42,17 +42,17 @@ LEFT, UP, RIGHT, DOWN, FIRE = range(1, 6)
 
 
 def stick(u: torch.Tensor, action: torch.Tensor, last_action: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
-    """Return the action that is taken, int64 []: the last one with a probability; ``u`` is uniform in [0, 1)."""
+    """Return the executed action, int64 []: the last one with a given probability; ``u`` is uniform in [0, 1)."""
     return torch.where(u < probability, last_action, action)
 
 
 def right(action: torch.Tensor) -> torch.Tensor:
-    """Return how many cells an action goes to the right, int64 []: -1, 0 or 1."""
+    """Return the number of cells that an action moves to the right, int64 []: -1, 0 or 1."""
     return (action == RIGHT).long() - (action == LEFT).long()
 
 
 def down(action: torch.Tensor) -> torch.Tensor:
-    """Return how many cells an action goes down, int64 []: -1, 0 or 1."""
+    """Return the number of cells that an action moves down, int64 []: -1, 0 or 1."""
     return (action == DOWN).long() - (action == UP).long()
 
 
@@ -78,33 +78,33 @@ def pad(board: torch.Tensor) -> torch.Tensor:
 
 
 def drive(column: torch.Tensor, right: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Return the columns [N] of actors after those of the mask ``where`` went one cell on, -1 for those that left the screen."""
+    """Return the columns [N] of actors after those of the mask ``where`` moved one cell, -1 for those that left the screen."""
     moved = column + torch.where(right, 1, -1)
     return torch.where(where & (column >= 0), torch.where(moved < SIZE, moved, -1), column)
 
 
 def rank(mask: torch.Tensor) -> torch.Tensor:
-    """Return how many elements of a mask [N] are true before each place, int64 [N]."""
+    """Return the number of true elements of a mask [N] before each index, int64 [N]."""
     index = torch.arange(mask.shape[0], device=mask.device)
     return (mask & (index < index[:, None])).sum(1)
 
 
 def shift(board: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Return bool [10, 10] moved by some cells down and to the right; what leaves the screen is gone."""
+    """Shift bool [10, 10] by some cells down and to the right; cells that leave the screen are dropped."""
     pads = (max(columns, 0), max(-columns, 0), max(rows, 0), max(-rows, 0))
     height, width = SIZE - abs(rows), SIZE - abs(columns)
     return functional.pad(board.narrow(0, max(-rows, 0), height).narrow(1, max(-columns, 0), width), pads)
 
 
 def start(observation: torch.Tensor, dtype: torch.dtype) -> Timestep:
-    """Return the timestep of a reset, with a reward of a dtype."""
+    """Return the timestep of a reset, with a reward of the given dtype."""
     zero = torch.zeros((), dtype=dtype, device=observation.device)
     no = torch.zeros((), dtype=torch.bool, device=observation.device)
     return Timestep(observation, zero, no, no.clone(), {})
 
 
 def picture(observation: torch.Tensor, colours: Sequence[draw.Colour]) -> torch.Tensor:
-    """Return a picture of an observation [10, 10, C], a colour a channel, later ones on top: uint8 [240, 240, 3]."""
+    """Return a picture of an observation [10, 10, C] with one colour for each channel, later ones on top: uint8 [240, 240, 3]."""
     board = grid.board((SIZE, SIZE), observation.device)
     for where, colour in zip(observation.unbind(-1), colours, strict=True):
         board = draw.paint(board, grid.tiles(board, where), colour)

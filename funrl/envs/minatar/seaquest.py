@@ -1,4 +1,4 @@
-"""MinAtar's Seaquest: a submarine fetches divers, shoots what comes, and surfaces before its oxygen is gone."""
+"""MinAtar's Seaquest: a submarine collects divers, shoots enemies, and surfaces before its oxygen runs out."""
 
 import torch
 
@@ -18,17 +18,17 @@ class SeaquestParams:
     """The constants of the game; int64 [] unless another type is named.
 
     Attributes:
-        sticky_action_prob: floating-point []; with it the last action is taken instead of the given one.
-        submarine_prob: floating-point []; with it a new enemy is a submarine, else it is a fish.
-        oxygen: of a full tank; each step under water uses up 1.
-        shot_interval: the player can fire every so many steps.
-        spawn_interval: an enemy comes every so many steps, at first.
-        move_interval: an enemy waits so many steps before it goes on, at first.
-        enemy_shot_interval: a submarine waits so many steps before it fires again.
-        diver_spawn_interval: a diver comes every so many steps.
-        diver_move_interval: a diver waits so many steps before it goes on.
-        ramping: bool []; whether enemies come more often and go faster with each surfacing.
-        max_steps: the episode is truncated after so many steps.
+        sticky_action_prob: floating-point []; the probability that the last action is repeated instead of the given one.
+        submarine_prob: floating-point []; the probability that a new enemy is a submarine and not a fish.
+        oxygen: the oxygen of a full tank; each step under water uses 1.
+        shot_interval: the number of steps between shots of the player.
+        spawn_interval: the initial number of steps between new enemies.
+        move_interval: the initial number of steps that an enemy waits between moves.
+        enemy_shot_interval: the number of steps that a submarine waits between shots.
+        diver_spawn_interval: the number of steps between new divers.
+        diver_move_interval: the number of steps that a diver waits between moves.
+        ramping: bool []; whether enemies appear more often and move faster with each surfacing.
+        max_steps: the number of steps after which the episode is truncated.
     """
 
     sticky_action_prob: torch.Tensor
@@ -46,13 +46,13 @@ class SeaquestParams:
 
 @tree.dataclass
 class Actors(tree.Replaceable):
-    """A table of what swims: N places, some of them empty.
+    """A table of actors with N entries, some of them empty.
 
     Attributes:
         row: int64 [N].
-        column: int64 [N]; -1: the place is empty.
-        right: bool [N]; it goes to the right, else to the left.
-        born: int64 [N], when it came, in steps since the reset; no two of a table come together.
+        column: int64 [N]; -1: the entry is empty.
+        right: bool [N]; it moves to the right, else to the left.
+        born: int64 [N], the step since the reset at which it appeared; different for all actors of a table.
     """
 
     row: torch.Tensor
@@ -70,21 +70,21 @@ class SeaquestState:
         column: int64 [], of the player's front.
         right: bool []; the player faces right, else left.
         surfaced: bool []; the player is at the surface since the last step at least.
-        oxygen: int64 [], what is left of it.
+        oxygen: int64 [], the remaining oxygen.
         divers_aboard: int64 [], at most 6.
         bullets: Actors [10], of the player.
         enemies: Actors [32].
         enemy_submarine: bool [32]; it is a submarine, else a fish.
-        enemy_timer: int64 [32], steps until it goes on.
+        enemy_timer: int64 [32], steps until its next move.
         divers: Actors [4].
-        shots_left: bool [10, 10], the enemies' shots that go to the left.
-        shots_right: bool [10, 10], those that go to the right.
+        shots_left: bool [10, 10], the enemies' shots that move to the left.
+        shots_right: bool [10, 10], those that move to the right.
         shot_timer: int64 [], steps until the player can fire.
-        spawn_interval: int64 [], as it is by now.
+        spawn_interval: int64 [], its present value.
         spawn_timer: int64 [], steps until the next enemy.
-        move_interval: int64 [], as it is by now.
-        ramps: int64 [], how often the intervals shrank.
-        last_action: int64 [], the action that was taken.
+        move_interval: int64 [], its present value.
+        ramps: int64 [], how often the intervals have decreased.
+        last_action: int64 [], the last executed action.
         time: int64 [], steps since the reset.
     """
 
@@ -126,7 +126,7 @@ PARAMS = constants(
 )
 OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 10), layout="hwc")
 COLOURS = (draw.TEAL, draw.LEAF, draw.AMBER, draw.PALE, draw.INK, draw.CORAL, draw.STEEL, draw.TEAL, draw.AMBER, draw.AMBER)
-# At most so many are there at a time: what comes in one step goes through the screen in at most ten moves.
+# The maximum numbers of actors at a time: an actor crosses the screen in at most ten moves.
 BULLETS, ENEMIES, DIVERS = 10, 32, 4
 CREW = 6
 # More than the steps of any episode.
@@ -167,14 +167,14 @@ def reset(key: torch.Tensor, env_params: SeaquestParams = PARAMS) -> tuple[Seaqu
 def step(
     key: torch.Tensor, state: SeaquestState, action: torch.Tensor, env_params: SeaquestParams = PARAMS
 ) -> tuple[SeaquestState, Timestep]:
-    """Let newcomers in, then move the player, its bullets, divers, enemies and their shots, then breathe.
+    """Add new actors, then move the player, its bullets, divers, enemies and their shots, then use oxygen.
 
-    A bullet hits fish before submarines and old ones before new ones; of the enemies that come to a bullet it hits submarines before
-    fish and new ones before old ones. A submarine that is hit as it comes still fires.
+    A bullet that moves hits fish before submarines and old ones before new ones; if enemies move to a bullet, it hits submarines before
+    fish and new ones before old ones. A submarine that is hit during its move still fires.
 
     Args:
-        key: int64 []; decides whether the action sticks, and what comes where.
-        state: where the episode is.
+        key: int64 []; for the random repetition of the action, and for new actors.
+        state: the state of the episode.
         action: int64 []; 1 left, 2 up, 3 right, 4 down, 5 fire; 0 does nothing.
         env_params: the constants.
 
@@ -287,7 +287,7 @@ def _shots_fly(
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
-    """Return the random numbers of a step [6]: whether the action sticks; side, kind and row of an enemy; side and row of a diver."""
+    """Return the random numbers of a step [6]: whether the action is repeated; side, kind and row of an enemy; side and row of a diver."""
     return random.uniform(key, (6,))
 
 
@@ -299,7 +299,7 @@ def _nobody(places: int, device: torch.device) -> Actors:
 def _enter(
     actors: Actors, where: torch.Tensor, row: torch.Tensor, column: torch.Tensor, right: torch.Tensor, time: torch.Tensor
 ) -> tuple[Actors, torch.Tensor]:
-    """Let one more in, if ``where`` says so and there is room; return the actors, and the mask [N] of the new one."""
+    """Add an actor if ``where`` is True and there is an empty entry; return the actors, and the mask [N] of the new one."""
     index = torch.arange(actors.column.shape[0], device=row.device)
     new = where & (index == torch.where(actors.column < 0, index, len(index)).amin())
     joined = Actors(
@@ -312,7 +312,7 @@ def _enter(
 
 
 def _here(actors: Actors, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    """Return who is at a cell, bool [N]."""
+    """Return the mask of the actors at a cell, bool [N]."""
     return (actors.row == row) & (actors.column == column)
 
 
@@ -328,7 +328,7 @@ def _hits(bullets: Actors, enemies: Actors, where: torch.Tensor, order: torch.Te
 def _rescue(
     divers: Actors, row: torch.Tensor, column: torch.Tensor, aboard: torch.Tensor, time: torch.Tensor, p: SeaquestParams
 ) -> tuple[Actors, torch.Tensor]:
-    """Take divers aboard before and after they move, new ones first, while there is room; return the others, and how many those are."""
+    """Take divers aboard before and after their move, new ones first, up to the limit; return the other divers, and the number taken."""
     moves = (time - divers.born + 1) % (p.diver_move_interval + 1) == 0
     moved = divers.replace(column=screen.drive(divers.column, divers.right, moves))
     met = _here(divers, row, column) | _here(moved, row, column)
@@ -337,7 +337,7 @@ def _rescue(
 
 
 def _cells(row: torch.Tensor, column: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Return bool [10, 10], true where one of the actors ``where`` is."""
+    """Return bool [10, 10], True at the cells of the actors in the mask ``where``."""
     index = torch.arange(screen.SIZE, device=row.device)
     return (where[:, None, None] & (row[:, None, None] == index[:, None]) & (column[:, None, None] == index)).any(0)
 
@@ -366,7 +366,7 @@ def _observe(state: SeaquestState, p: SeaquestParams) -> torch.Tensor:
 
 
 def seaquest() -> Env:
-    """Return Seaquest-MinAtar: a submarine under water fetches divers, shoots what comes, and surfaces before its oxygen is gone.
+    """Return Seaquest-MinAtar: a submarine collects divers, shoots enemies, and surfaces before its oxygen runs out.
 
     The player goes one cell in each of the four directions, and fires where it faces. Fish and enemy submarines cross the screen, and
     submarines fire as well; each that is hit earns 1. Divers cross it too, and up to six can be aboard. At the surface the tank is
@@ -376,14 +376,16 @@ def seaquest() -> Env:
     ``env_params.max_steps``, 10,000 by default.
 
     The observation is bool [10, 10, 10]: front and back of the player, its bullets, trail (the cell behind each fish, submarine and diver),
-    shots of enemies, fish, enemy submarines, oxygen (a bar in the last row), divers aboard (likewise), divers. The actions are MinAtar's
+    shots of enemies, fish, enemy submarines, oxygen (a bar in the last row), divers aboard (another bar there), divers. The actions are
+    MinAtar's
     six: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire. With a probability of ``env_params.sticky_action_prob`` the last action is taken
     again instead.
 
-    It agrees with the minatar package step for step, which has no time limit and lets the last action of an episode stick in the next one;
+    It agrees with the minatar package step for step, which has no time limit, and where the last action of an episode can be repeated in
+    the next one;
     as there, bringing a crew of six to the surface leaves -1 divers aboard, and as ``-1`` is not none, the next surfacing is free.
-    It keeps 32 enemies, 10 bullets and 4 divers at most, more than there can be with the default constants; with others, who finds
-    no room does not come. Where two enemies agree in all that minatar keeps of them, it may remove the wrong one; this game does not.
+    It has at most 32 enemies, 10 bullets and 4 divers, more than possible with the default constants; with other constants, further
+    actors do not appear. If two enemies agree in all data that minatar stores, it may remove the wrong one; this game does not.
 
     Example:
         >>> import torch

@@ -18,13 +18,13 @@ class SpaceInvadersParams:
     """The constants of the game; int64 [] unless another type is named.
 
     Attributes:
-        sticky_action_prob: floating-point []; with it the last action is taken instead of the given one.
-        shot_interval: the cannon can fire every so many steps.
-        alien_shot_interval: an alien fires every so many steps.
-        alien_move_interval: the aliens of the first wave go every so many steps; fewer than that many aliens go as often as they are many.
-        least_move_interval: the interval shrinks by one with each wave, down to this one.
-        ramping: bool []; whether it shrinks.
-        max_steps: the episode is truncated after so many steps.
+        sticky_action_prob: floating-point []; the probability that the last action is repeated instead of the given one.
+        shot_interval: the number of steps between shots of the cannon.
+        alien_shot_interval: the number of steps between shots of the aliens.
+        alien_move_interval: the number of steps between moves of the aliens in the first wave; or the number of aliens, if that is less.
+        least_move_interval: the minimum of this interval, which decreases by one with each wave.
+        ramping: bool []; whether it decreases.
+        max_steps: the number of steps after which the episode is truncated.
     """
 
     sticky_action_prob: torch.Tensor
@@ -46,11 +46,11 @@ class SpaceInvadersState:
         alien_bullets: bool [10, 10], those that go down.
         aliens: bool [10, 10].
         aliens_right: bool []; the aliens go to the right, else to the left.
-        alien_move_interval: int64 [], as it is by now.
+        alien_move_interval: int64 [], its present value.
         alien_move_timer: int64 [], steps until the aliens go.
         alien_shot_timer: int64 [], steps until one fires.
         shot_timer: int64 [], steps until the cannon can fire.
-        last_action: int64 [], the action that was taken.
+        last_action: int64 [], the last executed action.
         time: int64 [], steps since the reset.
     """
 
@@ -110,8 +110,8 @@ def step(
     The alien that fires is the lowest one of the column nearest to the cannon, of two columns the left one.
 
     Args:
-        key: int64 []; decides whether the action sticks.
-        state: where the episode is.
+        key: int64 []; for the random repetition of the action.
+        state: the state of the episode.
         action: int64 []; 1 left, 3 right, 5 fire; 0, 2 and 4 do nothing.
         env_params: the constants.
 
@@ -139,7 +139,7 @@ def step(
     aliens = torch.where(turn, state.aliens.roll(1, 0), torch.where(moves, ahead, state.aliens))
     hit = (screen.cell(9, cannon) & (alien_bullets | state.aliens | aliens)).any()
 
-    # The order in which minatar looks for who fires: by columns, near ones and left ones first, then from below.
+    # minatar's order of the search for the alien that fires: by columns, near ones and left ones first, then from below.
     order = 10 * (2 * (column - cannon).abs() + (column > cannon).long()) + 9 - row
     shoots = (state.alien_shot_timer == 0) & (order == torch.where(aliens, order, 1000).min())
     alien_bullets = alien_bullets | (shoots & aliens)
@@ -169,7 +169,7 @@ def render(state: SpaceInvadersState, env_params: SpaceInvadersParams = PARAMS) 
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
-    """Return the random number of a step: whether the action sticks."""
+    """Return the random number of a step: whether the action is repeated."""
     return random.uniform(key)
 
 
@@ -194,7 +194,7 @@ def space_invaders() -> Env:
     The observation is bool [10, 10, 6]: cannon, alien, alien while they go left, alien while they go right, bullet of the cannon, bullet
     of an alien. The actions are MinAtar's six: 0 nothing, 1 left, 2 up, 3 right, 4 down, 5 fire, of which 2 and 4 do nothing here.
     With a probability of ``env_params.sticky_action_prob`` the last action is taken again instead. It agrees with the minatar package
-    step for step, which has no time limit and lets the last action of an episode stick in the next one.
+    step for step, which has no time limit, and where the last action of an episode can be repeated in the next one.
 
     Example:
         >>> import torch
