@@ -129,9 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_play(parser: argparse.ArgumentParser, num_episodes: int, given: str) -> None:
+def _add_play(parser: argparse.ArgumentParser, num_episodes: int, counted: str) -> None:
     parser.add_argument("dir", metavar="DIR", help="the folder of a run")
-    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{given} (default: {num_episodes})")
+    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{counted} (default: {num_episodes})")
     parser.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
     _add_own(parser)
 

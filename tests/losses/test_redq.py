@@ -101,7 +101,11 @@ def call(target=TARGET, **options):
         (call(subset=0), ValueError, "subset: .* got 0"),
         (call(subset=2.0), ValueError, "subset: .* got 2.0"),
         (call(subset=True), ValueError, "subset: .* got True"),
-        (call(target={"a": torch.zeros(5, 2), "b": torch.zeros(4, 2)}), ValueError, r"leaves \[E, ...\] with the same E, .*funrl.tree.stack"),
+        (
+            call(target={"a": torch.zeros(5, 2), "b": torch.zeros(4, 2)}),
+            ValueError,
+            r"leaves \[E, ...\] with the same E, .*funrl.tree.stack",
+        ),
         (call(target=torch.tensor(1.0)), ValueError, r"leaves \[E, ...\] with the same E"),
         (call(gamma=2.0), ValueError, "redq_critic_loss: gamma"),
         (call(critic=lambda p, s, a: critics(p, s, a)[0]), ValueError, r"expected the shape \[M, 12\], got \[12\]"),
