@@ -58,6 +58,78 @@ def _fail(error: Any, code: int) -> int:
     return code
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{train,evaluate,video,plot,envs}")
+
+    train = commands.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
+    train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
+    train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
+    train.add_argument(
+        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: depends on the environment)"
+    )
+    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained at once (default: 1)")
+    train.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
+    train.add_argument(
+        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number if that exists)"
+    )
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the algorithm, such as learning_rate=3e-4"
+    )
+    train.add_argument(
+        "--collector",
+        choices=list(_COLLECTORS),
+        help="step a host environment in worker processes: all for each batch, or each for separate batches while the agent learns",
+    )
+    train.add_argument("--num-workers", type=_whole, metavar="N", help="number of worker processes (default: 2)")
+    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: num_envs / num_workers)")
+    train.add_argument(
+        "--backend",
+        choices=["auto", "xla", "inductor", "eager"],
+        help="the compiler: XLA (starts in seconds; the extra xla), torch's inductor, or none (default: the available one, XLA on a CPU)",
+    )
+    train.add_argument("--resume", action="store_true", help="continue the run in DIR; options that are not given are those of the run")
+    _add_own(train)
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="evaluate trained agents", description="Evaluate the agents of a run without exploration."
+    )
+    _add_play(evaluate, 100, "episodes of each agent")
+    evaluate.set_defaults(command=_evaluate)
+
+    video = commands.add_parser(
+        "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
+    )
+    _add_play(video, 4, "number of episodes, side by side")
+    video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
+    video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
+    video.set_defaults(command=_video)
+
+    plot = commands.add_parser(
+        "plot", help="draw learning curves", description="Draw the learning curves of runs in one picture.", allow_abbrev=False
+    )
+    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
+    plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
+    plot.set_defaults(command=_plot)
+
+    listing = commands.add_parser("envs", help="list the environments", description="List the environments.")
+    listing.set_defaults(command=_envs)
+    return parser
+
+
+def _add_play(parser: argparse.ArgumentParser, num_episodes: int, counted: str) -> None:
+    parser.add_argument("dir", metavar="DIR", help="the folder of a run")
+    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{counted} (default: {num_episodes})")
+    parser.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
+    _add_own(parser)
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
+    parser.add_argument("--trust", action="store_true", help="allow the import of the module in the name of the run's environment")
+
+
 def _train(args: argparse.Namespace) -> None:
     if args.algo is not None:
         _train_own(args)

@@ -175,7 +175,7 @@ def test_what_cannot_be_saved_leaves_the_old_file(path):
     before = path.read_bytes()
     with pytest.raises(TypeError, match=r"leaf \['b'\]: expected a tensor, got float"):
         checkpoint.save({"a": torch.zeros(1), "b": 1.0}, path)
-    with pytest.raises(TypeError, match="meta: expected what JSON can hold"):
+    with pytest.raises(TypeError, match="meta: expected JSON data"):
         checkpoint.save({"a": torch.zeros(1)}, path, {"x": object()})
     assert path.read_bytes() == before and os.listdir(path.parent) == ["state"]
 

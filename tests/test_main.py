@@ -249,7 +249,7 @@ def test_what_the_name_does_not_tell_is_not_lost(run, eager_learners, algorithm,
     assert train(48).updates > 0
     for argv in (("evaluate", "r"), ("train", algorithm, "--env", name, "--out", "r", "--resume")):
         code, out, err = run(*argv)
-        assert code == 2 and out == [] and len(err) == 1 and "time_limit" in err[0] and "make it yourself" in err[0]
+        assert code == 2 and out == [] and len(err) == 1 and "time_limit" in err[0] and "algorithm yourself" in err[0]
         assert ("frame_skip=2" in err[0]) == bool(settings)
     assert train(80, resume=True).steps == 80
 
@@ -343,7 +343,7 @@ def test_ones_own_algorithm_is_trained_and_resumed(run, tmp_path, monkeypatch):
     assert code == 0 and out[-1].startswith("2 agents x 30 steps"), err
     record.Folder("c").write_config(record.describe(mine, random.key(0), 20, 1, {"collector": "synchronous"}))
     for argv, message in (
-        ((), "--total-steps: expected how long to train"),
+        ((), "--total-steps: expected a number of steps"),
         (("ppo",), "algorithm: an algorithm of --algo has its own environment and options; leave algorithm out"),
         (("--env", "Catch-bsuite"), "--env: an algorithm of --algo has its own"),
         (("--set", "rate=1"), "leave --set out, and give it there"),

@@ -251,7 +251,7 @@ def test_another_process_reads_while_it_is_written_and_after_it_was_killed(tmp_p
 
 
 def test_follow_is_for_single_items_in_files(tmp_path):
-    with pytest.raises(ValueError, match="kept in memory"):
+    with pytest.raises(ValueError, match="is in memory"):
         buffers.follow(buffers.uniform(5), EXAMPLE)
     buffer = buffers.in_place(buffers.sequence(5, 1, storage=buffers.files(tmp_path)))
     step = {"done": torch.zeros(1, dtype=torch.bool)}

@@ -36,7 +36,7 @@ def test_layouts():
     for wrong in (3, [3], None):
         with pytest.raises(TypeError, match="Ball: layout: expected a text"):
             grid.parse("Ball", wrong, "#.SG", once="SG")
-    with pytest.raises(ValueError, match="expected rows of one length"):
+    with pytest.raises(ValueError, match="expected rows of the same length"):
         grid.parse("Ball", "", "#.SG", once="SG")
 
 

@@ -170,7 +170,7 @@ def test_a_reused_array_whose_last_observation_is_lost_is_refused(shared_memory,
         vector = gymnasium.wrappers.vector.TransformReward(vector, lambda x: x)
     with (
         bridge.wrap(vector) as env,
-        pytest.raises(HostError, match=r"copy 0.*: the last observation of its episode is the first of the next.*DISABLED"),
+        pytest.raises(HostError, match=r"copy 0.*: the last observation of its episode equals the first of the next.*DISABLED"),
     ):
         funrl.rollout(None, random.key(1), env.reset(random.key(0)), (), env=env, num_steps=7)
 
@@ -225,7 +225,7 @@ def test_a_reused_entry_of_an_observation_is_warned_of(shared_memory):
     same_step = dict(autoreset_mode=AutoresetMode.SAME_STEP, shared_memory=shared_memory)
     with (
         bridge.wrap(AsyncVectorEnv([Goal], **same_step)) as env,
-        pytest.warns(UserWarning, match=r"copy 0 .*: the last observation of its episode is the first of the next.*an entry of it"),
+        pytest.warns(UserWarning, match=r"copy 0 .*: the last observation of its episode equals the first of the next.*an entry of it"),
     ):
         funrl.rollout(None, random.key(1), env.reset(random.key(0)), (), env=env, num_steps=7)
     for kind in (Fresh, Constant):

@@ -67,7 +67,7 @@ def test_the_default_maze_has_a_way():
 @pytest.mark.parametrize(
     ("layout", "complaint"),
     [
-        ("S.G ..", r"expected rows of one length, got lengths \[3, 2\]"),
+        ("S.G ..", r"expected rows of the same length, got lengths \[3, 2\]"),
         ("S.x ..G", "expected the characters # . S G, got x"),
         ("S.. ...", "expected one G, got 0"),
         ("S.G ..S", "expected one S, got 2"),

@@ -129,7 +129,7 @@ def test_damaged_files(tmp_path):
         tree.load_memmap(tmp_path / "m")
     with pytest.raises(ValueError, match="holds a tree already; open it with load_memmap"):
         tree.memmap({"a": torch.zeros(1000)}, tmp_path / "m")
-    with pytest.raises(ValueError, match=r"there is no whole tree here \(no index.json\)"):
+    with pytest.raises(ValueError, match=r"there is no complete tree here \(no index.json\)"):
         tree.load_memmap(tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     finally:
         limited(before)
     assert tree.load(tmp_path / "t")["a"].tolist() == [0, 0] and sorted(os.listdir(tmp_path)) == ["m", "t"]
-    with pytest.raises(ValueError, match="no whole tree"):
+    with pytest.raises(ValueError, match="no complete tree"):
         tree.load_memmap(tmp_path / "m")
     assert not (tmp_path / ".t.partial").exists()
 
