@@ -68,7 +68,7 @@ def _train(args: argparse.Namespace) -> None:
         args.algorithm, args.env = args.algorithm or old["algorithm"], args.env or old["env"]
     missing = [name for name, value in (("algorithm", args.algorithm), ("--env", args.env)) if value is None]
     if missing:
-        remedy = "; a run in DIR is gone on with by train --resume --out DIR" if args.resume else ""
+        remedy = "; train --resume --out DIR continues the run in DIR" if args.resume else ""
         raise UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
     try:
         defaults = algos.defaults(args.algorithm)

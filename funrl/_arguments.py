@@ -12,7 +12,7 @@ COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
 
 
 class UsageError(ValueError):
-    """The command line asks for something that does not exist; the message is one line."""
+    """Error: invalid arguments of the command line; the message is one line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,12 +29,12 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
     train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
     train.add_argument(
-        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: what the environment takes)"
+        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: depends on the environment)"
     )
-    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained side by side (default: 1)")
-    train.add_argument("--seed", type=_whole, help="where all random numbers come from (default: 0)")
+    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained at once (default: 1)")
+    train.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
     train.add_argument(
-        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number where that is taken)"
+        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number if that exists)"
     )
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the algorithm, such as learning_rate=3e-4"
@@ -42,27 +42,27 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     train.add_argument(
         "--collector",
         choices=list(COLLECTORS),
-        help="step an environment on the host in worker processes: all on one batch, or each on batches of its own while the agent learns",
+        help="step a host environment in worker processes: all for each batch, or each for separate batches while the agent learns",
     )
-    train.add_argument("--num-workers", type=_whole, metavar="N", help="how many worker processes (default: 2)")
-    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: what num_envs shares out)")
+    train.add_argument("--num-workers", type=_whole, metavar="N", help="number of worker processes (default: 2)")
+    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: num_envs / num_workers)")
     train.add_argument(
         "--backend",
         choices=["auto", "xla", "inductor", "eager"],
-        help="what compiles: XLA (starts in seconds; the extra xla), torch's inductor, or nothing (default: what there is, XLA on a CPU)",
+        help="the compiler: XLA (starts in seconds; the extra xla), torch's inductor, or none (default: the available one, XLA on a CPU)",
     )
-    train.add_argument("--resume", action="store_true", help="go on with the run in DIR; what is not given is as it was")
+    train.add_argument("--resume", action="store_true", help="continue the run in DIR; options that are not given are those of the run")
     _add_own(train)
     train.set_defaults(command=commands["train"])
 
-    evaluate = sub.add_parser("evaluate", help="let trained agents play", description="Let the agents of a run play, without exploration.")
+    evaluate = sub.add_parser("evaluate", help="evaluate trained agents", description="Evaluate the agents of a run without exploration.")
     _add_play(evaluate, 100, "episodes of each agent")
     evaluate.set_defaults(command=commands["evaluate"])
 
     video = sub.add_parser(
         "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
     )
-    _add_play(video, 4, "how many, side by side")
+    _add_play(video, 4, "number of episodes, side by side")
     video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
     video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
     video.set_defaults(command=commands["video"])
@@ -82,17 +82,17 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
 def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> None:
     parser.add_argument("dir", metavar="DIR", help="the folder of a run")
     parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{told} (default: {num_episodes})")
-    parser.add_argument("--seed", type=_whole, default=0, help="where the episodes' random numbers come from (default: 0)")
+    parser.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
     _add_own(parser)
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
-    parser.add_argument("--trust", action="store_true", help="import the module that the name of the run's environment asks for")
+    parser.add_argument("--trust", action="store_true", help="allow the import of the module in the name of the run's environment")
 
 
 def _whole(text: str) -> int:
-    """Return the integer that ``500000``, ``500_000`` or ``5e5`` is."""
+    """Parse an integer such as ``500000``, ``500_000`` or ``5e5``."""
     try:
         return int(text)
     except ValueError:
@@ -107,7 +107,7 @@ def _whole(text: str) -> int:
 
 
 def option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:
-    """Return name and value of ``name=value``; the value has the type of the default, and stays text where there is none."""
+    """Parse ``name=value``; the value gets the type of the option's default, and is a string if there is no such option."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
         raise UsageError(f"--set {text}: expected NAME=VALUE, such as learning_rate=3e-4")
@@ -136,5 +136,5 @@ def _parse(value: str, default: Any) -> Any:
         parts = [part for part in re.sub(r"[()\[\]]", "", value).split(",") if part.strip()]
         return tuple(int(part) for part in parts)
     if type(default) is int and "," in value:
-        return _parse(value, ())  # an option that is one number or several; algos.make refuses it elsewhere
+        return _parse(value, ())  # an option that is one number or several; algos.make raises if it is wrong
     return type(default)(value)

@@ -44,7 +44,7 @@ class ActorState(tree.Replaceable):
 def start(
     key: torch.Tensor, env_params: Any = None, *, env: Env, num_envs: int | None = None, act: Any = None, params: Any = ()
 ) -> ActorState:
-    """Reset an environment, or B copies of it, and give a recurrent policy its first memory.
+    """Reset an environment, or B copies of it, and start the memory of a recurrent policy.
 
     Args:
         key: a key []; with ``num_envs`` copy b is reset by ``random.split(key, B)[b]``.

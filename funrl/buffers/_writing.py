@@ -12,7 +12,7 @@ __all__ = ["FRESH", "IN_PLACE", "Write", "in_place"]
 
 
 class Write(NamedTuple):
-    """How tensors change: into new ones (FRESH), or in their own memory (IN_PLACE).
+    """Functions that write to tensors: to copies of them (FRESH), or in place (IN_PLACE).
 
     Attributes:
         rows: ``rows(x, index, values)``: x with x[index] = values, for 0 <= index < N.
@@ -24,8 +24,8 @@ class Write(NamedTuple):
 
 
 def _fresh_rows(x: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    # With an index for each of several buffers, vmap makes a scatter of index_copy, for which a compiled program copies them all.
-    # Eagerly only index_copy lets the last of equal indices win.
+    # With a separate index for each of several buffers, vmap turns index_copy into a scatter, for which a compiled program copies all of
+    # them. In eager mode only index_copy guarantees that the last of equal indices is written.
     return x.index_put((index,), values) if tracing() else x.index_copy(0, index, values)
 
 

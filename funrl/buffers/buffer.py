@@ -79,15 +79,15 @@ class Buffer(NamedTuple):
         add: ``add(state, item) -> state``.
         extend: ``extend(state, batch) -> state``; leaves [n, ...], the oldest item first.
         sample: ``sample(key, state, batch_size) -> Sample``.
-        size: ``size(state) -> int64 []``, how many items can be drawn.
-        can_sample: ``can_sample(state, batch_size) -> bool []``: whether there are that many.
-        restore: ``restore(ring) -> state``: a state around items that are there already, as if they had just been added.
+        size: ``size(state) -> int64 []``, the number of items that can be drawn.
+        can_sample: ``can_sample(state, batch_size) -> bool []``: whether there are at least ``batch_size`` of them.
+        restore: ``restore(ring) -> state``: a state of existing items, as if they had just been added.
         capacity: N, in items (in steps of each environment for sequences).
-        storage: where the items are kept.
-        kept: ``kept(item) -> row``: what is stored of an item.
-        update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``; items that are gone are left out.
-        sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in a random order, that of the
-            key, in which each item comes once; rows beyond the last item have weight 0.
+        storage: the storage of the items.
+        kept: ``kept(item) -> row``: the part of an item that is stored.
+        update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``; overwritten items are ignored.
+        sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in an epoch that contains each
+            item once, in a random order given by the key; rows beyond the last item have weight 0.
         take: queues: ``take(state, batch_size) -> (state, Sample)`` removes the oldest items.
         writers: ``writers(write) -> dict``: the functions above that write, by their names, for one way of writing; see :func:`in_place`.
     """

@@ -167,7 +167,7 @@ def _padding_of(spec: _Spec, state: FramesState, batch: Any, position: torch.Ten
     stack, after = tree.get(batch, spec.observation), tree.get(batch, spec.next_observation)
     slot = (state.ring.cursor - num_frames + 1 + torch.arange(num_frames - 1, device=position.device)) % spec.capacity
     frames = tree.get(state.ring.data[0], spec.observation).index_select(0, slot)
-    frames = torch.cat([frames, stack.select(2, num_frames - 1)])  # from K - 1 steps before the first one on
+    frames = torch.cat([frames, stack.select(2, num_frames - 1)])  # from K - 1 steps before the first one
     time, env = torch.arange(stack.shape[0], device=position.device)[:, None], torch.arange(position.shape[1], device=position.device)
 
     def equal(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -79,5 +79,5 @@ def _walk(two_rounds: Callable[..., torch.Tensor], keys: torch.Tensor, place: to
 
 
 def _word(key: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return 62 random bits for each integer: ``random.fold_in`` of many."""
+    """Return 62 random bits for each integer, as ``random.fold_in`` does for one."""
     return output(key, x, FOLD) & ((1 << 62) - 1)

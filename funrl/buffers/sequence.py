@@ -291,7 +291,7 @@ def _write_steps(spec: _Spec, write: Write, state: SequenceState, batch: Any) ->
 def _mark(spec: _Spec, write: Write, state: SequenceState, position: torch.Tensor) -> SequenceState:
     """Set which slices start at the newest steps, whose positions are given with those of the ``span`` steps before them."""
     envs = state.over.shape[0]
-    count = min(len(position) - 1, spec.capacity)  # the new steps, and those before them whose slices they complete
+    count = min(len(position) - 1, spec.capacity)  # the new steps, and the earlier steps whose slices they complete
     valid = _starting(spec, position[-count:])
     valid = torch.cat([valid, valid.new_zeros(spec.span - 1, envs)])
     slot = (state.ring.cursor - count + torch.arange(count, device=position.device)) % spec.capacity

@@ -11,17 +11,17 @@ from funrl.distributions.checks import broadcast, check_kind, floating
 
 @tree.dataclass
 class Bernoulli:
-    r"""A bit for every number by itself (:class:`Independent` joins a vector of them), by the logarithm of its odds.
+    r"""Independent bits, given by the logarithms of their odds (:class:`Independent` joins them to a distribution over vectors).
 
     .. math:: \log p(1) = -\mathrm{softplus}(-z), \qquad \log p(0) = -\mathrm{softplus}(z)
 
-    A logit of infinity or minus infinity is a bit that is certain: entropy, KL and gradients stay finite.
+    A logit of infinity or minus infinity gives a constant bit: entropy, KL and gradients stay finite.
 
     Attributes:
         logits: floating point [...], z.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` no bool tensor.
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` is not a bool tensor.
         ValueError: from a method, if shapes do not fit.
 
     Example:
@@ -52,7 +52,7 @@ class Bernoulli:
         return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or the other way round."""
+        """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or [...] to it."""
         logits = floating("Bernoulli: logits", self.logits)
         if not isinstance(x, torch.Tensor) or x.dtype != torch.bool:
             got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
@@ -68,7 +68,7 @@ class Bernoulli:
         return torch.where(certain, 0.0, size * torch.sigmoid(-size) - logsigmoid(size))
 
     def mode(self) -> torch.Tensor:
-        """Return the more likely bits, bool [...] (False of equals)."""
+        """Return the more likely bits, bool [...] (False if both are equally likely)."""
         return floating("Bernoulli: logits", self.logits) > 0
 
     def mean(self) -> torch.Tensor:
@@ -81,10 +81,10 @@ class Bernoulli:
         return torch.exp(-0.5 * size) * torch.sigmoid(size)
 
     def kl(self, other: "Bernoulli") -> torch.Tensor:
-        """Return KL(self || other) [...]: infinite if ``other`` is certain of what ``self`` is not.
+        """Return KL(self || other) [...]: infinite if a bit is constant in ``other`` and takes the other value in ``self``.
 
         Raises:
-            TypeError: if ``other`` is no Bernoulli.
+            TypeError: if ``other`` is not a Bernoulli.
         """
         check_kind("Bernoulli.kl", other, Bernoulli)
         mine, theirs = floating("Bernoulli: logits", self.logits), floating("Bernoulli: logits", other.logits)
@@ -93,7 +93,7 @@ class Bernoulli:
 
 
 def _share_of_kl(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Return p (log p - log q) of one bit with logits z, which is 0 where p is."""
+    """Return p (log p - log q) of one bit with logits z, which is 0 where p is 0."""
     prob = torch.sigmoid(mine)
     present = prob > 0
     return prob * (torch.where(present, logsigmoid(mine), 0.0) - torch.where(present, logsigmoid(theirs), 0.0))

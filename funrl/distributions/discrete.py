@@ -24,12 +24,12 @@ class Categorical:
 
     Attributes:
         logits: floating point [..., K], z; at least one in each row above minus infinity.
-        start: static; the least of the classes, which are start, ..., start + K - 1, as the elements of ``spaces.Discrete(K, start)``.
+        start: static; the smallest class: the classes are start, ..., start + K - 1, as in ``spaces.Discrete(K, start)``.
         mask: bool [..., K], m, True for allowed; at least one in each row. Broadcasts with ``logits``. (): all classes are allowed.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``start`` no Python integer, ``mask`` no bool tensor, or
-            ``x`` not one of whole numbers.
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``start`` is not a Python integer, ``mask`` no bool
+            tensor, or ``x`` not one of whole numbers.
         ValueError: from a method, if shapes do not fit, or a row is seen to forbid all classes (where it cannot be seen, in a compiled
             program, its log probabilities are NaN).
 
@@ -139,7 +139,7 @@ class OneHotCategorical:
         mask: bool [..., K] or (), as for :class:`Categorical`.
 
     Raises:
-        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``mask`` no bool one, or ``x`` no tensor.
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``mask`` is not a bool tensor, or ``x`` is not a tensor.
         ValueError: from a method, if shapes do not fit, or as for :class:`Categorical`.
 
     Example:

@@ -1,4 +1,4 @@
-"""The environment interface: pure functions over a state, and the data that they exchange."""
+"""The environment interface: pure functions over a state, and their data."""
 
 from funrl.env._check import check_env
 from funrl.env._interface import Env, HostError, Place, Timestep, Transition, check_step, constants, seed_globals

@@ -10,13 +10,13 @@ from funrl import tree
 
 @tree.dataclass
 class Timestep(tree.Replaceable):
-    """What an environment returns from ``reset`` and ``step``.
+    """Observation, reward and flags, as ``reset`` and ``step`` of an environment return them.
 
     Attributes:
-        observation: a tree of tensors, as ``env.observation_space`` says.
+        observation: a tree of tensors, an element of ``env.observation_space``.
         reward: floating point []; 0 from ``reset``.
         terminated: bool []; the episode reached a terminal state, whose value is 0.
-        truncated: bool []; the episode was cut off (a time limit), so its value goes on.
+        truncated: bool []; the episode was stopped (by a time limit) in a state that has a value.
         info: a dict of further tensors, the same keys at each step; may be empty.
     """
 
@@ -28,18 +28,18 @@ class Timestep(tree.Replaceable):
 
     @property
     def done(self) -> torch.Tensor:
-        """Bool []: the episode is over, by either way."""
+        """Bool []: the episode is over, terminated or truncated."""
         return self.terminated | self.truncated
 
 
 @tree.dataclass
 class Place:
-    """Where steps of experience are in their episodes: what collectors know, whose batches may be of one worker now, of another then.
+    """Positions of steps in their episodes, for batches of collectors, where successive batches may come from different workers.
 
     Attributes:
-        number: int64 [], of the episode; no other one has it.
-        step_count: int64 [], how many steps of the episode came before.
-        return_so_far: floating point [], the sum of their rewards.
+        number: int64 [], the unique number of the episode.
+        step_count: int64 [], the number of earlier steps of the episode.
+        return_so_far: floating point [], the sum of the rewards of these steps.
     """
 
     number: torch.Tensor
@@ -52,14 +52,14 @@ class Transition(tree.Replaceable):
     """One step of experience (or [T, B, ...] of them).
 
     Attributes:
-        observation: what the policy saw.
-        action: what it chose.
+        observation: the observation of the policy.
+        action: the action that it chose.
         reward: floating point [].
         terminated: bool [].
         truncated: bool [].
         next_observation: the true successor, never the observation of a reset.
-        extras: what the policy returned beside the action, such as ``log_prob``.
-        place: a :class:`Place` where a collector gathered the steps; else (), and what comes next in a column goes on from what was there.
+        extras: further outputs of the policy, such as ``log_prob``.
+        place: a :class:`Place` if a collector gathered the steps; otherwise (), and each step of a column follows the one before it.
     """
 
     observation: Any
@@ -78,28 +78,29 @@ class Transition(tree.Replaceable):
 
 
 class Env(NamedTuple):
-    """An environment: a single instance, of which :func:`torch.func.vmap` makes batches, or ``num_envs`` copies side by side.
+    """An environment: a single instance, which :func:`torch.func.vmap` maps over batches, or ``num_envs`` copies.
 
     A batched environment takes one key, splits it itself, and has leaves [B, ...] in its states and timesteps; its spaces
-    are those of one copy. Where only some copies are to go on, ``reset_where`` and ``step_where`` take a mask.
+    are those of one copy. ``reset_where`` and ``step_where`` take a mask, to reset or step only some copies.
 
     Attributes:
-        name: what :func:`funrl.envs.make` knows it by.
+        name: its name for :func:`funrl.envs.make`.
         reset: ``reset(key, env_params) -> (state, Timestep)``.
-        step: ``step(key, state, action, env_params) -> (state, Timestep)``; never resets by itself.
+        step: ``step(key, state, action, env_params) -> (state, Timestep)``; it never resets the environment.
         observation_space: a space of :mod:`funrl.spaces`.
         action_space: a space of :mod:`funrl.spaces`.
         default_params: the physical constants as a tree of tensors; their dtype and device are those of the episode.
         max_episode_steps: the default time limit, in steps.
-        render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None: there are no pictures of it.
+        render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None if it cannot be rendered.
         host: whether ``step`` runs outside torch, and so cannot be vmapped or compiled.
         num_envs: B, for a batched environment; None for a single one.
         reset_where: batched only: ``reset_where(key, state, where, env_params) -> (state, Timestep)`` resets the copies in the mask
-            ``where``, bool [B]; the others keep their state, and their rows of the timestep are not to be used.
-        step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, likewise.
-        close: gives back what a host environment holds (processes, files); a second call does nothing. None: nothing to give back.
+            ``where``, bool [B]; the state of the others does not change, and their rows of the timestep are undefined.
+        step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, with a mask as
+            ``reset_where``.
+        close: ends processes and closes files of a host environment; a second call does nothing. None: there are none.
         below: the environment that a transform was applied to, or None.
-        label: what the transform is called, with its arguments, for ``repr``; of the environment at the bottom, its settings.
+        label: the text of the transform with its arguments, for ``repr``; for an environment without transforms, its settings.
     """
 
     name: str
@@ -112,14 +113,14 @@ class Env(NamedTuple):
     render: Any  # a function or None
     host: bool = False
     num_envs: int | None = None
-    reset_where: Any = None  # a function or None, likewise
+    reset_where: Any = None  # a function or None
     step_where: Any = None
     close: Callable[[], None] | None = None
     below: Any = None
     label: str = ""
 
     def __repr__(self) -> str:
-        """The environment at the bottom, and the transforms above it in the order in which they were applied."""
+        """Return the environment without transforms, followed by the transforms in the order of their application."""
         env, labels = self, []
         while env.below is not None:
             labels.append(env.label)
@@ -139,7 +140,7 @@ class Env(NamedTuple):
 
 
 class HostError(RuntimeError):
-    """An environment outside torch failed: it raised, died, did not answer, or returned what is no observation or reward."""
+    """Error: a host environment raised, died, did not answer, or returned an invalid observation or reward."""
 
 
 def constants(kind: Callable[..., Any], **values: Any) -> Any:
@@ -165,16 +166,16 @@ def constants(kind: Callable[..., Any], **values: Any) -> Any:
 def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any, env_params: Any, params_kind: type) -> None:
     """Raise unless the arguments of a ``step`` have the right types, dtypes and shapes.
 
-    It looks at no value, so that it costs nothing once the step is compiled.
+    It does not depend on values, so that it costs nothing in a compiled step.
 
     Args:
-        name: of the environment, for the message.
-        state: what was given as the state.
-        state_kind: the class that it should have.
-        action: what was given as the action.
+        name: the name of the environment, for the message.
+        state: the argument ``state`` of the step.
+        state_kind: the expected class of the state.
+        action: the argument ``action`` of the step.
         space: the action space.
-        env_params: what was given as the params.
-        params_kind: the class that they should have.
+        env_params: the argument ``env_params`` of the step.
+        params_kind: the expected class of the params.
 
     Raises:
         TypeError: if a class or dtype is wrong.
@@ -191,13 +192,13 @@ def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any,
         if not isinstance(value, kind):
             raise TypeError(
                 f"{name}: {argument}: expected a {kind.__name__}, got {type(value).__name__}; "
-                "call step(key, state, action, env_params) with what reset and default_params gave"
+                "call step(key, state, action, env_params) with the state from reset and the env's default_params"
             )
     space.check(action, f"{name}: action")
 
 
 def seed_globals(seed: int) -> None:
-    """Seed the generators of this process that an environment outside torch may draw from: those of ``random``, numpy and torch.
+    """Seed the global generators of this process that a host environment may draw from: those of ``random``, numpy and torch.
 
     Environments that gymnasium made do so when all their copies are reset. Nothing in funrl draws from these generators.
 

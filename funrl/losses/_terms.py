@@ -6,7 +6,7 @@ from funrl.losses.checks import alike, floating, number
 
 
 def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Tensor:
-    r"""Return half the square of an error, or its absolute value (less a constant) where that is more than ``delta``.
+    r"""Return the Huber loss of an error: half its square, or linear beyond ``delta``.
 
     .. math:: h(x) = \begin{cases} \tfrac12 x^2 & |x| \le \delta \\ \delta (|x| - \tfrac12 \delta) & \text{otherwise} \end{cases}
 
@@ -32,11 +32,11 @@ def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Te
 
 
 def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    r"""Return the share [] of the targets' variance that the values explain: 1 is perfect, 0 no better than a constant.
+    r"""Return the fraction [] of the targets' variance that the values explain: 1 is perfect, 0 no better than a constant.
 
     .. math:: 1 - \frac{\mathrm{Var}(R - V)}{\mathrm{Var}(R)}
 
-    It is 0 where all targets are equal, and carries no gradient.
+    It is 0 if all targets are equal, and carries no gradient.
 
     Args:
         value: V, floating point [...].

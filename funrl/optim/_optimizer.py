@@ -14,12 +14,12 @@ Number = float | torch.Tensor
 
 
 class Optimizer(NamedTuple):
-    """A rule for updates, as a pair of pure functions.
+    """An optimiser as a pair of pure functions.
 
     Attributes:
         init: ``init(params) -> state``.
         update: ``update(grads, state, params) -> (updates, state)``; updates have the structure, shapes and dtypes of
-            grads, and carry their sign: they are added.
+            grads, and are added to the parameters.
     """
 
     init: Callable[[Any], Any]
@@ -30,7 +30,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """Return ``params + updates``, leaf by leaf.
 
     Raises:
-        ValueError: if a leaf's shape or dtype differs, or the structure.
+        ValueError: if the structure, or a leaf's shape or dtype, differs.
 
     Example:
         >>> import torch
@@ -42,10 +42,10 @@ def apply_updates(params: Any, updates: Any) -> Any:
 
 
 def chain(*optimizers: Optimizer) -> Optimizer:
-    """Make an optimiser that hands what each one returns on to the next; its state is the tuple of theirs.
+    """Make an optimiser that passes the updates of each optimiser to the next; its state is the tuple of their states.
 
     Raises:
-        TypeError: if an argument is no :class:`Optimizer`.
+        TypeError: if an argument is not an :class:`Optimizer`.
 
     Example:
         >>> import torch
@@ -78,9 +78,9 @@ def chain(*optimizers: Optimizer) -> Optimizer:
 
 
 def flatten(optimizer: Optimizer) -> Optimizer:
-    """Make ``optimizer`` work on one vector of all parameters: a few long kernels instead of a few for every leaf.
+    """Apply ``optimizer`` to one vector of all parameters: a few long kernels instead of a few for every leaf.
 
-    The numbers are the same for every optimiser here. All leaves need one dtype.
+    The results of the optimisers in this module do not change. All leaves must have the same dtype.
 
     Example:
         >>> import torch
@@ -115,17 +115,17 @@ def scale(factor: Number) -> Optimizer:
 
 
 def clip_by_global_norm(max_norm: Number) -> Optimizer:
-    r"""Make an optimiser that shrinks gradients to a norm of at most ``max_norm``, all leaves by one factor. It has no state.
+    r"""Make an optimiser that scales gradients to a norm of at most ``max_norm``, all leaves by the same factor. It has no state.
 
     .. math:: g \min\left(1, \frac{c}{\lVert g \rVert}\right)
 
     Args:
-        max_norm: c, above 0, a number or a tensor []; infinity leaves every gradient as it is.
+        max_norm: c, above 0, a number or a tensor []; infinity does not change gradients.
 
     Raises:
         ValueError: if ``max_norm`` is a Python number that is not above 0.
 
-    Under :func:`torch.func.vmap` every copy has its own norm. A NaN in one leaf makes all leaves NaN, so that it is seen.
+    Under :func:`torch.func.vmap` every copy has its own norm. A NaN in one leaf makes all leaves NaN, so that it is noticed.
 
     Example:
         >>> import torch
@@ -140,7 +140,7 @@ def clip_by_global_norm(max_norm: Number) -> Optimizer:
 
     def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         norm = global_norm(grads)
-        # A NaN is not within any bound but infinity, so that it reaches all leaves.
+        # A comparison with NaN is False, so that NaN reaches all leaves unless the bound is infinity.
         within = (norm <= max_norm) | (torch.as_tensor(max_norm, device=norm.device) == math.inf)
         factor = torch.where(within, 1.0, max_norm / torch.where(within, 1.0, norm))
         return tree.map(lambda g: (factor.to(wide(g).dtype) * g).to(g.dtype), grads), state
@@ -149,10 +149,10 @@ def clip_by_global_norm(max_norm: Number) -> Optimizer:
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """Return x in float32 where it is in half precision, which holds no epsilon, no square of a small gradient and no long mean."""
+    """Cast x to float32 if it is in half precision, which cannot represent epsilon, squares of small gradients or long means."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def like(number: Number, like: torch.Tensor) -> Number:
-    """Return a hyperparameter in the dtype of what it multiplies, so that it never promotes it."""
+    """Cast a hyperparameter to the dtype of its factor, so that it never promotes it."""
     return number.to(like.dtype) if isinstance(number, torch.Tensor) else number

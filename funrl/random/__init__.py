@@ -1,8 +1,8 @@
 """Random numbers as pure functions of a key.
 
-A *key* is an int64 tensor of shape []. It has no state: a function of this module gives the same numbers for the same key, always,
-whether it runs eagerly, compiled, or under :func:`torch.func.vmap`, on any device. So use a key once, and make new ones from it with
-:func:`split` (a number of keys now) or :func:`fold_in` (the key for an integer that you have, such as a step). Every function takes
+A *key* is an int64 tensor of shape []. It has no state: a function of this module always returns the same numbers for the same key,
+whether it runs eagerly, compiled, or under :func:`torch.func.vmap`, on any device. So use a key once, and derive new ones with
+:func:`split` (several keys at once) or :func:`fold_in` (the key for an integer, such as a step). Every function takes
 one key; for keys [B] map over them: ``torch.func.vmap(lambda k: normal(k, (3,)))(split(key, B))``.
 
 Construction: output i of a key is the output of SplitMix64 at one position of its sequence, which a counter reaches directly::
@@ -10,15 +10,15 @@ Construction: output i of a key is the output of SplitMix64 at one position of i
     output(key, i) = mix(key + (i ^ C) * 0x9E3779B97F4A7C15)                    (mod 2**64)
     mix(z):  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;  z = (z ^ z >> 27) * 0x94D049BB133111EB;  return z ^ z >> 31
 
-C is a 64-bit constant of its own for :func:`split`, :func:`fold_in` and the samplers, so that they read different positions of a
+C is a 64-bit constant, a different one for :func:`split`, :func:`fold_in` and the samplers, so that they read different positions of a
 key as long as the counters (and the integers given to fold_in) stay below 2**60 in magnitude.
 
-Limits: a key has 64 bits, and all keys read one cycle of 2**64 positions, each from a place of its own. Among K keys that read
-n numbers each, some two streams overlap with a probability of about K * K * n / 2**64 (a million keys of a thousand numbers: 0.005 %),
-and two keys are equal with one of K * K / 2**65. The 64-bit words of one key never repeat, as random words would after some 2**32.
-The generator is not cryptographic: one word of :func:`bits` gives its key away.
-Integers and keys are equal everywhere. What passes through logarithms and cosines may differ in the last digits between
-devices, or between an eager and a compiled program, and so may, about once in a million draws, an index from :func:`categorical`.
+Limits: a key has 64 bits, and all keys read the same cycle of 2**64 positions from different starts. Among K keys that read
+n numbers each, the probability that two streams overlap is about K * K * n / 2**64 (a million keys of a thousand numbers: 0.005 %),
+and that two keys are equal K * K / 2**65. The 64-bit words of one key never repeat, as truly random words would after about 2**32.
+The generator is not cryptographic: one word of :func:`bits` reveals its key.
+Integers and keys are equal everywhere. Results of logarithms and cosines may differ in the last digits between
+devices, or between an eager and a compiled program; so may, about once in a million draws, an index from :func:`categorical`.
 
 References:
     Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA, doi:10.1145/2660193.2660195 (no arXiv id).

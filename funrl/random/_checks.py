@@ -9,22 +9,22 @@ Shape = int | Sequence[int]
 
 
 def seen(test: Callable[[], torch.Tensor]) -> bool:
-    """Return the value of a test of tensors where it can be had for nothing: False on other devices, in compile and in vmap."""
+    """Return the value of a test of tensors where this is cheap: False on other devices than the CPU, in compile and in vmap."""
     try:
         value = test()
         return value.device.type == "cpu" and bool(value)
-    except RuntimeError:  # the tensors of vmap and of a program have no value to show
+    except RuntimeError:  # tensors of vmap and of a program have no value
         return False
 
 
-# Hears of each key that is drawn from, where somebody looks for keys that are used twice.
+# Called with each key that is drawn from, to find keys that are used twice.
 _WATCHER: Callable[[torch.Tensor, str], None] | None = None
 
 
 def watch(listener: Callable[[torch.Tensor, str], None] | None) -> Callable[[torch.Tensor, str], None] | None:
-    """Let ``listener(key, name)`` hear of each key that a function of this module draws from; return the listener before.
+    """Set ``listener(key, name)``, which is called with each key that a function of this module draws from; return the previous listener.
 
-    It is for :func:`funrl.debug.keys`. ``None`` ends it. ``fold_in`` draws nothing.
+    It is for :func:`funrl.debug.keys`. ``None`` removes the listener. ``fold_in`` is not a draw.
 
     Example:
         >>> from funrl import random

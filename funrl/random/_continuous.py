@@ -19,7 +19,7 @@ def uniform(
 ) -> torch.Tensor:
     """Return numbers that are uniform in [low, high): low + (high - low) * u, or (1 - u) * low + u * high where the difference overflows.
 
-    u is a multiple of 2**-24 (float32) or 2**-53 (float64). What would round to ``high`` becomes ``low``.
+    u is a multiple of 2**-24 (float32) or 2**-53 (float64). A result that would round to ``high`` becomes ``low``.
 
     Args:
         key: int64 [].
@@ -65,7 +65,7 @@ def uniform(
 def normal(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return standard normal numbers: sqrt(-2 log u) * cos(2 pi v), with u in (0, 1] and v in [0, 1) uniform.
 
-    float32 takes u (41 bits) and v (24 bits) from one word, and reaches to 7.5; float64 takes 53 bits each from two, and reaches to 8.6.
+    float32 takes u (41 bits) and v (24 bits) from one word, with a maximum of 7.5; float64 takes 53 bits each from two, with one of 8.6.
 
     Args:
         key: int64 [].
@@ -86,7 +86,7 @@ def normal(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.f
 
     Reference:
         Box, Muller 1958, "A note on the generation of random normal deviates", doi:10.1214/aoms/1177706645 (no arXiv id). Only the
-        cosine is used: a number for each counter, whatever the shape.
+        cosine is used, so that each number has its own counter for every shape.
     """
     check_dtype(dtype, "normal")
     if dtype == torch.float32:
@@ -108,8 +108,8 @@ def truncated_normal(
 ) -> torch.Tensor:
     """Return standard normal numbers conditioned on [low, high]: F^-1(F(low) + u * (F(high) - F(low))), F the normal cdf.
 
-    Where low + high > 0 the mirrored problem is solved, so that upper tails are as precise as lower ones. An interval
-    that begins more than 12 (float32) or 37 (float64) from 0 has no probability left in ``dtype``: it gives its bound nearest to 0.
+    If low + high > 0 the mirrored problem is solved, so that upper tails are as precise as lower ones. An interval
+    that begins more than 12 (float32) or 37 (float64) from 0 has probability 0 in ``dtype``; its result is the bound nearest to 0.
 
     Args:
         key: int64 [].
@@ -154,8 +154,8 @@ def truncated_normal(
 def exponential(key: torch.Tensor, shape: Shape = (), *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return numbers of the exponential distribution with rate 1: -log(1 - u).
 
-    Small numbers are as fine as the dtype. 1 - u has steps of 2**-24 in float32, so large ones come in steps (of 0.01 at 12, of
-    0.7 at the end), and the largest is 16.64; in float64 it is 36.74.
+    Small numbers have the full precision of the dtype. As 1 - u has steps of 2**-24 in float32, large numbers have steps (of 0.01 at 12,
+    of 0.7 at the end), and the largest is 16.64; in float64 it is 36.74.
 
     Args:
         key: int64 [].

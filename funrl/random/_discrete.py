@@ -14,20 +14,20 @@ _LOW32 = (1 << 32) - 1
 def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int | torch.Tensor, *, endpoint: bool = False) -> torch.Tensor:
     """Return integers that are uniform in [low, high): low + floor(w * (high - low) / 2**64), with w a word of 64 bits.
 
-    No integer's probability is off by more than 2**-64, so its relative error is at most (high - low) / 2**64.
+    The error of each integer's probability is at most 2**-64, so its relative error is at most (high - low) / 2**64.
 
     Args:
         key: int64 [].
         shape: the shape of the result.
         low: an integer, or an integer tensor that broadcasts to ``shape``.
         high: the same; above ``low``. The range may be as wide as int64.
-        endpoint: whether ``high`` itself is drawn too, and may equal ``low``. So 2**63 - 1 can be reached.
+        endpoint: whether to include ``high``, which may then equal ``low``. This makes 2**63 - 1 possible.
 
     Returns:
-        int64 ``shape``; bounds given as numbers or as tensors give the same.
+        int64 ``shape``, the same for bounds given as numbers or as tensors.
 
     Raises:
-        TypeError: if ``key`` is not a key, or a bound not an integer.
+        TypeError: if ``key`` is not a key, or a bound is not an integer.
         ValueError: if ``key`` has dims, a size is below 0, a bound does not broadcast or fit in 64 bits, or the range is empty
             (tensors are looked at on the CPU outside of compile and vmap).
 
@@ -52,7 +52,7 @@ def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int 
     if not numbers and seen(lambda: ~(low <= high if endpoint else low < high).all()):
         raise ValueError(f"random.randint: expected {order} everywhere, got low={low} and high={high}")
     upper, lower = shift(words, 32), words & _LOW32
-    if narrow:  # the same product, where the span has no upper half and no sum reaches 2**63
+    if narrow:  # the same product for a span of at most 2**31, where no sum reaches 2**63
         return low + ((upper * number + ((lower * number) >> 32)) >> 32)
     span = high - low + endpoint
     span_upper, span_lower = shift(span, 32), span & _LOW32
@@ -76,7 +76,7 @@ def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Shape | N
         bool ``shape``.
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``p`` not floating-point.
+        TypeError: if ``key`` is not a key, or ``p`` is not floating-point.
         ValueError: if ``key`` has dims, a size is below 0, ``p`` does not broadcast or leaves [0, 1] (a tensor is looked at on the
             CPU outside of compile and vmap).
 
@@ -100,8 +100,8 @@ def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Shape | N
 def categorical(key: torch.Tensor, logits: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
     """Return indices that have probability softmax(logits): argmax of logits + g, with g Gumbel noise.
 
-    Probabilities are right to about 1e-7 for float32 logits (16-bit ones get float32 noise). An index whose logit is -inf never comes,
-    if another one is finite.
+    Probabilities have an error of about 1e-7 for float32 logits (16-bit logits get float32 noise). An index with the logit -inf is never
+    drawn if another one is finite.
 
     Args:
         key: int64 [].

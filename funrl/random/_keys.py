@@ -7,11 +7,11 @@ from funrl.random._splitmix import FOLD, SEED, SPLIT, output, words_of
 
 
 def key(seed: int | torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
-    """Return the key of a seed; no two seeds share a key.
+    """Return the key of a seed; different seeds have different keys.
 
     Args:
         seed: an integer in [-2**63, 2**63), or an integer tensor [] (so that one can vmap over seeds).
-        device: where the key lives, and so all that is drawn from it; by default the tensor's device, or torch's default device.
+        device: the device of the key and of all numbers drawn from it; by default the tensor's device, or torch's default device.
 
     Returns:
         A key, int64 [].
@@ -32,13 +32,13 @@ def key(seed: int | torch.Tensor, device: torch.device | str | None = None) -> t
 
 
 def split(key: torch.Tensor, num: Shape = 2) -> torch.Tensor:
-    """Return new keys made from one key, which should then be used no more.
+    """Return new keys derived from one key, which should not be used again.
 
-    A longer split begins with the keys of a shorter one.
+    The first keys do not depend on ``num``.
 
     Args:
         key: int64 [].
-        num: how many keys, or the shape of the tensor of keys.
+        num: the number of keys, or the shape of the tensor of keys.
 
     Returns:
         Keys, int64 [num] or [*num].
@@ -56,19 +56,19 @@ def split(key: torch.Tensor, num: Shape = 2) -> torch.Tensor:
 
 
 def fold_in(key: torch.Tensor, data: int | torch.Tensor) -> torch.Tensor:
-    """Return the key that belongs to a key and an integer, such as a step.
+    """Return the key derived from a key and an integer, such as a step.
 
-    In a compiled loop give a tensor: a Python integer that changes compiles anew.
+    In a compiled loop give a tensor: a change of a Python integer causes a new compilation.
 
     Args:
         key: int64 [].
-        data: an integer in [-2**63, 2**63), or an integer tensor []; below 2**60 in magnitude to keep clear of split and samplers.
+        data: an integer in [-2**63, 2**63), or an integer tensor []; below 2**60 in magnitude to avoid the positions of split and samplers.
 
     Returns:
         A key, int64 [].
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``data`` not an integer.
+        TypeError: if ``key`` is not a key, or ``data`` is not an integer.
         ValueError: if ``key`` or ``data`` has dims, or ``data`` does not fit in 64 bits.
 
     Example:
@@ -89,7 +89,7 @@ def bits(key: torch.Tensor, shape: Shape = ()) -> torch.Tensor:
         shape: the shape of the result.
 
     Returns:
-        int64 ``shape``, over the whole range of int64; no word comes twice.
+        int64 ``shape``, over the whole range of int64; all words differ.
 
     Raises:
         TypeError, ValueError: if ``key`` is not one key, or a size is below 0.

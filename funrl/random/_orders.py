@@ -14,8 +14,8 @@ from funrl.random._splitmix import M1, M2, shift, words_of
 def permutation(key: torch.Tensor, x: int | torch.Tensor) -> torch.Tensor:
     """Return the numbers 0 to x - 1, or the rows of x, in random order.
 
-    The order is that of N words of a key, which are never equal, so it is the same on every device. Where N is a power of two and
-    at least 1024, sorting them is saved: the numbers go through a Feistel network of twelve rounds, keyed by twelve words.
+    The order is that of N words of a key, which are never equal, so it is the same on every device. If N is a power of two and
+    at least 1024, no sort is needed: the numbers are permuted by a Feistel network of twelve rounds, keyed by twelve words.
 
     Args:
         key: int64 [].
@@ -25,7 +25,7 @@ def permutation(key: torch.Tensor, x: int | torch.Tensor) -> torch.Tensor:
         int64 [N], or a tensor like ``x``.
 
     Raises:
-        TypeError: if ``key`` is not a key, or ``x`` not an integer or a tensor.
+        TypeError: if ``key`` is not a key, or ``x`` is neither an integer nor a tensor.
         ValueError: if ``key`` or ``x`` has the wrong dims, or the integer is below 0.
 
     Example:
@@ -42,7 +42,7 @@ def permutation(key: torch.Tensor, x: int | torch.Tensor) -> torch.Tensor:
 
 
 def shuffle(key: torch.Tensor, x: torch.Tensor, axis: int = 0) -> torch.Tensor:
-    """Return a copy of x whose slices along one dimension are in random order; slices stay whole.
+    """Return a copy of x whose slices along one dimension are in random order; the slices themselves do not change.
 
     Args:
         key: int64 [].
@@ -114,26 +114,26 @@ def feistel(
 def choice(
     key: torch.Tensor, a: int | torch.Tensor, shape: Shape = (), *, replace: bool = True, p: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return elements drawn from the numbers 0 to a - 1, or from the rows of a.
+    """Return random elements of the numbers 0 to a - 1, or random rows of a.
 
-    Without ``p`` all are equally likely. With it and ``replace`` the cdf of p is inverted, in float64 and with 53 random bits, so that
-    elements of a probability far below 1e-7 come too; without ``replace`` the indices of the
-    largest log(p) + Gumbel noise are taken, which is the same as drawing one after another from what is left.
+    Without ``p`` all are equally likely. With ``p`` and ``replace`` the cdf of p is inverted, in float64 and with 53 random bits, so that
+    elements with a probability far below 1e-7 are drawn too; without ``replace`` the indices of the largest log(p) + Gumbel noise are
+    used, which is equivalent to drawing one after another from the remaining elements.
 
     Args:
         key: int64 [].
         a: an integer N >= 1, or a tensor [N, ...].
         shape: the shape of the draw.
-        replace: whether an element may come more than once.
+        replace: whether an element may be drawn more than once.
         p: probabilities, floating point [N], which sum to 1.
 
     Returns:
         int64 ``shape``, or the rows of ``a``, of shape [*shape, ...].
 
     Raises:
-        TypeError: if ``key`` is not a key, ``a`` not an integer or a tensor, or ``p`` not floating-point.
-        ValueError: if ``key`` has dims, a size is below 0, there is nothing to choose from, more is wanted without replacement than
-            there is, or ``p`` has another shape than [N], is negative or does not sum to 1 (p is looked at on the CPU
+        TypeError: if ``key`` is not a key, ``a`` is neither an integer nor a tensor, or ``p`` is not floating-point.
+        ValueError: if ``key`` has dims, a size is below 0, ``a`` is empty, the draw without replacement is larger than N, or ``p`` has
+            another shape than [N], is negative or does not sum to 1 (p is looked at on the CPU
             outside of compile and vmap).
 
     Example:
@@ -170,7 +170,7 @@ def choice(
         if replace:
             cdf = torch.cumsum(p.to(torch.float64), 0)
             index = torch.searchsorted(cdf, uniform(key, count, dtype=torch.float64) * cdf[-1], right=True)
-            index = torch.minimum(index, (cdf < cdf[-1]).sum())  # the last element that has a probability, if a product rounded up
+            index = torch.minimum(index, (cdf < cdf[-1]).sum())  # at most the last p above 0, if a product was rounded up
         elif seen(lambda: (p > 0).sum() < count):
             raise ValueError(f"random.choice: expected p to have at least {count} elements above 0, got {p}; use replace=True")
         else:

@@ -8,13 +8,13 @@ from funrl.random._checks import Shape, check_key, size_of
 
 
 def int64(x: int) -> int:
-    """Return the signed 64-bit integer that has the low 64 bits of x."""
+    """Return the signed 64-bit integer with the low 64 bits of x."""
     return ((x + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)
 
 
 GOLDEN = int64(0x9E3779B97F4A7C15)
 M1, M2 = int64(0xBF58476D1CE4E5B9), int64(0x94D049BB133111EB)
-# The constants C. Any will do whose four upper bits differ, also from one another's complements (integers below zero in fold_in).
+# The constants C. Their four upper bits have to differ, also from each other's complements (for negative integers in fold_in).
 SEED, SPLIT, FOLD, BITS = map(int64, (0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1))
 
 
@@ -30,7 +30,7 @@ def mix(z: torch.Tensor) -> torch.Tensor:
 
 
 def output(key: torch.Tensor, counter: torch.Tensor, domain: int) -> torch.Tensor:
-    # The xor comes first: inductor takes arange * constant + key for an index, and fails on integers beyond 64 bits.
+    # The xor is first, as inductor treats arange * constant + key as an index, and fails for integers beyond 64 bits.
     return mix(key + (counter ^ domain) * GOLDEN)
 
 

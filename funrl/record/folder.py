@@ -301,7 +301,7 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(x: Any) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(x))  # of a function, whose address is another in each process
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(x))  # the address of a function differs between processes
 
 
 def _to_json(value: Any) -> Any:

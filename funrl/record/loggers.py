@@ -303,7 +303,7 @@ def _checked(what: str, write: Callable[[int, dict[str, np.ndarray]], None], clo
         try:
             number = operator.index(step)
         except TypeError:
-            raise TypeError(f"{what}: step: expected a whole number, got {step!r}") from None
+            raise TypeError(f"{what}: step: expected an integer, got {step!r}") from None
         if number < (0 if last is None else last):
             raise ValueError(f"{what}: step: expected at least {last or 0}, got {number}; steps must not decrease")
         values = _values(what, metrics)

@@ -40,7 +40,7 @@ def vtrace(
     Args:
         reward: floating point [T, ...].
         value: V(s_t), floating point [T, ...].
-        next_value: V of the state that the step led to (not of the one after a reset), floating point [T, ...]; not used where terminated.
+        next_value: V of the true successor (not of the state after a reset), floating point [T, ...]; not used where terminated.
         terminated: bool [T, ...].
         truncated: bool [T, ...].
         log_ratio: log w_t: log pi(a_t|s_t), of the policy to learn, minus log mu(a_t|s_t), of the one that acted; floating point [T, ...].

@@ -1,15 +1,16 @@
-"""Spaces: which observations and actions an environment takes, as plain frozen values (not pytrees).
+"""Spaces: the sets of observations and actions of an environment, as frozen values (not pytrees).
 
 Every space has
 
 * ``shape`` and ``dtype`` of one element (dicts of them for :class:`Dict`, tuples for :class:`Tuple`);
 * ``sample(key)``, a random element; ``torch.func.vmap`` over keys makes batches;
-* ``contains(x)``, whether ``x`` is an element: a bool tensor [], or ``False`` if it is no tensor of that shape and dtype;
+* ``contains(x)``, whether ``x`` is an element: a bool tensor [], or ``False`` if it is not a tensor of that shape and dtype;
 * ``project(x)``, the element nearest to ``x``;
-* ``check(x, name)``, which raises unless ``x`` has the shape and dtype of an element. It never looks at values, so it
-  is free inside a compiled program.
+* ``check(x, name)``, which raises unless ``x`` has the shape and dtype of an element. It does not depend on values, so it
+  costs nothing inside a compiled program.
 
-Spaces speak of a single element, without batch dimensions. They live on the CPU and follow the device of what they are given.
+Spaces describe a single element, without batch dimensions. Their tensors are on the CPU, and their functions use the device of the
+arguments.
 """
 
 from funrl.spaces._box import Binary, Box, picture_layout

@@ -13,16 +13,16 @@ from funrl.spaces._space import Space, check_element, sizes_of
 class Box(Space):
     """All tensors x with low <= x <= high, element by element.
 
-    A floating-point box takes tensors of every floating-point dtype, because an episode has the precision of its
-    ``env_params``; an integer box takes its own dtype only.
+    The elements of a floating-point box may have any floating-point dtype, because an episode has the dtype of its
+    ``env_params``; elements of an integer box have its dtype.
 
     Args:
-        low: the least values, a number or [...] that broadcasts to ``shape``; ``-inf`` for none.
-        high: the greatest values, inclusive, likewise; ``inf`` for none.
+        low: the lower bound, a number or [...] that broadcasts to ``shape``; ``-inf`` for none.
+        high: the upper bound, inclusive, a number or [...] that broadcasts to ``shape``; ``inf`` for none.
         shape: the shape of an element; by default that of ``low`` and ``high`` broadcast together.
         dtype: a floating-point or integer dtype.
-        layout: of pictures: "hwc" if the elements are [height, width, channels], "chw" if they are [channels, height, width]; None: see
-            :func:`picture_layout`. Two boxes that differ in nothing else are equal.
+        layout: of images: "hwc" if the elements are [height, width, channels], "chw" if they are [channels, height, width]; None: see
+            :func:`picture_layout`. The layout is ignored when two boxes are compared.
 
     Attributes:
         low: ``dtype`` ``shape``, on the CPU.
@@ -44,7 +44,7 @@ class Box(Space):
         (Box([-1, 0], [1, inf], (2,), torch.float32), Box(0, 255, (64, 64, 3), torch.uint8))
     """
 
-    low: Any  # given as an ArrayLike, kept as a tensor; shape is never None once the box is made
+    low: Any  # the argument is an ArrayLike, the field a tensor; shape is never None after __init__
     high: Any
     shape: Any = None
     dtype: torch.dtype = torch.float32
@@ -57,7 +57,7 @@ class Box(Space):
         exact = torch.float64 if self.dtype.is_floating_point else None
         low, high = (torch.as_tensor(bound, dtype=exact, device="cpu").detach() for bound in (self.low, self.high))
         try:
-            # Not broadcast_shapes, which imports sympy: a third of the time that torch takes.
+            # Not broadcast_shapes, as it imports sympy, which takes a third of the time of importing torch.
             shape = torch.broadcast_tensors(low, high)[0].shape if self.shape is None else sizes_of(self.shape, "Box: shape")
             low, high = low.expand(shape), high.expand(shape)
         except RuntimeError:
@@ -71,7 +71,7 @@ class Box(Space):
             )
         if not self.dtype.is_floating_point:
             limits = torch.iinfo(self.dtype)
-            # The greatest integer rounds up to one too many as a float.
+            # As a float, the greatest integer rounds up to one more.
             above = high >= float(limits.max) + 1 if high.is_floating_point() and limits.bits > 32 else high > limits.max
             if bool((low < limits.min).any() | above.any() | (low != low.floor()).any() | (high != high.floor()).any()):
                 raise ValueError(
@@ -135,7 +135,7 @@ class Box(Space):
         return torch.clamp(x, low, high).to(self.dtype)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``x`` clipped to the bounds, in its own dtype.
+        """Return ``x`` clipped to the bounds, in the dtype of ``x``.
 
         Raises:
             TypeError, ValueError: as :meth:`check`.
@@ -149,7 +149,7 @@ class Box(Space):
 
 
 def _told(bound: torch.Tensor) -> str:
-    """Return the bound of a box in a few words: one number where all are equal, and the range of many."""
+    """Return a short text of a box's bound: one number if all are equal, otherwise their range."""
     values = bound.flatten().tolist()
     if values and all(x == values[0] for x in values):
         return f"{values[0]:g}"
@@ -158,14 +158,14 @@ def _told(bound: torch.Tensor) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Binary(Space):
-    """All boolean tensors of one shape.
+    """All boolean tensors of a shape.
 
     Args:
         shape: the shape of an element; () for a single flag.
         layout: as for :class:`Box`.
 
     Raises:
-        ValueError: if ``shape`` holds anything but non-negative integers, or ``layout`` is unknown or does not fit it.
+        ValueError: if ``shape`` is not non-negative integers, or ``layout`` is unknown or does not fit it.
 
     Example:
         >>> import torch
@@ -203,15 +203,15 @@ class Binary(Space):
 
 
 def picture_layout(what: str, space: Any, layout: str | None = None) -> str:
-    """Return how the pictures in a space lie: "hwc" for [height, width, channels], "chw" for [channels, height, width].
+    """Return the layout of images in a space: "hwc" for [height, width, channels], "chw" for [channels, height, width].
 
-    What is asked for counts first, then what the space says. Where neither says it, the channels are at the end of the shape that is at
-    most 4, if the other end is greater, for no picture is that small.
+    The argument ``layout`` has precedence over the layout of the space. Without both, the channels are the first or last dimension,
+    whichever has a size of at most 4, if the other one is larger, as no image is that small.
 
     Args:
         what: how messages begin.
         space: a :class:`Box` or :class:`Binary` of three dimensions.
-        layout: what is asked for; None: nothing.
+        layout: the requested layout, or None.
 
     Raises:
         ValueError: if ``layout`` is unknown, or the layout cannot be known.

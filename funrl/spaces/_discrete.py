@@ -14,8 +14,8 @@ class Discrete(Space):
     """The integers start, start + 1, ..., start + n - 1, as int64 [].
 
     Args:
-        n: how many, at least 1.
-        start: the least of them.
+        n: the number of integers, at least 1.
+        start: the smallest of them.
 
     Raises:
         TypeError: if ``n`` or ``start`` is not a Python integer.
@@ -72,10 +72,10 @@ class MultiDiscrete(Space):
 
     Args:
         nvec: K counts, each at least 1.
-        start: K least values; by default 0 for all.
+        start: K smallest values; by default 0 for all.
 
     Raises:
-        ValueError: if ``nvec`` is empty, or holds anything but integers of at least 1, or ``start`` is not K integers, or an element does
+        ValueError: if ``nvec`` is empty or is not integers of at least 1, or ``start`` is not K integers, or an element does
             not fit in int64.
 
     Example:
@@ -86,7 +86,7 @@ class MultiDiscrete(Space):
     """
 
     nvec: tuple[int, ...]
-    start: Any = None  # never None once the space is made
+    start: Any = None  # never None after __init__
 
     def __post_init__(self):
         try:

@@ -12,13 +12,13 @@ from funrl.spaces._space import Space, describe
 
 @dataclasses.dataclass(frozen=True)
 class Dict(Space):
-    """Dicts with one entry for each name, each from its own space.
+    """Dicts with one entry for each name, each an element of its space.
 
     Args:
         spaces: names to spaces; they may nest.
 
     Raises:
-        TypeError: if ``spaces`` is no mapping of strings to spaces.
+        TypeError: if ``spaces`` is not a mapping of strings to spaces.
         ValueError: if it is empty.
 
     Example:
@@ -57,7 +57,7 @@ class Dict(Space):
         return {name: space.dtype for name, space in self.spaces.items()}
 
     def check_entries(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a dict with these entries, whatever they are."""
+        """Raise TypeError or ValueError unless ``x`` is a dict with these names; the entries are not checked."""
         if not isinstance(x, Mapping):
             raise TypeError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {describe(x)}")
         if x.keys() != self.spaces.keys():
@@ -91,7 +91,7 @@ class Tuple(Space):
         spaces: the spaces of the entries, in order; they may nest.
 
     Raises:
-        TypeError: if ``spaces`` is no sequence of spaces.
+        TypeError: if ``spaces`` is not a sequence of spaces.
         ValueError: if it is empty.
 
     Example:
@@ -122,14 +122,14 @@ class Tuple(Space):
         return tuple(space.dtype for space in self.spaces)
 
     def check_entries(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, whatever they are."""
+        """Raise TypeError or ValueError unless ``x`` is a tuple of this length; the entries are not checked."""
         if not isinstance(x, tuple):
             raise TypeError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {describe(x)}")
         if len(x) != len(self.spaces):
             raise ValueError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {len(x)}")
 
     def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a tuple of so many entries, each of the right shape and dtype."""
+        """Raise TypeError or ValueError unless ``x`` is a tuple of this length, with entries of the right shapes and dtypes."""
         self.check_entries(x, name)
         for i, (entry, space) in enumerate(zip(x, self.spaces, strict=True)):
             space.check(entry, f"{name}[{i}]")

@@ -31,13 +31,13 @@ def check_element(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype,
 
 
 class Space:
-    """What all spaces share: membership is the check of shape and dtype, then the comparison of values."""
+    """Base class of all spaces: membership is a check of shape and dtype, then a comparison of values."""
 
     check: Callable[..., None]
     _contains: Callable[[Any], Any]
 
     def contains(self, x: Any) -> torch.Tensor | bool:
-        """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is off."""
+        """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is wrong."""
         try:
             self.check(x)
         except (TypeError, ValueError):

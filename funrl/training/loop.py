@@ -141,7 +141,7 @@ def train(
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
         state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
-        state = tree.map(torch.clone, state)  # it is donated, and may share tensors with the environment's default params
+        state = tree.map(torch.clone, state)  # the state is donated, and may share tensors with the environment's default params
         backend = _backend(backend, key, folder if resume else None)
         stack.enter_context(compiler.using(backend))
         source = _source(algo, keys, num_agents, collector, backend)
@@ -226,10 +226,10 @@ def _enter(
 
 def _announce(log: Log, algo: Algorithm, folder: Folder | None, num_agents: int, num_updates: int, start: _Start, resume: bool) -> None:
     if resume and not start.update:
-        log.say("no checkpoint yet: beginning anew")
+        log.say("no checkpoint yet: starting from the beginning")
     if start.update >= num_updates:
         steps = start.update * algo.steps_per_update
-        log.say(f"the run in {folder} is finished: it has {steps:,} steps already; ask for more steps to go on")
+        log.say(f"the run in {folder} is finished: it has {steps:,} steps already; give more steps to continue")
         return
     agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
     place = f", in {folder}" if folder else ""

@@ -14,7 +14,7 @@ def batch_shape(tree: Any, batch_dims: int | None = None) -> torch.Size:
 
     Args:
         tree: leaves [B1, ..., Bn, ...].
-        batch_dims: n; by default as many as agree, which for leaves of one shape is all of it.
+        batch_dims: n; by default as many as agree, which for leaves of equal shapes is all dimensions.
 
     Raises:
         ValueError: if there is no leaf, or if leaves do not share ``batch_dims`` dimensions (the leaf is named).
@@ -41,7 +41,7 @@ def reshape(tree: Any, shape: Any, *, batch_dims: int = 1) -> Any:
     Args:
         tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
         shape: the new leading sizes; one may be -1.
-        batch_dims: how many leading dimensions the new ones replace.
+        batch_dims: the number of leading dimensions to replace.
 
     Raises:
         ValueError: if leaves do not share these dimensions (the leaf is named), or ``shape`` holds another number of items.
@@ -79,14 +79,14 @@ def flatten_batch(tree: Any, batch_dims: int = 2) -> Any:
 
 
 def permute(tree: Any, dims: Sequence[int]) -> Any:
-    """Reorder batch dimensions; the others keep their places.
+    """Permute batch dimensions; the others are not moved.
 
     Args:
         tree: leaves [B1, ..., Bn, ...].
         dims: a permutation of 0 to n - 1: the new first dimension is the old ``dims[0]``.
 
     Raises:
-        ValueError: if ``dims`` is no permutation, or leaves do not share the n dimensions (the leaf is named).
+        ValueError: if ``dims`` is not a permutation, or leaves do not share the n dimensions (the leaf is named).
 
     Example:
         >>> import torch
@@ -101,12 +101,12 @@ def permute(tree: Any, dims: Sequence[int]) -> Any:
 
 
 def expand(tree: Any, shape: Sequence[int], *, batch_dims: int = 1) -> Any:
-    """Repeat a tree along new or single batch dimensions, without copying.
+    """Expand a tree along new batch dimensions or those of size 1, without a copy.
 
     Args:
         tree: leaves [B1, ..., Bn, ...] with n = ``batch_dims``.
         shape: the new leading sizes; its last n are those of the tree, or replace sizes of 1.
-        batch_dims: how many leading dimensions the new ones replace.
+        batch_dims: the number of leading dimensions to replace.
 
     Raises:
         ValueError: if leaves do not share these dimensions (the leaf is named), or they do not expand to ``shape``.
@@ -120,7 +120,7 @@ def expand(tree: Any, shape: Sequence[int], *, batch_dims: int = 1) -> Any:
     old = shared(tree, batch_dims, "tree.expand")
     new = shape[len(shape) - batch_dims :]
     if len(shape) < batch_dims or any(n not in (1, m) for n, m in zip(old, new, strict=True)):
-        raise ValueError(f"tree.expand: the batch dimensions {list(old)} do not expand to {list(shape)}; its last sizes have to be theirs")
+        raise ValueError(f"tree.expand: the batch dimensions {list(old)} do not expand to {list(shape)}; its last sizes have to equal them")
     fill = (1,) * (len(shape) - batch_dims)
     return map(lambda x: x.reshape(*fill, *x.shape).expand(*shape, *x.shape[batch_dims:]), tree)
 
@@ -160,7 +160,7 @@ def squeeze(tree: Any, dim: int = 0) -> Any:
 
 
 def shared(tree: Any, n: int, what: str) -> torch.Size:
-    """Return the first ``n`` sizes of every leaf, after a check that they agree."""
+    """Check that the first ``n`` sizes of all leaves agree, and return them."""
     values = leaves(tree)
     if not values:
         raise ValueError(f"{what}: expected a tree with at least one leaf, got none")

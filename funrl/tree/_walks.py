@@ -14,10 +14,10 @@ CLASSES: list[Any] = []
 def flatten(tree: Any) -> tuple[list[Any], Any]:
     """Return the leaves of ``tree`` and its structure, for :func:`unflatten`.
 
-    The leaves of a dict come in the order of their sorted keys, as in optree. ``None`` is a tree without leaves.
+    The leaves of a dict are in the order of the sorted keys, as in optree. ``None`` is a tree without leaves.
 
     Raises:
-        TypeError: if there is a container that is no tree.
+        TypeError: if there is a container that is not a tree.
 
     Example:
         >>> values, form = flatten({"b": 2, "a": (0, 1)})
@@ -26,8 +26,9 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
         >>> unflatten(form, [10, 11, 12]) == {"b": 12, "a": (10, 11)}
         True
     """
-    # Written out, because torch.compile cannot trace optree's way with dicts, and torch's own orders them otherwise. The walks of
-    # leaves and map say the same again: they run at each step of a compiled program, and are several times as fast without a structure.
+    # Implemented here, because torch.compile cannot trace optree's functions of dicts, and torch's pytree orders dicts differently. The
+    # functions leaves and map have separate implementations: they run at each step of a compiled program, and are several times as fast
+    # without a structure.
     values: list[Any] = []
     return values, _flatten_into(values, tree)
 
@@ -55,7 +56,7 @@ def _flatten_into(values: list[Any], node: Any) -> Any:
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:
-    """Return the tree of ``structure`` (from :func:`flatten`) that holds ``leaves``.
+    """Return the tree with ``structure`` (from :func:`flatten`) and ``leaves``.
 
     Example:
         >>> values, form = flatten({"a": 1, "b": (2, 3)})
@@ -88,7 +89,7 @@ def leaves(tree: Any) -> list[Any]:
     """Return the leaves of ``tree`` in the order of :func:`flatten`.
 
     Raises:
-        TypeError: if there is a container that is no tree.
+        TypeError: if there is a container that is not a tree.
 
     Example:
         >>> leaves({"b": 2, "a": (0, 1)})
@@ -122,7 +123,7 @@ def _leaves_into(values: list[Any], node: Any) -> None:
 
 
 def structure(tree: Any) -> Any:
-    """Return the structure of ``tree``: equal for trees whose nodes and static fields agree. The order of dict entries does not count.
+    """Return the structure of ``tree``, equal for trees with equal nodes and static fields. The order of dict entries does not matter.
 
     Example:
         >>> structure({"a": 1}) == structure({"a": 2}), structure({"a": 1}) == structure([1])
@@ -167,7 +168,7 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply ``f`` to each leaf of ``tree`` (and the leaves of ``rest`` at the same place).
 
     Raises:
-        TypeError: if there is a container that is no tree.
+        TypeError: if there is a container that is not a tree.
         ValueError: if a tree of ``rest`` has another structure than ``tree``.
 
     Example:
@@ -211,17 +212,17 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
 def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dtypes: bool = True) -> None:
     """Raise unless ``tree`` has the structure, shapes and (with ``dtypes``) dtypes of ``reference``.
 
-    Fields of a :func:`dataclass` that its class names in ``_funrl_any_length`` may have another number of rows.
+    Fields that the class lists in ``_funrl_any_length`` may have a different number of rows.
 
     Args:
         tree: the tree to check.
-        reference: the tree that it should be like.
+        reference: the tree to compare with.
         what: the name of ``tree`` in the message.
         reference_name: the name of ``reference`` in the message.
-        dtypes: whether dtypes have to agree too.
+        dtypes: whether to compare dtypes too.
 
     Raises:
-        ValueError: that names the first leaf that differs by its path.
+        ValueError: if they differ; the message names the path of the first leaf that differs.
 
     Example:
         >>> import torch
@@ -244,7 +245,7 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
 
 
 def same_rows(tree: Any, i: int, shape: Any, expected: Any) -> bool:
-    """Return whether leaf ``i`` of a tree may have ``shape`` for ``expected``: its class says that there may be any number of rows.
+    """Return whether leaf ``i`` of a tree may have ``shape`` instead of ``expected``, as its class allows any number of rows.
 
     Example:
         >>> import torch
@@ -283,7 +284,7 @@ def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> st
 
 
 def describe_leaf(x: Any) -> str:
-    """Return dtype and shape of a tensor, or the class of something else, for messages.
+    """Return dtype and shape of a tensor, or the class of another object, for messages.
 
     Example:
         >>> import torch

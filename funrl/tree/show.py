@@ -8,9 +8,9 @@ import torch
 
 __all__ = ["shown_short"]
 
-_LINES, _CHARACTERS = 24, 2_000  # what is longer is shortened
+_LINES, _CHARACTERS = 24, 2_000  # a longer text is shortened
 _NUMBERS = 1_000
-_WIDTH = 100  # of what stands beside a name
+_WIDTH = 100  # characters of a field's value
 
 
 def shown_short(cls: type, leaves: Callable[[Any], list[Any]]) -> Any:
