@@ -104,7 +104,7 @@ def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, .
         loss: ``loss(*args, default=default, **options) -> (loss, metrics)``, or None.
         default: the algorithm's own, which is called in the same way, without ``default`` and ``further``.
         needed: names of metrics that the algorithm reads; they may have any shape.
-        **further: what the user's own loss gets besides.
+        **further: further arguments of the user's own loss.
 
     Raises:
         ValueError: when it is called, if a metric is missing that the algorithm reads.

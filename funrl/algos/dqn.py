@@ -39,10 +39,9 @@ class DQNConfig(ImageConfig, OffPolicyConfig):
         tau: how far it moves, in [0, 1]; 1: it becomes a copy.
         double: let the network choose the next action, and the target judge it.
         dueling: estimate values and advantages apart.
-        prioritized: draw transitions by their errors.
-        priority_alpha: how much so, at least 0; like ``priority_beta`` a number in ``state.learner.buffer.exponents``, to be replaced
-            there.
-        priority_beta: how far weights make up for it, at least 0.
+        prioritized: draw transitions in proportion to a power of their errors.
+        priority_alpha: that power, at least 0; like ``priority_beta`` a number in ``state.learner.buffer.exponents``.
+        priority_beta: the power of the importance weights that correct for it, at least 0; 1 corrects fully.
         c51: learn distributions over atoms, not values.
         num_atoms: K >= 2, of these.
         v_min: the least atom.

@@ -51,7 +51,7 @@ class PQNConfig(OnPolicyConfig):
 
 @tree.dataclass
 class PQNRows:
-    """What an update learns from.
+    """The rows of an update.
 
     Attributes:
         observation: [N, ...].

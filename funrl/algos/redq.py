@@ -29,7 +29,7 @@ class REDQConfig(SoftConfig):
 
     Attributes:
         num_critics: N, critics in the ensemble.
-        subset: M, how many of them, drawn anew for each gradient step, a target is the least of; at most N.
+        subset: M, at most N: a target is the minimum over M critics, which are drawn without replacement for each gradient step.
         policy_delay: gradient steps of the critics to each one of actor and temperature; divides ``num_updates``.
     """
 

@@ -35,7 +35,7 @@ class ReinforceConfig(ActorCriticConfig):
 
 @tree.dataclass
 class ReinforceRows:
-    """What an update learns from.
+    """The rows of an update.
 
     Attributes:
         batch: :class:`funrl.losses.ReinforceBatch` of leaves [N, ...].

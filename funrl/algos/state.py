@@ -31,7 +31,7 @@ class ActorParams(tree.Replaceable):
 
 @tree.dataclass
 class LearnerState(tree.Replaceable):
-    """What learns. Fields that an algorithm lacks are ().
+    """The state of a learner. Fields that an algorithm lacks are ().
 
     Attributes:
         params: the parameters of the policy, :class:`ActorParams`.
