@@ -137,7 +137,7 @@ def _train_own(args: argparse.Namespace) -> None:
         raise RunError(f"{out}: cannot resume here: the run has a collector; continue with funrl.train(algo, ..., collector=, resume=True)")
     total_steps = old.get("total_steps") if args.total_steps is None else args.total_steps
     if total_steps is None:
-        raise UsageError("--total-steps: expected how long to train, which nothing says for an algorithm of --algo")
+        raise UsageError("--total-steps: expected a number of steps, as an algorithm of --algo has no default")
     key, notes = _key(args.seed, old if args.resume else None)
     num_agents = old.get("num_agents", 1) if args.num_agents is None else args.num_agents
     with algo.env:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from funrl import algos
 
-# What --collector knows them by, and config.json.
+# The names of collectors for --collector and in config.json.
 COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
 
 
@@ -112,7 +112,7 @@ def option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:
     if not equals:
         raise UsageError(f"--set {text}: expected NAME=VALUE, such as learning_rate=3e-4")
     if name not in defaults:
-        return name, value  # algos.make refuses it, and knows the nearest names
+        return name, value  # algos.make raises, with the most similar names
     default = defaults[name]
     kinds = {
         bool: "true or false",

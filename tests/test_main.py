@@ -450,7 +450,7 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
         (("train", "ppo", "--env", "dm_control:cartpole"), "dm_control.make: task: cartpole has none called ''"),
         (("train", "pop", "--env", "CartPole-v1"), "no algorithm is called 'pop'; did you mean ppo?"),
         ((*CARTPOLE, "--set", "learnin_rate=1"), "unknown option 'learnin_rate': did you mean learning_rate"),
-        ((*CARTPOLE, "--set", "network=big"), "unknown option 'network': choose one of num_envs, num_steps, "),
+        ((*CARTPOLE, "--set", "zzz=big"), "unknown option 'zzz': choose one of num_channels, kernel_size, "),
         ((*CARTPOLE, "--set", "norm=layer"), "; help(funrl.algos.ppo.PPOConfig) says what each of them does"),
         ((*CARTPOLE, "--set", "learning_rate"), "expected NAME=VALUE, such as learning_rate=3e-4"),
         ((*CARTPOLE, "--set", "learning_rate=fast"), "expected a number (inf too), got 'fast'"),

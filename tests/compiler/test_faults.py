@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import funrl
-from funrl import buffers, compiler, random, scan, tree
+from funrl import buffers, compiler, random, returns, scan, tree
 from tests.support import compilations, same
 
 BACKENDS = ["aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not compiler._backends.has_jax(), reason="jax is not installed"))]
@@ -576,7 +576,7 @@ def test_layouts_of_arguments(backend):
             lambda x: [back(x.T), back(x.t()), back(x.mT), scan(lambda c, x: (c + x, x), x[0], x, reverse=True)],
             x,
         )
-    cases["reward to go"] = (lambda r: buffers.reward_to_go(r.T, (r > 5).T), r)
+    cases["reward to go"] = (lambda r: returns.reward_to_go(r.T, (r > 5).T, (r > 9).T, gamma=0.9), r)
     cases["data"] = (lambda r: r.T.data.sum(0), r)
     cases["empty"] = (lambda r: [r[:0], r[:, :0].sum(0), torch.cat([r[:0], r]), r[:0].sum(), r.new_zeros(0, 3).T], r)
     agrees(backend, cases)
