@@ -50,7 +50,8 @@ def make(
         network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``,
+            in ``learner.hparams`` too; None: Adam with these.
         loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.a2c_loss`, which is
             ``default(params, rows, hparams)``; ``rows`` are an :class:`~funrl.losses.A2CBatch`, and ``apply(params, observation)`` gives
             the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.

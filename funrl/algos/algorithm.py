@@ -1,7 +1,6 @@
 """The interface of algorithms, and what all of them share: checked configurations, hyperparameters, collecting."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -65,7 +64,8 @@ class Algorithm(NamedTuple):
     def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
         """Collect experience, and learn from it: one update.
 
-        In an environment on the host the learning is compiled, and uses a replay buffer up, as the environment does its state.
+        In an environment on the host the learning is compiled. A learner with a replay buffer is then donated: go on with the one that is
+        returned.
 
         Args:
             key: a key []; of the two in ``split(key)`` ``collect`` gets the first, and ``learn`` the second.
@@ -86,9 +86,12 @@ class Algorithm(NamedTuple):
         return self.config.num_steps * self.config.num_envs
 
 
-@functools.lru_cache(maxsize=64)
-def _compiled(learn: Callable[..., Any], donate: bool) -> Callable[..., Any]:
-    return compile(learn, donate=1 if donate else ())
+def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
+    """Return ``learn`` compiled: once, and for as long as ``learn`` itself lives."""
+    programs = vars(getattr(learn, "__func__", learn)).setdefault("_funrl_programs", {})
+    if donate not in programs:
+        programs[donate] = compile(learn, donate=1 if donate else ())
+    return programs[donate]
 
 
 def start_actor(key: torch.Tensor, env: Env, config: Any) -> tuple[Any, ActorState]:

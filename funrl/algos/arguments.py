@@ -15,6 +15,18 @@ from funrl.schedules import Schedule
 __all__ = ["configure", "scheduled", "with_default"]
 
 # The options that an argument takes the place of.
+# Metrics that a step adds itself, and those of losses that are read for each sample.
+_RESERVED = (
+    "steps",
+    "episode_return",
+    "episode_return_min",
+    "episode_return_max",
+    "episode_length",
+    "episodes",
+    "updates",
+    "learning_rate",
+)
+_SHAPED = ("td_error", "log_prob", "statistics")
 _CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
 _REPLACED = {
     "network": (*_CONVOLUTIONS, "num_cells", "activation", "trunk", "dueling", "noisy"),
@@ -94,7 +106,7 @@ def scheduled(exploration: Schedule, num_steps: torch.Tensor, like: torch.Tensor
     if not isinstance(value, torch.Tensor) or value.ndim:
         got = tree.describe_leaf(value)
         raise ValueError(f"exploration: expected a tensor [] at a number of steps, got {got}; schedules.constant(0.1) is such a function")
-    return value.to(like.dtype)
+    return value.to(like.dtype, copy=True)
 
 
 def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, ...] = (), **further: Any) -> Callable[..., Any]:
@@ -103,7 +115,7 @@ def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, .
     Args:
         loss: ``loss(*args, default=default, **options) -> (loss, metrics)``, or None.
         default: the algorithm's own, which is called in the same way, without ``default`` and ``further``.
-        needed: names of metrics that the algorithm reads; they may have any shape.
+        needed: names of metrics that the algorithm reads.
         **further: further arguments of the user's own loss.
 
     Raises:
@@ -128,8 +140,11 @@ def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, .
         missing = [name for name in needed if name not in metrics]
         if missing:
             raise ValueError(f"loss: expected {missing[0]!r} among its metrics, which the algorithm reads, got {sorted(metrics)}")
+        reserved = [name for name in metrics if name in _RESERVED]
+        if reserved:
+            raise ValueError(f"loss: expected metrics of other names than the learner's own, got {reserved[0]!r}; call it otherwise")
         for name, x in {"loss": value, **metrics}.items():
-            if name not in needed and (not isinstance(x, torch.Tensor) or x.ndim):
+            if name not in _SHAPED and (not isinstance(x, torch.Tensor) or x.ndim):
                 raise ValueError(f"loss: expected tensors [] for the loss and its metrics, got {tree.describe_leaf(x)} for {name!r}")
         return value, tree.map(torch.detach, metrics)
 

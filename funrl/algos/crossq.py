@@ -63,7 +63,8 @@ def make(
             as those of batch normalisation; other nets have none.
         critic: the same from observations [N, ...] and actions [N, A] to [N, 1]; the critics are made of it. A torch module needs an
             ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
+            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of
             :func:`funrl.losses.crossq_critic_loss`, which is

@@ -10,7 +10,7 @@ from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
 from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.gradients import Learned, apply_all_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, deterministic_actor, observations, q_ensemble
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
@@ -22,6 +22,9 @@ from funrl.optim import Optimizer, soft_update
 from funrl.schedules import Schedule
 
 __all__ = ["DDPGConfig", "make"]
+
+# An optimizer of the user\'s own has a state for each of them.
+_PARTS = ("actor", "critic")
 
 
 @tree.dataclass
@@ -57,7 +60,8 @@ def make(
         actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1]; None: as the configuration
             says. Torch modules come in by :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
+            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
             deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
@@ -101,13 +105,13 @@ def make(
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[ActorCritic, Any, Any]:
         network = init_actor_critic(key, policy, critics, observation, space)
-        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network)
+        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
             learned.network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight
         )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
+        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *noisy_policy(policy, space, exploration))

@@ -87,13 +87,13 @@ def make(
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: as the configuration
             says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
-        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
+            ``learner.hparams`` too; None: Adam with these.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
             random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end`` after ``learning_starts``.
-        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of that of the configuration, such
-            as :func:`funrl.losses.double_dqn_loss`, which is ``default(params, target, batch, **options)``. Its metrics, tensors []
-            without gradient, are among those of a step; ``td_error`` [N] has to be among them.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of the configured one, which is
+            ``default``. Its metrics, tensors [] without gradient and ``td_error`` [N], are among those of a step.
         **options: fields of :class:`DQNConfig`.
 
     Returns:

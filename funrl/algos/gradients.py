@@ -6,7 +6,7 @@ import torch
 
 from funrl import optim, tree
 
-__all__ = ["Learned", "apply_gradients", "start_optimizer"]
+__all__ = ["Learned", "apply_all_gradients", "apply_gradients", "start_optimizer"]
 
 
 @tree.dataclass
@@ -62,6 +62,28 @@ def apply_gradients(
     updates, moved = optimizer.update(gradient, state[part], params)
     network = network.replace(**{part: optim.apply_updates(params, updates)})
     return learned.replace(network=network, optimizer={**state, part: moved})
+
+
+def apply_all_gradients(
+    learned: Learned, gradient: Any, learning_rate: torch.Tensor, optimizer: optim.Optimizer | None, parts: tuple[str, ...]
+) -> Learned:
+    """Take a step with all parts of the network: each by itself with an ``optimizer``, whose norms and decays are then those of the part.
+
+    Without an optimizer it is one step of Adam, whose numbers do not depend on the parts.
+
+    Example:
+        >>> from funrl.losses import ActorCritic
+        >>> network, clipped = ActorCritic(torch.ones(1), torch.ones(1)), optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(1.0))
+        >>> learned = Learned(network, (), start_optimizer(clipped, network, "actor", "critic"), torch.tensor(0))
+        >>> gradient = ActorCritic(torch.tensor([0.5]), torch.tensor([100.0]))
+        >>> apply_all_gradients(learned, gradient, torch.tensor(0.5), clipped, ("actor", "critic")).network
+        ActorCritic(actor=tensor([0.5000]), critic=tensor([0.]))
+    """
+    if optimizer is None:
+        return apply_gradients(learned, gradient, learning_rate)
+    for part in parts:
+        learned = apply_gradients(learned, getattr(gradient, part), learning_rate, optimizer, part=part)
+    return learned
 
 
 def _adam(learning_rate: Any) -> optim.Optimizer:

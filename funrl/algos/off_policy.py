@@ -145,7 +145,7 @@ def make(
     num_rows = config.num_envs * config.num_steps
     given, moved = given or {}, statistics(env)
     replay: buffers.Buffer = given.get("buffer", buffer) or buffers.uniform(config.buffer_size)
-    _check_sizes(config, spec, replay)
+    _check_sizes(config, spec, replay, "buffer" in given)
     act, greedy = _policies(env, spec)
 
     def init(key: torch.Tensor) -> State:
@@ -257,10 +257,14 @@ def _rows(env: Env, config: Any, samples: Transition, hparams: Any) -> Transitio
     return tree.reshape(samples, (config.num_envs * config.num_steps,), batch_dims=2)
 
 
-def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer) -> None:
+def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer, own: bool) -> None:
     num = config.num_envs * config.num_steps
-    if num > buffer.capacity:
+    if num > buffer.capacity and own:
         raise ValueError(f"buffer: it holds {buffer.capacity} items, less than the {num} transitions of one step; make a larger one")
+    if num > buffer.capacity:
+        raise ValueError(
+            f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one step; raise it"
+        )
     if config.num_updates % spec.delay:
         raise ValueError(f"num_updates: expected a multiple of policy_delay, {spec.delay}, got {config.num_updates}; change either")
 
@@ -345,8 +349,4 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str
         raise ValueError(
             f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; with both "
             "networks of your own it takes any"
-        )
-    if config.num_envs * config.num_steps > config.buffer_size:
-        raise ValueError(
-            f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one step; raise it"
         )

@@ -85,7 +85,8 @@ def make(
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         network: a net from observations [N, ...] to the values of all actions [N, A]; None: as the configuration says. A torch module
             comes in by :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``, the gradient's norm clipped.
+        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``,
+            in ``learner.hparams`` too; None: Adam with these.
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
             random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end``.
         loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is

@@ -10,7 +10,7 @@ from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
 from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.gradients import Learned, apply_all_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor, target_entropy
 from funrl.algos.off_policy import Learner
 from funrl.algos.off_policy_actors import SoftConfig, init_soft_actor_critic, soft_policy
@@ -21,6 +21,9 @@ from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["SACConfig", "make"]
+
+# An optimizer of the user\'s own has a state for each of them.
+_PARTS = ("actor", "critic", "log_alpha")
 
 
 @tree.dataclass
@@ -48,7 +51,8 @@ def make(
             :class:`~funrl.distributions.TanhNormal`; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
+            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         loss: ``loss(params, target, key, batch, *, default, **options) -> (loss, metrics)`` in the place of
             :func:`funrl.losses.sac_loss`, which is
@@ -87,7 +91,7 @@ def make(
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)
-        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACConfig) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
@@ -101,7 +105,7 @@ def make(
             target_entropy=target_entropy(space, hparams.entropy_share),
             weight=weight,
         )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
+        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *soft_policy(policy))

@@ -11,7 +11,7 @@ from funrl import nn, tree
 from funrl.algos import off_policy
 from funrl.algos.algorithm import Algorithm, check_range
 from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos.gradients import Learned, apply_all_gradients, start_optimizer
 from funrl.algos.networks import batchwise, critic_member, observations
 from funrl.algos.off_policy import Learner
 from funrl.algos.off_policy_actors import SoftConfig, soft_policy
@@ -24,6 +24,9 @@ from funrl.optim import Optimizer, soft_update
 from funrl.random import split
 
 __all__ = ["SACDiscreteConfig", "make"]
+
+# An optimizer of the user\'s own has a state for each of them.
+_PARTS = ("actor", "critic", "log_alpha")
 
 
 @tree.dataclass
@@ -56,7 +59,8 @@ def make(
         actor: a net from observations [N, ...] to the logits [N, A]; None: as the configuration says.
         critic: a net from observations [N, ...] to [N, A], of which the critics are made; None: as the configuration
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with ``learning_rate`` and ``anneal_steps``.
+        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
+            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
         buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of
             :func:`funrl.losses.sac_discrete_loss`, which is
@@ -99,7 +103,7 @@ def make(
         actor_key, critic_key = split(key).unbind(0)
         log_alpha = tree.leaves(observation)[0].new_full((), config.initial_alpha).log()
         network = SoftActorCritic(policy.init(actor_key, observation), critics.init(critic_key, observation), log_alpha)
-        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
@@ -112,7 +116,7 @@ def make(
             target_entropy=hparams.entropy_share * math.log(num_actions),
             weight=weight,
         )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
+        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *soft_policy(policy))

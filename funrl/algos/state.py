@@ -39,7 +39,8 @@ class LearnerState(tree.Replaceable):
         optimizer: the state of the optimizer.
         buffer: the state of the replay buffer.
         normalizers: running statistics that only learning needs, such as :class:`funrl.algos.rewards.RewardScale`.
-        hparams: the configuration with its hyperparameters as tensors [], which may differ between vmapped agents.
+        hparams: the configuration with its hyperparameters as tensors [], which may differ between vmapped agents. Its static fields are
+            those of ``algo.config``, which count; to change one, make another algorithm.
         num_steps: int64 [], environment steps so far, over all B environments.
         num_updates: int64 [], gradient steps so far.
         env_params: the physical constants of the environments; statistics of :func:`funrl.transforms.vec_norm` are among them.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import random, tree
+from funrl.acting import start
 from funrl.algos import Algorithm, State
 from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
@@ -38,8 +39,10 @@ def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
     """Return a step that is not compiled. The environments end with the process, so that a resumed run starts new episodes."""
 
     def resume(state: Any, number: int) -> tuple[Any, str]:
-        new = algo.init(random.fold_in(random.fold_in(key, -2), number))
-        return State(new.actor, state.learner.in_new_episodes()), (
+        learner = state.learner.in_new_episodes()
+        new_key = random.fold_in(random.fold_in(key, -2), number)
+        actor = start(new_key, getattr(learner, "env_params", None), env=algo.env, act=algo.act, params=learner.params)
+        return State(actor, learner), (
             f"{algo.env.name} runs outside torch and ended with its process: new episodes begin, and all else continues; "
             "a synchronous collector can resume within episodes"
         )

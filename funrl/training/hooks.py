@@ -234,9 +234,10 @@ def annealing(**schedules: Callable[[torch.Tensor], Any]) -> Hook:
     def hook(step: int, state: Any, metrics: dict[str, torch.Tensor]) -> Any:
         changed = {}
         for name, schedule in schedules.items():
-            old = getattr(state.learner.hparams, name, None)
-            if old is None:
-                raise ValueError(f"annealing: there is no hyperparameter {name!r}: {nearest(name, vars(state.learner.hparams))}")
+            names = [each for each, x in vars(state.learner.hparams).items() if isinstance(x, torch.Tensor)]
+            if name not in names:
+                raise ValueError(f"annealing: there is no hyperparameter {name!r}: {nearest(name, names)}")
+            old = getattr(state.learner.hparams, name)
             value = torch.as_tensor(schedule(torch.tensor(step, device=old.device)), dtype=old.dtype, device=old.device)
             changed[name] = value.expand(old.shape).clone()
         learner = state.learner

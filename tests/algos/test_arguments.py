@@ -583,3 +583,33 @@ def test_an_exploration_that_is_no_schedule():
 def test_a_buffer_of_sequences_is_an_error():
     with pytest.raises(ValueError, match=r"buffer: it does not take single transitions .*; give one such as buffers.uniform"):
         make("dqn", buffer=buffers.sequence(64, 2, 3)).init(random.key(0))
+
+
+def test_a_buffer_of_the_users_own_may_be_larger_than_the_default():
+    assert make("dqn", buffer=buffers.uniform(200_000), num_envs=64, num_steps=2000).config.num_envs == 64
+    with pytest.raises(ValueError, match=r"buffer_size: 100 is less than the 64 \* 2 transitions of one step; raise it"):
+        make("dqn", num_envs=64, num_steps=2, buffer_size=100)
+
+
+@pytest.mark.parametrize(("name", "parts"), [("sac", 3), ("ddpg", 2), ("sac_discrete", 3)])
+def test_an_optimizer_of_the_users_own_clips_each_part_by_itself(name, parts):
+    """The actor moves as far as if there were no critics."""
+    limit = 1e-3
+    algo = make(name, optimizer=optim.chain(optim.clip_by_global_norm(limit), optim.sgd(1.0)), num_updates=1)
+    before = algo.init(random.key(0))
+    after, _ = algo.step(random.key(1), before)
+    assert len(before.learner.optimizer) == parts
+    for part in before.learner.optimizer:
+        x, y = (tree.ravel(getattr(s.learner.params.network, part))[0] for s in (before, after))
+        assert (x - y).norm().item() == pytest.approx(limit, rel=1e-2), part
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn"])
+def test_metrics_of_a_loss_do_not_take_the_names_of_the_learners_own(name):
+    def loss(*args, default, **options):
+        total, metrics = default(*args, **(options if name == "dqn" else {}))
+        return total, {**metrics, "episode_return": total}
+
+    algo = make(name, loss=loss)
+    with pytest.raises(ValueError, match="loss: expected metrics of other names than the learner's own, got 'episode_return'"):
+        algo.step(random.key(1), algo.init(random.key(0)))

@@ -1,6 +1,8 @@
 """What off-policy learners have in common; each is held to the contract in test_algorithm.py."""
 
 import functools
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -284,6 +286,17 @@ def test_environments_on_the_host(monkeypatch, kind, name, limit):
     assert torch.equal(state.actor.timestep.observation[~done[-1]], rows.next_observation[-1][~done[-1]])
     result = funrl.evaluate(state.learner.params, random.key(2), env.default_params, env=env, act=algo.greedy, num_episodes=2)
     assert result.finished.all()
+
+
+def test_an_algorithm_on_the_host_is_given_back():
+    """With its programs, although steps compile them."""
+    with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
+        algo = make("dqn", env)
+        algo.step(random.key(1), algo.init(random.key(0)))
+        there = weakref.ref(algo.learn)
+    del algo
+    gc.collect()
+    assert there() is None
 
 
 def test_steps_of_adam_agree_with_plain_pytorch(monkeypatch):

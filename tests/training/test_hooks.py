@@ -302,6 +302,14 @@ def test_annealing(tmp_path, num_agents):
     equal(train(60, annealed(), out=tmp_path, resume=True, **options()).state, whole.state)
 
 
+def test_annealing_of_what_is_no_hyperparameter():
+    algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
+    state = algo.init(KEY)
+    for name, advice in (("num_epochs", "choose one of"), ("clipp", "did you mean clip")):
+        with pytest.raises(ValueError, match=f"there is no hyperparameter '{name}': {advice}"):
+            hooks.annealing(**{name: lambda step: 1.0})(0, state, {})
+
+
 def test_what_a_hook_raises_ends_the_run_and_the_checkpoint_stays(tmp_path):
     def fail(step, state, metrics):
         if step == 40:
