@@ -235,7 +235,7 @@ def _announce(log: Log, algo: Algorithm, folder: Folder | None, num_agents: int,
     place = f", in {folder}" if folder else ""
     log.say(f"training {agents} of {algo.name} on {algo.env.name}, {num_updates * algo.steps_per_update:,} steps each{place}")
     if start.update:
-        log.say(f"going on after update {start.update:,}" + (f"; {start.remark}" if start.remark else ""))
+        log.say(f"continuing after update {start.update:,}" + (f"; {start.remark}" if start.remark else ""))
 
 
 def _updates(

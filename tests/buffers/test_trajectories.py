@@ -76,7 +76,7 @@ def test_split_trajectories_of_the_introductions_collector():
             "next_observation: expected the",
         ),
         (lambda t: buffers.n_step({**t, "reward": torch.ones(())}, n=2, gamma=0.9), ValueError, "reward: expected the shape"),
-        (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}), TypeError, "a dict says not where its episode ends"),
+        (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}), TypeError, "the end of an episode is unknown for a dict"),
         (lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}, torch.ones(4, 2)), TypeError, "done: expected a bool tensor"),
         (
             lambda t: buffers.split_trajectories({"x": torch.ones(4, 2)}, torch.ones(4, 1) > 0),

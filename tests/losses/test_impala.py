@@ -94,7 +94,7 @@ def call(batch=BATCH, **options):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (call(BATCH.replace(extras=())), TypeError, "impala_loss: batch.extras: expected a dict with log_prob, got tuple; have act"),
+        (call(BATCH.replace(extras=())), TypeError, "impala_loss: batch.extras: expected a dict with log_prob, got tuple; act has to"),
         (call(BATCH.replace(extras={"value": BATCH.reward})), TypeError, r"expected a dict with log_prob, got \['value'\]"),
         (
             call(BATCH.replace(extras={"log_prob": BATCH.reward[..., None]})),

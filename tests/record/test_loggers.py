@@ -292,7 +292,7 @@ def test_all_refuse_the_same(tmp_path):
         logger.log(torch.tensor(5), {"loss": 0.5})
         with pytest.raises(ValueError, match="step: expected at least 5, got 4; steps must not decrease"):
             logger.log(4, {"loss": 0.5})
-        with pytest.raises(TypeError, match=r"step: expected a whole number, got 5\.5"):
+        with pytest.raises(TypeError, match=r"step: expected an integer, got 5\.5"):
             logger.log(5.5, {"loss": 0.5})
         for value, got in ((torch.zeros(2, 2), r"float64 \[2, 2\]"), ("high", r"<U4 \[\]"), ([], r"float64 \[0\]"), (None, r"object \[\]")):
             with pytest.raises(ValueError, match=rf"metrics: loss: expected a number, or one for each agent \[K\], got {got}"):
