@@ -163,7 +163,7 @@ def make_distribution(make: Callable[..., Any], output: Any) -> Any:
     Example:
         >>> from funrl.distributions import Categorical
         >>> make_distribution(Categorical, {"logits": torch.zeros(3)})
-        Categorical(logits=tensor([0., 0., 0.]), start=0)
+        Categorical(logits=tensor([0., 0., 0.]), start=0, mask=())
     """
     if isinstance(output, dict):
         return make(**output)
