@@ -51,11 +51,11 @@ def test_learners_count_episodes_of_asynchronous_batches():
     """As the README's loop does it, with ``learn``; each episode has 10 steps and the return 10."""
     make = create(0, 10)
     algo = funrl.algos.dqn.make(make(), num_envs=1, num_steps=7, num_updates=1, batch_size=4, learning_starts=10**6, buffer_size=100)
-    state, seen = algo.init(random.key(0)), set()
-    with collectors.asynchronous(make, algo.act, state.learner.params, num_workers=2, frames_per_batch=7, total_frames=98) as collector:
+    learner, seen = algo.init(random.key(0)).learner, set()
+    with collectors.asynchronous(make, algo.act, learner.params, num_workers=2, frames_per_batch=7, total_frames=98) as collector:
         for i, batch in enumerate(collector):
-            state, metrics = algo.learn(random.key(i), state, batch.transition)
-            collector.update_params(state.learner.params)
+            learner, metrics = algo.learn(random.key(i), learner, batch.transition)
+            collector.update_params(learner.params)
             if int(metrics["episodes"]):
                 seen.add((metrics["episode_return_min"].item(), metrics["episode_return_max"].item(), metrics["episode_length"].item()))
     assert seen == {(10.0, 10.0, 10.0)}

@@ -32,7 +32,7 @@ def run(kind, collector, out, resume=False, num_updates=NUM_UPDATES):
     with envs.make(env, num_envs=together) as mine:
         algo = algos.make(kind.split(",")[0], mine, num_envs=together, num_steps=NUM_STEPS, **options)
         settings = dict(num_workers=NUM_WORKERS, frames_per_batch=algo.steps_per_update, total_frames=-1, key=random.key(8))
-        params = algo.init(key).params
+        params = algo.init(key).learner.params
         with getattr(collectors, collector)(lambda: envs.make(env, num_envs=COPIES), algo.act, params, **settings) as source:
             return training.train(
                 algo,
@@ -74,7 +74,7 @@ def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind):
     again = run(kind, "synchronous", tmp_path / "run", resume=True)  # it is finished: this only reads it
     assert again.updates == NUM_UPDATES
     for path, x, y in zip(tree.paths(whole.state), tree.leaves(whole.state), tree.leaves(again.state), strict=True):
-        if not path.startswith(".envs"):  # those of the learner itself, which nobody steps
+        if not path.startswith(".actor"):  # those of the learner itself, which nobody steps
             torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True, msg=lambda text, path=path: f"{path}: {text}")
     one, other = (record.read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "run"))
     assert other["update"].tolist() == list(range(1, NUM_UPDATES + 1)) and (other["staleness"] == 0).all()

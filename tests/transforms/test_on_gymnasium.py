@@ -60,7 +60,7 @@ def test_pixels_of_gymnasium_are_learned_from():
             algo = make(env, num_envs=2, num_steps=4, num_channels=(2,), num_cells=(4,), **options)
             before = algo.init(random.key(0))
             after, metrics = algo.step(random.key(1), before)
-            assert int(metrics["steps"]) == 8 and not tree.equal(after.params, before.params)
+            assert int(metrics["steps"]) == 8 and not tree.equal(after.learner.params, before.learner.params)
             with pytest.raises(ValueError, match=r"transforms.cat_tensors\(\) make one tensor of a dict"):
                 make(small, num_envs=2)
             with pytest.raises(ValueError, match=r"got Box.*put transforms.squeeze\(-1\) before transforms.frame_stack"):
