@@ -25,7 +25,7 @@ def constant(value: Number) -> Schedule:
         >>> constant(0.5)(torch.tensor(10))
         tensor(0.5000)
     """
-    _check_number("constant", "value", value)
+    check_number("constant", "value", value, low=0.0)
     return lambda count: torch.zeros_like(count, dtype=torch.get_default_dtype()) + value
 
 
@@ -87,18 +87,22 @@ def cosine(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedul
 
 
 def _check_schedule(name: str, start: Any, end: Any, num_steps: Any) -> None:
-    _check_number(name, "start", start)
-    _check_number(name, "end", end)
+    check_number(name, "start", start, low=0.0)
+    check_number(name, "end", end, low=0.0)
     if not isinstance(num_steps, torch.Tensor) and (isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1):
         raise ValueError(f"{name}: num_steps: expected a whole number of at least 1, got {num_steps!r}")
 
 
-def _check_number(name: str, argument: str, x: Any) -> None:
+def check_number(name: str, argument: str, x: Any, *, low: float = -math.inf) -> None:
+    """Raise unless ``x`` is a number of at least ``low``, or a floating-point tensor []: of schedules, and of optimizers."""
     if isinstance(x, torch.Tensor):
         if x.ndim or not x.is_floating_point():
-            raise TypeError(f"{name}: {argument}: expected a number or a floating-point tensor [], got {x.dtype} {list(x.shape)}")
+            raise TypeError(
+                f"{name}: {argument}: expected a number or a floating-point tensor [], got {x.dtype} {list(x.shape)}; "
+                f"for one value a copy, build {name} inside the function that vmap maps"
+            )
         return
     if isinstance(x, bool) or not isinstance(x, int | float):
         raise TypeError(f"{name}: {argument}: expected a number or a floating-point tensor [], got {type(x).__name__}")
-    if not x >= 0:
-        raise ValueError(f"{name}: {argument}: expected a number of at least 0, got {x}")
+    if not x >= low:
+        raise ValueError(f"{name}: {argument}: expected a number of at least {low}, got {x}")

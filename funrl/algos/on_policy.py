@@ -148,10 +148,9 @@ def make(
 
     Returns:
         The algorithm. Its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``), ``episode_length``, ``episodes``,
-        those of
-        the loss and ``gradient_norm`` (the means over gradient steps), and, without an optimizer of
-        the user's own, ``learning_rate``; where updates may stop early, means are over
-        the steps up to the one that stopped, and ``learned_fraction`` is the share of steps before it.
+        those of the loss and ``gradient_norm`` (the means over gradient steps), and, without an optimizer of the user's own,
+        ``learning_rate``; where updates may stop early, means are over the steps up to the one that stopped, and ``learned_fraction`` is
+        the share of steps before it.
 
     Example:
         >>> import funrl

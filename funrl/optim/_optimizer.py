@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import tree
-from funrl.optim._checks import check_number
+from funrl.schedules import check_number
 from funrl.tree import global_norm
 
 Number = float | torch.Tensor

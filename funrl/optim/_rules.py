@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.optim._checks import check_fraction, check_number, check_rate
+from funrl.optim._checks import check_fraction, check_rate
 from funrl.optim._optimizer import Number, Optimizer, like, wide
-from funrl.schedules import Schedule
+from funrl.schedules import Schedule, check_number
 
 
 @tree.dataclass

@@ -48,14 +48,7 @@ def solve_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def sequential_recurrence(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     r"""Solve a linear recurrence step by step with :func:`funrl.scan`. It needs no memory except its result, and no products of b.
 
-    .. math:: y_t = a_t + b_t y_{t+1}, \qquad y_T = 0
-
-    Args:
-        a: floating point [T, ...].
-        b: floating point [T, ...]; b_{T-1} is not used.
-
-    Returns:
-        y [T, ...].
+    Arguments and result are those of :func:`solve_recurrence`.
 
     Example:
         >>> import torch
