@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from funrl import algos, collectors, envs, random, record, training, tree
+from funrl import algos, collectors, envs, random, record, runs, training, tree
 from funrl._arguments import COLLECTORS, UsageError, option, parser
+from funrl._files import say
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
 from funrl.env import HostError
-from funrl.record import RunError, films, plots
+from funrl.record import _films as films, _plots as plots
+from funrl.runs import RunError
 from funrl.spaces import Box
-from funrl.training import runs
-from funrl.tree.files import say
 
 __all__ = ["main"]
 
@@ -64,7 +64,7 @@ def _train(args: argparse.Namespace) -> None:
         return
     trust = args.trust or bool(args.env)  # a name on the command line is trusted, a name in a folder is not
     if args.resume and args.out is not None and None in (args.algorithm, args.env):
-        old = record.read_config(Path(args.out))
+        old = runs.read_config(Path(args.out))
         args.algorithm, args.env = args.algorithm or old["algorithm"], args.env or old["env"]
     missing = [name for name, value in (("algorithm", args.algorithm), ("--env", args.env)) if value is None]
     if missing:
@@ -80,7 +80,7 @@ def _train(args: argparse.Namespace) -> None:
     collector, num_workers = args.collector, args.num_workers
     if args.resume:
         # Options that are not given are those of the run; train compares the given ones with the run.
-        old = record.read_config(out)
+        old = runs.read_config(out)
         options = {**_options_before(args, out, old, trust), **given}
         num_agents = old["num_agents"] if num_agents is None else num_agents
         total_steps = old["total_steps"] if total_steps is None else total_steps
@@ -97,7 +97,7 @@ def _train(args: argparse.Namespace) -> None:
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
             raise UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
-    key, notes = _key(seed, record.read_config(out) if args.resume else None)
+    key, notes = _key(seed, runs.read_config(out) if args.resume else None)
     if collector is not None:
         notes["num_workers"] = 2 if num_workers is None else num_workers
         options["num_envs"] = _num_envs(collector, notes["num_workers"], args.envs_per_worker, given, {**defaults, **options})
@@ -132,7 +132,7 @@ def _train_own(args: argparse.Namespace) -> None:
     algo = runs.named(args.algo)
     assert algo is not None
     out = _default_out(args, algo.name, algo.env.name) if args.out is None else Path(args.out)
-    old = record.read_config(out) if args.resume else {}
+    old = runs.read_config(out) if args.resume else {}
     if old.get("collector") is not None:
         raise RunError(f"{out}: cannot resume here: the run has a collector; continue with funrl.train(algo, ..., collector=, resume=True)")
     total_steps = old.get("total_steps") if args.total_steps is None else args.total_steps
@@ -228,7 +228,7 @@ def _video(args: argparse.Namespace) -> None:
             raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
         if not 0 <= args.agent < num_agents:
             raise UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
-        out = _file(args.out, record.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
+        out = _file(args.out, runs.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
         learner = run.state.learner
         params, env_params = learner.params, getattr(learner, "env_params", None)
         if num_agents > 1:
@@ -250,8 +250,8 @@ def _video(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     out = _file(args.out, Path("learning_curves.png"), plots.SUFFIXES)
-    folders = [record.Folder(path) for path in args.dirs]
-    titles = {record.read_config(folder.path)["env"] for folder in folders}
+    folders = [runs.Folder(path) for path in args.dirs]
+    titles = {runs.read_config(folder.path)["env"] for folder in folders}
     distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
     try:
         curves = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
@@ -308,10 +308,10 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any],
     if (config["algorithm"], config["env"]) != (args.algorithm, args.env):
         return {}
     try:
-        record.rebuild(config, trust=trust)
-        return record.options_of(config)
+        runs.rebuild(config, trust=trust)
+        return runs.options_of(config)
     except (ValueError, TypeError, ImportError) as error:
-        raise RunError(f"{record.Folder(out).config}: cannot make the algorithm again: {error}") from None
+        raise RunError(f"{runs.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 
 _COMMANDS = {"train": _train, "evaluate": _evaluate, "video": _video, "plot": _plot, "envs": _envs}

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import torch
 
 from funrl import tree
-from funrl.tree._walks import same_rows
-from funrl.tree.files import check_path, read_json, write_atomic
+from funrl._files import check_path, read_json, write_atomic
+from funrl.tree import same_rows
 
 __all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
 

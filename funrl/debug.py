@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.compiler import effect
-from funrl.compiler._effects import from_around_a_loop, instances
-from funrl.tree.files import say
+from funrl._files import say
+from funrl.compiler import effect, from_around_a_loop, instances
 
 __all__ = ["KeyReused", "callback", "check_finite", "keys", "print"]
 

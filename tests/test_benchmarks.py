@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import harness, history
+from benchmarks import __main__ as command, harness, history
 
 
 def test_without_a_name_it_lists_all(monkeypatch, capsys):

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import funrl
-from funrl import buffers, checkpoint, record, training, tree
-from funrl.buffers import journal
+from funrl import buffers, checkpoint, record, runs, training, tree
+from funrl.buffers import _journal as journal
 from funrl.record import loggers
 
 MUTATIONS = int(os.environ.get("FUNRL_MUTATIONS", "40"))
@@ -118,8 +118,8 @@ def run_folder(folder):
     algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=4, num_cells=(4,))
     key = funrl.random.key(0)
     state = torch.func.vmap(algo.init)(funrl.random.split(key, 2))
-    where = record.Folder(folder)
-    where.write_config(record.describe(algo, key, 48, num_agents=2, notes={"seed": 0}))
+    where = runs.Folder(folder)
+    where.write_config(runs.describe(algo, key, 48, num_agents=2, notes={"seed": 0}))
     checkpoint.save(state, where.checkpoint, {"update": 3, "seconds": 1.0, "compile_seconds": 0.5})
 
 
@@ -162,7 +162,7 @@ LOADERS = {
         lambda f: checkpoint.save((VALUE, ITEM), f / "c"), "c", checkpoint_of, lambda f: checkpoint.load(f / "c", ITEM, at="[1]"),
     ),
     "checkpoint.best": (several, "step-000000000020", checkpoint_of, lambda f: (checkpoint.best(f), checkpoint.latest(f))),
-    "read_config": (run_folder, "config.json", json_or_bytes, record.read_config),
+    "read_config": (run_folder, "config.json", json_or_bytes, runs.read_config),
     "load_run": (run_folder, "config.json", json_or_bytes, training.load_run),
     "load_run, checkpoint": (run_folder, "checkpoint/state", checkpoint_of, training.load_run),
     "read_metrics": (metrics, "metrics.csv", mangled, lambda f: record.read_metrics(f / "metrics.csv")),
@@ -203,7 +203,7 @@ def test_any_file_gives_a_value_or_an_error_that_names_it(tmp_path, monkeypatch,
                 warnings.simplefilter("ignore")
                 read(folder)
         except (ValueError, OSError) as error:
-            assert type(error) in (ValueError, record.RunError, checkpoint.CheckpointError) or isinstance(error, OSError), (
+            assert type(error) in (ValueError, runs.RunError, checkpoint.CheckpointError) or isinstance(error, OSError), (
                 number,
                 new,
                 error,

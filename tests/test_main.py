@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from funrl import algos, checkpoint, envs, random, record, training, transforms, tree
+from funrl import algos, checkpoint, envs, random, record, runs, training, transforms, tree
 from funrl.__main__ import _num_envs, main
 from tests.record import drifter
 
@@ -48,7 +48,7 @@ def test_train_and_evaluate(run, tmp_path):
     assert code == 0
     assert re.fullmatch(r"50 steps in \d+\.\d s, of which compiling \d+\.\d s; mean return 4\.0 over 100 episodes", out[-1])
     folder = tmp_path / "runs" / "drifter-CartPole-v1-3"
-    config = record.read_config(folder)
+    config = runs.read_config(folder)
     assert config["seed"] == 3 and config["options"]["width"] == 5 and config["options"]["rate"] == 0.25 and config["num_agents"] == 1
     assert {x.name for x in folder.iterdir()} == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint"}
 
@@ -118,7 +118,7 @@ def test_ppo_from_end_to_end(run, tmp_path):
         "gradient_norm",
     ]
     assert columns[9:17] == learning
-    assert record.read_config("r")["options"]["num_cells"] == [8]
+    assert runs.read_config("r")["options"]["num_cells"] == [8]
     assert run("evaluate", "r", "--episodes", 3)[1][-1].startswith("ppo on CartPole-v1 after 48 steps: mean return ")
 
 
@@ -129,7 +129,7 @@ def test_a_recurrent_policy_from_end_to_end(run, tmp_path):
     assert code == 0 and out[-1].startswith("48 steps")
     state = training.load_run("r").state
     assert state.actor.memory.state.shape == (2, 6) and state.actor.memory.state.any() and "memory" in state.learner.params.network
-    assert record.read_config("r")["options"]["recurrent"] == "gru"
+    assert runs.read_config("r")["options"]["recurrent"] == "gru"
     code, out, err = run("evaluate", "r", "--episodes", 3)
     assert (code, err) == (0, []) and out[-1].startswith("ppo on MemoryChain-bsuite after 48 steps: mean return ")
     code, _, err = run(*command, "--set", "recurrent=gnu")
@@ -157,7 +157,7 @@ def test_gymnasium_from_end_to_end(run, tmp_path, eager_learners, algorithm, opt
     code, out, err = run(*command, *options, "--total-steps", 48)
     assert code == 0 and re.match(r"48 steps in .*; mean return \d+\.\d over 4 episodes$", out[-1]), err
     folder = tmp_path / "runs" / f"{algorithm}-gymnasium-CartPole-v1-0"
-    assert record.read_config(folder)["environment"] == "Env(gymnasium:CartPole-v1, num_envs=2, host=True)"
+    assert runs.read_config(folder)["environment"] == "Env(gymnasium:CartPole-v1, num_envs=2, host=True)"
     code, out, err = run(*command, "--resume", "--total-steps", 80)
     assert code == 0 and out[-1].startswith("80 steps in "), err
     assert record.read_metrics(folder / "metrics.csv")["update"].tolist() == [1, 2, 3, 4, 5]
@@ -209,7 +209,7 @@ def test_workers_from_end_to_end(run, tmp_path, algorithm, collector):
     each = 32 if collector == "sync" else 16
     code, out, err = run(*command, *how, "--total-steps", 3 * each)
     assert code == 0 and out[-1].startswith(f"{3 * each} steps in "), err
-    config = record.read_config("r")
+    config = runs.read_config("r")
     assert (config["collector"], config["num_workers"]) == ("synchronous" if collector == "sync" else "asynchronous", 2)
     assert config["options"]["num_envs"] == each // 8
     code, out, err = run(*command, "--resume", "--total-steps", 5 * each)
@@ -338,10 +338,10 @@ def test_ones_own_algorithm_is_trained_and_resumed(run, tmp_path, monkeypatch):
 
     code, out, err = run(*own, "--total-steps", 20, "--seed", 3, "--num-agents", 2)
     assert code == 0 and out[-1].startswith("2 agents x 20 steps"), err
-    assert record.read_config("runs/mine-CartPole-v1-3")["seed"] == 3
+    assert runs.read_config("runs/mine-CartPole-v1-3")["seed"] == 3
     code, out, err = run(*own, "--resume", "--seed", 3, "--total-steps", 30)
     assert code == 0 and out[-1].startswith("2 agents x 30 steps"), err
-    record.Folder("c").write_config(record.describe(mine, random.key(0), 20, 1, {"collector": "synchronous"}))
+    runs.Folder("c").write_config(runs.describe(mine, random.key(0), 20, 1, {"collector": "synchronous"}))
     for argv, message in (
         ((), "--total-steps: expected a number of steps"),
         (("ppo",), "algorithm: an algorithm of --algo has its own environment and options; leave algorithm out"),
@@ -502,17 +502,15 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, monkeypatch, argv, complaint):
-    monkeypatch.setattr("funrl.training.experience.compile", lambda program, **options: None)  # none is called
+    monkeypatch.setattr("funrl.training._experience.compile", lambda program, **options: None)  # none is called
     for name in ("empty", "taken", "begun", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "taken" / "config.json").write_text("precious")
     algo = drifter.algorithm()
     for name in ("begun", "broken"):
-        record.Folder(tmp_path / name).write_config(
-            record.describe(algo, torch.tensor(0), 50, 1, {"seed": 0}) | {"key": int(random.key(0))}
-        )
-    record.Folder("broken").checkpoint.parent.mkdir()
-    record.Folder("broken").checkpoint.write_text("rubbish")
+        runs.Folder(tmp_path / name).write_config(runs.describe(algo, torch.tensor(0), 50, 1, {"seed": 0}) | {"key": int(random.key(0))})
+    runs.Folder("broken").checkpoint.parent.mkdir()
+    runs.Folder("broken").checkpoint.write_text("rubbish")
     before = contents(tmp_path)
     code, out, err = run(*argv)
     assert code == 2 and out == []

@@ -1,6 +1,6 @@
 import pytest
 
-from funrl.names import nearest
+from funrl._check import nearest
 
 KNOWN = ["learning_rate", "num_envs", "gamma", "lambda_"]
 

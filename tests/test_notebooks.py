@@ -107,7 +107,7 @@ import funrl
 from funrl import envs, random
 from funrl.buffers import ring
 from torch._inductor import config
-envs.checks.check_action, envs.gymnasium.make, envs.gymnasium.bridge, funrl.nowhere, random.key, funrl.algos.episodes.start
+envs.checks.check_action, envs.gymnasium.make, envs.gymnasium.bridge, funrl.nowhere, random.key, funrl.algos._episodes.start
 envs.make("CartPole-v1")._replace(name="x"), random._splitmix.mix
 """
     names = ["os", "torch._inductor", "funrl.buffers.ring", "funrl.envs.checks", "funrl.envs.gymnasium.bridge", "funrl.nowhere"]

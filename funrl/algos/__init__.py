@@ -4,16 +4,24 @@ import dataclasses
 from typing import Any
 
 from funrl import envs
-from funrl.algos import a2c, crossq, ddpg, dqn, impala, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
-from funrl.algos.algorithm import Algorithm, check, collecting, make_config, make_hparams
-from funrl.algos.state import ActorParams, LearnerState, State
+from funrl._check import nearest
+from funrl.algos import a2c, crossq, ddpg, dqn, impala, off_policy, on_policy, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
+from funrl.algos._algorithm import Algorithm, check, collecting, make_config, make_hparams
+from funrl.algos._episodes import Episodes
+from funrl.algos._images import ImageConfig
+from funrl.algos._off_policy_actors import SoftConfig
+from funrl.algos._rewards import RewardScale
+from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.env import Env
-from funrl.names import nearest
 
 __all__ = [
     "ActorParams",
     "Algorithm",
+    "Episodes",
+    "ImageConfig",
     "LearnerState",
+    "RewardScale",
+    "SoftConfig",
     "State",
     "a2c",
     "check",
@@ -27,6 +35,8 @@ __all__ = [
     "make_config",
     "make_hparams",
     "names",
+    "off_policy",
+    "on_policy",
     "ppo",
     "pqn",
     "redq",

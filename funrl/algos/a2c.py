@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.algos import actor_critic, on_policy
-from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
+from funrl.algos import _actor_critic as actor_critic, on_policy
+from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import A2CBatch, a2c_loss
@@ -58,7 +58,7 @@ def make(
         **options: fields of :class:`A2CConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
+        An :class:`~funrl.algos.Algorithm`, and its metrics are
         those of :func:`funrl.algos.on_policy.make`.
 
     Raises:

@@ -7,13 +7,13 @@ import torch
 
 from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
-from funrl.algos.networks import batchwise, critic_member, observations
-from funrl.algos.normalized import NormalizedActor, NormalizedCritics, chain_of, normalized_actor, normalized_critics
+from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._arguments import configure, with_default
+from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos._networks import batchwise, critic_member, observations
+from funrl.algos._normalized import NormalizedActor, NormalizedCritics, chain_of, normalized_actor, normalized_critics
+from funrl.algos._off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.algos.off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
@@ -74,7 +74,7 @@ def make(
         **options: fields of :class:`CrossQConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
         whose ``target`` are the critics' running statistics; those of the actor are with its parameters, as acting needs them.
 
     Raises:

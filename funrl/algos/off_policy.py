@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import buffers, random, tree
-from funrl.algos import episodes
-from funrl.algos.algorithm import (
+from funrl.algos import _episodes as episodes
+from funrl.algos._algorithm import (
     Algorithm,
     annealed,
     check_copies,
@@ -20,9 +20,9 @@ from funrl.algos.algorithm import (
     start_actor,
     statistics,
 )
-from funrl.algos.gradients import Learned
-from funrl.algos.images import advice, check_observations, is_vector
-from funrl.algos.state import ActorParams, LearnerState, State
+from funrl.algos._gradients import Learned
+from funrl.algos._images import advice, check_observations, is_vector
+from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.spaces import Box, Discrete
@@ -79,10 +79,10 @@ class Learner(NamedTuple):
         init: ``init(key, observation) -> (network, target, optimizer state)``.
         learn: ``learn(key, learned, batch, gamma, weight, hparams) -> (learned, metrics)``: one gradient step on a
             :class:`~funrl.env.Transition` of leaves [N, ...]; ``gamma`` is [N]. Metrics are tensors [], but ``td_error`` [N].
-        sample: ``sample(params, key, observation) -> action`` of :class:`~funrl.algos.state.ActorParams`, as it explores by itself; in the
+        sample: ``sample(params, key, observation) -> action`` of :class:`~funrl.algos.ActorParams`, as it explores by itself; in the
             units of the buffer.
         greedy: the same signature, without exploration.
-        schedule: ``schedule(hparams, num_steps) -> (random, noise)`` of :class:`~funrl.algos.state.ActorParams`, once ``learning_starts``
+        schedule: ``schedule(hparams, num_steps) -> (random, noise)`` of :class:`~funrl.algos.ActorParams`, once ``learning_starts``
             is over.
         delayed: an update after every ``delay``-th gradient step, on its batch: the signature of ``learn``. Its metrics have other
             names, and ``td_error`` is not among them.
@@ -101,7 +101,7 @@ class Learner(NamedTuple):
 def make(
     name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, buffer: buffers.Buffer | None = None
 ) -> Algorithm:
-    """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
+    """Make an :class:`~funrl.algos.Algorithm` of a :class:`Learner`.
 
     An update writes T steps of B environments to the buffer, samples ``num_updates`` batches from it and scans over them.
     Priorities, where the buffer has them, change after the last of these (of an item that was sampled twice, to one of its errors).
@@ -224,7 +224,7 @@ def _first(env: Env) -> int:
 
 
 def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tensor) -> dict[str, Any]:
-    """Return the fields of :class:`~funrl.algos.state.ActorParams` that depend on the steps so far."""
+    """Return the fields of :class:`~funrl.algos.ActorParams` that depend on the steps so far."""
     share, noise = spec.schedule(hparams, num_steps)
     # No alias of a hyperparameter.
     return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}

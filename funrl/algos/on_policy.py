@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import acting, optim, random, tree
-from funrl.algos import actor_critic, episodes
-from funrl.algos.algorithm import (
+from funrl.algos import _actor_critic as actor_critic, _episodes as episodes
+from funrl.algos._algorithm import (
     Algorithm,
     annealed,
     check_copies,
@@ -20,9 +20,9 @@ from funrl.algos.algorithm import (
     start_actor,
     statistics,
 )
-from funrl.algos.arguments import with_default
-from funrl.algos.images import ImageConfig, check_layers
-from funrl.algos.state import ActorParams, LearnerState, State
+from funrl.algos._arguments import with_default
+from funrl.algos._images import ImageConfig, check_layers
+from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.policies import StatefulPolicy
@@ -42,7 +42,7 @@ __all__ = [
 
 @tree.dataclass
 class OnPolicyConfig(ImageConfig):
-    """The options of every on-policy learner, and those of :class:`~funrl.algos.images.ImageConfig`. Those from ``learning_rate`` on are
+    """The options of every on-policy learner, and those of :class:`~funrl.algos.ImageConfig`. Those from ``learning_rate`` on are
     hyperparameters, which ``learner.hparams`` has as tensors.
 
     Attributes:
@@ -91,7 +91,7 @@ class Learner(NamedTuple):
 
     Attributes:
         init: ``init(key, observation) -> network``, the first parameters.
-        act: a policy of :class:`~funrl.algos.state.ActorParams`, as it explores: a function ``act(params, key, observation) ->
+        act: a policy of :class:`~funrl.algos.ActorParams`, as it explores: a function ``act(params, key, observation) ->
             (action, extras)`` or a :class:`funrl.policies.StatefulPolicy`. Its extras have ``unclipped_action``, which is learned from.
         greedy: of the same kind, without exploration.
         prepare: ``prepare(network, samples, hparams) -> rows``: what to learn from, leaves [N, ...], made once of a
@@ -104,7 +104,7 @@ class Learner(NamedTuple):
             ``reward`` is [B].
         normalize: ``normalize(learner, samples) -> (learner, samples)``: the transitions as they are learned from, and the learner with
             its statistics moved on.
-        schedule: ``schedule(hparams, num_steps)``: the fields of :class:`~funrl.algos.state.ActorParams` that depend on the steps so far.
+        schedule: ``schedule(hparams, num_steps)``: the fields of :class:`~funrl.algos.ActorParams` that depend on the steps so far.
         stop: ``stop(metrics, hparams) -> bool []``: whether an update ends before the gradient step of these metrics.
         describe: ``describe(rows) -> metrics``, of all rows at once.
         extras: the names of further extras of ``act`` that are learned from.
@@ -130,7 +130,7 @@ class Learner(NamedTuple):
 def make(
     name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, apply: Callable[..., Any] | None = None
 ) -> Algorithm:
-    """Make an :class:`~funrl.algos.algorithm.Algorithm` of a :class:`Learner`.
+    """Make an :class:`~funrl.algos.Algorithm` of a :class:`Learner`.
 
     An update scans over ``num_epochs`` times ``num_minibatches`` steps of Adam, the gradient's norm clipped. Continuous actions are
     projected for the environment alone: the learner learns from what was drawn, ``unclipped_action`` in the extras of ``act``.

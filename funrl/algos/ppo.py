@@ -8,12 +8,12 @@ import torch
 from torch.nn import Module
 
 from funrl import stats, tree
-from funrl.algos import actor_critic, on_policy, rewards
-from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure
-from funrl.algos.images import is_vector
+from funrl.algos import _actor_critic as actor_critic, _rewards as rewards, on_policy
+from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._arguments import configure
+from funrl.algos._images import is_vector
+from funrl.algos._state import LearnerState
 from funrl.algos.on_policy import ActorCriticConfig, Learner
-from funrl.algos.state import LearnerState
 from funrl.env import Env, Transition
 from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.nn import Net
@@ -69,12 +69,12 @@ def make(
     r"""Make PPO for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
     An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
-    ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo.ppo_loss`. Continuous actions come from a normal
+    ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo_loss`. Continuous actions come from a normal
     distribution whose deviation does not depend on the observation; they are clipped for the environment alone (``act``
     returns the clipped action, and in its extras ``unclipped_action``, to which ``log_prob`` belongs, and ``value``).
 
-    A recurrent policy (:func:`funrl.algos.actor_critic.make_recurrent`) begins again with each episode, and learns from whole environments:
-    a minibatch is some of the B rollouts. ``act`` and ``greedy`` are then a :class:`funrl.policies.StatefulPolicy`, which
+    A recurrent policy (:func:`funrl.algos._actor_critic.make_recurrent`) begins again with each episode, and learns from whole
+    environments: a minibatch is some of the B rollouts. ``act`` and ``greedy`` are then a :class:`funrl.policies.StatefulPolicy`, which
     ``funrl.rollout`` and ``funrl.evaluate`` take as they are; ``act`` has in its extras ``memory``, which ``learn`` needs.
 
     In an environment on the host, which is batched, a step is no program but a loop of Python around two: ``act`` and ``learn``. It can
@@ -94,7 +94,7 @@ def make(
         **options: fields of :class:`PPOConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``),
+        An :class:`~funrl.algos.Algorithm`; its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``),
         ``episode_length``, ``episodes``, ``policy_loss``, ``value_loss``,
         ``entropy``, ``approximate_kl``, ``clip_fraction``, ``explained_variance``, ``learning_rate``, ``gradient_norm`` (the means over
         minibatches), and ``learned_fraction``, the share of minibatches before ``target_kl`` was exceeded.

@@ -7,15 +7,15 @@ import torch
 
 from funrl import random, tree
 from funrl.algos import on_policy
-from funrl.algos.algorithm import Algorithm, check_range, in_dtype_of
-from funrl.algos.arguments import configure, scheduled
-from funrl.algos.heads import project_action
-from funrl.algos.images import check_observations
-from funrl.algos.networks import q_network
+from funrl.algos._algorithm import Algorithm, check_range, in_dtype_of
+from funrl.algos._arguments import configure, scheduled
+from funrl.algos._heads import project_action
+from funrl.algos._images import check_observations
+from funrl.algos._networks import q_network
+from funrl.algos._state import ActorParams
 from funrl.algos.on_policy import Learner, OnPolicyConfig
-from funrl.algos.state import ActorParams
 from funrl.env import Env, Transition
-from funrl.losses.dqn import take
+from funrl.losses import take
 from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.returns import q_lambda
@@ -95,7 +95,7 @@ def make(
         **options: fields of :class:`PQNConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`, and its metrics are
+        An :class:`~funrl.algos.Algorithm`, and its metrics are
         those of :func:`funrl.algos.on_policy.make`: ``value_loss`` and ``value``, the mean of Q(s, a).
 
     Raises:

@@ -8,12 +8,12 @@ from torch.nn import Module
 
 from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
-from funrl.algos.networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor
+from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._arguments import configure, with_default
+from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos._networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor
+from funrl.algos._off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.algos.off_policy import Learner
-from funrl.algos.off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
@@ -25,7 +25,7 @@ __all__ = ["REDQConfig", "make"]
 
 @tree.dataclass
 class REDQConfig(SoftConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy_actors.SoftConfig`, and these.
+    """The options of :func:`make`: those of :class:`~funrl.algos.SoftConfig`, and these.
 
     Attributes:
         num_critics: N, critics in the ensemble.
@@ -68,7 +68,7 @@ def make(
         **options: fields of :class:`REDQConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
         its metrics are those of the episodes and of the losses.
 
     Raises:

@@ -8,12 +8,12 @@ from torch.nn import Module
 
 from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_all_gradients, start_optimizer
-from funrl.algos.networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor, target_entropy
+from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._arguments import configure, with_default
+from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
+from funrl.algos._networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor, target_entropy
+from funrl.algos._off_policy_actors import SoftConfig, init_soft_actor_critic, soft_policy
 from funrl.algos.off_policy import Learner
-from funrl.algos.off_policy_actors import SoftConfig, init_soft_actor_critic, soft_policy
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, sac_loss
@@ -28,7 +28,7 @@ _PARTS = ("actor", "critic", "log_alpha")
 
 @tree.dataclass
 class SACConfig(SoftConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy_actors.SoftConfig`."""
+    """The options of :func:`make`: those of :class:`~funrl.algos.SoftConfig`."""
 
 
 def make(
@@ -61,7 +61,7 @@ def make(
         **options: fields of :class:`SACConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
         its metrics are those of the episodes and of the loss.
 
     Raises:

@@ -9,12 +9,12 @@ from torch.nn import Module
 
 from funrl import nn, tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_all_gradients, start_optimizer
-from funrl.algos.networks import batchwise, critic_member, observations
+from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._arguments import configure, with_default
+from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
+from funrl.algos._networks import batchwise, critic_member, observations
+from funrl.algos._off_policy_actors import SoftConfig, soft_policy
 from funrl.algos.off_policy import Learner
-from funrl.algos.off_policy_actors import SoftConfig, soft_policy
 from funrl.buffers import Buffer
 from funrl.distributions import Categorical
 from funrl.env import Env, Transition
@@ -69,7 +69,7 @@ def make(
         **options: fields of :class:`SACDiscreteConfig`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
         its metrics are those of the episodes and of the loss.
 
     Raises:

@@ -8,12 +8,12 @@ from torch.nn import Module
 
 from funrl import tree
 from funrl.algos import off_policy
-from funrl.algos.algorithm import Algorithm, check_range
-from funrl.algos.arguments import configure, with_default
-from funrl.algos.gradients import Learned, apply_gradients, start_optimizer
-from funrl.algos.networks import batchwise, critic_member, deterministic_actor, half_width, observations, q_ensemble
+from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._arguments import configure, with_default
+from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos._networks import batchwise, critic_member, deterministic_actor, half_width, observations, q_ensemble
+from funrl.algos._off_policy_actors import init_actor_critic, noisy_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.algos.off_policy_actors import init_actor_critic, noisy_policy
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
@@ -76,7 +76,7 @@ def make(
         **options: fields of :class:`TD3Config`.
 
     Returns:
-        An :class:`~funrl.algos.algorithm.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`, and its
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`, and its
         metrics are those of the episodes and of the losses.
 
     Raises:

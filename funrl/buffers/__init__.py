@@ -9,19 +9,19 @@
 torch.Size([32, 4])
 """
 
+from funrl.buffers._buffer import Buffer, RingState, Sample, Storage
+from funrl.buffers._disk import files, follow, reopen
+from funrl.buffers._frames import FramesState, decode_pixels, encode_pixels, frame_stacks
+from funrl.buffers._objects import ObjectsState, Shelf, objects
+from funrl.buffers._priorities import Exponents
+from funrl.buffers._prioritized import PrioritizedState, prioritized
+from funrl.buffers._ring import memory
+from funrl.buffers._saving import load, save
+from funrl.buffers._sequence import SequenceSample, SequenceState, prioritized_sequence, sequence
+from funrl.buffers._sums import SumTree
+from funrl.buffers._trajectories import NStep, Trajectories, n_step, split_trajectories
+from funrl.buffers._uniform import first_in_first_out, uniform, without_replacement
 from funrl.buffers._writing import in_place
-from funrl.buffers.buffer import Buffer, RingState, Sample, Storage
-from funrl.buffers.disk import files, follow, reopen
-from funrl.buffers.frames import FramesState, decode_pixels, encode_pixels, frame_stacks
-from funrl.buffers.objects import ObjectsState, Shelf, objects
-from funrl.buffers.priorities import Exponents
-from funrl.buffers.prioritized import PrioritizedState, prioritized
-from funrl.buffers.ring import memory
-from funrl.buffers.saving import load, save
-from funrl.buffers.sequence import SequenceSample, SequenceState, prioritized_sequence, sequence
-from funrl.buffers.sums import SumTree
-from funrl.buffers.trajectories import NStep, Trajectories, n_step, split_trajectories
-from funrl.buffers.uniform import first_in_first_out, uniform, without_replacement
 
 __all__ = [
     "Buffer",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from funrl.buffers.buffer import Buffer
+from funrl.buffers._buffer import Buffer
 from funrl.compiler import tracing
 
 __all__ = ["FRESH", "IN_PLACE", "Write", "in_place"]

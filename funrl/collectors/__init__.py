@@ -4,9 +4,9 @@ A collector is made from a function that makes an environment, from a policy and
 batches. The learner publishes new parameters with ``update_params``; each batch records the version of the parameters that made it.
 """
 
-from funrl.collectors.collector import Collector, CollectorState
-from funrl.collectors.processes import asynchronous, synchronous
-from funrl.collectors.pure import compiled
-from funrl.collectors.tracker import Collected
+from funrl.collectors._collector import Collector, CollectorState
+from funrl.collectors._processes import asynchronous, synchronous
+from funrl.collectors._pure import compiled
+from funrl.collectors._tracker import Collected
 
 __all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "synchronous"]

@@ -1,11 +1,11 @@
 """Whole programs: ``scan``, a loop that compiles, and ``compile``, which makes one program of a function."""
 
 from funrl.compiler._backends import backend, eager, using
-from funrl.compiler._effects import effect
+from funrl.compiler._effects import effect as effect, from_around_a_loop as from_around_a_loop, instances as instances
 from funrl.compiler._errors import TraceError
-from funrl.compiler._listening import listening
-from funrl.compiler._program import clear, compile, transformed
+from funrl.compiler._listening import listening as listening
+from funrl.compiler._program import clear, compile, transformed as transformed
 from funrl.compiler._scan import scan
 from funrl.compiler._trace import tracing
 
-__all__ = ["TraceError", "backend", "clear", "compile", "eager", "effect", "listening", "scan", "tracing", "transformed", "using"]
+__all__ = ["TraceError", "backend", "clear", "compile", "eager", "scan", "tracing", "using"]

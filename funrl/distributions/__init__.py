@@ -10,13 +10,14 @@ where that is cheap: in eager mode on the CPU, but neither inside a compiled pro
 """
 
 from funrl.distributions._bernoulli import Bernoulli
-from funrl.distributions.continuous import Normal, TanhNormal
-from funrl.distributions.delta import Delta, TanhDelta
-from funrl.distributions.discrete import Categorical, MultiCategorical, OneHotCategorical
-from funrl.distributions.independent import Independent, kl_divergence
-from funrl.distributions.params import normal_params
-from funrl.distributions.product import Joint, joint
-from funrl.distributions.truncated import TruncatedNormal
+from funrl.distributions._checks import seen as seen
+from funrl.distributions._continuous import Normal, TanhNormal
+from funrl.distributions._delta import Delta, TanhDelta
+from funrl.distributions._discrete import Categorical, MultiCategorical, OneHotCategorical
+from funrl.distributions._independent import Independent, kl_divergence
+from funrl.distributions._params import normal_params
+from funrl.distributions._product import Joint, joint
+from funrl.distributions._truncated import TruncatedNormal
 
 __all__ = [
     "Bernoulli",

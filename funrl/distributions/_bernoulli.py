@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from funrl import random, tree
-from funrl.distributions.checks import broadcast, check_kind, floating
+from funrl.distributions._checks import broadcast, check_kind, floating
 
 
 @tree.dataclass

@@ -4,28 +4,28 @@ import importlib
 import inspect
 from typing import Any
 
+from funrl._check import nearest
 from funrl.env import Env, check_env
 from funrl.envs import probes
-from funrl.envs.acrobot import acrobot
-from funrl.envs.bandits import bernoulli_bandit, gaussian_bandit
-from funrl.envs.cartpole import cartpole
-from funrl.envs.catch import catch
-from funrl.envs.continuous_mountain_car import continuous_mountain_car
-from funrl.envs.deep_sea import deep_sea
-from funrl.envs.four_rooms import four_rooms
-from funrl.envs.frozen_lake import frozen_lake, frozen_lake_8x8
-from funrl.envs.maze import maze
-from funrl.envs.memory_chain import memory_chain
-from funrl.envs.minatar.asterix import asterix
-from funrl.envs.minatar.breakout import breakout
-from funrl.envs.minatar.freeway import freeway
-from funrl.envs.minatar.seaquest import seaquest
-from funrl.envs.minatar.space_invaders import space_invaders
-from funrl.envs.mountain_car import mountain_car
-from funrl.envs.pendulum import pendulum
-from funrl.envs.point_robot import point_robot
-from funrl.envs.vectorize import vectorize
-from funrl.names import nearest
+from funrl.envs._acrobot import acrobot
+from funrl.envs._bandits import bernoulli_bandit, gaussian_bandit
+from funrl.envs._cartpole import cartpole
+from funrl.envs._catch import catch
+from funrl.envs._continuous_mountain_car import continuous_mountain_car
+from funrl.envs._deep_sea import deep_sea
+from funrl.envs._four_rooms import four_rooms
+from funrl.envs._frozen_lake import frozen_lake, frozen_lake_8x8
+from funrl.envs._maze import maze
+from funrl.envs._memory_chain import memory_chain
+from funrl.envs._minatar._asterix import asterix
+from funrl.envs._minatar._breakout import breakout
+from funrl.envs._minatar._freeway import freeway
+from funrl.envs._minatar._seaquest import seaquest
+from funrl.envs._minatar._space_invaders import space_invaders
+from funrl.envs._mountain_car import mountain_car
+from funrl.envs._pendulum import pendulum
+from funrl.envs._point_robot import point_robot
+from funrl.envs._vectorize import vectorize
 
 __all__ = [
     "acrobot",

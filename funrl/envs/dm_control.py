@@ -12,10 +12,10 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from funrl._check import nearest
 from funrl.env import Env
 from funrl.envs import gymnasium as bridge
-from funrl.envs.gymnasium.bridge import settings_text
-from funrl.names import nearest
+from funrl.envs.gymnasium import settings_text
 
 __all__ = ["make", "names"]
 

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import torch
 
 from funrl import random, tree
+from funrl._check import nearest
 from funrl.env import Env, Timestep, check_step, constants
-from funrl.names import nearest
 from funrl.spaces import Box, Discrete
 
 __all__ = ["PROBES", "ProbeParams", "ProbeState", "Solution", "action", "discount", "observation", "solution", "truncation", "value"]

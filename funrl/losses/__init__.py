@@ -4,15 +4,14 @@ The first argument is the one to differentiate; networks are keyword arguments, 
 ``weight`` for each sample. If a batch may come from prioritised replay, ``metrics["td_error"]`` [N...] gives its priorities.
 """
 
-from funrl.losses._terms import explained_variance, huber
-from funrl.losses.a2c import A2CBatch, a2c_loss
-from funrl.losses.actor_critic import ActorCritic, SoftActorCritic
-from funrl.losses.c51 import c51_loss, double_c51_loss, project_categorical
-from funrl.losses.crossq import crossq_actor_loss, crossq_critic_loss, crossq_loss
-from funrl.losses.ddpg import ddpg_actor_loss, ddpg_critic_loss, ddpg_loss
-from funrl.losses.dqn import double_dqn_loss, dqn_loss
-from funrl.losses.impala import impala_loss
-from funrl.losses.ppo import (
+from funrl.losses._a2c import A2CBatch, a2c_loss
+from funrl.losses._actor_critic import ActorCritic, SoftActorCritic
+from funrl.losses._c51 import c51_loss, double_c51_loss, project_categorical
+from funrl.losses._crossq import crossq_actor_loss, crossq_critic_loss, crossq_loss
+from funrl.losses._ddpg import ddpg_actor_loss, ddpg_critic_loss, ddpg_loss
+from funrl.losses._dqn import double_dqn_loss, dqn_loss, take as take
+from funrl.losses._impala import impala_loss
+from funrl.losses._ppo import (
     PPOBatch,
     adapt_kl_weight,
     clipped_surrogate,
@@ -21,12 +20,13 @@ from funrl.losses.ppo import (
     ppo_kl_loss,
     ppo_loss,
 )
-from funrl.losses.qr_dqn import double_qr_dqn_loss, qr_dqn_loss, quantile_huber
-from funrl.losses.redq import redq_actor_loss, redq_critic_loss, redq_loss
-from funrl.losses.reinforce import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
-from funrl.losses.sac import sac_actor_loss, sac_critic_loss, sac_loss, temperature_loss
-from funrl.losses.sac_discrete import sac_discrete_actor_loss, sac_discrete_critic_loss, sac_discrete_loss
-from funrl.losses.td3 import td3_actor_loss, td3_critic_loss, td3_loss
+from funrl.losses._qr_dqn import double_qr_dqn_loss, qr_dqn_loss, quantile_huber
+from funrl.losses._redq import redq_actor_loss, redq_critic_loss, redq_loss
+from funrl.losses._reinforce import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
+from funrl.losses._sac import sac_actor_loss, sac_critic_loss, sac_loss, temperature_loss
+from funrl.losses._sac_discrete import sac_discrete_actor_loss, sac_discrete_critic_loss, sac_discrete_loss
+from funrl.losses._td3 import td3_actor_loss, td3_critic_loss, td3_loss
+from funrl.losses._terms import explained_variance, huber
 
 __all__ = [
     "A2CBatch",

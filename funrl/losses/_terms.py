@@ -2,7 +2,7 @@
 
 import torch
 
-from funrl.losses.checks import alike, floating, number
+from funrl.losses._checks import alike, floating, number
 
 
 def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Tensor:

@@ -4,16 +4,16 @@ A policy with a state takes it as an argument and returns the new one: ``act(par
 extras)``.
 """
 
-from funrl.policies.acting import deterministic, keyed, q_value, random, safe, stochastic
-from funrl.policies.exploration import (
+from funrl.policies._acting import deterministic, keyed, q_value, random, safe, stochastic
+from funrl.policies._exploration import (
     ExplorationState,
     OrnsteinUhlenbeckState,
     additive_gaussian,
     epsilon_greedy,
     ornstein_uhlenbeck,
 )
-from funrl.policies.joined import ActorCritic, actor_critic, recurrent
-from funrl.policies.policy import Policy, StatefulPolicy
+from funrl.policies._joined import ActorCritic, actor_critic, recurrent
+from funrl.policies._policy import Policy, StatefulPolicy
 
 __all__ = [
     "ActorCritic",

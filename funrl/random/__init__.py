@@ -26,11 +26,12 @@ References:
     Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", SC11, doi:10.1145/2063384.2063405 (counters for state).
 """
 
-from funrl.random._checks import watch
+from funrl.random._checks import seen as seen, watch as watch
 from funrl.random._continuous import exponential, gumbel, normal, truncated_normal, uniform
 from funrl.random._discrete import bernoulli, categorical, randint
 from funrl.random._keys import bits, fold_in, key, split
-from funrl.random._orders import choice, permutation, shuffle
+from funrl.random._orders import choice, feistel as feistel, permutation, shuffle
+from funrl.random._splitmix import FOLD as FOLD, output as output, shift as shift
 
 __all__ = [
     "bernoulli",
@@ -48,5 +49,4 @@ __all__ = [
     "split",
     "truncated_normal",
     "uniform",
-    "watch",
 ]

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import torch
 
-from funrl.record.locks import append, open_to_append
-from funrl.record.metrics import MetricsFile, columns_of, cut, rows_end
-from funrl.tree.files import read_json, say
+from funrl._files import read_json, say
+from funrl._locks import append, open_to_append
+from funrl.record._metrics import MetricsFile, columns_of, cut, rows_end
 
 __all__ = ["Logger", "console", "csv", "hook", "jsonl", "several", "tensorboard", "wandb"]
 

@@ -1,13 +1,12 @@
 """Training loop on the host: compiles and calls an algorithm's step, logs metrics, and saves checkpoints."""
 
-from funrl.record import RunError
+from funrl.runs import Run, RunError, load_run
 from funrl.training import hooks
-from funrl.training.agents import evaluate_agents
+from funrl.training._agents import evaluate_agents
+from funrl.training._log import Diverged
+from funrl.training._loop import Result, train
 from funrl.training.hooks import Stop, every
-from funrl.training.log import Diverged
-from funrl.training.loop import Result, train
 from funrl.training.presets import PRESETS, Preset, preset
-from funrl.training.runs import Run, load_run
 
 __all__ = [
     "PRESETS",

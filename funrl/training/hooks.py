@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import checkpoint, random, tree
+from funrl._check import nearest
 from funrl.algos import Algorithm
 from funrl.env import Env
-from funrl.names import nearest
-from funrl.record import RunError
-from funrl.training.agents import player
+from funrl.runs import RunError
+from funrl.training._agents import player
 
 __all__ = ["Every", "Hook", "Stop", "annealing", "at_least", "call", "checkpoints", "evaluation", "every", "flatten", "plateau"]
 

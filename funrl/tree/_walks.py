@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl.tree.checks import check_decorated, check_leaf
+from funrl.tree._checks import check_decorated, check_leaf
 
 # All classes made by dataclass(). torch.compile can only build an object of a class that it reaches from a module.
 CLASSES: list[Any] = []

@@ -11,7 +11,7 @@ from torch.utils import _pytree as torch_pytree
 
 import funrl
 from funrl import random, transforms, tree
-from funrl.algos.algorithm import check_range, make_config
+from funrl.algos._algorithm import check_range, make_config
 from funrl.policies import StatefulPolicy
 from tests.registry import ALGORITHMS
 from tests.support import same, traced

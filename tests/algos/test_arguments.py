@@ -142,14 +142,14 @@ def test_a_run_records_what_was_given(tmp_path):
     algo = make("ppo", optimizer=annealed_adamw())
     play = functools.partial(funrl.train, key=random.key(0), out=tmp_path, backend="eager", evaluate_episodes=0, progress=False)
     play(algo, total_steps=64)
-    assert list(funrl.record.read_config(tmp_path)["given"]) == ["optimizer"]
-    with pytest.raises(funrl.record.RunError, match=r"made with optimizer= of the user's own, .*load_run.*algo=algo"):
+    assert list(funrl.runs.read_config(tmp_path)["given"]) == ["optimizer"]
+    with pytest.raises(funrl.runs.RunError, match=r"made with optimizer= of the user's own, .*load_run.*algo=algo"):
         funrl.training.load_run(tmp_path)
     assert funrl.training.load_run(tmp_path, algo=make("ppo", optimizer=annealed_adamw())).updates == 2
-    with pytest.raises(funrl.record.RunError, match=r"the run has optimizer = .* and the algorithm given has 'its own'"):
+    with pytest.raises(funrl.runs.RunError, match=r"the run has optimizer = .* and the algorithm given has 'its own'"):
         funrl.training.load_run(tmp_path, algo=make("ppo"))
     play(make("ppo", optimizer=annealed_adamw()), total_steps=96, resume=True)
-    with pytest.raises(funrl.record.RunError, match=r"cannot resume: the run there has optimizer = .*not 'its own'"):
+    with pytest.raises(funrl.runs.RunError, match=r"cannot resume: the run there has optimizer = .*not 'its own'"):
         play(make("ppo"), total_steps=128, resume=True)
 
 

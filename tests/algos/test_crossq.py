@@ -53,7 +53,7 @@ def test_the_actor_is_normalised_too(monkeypatch):
 
 
 def test_where_the_actor_goes_by_the_batch_and_where_by_what_it_remembers():
-    actor = funrl.algos.normalized.normalized_actor((8,), funrl.spaces.Box(-2.0, 2.0, (1,)), "relu", 0.1)
+    actor = funrl.algos._normalized.normalized_actor((8,), funrl.spaces.Box(-2.0, 2.0, (1,)), "relu", 0.1)
     params = actor.init(random.key(0), torch.zeros(3))
     x = random.normal(random.key(1), (64, 3))
     trained, statistics = actor.train(params, x)

@@ -11,12 +11,11 @@ from torch.func import vmap
 
 import funrl
 from funrl import random, tree
-from funrl.algos import algorithm
+from funrl.algos import _algorithm as algorithm
 from funrl.env import Env, Timestep
 from funrl.spaces import Binary, Box, Discrete
 from tests.algos import gradient_steps
-from tests.registry import ALGORITHMS
-from tests.registry import OFF_POLICY_KINDS as KINDS
+from tests.registry import ALGORITHMS, OFF_POLICY_KINDS as KINDS
 from tests.support import same
 
 CONTINUOUS = [kind for kind in KINDS if ALGORITHMS[kind][1] == "Pendulum-v1"]

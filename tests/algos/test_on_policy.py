@@ -11,7 +11,7 @@ from torch.func import vmap
 
 import funrl
 from funrl import random, rollout, tree
-from funrl.algos import actor_critic, networks
+from funrl.algos import _actor_critic as actor_critic, _networks as networks
 from tests.registry import ALGORITHMS, ON_POLICY
 from tests.support import same
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import collectors, random, training, tree
-from funrl import transforms as T
+from funrl import collectors, random, training, transforms as T, tree
 
 BASE = funrl.envs.make("Pendulum-v1")
 ENV = T.compose(BASE, T.vec_norm())

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import buffers, random, tree
-from funrl import transforms as T
+from funrl import buffers, random, transforms as T, tree
 from funrl.env import Place
 
 BASE = T.compose(funrl.envs.make("CartPole-v1"), T.time_limit(17))

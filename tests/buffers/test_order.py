@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from funrl import buffers, random
-from funrl.buffers.order import ordered
+from funrl.buffers._order import ordered
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 13, 21, 100, 101, 4097])

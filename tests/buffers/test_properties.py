@@ -4,8 +4,7 @@ import collections
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from funrl import buffers, random, tree
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from funrl import tree
-from funrl.collectors.memory import Published, Shared, Spec, size, spec, tensor_views
+from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views
 
 
 def test_trees_lie_in_memory_apart_and_aligned():

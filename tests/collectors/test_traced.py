@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from funrl import distributions, nn, policies, random, tree
-from funrl.collectors.traced import Traced
+from funrl.collectors._traced import Traced
 
 OBSERVATION = torch.linspace(-1, 1, 12).reshape(3, 4)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from funrl import random, tree
-from funrl.algos import episodes
-from funrl.collectors.tracker import Collected, EpisodeTracker, split
+from funrl.algos import _episodes as episodes
+from funrl.collectors._tracker import Collected, EpisodeTracker, split
 from funrl.env import Transition
 
 COPIES, STEPS, CAPACITY = [2, 1], [4, 8], 10

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from funrl.envs import acrobot
-from funrl.envs.acrobot import AcrobotState
+from funrl.envs._acrobot import AcrobotState
 
 N = 1500
 

@@ -5,7 +5,7 @@ from torch.func import vmap
 
 from funrl import random, tree
 from funrl.envs import bernoulli_bandit, gaussian_bandit
-from funrl.envs.bandits import BanditState
+from funrl.envs._bandits import BanditState
 from tests.oracles import bandits as plain
 
 N = 1500

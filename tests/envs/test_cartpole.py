@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from funrl.envs import cartpole
-from funrl.envs.cartpole import CartPoleState
+from funrl.envs._cartpole import CartPoleState
 
 N = 2000
 

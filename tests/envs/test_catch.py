@@ -7,7 +7,7 @@ from bsuite.environments import catch as bsuite
 from torch.func import vmap
 
 from funrl.envs import catch
-from funrl.envs.catch import CatchState
+from funrl.envs._catch import CatchState
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(10, 5), (6, 8), (2, 1)])

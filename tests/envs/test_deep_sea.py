@@ -5,7 +5,7 @@ from bsuite.environments import deep_sea as bsuite
 
 from funrl import random
 from funrl.envs import deep_sea
-from funrl.envs.deep_sea import DeepSeaState
+from funrl.envs._deep_sea import DeepSeaState
 
 
 class Draws:

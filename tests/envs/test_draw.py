@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from funrl.envs import draw
+from funrl.envs import _draw as draw
 
 WHITE = (1.0, 1.0, 1.0)
 

@@ -5,7 +5,7 @@ from torch.func import vmap
 
 from funrl import random, tree
 from funrl.envs import four_rooms
-from funrl.envs.grid import GridState
+from funrl.envs._grid import GridState
 from tests.oracles import gridworlds
 
 N = 3000

@@ -5,8 +5,8 @@ import torch
 from torch.func import vmap
 
 from funrl import envs, random, tree
-from funrl.envs.frozen_lake import frozen_lake
-from funrl.envs.grid import GridState
+from funrl.envs._frozen_lake import frozen_lake
+from funrl.envs._grid import GridState
 
 REPEATS = 1000
 

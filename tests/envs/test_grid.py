@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl.envs import draw, grid
+from funrl.envs import _draw as draw, _grid as grid
 from tests.oracles import gridworlds
 
 SHAPE = (3, 5)

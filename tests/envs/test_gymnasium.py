@@ -15,7 +15,7 @@ import funrl
 from funrl import random, tree
 from funrl.env import HostError, check_env
 from funrl.envs import gymnasium as bridge
-from funrl.envs.gymnasium.wrappers import Checked
+from funrl.envs.gymnasium._wrappers import Checked
 from funrl.spaces import Box, Discrete
 
 LIMIT = 25  # steps of an episode of CartPole, so that it is cut off as well as lost

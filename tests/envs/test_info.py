@@ -13,7 +13,7 @@ import funrl
 from funrl import random, transforms
 from funrl.env import HostError
 from funrl.envs import gymnasium as bridge
-from funrl.envs.gymnasium.pure import PureVectorEnv
+from funrl.envs.gymnasium._pure import PureVectorEnv
 
 
 class Game(gymnasium.Env):

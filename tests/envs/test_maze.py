@@ -5,7 +5,7 @@ from torch.func import vmap
 
 from funrl import random
 from funrl.envs import maze
-from funrl.envs.grid import GridState
+from funrl.envs._grid import GridState
 from tests.oracles import gridworlds
 
 N, H, W = 1200, 6, 8

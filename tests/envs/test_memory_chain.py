@@ -8,7 +8,7 @@ from torch.func import vmap
 
 from funrl import random
 from funrl.envs import memory_chain
-from funrl.envs.memory_chain import MemoryChainState
+from funrl.envs._memory_chain import MemoryChainState
 
 
 @pytest.mark.parametrize(("length", "bits"), [(1, 1), (2, 2), (5, 3), (20, 4)])

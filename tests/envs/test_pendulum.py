@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from funrl.envs import pendulum
-from funrl.envs.pendulum import PendulumState
+from funrl.envs._pendulum import PendulumState
 
 N = 2000
 

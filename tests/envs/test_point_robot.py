@@ -5,7 +5,7 @@ from torch.func import vmap
 
 from funrl import random
 from funrl.envs import point_robot
-from funrl.envs.point_robot import PointRobotState
+from funrl.envs._point_robot import PointRobotState
 from tests.oracles import point_robot as plain
 
 N = 1500

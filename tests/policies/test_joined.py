@@ -4,7 +4,7 @@ import torch
 from torch.func import grad_and_value, vmap
 
 from funrl import distributions, nn, policies, random, tree
-from funrl.losses.ppo import PPOBatch, ppo_loss
+from funrl.losses._ppo import PPOBatch, ppo_loss
 
 KEY = random.key(0)
 X = random.normal(random.key(1), (7, 5))

@@ -6,8 +6,8 @@ import scipy.stats
 import torch
 
 from funrl import random
-from funrl.record import aggregate
-from funrl.record.aggregate import bootstrap_interval, interquartile_mean
+from funrl.record import _aggregate as aggregate
+from funrl.record._aggregate import bootstrap_interval, interquartile_mean
 
 KEY = random.key(3)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from funrl import random
-from funrl.record import learning_curve, learning_curves, plots
-from funrl.record.aggregate import bootstrap_interval
+from funrl.record import _plots as plots, learning_curve, learning_curves
+from funrl.record._aggregate import bootstrap_interval
 
 KEY = random.key(5)
 

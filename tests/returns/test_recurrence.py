@@ -3,7 +3,7 @@ import torch
 from torch.func import grad, vmap
 
 from funrl import compiler, random
-from funrl.returns.recurrence import n_step_recurrence, parallel_recurrence, running_sum, sequential_recurrence, solve_recurrence
+from funrl.returns._recurrence import n_step_recurrence, parallel_recurrence, running_sum, sequential_recurrence, solve_recurrence
 
 
 def coefficients(*shape, dtype=torch.float64, seed=0):

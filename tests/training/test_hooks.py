@@ -8,8 +8,8 @@ import torch
 import funrl
 from funrl import algos, checkpoint, random, record, schedules, training, tree
 from funrl.record import loggers
+from funrl.runs._run import Run
 from funrl.training import Stop, every, hooks
-from funrl.training.runs import Run
 from tests.record.drifter import DrifterState, algorithm
 from tests.support import compilations
 from tests.training.test_loop import KEY, by_hand, equal, train

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from funrl import algos, checkpoint, compiler, envs, random, record, training, tree
+from funrl import algos, checkpoint, compiler, envs, random, record, runs, training, tree
 from funrl.checkpoint import CheckpointError
 from funrl.training import Diverged, RunError
 from tests.record.drifter import DrifterState, algorithm
@@ -92,7 +92,7 @@ def test_the_folder(tmp_path, num_agents):
     assert sorted(x.name for x in out.iterdir()) == ["checkpoint", "config.json", "learning_curve.png", "metrics.csv"]
     assert [x.name for x in (out / "checkpoint").iterdir()] == ["state"]
 
-    config = record.read_config(out)
+    config = runs.read_config(out)
     assert config["algorithm"] == "drifter" and config["env"] == "CartPole-v1" and config["seed"] == 5 and config["key"] == int(KEY)
     assert config["total_steps"] == 50 and config["num_agents"] == num_agents and config["options"]["limit"] == "inf"
     assert config["versions"]["torch"] == torch.__version__
@@ -122,7 +122,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, num_agents):
     for name in set(one) - {"seconds"}:
         np.testing.assert_array_equal(one[name], other[name])
     assert (np.diff(other["seconds"]) >= 0).all()
-    assert record.read_config(tmp_path / "run")["total_steps"] == 90
+    assert runs.read_config(tmp_path / "run")["total_steps"] == 90
 
 
 @pytest.mark.parametrize("save_at", [1, 3])
@@ -306,7 +306,7 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, resum
 
 def test_a_lock_ends_with_its_process_and_not_with_one_that_it_forked(tmp_path):
     program = (
-        "import os, pathlib, sys, time; from funrl.record.locks import hold\n"
+        "import os, pathlib, sys, time; from funrl._locks import hold\n"
         "with hold(pathlib.Path(sys.argv[1])):\n"
         "    if not os.fork(): time.sleep(100)\n"
         "    print('held', flush=True); time.sleep(100)"

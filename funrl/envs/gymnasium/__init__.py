@@ -15,10 +15,10 @@ from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from funrl.env import Env, HostError
-from funrl.envs.gymnasium.bridge import HostState, settings_text, to_env
-from funrl.envs.gymnasium.drivers import Copies, Vectors, Workers
-from funrl.envs.gymnasium.pure import to_gymnasium, to_gymnasium_vector
-from funrl.envs.gymnasium.wrappers import Checked, FrameSkip, Pixels, Seeded
+from funrl.envs.gymnasium._bridge import HostState, settings_text as settings_text, to_env
+from funrl.envs.gymnasium._drivers import Copies, Vectors, Workers
+from funrl.envs.gymnasium._pure import to_gymnasium, to_gymnasium_vector
+from funrl.envs.gymnasium._wrappers import Checked, FrameSkip, Pixels, Seeded
 
 __all__ = ["HostError", "HostState", "make", "to_gymnasium", "to_gymnasium_vector", "wrap"]
 

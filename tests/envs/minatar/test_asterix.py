@@ -1,7 +1,7 @@
 import torch
 
 from funrl import random
-from funrl.envs.minatar import asterix as module
+from funrl.envs._minatar import _asterix as module
 
 
 def attributes(state, params):

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from funrl import envs, random
-from funrl.envs.minatar import breakout as module
+from funrl.envs._minatar import _breakout as module
 
 
 def attributes(state, params):

@@ -1,7 +1,7 @@
 import torch
 
 from funrl import random
-from funrl.envs.minatar import freeway as module
+from funrl.envs._minatar import _freeway as module
 
 
 def attributes(state, params):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from funrl import random
-from funrl.envs.minatar import seaquest as module
+from funrl.envs._minatar import _seaquest as module
 
 
 class Unordered(list):

@@ -1,7 +1,7 @@
 import torch
 
 from funrl import random
-from funrl.envs.minatar import space_invaders as module
+from funrl.envs._minatar import _space_invaders as module
 
 
 def attributes(state, params):

@@ -1,0 +1,339 @@
+"""The networks of learners that have a policy and a value: from an environment's spaces and a configuration to pure functions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import nn, random, stats, tree
+from funrl.acting import Memory
+from funrl.algos._algorithm import check_range, in_dtype_of
+from funrl.algos._heads import action_head, check_actions, project_action, project_boxes
+from funrl.algos._images import above, check_layers, check_observations, encoder
+from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
+from funrl.algos._state import ActorParams
+from funrl.env import Env, Transition
+from funrl.policies import ActorCritic, StatefulPolicy
+
+__all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent", "normalized"]
+
+Choose = Callable[[Any, Callable[[], torch.Tensor], torch.Tensor], tuple[Any, dict[str, Any]]]
+
+_IDENTITY = nn.Net(lambda key, example: (), lambda params, x: x)
+_CELLS = {"gru": nn.gru, "lstm": nn.lstm, "min_gru": nn.min_gru}
+
+
+class Network(NamedTuple):
+    """A policy and a value function, with or without a recurrent cell before them.
+
+    What they learn from is made of rows: the T * B samples of a rollout or, with a cell, its B environments of T steps each.
+
+    Attributes:
+        init: ``init(key, observation) -> params``, a dict.
+        policy: ``policy(choose) -> act``: the policy that does what ``choose(distribution, value, key) -> (action, extras)`` says, where
+            ``value()`` estimates the value: a function ``act(params, key, observation)`` of :class:`~funrl.algos.ActorParams` or a
+            :class:`funrl.policies.StatefulPolicy`.
+        values: ``values(params, samples) -> (value, next_value)``: V(s) and V(s') [T, B] of a :class:`~funrl.env.Transition` [T, B, ...].
+        rows: ``rows(x) -> x``: leaves [T, B, ...] as [N, ...], one for each row.
+        inputs: ``inputs(samples) -> x``: what ``both`` takes of samples [T, B, ...], with leaves [N, ...].
+        both: ``both(params, x) -> (distribution, value)`` of rows.
+        project: ``project(action) -> action``: what the environment gets of an action that the distribution gave in ``choose``.
+    """
+
+    init: Callable[..., Any]
+    policy: Callable[..., Any]
+    values: Callable[..., Any]
+    rows: Callable[..., Any]
+    inputs: Callable[..., Any]
+    both: Callable[..., Any]
+    project: Callable[[Any], Any]
+
+
+def make(config: Any, env: Env, network: Any = None) -> Network:
+    """Make the networks for an environment; where it shows images, convolutions come first.
+
+    Args:
+        config: has ``num_channels``, ``kernel_size``, ``stride``, ``layout``, ``num_cells``, ``activation``, ``trunk``, ``uniform_mix`` and
+            ``initial_log_std``, as :class:`funrl.algos.ppo.PPOConfig` says.
+        env: the environment, which :func:`check` let pass.
+        network: a net from observations to features that policy and value share, or a :class:`funrl.policies.ActorCritic`, which is
+            both; None: one as the configuration says.
+
+    Returns:
+        A :class:`Network`; its parameters are a dict of ``policy`` and ``value`` (and ``trunk``), and ``log_std`` [A] for continuous
+        actions. Those of an ActorCritic are its own.
+
+    Example:
+        >>> import funrl
+        >>> network = make(funrl.algos.ppo.PPOConfig(), funrl.envs.make("CartPole-v1"))
+        >>> params = network.init(random.key(0), torch.zeros(4))
+        >>> policy, value = network.both(params, torch.zeros(5, 3, 4))
+        >>> policy.logits.shape, value.shape
+        (torch.Size([5, 3, 2]), torch.Size([5, 3]))
+    """
+    if isinstance(network, ActorCritic):
+        return _whole(network, env)
+    if network is not None:
+        heads = _heads(config, env, None, batchwise("network", network, env.observation_space))
+    else:
+        heads = _heads(config, env, encoder(config, env.observation_space))
+
+    def policy(choose: Choose) -> Callable[..., Any]:
+        def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
+            x = normalized(params, observation)
+            return choose(heads.policy(params.network, x), lambda: heads.value(params.network, x), key)
+
+        return act
+
+    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
+        value, next_value = heads.value(params, tree.stack([samples.observation, samples.next_observation]))
+        return value, next_value
+
+    def inputs(samples: Transition) -> Any:
+        return tree.flatten_batch(samples.observation)
+
+    project = functools.partial(project_action, env.action_space)
+    return Network(heads.init, policy, values, tree.flatten_batch, inputs, heads.both, project)
+
+
+def make_recurrent(config: Any, env: Env, network: Any = None) -> Network:
+    """Make the networks above a recurrent cell, which policy and value share; where there are images, convolutions come before it.
+
+    Gradients go back through the T steps of a rollout, but no further: it begins with the carry that its policy had. The value of a
+    successor is what the cell makes of it with the carry after the observation before, also where the episode was truncated.
+
+    Args:
+        config: as for :func:`make`, with ``recurrent`` and ``recurrent_size``.
+        env: the environment, which :func:`check` let pass.
+        network: a net from observations to what the cell takes; None: convolutions of images, and vectors as they are.
+
+    Returns:
+        A :class:`Network` whose parameters have an entry ``memory`` too. Its policy has in its extras ``memory``, the
+        :class:`funrl.acting.Memory` before the observation, and a row of its inputs is the triple of the carry before the rollout,
+        observations [T, ...] and resets [T].
+
+    Example:
+        >>> import funrl
+        >>> config = funrl.algos.ppo.PPOConfig(recurrent="gru", recurrent_size=8)
+        >>> network = make_recurrent(config, funrl.envs.make("CartPole-v1"))
+        >>> params = network.init(random.key(0), torch.zeros(4))
+        >>> rows = torch.zeros(3, 8), torch.zeros(3, 5, 4), torch.zeros(3, 5, dtype=torch.bool)
+        >>> policy, value = network.both(params, rows)
+        >>> policy.logits.shape, value.shape
+        (torch.Size([3, 5, 2]), torch.Size([3, 5]))
+    """
+    cell = _CELLS[config.recurrent](config.recurrent_size)
+    own = batchwise("network", network, env.observation_space)
+    below = own or encoder(config, env.observation_space) or _IDENTITY
+    heads = _heads(config, env, None)
+
+    def encode(params: dict[str, Any], observation: torch.Tensor) -> torch.Tensor:
+        return below.apply(params["memory"]["below"], observation)
+
+    def remember(params: dict[str, Any], carry: Any, observation: Any, reset: torch.Tensor | None = None) -> tuple[Any, torch.Tensor]:
+        """Return the carry after an observation, and the features of it."""
+        return cell.apply(params["memory"]["cell"], carry, encode(params, observation), reset)
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
+        memory_key, network_key = random.split(key).unbind(0)
+        encoder_key, cell_key = random.split(memory_key).unbind(0)
+        params = below.init(encoder_key, observation)
+        x = below.apply(params, observation)
+        params = {"memory": {"below": params, "cell": cell.init(cell_key, x)}}
+        _, features = remember(params, cell.start(x), observation)
+        return {**params, **heads.init(network_key, features)}
+
+    def policy(choose: Choose) -> StatefulPolicy:
+        def start(params: ActorParams, observation: torch.Tensor) -> Any:
+            return cell.start(encode(params.network, in_dtype_of(params.network, observation)))
+
+        def act(params: ActorParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
+            after, features = remember(params.network, carry, normalized(params, observation), reset)
+            action, extras = choose(heads.policy(params.network, features), lambda: heads.value(params.network, features), key)
+            return after, action, {**extras, "memory": Memory(carry, reset)}
+
+        return StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)
+
+    def values(params: dict[str, Any], samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
+        before = samples.extras["memory"]
+        carry, features = remember(params, before.state, samples.observation, before.reset)
+        _, next_features = remember(params, carry, samples.next_observation)
+        value, next_value = heads.value(params, torch.stack([features, next_features]))
+        return value, next_value
+
+    def rows(x: Any) -> Any:
+        return tree.permute(x, (1, 0))
+
+    def inputs(samples: Transition) -> tuple[Any, Any, torch.Tensor]:
+        before = samples.extras["memory"]
+        return tree.index(before.state, 0), *rows((samples.observation, before.reset))
+
+    def both(params: dict[str, Any], x: tuple[Any, torch.Tensor, torch.Tensor]) -> tuple[Any, torch.Tensor]:
+        carry, observation, reset = x
+        _, features = cell.unroll(params["memory"]["cell"], carry, encode(params, rows(observation)), reset.transpose(0, 1))
+        return heads.both(params, features.transpose(0, 1))
+
+    return Network(init, policy, values, rows, inputs, both, functools.partial(project_action, env.action_space))
+
+
+def normalized(params: ActorParams, observation: Any) -> Any:
+    """Return an observation in the dtype of the network and, where its moments are there, normalised by them.
+
+    Example:
+        >>> normalized(ActorParams(torch.zeros(1)), torch.ones(2, dtype=torch.float64))
+        tensor([1., 1.])
+    """
+    observation = in_dtype_of(params.network, observation)
+    return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
+
+
+class _Heads(NamedTuple):
+    """``init(key, x) -> params``, ``policy(params, x) -> distribution``, ``value(params, x) -> [...]``, and both with one shared trunk."""
+
+    init: Callable[..., Any]
+    policy: Callable[..., Any]
+    value: Callable[..., Any]
+    both: Callable[..., Any]
+
+
+def _heads(config: Any, env: Env, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
+    """Make policy and value above an encoder, or on what comes in; or with a trunk of the user's own."""
+    head, small, unit = action_head(env.action_space, config.uniform_mix), nn.orthogonal(0.01), nn.orthogonal(1.0)
+
+    def body(*size: int, **options: Any) -> nn.Net:
+        """Return hidden layers and a head."""
+        mlp = nn.mlp(config.num_cells, *size, activation=config.activation, **options)
+        return mlp if below is None else above(below, mlp)
+
+    if trunk is None and config.trunk == "shared":
+        trunk = body()
+    policy = body(head.size, out_init=small) if trunk is None else nn.mlp((), head.size, out_init=small)
+    value = body(1, out_init=unit) if trunk is None else nn.mlp((), 1, out_init=unit)
+
+    def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
+        trunk_key, policy_key, value_key = random.split(key, 3).unbind(0)
+        params = {}
+        if trunk is not None:
+            params["trunk"] = trunk.init(trunk_key, observation)
+            observation = trunk.apply(params["trunk"], observation)
+        params |= {"policy": policy.init(policy_key, observation), "value": value.init(value_key, observation)}
+        if head.num_scales:
+            params["log_std"] = next(x for x in tree.leaves(params)).new_full((head.num_scales,), config.initial_log_std)
+        return params
+
+    def features(params: dict[str, Any], observation: Any) -> Any:
+        return observation if trunk is None else trunk.apply(params["trunk"], observation)
+
+    def distribution(params: dict[str, Any], features: Any) -> Any:
+        return head.distribution(policy.apply(params["policy"], features), params.get("log_std"))
+
+    def estimate(params: dict[str, Any], features: Any) -> torch.Tensor:
+        return value.apply(params["value"], features).squeeze(-1)
+
+    def both(params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
+        x = features(params, observation)
+        return distribution(params, x), estimate(params, x)
+
+    return _Heads(
+        init,
+        lambda params, observation: distribution(params, features(params, observation)),
+        lambda params, observation: estimate(params, features(params, observation)),
+        both,
+    )
+
+
+def _whole(network: ActorCritic, env: Env) -> Network:
+    """Make the networks of a policy and value function of the user's own, which are called with observations [N, ...] alone."""
+    space = env.action_space
+
+    def init(key: torch.Tensor, observation: Any) -> Any:
+        observation = in_dtypes_of(env.observation_space, observation)
+        params = network.init(key, observation)
+        distribution, value = network.evaluate(params, tree.map(lambda x: x[None], observation))
+        space.check(tree.index(distribution.mode(), 0), "network: the mode of its distribution")
+        first, expected = (getattr(x, "start", None) for x in (distribution, space))
+        if None not in (first, expected) and first != expected:
+            raise ValueError(f"network: expected actions from {expected} on, as in {space}, got a distribution that begins at {first}")
+        if value.shape != (1,):
+            raise ValueError(f"network: expected a value [N] of observations [N, ...], got {list(value.shape)} of one of them")
+        return params
+
+    def policy(choose: Choose) -> Callable[..., Any]:
+        def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[Any, dict[str, Any]]:
+            one = tree.map(lambda x: x[None], normalized(params, observation))
+            distribution, value = network.evaluate(params.network, one)
+            return tree.index(choose(distribution, lambda: value, key), 0)
+
+        return act
+
+    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
+        observation = tree.stack([samples.observation, samples.next_observation])
+        value, next_value = network.value(params, tree.flatten_batch(observation, 3)).reshape(2, *samples.reward.shape)
+        return value, next_value
+
+    def inputs(samples: Transition) -> Any:
+        return tree.flatten_batch(samples.observation)
+
+    def both(params: Any, observation: Any) -> tuple[Any, torch.Tensor]:
+        if len(batch_of(env.observation_space, observation)) > 1:  # it takes one
+            return torch.func.vmap(lambda x: both(params, x))(observation)
+        return network.evaluate(params, observation)
+
+    project = torch.func.vmap(functools.partial(project_boxes, space))
+    return Network(init, policy, values, tree.flatten_batch, inputs, both, project)
+
+
+def check(config: Any, env: Env, network: Any = None) -> None:
+    """Raise unless an environment has spaces for which :func:`make` makes networks, and the options fit them.
+
+    Args:
+        config: as for :func:`make`.
+        env: the environment.
+        network: as for :func:`make`; it may take any observations, and an ActorCritic give any actions.
+
+    Raises:
+        ValueError: if they do not.
+
+    Example:
+        >>> import funrl
+        >>> check(funrl.algos.ppo.PPOConfig(trunk="both"), funrl.envs.make("CartPole-v1"))
+        Traceback (most recent call last):
+        ...
+        ValueError: trunk: expected 'separate' or 'shared', got 'both'
+    """
+    check_range(config, ("initial_log_std",), -20, 20)
+    check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
+    if config.trunk not in ("separate", "shared"):
+        raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
+    if network is None:
+        check_observations(env)
+        check_layers(config, env)
+    if not isinstance(network, ActorCritic):
+        check_actions(config, env)
+
+
+def check_recurrent(config: Any) -> None:
+    """Raise unless the options ``recurrent``, ``recurrent_size`` and ``num_minibatches`` (of environments) can be a memory's.
+
+    Args:
+        config: has them, and ``num_envs``.
+
+    Raises:
+        ValueError: if one is unknown or out of its range.
+
+    Example:
+        >>> import funrl
+        >>> check_recurrent(funrl.algos.ppo.PPOConfig(recurrent="gnu"))
+        Traceback (most recent call last):
+        ...
+        ValueError: recurrent: expected 'none' or one of gru, lstm, min_gru, got 'gnu'
+    """
+    check_range(config, ("recurrent_size",), 1)
+    if config.recurrent not in ("none", *_CELLS):
+        raise ValueError(f"recurrent: expected 'none' or one of {', '.join(_CELLS)}, got {config.recurrent!r}")
+    if config.recurrent != "none" and config.num_envs % config.num_minibatches:
+        raise ValueError(
+            f"num_minibatches: {config.num_minibatches} does not divide num_envs = {config.num_envs}, and a recurrent policy learns from "
+            "whole environments; choose a divisor"
+        )

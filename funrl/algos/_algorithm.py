@@ -1,0 +1,348 @@
+"""The interface of algorithms, and what all of them share: checked configurations, hyperparameters, collecting."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_args
+
+import torch
+
+from funrl import random, schedules, tree
+from funrl._check import nearest
+from funrl.acting import ActorState, rollout, start
+from funrl.algos._state import LearnerState, State
+from funrl.compiler import compile
+from funrl.env import Env, Place, Transition
+from funrl.policies import StatefulPolicy
+from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
+
+__all__ = [
+    "Algorithm",
+    "annealed",
+    "check",
+    "check_copies",
+    "check_experience",
+    "check_range",
+    "collecting",
+    "in_dtype_of",
+    "make_config",
+    "make_hparams",
+    "start_actor",
+    "statistics",
+]
+
+
+class Algorithm(NamedTuple):
+    """A learner as pure functions: :func:`torch.func.vmap` makes many of it, ``funrl.compile`` one program.
+
+    Attributes:
+        name: what ``python -m funrl train`` knows it by.
+        env: the environment that it learns in.
+        config: its configuration, with the defaults of its hyperparameters. T is ``config.num_steps``, B ``config.num_envs``.
+        init: ``init(key) -> State``. On the key's device.
+        collect: ``collect(key, state) -> (ActorState, Transition)``: act for T steps in B environments, leaves [T, B, ...], as it explores.
+        learn: ``learn(key, learner, transitions) -> (LearnerState, metrics)``: one update from such transitions, whether ``collect``, a
+            collector or another process gathered them with ``act``. ``metrics`` is a dict of tensors []. Pure, on the host too.
+        act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.learner.params``. That of a
+            recurrent policy is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` take both.
+        greedy: of the same kind, without exploration.
+        given: the parts that its user gave in the place of its own, such as ``network`` or ``optimizer``, by name. The configuration does
+            not tell them.
+    """
+
+    name: str
+    env: Env
+    config: Any
+    init: Callable[[Any], Any]
+    collect: Callable[[Any, Any], tuple[ActorState, Transition]]
+    learn: Callable[[Any, Any, Transition], tuple[Any, dict[str, torch.Tensor]]]
+    act: Callable[[Any, Any, Any], Any] | StatefulPolicy
+    greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
+    given: Mapping[str, Any] = MappingProxyType({})
+
+    def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
+        """Collect experience, and learn from it: one update.
+
+        In an environment on the host the learning is compiled. A learner with a replay buffer is then donated: go on with the one that is
+        returned.
+
+        Args:
+            key: a key []; of the two in ``split(key)`` ``collect`` gets the first, and ``learn`` the second.
+            state: the agent.
+
+        Returns:
+            The agent after the update, and its metrics, a dict of tensors [].
+        """
+        collect_key, learn_key = random.split(key).unbind(0)
+        actor, transitions = self.collect(collect_key, state)
+        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if self.env.host else self.learn
+        learner, metrics = learn(learn_key, state.learner, transitions)
+        return State(actor, learner), metrics
+
+    @property
+    def steps_per_update(self) -> int:
+        """How many environment steps one ``step`` takes, over all environments."""
+        return self.config.num_steps * self.config.num_envs
+
+
+def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
+    """Return ``learn`` compiled: once, and for as long as ``learn`` itself lives."""
+    programs = vars(getattr(learn, "__func__", learn)).setdefault("_funrl_programs", {})
+    if donate not in programs:
+        programs[donate] = compile(learn, donate=1 if donate else ())
+    return programs[donate]
+
+
+def start_actor(key: torch.Tensor, env: Env, config: Any) -> tuple[Any, ActorState]:
+    """Return the parameters of an environment, copied, and ``config.num_envs`` copies of it at the start of an episode.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> _, actor = start_actor(random.key(0), env, funrl.algos.ppo.PPOConfig(num_envs=2))
+        >>> actor.timestep.observation.shape
+        torch.Size([2, 4])
+    """
+    env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
+    return env_params, start(key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+
+
+def collecting(env: Env, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:
+    """Return the function ``collect`` of an :class:`Algorithm`: rollouts of ``act``, which is compiled where ``env`` runs on the host.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> algo = funrl.algos.ppo.make(env, num_envs=2, num_steps=8)
+        >>> _, transitions = collecting(env, algo.act, 5)(random.key(1), algo.init(random.key(0)))
+        >>> transitions.reward.shape
+        torch.Size([5, 2])
+    """
+    if env.host:
+        act = act._replace(act=compile(act.act)) if isinstance(act, StatefulPolicy) else compile(act)
+
+    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+        learner = state.learner
+        return rollout(learner.params, key, state.actor, learner.env_params, env=env, act=act, num_steps=num_steps)
+
+    return collect
+
+
+def check(algo: Algorithm, key: torch.Tensor) -> None:
+    """Raise unless an algorithm of pure functions keeps the contract of :class:`Algorithm`, compiled too.
+
+    One update is done eagerly and by :func:`funrl.compile`, of one agent and of two under vmap: the results agree, the state keeps its
+    structure, shapes and dtypes, metrics are tensors [], and no argument is changed.
+
+    Args:
+        algo: the algorithm, in an environment of torch; of small sizes, as it also runs eagerly.
+        key: int64 [].
+
+    Raises:
+        TypeError: if ``algo`` is not an :class:`Algorithm`.
+        ValueError: if its environment runs on the host, or it breaks the contract; the message says where and how.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> check(funrl.algos.a2c.make(env, num_envs=2, num_steps=4), funrl.random.key(0))
+    """
+    if not isinstance(algo, Algorithm):
+        raise TypeError(f"algos.check: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
+    if algo.env.host:
+        raise ValueError(f"algos.check: algo: {algo.env.name} runs outside torch, so that its step cannot be compiled; check it in another")
+    init_key, step_key = random.split(key)
+    state = algo.init(init_key)
+    before = tree.map(torch.clone, state)
+    expected = algo.step(step_key, state)
+    what = f"algos.check: {algo.name}"
+    tree.check_like(expected[0], state, f"{what}: the state that step returned", "that of init")
+    for name, x in expected[1].items():
+        if not isinstance(x, torch.Tensor) or x.ndim:
+            raise ValueError(f"{what}: the metric {name!r} is {tree.describe_leaf(x)}; expected a tensor []")
+    if not all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(tree.leaves(state), tree.leaves(before), strict=True)):
+        raise ValueError(f"{what}: step changed its argument state; return new tensors instead")
+    states, keys = torch.func.vmap(algo.init)(random.split(init_key)), random.split(step_key)
+    both = torch.func.vmap(algo.step)(keys, states)
+    found = compile(lambda *args: (algo.step(*args[:2]), torch.func.vmap(algo.step)(*args[2:])))(step_key, state, keys, states)
+    for one, other, how in zip(found, (expected, both), ("compiled", "compiled under vmap"), strict=True):
+        for path, x, y in zip(tree.paths(other), tree.leaves(one), tree.leaves(other), strict=True):
+            if not torch.allclose(x.double(), y.double(), rtol=1e-2, atol=1e-3, equal_nan=True):
+                raise ValueError(f"{what}: {how}, step gives another leaf {path} than eagerly")
+
+
+def make_config(kind: type, options: dict[str, Any]) -> Any:
+    """Build the configuration ``kind`` from keyword options; an unknown name is an error that offers the nearest.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for a value of another type than the field's.
+
+    Example:
+        >>> @tree.dataclass
+        ... class Config:
+        ...     num_envs: int = tree.static(default=64)
+        ...     gamma: float = 0.99
+        >>> make_config(Config, {"gamma": 1})
+        Config(num_envs=64, gamma=1.0)
+        >>> make_config(Config, {"gama": 1})
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown option 'gama': did you mean gamma?
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in options.items():
+        if name not in fields:
+            advice = nearest(name, fields)
+            more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
+            raise ValueError(f"unknown option {name!r}: {advice}{more}")
+        kinds = get_args(fields[name].type)  # of ``int | tuple``
+        if tuple in kinds and isinstance(value, list | tuple):
+            options = {**options, name: tuple(value)}
+            continue
+        expected = type(fields[name].default)
+        right = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            options = {**options, name: float(value)}
+        elif expected is tuple and isinstance(value, list):
+            options = {**options, name: tuple(value)}
+        elif not right:
+            raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
+    return kind(**options)
+
+
+def check_range(
+    config: Any, names: Iterable[str], low: float, high: float = math.inf, *, open_low: bool = False, infinite: bool = False
+) -> None:
+    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high]) and finite.
+
+    Args:
+        config: what has the numbers as attributes.
+        names: of the attributes.
+        low: the least that is allowed.
+        high: the most that is allowed.
+        open_low: whether ``low`` itself is refused.
+        infinite: whether infinity passes where ``high`` is infinite. NaN never does.
+
+    Raises:
+        ValueError: for the first number that is out of its range.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> check_range(SimpleNamespace(gamma=1.5), ("gamma",), 0, 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
+        >>> check_range(SimpleNamespace(clip=math.inf), ("clip",), 0, infinite=True)
+    """
+    for name in names:
+        value = getattr(config, name)
+        inside = (low < value if open_low else low <= value) and value <= high
+        if not inside or not (infinite or abs(value) < math.inf):
+            kind = "finite number" if inside else "number"
+            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
+            raise ValueError(f"{name}: expected a {kind} {bounds}, got {value}")
+
+
+def check_copies(config: Any, env: Env) -> None:
+    """Raise a TypeError unless ``env`` is an environment, a ValueError unless a single pure one or one of ``config.num_envs`` copies.
+
+    Example:
+        >>> import funrl
+        >>> check_copies(funrl.algos.ppo.PPOConfig(num_envs=8), funrl.envs.vectorize(funrl.envs.make("CartPole-v1"), 4))
+        Traceback (most recent call last):
+        ...
+        ValueError: num_envs: CartPole-v1 has 4 copies, got 8; make both equal
+    """
+    if not isinstance(env, Env):
+        raise TypeError(f"env: expected a funrl.env.Env, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too")
+    if env.num_envs is None and env.host:
+        raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
+    if env.num_envs not in (None, config.num_envs):
+        raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
+
+
+def check_experience(learner: Any, transitions: Transition, config: Any, *extras: str) -> None:
+    """Raise unless ``learner`` is one and the transitions are [num_steps, num_envs, ...] and have the named extras.
+
+    Example:
+        >>> import funrl
+        >>> flag = torch.zeros(3, 2, dtype=torch.bool)
+        >>> transitions = Transition((), (), torch.zeros(3, 2), flag, flag, (), {})
+        >>> check_experience(LearnerState(()), transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2))
+        >>> check_experience(LearnerState(()), transitions, funrl.algos.ppo.PPOConfig(num_steps=3, num_envs=2), "log_prob")
+        Traceback (most recent call last):
+        ...
+        ValueError: learn: transitions: extras lack 'log_prob'; let the algorithm's own act choose the actions
+    """
+    if not isinstance(learner, LearnerState):
+        remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
+        raise TypeError(f"learn: learner: expected a LearnerState, got a {type(learner).__name__}; {remedy}")
+    shape, expected = tuple(transitions.reward.shape), (config.num_steps, config.num_envs)
+    if shape != expected:
+        raise ValueError(
+            f"learn: transitions: expected leaves [{expected[0]}, {expected[1]}, ...], num_steps by num_envs, got a reward {list(shape)}; "
+            "gather so many, or make the algorithm for what is gathered"
+        )
+    missing = [name for name in extras if name not in transitions.extras]
+    if missing:
+        raise ValueError(f"learn: transitions: extras lack {missing[0]!r}; let the algorithm's own act choose the actions")
+
+
+def statistics(env: Env) -> Callable[[Any, Transition], Any]:
+    """Return a function that brings ``env_params`` up to date with experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
+
+    Those of a collector stay as they are, and with them those of a learner that learns from its batches.
+
+    Raises:
+        ValueError: if a transform above ``vec_norm`` changes observations.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> statistics(env)(env.default_params, None) is env.default_params
+        True
+    """
+    if not isinstance(env.default_params, VecNormParams):
+        return lambda env_params, samples: env_params
+    check_vec_norm(env)
+
+    def moved(env_params: Any, samples: Transition) -> Any:
+        return env_params if isinstance(samples.place, Place) else update_vec_norm(env_params, samples.next_observation, env=env)
+
+    return moved
+
+
+def in_dtype_of(params: Any, value: Any) -> Any:
+    """Return a tree with its floating-point tensors in the dtype of the parameters: gymnasium's MuJoCo observes in float64, say.
+
+    Example:
+        >>> in_dtype_of({"weight": torch.zeros(2)}, torch.zeros(3, dtype=torch.float64)).dtype
+        torch.float32
+    """
+    return tree.to(value, next(x.dtype for x in tree.leaves(params) if x.is_floating_point()))
+
+
+def make_hparams(config: Any, like: torch.Tensor) -> Any:
+    """Return a configuration with its hyperparameters, the fields that are not static, as tensors like ``like`` [].
+
+    Example:
+        >>> import funrl
+        >>> make_hparams(funrl.algos.ddpg.DDPGConfig(), torch.zeros(())).gamma
+        tensor(0.9900)
+    """
+    fields = [field.name for field in dataclasses.fields(config) if not field.metadata.get("static")]
+    return config.replace(**{name: torch.full_like(like, getattr(config, name)) for name in fields})
+
+
+def annealed(hparams: Any, num_steps: torch.Tensor) -> torch.Tensor:
+    """Return the learning rate [], which falls linearly to 0 over ``anneal_steps`` environment steps.
+
+    Example:
+        >>> import funrl
+        >>> hparams = make_hparams(funrl.algos.ddpg.DDPGConfig(learning_rate=0.5, anneal_steps=100.0), torch.zeros(()))
+        >>> annealed(hparams, torch.tensor(75))
+        tensor(0.1250)
+    """
+    return hparams.learning_rate * schedules.linear(1.0, 0.0, hparams.anneal_steps)(num_steps)

@@ -1,0 +1,212 @@
+"""The parts of an algorithm that its user may replace: networks, optimizer, replay buffer, loss and exploration."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from funrl import optim, tree
+from funrl.algos._algorithm import make_config
+from funrl.buffers import Buffer
+from funrl.policies import ActorCritic
+from funrl.schedules import Schedule
+
+__all__ = ["configure", "scheduled", "with_default"]
+
+# The options that an argument takes the place of.
+# Metrics that a step adds itself, and those of losses that are read for each sample.
+_RESERVED = (
+    "steps",
+    "episode_return",
+    "episode_return_min",
+    "episode_return_max",
+    "episode_length",
+    "episodes",
+    "updates",
+    "learning_rate",
+)
+_SHAPED = ("td_error", "log_prob", "statistics")
+_CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
+_REPLACED = {
+    "network": (*_CONVOLUTIONS, "num_cells", "activation", "trunk", "dueling", "noisy"),
+    "buffer": ("buffer_size", "prioritized", "priority_alpha", "priority_beta"),
+    "exploration": ("epsilon_start", "epsilon_end", "epsilon_steps", "exploration_noise"),
+    "optimizer": ("learning_rate", "anneal_steps", "max_grad_norm"),
+}
+# What users of other libraries call them, the likeliest first.
+_WORDS = {
+    "network": ("net", "model", "module", "policy", "policy_network", "value_network", "q_network", "q_net", "actor_critic", "encoder",
+                "backbone", "torso", "features_extractor", "actor", "critic"),
+    "actor": ("policy", "policy_network", "actor_network", "pi", "network", "net", "model"),
+    "critic": ("critics", "critic_network", "q_network", "q_net", "value_network", "qf", "network", "net", "model"),
+    "buffer": ("replay_buffer", "replay", "memory", "sampler"),
+    "loss": ("loss_fn", "loss_function", "objective", "criterion", "critic_loss", "actor_loss"),
+    "critic_loss": ("loss", "loss_fn", "loss_function", "objective", "criterion"),
+    "actor_loss": ("loss", "policy_loss"),
+    "exploration": ("epsilon", "eps", "noise", "action_noise", "explore", "epsilon_schedule", "noise_schedule"),
+    "optimizer": ("optim", "opt", "optimiser", "optimizer_class", "optimizer_fn", "tx", "solver"),
+}  # fmt: skip
+
+
+def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple[Any, dict[str, Any]]:
+    """Build the configuration ``kind`` from keyword options, and check the parts that are given in the place of an algorithm's own.
+
+    Args:
+        kind: the class of the configuration.
+        options: its fields.
+        **arguments: the parts by name; None: the algorithm's own.
+
+    Returns:
+        The configuration, and the arguments that are not None.
+
+    Raises:
+        ValueError: for an unknown name, or an option that one of the arguments takes the place of.
+        TypeError: for a value of another type than the field's, or an argument of another kind than its name says.
+
+    Example:
+        >>> import funrl
+        >>> kind = funrl.algos.ppo.PPOConfig
+        >>> configure(kind, {"gamma": 0.9}, optimizer=None)[1]
+        {}
+        >>> configure(kind, {"learning_rate": 0.1}, optimizer=optim.sgd(0.1))
+        Traceback (most recent call last):
+        ...
+        ValueError: optimizer, learning_rate: expected one of them, got both, and optimizer takes the place of ...
+        >>> configure(kind, {"optim": optim.sgd(0.1)}, optimizer=None)
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown option 'optim': the argument is called optimizer; help(funrl.algos.ppo.make) says what it takes
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}
+    for name in options:
+        if name not in fields:
+            _check_word(kind, name, arguments)
+    config = make_config(kind, dict(options))
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if "actor" in given and "critic" in given:
+        _check_unused("actor, critic", ("num_cells", "activation", "momentum"), options)
+    for name, value in given.items():
+        _check_kind(kind, name, value)
+        _check_unused(name, _replaced(name, value, options), options)
+    return config, given
+
+
+def scheduled(exploration: Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return what a schedule of exploration says [], in the dtype of ``like``.
+
+    Raises:
+        ValueError: if that is no tensor [].
+
+    Example:
+        >>> scheduled(lambda steps: 0.5 ** (steps / 10), torch.tensor(20), torch.zeros(()))
+        tensor(0.2500)
+    """
+    value = exploration(num_steps)
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        got = tree.describe_leaf(value)
+        raise ValueError(f"exploration: expected a tensor [] at a number of steps, got {got}; schedules.constant(0.1) is such a function")
+    return value.to(like.dtype, copy=True)
+
+
+def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, ...] = (), **further: Any) -> Callable[..., Any]:
+    """Return a loss of the user's own as the algorithm calls it, or the ``default`` where that is None.
+
+    Args:
+        loss: ``loss(*args, default=default, **options) -> (loss, metrics)``, or None.
+        default: the algorithm's own, which is called in the same way, without ``default`` and ``further``.
+        needed: names of metrics that the algorithm reads.
+        **further: further arguments of the user's own loss.
+
+    Raises:
+        ValueError: when it is called, if a metric is missing that the algorithm reads.
+        TypeError: if it does not return such a pair.
+
+    Example:
+        >>> def doubled(params, *, default):
+        ...     loss, metrics = default(params)
+        ...     return 2 * loss, {**metrics, "size": loss.detach()}
+        >>> with_default(doubled, lambda params: (params.square(), {}))(torch.tensor(3.0))
+        (tensor(18.), {'size': tensor(9.)})
+    """
+    if loss is None:
+        return default
+
+    def called(*args: Any, **options: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        result = loss(*args, default=default, **further, **options)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise TypeError(f"loss: expected it to return the pair (loss, metrics), got a {type(result).__name__}; metrics may be {{}}")
+        value, metrics = result
+        missing = [name for name in needed if name not in metrics]
+        if missing:
+            raise ValueError(f"loss: expected {missing[0]!r} among its metrics, which the algorithm reads, got {sorted(metrics)}")
+        reserved = [name for name in metrics if name in _RESERVED]
+        if reserved:
+            raise ValueError(f"loss: expected metrics of other names than the learner's own, got {reserved[0]!r}; call it otherwise")
+        for name, x in {"loss": value, **metrics}.items():
+            if name not in _SHAPED and (not isinstance(x, torch.Tensor) or x.ndim):
+                raise ValueError(f"loss: expected tensors [] for the loss and its metrics, got {tree.describe_leaf(x)} for {name!r}")
+        return value, tree.map(torch.detach, metrics)
+
+    return called
+
+
+def _check_unused(name: str, replaced: tuple[str, ...], options: Mapping[str, Any]) -> None:
+    for option in replaced:
+        if option in options:
+            raise ValueError(f"{name}, {option}: expected one of them, got both, and {name} takes the place of {option}; leave either out")
+
+
+def _replaced(name: str, value: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options that an argument takes the place of."""
+    if name == "network" and isinstance(value, ActorCritic):
+        return (*_REPLACED[name], "uniform_mix", "initial_log_std", "recurrent", "recurrent_size")
+    if name == "network" and options.get("recurrent", "none") != "none":  # the hidden layers are above the cell
+        return _CONVOLUTIONS
+    return _REPLACED.get(name, ())
+
+
+def _check_word(kind: type, name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError if ``name`` is another word for an argument."""
+    meant = [argument for argument, words in _WORDS.items() if name == argument or name in words]
+    here = [argument for argument in meant if argument in arguments]
+    page = f"help({kind.__module__}.make)"
+    if here:
+        verb = "the argument is called" if len(here) == 1 else "the arguments are called"
+        raise ValueError(
+            f"unknown option {name!r}: {verb} {' and '.join(here)}; {page} says what {'it takes' if len(here) == 1 else 'they take'}"
+        )
+    if meant:
+        raise ValueError(
+            f"unknown option {name!r}: this algorithm has no such part; those that can be replaced are {', '.join(arguments)}, see {page}"
+        )
+
+
+def _check_kind(kind: type, name: str, value: Any) -> None:
+    """Raise a TypeError unless the value can be what its name says."""
+    if name in ("network", "actor", "critic"):
+        _check_net(name, value, whole=name == "network" and hasattr(kind, "trunk"))
+        if getattr(value, "noisy", False) and not hasattr(kind, "noisy"):
+            raise ValueError(f"{name}: expected one without noise, got a noisy net, which only DQN explores with")
+    if (name.endswith("loss") or name == "exploration") and (not callable(value) or isinstance(value, type | torch.nn.Module)):
+        raise TypeError(f"{name}: expected a function, got {_described(value)}; help({kind.__module__}.make) says of what")
+    if name == "buffer" and not isinstance(value, Buffer):
+        raise TypeError(
+            f"buffer: expected a funrl.buffers.Buffer, got {_described(value)}; call the factory, as in buffers.uniform(100_000)"
+        )
+    if name == "optimizer" and not isinstance(value, optim.Optimizer):
+        raise TypeError(f"optimizer: expected a funrl.optim.Optimizer, got {_described(value)}; call the factory, as in optim.adamw(1e-3)")
+
+
+def _check_net(name: str, net: Any, *, whole: bool) -> None:
+    if whole and isinstance(net, ActorCritic):
+        return
+    if isinstance(net, torch.nn.Module):
+        raise TypeError(f"{name}: expected a net of pure functions, got a module of torch; give funrl.nn.from_module({name})")
+    if not all(hasattr(net, part) for part in ("init", "apply", "noisy")):
+        also = " or a funrl.policies.ActorCritic" if whole else ""
+        raise TypeError(f"{name}: expected a net, such as funrl.nn.mlp makes{also}, got {_described(net)}")
+
+
+def _described(value: Any) -> str:
+    return f"the function {value.__name__}" if callable(value) and hasattr(value, "__name__") else f"a {type(value).__name__}"

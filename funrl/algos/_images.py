@@ -1,0 +1,214 @@
+"""Convolutional encoders."""
+
+from typing import Any
+
+import torch
+
+from funrl import nn, random, tree
+from funrl.env import Env
+from funrl.spaces import Binary, Box, Dict, picture_layout
+
+__all__ = [
+    "ATARI",
+    "ImageConfig",
+    "above",
+    "advice",
+    "check_layers",
+    "check_observations",
+    "convolutions",
+    "encoder",
+    "is_image",
+    "is_vector",
+]
+
+# The encoder that is usual for pictures of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
+# 2015), as options of a learner: ``ppo.make(env, **ATARI)``.
+ATARI = {"num_channels": (32, 64, 64), "kernel_size": (8, 4, 3), "stride": (4, 2, 1), "num_cells": (512,), "activation": "relu"}
+
+
+@tree.dataclass
+class ImageConfig(tree.Replaceable):
+    """The options of the convolutions before the hidden layers, for image observations only.
+
+    Attributes:
+        num_channels: channels of the convolutions, at least one.
+        kernel_size: the side of their kernels, one number for all or a tuple with one for each; no padding.
+        stride: how far apart their outputs are, likewise. :data:`funrl.algos._images.ATARI` has the usual layers.
+        layout: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as :func:`funrl.spaces.picture_layout`
+            finds it.
+    """
+
+    num_channels: tuple = tree.static(default=(16,))
+    kernel_size: int | tuple = tree.static(default=3)
+    stride: int | tuple = tree.static(default=1)
+    layout: str = tree.static(default="")
+
+
+def convolutions(config: Any, space: Any) -> nn.Net:
+    """Make convolutions over images of any dtype; those of bytes count from 0 to 1.
+
+    Args:
+        config: has ``num_channels`` (one a layer), ``kernel_size``, ``stride``, ``layout`` and ``activation``; there is no padding.
+        space: the space of the images [H, W, C] or [C, H, W].
+
+    Returns:
+        A net from images [..., H, W, C] or [..., C, H, W] to features [..., F] of the parameters' dtype.
+
+    Example:
+        >>> import funrl
+        >>> space = Box(0, 255, (10, 5, 1), torch.uint8)
+        >>> net = convolutions(funrl.algos.ppo.PPOConfig(num_channels=(4,), kernel_size=3), space)
+        >>> params = net.init(random.key(0), torch.zeros(10, 5, 1))
+        >>> net.apply(params, torch.zeros(7, 10, 5, 1, dtype=torch.uint8)).shape
+        torch.Size([7, 96])
+    """
+    net = nn.conv(config.num_channels, config.kernel_size, config.stride, activation=config.activation)
+    channels = -1 if picture_layout("env", space, config.layout or None) == "hwc" else -3
+
+    def apply(params: Any, x: torch.Tensor) -> torch.Tensor:
+        pixels = x.movedim(channels, -3).to(params[0]["weight"].dtype)
+        return net.apply(params, pixels / 255 if x.dtype == torch.uint8 else pixels)
+
+    return nn.Net(lambda key, example: net.init(key, example.movedim(channels, -3)), apply)
+
+
+def encoder(config: Any, space: Any) -> nn.Net | None:
+    """Make what the hidden layers stand on: convolutions over images, and None for vectors, which stay as they are.
+
+    For a dict of both it joins what it makes of the entries, in the order of their names.
+
+    Args:
+        config: as for :func:`convolutions`.
+        space: a space that :func:`check_observations` let pass.
+
+    Example:
+        >>> import funrl
+        >>> space = Dict({"image": Box(0, 255, (10, 5, 1), torch.uint8), "speed": Box(0.0, 1.0, (2,))})
+        >>> net = encoder(funrl.algos.ppo.PPOConfig(num_channels=(4,)), space)
+        >>> x = {"image": torch.zeros(7, 10, 5, 1, dtype=torch.uint8), "speed": torch.zeros(7, 2)}
+        >>> net.apply(net.init(random.key(0), {"image": torch.zeros(10, 5, 1), "speed": torch.zeros(2)}), x).shape
+        torch.Size([7, 98])
+    """
+    if not isinstance(space, Dict):
+        return convolutions(config, space) if is_image(space) else None
+    parts = {name: encoder(config, space.spaces[name]) for name in sorted(space.spaces)}
+
+    def init(key: torch.Tensor, example: dict[str, Any]) -> dict[str, Any]:
+        keys = random.split(key, len(parts)).unbind(0)
+        return {name: net.init(k, example[name]) for k, (name, net) in zip(keys, parts.items(), strict=True) if net is not None}
+
+    def apply(params: dict[str, Any], x: dict[str, Any]) -> torch.Tensor:
+        return torch.cat([x[name] if net is None else net.apply(params[name], x[name]) for name, net in parts.items()], -1)
+
+    return nn.Net(init, apply)
+
+
+def above(below: nn.Net, above: nn.Net) -> nn.Net:
+    """Make the network that feeds ``above`` with what ``below`` makes; its parameters are a dict of ``below`` and ``above``.
+
+    Example:
+        >>> import funrl
+        >>> net = above(convolutions(funrl.algos.ppo.PPOConfig(), Box(0.0, 1.0, (10, 5, 1))), nn.mlp((32,), 2))
+        >>> net.apply(net.init(random.key(0), torch.zeros(10, 5, 1)), torch.zeros(7, 10, 5, 1)).shape
+        torch.Size([7, 2])
+    """
+
+    def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, Any]:
+        keys = random.split(key)
+        params = below.init(keys[0], example)
+        return {"below": params, "above": above.init(keys[1], below.apply(params, example))}
+
+    return nn.Net(init, lambda params, x: above.apply(params["above"], below.apply(params["below"], x)))
+
+
+def check_layers(config: Any, env: Env) -> None:
+    """Raise unless the options of convolutions are in their ranges, and fit the environment where it shows images.
+
+    Args:
+        config: as for :func:`convolutions`.
+        env: the environment.
+
+    Raises:
+        ValueError: if they are not, or where the channels of the images are cannot be known.
+
+    Example:
+        >>> import funrl
+        >>> check_layers(funrl.algos.ppo.PPOConfig(stride=0), funrl.envs.make("CartPole-v1"))
+        Traceback (most recent call last):
+        ...
+        ValueError: stride: expected a whole number of at least 1, or one for each of the 1 layers of num_channels, got 0
+    """
+    num = len(config.num_channels)
+    for name in ("kernel_size", "stride"):
+        value = getattr(config, name)
+        sizes = value if isinstance(value, tuple) else (value,) * num
+        if len(sizes) != num or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
+            raise ValueError(
+                f"{name}: expected a whole number of at least 1, or one for each of the {num} layers of num_channels, got {value!r}"
+            )
+    if config.layout not in ("", "hwc", "chw"):
+        raise ValueError(f"layout: expected 'hwc', 'chw', or '' where the space says it, got {config.layout!r}")
+    for space in _entries(env.observation_space):
+        if is_image(space):
+            picture_layout("env", space, config.layout or None)
+
+
+def check_observations(env: Env) -> None:
+    """Raise a ValueError unless an environment shows vectors, images, or a dict of both.
+
+    Example:
+        >>> import funrl
+        >>> check_observations(funrl.envs.make("FrozenLake-v1"))
+        Traceback (most recent call last):
+        ...
+        ValueError: env: expected observations that are vectors (a floating-point Box of shape [D]) or images ..., got Discrete(...)...
+    """
+    space = env.observation_space
+    wrong = [part for part in _entries(space) if not is_vector(part) and not is_image(part)]
+    if wrong:
+        got = space if wrong[0] is space else f"{wrong[0]} in {space}"
+        raise ValueError(
+            f"env: expected observations that are vectors (a floating-point Box of shape [D]) or images (a Box or Binary of shape "
+            f"[H, W, C] or [C, H, W]), or a Dict of both, got {got}{advice(wrong[0])}"
+        )
+
+
+def _entries(space: Any) -> list[Any]:
+    """Return the spaces in a Dict, however deep, or the space itself."""
+    if isinstance(space, Dict):
+        return [part for entry in space.spaces.values() for part in _entries(entry)]
+    return [space]
+
+
+def is_vector(space: Any) -> bool:
+    """Return whether a space holds vectors of floating-point numbers.
+
+    Example:
+        >>> is_vector(Box(0.0, 1.0, (3,))), is_vector(Box(0, 1, (3,), torch.int64))
+        (True, False)
+    """
+    return isinstance(space, Box) and len(space.shape) == 1 and space.dtype.is_floating_point
+
+
+def is_image(space: Any) -> bool:
+    """Return whether a space holds images.
+
+    Example:
+        >>> is_image(Box(0, 255, (84, 84, 3), torch.uint8)), is_image(Binary((3,)))
+        (True, False)
+    """
+    return isinstance(space, Box | Binary) and len(space.shape) == 3
+
+
+def advice(space: Any) -> str:
+    """Return which transforms make vectors or pictures of other observations, as the end of a message.
+
+    Example:
+        >>> advice(Box(0, 255, (4, 84, 84, 1), torch.uint8))
+        '; where pictures of one channel are stacked, put transforms.squeeze(-1) before transforms.frame_stack'
+    """
+    if isinstance(space, Dict):
+        return "; transforms.select and transforms.cat_tensors() make one tensor of a dict, and of a dict with one entry that entry"
+    if isinstance(space, Box) and len(space.shape) == 4:
+        return "; where pictures of one channel are stacked, put transforms.squeeze(-1) before transforms.frame_stack"
+    return "; transforms.flatten_observation and transforms.cast make vectors, transforms.discrete_to_one_hot of integers"

@@ -1,0 +1,311 @@
+"""The networks of actors and critics."""
+
+import math
+from typing import Any
+
+import torch
+
+from funrl import nn, random, tree
+from funrl.algos._images import encoder
+from funrl.distributions import Independent, TanhNormal, normal_params
+from funrl.env import Env
+from funrl.nn import activation_function
+from funrl.spaces import Box, Dict, Tuple
+
+__all__ = [
+    "batch_of",
+    "batchwise",
+    "critic_member",
+    "deterministic_actor",
+    "half_width",
+    "in_dtypes_of",
+    "observations",
+    "over_the_box",
+    "q_ensemble",
+    "q_network",
+    "stochastic_actor",
+    "target_entropy",
+    "with_noise",
+]
+
+
+def batchwise(name: str, net: Any, space: Any, *size: int) -> Any:
+    """Make a network of the user's own take observations with any batch dimensions: itself it is called with [N, ...] alone.
+
+    So a torch module can be one, which takes a single batch dimension. In ``init`` it gets examples with N = 1.
+
+    Args:
+        name: what messages call it.
+        net: a net of observations and perhaps further inputs; None gives None.
+        space: the space of the observations.
+        *size: the shape of what it gives for each of them; nothing: any.
+
+    Raises:
+        ValueError: from ``init`` and ``apply``, if the output is not [N, ...], or from ``init`` not [N, *size].
+
+    Example:
+        >>> from funrl import random
+        >>> module = nn.from_module(torch.nn.Sequential(torch.nn.Unflatten(1, (1, 6)), torch.nn.Conv1d(1, 2, 3), torch.nn.Flatten()))
+        >>> net = batchwise("network", module, Box(-1.0, 1.0, (6,)))
+        >>> params = net.init(random.key(0), torch.zeros(6))
+        >>> net.apply(params, torch.zeros(6)).shape, net.apply(params, torch.zeros(5, 3, 6)).shape
+        (torch.Size([8]), torch.Size([5, 3, 8]))
+    """
+
+    if net is None:
+        return None
+
+    def apply(params: Any, observation: Any, *inputs: Any, **options: Any) -> torch.Tensor:
+        batch = batch_of(space, observation)
+        n = math.prod(batch)
+        y = net.apply(params, *(tree.reshape(x, (n,), batch_dims=len(batch)) for x in (observation, *inputs)), **options)
+        if not isinstance(y, torch.Tensor) or not y.ndim or y.shape[0] != n:
+            got = list(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+            raise ValueError(f"{name}: expected an output [{n}, ...] of {n} observations, got {got}; it is called with a batch [N, ...]")
+        return y.reshape(*batch, *y.shape[1:])
+
+    def init(key: torch.Tensor, observation: Any, *inputs: Any) -> Any:
+        inputs = tree.map(lambda x: x[None], (in_dtypes_of(space, observation), *inputs))
+        params = net.init(key, *inputs)
+        y = apply(params, *inputs)
+        if size and y.shape[1:] != size:
+            raise ValueError(f"{name}: expected an output {[1, *size]} of one observation, [N, ...] with N = 1, got {list(y.shape)}")
+        return params
+
+    return nn.Net(init, apply, net.noisy)
+
+
+def batch_of(space: Any, x: Any) -> torch.Size:
+    """Return the batch dimensions of elements of a space.
+
+    Example:
+        >>> batch_of(Dict({"a": Box(0.0, 1.0, (3,))}), {"a": torch.zeros(5, 2, 3)})
+        torch.Size([5, 2])
+    """
+    if isinstance(space, Dict | Tuple):
+        name: Any = next(iter(space.spaces)) if isinstance(space, Dict) else 0
+        return batch_of(space.spaces[name], x[name])
+    return x.shape[: x.ndim - len(space.shape)]
+
+
+def in_dtypes_of(space: Any, x: Any) -> Any:
+    """Return an example with integers and flags in the dtypes that the space has them in.
+
+    Example:
+        >>> in_dtypes_of(Box(0, 255, (2,), torch.uint8), torch.zeros(2)).dtype
+        torch.uint8
+    """
+    if isinstance(space, Dict):
+        return {name: in_dtypes_of(part, x[name]) for name, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple([in_dtypes_of(part, y) for part, y in zip(space.spaces, x, strict=True)])
+    return x if space.dtype.is_floating_point else x.to(space.dtype)
+
+
+def critic_member(net: Any, num_critics: int, space: Any, *size: int) -> Any:
+    """Return :func:`batchwise` of one critic of the user's own, after a check that several of it do not begin alike; None of None.
+
+    Raises:
+        ValueError: if it is a torch module whose parameters do not depend on the key.
+
+    Example:
+        >>> critic_member(nn.from_module(torch.nn.Linear(4, 1)), 2, Box(-1.0, 1.0, (3,)), 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: critic: expected parameters that depend on the key, as all 2 critics would begin alike; give it to from_module with ...
+    """
+    if isinstance(net, nn.Module) and num_critics > 1:
+        one, other = (tree.leaves(net.init(random.key(seed, "cpu"))) for seed in range(2))
+        if all(torch.equal(x, y) for x, y in zip(one, other, strict=True)):
+            raise ValueError(
+                f"critic: expected parameters that depend on the key, as all {num_critics} critics would begin alike; give it to "
+                "from_module with init=nn.orthogonal()"
+            )
+    return batchwise("critic", net, space, *size)
+
+
+def observations(*nets: Any) -> str:
+    """Return which observations :func:`funrl.algos.off_policy.check` lets pass: any where all networks are the user's own.
+
+    Example:
+        >>> observations(nn.mlp((8,)), None), observations(nn.mlp((8,)))
+        ('vectors', 'any')
+    """
+    return "vectors" if None in nets else "any"
+
+
+def half_width(space: Box, like: torch.Tensor) -> torch.Tensor:
+    """Return half the widths [A] of a box of actions, in dtype and on the device of ``like``: the unit of noise.
+
+    Example:
+        >>> half_width(Box(-2.0, 2.0, (1,)), torch.zeros(()))
+        tensor([2.])
+    """
+    return ((space.high - space.low) / 2).to(like)
+
+
+def target_entropy(space: Box, share: torch.Tensor) -> torch.Tensor:
+    """Return the entropy [] that is -``share`` for each dimension of a box of actions, were it stretched to [-1, 1].
+
+    Densities are over the actions themselves: a box of half the width has an entropy that is less by log 2.
+
+    Example:
+        >>> target_entropy(Box(-1.0, 1.0, (3,)), torch.tensor(1.0)), target_entropy(Box(-2.0, 2.0, (1,)), torch.tensor(1.0))
+        (tensor(-3.), tensor(-0.3069))
+    """
+    return half_width(space, share).log().sum() - share * space.shape[0]
+
+
+def with_noise(key: torch.Tensor, action: torch.Tensor, scale: torch.Tensor, space: Box) -> torch.Tensor:
+    """Return an action [A] with Gaussian noise, of a deviation of ``scale`` [] half-widths, clipped to the box.
+
+    Example:
+        >>> with_noise(random.key(0), torch.tensor([2.0]), torch.tensor(0.0), Box(-2.0, 2.0, (1,)))
+        tensor([2.])
+    """
+    noise = random.normal(key, tuple(action.shape), dtype=action.dtype)
+    return space.project(action + scale * half_width(space, action) * noise)
+
+
+def deterministic_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
+    """Make a network whose output [..., A], after a tanh, fills the box; of hidden layers, or of a net of the user's own.
+
+    Example:
+        >>> from funrl import random
+        >>> net = deterministic_actor((8,), Box(-2.0, 2.0, (1,)), "relu")
+        >>> net.apply(net.init(random.key(0), torch.zeros(3)), torch.zeros(5, 3)).shape
+        torch.Size([5, 1])
+    """
+    net = net or nn.mlp(num_cells, space.shape[0], activation=activation, out_init=nn.orthogonal(0.01))
+
+    def apply(params: Any, observation: torch.Tensor) -> torch.Tensor:
+        output = torch.tanh(net.apply(params, observation))
+        middle = ((space.low + space.high) / 2).to(output)
+        # Clamped, as rounding may put it beyond an end.
+        return torch.clamp(middle + half_width(space, output) * output, space.low.to(output), space.high.to(output))
+
+    return nn.Net(net.init, apply)
+
+
+def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
+    """Make a network that returns a :class:`~funrl.distributions.TanhNormal` over the box, with a deviation of its own for each state.
+
+    The logarithm of the deviation before the tanh is held in [-20, 2]. A net of the user's own, in the place of hidden layers, gives
+    [..., 2A].
+
+    Example:
+        >>> from funrl import random
+        >>> net = stochastic_actor((8,), Box(-2.0, 2.0, (1,)), "relu")
+        >>> net.apply(net.init(random.key(0), torch.zeros(3)), torch.zeros(5, 3)).sample(random.key(1)).shape
+        torch.Size([5, 1])
+    """
+    net = net or nn.mlp(num_cells, 2 * space.shape[0], activation=activation, out_init=nn.orthogonal(0.01))
+    return nn.Net(net.init, lambda params, observation: over_the_box(net.apply(params, observation), space))
+
+
+def over_the_box(output: torch.Tensor, space: Box) -> Independent:
+    """Return the :class:`~funrl.distributions.TanhNormal` that an actor's output [..., 2A] stands for, see :func:`stochastic_actor`.
+
+    Example:
+        >>> over_the_box(torch.zeros(5, 2), Box(-2.0, 2.0, (1,))).mode().shape
+        torch.Size([5, 1])
+    """
+    head = normal_params(nn.Net(lambda key: (), lambda params, x: x), lambda x: x.clamp(-20.0, 2.0).exp(), min_scale=1e-8)
+    loc, scale = head.apply((), output)
+    return Independent(TanhNormal(loc, scale, tuple(space.low.tolist()), tuple(space.high.tolist())), 1)
+
+
+def q_ensemble(num_critics: int, num_cells: tuple[int, ...], activation: str, net: nn.Net | None = None) -> nn.Net:
+    """Make E critics, each initialised by itself: ``apply(params, observation [..., D], action [..., A])`` returns Q [E, ...].
+
+    ``apply`` takes the parameters of any number of them. A net of the user's own, in the place of hidden layers, is one of them, and gives
+    [..., 1].
+
+    Example:
+        >>> from funrl import random
+        >>> net = q_ensemble(2, (8,), "relu")
+        >>> params = net.init(random.key(0), torch.zeros(3), torch.zeros(1))
+        >>> net.apply(params, torch.zeros(5, 3), torch.zeros(5, 1)).shape
+        torch.Size([2, 5])
+    """
+    net = net or nn.mlp(num_cells, 1, activation=activation, out_init=nn.orthogonal(1.0))
+
+    def apply(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return torch.func.vmap(lambda params: net.apply(params, observation, action).squeeze(-1))(params)
+
+    return nn.Net(nn.ensemble(net, num_critics).init, apply)
+
+
+def q_network(
+    config: Any,
+    env: Env,
+    network: Any = None,
+    *,
+    num_atoms: int = 1,
+    dueling: bool = False,
+    noisy: bool = False,
+    norm: str | None = None,
+) -> nn.Net:
+    """Make a network of the values of every action: ``apply(params, observation)`` returns [..., A], or logits [..., A, K] of K > 1 atoms.
+
+    Images go through convolutions first, and dicts through :func:`funrl.algos._images.encoder`. Dueling networks part before the last
+    hidden layer.
+
+    Args:
+        config: has ``num_cells`` and ``activation``, and ``num_channels``, ``kernel_size``, ``stride`` and ``layout`` for images.
+        env: an environment with discrete actions.
+        network: a net or torch module of the user's own with such an output; the other arguments but ``num_atoms`` are then not used.
+        num_atoms: K.
+        dueling: whether values and advantages have a head each, as in :func:`funrl.nn.dueling`.
+        noisy: whether all layers but convolutions are noisy: ``apply`` then takes a key, and without one adds no noise.
+        norm: as for :func:`funrl.nn.mlp`.
+
+    Example:
+        >>> import funrl
+        >>> config = funrl.algos.dqn.DQNConfig(num_cells=(8, 8))
+        >>> net = q_network(config, funrl.envs.make("CartPole-v1"), num_atoms=5, dueling=True, noisy=True)
+        >>> params = net.init(random.key(0), torch.zeros(4))
+        >>> net.apply(params, torch.zeros(7, 4), key=random.key(1)).shape
+        torch.Size([7, 2, 5])
+    """
+    num_actions = env.action_space.n
+    if network is not None:
+        return batchwise("network", network, env.observation_space, num_actions, *((num_atoms,) if num_atoms > 1 else ()))
+    activation = activation_function("activation", config.activation)
+
+    def layers(cells: tuple[int, ...], *head: int) -> nn.Net:
+        if not noisy:
+            return nn.mlp(cells, *head, activation=activation, norm=norm)
+        hidden = [part for width in cells for part in (nn.noisy_linear(width), activation)]
+        return nn.sequential(*hidden, *map(nn.noisy_linear, head))
+
+    if dueling:
+        trunk, last = config.num_cells[:-1], config.num_cells[-1:]
+        heads = _dueling(layers(last, num_atoms), layers(last, num_actions * num_atoms), num_actions)
+        net = nn.sequential(layers(trunk), heads) if trunk else heads
+    else:
+        net = nn.sequential(layers(config.num_cells, num_actions * num_atoms), lambda x: x.unflatten(-1, (num_actions, num_atoms)))
+    below = encoder(config, env.observation_space)
+    net = net if below is None else nn.sequential(below, net)
+    return nn.sequential(net, lambda x: x.squeeze(-1)) if num_atoms == 1 else net
+
+
+def _dueling(value: nn.Net, advantage: nn.Net, num_actions: int) -> nn.Net:
+    """Return the network whose outputs [..., A, K] are made of values [..., K] and advantages [..., A * K]."""
+
+    def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, Any]:
+        value_key, advantage_key = random.split(key).unbind(0)
+        return {"value": value.init(value_key, example), "advantage": advantage.init(advantage_key, example)}
+
+    def joined(value: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
+        advantage = advantage.unflatten(-1, (num_actions, -1))
+        return value.unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
+
+    def apply(params: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
+        return joined(value.apply(params["value"], x), advantage.apply(params["advantage"], x))
+
+    def noisy(params: dict[str, Any], x: torch.Tensor, *, key: torch.Tensor | None = None) -> torch.Tensor:
+        keys = (None, None) if key is None else random.split(key).unbind(0)
+        return joined(value.apply(params["value"], x, key=keys[0]), advantage.apply(params["advantage"], x, key=keys[1]))
+
+    return nn.Net(init, noisy, True) if value.noisy else nn.Net(init, apply)

@@ -1,0 +1,175 @@
+"""Actors and critics whose layers are normalised over the batch: the networks of CrossQ."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import nn, random, tree
+from funrl.algos._networks import over_the_box
+from funrl.distributions import Independent
+from funrl.nn import Module, Net
+from funrl.spaces import Box
+
+__all__ = ["NormalizedActor", "NormalizedCritics", "chain_of", "normalized_actor", "normalized_critics"]
+
+
+class NormalizedCritics(NamedTuple):
+    """Critics whose layers are normalised over the batch.
+
+    Attributes:
+        init: ``init(key, observation [D], action [A]) -> params``.
+        start: ``start(params) -> statistics``, the running ones before the first batch.
+        train: ``train(params, statistics, observation [B, D], action [B, A]) -> (Q [E, B], statistics)``, by those of the batch.
+        apply: ``apply(params, statistics, observation, action) -> Q [E, B]``, by the running ones.
+    """
+
+    init: Callable[..., Any]
+    start: Callable[..., Any]
+    train: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+class NormalizedActor(NamedTuple):
+    """An actor whose layers are normalised over the batch.
+
+    Attributes:
+        init: ``init(key, observation [D]) -> params``, a dict of ``layers`` and their running ``statistics``.
+        train: ``train(params, observation [B, D]) -> (distribution [B], statistics)``, by those of the batch.
+        apply: ``apply(params, observation [..., D]) -> distribution [...]``, by the running ones.
+    """
+
+    init: Callable[..., Any]
+    train: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+class _Chain(NamedTuple):
+    """A network with running statistics: as :class:`NormalizedCritics`, of one critic or of an actor, and of any inputs."""
+
+    init: Callable[..., Any]
+    start: Callable[..., Any]
+    train: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def normalized_actor(
+    num_cells: tuple[int, ...], space: Box, activation: str, momentum: float, chain: _Chain | None = None
+) -> NormalizedActor:
+    """Make an actor as :func:`~funrl.algos._networks.stochastic_actor`, with batch normalisation of the input and of each hidden layer.
+
+    Example:
+        >>> from funrl.spaces import Box
+        >>> actor = normalized_actor((8,), Box(-2.0, 2.0, (1,)), "relu", 0.01)
+        >>> params = actor.init(random.key(0), torch.zeros(3))
+        >>> distribution, statistics = actor.train(params, torch.randn(5, 3))
+        >>> distribution.mode().shape, statistics[0].mean.shape
+        (torch.Size([5, 1]), torch.Size([3]))
+    """
+    head = nn.mlp((), 2 * space.shape[0], out_init=nn.orthogonal(0.01))
+    chain = chain or _normalized([nn.mlp((cells,), activation=activation) for cells in num_cells] + [head], momentum)
+
+    def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
+        layers = chain.init(key, observation)
+        return {"layers": layers, "statistics": chain.start(layers)}
+
+    def train(params: dict[str, Any], observation: torch.Tensor) -> tuple[Independent, Any]:
+        output, statistics = chain.train(params["layers"], params["statistics"], observation)
+        return over_the_box(output, space), statistics
+
+    def apply(params: dict[str, Any], observation: torch.Tensor) -> Independent:
+        return over_the_box(chain.apply(params["layers"], params["statistics"], observation), space)
+
+    return NormalizedActor(init, train, apply)
+
+
+def normalized_critics(
+    num_critics: int, num_cells: tuple[int, ...], activation: str, momentum: float, chain: _Chain | None = None
+) -> NormalizedCritics:
+    """Make E critics with batch normalisation of the input and of each hidden layer.
+
+    Example:
+        >>> critics = normalized_critics(2, (8,), "relu", 0.01)
+        >>> params = critics.init(random.key(0), torch.zeros(3), torch.zeros(1))
+        >>> values, statistics = critics.train(params, critics.start(params), torch.randn(5, 3), torch.randn(5, 1))
+        >>> values.shape, statistics[0].mean.shape
+        (torch.Size([2, 5]), torch.Size([2, 4]))
+    """
+    layers = [nn.mlp((cells,), activation=activation) for cells in num_cells] + [nn.mlp((), 1, out_init=nn.orthogonal(1.0))]
+    chain = chain or _normalized(layers, momentum)
+
+    def init(key: torch.Tensor, observation: torch.Tensor, action: torch.Tensor) -> Any:
+        return torch.func.vmap(lambda key: chain.init(key, observation, action))(random.split(key, num_critics))
+
+    def start(params: Any) -> Any:
+        return torch.func.vmap(chain.start)(params)
+
+    def train(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        values, statistics = torch.func.vmap(lambda *member: chain.train(*member, observation, action))(params, statistics)
+        return values.squeeze(-1), statistics
+
+    def apply(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return torch.func.vmap(lambda *member: chain.apply(*member, observation, action))(params, statistics).squeeze(-1)
+
+    return NormalizedCritics(init, start, train, apply)
+
+
+def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
+    """Return one network of layers, each of which has a batch normalisation before it."""
+    norm = nn.batch_norm(momentum)
+
+    def init(key: torch.Tensor, *inputs: torch.Tensor) -> tuple[Any, ...]:
+        x, params = torch.cat(inputs, -1), []
+        for k, layer in zip(random.split(key, len(layers)).unbind(0), layers, strict=True):
+            params.append({"norm": norm.init(k, x), "layer": layer.init(k, x)})
+            x = layer.apply(params[-1]["layer"], x)
+        return tuple(params)
+
+    def start(params: Any) -> tuple[Any, ...]:
+        return tuple([norm.start(part["norm"]["scale"]) for part in params])
+
+    def train(params: Any, statistics: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        x, after = torch.cat(inputs, -1), []
+        for part, moments, layer in zip(params, statistics, layers, strict=True):
+            moments, x = norm.train(part["norm"], moments, x)
+            x = layer.apply(part["layer"], x)
+            after.append(moments)
+        return x, tuple(after)
+
+    def apply(params: Any, statistics: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        x = torch.cat(inputs, -1)
+        for part, moments, layer in zip(params, statistics, layers, strict=True):
+            x = layer.apply(part["layer"], norm.apply(part["norm"], moments, x))
+        return x
+
+    return _Chain(init, start, train, apply)
+
+
+def chain_of(net: Net | Module | None, batchwise: Any) -> Any:
+    """Return a network of the user's own for :func:`normalized_actor` or :func:`normalized_critics`; a torch module may have statistics.
+
+    Example:
+        >>> chain_of(None, None) is None
+        True
+    """
+    if net is None:
+        return None
+    if not isinstance(net, Module):
+        return _Chain(
+            batchwise.init,
+            lambda params: (),
+            lambda params, statistics, *inputs: (batchwise.apply(params, *inputs), ()),
+            lambda params, statistics, *inputs: batchwise.apply(params, *inputs),
+        )
+
+    def start(params: Any) -> dict[str, torch.Tensor]:
+        return {name: x for name, x in net.start().items() if x.is_floating_point()}  # they are among an actor's parameters
+
+    def train(params: Any, statistics: Any, *inputs: Any) -> tuple[torch.Tensor, Any]:
+        after, y = net.train(params, {**net.start(), **tree.map(torch.detach, statistics)}, *inputs)
+        return y, {name: after[name].detach() for name in statistics}
+
+    def apply(params: Any, statistics: Any, *inputs: Any) -> torch.Tensor:
+        return batchwise.apply(params, *inputs, state={**net.start(), **statistics})
+
+    return _Chain(batchwise.init, start, train, apply)

@@ -1,0 +1,169 @@
+"""The parts that off-policy learners with an actor share: noisy and soft policies, temperatures, first parameters."""
+
+from typing import Any
+
+import torch
+
+from funrl import nn, random, tree
+from funrl.algos._arguments import scheduled
+from funrl.algos._gradients import Learned, apply_gradients
+from funrl.algos._networks import target_entropy, with_noise
+from funrl.algos._state import ActorParams
+from funrl.algos.off_policy import OffPolicyConfig
+from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
+from funrl.optim import Optimizer
+from funrl.schedules import Schedule
+from funrl.spaces import Box
+
+__all__ = [
+    "SoftConfig",
+    "apply_gradients_with_temperature",
+    "init_actor_critic",
+    "init_soft_actor_critic",
+    "noisy_policy",
+    "soft_policy",
+]
+
+
+@tree.dataclass
+class SoftConfig(OffPolicyConfig):
+    """The options of soft actor-critics: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+
+    Attributes:
+        initial_alpha: the first temperature, above 0.
+        tau: how far the target critics follow at each gradient step, in [0, 1].
+        entropy_share: the temperature aims at an entropy of -``entropy_share`` for each action dimension, where their box is
+            stretched to [-1, 1].
+    """
+
+    initial_alpha: float = tree.static(default=1.0)
+    tau: Any = 0.005
+    entropy_share: Any = 1.0
+
+
+def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box) -> ActorCritic:
+    """Return the first parameters of an actor and of the critics of its actions.
+
+    Example:
+        >>> from funrl.algos._networks import deterministic_actor, q_ensemble
+        >>> space = Box(-2.0, 2.0, (1,))
+        >>> actor, critic = deterministic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
+        >>> init_actor_critic(random.key(0), actor, critic, torch.zeros(3), space).critic[0]["weight"].shape
+        torch.Size([2, 8, 4])
+    """
+    actor_key, critic_key = random.split(key).unbind(0)
+    action = tree.leaves(observation)[0].new_zeros(space.shape)
+    return ActorCritic(actor.init(actor_key, observation), critic.init(critic_key, observation, action))
+
+
+def init_soft_actor_critic(
+    key: torch.Tensor, actor: nn.Net, critic: Any, observation: torch.Tensor, space: Box, alpha: float
+) -> SoftActorCritic:
+    """Return the first parameters of an actor, of the critics of its actions, and the temperature ``alpha``.
+
+    Example:
+        >>> from funrl.algos._networks import q_ensemble, stochastic_actor
+        >>> space = Box(-2.0, 2.0, (1,))
+        >>> actor, critic = stochastic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
+        >>> init_soft_actor_critic(random.key(0), actor, critic, torch.zeros(3), space, 1.0).log_alpha
+        tensor(0.)
+    """
+    both = init_actor_critic(key, actor, critic, observation, space)
+    return SoftActorCritic(both.actor, both.critic, tree.leaves(observation)[0].new_full((), alpha).log())
+
+
+def noisy_policy(actor: nn.Net, space: Box, exploration: Schedule | None = None) -> tuple[Any, Any, Any]:
+    """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by noise on its actions.
+
+    The deviation of the noise is the hyperparameter ``exploration_noise`` or, where it is given, ``exploration(num_steps)``.
+
+    Example:
+        >>> from funrl.algos import networks
+        >>> space = Box(-2.0, 2.0, (1,))
+        >>> actor = networks.deterministic_actor((8,), space, "relu")
+        >>> network = ActorCritic(actor.init(random.key(0), torch.zeros(3)), ())
+        >>> sample, greedy, _ = noisy_policy(actor, space)
+        >>> quiet = ActorParams(network, random=torch.tensor(0.0), noise=torch.tensor(0.0))
+        >>> sample(quiet, random.key(1), torch.zeros(3)) == greedy(quiet, random.key(1), torch.zeros(3))
+        tensor([True])
+    """
+
+    def sample(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
+
+    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return actor.apply(params.network.actor, observation)
+
+    def schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        noise = hparams.exploration_noise if exploration is None else scheduled(exploration, num_steps, hparams.gamma)
+        return torch.zeros_like(hparams.gamma), noise
+
+    return sample, greedy, schedule
+
+
+def apply_gradients_with_temperature(
+    learned: Learned,
+    gradient: Any,
+    metrics: dict[str, torch.Tensor],
+    weight: torch.Tensor,
+    hparams: Any,
+    space: Box,
+    optimizer: Optimizer | None = None,
+) -> tuple[Learned, dict[str, torch.Tensor]]:
+    """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with an optimizer state.
+
+    Args:
+        learned: its optimiser has a state each for ``actor`` and ``log_alpha``.
+        gradient: of the actor's loss, like ``learned.network.actor``.
+        metrics: of that loss, with ``log_prob`` [N].
+        weight: of its samples, floating point [N].
+        hparams: has ``learning_rate`` and ``entropy_share``.
+        space: that of the actions.
+        optimizer: of both; None: Adam.
+
+    Returns:
+        What is learned, and the metrics of both losses.
+
+    Example:
+        >>> from funrl.algos._gradients import start_optimizer
+        >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
+        >>> learned = Learned(network, (), start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
+        >>> hparams = SoftConfig(learning_rate=torch.tensor(0.1), entropy_share=torch.tensor(1.0))
+        >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
+        >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, Box(-1.0, 1.0, (1,)))
+        >>> learned.network.actor, learned.network.log_alpha
+        (tensor([-0.1000]), tensor(-0.1000))
+    """
+    log_alpha, log_prob = learned.network.log_alpha, metrics.pop("log_prob")
+    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
+    gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
+        log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
+    )
+    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="log_alpha")
+    return learned, {**metrics, **further}
+
+
+def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:
+    """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by its own randomness.
+
+    Example:
+        >>> from funrl import spaces
+        >>> from funrl.algos import networks
+        >>> actor = networks.stochastic_actor((8,), spaces.Box(-2.0, 2.0, (1,)), "relu")
+        >>> zero = torch.tensor(0.0)
+        >>> acting = ActorParams(SoftActorCritic(actor.init(random.key(0), torch.zeros(3)), (), zero), zero, ())
+        >>> _, greedy, _ = soft_policy(actor)
+        >>> greedy(acting, random.key(1), torch.zeros(3))
+        tensor([0.])
+    """
+
+    def sample(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return actor.apply(params.network.actor, observation).sample(key)
+
+    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
+        return actor.apply(params.network.actor, observation).mode()
+
+    def schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        return torch.zeros_like(hparams.gamma), ()
+
+    return sample, greedy, schedule

@@ -1,0 +1,84 @@
+"""The state of an agent: what acts and what learns."""
+
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.acting import ActorState
+from funrl.algos._episodes import Episodes
+from funrl.algos._rewards import RewardScale
+
+__all__ = ["ActorParams", "LearnerState", "State"]
+
+
+@tree.dataclass
+class ActorParams(tree.Replaceable):
+    """The parameters of a policy: ``algo.act(params, key, observation)``. Fields that an algorithm lacks are ().
+
+    Attributes:
+        network: the learned parameters, a tree.
+        observation: :class:`funrl.stats.Moments` by which observations are normalised.
+        random: floating point [], the probability of an action that is drawn uniformly.
+        noise: floating point [], the scale of exploration noise.
+    """
+
+    network: Any
+    observation: Any = ()
+    random: Any = ()
+    noise: Any = ()
+
+
+@tree.dataclass
+class LearnerState(tree.Replaceable):
+    """The state of a learner. Fields that an algorithm lacks are ().
+
+    Attributes:
+        params: the parameters of the policy, :class:`ActorParams`.
+        target: parameters of target networks, unaliased, or what else targets are made of.
+        optimizer: the state of the optimizer.
+        buffer: the state of the replay buffer.
+        normalizers: running statistics that only learning needs, such as :class:`funrl.algos.RewardScale`.
+        hparams: the configuration with its hyperparameters as tensors [], which may differ between vmapped agents. Its static fields are
+            those of ``algo.config``, which count; to change one, make another algorithm.
+        num_steps: int64 [], environment steps so far, over all B environments.
+        num_updates: int64 [], gradient steps so far.
+        env_params: the physical constants of the environments; statistics of :func:`funrl.transforms.vec_norm` are among them.
+        episodes: :class:`funrl.algos.Episodes`, the returns of the episodes under way.
+    """
+
+    params: Any
+    target: Any = ()
+    optimizer: Any = ()
+    buffer: Any = ()
+    normalizers: Any = ()
+    hparams: Any = ()
+    num_steps: Any = ()
+    num_updates: Any = ()
+    env_params: Any = ()
+    episodes: Any = ()
+
+    def in_new_episodes(self) -> "LearnerState":
+        """Return the learner as it goes on where all environments were reset: the sums of their running episodes are 0."""
+        changes: dict[str, Any] = {}
+        if isinstance(self.episodes, Episodes):
+            changes["episodes"] = self.episodes.replace(
+                running_return=torch.zeros_like(self.episodes.running_return),
+                running_length=torch.zeros_like(self.episodes.running_length),
+            )
+        if isinstance(self.normalizers, RewardScale):
+            changes["normalizers"] = self.normalizers.replace(discounted=torch.zeros_like(self.normalizers.discounted))
+        return self.replace(**changes)
+
+
+@tree.dataclass
+class State(tree.Replaceable):
+    """An agent: one tree, one checkpoint.
+
+    Attributes:
+        actor: :class:`funrl.acting.ActorState`, the environments under way.
+        learner: :class:`LearnerState`.
+    """
+
+    actor: ActorState
+    learner: LearnerState

@@ -1,0 +1,141 @@
+"""The interface of replay buffers: pure functions over a state, and the data that they return."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import tree
+from funrl.random import seen
+
+__all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "check_capacity", "seen"]
+
+
+@tree.dataclass
+class Sample(tree.Replaceable):
+    """Items drawn from a buffer.
+
+    Attributes:
+        batch: the items, leaves [B, ...] ([T, B, ...] from a buffer of sequences).
+        indices: int64 [B], the places of the items in the buffer, for ``update_priority``. In a prioritised buffer, the index is the slot
+            plus N times the number of times that the buffer had been filled before, so that every item has a unique index.
+        probabilities: float32 [B], the probability of a draw to return this item.
+        weights: float32 [B], the importance weight of the item in a loss, at most 1. It is 0 for padding: in a compiled program, whose
+            shapes cannot depend on values, the rows beyond the items of the buffer.
+    """
+
+    batch: Any
+    indices: torch.Tensor
+    probabilities: torch.Tensor
+    weights: torch.Tensor
+
+
+@tree.dataclass
+class RingState(tree.Replaceable):
+    """Ring of rows, in the order of their insertion up to the cursor.
+
+    Attributes:
+        data: the items, leaves [N, ...].
+        cursor: int64 [], in [0, N), the slot of the next row.
+        size: int64 [], in [0, N], the number of rows before the cursor that are items.
+    """
+
+    data: Any
+    cursor: torch.Tensor
+    size: torch.Tensor
+
+
+class Storage(NamedTuple):
+    """Storage of a buffer's items.
+
+    Attributes:
+        create: ``create(example, capacity) -> data``: zeros, leaves [N, ...].
+        open: ``open(example, capacity) -> RingState``: the existing items. None: the storage ends with the process.
+        read: ``read(example, capacity) -> (RingState, rows)``: the existing items, without any change to them, and the number of rows
+            ever written.
+    """
+
+    create: Callable[[Any, int], Any]
+    open: Callable[[Any, int], Any] | None = None
+    read: Callable[[Any, int], tuple[Any, int]] | None = None
+
+
+def _itself(item: Any) -> Any:
+    return item
+
+
+class Buffer(NamedTuple):
+    """A replay buffer: functions that take a state and return a new one.
+
+    All are pure, and run eagerly, under :func:`torch.func.vmap` (a buffer for each agent) and in compiled programs. Eagerly, ``extend``
+    copies the whole buffer. Two ways do not: in a compiled program, donate the state (:func:`funrl.compile`); in a host loop, use the
+    buffer that :func:`in_place` makes of this one.
+
+    When the buffer is full, new items replace the oldest. Items carry no gradient. The functions always check structure, shapes and
+    dtypes, and check values where they are known: on the CPU, outside compiled programs and vmap.
+
+    Attributes:
+        init: ``init(example) -> state``, an empty state; only structure, shapes, dtypes and device of the example, one item, matter.
+        add: ``add(state, item) -> state``.
+        extend: ``extend(state, batch) -> state``; leaves [n, ...], the oldest item first.
+        sample: ``sample(key, state, batch_size) -> Sample``.
+        size: ``size(state) -> int64 []``, the number of items that can be drawn.
+        can_sample: ``can_sample(state, batch_size) -> bool []``: whether there are at least ``batch_size`` of them.
+        restore: ``restore(ring) -> state``: a state of existing items, as if they had just been added.
+        capacity: N, in items (in steps of each environment for sequences).
+        storage: the storage of the items.
+        kept: ``kept(item) -> row``: the part of an item that is stored.
+        update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``; overwritten items are ignored.
+        sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in an epoch that contains each
+            item once, in a random order given by the key; rows beyond the last item have weight 0.
+        take: queues: ``take(state, batch_size) -> (state, Sample)`` removes the oldest items.
+        writers: ``writers(write) -> dict``: the functions above that write, by their names, for one way of writing; see :func:`in_place`.
+    """
+
+    init: Callable[..., Any]
+    add: Callable[..., Any]
+    extend: Callable[..., Any]
+    sample: Callable[..., Any]
+    size: Callable[..., torch.Tensor]
+    can_sample: Callable[..., torch.Tensor]
+    restore: Callable[..., Any]
+    capacity: int
+    storage: Storage
+    kept: Callable[[Any], Any] = _itself
+    update_priority: Callable[..., Any] | None = None
+    sample_epoch: Callable[..., Sample] | None = None
+    take: Callable[..., Any] | None = None
+    writers: Callable[[Any], dict[str, Any]] | None = None
+
+
+def check_capacity(name: str, **sizes: Any) -> None:
+    """Raise unless the sizes are integers of at least 1.
+
+    Example:
+        >>> check_capacity("uniform", capacity=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: buffers.uniform: capacity: expected an integer of at least 1, got 0
+    """
+    for argument, n in sizes.items():
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"buffers.{name}: {argument}: expected an integer of at least 1, got {n!r}")
+
+
+def check_batch_size(name: str, batch_size: Any, size: torch.Tensor, at_least: int) -> None:
+    """Raise unless ``batch_size`` is an integer of at least 1 and, if the size is known, the buffer holds ``at_least`` items.
+
+    Example:
+        >>> check_batch_size("uniform", 2, torch.tensor(0), 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: buffers.uniform: sample: the buffer is empty; add to it, and ask can_sample first
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"buffers.{name}: sample: batch_size: expected an integer of at least 1, got {batch_size!r}")
+    if seen(lambda: size < at_least):
+        if seen(lambda: size < 1):
+            raise ValueError(f"buffers.{name}: sample: the buffer is empty; add to it, and ask can_sample first")
+        raise ValueError(
+            f"buffers.{name}: sample: batch_size is {batch_size}, but the buffer holds {int(size)} items; ask can_sample first"
+        )

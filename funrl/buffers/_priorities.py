@@ -1,0 +1,162 @@
+"""Priorities, as prioritised items and prioritised slices use them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.buffers._buffer import RingState
+from funrl.buffers._journal import home
+from funrl.buffers._ring import capacity_of
+from funrl.buffers._sums import SumTree, find, put, put_on_host, total
+from funrl.buffers._writing import IN_PLACE, Write
+
+__all__ = ["Exponents", "addresses", "draw", "exponents", "set_priority", "weight_of"]
+
+
+@tree.dataclass
+class Exponents(tree.Replaceable):
+    """Exponents that turn priorities into probabilities and importance weights. They may be replaced at any time.
+
+    Attributes:
+        alpha: float32 []; 0 draws uniformly, 1 in proportion to the priorities. A new value applies to priorities that are set later.
+        beta: float32 []; 0 corrects nothing, 1 corrects the bias of the prioritised draw completely.
+        greatest: float32 [], the greatest priority so far, which new items get; initially 1.
+    """
+
+    alpha: torch.Tensor
+    beta: torch.Tensor
+    greatest: torch.Tensor
+
+
+def exponents(name: str, alpha: Any, beta: Any, epsilon: Any) -> Callable[[Any], Exponents]:
+    """Check the exponents of a prioritised buffer, and return a function that makes tensors of them on a device."""
+    for argument, x in (("alpha", alpha), ("beta", beta)):
+        if isinstance(x, torch.Tensor) and (x.ndim != 0 or not x.is_floating_point()):
+            raise ValueError(f"buffers.{name}: {argument}: expected a floating-point tensor [], got {tree.describe_leaf(x)}")
+        if not isinstance(x, torch.Tensor) and not x >= 0:
+            raise ValueError(f"buffers.{name}: {argument}: expected a number of at least 0, got {x}")
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(f"buffers.{name}: epsilon: expected a finite number of at least 0, got {epsilon}")
+
+    def make(device: Any) -> Exponents:
+        number = lambda x: torch.as_tensor(x, dtype=torch.float32).to(device, copy=True)  # noqa: E731
+        return Exponents(number(alpha), number(beta), torch.ones((), device=device))
+
+    return make
+
+
+def weight_of(priority: torch.Tensor, exponents: Exponents, epsilon: float) -> torch.Tensor:
+    """Return (priority + epsilon) ** alpha, always above 0, as a weight of 0 means that there is no item."""
+    tiny = torch.finfo(torch.float32).tiny
+    return priority.add(epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
+
+
+def addresses(index: torch.Tensor, ring: RingState, laps: torch.Tensor, places: int) -> torch.Tensor:
+    """Return the addresses of the items at places of a ring: place + ``places`` * (laps of the cursor before the item was written).
+
+    An item that replaces another has a different address, so that a late priority of the old item does not reach it. The address of a
+    place without an item is negative.
+    """
+    slot = index // (places // capacity_of(ring))
+    return index + places * (laps - (slot >= ring.cursor).to(torch.int64))
+
+
+def draw(
+    key: torch.Tensor, priorities: SumTree, exponents: Exponents, places: int, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw stratified indices [B] below ``places``; return them, their probabilities and importance weights."""
+    place = torch.arange(batch_size, device=key.device) + random.uniform(key, (batch_size,), dtype=torch.float64)
+    index = find(priorities, place / batch_size).clamp(max=places - 1)
+    whole = total(priorities)
+    there = whole > 0
+    probability = priorities.weights.index_select(0, index) / torch.where(there, whole, 1.0)
+    # The number of items cancels.
+    weight = (probability.amin() / probability).pow(exponents.beta)
+    weight = torch.where(there, weight, 0.0)
+    return index, probability.to(torch.float32), weight.to(torch.float32)
+
+
+def set_priority(
+    name: str,
+    write: Write,
+    priorities: SumTree,
+    exponents: Exponents,
+    epsilon: float,
+    places: int,
+    ring: RingState,
+    laps: torch.Tensor,
+    indices: Any,
+    priority: Any,
+) -> tuple[SumTree, Exponents]:
+    """Check and set priorities; return the new sums, and exponents with the new greatest priority.
+
+    Priorities of overwritten items are ignored.
+    """
+    if not (isinstance(indices, torch.Tensor) and isinstance(priority, torch.Tensor)):
+        device = priorities.weights.device
+        indices, priority = torch.as_tensor(indices, device=device), torch.as_tensor(priority, device=device)
+    what = f"buffers.{name}: update_priority"
+    if indices.dtype not in (torch.int64, torch.int32) or indices.ndim > 1:
+        raise ValueError(f"{what}: indices: expected int64 [B], got {tree.describe_leaf(indices)}; give the indices of a sample")
+    if not priority.is_floating_point():
+        raise TypeError(f"{what}: priority: expected a floating-point tensor, got {priority.dtype}; cast it with .to(torch.float32)")
+    if priority.shape != indices.shape:
+        raise ValueError(
+            f"{what}: priority: expected the shape {list(indices.shape)} of indices, got {list(priority.shape)}; nothing is broadcast"
+        )
+    for part, x in (("indices", indices), ("priority", priority)):
+        if x.device != priorities.weights.device:
+            raise ValueError(f"{what}: {part}: expected it on {priorities.weights.device}, as the buffer is, got {x.device}; move it there")
+    if indices.ndim == 0 or indices.dtype != torch.int64:
+        indices, priority = indices.reshape(-1).to(torch.int64), priority.reshape(-1)
+    if priority.requires_grad or priority.dtype != torch.float32:
+        priority = priority.detach().to(torch.float32)
+    if len(indices) == 0:
+        return priorities, exponents
+    if home(priorities.weights) == home(indices) == home(priority) == "host":
+        indices, priority = _check_values(what, priorities.weights, places, ring, laps, indices, priority)
+        if len(indices) == 0:
+            return priorities, exponents
+        greatest = float(priority.amax())
+        weights = weight_of(priority, exponents, epsilon)
+        if write is IN_PLACE:
+            if greatest > float(exponents.greatest):
+                exponents.greatest.fill_(greatest)
+            put_on_host(priorities, indices, weights)
+            return priorities, exponents
+    else:
+        place = indices % places
+        present = addresses(place, ring, laps, places)
+        current, old = indices == present, priorities.weights.index_select(0, place)
+        there = current & (old > 0)
+        priority = torch.where(there & (priority >= 0) & (priority < torch.inf), priority, 0.0)
+        weights = torch.where(there, weight_of(priority, exponents, epsilon), 0.0)
+        # Shapes are fixed, so a late priority has to write something: the same as the last valid one or, without any, the present value.
+        last = (torch.arange(1, len(current) + 1, device=current.device) * current).argmax()
+        kept = torch.where(current, weights, old).index_select(0, last[None])
+        indices = torch.where(current, place, place.index_select(0, last[None]))
+        weights = torch.where(current, weights, kept)
+    greatest = write.value(exponents.greatest, torch.maximum(exponents.greatest, priority.amax()))
+    return put(write, priorities, indices, weights), exponents.replace(greatest=greatest)
+
+
+def _check_values(
+    what: str, weights: torch.Tensor, places: int, ring: RingState, laps: torch.Tensor, indices: torch.Tensor, priority: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return places and priorities of the items that are still in the buffer."""
+    least, greatest = [float(x) for x in priority.aminmax()]
+    if not (least >= 0 and greatest < torch.inf):
+        raise ValueError(f"{what}: priority: expected finite numbers of at least 0, got {priority}; take the absolute value of an error")
+    low, high, bound = (*[int(x) for x in indices.aminmax()], places * (1 + int(laps)))
+    if low < 0 or high >= bound:
+        raise ValueError(f"{what}: indices: expected integers in [0, {bound}), got {indices}; give the indices of a sample")
+    place = indices % places
+    present = addresses(place, ring, laps, places)
+    old = weights.index_select(0, place)
+    missing = (indices > present) | ((indices == present) & (old == 0))
+    if bool(missing.any()):
+        raise ValueError(f"{what}: indices: there is no item at {indices[missing].tolist()}; give the indices of a sample")
+    current = indices == present
+    return (place, priority) if bool(current.all()) else (place[current], priority[current])

@@ -1,0 +1,210 @@
+"""The interface and the shared parts of all collectors."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.acting import check_act
+from funrl.collectors._tracker import Collected, EpisodeTracker, EpisodeTrackerState, split
+from funrl.env import Env, HostError
+from funrl.transforms import VecNormParams
+
+__all__ = ["Collector", "CollectorState", "constants"]
+
+
+@tree.dataclass
+class CollectorState:
+    """State that a collector resumes from: a tree of tensors of constant shapes, except that ``tracker.actions`` grows with the episodes.
+
+    Attributes:
+        tracker: the state of the episode tracker.
+        env: the state of a pure environment; () where the running episodes are replayed instead.
+        frames: int64 [], the number of steps delivered so far.
+        version: int64 [], the version of the latest parameters.
+        in_flight: int64 [], the number of steps that were requested from workers and not yet delivered. They are lost when a collector
+            resumes from here.
+    """
+
+    tracker: EpisodeTrackerState
+    env: Any
+    frames: torch.Tensor
+    version: torch.Tensor
+    in_flight: torch.Tensor
+
+
+def constants(what: str, env: Env, env_params: Any, device: torch.device | None) -> Any:
+    """Return the ``env_params`` that a collector uses: the given ones, or for None the environment's ``default_params``.
+
+    Raises:
+        ValueError: if they are another tree, or contain empty moments, which a collector would never update.
+
+    Example:
+        >>> import funrl
+        >>> constants("collectors.compiled", funrl.envs.make("CartPole-v1"), None, None).gravity
+        tensor(9.8000)
+    """
+    params = env.default_params if env_params is None else env_params
+    if tree.structure(params) != tree.structure(env.default_params):
+        expected, got = type(env.default_params).__name__, type(params).__name__
+        raise ValueError(
+            f"{what}: env_params: expected a tree like the default_params of {env.name} ({expected}), got another ({got}); begin with "
+            "those, or with the env_params of a learner"
+        )
+    if isinstance(params, VecNormParams) and not bool(params.moments.count > 0):
+        raise ValueError(
+            f"{what}: create_env: {env.name} has a vec_norm whose moments are empty, and collectors do not update them; normalise where "
+            "you learn, as ppo.make(..., normalize_observation=True) does, or give env_params with moments that were learned"
+        )
+    return params if device is None else tree.to(params, device)
+
+
+class Collector(ABC):
+    """An iterator over batches of experience, each a :class:`Collected`.
+
+    Use it in a ``with`` statement, or close it; it closes itself after the last batch. It is made by :func:`synchronous`,
+    :func:`asynchronous` and :func:`compiled`.
+
+    Attributes:
+        frames: the number of steps delivered so far.
+        version: the version of the latest parameters; 0 until :meth:`update_params` is called.
+        staleness: how many versions the parameters of the last batch were behind the latest ones when it was delivered.
+        discarded_frames: the number of steps that were collected but not delivered, because their parameters were too old.
+        lost_frames: the number of steps that were in flight when a restored state was saved, and so had to be collected again.
+        restarts: the number of lost workers that were replaced.
+        processes: the ids of the worker processes.
+    """
+
+    restarts: int = 0
+    processes: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        what: str,
+        act: Any,
+        params: Any,
+        key: torch.Tensor,
+        frames_per_batch: int,
+        total_frames: int,
+        max_frames_per_traj: int,
+        split_trajectories: bool,
+        device: torch.device | str | None,
+    ):
+        for name, number, least in (
+            ("frames_per_batch", frames_per_batch, 1),
+            ("total_frames", total_frames, -1),
+            ("max_frames_per_traj", max_frames_per_traj, -1),
+        ):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least or number == 0:
+                options = "a positive integer, or -1 for no end" if least < 0 else "a positive integer"
+                raise ValueError(f"{what}: {name}: expected {options}, got {number!r}")
+        check_act(what, act)
+        if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
+            raise TypeError(f"{what}: key: expected one key, int64 [], got {key!r}; make it with funrl.random.key")
+        for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
+            if not isinstance(x, torch.Tensor):
+                module = isinstance(x, torch.nn.Module)
+                remedy = "take funrl.nn.from_module, or dict(module.named_parameters())" if module else "wrap it in torch.tensor"
+                raise TypeError(f"{what}: params: expected a tree of tensors, got {type(x).__name__} at {path}; {remedy}")
+        self._what, self._frames_per_batch, self._total, self._split = what, frames_per_batch, total_frames, split_trajectories
+        self._device: Any = None if device is None else torch.device(device)  # None: tensors stay on their device
+        self._params_like = tree.map(lambda x: torch.empty_like(x, device="meta"), params)
+        self._tracker: EpisodeTracker
+        self.frames = self.version = self.staleness = self.discarded_frames = self.lost_frames = 0
+
+    def __iter__(self) -> "Collector":
+        return self
+
+    def __next__(self) -> Collected:
+        if 0 <= self._total <= self.frames:
+            self.close()
+            raise StopIteration
+        try:
+            batch = self._collect()
+        except BaseException:  # also an interrupt: the environments and the tracker may be at different steps now
+            self.close()
+            raise
+        self.frames += batch.mask.numel()
+        return split(batch) if self._split else batch
+
+    def __enter__(self) -> "Collector":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def num_envs(self) -> int:
+        """The number of copies of the environment, over all workers."""
+        return self._tracker.num_copies
+
+    def update_params(self, params: Any) -> None:
+        """Publish new parameters. Batches that start from now on use them.
+
+        Args:
+            params: a tree of the same structure, shapes and dtypes as the one given to the collector.
+
+        Raises:
+            ValueError: if it is a different tree.
+        """
+        tree.check_like(params, self._params_like, f"{self._what}: update_params: params", "the parameters it was made with")
+        self._publish(params, self.version + 1)
+        self.version += 1
+
+    def state(self) -> CollectorState:
+        """Return a copy of the state for :meth:`restore`, without the parameters. :func:`funrl.checkpoint.save` can write it.
+
+        Raises:
+            HostError: if an episode is longer than ``max_episode_steps`` of its environment, so that its first actions are lost.
+        """
+        if steps := self._tracker.overrun():
+            raise HostError(
+                f"{self._what}: state: an episode is in its step {steps}, but max_episode_steps is {self._tracker.limit}, so that its "
+                "first actions are lost; give max_frames_per_traj, or an environment whose limit is right"
+            )
+        numbers = (torch.tensor(n, dtype=torch.int64) for n in (self.frames, self.version, self._in_flight()))
+        return CollectorState(tree.clone(self._tracker.state), tree.clone(self._env_state()), *numbers)
+
+    def restore(self, state: CollectorState) -> None:
+        """Resume from the state of a collector with the same configuration, with the current parameters of this collector.
+
+        Its own batches in flight are dropped.
+
+        Args:
+            state: the result of :meth:`state`.
+
+        Raises:
+            ValueError: if ``state`` is of a collector with another configuration.
+            HostError: if a replay does not lead an environment back to its earlier observation: it is not deterministic.
+        """
+        tree.check_like(state, self.state(), f"{self._what}: restore: state", "that of this collector")
+        state = tree.clone(state)
+        try:
+            self._resume(state)
+        except BaseException:
+            self.close()
+            raise
+        self.frames, self.version, self.lost_frames = int(state.frames), int(state.version), self.lost_frames + int(state.in_flight)
+
+    @abstractmethod
+    def close(self) -> None:
+        """End processes and free memory; a second call does nothing."""
+
+    @abstractmethod
+    def _collect(self) -> Collected:
+        """Collect a batch [T, B]."""
+
+    @abstractmethod
+    def _publish(self, params: Any, version: int) -> None:
+        """Use these parameters for later batches."""
+
+    def _env_state(self) -> Any:
+        return ()
+
+    def _in_flight(self) -> int:
+        return 0
+
+    @abstractmethod
+    def _resume(self, state: CollectorState) -> None:
+        """Bring the environments to where they were in ``state``, or raise."""

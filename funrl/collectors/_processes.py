@@ -1,0 +1,365 @@
+"""Collectors with worker processes: all workers contribute to one batch, or each worker makes complete batches."""
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.collectors._collector import Collector, CollectorState
+from funrl.collectors._memory import Published, spec
+from funrl.collectors._pool import FinishedBatch, WorkerPool
+from funrl.collectors._tracker import Collected, EpisodeTracker
+from funrl.env import Env, HostError, Place
+
+__all__ = ["asynchronous", "synchronous"]
+
+CreateEnv = Callable[[], Env]
+
+
+def synchronous(
+    create_env: CreateEnv | Sequence[CreateEnv],
+    act: Any,
+    params: Any,
+    *,
+    num_workers: int,
+    frames_per_batch: int,
+    total_frames: int,
+    max_frames_per_traj: int = -1,
+    split_trajectories: bool = False,
+    device: torch.device | str | None = None,
+    policy_device: torch.device | str | None = None,
+    env_params: Any = None,
+    key: torch.Tensor | None = None,
+    restart_workers: bool = False,
+    timeout: float = 60.0,
+) -> Collector:
+    """Collect with worker processes that make each batch together.
+
+    A batch is collected when it is requested, with the latest published parameters; between batches the workers wait. The same
+    key gives the same batches, regardless of the speed of the workers, and of workers that were lost and replaced.
+
+    Args:
+        create_env: a function that returns an :class:`~funrl.env.Env`, single or batched, and is called in the worker; or a list of such
+            functions, one for each worker. It is sent by cloudpickle, so a lambda is allowed.
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a :class:`funrl.policies.StatefulPolicy`.
+            None: random actions.
+        params: the parameters of ``act``, a tree of tensors; may be ().
+        num_workers: W, the number of processes.
+        frames_per_batch: the number of steps of a batch over all B copies of all workers; a multiple of B: T = frames_per_batch / B.
+        total_frames: the number of steps after which it ends, rounded up to a whole batch; -1: never.
+        max_frames_per_traj: the number of steps after which an episode is truncated; -1: only its environment truncates.
+        split_trajectories: whether a batch is cut where episodes end: one padded row [T] for each trajectory instead of [T, B].
+        device: the device of the batches; None: the CPU.
+        policy_device: the device of ``act`` in each worker; None: the CPU.
+        env_params: the physical constants of the environments, such as ``state.learner.env_params``; None: their ``default_params``.
+        key: int64 [], the source of all random numbers of resets and actions; ``random.key(0)`` by default.
+        restart_workers: whether to replace a worker that dies or hangs. The new worker replays the running episodes, which requires a
+            deterministic environment, and collects the batch again.
+        timeout: the number of seconds that one step or reset of an environment may take before its worker counts as lost.
+
+    Returns:
+        A :class:`Collector`.
+
+    Raises:
+        TypeError: if ``create_env`` or ``act`` cannot be sent to a process, or a leaf of ``params`` is not a tensor.
+        ValueError: if a number is out of range, or ``frames_per_batch`` is not a multiple of the number of copies.
+        HostError: here or when a batch is requested, if an environment or ``act`` raises, dies, hangs or returns NaN. It names the worker.
+            All processes are ended then.
+
+    Example:
+        >>> import funrl
+        >>> create_env = lambda: funrl.envs.gymnasium.make("Pendulum-v1", num_envs=3)
+        >>> with synchronous(create_env, None, (), num_workers=1, frames_per_batch=30, total_frames=60) as collector:
+        ...     for batch in collector:
+        ...         print(batch.transition.reward.shape, batch.step_count[-1])
+        torch.Size([10, 3]) tensor([9, 9, 9])
+        torch.Size([10, 3]) tensor([19, 19, 19])
+    """
+    return _Synchronous(
+        "collectors.synchronous",
+        create_env,
+        act,
+        params,
+        num_workers=num_workers,
+        frames_per_batch=frames_per_batch,
+        total_frames=total_frames,
+        max_frames_per_traj=max_frames_per_traj,
+        split_trajectories=split_trajectories,
+        device=device,
+        policy_device=policy_device,
+        env_params=env_params,
+        key=key,
+        restart_workers=restart_workers,
+        timeout=timeout,
+    )
+
+
+def asynchronous(
+    create_env: CreateEnv | Sequence[CreateEnv],
+    act: Any,
+    params: Any,
+    *,
+    num_workers: int,
+    frames_per_batch: int,
+    total_frames: int,
+    max_frames_per_traj: int = -1,
+    split_trajectories: bool = False,
+    device: torch.device | str | None = None,
+    policy_device: torch.device | str | None = None,
+    env_params: Any = None,
+    key: torch.Tensor | None = None,
+    restart_workers: bool = False,
+    timeout: float = 60.0,
+    queue_size: int = 2,
+    max_staleness: int | None = None,
+) -> Collector:
+    """Collect with worker processes that each make complete batches, while the learner learns from earlier ones.
+
+    A batch comes from one worker: T = ``frames_per_batch`` divided by the worker's copies. Batches are delivered in the order in which
+    they are finished. Each is made with the parameters that are the latest at its start; its staleness is the number of versions that
+    these are behind at its delivery. If the learner publishes once a batch and all workers are equally fast, the staleness stays below
+    ``num_workers * queue_size``.
+
+    Args:
+        frames_per_batch: the number of steps of a batch; a multiple of the copies of each worker.
+        key: as for :func:`synchronous`. The random numbers of a worker's n-th batch are always the same, but the order of the batches
+            and their parameters are not.
+        queue_size: the number of finished batches that a worker may have before it waits.
+        max_staleness: the largest staleness of a delivered batch, at least 0; ``num_workers * queue_size`` by default. Batches that are
+            further behind are dropped; they count in ``discarded_frames`` and not in ``total_frames``.
+        create_env, act, params, num_workers, total_frames, max_frames_per_traj, split_trajectories, device, policy_device, env_params,
+            restart_workers, timeout: as for :func:`synchronous`.
+
+    Returns:
+        A :class:`Collector`.
+
+    Raises:
+        TypeError, ValueError, HostError: as :func:`synchronous`.
+
+    Example:
+        >>> import funrl
+        >>> create_env = lambda: funrl.envs.gymnasium.make("Pendulum-v1", num_envs=3)
+        >>> with asynchronous(create_env, None, (), num_workers=1, frames_per_batch=60, total_frames=120) as collector:
+        ...     for batch in collector:
+        ...         collector.update_params(())
+        ...         print(batch.transition.reward.shape, int(batch.version.max()) <= collector.version)
+        torch.Size([20, 3]) True
+        torch.Size([20, 3]) True
+
+    Reference: L. Espeholt et al., "IMPALA: scalable distributed deep-RL with importance weighted actor-learner architectures", 2018,
+    arXiv:1802.01561.
+    """
+    what = "collectors.asynchronous"
+    _check_count(what, "num_workers", num_workers)
+    _check_count(what, "queue_size", queue_size)
+    max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
+    _check_count(what, "max_staleness", max_staleness, 0)
+    return _Asynchronous(
+        what,
+        create_env,
+        act,
+        params,
+        num_workers=num_workers,
+        frames_per_batch=frames_per_batch,
+        total_frames=total_frames,
+        max_frames_per_traj=max_frames_per_traj,
+        split_trajectories=split_trajectories,
+        device=device,
+        policy_device=policy_device,
+        env_params=env_params,
+        key=key,
+        restart_workers=restart_workers,
+        timeout=timeout,
+        num_slots=queue_size,
+        max_staleness=max_staleness,
+    )
+
+
+class _Processes(Collector):
+    """A collector with a worker pool: the base class of both kinds."""
+
+    def __init__(
+        self,
+        what: str,
+        create_env: Any,
+        act: Any,
+        params: Any,
+        *,
+        num_workers: int,
+        frames_per_batch: int,
+        total_frames: int,
+        max_frames_per_traj: int,
+        split_trajectories: bool,
+        device: Any,
+        policy_device: Any,
+        env_params: Any,
+        key: torch.Tensor | None,
+        restart_workers: bool,
+        timeout: float,
+        num_slots: int = 1,
+    ):
+        key = random.key(0) if key is None else key
+        super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
+        _check_count(what, "num_workers", num_workers)
+        if not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise ValueError(f"{what}: timeout: expected a number of seconds above 0, got {timeout!r}")
+        create_envs = [create_env] * num_workers if callable(create_env) else list(create_env)
+        if len(create_envs) != num_workers or not all(map(callable, create_envs)):
+            raise ValueError(
+                f"{what}: create_env: expected a function, or one for each of {num_workers} workers; got {create_env!r}; give lambda: env"
+            )
+        self._lock = threading.RLock()
+        published = Published(spec(params))
+        published.write(params, 0)
+        self._pool = WorkerPool(
+            what,
+            create_envs,
+            act,
+            key,
+            published,
+            device=None if policy_device is None else torch.device(policy_device),
+            max_frames=max_frames_per_traj,
+            env_params=None if env_params is None else tree.to(env_params, torch.device("cpu")),
+            timeout=timeout,
+            restart=restart_workers,
+        )
+        try:
+            self._tracker = self._allocate(what, frames_per_batch, num_slots)
+        except BaseException:
+            self.close()
+            raise
+        self._pool.resume_point = self._tracker.resume_point
+
+    def _allocate(self, what: str, frames_per_batch: int, num_slots: int) -> EpisodeTracker:
+        """Divide the steps of a batch among the copies of the workers, and give the workers the memory that they write to."""
+        facts = self._pool.facts
+        copies = [each.num_envs or 1 for each in facts]
+        self._batch_copies = self._copies_per_batch(copies)
+        for num in self._batch_copies:
+            if frames_per_batch % num:
+                whose = "all workers have" if len(set(self._batch_copies)) == 1 and num != copies[0] else "a worker has"
+                raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num} copies that {whose}, got {frames_per_batch}")
+        steps = [frames_per_batch // num for num in self._batch_copies]
+        self._pool.allocate(steps, num_slots)
+        limit = max(each.max_episode_steps for each in facts)
+        return EpisodeTracker(copies, steps, facts[0].transition.action, facts[0].after, limit)
+
+    def close(self) -> None:
+        self._pool.close()
+
+    @property
+    def restarts(self) -> int:
+        return self._pool.restarts
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        return tuple(handle.process.pid for handle in self._pool.handles)
+
+    @abstractmethod
+    def _copies_per_batch(self, copies: list[int]) -> list[int]:
+        """Return, for each worker, the number of copies in the batches that it contributes to."""
+
+    def _gather(self, finished: list[FinishedBatch]) -> Collected:
+        """Assemble a batch from shared memory with one copy, to the device of the batches."""
+        slots = [self._pool.slot(done) for done in finished]
+        parts = [slot["transition"] for slot in slots]
+        if self._device is not None and self._device.type != "cpu":
+            parts = [tree.to(part, self._device) for part in parts]
+        elif len(parts) == 1:
+            parts = [tree.clone(parts[0])]
+        transition = parts[0] if len(parts) == 1 else tree.cat(parts, 1)
+        counts = []
+        for done, slot in zip(finished, slots, strict=True):
+            played, expected = slot["transition"], int(self._tracker.state.batches[done.worker])
+            if done.number != expected:
+                raise HostError(
+                    f"{self._what}: worker {done.worker} gave its batch {done.number} where {expected} was due; make a new collector"
+                )
+            counts.append(self._tracker.record(done.worker, played.reward, played.done, played.action, slot["after"]))
+        step_count, return_so_far, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*counts, strict=True))
+        for done in finished:
+            self._pool.take(done)
+        self.staleness = self.version - finished[0].version
+        return Collected(
+            transition=transition.replace(place=Place(traj_ids, step_count, return_so_far)),
+            step_count=step_count,
+            return_so_far=return_so_far,
+            traj_ids=traj_ids,
+            mask=torch.ones_like(step_count, dtype=torch.bool),
+            version=torch.full_like(step_count, finished[0].version),
+        )
+
+    def _publish(self, params: Any, version: int) -> None:
+        if self._pool.closed:
+            raise HostError(f"{self._what} is closed; make a new one")
+        with self._lock:
+            self._pool.published.write(params, version)
+
+    def _resume(self, state: CollectorState) -> None:
+        with self._lock:
+            self._pool.drop()
+            self._tracker.restore(state.tracker)
+            self._pool.published.renumber(int(state.version))
+            self._pool.restore()
+
+
+class _Synchronous(_Processes):
+    """Collector that assembles each batch from all workers."""
+
+    def _copies_per_batch(self, copies: list[int]) -> list[int]:
+        return [sum(copies)] * len(copies)
+
+    def _collect(self) -> Collected:
+        with self._lock:  # no parameters are published in the middle of a batch
+            for worker, number in enumerate(self._tracker.state.batches.tolist()):
+                self._pool.ask(worker, 0, number)
+            return self._gather(sorted(self._pool.next(len(self._tracker.columns))))
+
+
+class _Asynchronous(_Processes):
+    """Collector that delivers each worker's batches as they are finished, and requests one for each free slot."""
+
+    def __init__(self, *args: Any, num_slots: int, max_staleness: int, **options: Any):
+        self._num_slots, self._max_staleness = num_slots, max_staleness
+        super().__init__(*args, num_slots=num_slots, **options)
+        self._asked: Any = None  # the number of each worker's next batch to request; None before the first request
+
+    def _copies_per_batch(self, copies: list[int]) -> list[int]:
+        return copies
+
+    def _collect(self) -> Collected:
+        if self._asked is None:
+            self._asked = self._tracker.state.batches.tolist()
+            for slot in range(self._num_slots):
+                for worker in range(len(self._asked)):
+                    self._ask(worker, slot)
+        while True:
+            (done,) = self._pool.next()
+            stale = self.version - done.version > self._max_staleness
+            batch = self._gather([done])
+            self._ask(done.worker, done.slot)
+            if not stale:
+                return batch
+            self.discarded_frames += batch.mask.numel()
+
+    def _ask(self, worker: int, slot: int) -> None:
+        self._pool.ask(worker, slot, self._asked[worker])
+        self._asked[worker] += 1
+
+    def _in_flight(self) -> int:
+        if self._asked is None:
+            return 0
+        behind = torch.tensor(self._asked) - self._tracker.state.batches
+        return int(behind.sum()) * self._frames_per_batch
+
+    def _resume(self, state: CollectorState) -> None:
+        self._asked = None
+        super()._resume(state)
+
+
+def _check_count(what: str, name: str, number: Any, least: int = 1) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise ValueError(f"{what}: {name}: expected an integer of at least {least}, got {number!r}")

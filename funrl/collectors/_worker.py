@@ -1,0 +1,284 @@
+"""The worker process: it owns an environment, and on request writes a batch of steps into shared memory."""
+
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from typing import Any, NamedTuple
+
+import cloudpickle
+import torch
+
+from funrl import random, transforms, tree
+from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start
+from funrl.collectors._collector import constants
+from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views
+from funrl.collectors._traced import Traced
+from funrl.collectors._tracker import ResumePoint
+from funrl.env import Env, HostError, Timestep, Transition, seed_globals
+from funrl.policies import StatefulPolicy
+
+
+class WorkerSpec(NamedTuple):
+    """Specification of a worker, the first message to it.
+
+    Attributes:
+        index: the index of the worker.
+        create_env: a function that returns its environment.
+        act: the acting function, as for :func:`funrl.rollout`.
+        key: int64 [], the source of all its random numbers.
+        params: the parameters, a tree of Spec.
+        device: the device of the policy.
+        max_frames: the number of steps after which it truncates an episode; -1: never.
+        env_params: the physical constants of its environment; None: its default_params.
+    """
+
+    index: int
+    create_env: Callable[[], Env]
+    act: Any
+    key: torch.Tensor
+    params: Any
+    device: torch.device | None
+    max_frames: int
+    env_params: Any
+
+
+class Facts(NamedTuple):
+    """Facts about a worker's environment. The trees hold a Spec for each leaf, of one copy.
+
+    Attributes:
+        name: the name of the environment.
+        num_envs: the number of copies; None: one, without a batch dimension.
+        max_episode_steps: the maximum length of an episode.
+        transition: a Transition.
+        after: a dict of ``observation``, the next input of the policy, and ``memory``, its recurrent state.
+    """
+
+    name: str
+    num_envs: int | None
+    max_episode_steps: int
+    transition: Any
+    after: Any
+
+
+def slot_specs(facts: Facts, steps: int, batched: bool) -> dict[str, Any]:
+    """Return the layout of one batch in memory, a tree of Spec. ``batched`` adds a dimension of copies even for a single one."""
+    lead = (facts.num_envs or 1,) if batched or facts.num_envs is not None else ()
+    return {"transition": spec(facts.transition, (steps, *lead)), "after": spec(facts.after, lead)}
+
+
+class Memories:
+    """Shared memory of a worker: a heartbeat that counts its steps, and ``num_slots`` batches.
+
+    Attributes:
+        heartbeat: a memoryview of one integer.
+        slots: a dict of ``transition`` [T, ...] and ``after`` for each batch.
+    """
+
+    def __init__(self, facts: Facts, steps: int, num_slots: int, *, batched: bool, handle: int | None = None):
+        specs = {"heartbeat": Spec((1,), torch.int64), "slots": [slot_specs(facts, steps, batched) for _ in range(num_slots)]}
+        self.shared = Shared(size(specs), handle)
+        tensors = tensor_views(specs, self.shared.bytes)
+        self.heartbeat = memoryview(tensors["heartbeat"].numpy())
+        self.slots = tensors["slots"]
+
+
+def main(descriptor: int) -> None:
+    """Serve the process at the other end of a socket until it hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles the interrupt, and then ends this process
+    signal.signal(signal.SIGTERM, _stop)
+    pipe = Connection(descriptor)
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    _work_in_batches()
+    worker = None
+    try:
+        worker_spec: WorkerSpec = cloudpickle.loads(pipe.recv_bytes())
+        worker = Worker(worker_spec, pipe)
+        worker.serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent has ended
+    except Exception as error:
+        text = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
+        try:
+            pipe.send_bytes(pickle.dumps(("failed", text, traceback.format_exc())))
+        except OSError:
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if worker is not None and worker.env.close is not None:
+            worker.env.close()
+
+
+def _work_in_batches() -> None:
+    """Schedule this process as SCHED_BATCH, so that it does not preempt its parent, which still has other workers to wake."""
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        try:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        except OSError:
+            pass  # not allowed here; workers start a little later
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise SystemExit(0)
+
+
+class Worker:
+    """An environment, its present state, and the parameters of the policy that acts in it."""
+
+    def __init__(self, worker_spec: WorkerSpec, pipe: Connection):
+        self.spec, self.pipe = worker_spec, pipe
+        self.heartbeat = memoryview(bytearray(8)).cast("q")
+        key = random.fold_in(worker_spec.key, worker_spec.index)
+        seed_globals(int(key) & 0xFFFF_FFFF)
+        env = worker_spec.create_env()
+        if not isinstance(env, Env):
+            got = type(env).__name__
+            raise TypeError(f"create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
+        self.env_params = constants("collectors", env, worker_spec.env_params, worker_spec.device)
+        if worker_spec.max_frames > 0:
+            env = transforms.compose(env, transforms.time_limit(worker_spec.max_frames))
+        self.env = self._watched(env)
+        self.act = worker_spec.act
+        if worker_spec.act is not None:
+            stateful = isinstance(worker_spec.act, StatefulPolicy)
+            self.act = worker_spec.act._replace(act=Traced(worker_spec.act.act)) if stateful else Traced(worker_spec.act)
+        self.published = Published(worker_spec.params, recv_handle(pipe))
+        self.version, self.params = self.published.read(worker_spec.device)
+        self.reset_key, self.key = random.split(key.to(worker_spec.device)).unbind(0)
+        self.actor = self._start()
+        self.ahead: tuple[int, Drawn] | None = None  # a batch's number and its random numbers
+
+    def _watched(self, env: Env) -> Env:
+        """Return the environment with functions that increase the heartbeat at each call."""
+
+        def counted(f: Any) -> Any:
+            def call(*args: Any) -> Any:
+                self.heartbeat[0] += 1
+                return f(*args)
+
+            return call
+
+        names = [name for name in ("reset", "step", "reset_where", "step_where") if getattr(env, name) is not None]
+        return env._replace(**{name: counted(getattr(env, name)) for name in names})
+
+    def _start(self) -> ActorState:
+        return start(self.reset_key, self.env_params, env=self.env, act=self.act, params=self.params)
+
+    def serve(self) -> None:
+        """Send the facts about the environment, then answer requests."""
+        self._reply("ready", self._facts())
+        steps, num_slots = pickle.loads(self.pipe.recv_bytes())
+        memories = Memories(self._facts(), steps, num_slots, batched=False, handle=recv_handle(self.pipe))
+        memories.heartbeat[0] = self.heartbeat[0]
+        self.heartbeat, self.steps = memories.heartbeat, steps
+        while True:
+            what, *rest = pickle.loads(self.pipe.recv_bytes())
+            if what == "collect":
+                self._collect(memories.slots[rest[0]], rest[1])
+                self._reply("collected", *rest, self.version)
+                self.ahead = rest[1] + 1, self._draw(rest[1] + 1)  # while the parent reads the batch
+            else:
+                self._restore(*rest)
+                self._reply("restored")
+
+    def _reply(self, *message: Any) -> None:
+        self.pipe.send_bytes(pickle.dumps(message))
+
+    def _facts(self) -> Facts:
+        env, timestep, memory = self.env, self.actor.timestep, self.actor.memory
+        (choice,) = draw(self.key, env=env, act=self.act, num_steps=1).choices
+        _, action, extras = host_chooser(self.params, env, self.act)(choice, memory, timestep.observation)
+        seen = timestep.observation
+        example = Transition(seen, action, timestep.reward, timestep.terminated, timestep.truncated, seen, extras)
+        drop = 0 if env.num_envs is None else 1
+        after = {"observation": seen, "memory": memory}
+        return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=drop), spec(after, drop=drop))
+
+    def _collect(self, slot: dict[str, Any], number: int) -> None:
+        """Collect the batch of a number and write it into shared memory."""
+        if self.published.version != self.version:
+            self.version, self.params = self.published.read(self.spec.device)
+        drawn = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else self._draw(number)
+        self.actor, rows = host_steps(self.params, drawn, self.actor, self.env_params, env=self.env, act=self.act)
+        transition = slot["transition"]
+        places = [getattr(transition, name) for name in Transition.__dataclass_fields__ if name != "place"]
+        for place, column in zip(places, zip(*rows, strict=True), strict=True):
+            _write(place, column)
+        for place, x in zip(tree.leaves(slot["after"]), tree.leaves(self._after()), strict=True):
+            place.copy_(x)
+
+    def _draw(self, number: int) -> Drawn:
+        return draw(random.fold_in(self.key, number), env=self.env, act=self.act, num_steps=self.steps)
+
+    def _after(self) -> dict[str, Any]:
+        return {"observation": self.actor.timestep.observation, "memory": self.actor.memory}
+
+    def _restore(self, part: ResumePoint) -> None:
+        """Bring the environment to a resume point: reset it, and replay the actions of the running episodes."""
+        if not part.batches:
+            self.actor = self._start()
+            return
+        now, steps, actions = int(part.batches) * self.steps, part.steps, part.actions
+        if self.spec.device is not None:
+            part = tree.to(part, self.spec.device)
+        longest = int(steps.max())
+        if self.env.num_envs is None:
+            env_state, timestep = self._replay(now, longest, tree.map(lambda x: x[:, 0], actions))
+            wanted = tree.map(lambda x: x[0], part.after)
+        else:
+            env_state, timestep = self._replay_copies(now, steps, actions)
+            wanted = part.after
+        if not tree.equal(timestep.observation, wanted["observation"]):
+            raise HostError(
+                f"{self.env.name}: replaying the running episodes, up to {longest} steps from their resets, led to another observation "
+                "than before: the environment is not deterministic, and cannot be resumed in a new process; start a new collection"
+            )
+        self.actor = ActorState(env_state, timestep, wanted["memory"])
+
+    def _keys(self, counter: int) -> torch.Tensor:
+        """Return the keys of the step ``counter``: to act, to step and to reset."""
+        return random.split(random.fold_in(self.key, counter // self.steps), (self.steps, 3))[counter % self.steps]
+
+    def _reset_key(self, first: int) -> torch.Tensor:
+        """Return the key of the reset before the step ``first``."""
+        return self._keys(first - 1)[2] if first else self.reset_key
+
+    def _replay(self, now: int, steps: int, actions: Any) -> tuple[Any, Timestep]:
+        env_state, timestep = self.env.reset(self._reset_key(now - steps), self.env_params)
+        for t in range(steps):
+            action = tree.map(lambda x, t=t: x[t], actions)
+            env_state, timestep = self.env.step(self._keys(now - steps + t)[1], env_state, action, self.env_params)
+        return env_state, timestep
+
+    def _replay_copies(self, now: int, steps: torch.Tensor, actions: Any) -> tuple[Any, Timestep]:
+        env_state, timestep = self.env.reset(self.reset_key, self.env_params)
+        longest = int(steps.max())
+        for t in range(now - longest, now + 1):
+            starts = now - steps == t
+            if t > 0 and bool(starts.any()):
+                env_state, new = self.env.reset_where(self._reset_key(t), env_state, starts, self.env_params)
+                timestep = tree.where(starts.to(new.reward.device), new, timestep)
+            if t < now:
+                going = now - steps <= t
+                action = tree.map(lambda x, t=t: x[t - now + longest], actions)
+                env_state, new = self.env.step_where(self._keys(t)[1], env_state, action, going, self.env_params)
+                timestep = tree.where(going.to(new.reward.device), new, timestep)
+        return env_state, timestep
+
+
+def _write(place: Any, column: tuple[Any, ...]) -> None:
+    """Stack the trees of T steps into memory."""
+    if isinstance(place, torch.Tensor):
+        if place.device == column[0].device:
+            torch.stack(column, out=place)
+        else:
+            place.copy_(torch.stack(column))
+        return
+    places = tree.leaves(place)
+    if places:
+        for inner, values in zip(places, zip(*map(tree.leaves, column), strict=True), strict=True):
+            _write(inner, values)

@@ -1,0 +1,155 @@
+"""Distributions at a single point, for deterministic policies."""
+
+import math
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.distributions._checks import broadcast, check_kind, floating
+from funrl.distributions._squash import interval
+
+__all__ = ["Delta", "TanhDelta"]
+
+
+@tree.dataclass
+class Delta:
+    """All probability at one point.
+
+    ``log_prob`` is the logarithm of a probability, not of a density: 0 at the point, and minus infinity elsewhere.
+
+    Attributes:
+        loc: floating point [...], the point.
+        atol: static; the maximum distance at which a number counts as the point, at least 0.
+        rtol: static; a further distance in multiples of ``loc``, at least 0.
+
+    Raises:
+        TypeError: from a method, if ``loc`` or ``x`` is not a floating-point tensor.
+        ValueError: from a method, if shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> point = Delta(torch.tensor([1.0, 2.0]))
+        >>> point.sample(random.key(0)), point.log_prob(torch.ones(2))
+        (tensor([1., 2.]), tensor([0., -inf]))
+    """
+
+    loc: torch.Tensor
+    atol: float = tree.static(default=0.0)
+    rtol: float = tree.static(default=0.0)
+    estimated = ()
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return the point [...]; the key is not used."""
+        return floating("Delta: loc", self.loc)
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the point [...] and zeros [...]."""
+        return self.sample(key), torch.zeros_like(self.loc)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return 0 where ``x`` is the point, and minus infinity elsewhere; the shape of x broadcasts to [...] or [...] to it."""
+        loc = floating("Delta: loc", self.loc)
+        broadcast("Delta.log_prob: x and loc", floating("Delta.log_prob: x", x).shape, loc.shape)
+        near = (x - loc).abs() <= self.atol + self.rtol * loc.abs()
+        return torch.where(near, 0.0, -math.inf).to(loc.dtype)
+
+    def entropy(self) -> torch.Tensor:
+        """Return zeros [...]."""
+        return torch.zeros_like(floating("Delta: loc", self.loc))
+
+    def mode(self) -> torch.Tensor:
+        """Return the point [...]."""
+        return floating("Delta: loc", self.loc)
+
+    def mean(self) -> torch.Tensor:
+        """Return the point [...]."""
+        return floating("Delta: loc", self.loc)
+
+    def stddev(self) -> torch.Tensor:
+        """Return zeros [...]."""
+        return torch.zeros_like(floating("Delta: loc", self.loc))
+
+    def kl(self, other: "Delta") -> torch.Tensor:
+        """Return KL(self || other) [...]: 0 where the points are equal (within the tolerances of ``other``), else infinity.
+
+        Raises:
+            TypeError: if ``other`` is not a Delta.
+        """
+        check_kind("Delta.kl", other, Delta)
+        return -other.log_prob(floating("Delta: loc", self.loc))
+
+
+@tree.dataclass
+class TanhDelta:
+    r"""A point squashed by tanh and scaled to an interval, for deterministic bounded actions.
+
+    .. math:: y = \frac{h + l}{2} + \frac{h - l}{2} \tanh u
+
+    ``log_prob`` is that of :class:`Delta` at y.
+
+    Attributes:
+        loc: floating point [...], u.
+        low: static; the lower end, a number, or (nested) tuples of numbers that broadcast against ``loc``.
+        high: static; the upper end, as ``low`` and above it.
+        atol: static; as for :class:`Delta`.
+        rtol: static; as for :class:`Delta`.
+
+    Raises:
+        TypeError: from a method, if ``loc`` or ``x`` is not a floating-point tensor, or a bound is neither a number nor a tuple.
+        ValueError: from a method, if shapes do not fit, or an interval is empty or not finite.
+
+    Example:
+        >>> import torch
+        >>> TanhDelta(torch.tensor([0.0, 100.0]), low=-2.0, high=2.0).mode()
+        tensor([0., 2.])
+    """
+
+    loc: torch.Tensor
+    low: Any = tree.static(default=-1.0)
+    high: Any = tree.static(default=1.0)
+    atol: float = tree.static(default=0.0)
+    rtol: float = tree.static(default=0.0)
+    estimated = ()
+
+    def _point(self) -> Delta:
+        loc = floating("TanhDelta: loc", self.loc)
+        return Delta(interval("TanhDelta", self.low, self.high, loc, loc.shape).squash(loc), self.atol, self.rtol)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return the squashed point [...]; differentiable in ``loc``. The key is not used."""
+        return self._point().loc
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the squashed point [...] and zeros [...]."""
+        return self._point().sample_with_log_prob(key)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return 0 where ``x`` is the squashed point, and minus infinity elsewhere."""
+        return self._point().log_prob(x)
+
+    def entropy(self) -> torch.Tensor:
+        """Return zeros [...]."""
+        return self._point().entropy()
+
+    def mode(self) -> torch.Tensor:
+        """Return the squashed point [...]."""
+        return self._point().loc
+
+    def mean(self) -> torch.Tensor:
+        """Return the squashed point [...]."""
+        return self._point().loc
+
+    def stddev(self) -> torch.Tensor:
+        """Return zeros [...]."""
+        return self._point().stddev()
+
+    def kl(self, other: "TanhDelta") -> torch.Tensor:
+        """Return KL(self || other) [...], that of the squashed points.
+
+        Raises:
+            TypeError: if ``other`` is not a TanhDelta.
+        """
+        check_kind("TanhDelta.kl", other, TanhDelta)
+        return self._point().kl(other._point())

@@ -1,0 +1,346 @@
+"""Distributions over classes, all of them or those that a mask allows."""
+
+import math
+from functools import reduce
+from typing import Any
+
+import torch
+from torch.nn.functional import one_hot
+
+from funrl import random, tree
+from funrl.distributions._checks import broadcast, check_classes, check_kind, check_start, floating, seen
+
+__all__ = ["Categorical", "MultiCategorical", "OneHotCategorical"]
+
+
+@tree.dataclass
+class Categorical:
+    r"""A categorical distribution over K classes, given by unnormalised log probabilities.
+
+    .. math:: \log p(k) = z_k - \log \sum_j m_j e^{z_j} \quad\text{where}\quad m_k = 1
+
+    A logit of minus infinity, or a mask that is False, forbids a class: it is never sampled and has the log probability minus infinity;
+    entropy, KL and gradients stay finite.
+
+    Attributes:
+        logits: floating point [..., K], z; at least one in each row above minus infinity.
+        start: static; the smallest class: the classes are start, ..., start + K - 1, as in ``spaces.Discrete(K, start)``.
+        mask: bool [..., K], m, True for allowed; at least one in each row. Broadcasts with ``logits``. (): all classes are allowed.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``start`` is not a Python integer, ``mask`` no bool
+            tensor, or ``x`` not one of whole numbers.
+        ValueError: from a method, if shapes do not fit, or a row is seen to forbid all classes (where it cannot be seen, in a compiled
+            program, its log probabilities are NaN).
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> choice = Categorical(torch.tensor([0.0, 0.0, -torch.inf]))
+        >>> choice.probs, choice.entropy()
+        (tensor([0.5000, 0.5000, 0.0000]), tensor(0.6931))
+        >>> choice.log_prob(torch.tensor(1))
+        tensor(-0.6931)
+        >>> torch.func.vmap(choice.sample)(random.split(random.key(0), 100)).max()
+        tensor(1)
+        >>> Categorical(torch.tensor([0.0, 9.0]), start=1).mode()
+        tensor(2)
+        >>> Categorical(torch.zeros(3), mask=torch.tensor([True, False, True])).probs
+        tensor([0.5000, 0.0000, 0.5000])
+
+    Reference: S. Huang, S. Ontañón, "A Closer Look at Invalid Action Masking in Policy Gradient Algorithms", 2020, arXiv:2006.14171.
+    """
+
+    logits: torch.Tensor
+    start: int = tree.static(default=0)
+    mask: Any = ()
+    estimated = ()
+
+    def _logits(self) -> torch.Tensor:
+        check_start("Categorical", self.start)
+        return _allowed("Categorical", self.logits, self.mask)
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """The logarithms of the probabilities [..., K]."""
+        return torch.log_softmax(self._logits(), -1)
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities [..., K]."""
+        return torch.softmax(self._logits(), -1)
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return a class int64 [...], by the Gumbel-max trick."""
+        return random.categorical(key, self._logits()) + self.start
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a class int64 [...] and its log probability [...]."""
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of classes ``x``: whole numbers whose shape broadcasts to [...] or [...] to it.
+
+        It is minus infinity for a number outside start, ..., start + K - 1.
+        """
+        log_probs = self.log_probs
+        check_classes("Categorical.log_prob", x)
+        broadcast("Categorical.log_prob: x and the batch shape of logits", x.shape, log_probs.shape[:-1])
+        # A masked sum instead of a gather: its gradient is a product instead of a scatter, and fuses with the softmax.
+        index = x.to(torch.int64) - self.start
+        classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
+        chosen = torch.where(index.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
+        return torch.where((index >= 0) & (index < log_probs.shape[-1]), chosen, -math.inf)
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        log_probs, probs = self.log_probs, self.probs
+        return -(probs * torch.where(probs > 0, log_probs, 0.0)).sum(-1)
+
+    def mode(self) -> torch.Tensor:
+        """Return the most likely class int64 [...] (the first one of equal classes)."""
+        return self._logits().argmax(-1) + self.start
+
+    def mean(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a mean; ``probs`` is the mean of their one-hot vectors."""
+        raise TypeError("Categorical.mean: classes are labels and have no mean; use mode() for the likeliest class, or probs")
+
+    def stddev(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a standard deviation."""
+        raise TypeError("Categorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
+
+    def kl(self, other: "Categorical") -> torch.Tensor:
+        r"""Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
+
+        .. math:: \sum_k p_k \, (\log p_k - \log q_k)
+
+        Raises:
+            TypeError: if ``other`` is not a Categorical.
+            ValueError: if the classes differ.
+        """
+        check_kind("Categorical.kl", other, Categorical)
+        if self.start != other.start:
+            raise ValueError(f"Categorical.kl: other: expected classes that begin at {self.start}, got one that begins at {other.start}")
+        mine, theirs, probs = self.log_probs, other.log_probs, self.probs
+        if mine.shape[-1] != theirs.shape[-1]:
+            raise ValueError(f"Categorical.kl: other: expected {mine.shape[-1]} classes, got {theirs.shape[-1]}")
+        broadcast("Categorical.kl: self and other", mine.shape, theirs.shape)
+        present = probs > 0
+        return (probs * (torch.where(present, mine, 0.0) - torch.where(present, theirs, 0.0))).sum(-1)
+
+
+@tree.dataclass
+class OneHotCategorical:
+    """A categorical distribution over K classes, as one-hot vectors.
+
+    Attributes:
+        logits: floating point [..., K], as for :class:`Categorical`.
+        mask: bool [..., K] or (), as for :class:`Categorical`.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, ``mask`` is not a bool tensor, or ``x`` is not a tensor.
+        ValueError: from a method, if shapes do not fit, or as for :class:`Categorical`.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> choice = OneHotCategorical(torch.tensor([0.0, 0.0, -torch.inf]))
+        >>> choice.sample(random.key(0)), choice.mean()
+        (tensor([1., 0., 0.]), tensor([0.5000, 0.5000, 0.0000]))
+    """
+
+    logits: torch.Tensor
+    mask: Any = ()
+    estimated = ()
+
+    def _classes(self) -> Categorical:
+        return Categorical(_allowed("OneHotCategorical", self.logits, self.mask))
+
+    def _vector(self, x: torch.Tensor) -> torch.Tensor:
+        return one_hot(x, self.logits.shape[-1]).to(self.logits.dtype)
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """The logarithms of the probabilities [..., K]."""
+        return self._classes().log_probs
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities [..., K]."""
+        return self._classes().probs
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return a one-hot vector [..., K] in the dtype of the logits; it carries no gradient."""
+        return self._vector(self._classes().sample(key))
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a one-hot vector [..., K] and its log probability [...]."""
+        x, log_prob = self._classes().sample_with_log_prob(key)
+        return self._vector(x), log_prob
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of one-hot vectors ``x`` [..., K] of any dtype, whose batch shape broadcasts as for Categorical."""
+        classes = self._classes()
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"OneHotCategorical.log_prob: x: expected a tensor [..., K], got {type(x).__name__}")
+        if x.ndim == 0 or x.shape[-1] != self.logits.shape[-1]:
+            raise ValueError(
+                f"OneHotCategorical.log_prob: x: expected one-hot vectors [..., {self.logits.shape[-1]}], got the shape {list(x.shape)}; "
+                "use Categorical for classes as whole numbers"
+            )
+        return classes.log_prob(x.to(torch.int64).argmax(-1))
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        return self._classes().entropy()
+
+    def mode(self) -> torch.Tensor:
+        """Return the most likely one-hot vector [..., K]."""
+        return self._vector(self._classes().mode())
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean [..., K]: the probabilities."""
+        return self.probs
+
+    def stddev(self) -> torch.Tensor:
+        """Return the standard deviation of each entry [..., K]."""
+        probs = self.probs
+        # For the most likely class, 1 - p is computed as the sum of the others, which avoids cancellation.
+        likeliest = torch.arange(probs.shape[-1], device=probs.device) == probs.argmax(-1, keepdim=True)
+        others = torch.where(likeliest, 0.0, probs).sum(-1, keepdim=True)
+        var = probs * torch.where(likeliest, others, 1 - probs)
+        return torch.where(var > 0, torch.where(var > 0, var, 1.0).sqrt(), 0.0 * var)
+
+    def kl(self, other: "OneHotCategorical") -> torch.Tensor:
+        """Return KL(self || other) [...].
+
+        Raises:
+            TypeError: if ``other`` is not an OneHotCategorical.
+            ValueError: if the numbers of classes differ.
+        """
+        check_kind("OneHotCategorical.kl", other, OneHotCategorical)
+        return self._classes().kl(other._classes())
+
+
+@tree.dataclass
+class MultiCategorical:
+    """Several independent categorical distributions, as one over vectors of classes.
+
+    Attributes:
+        logits: floating point [..., N], those of the first choice, then those of the second, and so on.
+        nvec: static; a tuple of the numbers of classes of the K choices, which sum to N.
+        start: static; a tuple of the smallest class of each choice, as in ``spaces.MultiDiscrete(nvec, start)``; None: 0 for all.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor or ``x`` is not a tensor of whole numbers.
+        ValueError: from a method, if shapes do not fit, or ``start`` is not K integers.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> choices = MultiCategorical(torch.zeros(5), nvec=(2, 3))
+        >>> choices.sample(random.key(0)), choices.log_prob(torch.tensor([1, 2]))
+        (tensor([1, 0]), tensor(-1.7918))
+    """
+
+    logits: torch.Tensor
+    nvec: tuple[int, ...] = tree.static()
+    start: tuple[int, ...] | None = tree.static(default=None)
+    estimated = ()
+
+    def _starts(self) -> tuple[int, ...]:
+        if self.start is None:
+            return (0,) * len(self.nvec)
+        if not isinstance(self.start, tuple) or len(self.start) != len(self.nvec):
+            raise ValueError(f"MultiCategorical: start: expected a tuple of {len(self.nvec)} integers as in nvec, got {self.start!r}")
+        return self.start
+
+    def _choices(self) -> list[Categorical]:
+        logits, nvec = check_logits("MultiCategorical", self.logits), self.nvec
+        if not isinstance(nvec, tuple) or not nvec or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nvec):
+            raise ValueError(f"MultiCategorical: nvec: expected a tuple of whole numbers of at least 1, got {nvec!r}")
+        if sum(nvec) != logits.shape[-1]:
+            raise ValueError(
+                f"MultiCategorical: logits: expected the shape [..., {sum(nvec)}], the sum of nvec {nvec}, got {list(logits.shape)}"
+            )
+        return [Categorical(part, start) for part, start in zip(logits.split(list(nvec), -1), self._starts(), strict=True)]
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return classes int64 [..., K]."""
+        choices = self._choices()
+        return torch.stack([choice.sample(k) for choice, k in zip(choices, random.split(key, len(choices)).unbind(0), strict=True)], -1)
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return classes int64 [..., K] and their joint log probability [...]."""
+        x = self.sample(key)
+        return x, self.log_prob(x)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the joint log probability of classes ``x`` [..., K], whose batch shape broadcasts as for Categorical."""
+        choices = self._choices()
+        check_classes("MultiCategorical.log_prob", x)
+        if x.ndim == 0 or x.shape[-1] != len(choices):
+            raise ValueError(f"MultiCategorical.log_prob: x: expected the shape [..., {len(choices)}], got {list(x.shape)}")
+        return reduce(torch.add, [choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True)])
+
+    def entropy(self) -> torch.Tensor:
+        """Return the joint entropy [...] in nats."""
+        return reduce(torch.add, [choice.entropy() for choice in self._choices()])
+
+    def mode(self) -> torch.Tensor:
+        """Return the most likely classes int64 [..., K]."""
+        return torch.stack([choice.mode() for choice in self._choices()], -1)
+
+    def mean(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a mean."""
+        raise TypeError("MultiCategorical.mean: classes are labels and have no mean; use mode() for the likeliest classes")
+
+    def stddev(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a standard deviation."""
+        raise TypeError("MultiCategorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
+
+    def kl(self, other: "MultiCategorical") -> torch.Tensor:
+        """Return KL(self || other) [...].
+
+        Raises:
+            TypeError: if ``other`` is not a MultiCategorical.
+            ValueError: if its ``nvec`` or ``start`` differs.
+        """
+        check_kind("MultiCategorical.kl", other, MultiCategorical)
+        if self.nvec != other.nvec:
+            raise ValueError(f"MultiCategorical.kl: other: expected nvec {self.nvec}, got {other.nvec}")
+        return reduce(torch.add, [mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True)])
+
+
+def check_logits(what: str, logits: Any) -> torch.Tensor:
+    """Check that ``logits`` are a floating-point tensor [..., K], and return them; messages begin with ``what``.
+
+    Example:
+        >>> check_logits("Categorical", torch.zeros(3))
+        tensor([0., 0., 0.])
+    """
+    floating(f"{what}: logits", logits)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(
+            f"{what}: logits: expected the shape [..., K] with K at least 1, got {list(logits.shape)}; "
+            "the last dimension is that of the classes"
+        )
+    return logits
+
+
+def _allowed(what: str, logits: Any, mask: Any) -> torch.Tensor:
+    """Return the logits, checked, with minus infinity for what the mask forbids."""
+    check_logits(what, logits)
+    if isinstance(mask, tuple) and not mask:
+        return logits
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"{what}: mask: expected a bool tensor, True for allowed, got {got}; compare it with mask == 1")
+    broadcast(f"{what}: logits and mask", logits.shape, mask.shape)
+    if mask.ndim == 0 or mask.shape[-1] != logits.shape[-1]:
+        raise ValueError(f"{what}: mask: expected the shape [..., {logits.shape[-1]}], got {list(mask.shape)}")
+    if seen(lambda: ~mask.any(-1).all(), mask):
+        row = (~mask.any(-1)).nonzero()[0].tolist()
+        raise ValueError(f"{what}: mask: expected at least one allowed class in each row, got none in row {row}; end the episode there")
+    return torch.where(mask, logits, -math.inf)

@@ -1,0 +1,367 @@
+"""Pure environments as gymnasium environments, single or as a vector environment of copies."""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.seeding import np_random
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from funrl import compiler, random, tree
+from funrl.env import Env, Timestep
+from funrl.envs.gymnasium import _spaces as spaces
+
+__all__ = ["to_gymnasium", "to_gymnasium_vector"]
+
+_FRAMES_PER_SECOND = 30  # of videos; an Env does not know the duration of a step
+
+
+def to_gymnasium(
+    env: Env,
+    *,
+    env_params: Any = None,
+    render_mode: str | None = None,
+    device: torch.device | str = "cpu",
+    backend: str | None = None,
+) -> gymnasium.Env:
+    """Return a pure environment, transformed or not, as a gymnasium environment.
+
+    Spaces, observations and actions are converted to gymnasium's, with the dtypes of the environment's spaces; ``info`` has arrays; rewards
+    are Python floats. It does not reset itself, and a step after the end of an episode is an error.
+
+    An episode has the key ``k = random.key(n)``, with ``n = np_random.integers(2**63)`` drawn at its start: its reset
+    uses ``split(k)[0]``, and step t = 0, 1, ... uses ``fold_in(split(k)[1], t)``. So a seed determines all later episodes, and a reset
+    without a seed uses a new key.
+
+    Args:
+        env: a pure environment, not batched.
+        env_params: its physical constants; by default ``env.default_params``.
+        render_mode: ``"rgb_array"`` for ``render`` to return pictures, uint8 [H, W, 3]; None: there are none.
+        device: the device of the computation.
+        backend: None: eager, about half a millisecond per step. ``"auto"``, or another backend of :func:`funrl.compile`: the first reset
+            and step take some seconds, and each further one about a tenth of a millisecond.
+
+    Returns:
+        The environment. ``gymnasium.make(spec)`` with its ``spec`` makes it again.
+
+    Raises:
+        TypeError: if ``env`` is not an :class:`~funrl.env.Env`, or numpy lacks the dtype of one of its spaces.
+        ValueError: if it runs on the host or is batched, ``env_params`` are not like its default ones, or it has no such
+            ``render_mode``; from ``step``, if the action is not one of the environment (a Box may be left).
+        gymnasium.error.ResetNeeded: from ``step`` and ``render``, if no episode is running.
+
+    Example:
+        >>> import funrl
+        >>> env = to_gymnasium(funrl.envs.make("CartPole-v1"))
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> observation.shape, observation.dtype, reward, terminated
+        ((4,), dtype('float32'), 1.0, False)
+    """
+    return PureEnv(_Episodes("to_gymnasium", env, 1, env_params, device, backend), render_mode)
+
+
+def to_gymnasium_vector(
+    env: Env,
+    num_envs: int,
+    *,
+    env_params: Any = None,
+    render_mode: str | None = None,
+    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    device: torch.device | str = "cpu",
+    backend: str | None = None,
+) -> VectorEnv:
+    """Return ``num_envs`` copies of a pure environment as a vector environment of gymnasium, which steps all of them at once.
+
+    Its results equal those of gymnasium's SyncVectorEnv with as many copies of :func:`to_gymnasium`, in the time of one:
+    copy i has a separate generator, seeded by ``seed + i``.
+
+    Args:
+        env: a pure environment, not batched.
+        num_envs: B >= 1, the number of copies.
+        env_params: the physical constants of all copies; by default ``env.default_params``.
+        render_mode: ``"rgb_array"`` for ``render`` to return a tuple of pictures, uint8 [H, W, 3]; None: there are none.
+        autoreset_mode: when a copy is reset after the end of its episode, as in SyncVectorEnv: ``NEXT_STEP``, by the next step, which
+            ignores its action; ``SAME_STEP``, at once, with ``final_obs`` and ``final_info`` in the info; ``DISABLED``, by
+            ``reset(options={"reset_mask": ...})``.
+        device: the device of the computation.
+        backend: as for :func:`to_gymnasium`.
+
+    Returns:
+        The vector environment.
+
+    Raises:
+        TypeError: if ``env`` is not an :class:`~funrl.env.Env`, or ``num_envs`` not an integer, or numpy lacks a dtype of its spaces.
+        ValueError: as :func:`to_gymnasium`, or if ``num_envs`` is less than 1, or there is no such ``autoreset_mode``.
+        gymnasium.error.ResetNeeded: as :func:`to_gymnasium`.
+
+    Example:
+        >>> import funrl
+        >>> envs = to_gymnasium_vector(funrl.envs.make("Pendulum-v1"), 3)
+        >>> observation, info = envs.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = envs.step(envs.action_space.sample())
+        >>> observation.shape, reward.shape, truncated
+        ((3, 3), (3,), array([False, False, False]))
+    """
+    if not isinstance(num_envs, int) or isinstance(num_envs, bool):
+        raise TypeError(f"to_gymnasium_vector: num_envs: expected an integer, got {num_envs!r}")
+    if num_envs < 1:
+        raise ValueError(f"to_gymnasium_vector: num_envs: expected at least 1, got {num_envs}")
+    mode = AutoresetMode(autoreset_mode)
+    return PureVectorEnv(_Episodes("to_gymnasium_vector", env, num_envs, env_params, device, backend), render_mode, mode)
+
+
+class PureEnv(gymnasium.Env):
+    """See :func:`to_gymnasium`."""
+
+    def __init__(self, episodes: "_Episodes", render_mode: str | None):
+        self.episodes, self.spec = episodes, episodes.spec(render_mode)
+        self.metadata, self.render_mode = episodes.metadata(render_mode), render_mode
+        self.observation_space, self.action_space = episodes.observation_space, episodes.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        observation, info = self.episodes.reset([self.np_random])
+        return self.episodes.layout.unstack(observation)[0], _first(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        layout = self.episodes.action_layout
+        try:
+            batch = layout.stack([action])
+        except spaces.Misfit:
+            raise ValueError(f"{self.episodes.name}: expected an action in {self.action_space}, got one {layout.misfit(action)}") from None
+        observation, reward, terminated, truncated, info = self.episodes.step(batch)
+        first = float(reward[0]), bool(terminated[0]), bool(truncated[0])
+        return self.episodes.layout.unstack(observation)[0], *first, _first(info)
+
+    def render(self) -> np.ndarray | None:
+        return None if self.render_mode is None else self.episodes.render()[0]
+
+
+class PureVectorEnv(VectorEnv):
+    """See :func:`to_gymnasium_vector`."""
+
+    def __init__(self, episodes: "_Episodes", render_mode: str | None, autoreset_mode: AutoresetMode):
+        self.episodes, self.spec, self.num_envs = episodes, episodes.spec(render_mode), episodes.num
+        self.metadata, self.render_mode = {**episodes.metadata(render_mode), "autoreset_mode": autoreset_mode}, render_mode
+        self.autoreset_mode = autoreset_mode
+        self.single_observation_space, self.single_action_space = episodes.observation_space, episodes.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._seeded: list[Any] = [None] * self.num_envs  # generators and their seeds, from their first use on
+        self._all = np.ones(self.num_envs, np.bool_)
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """The generator of each copy."""
+        self._seed([None] * self.num_envs, self._all)
+        return tuple([generator for generator, _ in self._seeded])
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:
+        """The seed of each copy's generator."""
+        self._seed([None] * self.num_envs, self._all)
+        return tuple([seed for _, seed in self._seeded])
+
+    def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        mask = self._all
+        if options is not None and "reset_mask" in options:
+            mask = options["reset_mask"]
+            if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
+                raise ValueError(f"reset: reset_mask: expected a bool array [{self.num_envs}] that is True somewhere, got {mask!r}")
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"reset: seed: expected one for each of {self.num_envs} copies, got {len(seed)}")
+        self._seed(seed, mask)
+        observation, info = self.episodes.reset(self.np_random, mask)
+        return observation, _masked(info, mask)
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        over = self.episodes.over if self.autoreset_mode == AutoresetMode.NEXT_STEP else ~self._all
+        observation, reward, terminated, truncated, info = self.episodes.step(actions, skip=over)
+        ends: Any = over
+        final = {}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            ends = terminated | truncated
+            if ends.any():
+                final = self._final(observation, info, ends)
+        if ends.any():
+            observation, info = self.episodes.reset(self.np_random, ends)
+        return observation, reward, terminated, truncated, {**final, **_masked(info, self._all)}
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        return None if self.render_mode is None else tuple(self.episodes.render())
+
+    def _seed(self, seeds: Sequence[int | None], mask: np.ndarray) -> None:
+        for i in np.flatnonzero(mask).tolist():
+            if seeds[i] is not None or self._seeded[i] is None:
+                self._seeded[i] = np_random(seeds[i])
+
+    def _final(self, observation: Any, info: dict[str, Any], ends: np.ndarray) -> dict[str, Any]:
+        """Return the ``final_obs`` and ``final_info`` entries for copies that were reset in the same step."""
+        rows, array = self.episodes.layout.unstack(observation), np.full(self.num_envs, None, object)
+        for i in np.flatnonzero(ends):
+            array[i] = rows[i]
+        return {"final_obs": array, "_final_obs": ends, "final_info": _masked(info, ends), "_final_info": ends.copy()}
+
+
+class _Maker:
+    """A function that makes an environment and can be sent to other processes; the functions of the Env are created there."""
+
+    def __init__(self, make: Any):
+        self.make = make
+
+    def __call__(self, **options: Any) -> gymnasium.Env:
+        return self.make(**options)
+
+    def __deepcopy__(self, memo: Any) -> "_Maker":
+        return self  # it is immutable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (cloudpickle.dumps(self.make),)
+
+
+def _unpickled(made: bytes) -> _Maker:
+    return _Maker(cloudpickle.loads(made))
+
+
+class _Episodes:
+    """Episodes of N copies of a pure environment, with arrays as inputs and outputs. One call of a vmapped function steps all copies."""
+
+    def __init__(self, what: str, env: Env, num: int, env_params: Any, device: torch.device | str, backend: str | None):
+        if not isinstance(env, Env):
+            raise TypeError(f"{what}: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+        if env.host:
+            raise ValueError(f"{what}: env: {env.name} runs outside torch: use it as it is there")
+        if env.num_envs is not None:
+            raise ValueError(f"{what}: env: {env.name} has {env.num_envs} copies; give a single one, to_gymnasium_vector makes copies")
+        if env_params is not None:
+            tree.check_like(env_params, env.default_params, f"{what}: env_params", "default_params", dtypes=False)
+        self.env, self.num, self.name, self.what = env, num, env.name, what
+        self.options = {"env_params": env_params, "device": device, "backend": backend}
+        self.env_params = tree.to(env.default_params if env_params is None else env_params, torch.device(device))
+        self.device = torch.device(device)
+        self.observation_space = self._space("observation_space")
+        self.action_space = self._space("action_space")
+        self.layout = spaces.layout(self.observation_space, f"{self.name}: observation_space")
+        self.action_layout = spaces.layout(self.action_space, f"{self.name}: action_space")
+        self.begin, self.advance = self._begin, self._advance
+        if backend is not None:
+            self.begin = compiler.compile(self._begin, backend=backend)
+            self.advance = compiler.compile(self._advance, backend=backend)
+        self.over: np.ndarray | None = None  # bool [N], which episodes are over
+        self.times = np.zeros(num, np.int64)  # steps taken in each
+        self.now: Any = None  # keys, states, observations and infos
+
+    def spec(self, render_mode: str | None) -> EnvSpec:
+        """Return the EnvSpec that makes such an environment again."""
+        make = _Maker(functools.partial(to_gymnasium, self.env, **self.options))
+        limit = self.env.max_episode_steps if self.options["env_params"] is None else None
+        id = re.sub(r"[^\w:.-]", "_", self.name)
+        return EnvSpec(id, make, max_episode_steps=limit, kwargs={"render_mode": render_mode})
+
+    def metadata(self, render_mode: str | None) -> dict[str, Any]:
+        """Return gymnasium's metadata; raise a ValueError if the environment does not have the render mode."""
+        modes = [] if self.env.render is None else ["rgb_array"]
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(f"{self.what}: render_mode: {self.name} has {modes or 'no pictures'}; got {render_mode!r}")
+        return {"render_modes": modes, "render_fps": _FRAMES_PER_SECOND}
+
+    def reset(self, generators: Sequence[np.random.Generator], where: np.ndarray | None = None) -> tuple[Any, Any]:
+        """Start episodes with keys from the generators; return the observations and infos of all copies."""
+        where = np.ones(self.num, np.bool_) if where is None else where
+        if self.over is None and not where.all():
+            raise ResetNeeded(f"{self.name}: reset all copies before some of them")
+        seeds = np.zeros(self.num, np.int64)
+        for i in np.flatnonzero(where).tolist():
+            seeds[i] = generators[i].integers(1 << 63, dtype=np.int64)
+        new = self.begin(self._tensor(seeds), self.env_params)
+        self.now = new if where.all() else tree.where(self._tensor(where), new, self.now)
+        self.times[where] = 0
+        self.over = ~where if self.over is None else self.over & ~where
+        return self._shown()
+
+    def step(self, action: Any, skip: np.ndarray | None = None) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, Any]:
+        """Step all copies except those in ``skip``, whose rewards are 0 and whose flags are False."""
+        if self.over is None:
+            raise ResetNeeded(f"{self.name}: reset it before the first step")
+        skip = np.zeros(self.num, np.bool_) if skip is None else skip
+        if (self.over & ~skip).any():
+            i = int(np.flatnonzero(self.over & ~skip)[0])
+            raise ResetNeeded(f"{self.name}: the episode of copy {i} is over; reset it before the next step")
+        try:
+            action = self.action_layout.tensors(self.action_layout.fit(action, self.num), single=False)
+        except spaces.Misfit as error:
+            raise ValueError(f"{self.name}: expected an action in {self.action_space} for each of {self.num} copies; got {error}") from None
+        keys, state, _, _ = self.now
+        action = tree.to(action, self.device)
+        state, timestep = self.advance(keys, self._tensor(self.times), state, action, self.env_params)
+        self.now = keys, state, timestep.observation, timestep.info
+        self.times += 1
+        live = ~skip
+        reward = np.where(live, spaces.numpy(timestep.reward), 0.0).astype(np.float64)
+        terminated, truncated = (spaces.numpy(flag) & live for flag in (timestep.terminated, timestep.truncated))
+        self.over = terminated | truncated | skip
+        observation, info = self._shown()
+        return observation, reward, terminated, truncated, info
+
+    def render(self) -> list[np.ndarray]:
+        """Return the pictures of all copies."""
+        if self.over is None:
+            raise ResetNeeded(f"{self.name}: reset it before it is rendered")
+        pictures = torch.func.vmap(self.env.render, (0, None))(self.now[1], self.env_params)
+        return list(np.array(spaces.numpy(pictures)))
+
+    def _begin(self, seeds: torch.Tensor, env_params: Any) -> tuple[torch.Tensor, Any, Any, Any]:
+        def one(seed: torch.Tensor) -> tuple[torch.Tensor, Any, Any, Any]:
+            reset_key, key = random.split(random.key(seed)).unbind(0)
+            state, timestep = self.env.reset(reset_key, env_params)
+            return key, state, timestep.observation, timestep.info
+
+        return torch.func.vmap(one)(seeds)
+
+    def _advance(self, keys: torch.Tensor, times: torch.Tensor, state: Any, action: Any, env_params: Any) -> tuple[Any, Timestep]:
+        def one(key: torch.Tensor, time: torch.Tensor, state: Any, action: Any) -> tuple[Any, Timestep]:
+            return self.env.step(random.fold_in(key, time), state, action, env_params)
+
+        return torch.func.vmap(one)(keys, times, state, action)
+
+    def _shown(self) -> tuple[Any, Any]:
+        _, _, observation, info = self.now
+        return self.layout.given(observation), tree.map(lambda x: np.array(spaces.numpy(x)), info)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, copy=True)
+
+    def _space(self, field: str) -> gymnasium.Space:
+        space = getattr(self.env, field)
+        try:
+            return spaces.to_gymnasium(space)
+        except TypeError as error:
+            raise TypeError(f"{self.what}: {self.name}: {field}: numpy has no counterpart of {space} ({error}); cast it first") from None
+
+
+def _first(info: Any) -> Any:
+    """Return the info of the only copy, with flags as Python bools, as gymnasium's vector environments require."""
+    return tree.map(lambda x: bool(x[0]) if x.dtype == np.bool_ and x.ndim == 1 else x[0], info)
+
+
+def _masked(info: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+    """Return the infos of some copies in gymnasium's format: 0 for the others, and for each entry a mask ``_entry`` of these copies."""
+    out: dict[str, Any] = {}
+    for name, value in info.items():
+        if isinstance(value, dict):
+            out[name] = _masked(value, mask)
+        else:
+            out[name] = value if mask.all() else np.where(mask.reshape(-1, *[1] * (value.ndim - 1)), value, np.zeros((), value.dtype))
+        out[f"_{name}"] = mask.copy()
+    return out

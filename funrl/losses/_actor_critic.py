@@ -1,0 +1,209 @@
+"""Shared parts of actor-critic losses: parameters, one-step targets, metrics, and the sum of the terms."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import tree
+from funrl.losses._checks import alike, fields, floating, mean, number
+from funrl.returns import td0
+
+__all__ = ["ActorCritic", "SoftActorCritic", "bootstrap", "check_transition", "critic_metrics", "evaluate", "sum_terms"]
+
+
+@tree.dataclass
+class ActorCritic:
+    """Parameters of a policy and of its critics, or their targets.
+
+    Attributes:
+        actor: the parameters of the argument ``actor`` of a loss.
+        critic: the parameters of its argument ``critic``.
+    """
+
+    actor: Any
+    critic: Any
+
+
+@tree.dataclass
+class SoftActorCritic:
+    """Parameters of a policy, its critics and its temperature.
+
+    Attributes:
+        actor: the parameters of the argument ``actor`` of a loss.
+        critic: the parameters of its argument ``critic``.
+        log_alpha: floating point [], the logarithm of the temperature.
+    """
+
+    actor: Any
+    critic: Any
+    log_alpha: torch.Tensor
+
+
+def check_transition(what: str, batch: Any) -> None:
+    """Raise unless ``batch`` is a batch of transitions, with ``reward`` and ``terminated`` of the same shape [N...].
+
+    Args:
+        what: the name of the loss, for the message.
+        batch: a :class:`funrl.env.Transition`, or anything with its fields observation, action, reward, terminated and next_observation.
+
+    Raises:
+        TypeError: if a field is missing, ``reward`` is not floating point, or ``terminated`` is not bool.
+        ValueError: if their shapes differ.
+
+    Example:
+        >>> check_transition("dqn_loss", {"reward": torch.zeros(3)})
+        Traceback (most recent call last):
+        ...
+        TypeError: dqn_loss: batch: expected a funrl.env.Transition or the like, with fields ..., got a dict with ['reward']
+    """
+    fields(f"{what}: batch", batch, ("observation", "action", "reward", "terminated", "next_observation"), "funrl.env.Transition")
+    floating(what, "batch.reward", batch.reward)
+    if not isinstance(batch.terminated, torch.Tensor) or batch.terminated.dtype is not torch.bool:
+        got = batch.terminated.dtype if isinstance(batch.terminated, torch.Tensor) else type(batch.terminated).__name__
+        raise TypeError(f"{what}: batch.terminated: expected a bool tensor, got {got}; cast it with .to(torch.bool)")
+    if batch.terminated.shape != batch.reward.shape:
+        raise ValueError(
+            f"{what}: batch.terminated: expected the shape {list(batch.reward.shape)} of batch.reward, got {list(batch.terminated.shape)}; "
+            "nothing is broadcast: squeeze or reshape it"
+        )
+
+
+def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | torch.Tensor) -> torch.Tensor:
+    """Return the targets r + gamma (1 - terminated) V(s') of :func:`funrl.returns.td0`, detached.
+
+    Args:
+        what: the name of the loss, for the message.
+        batch: as checked by :func:`check_transition`.
+        next_value: V(s'), floating point [N...], or [N..., K] for K values with one target each.
+        gamma: in [0, 1], a number or a tensor [] or [N...].
+
+    Returns:
+        Floating point, with the shape of ``next_value``.
+
+    Raises:
+        ValueError: if ``gamma`` has another shape, or is a Python number outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.zeros(2, 3), action=torch.zeros(2), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.zeros(2, 3), extras=(),
+        ... )
+        >>> bootstrap("dqn_loss", batch, torch.tensor([4.0, 4.0]), 0.5)
+        tensor([3., 1.])
+    """
+    if isinstance(gamma, torch.Tensor) and gamma.shape not in ((), batch.reward.shape):
+        raise ValueError(
+            f"{what}: gamma: expected a number, or a tensor of shape [] or {list(batch.reward.shape)}, got {list(gamma.shape)}"
+        )
+    gamma = number(what, "gamma", gamma, batch.reward, high=1.0)
+    further = (1,) * (next_value.ndim - batch.reward.ndim)
+    reward, terminated = (x.reshape((*x.shape, *further)).expand_as(next_value)[None] for x in (batch.reward, batch.terminated))
+    gamma = gamma.reshape((*gamma.shape, *further)) if isinstance(gamma, torch.Tensor) else gamma
+    return td0(reward, next_value[None], terminated, gamma=gamma)[0].detach()
+
+
+def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the metrics that every critic's loss reports, without gradient.
+
+    Args:
+        loss: floating point [].
+        prediction: floating point [N...], or [E, N...] of E critics.
+        target: floating point [N...].
+
+    Returns:
+        ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value`` and ``target_value_max``, each [] (means and maxima), and
+        ``td_error`` [N...], for prioritised replay: the absolute error of the prediction, the largest over the critics.
+
+    Example:
+        >>> import torch
+        >>> critic_metrics(torch.tensor(2.5), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]))["td_error"]
+        tensor([1., 2.])
+    """
+    loss, prediction, target = loss.detach(), prediction.detach(), target.detach()
+    error = (prediction - target).abs()
+    return {
+        "loss_value": loss,
+        "pred_value": prediction.mean(),
+        "pred_value_max": prediction.max(),
+        "target_value": target.mean(),
+        "target_value_max": target.max(),
+        "td_error": error if prediction.ndim == target.ndim else error.amax(0),
+    }
+
+
+def evaluate(
+    what: str, apply: Callable[[Any, Any], tuple[Any, torch.Tensor]], params: Any, batch: Any, **tensors: torch.Tensor
+) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Evaluate a policy and its value function on a batch.
+
+    Args:
+        what: the name of the loss, for the message.
+        apply: ``apply(params, observation) -> (distribution, value [N...])``.
+        params: the parameters of ``apply``.
+        batch: an object with an observation and an action.
+        **tensors: floating point [N...], whose shape the results must have.
+
+    Returns:
+        The distribution, and log pi(a|s), the entropy and the value, each [N...].
+
+    Raises:
+        ValueError: if shapes differ.
+        TypeError: if one is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Categorical
+        >>> from funrl.losses import ReinforceBatch
+        >>> batch = ReinforceBatch(observation=torch.zeros(2, 3), action=torch.tensor([0, 1]), returns=torch.ones(2))
+        >>> _, log_prob, entropy, value = evaluate("a2c_loss", lambda p, x: (Categorical(x[:, :2]), x[:, 2]), (), batch)
+        >>> log_prob
+        tensor([-0.6931, -0.6931])
+    """
+    distribution, value = apply(params, batch.observation)
+    log_prob, entropy = distribution.log_prob(batch.action), distribution.entropy()
+    alike(what, **tensors, **{"apply's log_prob": log_prob, "apply's entropy": entropy, "apply's value": value})
+    return distribution, log_prob, entropy, value
+
+
+def sum_terms(
+    what: str,
+    policy_loss: torch.Tensor,
+    value_loss: torch.Tensor,
+    entropy: torch.Tensor,
+    *,
+    value_weight: float | torch.Tensor,
+    entropy_weight: float | torch.Tensor,
+    weight: torch.Tensor | None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the mean over samples of policy loss + value_weight * value loss - entropy_weight * entropy, and metrics.
+
+    Args:
+        what: the name of the loss, for the message.
+        policy_loss: floating point [N...].
+        value_loss: floating point [N...].
+        entropy: floating point [N...].
+        value_weight: at least 0, a number or a tensor [].
+        entropy_weight: a number or a tensor [].
+        weight: floating point [N...], of samples; None: all 1.
+
+    Returns:
+        The loss [], and ``policy_loss``, ``value_loss`` and ``entropy``, each [] and without gradient.
+
+    Raises:
+        ValueError: if ``value_weight`` is a negative Python number, or ``weight`` has another shape.
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(2)
+        >>> sum_terms("a2c_loss", one, one, one, value_weight=0.5, entropy_weight=0.25, weight=None)[0]
+        tensor(1.2500)
+    """
+    value_weight = number(what, "value_weight", value_weight, value_loss)
+    entropy_weight = number(what, "entropy_weight", entropy_weight, entropy, low=-math.inf)
+    policy_loss, value_loss, entropy = (mean(what, x, weight) for x in (policy_loss, value_loss, entropy))
+    loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
+    return loss, {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), "entropy": entropy.detach()}

@@ -1,0 +1,194 @@
+"""The losses of categorical deep Q-networks (C51), whose values are distributions over fixed atoms."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl.losses._actor_critic import bootstrap, critic_metrics
+from funrl.losses._checks import detach, floating, mean, shaped
+from funrl.losses._dqn import check_discrete, index_of, take
+
+__all__ = ["c51_loss", "double_c51_loss", "project_categorical"]
+
+Apply = Callable[[Any, Any], torch.Tensor]
+
+
+def project_categorical(atoms: torch.Tensor, probs: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+    r"""Project a distribution onto ``support``: the mass of each atom is divided between its two neighbours in the support.
+
+    .. math:: q_i = \sum_j p_j \left[1 - \frac{|\mathrm{clip}(y_j, z_1, z_K) - z_i|}{\Delta z}\right]_0^1
+
+    Args:
+        atoms: y, floating point [..., J]; the mass of an atom outside the support goes to the nearest end.
+        probs: p, floating point [..., J].
+        support: z, floating point [K], K at least 2, evenly spaced and rising.
+
+    Returns:
+        q, floating point [..., K].
+
+    Raises:
+        ValueError: if shapes do not fit.
+        TypeError: if an argument is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> project_categorical(torch.tensor([0.25, 9.0]), torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0, 2.0]))
+        tensor([0.3750, 0.1250, 0.5000])
+
+    Reference: M. G. Bellemare, W. Dabney, R. Munos, "A Distributional Perspective on Reinforcement Learning", 2017, arXiv:1707.06887,
+        equation 7.
+    """
+    for name, x in {"atoms": atoms, "probs": probs, "support": support}.items():
+        floating("project_categorical", name, x)
+    _check_support("project_categorical", support)
+    if atoms.shape != probs.shape or atoms.ndim == 0:
+        raise ValueError(f"project_categorical: probs: expected the shape {list(atoms.shape)} of atoms, got {list(probs.shape)}")
+    low, high = support[0], support[-1]
+    spacing = (high - low) / (support.shape[0] - 1)
+    y = torch.minimum(torch.maximum(atoms, low), high)
+    share = (1 - (y.unsqueeze(-2) - support.unsqueeze(-1)).abs() / spacing).clamp(0, 1)  # [..., K, J]
+    return (share * probs.unsqueeze(-2)).sum(-1)
+
+
+def c51_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    support: torch.Tensor,
+    gamma: float | torch.Tensor,
+    weight: torch.Tensor | None = None,
+    action_start: int = 0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of categorical Q-learning: cross-entropy to the projected distribution of the target network.
+
+    .. math:: L = -\frac1N \sum_i w_i \sum_k q_{ik} \log p_{\theta,k}(s_i, a_i), \qquad
+        q = \Phi\left(r + \gamma (1 - \mathrm{terminated}) z, \; p_{\bar\theta}(s', a^*)\right), \qquad
+        a^* = \arg\max_{a'} \sum_k z_k p_{\bar\theta,k}(s', a')
+
+    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after them, and ``gamma`` a tensor of
+    gamma^m with the m of each sample.
+
+    Args:
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        target_params: theta bar, a tree like ``params``; carries no gradient.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
+            ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
+        apply: ``apply(params, observation) -> logits of the atoms of every action [N..., A, K]``.
+        target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
+        support: z, floating point [K], evenly spaced and rising.
+        gamma: in [0, 1], a number or a tensor [] or [N...].
+        weight: w, floating point [N...], of importance sampling; None: all 1.
+        action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
+        ``target_value_max``, each [] (of the means of distributions), and ``td_error`` KL(q || p) [N...], for prioritised replay.
+
+    Raises:
+        ValueError: if shapes do not fit, gamma is a Python number outside [0, 1], or an action is found to have no value.
+        TypeError: if ``batch`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> params = torch.zeros(2, 4, 3)  # logits of 4 actions and 3 atoms by observation
+        >>> def apply(params, observation):
+        ...     return torch.einsum("nd,dak->nak", observation, params)
+        >>> loss, metrics = c51_loss(params, params, batch, apply=apply, support=torch.tensor([0.0, 1.0, 2.0]), gamma=1.0)
+        >>> loss, metrics["target_value"]
+        (tensor(1.0986), tensor(1.3333))
+
+    Reference: M. G. Bellemare, W. Dabney, R. Munos, "A Distributional Perspective on Reinforcement Learning", 2017, arXiv:1707.06887,
+        algorithm 1; KL as priority as in M. Hessel et al., "Rainbow", 2017, arXiv:1710.02298.
+    """
+    target_apply = apply if target_apply is None else target_apply
+    check_discrete("c51_loss", batch)
+    next_logits = target_apply(detach(target_params), batch.next_observation)
+    return _loss("c51_loss", params, batch, next_logits, next_logits, apply, support, gamma, weight, action_start)
+
+
+def double_c51_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
+    support: torch.Tensor,
+    gamma: float | torch.Tensor,
+    weight: torch.Tensor | None = None,
+    action_start: int = 0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of categorical double Q-learning, as in Rainbow: the learned network chooses the next action.
+
+    .. math:: a^* = \arg\max_{a'} \sum_k z_k p_{\theta,k}(s', a')
+
+    Arguments, results and errors are as for :func:`c51_loss`. ``chooser_apply`` takes theta to choose a*;
+    ``apply`` unless given (for noisy networks, which draw separate noise for each).
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> params = torch.zeros(2, 4, 3)
+        >>> def apply(params, observation):
+        ...     return torch.einsum("nd,dak->nak", observation, params)
+        >>> loss, metrics = double_c51_loss(params, params, batch, apply=apply, support=torch.tensor([0.0, 1.0, 2.0]), gamma=1.0)
+        >>> loss
+        tensor(1.0986)
+
+    Reference: M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298, section 3.
+    """
+    target_apply = apply if target_apply is None else target_apply
+    check_discrete("double_c51_loss", batch)
+    next_logits = target_apply(detach(target_params), batch.next_observation)
+    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
+    return _loss("double_c51_loss", params, batch, next_logits, chooser, apply, support, gamma, weight, action_start)
+
+
+def _loss(
+    what: str,
+    params: Any,
+    batch: Any,
+    next_logits: torch.Tensor,
+    chooser: torch.Tensor,
+    apply: Apply,
+    support: torch.Tensor,
+    gamma: float | torch.Tensor,
+    weight: torch.Tensor | None,
+    action_start: int,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    floating(what, "support", support)
+    _check_support(what, support)
+    logits = apply(params, batch.observation)
+    for name, x in {"apply's logits": logits, "target_apply's logits": next_logits, "apply's logits of next_observation": chooser}.items():
+        shaped(what, name, x, (*batch.reward.shape, "A", support.shape[0]))
+
+    best = (chooser.softmax(-1) * support).sum(-1).argmax(-1)
+    next_probs = take(next_logits, best).softmax(-1)
+    atoms = bootstrap(what, batch, support.expand_as(next_probs), gamma)
+    target = project_categorical(atoms, next_probs, support).detach()
+    log_probs = take(logits, index_of(what, batch.action, action_start, logits.shape[batch.action.ndim])).log_softmax(-1)
+    cross_entropy = -(target * log_probs).sum(-1)
+    loss = mean(what, cross_entropy, weight)
+
+    entropy = -torch.special.xlogy(target, target).sum(-1)
+    metrics = critic_metrics(loss, (log_probs.detach().exp() * support).sum(-1), (target * support).sum(-1))
+    return loss, {**metrics, "td_error": (cross_entropy.detach() - entropy).clamp(min=0)}
+
+
+def _check_support(what: str, support: torch.Tensor) -> None:
+    if support.ndim != 1 or support.shape[0] < 2:
+        raise ValueError(f"{what}: support: expected the shape [K] with K at least 2, got {list(support.shape)}; use torch.linspace")

@@ -1,0 +1,211 @@
+"""The losses of deep Q-networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl.distributions import seen
+from funrl.losses._actor_critic import bootstrap, check_transition, critic_metrics
+from funrl.losses._checks import detach, mean, number, shaped
+from funrl.losses._terms import huber
+
+__all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "index_of", "take"]
+
+Apply = Callable[[Any, Any], torch.Tensor]
+
+
+def check_discrete(what: str, batch: Any) -> None:
+    """Raise unless ``batch`` is a batch of transitions whose actions are whole numbers with the shape [N...] of the rewards.
+
+    Raises:
+        TypeError: if a field is missing or has the wrong dtype, as continuous actions have.
+        ValueError: if shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False])
+        >>> batch = Transition(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1), no, no, torch.zeros(1, 3), ())
+        >>> check_discrete("dqn_loss", batch)
+        Traceback (most recent call last):
+        ...
+        TypeError: dqn_loss: batch.action: expected whole numbers, got torch.float32; for continuous actions use ddpg_loss, ...
+    """
+    check_transition(what, batch)
+    action = batch.action
+    if not isinstance(action, torch.Tensor) or action.is_floating_point() or action.is_complex() or action.dtype is torch.bool:
+        got = action.dtype if isinstance(action, torch.Tensor) else type(action).__name__
+        raise TypeError(
+            f"{what}: batch.action: expected whole numbers, got {got}; for continuous actions use ddpg_loss, td3_loss or sac_loss"
+        )
+    if action.shape != batch.reward.shape:
+        raise ValueError(
+            f"{what}: batch.action: expected the shape {list(batch.reward.shape)} of batch.reward, got {list(action.shape)}; "
+            "squeeze it, and turn one-hot actions into numbers by argmax(-1)"
+        )
+
+
+def index_of(what: str, action: torch.Tensor, start: int, num: int, remedy: str = "action_start") -> torch.Tensor:
+    """Return the index of each action among ``num`` values; ``start`` is the smallest action, and messages begin with ``what``.
+
+    Raises:
+        TypeError: if ``start`` is not a Python integer.
+        ValueError: if an action has no value. This is checked on the CPU only, and neither in compiled programs nor under torch.func.
+
+    Example:
+        >>> import torch
+        >>> index_of("dqn_loss", torch.tensor([1, 3]), 1, 3)
+        tensor([0, 2])
+    """
+    if isinstance(start, bool) or not isinstance(start, int):
+        raise TypeError(f"{what}: action_start: expected a Python integer, the smallest action, got {start!r}")
+    index = action.to(torch.int64) - start
+    if seen(lambda: ((index < 0) | (index >= num)).any(), action):
+        wrong = action[(index < 0) | (index >= num)][0].item()
+        raise ValueError(
+            f"{what}: batch.action: expected {start}, ..., {start + num - 1}, as there are {num} values, got {wrong}; "
+            f"if actions do not begin at 0, give {remedy} the start of their space"
+        )
+    return index
+
+
+def take(values: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """Select the value of each action: from ``values`` [N..., A, ...] and whole numbers [N...] to [N..., ...].
+
+    Example:
+        >>> import torch
+        >>> take(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
+        tensor([2., 3.])
+    """
+    dim = action.ndim
+    index = action.to(torch.int64).reshape(*action.shape, *(1,) * (values.ndim - dim)).expand(*action.shape, 1, *values.shape[dim + 1 :])
+    return values.gather(dim, index).squeeze(dim)
+
+
+def dqn_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+    action_start: int = 0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of Q-learning with a target network.
+
+    .. math:: L = \frac1N \sum_i w_i\, h(y_i - Q_\theta(s_i, a_i)), \qquad
+        y = r + \gamma (1 - \mathrm{terminated}) \max_{a'} Q_{\bar\theta}(s', a')
+
+    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after them, and ``gamma`` a tensor of
+    gamma^m with the m of each sample.
+
+    Args:
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        target_params: theta bar, a tree like ``params``; carries no gradient.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
+            ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
+        apply: ``apply(params, observation) -> Q of every action [N..., A]``.
+        target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
+        gamma: in [0, 1], a number or a tensor [] or [N...].
+        huber_delta: the error beyond which the loss h is linear, see :func:`~funrl.losses.huber`; infinity: half the squared error.
+        weight: w, floating point [N...], of importance sampling; None: all 1.
+        action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
+        ``target_value_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
+
+    Raises:
+        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is found to have no value.
+        TypeError: if ``batch`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> def apply(params, observation):
+        ...     return observation @ params
+        >>> params = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> loss, metrics = dqn_loss(params, params, batch, apply=apply, gamma=0.5)
+        >>> loss, metrics["td_error"]
+        (tensor(1.5000), tensor([1., 3.]))
+
+    Reference: V. Mnih et al., "Playing Atari with Deep Reinforcement Learning", 2013, arXiv:1312.5602, equation 2; the target network and
+        the bounded error are those of "Human-level control through deep reinforcement learning", Nature 518, 2015.
+    """
+    target_apply = apply if target_apply is None else target_apply
+    check_discrete("dqn_loss", batch)
+    next_q = target_apply(detach(target_params), batch.next_observation)
+    return _loss("dqn_loss", params, batch, next_q, next_q, apply, gamma, huber_delta, weight, action_start)
+
+
+def double_dqn_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+    action_start: int = 0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of double Q-learning: the learned network chooses the next action, and the target network evaluates it.
+
+    .. math:: y = r + \gamma (1 - \mathrm{terminated})\, Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s', a')\big)
+
+    Arguments, results and errors are as for :func:`dqn_loss`. ``chooser_apply`` takes theta to choose the next
+    action; ``apply`` unless given (for noisy networks, which draw separate noise for each).
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> def apply(params, observation):
+        ...     return observation @ params
+        >>> params, target_params = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[8.0, 6.0], [0.0, 0.0]])
+        >>> loss, metrics = double_dqn_loss(params, target_params, batch, apply=apply, gamma=0.5)
+        >>> metrics["td_error"]
+        tensor([3., 3.])
+
+    Reference: H. van Hasselt, A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4.
+    """
+    target_apply = apply if target_apply is None else target_apply
+    check_discrete("double_dqn_loss", batch)
+    next_q = target_apply(detach(target_params), batch.next_observation)
+    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
+    return _loss("double_dqn_loss", params, batch, next_q, chooser, apply, gamma, huber_delta, weight, action_start)
+
+
+def _loss(
+    what: str,
+    params: Any,
+    batch: Any,
+    next_q: torch.Tensor,
+    chooser: torch.Tensor,
+    apply: Apply,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor,
+    weight: torch.Tensor | None,
+    action_start: int,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    q = apply(params, batch.observation)
+    for name, x in {"apply's values": q, "target_apply's values": next_q, "apply's values of next_observation": chooser}.items():
+        shaped(what, name, x, (*batch.reward.shape, "A"))
+    prediction = take(q, index_of(what, batch.action, action_start, q.shape[batch.action.ndim]))
+    target = bootstrap(what, batch, take(next_q, chooser.argmax(-1)), gamma)
+    delta = number(what, "huber_delta", huber_delta, prediction)
+    loss = mean(what, huber(target - prediction, delta=delta), weight)
+    return loss, critic_metrics(loss, prediction, target)

@@ -1,0 +1,186 @@
+"""The losses of deep Q-networks by quantile regression (QR-DQN), whose values are distributions with fixed probabilities."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl.losses._actor_critic import bootstrap, critic_metrics
+from funrl.losses._checks import detach, mean, number, shaped
+from funrl.losses._dqn import check_discrete, index_of, take
+from funrl.losses._terms import huber
+
+__all__ = ["double_qr_dqn_loss", "qr_dqn_loss", "quantile_huber"]
+
+Apply = Callable[[Any, Any], torch.Tensor]
+
+
+def quantile_huber(quantiles: torch.Tensor, target: torch.Tensor, *, huber_delta: float | torch.Tensor = 1.0) -> torch.Tensor:
+    r"""Return the quantile Huber loss of each sample: quantile regression that is smooth at 0.
+
+    .. math:: \sum_{i=1}^K \frac1J \sum_{j=1}^J |\hat\tau_i - 1[y_j < \theta_i]| \, \frac{h_\kappa(y_j - \theta_i)}{\kappa}, \qquad
+        \hat\tau_i = \frac{i - 1/2}{K}
+
+    Args:
+        quantiles: theta, floating point [..., K], the value at each of the K probabilities. Gradients flow through this alone.
+        target: y, floating point [..., J], equally likely values.
+        huber_delta: kappa, above 0, a number or a tensor []. For small kappa this approaches quantile regression. Infinity gives the
+            limit of h_kappa, half the squared error, not divided by kappa.
+
+    Returns:
+        Losses [...].
+
+    Raises:
+        ValueError: if shapes do not fit, or ``huber_delta`` is a Python number that is not above 0.
+        TypeError: if an argument is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> quantile_huber(torch.tensor([0.0, 2.0]), torch.tensor([1.0]))
+        tensor(0.2500)
+
+    Reference: W. Dabney, M. Rowland, M. G. Bellemare, R. Munos, "Distributional Reinforcement Learning with Quantile Regression", 2017,
+        arXiv:1710.10044, equation 10; divided by kappa as in "Implicit Quantile Networks", 2018, arXiv:1806.06923, equation 3.
+    """
+    for name, x, letter in (("quantiles", quantiles, "K"), ("target", target, "J")):
+        shaped("quantile_huber", name, x, (*quantiles.shape[:-1], letter))
+    delta = number("quantile_huber", "huber_delta", huber_delta, quantiles)
+    if not isinstance(delta, torch.Tensor) and not delta > 0:
+        raise ValueError(f"quantile_huber: huber_delta: expected a number above 0, got {delta}")
+    count = quantiles.shape[-1]
+    probability = (torch.arange(count, dtype=quantiles.dtype, device=quantiles.device) + 0.5) / count
+    error = target.detach().unsqueeze(-2) - quantiles.unsqueeze(-1)  # [..., K, J]
+    share = torch.where(error < 0, 1 - probability.unsqueeze(-1), probability.unsqueeze(-1))
+    unit = torch.where(delta == math.inf, 1.0, delta) if isinstance(delta, torch.Tensor) else 1.0 if delta == math.inf else delta
+    return (share * huber(error, delta=delta) / unit).mean(-1).sum(-1)
+
+
+def qr_dqn_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+    action_start: int = 0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of Q-learning by quantile regression.
+
+    .. math:: L = \frac1N \sum_i w_i\, \ell(\theta(s_i, a_i), y_i), \qquad y_j = r + \gamma (1 - \mathrm{terminated})\,
+        \bar\theta_j(s', a^*), \qquad a^* = \arg\max_{a'} \sum_j \bar\theta_j(s', a')
+
+    with the loss l of :func:`quantile_huber`. For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after
+    them, and ``gamma`` a tensor of gamma^m with the m of each sample.
+
+    Args:
+        params: theta, the parameters of ``apply``; the argument to differentiate.
+        target_params: theta bar, a tree like ``params``; carries no gradient.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
+            ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
+        apply: ``apply(params, observation) -> K quantiles of every action [N..., A, K]``.
+        target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
+        gamma: in [0, 1], a number or a tensor [] or [N...].
+        huber_delta: above 0, see :func:`quantile_huber`.
+        weight: w, floating point [N...], of importance sampling; None: all 1.
+        action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
+        ``target_value_max``, each [] (of the means of distributions), and ``td_error`` [N...], the absolute error of the mean, for
+        prioritised replay.
+
+    Raises:
+        ValueError: if shapes do not fit, or a Python number is outside its range, or an action is found to have no value.
+        TypeError: if ``batch`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> params = torch.zeros(2, 4, 3)  # 3 quantiles of 4 actions by observation
+        >>> loss, metrics = qr_dqn_loss(params, params, batch, apply=lambda p, x: torch.einsum("nd,dak->nak", x, p), gamma=1.0)
+        >>> loss, metrics["td_error"]
+        (tensor(0.7500), tensor([1., 1.]))
+
+    Reference: W. Dabney, M. Rowland, M. G. Bellemare, R. Munos, "Distributional Reinforcement Learning with Quantile Regression", 2017,
+        arXiv:1710.10044, algorithm 1.
+    """
+    target_apply = apply if target_apply is None else target_apply
+    check_discrete("qr_dqn_loss", batch)
+    next_quantiles = target_apply(detach(target_params), batch.next_observation)
+    return _loss("qr_dqn_loss", params, batch, next_quantiles, next_quantiles, apply, gamma, huber_delta, weight, action_start)
+
+
+def double_qr_dqn_loss(
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    *,
+    apply: Apply,
+    target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+    action_start: int = 0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The loss of double Q-learning by quantile regression: the learned network chooses the next action.
+
+    .. math:: a^* = \arg\max_{a'} \sum_j \theta_j(s', a')
+
+    Arguments, results and errors are as for :func:`qr_dqn_loss`. ``chooser_apply`` takes theta to choose a*;
+    ``apply`` unless given (for noisy networks, which draw separate noise for each).
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> params = torch.zeros(2, 4, 3)
+        >>> loss, metrics = double_qr_dqn_loss(params, params, batch, apply=lambda p, x: torch.einsum("nd,dak->nak", x, p), gamma=1.0)
+        >>> loss
+        tensor(0.7500)
+
+    Reference: H. van Hasselt, A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4,
+        applied to the means of the distributions of arXiv:1710.10044.
+    """
+    target_apply = apply if target_apply is None else target_apply
+    check_discrete("double_qr_dqn_loss", batch)
+    next_quantiles = target_apply(detach(target_params), batch.next_observation)
+    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
+    return _loss("double_qr_dqn_loss", params, batch, next_quantiles, chooser, apply, gamma, huber_delta, weight, action_start)
+
+
+def _loss(
+    what: str,
+    params: Any,
+    batch: Any,
+    next_quantiles: torch.Tensor,
+    chooser: torch.Tensor,
+    apply: Apply,
+    gamma: float | torch.Tensor,
+    huber_delta: float | torch.Tensor,
+    weight: torch.Tensor | None,
+    action_start: int,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    quantiles = apply(params, batch.observation)
+    given = {
+        "apply's quantiles": quantiles,
+        "target_apply's quantiles": next_quantiles,
+        "apply's quantiles of next_observation": chooser,
+    }
+    for name, x in given.items():
+        shaped(what, name, x, (*batch.reward.shape, "A", "K"))
+    prediction = take(quantiles, index_of(what, batch.action, action_start, quantiles.shape[batch.action.ndim]))
+    target = bootstrap(what, batch, take(next_quantiles, chooser.mean(-1).argmax(-1)), gamma)
+    loss = mean(what, quantile_huber(prediction, target, huber_delta=huber_delta), weight)
+    return loss, critic_metrics(loss, prediction.mean(-1), target.mean(-1))

@@ -1,0 +1,197 @@
+"""The losses of randomized ensembled double Q-learning (REDQ)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition
+from funrl.losses._checks import detach, fields, shaped
+from funrl.losses._sac import next_soft_action, soft_actor_loss, soft_values, squared_errors, with_temperature
+
+__all__ = ["redq_actor_loss", "redq_critic_loss", "redq_loss"]
+
+Actor = Callable[[Any, Any], Any]
+Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+
+
+def redq_critic_loss(
+    critic_params: Any,
+    params: SoftActorCritic,
+    target_critic_params: Any,
+    key: torch.Tensor,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    gamma: float | torch.Tensor,
+    subset: int = 2,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The critics' loss of REDQ: all E critics have the same target, the minimum over M target critics that are drawn at each call.
+
+    .. math:: L = \sum_{e=1}^E \frac1N \sum_i \frac{w_i}2 (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad a' \sim \pi_\phi(\cdot|s')
+
+    .. math:: y = r + \gamma (1 - \mathrm{terminated}) \left(\min_{e \in \mathcal M} Q_{\bar\theta_e}(s', a')
+        - \alpha \log \pi_\phi(a'|s')\right), \qquad \mathcal M \subset \{1, \dots, E\}, \; |\mathcal M| = M
+
+    Args:
+        critic_params: theta, of E critics: a tree of leaves [E, ...]; the argument to differentiate.
+        params: :class:`~funrl.losses.SoftActorCritic`, of which the actor phi and the temperature are used; carries no gradient.
+        target_critic_params: theta bar, a tree like theta; carries no gradient. Only M of its critics are evaluated.
+        key: int64 [], for the next actions and the subset.
+        batch: as for :func:`funrl.losses.sac_critic_loss`.
+        actor: as for :func:`funrl.losses.sac_critic_loss`.
+        critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``, for any number E of them.
+        gamma: as for :func:`funrl.losses.sac_critic_loss`.
+        subset: M, from 1 to E; drawn without replacement.
+        weight: as for :func:`funrl.losses.sac_critic_loss`.
+
+    Returns:
+        The loss [], and metrics, as of :func:`funrl.losses.sac_critic_loss`.
+
+    Raises:
+        ValueError: if shapes do not fit, M is not from 1 to E, or gamma is a Python number outside [0, 1].
+        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> from funrl.distributions import Independent, TanhNormal
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False, False])
+        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> networks = dict(
+        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
+        ...     critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1),
+        ... )
+        >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(10, 4), log_alpha=torch.tensor(0.0))
+        >>> loss, metrics = redq_critic_loss(params.critic, params, params.critic, random.key(0), batch, gamma=0.0, **networks)
+        >>> loss, metrics["td_error"]
+        (tensor(5.), tensor([1., 1.]))
+
+    Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,
+        arXiv:2101.05982, algorithm 1. Deviation: half the squared error, as in SAC.
+    """
+    what = "redq_critic_loss"
+    check_transition(what, batch)
+    sizes = {tuple(x.shape[:1]) for x in tree.leaves(target_critic_params)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            f"{what}: target_critic_params: expected leaves [E, ...] with the same E, got the shapes "
+            f"{[list(x.shape) for x in tree.leaves(target_critic_params)]}; stack the critics' params with funrl.tree.stack"
+        )
+    ((size,),) = sizes
+    if isinstance(subset, bool) or not isinstance(subset, int) or not 1 <= subset <= size:
+        raise ValueError(f"{what}: subset: expected a whole number M from 1 to the number of critics E = {size}, got {subset!r}")
+    action_key, subset_key = random.split(key).unbind(0)
+    next_action, next_log_prob, alpha = next_soft_action(what, params, action_key, batch, actor)
+    members = tree.index(detach(target_critic_params), random.choice(subset_key, size, (subset,), replace=False))
+    next_values = critic(members, batch.next_observation, next_action)
+    shaped(what, "critic's values of next_observation", next_values, ("M", *batch.reward.shape))
+    target = bootstrap(what, batch, next_values.amin(0) - alpha * next_log_prob, gamma)
+    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
+
+
+def redq_actor_loss(
+    actor_params: Any,
+    params: SoftActorCritic,
+    key: torch.Tensor,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The actor's loss of REDQ, with the mean of all critics.
+
+    .. math:: L = \frac1N \sum_i w_i \left(\alpha \log \pi_\phi(a_i|s_i) - \frac1E \sum_e Q_{\theta_e}(s_i, a_i)\right), \qquad
+        a_i \sim \pi_\phi(\cdot|s_i)
+
+    Arguments, results and errors are as for :func:`funrl.losses.sac_actor_loss`.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> from funrl.distributions import Independent, TanhNormal
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False, False])
+        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> networks = dict(
+        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
+        ...     critic=lambda p, s, a: (p[:, None] * torch.cat([s, 0 * a], -1)).sum(-1),
+        ... )
+        >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.arange(40.0).reshape(10, 4), log_alpha=torch.tensor(-100.0))
+        >>> redq_actor_loss(params.actor, params, random.key(0), batch, **networks)[0]
+        tensor(-57.)
+
+    Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,
+        arXiv:2101.05982, algorithm 1.
+    """
+    what = "redq_actor_loss"
+    values, log_prob, alpha = soft_values(what, actor_params, params, key, batch, actor, critic)
+    return soft_actor_loss(what, values.mean(0), log_prob, alpha, weight)
+
+
+def redq_loss(
+    params: SoftActorCritic,
+    target_critic_params: Any,
+    key: torch.Tensor,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    gamma: float | torch.Tensor,
+    target_entropy: float | torch.Tensor,
+    subset: int = 2,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The sum of :func:`redq_critic_loss`, :func:`redq_actor_loss` and :func:`funrl.losses.temperature_loss`.
+
+    Each part of ``params`` gets the gradient of its own loss alone. The paper takes G critic steps for each actor step.
+
+    Args:
+        params: :class:`~funrl.losses.SoftActorCritic`, with critics of leaves [E, ...]; the argument to differentiate.
+        target_critic_params: as for :func:`redq_critic_loss`.
+        key: int64 [], for the actions and the subset.
+        batch: as for :func:`redq_critic_loss`.
+        actor: as for :func:`redq_critic_loss`.
+        critic: as for :func:`redq_critic_loss`.
+        gamma: as for :func:`redq_critic_loss`.
+        target_entropy: as for :func:`funrl.losses.temperature_loss`.
+        subset: as for :func:`redq_critic_loss`.
+        weight: as for :func:`redq_critic_loss`; of all three losses.
+
+    Returns:
+        The loss [], and metrics, as of :func:`funrl.losses.sac_loss`.
+
+    Raises:
+        ValueError: if shapes do not fit, M is not from 1 to E, or gamma is a Python number outside [0, 1].
+        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> from funrl.distributions import Independent, TanhNormal
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False, False])
+        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> networks = dict(
+        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
+        ...     critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1),
+        ... )
+        >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(10, 4), log_alpha=torch.tensor(0.0))
+        >>> loss, metrics = redq_loss(params, params.critic, random.key(0), batch, gamma=0.0, target_entropy=-1.0, **networks)
+        >>> metrics["loss_value"]
+        tensor(5.)
+
+    Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,
+        arXiv:2101.05982.
+    """
+    critic_key, actor_key = random.split(key).unbind(0)
+    networks = {"actor": actor, "critic": critic, "weight": weight}
+    fields("redq_loss: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
+    critic_part = redq_critic_loss(params.critic, params, target_critic_params, critic_key, batch, gamma=gamma, subset=subset, **networks)
+    actor_part = redq_actor_loss(params.actor, params, actor_key, batch, **networks)
+    return with_temperature(critic_part, actor_part, params, target_entropy, weight)

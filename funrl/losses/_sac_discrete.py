@@ -1,0 +1,205 @@
+"""The losses of soft actor-critic for discrete actions, with sums over all actions instead of samples."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl.losses._actor_critic import SoftActorCritic, bootstrap
+from funrl.losses._checks import detach, fields, shaped
+from funrl.losses._dqn import check_discrete, index_of, take
+from funrl.losses._sac import soft_actor_loss, squared_errors, with_temperature
+
+__all__ = ["sac_discrete_actor_loss", "sac_discrete_critic_loss", "sac_discrete_loss"]
+
+Actor = Callable[[Any, Any], Any]
+Critic = Callable[[Any, Any], torch.Tensor]
+
+
+def sac_discrete_critic_loss(
+    critic_params: Any,
+    params: SoftActorCritic,
+    target_critic_params: Any,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    gamma: float | torch.Tensor,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The critics' loss of SAC for discrete actions. It takes no samples, and so no key.
+
+    .. math:: L = \sum_e \frac1N \sum_i \frac{w_i}2 (y_i - Q_{\theta_e}(s_i, a_i))^2
+
+    .. math:: y = r + \gamma (1 - \mathrm{terminated}) \left(\sum_{a'} \pi_\phi(a'|s') \min_e Q_{\bar\theta_e}(s', a')
+        + \alpha \mathcal H(\pi_\phi(\cdot|s'))\right)
+
+    Args:
+        critic_params: theta, of E critics (two in the paper); the argument to differentiate.
+        params: :class:`~funrl.losses.SoftActorCritic`, of which the actor phi and the temperature are used; carries no gradient.
+        target_critic_params: theta bar; carries no gradient.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are classes of the actor. ``truncated`` is not used: a
+            truncated step bootstraps from its ``next_observation``.
+        actor: ``actor(actor_params, observation) -> funrl.distributions.Categorical`` of batch shape [N...]. Its ``start`` is the smallest
+            action.
+        critic: ``critic(critic_params, observation) -> Q of each critic and action [E, N..., A]``, that of the smallest action first.
+        gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).
+        weight: w, floating point [N...], of importance sampling; None: all 1.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
+        ``target_value_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
+
+    Raises:
+        ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
+        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Categorical
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> networks = dict(actor=lambda p, s: Categorical(s @ p), critic=lambda p, s: torch.stack([s @ x for x in p]))
+        >>> params = SoftActorCritic(actor=torch.zeros(2, 2), critic=torch.zeros(2, 2, 2), log_alpha=torch.tensor(0.0))
+        >>> loss, metrics = sac_discrete_critic_loss(params.critic, params, params.critic, batch, gamma=1.0, **networks)
+        >>> metrics["td_error"]  # 1 + log 2, and 1
+        tensor([1.6931, 1.0000])
+
+    Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207, equations 3 and 10.
+    """
+    what = "sac_discrete_critic_loss"
+    check_discrete(what, batch)
+    fields(f"{what}: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
+    policy = actor(detach(params.actor), batch.next_observation)
+    probs, entropy = _policy(what, policy, batch)
+    next_values = critic(detach(target_critic_params), batch.next_observation)
+    values = critic(critic_params, batch.observation)
+    for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
+        shaped(what, name, x, ("E", *probs.shape))
+    alpha = params.log_alpha.detach().exp()
+    target = bootstrap(what, batch, (probs * next_values.amin(0)).sum(-1) + alpha * entropy, gamma)
+    action = index_of(what, batch.action, getattr(policy, "start", 0), probs.shape[-1], "the actor's Categorical(..., start=)")
+    return squared_errors(what, take(values, action.expand(values.shape[:-1])), target, weight)
+
+
+def sac_discrete_actor_loss(
+    actor_params: Any,
+    params: SoftActorCritic,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The actor's loss of SAC for discrete actions.
+
+    .. math:: L = \frac1N \sum_i w_i \sum_a \pi_\phi(a|s_i) \left(\alpha \log \pi_\phi(a|s_i) - \min_e Q_{\theta_e}(s_i, a)\right)
+
+    Args:
+        actor_params: phi; the argument to differentiate.
+        params: :class:`~funrl.losses.SoftActorCritic`, of which the critics theta and the temperature are used; carries no gradient.
+        batch: a :class:`funrl.env.Transition` of leaves [N...], of which only the observation is used.
+        actor: as for :func:`sac_discrete_critic_loss`.
+        critic: as for :func:`sac_discrete_critic_loss`.
+        weight: w, floating point [N...]; None: all 1.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_actor`` [], ``entropy`` [], and ``log_prob`` [N...], the mean of log pi under pi,
+        for :func:`funrl.losses.temperature_loss`.
+
+    Raises:
+        ValueError: if shapes do not fit.
+        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Categorical
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> networks = dict(actor=lambda p, s: Categorical(s @ p), critic=lambda p, s: torch.stack([s @ x for x in p]))
+        >>> params = SoftActorCritic(actor=torch.zeros(2, 2), critic=torch.zeros(2, 2, 2), log_alpha=torch.tensor(0.0))
+        >>> loss, metrics = sac_discrete_actor_loss(params.actor, params, batch, **networks)
+        >>> loss, metrics["entropy"]
+        (tensor(-0.6931), tensor(0.6931))
+
+    Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207, equation 12.
+    """
+    what = "sac_discrete_actor_loss"
+    check_discrete(what, batch)
+    fields(f"{what}: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
+    probs, entropy = _policy(what, actor(actor_params, batch.observation), batch)
+    values = critic(detach(params.critic), batch.observation)
+    shaped(what, "critic's values", values, ("E", *probs.shape))
+    return soft_actor_loss(what, (probs * values.amin(0)).sum(-1), -entropy, params.log_alpha.detach().exp(), weight)
+
+
+def sac_discrete_loss(
+    params: SoftActorCritic,
+    target_critic_params: Any,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    gamma: float | torch.Tensor,
+    target_entropy: float | torch.Tensor,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The sum of :func:`sac_discrete_critic_loss`, :func:`sac_discrete_actor_loss` and :func:`funrl.losses.temperature_loss`.
+
+    Each part of ``params`` gets the gradient of its own loss alone. For a fixed temperature, leave out the update of ``log_alpha``.
+
+    Args:
+        params: :class:`~funrl.losses.SoftActorCritic`; the argument to differentiate.
+        target_critic_params: theta bar; carries no gradient.
+        batch: as for :func:`sac_discrete_critic_loss`.
+        actor: as for :func:`sac_discrete_critic_loss`.
+        critic: as for :func:`sac_discrete_critic_loss`.
+        gamma: as for :func:`sac_discrete_critic_loss`.
+        target_entropy: as for :func:`funrl.losses.temperature_loss`; a fraction of log A, such as 0.98 log A in the paper.
+        weight: as for :func:`sac_discrete_critic_loss`; of all three losses.
+
+    Returns:
+        The loss [], and metrics, as of :func:`funrl.losses.sac_loss`.
+
+    Raises:
+        ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
+        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Categorical
+        >>> from funrl.env import Transition
+        >>> batch = Transition(
+        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
+        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
+        ... )
+        >>> networks = dict(actor=lambda p, s: Categorical(s @ p), critic=lambda p, s: torch.stack([s @ x for x in p]))
+        >>> params = SoftActorCritic(actor=torch.zeros(2, 2), critic=torch.zeros(2, 2, 2), log_alpha=torch.tensor(0.0))
+        >>> loss, metrics = sac_discrete_loss(params, params.critic, batch, gamma=0.0, target_entropy=0.5, **networks)
+        >>> metrics["loss_value"], metrics["loss_actor"]
+        (tensor(1.), tensor(-0.6931))
+
+    Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.
+    """
+    networks = {"actor": actor, "critic": critic, "weight": weight}
+    fields("sac_discrete_loss: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
+    critic_part = sac_discrete_critic_loss(params.critic, params, target_critic_params, batch, gamma=gamma, **networks)
+    actor_part = sac_discrete_actor_loss(params.actor, params, batch, **networks)
+    return with_temperature(critic_part, actor_part, params, target_entropy, weight)
+
+
+def _policy(what: str, policy: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the probabilities [N..., A] and the entropy [N...]."""
+    if not hasattr(policy, "probs"):
+        raise TypeError(
+            f"{what}: actor: expected it to return a funrl.distributions.Categorical, got a {type(policy).__name__}; "
+            "continuous actions are for sac_loss"
+        )
+    shaped(what, "actor's probabilities", policy.probs, (*batch.reward.shape, "A"))
+    return policy.probs, policy.entropy()

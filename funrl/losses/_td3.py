@@ -1,0 +1,205 @@
+"""The losses of twin delayed deep deterministic policy gradients (TD3)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from funrl import random
+from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
+from funrl.losses._checks import detach, fields, mean, number, shaped
+
+__all__ = ["td3_actor_loss", "td3_critic_loss", "td3_loss"]
+
+Actor = Callable[[Any, Any], torch.Tensor]
+Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+
+
+def td3_critic_loss(
+    critic_params: Any,
+    target_params: ActorCritic,
+    key: torch.Tensor,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    gamma: float | torch.Tensor,
+    noise_std: float | torch.Tensor = 0.2,
+    noise_clip: float | torch.Tensor = 0.5,
+    low: float | torch.Tensor = -1.0,
+    high: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The critics' loss of TD3: the target is the minimum of two target critics at a noisy target action.
+
+    .. math:: L = \sum_{e} \frac1N \sum_i w_i (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad
+        y = r + \gamma (1 - \mathrm{terminated}) \min_e Q_{\bar\theta_e}(s', a')
+
+    .. math:: a' = \mathrm{clip}\left(\mu_{\bar\phi}(s') + \mathrm{clip}(\epsilon, -c, c), l, h\right), \qquad
+        \epsilon \sim \mathcal N(0, \sigma^2)
+
+    Args:
+        critic_params: theta, of E critics (two in the paper); the argument to differentiate.
+        target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
+        key: int64 [], for the noise.
+        batch: a :class:`funrl.env.Transition` of leaves [N...]. ``truncated`` is not used: a truncated step bootstraps from its
+            ``next_observation``.
+        actor: ``actor(actor_params, observation) -> action [N..., ...]``.
+        critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``.
+        gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).
+        noise_std: sigma, at least 0, in the units of the action; a number or a tensor that broadcasts to the action.
+        noise_clip: c, at least 0, a number or a tensor that broadcasts to the action.
+        low: l, the lower bound of actions; a number or a tensor that broadcasts to the action.
+        high: h, the upper bound of actions; a number or a tensor that broadcasts to the action.
+        weight: w, floating point [N...], of importance sampling; None: all 1.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
+        ``target_value_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
+
+    Raises:
+        ValueError: if shapes do not fit, or a Python number is outside its range.
+        TypeError: if ``batch`` or ``target_params`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False, False])
+        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
+        >>> target = ActorCritic(actor=torch.ones(3, 1), critic=torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]]))
+        >>> loss, metrics = td3_critic_loss(target.critic, target, random.key(0), batch, gamma=0.5, **networks)
+        >>> loss, metrics["target_value"]  # clip(3 + noise, -1, 1) = 1, and the first critic says 4
+        (tensor(26.), tensor(3.))
+
+    Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
+        arXiv:1802.09477, algorithm 1. Noise is in the units of the action; the authors' code multiplies it by the upper bound.
+    """
+    what = "td3_critic_loss"
+    check_transition(what, batch)
+    fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
+    target_params = detach(target_params)
+    if not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor) and not low < high:
+        raise ValueError(f"{what}: low and high: expected low < high, got {low} and {high}; give the bounds of the action space")
+    next_action = actor(target_params.actor, batch.next_observation)
+    std, clip = (number(what, name, x, next_action) for name, x in {"noise_std": noise_std, "noise_clip": noise_clip}.items())
+    noise = _clip(std * random.normal(key, tuple(next_action.shape), dtype=next_action.dtype), -clip, clip)
+    next_values = critic(target_params.critic, batch.next_observation, _clip(next_action + noise, low, high))
+    values = critic(critic_params, batch.observation, batch.action)
+    for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
+        shaped(what, name, x, ("E", *batch.reward.shape))
+    target = bootstrap(what, batch, next_values.amin(0), gamma)
+    loss = mean(what, (target - values).square().sum(0), weight)
+    return loss, critic_metrics(loss, values, target)
+
+
+def td3_actor_loss(
+    actor_params: Any, critic_params: Any, batch: Any, *, actor: Actor, critic: Critic, weight: torch.Tensor | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The actor's loss of TD3, with the first critic. The actor is updated less often than the critics.
+
+    .. math:: L = -\frac1N \sum_i w_i\, Q_{\theta_1}(s_i, \mu_\phi(s_i))
+
+    Args:
+        actor_params: phi; the argument to differentiate.
+        critic_params: theta; carries no gradient.
+        batch: a :class:`funrl.env.Transition` of leaves [N...], of which only the observation is used.
+        actor: ``actor(actor_params, observation) -> action [N..., ...]``.
+        critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``.
+        weight: w, floating point [N...]; None: all 1.
+
+    Returns:
+        The loss [], and metrics, without gradient: ``loss_actor`` [].
+
+    Raises:
+        ValueError: if shapes do not fit.
+        TypeError: if ``batch`` lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False, False])
+        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
+        >>> critic_params = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]])
+        >>> differentiate = torch.func.grad_and_value(td3_actor_loss, has_aux=True)
+        >>> gradient, (loss, _) = differentiate(torch.ones(3, 1), critic_params, batch, **networks)
+        >>> loss, gradient.squeeze()
+        (tensor(-6.), tensor([-1., -1., -1.]))
+
+    Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
+        arXiv:1802.09477, algorithm 1.
+    """
+    what = "td3_actor_loss"
+    check_transition(what, batch)
+    values = critic(detach(critic_params), batch.observation, actor(actor_params, batch.observation))
+    shaped(what, "critic's values", values, ("E", *batch.reward.shape))
+    loss = -mean(what, values[0], weight)
+    return loss, {"loss_actor": loss.detach()}
+
+
+def td3_loss(
+    params: ActorCritic,
+    target_params: ActorCritic,
+    key: torch.Tensor,
+    batch: Any,
+    *,
+    actor: Actor,
+    critic: Critic,
+    gamma: float | torch.Tensor,
+    noise_std: float | torch.Tensor = 0.2,
+    noise_clip: float | torch.Tensor = 0.5,
+    low: float | torch.Tensor = -1.0,
+    high: float | torch.Tensor = 1.0,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    r"""The sum of :func:`td3_critic_loss` and :func:`td3_actor_loss`: each part of ``params`` gets the gradient of its own loss alone.
+
+    Args:
+        params: :class:`~funrl.losses.ActorCritic` of phi and theta; the argument to differentiate.
+        target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
+        key: as for :func:`td3_critic_loss`, as are ``batch`` and all arguments after it.
+        batch: a :class:`funrl.env.Transition` of leaves [N...].
+        actor: ``actor(actor_params, observation) -> action [N..., ...]``.
+        critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``.
+        gamma: in [0, 1].
+        noise_std: at least 0.
+        noise_clip: at least 0.
+        low: the lower bound of actions.
+        high: the upper bound of actions.
+        weight: floating point [N...], of both losses.
+
+    Returns:
+        The loss [], and the metrics of both, without gradient, with ``td_error`` [N...] for prioritised replay.
+
+    Raises:
+        ValueError: if shapes do not fit, or a Python number is outside its range.
+        TypeError: if ``batch`` or one of the params lacks a field, or a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> from funrl.env import Transition
+        >>> no = torch.tensor([False, False])
+        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
+        >>> params = ActorCritic(actor=torch.ones(3, 1), critic=torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]]))
+        >>> loss, metrics = td3_loss(params, params, random.key(0), batch, gamma=0.5, **networks)
+        >>> loss, metrics["loss_value"], metrics["loss_actor"]
+        (tensor(20.), tensor(26.), tensor(-6.))
+
+    Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
+        arXiv:1802.09477.
+    """
+    fields("td3_loss: params", params, ("actor", "critic"), "funrl.losses.ActorCritic")
+    noise = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
+    networks = {"actor": actor, "critic": critic, "weight": weight}
+    critic_loss, metrics = td3_critic_loss(params.critic, target_params, key, batch, gamma=gamma, **noise, **networks)
+    actor_loss, actor_metrics = td3_actor_loss(params.actor, params.critic, batch, **networks)
+    return critic_loss + actor_loss, {**actor_metrics, **metrics}
+
+
+def _clip(x: torch.Tensor, low: float | torch.Tensor, high: float | torch.Tensor) -> torch.Tensor:
+    low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (low, high))
+    return torch.minimum(torch.maximum(x, low), high)

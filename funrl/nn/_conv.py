@@ -1,0 +1,145 @@
+"""Convolutions over images, and a function that flattens their features."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from funrl import random
+from funrl.nn._initializers import Initializer, orthogonal
+from funrl.nn._net import Net, activation_function, check_sizes
+
+__all__ = ["conv", "squash_dims"]
+
+
+def squash_dims(x: torch.Tensor, num_dims: int = 3) -> torch.Tensor:
+    """Join the last ``num_dims`` dimensions of ``x`` to one.
+
+    Args:
+        x: [..., D1, ..., Dn].
+        num_dims: n, at least 1.
+
+    Returns:
+        [..., D1 * ... * Dn].
+
+    Raises:
+        ValueError: if x has fewer dimensions.
+
+    Example:
+        >>> import torch
+        >>> squash_dims(torch.zeros(10, 64, 5, 5)).shape
+        torch.Size([10, 1600])
+    """
+    if not 1 <= num_dims <= x.ndim:
+        raise ValueError(f"squash_dims: x: expected at least num_dims = {num_dims} dimensions, got the shape {list(x.shape)}")
+    return x.flatten(x.ndim - num_dims)
+
+
+def conv(
+    num_cells: Sequence[int] = (32, 64, 64),
+    kernel_sizes: int | Sequence[int] = 3,
+    strides: int | Sequence[int] = 1,
+    paddings: int | Sequence[int] = 0,
+    *,
+    activation: str | Callable[[torch.Tensor], torch.Tensor] = "elu",
+    aggregator: Callable[[torch.Tensor], torch.Tensor] | None = squash_dims,
+    init: Initializer | None = None,
+) -> Net:
+    r"""Make a stack of two-dimensional convolutions, each followed by its activation.
+
+    Args:
+        num_cells: the numbers of channels, each at least 1; at least one layer.
+        kernel_sizes: the side of the kernels, one number for all layers, or one for each.
+        strides: the strides, one number for all layers, or one for each.
+        paddings: the width of zeros around the image, at least 0, one number for all layers, or one for each.
+        activation: as for :func:`funrl.nn.mlp`.
+        aggregator: a function of the last features [..., C, H, W]; :func:`squash_dims` flattens them. None: they are the output.
+        init: initialiser of the weights, ``init(key, shape, dtype, device)``; :func:`orthogonal` of sqrt(2) unless given.
+
+    Returns:
+        A :class:`Net`. ``init(key, example [..., C, H, W])`` returns a tuple with a dict of ``weight`` [out, in, K, K] and ``bias``
+        [out] (zeros) for each layer; ``apply(params, x [..., C, H, W])`` takes any leading dimensions, or none.
+
+    Raises:
+        ValueError: if a size is out of its range or their numbers differ, or the activation is unknown; from ``init`` and ``apply``,
+            if x has fewer than three dimensions, other channels than the example, or is smaller than a kernel.
+        TypeError: from ``init`` and ``apply``, if the input is not floating point, or not of the parameters' dtype.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> net = conv((32, 64), (8, 4), (2, 1))
+        >>> params = net.init(random.key(0), torch.zeros(3, 32, 32))
+        >>> net.apply(params, torch.zeros(10, 3, 32, 32)).shape
+        torch.Size([10, 6400])
+
+    Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015, has the layout:
+        ``conv((32, 64, 64), (8, 4, 3), (4, 2, 1), activation="relu")``.
+    """
+    cells = check_sizes("conv: num_cells", num_cells)
+    if not cells:
+        raise ValueError("conv: num_cells: expected at least one layer, got none")
+    kernels = _each("kernel_sizes", kernel_sizes, len(cells), 1)
+    strides = _each("strides", strides, len(cells), 1)
+    paddings = _each("paddings", paddings, len(cells), 0)
+    act = activation_function("conv: activation", activation)
+    if aggregator is not None and not callable(aggregator):
+        raise ValueError(f"conv: aggregator: expected a function or None, got {aggregator!r}; give nn.squash_dims")
+    make = orthogonal(math.sqrt(2.0)) if init is None else init
+
+    def init_params(key: torch.Tensor, example: torch.Tensor) -> tuple[dict[str, torch.Tensor], ...]:
+        _check_image("conv.init: example", example)
+        keys = random.split(key, len(cells))
+        channels, size, layers = example.shape[-3], example.shape[-2:], []
+        for i, (out, kernel) in enumerate(zip(cells, kernels, strict=True)):
+            size = [(n + 2 * paddings[i] - kernel) // strides[i] + 1 for n in size]
+            if min(size) < 1:
+                raise ValueError(
+                    f"conv.init: example: expected images that are not smaller than the kernels, but of [..., H, W] = "
+                    f"{list(example.shape)} layer {i} with a kernel of {kernel} leaves nothing; give larger images or smaller kernels"
+                )
+            weight = make(keys[i], (out, channels, kernel, kernel), example.dtype, example.device)
+            layers.append({"weight": weight, "bias": torch.zeros(out, dtype=example.dtype, device=example.device)})
+            channels = out
+        return tuple(layers)
+
+    def apply(params: tuple[dict[str, torch.Tensor], ...], x: torch.Tensor) -> torch.Tensor:
+        _check_image("conv.apply: x", x)
+        if len(params) != len(cells):
+            raise ValueError(f"conv.apply: params: expected {len(cells)} layers, got {len(params)}; make them with this net's init")
+        weight = params[0]["weight"]
+        if x.shape[-3] != weight.shape[1]:
+            raise ValueError(
+                f"conv.apply: x: expected {weight.shape[1]} channels, as the example in init had, in [..., C, H, W], got the shape "
+                f"{list(x.shape)}; move the channels with x.movedim(-1, -3)"
+            )
+        if x.dtype != weight.dtype:
+            raise TypeError(f"conv.apply: x: expected {weight.dtype} as the parameters are, got {x.dtype}; cast either with funrl.tree.to")
+        leading = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:])
+        for layer, stride, padding in zip(params, strides, paddings, strict=True):
+            x = act(functional.conv2d(x, layer["weight"], layer["bias"], stride, padding))
+        x = x.reshape(*leading, *x.shape[1:])
+        return x if aggregator is None else aggregator(x)
+
+    return Net(init_params, apply)
+
+
+def _each(name: str, value: Any, number: int, low: int) -> tuple[int, ...]:
+    """Return a whole number for each layer."""
+    values = (value,) * number if isinstance(value, int) else value
+    if not isinstance(values, list | tuple) or any(isinstance(n, bool) or not isinstance(n, int) or n < low for n in values):
+        raise ValueError(f"conv: {name}: expected whole numbers of at least {low}, got {value!r}")
+    if len(values) != number:
+        raise ValueError(f"conv: {name}: expected one for each of the {number} layers of num_cells, got {len(values)}")
+    return tuple(values)
+
+
+def _check_image(what: str, x: Any) -> None:
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"{what}: expected a floating-point tensor [..., C, H, W], got {got}; cast pixels with x.to(torch.float32) / 255")
+    if x.ndim < 3:
+        raise ValueError(f"{what}: expected the shape [..., C, H, W], got {list(x.shape)}; add channels with unsqueeze(-3)")

@@ -1,0 +1,126 @@
+"""Last layers of value-based methods: the dueling head and the noisy linear layer."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional
+
+from funrl import random
+from funrl.nn._initializers import Initializer
+from funrl.nn._mlp import mlp
+from funrl.nn._net import Net, check_features, check_input, check_sizes
+
+__all__ = ["dueling", "noisy_linear"]
+
+
+def dueling(
+    num_cells: Sequence[int],
+    num_actions: int,
+    *,
+    activation: str | Callable[[torch.Tensor], torch.Tensor] = "relu",
+    init: Initializer | None = None,
+) -> Net:
+    r"""Make a dueling head, which computes action values from the value of the state and the advantages of the actions.
+
+    .. math:: Q(s, a) = V(s) + A(s, a) - \frac1n \sum_{a'} A(s, a')
+
+    Args:
+        num_cells: the widths of the hidden layers, the same for V and A; may be empty.
+        num_actions: n, at least 1.
+        activation: as for :func:`funrl.nn.mlp`.
+        init: as for :func:`funrl.nn.mlp`.
+
+    Returns:
+        A :class:`Net` of features [..., D] (put a trunk before it with :func:`sequential`): ``apply`` returns Q [..., n]; the
+        parameters are a dict of ``value`` and ``advantage``, those of two mlps.
+
+    Raises:
+        ValueError: as for :func:`funrl.nn.mlp`.
+        TypeError: as for :func:`funrl.nn.mlp`.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> net = dueling((16,), 3)
+        >>> params = net.init(random.key(0), torch.zeros(4))
+        >>> net.apply(params, torch.zeros(7, 4)).shape
+        torch.Size([7, 3])
+
+    Reference: Z. Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", 2015, arXiv:1511.06581, equation 9.
+    """
+    (num_actions,) = check_sizes("dueling: num_actions", (num_actions,))
+    heads = {
+        "value": mlp(num_cells, 1, activation=activation, init=init),
+        "advantage": mlp(num_cells, num_actions, activation=activation, init=init),
+    }
+
+    def init_params(key: torch.Tensor, *examples: torch.Tensor) -> dict[str, tuple]:
+        keys = random.split(key, 2).unbind(0)
+        return {name: net.init(k, *examples) for k, (name, net) in zip(keys, heads.items(), strict=True)}
+
+    def apply(params: dict[str, tuple], *inputs: torch.Tensor) -> torch.Tensor:
+        value, advantage = (net.apply(params[name], *inputs) for name, net in heads.items())
+        return value + advantage - advantage.mean(-1, keepdim=True)
+
+    return Net(init_params, apply)
+
+
+def noisy_linear(out_features: int, sigma: float = 0.5) -> Net:
+    r"""Make a linear layer with factorised Gaussian noise in its parameters, whose size is learned.
+
+    .. math:: y = (\mu^w + \sigma^w \odot f(\varepsilon^{out}) f(\varepsilon^{in})^\top)\, x + \mu^b + \sigma^b \odot f(\varepsilon^{out}),
+        \qquad f(x) = \mathrm{sgn}(x) \sqrt{|x|}
+
+    The whole batch has the same noise; map over keys with :func:`torch.func.vmap` for separate noise.
+
+    Args:
+        out_features: at least 1.
+        sigma: the initial noise scale before its factor 1 / sqrt(D); at least 0.
+
+    Returns:
+        A noisy :class:`Net`: ``init(key, example [..., D])`` returns a dict of ``weight`` [out, D], ``bias`` [out], ``weight_sigma``
+        and ``bias_sigma``. ``apply(params, x [..., D], key=key)`` returns [..., out]; without a key it adds no noise.
+
+    Raises:
+        ValueError: if ``out_features`` is below 1 or ``sigma`` below 0; from ``apply``, if x has another width than D.
+        TypeError: if an input is not floating point, or not of the parameters' dtype.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> net = noisy_linear(2)
+        >>> params = net.init(random.key(0), torch.zeros(3))
+        >>> x = torch.ones(3)
+        >>> one, other = (net.apply(params, x, key=k) for k in random.split(random.key(1)))
+        >>> bool((one != other).all()), bool((net.apply(params, x) == net.apply(params, x)).all())
+        (True, True)
+
+    Reference: M. Fortunato et al., "Noisy Networks for Exploration", 2017, arXiv:1706.10295, section 3.1 and equations 9 to 11.
+    """
+    (size,) = check_sizes("noisy_linear: out_features", (out_features,))
+    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+        raise ValueError(f"noisy_linear: sigma: expected a finite number of at least 0, got {sigma!r}")
+
+    def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, torch.Tensor]:
+        check_input("noisy_linear.init: example", example)
+        bound = 1 / math.sqrt(example.shape[-1])
+        shapes = {"weight": (size, example.shape[-1]), "bias": (size,)}
+        params = {}
+        for k, (name, shape) in zip(random.split(key, 2).unbind(0), shapes.items(), strict=True):
+            params[name] = random.uniform(k, shape, -bound, bound, dtype=example.dtype).to(example.device)
+            params[f"{name}_sigma"] = torch.full_like(params[name], sigma * bound)
+        return params
+
+    def apply(params: dict[str, torch.Tensor], x: torch.Tensor, *, key: torch.Tensor | None = None) -> torch.Tensor:
+        check_features("noisy_linear.apply: x", x, params["weight"])
+        weight, bias = params["weight"], params["bias"]
+        if key is not None:
+            noise = random.normal(key, (weight.shape[0] + weight.shape[1],), dtype=weight.dtype)
+            noise = torch.sign(noise) * noise.abs().sqrt()
+            rows, columns = noise.split([weight.shape[0], weight.shape[1]])
+            weight = weight + params["weight_sigma"] * rows.unsqueeze(-1) * columns
+            bias = bias + params["bias_sigma"] * rows
+        return functional.linear(x, weight, bias)
+
+    return Net(init, apply, noisy=True)

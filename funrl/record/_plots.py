@@ -1,0 +1,173 @@
+"""Learning curves. Matplotlib is imported when one is drawn, and its global state is not changed."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from funrl import random
+from funrl.record._aggregate import bootstrap_interval, interquartile_mean
+
+__all__ = ["SUFFIXES", "learning_curve", "learning_curves"]
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+# The maximum number of points of a curve of several runs. An interval for each of ten thousand updates would take minutes.
+_POINTS = 200
+
+
+def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *, title: str = "") -> None:
+    """Draw the mean episode return over the environment steps to a PNG file.
+
+    With several agents it draws a thin line for each, a thick one for the mean, and the band between the quartiles.
+
+    Args:
+        metrics: columns [rows], as :func:`funrl.record.read_metrics` returns them: ``update``, ``agent``, ``steps`` and
+            ``episode_return``. Every update has a row for each agent. A return that is NaN (no episode has ended yet) is left out.
+        path: the file.
+        title: the title of the picture.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if a column is missing.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> rows = {"update": [1, 1, 2, 2], "agent": [0, 1, 0, 1], "steps": [64, 64, 128, 128], "episode_return": [20, 22, 30, 50]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     learning_curve({name: np.array(x) for name, x in rows.items()}, f"{folder}/curve.png")
+    """
+    steps, returns = _by_update("learning_curve: metrics", metrics)
+    ended = ~np.isnan(returns).all(1)
+    steps, returns = steps[ended], returns[ended]
+    num_agents = returns.shape[1]
+
+    axes = _axes()
+    if num_agents > 1:
+        axes.plot(steps, returns, color="tab:blue", linewidth=0.6, alpha=0.4)
+        low, high = np.nanquantile(returns, (0.25, 0.75), axis=1) if len(steps) else (steps, steps)
+        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.25, linewidth=0, label="quartiles")
+    label = f"mean of {num_agents} agents" if num_agents > 1 else "episode return"
+    axes.plot(steps, np.nanmean(returns, 1) if len(steps) else steps, color="tab:blue", linewidth=2.0, label=label)
+    axes.set(xlabel="environment steps of an agent", ylabel="mean return of finished episodes", title=title)
+    if num_agents > 1:
+        axes.legend(loc="best", frameon=False)
+    _save(axes, Path(path), "png")
+
+
+def learning_curves(
+    key: torch.Tensor,
+    runs: Mapping[str, Mapping[str, np.ndarray]],
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    confidence: float = 0.95,
+) -> None:
+    """Draw the episode returns of several runs over the environment steps in one picture.
+
+    For each run it draws the interquartile mean over its agents, and its bootstrap interval over resampled agents. A single agent has no
+    interval.
+
+    A run of many updates is divided into 200 windows of about equal numbers of updates, and the returns of an agent are averaged in each
+    window. If no episode of an agent ended in a window, its last return is used. A curve begins where all agents have a return.
+
+    Args:
+        key: a key []; the same key gives the same intervals.
+        runs: a dict from the label of a run to its columns [rows], as for :func:`learning_curve`.
+        path: the file, which ends in ``.png``, ``.svg`` or ``.pdf``; its folder is created.
+        title: the title of the picture.
+        confidence: the probability that an interval contains the true value, in (0, 1).
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if there are no runs, one has no rows or lacks a column, or the suffix is none of these.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> rows = {"update": [1, 1, 2, 2], "agent": [0, 1, 0, 1], "steps": [64, 64, 128, 128], "episode_return": [20, 22, 30, 50]}
+        >>> slow = {name: np.array(x) for name, x in rows.items()}
+        >>> fast = slow | {"episode_return": 2 * slow["episode_return"]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     learning_curves(random.key(0), {"slow": slow, "fast": fast}, f"{folder}/curves.png")
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"learning_curves: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+    if not runs:
+        raise ValueError("learning_curves: runs: expected at least one, got none")
+    axes = _axes()
+    for number, (name, metrics) in enumerate(runs.items()):
+        steps, returns = _by_update(f"learning_curves: runs: {name}", metrics)
+        if not len(steps):
+            raise ValueError(f"learning_curves: runs: {name}: expected at least one row, got none; wait for the first update")
+        steps, returns = _in_windows(steps, returns)
+        num_agents = returns.shape[1]
+        scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
+        # A path that the locale cannot decode contains surrogates, which cannot be drawn.
+        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        label = f"{shown} ({num_agents} agents)" if num_agents > 1 else shown
+        colour = f"C{number}"
+        axes.plot(steps, interquartile_mean(scores[:, 0]).numpy(), color=colour, linewidth=2.0, label=label)
+        if num_agents > 1:
+            low, high = bootstrap_interval(random.fold_in(key, number), scores, confidence=confidence)
+            axes.fill_between(steps, low.numpy(), high.numpy(), color=colour, alpha=0.2, linewidth=0)
+    axes.set(
+        xlabel="environment steps of an agent",
+        ylabel=f"return: interquartile mean, {100 * confidence:g} % interval",
+        title=title,
+    )
+    axes.legend(loc="best", frameon=False)
+    _save(axes, path, path.suffix[1:].lower())
+
+
+def _by_update(what: str, metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps [updates] and the returns [updates, agents], NaN if no episode has ended."""
+    missing = [name for name in ("update", "agent", "steps", "episode_return") if name not in metrics]
+    if missing:
+        raise ValueError(f"{what}: expected a column {missing[0]!r}, got {', '.join(metrics)}")
+    updates, row = np.unique(metrics["update"], return_inverse=True)
+    agents, column = np.unique(metrics["agent"], return_inverse=True)
+    returns = np.full((len(updates), len(agents)), np.nan)
+    steps = np.zeros(len(updates))
+    returns[row, column] = metrics["episode_return"]
+    steps[row] = metrics["steps"]
+    return steps, returns
+
+
+def _in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last step and the agents' returns of each window, from the first window in which all agents have a return."""
+    points, last = [], np.full(returns.shape[1], np.nan)
+    ends = np.linspace(0, len(steps), min(len(steps), _POINTS) + 1).round().astype(int)[1:]
+    for window in np.split(returns, ends[:-1]):
+        count = (~np.isnan(window)).sum(0)
+        last = np.where(count > 0, np.nansum(window, 0) / np.maximum(count, 1), last)
+        points.append(last)
+    table = np.stack(points)
+    begun = ~np.isnan(table).any(1)
+    return steps[ends - 1][begun], table[begun]
+
+
+def _axes() -> Any:
+    """Return the axes of a new figure that needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('a learning curve needs matplotlib; install it with: pip install "funrl[plot]"') from None
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.3)
+    return axes
+
+
+def _save(axes: Any, path: Path, kind: str) -> None:
+    """Write the figure atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with open(temporary, "wb") as file:
+        axes.figure.canvas.print_figure(file, format=kind, dpi=axes.figure.dpi)
+    os.replace(temporary, path)

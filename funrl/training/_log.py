@@ -1,0 +1,150 @@
+"""Metrics and progress of a run, and the detection of divergence."""
+
+import math
+import sys
+import time
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from funrl import record, tree
+from funrl._files import say
+from funrl.algos import Algorithm
+from funrl.runs import Folder, RunError
+
+__all__ = ["Diverged", "Log"]
+
+_FLUSH_SECONDS = 0.5
+# The first columns of metrics.csv, if the algorithm has them; others follow in alphabetical order.
+_COLUMNS = (
+    "episode_return", "episode_return_min", "episode_return_max", "episode_length", "episodes", "policy_loss", "value_loss", "entropy",
+    "approximate_kl", "clip_fraction", "explained_variance", "learning_rate", "gradient_norm",
+)  # fmt: skip
+
+
+class Diverged(FloatingPointError):
+    """Error: a loss or a parameter is no longer finite. The message names update, metric, agent, and the last good checkpoint."""
+
+
+class Log:
+    """Log of a run: writes metrics to their file and to the progress bar, and checks that they are finite."""
+
+    def __init__(self, algo: Algorithm, folder: Folder | None, num_agents: int, done: int, progress: bool) -> None:
+        self.saved = done or None
+        self._algo, self._folder, self._num_agents, self._done, self._progress = algo, folder, num_agents, done, progress
+        self._waiting: list[tuple[int, float, dict[str, torch.Tensor]]] = []
+        self._flushed = -math.inf
+        self._file: record.MetricsFile | None = None
+        self._bar: Any = None
+        self._return = math.nan
+
+    def say(self, text: str) -> None:
+        """Print a line, if progress is shown."""
+        if self._progress:
+            say(text, sys.stderr)
+
+    def part(self, name: str, ended: str, seconds: float, begins: str) -> None:
+        """Print which part of a first call begins, and how long the last one took; a callback for :func:`funrl.compiler.listening`."""
+        if self._bar is None and self._progress:
+            text = f"{ended} {seconds:.1f} s" + (f", {begins} ..." if begins else "") if ended else f"{self._algo.name}: {begins} ..."
+            say(text, sys.stderr)
+
+    def start_bar(self, num_updates: int, compiling: float) -> None:
+        """Show the progress bar from the first update on."""
+        if not self._progress:
+            return
+        say(f"first update after {compiling:.1f} s", sys.stderr)
+        each = self._algo.steps_per_update * self._num_agents
+        pause = 0.2 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(
+            total=num_updates * each,
+            initial=(self._done + 1) * each,
+            unit=" steps",
+            unit_scale=True,
+            mininterval=pause,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+        self._bar.set_postfix_str(self._shown(), refresh=True)
+
+    def add(self, number: int, seconds: float, metrics: dict[str, torch.Tensor]) -> None:
+        """Queue the metrics of an update, and write the queue from time to time (each copy from a device has to wait for the device)."""
+        self._waiting.append((number, seconds, metrics))
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS and number > self._done + 1:
+            self.flush()
+        if self._bar is not None:
+            self._bar.update(self._algo.steps_per_update * self._num_agents)
+
+    def flush(self) -> None:
+        """Write the queued metrics up to the first update that is not finite; raise if there is one."""
+        self._flushed = time.monotonic()
+        if not self._waiting:
+            return
+        numbers, seconds, metrics = zip(*self._waiting, strict=True)
+        self._waiting = []
+        table = {name: torch.stack([m[name] for m in metrics]).cpu().reshape(len(numbers), self._num_agents) for name in metrics[0]}
+        bad = self._first_bad(table)
+        last = len(numbers) if bad is None else bad[0] + 1
+        if self._folder is not None:
+            self._write(numbers[:last], seconds[:last], table)
+        if bad is not None:
+            row, agent, name = bad
+            raise self._diverged(numbers[row], f"{name} of agent {agent} is {table[name][row, agent].item()}")
+        if "episode_return" in table:
+            self._return = table["episode_return"][-1].double().nanmean().item()
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._shown(), refresh=False)
+
+    def check_parameters(self, number: int, state: Any) -> None:
+        """Raise unless all parameters are finite."""
+        for path, x in zip(tree.paths(state.learner.params), tree.leaves(state.learner.params), strict=True):
+            if x.is_floating_point() and not bool(x.isfinite().all()):
+                bad = (~x.isfinite()).reshape(self._num_agents, -1).any(1)
+                raise self._diverged(number, f"the parameter {path} of agent {int(bad.int().argmax())} is not finite")
+
+    def sync(self) -> None:
+        """Wait until the metrics are on the disk, so that a checkpoint is never ahead of the metrics file."""
+        if self._file is not None:
+            self._file.sync()
+
+    def close(self) -> None:
+        """Close the file and the progress bar."""
+        if self._file is not None:
+            self._file.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _shown(self) -> str:
+        return "no episode has ended yet" if math.isnan(self._return) else f"return {self._return:.1f}"
+
+    def _first_bad(self, table: dict[str, torch.Tensor]) -> tuple[int, int, str] | None:
+        found = []
+        for name, x in table.items():
+            if name.endswith("_loss") or name.startswith("loss_") or name in ("entropy", "approximate_kl", "gradient_norm"):
+                found += [(row, agent, name) for row, agent in (~x.isfinite()).nonzero()[:1].tolist()]
+        return min(found, key=lambda place: place[0], default=None)
+
+    def _diverged(self, number: int, what: str) -> Diverged:
+        if self._folder is None:
+            kept = "there is no checkpoint without a folder (out)"
+        elif self.saved is None:
+            kept = f"there was no checkpoint yet in {self._folder}"
+        else:
+            kept = f"the checkpoint of update {self.saved} is kept in {self._folder}"
+        return Diverged(f"update {number}: {what}, so the run was stopped; {kept}; try a lower learning_rate")
+
+    def _write(self, numbers: Any, seconds: Any, table: dict[str, torch.Tensor]) -> None:
+        names = [name for name in _COLUMNS if name in table] + sorted(name for name in table if name not in (*_COLUMNS, "steps"))
+        if self._file is None:
+            assert self._folder is not None  # without a folder nothing is written
+            try:
+                self._file = record.MetricsFile(self._folder.metrics, ["update", "agent", "steps", "seconds", *names], keep=self._done)
+            except ValueError as error:
+                raise RunError(str(error)) from None
+        columns = [table[name].tolist() for name in names]
+        self._file.append(
+            [number, agent, number * self._algo.steps_per_update, seconds[row], *(column[row][agent] for column in columns)]
+            for row, number in enumerate(numbers)
+            for agent in range(self._num_agents)
+        )

@@ -1,0 +1,347 @@
+"""The training loop."""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import checkpoint, compiler, random, record, runs, tree
+from funrl.acting import Evaluation
+from funrl.algos import Algorithm
+from funrl.runs import Folder, RunError, check_metrics, check_no_checkpoint_is_lost, load_checkpoint
+from funrl.training import _experience as experience, hooks as calling
+from funrl.training._agents import agent_keys, evaluate_agents, over_agents
+from funrl.training._interrupt import Interrupt
+from funrl.training._log import Log
+
+__all__ = ["Result", "train"]
+
+
+class Result(NamedTuple):
+    """Result of :func:`train`.
+
+    Attributes:
+        state: the algorithm's state; leaves [K, ...] with K > 1 agents.
+        metrics: the metrics of the last update, tensors [] or [K]; empty if no update was left to do.
+        evaluation: :class:`funrl.acting.Evaluation` with leaves [N] or [K, N]; None without episodes.
+        updates: the number of updates so far.
+        steps: the environment steps of each agent so far.
+        seconds: the seconds of training, compilation and the runs before a ``resume`` included.
+        compile_seconds: the seconds until the end of the first update.
+        stopped: the reason why a hook ended the run early, or None.
+    """
+
+    state: Any
+    metrics: dict[str, torch.Tensor]
+    evaluation: Evaluation | None
+    updates: int
+    steps: int
+    seconds: float
+    compile_seconds: float
+    stopped: str | None = None
+
+
+def train(
+    algo: Algorithm,
+    key: torch.Tensor,
+    total_steps: int,
+    *,
+    num_agents: int = 1,
+    collector: Any = None,
+    hooks: Sequence[calling.Hook | calling.Every] = (),
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+    evaluate_episodes: int = 100,
+    checkpoint_every: float = 10.0,
+    progress: bool = True,
+    backend: str = "auto",
+    notes: Mapping[str, Any] | None = None,
+) -> Result:
+    """Train one agent, or K agents as one program, and evaluate them.
+
+    Agent k has the key ``split(key, K)[k]``; it starts from ``algo.init(fold_in(agent_key, 0))``, and update
+    i = 1, 2, ... is ``algo.step(fold_in(agent_key, i), state)``. So the random numbers of an agent do not depend on K, and a run that was
+    interrupted and resumed gives bit-equal results (on the same machine, with the same version of torch).
+
+    A host environment allows one agent only, and a resumed run starts new episodes there, so its results differ.
+
+    With a collector (:mod:`funrl.collectors`) update i is ``algo.learn(fold_in(agent_key, i), state, batch.transition)`` on its next
+    batch, before which the parameters are published. The checkpoints contain its state: with a synchronous collector and deterministic
+    environments a resumed run gives the same results; with an asynchronous one the frames in flight are lost, and their number is
+    printed. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
+
+    With ``out`` the files of the run go to that folder, which one run at a time may use: ``config.json``, ``metrics.csv`` (a row for each
+    update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is installed. A resumed run writes the
+    rows after its checkpoint again; the old rows are moved to ``metrics.csv.cut``.
+
+    The run stops as soon as a metric named ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
+    not finite. Metrics are checked twice a second and before each checkpoint. Parameters are checked before each checkpoint, so that
+    every checkpoint is finite.
+    Ctrl-C ends the run with a checkpoint after the running update; a second Ctrl-C ends it at once.
+
+    Args:
+        algo: the algorithm.
+        key: a key []; its device is the device of the agents.
+        total_steps: the environment steps of each agent, rounded down to whole updates.
+        num_agents: K >= 1. With one agent, the leaves of the state have no dimension for agents.
+        collector: the source of experience for one agent; None: ``algo.env``. It has to act with ``algo.act``, its batches have to be
+            [num_steps, num_envs] of the algorithm's configuration, and its ``total_frames`` -1, or enough for the run. It is
+            not closed here.
+        hooks: functions ``hook(step, state, metrics)`` to call after each update, or at the intervals of :func:`funrl.training.every`;
+            :mod:`funrl.training.hooks` documents them and has ready-made ones.
+        out: the folder of the run; created if missing. ``None``: nothing is written.
+        resume: whether to continue the run in ``out`` from its last checkpoint. The configuration has to be the same, except that
+            ``total_steps`` may be greater. If the algorithm has ``anneal_steps``, the learning rate is 0 beyond them, so they have to be
+            at least ``total_steps``; they may be greater than before too, and then give the learning rate from there on. A finished run
+            is only evaluated, and a run without a checkpoint starts from the beginning.
+        evaluate_episodes: the number of episodes of each agent's final evaluation, without exploration; 0: none.
+        checkpoint_every: the seconds between two checkpoints, at least 0. There is also one after the first update and one at the end.
+        progress: whether to show on stderr that the step is compiling, and then a progress bar.
+        backend: as for :func:`funrl.compile`; a resumed run uses its first backend again, which ``config.json`` names.
+        notes: further entries for ``config.json``, such as the seed; a resumed run has to give the same.
+
+    Returns:
+        A :class:`Result`.
+
+    Raises:
+        RunError: a ValueError: if an argument is out of its range; if ``out`` cannot be written, contains another run, or is in use by
+            another process; with ``resume``, if it contains no run, one with another configuration, or one that lost its checkpoint.
+            Nothing has been written then.
+        funrl.checkpoint.CheckpointError: if the checkpoint to resume from is damaged or of another run. Nothing has been written.
+        KeyboardInterrupt: after Ctrl-C.
+        Diverged: if a loss or a parameter is not finite. The last checkpoint stays.
+        OSError: if the folder becomes unwritable later.
+
+    Warns:
+        UserWarning: if metrics of updates before the checkpoint to resume from are missing.
+
+    Example:
+        >>> import funrl
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
+        >>> result = train(algo, funrl.random.key(0), 48, evaluate_episodes=0, progress=False, backend="eager")
+        >>> result.updates, result.steps, sorted(result.metrics)[:2]
+        (3, 48, ['approximate_kl', 'clip_fraction'])
+    """
+    _check_arguments(algo, key, total_steps, num_agents, collector, evaluate_episodes, checkpoint_every, out, resume)
+    called = calling.flatten(hooks)
+    folder = None if out is None else Folder(out)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            # A missing folder is created after all other checks have passed.
+            if folder.path.is_dir():
+                stack.enter_context(folder.lock())
+            elif not resume:
+                folder.check_free()
+        started = time.perf_counter()
+        keys = agent_keys(key, num_agents)
+        state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
+        state = tree.map(torch.clone, state)  # the state is donated, and may share tensors with the environment's default params
+        backend = _backend(backend, key, folder if resume else None)
+        stack.enter_context(compiler.using(backend))
+        source = _source(algo, keys, num_agents, collector, backend)
+        start = _Start(state)
+        if folder is not None:
+            begun = runs.read_config(folder.path) if resume else {"backend": backend}
+            notes = {"collector": experience.kind_of(collector), **({"backend": backend} if "backend" in begun else {}), **(notes or {})}
+            start = _enter(folder, algo, runs.describe(algo, key, total_steps, num_agents, notes), source, start, resume, stack)
+
+        def seconds() -> float:
+            return start.seconds + time.perf_counter() - started
+
+        log = Log(algo, folder, num_agents, start.update, progress)
+        num_updates = total_steps // algo.steps_per_update
+        _announce(log, algo, folder, num_agents, num_updates, start, resume)
+        stack.enter_context(compiler.listening(log.part))
+        end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
+        total = seconds()
+        evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
+        if folder is not None and folder.metrics.exists():
+            _draw(folder, algo, log)
+    steps = end.update * algo.steps_per_update
+    return Result(end.state, end.metrics, evaluation, end.update, steps, total, start.compile_seconds + end.compile_seconds, end.stopped)
+
+
+class _Start(NamedTuple):
+    """The point from which a run goes on: at first, or from its last checkpoint."""
+
+    state: Any
+    update: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    remark: str = ""
+
+
+class _End(NamedTuple):
+    """The point at which a run ends."""
+
+    state: Any
+    metrics: dict[str, torch.Tensor]
+    update: int
+    compile_seconds: float
+    stopped: str | None
+
+
+def _source(algo: Algorithm, keys: torch.Tensor, num_agents: int, collector: Any, backend: str) -> experience.Experience:
+    if collector is not None:
+        return experience.collected(algo, collector, backend)
+    return experience.on_the_host(algo, keys) if algo.env.host else experience.pure(algo, num_agents, backend)
+
+
+def _enter(
+    folder: Folder,
+    algo: Algorithm,
+    config: dict[str, Any],
+    source: experience.Experience,
+    start: _Start,
+    resume: bool,
+    stack: contextlib.ExitStack,
+) -> _Start:
+    """Write the configuration into the folder; return where the run goes on."""
+    there = folder.path.is_dir()
+    if resume:
+        before = folder.check_agrees(config)
+        if folder.checkpoint.exists():
+            loaded, meta = load_checkpoint(folder, source.kept(start.state))
+            state, remark = source.resume(loaded, meta["update"])
+            if before["options"].get("anneal_steps") != config["options"].get("anneal_steps"):
+                state = _anneal_longer(state, algo.config.anneal_steps)
+            check_metrics(folder, meta["update"], config["num_agents"])
+            start = _Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark)
+        else:
+            check_no_checkpoint_is_lost(folder)
+    if not there:
+        stack.enter_context(folder.lock())
+    if not resume:
+        folder.check_free()
+    folder.check_writable()
+    folder.write_config(config)
+    return start
+
+
+def _announce(log: Log, algo: Algorithm, folder: Folder | None, num_agents: int, num_updates: int, start: _Start, resume: bool) -> None:
+    if resume and not start.update:
+        log.say("no checkpoint yet: starting from the beginning")
+    if start.update >= num_updates:
+        steps = start.update * algo.steps_per_update
+        log.say(f"the run in {folder} is finished: it has {steps:,} steps already; give more steps to continue")
+        return
+    agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
+    place = f", in {folder}" if folder else ""
+    log.say(f"training {agents} of {algo.name} on {algo.env.name}, {num_updates * algo.steps_per_update:,} steps each{place}")
+    if start.update:
+        log.say(f"continuing after update {start.update:,}" + (f"; {start.remark}" if start.remark else ""))
+
+
+def _updates(
+    algo: Algorithm,
+    keys: torch.Tensor,
+    source: experience.Experience,
+    start: _Start,
+    num_updates: int,
+    hooks: list[tuple[int, calling.Hook]],
+    folder: Folder | None,
+    checkpoint_every: float,
+    log: Log,
+    seconds: Callable[[], float],
+) -> _End:
+    """Do the updates that are left, with their hooks, metrics and checkpoints."""
+    state, number, stopped = start.state, start.update, None
+    metrics: dict[str, torch.Tensor] = {}
+    begun, compiling, last_save, interrupt = seconds(), 0.0, -math.inf, Interrupt()
+    try:
+        for number in range(start.update + 1, num_updates + 1):
+            state, metrics = source.update(keys, torch.tensor(number, device=keys.device), state)
+            log.add(number, seconds(), metrics)
+            if number == start.update + 1:
+                log.flush()
+                compiling = seconds() - begun
+                log.start_bar(num_updates, compiling)
+                interrupt.wait_for_update()
+            step = number * algo.steps_per_update
+            if hooks:
+                state, stopped = calling.call(hooks, step - algo.steps_per_update, step, state, metrics)
+            due = folder is not None and seconds() - last_save >= checkpoint_every
+            if due or number == num_updates or interrupt.asked or stopped:
+                log.flush()
+                log.check_parameters(number, state)
+                if folder is not None:
+                    log.sync()
+                    meta = {"update": number, "seconds": seconds(), "compile_seconds": start.compile_seconds + compiling}
+                    checkpoint.save(source.kept(state), folder.checkpoint, meta)
+                    log.saved, last_save = number, seconds()
+            if interrupt.asked:
+                raise KeyboardInterrupt
+            if stopped:
+                log.say(f"stopped after {step:,} steps: {stopped}")
+                break
+    finally:
+        interrupt.restore()
+        log.close()
+    return _End(state, metrics, number, compiling, stopped)
+
+
+def _anneal_longer(state: Any, anneal_steps: float) -> Any:
+    hparams: Any = getattr(state.learner, "hparams", None)
+    if not hasattr(hparams, "anneal_steps"):
+        return state
+    hparams = hparams.replace(anneal_steps=torch.full_like(hparams.anneal_steps, anneal_steps))
+    return state.replace(learner=state.learner.replace(hparams=hparams))
+
+
+def _check_arguments(
+    algo: Algorithm,
+    key: Any,
+    total_steps: int,
+    num_agents: int,
+    collector: Any,
+    evaluate_episodes: int,
+    checkpoint_every: float,
+    out: Any,
+    resume: bool,
+) -> None:
+    if not isinstance(algo, Algorithm):
+        raise RunError(f"train: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
+    if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
+        got = f"{str(key.dtype).removeprefix('torch.')} {list(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
+        raise RunError(f"train: key: expected a key (int64 []), got {got}; funrl.random.key(seed) makes one")
+    for name, value, low in (("total_steps", total_steps, 1), ("num_agents", num_agents, 1), ("evaluate_episodes", evaluate_episodes, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise RunError(f"{name}: expected an integer of at least {low}, got {value!r}")
+    if total_steps < algo.steps_per_update:
+        raise RunError(
+            f"total_steps: one update takes {algo.steps_per_update:,} steps, got {total_steps:,}; ask for more, or make updates smaller"
+        )
+    if collector is not None:
+        _check_collector(algo, collector, num_agents)
+    if algo.env.host and num_agents > 1:
+        raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
+    if not checkpoint_every >= 0:
+        raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
+    if resume and out is None:
+        raise RunError("resume: out is None, so that there is no run to resume; give the folder of the run")
+
+
+def _backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
+    """Return the backend of a run: the given one, or that of the resumed run, or the default for the device of its key."""
+    if asked == "auto" and begun is not None and begun.config.exists():
+        asked = runs.read_config(begun.path).get("backend", asked)
+    return compiler.backend(key.device)[0] if asked == "auto" else asked
+
+
+def _check_collector(algo: Algorithm, collector: Any, num_agents: int) -> None:
+    if not all(hasattr(collector, name) for name in ("__next__", "update_params", "state", "restore", "num_envs")):
+        raise RunError(f"collector: expected one that funrl.collectors makes, got {type(collector).__name__}")
+    if num_agents > 1:
+        raise RunError(f"num_agents: a collector gathers for one agent, got {num_agents}; train one after another")
+
+
+def _draw(folder: Folder, algo: Algorithm, log: Log) -> None:
+    """Draw the learning curve, or print why it cannot be drawn; such an error must not end the run."""
+    try:
+        record.learning_curve(record.read_metrics(folder.metrics), folder.curve, title=f"{algo.name} on {algo.env.name}")
+    except (ImportError, ValueError, OSError) as error:
+        log.say(f"no {folder.curve.name}: {' '.join(str(error).split())}")

@@ -1,0 +1,194 @@
+"""Transforms of the entries of a dict observation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from funrl.env import Env, Timestep
+from funrl.spaces import Box, Dict
+from funrl.transforms._core import Transform, stateless
+from funrl.transforms._parts import key_names, label, misfit, parts
+
+__all__ = ["cat_tensors", "exclude", "rename", "select"]
+
+
+def select(in_keys: Sequence[str]) -> Transform:
+    """Select the named entries of a dict observation and drop all others.
+
+    Args:
+        in_keys: at least one name.
+
+    Raises:
+        TypeError: if ``in_keys`` is not a list of strings.
+        ValueError: when applied: if the observation has no such entry, or is not a dict.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose, step_counter
+        >>> sorted(compose(funrl.envs.make("Pendulum-v1"), step_counter(), select(["step_count"])).observation_space.spaces)
+        ['step_count']
+    """
+    kept = key_names("select", "in_keys", in_keys)
+
+    def apply(env: Env) -> Env:
+        spaces = _entries(env, "select", kept)
+        return _keep(env, label("select", in_keys=list(kept)), {name: name for name in spaces if name in kept})
+
+    return apply
+
+
+def exclude(in_keys: Sequence[str]) -> Transform:
+    """Drop the named entries of a dict observation.
+
+    Args:
+        in_keys: at least one name, and not all.
+
+    Raises:
+        TypeError: if ``in_keys`` is not a list of strings.
+        ValueError: when applied: if the observation has no such entry, is not a dict, or would become empty.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose, step_counter
+        >>> sorted(compose(funrl.envs.make("Pendulum-v1"), step_counter(), exclude(["step_count"])).observation_space.spaces)
+        ['observation']
+    """
+    dropped = key_names("exclude", "in_keys", in_keys)
+
+    def apply(env: Env) -> Env:
+        spaces = _entries(env, "exclude", dropped)
+        if len(dropped) == len(spaces):
+            raise misfit("exclude", "observation", "an entry that remains", env.observation_space, "name fewer entries")
+        return _keep(env, label("exclude", in_keys=list(dropped)), {name: name for name in spaces if name not in dropped})
+
+    return apply
+
+
+def rename(in_keys: Sequence[str], out_keys: Sequence[str]) -> Transform:
+    """Rename entries of a dict observation.
+
+    Args:
+        in_keys: the old names, at least one.
+        out_keys: the new names, one for each; old names may be reused, for example to swap two entries.
+
+    Raises:
+        TypeError: if keys are not lists of strings.
+        ValueError: if their numbers differ; when applied: if the observation has no such entry, is not a dict, or two entries would
+            have the same name.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose, step_counter
+        >>> env = compose(funrl.envs.make("Pendulum-v1"), step_counter(), rename(["observation"], ["state"]))
+        >>> sorted(env.observation_space.spaces)
+        ['state', 'step_count']
+    """
+    old, new = key_names("rename", "in_keys", in_keys), key_names("rename", "out_keys", out_keys)
+    if len(old) != len(new):
+        raise ValueError(f"rename: out_keys: expected {len(old)} names, one for each of {list(old)}, got {list(new)}")
+    called = dict(zip(old, new, strict=True))
+
+    def apply(env: Env) -> Env:
+        spaces = _entries(env, "rename", old)
+        for name in new:
+            if name in spaces and name not in called:
+                raise ValueError(f"rename: out_keys: expected new names, got {name!r}, which another entry has; choose another one")
+        shown = label("rename", in_keys=list(old), out_keys=list(new))
+        return _keep(env, shown, {called.get(name, name): name for name in spaces})
+
+    return apply
+
+
+def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = None, dim: int = -1) -> Transform:
+    """Join entries of a dict observation into one tensor.
+
+    Args:
+        in_keys: the entries, in the order of the result; None: all, in the order of their names. A number [] counts as
+            a vector [1].
+        out_key: the entry for the result, which replaces the others. None: the observation becomes the result and is not a dict any
+            more; ``in_keys`` have to be all entries.
+        dim: the dimension along which they are joined; negative ones count from the end.
+
+    Raises:
+        TypeError: if keys are no strings, or ``dim`` is not an integer.
+        ValueError: when applied: if the observation has no such entry or is not a dict; if entries are no Box, or differ in dtype or in
+            another dimension than ``dim``; if ``out_key`` is an entry that stays, or is missing where entries stay.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import cast, compose, step_counter
+        >>> env = compose(funrl.envs.make("Pendulum-v1"), step_counter(), cast(torch.float32, in_keys=["step_count"]), cat_tensors())
+        >>> env.observation_space.shape
+        (4,)
+    """
+    joined = None if in_keys is None else key_names("cat_tensors", "in_keys", in_keys)
+    if out_key is not None and not isinstance(out_key, str):
+        raise TypeError(f"cat_tensors: out_key: expected a string, got {out_key!r}")
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"cat_tensors: dim: expected a whole number, got {dim!r}")
+
+    def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([x.reshape(1) if x.ndim == 0 else x for x in tensors], dim)
+
+    def apply(env: Env) -> Env:
+        space = env.observation_space
+        keys = sorted(space.spaces) if joined is None and isinstance(space, Dict) else joined
+        where = parts(env, "cat_tensors", keys)
+        if keys is None:
+            raise misfit("cat_tensors", "observation", "a dict", space, "leave it out")
+        rest = {name: entry for name, entry in space.spaces.items() if name not in keys}
+        if out_key is None and rest:
+            raise misfit(
+                "cat_tensors", "observation", f"no entries besides {list(keys)}", space, "name all, select them, or give an out_key"
+            )
+        if out_key in rest:
+            raise ValueError(f"cat_tensors: out_key: expected a new name, got {out_key!r}, which another entry has; choose another one")
+        boxes = _boxes(where.spaces(), dim)
+        whole = Box(join([box.low for box in boxes]), join([box.high for box in boxes]), dtype=boxes[0].dtype)
+
+        def observe(timestep: Timestep) -> Timestep:
+            observation = timestep.observation
+            x = join([observation[name] for name in keys])
+            if out_key is None:
+                return timestep.replace(observation=x)
+            return timestep.replace(observation={**{name: observation[name] for name in rest}, out_key: x})
+
+        shown = label("cat_tensors", in_keys=list(keys), out_key=out_key, dim=dim)
+        followed = whole if out_key is None else Dict({**rest, out_key: whole})
+        return stateless(env, shown, start=observe, finish=observe, observation_space=followed)
+
+    return apply
+
+
+def _boxes(spaces: Sequence[tuple[Any, str]], dim: int) -> list[Box]:
+    """Check that spaces are boxes of the same dtype that can be joined, and return them."""
+    first = spaces[0][0]
+    for space, place in spaces:
+        if not isinstance(space, Box):
+            raise misfit("cat_tensors", place, "numbers (a Box)", space, "put discrete_to_one_hot or cast before it")
+        shape, expected = (tuple(box.shape) or (1,) for box in (space, first))
+        if space.dtype != first.dtype:
+            raise misfit("cat_tensors", place, f"{first.dtype} as the entry before", space, "put cast before it")
+        if not -len(shape) <= dim < len(shape):
+            raise misfit("cat_tensors", place, f"a dimension {dim}", space, "change dim")
+        others = [sizes[: dim % len(shape)] + sizes[dim % len(shape) + 1 :] for sizes in (shape, expected)]
+        if len(shape) != len(expected) or others[0] != others[1]:
+            raise misfit("cat_tensors", place, f"a shape like {list(expected)} but for dimension {dim}", space, "reshape it")
+    return [space for space, _ in spaces]
+
+
+def _entries(env: Env, transform: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Check that ``keys`` are entries of the observation space, and return all its entries."""
+    parts(env, transform, keys)
+    return env.observation_space.spaces
+
+
+def _keep(env: Env, shown: str, sources: dict[str, str]) -> Env:
+    """Return ``env`` with observations that have the entries of ``sources``, a dict from new names to old ones."""
+
+    def observe(timestep: Timestep) -> Timestep:
+        return timestep.replace(observation={name: timestep.observation[old] for name, old in sources.items()})
+
+    space = Dict({name: env.observation_space.spaces[old] for name, old in sources.items()})
+    return stateless(env, shown, start=observe, finish=observe, observation_space=space)

@@ -1,0 +1,304 @@
+"""Transforms of episodes: their start and end, the length of a step, and step counters."""
+
+from typing import Any
+
+import torch
+
+from funrl import random, tree
+from funrl.compiler import scan
+from funrl.env import Env, Timestep
+from funrl.spaces import Binary, Box, Discrete
+from funrl.transforms._core import Transform, reset_some, stateful, stateless, step_some
+from funrl.transforms._parts import add_entry, check_count, label, misfit, neutral, signal
+
+__all__ = ["end_of_life", "frame_skip", "init_tracker", "noop_reset", "step_counter", "time_limit"]
+
+
+def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
+    """Start each episode with a random number of no-op steps, uniform from 1 to ``noops``.
+
+    Their rewards are dropped. If an episode ends during them, the copy is reset once more and starts without further no-ops. In a compiled
+    program every reset costs ``noops`` steps, and :func:`funrl.rollout` computes a reset at each step: choose a small number there.
+
+    Args:
+        noops: the maximum number of such steps, at least 1.
+        action: the no-op, an element of the action space; by default its element nearest to 0.
+
+    Raises:
+        TypeError: if ``noops`` is not an integer.
+        ValueError: if it is less than 1; when applied: if ``action`` is not in the action space.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("Pendulum-v1"), noop_reset(3))
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> 1 <= state.time <= 3, timestep.reward
+        (tensor(True), tensor(0.))
+
+    Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015.
+    """
+    check_count("noop_reset", "noops", noops)
+
+    def apply(env: Env) -> Env:
+        if action is not None and not bool(env.action_space.contains(action)):
+            raise ValueError(f"noop_reset: action: expected an element of {env.action_space}, got {action!r}; give a tensor like a sample")
+
+        def rest(like: torch.Tensor) -> Any:
+            chosen = neutral(env.action_space, like.dtype, like.device) if action is None else tree.to(action, like.device)
+            return tree.map(lambda x: x.expand((*like.shape, *x.shape)), chosen)
+
+        def idle(key: torch.Tensor, result: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
+            """Take no-op steps in the copies in the mask, which were just reset."""
+            count_key, step_key, again_key = random.split(key, 3).unbind(0)
+            counts = random.randint(count_key, tuple(where.shape), 1, noops + 1)
+            still = rest(result[1].reward)
+            # A compiled loop cannot take two tensors from outside that share memory; in a rollout these are views of one vector.
+            env_params = tree.map(torch.clone, env_params)
+
+            def advance(carry: Any, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, tuple[()]]:
+                number, key = x
+                going = where & (number < counts) & ~carry[1].done
+                state, timestep = carry
+                return step_some(env, key, state, timestep, still, going, env_params), ()
+
+            numbers = torch.arange(noops, device=key.device)
+            (state, timestep), _ = scan(advance, result, (numbers, random.split(step_key, noops)))
+            state, timestep = reset_some(env, again_key, state, timestep, where & timestep.done, env_params)
+            no = torch.zeros_like(timestep.done)
+            return state, timestep.replace(reward=torch.zeros_like(timestep.reward), terminated=no, truncated=no.clone())
+
+        def reset(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
+            reset_key, idle_key = random.split(key).unbind(0)
+            result = env.reset(reset_key, env_params)
+            return idle(idle_key, result, torch.ones_like(result[1].done), env_params)
+
+        def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
+            reset_key, idle_key = random.split(key).unbind(0)
+            return idle(idle_key, env.reset_where(reset_key, state, where, env_params), where, env_params)
+
+        return env._replace(
+            reset=reset,
+            reset_where=None if env.num_envs is None else reset_where,
+            below=env,
+            label=label("noop_reset", noops=noops, action=action),
+        )
+
+    return apply
+
+
+def frame_skip(num: int) -> Transform:
+    """Repeat each action ``num`` times, or until the episode ends, and sum the rewards.
+
+    The loop is unrolled, so that gradients flow through the steps in a compiled program; the compilation takes ``num`` times as long.
+
+    Args:
+        num: the number of steps, at least 1.
+
+    Raises:
+        TypeError: if ``num`` is not an integer.
+        ValueError: if it is less than 1.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("CartPole-v1"), frame_skip(4))
+        >>> state, _ = env.reset(funrl.random.key(0))
+        >>> env.step(funrl.random.key(1), state, torch.tensor(1))[1].reward, env.max_episode_steps
+        (tensor(4.), 125)
+    """
+    check_count("frame_skip", "num", num)
+
+    def apply(env: Env) -> Env:
+        def repeat(keys: Any, result: Any, action: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
+            """Take the steps after the first one in the copies in the mask."""
+            state, timestep = result
+            total = timestep.reward
+            for key in keys:
+                going = where & ~timestep.done
+                state, timestep = step_some(env, key, state, timestep, action, going, env_params)
+                total = torch.where(going, total + timestep.reward, total)
+            return state, timestep.replace(reward=total)
+
+        def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
+            first, *others = random.split(key, num).unbind(0)
+            result = env.step(first, state, action, env_params)
+            return repeat(others, result, action, torch.ones_like(result[1].done), env_params)
+
+        def step_where(
+            key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: Any = env.default_params
+        ) -> tuple[Any, Timestep]:
+            first, *others = random.split(key, num).unbind(0)
+            return repeat(others, env.step_where(first, state, action, where, env_params), action, where, env_params)
+
+        return env._replace(
+            step=step,
+            step_where=None if env.num_envs is None else step_where,
+            max_episode_steps=-(-env.max_episode_steps // num),
+            below=env,
+            label=label("frame_skip", num=num),
+        )
+
+    return apply
+
+
+def time_limit(max_steps: int) -> Transform:
+    """Truncate an episode after ``max_steps`` steps, if it has not ended before.
+
+    ``own`` of the state: the steps since the reset, int64 [].
+
+    Args:
+        max_steps: at least 1.
+
+    Raises:
+        TypeError: if ``max_steps`` is not an integer.
+        ValueError: if it is less than 1.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("Pendulum-v1"), time_limit(2))
+        >>> state, _ = env.reset(funrl.random.key(0))
+        >>> for i in range(2):
+        ...     state, timestep = env.step(funrl.random.key(i), state, torch.zeros(1))
+        >>> timestep.truncated, timestep.terminated, env.max_episode_steps
+        (tensor(True), tensor(False), 2)
+    """
+    check_count("time_limit", "max_steps", max_steps)
+
+    def finish(time: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
+        time = time + 1
+        return time, timestep.replace(truncated=timestep.truncated | (time >= max_steps))
+
+    def apply(env: Env) -> Env:
+        return stateful(
+            env,
+            label("time_limit", max_steps=max_steps),
+            start=lambda timestep: (_zero(timestep), timestep),
+            finish=finish,
+            max_episode_steps=min(env.max_episode_steps, max_steps),
+        )
+
+    return apply
+
+
+def step_counter(*, out_key: str = "step_count") -> Transform:
+    """Add the number of steps since the reset to the observation, an entry int64 [].
+
+    A plain observation becomes the entry ``"observation"`` of a dict. ``own`` of the state: the same number.
+
+    Args:
+        out_key: the name of the entry.
+
+    Raises:
+        TypeError: if ``out_key`` is not a string.
+        ValueError: when applied: if the observation has such an entry already.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("CartPole-v1"), step_counter())
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> timestep.observation["step_count"], env.step(funrl.random.key(1), state, torch.tensor(1))[1].observation["step_count"]
+        (tensor(0), tensor(1))
+    """
+
+    def apply(env: Env) -> Env:
+        put, space = add_entry(env, "step_counter", out_key, Box(0, 2**31 - 1, (), torch.int64))
+
+        def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
+            zero = _zero(timestep)
+            return zero, put(timestep, zero)
+
+        def finish(time: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
+            time = time + 1
+            return time, put(timestep, time)
+
+        return stateful(env, label("step_counter", out_key=out_key), start=start, finish=finish, observation_space=space)
+
+    return apply
+
+
+def init_tracker(*, out_key: str = "is_init") -> Transform:
+    """Add a flag to the observation that is True in the first observation of an episode, an entry bool [].
+
+    Recurrent policies can reset their state there. A plain observation becomes the entry ``"observation"`` of a dict.
+
+    Args:
+        out_key: the name of the entry.
+
+    Raises:
+        TypeError: if ``out_key`` is not a string.
+        ValueError: when applied: if the observation has such an entry already.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("CartPole-v1"), init_tracker())
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> timestep.observation["is_init"], env.step(funrl.random.key(1), state, torch.tensor(1))[1].observation["is_init"]
+        (tensor(True), tensor(False))
+    """
+
+    def apply(env: Env) -> Env:
+        put, space = add_entry(env, "init_tracker", out_key, Binary())
+        return stateless(
+            env,
+            label("init_tracker", out_key=out_key),
+            start=lambda timestep: put(timestep, torch.ones_like(timestep.terminated)),
+            finish=lambda timestep: put(timestep, torch.zeros_like(timestep.terminated)),
+            observation_space=space,
+        )
+
+    return apply
+
+
+def end_of_life(in_key: str = "lives") -> Transform:
+    """End an episode as soon as a life is lost, so that the agent learns to avoid it.
+
+    The step that loses it is ``terminated``. The reset starts a new game, and does not continue with the remaining lives. ``own`` of the
+    state: the remaining lives.
+
+    Args:
+        in_key: the name of the number of lives, an integer [], in the observation or else in ``info``.
+
+    Raises:
+        TypeError: if ``in_key`` is not a string.
+        ValueError: when applied: if the entry is not a single number; when it resets: if there is none of that name.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.env import Timestep
+        >>> def timestep(lives):
+        ...     zero, no = torch.tensor(0.0), torch.tensor(False)
+        ...     return Timestep(zero, zero, no, no, {"lives": lives})
+        >>> def reset(key, env_params):
+        ...     return torch.tensor(3), timestep(torch.tensor(3))
+        >>> def step(key, state, action, env_params):
+        ...     return state - action, timestep(state - action)
+        >>> env = funrl.envs.make("CartPole-v1")._replace(observation_space=Box(0.0, 0.0, ()), reset=reset, step=step)
+        >>> env = funrl.transforms.compose(env, end_of_life())
+        >>> state, _ = env.reset(funrl.random.key(0))
+        >>> [env.step(funrl.random.key(1), state, torch.tensor(lost))[1].terminated.item() for lost in (0, 1)]
+        [False, True]
+
+    Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015.
+    """
+
+    def apply(env: Env) -> Env:
+        read, entry = signal(env, "end_of_life", in_key)
+        if entry is not None and not (isinstance(entry, (Box, Discrete)) and entry.shape == ()):
+            raise misfit("end_of_life", f"observation[{in_key!r}]", "a single number", entry, "name the number of lives with in_key")
+
+        def lives(timestep: Timestep) -> torch.Tensor:
+            left = read(timestep)
+            if left.ndim != 0:
+                raise ValueError(f"end_of_life: info[{in_key!r}]: expected a single number [], got {list(left.shape)}")
+            return left
+
+        def finish(before: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
+            left = lives(timestep)
+            return left, timestep.replace(terminated=timestep.terminated | (left < before))
+
+        return stateful(env, label("end_of_life", in_key=in_key), start=lambda timestep: (lives(timestep), timestep), finish=finish)
+
+    return apply
+
+
+def _zero(timestep: Timestep) -> torch.Tensor:
+    return torch.zeros_like(timestep.reward, dtype=torch.int64)

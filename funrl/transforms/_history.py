@@ -1,0 +1,136 @@
+"""Transforms of the last observations: stacks and maxima."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from funrl.env import Env, Timestep
+from funrl.spaces import Binary, Box
+from funrl.transforms._core import Transform, stateful
+from funrl.transforms._parts import as_box, check_count, check_tensor, moved, parts
+
+__all__ = ["frame_stack", "time_max_pool"]
+
+
+def frame_stack(
+    num: int, *, padding: str = "reset", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
+) -> Transform:
+    """Stack the last ``num`` observations, the newest last, along a new first dimension.
+
+    ``own`` of the state: a tuple with the stack [num, ...] of each part.
+
+    Args:
+        num: the number of observations, at least 1.
+        padding: replacement of observations before the first one of an episode: ``"reset"``, the first one itself, or ``"zero"``.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
+
+    Raises:
+        TypeError: if ``num`` is not an integer, or keys are not a list of strings.
+        ValueError: if ``num`` is less than 1, or there is no such padding; when applied: if an entry is missing or is not a tensor.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("CartPole-v1"), frame_stack(3))
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> new, after = env.step(funrl.random.key(1), state, torch.tensor(1))
+        >>> after.observation.shape, torch.equal(after.observation[1], timestep.observation[-1])
+        (torch.Size([3, 4]), True)
+    """
+    check_count("frame_stack", "num", num)
+    if padding not in ("reset", "zero"):
+        raise ValueError(f"frame_stack: padding: expected 'reset' or 'zero', got {padding!r}")
+
+    def fill(x: torch.Tensor) -> torch.Tensor:
+        before = x if padding == "reset" else torch.zeros_like(x)
+        return torch.stack([before] * (num - 1) + [x])
+
+    def stacked(space: Any) -> Any:
+        if padding == "reset" or isinstance(space, Binary):
+            return moved(space, lambda x: torch.stack([x] * num), _layout(space))
+        box = as_box(space)
+        low, high = (torch.stack([extreme(bound, torch.zeros_like(bound))] * (num - 1) + [bound]) for extreme, bound in _ends(box))
+        return Box(low, high, dtype=box.dtype, layout=_layout(box))
+
+    def apply(env: Env) -> Env:
+        return _look_back(env, "frame_stack", in_keys, out_keys, {"num": num, "padding": padding}, fill, lambda stack: stack, stacked)
+
+    return apply
+
+
+def _layout(space: Any) -> str | None:
+    """Return the layout of stacked images [H, W], whose channels are the frames."""
+    return "chw" if len(space.shape) == 2 else None
+
+
+def _ends(box: Box) -> tuple[Any, Any]:
+    return (torch.minimum, box.low), (torch.maximum, box.high)
+
+
+def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+    """Take the elementwise maximum of the last ``num`` observations of an episode.
+
+    It makes flickering objects visible, such as the sprites of Atari games. ``own`` of the state: a tuple with the stack [num, ...] of
+    each part.
+
+    Args:
+        num: the number of observations, at least 1.
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
+
+    Raises:
+        TypeError: if ``num`` is not an integer, or keys are not a list of strings.
+        ValueError: if ``num`` is less than 1; when applied: if an entry is missing or is not a tensor.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("CartPole-v1"), time_max_pool(2))
+        >>> state, timestep = env.reset(funrl.random.key(0))
+        >>> new, after = env.step(funrl.random.key(1), state, torch.tensor(1))
+        >>> bool((after.observation >= timestep.observation).all())
+        True
+
+    Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015.
+    """
+    check_count("time_max_pool", "num", num)
+
+    def fill(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x] * num)
+
+    def apply(env: Env) -> Env:
+        return _look_back(env, "time_max_pool", in_keys, out_keys, {"num": num}, fill, lambda stack: stack.amax(0), lambda space: space)
+
+    return apply
+
+
+def _look_back(
+    env: Env,
+    name: str,
+    in_keys: Sequence[str] | None,
+    out_keys: Sequence[str] | None,
+    settings: dict[str, Any],
+    fill: Callable[[torch.Tensor], torch.Tensor],
+    show: Callable[[torch.Tensor], torch.Tensor],
+    follow: Callable[[Any], Any],
+) -> Env:
+    """Return ``env`` with parts of its observations replaced by ``show(stack)`` of their last observations.
+
+    ``fill(x)`` is the stack of the first observation, and ``follow(space)`` the space of the result of ``show``.
+    """
+    where = parts(env, name, in_keys, out_keys)
+    for space, place in where.spaces():
+        check_tensor(name, space, place)
+
+    def present(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
+        return stacks, timestep.replace(observation=where.write(timestep.observation, [show(stack) for stack in stacks]))
+
+    def start(timestep: Timestep) -> tuple[Any, Timestep]:
+        return present(tuple([fill(x) for x in where.read(timestep.observation)]), timestep)
+
+    def finish(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
+        new = where.read(timestep.observation)
+        return present(tuple([torch.cat([stack[1:], x[None]]) for stack, x in zip(stacks, new, strict=True)]), timestep)
+
+    space = where.replace([follow(space) for space, _ in where.spaces()])
+    return stateful(env, where.label(**settings), start=start, finish=finish, observation_space=space)

@@ -1,0 +1,197 @@
+"""Normalisation of observations with running statistics, which belong to the learner and are passed in ``env_params``."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from funrl import stats, tree
+from funrl.env import Env, Timestep
+from funrl.spaces import Box
+from funrl.transforms._core import Transform
+from funrl.transforms._parts import misfit, parts
+
+__all__ = ["VecNormParams", "update_vec_norm", "vec_norm"]
+
+
+# Transforms that do not change existing observations (some add an entry), so that they may follow vec_norm.
+_SHOW_THE_SAME = frozenset(
+    "action_discretize action_mask action_scale end_of_life frame_skip init_tracker noop_reset reward_clip reward_scale reward_sum "
+    "step_counter sticky_actions target_return time_limit".split()
+)
+
+
+@tree.dataclass
+class VecNormParams(tree.Replaceable):
+    """The ``env_params`` of an environment under :func:`vec_norm`.
+
+    Attributes:
+        below: the ``env_params`` of the environment below.
+        moments: :class:`funrl.stats.Moments` of the observations: its ``mean`` and ``var`` have the shape of a single observation or, with
+            ``in_keys``, are dicts with an entry for each of the ``out_keys``.
+    """
+
+    below: Any
+    moments: stats.Moments
+
+
+def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+    r"""Normalise observations to mean 0 and variance 1 over all observations so far.
+
+    .. math:: \frac{x - \bar x}{\sqrt{\sigma^2 + 10^{-8}}}
+
+    The moments are not reset at the end of an episode, so they are not part of the environment's state: they are learned, and passed in
+    ``env_params`` as :class:`VecNormParams`. The environment only reads them; the learner updates them with :func:`update_vec_norm`, once
+    after each rollout. So they can be vmapped over agents, saved with the learner, and held fixed in an evaluation.
+
+    The learners of :mod:`funrl.algos` update the moments with each rollout. A replay buffer stores the normalised observations. Apply
+    :func:`vec_norm` as the last transform of observations.
+
+    The result is not clipped, so that the original observation can be recovered; clip in the policy, for example to ±10.
+
+    Args:
+        in_keys: the entries of a dict observation to transform; None: the observation is not a dict.
+        out_keys: new entries for the results, in addition to the old ones; None: the results replace the old entries.
+
+    Raises:
+        TypeError: if keys are not a list of strings; from ``step``: if ``env_params`` are not :class:`VecNormParams`.
+        ValueError: when applied: if an entry is missing or is not floating point.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("Pendulum-v1"), vec_norm())
+        >>> def act(params, key, observation):
+        ...     return env.action_space.sample(key), {}
+        >>> reset_key, key = funrl.random.split(funrl.random.key(0)).unbind(0)
+        >>> env_params = env.default_params
+        >>> state = torch.func.vmap(env.reset, (0, None))(funrl.random.split(reset_key, 8), env_params)
+        >>> for i in range(3):
+        ...     state, batch = funrl.rollout(None, funrl.random.fold_in(key, i), state, env_params, env=env, act=act, num_steps=16)
+        ...     env_params = update_vec_norm(env_params, batch.next_observation, env=env)
+        >>> env_params.moments.count
+        tensor(384)
+
+    Reference: gymnasium's NormalizeObservation, which updates at each step instead: M. Towers et al., "Gymnasium: A Standard
+    Interface for Reinforcement Learning Environments", 2024, arXiv:2407.17032.
+    """
+
+    def apply(env: Env) -> Env:
+        where = parts(env, "vec_norm", in_keys, out_keys)
+        spaces = [_unbounded(space, place) for space, place in where.spaces()]
+        zeros = [torch.zeros(space.shape, dtype=space.dtype, device="cpu") for space in spaces]
+        example = zeros[0] if where.in_keys is None else dict(zip(where.out_keys, zeros, strict=True))
+        default_params = VecNormParams(env.default_params, stats.moments(example))
+
+        def normalized(result: tuple[Any, Timestep], moments: stats.Moments) -> tuple[Any, Timestep]:
+            state, timestep = result
+            values = where.read(timestep.observation)
+            x = values[0] if where.in_keys is None else dict(zip(where.out_keys, values, strict=True))
+            x = tree.map(lambda x, mean: x.to(mean.dtype), x, moments.mean)
+            x = stats.normalize(moments, x, clip=math.inf)
+            values = [x] if where.in_keys is None else [x[name] for name in where.out_keys]
+            return state, timestep.replace(observation=where.write(timestep.observation, values))
+
+        def reset(key: torch.Tensor, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.reset(key, env_params.below), env_params.moments)
+
+        def step(key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.step(key, state, action, env_params.below), env_params.moments)
+
+        def reset_where(
+            key: torch.Tensor, state: Any, where: torch.Tensor, env_params: VecNormParams = default_params
+        ) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.reset_where(key, state, where, env_params.below), env_params.moments)
+
+        def step_where(
+            key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: VecNormParams = default_params
+        ) -> tuple[Any, Timestep]:
+            _check(env_params)
+            return normalized(env.step_where(key, state, action, where, env_params.below), env_params.moments)
+
+        def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:
+            _check(env_params)
+            return env.render(state, env_params.below)
+
+        batched = env.num_envs is not None
+        return env._replace(
+            reset=reset,
+            step=step,
+            observation_space=where.replace(spaces),
+            default_params=default_params,
+            render=None if env.render is None else render,
+            reset_where=reset_where if batched else None,
+            step_where=step_where if batched else None,
+            below=env,
+            label=where.label(),
+        )
+
+    return apply
+
+
+def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env) -> VecNormParams:
+    """Update the moments in ``env_params`` with the observations of a rollout.
+
+    Args:
+        env_params: the ``env_params`` of the rollout.
+        observation: the ``next_observation`` of its transitions, normalised by :func:`vec_norm`, each leaf [N..., *shape]. (Do not use
+            its ``observation``: the first ones were normalised with the earlier moments.)
+        env: the environment of the rollout, to check that no transform after :func:`vec_norm` has changed the observations.
+
+    Raises:
+        TypeError: if ``env_params`` are not :class:`VecNormParams`.
+        ValueError: if the observations do not fit the moments, or ``env`` has a transform above :func:`vec_norm` that changes them.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.transforms.compose(funrl.envs.make("Pendulum-v1"), vec_norm())
+        >>> observation = torch.tensor([[1.0, 0.0, 4.0], [1.0, 0.0, 2.0]])
+        >>> update_vec_norm(env.default_params, observation, env=env).moments.mean
+        tensor([1., 0., 3.])
+    """
+    _check(env_params)
+    check_vec_norm(env)
+    moments = env_params.moments
+    if isinstance(moments.mean, dict) and isinstance(observation, dict):
+        observation = {name: x for name, x in observation.items() if name in moments.mean}
+    return env_params.replace(moments=stats.update(moments, stats.denormalize(moments, observation)))
+
+
+def check_vec_norm(env: Env) -> None:
+    """Raise a ValueError unless the observations of an environment are those of its :func:`vec_norm`.
+
+    Example:
+        >>> import funrl
+        >>> from funrl.transforms import compose, frame_stack
+        >>> check_vec_norm(compose(funrl.envs.make("Pendulum-v1"), vec_norm(), frame_stack(3)))
+        Traceback (most recent call last):
+        ...
+        ValueError: vec_norm: expected no transform of observations after it, which its moments would not describe, got frame_stack; ...
+    """
+    part = env
+    while (name := part.label.partition("(")[0]) != "vec_norm":
+        if part.below is None:
+            raise ValueError(f"vec_norm: expected it among the transforms of {env.name}, got {env!r}")
+        if name not in _SHOW_THE_SAME:
+            raise ValueError(
+                f"vec_norm: expected no transform of observations after it, which its moments would not describe, got {name}; "
+                "apply vec_norm after it"
+            )
+        part = part.below
+
+
+def _unbounded(space: Any, place: str) -> Box:
+    """Return the space of normalised observations."""
+    if not isinstance(space, Box) or not space.dtype.is_floating_point:
+        raise misfit("vec_norm", place, "floating-point numbers (a Box)", space, "put to_tensor_image or cast before it")
+    return Box(-math.inf, math.inf, space.shape, space.dtype, space.layout)
+
+
+def _check(env_params: Any) -> None:
+    if not isinstance(env_params, VecNormParams):
+        raise TypeError(
+            f"vec_norm: env_params: expected VecNormParams, got {type(env_params).__name__}; begin with the environment's default_params"
+        )
