@@ -585,7 +585,7 @@ def test_a_full_disk(run, monkeypatch):
 
 
 def test_faults_of_the_program_are_not_hidden(monkeypatch):
-    monkeypatch.setattr(training.loop, "evaluate_agents", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(training._loop, "evaluate_agents", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([str(x) for x in DRIFT])
 

@@ -5,10 +5,25 @@ from typing import Any
 
 from funrl import envs
 from funrl._check import nearest
-from funrl.algos import a2c, crossq, ddpg, dqn, impala, off_policy, on_policy, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
+from funrl.algos import (
+    a2c,
+    crossq,
+    ddpg,
+    dqn,
+    episodes,
+    images,
+    impala,
+    off_policy,
+    on_policy,
+    ppo,
+    pqn,
+    redq,
+    reinforce,
+    sac,
+    sac_discrete,
+    td3,
+)
 from funrl.algos._algorithm import Algorithm, check, collecting, make_config, make_hparams
-from funrl.algos._episodes import Episodes
-from funrl.algos._images import ImageConfig
 from funrl.algos._off_policy_actors import SoftConfig
 from funrl.algos._rewards import RewardScale
 from funrl.algos._state import ActorParams, LearnerState, State
@@ -17,8 +32,6 @@ from funrl.env import Env
 __all__ = [
     "ActorParams",
     "Algorithm",
-    "Episodes",
-    "ImageConfig",
     "LearnerState",
     "RewardScale",
     "SoftConfig",
@@ -30,6 +43,8 @@ __all__ = [
     "ddpg",
     "defaults",
     "dqn",
+    "episodes",
+    "images",
     "impala",
     "make",
     "make_config",

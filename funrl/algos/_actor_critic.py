@@ -10,9 +10,9 @@ from funrl import nn, random, stats, tree
 from funrl.acting import Memory
 from funrl.algos._algorithm import check_range, in_dtype_of
 from funrl.algos._heads import action_head, check_actions, project_action, project_boxes
-from funrl.algos._images import above, check_layers, check_observations, encoder
 from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos._state import ActorParams
+from funrl.algos.images import above, check_layers, check_observations, encoder
 from funrl.env import Env, Transition
 from funrl.policies import ActorCritic, StatefulPolicy
 

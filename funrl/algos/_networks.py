@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import nn, random, tree
-from funrl.algos._images import encoder
+from funrl.algos.images import encoder
 from funrl.distributions import Independent, TanhNormal, normal_params
 from funrl.env import Env
 from funrl.nn import activation_function
@@ -248,7 +248,7 @@ def q_network(
 ) -> nn.Net:
     """Make a network of the values of every action: ``apply(params, observation)`` returns [..., A], or logits [..., A, K] of K > 1 atoms.
 
-    Images go through convolutions first, and dicts through :func:`funrl.algos._images.encoder`. Dueling networks part before the last
+    Images go through convolutions first, and dicts through :func:`funrl.algos.images.encoder`. Dueling networks part before the last
     hidden layer.
 
     Args:

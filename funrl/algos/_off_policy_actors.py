@@ -78,7 +78,7 @@ def noisy_policy(actor: nn.Net, space: Box, exploration: Schedule | None = None)
     The deviation of the noise is the hyperparameter ``exploration_noise`` or, where it is given, ``exploration(num_steps)``.
 
     Example:
-        >>> from funrl.algos import networks
+        >>> from funrl.algos import _networks as networks
         >>> space = Box(-2.0, 2.0, (1,))
         >>> actor = networks.deterministic_actor((8,), space, "relu")
         >>> network = ActorCritic(actor.init(random.key(0), torch.zeros(3)), ())
@@ -148,7 +148,7 @@ def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:
 
     Example:
         >>> from funrl import spaces
-        >>> from funrl.algos import networks
+        >>> from funrl.algos import _networks as networks
         >>> actor = networks.stochastic_actor((8,), spaces.Box(-2.0, 2.0, (1,)), "relu")
         >>> zero = torch.tensor(0.0)
         >>> acting = ActorParams(SoftActorCritic(actor.init(random.key(0), torch.zeros(3)), (), zero), zero, ())

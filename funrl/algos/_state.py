@@ -6,8 +6,8 @@ import torch
 
 from funrl import tree
 from funrl.acting import ActorState
-from funrl.algos._episodes import Episodes
 from funrl.algos._rewards import RewardScale
+from funrl.algos.episodes import Episodes
 
 __all__ = ["ActorParams", "LearnerState", "State"]
 
@@ -44,7 +44,7 @@ class LearnerState(tree.Replaceable):
         num_steps: int64 [], environment steps so far, over all B environments.
         num_updates: int64 [], gradient steps so far.
         env_params: the physical constants of the environments; statistics of :func:`funrl.transforms.vec_norm` are among them.
-        episodes: :class:`funrl.algos.Episodes`, the returns of the episodes under way.
+        episodes: :class:`funrl.algos.episodes.Episodes`, the returns of the episodes under way.
     """
 
     params: Any

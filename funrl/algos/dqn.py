@@ -11,9 +11,9 @@ from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm, check_range
 from funrl.algos._arguments import configure, scheduled, with_default
 from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
-from funrl.algos._images import ImageConfig, check_layers
 from funrl.algos._networks import q_network
 from funrl.algos._state import ActorParams
+from funrl.algos.images import ImageConfig, check_layers
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
 from funrl.env import Env, Transition
@@ -29,7 +29,7 @@ __all__ = ["DQNConfig", "make"]
 @tree.dataclass
 class DQNConfig(ImageConfig, OffPolicyConfig):
     """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig` and
-    :class:`~funrl.algos.ImageConfig`, and these.
+    :class:`~funrl.algos.images.ImageConfig`, and these.
 
     Rainbow is all of ``double``, ``dueling``, ``prioritized``, ``c51`` and ``noisy``, with ``n_step=3``, ``epsilon_start=0`` and
     ``epsilon_end=0``; its paper lets ``priority_beta`` rise to 1.

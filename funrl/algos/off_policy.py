@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import buffers, random, tree
-from funrl.algos import _episodes as episodes
+from funrl.algos import episodes
 from funrl.algos._algorithm import (
     Algorithm,
     annealed,
@@ -21,8 +21,8 @@ from funrl.algos._algorithm import (
     statistics,
 )
 from funrl.algos._gradients import Learned
-from funrl.algos._images import advice, check_observations, is_vector
 from funrl.algos._state import ActorParams, LearnerState, State
+from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.spaces import Box, Discrete

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import acting, optim, random, tree
-from funrl.algos import _actor_critic as actor_critic, _episodes as episodes
+from funrl.algos import _actor_critic as actor_critic, episodes
 from funrl.algos._algorithm import (
     Algorithm,
     annealed,
@@ -21,8 +21,8 @@ from funrl.algos._algorithm import (
     statistics,
 )
 from funrl.algos._arguments import with_default
-from funrl.algos._images import ImageConfig, check_layers
 from funrl.algos._state import ActorParams, LearnerState, State
+from funrl.algos.images import ImageConfig, check_layers
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.policies import StatefulPolicy
@@ -42,7 +42,7 @@ __all__ = [
 
 @tree.dataclass
 class OnPolicyConfig(ImageConfig):
-    """The options of every on-policy learner, and those of :class:`~funrl.algos.ImageConfig`. Those from ``learning_rate`` on are
+    """The options of every on-policy learner, and those of :class:`~funrl.algos.images.ImageConfig`. Those from ``learning_rate`` on are
     hyperparameters, which ``learner.hparams`` has as tensors.
 
     Attributes:

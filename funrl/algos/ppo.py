@@ -11,8 +11,8 @@ from funrl import stats, tree
 from funrl.algos import _actor_critic as actor_critic, _rewards as rewards, on_policy
 from funrl.algos._algorithm import Algorithm, check_range
 from funrl.algos._arguments import configure
-from funrl.algos._images import is_vector
 from funrl.algos._state import LearnerState
+from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import Env, Transition
 from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss

@@ -10,9 +10,9 @@ from funrl.algos import on_policy
 from funrl.algos._algorithm import Algorithm, check_range, in_dtype_of
 from funrl.algos._arguments import configure, scheduled
 from funrl.algos._heads import project_action
-from funrl.algos._images import check_observations
 from funrl.algos._networks import q_network
 from funrl.algos._state import ActorParams
+from funrl.algos.images import check_observations
 from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.env import Env, Transition
 from funrl.losses import take

@@ -8,8 +8,8 @@ from funrl.env._interface import (
     Timestep,
     Transition,
     check_step as check_step,
-    constants as constants,
+    constants,
     seed_globals as seed_globals,
 )
 
-__all__ = ["Env", "HostError", "Place", "Timestep", "Transition", "check_env"]
+__all__ = ["Env", "HostError", "Place", "Timestep", "Transition", "check_env", "constants"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from funrl import compiler, random, tree
-from funrl.algos import _episodes as episodes
+from funrl.algos import episodes
 from funrl.env import Transition
 
 

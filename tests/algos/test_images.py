@@ -7,7 +7,7 @@ import torch
 
 import funrl
 from funrl import algos, random, spaces, transforms, tree
-from funrl.algos._images import ATARI, convolutions
+from funrl.algos.images import ATARI, convolutions
 
 NAMES = ("ppo", "a2c", "reinforce", "impala", "pqn", "dqn")
 

@@ -65,7 +65,7 @@ def test_another_goes_on_where_it_was(story):
         state, _ = checkpoint.load(story["path"], other.state())
         other.restore(state)
         batch = next(other)
-        assert tree.equal(batch, collectors.tracker.split(story["batches"][1])) and other.frames == 48
+        assert tree.equal(batch, collectors._tracker.split(story["batches"][1])) and other.frames == 48
         with pytest.raises(ValueError, match="restore: state"):
             other.restore(collect(num_envs=4).state())
 

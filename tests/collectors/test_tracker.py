@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from funrl import random, tree
-from funrl.algos import _episodes as episodes
+from funrl.algos import episodes
 from funrl.collectors._tracker import Collected, EpisodeTracker, split
 from funrl.env import Transition
 

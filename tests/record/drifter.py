@@ -29,7 +29,7 @@ class DrifterState:
 
 
 def make(env, **options):
-    config = algos.algorithm.make_config(DrifterConfig, options)
+    config = algos.make_config(DrifterConfig, options)
     env = env._replace(max_episode_steps=4)
 
     def init(key):

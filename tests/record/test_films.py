@@ -17,7 +17,7 @@ from funrl.env import Env, Timestep
 from funrl.record import film, grid, video
 from funrl.spaces import Box, Discrete
 
-films = importlib.import_module("funrl.record.films")
+films = importlib.import_module("funrl.record._films")
 KEY = random.key(2)
 
 

@@ -75,7 +75,7 @@ def test_gradients_agree_with_a_loop(shape):
 @pytest.mark.parametrize(("backend", "form"), [("xla", sequential_recurrence), ("aot_eager", parallel_recurrence)])
 def test_the_faster_form_is_taken(backend, form, monkeypatch):
     taken = []
-    monkeypatch.setattr(f"funrl.returns.recurrence.{form.__name__}", lambda a, b: taken.append(form.__name__) or a + b)
+    monkeypatch.setattr(f"funrl.returns._recurrence.{form.__name__}", lambda a, b: taken.append(form.__name__) or a + b)
     assert compiler.compile(solve_recurrence, backend=backend)(*coefficients(2, 3)).shape == (2, 3)
     assert taken == [form.__name__]
 

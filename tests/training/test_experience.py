@@ -5,7 +5,7 @@ import torch
 
 import funrl
 from funrl import checkpoint, collectors, random, record, training, tree
-from funrl.algos import State, _episodes as episodes
+from funrl.algos import State, episodes
 from tests.registry import ALGORITHMS
 from tests.support import compilations
 from tests.training.test_loop import KEY

@@ -33,7 +33,7 @@ class ImageConfig(tree.Replaceable):
     Attributes:
         num_channels: channels of the convolutions, at least one.
         kernel_size: the side of their kernels, one number for all or a tuple with one for each; no padding.
-        stride: how far apart their outputs are, likewise. :data:`funrl.algos._images.ATARI` has the usual layers.
+        stride: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
         layout: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as :func:`funrl.spaces.picture_layout`
             finds it.
     """
