@@ -138,7 +138,7 @@ def make(
     def own_loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         value = take(q_net.apply(params, rows.observation), rows.action)
         error = 0.5 * (rows.target - value).square().mean()
-        return error, {"value_loss": error.detach(), "value": value.detach().mean()}
+        return error, {"critic_loss": error.detach(), "q_mean": value.detach().mean()}
 
     def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> dict[str, torch.Tensor]:
         if exploration is not None:

@@ -78,7 +78,7 @@ def train(
     update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is installed. A resumed run writes the
     rows after its checkpoint again; the old rows are moved to ``metrics.csv.cut``.
 
-    The run stops as soon as a metric named ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
+    The run stops as soon as a metric named ``..._loss``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
     not finite. Metrics are checked twice a second and before each checkpoint. Parameters are checked before each checkpoint, so that
     every checkpoint is finite.
     Ctrl-C ends the run with a checkpoint after the running update; a second Ctrl-C ends it at once.
