@@ -3,8 +3,10 @@
 import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import funrl
 
@@ -27,6 +29,20 @@ def test_the_program_runs(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert re.fullmatch(r"tensor\(\[[^\[\]]*\]\)", printed.strip()) and printed.count(",") == 7
     assert names["states"].learner.num_steps.tolist() == [2 * names["algo"].steps_per_update] * 8
+
+
+@pytest.mark.slow
+def test_the_agent_with_its_own_network_trains(tmp_path, capsys):
+    (program,) = blocks("py")
+    assert program.count("500_000") == 1
+    short = program.replace("500_000", "16_384").replace('out="runs/mine"', f'out="{tmp_path}", backend="eager", progress=False')
+    names = {"__name__": "__main__"}
+    exec(compile(short, "README.md", "exec"), names)
+    assert re.fullmatch(r"tensor\([\d.]+\)", capsys.readouterr().out.strip())
+    names |= {"funrl": funrl, "observation": torch.zeros(4), "my_agent": SimpleNamespace(algo=names["algo"])}
+    (reading,) = [block for block in blocks("") if "load_run" in block]
+    exec(reading.replace("runs/mine", str(tmp_path)), names)
+    assert names["action"] in (0, 1)
 
 
 def test_names_beside_those_of_torchrl_are_there():

@@ -244,14 +244,14 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
         parts = ", ".join(f"{name}=" for name in config["given"])
         raise ValueError(
             f"the algorithm was made with {parts} of the user's own, which no file can hold; make it in the same way, and read the run "
-            "with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with funrl.train(algo, ..., out=..., resume=True)"
+            "with funrl.runs.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with funrl.train(algo, ..., out=..., resume=True)"
         )
     algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
     if before not in (None, now):
         raise ValueError(
             f"the environment was {before}, but its name alone gives {now}; make the environment and the algorithm yourself, and read "
-            "the run with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
+            "the run with funrl.runs.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
             "funrl.train(algo, ..., out=..., resume=True)"
         )
     return algo
