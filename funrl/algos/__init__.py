@@ -170,10 +170,10 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
 
     Args:
         name: one of :func:`names`.
-        env: the environment to learn in, or what :func:`funrl.envs.make` knows it by; on the host it then has ``num_envs`` copies.
-        **options: fields of its configuration; :func:`defaults` lists them, and ``help(funrl.algos.sac.SACConfig)``, or the like, says
-            what they mean. ``num_envs`` is that of a batched environment unless given. And parts of your own in the place of those that it
-            makes of the configuration, such as ``network``, ``optimizer``, ``buffer`` or ``loss``: see ``help(funrl.algos.sac.make)``.
+        env: the environment to learn in, or its name for :func:`funrl.envs.make`; a host environment then has ``num_envs`` copies.
+        **options: fields of its configuration; :func:`defaults` lists them, and the help of the configuration class explains them, such as
+            ``help(funrl.algos.sac.SACConfig)``. For a batched environment ``num_envs`` is that of the environment by default. Parts of your
+            own, such as ``network``, ``optimizer``, ``buffer`` or ``loss``, are also options: see ``help(funrl.algos.sac.make)``.
 
     The hyperparameters in ``state.learner.hparams`` can differ between the agents of a vmapped program:
     ``states.replace(learner=learner.replace(hparams=learner.hparams.replace(learning_rate=torch.tensor([1e-4, 1e-3]))))`` of

@@ -1,4 +1,4 @@
-"""Runs: the folder that a training run writes, and what is read of it: configuration, algorithm and latest state."""
+"""Runs: the folder of a training run, and functions that read its configuration, algorithm and latest state."""
 
 from funrl.runs._folder import Folder, RunError, check_algorithm as check_algorithm, describe, options_of, read_config, rebuild
 from funrl.runs._run import (

@@ -142,7 +142,7 @@ def describe(
     Returns:
         A dict with ``format``, ``algorithm``, ``env``, ``environment`` (its ``repr``, which shows settings and transforms), ``num_agents``,
         the notes, ``key``, ``total_steps``, ``options`` (where infinity, which JSON lacks, is the string ``"inf"``), ``given`` (the
-        ``repr`` of each part that was given in the place of the algorithm's own, such as a network) and ``versions``.
+        ``repr`` of each part that the user gave, such as a network) and ``versions``.
 
     Example:
         >>> import funrl

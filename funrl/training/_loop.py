@@ -166,7 +166,7 @@ def train(
 
 
 class _Start(NamedTuple):
-    """The point from which a run goes on: at first, or from its last checkpoint."""
+    """The point from which a run starts or resumes."""
 
     state: Any
     update: int = 0
@@ -200,7 +200,7 @@ def _enter(
     resume: bool,
     stack: contextlib.ExitStack,
 ) -> _Start:
-    """Write the configuration into the folder; return where the run goes on."""
+    """Write the configuration into the folder; return the point from which the run starts or resumes."""
     there = folder.path.is_dir()
     if resume:
         before = folder.check_agrees(config)
