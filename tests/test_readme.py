@@ -1,4 +1,4 @@
-"""The README does what it says: its program runs, and is as short as it promises."""
+"""The README: its programs run, and its names and links exist."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ def blocks(language):
 
 
 @pytest.mark.slow
-def test_the_program_runs(monkeypatch, capsys):
+def test_first_program_runs(monkeypatch, capsys):
     (program,) = blocks("python")
     assert program.count("range(60)") == 1
     monkeypatch.setattr(funrl, "compile", functools.partial(funrl.compile, backend="aot_eager"))
@@ -32,7 +32,7 @@ def test_the_program_runs(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_agent_with_its_own_network_trains(tmp_path, capsys):
+def test_agent_with_own_network_trains(tmp_path, capsys):
     (program,) = blocks("py")
     assert program.count("500_000") == 1
     short = program.replace("500_000", "16_384").replace('out="runs/mine"', f'out="{tmp_path}", backend="eager", progress=False')
@@ -45,7 +45,7 @@ def test_the_agent_with_its_own_network_trains(tmp_path, capsys):
     assert names["action"] in (0, 1)
 
 
-def test_names_beside_those_of_torchrl_are_there():
+def test_names_in_the_torchrl_table_exist():
     table = TEXT.split("## For those who know TorchRL")[1].split("\n## ")[0]
     ours = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ") and not row.startswith("| TorchRL")]
     names = [name for cell in ours for name in re.findall(r"[a-z]+(?:\.\w+)+", re.sub(r'"[^"]*"', "", cell))]
@@ -58,12 +58,12 @@ def test_names_beside_those_of_torchrl_are_there():
     assert len(ours) > 30 and checked > 60
 
 
-def test_what_it_links_to_is_there():
+def test_linked_files_exist():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
     assert len(links) > 8 and [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_its_program_is_short_and_its_commands_are_two():
+def test_first_program_is_short_and_there_are_two_commands():
     assert [len(program.splitlines()) <= 15 for program in blocks("python")] == [True]
     assert blocks("bash") == [
         'pip install -e ".[plot,video,xla]" && python -m funrl train ppo --env CartPole-v1\n',

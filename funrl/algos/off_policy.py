@@ -348,6 +348,6 @@ def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str
         check_observations(env)
     elif observations == "vectors" and not is_vector(space):
         raise ValueError(
-            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; with both "
-            "networks of your own it takes any"
+            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; "
+            "with networks of your own for actor and critic it accepts any observations"
         )

@@ -243,8 +243,9 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
     if config.get("given"):
         parts = ", ".join(f"{name}=" for name in config["given"])
         raise ValueError(
-            f"the algorithm was made with {parts} of the user's own, which no file can hold; make it in the same way, and read the run "
-            "with funrl.runs.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with funrl.train(algo, ..., out=..., resume=True)"
+            f"the algorithm was made with {parts} of the user's own, which are not in the folder; make it in the same way, and read the "
+            "run with funrl.runs.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
+            "funrl.train(algo, ..., out=..., resume=True)"
         )
     algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
