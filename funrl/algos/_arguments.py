@@ -62,8 +62,7 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
 
     Raises:
         ValueError: for an unknown name, or an option that one of the arguments replaces.
-        TypeError: for a value of another type than that
-            of the field, or an argument of the wrong kind.
+        TypeError: for a value of another type than that of the field, or an argument of the wrong kind.
 
     Example:
         >>> import funrl

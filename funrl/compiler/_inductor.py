@@ -29,8 +29,7 @@ def lowers(operator: Any) -> bool:
 
 @functools.cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return the decompositions of operators: inductor's own table, and ours for operators that inductor computes differently from
-    torch."""
+    """Return the decompositions: inductor's own, and ours of operators that inductor computes differently from torch."""
     table = dict(private.inductor().select_decomp_table())
     for operator, mend in MENDS.items():
         plain = table.get(operator)
