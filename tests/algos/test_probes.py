@@ -197,7 +197,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_seen(monkeypatch, fault):
     name, (module, function), change, expected = FAULTS[fault]
@@ -219,7 +219,7 @@ FAULTS_OF_RETURNS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", FAULTS_OF_RETURNS)
 @pytest.mark.parametrize("name", RETURNS)
 def test_a_fault_of_returns_is_seen(monkeypatch, name, fault):

@@ -181,7 +181,10 @@ def test_option_errors(options, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell, learning_rate, updates", [("gru", 1e-3, 50), ("lstm", 1e-3, 50), ("min_gru", 3e-3, 150)])
+@pytest.mark.parametrize(
+    "cell, learning_rate, updates",
+    [("gru", 1e-3, 50), *(pytest.param(*x, marks=pytest.mark.nightly) for x in (("lstm", 1e-3, 50), ("min_gru", 3e-3, 150)))],
+)
 def test_learns_to_remember(cell, learning_rate, updates):
     """Five seeds, 51,200 steps each (min_gru 153,600): all recall what they saw ten steps ago at least 19 times in 20.
 
