@@ -140,7 +140,7 @@ def test_pictures_are_remembered():
 
 def test_a_step_on_the_host_is_the_same_update(monkeypatch):
     """A batched pure environment in the place of the host's."""
-    monkeypatch.setattr(funrl.algos.algorithm, "compile", functools.partial(funrl.compile, backend="aot_eager"))
+    monkeypatch.setattr(funrl.algos._algorithm, "compile", functools.partial(funrl.compile, backend="aot_eager"))
     env = funrl.envs.vectorize(short("CartPole-v1"), 4)
     pure, host = (ppo.make(env._replace(host=host), **SMALL) for host in (False, True))
     state = pure.init(random.key(0))

@@ -380,7 +380,7 @@ def test_bad_arguments_come_before_compiling(monkeypatch, change, message):
     def compiled(fn, **options):
         return lambda *args: pytest.fail("it compiles")
 
-    monkeypatch.setattr(training.experience, "compile", compiled)
+    monkeypatch.setattr(training._experience, "compile", compiled)
     with pytest.raises(RunError, match=message):
         train(**{"total_steps": 50, **change})
 
