@@ -3,12 +3,35 @@
 import contextlib
 import json
 import os
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["check_path", "naming", "read_json", "say", "write_atomic"]
+import torch
+
+__all__ = ["check_path", "naming", "read_json", "say", "write_atomic", "write_tensors"]
+
+# The dtypes of the safetensors format.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def read_json(text: bytes) -> Any:
@@ -101,6 +124,39 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             os.fsync(folder)  # writes the new name to the disk, too
         finally:
             os.close(folder)
+
+
+def write_tensors(file: BinaryIO, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write contiguous tensors on the CPU to a file in the safetensors format.
+
+    Raises:
+        TypeError: if the format has no dtype for a tensor.
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import io, safetensors.torch
+        >>> write_tensors(file := io.BytesIO(), {"w": torch.ones(2)})
+        >>> safetensors.torch.load(file.getvalue())
+        {'w': tensor([1., 1.])}
+    """
+    # Large elements first, so that all are aligned.
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name in order:
+        x = tensors[name]
+        if x.dtype not in _DTYPES:
+            raise TypeError(
+                f"leaf {name}: a tensor of {x.dtype} cannot be written; convert it, such as a complex one by torch.view_as_real"
+            )
+        begin, end = end, end + x.nbytes
+        header[name] = {"dtype": _DTYPES[x.dtype], "shape": list(x.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)))
+    file.write(text)
+    for name in order:
+        file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def check_path(what: str, path: Any) -> None:

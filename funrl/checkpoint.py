@@ -1,12 +1,8 @@
 """Checkpoints: :func:`save` and :func:`load` of a tree of tensors; :func:`save_kept` retains the latest and the best.
 
-A file contains, in this order,
-
-* one line of text, ``funrl checkpoint 2``: what it is, and the version of the format;
-* the length of the header, an unsigned 64-bit little-endian integer;
-* the header, JSON: ``meta``, and for each leaf its path, dtype, shape and size in bytes;
-* the bytes of the leaves in the order of :func:`funrl.tree.leaves`, little-endian;
-* the SHA-256 of all that precedes.
+A checkpoint is a file in the safetensors format, which other libraries read too: a tensor for each leaf, named by its path. Its
+metadata has, each as JSON, ``funrl.checkpoint`` (the version of the format), ``meta``, ``leaves`` (path, dtype and shape of each leaf, in
+the order of :func:`funrl.tree.leaves`) and ``sha256`` (a digest of ``meta``, ``leaves`` and all bytes of the leaves in that order).
 
 Nothing in it is executed (no pickle), and numbers are restored bit for bit, including the payloads of NaNs.
 """
@@ -16,26 +12,24 @@ import json
 import math
 import os
 import re
-import struct
-import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import safetensors
 import torch
 
 from funrl import tree
-from funrl._files import check_path, read_json, write_atomic
+from funrl._files import check_path, read_json, write_atomic, write_tensors
 from funrl.tree import same_rows
 
 __all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
 
-_KIND = b"funrl checkpoint "
-# 1: agents had one flat state; 2: State(actor, learner).
-_VERSION = 2
-_WRITERS = {"1": "funrl 0.1 before agents became State(actor, learner)"}
-_DIGEST_BYTES = hashlib.sha256().digest_size
+_VERSION = 3
+# Files of versions 1 and 2 began with a line of text.
+_OLD = re.compile(rb"funrl checkpoint (\d+)\n")
+_WRITERS = {1: "funrl 0.1 before agents became State(actor, learner)", 2: "funrl 0.1 before checkpoints became safetensors"}
 _KEPT = re.compile(r"step-\d{12,}")
-_CHUNK_BYTES = 1 << 20
+_REMEDY = "restore a copy or start a new run"
 
 
 class CheckpointError(ValueError):
@@ -71,27 +65,20 @@ def save(value: Any, path: str | os.PathLike, meta: dict[str, Any] | None = None
             raise TypeError(
                 f"checkpoint.save: leaf {name}: expected a tensor, got {type(leaf).__name__}; wrap it in torch.tensor, or put it in meta"
             )
-    rows = [
-        {"path": name, "dtype": _dtype(leaf), "shape": list(leaf.shape), "bytes": leaf.numel() * leaf.element_size()}
-        for name, leaf in zip(tree.paths(value), leaves, strict=True)
-    ]
+    rows = [[name, _dtype(leaf), list(leaf.shape)] for name, leaf in zip(tree.paths(value), leaves, strict=True)]
     try:
-        header = json.dumps({"meta": {} if meta is None else meta, "leaves": rows}).encode()
+        meta_text = json.dumps({} if meta is None else meta)
     except (TypeError, ValueError) as error:
         raise TypeError(f"checkpoint.save: meta: expected JSON data, got {meta!r} ({error})") from None
-
-    def write(file: BinaryIO) -> None:
-        digest = hashlib.sha256()
-        for part in (_KIND + b"%d\n" % _VERSION, struct.pack("<Q", len(header)), header):
-            digest.update(part)
-            file.write(part)
-        for leaf in leaves:
-            part = _bytes(leaf.detach().cpu().contiguous()).numpy().data
-            digest.update(part)
-            file.write(part)
-        file.write(digest.digest())
-
-    write_atomic(path, write)
+    stored = [_stored(leaf.detach().cpu().contiguous()) for leaf in leaves]
+    rows_text = json.dumps(rows)
+    metadata = {
+        "funrl.checkpoint": str(_VERSION),
+        "meta": meta_text,
+        "leaves": rows_text,
+        "sha256": _digest(meta_text, rows_text, stored),
+    }
+    write_atomic(path, lambda file: write_tensors(file, {row[0]: x for row, x in zip(rows, stored, strict=True)}, metadata))
 
 
 def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
@@ -124,28 +111,20 @@ def load(path: str | os.PathLike, like: Any, *, at: str = "", device: torch.devi
     """
     expected, form = tree.flatten(like)
     paths = [at + name.removeprefix("[0]") for name in tree.paths((like,))] if at else tree.paths(like)
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            header = _read_header(file, path, digest)
-            wanted = [_inside(row["path"], at) for row in header["leaves"]]
-            _check_leaves([row for row, mine in zip(header["leaves"], wanted, strict=True) if mine], paths, expected, like, path)
-            leaves, coming = [], iter(expected)
-            for row, mine in zip(header["leaves"], wanted, strict=True):
-                if not mine:
-                    _pass_over(file, row["bytes"], digest)
-                    continue
-                values = torch.empty(row["shape"], dtype=next(coming).dtype, device="cpu")
-                buffer = _bytes(values).numpy().data
-                file.readinto(buffer)
-                digest.update(buffer)
-                leaves.append(values)
-            if file.read(_DIGEST_BYTES) != digest.digest():
-                raise CheckpointError(f"{path}: the checkpoint is damaged, its checksum is wrong; restore a copy or start a new run")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from None
-    leaves = [values.to(leaf.device if device is None else device) for values, leaf in zip(leaves, expected, strict=True)]
-    return tree.unflatten(form, leaves), header["meta"]
+    with _opened(path) as file:
+        metadata = _metadata(file, path)
+        rows = _rows(metadata, path)
+        stored = [_tensor(file, name, path) for name, _, _ in rows]
+        if metadata["sha256"] != _digest(metadata["meta"], metadata["leaves"], stored):
+            raise CheckpointError(f"{path}: the checkpoint is damaged, its checksum is wrong; {_REMEDY}")
+    mine = [i for i, row in enumerate(rows) if _inside(row[0], at)]
+    _check_leaves([rows[i] for i in mine], paths, expected, like, path)
+    leaves = []
+    for i, leaf in zip(mine, expected, strict=True):
+        values = torch.empty(rows[i][2], dtype=leaf.dtype, device="cpu")
+        _bytes(values).copy_(_bytes(stored[i]))
+        leaves.append(values.to(leaf.device if device is None else device))
+    return tree.unflatten(form, leaves), _json(metadata, "meta", path)
 
 
 def save_kept(
@@ -260,9 +239,9 @@ def _best(files: list[Path]) -> Path | None:
 def _score(path: Path) -> float | None:
     """Return the score of a checkpoint; a damaged one has no score."""
     try:
-        with open(path, "rb") as file:
-            score = _read_header(file, path, hashlib.sha256())["meta"].get("score")
-    except (OSError, CheckpointError, AttributeError):
+        with _opened(path) as file:
+            score = _json(_metadata(file, path), "meta", path).get("score")
+    except (CheckpointError, AttributeError):
         return None
     return score if isinstance(score, float) and not math.isnan(score) else None
 
@@ -271,84 +250,88 @@ def _inside(path: str, at: str) -> bool:
     return not at or path == at or path.startswith((f"{at}.", f"{at}["))
 
 
-def _pass_over(file: BinaryIO, size: int, digest: Any) -> None:
-    while size:
-        part = file.read(min(size, _CHUNK_BYTES))
-        if not part:
-            return  # the checksum will detect the damage
-        digest.update(part)
-        size -= len(part)
-
-
-def _read_header(file: BinaryIO, path: Any, digest: Any) -> dict[str, Any]:
-    """Read the header, and check that the file has the length that it implies."""
-    size = os.fstat(file.fileno()).st_size
-    first = file.readline(64)
-    if not first.startswith(_KIND) or not first.endswith(b"\n"):
-        cut = len(first) < len(_KIND) and _KIND.startswith(first)
-        reason = f"the file is truncated, it has {size} bytes" if cut else "it is not a checkpoint of funrl"
-        raise CheckpointError(f"{path}: {reason}; give a file that checkpoint.save wrote")
-    version = first[len(_KIND) : -1].decode("ascii", "replace")
-    if version != str(_VERSION):
-        writer = _WRITERS.get(version, "another funrl")
-        raise CheckpointError(
-            f"{path}: the checkpoint has format version {version}, of {writer}, expected {_VERSION}; read it with that one"
-        )
-    if sys.byteorder != "little":
-        raise CheckpointError(f"{path}: the checkpoint is little-endian, but this machine is not; convert it on one that is")
-    packed = file.read(8)
-    length = struct.unpack("<Q", packed)[0] if len(packed) == 8 else size
-    start = len(first) + 8 + length
-    if start + _DIGEST_BYTES > size:
-        raise CheckpointError(f"{path}: the checkpoint is truncated, it has only {size} bytes; restore a copy or start a new run")
-    text = file.read(length)
-    for part in (first, packed, text):
-        digest.update(part)
+def _opened(path: Any) -> Any:
+    """Open a file of tensors."""
     try:
-        header = read_json(text)
-        header["meta"]
-        if not all(_is_row(row) for row in header["leaves"]):
-            raise TypeError
-        expected = start + sum(row["bytes"] for row in header["leaves"]) + _DIGEST_BYTES
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path}: the checkpoint is damaged, its header cannot be read; restore a copy or start a new run") from None
-    if size != expected:
-        fault = "truncated" if size < expected else "damaged"
-        raise CheckpointError(
-            f"{path}: the checkpoint is {fault}, it has {size} bytes and should have {expected}; restore a copy or start a new run"
-        )
-    return header
+        with open(path, "rb") as file:
+            old = _OLD.match(file.read(64))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read the checkpoint: {error.strerror or error}") from None
+    if old:
+        raise _of_another_version(path, int(old[1]))
+    try:
+        return safetensors.safe_open(path, "pt")
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: it is not a checkpoint of funrl, or it is truncated or damaged ({error}); {_REMEDY}") from None
 
 
-def _is_row(row: dict[str, Any]) -> bool:
-    sizes = [row["bytes"], *row["shape"]]
-    return isinstance(row["path"], str) and isinstance(row["dtype"], str) and all(type(n) is int and n >= 0 for n in sizes)
+def _of_another_version(path: Any, version: int) -> CheckpointError:
+    writer = _WRITERS.get(version, "another funrl")
+    return CheckpointError(f"{path}: the checkpoint has format version {version}, of {writer}, expected {_VERSION}; read it with that one")
 
 
-def _check_leaves(rows: list[dict[str, Any]], paths: list[str], leaves: list[torch.Tensor], like: Any, path: Any) -> None:
-    there = {row["path"]: row for row in rows}
-    missing = [name for name in paths if name not in there]
-    extra = [name for name in there if name not in paths]
-    if missing or extra:
-        detail = f"it has no leaf {missing[0]}" if missing else f"its leaf {extra[0]} was not expected"
+def _metadata(file: Any, path: Any) -> dict[str, str]:
+    metadata = file.metadata() or {}
+    version = metadata.get("funrl.checkpoint", "")
+    if not version.isdecimal() or not {"meta", "leaves", "sha256"} <= set(metadata):
+        raise CheckpointError(f"{path}: it is not a checkpoint of funrl; give a file that checkpoint.save wrote")
+    if int(version) != _VERSION:
+        raise _of_another_version(path, int(version))
+    return metadata
+
+
+def _json(metadata: dict[str, str], name: str, path: Any) -> Any:
+    """Return JSON of the metadata, which is not trusted."""
+    try:
+        return read_json(metadata[name].encode())
+    except ValueError:
+        raise CheckpointError(f"{path}: the checkpoint is damaged, its {name} cannot be read; {_REMEDY}") from None
+
+
+def _rows(metadata: dict[str, str], path: Any) -> list[Any]:
+    """Return path, dtype and shape of each leaf."""
+    rows = _json(metadata, "leaves", path)
+    if not isinstance(rows, list) or not all(isinstance(row, list) and list(map(type, row)) == [str, str, list] for row in rows):
+        raise CheckpointError(f"{path}: the checkpoint is damaged, its list of leaves cannot be read; {_REMEDY}")
+    return rows
+
+
+def _tensor(file: Any, name: str, path: Any) -> torch.Tensor:
+    try:
+        return file.get_tensor(name)
+    except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: the checkpoint is damaged, leaf {name} cannot be read ({error}); {_REMEDY}") from None
+
+
+def _check_leaves(rows: list[Any], paths: list[str], leaves: list[torch.Tensor], like: Any, path: Any) -> None:
+    there = [name for name, _, _ in rows]
+    if there != paths:
+        missing, extra = [name for name in paths if name not in there], [name for name in there if name not in paths]
+        detail = f"it has no leaf {missing[0]}" if missing else f"its leaf {(extra or there)[0]} was not expected"
         raise CheckpointError(f"{path}: the checkpoint holds another structure: {detail}; it belongs to another configuration")
-    sizes = []
-    for i, (name, leaf) in enumerate(zip(paths, leaves, strict=True)):
-        row = there[name]
-        sizes.append(math.prod(row["shape"]) * leaf.element_size())
-        alike = row["shape"] == list(leaf.shape) or same_rows(like, i, row["shape"], leaf.shape)
-        if not alike or row["dtype"] != _dtype(leaf):
+    for i, ((name, dtype, shape), leaf) in enumerate(zip(rows, leaves, strict=True)):
+        if dtype != _dtype(leaf) or not (shape == list(leaf.shape) or same_rows(like, i, shape, leaf.shape)):
             raise CheckpointError(
-                f"{path}: leaf {name} is {row['dtype']} {row['shape']} in the file, but {_dtype(leaf)} {list(leaf.shape)} was expected; "
+                f"{path}: leaf {name} is {dtype} {shape} in the file, but {_dtype(leaf)} {list(leaf.shape)} was expected; "
                 "it belongs to another configuration"
             )
-    if [row["path"] for row in rows] != paths or [row["bytes"] for row in rows] != sizes:
-        raise CheckpointError(f"{path}: the checkpoint is damaged, its header is inconsistent; restore a copy or start a new run")
+
+
+def _stored(x: torch.Tensor) -> torch.Tensor:
+    """Return a leaf as safetensors can write it: complex numbers as pairs."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _digest(meta: str, rows: str, stored: list[torch.Tensor]) -> str:
+    digest = hashlib.sha256(f"{len(meta)} {meta} {rows}".encode())
+    for x in stored:
+        digest.update(_bytes(x).numpy().data)
+    return digest.hexdigest()
 
 
 def _bytes(x: torch.Tensor) -> torch.Tensor:
     """Return the bytes of a contiguous tensor on the CPU as a uint8 view."""
-    return x.reshape(-1).view(torch.uint8)
+    return (torch.view_as_real(x) if x.is_complex() else x).reshape(-1).view(torch.uint8)
 
 
 def _dtype(x: torch.Tensor) -> str:

@@ -1,13 +1,12 @@
 import errno
-import json
 import math
 import os
-import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from funrl import checkpoint, tree
@@ -100,7 +99,7 @@ def test_every_flipped_byte_is_found(path):
 
 def test_appended_bytes_are_found(path):
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(CheckpointError, match=r"damaged, it has .* bytes and should have"):
+    with pytest.raises(CheckpointError, match=f"^{path}: .*truncated or damaged"):
         checkpoint.load(path, like())
 
 
@@ -119,34 +118,39 @@ def test_pickles_are_not_executed(path):
 
 def test_another_version(path):
     whole = path.read_bytes()
-    for version, writer in ((b"1", r"funrl 0\.1 before agents became State"), (b"3", "another funrl")):
-        path.write_bytes(whole.replace(b"checkpoint 2\n", b"checkpoint " + version + b"\n"))
-        with pytest.raises(CheckpointError, match=f"format version {version.decode()}, of {writer}.*, expected 2; read it with that one"):
+    old = r"funrl 0\.1 before "
+    for content, version, writer in (
+        (b"funrl checkpoint 1\n" + bytes(64), 1, old + "agents became State"),
+        (b"funrl checkpoint 2\n" + bytes(64), 2, old + "checkpoints became safetensors"),
+        (whole.replace(b'"funrl.checkpoint": "3"', b'"funrl.checkpoint": "4"'), 4, "another funrl"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"format version {version}, of {writer}.*, expected 3; read it with that one"):
             checkpoint.load(path, like())
 
 
-ROW = {"path": "x", "dtype": "float32", "shape": [2], "bytes": 8}
+def test_other_libraries_read_it(path):
+    tensors = safetensors.torch.load_file(path)
+    assert tensors[".count"] == 7 and bits(tensors[".params['nan']"]) == bits(example().params["nan"])
+    checkpoint.save(torch.tensor([1 + 2j, torch.nan]).to(torch.complex128), path)
+    assert checkpoint.load(path, torch.zeros(2, dtype=torch.complex128))[0][0] == 1 + 2j
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        json.dumps({"meta": {}, "leaves": [{"path": "x"}]}),
-        json.dumps({"meta": {}, "leaves": [{**ROW, "bytes": -8}, {**ROW, "bytes": 40}]}),
-        json.dumps({"meta": {}, "leaves": [{**ROW, "bytes": 32.0}]}),
-        json.dumps({"meta": {}, "leaves": [{**ROW, "path": ["x"], "bytes": 32}]}),
-        json.dumps({"meta": {}, "leaves": [{**ROW, "shape": [-2], "bytes": 32}]}),
-        json.dumps({"leaves": []}),
-        "[" * 100_000,
-        '{"meta": ' + "9" * 5_000 + ', "leaves": []}',
-        '{"meta": "\xff", "leaves": []}',
-    ],
-)
-def test_a_header_that_lies(path, header):
-    header = header.encode("latin-1")
-    path.write_bytes(b"funrl checkpoint 2\n" + struct.pack("<Q", len(header)) + header + bytes(64))
-    with pytest.raises(CheckpointError, match="its header cannot be read"):
+@pytest.mark.parametrize("changed", ["leaves", "meta", "leaf", "sha256", "no digest"])
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000, '[["x", 1, [2]]]', "[[1]]", "{}", '[[".count", "int64", [-2]]]'])
+def test_a_file_that_lies(path, changed, value):
+    with safetensors.safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    if changed == "leaf":
+        tensors[".count"] = torch.tensor(8)
+    elif changed == "no digest":
+        del metadata["sha256"]
+    else:
+        metadata[changed] = value
+    safetensors.torch.save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match=r"cannot be read|its checksum is wrong|not a checkpoint"):
         checkpoint.load(path, like())
+    assert checkpoint._score(path) is None
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,7 @@ def test_a_part_that_is_not_there_and_damage_elsewhere(path):
         with pytest.raises(CheckpointError, match=message):
             checkpoint.load(path, like_, at=at)
     whole = bytearray(path.read_bytes())
-    whole[-60] ^= 1  # in a leaf of params
+    whole[-1] ^= 1  # in a leaf of params
     path.write_bytes(whole)
     with pytest.raises(CheckpointError, match="its checksum is wrong"):
         checkpoint.load(path, torch.tensor(0), at=".count")
@@ -240,7 +244,7 @@ def test_the_latest_and_the_best_stay(tmp_path):
 def test_a_damaged_one_is_not_the_best_and_one_that_is_written_again_is_replaced(tmp_path):
     for step, score in ((1, 5.0), (2, 1.0), (3, 2.0)):
         checkpoint.save_kept(tmp_path, step, torch.tensor(step), keep=3, score=score)
-    (tmp_path / "step-000000000001").write_bytes(b"funrl checkpoint 2\n")
+    (tmp_path / "step-000000000001").write_bytes(b"funrl checkpoint 3\n")
     assert checkpoint.best(tmp_path).name == "step-000000000003"
     # A run that goes on from a checkpoint before them.
     checkpoint.save_kept(tmp_path, 2, torch.tensor(20), keep=1, score=3.0)

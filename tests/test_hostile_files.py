@@ -3,7 +3,6 @@
 A few mutations of each file are tried here; ``FUNRL_MUTATIONS=10000 pytest -n 0 tests/test_hostile_files.py`` tries many (five minutes).
 """
 
-import hashlib
 import json
 import os
 import random as python_random
@@ -14,6 +13,7 @@ import warnings
 import zlib
 
 import pytest
+import safetensors.torch
 import torch
 
 import funrl
@@ -79,23 +79,25 @@ def json_or_bytes(text, draw):
     return json.dumps(changed(json.loads(text), draw)).encode()
 
 
-def checkpoint_of(text, draw):
-    """A checkpoint whose header lies, with a checksum that is right; or any bytes."""
-    if draw.random() < 0.4:
-        return mangled(text, draw)
-    start = text.index(b"\n") + 1
-    length = struct.unpack("<Q", text[start : start + 8])[0]
-    header = json_or_bytes(text[start + 8 : start + 8 + length], draw)
-    whole = text[:start] + struct.pack("<Q", len(header)) + header + text[start + 8 + length : -32]
-    return whole + hashlib.sha256(whole).digest()
-
-
 def safetensors_of(text, draw):
     if draw.random() < 0.4:
         return mangled(text, draw)
     length = struct.unpack("<Q", text[:8])[0]
     header = json_or_bytes(text[8 : 8 + length], draw)
     return struct.pack("<Q", len(header)) + header + text[8 + length :]
+
+
+def checkpoint_of(text, draw):
+    """A checkpoint whose metadata lies, with a checksum that is right; or a file whose header lies; or any bytes."""
+    if draw.random() < 0.5:
+        return safetensors_of(text, draw)
+    length = struct.unpack("<Q", text[:8])[0]
+    metadata, tensors = json.loads(text[8 : 8 + length])["__metadata__"], safetensors.torch.load(text)
+    stored = [tensors[name] for name, _, _ in json.loads(metadata["leaves"])]
+    part = draw.choice(["meta", "leaves"])
+    metadata[part] = json_or_bytes(metadata[part].encode(), draw).decode("latin-1")
+    metadata["sha256"] = checkpoint._digest(metadata["meta"], metadata["leaves"], stored)
+    return safetensors.torch.save(tensors, metadata)
 
 
 def journal_of(text, draw):

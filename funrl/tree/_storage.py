@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import safetensors
-import safetensors.torch
 import torch
 
-from funrl._files import check_path, naming, read_json, write_atomic
+from funrl._files import check_path, naming, read_json, write_atomic, write_tensors
 from funrl.tree._names import _entries, _split, flatten_keys, unflatten_keys
 from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
@@ -51,25 +50,11 @@ def save(tree: Any, path: str | os.PathLike) -> None:
         {'w': tensor([1., 1.])}
     """
     check_path("tree.save", path)
-    tensors: dict[str, torch.Tensor] = {}
-    memory = []
-    for name, x in _named(tree, "tree.save").items():
-        x = x.detach().cpu().contiguous()
-        place = x.untyped_storage().data_ptr()
-        tensors[name] = x.clone() if place in memory or x.untyped_storage().nbytes() != x.nbytes else x
-        memory.append(place)
-
+    tensors = {name: x.detach().cpu().contiguous() for name, x in _named(tree, "tree.save").items()}
     names = _file_names(list(tensors))
     other = {short: name for short, name in names.items() if _plain(short) != name}
-
-    def write(file: BinaryIO) -> None:
-        try:
-            metadata = {_NAMES: json.dumps(other)} if other else None
-            safetensors.torch.save_file({short: tensors[name] for short, name in names.items()}, file.name, metadata)
-        except safetensors.SafetensorError as error:
-            raise OSError(f"{path}: cannot write the tree: {error}") from None
-
-    write_atomic(path, write)
+    metadata = {_NAMES: json.dumps(other)} if other else None
+    write_atomic(path, lambda file: write_tensors(file, {short: tensors[name] for short, name in names.items()}, metadata))
 
 
 def load(path: str | os.PathLike, like: Any = None) -> Any:

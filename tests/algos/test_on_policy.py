@@ -186,7 +186,7 @@ def test_epsilon_falls_and_decides_how_pqn_acts():
 @pytest.mark.parametrize("name", ["a2c", "pqn"])
 def test_a_host_environment_learns_the_same(name, monkeypatch):
     backend = functools.partial(funrl.compile, backend="aot_eager")
-    monkeypatch.setattr(funrl.algos.algorithm, "compile", backend)
+    monkeypatch.setattr(funrl.algos._algorithm, "compile", backend)
     env = funrl.envs.make("gymnasium:CartPole-v1", num_envs=2)
     algo = funrl.algos.make(name, env, num_envs=2, num_steps=8, num_cells=(8,))
     results = []

@@ -10,7 +10,7 @@ from funrl import algos, nn, random, tree
 from funrl.algos import _actor_critic as actor_critic, _networks as networks, _normalized as normalized
 from funrl.env import Env
 from funrl.envs import probes
-from funrl.losses import ddpg as ddpg_losses, impala as impala_losses
+from funrl.losses import _ddpg as ddpg_losses, _impala as impala_losses
 
 GAMMA = 0.5
 CELLS = (16,)
@@ -197,7 +197,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_seen(monkeypatch, fault):
     name, (module, function), change, expected = FAULTS[fault]
@@ -219,7 +219,7 @@ FAULTS_OF_RETURNS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", FAULTS_OF_RETURNS)
 @pytest.mark.parametrize("name", RETURNS)
 def test_a_fault_of_returns_is_seen(monkeypatch, name, fault):

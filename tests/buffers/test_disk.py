@@ -226,8 +226,9 @@ buffer.extend(state, rows(80, 20))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_kill_at_many_moments(tmp_path, factory):
-    for attempt in range(15):
+@pytest.mark.parametrize("moments", [range(2, 15, 6), pytest.param(range(15), marks=pytest.mark.nightly)], ids=["three", "all"])
+def test_kill_at_many_moments(tmp_path, factory, moments):
+    for attempt in moments:
         folder = tmp_path / str(attempt)
         process = start(folder, factory)
         time.sleep(0.0007 * attempt)
@@ -260,7 +261,7 @@ def test_follow_is_for_single_items_in_files(tmp_path):
         buffers.follow(buffer, step)(random.key(0), 1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_twenty_gigabytes_under_one_resident(tmp_path):
     program = f"""
 import resource, torch

@@ -62,7 +62,7 @@ def test_faults_name_worker_and_environment(fault, message, seconds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["dies", "hangs"])
+@pytest.mark.parametrize("fault", ["dies", pytest.param("hangs", marks=pytest.mark.nightly)])
 def test_a_worker_lost_in_mid_batch_is_replaced(fault, tmp_path):
     """It dies in its third step, once; all is as if it had not."""
 
@@ -78,7 +78,7 @@ def test_a_worker_lost_in_mid_batch_is_replaced(fault, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["dies", "hangs"])
+@pytest.mark.parametrize("fault", ["dies", pytest.param("hangs", marks=pytest.mark.nightly)])
 def test_workers_lost_together_are_replaced(fault, tmp_path):
     """Both in their third step, with a timeout shorter than the start of a process."""
 
@@ -181,7 +181,7 @@ def children(parent):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["synchronous", "asynchronous"])
 @pytest.mark.parametrize("phase", ["starting", "collecting", "learning"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGKILL])
 def test_no_process_and_no_memory_stays_behind(number, phase, kind):
     """After Ctrl-C, and after the learner is killed."""
     process, workers = learner(phase, kind)

@@ -397,7 +397,7 @@ def test_ppo_learns_on_the_host_what_it_learns_in_the_pure_environment():
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ppo_solves_gymnasiums_cartpole(tmp_path):
     with funrl.envs.make("gymnasium:CartPole-v1", num_envs=16) as env:
         algo = funrl.algos.ppo.make(env, num_envs=16, num_steps=128, learning_rate=1e-3)

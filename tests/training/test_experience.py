@@ -16,8 +16,8 @@ NUM_UPDATES = 6
 @pytest.fixture(autouse=True)
 def uncompiled(monkeypatch):
     """Nothing is compiled, which takes far longer than all else."""
-    monkeypatch.setattr(training.experience, "compile", lambda fn, **options: fn)
-    monkeypatch.setattr(collectors.pure, "compiled_program", lambda fn, **options: fn)
+    monkeypatch.setattr(training._experience, "compile", lambda fn, **options: fn)
+    monkeypatch.setattr(collectors._pure, "compiled_program", lambda fn, **options: fn)
 
 
 def make(kind, **options):
@@ -139,7 +139,7 @@ def summing():
 
 
 def test_learning_is_one_program_and_what_the_collector_holds_is_not_written_over(monkeypatch):
-    monkeypatch.setattr(training.experience, "compile", funrl.compile)
+    monkeypatch.setattr(training._experience, "compile", funrl.compile)
     algo, batches = summing(), []
 
     class Remembering(Dealt):

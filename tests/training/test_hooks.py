@@ -129,7 +129,7 @@ def test_a_hook_that_returns_something_else(returned, message):
     ],
 )
 def test_what_is_no_hook(given, message, monkeypatch):
-    monkeypatch.setattr(training.experience, "compile", lambda fn, **options: pytest.fail("it compiles"))
+    monkeypatch.setattr(training._experience, "compile", lambda fn, **options: pytest.fail("it compiles"))
     with pytest.raises(training.RunError, match=message):
         train(50, hooks=given)
 

@@ -380,7 +380,7 @@ def test_bad_arguments_come_before_compiling(monkeypatch, change, message):
     def compiled(fn, **options):
         return lambda *args: pytest.fail("it compiles")
 
-    monkeypatch.setattr(training.experience, "compile", compiled)
+    monkeypatch.setattr(training._experience, "compile", compiled)
     with pytest.raises(RunError, match=message):
         train(**{"total_steps": 50, **change})
 
@@ -539,7 +539,7 @@ training.train(algo, random.key(5), 30_000, out=sys.argv[1], resume=len(sys.argv
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kill_at_random_moments(tmp_path):
     """The process dies four times; what it learns is that of a run that was left alone."""
     whole = train(30_000, algorithm(width=50), num_agents=2)

@@ -199,7 +199,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     try:
         limited(1 << 16)
-        with pytest.raises(OSError, match="cannot write the tree"):
+        with pytest.raises(OSError, match=r"File too large: '.*t'"):
             tree.save({"a": torch.zeros(1 << 16)}, tmp_path / "t")
         for write in (tree.memmap, tree.memmap_like):
             with pytest.raises(OSError, match=r"File too large: '.*0\.a\.bin'"):
