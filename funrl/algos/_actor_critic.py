@@ -13,7 +13,7 @@ from funrl.algos._heads import action_head, check_actions, project_action, proje
 from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos._state import ActorParams
 from funrl.algos.images import above, check_layers, check_observations, encoder
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.policies import ActorCritic, StatefulPolicy
 
 __all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent", "normalized"]
@@ -50,7 +50,7 @@ class Network(NamedTuple):
     project: Callable[[Any], Any]
 
 
-def make(config: Any, env: Env, network: Any = None) -> Network:
+def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
     """Make the networks for an environment; where it shows images, convolutions come first.
 
     Args:
@@ -97,7 +97,7 @@ def make(config: Any, env: Env, network: Any = None) -> Network:
     return Network(heads.init, policy, values, tree.flatten_batch, inputs, heads.both, project)
 
 
-def make_recurrent(config: Any, env: Env, network: Any = None) -> Network:
+def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
     """Make the networks above a recurrent cell, which policy and value share; where there are images, convolutions come before it.
 
     Gradients go back through the T steps of a rollout, but no further: it begins with the carry that its policy had. The value of a
@@ -197,7 +197,7 @@ class _Heads(NamedTuple):
     both: Callable[..., Any]
 
 
-def _heads(config: Any, env: Env, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
+def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
     """Make policy and value above an encoder, or on what comes in; or with a trunk of the user's own."""
     head, small, unit = action_head(env.action_space, config.uniform_mix), nn.orthogonal(0.01), nn.orthogonal(1.0)
 
@@ -243,7 +243,7 @@ def _heads(config: Any, env: Env, below: nn.Net | None, trunk: nn.Net | None = N
     )
 
 
-def _whole(network: ActorCritic, env: Env) -> Network:
+def _whole(network: ActorCritic, env: AnyEnv) -> Network:
     """Make the networks of a policy and value function of the user's own, which are called with observations [N, ...] alone."""
     space = env.action_space
 
@@ -284,7 +284,7 @@ def _whole(network: ActorCritic, env: Env) -> Network:
     return Network(init, policy, values, tree.flatten_batch, inputs, both, project)
 
 
-def check(config: Any, env: Env, network: Any = None) -> None:
+def check(config: Any, env: AnyEnv, network: Any = None) -> None:
     """Raise unless an environment has spaces for which :func:`make` makes networks, and the options fit them.
 
     Args:

@@ -24,7 +24,7 @@ from funrl.algos._gradients import Learned
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.spaces import Box, Discrete
 
 __all__ = [
@@ -99,7 +99,7 @@ class Learner(NamedTuple):
 
 
 def make(
-    name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, buffer: buffers.Buffer | None = None
+    name: str, env: AnyEnv, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, buffer: buffers.Buffer | None = None
 ) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`Learner`.
 
@@ -201,7 +201,7 @@ def make(
     return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 
 
-def _policies(env: Env, spec: Learner) -> tuple[Any, Any]:
+def _policies(env: AnyEnv, spec: Learner) -> tuple[Any, Any]:
     """Return ``act`` and ``greedy`` in the environment's units: in the buffer, discrete actions are counted from 0."""
     start, space = _first(env), Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
 
@@ -219,7 +219,7 @@ def _policies(env: Env, spec: Learner) -> tuple[Any, Any]:
     return act, greedy
 
 
-def _first(env: Env) -> int:
+def _first(env: AnyEnv) -> int:
     return env.action_space.start if isinstance(env.action_space, Discrete) else 0
 
 
@@ -230,7 +230,7 @@ def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tens
     return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
 
 
-def _example(env: Env, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
+def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
     """Return an item of the buffer."""
     observation, flag = tree.to(observation, zero.dtype), torch.zeros_like(zero, dtype=torch.bool)
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
@@ -247,7 +247,7 @@ def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
         ) from error
 
 
-def _rows(env: Env, config: Any, samples: Transition, hparams: Any) -> Transition:
+def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any) -> Transition:
     """Return rows for the buffer, leaves [T * B, ...]; over several steps, each with its discount."""
     start = _first(env)
     samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
@@ -316,7 +316,7 @@ def _fit(
     return learned, {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
 
 
-def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
+def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
     """Raise a ValueError unless the environment and what all off-policy configurations share fit a learner called ``name``.
 
     Observations are ``"vectors"``, ``"images"`` and dicts as well, or ``"any"``.
