@@ -57,7 +57,7 @@ def make(
     """Make CrossQ.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
             configuration says. A torch module, by :func:`funrl.nn.from_module`, has its floating-point buffers as running statistics, such
             as those of batch normalisation; other nets have none.

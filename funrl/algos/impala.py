@@ -54,7 +54,7 @@ def make(
     steps old, and V-trace corrects for what the newest one would have done otherwise.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`.

@@ -112,7 +112,7 @@ def make(
 
     Args:
         name: what ``python -m funrl train`` knows it by.
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         config: an :class:`OffPolicyConfig`.
         spec: the parts that are particular to the algorithm.
         given: what its user gave in the place of its own: perhaps a ``buffer``.

@@ -77,11 +77,11 @@ def make(
     environments: a minibatch is some of the B rollouts. ``act`` and ``greedy`` are then a :class:`funrl.policies.StatefulPolicy`, which
     ``funrl.rollout`` and ``funrl.evaluate`` take as they are; ``act`` has in its extras ``memory``, which ``learn`` needs.
 
-    In an environment on the host, which is batched, a step is no program but a loop of Python around two: ``act`` and ``learn``. It can
+    In an environment on the host a step is no program but a loop of Python around two: ``act`` and ``learn``. It can
     then be neither compiled nor vmapped.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`. With ``recurrent`` the net gives what the cell takes.

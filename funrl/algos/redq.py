@@ -53,7 +53,7 @@ def make(
     """Make REDQ: SAC with an ensemble of critics, so many gradient steps to an environment step, and an actor that moves less often.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a
             :class:`~funrl.distributions.TanhNormal`; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration

@@ -65,7 +65,7 @@ def make(
     - With one, it stands for what would follow where an episode is cut off, by a truncation or the end of the rollout.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
             :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
             :func:`funrl.nn.from_module`.

@@ -55,7 +55,7 @@ def make(
     """Make SAC for discrete actions: expectations over actions are exact, and nothing but acting draws any.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to the logits [N, A]; None: as the configuration says.
         critic: a net from observations [N, ...] to [N, A], of which the critics are made; None: as the configuration
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.

@@ -60,7 +60,7 @@ def make(
     """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor that moves less often.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
             says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.

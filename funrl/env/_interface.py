@@ -153,7 +153,15 @@ def batch_shape(env: AnyEnv) -> tuple[int, ...]:
 
 
 def over_copies(env: AnyEnv, f: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of one copy as a function of ``env``: mapped over its copies, if it has some."""
+    """Return a function of one copy as a function of ``env``: mapped over its copies, if it has some.
+
+    Example:
+        >>> import funrl
+        >>> for env in (cartpole := funrl.envs.make("CartPole-v1"), funrl.envs.vectorize(cartpole, 3)):
+        ...     over_copies(env, env.action_space.sample)(copy_keys(env, random.key(0))).shape
+        torch.Size([])
+        torch.Size([3])
+    """
     return torch.func.vmap(f) if isinstance(env, VectorEnv) else f
 
 
@@ -166,6 +174,15 @@ def masked(env: AnyEnv) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return ``reset`` and ``step`` of an environment that take a mask as those of a :class:`VectorEnv` do.
 
     The mask of a single environment is bool [].
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> reset, _ = masked(env)
+        >>> state, _ = reset(random.key(0), env.default_params)
+        >>> new, _ = reset(random.key(1), env.default_params, state, torch.tensor(False))
+        >>> tree.equal(new, state)
+        True
     """
     if isinstance(env, VectorEnv):
         return env.reset, env.step

@@ -85,8 +85,8 @@ def film(
         params: the parameters of ``act``.
         key: a key [].
         env_params: the physical constants.
-        env: the environment, pure or on the host, single or batched. It has to have ``render``: gymnasium's do with
-            ``render_mode="rgb_array"``.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv`, pure or on the host. It has to have ``render``:
+            gymnasium's do with ``render_mode="rgb_array"``.
         act: ``act(params, key, observation) -> (action, extras)`` or a :class:`funrl.policies.StatefulPolicy`, such as the ``greedy`` of
             an algorithm. None: random actions.
         num_episodes: N >= 1.
