@@ -16,7 +16,7 @@ from funrl._files import say
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
-from funrl.env import HostError
+from funrl.env import AnyEnv, HostError, VectorEnv, on_host
 from funrl.record import _films as films, _plots as plots
 from funrl.runs import RunError
 from funrl.spaces import Box
@@ -108,7 +108,7 @@ def _train(args: argparse.Namespace) -> None:
         raise UsageError(str(error)) from None
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(algo.env)
+        stack.enter_context(_closing(algo.env))
         source = None
         if collector is not None:
             source = stack.enter_context(_collect(collector, notes["num_workers"], args.env, algo, key))
@@ -140,8 +140,13 @@ def _train_own(args: argparse.Namespace) -> None:
         raise UsageError("--total-steps: expected a number of steps, as an algorithm of --algo has no default")
     key, notes = _key(args.seed, old if args.resume else None)
     num_agents = old.get("num_agents", 1) if args.num_agents is None else args.num_agents
-    with algo.env:
+    with _closing(algo.env):
         _run(args, algo, key, total_steps, num_agents=num_agents, out=out, notes=notes)
+
+
+def _closing(env: AnyEnv) -> contextlib.AbstractContextManager[Any]:
+    """Return a context at whose end the processes of an environment end, if it has some."""
+    return env if isinstance(env, VectorEnv) else contextlib.nullcontext()
 
 
 def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -189,7 +194,7 @@ def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: d
 
 def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.Tensor) -> collectors.Collector:
     """Return the collector that gathers experience for ``algo``."""
-    if not algo.env.host:
+    if not on_host(algo.env):
         raise UsageError(
             f"--collector: {env} is pure torch: its steps are in the program that learns, which is faster than workers are; leave it out"
         )
@@ -213,7 +218,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.episodes < 1:
         raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
     num_agents = run.config["num_agents"]
-    with run.algo.env:
+    with _closing(run.algo.env):
         result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
     steps = run.updates * run.algo.steps_per_update
     say(f"{run.algo.name} on {run.algo.env.name} after {steps:,} steps: {_summary(result, num_agents)}")
@@ -222,7 +227,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _video(args: argparse.Namespace) -> None:
     run = training.load_run(args.dir, algo=runs.named(args.algo), trust=args.trust)
     with contextlib.ExitStack() as stack:
-        env = stack.enter_context(run.algo.env)
+        env = run.algo.env
+        stack.enter_context(_closing(env))
         num_agents = run.config["num_agents"]
         if args.episodes < 1:
             raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
@@ -236,7 +242,7 @@ def _video(args: argparse.Namespace) -> None:
         env_params = env.default_params if env_params is None else env_params
         name = run.config["env"]
         try:
-            if args.algo is None and env.host:  # one copy for each episode, with rendering
+            if args.algo is None and on_host(env):  # one copy for each episode, with rendering
                 pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
                 env = stack.enter_context(envs.make(name, num_envs=args.episodes, **pictures))
             if env.render is None:

@@ -1,8 +1,11 @@
+import pickle
+
+import cloudpickle
 import pytest
 import torch
 
 from funrl import envs, random, tree
-from funrl.env import Env, Timestep, check_env, check_step, constants
+from funrl.env import Env, Timestep, VectorEnv, check_env, check_step, constants, masked, with_label
 from funrl.envs import vectorize
 from funrl.spaces import Box, Discrete
 
@@ -195,26 +198,26 @@ def test_a_bad_part_is_named(fields, error, message):
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="env: expected an Env, got str"):
+    with pytest.raises(TypeError, match="env: expected an Env or a VectorEnv, got str"):
         check_env("CartPole-v1", KEY)
     with pytest.raises(ValueError, match="num_steps: expected at least 1"):
         check_env(BALL, KEY, num_steps=0)
 
 
 def test_a_host_environment_is_neither_vmapped_nor_stepped_twice():
-    env = envs.make("CartPole-v1")
+    env = vectorize(envs.make("CartPole-v1"), 1)
     seen = []
 
-    def host_step(key, state, action, env_params):
+    def host_step(key, state, action, env_params, where=None):
         assert not torch._C._functorch.is_batchedtensor(action)
         assert state.time.item() == (seen[-1] if seen else 0)
-        state, timestep = env.step(key, state, action, env_params)
+        state, timestep = env.step(key, state, action, env_params, where)
         seen.append(state.time.item())
         return state, timestep
 
-    def host_reset(key, env_params):
+    def host_reset(key, env_params, state=None, where=None):
         seen.clear()
-        return env.reset(key, env_params)
+        return env.reset(key, env_params, state, where)
 
     check_env(env._replace(reset=host_reset, step=host_step, host=True), KEY)
 
@@ -223,12 +226,18 @@ BALLS = vectorize(BALL, 3)
 
 
 def wrapped(**functions):
-    """Three balls, some of whose functions return what another function makes of their result."""
+    """Three balls, some of whose functions, with a mask or without, return what another function makes of their result."""
 
-    def changed(name, f):
-        return lambda *arguments: f(arguments, getattr(BALLS, name)(*arguments))
+    def changed(name):
+        def f(*arguments):
+            result = getattr(BALLS, name)(*arguments)
+            masked = len(arguments) > {"reset": 2, "step": 4, "render": 2}[name]
+            edit = functions.get(f"masked {name}" if masked else name)
+            return result if edit is None else edit(arguments, result)
 
-    return BALLS._replace(**{name: changed(name, f) for name, f in functions.items()})
+        return f
+
+    return BALLS._replace(**{name: changed(name) for name in ("reset", "step", "render")})
 
 
 def edit(part, **fields):
@@ -258,11 +267,11 @@ def test_a_good_batched_environment_passes():
         ({"step": edit(1, observation=lambda t: t.observation - torch.tensor([[0.0], [0.0], [20.0]]))}, "step 1: .*is not in Box"),
         ({"step": edit(1, reward=lambda t: t.reward / torch.tensor([1.0, 1.0, 0.0]))}, "step 1: reward: expected a finite number"),
         ({"render": lambda arguments, image: image[0]}, r"render: expected uint8 \[3, H, W, 3\]"),
-        ({"reset_where": edit(0, speed=lambda s: s.speed + 1)}, "reset_where: in the rows of the mask it gives another result than reset"),
-        ({"step_where": edit(1, reward=lambda t: t.reward - 1)}, "step_where: in the rows of the mask it gives another result than step"),
-        ({"step_where": lambda a, r: BALLS.step(*a[:3], a[4])}, "step_where: it changed the state of a row that is not in the mask"),
-        ({"reset_where": lambda a, r: BALLS.reset(a[0], a[3])}, "reset_where: it changed the state of a row that is not in the mask"),
-        ({"step_where": lambda a, r: (a[1].speed.add_(1.0), r)[1]}, "step_where: it modified its argument state"),
+        ({"masked reset": edit(0, speed=lambda s: s.speed + 1)}, "reset with a mask: in the rows of the mask it gives another result than"),
+        ({"masked step": edit(1, reward=lambda t: t.reward - 1)}, "step with a mask: in the rows of the mask it gives another result than"),
+        ({"masked step": lambda a, r: BALLS.step(*a[:4])}, "step with a mask: it changed the state of a row that is not in the mask"),
+        ({"masked reset": lambda a, r: BALLS.reset(*a[:2])}, "reset with a mask: it changed the state of a row that is not in the mask"),
+        ({"masked step": lambda a, r: (a[1].speed.add_(1.0), r)[1]}, "step with a mask: it modified its argument state"),
     ],
 )
 def test_a_bad_batched_environment_is_named(functions, message):
@@ -270,17 +279,35 @@ def test_a_bad_batched_environment_is_named(functions, message):
         check_env(wrapped(**functions), KEY, num_steps=2)
 
 
-@pytest.mark.parametrize(
-    ("env", "message"),
-    [
-        (BALLS._replace(num_envs=0), "num_envs: expected a positive integer or None, got 0"),
-        (BALLS._replace(step_where=None), "step_where: expected a function, for the environment is batched; got None"),
-        (BALL._replace(reset_where=BALLS.reset_where), "reset_where: expected None, for the environment is not batched"),
-    ],
-)
-def test_a_mask_belongs_to_a_batch(env, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        check_env(env, KEY)
+def test_a_batch_has_copies():
+    with pytest.raises(ValueError, match="num_envs: expected a positive integer, got 0"):
+        check_env(BALLS._replace(num_envs=0), KEY)
+
+
+def test_the_two_kinds_and_their_fields():
+    eight = ("name", "reset", "step", "observation_space", "action_space", "default_params", "max_episode_steps", "render")
+    assert Env._fields == eight and VectorEnv._fields == (*eight, "num_envs", "close", "host")
+    assert BALLS.close() is None and not BALLS.host and BALLS.below is BALL and BALL.below is None
+    assert not isinstance(BALLS, Env) and not isinstance(BALL, VectorEnv)
+
+
+@pytest.mark.parametrize("env", [BALL, BALLS], ids=["one", "several"])
+def test_replace_and_pickle_keep_how_an_environment_was_made(env):
+    env = with_label(env._replace(step=max), "quick()", below=env)
+    for copy in (env._replace(max_episode_steps=7), pickle.loads(cloudpickle.dumps(env))):
+        assert type(copy) is type(env) and copy.label == "quick()" and repr(copy) == repr(env)
+    assert repr(env).endswith("    quick(),\n)") and env._replace(max_episode_steps=7).max_episode_steps == 7
+
+
+def test_a_mask_of_a_single_environment():
+    reset, step = masked(BALL)
+    state, _ = reset(KEY, BALL.default_params)
+    for where in (False, True):
+        where = torch.tensor(where)
+        new, after = step(random.key(1), state, torch.tensor(1.0), BALL.default_params, where)
+        assert torch.equal(new.time, state.time + where) and after.reward.shape == ()
+        again, _ = reset(random.key(2), BALL.default_params, new, where)
+        assert torch.equal(again.speed, (BALL.reset(random.key(2), BALL.default_params)[0] if where else new).speed)
 
 
 def test_check_step_takes_a_good_step():

@@ -157,7 +157,7 @@ def test_gymnasium_from_end_to_end(run, tmp_path, eager_learners, algorithm, opt
     code, out, err = run(*command, *options, "--total-steps", 48)
     assert code == 0 and re.match(r"48 steps in .*; mean return \d+\.\d over 4 episodes$", out[-1]), err
     folder = tmp_path / "runs" / f"{algorithm}-gymnasium-CartPole-v1-0"
-    assert runs.read_config(folder)["environment"] == "Env(gymnasium:CartPole-v1, num_envs=2, host=True)"
+    assert runs.read_config(folder)["environment"] == "VectorEnv(gymnasium:CartPole-v1, num_envs=2, host=True)"
     code, out, err = run(*command, "--resume", "--total-steps", 80)
     assert code == 0 and out[-1].startswith("80 steps in "), err
     assert record.read_metrics(folder / "metrics.csv")["update"].tolist() == [1, 2, 3, 4, 5]

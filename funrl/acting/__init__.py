@@ -1,7 +1,7 @@
 """Acting in environments: ``rollout`` gathers transitions, ``evaluate`` measures whole episodes.
 
 An :class:`ActorState` has environments, their latest timesteps and, for a recurrent policy, its memory. :func:`start` makes one.
-A rollout of a pure environment is one program with a scan; a host environment is stepped by a loop in Python.
+A rollout of pure environments is one program with a scan; those on the host are stepped by a loop in Python.
 """
 
 from funrl.acting._choose import Act, check_act as check_act, host_chooser as host_chooser

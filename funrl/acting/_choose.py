@@ -8,7 +8,7 @@ import torch
 
 from funrl import random, tree
 from funrl.acting._state import Memory
-from funrl.env import Env
+from funrl.env import AnyEnv, VectorEnv
 from funrl.policies import StatefulPolicy
 
 __all__ = ["Act", "check_act", "chooser", "host_chooser", "mapped", "with_reset"]
@@ -31,10 +31,10 @@ def check_act(what: str, act: Any) -> None:
         raise TypeError(f"{what}: act: expected a function or a StatefulPolicy, got a {type(act).__name__}; {remedy}")
 
 
-def chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
+def chooser(act: Act | None, env: AnyEnv) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
     """Return ``choose(params, key, memory, observation) -> (memory, action, extras)`` for observations of ``env``.
 
-    The memory is () if ``act`` has none. For a batched environment the function is mapped over the copies.
+    The memory is () if ``act`` has none. For a :class:`~funrl.env.VectorEnv` the function is mapped over the copies.
 
     Example:
         >>> import funrl
@@ -51,18 +51,17 @@ def chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any]
         action, extras = (env.action_space.sample(key), {}) if act is None else _pair(act(params, key, observation))
         return memory, action, extras
 
-    copies = env.num_envs
-    if copies is None:
+    if not isinstance(env, VectorEnv):
         return one
 
     def each(params: Any, key: torch.Tensor, memory: Any, observation: Any) -> tuple[Any, Any, Any]:
         all_of_them = mapped(lambda key, memory, observation: one(params, key, memory, observation))
-        return all_of_them(random.split(key, copies), memory, observation)
+        return all_of_them(random.split(key, env.num_envs), memory, observation)
 
     return each
 
 
-def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+def host_chooser(params: Any, act: Act | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
     """Return ``choose(choice, memory, observation) -> (memory, action, extras)`` for the choices that :func:`draw` drew.
 
     Example:
@@ -70,7 +69,7 @@ def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, 
         >>> from funrl.acting import draw
         >>> with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
         ...     drawn = draw(funrl.random.key(0), env=env, act=None, num_steps=5)
-        ...     memory, action, extras = host_chooser(None, env, None)(drawn.choices[0], (), None)
+        ...     memory, action, extras = host_chooser(None, None)(drawn.choices[0], (), None)
         >>> action.shape, extras
         (torch.Size([2]), {})
     """
@@ -80,7 +79,7 @@ def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, 
     def over_copies(f: Callable, num_inputs: int) -> Callable:
         # A compiled act remains compiled under vmap.
         map_over = getattr(f, "vmapped", functools.partial(torch.func.vmap, f))
-        return f if env.num_envs is None else map_over((None, *(0 for _ in range(num_inputs))))
+        return map_over((None, *(0 for _ in range(num_inputs))))
 
     if isinstance(act, StatefulPolicy):
         each = over_copies(act.act, 4)

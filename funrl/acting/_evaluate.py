@@ -12,7 +12,7 @@ from funrl.acting._choose import Act, check_act, chooser, with_reset
 from funrl.acting._state import ActorState, check_reward, start
 from funrl.acting._step import renew
 from funrl.compiler import scan
-from funrl.env import Env
+from funrl.env import AnyEnv, VectorEnv
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -37,21 +37,21 @@ def evaluate(
     key: torch.Tensor,
     env_params: Any,
     *,
-    env: Env,
+    env: AnyEnv,
     act: Act | None = None,
     num_episodes: int,
     max_steps: int | None = None,
 ) -> Evaluation:
-    """Play ``num_episodes`` whole episodes: each in a separate copy of a single environment, or in the copies of a batched one.
+    """Play ``num_episodes`` whole episodes: each in a separate copy of an Env, or in the copies of a VectorEnv.
 
-    The result is not biased towards short episodes: in separate copies only the first episode of each counts, and each copy of a batched
-    environment, like a single host environment, plays a number of episodes that is fixed in advance.
+    The result is not biased towards short episodes: in separate copies only the first episode of each counts, and each copy of a
+    :class:`~funrl.env.VectorEnv` plays a number of episodes that is fixed in advance.
 
     Args:
         params: the parameters of ``act``.
         key: a key [].
         env_params: the physical constants.
-        env: the environment: pure or on the host, single or batched.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv`, pure or on the host.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a
             :class:`funrl.policies.StatefulPolicy`. None: random actions.
         num_episodes: N >= 1.
@@ -80,17 +80,17 @@ def evaluate(
     max_steps = env.max_episode_steps if max_steps is None else max_steps
     if max_steps < 1:
         raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")
+    if not isinstance(env, VectorEnv):
+        return _play(params, key, env_params, env=env, act=act, lanes=(num_episodes,), max_steps=max_steps)
     if env.host:
         return _evaluate_host(params, key, env_params, env=env, act=act, num_episodes=num_episodes, max_steps=max_steps)
-    if env.num_envs is None:
-        return _play(params, key, env_params, env=env, act=act, lanes=(num_episodes,), max_steps=max_steps)
     keys = random.split(key, math.ceil(num_episodes / env.num_envs)).unbind(0)
     rounds = [_play(params, k, env_params, env=env, act=act, lanes=(), max_steps=max_steps) for k in keys]
     return tree.map(lambda *columns: torch.cat(columns)[:num_episodes], *rounds)
 
 
 def _play(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, lanes: tuple[int, ...], max_steps: int
+    params: Any, key: torch.Tensor, env_params: Any, *, env: AnyEnv, act: Act | None, lanes: tuple[int, ...], max_steps: int
 ) -> Evaluation:
     """Play the first episode of each copy: of ``lanes`` vmapped copies, or of the copies of ``env``."""
     reset_key, step_key = random.split(key).unbind(0)
@@ -123,23 +123,23 @@ def _play(
 
 
 def _evaluate_host(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, num_episodes: int, max_steps: int
+    params: Any, key: torch.Tensor, env_params: Any, *, env: VectorEnv, act: Act | None, num_episodes: int, max_steps: int
 ) -> Evaluation:
     """Play on the B copies of ``env``: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
     reset_key, loop_key = random.split(key).unbind(0)
     actor = start(reset_key, env_params, env=env, act=act, params=params)
     choose = chooser(act, env)
-    shape, zeros = actor.timestep.reward.shape, torch.zeros_like(actor.timestep.reward).reshape(-1)
+    zeros = torch.zeros_like(actor.timestep.reward)
     number, total, length = torch.arange(len(zeros), device=zeros.device), zeros, torch.zeros_like(zeros, dtype=torch.int64)
     returns, lengths = zeros.new_zeros(num_episodes), length.new_zeros(num_episodes)
     finished = torch.zeros_like(returns, dtype=torch.bool)
     for act_key, step_key, reset_key in _triples(loop_key):
         memory, action, _ = choose(params, act_key, actor.memory, actor.timestep.observation)
         env_state, timestep = env.step(step_key, actor.env, action, env_params)
-        done = timestep.done.reshape(-1)
-        total, length = total + timestep.reward.reshape(-1), length + 1
+        done = timestep.done
+        total, length = total + timestep.reward, length + 1
         over = done | (length >= max_steps)
-        actor = ActorState(env_state, timestep, with_reset(memory, over.reshape(shape)))
+        actor = ActorState(env_state, timestep, with_reset(memory, over))
         if not bool(over.any()):
             continue
         ended = over & (number < num_episodes)
@@ -147,7 +147,7 @@ def _evaluate_host(
         number, total, length = torch.where(over, number + len(zeros), number), torch.where(over, 0, total), torch.where(over, 0, length)
         if bool((number >= num_episodes).all()):
             break
-        actor = renew(reset_key, actor, over.reshape(shape), env_params, env)
+        actor = renew(reset_key, actor, over, env_params, env)
     return Evaluation(returns, lengths, finished)
 
 

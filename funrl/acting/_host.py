@@ -1,4 +1,4 @@
-"""Steps of a host environment: a loop in Python with random numbers that are drawn in advance."""
+"""Steps of copies on the host: a loop in Python with random numbers that are drawn in advance."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,16 +9,16 @@ from funrl import random, tree
 from funrl.acting._choose import Act, host_chooser, with_reset
 from funrl.acting._state import ActorState
 from funrl.acting._step import any_of, cleared, restart
-from funrl.env import Env, Transition
+from funrl.env import Transition, VectorEnv
 
 __all__ = ["Drawn", "draw", "host_steps", "rollout_host"]
 
 
 class Drawn(NamedTuple):
-    """Random numbers of the steps of a host environment, one entry for each step.
+    """Random numbers of the steps of copies on the host, one entry for each step.
 
     Attributes:
-        choices: the key of the action, or [B] keys for the copies; without a policy the random action itself.
+        choices: the keys [B] of the actions; without a policy the random actions themselves.
         steps: the keys of the steps.
         resets: the keys of the resets.
     """
@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
     resets: Sequence[torch.Tensor]
 
 
-def draw(key: torch.Tensor, *, env: Env, act: Act | None, num_steps: int) -> Drawn:
+def draw(key: torch.Tensor, *, env: VectorEnv, act: Act | None, num_steps: int) -> Drawn:
     """Draw the random numbers of :func:`host_steps`. They do not depend on parameters, and so can be drawn before these are known.
 
     Example:
@@ -38,20 +38,17 @@ def draw(key: torch.Tensor, *, env: Env, act: Act | None, num_steps: int) -> Dra
         >>> len(drawn.choices), drawn.choices[0].shape
         (5, torch.Size([2]))
     """
-    copies = env.num_envs
     keys, steps, resets = random.split(key, (num_steps, 3)).unbind(1)
-    if copies is not None:
-        keys = torch.func.vmap(lambda key: random.split(key, copies))(keys)
+    keys = torch.func.vmap(lambda key: random.split(key, env.num_envs))(keys)
     choices: Sequence[Any] = keys.unbind(0)
     if act is None:
-        sample = torch.func.vmap(env.action_space.sample)
-        values, form = tree.flatten((sample if copies is None else torch.func.vmap(sample))(keys))
+        values, form = tree.flatten(torch.func.vmap(torch.func.vmap(env.action_space.sample))(keys))
         choices = [tree.unflatten(form, row) for row in zip(*(x.unbind(0) for x in values), strict=True)]
     return Drawn(choices, steps.unbind(0), resets.unbind(0))
 
 
 def host_steps(
-    params: Any, drawn: Drawn, actor: ActorState, env_params: Any, *, env: Env, act: Act | None
+    params: Any, drawn: Drawn, actor: ActorState, env_params: Any, *, env: VectorEnv, act: Act | None
 ) -> tuple[ActorState, list[tuple[Any, ...]]]:
     """Perform a rollout step by step in Python, and return a tuple of the fields of each Transition, in order.
 
@@ -62,9 +59,9 @@ def host_steps(
         ...     actor = ActorState(*env.reset(funrl.random.key(0), ()))
         ...     actor, rows = host_steps(None, drawn, actor, (), env=env, act=None)
         >>> len(rows), Transition(*rows[0]).reward
-        (5, tensor(1.))
+        (5, tensor([1.]))
     """
-    choose = host_chooser(params, env, act)
+    choose = host_chooser(params, act)
     env_state, last, memory = actor.env, actor.timestep, actor.memory
     observation, info, rows = last.observation, last.info, []
     for choice, step_key, reset_key in zip(*drawn, strict=True):
@@ -80,16 +77,16 @@ def host_steps(
 
 
 def rollout_host(
-    params: Any, key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env, act: Act | None, num_steps: int
+    params: Any, key: torch.Tensor, actor: ActorState, env_params: Any, *, env: VectorEnv, act: Act | None, num_steps: int
 ) -> tuple[ActorState, Transition]:
-    """Implement :func:`funrl.rollout` for a host environment.
+    """Implement :func:`funrl.rollout` on the host.
 
     Example:
         >>> import funrl
         >>> with funrl.envs.make("gymnasium:CartPole-v1") as env:
         ...     actor = ActorState(*env.reset(funrl.random.key(0), ()))
-        ...     rollout_host(None, funrl.random.key(1), actor, (), env=env, act=None, num_steps=5)[1].reward
-        tensor([1., 1., 1., 1., 1.])
+        ...     rollout_host(None, funrl.random.key(1), actor, (), env=env, act=None, num_steps=5)[1].reward.shape
+        torch.Size([5, 1])
     """
     drawn = draw(key, env=env, act=act, num_steps=num_steps)
     actor, rows = host_steps(params, drawn, actor, env_params, env=env, act=act)

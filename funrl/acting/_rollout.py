@@ -11,7 +11,7 @@ from funrl.acting._host import rollout_host
 from funrl.acting._state import ActorState, check_reward, checked
 from funrl.acting._step import cleared
 from funrl.compiler import scan
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition, VectorEnv, batch_shape
 
 __all__ = ["rollout"]
 
@@ -22,7 +22,7 @@ def rollout(
     actor: ActorState,
     env_params: Any,
     *,
-    env: Env,
+    env: AnyEnv,
     act: Act | None = None,
     num_steps: int,
 ) -> tuple[ActorState, Transition]:
@@ -39,9 +39,10 @@ def rollout(
         key: a key [].
         actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or the result of ``env.reset``.
             With B environments all its leaves are [B, ...].
-        env_params: the physical constants, shared by all environments; a batched one may have separate values for each copy.
-        env: the environment: pure or on the host, single or batched.
-        act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a batched environment maps it over
+        env_params: the physical constants, shared by all environments; those of :func:`funrl.envs.vectorize` may have
+            separate values for each copy.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv`, pure or on the host.
+        act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a VectorEnv maps it over
             ``random.split(key, B)``. None: random actions, and ``extras`` are {}. Or a
             :class:`funrl.policies.StatefulPolicy`: then ``actor`` has its memory, and the flag of the first step of an episode.
         num_steps: T >= 1.
@@ -70,10 +71,10 @@ def rollout(
         raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
     check_act("rollout", act)
     actor, shape = checked("rollout", actor, env, act)
-    if env.host:
+    if isinstance(env, VectorEnv) and env.host:
         return rollout_host(params, key, actor, env_params, env=env, act=act, num_steps=num_steps)
     choose = chooser(act, env)
-    lanes = shape if env.num_envs is None else ()
+    lanes = shape[len(batch_shape(env)) :]
     # All keys at once, as splits inside the loop make the program slower to compile and to run. Separate tensors are read fastest.
     keys = tuple(each.contiguous() for each in random.split(key, (num_steps, *lanes, 3)).unbind(-1))
     env_params = _pack(env_params)

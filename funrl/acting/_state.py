@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep, VectorEnv
 from funrl.policies import StatefulPolicy
 
 __all__ = ["ActorState", "Memory", "check_reward", "checked", "start", "with_memory"]
@@ -42,7 +42,7 @@ class ActorState(tree.Replaceable):
 
 
 def start(
-    key: torch.Tensor, env_params: Any = None, *, env: Env, num_envs: int | None = None, act: Any = None, params: Any = ()
+    key: torch.Tensor, env_params: Any = None, *, env: AnyEnv, num_envs: int | None = None, act: Any = None, params: Any = ()
 ) -> ActorState:
     """Reset an environment, or B copies of it, and start the memory of a recurrent policy.
 
@@ -50,7 +50,7 @@ def start(
         key: a key []; with ``num_envs`` copy b is reset by ``random.split(key, B)[b]``.
         env_params: the physical constants; None: ``env.default_params``.
         env: the environment.
-        num_envs: B, copies of a single pure environment, by ``vmap``; None: ``env`` as it is, single or batched.
+        num_envs: B, copies of an :class:`~funrl.env.Env`, by ``vmap``; None: ``env`` as it is.
         act: the policy that will act; one with a memory is a :class:`funrl.policies.StatefulPolicy`.
         params: its parameters; only a policy with a memory needs them here.
 
@@ -58,7 +58,7 @@ def start(
         An :class:`ActorState` with leaves [...] or [B, ...].
 
     Raises:
-        ValueError: if ``num_envs`` is given for an environment that is batched already or runs on the host.
+        ValueError: if ``num_envs`` is given for a :class:`~funrl.env.VectorEnv`, which has its copies already.
 
     Example:
         >>> import funrl
@@ -70,17 +70,17 @@ def start(
     env_params = env.default_params if env_params is None else env_params
     if num_envs is None:
         actor = ActorState(*env.reset(key, env_params))
-    elif env.host or env.num_envs is not None:
-        kind = "runs on the host" if env.host else f"has {env.num_envs} copies already"
+    elif isinstance(env, VectorEnv):
         raise ValueError(
-            f"start: num_envs: expected None, as {env.name} {kind}, got {num_envs}; funrl.envs.make(..., num_envs=) makes copies"
+            f"start: num_envs: expected None, as {env.name} has {env.num_envs} copies already, got {num_envs}; "
+            "funrl.envs.make(..., num_envs=) makes copies"
         )
     else:
         actor = ActorState(*torch.func.vmap(env.reset, (0, None))(random.split(key, num_envs), env_params))
     return with_memory(params, actor, env=env, policy=act) if isinstance(act, StatefulPolicy) else actor
 
 
-def with_memory(params: Any, actor: ActorState, *, env: Env, policy: StatefulPolicy) -> ActorState:
+def with_memory(params: Any, actor: ActorState, *, env: AnyEnv, policy: StatefulPolicy) -> ActorState:
     """Return the actor with the initial memory of a recurrent policy.
 
     Args:
@@ -114,7 +114,7 @@ def with_memory(params: Any, actor: ActorState, *, env: Env, policy: StatefulPol
     return actor.replace(memory=Memory(carry, torch.ones_like(actor.timestep.terminated)))
 
 
-def checked(what: str, actor: Any, env: Env, act: Any = None) -> tuple[ActorState, torch.Size]:
+def checked(what: str, actor: Any, env: AnyEnv, act: Any = None) -> tuple[ActorState, torch.Size]:
     """Check that an actor fits the environment and the policy, and return it and its batch dimensions, [] or [B].
 
     The pair that ``env.reset`` returned is converted to an actor.
@@ -139,16 +139,14 @@ def checked(what: str, actor: Any, env: Env, act: Any = None) -> tuple[ActorStat
         )
     check_reward(what, actor.timestep, env)
     shape = actor.timestep.reward.shape
-    if env.num_envs is not None or env.host:
-        expected = torch.Size(() if env.num_envs is None else (env.num_envs,))
-        if shape != expected:
-            raise ValueError(f"{what}: actor has the batch dimensions {list(shape)}, but {env.name} has {list(expected)}; use its reset")
+    if isinstance(env, VectorEnv) and shape != (env.num_envs,):
+        raise ValueError(f"{what}: actor has the batch dimensions {list(shape)}, but {env.name} has [{env.num_envs}]; use its reset")
     if len(shape) > 1:
         raise ValueError(f"{what}: actor has the batch dimensions {list(shape)}; expected none or one, and torch.func.vmap for more")
     return actor, shape
 
 
-def check_reward(what: str, timestep: Timestep, env: Env) -> None:
+def check_reward(what: str, timestep: Timestep, env: AnyEnv) -> None:
     """Raise a ValueError unless there is one reward for each flag.
 
     Example:

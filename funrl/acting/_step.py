@@ -7,12 +7,12 @@ import torch
 from funrl import random, tree
 from funrl.acting._choose import chooser
 from funrl.acting._state import ActorState, checked
-from funrl.env import Env, Timestep, Transition
+from funrl.env import AnyEnv, Timestep, Transition, masked, on_host
 
 __all__ = ["any_of", "cleared", "rand_step", "renew", "restart", "step_mdp"]
 
 
-def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env) -> ActorState:
+def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: AnyEnv) -> ActorState:
     """Return the actor for the next step: ``actor`` itself, or a reset one if its episode is over.
 
     Args:
@@ -40,17 +40,17 @@ def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env)
     """
     actor, _ = checked("step_mdp", actor, env)
     done = actor.timestep.done
-    return actor if env.host and not any_of(done) else renew(key, actor, done, env_params, env)
+    return actor if on_host(env) and not any_of(done) else renew(key, actor, done, env_params, env)
 
 
-def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env) -> tuple[ActorState, Transition]:
+def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: AnyEnv) -> tuple[ActorState, Transition]:
     """Take one step with a random action, without a reset.
 
     Args:
         key: a key [].
         actor: an :class:`ActorState`, or the result of ``env.reset``.
         env_params: the physical constants.
-        env: the environment; if it is batched, each copy has its own action.
+        env: the environment; each copy of a :class:`~funrl.env.VectorEnv` has its own action.
 
     Returns:
         The :class:`ActorState` after the step, and the :class:`~funrl.env.Transition`.
@@ -83,7 +83,7 @@ def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env
     )
 
 
-def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params: Any, env: Env) -> ActorState:
+def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params: Any, env: AnyEnv) -> ActorState:
     """Reset the environments in the mask ``where``.
 
     Example:
@@ -94,17 +94,14 @@ def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params:
         >>> bool((renewed.timestep.observation == actor.timestep.observation).all())
         True
     """
-    if env.num_envs is None:
-        new = actor.replace(**dict(zip(("env", "timestep"), env.reset(key, env_params), strict=True)))
-        return new if env.host else tree.where(where, new, actor)
     env_state, observation, info = restart(key, actor.env, actor.timestep, where, env_params, env)
     old = actor.timestep
     reward = torch.where(where, 0.0, old.reward)
     return actor.replace(env=env_state, timestep=Timestep(observation, reward, old.terminated & ~where, old.truncated & ~where, info))
 
 
-def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tensor, env_params: Any, env: Env) -> tuple[Any, Any, Any]:
-    """Reset a host environment, or the copies in the mask ``where`` of a batched one; return its state, observation and info.
+def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tensor, env_params: Any, env: AnyEnv) -> tuple[Any, Any, Any]:
+    """Reset the environments in the mask ``where``; return their state, observation and info.
 
     Example:
         >>> import funrl
@@ -113,10 +110,7 @@ def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tens
         >>> restart(funrl.random.key(1), env_state, last, torch.tensor(True), env.default_params, env)[1].shape
         torch.Size([4])
     """
-    if env.num_envs is None:
-        env_state, new = env.reset(key, env_params)
-        return env_state, new.observation, new.info
-    env_state, new = env.reset_where(key, env_state, where, env_params)
+    env_state, new = masked(env)[0](key, env_params, env_state, where)
     return env_state, _pick(where, new.observation, last.observation), _pick(where, new.info, last.info)
 
 

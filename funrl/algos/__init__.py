@@ -89,7 +89,7 @@ from funrl.algos._algorithm import Algorithm, check, collecting, make_config, ma
 from funrl.algos._off_policy_actors import SoftConfig
 from funrl.algos._rewards import RewardScale
 from funrl.algos._state import ActorParams, LearnerState, State
-from funrl.env import Env
+from funrl.env import AnyEnv, VectorEnv
 
 __all__ = [
     "ActorParams",
@@ -165,7 +165,7 @@ def defaults(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(_find(name)[1])}
 
 
-def make(name: str, env: Env | str, **options: Any) -> Algorithm:
+def make(name: str, env: AnyEnv | str, **options: Any) -> Algorithm:
     """Make the algorithm called ``name`` for an environment.
 
     Args:
@@ -190,7 +190,7 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
         >>> make("ppo", funrl.envs.make("CartPole-v1"), num_envs=4, num_steps=16).steps_per_update
         64
         >>> make("ppo", "gymnasium:CartPole-v1", num_envs=4).env
-        Env(gymnasium:CartPole-v1, num_envs=4, host=True)
+        VectorEnv(gymnasium:CartPole-v1, num_envs=4, host=True)
         >>> make("pop", funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
@@ -199,15 +199,15 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
     algorithm, _ = _find(name)
     if isinstance(env, str):
         called, env = env, envs.make(env)
-        if env.close is not None:
+        if isinstance(env, VectorEnv):
             env.close()
-            env = envs.make(called, num_envs=options.get("num_envs", defaults(name).get("num_envs")))
-    if not isinstance(env, Env):
+            env = envs.make(called, num_envs=options.get("num_envs", defaults(name)["num_envs"]))
+    if not isinstance(env, AnyEnv):
         raise TypeError(
-            f"algos.make: env: expected a funrl.env.Env or the name of one, got {type(env).__name__}; funrl.envs.make makes one, "
-            "and funrl.envs.gymnasium.wrap makes one of gymnasium's"
+            f"algos.make: env: expected a funrl.env.Env or VectorEnv, or the name of one, got {type(env).__name__}; "
+            "funrl.envs.make makes one, and funrl.envs.gymnasium.wrap makes one of gymnasium's"
         )
-    if env.num_envs is not None and "num_envs" in defaults(name):
+    if isinstance(env, VectorEnv):
         options = {"num_envs": env.num_envs, **options}
     return algorithm(env, **options)
 

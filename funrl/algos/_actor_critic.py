@@ -13,7 +13,7 @@ from funrl.algos._heads import action_head, check_actions, project_action, proje
 from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos._state import ActorParams
 from funrl.algos.images import above, check_layers, check_observations, encoder
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.policies import ActorCritic, StatefulPolicy
 
 __all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent", "normalized"]

@@ -13,7 +13,7 @@ from funrl._check import nearest
 from funrl.acting import ActorState, rollout, start
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
-from funrl.env import Env, Place, Transition
+from funrl.env import AnyEnv, Env, Place, Transition, VectorEnv, on_host
 from funrl.policies import StatefulPolicy
 from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
 
@@ -54,7 +54,7 @@ class Algorithm(NamedTuple):
     """
 
     name: str
-    env: Env
+    env: AnyEnv
     config: Any
     init: Callable[[Any], Any]
     collect: Callable[[Any, Any], tuple[ActorState, Transition]]
@@ -78,7 +78,7 @@ class Algorithm(NamedTuple):
         """
         collect_key, learn_key = random.split(key).unbind(0)
         actor, transitions = self.collect(collect_key, state)
-        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if self.env.host else self.learn
+        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if on_host(self.env) else self.learn
         learner, metrics = learn(learn_key, state.learner, transitions)
         return State(actor, learner), metrics
 
@@ -107,7 +107,7 @@ def start_actor(key: torch.Tensor, env: Env, config: Any) -> tuple[Any, ActorSta
         torch.Size([2, 4])
     """
     env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-    return env_params, start(key, env_params, env=env, num_envs=config.num_envs if env.num_envs is None else None)
+    return env_params, start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
 
 
 def collecting(env: Env, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:
@@ -121,7 +121,7 @@ def collecting(env: Env, act: Any, num_steps: int) -> Callable[[torch.Tensor, St
         >>> transitions.reward.shape
         torch.Size([5, 2])
     """
-    if env.host:
+    if on_host(env):
         act = act._replace(act=compile(act.act)) if isinstance(act, StatefulPolicy) else compile(act)
 
     def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
@@ -152,7 +152,7 @@ def check(algo: Algorithm, key: torch.Tensor) -> None:
     """
     if not isinstance(algo, Algorithm):
         raise TypeError(f"algos.check: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
-    if algo.env.host:
+    if on_host(algo.env):
         raise ValueError(f"algos.check: algo: {algo.env.name} runs outside torch, so that its step cannot be compiled; check it in another")
     init_key, step_key = random.split(key)
     state = algo.init(init_key)
@@ -257,12 +257,13 @@ def check_copies(config: Any, env: Env) -> None:
         ...
         ValueError: num_envs: CartPole-v1 has 4 copies, got 8; make both equal
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"env: expected a funrl.env.Env, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too")
-    if env.num_envs is None and env.host:
-        raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
-    if env.num_envs not in (None, config.num_envs):
-        raise ValueError(f"num_envs: {env.name} has {env.num_envs} copies, got {config.num_envs}; make both equal")
+    if not isinstance(env, AnyEnv):
+        raise TypeError(
+            f"env: expected a funrl.env.Env or VectorEnv, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too"
+        )
+    if isinstance(env, VectorEnv) and env.num_envs != config.num_envs:
+        copies = f"{env.num_envs} copies" if env.num_envs > 1 else "1 copy"
+        raise ValueError(f"num_envs: {env.name} has {copies}, got {config.num_envs}; make both equal")
 
 
 def check_experience(learner: Any, transitions: Transition, config: Any, *extras: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl.distributions import Bernoulli, Categorical, Independent, MultiCategorical, Normal, joint
-from funrl.env import Env
+from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
 __all__ = ["ActionHead", "action_head", "check_actions", "project_action", "project_boxes"]
@@ -110,7 +110,7 @@ def project_boxes(space: Any, action: Any) -> Any:
     return space.project(action) if isinstance(space, Box) else action
 
 
-def check_actions(config: Any, env: Env) -> None:
+def check_actions(config: Any, env: AnyEnv) -> None:
     """Raise a ValueError unless there is a head for the actions of an environment, and the options fit them.
 
     Example:

@@ -8,7 +8,7 @@ import torch
 from funrl import nn, random, tree
 from funrl.algos.images import encoder
 from funrl.distributions import Independent, TanhNormal, normal_params
-from funrl.env import Env
+from funrl.env import AnyEnv
 from funrl.nn import activation_function
 from funrl.spaces import Box, Dict, Tuple
 
@@ -239,7 +239,7 @@ def q_ensemble(num_critics: int, num_cells: tuple[int, ...], activation: str, ne
 
 def q_network(
     config: Any,
-    env: Env,
+    env: AnyEnv,
     network: Any = None,
     *,
     num_atoms: int = 1,

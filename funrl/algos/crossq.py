@@ -15,7 +15,7 @@ from funrl.algos._normalized import NormalizedActor, NormalizedCritics, chain_of
 from funrl.algos._off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
 from funrl.nn import Module, Net
 from funrl.optim import Optimizer
@@ -43,7 +43,7 @@ class CrossQConfig(OffPolicyConfig):
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     actor: Net | Module | None = None,
     critic: Net | Module | None = None,
@@ -140,7 +140,7 @@ def make(
     return off_policy.make("crossq", env, config, spec, given)
 
 
-def _networks(config: CrossQConfig, env: Env, actor: Any, critic: Any) -> tuple[NormalizedActor, NormalizedCritics]:
+def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tuple[NormalizedActor, NormalizedCritics]:
     space, seen = env.action_space, env.observation_space
     own = chain_of(actor, batchwise("actor", actor, seen, 2 * space.shape[0]))
     policy = normalized_actor(config.num_cells, space, config.activation, config.momentum, own)
@@ -148,7 +148,7 @@ def _networks(config: CrossQConfig, env: Env, actor: Any, critic: Any) -> tuple[
     return policy, normalized_critics(2, config.num_cells, config.activation, config.momentum, own)
 
 
-def _check(config: CrossQConfig, env: Env, observations: str) -> None:
+def _check(config: CrossQConfig, env: AnyEnv, observations: str) -> None:
     off_policy.check("CrossQ", env, config, discrete=False, observations=observations)
     check_range(config, ("policy_delay",), 1)
     check_range(config, ("momentum",), 0, 1)

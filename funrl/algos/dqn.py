@@ -16,7 +16,7 @@ from funrl.algos._state import ActorParams
 from funrl.algos.images import ImageConfig, check_layers
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, hard_update, soft_update
@@ -72,7 +72,7 @@ class DQNConfig(ImageConfig, OffPolicyConfig):
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     network: Net | Module | None = None,
     optimizer: Optimizer | None = None,
@@ -186,7 +186,7 @@ def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., 
     return schedule
 
 
-def _check(config: DQNConfig, env: Env, network: Any) -> None:
+def _check(config: DQNConfig, env: AnyEnv, network: Any) -> None:
     off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
     check_range(config, ("target_period",), 1)
     if network is None:

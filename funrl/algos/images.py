@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import nn, random, tree
-from funrl.env import Env
+from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Dict, picture_layout
 
 __all__ = [

@@ -24,7 +24,7 @@ from funrl.algos._gradients import Learned
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.spaces import Box, Discrete
 
 __all__ = [
@@ -100,7 +100,7 @@ class Learner(NamedTuple):
 
 
 def make(
-    name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, buffer: buffers.Buffer | None = None
+    name: str, env: AnyEnv, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, buffer: buffers.Buffer | None = None
 ) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` from a :class:`Learner`.
 
@@ -220,7 +220,7 @@ def _policies(env: Env, spec: Learner) -> tuple[Any, Any]:
     return act, greedy
 
 
-def _first(env: Env) -> int:
+def _first(env: AnyEnv) -> int:
     return env.action_space.start if isinstance(env.action_space, Discrete) else 0
 
 

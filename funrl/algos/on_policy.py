@@ -24,7 +24,7 @@ from funrl.algos._arguments import with_default
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import ImageConfig, check_layers
 from funrl.compiler import scan
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.policies import StatefulPolicy
 
 __all__ = [
@@ -130,7 +130,7 @@ class Learner(NamedTuple):
 
 
 def make(
-    name: str, env: Env, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, apply: Callable[..., Any] | None = None
+    name: str, env: AnyEnv, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, apply: Callable[..., Any] | None = None
 ) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` from a :class:`Learner`.
 
@@ -318,7 +318,7 @@ def check(config: Any, env: Env, network: Any = None) -> None:
     check_range(config, ("gamma",), 0, 1)
 
 
-def check_actor_critic(config: Any, env: Env, network: Any = None) -> None:
+def check_actor_critic(config: Any, env: AnyEnv, network: Any = None) -> None:
     """Raise a ValueError unless an :class:`ActorCriticConfig` is in its ranges and fits the environment.
 
     Example:

@@ -14,7 +14,7 @@ from funrl.algos._arguments import configure
 from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer
@@ -60,7 +60,7 @@ class PPOConfig(ActorCriticConfig):
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
@@ -164,7 +164,7 @@ def make(
     return on_policy.make("ppo", env, config, spec, given, apply=nets.both)
 
 
-def _check(config: PPOConfig, env: Env, network: Any) -> None:
+def _check(config: PPOConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check_actor_critic(config, env, network)
     check_range(config, ("num_epochs", "num_minibatches"), 1)
     check_range(config, ("clip",), 0)

@@ -14,7 +14,7 @@ from funrl.algos._networks import q_network
 from funrl.algos._state import ActorParams
 from funrl.algos.images import check_observations
 from funrl.algos.on_policy import Learner, OnPolicyConfig
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import take
 from funrl.nn import Module, Net
 from funrl.optim import Optimizer
@@ -65,7 +65,7 @@ class PQNRows:
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     network: Net | Module | None = None,
     optimizer: Optimizer | None = None,
@@ -148,7 +148,7 @@ def make(
     return on_policy.make("pqn", env, config, spec, given, apply=q_net.apply)
 
 
-def _check(config: PQNConfig, env: Env, network: Any) -> None:
+def _check(config: PQNConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check(config, env, network)
     check_range(config, ("num_epochs", "num_minibatches"), 1)
     check_range(config, ("lambda_", "epsilon_start", "epsilon_end"), 0, 1)

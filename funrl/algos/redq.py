@@ -15,7 +15,7 @@ from funrl.algos._networks import batchwise, critic_member, observations, q_ense
 from funrl.algos._off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.algos.off_policy import Learner
 from funrl.buffers import Buffer
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
@@ -40,7 +40,7 @@ class REDQConfig(SoftConfig):
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     actor: Net | Module | None = None,
     critic: Net | Module | None = None,

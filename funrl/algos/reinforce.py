@@ -10,7 +10,7 @@ from funrl.algos import _actor_critic as actor_critic, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
 from funrl.nn import Module, Net
 from funrl.optim import Optimizer
@@ -47,7 +47,7 @@ class ReinforceRows:
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,

@@ -17,7 +17,7 @@ from funrl.algos._off_policy_actors import SoftConfig, soft_policy
 from funrl.algos.off_policy import Learner
 from funrl.buffers import Buffer
 from funrl.distributions import Categorical
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_discrete_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
@@ -43,7 +43,7 @@ class SACDiscreteConfig(SoftConfig):
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     actor: Net | Module | None = None,
     critic: Net | Module | None = None,

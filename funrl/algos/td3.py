@@ -15,7 +15,7 @@ from funrl.algos._networks import batchwise, critic_member, deterministic_actor,
 from funrl.algos._off_policy_actors import init_actor_critic, noisy_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
-from funrl.env import Env, Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
@@ -47,7 +47,7 @@ class TD3Config(OffPolicyConfig):
 
 
 def make(
-    env: Env,
+    env: AnyEnv,
     *,
     actor: Net | Module | None = None,
     critic: Net | Module | None = None,

@@ -8,7 +8,7 @@ import torch
 from funrl import tree
 from funrl.acting import check_act
 from funrl.collectors._tracker import Collected, EpisodeTracker, EpisodeTrackerState, split
-from funrl.env import Env, HostError
+from funrl.env import AnyEnv, HostError
 from funrl.transforms import VecNormParams
 
 __all__ = ["Collector", "CollectorState", "constants"]
@@ -34,7 +34,7 @@ class CollectorState:
     in_flight: torch.Tensor
 
 
-def constants(what: str, env: Env, env_params: Any, device: torch.device | None) -> Any:
+def constants(what: str, env: AnyEnv, env_params: Any, device: torch.device | None) -> Any:
     """Return the ``env_params`` that a collector uses: the given ones, or for None the environment's ``default_params``.
 
     Raises:

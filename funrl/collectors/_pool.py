@@ -214,7 +214,7 @@ class WorkerPool:
     def _allocate(self, handle: WorkerHandle) -> None:
         steps = self.steps[handle.index]
         if handle.memories is None:
-            handle.memories = Memories(self.facts[handle.index], steps, self.num_slots, batched=True)
+            handle.memories = Memories(self.facts[handle.index], steps, self.num_slots)
         self._send(handle, (steps, self.num_slots))
         try:
             send_handle(handle.pipe, handle.memories.shared.handle, handle.process.pid)

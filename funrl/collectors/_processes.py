@@ -12,11 +12,11 @@ from funrl.collectors._collector import Collector, CollectorState
 from funrl.collectors._memory import Published, spec
 from funrl.collectors._pool import FinishedBatch, WorkerPool
 from funrl.collectors._tracker import Collected, EpisodeTracker
-from funrl.env import Env, HostError, Place
+from funrl.env import AnyEnv, HostError, Place
 
 __all__ = ["asynchronous", "synchronous"]
 
-CreateEnv = Callable[[], Env]
+CreateEnv = Callable[[], AnyEnv]
 
 
 def synchronous(
@@ -42,8 +42,8 @@ def synchronous(
     key gives the same batches, regardless of the speed of the workers, and of workers that were lost and replaced.
 
     Args:
-        create_env: a function that returns an :class:`~funrl.env.Env`, single or batched, and is called in the worker; or a list of such
-            functions, one for each worker. It is sent by cloudpickle, so a lambda is allowed.
+        create_env: a function that returns a :class:`~funrl.env.VectorEnv`, or an :class:`~funrl.env.Env`, of which there is one copy then;
+            it is called in the worker. Or a list of such functions, one for each worker. It is sent by cloudpickle, so a lambda is allowed.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a :class:`funrl.policies.StatefulPolicy`.
             None: random actions.
         params: the parameters of ``act``, a tree of tensors; may be ().
@@ -236,7 +236,7 @@ class _Processes(Collector):
     def _allocate(self, what: str, frames_per_batch: int, num_slots: int) -> EpisodeTracker:
         """Divide the steps of a batch among the copies of the workers, and give the workers the memory that they write to."""
         facts = self._pool.facts
-        copies = [each.num_envs or 1 for each in facts]
+        copies = [each.num_envs for each in facts]
         self._batch_copies = self._copies_per_batch(copies)
         for num in self._batch_copies:
             if frames_per_batch % num:

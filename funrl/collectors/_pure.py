@@ -10,7 +10,7 @@ from funrl.acting import rollout, start
 from funrl.collectors._collector import Collector, CollectorState, constants
 from funrl.collectors._tracker import Collected, EpisodeTracker
 from funrl.compiler import compile as compiled_program
-from funrl.env import Env, Place
+from funrl.env import Env, Place, VectorEnv
 
 __all__ = ["compiled"]
 
@@ -90,12 +90,12 @@ class _Compiled(Collector):
         if frames_per_batch % num_envs:
             raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num_envs} copies, got {frames_per_batch}")
         env = create_env()
+        if isinstance(env, VectorEnv):
+            kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
+            raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
         if not isinstance(env, Env):
             got = type(env).__name__
             raise TypeError(f"{what}: create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
-        if env.host or env.num_envs is not None:
-            kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
-            raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
         env_params = tree.clone(constants(what, env, env_params, self._device))
         if max_frames_per_traj > 0:
             env = transforms.compose(env, transforms.time_limit(max_frames_per_traj))

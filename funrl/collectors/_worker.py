@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import cloudpickle
 import torch
 
-from funrl import random, transforms, tree
+from funrl import envs, random, transforms, tree
 from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start
 from funrl.collectors._collector import constants
 from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views
 from funrl.collectors._traced import Traced
 from funrl.collectors._tracker import ResumePoint
-from funrl.env import Env, HostError, Timestep, Transition, seed_globals
+from funrl.env import AnyEnv, Env, HostError, Timestep, Transition, VectorEnv, seed_globals
 from funrl.policies import StatefulPolicy
 
 
@@ -37,7 +37,7 @@ class WorkerSpec(NamedTuple):
     """
 
     index: int
-    create_env: Callable[[], Env]
+    create_env: Callable[[], AnyEnv]
     act: Any
     key: torch.Tensor
     params: Any
@@ -51,23 +51,22 @@ class Facts(NamedTuple):
 
     Attributes:
         name: the name of the environment.
-        num_envs: the number of copies; None: one, without a batch dimension.
+        num_envs: the number of copies.
         max_episode_steps: the maximum length of an episode.
         transition: a Transition.
         after: a dict of ``observation``, the next input of the policy, and ``memory``, its recurrent state.
     """
 
     name: str
-    num_envs: int | None
+    num_envs: int
     max_episode_steps: int
     transition: Any
     after: Any
 
 
-def slot_specs(facts: Facts, steps: int, batched: bool) -> dict[str, Any]:
-    """Return the layout of one batch in memory, a tree of Spec. ``batched`` adds a dimension of copies even for a single one."""
-    lead = (facts.num_envs or 1,) if batched or facts.num_envs is not None else ()
-    return {"transition": spec(facts.transition, (steps, *lead)), "after": spec(facts.after, lead)}
+def slot_specs(facts: Facts, steps: int) -> dict[str, Any]:
+    """Return the layout of one batch in memory, a tree of Spec."""
+    return {"transition": spec(facts.transition, (steps, facts.num_envs)), "after": spec(facts.after, (facts.num_envs,))}
 
 
 class Memories:
@@ -78,8 +77,8 @@ class Memories:
         slots: a dict of ``transition`` [T, ...] and ``after`` for each batch.
     """
 
-    def __init__(self, facts: Facts, steps: int, num_slots: int, *, batched: bool, handle: int | None = None):
-        specs = {"heartbeat": Spec((1,), torch.int64), "slots": [slot_specs(facts, steps, batched) for _ in range(num_slots)]}
+    def __init__(self, facts: Facts, steps: int, num_slots: int, *, handle: int | None = None):
+        specs = {"heartbeat": Spec((1,), torch.int64), "slots": [slot_specs(facts, steps) for _ in range(num_slots)]}
         self.shared = Shared(size(specs), handle)
         tensors = tensor_views(specs, self.shared.bytes)
         self.heartbeat = memoryview(tensors["heartbeat"].numpy())
@@ -109,7 +108,7 @@ def main(descriptor: int) -> None:
             pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if worker is not None and worker.env.close is not None:
+        if worker is not None:
             worker.env.close()
 
 
@@ -135,9 +134,12 @@ class Worker:
         key = random.fold_in(worker_spec.key, worker_spec.index)
         seed_globals(int(key) & 0xFFFF_FFFF)
         env = worker_spec.create_env()
-        if not isinstance(env, Env):
+        if not isinstance(env, AnyEnv):
             got = type(env).__name__
-            raise TypeError(f"create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
+            raise TypeError(
+                f"create_env: expected a function that returns an Env or a VectorEnv, got one that gives a {got}; funrl.envs makes it"
+            )
+        env = envs.vectorize(env, 1) if isinstance(env, Env) else env
         self.env_params = constants("collectors", env, worker_spec.env_params, worker_spec.device)
         if worker_spec.max_frames > 0:
             env = transforms.compose(env, transforms.time_limit(worker_spec.max_frames))
@@ -152,7 +154,7 @@ class Worker:
         self.actor = self._start()
         self.ahead: tuple[int, Drawn] | None = None  # a batch's number and its random numbers
 
-    def _watched(self, env: Env) -> Env:
+    def _watched(self, env: VectorEnv) -> VectorEnv:
         """Return the environment with functions that increase the heartbeat at each call."""
 
         def counted(f: Any) -> Any:
@@ -162,8 +164,7 @@ class Worker:
 
             return call
 
-        names = [name for name in ("reset", "step", "reset_where", "step_where") if getattr(env, name) is not None]
-        return env._replace(**{name: counted(getattr(env, name)) for name in names})
+        return env._replace(reset=counted(env.reset), step=counted(env.step))
 
     def _start(self) -> ActorState:
         return start(self.reset_key, self.env_params, env=self.env, act=self.act, params=self.params)
@@ -172,7 +173,7 @@ class Worker:
         """Send the facts about the environment, then answer requests."""
         self._reply("ready", self._facts())
         steps, num_slots = pickle.loads(self.pipe.recv_bytes())
-        memories = Memories(self._facts(), steps, num_slots, batched=False, handle=recv_handle(self.pipe))
+        memories = Memories(self._facts(), steps, num_slots, handle=recv_handle(self.pipe))
         memories.heartbeat[0] = self.heartbeat[0]
         self.heartbeat, self.steps = memories.heartbeat, steps
         while True:
@@ -191,12 +192,11 @@ class Worker:
     def _facts(self) -> Facts:
         env, timestep, memory = self.env, self.actor.timestep, self.actor.memory
         (choice,) = draw(self.key, env=env, act=self.act, num_steps=1).choices
-        _, action, extras = host_chooser(self.params, env, self.act)(choice, memory, timestep.observation)
+        _, action, extras = host_chooser(self.params, self.act)(choice, memory, timestep.observation)
         seen = timestep.observation
         example = Transition(seen, action, timestep.reward, timestep.terminated, timestep.truncated, seen, extras)
-        drop = 0 if env.num_envs is None else 1
         after = {"observation": seen, "memory": memory}
-        return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=drop), spec(after, drop=drop))
+        return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=1), spec(after, drop=1))
 
     def _collect(self, slot: dict[str, Any], number: int) -> None:
         """Collect the batch of a number and write it into shared memory."""
@@ -226,18 +226,13 @@ class Worker:
         if self.spec.device is not None:
             part = tree.to(part, self.spec.device)
         longest = int(steps.max())
-        if self.env.num_envs is None:
-            env_state, timestep = self._replay(now, longest, tree.map(lambda x: x[:, 0], actions))
-            wanted = tree.map(lambda x: x[0], part.after)
-        else:
-            env_state, timestep = self._replay_copies(now, steps, actions)
-            wanted = part.after
-        if not tree.equal(timestep.observation, wanted["observation"]):
+        env_state, timestep = self._replay(now, steps, actions)
+        if not tree.equal(timestep.observation, part.after["observation"]):
             raise HostError(
                 f"{self.env.name}: replaying the running episodes, up to {longest} steps from their resets, led to another observation "
                 "than before: the environment is not deterministic, and cannot be resumed in a new process; start a new collection"
             )
-        self.actor = ActorState(env_state, timestep, wanted["memory"])
+        self.actor = ActorState(env_state, timestep, part.after["memory"])
 
     def _keys(self, counter: int) -> torch.Tensor:
         """Return the keys of the step ``counter``: to act, to step and to reset."""
@@ -247,25 +242,18 @@ class Worker:
         """Return the key of the reset before the step ``first``."""
         return self._keys(first - 1)[2] if first else self.reset_key
 
-    def _replay(self, now: int, steps: int, actions: Any) -> tuple[Any, Timestep]:
-        env_state, timestep = self.env.reset(self._reset_key(now - steps), self.env_params)
-        for t in range(steps):
-            action = tree.map(lambda x, t=t: x[t], actions)
-            env_state, timestep = self.env.step(self._keys(now - steps + t)[1], env_state, action, self.env_params)
-        return env_state, timestep
-
-    def _replay_copies(self, now: int, steps: torch.Tensor, actions: Any) -> tuple[Any, Timestep]:
+    def _replay(self, now: int, steps: torch.Tensor, actions: Any) -> tuple[Any, Timestep]:
         env_state, timestep = self.env.reset(self.reset_key, self.env_params)
         longest = int(steps.max())
         for t in range(now - longest, now + 1):
             starts = now - steps == t
             if t > 0 and bool(starts.any()):
-                env_state, new = self.env.reset_where(self._reset_key(t), env_state, starts, self.env_params)
+                env_state, new = self.env.reset(self._reset_key(t), self.env_params, env_state, starts)
                 timestep = tree.where(starts.to(new.reward.device), new, timestep)
             if t < now:
                 going = now - steps <= t
                 action = tree.map(lambda x, t=t: x[t - now + longest], actions)
-                env_state, new = self.env.step_where(self._keys(t)[1], env_state, action, going, self.env_params)
+                env_state, new = self.env.step(self._keys(t)[1], env_state, action, self.env_params, going)
                 timestep = tree.where(going.to(new.reward.device), new, timestep)
         return env_state, timestep
 

@@ -7,11 +7,12 @@ import torch
 
 from funrl import random, tree
 from funrl.compiler import compile
-from funrl.env._interface import Env, Timestep
+from funrl.env._data import Timestep
+from funrl.env._interface import AnyEnv, VectorEnv, batch_shape, copy_keys, masked, on_host, over_copies
 
 
-def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
-    """Raise unless ``env`` satisfies the contract of :class:`Env`.
+def check_env(env: AnyEnv, key: torch.Tensor, *, num_steps: int = 8) -> None:
+    """Raise unless ``env`` satisfies the contract of :class:`Env` or :class:`VectorEnv`.
 
     It resets the environment, takes random actions, and checks that
 
@@ -22,9 +23,9 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
     * no argument is modified;
     * ``render``, if it is not None, returns uint8 [H, W, 3];
 
-    all of these with a first dimension [B] if the environment is batched; for a batched one also that
+    all of these with a first dimension [B] for a VectorEnv; for it also that
 
-    * ``reset_where`` and ``step_where`` equal ``reset`` and ``step`` in the rows of the mask, and do not change the state of the others;
+    * ``reset`` and ``step`` with a mask equal those without in the rows of the mask, and do not change the state of the others;
 
     and for an environment that does not run on the host also that
 
@@ -39,15 +40,15 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
         num_steps: the number of steps, at least 1.
 
     Raises:
-        TypeError: if ``env`` is not an :class:`Env` or a part of it has the wrong type.
+        TypeError: if ``env`` is not an environment or a part of it has the wrong type.
         ValueError: if it violates the contract; the message says where and how.
 
     Example:
         >>> import funrl
         >>> check_env(funrl.envs.make("CartPole-v1"), funrl.random.key(0))
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"check_env: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+    if not isinstance(env, AnyEnv):
+        raise TypeError(f"check_env: env: expected an Env or a VectorEnv, got {type(env).__name__}; funrl.envs.make returns one")
     if num_steps < 1:
         raise ValueError(f"check_env: num_steps: expected at least 1, got {num_steps}")
     what = f"check_env: {env.name}"
@@ -57,7 +58,8 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
                 raise TypeError(f"{what}: {field} has no method {method}; use a space of funrl.spaces")
     if not isinstance(env.max_episode_steps, int) or env.max_episode_steps < 1:
         raise ValueError(f"{what}: max_episode_steps: expected a positive integer, got {env.max_episode_steps!r}")
-    _check_batched(env, what)
+    if isinstance(env, VectorEnv) and (not isinstance(env.num_envs, int) or env.num_envs < 1):
+        raise ValueError(f"{what}: num_envs: expected a positive integer, got {env.num_envs!r}")
     _check_tensors(env.default_params, f"{what}: default_params")
     reset_keys, action_keys, step_keys, other_keys = random.split(key, (4, num_steps)).unbind(0)
     actions = [_random_action(env, k) for k in action_keys.unbind(0)]
@@ -74,41 +76,25 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
         before = _copy(state)
         image = env.render(state, env.default_params)
         _check_same(state, before, f"{what}: render", "it modified its argument state; return new tensors instead", tolerance=0.0)
-        batch = _batch(env)
+        batch = batch_shape(env)
         rank, shape = 3 + len(batch), ", ".join([*map(str, batch), "H, W, 3"])
         if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != rank or image.shape[-1] != 3:
             raise ValueError(f"{what}: render: expected uint8 [{shape}], got {_kind(image)}")
-    if env.num_envs is not None:
+    if isinstance(env, VectorEnv):
         _check_masks(env, other_keys[0], what)
-    if env.host:
+    if on_host(env):
         return
     _check_precision(env, key, actions[0], what)
     _check_vmap(env, random.split(other_keys[0], (3, 3)), what)
     _check_compiled(env, other_keys[0], actions[0], what)
 
 
-def _batch(env: Env) -> tuple[int, ...]:
-    return () if env.num_envs is None else (env.num_envs,)
+def _random_action(env: AnyEnv, key: torch.Tensor) -> Any:
+    """Return one random action, or one for each copy."""
+    return over_copies(env, env.action_space.sample)(copy_keys(env, key))
 
 
-def _check_batched(env: Env, what: str) -> None:
-    """Raise unless ``num_envs``, ``reset_where`` and ``step_where`` are all given and valid, or all None."""
-    if env.num_envs is not None and (not isinstance(env.num_envs, int) or env.num_envs < 1):
-        raise ValueError(f"{what}: num_envs: expected a positive integer or None, got {env.num_envs!r}")
-    for field in ("reset_where", "step_where"):
-        if callable(getattr(env, field)) != (env.num_envs is not None):
-            expected = "a function, for the environment is batched" if env.num_envs else "None, for the environment is not batched"
-            raise TypeError(f"{what}: {field}: expected {expected}; got {getattr(env, field)!r}")
-
-
-def _random_action(env: Env, key: torch.Tensor) -> Any:
-    """Return one random action, or one for each copy of a batched environment."""
-    if env.num_envs is None:
-        return env.action_space.sample(key)
-    return tree.stack([env.action_space.sample(k) for k in random.split(key, env.num_envs).unbind(0)])
-
-
-def _walk(env: Env, keys: list[Any], actions: list[Any], env_params: Any, what: str) -> list[tuple[Any, Timestep]]:
+def _walk(env: AnyEnv, keys: list[Any], actions: list[Any], env_params: Any, what: str) -> list[tuple[Any, Timestep]]:
     """Reset, take the actions (with a reset after the end of an episode), and check each result; return copies of all results."""
     reset_reference = _guarded(f"{what}: reset", env.reset, ("key", "env_params"), (keys[0][0], env_params))
     _check_result(reset_reference, env, f"{what}: reset")
@@ -117,10 +103,7 @@ def _walk(env: Env, keys: list[Any], actions: list[Any], env_params: Any, what: 
     reference, results = _copy(reset_reference), [_copy(reset_reference)]
     for number, ((reset_key, step_key), action) in enumerate(zip(keys, actions, strict=True), 1):
         if bool(timestep.done.any()):
-            if env.num_envs is None:
-                state, timestep = env.reset(reset_key, env_params)
-            else:
-                state, timestep = env.reset_where(reset_key, state, timestep.done, env_params)
+            state, timestep = masked(env)[0](reset_key, env_params, state, timestep.done)
         where = f"{what}: step {number}"
         names = ("key", "state", "action", "env_params")
         result = _guarded(where, env.step, names, (step_key, state, action, env_params))
@@ -141,7 +124,7 @@ def _guarded(where: str, function: Callable[..., Any], names: Any, arguments: An
     return result
 
 
-def _check_result(result: Any, env: Env, where: str) -> None:
+def _check_result(result: Any, env: AnyEnv, where: str) -> None:
     """Raise unless ``result`` is (state, Timestep) of tensors, and the timestep is one of ``env``."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Timestep)):
         got = ", ".join(type(part).__name__ for part in result) if isinstance(result, tuple) else type(result).__name__
@@ -151,7 +134,7 @@ def _check_result(result: Any, env: Env, where: str) -> None:
     _check_tensors(timestep, f"{where}: timestep")
     if not isinstance(timestep.info, dict):
         raise TypeError(f"{where}: info: expected a dict of tensors, got {type(timestep.info).__name__}")
-    batch = _batch(env)
+    batch = batch_shape(env)
     if not timestep.reward.is_floating_point() or timestep.reward.shape != batch:
         raise ValueError(f"{where}: reward: expected a floating-point {list(batch)}, got {_kind(timestep.reward)}")
     for name in ("terminated", "truncated"):
@@ -179,34 +162,33 @@ def _check_start(timestep: Timestep, where: str) -> None:
         )
 
 
-def _check_masks(env: Env, key: torch.Tensor, what: str) -> None:
-    """Raise unless the functions with a mask agree with those without; each is called after the same reset and step."""
+def _check_masks(env: VectorEnv, key: torch.Tensor, what: str) -> None:
+    """Raise unless reset and step with a mask agree with those without; each is called after the same reset and step."""
     first_key, action_key, step_key, again_key, second_key, next_key = random.split(key, 6).unbind(0)
-    env_params, mask = env.default_params, torch.arange(_batch(env)[0], device=key.device) % 2 == 0
+    env_params, mask = env.default_params, torch.arange(env.num_envs, device=key.device) % 2 == 0
     actions = [_random_action(env, k) for k in random.split(action_key).unbind(0)]
 
     def start() -> Any:
         state, _ = env.reset(first_key, env_params)
         state, timestep = env.step(step_key, state, actions[0], env_params)
-        return env.reset_where(again_key, state, timestep.done, env_params)[0] if bool(timestep.done.any()) else state
+        return env.reset(again_key, env_params, state, timestep.done)[0] if bool(timestep.done.any()) else state
 
     fresh = _copy(env.reset(second_key, env_params))
     after = _copy(env.step(next_key, start(), actions[1], env_params))
-    for name, arguments, expected in (
-        ("reset_where", lambda state: (second_key, state, mask, env_params), fresh),
-        ("step_where", lambda state: (next_key, state, actions[1], mask, env_params), after),
+    for name, names, arguments, expected in (
+        ("reset", ("key", "env_params", "state", "where"), lambda state: (second_key, env_params, state, mask), fresh),
+        ("step", ("key", "state", "action", "env_params", "where"), lambda state: (next_key, state, actions[1], env_params, mask), after),
     ):
-        state = start()
+        state, place = start(), f"{what}: {name} with a mask"
         before = _copy(state)
-        names = ("key", "state", "where", "env_params") if name == "reset_where" else ("key", "state", "action", "where", "env_params")
-        result = _guarded(f"{what}: {name}", getattr(env, name), names, arguments(state))
+        result = _guarded(place, getattr(env, name), names, arguments(state))
         chosen, wanted = (tree.index(value, mask) for value in (result, expected))
-        _check_same(chosen, wanted, f"{what}: {name}", f"in the rows of the mask it gives another result than {name[:-6]}", tolerance=0.0)
+        _check_same(chosen, wanted, place, "in the rows of the mask it gives another result than without", tolerance=0.0)
         others, kept = (tree.index(value, ~mask) for value in (result[0], before))
-        _check_same(others, kept, f"{what}: {name}", "it changed the state of a row that is not in the mask", tolerance=0.0)
+        _check_same(others, kept, place, "it changed the state of a row that is not in the mask", tolerance=0.0)
 
 
-def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
+def _check_precision(env: AnyEnv, key: torch.Tensor, action: Any, what: str) -> None:
     """Raise unless float64 params give float64 for all floating-point numbers of the episode."""
     env_params = tree.to(env.default_params, torch.float64)
     if not any(x.is_floating_point() for x in tree.leaves(env_params)):
@@ -223,7 +205,7 @@ def _check_precision(env: Env, key: torch.Tensor, action: Any, what: str) -> Non
                     )
 
 
-def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
+def _check_vmap(env: AnyEnv, keys: torch.Tensor, what: str) -> None:
     """Raise unless reset and step agree under vmap with a loop; ``keys`` is [3, B]."""
     copies = keys.shape[1]
     scales = [1 + 0.01 * i for i in range(copies)]
@@ -244,7 +226,7 @@ def _check_vmap(env: Env, keys: torch.Tensor, what: str) -> None:
     _check_same(end, tree.stack(ends), f"{what}: step", "under vmap it gives another result than in a loop", tolerance=1e-4)
 
 
-def _check_compiled(env: Env, key: torch.Tensor, action: Any, what: str) -> None:
+def _check_compiled(env: AnyEnv, key: torch.Tensor, action: Any, what: str) -> None:
     """Raise unless a compiled reset and step agree with eager ones, and also a vmapped one if the environment is single."""
 
     def walk(key: torch.Tensor, action: Any, env_params: Any) -> tuple[Any, Any]:
@@ -253,7 +235,7 @@ def _check_compiled(env: Env, key: torch.Tensor, action: Any, what: str) -> None
         return start, env.step(step_key, start[0], action, env_params)
 
     def walks(key: torch.Tensor, action: Any, env_params: Any) -> tuple[Any, ...]:
-        if env.num_envs is not None:
+        if isinstance(env, VectorEnv):
             return (walk(key, action, env_params),)
         return walk(key, action, env_params), torch.func.vmap(walk, (0, None, None))(random.split(key), action, env_params)
 

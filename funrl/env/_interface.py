@@ -1,87 +1,29 @@
-"""The environment, and the data that it exchanges with what acts."""
+"""The two kinds of environments: a pure one, ``Env``, and copies side by side, ``VectorEnv``."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 
-from funrl import tree
+from funrl import random, tree
+from funrl.env._data import Timestep
+
+__all__ = ["AnyEnv", "Env", "VectorEnv", "batch_shape", "copy_keys", "masked", "on_host", "over_copies", "with_label"]
 
 
-@tree.dataclass
-class Timestep(tree.Replaceable):
-    """Observation, reward and flags, as ``reset`` and ``step`` of an environment return them.
-
-    Attributes:
-        observation: a tree of tensors, an element of ``env.observation_space``.
-        reward: floating point []; 0 from ``reset``.
-        terminated: bool []; the episode reached a terminal state, whose value is 0.
-        truncated: bool []; the episode was stopped (by a time limit) in a state that has a value.
-        info: a dict of further tensors, the same keys at each step; may be empty.
-    """
-
-    observation: Any
-    reward: torch.Tensor
-    terminated: torch.Tensor
-    truncated: torch.Tensor
-    info: dict[str, Any]
-
-    @property
-    def done(self) -> torch.Tensor:
-        """Bool []: the episode is over, terminated or truncated."""
-        return self.terminated | self.truncated
+class _EnvFields(NamedTuple):
+    name: str
+    reset: Callable[..., Any]
+    step: Callable[..., Any]
+    observation_space: Any
+    action_space: Any
+    default_params: Any
+    max_episode_steps: int
+    render: Any  # a function or None
 
 
-@tree.dataclass
-class Place:
-    """Positions of steps in their episodes, for batches of collectors, where successive batches may come from different workers.
-
-    Attributes:
-        number: int64 [], the unique number of the episode.
-        step_count: int64 [], the number of earlier steps of the episode.
-        return_so_far: floating point [], the sum of the rewards of these steps.
-    """
-
-    number: torch.Tensor
-    step_count: torch.Tensor
-    return_so_far: torch.Tensor
-
-
-@tree.dataclass
-class Transition(tree.Replaceable):
-    """One step of experience (or [T, B, ...] of them).
-
-    Attributes:
-        observation: the observation of the policy.
-        action: the action that it chose.
-        reward: floating point [].
-        terminated: bool [].
-        truncated: bool [].
-        next_observation: the true successor, never the observation of a reset.
-        extras: further outputs of the policy, such as ``log_prob``.
-        place: a :class:`Place` if a collector gathered the steps; otherwise (), and each step of a column follows the one before it.
-    """
-
-    observation: Any
-    action: Any
-    reward: torch.Tensor
-    terminated: torch.Tensor
-    truncated: torch.Tensor
-    next_observation: Any
-    extras: Any
-    place: Any = ()
-
-    @property
-    def done(self) -> torch.Tensor:
-        """Bool []: the episode ended with this step."""
-        return self.terminated | self.truncated
-
-
-class Env(NamedTuple):
-    """An environment: a single instance, which :func:`torch.func.vmap` maps over batches, or ``num_envs`` copies.
-
-    A batched environment takes one key, splits it itself, and has leaves [B, ...] in its states and timesteps; its spaces
-    are those of one copy. ``reset_where`` and ``step_where`` take a mask, to reset or step only some copies.
+class Env(_EnvFields):
+    """A pure environment, written for a single instance; :func:`torch.func.vmap` maps it over batches.
 
     Attributes:
         name: its name for :func:`funrl.envs.make`.
@@ -92,17 +34,23 @@ class Env(NamedTuple):
         default_params: the physical constants as a tree of tensors; their dtype and device are those of the episode.
         max_episode_steps: the default time limit, in steps.
         render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None if it cannot be rendered.
-        host: whether ``step`` runs outside torch, and so cannot be vmapped or compiled.
-        num_envs: B, for a batched environment; None for a single one.
-        reset_where: batched only: ``reset_where(key, state, where, env_params) -> (state, Timestep)`` resets the copies in the mask
-            ``where``, bool [B]; the state of the others does not change, and their rows of the timestep are undefined.
-        step_where: batched only: ``step_where(key, state, action, where, env_params) -> (state, Timestep)``, with a mask as
-            ``reset_where``.
-        close: ends processes and closes files of a host environment; a second call does nothing. None: there are none.
-        below: the environment that a transform was applied to, or None.
-        label: the text of the transform with its arguments, for ``repr``; for an environment without transforms, its settings.
     """
 
+    below: Any = None
+    label: str = ""
+
+    def _replace(self, **fields: Any) -> Self:
+        return with_label(super()._replace(**fields), self.label, below=self.below)
+
+    def __repr__(self) -> str:
+        return _text(self)
+
+
+def _nothing() -> None:
+    pass
+
+
+class _VectorFields(NamedTuple):
     name: str
     reset: Callable[..., Any]
     step: Callable[..., Any]
@@ -111,112 +59,140 @@ class Env(NamedTuple):
     default_params: Any
     max_episode_steps: int
     render: Any  # a function or None
+    num_envs: int
+    close: Callable[[], None] = _nothing
     host: bool = False
-    num_envs: int | None = None
-    reset_where: Any = None  # a function or None
-    step_where: Any = None
-    close: Callable[[], None] | None = None
+
+
+class VectorEnv(_VectorFields):
+    """Copies of an environment side by side: of a pure one, as :func:`funrl.envs.vectorize` returns them, or on the host.
+
+    Its states and timesteps have leaves [B, ...]; it takes one key, which it splits itself. Its spaces are those of one copy. It ends its
+    processes at the end of a ``with`` statement.
+
+    Attributes:
+        name: its name for :func:`funrl.envs.make`.
+        reset: ``reset(key, env_params, state=None, where=None) -> (state, Timestep)``. With a mask ``where``, bool [B], it resets only
+            those copies of ``state``: the state of the others does not change, and their rows of the timestep are undefined.
+        step: ``step(key, state, action, env_params, where=None) -> (state, Timestep)``, with a mask as ``reset``; it never resets a copy.
+        observation_space: a space of :mod:`funrl.spaces`.
+        action_space: a space of :mod:`funrl.spaces`.
+        default_params: the physical constants as a tree of tensors; () on the host.
+        max_episode_steps: the default time limit, in steps.
+        render: ``render(state, env_params) -> uint8 [B, H, W, 3]``, or None if it cannot be rendered.
+        num_envs: B >= 1, the number of copies.
+        close: ends processes and closes files; a second call does nothing.
+        host: whether ``reset`` and ``step`` run outside torch, and so cannot be vmapped or compiled.
+    """
+
     below: Any = None
     label: str = ""
 
-    def __repr__(self) -> str:
-        """Return the environment without transforms, followed by the transforms in the order of their application."""
-        env, labels = self, []
-        while env.below is not None:
-            labels.append(env.label)
-            env = env.below
-        told = {"num_envs": env.num_envs} if env.num_envs is not None else {}
-        told.update({"host": True} if env.host else {})
-        settings = [env.label] if env.label else []
-        bottom = ", ".join([f"Env({env.name}", *settings, *(f"{name}={value}" for name, value in told.items())]) + ")"
-        return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
+    def _replace(self, **fields: Any) -> Self:
+        return with_label(super()._replace(**fields), self.label, below=self.below)
 
-    def __enter__(self) -> "Env":
+    def __repr__(self) -> str:
+        return _text(self)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.close is not None:
-            self.close()
+        self.close()
 
 
-class HostError(RuntimeError):
-    """Error: a host environment raised, died, did not answer, or returned an invalid observation or reward."""
+AnyEnv = Env | VectorEnv
+_E = TypeVar("_E", bound=Env | VectorEnv)
 
 
-def constants(kind: Callable[..., Any], **values: Any) -> Any:
-    """Return the default params of an environment: Python floats become float32, integers int64, booleans bool, on the CPU.
+def with_label(env: _E, label: str, *, below: AnyEnv | None = None) -> _E:
+    """Return ``env`` with a text for its ``repr``, and the environment that it was made of.
+
+    Both are attributes, ``env.label`` and ``env.below``, and no fields; ``env._replace`` keeps them.
 
     Args:
-        kind: the class of the params, a :func:`funrl.tree.dataclass`.
-        **values: its fields: numbers, lists of numbers (of lists, ...), or tensors.
+        env: the environment.
+        label: the text of a transform with its arguments; without ``below``, the settings of the environment.
+        below: the environment that a transform was applied to, or None.
 
     Example:
-        >>> from funrl import tree
-        >>> @tree.dataclass
-        ... class BallParams:
-        ...     gravity: torch.Tensor
-        ...     max_steps: torch.Tensor
-        >>> constants(BallParams, gravity=9.8, max_steps=200).gravity
-        tensor(9.8000)
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> with_label(env._replace(max_episode_steps=9), "shorter()", below=env)
+        compose(
+            Env(CartPole-v1),
+            shorter(),
+        )
     """
-    tensors = {name: torch.as_tensor(value, device="cpu") for name, value in values.items()}
-    return kind(**tree.to(tensors, torch.float32))
+    new: Any = env._make(env)
+    vars(new).update(label=label, below=below)
+    return new
 
 
-def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any, env_params: Any, params_kind: type) -> None:
-    """Raise unless the arguments of a ``step`` have the right types, dtypes and shapes.
+def _text(env: AnyEnv) -> str:
+    """Return the environment without transforms, followed by the transforms in the order of their application."""
+    labels = []
+    while env.below is not None:
+        labels.append(env.label)
+        env = env.below
+    settings = [env.label] if env.label else []
+    if isinstance(env, VectorEnv):
+        settings += [f"num_envs={env.num_envs}", *(["host=True"] if env.host else [])]
+    bottom = f"{type(env).__name__}({', '.join([env.name, *settings])})"
+    return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
 
-    It does not depend on values, so that it costs nothing in a compiled step.
 
-    Args:
-        name: the name of the environment, for the message.
-        state: the argument ``state`` of the step.
-        state_kind: the expected class of the state.
-        action: the argument ``action`` of the step.
-        space: the action space.
-        env_params: the argument ``env_params`` of the step.
-        params_kind: the expected class of the params.
+def on_host(env: AnyEnv) -> bool:
+    """Return whether an environment runs outside torch, and so cannot be vmapped or compiled."""
+    return isinstance(env, VectorEnv) and env.host
 
-    Raises:
-        TypeError: if a class or dtype is wrong.
-        ValueError: if the action has the wrong shape.
+
+def batch_shape(env: AnyEnv) -> tuple[int, ...]:
+    """Return the first dimensions of the leaves of a timestep: (), or (B,) for B copies."""
+    return (env.num_envs,) if isinstance(env, VectorEnv) else ()
+
+
+def over_copies(env: AnyEnv, f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of one copy as a function of ``env``: mapped over its copies, if it has some.
 
     Example:
-        >>> from funrl import spaces
-        >>> check_step("Ball", torch.zeros(()), torch.Tensor, torch.tensor(1.0), spaces.Discrete(2), torch.ones(()), torch.Tensor)
-        Traceback (most recent call last):
-        ...
-        TypeError: Ball: action: expected int64 [], got float32 []; cast it with .to(torch.int64)
+        >>> import funrl
+        >>> for env in (cartpole := funrl.envs.make("CartPole-v1"), funrl.envs.vectorize(cartpole, 3)):
+        ...     over_copies(env, env.action_space.sample)(copy_keys(env, random.key(0))).shape
+        torch.Size([])
+        torch.Size([3])
     """
-    for argument, value, kind in (("state", state, state_kind), ("env_params", env_params, params_kind)):
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"{name}: {argument}: expected a {kind.__name__}, got {type(value).__name__}; "
-                "call step(key, state, action, env_params) with the state from reset and the env's default_params"
-            )
-    space.check(action, f"{name}: action")
+    return torch.func.vmap(f) if isinstance(env, VectorEnv) else f
 
 
-def seed_globals(seed: int) -> None:
-    """Seed the global generators of this process that a host environment may draw from: those of ``random``, numpy and torch.
+def copy_keys(env: AnyEnv, key: torch.Tensor) -> torch.Tensor:
+    """Return the key of each copy, [B]; for a single environment the key itself."""
+    return random.split(key, env.num_envs) if isinstance(env, VectorEnv) else key
 
-    Environments that gymnasium made do so when all their copies are reset. Nothing in funrl draws from these generators.
 
-    Args:
-        seed: in [0, 2^32).
+def masked(env: AnyEnv) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return ``reset`` and ``step`` of an environment that take a mask as those of a :class:`VectorEnv` do.
+
+    The mask of a single environment is bool [].
 
     Example:
-        >>> import random
-        >>> seed_globals(7)
-        >>> first = random.random(), torch.rand(())
-        >>> seed_globals(7)
-        >>> first == (random.random(), torch.rand(()))
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> reset, _ = masked(env)
+        >>> state, _ = reset(random.key(0), env.default_params)
+        >>> new, _ = reset(random.key(1), env.default_params, state, torch.tensor(False))
+        >>> tree.equal(new, state)
         True
     """
-    import random
+    if isinstance(env, VectorEnv):
+        return env.reset, env.step
 
-    import numpy
+    def reset(key: torch.Tensor, env_params: Any, state: Any = None, where: torch.Tensor | None = None) -> tuple[Any, Timestep]:
+        new, timestep = env.reset(key, env_params)
+        return new if where is None else tree.where(where, new, state), timestep
 
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
+    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any, where: torch.Tensor | None = None) -> tuple[Any, Timestep]:
+        new, timestep = env.step(key, state, action, env_params)
+        return new if where is None else tree.where(where, new, state), timestep
+
+    return reset, step

@@ -5,7 +5,7 @@ import inspect
 from typing import Any
 
 from funrl._check import nearest
-from funrl.env import Env, check_env
+from funrl.env import check_env
 from funrl.envs import probes
 from funrl.envs._acrobot import acrobot
 from funrl.envs._bandits import bernoulli_bandit, gaussian_bandit
@@ -98,11 +98,12 @@ def names() -> list[str]:
     return list(_FACTORIES)
 
 
-def make(name: str, **settings: Any) -> Env:
-    """Return the environment with a name.
+def make(name: str, **settings: Any) -> Any:
+    """Return the environment with a name, an :class:`~funrl.env.Env`.
 
-    ``gymnasium:ID`` is gymnasium's environment of that id, on the host: :func:`funrl.envs.gymnasium.make`, with its settings.
-    ``dm_control:DOMAIN-TASK`` is a task of dm_control: :func:`funrl.envs.dm_control.make`, with its settings.
+    ``gymnasium:ID`` is a :class:`~funrl.env.VectorEnv` of gymnasium's environment of that id, on the host, by
+    :func:`funrl.envs.gymnasium.make`, with its settings; ``dm_control:DOMAIN-TASK`` is one of a task of dm_control, by
+    :func:`funrl.envs.dm_control.make`.
 
     Args:
         name: one of :func:`names`, ``gymnasium:ID`` or ``dm_control:DOMAIN-TASK``.

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.env import Env
+from funrl.env import Env, VectorEnv, with_label
 
 __all__ = ["vectorize"]
 
 
-def vectorize(env: Env, num_envs: int) -> Env:
-    """Return ``num_envs`` copies of a pure environment as one batched :class:`~funrl.env.Env`.
+def vectorize(env: Env, num_envs: int) -> VectorEnv:
+    """Return ``num_envs`` copies of a pure environment as one :class:`~funrl.env.VectorEnv`.
 
     Its ``reset`` and ``step`` take one key and split it: copy i gets ``split(key, num_envs)[i]``. Its spaces are those of one copy,
     and ``render`` returns uint8 [B, H, W, 3].
@@ -22,16 +22,16 @@ def vectorize(env: Env, num_envs: int) -> Env:
     number of dimensions decides, never a size, so that there is no ambiguity; all other shapes are an error.
 
     Args:
-        env: a pure environment, not batched.
+        env: a pure environment.
         num_envs: B >= 1, the number of copies.
 
     Returns:
-        The batched environment; the leaves of its states and timesteps are [B, ...].
+        The copies; the leaves of their states and timesteps are [B, ...].
 
     Raises:
         TypeError: if ``env`` is not an :class:`~funrl.env.Env`, or ``num_envs`` is not an integer.
-        ValueError: if ``env`` runs on the host or is batched already, or ``num_envs`` is less than 1. The functions of the batched
-            environment raise if an argument does not have the batch dimension.
+        ValueError: if ``env`` has copies already, or ``num_envs`` is less than 1. The functions of the result raise if an argument does
+            not have the batch dimension.
 
     Example:
         >>> import torch, funrl
@@ -43,16 +43,15 @@ def vectorize(env: Env, num_envs: int) -> Env:
         >>> timestep.observation.shape, timestep.reward
         (torch.Size([3, 4]), tensor([1., 1., 1.]))
     """
+    if isinstance(env, VectorEnv):
+        remedy = f"ask its make for num_envs={num_envs} instead" if env.host else "use torch.func.vmap for a further batch dimension"
+        raise ValueError(f"vectorize: env: {env.name} has {env.num_envs} copies already; {remedy}")
     if not isinstance(env, Env):
         raise TypeError(f"vectorize: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
     if not isinstance(num_envs, int) or isinstance(num_envs, bool):
         raise TypeError(f"vectorize: num_envs: expected an integer, got {num_envs!r}")
     if num_envs < 1:
         raise ValueError(f"vectorize: num_envs: expected at least 1, got {num_envs}")
-    if env.host:
-        raise ValueError(f"vectorize: env: {env.name} runs outside torch; ask its make for num_envs={num_envs} instead")
-    if env.num_envs is not None:
-        raise ValueError(f"vectorize: env: {env.name} has {env.num_envs} copies already; use torch.func.vmap for a further batch dimension")
     what = f"{env.name} x {num_envs}"
     default_params = env.default_params
 
@@ -66,39 +65,30 @@ def vectorize(env: Env, num_envs: int) -> Env:
 
         return torch.func.vmap(one, (0, dims))(arguments, tuple(leaves))
 
-    def reset(key: torch.Tensor, env_params: Any = default_params) -> Any:
-        return batched(env.reset, env_params, random.split(key, num_envs))
+    def chosen(where: torch.Tensor | None, new: Any, old: Any) -> Any:
+        return new if where is None else tree.where(where, new, old)
 
-    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = default_params) -> Any:
+    def reset(key: torch.Tensor, env_params: Any = default_params, state: Any = None, where: torch.Tensor | None = None) -> Any:
+        if where is not None:
+            _check_copies(state, num_envs, f"{what}: state")
+            _check_mask(where, num_envs, what)
+        new, timestep = batched(env.reset, env_params, random.split(key, num_envs))
+        return chosen(where, new, state), timestep
+
+    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = default_params, where: torch.Tensor | None = None) -> Any:
         _check_copies(state, num_envs, f"{what}: state")
         _check_copies(action, num_envs, f"{what}: action")
-        return batched(env.step, env_params, random.split(key, num_envs), state, action)
-
-    def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = default_params) -> Any:
-        _check_copies(state, num_envs, f"{what}: state")
-        _check_mask(where, num_envs, what)
-        new, timestep = reset(key, env_params)
-        return tree.where(where, new, state), timestep
-
-    def step_where(key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: Any = default_params) -> Any:
-        _check_mask(where, num_envs, what)
-        new, timestep = step(key, state, action, env_params)
-        return tree.where(where, new, state), timestep
+        if where is not None:
+            _check_mask(where, num_envs, what)
+        new, timestep = batched(env.step, env_params, random.split(key, num_envs), state, action)
+        return chosen(where, new, state), timestep
 
     def render(state: Any, env_params: Any = default_params) -> torch.Tensor:
         _check_copies(state, num_envs, f"{what}: state")
         return batched(env.render, env_params, state)
 
-    return env._replace(
-        reset=reset,
-        step=step,
-        render=None if env.render is None else render,
-        num_envs=num_envs,
-        reset_where=reset_where,
-        step_where=step_where,
-        below=env,
-        label=f"vectorize(num_envs={num_envs})",
-    )
+    copies = env._replace(reset=reset, step=step, render=None if env.render is None else render)
+    return with_label(VectorEnv(*copies, num_envs), f"vectorize(num_envs={num_envs})", below=env)
 
 
 def _dims(env_params: Any, default_params: Any, num_envs: int, what: str) -> tuple[int | None, ...]:

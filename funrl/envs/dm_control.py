@@ -1,4 +1,4 @@
-"""The bridge to dm_control: tasks of its suite, with MuJoCo's physics and rendering, as an :class:`~funrl.env.Env`."""
+"""The bridge to dm_control: tasks of its suite, with MuJoCo's physics and rendering, as a :class:`~funrl.env.VectorEnv`."""
 
 import ctypes.util
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from funrl._check import nearest
-from funrl.env import Env
+from funrl.env import VectorEnv, with_label
 from funrl.envs import gymnasium as bridge
 from funrl.envs.gymnasium import settings_text
 
@@ -42,7 +42,7 @@ def make(
     domain: str,
     task: str,
     *,
-    num_envs: int | None = None,
+    num_envs: int = 1,
     vectorization: str = "sync",
     frame_skip: int = 1,
     from_pixels: bool = False,
@@ -52,8 +52,8 @@ def make(
     camera: int | str = 0,
     timeout: float = 60.0,
     **settings: Any,
-) -> Env:
-    """Return a task of dm_control's suite, or ``num_envs`` copies of it, as an :class:`~funrl.env.Env` that runs on the host.
+) -> VectorEnv:
+    """Return ``num_envs`` copies of a task of dm_control's suite as a :class:`~funrl.env.VectorEnv` that runs on the host.
 
     It is an environment like those of :func:`funrl.envs.gymnasium.make`: its state is a token that can be used once, each reset seeds
     the task from its key, so that the same keys give the same episodes, and it should be closed after use.
@@ -64,7 +64,7 @@ def make(
     Args:
         domain: such as ``"cartpole"``.
         task: such as ``"swingup"``; :func:`names` lists the pairs.
-        num_envs: B >= 1 for a batched environment; None for a single one.
+        num_envs: B >= 1, the number of copies.
         vectorization: ``"sync"`` or ``"async"``, as for :func:`funrl.envs.gymnasium.make`. Processes are spawned, as OpenGL does not
             work after a fork: this takes some seconds, and a script needs ``if __name__ == "__main__":``.
         frame_skip: how often to repeat each action; rewards are summed, and the repetition stops at the end of the episode.
@@ -91,7 +91,7 @@ def make(
         >>> with make("cartpole", "swingup") as env:
         ...     state, timestep = env.reset(funrl.random.key(0))
         >>> timestep.observation["position"].shape, env.action_space.high, env.max_episode_steps
-        (torch.Size([3]), tensor([1.], dtype=torch.float64), 1000)
+        (torch.Size([1, 3]), tensor([1.], dtype=torch.float64), 1000)
 
     Reference: S. Tunyasuvunakool et al., "dm_control: software and tasks for continuous control", 2020, arXiv:2006.12983.
     """
@@ -119,9 +119,8 @@ def make(
         render_mode="rgb_array",
     )
     picture = {"height": height, "width": width, "camera": camera}
-    env = env._replace(
-        label=settings_text(make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, **picture, **settings)
-    )
+    options = {"frame_skip": frame_skip, "from_pixels": from_pixels, "pixels_only": pixels_only}
+    env = with_label(env, settings_text(make, **options, **picture, **settings))
     limit = suite.load(domain, task, settings)._step_limit
     return env if limit == math.inf else env._replace(max_episode_steps=math.ceil(limit / frame_skip))
 

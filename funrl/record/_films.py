@@ -18,7 +18,7 @@ import torch
 from funrl import envs
 from funrl.acting import Act, Evaluation, evaluate
 from funrl.compiler import compile
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Env, Timestep, VectorEnv, on_host
 
 __all__ = ["SUFFIXES", "film", "grid", "video"]
 
@@ -66,7 +66,7 @@ def film(
     key: torch.Tensor,
     env_params: Any,
     *,
-    env: Env,
+    env: AnyEnv,
     act: Act | None = None,
     num_episodes: int = 1,
     max_steps: int | None = None,
@@ -85,8 +85,8 @@ def film(
         params: the parameters of ``act``.
         key: a key [].
         env_params: the physical constants.
-        env: the environment, pure or on the host, single or batched. It has to have ``render``: gymnasium's do with
-            ``render_mode="rgb_array"``.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv`, pure or on the host. It has to have ``render``:
+            gymnasium's do with ``render_mode="rgb_array"``.
         act: ``act(params, key, observation) -> (action, extras)`` or a :class:`funrl.policies.StatefulPolicy`, such as the ``greedy`` of
             an algorithm. None: random actions.
         num_episodes: N >= 1.
@@ -111,11 +111,11 @@ def film(
         tensor([9, 9])
     """
     if env.render is None:
-        remedy = 'make it with render_mode="rgb_array"' if env.host else "give it a function render(state, env_params)"
+        remedy = 'make it with render_mode="rgb_array"' if on_host(env) else "give it a function render(state, env_params)"
         raise ValueError(f"film: env: {env.name} has no pictures; {remedy}")
     if not isinstance(num_episodes, int) or num_episodes < 1:
         raise ValueError(f"film: num_episodes: expected an integer of at least 1, got {num_episodes!r}")
-    if env.num_envs is None and not env.host:
+    if isinstance(env, Env):
         env = envs.vectorize(env, num_episodes)
     with _writing("film", path, frames_per_second) as append:
         if progress:
@@ -174,13 +174,12 @@ def grid(pictures: Any, columns: int | None = None) -> np.ndarray:
     return whole[:-2, :-2]
 
 
-def _filmed(env: Env, num_episodes: int, append: Callable[[torch.Tensor], None]) -> Env:
+def _filmed(env: VectorEnv, num_episodes: int, append: Callable[[torch.Tensor], None]) -> VectorEnv:
     """Return the environment with functions that pass a picture to ``append`` after each reset and step.
 
-    The result is a host environment, even for a pure one: each picture is written at once, so that a video need not fit into memory.
+    The result is on the host, even for a pure one: each picture is written at once, so that a video need not fit into memory.
     """
-    copies = 1 if env.num_envs is None else env.num_envs
-    shares = [len(range(copy, num_episodes, copies)) for copy in range(min(copies, num_episodes))]  # as evaluate does
+    shares = [len(range(copy, num_episodes, env.num_envs)) for copy in range(min(env.num_envs, num_episodes))]  # as evaluate does
     playing = [-1] * len(shares)  # the index of each copy's running episode
     shown: torch.Tensor | None = None
     render = _renderer(env)
@@ -190,8 +189,7 @@ def _filmed(env: Env, num_episodes: int, append: Callable[[torch.Tensor], None])
 
     def show(state: Any, env_params: Any) -> None:
         nonlocal shown
-        new = render(state, env_params).cpu()
-        new = new[None] if env.num_envs is None else new[: len(shares)]
+        new = render(state, env_params).cpu()[: len(shares)]
         shown = new if shown is None else torch.where(over()[:, None, None, None], shown, new)
         append(shown)
 
@@ -205,14 +203,9 @@ def _filmed(env: Env, num_episodes: int, append: Callable[[torch.Tensor], None])
         if any(where[copy] and playing[copy] < share for copy, share in enumerate(shares)):
             show(state, env_params)
 
-    def reset(key: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
-        state, timestep = env.reset(key, env_params)
-        begin([True] * copies, state, env_params)
-        return state, timestep
-
-    def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
-        state, timestep = env.reset_where(key, state, where, env_params)
-        begin(where.tolist(), state, env_params)
+    def reset(key: torch.Tensor, env_params: Any, state: Any = None, where: torch.Tensor | None = None) -> tuple[Any, Timestep]:
+        state, timestep = env.reset(key, env_params, state, where)
+        begin([True] * env.num_envs if where is None else where.tolist(), state, env_params)
         return state, timestep
 
     def step(key: torch.Tensor, state: Any, action: Any, env_params: Any) -> tuple[Any, Timestep]:
@@ -220,10 +213,10 @@ def _filmed(env: Env, num_episodes: int, append: Callable[[torch.Tensor], None])
         show(state, env_params)
         return state, timestep
 
-    return env._replace(reset=reset, reset_where=None if env.num_envs is None else reset_where, step=step, host=True)
+    return env._replace(reset=reset, step=step, host=True)
 
 
-def _renderer(env: Env) -> Callable[[Any, Any], torch.Tensor]:
+def _renderer(env: VectorEnv) -> Callable[[Any, Any], torch.Tensor]:
     """Return ``env.render`` that compiles itself once it has been called long enough."""
     if env.host:
         return env.render

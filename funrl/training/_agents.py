@@ -9,6 +9,7 @@ from funrl import random, tree
 from funrl.acting import Evaluation, evaluate
 from funrl.algos import Algorithm
 from funrl.compiler import compile
+from funrl.env import on_host
 
 __all__ = ["agent_keys", "evaluate_agents", "over_agents", "player"]
 
@@ -51,7 +52,7 @@ def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any
         return evaluate(params, random.fold_in(k, -1), env_params, env=algo.env, act=algo.greedy, num_episodes=num_episodes)
 
     play_all = over_agents(play, num_agents)
-    if algo.env.max_episode_steps > _MANY_STEPS and not algo.env.host:
+    if algo.env.max_episode_steps > _MANY_STEPS and not on_host(algo.env):
         play_all = compile(play_all)
     return lambda state, key: play_all(state.learner.params, agent_keys(key, num_agents), _params_of(algo, state, key, num_agents))
 

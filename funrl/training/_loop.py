@@ -12,6 +12,7 @@ import torch
 from funrl import checkpoint, compiler, random, record, runs, tree
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
+from funrl.env import on_host
 from funrl.runs import Folder, RunError, check_metrics, check_no_checkpoint_is_lost, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
 from funrl.training._agents import agent_keys, evaluate_agents, over_agents
@@ -188,7 +189,7 @@ class _End(NamedTuple):
 def _source(algo: Algorithm, keys: torch.Tensor, num_agents: int, collector: Any, backend: str) -> experience.Experience:
     if collector is not None:
         return experience.collected(algo, collector, backend)
-    return experience.on_the_host(algo, keys) if algo.env.host else experience.pure(algo, num_agents, backend)
+    return experience.on_the_host(algo, keys) if on_host(algo.env) else experience.pure(algo, num_agents, backend)
 
 
 def _enter(
@@ -317,7 +318,7 @@ def _check_arguments(
         )
     if collector is not None:
         _check_collector(algo, collector, num_agents)
-    if algo.env.host and num_agents > 1:
+    if on_host(algo.env) and num_agents > 1:
         raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
     if not checkpoint_every >= 0:
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")

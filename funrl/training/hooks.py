@@ -23,7 +23,7 @@ import torch
 from funrl import checkpoint, random, tree
 from funrl._check import nearest
 from funrl.algos import Algorithm
-from funrl.env import Env
+from funrl.env import AnyEnv, on_host
 from funrl.runs import RunError
 from funrl.training._agents import player
 
@@ -73,7 +73,7 @@ def every(steps: int, *hooks: Hook) -> Every:
     return Every(steps, hooks)
 
 
-def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, env: Env | None = None) -> Hook:
+def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, env: AnyEnv | None = None) -> Hook:
     """Evaluate each agent on whole episodes without exploration, and add the means ``evaluation_return`` and ``evaluation_length``.
 
     Args:
@@ -95,7 +95,7 @@ def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, en
     """
     if num_episodes < 1:
         raise ValueError(f"evaluation: num_episodes: expected at least 1, got {num_episodes}")
-    if env is None and algo.env.host:
+    if env is None and on_host(algo.env):
         raise ValueError(
             f"evaluation: env: {algo.env.name} runs outside torch, and cannot be used while agents learn in it; give another one, "
             "made by funrl.envs.make, or this one if the workers of a collector gather the experience"

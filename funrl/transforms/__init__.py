@@ -1,4 +1,4 @@
-"""Transforms of environments, ``Env -> Env``, and :func:`compose`, which chains them."""
+"""Transforms of environments, pure ones and copies alike, and :func:`compose`, which chains them."""
 
 from funrl.transforms._action import LastAction, action_discretize, action_mask, action_scale, sticky_actions
 from funrl.transforms._core import Transform, TransformState, compose, parent, stateful, stateless

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform, stateful, stateless
 from funrl.transforms._parts import add_entry, check_count, check_number, describe, label, misfit, neutral, signal
@@ -34,7 +34,7 @@ def action_scale(low: float | torch.Tensor = -1.0, high: float | torch.Tensor = 
         (tensor([1.]), tensor([2.]))
     """
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         below = _bounded("action_scale", env.action_space)
         space = Box(low, high, below.shape, below.dtype)
         if not bool((space.low < space.high).all()):
@@ -74,7 +74,7 @@ def action_discretize(bins: int | Sequence[int]) -> Transform:
     for number in (bins,) if not isinstance(bins, Sequence) else bins:
         check_count("action_discretize", "bins", number)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         below = _bounded("action_discretize", env.action_space)
         number = below.low.numel()
         nvec = tuple(bins) if isinstance(bins, Sequence) else (bins,) * number
@@ -131,7 +131,7 @@ def action_mask(in_key: str = "action_mask") -> Transform:
         True
     """
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         actions = env.action_space
         if not isinstance(actions, Discrete):
             raise misfit("action_mask", "the action", "Discrete", actions, "put action_discretize before it")
@@ -216,7 +216,7 @@ def sticky_actions(probability: float = 0.25) -> Transform:
         action = tree.where(repeat & last.taken, last.action, tree.map(lambda x, old: x.to(old.dtype), action, last.action))
         return LastAction(action, torch.ones_like(last.taken)), action
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         space = env.action_space
         return stateful(
             env,

@@ -1,16 +1,17 @@
-"""Composition of transforms: ``compose``, ``parent``, and functions that build an Env from functions of a single copy."""
+"""Composition of transforms: ``compose``, ``parent``, and functions that make a transform of functions of a single copy."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Env, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
 
 __all__ = ["Transform", "TransformState", "compose", "parent", "stateful", "stateless"]
 
-Transform = Callable[[Env], Env]
+Transform = Callable[[AnyEnv], AnyEnv]
+_E = TypeVar("_E", bound=Env | VectorEnv)
 
 
 @tree.dataclass
@@ -26,17 +27,17 @@ class TransformState:
     own: Any
 
 
-def compose(env: Env, *transforms: Transform) -> Env:
+def compose(env: _E, *transforms: Transform) -> _E:
     """Apply transforms to ``env``, in the given order.
 
     ``repr`` of the result shows the chain.
 
     Args:
-        env: any environment: pure or on the host, single or batched.
-        *transforms: functions ``Env -> Env``, as the factories of :mod:`funrl.transforms` return them.
+        env: an :class:`~funrl.env.Env` or a :class:`~funrl.env.VectorEnv`; the result is of the same kind.
+        *transforms: functions of an environment that return one, as the factories of :mod:`funrl.transforms` return them.
 
     Raises:
-        TypeError: if ``env`` is not an Env, or a transform is not a function that returns one.
+        TypeError: if ``env`` is not an environment, or a transform is not a function that returns one.
 
     Example:
         >>> import funrl
@@ -50,25 +51,26 @@ def compose(env: Env, *transforms: Transform) -> Env:
         >>> env.observation_space.shape, env.max_episode_steps
         ((4, 4), 100)
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"compose: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+    if not isinstance(env, AnyEnv):
+        raise TypeError(f"compose: env: expected an Env or a VectorEnv, got {type(env).__name__}; funrl.envs.make returns one")
+    made: AnyEnv = env
     for number, transform in enumerate(transforms, 1):
         if not callable(transform):
             raise TypeError(f"compose: transform {number}: expected a function, got {type(transform).__name__}; write time_limit(100)")
-        env = transform(env)
-        if not isinstance(env, Env):
+        made = transform(made)
+        if not isinstance(made, AnyEnv):
             raise TypeError(
-                f"compose: transform {number}: expected a function that returns an Env, got {type(env).__name__}; "
+                f"compose: transform {number}: expected a function that returns an environment, got {type(made).__name__}; "
                 "call its factory first: time_limit(100), not time_limit"
             )
-    return env
+    return cast(_E, made)
 
 
-def parent(env: Env) -> Env | None:
+def parent(env: AnyEnv) -> AnyEnv | None:
     """Return the environment below the last transform of ``env``, or None if it has no transform.
 
     Raises:
-        TypeError: if ``env`` is not an Env.
+        TypeError: if ``env`` is not an environment.
 
     Example:
         >>> import funrl
@@ -79,23 +81,23 @@ def parent(env: Env) -> Env | None:
             reward_clip(low=-1.0, high=1.0),
         )
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"parent: env: expected an Env, got {type(env).__name__}")
+    if not isinstance(env, AnyEnv):
+        raise TypeError(f"parent: env: expected an Env or a VectorEnv, got {type(env).__name__}")
     return env.below
 
 
 def stateless(
-    env: Env,
+    env: _E,
     label: str,
     *,
     start: Callable[[Timestep], Timestep] | None = None,
     act: Callable[[Any], Any] | None = None,
     finish: Callable[[Timestep], Timestep] | None = None,
     **fields: Any,
-) -> Env:
+) -> _E:
     """Return ``env`` with a stateless transform; the state is that of ``env``.
 
-    The functions are those of a single copy. They are vmapped over the copies of a batched environment.
+    The functions are those of a single copy. They are vmapped over the copies of a :class:`~funrl.env.VectorEnv`.
 
     Args:
         env: the environment below.
@@ -128,7 +130,7 @@ def stateless(
 
 
 def stateful(
-    env: Env,
+    env: _E,
     label: str,
     *,
     start: Callable[[Timestep], tuple[Any, Timestep]],
@@ -136,11 +138,11 @@ def stateful(
     finish: Callable[[Any, Timestep], tuple[Any, Timestep]],
     draw: Callable[[torch.Tensor], Any] | None = None,
     **fields: Any,
-) -> Env:
+) -> _E:
     """Return ``env`` with a transform that has a state within an episode, in a :class:`TransformState`.
 
-    The functions are those of a single copy. They are vmapped over the copies of a batched environment. The state of a copy outside a
-    mask does not change.
+    The functions are those of a single copy. They are vmapped over the copies of a :class:`~funrl.env.VectorEnv`. The state
+    of a copy outside a mask does not change.
 
     Args:
         env: the environment below.
@@ -176,7 +178,7 @@ def stateful(
 
 
 def _build(
-    env: Env,
+    env: _E,
     label: str,
     *,
     start: Callable[..., Any] | None,
@@ -186,53 +188,36 @@ def _build(
     split: Callable[..., Any],
     join: Callable[..., Any],
     fields: dict[str, Any],
-) -> Env:
+) -> _E:
     prepare, begun, stepped = _hooks(env, start, act, finish, draw)
+    reset_below, step_below = masked(env)
 
-    def reset(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
-        below, timestep = env.reset(key, env_params)
+    def reset(
+        key: torch.Tensor, env_params: Any = env.default_params, state: Any = None, where: torch.Tensor | None = None
+    ) -> tuple[Any, Timestep]:
+        below, old = (None, None) if where is None else split(state)
+        below, timestep = reset_below(key, env_params, below, where)
         own, timestep = begun(timestep)
-        return join(below, own), timestep
+        return join(below, own if where is None else tree.where(where, own, old)), timestep
 
-    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
-        below, own = split(state)
-        key, own, action = prepare(key, own, action)
-        below, timestep = env.step(key, below, action, env_params)
-        own, timestep = stepped(own, timestep)
-        return join(below, own), timestep
-
-    def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
-        below, old = split(state)
-        below, timestep = env.reset_where(key, below, where, env_params)
-        own, timestep = begun(timestep)
-        return join(below, tree.where(where, own, old)), timestep
-
-    def step_where(
-        key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: Any = env.default_params
+    def step(
+        key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None
     ) -> tuple[Any, Timestep]:
         below, old = split(state)
         key, own, action = prepare(key, old, action)
-        below, timestep = env.step_where(key, below, action, where, env_params)
+        below, timestep = step_below(key, below, action, env_params, where)
         own, timestep = stepped(own, timestep)
-        return join(below, tree.where(where, own, old)), timestep
+        return join(below, own if where is None else tree.where(where, own, old)), timestep
 
     def render(state: Any, env_params: Any = env.default_params) -> torch.Tensor:
         return env.render(split(state)[0], env_params)
 
-    return env._replace(
-        reset=reset,
-        step=step,
-        reset_where=None if env.num_envs is None else reset_where,
-        step_where=None if env.num_envs is None else step_where,
-        render=None if env.render is None else render,
-        below=env,
-        label=label,
-        **fields,
-    )
+    new = env._replace(reset=reset, step=step, render=None if env.render is None else render, **fields)
+    return with_label(new, label, below=env)
 
 
 def _hooks(
-    env: Env,
+    env: AnyEnv,
     start: Callable[..., Any] | None,
     act: Callable[..., Any] | None,
     finish: Callable[..., Any] | None,
@@ -240,28 +225,25 @@ def _hooks(
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """Return what is called before a step, after a reset and after a step, for all copies of ``env``; what is None does nothing."""
 
-    def each(f: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.func.vmap(f) if env.num_envs is not None else f
-
     def prepare(key: torch.Tensor, own: Any, action: Any) -> tuple[torch.Tensor, Any, Any]:
         noise = ()
         if draw is not None:
             key, own_key = random.split(key).unbind(0)
-            noise = each(draw)(random.split(own_key, env.num_envs) if env.num_envs is not None else own_key)
-        own, action = (own, action) if act is None else each(act)(noise, own, action)
+            noise = over_copies(env, draw)(copy_keys(env, own_key))
+        own, action = (own, action) if act is None else over_copies(env, act)(noise, own, action)
         return key, own, action
 
     def begun(timestep: Timestep) -> tuple[Any, Timestep]:
-        return ((), timestep) if start is None else each(start)(timestep)
+        return ((), timestep) if start is None else over_copies(env, start)(timestep)
 
     def stepped(own: Any, timestep: Timestep) -> tuple[Any, Timestep]:
-        return (own, timestep) if finish is None else each(finish)(own, timestep)
+        return (own, timestep) if finish is None else over_copies(env, finish)(own, timestep)
 
     return prepare, begun, stepped
 
 
 def step_some(
-    env: Env, key: torch.Tensor, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
+    env: AnyEnv, key: torch.Tensor, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
 ) -> tuple[Any, Timestep]:
     """Step the copies in the mask; state and ``timestep`` of the others do not change.
 
@@ -274,21 +256,17 @@ def step_some(
         where: bool [] or [B].
         env_params: the constants.
     """
-    if env.host and not bool(where.any()):
+    if on_host(env) and not bool(where.any()):
         return state, timestep
-    if env.num_envs is not None:
-        state, new = env.step_where(key, state, action, where, env_params)
-        return state, tree.where(where, new, timestep)
-    new = env.step(key, state, action, env_params)
-    return new if env.host else tree.where(where, new, (state, timestep))
+    state, new = masked(env)[1](key, state, action, env_params, where)
+    return state, tree.where(where, new, timestep)
 
 
-def reset_some(env: Env, key: torch.Tensor, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
+def reset_some(
+    env: AnyEnv, key: torch.Tensor, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any
+) -> tuple[Any, Timestep]:
     """Reset the copies in the mask; state and ``timestep`` of the others do not change. Arguments as for :func:`step_some`."""
-    if env.host and not bool(where.any()):
+    if on_host(env) and not bool(where.any()):
         return state, timestep
-    if env.num_envs is not None:
-        state, new = env.reset_where(key, state, where, env_params)
-        return state, tree.where(where, new, timestep)
-    new = env.reset(key, env_params)
-    return new if env.host else tree.where(where, new, (state, timestep))
+    state, new = masked(env)[0](key, env_params, state, where)
+    return state, tree.where(where, new, timestep)

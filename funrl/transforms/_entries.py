@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box, Dict
 from funrl.transforms._core import Transform, stateless
 from funrl.transforms._parts import key_names, label, misfit, parts
@@ -31,7 +31,7 @@ def select(in_keys: Sequence[str]) -> Transform:
     """
     kept = key_names("select", "in_keys", in_keys)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         spaces = _entries(env, "select", kept)
         return _keep(env, label("select", in_keys=list(kept)), {name: name for name in spaces if name in kept})
 
@@ -56,7 +56,7 @@ def exclude(in_keys: Sequence[str]) -> Transform:
     """
     dropped = key_names("exclude", "in_keys", in_keys)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         spaces = _entries(env, "exclude", dropped)
         if len(dropped) == len(spaces):
             raise misfit("exclude", "observation", "an entry that remains", env.observation_space, "name fewer entries")
@@ -89,7 +89,7 @@ def rename(in_keys: Sequence[str], out_keys: Sequence[str]) -> Transform:
         raise ValueError(f"rename: out_keys: expected {len(old)} names, one for each of {list(old)}, got {list(new)}")
     called = dict(zip(old, new, strict=True))
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         spaces = _entries(env, "rename", old)
         for name in new:
             if name in spaces and name not in called:
@@ -131,7 +131,7 @@ def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = N
     def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([x.reshape(1) if x.ndim == 0 else x for x in tensors], dim)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         space = env.observation_space
         keys = sorted(space.spaces) if joined is None and isinstance(space, Dict) else joined
         where = parts(env, "cat_tensors", keys)
@@ -178,13 +178,13 @@ def _boxes(spaces: Sequence[tuple[Any, str]], dim: int) -> list[Box]:
     return [space for space, _ in spaces]
 
 
-def _entries(env: Env, transform: str, keys: Sequence[str]) -> dict[str, Any]:
+def _entries(env: AnyEnv, transform: str, keys: Sequence[str]) -> dict[str, Any]:
     """Check that ``keys`` are entries of the observation space, and return all its entries."""
     parts(env, transform, keys)
     return env.observation_space.spaces
 
 
-def _keep(env: Env, shown: str, sources: dict[str, str]) -> Env:
+def _keep(env: AnyEnv, shown: str, sources: dict[str, str]) -> AnyEnv:
     """Return ``env`` with observations that have the entries of ``sources``, a dict from new names to old ones."""
 
     def observe(timestep: Timestep) -> Timestep:

@@ -6,7 +6,7 @@ import torch
 
 from funrl import random, tree
 from funrl.compiler import scan
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep, masked, with_label
 from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms._core import Transform, reset_some, stateful, stateless, step_some
 from funrl.transforms._parts import add_entry, check_count, label, misfit, neutral, signal
@@ -39,7 +39,7 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
     """
     check_count("noop_reset", "noops", noops)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         if action is not None and not bool(env.action_space.contains(action)):
             raise ValueError(f"noop_reset: action: expected an element of {env.action_space}, got {action!r}; give a tensor like a sample")
 
@@ -67,21 +67,14 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
             no = torch.zeros_like(timestep.done)
             return state, timestep.replace(reward=torch.zeros_like(timestep.reward), terminated=no, truncated=no.clone())
 
-        def reset(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
+        def reset(
+            key: torch.Tensor, env_params: Any = env.default_params, state: Any = None, where: torch.Tensor | None = None
+        ) -> tuple[Any, Timestep]:
             reset_key, idle_key = random.split(key).unbind(0)
-            result = env.reset(reset_key, env_params)
-            return idle(idle_key, result, torch.ones_like(result[1].done), env_params)
+            result = masked(env)[0](reset_key, env_params, state, where)
+            return idle(idle_key, result, torch.ones_like(result[1].done) if where is None else where, env_params)
 
-        def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
-            reset_key, idle_key = random.split(key).unbind(0)
-            return idle(idle_key, env.reset_where(reset_key, state, where, env_params), where, env_params)
-
-        return env._replace(
-            reset=reset,
-            reset_where=None if env.num_envs is None else reset_where,
-            below=env,
-            label=label("noop_reset", noops=noops, action=action),
-        )
+        return with_label(env._replace(reset=reset), label("noop_reset", noops=noops, action=action), below=env)
 
     return apply
 
@@ -107,7 +100,7 @@ def frame_skip(num: int) -> Transform:
     """
     check_count("frame_skip", "num", num)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         def repeat(keys: Any, result: Any, action: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
             """Take the steps after the first one in the copies in the mask."""
             state, timestep = result
@@ -118,24 +111,15 @@ def frame_skip(num: int) -> Transform:
                 total = torch.where(going, total + timestep.reward, total)
             return state, timestep.replace(reward=total)
 
-        def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params) -> tuple[Any, Timestep]:
-            first, *others = random.split(key, num).unbind(0)
-            result = env.step(first, state, action, env_params)
-            return repeat(others, result, action, torch.ones_like(result[1].done), env_params)
-
-        def step_where(
-            key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: Any = env.default_params
+        def step(
+            key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None
         ) -> tuple[Any, Timestep]:
             first, *others = random.split(key, num).unbind(0)
-            return repeat(others, env.step_where(first, state, action, where, env_params), action, where, env_params)
+            result = masked(env)[1](first, state, action, env_params, where)
+            return repeat(others, result, action, torch.ones_like(result[1].done) if where is None else where, env_params)
 
-        return env._replace(
-            step=step,
-            step_where=None if env.num_envs is None else step_where,
-            max_episode_steps=-(-env.max_episode_steps // num),
-            below=env,
-            label=label("frame_skip", num=num),
-        )
+        new = env._replace(step=step, max_episode_steps=-(-env.max_episode_steps // num))
+        return with_label(new, label("frame_skip", num=num), below=env)
 
     return apply
 
@@ -167,7 +151,7 @@ def time_limit(max_steps: int) -> Transform:
         time = time + 1
         return time, timestep.replace(truncated=timestep.truncated | (time >= max_steps))
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         return stateful(
             env,
             label("time_limit", max_steps=max_steps),
@@ -199,7 +183,7 @@ def step_counter(*, out_key: str = "step_count") -> Transform:
         (tensor(0), tensor(1))
     """
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         put, space = add_entry(env, "step_counter", out_key, Box(0, 2**31 - 1, (), torch.int64))
 
         def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
@@ -235,7 +219,7 @@ def init_tracker(*, out_key: str = "is_init") -> Transform:
         (tensor(True), tensor(False))
     """
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         put, space = add_entry(env, "init_tracker", out_key, Binary())
         return stateless(
             env,
@@ -280,7 +264,7 @@ def end_of_life(in_key: str = "lives") -> Transform:
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015.
     """
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         read, entry = signal(env, "end_of_life", in_key)
         if entry is not None and not (isinstance(entry, (Box, Discrete)) and entry.shape == ()):
             raise misfit("end_of_life", f"observation[{in_key!r}]", "a single number", entry, "name the number of lives with in_key")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Binary, Box
 from funrl.transforms._core import Transform, stateful
 from funrl.transforms._parts import as_box, check_count, check_tensor, moved, parts
@@ -53,7 +53,7 @@ def frame_stack(
         low, high = (torch.stack([extreme(bound, torch.zeros_like(bound))] * (num - 1) + [bound]) for extreme, bound in _ends(box))
         return Box(low, high, dtype=box.dtype, layout=_layout(box))
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         return _look_back(env, "frame_stack", in_keys, out_keys, {"num": num, "padding": padding}, fill, lambda stack: stack, stacked)
 
     return apply
@@ -98,14 +98,14 @@ def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: S
     def fill(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x] * num)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         return _look_back(env, "time_max_pool", in_keys, out_keys, {"num": num}, fill, lambda stack: stack.amax(0), lambda space: space)
 
     return apply
 
 
 def _look_back(
-    env: Env,
+    env: AnyEnv,
     name: str,
     in_keys: Sequence[str] | None,
     out_keys: Sequence[str] | None,
@@ -113,7 +113,7 @@ def _look_back(
     fill: Callable[[torch.Tensor], torch.Tensor],
     show: Callable[[torch.Tensor], torch.Tensor],
     follow: Callable[[Any], Any],
-) -> Env:
+) -> AnyEnv:
     """Return ``env`` with parts of its observations replaced by ``show(stack)`` of their last observations.
 
     ``fill(x)`` is the stack of the first observation, and ``follow(space)`` the space of the result of ``show``.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from funrl.env import Env
+from funrl.env import AnyEnv
 from funrl.spaces import Box, picture_layout
 from funrl.transforms._core import Transform
 from funrl.transforms._parts import Map, check_count, map_parts, misfit, parts
@@ -53,7 +53,7 @@ def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[
 
         return Box(f(space.low, torch.float32), f(space.high, torch.float32), layout="chw"), f
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         where = parts(env, "to_tensor_image", in_keys, out_keys, default=PIXELS)
         return map_parts(env, where, where.label(), fit)
 
@@ -100,7 +100,7 @@ def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] |
         followed = Box(low, high, dtype=space.dtype, layout=_LAYOUTS[dim])
         return followed, lambda x, _: f(x) if space.dtype == torch.uint8 else _within(f(x), low, high)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         where = parts(env, "grayscale", in_keys, out_keys, default=PIXELS)
         return map_parts(env, where, where.label(), fit)
 
@@ -158,7 +158,7 @@ def resize(
         low, high = space.low.amin(sides, keepdim=True), space.high.amax(sides, keepdim=True)
         return Box(low, high, shape, space.dtype, _LAYOUTS[dim]), lambda x, _: _within(f(x), low, high).to(x.dtype)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         where = parts(env, "resize", in_keys, out_keys, default=PIXELS)
         return map_parts(env, where, where.label(height=height, width=width, mode=mode), fit)
 
@@ -210,7 +210,7 @@ def center_crop(
 
         return Box(f(space.low), f(space.high), dtype=space.dtype, layout=_LAYOUTS[dim]), lambda x, _: f(x)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         where = parts(env, "center_crop", in_keys, out_keys, default=PIXELS)
         return map_parts(env, where, where.label(height=height, width=width), fit)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep, on_host
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 from funrl.transforms._core import stateless
 
@@ -59,7 +59,7 @@ class Parts:
         return label(self.transform, **keys, **settings)
 
 
-def parts(env: Env, transform: str, in_keys: Any, out_keys: Any = None, *, default: str | None = None) -> Parts:
+def parts(env: AnyEnv, transform: str, in_keys: Any, out_keys: Any = None, *, default: str | None = None) -> Parts:
     """Return the parts of the observations of ``env`` with the names ``in_keys``.
 
     Args:
@@ -104,7 +104,7 @@ def key_names(transform: str, argument: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def map_parts(env: Env, where: Parts, label: str, fit: Callable[[Any, str], tuple[Any, Map]]) -> Env:
+def map_parts(env: AnyEnv, where: Parts, label: str, fit: Callable[[Any, str], tuple[Any, Map]]) -> AnyEnv:
     """Return ``env`` with a function applied to each part of its observations.
 
     Args:
@@ -123,7 +123,7 @@ def map_parts(env: Env, where: Parts, label: str, fit: Callable[[Any, str], tupl
     return stateless(env, label, start=observe, finish=observe, observation_space=where.replace(spaces))
 
 
-def add_entry(env: Env, transform: str, name: Any, space: Any) -> tuple[Callable[[Timestep, torch.Tensor], Timestep], Any]:
+def add_entry(env: AnyEnv, transform: str, name: Any, space: Any) -> tuple[Callable[[Timestep, torch.Tensor], Timestep], Any]:
     """Return ``put(timestep, value)``, which adds an entry to the observation, and the new observation space.
 
     A plain observation becomes the entry ``"observation"`` of a dict.
@@ -142,7 +142,7 @@ def add_entry(env: Env, transform: str, name: Any, space: Any) -> tuple[Callable
     return put, Dict({**spaces, name: space})
 
 
-def signal(env: Env, transform: str, name: Any) -> tuple[Callable[[Timestep], torch.Tensor], Any]:
+def signal(env: AnyEnv, transform: str, name: Any) -> tuple[Callable[[Timestep], torch.Tensor], Any]:
     """Return ``read(timestep)``, which reads a tensor from the observation or otherwise from info, and its space, None for info.
 
     Raises:
@@ -160,7 +160,7 @@ def signal(env: Env, transform: str, name: Any) -> tuple[Callable[[Timestep], to
             raise ValueError(
                 f"{transform}: in_key: expected an entry {name!r} in the observation or in info, got {describe(space)} and "
                 f"{sorted(timestep.info)}; name one that {env.name} has"
-                + ("; entries of gymnasium's info come with make(..., info=[...]) or wrap(..., info=[...])" if env.host else "")
+                + ("; entries of gymnasium's info come with make(..., info=[...]) or wrap(..., info=[...])" if on_host(env) else "")
             )
         return timestep.info[name]
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box
 from funrl.transforms._core import Transform, stateful, stateless
 from funrl.transforms._parts import add_entry, check_number, label
@@ -33,7 +33,7 @@ def reward_scale(scale: float, *, loc: float = 0.0) -> Transform:
     check_number("reward_scale", "scale", scale)
     check_number("reward_scale", "loc", loc)
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         shown = label("reward_scale", scale=scale, loc=loc)
         return stateless(env, shown, finish=lambda timestep: timestep.replace(reward=timestep.reward * scale + loc))
 
@@ -61,7 +61,7 @@ def reward_clip(low: float = -1.0, high: float = 1.0) -> Transform:
     if not check_number("reward_clip", "low", low, finite=False) < check_number("reward_clip", "high", high, finite=False):
         raise ValueError(f"reward_clip: expected low < high, got low={low}, high={high}; swap them")
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         shown = label("reward_clip", low=low, high=high)
         return stateless(env, shown, finish=lambda timestep: timestep.replace(reward=timestep.reward.clamp(low, high)))
 
@@ -91,7 +91,7 @@ def reward_sum(*, out_key: str = "episode_return") -> Transform:
         tensor(3.)
     """
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         put, space = add_entry(env, "reward_sum", out_key, Box(-math.inf, math.inf, ()))
 
         def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
@@ -134,7 +134,7 @@ def target_return(target: float, *, mode: str = "reduce", out_key: str = "target
     if mode not in ("reduce", "constant"):
         raise ValueError(f"target_return: mode: expected 'reduce' or 'constant', got {mode!r}")
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         put, space = add_entry(env, "target_return", out_key, Box(-math.inf, math.inf, ()))
 
         def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:

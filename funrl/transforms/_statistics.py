@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from funrl import stats, tree
-from funrl.env import Env, Timestep
+from funrl.env import AnyEnv, Timestep, masked, with_label
 from funrl.spaces import Box
 from funrl.transforms._core import Transform
 from funrl.transforms._parts import misfit, parts
@@ -76,7 +76,7 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
     Interface for Reinforcement Learning Environments", 2024, arXiv:2407.17032.
     """
 
-    def apply(env: Env) -> Env:
+    def apply(env: AnyEnv) -> AnyEnv:
         where = parts(env, "vec_norm", in_keys, out_keys)
         spaces = [_unbounded(space, place) for space, place in where.spaces()]
         zeros = [torch.zeros(space.shape, dtype=space.dtype, device="cpu") for space in spaces]
@@ -92,47 +92,37 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
             values = [x] if where.in_keys is None else [x[name] for name in where.out_keys]
             return state, timestep.replace(observation=where.write(timestep.observation, values))
 
-        def reset(key: torch.Tensor, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
-            _check(env_params)
-            return normalized(env.reset(key, env_params.below), env_params.moments)
+        reset_below, step_below = masked(env)
 
-        def step(key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
-            _check(env_params)
-            return normalized(env.step(key, state, action, env_params.below), env_params.moments)
-
-        def reset_where(
-            key: torch.Tensor, state: Any, where: torch.Tensor, env_params: VecNormParams = default_params
+        def reset(
+            key: torch.Tensor, env_params: VecNormParams = default_params, state: Any = None, where: torch.Tensor | None = None
         ) -> tuple[Any, Timestep]:
             _check(env_params)
-            return normalized(env.reset_where(key, state, where, env_params.below), env_params.moments)
+            return normalized(reset_below(key, env_params.below, state, where), env_params.moments)
 
-        def step_where(
-            key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: VecNormParams = default_params
+        def step(
+            key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params, where: torch.Tensor | None = None
         ) -> tuple[Any, Timestep]:
             _check(env_params)
-            return normalized(env.step_where(key, state, action, where, env_params.below), env_params.moments)
+            return normalized(step_below(key, state, action, env_params.below, where), env_params.moments)
 
         def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:
             _check(env_params)
             return env.render(state, env_params.below)
 
-        batched = env.num_envs is not None
-        return env._replace(
+        new = env._replace(
             reset=reset,
             step=step,
             observation_space=where.replace(spaces),
             default_params=default_params,
             render=None if env.render is None else render,
-            reset_where=reset_where if batched else None,
-            step_where=step_where if batched else None,
-            below=env,
-            label=where.label(),
         )
+        return with_label(new, where.label(), below=env)
 
     return apply
 
 
-def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env) -> VecNormParams:
+def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: AnyEnv) -> VecNormParams:
     """Update the moments in ``env_params`` with the observations of a rollout.
 
     Args:
@@ -160,7 +150,7 @@ def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env) ->
     return env_params.replace(moments=stats.update(moments, stats.denormalize(moments, observation)))
 
 
-def check_vec_norm(env: Env) -> None:
+def check_vec_norm(env: AnyEnv) -> None:
     """Raise a ValueError unless the observations of an environment are those of its :func:`vec_norm`.
 
     Example:

@@ -394,8 +394,6 @@ def test_environment_errors(kind):
         (dict(observation_space=Box(torch.zeros(3, 3), torch.ones(3, 3))), "observations that are vectors"),
         (dict(observation_space=Discrete(4)), "transforms.flatten_observation and transforms.cast make vectors"),
         (dict(action_space=Binary((2,))), "expects"),
-        (dict(host=True), f"{env.name} is a single environment outside torch; make it with num_envs=2"),
-        (dict(num_envs=3), f"num_envs: {env.name} has 3 copies, got 2; make both equal"),
     ]
     if kind in CONTINUOUS:
         infinite = Box(torch.tensor([-float("inf")]), torch.tensor([1.0]))
@@ -406,3 +404,6 @@ def test_environment_errors(kind):
     for change, message in changes:
         with pytest.raises(ValueError, match=message):
             make(kind, env._replace(**change))
+    for copies, message in ((1, "1 copy"), (3, "3 copies")):
+        with pytest.raises(ValueError, match=f"num_envs: {env.name} has {message}, got 2; make both equal"):
+            make(kind, funrl.envs.vectorize(env, copies))

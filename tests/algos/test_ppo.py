@@ -323,11 +323,11 @@ def test_environment_errors():
     for changes, message in (
         (dict(observation_space=matrix), "observations that are vectors"),
         (dict(action_space=Box(0, 9, (2,), torch.int64)), "actions that are Discrete, a floating-point Box, MultiDiscrete or Binary"),
-        (dict(host=True), "CartPole-v1 is a single environment outside torch; make it with num_envs=64"),
-        (dict(num_envs=3), "num_envs: CartPole-v1 has 3 copies, got 64"),
     ):
         with pytest.raises(ValueError, match=message):
             ppo.make(env._replace(**changes))
+    with pytest.raises(ValueError, match="num_envs: CartPole-v1 has 3 copies, got 64"):
+        ppo.make(funrl.envs.vectorize(env, 3))
 
 
 def picture():

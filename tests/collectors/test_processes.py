@@ -210,8 +210,8 @@ def test_asynchronous_bounds_and_reports():
 
 
 @pytest.mark.slow
-def test_workers_of_their_own_and_single_environments():
-    """A list of functions; an environment without a batch dimension, and one of another number of copies, whose batches fit together."""
+def test_workers_of_their_own():
+    """A list of functions; environments of different numbers of copies, whose batches fit together."""
     single, pair = lambda: funrl.envs.gymnasium.make("CartPole-v1"), cartpole
     act = policies.stochastic(nn.mlp((), 2), distributions.Categorical)
     params = act.init(random.key(0), torch.zeros(4))
@@ -224,8 +224,8 @@ def test_workers_of_their_own_and_single_environments():
         state = env.reset(reset_key)
         for n, batch in enumerate(batches):
             state, expected = funrl.rollout(params, random.fold_in(key, n), state, (), env=env, act=act.act, num_steps=10)
-            torch.testing.assert_close(batch.transition.action[:, 0], expected.action)
-            torch.testing.assert_close(batch.transition.next_observation[:, 0], expected.next_observation)
+            torch.testing.assert_close(batch.transition.action[:, :1], expected.action)
+            torch.testing.assert_close(batch.transition.next_observation[:, :1], expected.next_observation)
 
 
 @pytest.mark.slow

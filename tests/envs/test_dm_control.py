@@ -52,7 +52,7 @@ def test_it_keeps_the_contract(domain, task):
 
 def test_transitions_are_those_of_dm_control(seeds):
     """A thousand of them, over time limits: the same physics from the same seeds under the same actions."""
-    batch = roll(dm_control.make("cartpole", "swingup", time_limit=2.0), 1000)
+    batch = tree.map(lambda x: x[:, 0], roll(dm_control.make("cartpole", "swingup", time_limit=2.0), 1000))
     assert batch.truncated.sum() == 5 and not batch.terminated.any()
     episodes = iter(seeds)
     plain = suite.load("cartpole", "swingup", {"time_limit": 2.0})
@@ -87,7 +87,7 @@ def test_frame_skip_and_settings():
         assert env.max_episode_steps == 13
         assert env.action_space == Box(-1.0, 1.0, (2,), torch.float64)
     batch = roll(env=dm_control.make("reacher", "easy", frame_skip=4, time_limit=1.0), num_steps=13)
-    assert batch.done.tolist() == [False] * 12 + [True]
+    assert batch.done[:, 0].tolist() == [False] * 12 + [True]
     with pytest.raises(TypeError, match="nonsense"):
         dm_control.make("reacher", "easy", nonsense=1)
 
@@ -106,15 +106,15 @@ def test_pixels_are_those_of_dm_control(seeds):
         plain.reset()
         for action in (None, 1.0, -1.0):
             if action is not None:
-                state, timestep = env.step(random.key(1), state, torch.tensor([action]).double())
+                state, timestep = env.step(random.key(1), state, torch.tensor([[action]]).double())
                 plain.step([action])
             picture = plain.physics.render(240, 320, camera_id=0)
-            np.testing.assert_array_equal(timestep.observation["pixels"], picture)
+            np.testing.assert_array_equal(timestep.observation["pixels"][0], picture)
             assert picture.std() > 10
         assert torch.equal(env.render(state), timestep.observation["pixels"])
     with funrl.envs.make("dm_control:cartpole-swingup", from_pixels=True, pixels_only=True, camera=-1, **SIZE) as env:
         free = env.reset(random.key(0))[1].observation
-        assert list(free) == ["pixels"] and free["pixels"].shape == (48, 64, 3)
+        assert list(free) == ["pixels"] and free["pixels"].shape == (1, 48, 64, 3)
 
 
 def test_copies_have_pictures_of_their_own():

@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import funrl
 from funrl import random, tree
-from funrl.env import HostError, check_env
+from funrl.env import HostError, check_env, copy_keys, over_copies
 from funrl.envs import gymnasium as bridge
 from funrl.envs.gymnasium._wrappers import Checked
 from funrl.spaces import Box, Discrete
@@ -100,7 +100,7 @@ def same(one, other):
 
 def test_make():
     with bridge.make("Pendulum-v1") as env:
-        assert env.host and env.num_envs is None and env.max_episode_steps == 200
+        assert env.host and env.num_envs == 1 and env.max_episode_steps == 200
         assert env.action_space == Box(-2.0, 2.0, (1,)) and env.observation_space.shape == (3,)
         check_env(env, random.key(0))
     with funrl.envs.make("gymnasium:CartPole-v1", num_envs=3) as env:
@@ -118,7 +118,7 @@ def test_reset():
     with bridge.make("CartPole-v1") as env:
         (_, one), (_, again), (_, other) = env.reset(random.key(0)), env.reset(random.key(0)), env.reset(random.key(1))
         same(one, again)
-        assert not torch.equal(one.observation, other.observation) and one.reward == 0 and not one.done
+        assert not torch.equal(one.observation, other.observation) and one.reward.tolist() == [0] and one.done.tolist() == [False]
 
 
 def test_rand_step():
@@ -126,14 +126,15 @@ def test_rand_step():
         start = env.reset(random.key(0))
         after, transition = funrl.rand_step(random.key(1), start, (), env=env)
         assert torch.equal(transition.observation, start[1].observation)
-        assert torch.equal(transition.next_observation, after.timestep.observation) and bool(env.action_space.contains(transition.action))
+        assert torch.equal(transition.next_observation, after.timestep.observation)
+        assert bool(env.action_space.contains(transition.action[0]))
 
 
 def test_frame_skip_with_pixels():
     with bridge.make("Pendulum-v1", frame_skip=4, from_pixels=True) as env, bridge.make("Pendulum-v1") as plain:
         state, timestep = env.reset(random.key(0))
-        assert timestep.observation["pixels"].shape == (500, 500, 3) and timestep.observation["pixels"].dtype == torch.uint8
-        action, key = torch.tensor([1.0]), random.key(1)
+        assert timestep.observation["pixels"].shape == (1, 500, 500, 3) and timestep.observation["pixels"].dtype == torch.uint8
+        action, key = torch.tensor([[1.0]]), random.key(1)
         _, skipped = env.step(key, state, action)
         state, total = plain.reset(random.key(0))[0], 0.0
         for _ in range(4):
@@ -149,7 +150,7 @@ def test_frame_skip_with_pixels():
 def test_frame_skip_stops_at_the_end():
     with bridge.make("CartPole-v1", frame_skip=20) as env:
         state, _ = env.reset(random.key(0))
-        _, after = env.step(random.key(1), state, torch.tensor(1))
+        _, after = env.step(random.key(1), state, torch.tensor([1]))
         assert after.terminated and 5 < after.reward < 15
 
 
@@ -173,8 +174,7 @@ def test_step_mdp_and_three_equal_rollouts(name):
         env = make()
         actor = funrl.ActorState(*env.reset(random.key(0), env.default_params))
         for t, (act_key, step_key, reset_key) in enumerate(random.split(key, (num_steps, 3)).unbind(0)):
-            keys = random.split(act_key, env.num_envs) if env.num_envs else act_key
-            action = (torch.func.vmap(env.action_space.sample) if env.num_envs else env.action_space.sample)(keys)
+            action = over_copies(env, env.action_space.sample)(copy_keys(env, act_key))
             after = env.step(step_key, actor.env, action, env.default_params)
             keep(t, (actor.timestep.observation, action, after[1].reward, after[1].done, after[1].observation))
             actor = funrl.step_mdp(reset_key, after, env.default_params, env=env)
@@ -195,9 +195,9 @@ def test_step_mdp_and_three_equal_rollouts(name):
 
 def test_repr_shows_the_settings():
     with bridge.make("CartPole-v1", num_envs=2, frame_skip=2, max_episode_steps=9) as env:
-        assert str(env) == "Env(gymnasium:CartPole-v1, frame_skip=2, max_episode_steps=9, num_envs=2, host=True)"
+        assert str(env) == "VectorEnv(gymnasium:CartPole-v1, frame_skip=2, max_episode_steps=9, num_envs=2, host=True)"
     with bridge.wrap(gymnasium.make("CartPole-v1").unwrapped) as env:
-        assert str(env) == "Env(gymnasium:CartPole-v1, <CartPoleEnv<CartPole-v1>>, host=True)"
+        assert str(env) == "VectorEnv(gymnasium:CartPole-v1, <CartPoleEnv<CartPole-v1>>, num_envs=1, host=True)"
 
 
 # Copies
@@ -248,7 +248,8 @@ def test_it_cannot_be_compiled():
         for call in (
             lambda key, state: env.reset(key),
             lambda key, state: env.step(key, state[0], action),
-            lambda key, state: env.reset_where(key, state[0], both),
+            lambda key, state: env.reset(key, (), state[0], both),
+            lambda key, state: env.step(key, state[0], action, (), both),
             lambda key, state: funrl.rollout((), key, state, (), env=env, act=None, num_steps=2),
         ):
             with pytest.raises(
@@ -364,7 +365,7 @@ def test_argument_errors(monkeypatch):
     monkeypatch.setattr(gymnasium.envs.classic_control.CartPoleEnv, "render", render)
     for error, message, make in (
         (ValueError, "expected 'sync' or 'async', got 'threads'", lambda: bridge.make("CartPole-v1", vectorization="threads")),
-        (ValueError, "'async' is for several copies", lambda: bridge.make("CartPole-v1", vectorization="async")),
+        (ValueError, "num_envs: expected at least 1, got 0", lambda: bridge.make("CartPole-v1", num_envs=0)),
         (ValueError, "pixels_only: there are no pixels", lambda: bridge.make("CartPole-v1", pixels_only=True)),
         (ValueError, "frame_skip: expected at least 1, got 0", lambda: bridge.make("CartPole-v1", frame_skip=0)),
         (TypeError, "num_envs: expected an integer, got 2.0", lambda: bridge.make("CartPole-v1", num_envs=2.0)),
@@ -380,6 +381,8 @@ def test_argument_errors(monkeypatch):
         state, _ = env.reset(random.key(0))
         with pytest.raises((TypeError, ValueError), match="action"):
             env.step(random.key(1), state, torch.tensor([0.5]))
+        with pytest.raises(ValueError, match=r"action: expected shape \[1\], got \[\]"):
+            env.step(random.key(1), state, torch.tensor(1))
 
 
 # Learning

@@ -103,6 +103,7 @@ def test_there_and_back_again_is_the_pure_environment():
     pure = ENVS["CartPole"]()
     with bridge.wrap(to_gymnasium(pure)) as env:
         _, batch = funrl.rollout(None, random.key(1), env.reset(random.key(0)), (), env=env, num_steps=60)
+    batch = tree.map(lambda x: x[:, 0], batch)
     base = funrl.envs.make("CartPole-v1")
     state, _ = torch.func.vmap(base.reset, (0, None))(random.split(random.key(0), 60), base.default_params)
     names = ("position", "velocity", "angle", "angular_velocity")

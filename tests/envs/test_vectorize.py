@@ -4,7 +4,7 @@ from torch.func import vmap
 
 import funrl
 from funrl import random, tree
-from funrl.env import check_env
+from funrl.env import Env, check_env
 from funrl.envs import vectorize
 from tests.support import traced
 
@@ -36,7 +36,7 @@ def own(env_params):
 def test_keeps_the_contract(envs):
     for seed in range(2):
         check_env(envs, random.key(seed))
-    assert envs.num_envs == B and not envs.host and envs.below.num_envs is None
+    assert envs.num_envs == B and not envs.host and isinstance(envs.below, Env)
 
 
 @pytest.mark.parametrize("kind", ["shared", "own", "mixed"])
@@ -67,8 +67,8 @@ def test_a_mask_chooses_rows(envs):
     state, _ = envs.reset(KEY)
     state, _ = envs.step(KEY, state, act(envs, KEY))
     for (new, timestep), (all_new, everywhere) in (
-        (envs.reset_where(other, state, mask), envs.reset(other)),
-        (envs.step_where(other, state, act(envs, other), mask), envs.step(other, state, act(envs, other))),
+        (envs.reset(other, state=state, where=mask), envs.reset(other)),
+        (envs.step(other, state, act(envs, other), where=mask), envs.step(other, state, act(envs, other))),
     ):
         same(tree.index((new, timestep), mask), tree.index((all_new, everywhere), mask))
         same(tree.index(new, ~mask), tree.index(state, ~mask))
@@ -80,8 +80,8 @@ def test_one_compiled_program_serves_shared_and_own_params_and_vmap(envs):
     mask = torch.tensor([True, False, True])
 
     def run(key, state, env_params):
-        state, timestep = envs.step_where(key, state, act(envs, key), mask, env_params)
-        return envs.reset_where(key, state, timestep.done, env_params), timestep
+        state, timestep = envs.step(key, state, act(envs, key), env_params, mask)
+        return envs.reset(key, env_params, state, timestep.done), timestep
 
     compiled = funrl.compile(run, backend="aot_eager")
     for env_params in (envs.default_params, own(envs.default_params)):
@@ -122,7 +122,7 @@ def test_bad_arguments():
         ((env, 2.0), TypeError, "num_envs: expected an integer, got 2.0"),
         ((env, True), TypeError, "num_envs: expected an integer, got True"),
         ((env, 0), ValueError, "num_envs: expected at least 1, got 0"),
-        ((env._replace(host=True), 2), ValueError, "CartPole-v1 runs outside torch; ask its make for num_envs=2"),
+        ((vectorize(env, 2)._replace(host=True), 3), ValueError, "CartPole-v1 has 2 copies already; ask its make for num_envs=3"),
         ((vectorize(env, 2), 2), ValueError, "CartPole-v1 has 2 copies already"),
     ):
         with pytest.raises(error, match=message):
@@ -137,8 +137,8 @@ def test_what_has_no_row_for_each_copy_is_named(envs):
         (lambda: envs.step(KEY, state, action[0]), r"action: leaf .*: expected a tensor \[3, ...\]"),
         (lambda: envs.step(KEY, state, 1), "action: leaf .*got a int"),
         (lambda: envs.step(KEY, tree.index(state, slice(2)), action), r"state: leaf .*got shape \[2\]"),
-        (lambda: envs.reset_where(KEY, state, torch.tensor(True)), r"where: expected a bool tensor \[3\]"),
-        (lambda: envs.step_where(KEY, state, action, torch.ones(B)), "where: expected a bool tensor .*got torch.float32"),
+        (lambda: envs.reset(KEY, state=state, where=torch.tensor(True)), r"where: expected a bool tensor \[3\]"),
+        (lambda: envs.step(KEY, state, action, where=torch.ones(B)), "where: expected a bool tensor .*got torch.float32"),
         (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(2)})), rf"env_params: leaf .*{name} has shape \[2\]; expected one"),
         (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(B, B)})), r"has shape \[3, 3\]; .* or \[3\] with a value for each"),
         (lambda: envs.reset(KEY, {}), "env_params has another structure than default_params"),

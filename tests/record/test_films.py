@@ -164,14 +164,14 @@ def test_copies_play_their_shares_one_after_another(frames, copies, num_episodes
     assert brightness(frames) == expected(result.episode_length.tolist(), copies)
 
 
-@pytest.mark.parametrize(("copies", "num_episodes"), [(None, 2), (2, 3)])
+@pytest.mark.parametrize(("copies", "num_episodes"), [(1, 2), (2, 3)])
 def test_episodes_on_the_host_are_those_of_evaluate(frames, copies, num_episodes):
     with envs.make("gymnasium:CartPole-v1", num_envs=copies, render_mode="rgb_array") as env:
         result = film("x.mp4", None, KEY, (), env=env, num_episodes=num_episodes)
         plain = funrl.evaluate(None, KEY, (), env=env, num_episodes=num_episodes)
     assert all(torch.equal(x, y) for x, y in zip(tree.leaves(result), tree.leaves(plain), strict=True))
-    assert len(frames) == len(expected(result.episode_length.tolist(), copies or 1))
-    assert all(frame.shape == (copies or 1, 400, 600, 3) for frame in frames) and (frames[0] != frames[8]).any()
+    assert len(frames) == len(expected(result.episode_length.tolist(), copies))
+    assert all(frame.shape == (copies, 400, 600, 3) for frame in frames) and (frames[0] != frames[8]).any()
 
 
 def test_a_task_of_dm_control(frames):

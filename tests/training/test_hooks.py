@@ -136,7 +136,7 @@ def test_what_is_no_hook(given, message, monkeypatch):
 
 def test_bad_options_of_hooks():
     host = algorithm()
-    host = host._replace(env=host.env._replace(host=True))
+    host = host._replace(env=funrl.envs.vectorize(host.env, 2)._replace(host=True))
     for make, error, message in (
         (lambda: every(0, print), ValueError, "every: steps: expected an integer of at least 1, got 0"),
         (lambda: every(1.5, print), ValueError, "every: steps: expected an integer of at least 1, got 1.5"),

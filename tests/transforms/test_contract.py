@@ -8,7 +8,7 @@ from torch.func import vmap
 
 import funrl
 from funrl import envs, random, transforms, tree
-from funrl.env import check_env
+from funrl.env import VectorEnv, check_env
 from funrl.transforms import (
     action_discretize,
     action_mask,
@@ -158,9 +158,9 @@ def assert_same(one, other, tolerance=0.0):
 
 def sample_actions(env, key, num_steps):
     """Actions [T] or [T, B]."""
-    keys = random.split(key, (num_steps,) if env.num_envs is None else (num_steps, env.num_envs))
+    copies = (env.num_envs,) if isinstance(env, VectorEnv) else ()
     sample = vmap(env.action_space.sample)
-    return (sample if env.num_envs is None else vmap(sample))(keys)
+    return (vmap(sample) if copies else sample)(random.split(key, (num_steps, *copies)))
 
 
 def play(env, key, num_steps=7):
@@ -173,11 +173,11 @@ def play(env, key, num_steps=7):
         state, timestep = env.step(step_key, state, action, env.default_params)
         timesteps.append(timestep)
         if bool(timestep.done.any()):
-            if env.num_envs is None:
-                state, timestep = env.reset(again_key, env.default_params)
-            else:
-                state, fresh = env.reset_where(again_key, state, timestep.done, env.default_params)
+            if isinstance(env, VectorEnv):
+                state, fresh = env.reset(again_key, env.default_params, state, timestep.done)
                 timestep = tree.where(timestep.done, fresh, timestep)
+            else:
+                state, timestep = env.reset(again_key, env.default_params)
             timesteps.append(timestep)
     return timesteps
 
@@ -200,13 +200,11 @@ def test_keeps_the_contract(name):
 @pytest.mark.parametrize("name", CASES)
 def test_on_the_host_it_does_the_same(name):
     env, transform = of(name)
-    hosted = transform(toys.host(env))
-    assert hosted.host
-    check_env(hosted, random.key(0), num_steps=4)
-    assert_same(play(hosted, random.key(1)), play(transform(env), random.key(1)))
-    batch = transform(toys.host(env, B))
-    check_env(batch, random.key(0), num_steps=4)
-    assert_same(play(batch, random.key(1)), play(transform(envs.vectorize(env, B)), random.key(1)))
+    for num_envs in (1, B):
+        hosted = transform(toys.host(env, num_envs))
+        assert hosted.host
+        check_env(hosted, random.key(0), num_steps=4)
+        assert_same(play(hosted, random.key(1)), play(transform(envs.vectorize(env, num_envs)), random.key(1)))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if not is_random(name)])
@@ -221,12 +219,12 @@ def test_a_batch_with_a_mask_equals_singles(name):
     for key, action, where in zip(keys, sample_actions(batch, action_key, len(keys)), masks, strict=True):
         step_key, again_key = random.split(key).unbind(0)
         step_keys, again_keys = random.split(step_key, B), random.split(again_key, B)
-        state, timestep = batch.step_where(step_key, state, action, where)
+        state, timestep = batch.step(step_key, state, action, where=where)
         for i in where.nonzero().flatten().tolist():
             singles[i] = single.step(step_keys[i], singles[i][0], tree.index(action, i))
             assert_same(tree.index(timestep, i), singles[i][1], 1e-6)
         again = where & random.bernoulli(mask_key, 0.5, (B,))
-        state, timestep = batch.reset_where(again_key, state, again)
+        state, timestep = batch.reset(again_key, state=state, where=again)
         for i in again.nonzero().flatten().tolist():
             singles[i] = single.reset(again_keys[i])
             assert_same(tree.index(timestep, i), singles[i][1], 1e-6)

@@ -25,8 +25,7 @@ CARTPOLE = envs.make("CartPole-v1")
 
 def test_repr_of_a_plain_environment():
     assert repr(CARTPOLE) == "Env(CartPole-v1)"
-    assert repr(toys.host(CARTPOLE)) == "Env(CartPole-v1, host=True)"
-    assert repr(toys.host(CARTPOLE, 3)) == "Env(CartPole-v1, num_envs=3, host=True)"
+    assert repr(toys.host(CARTPOLE, 3)) == "VectorEnv(CartPole-v1, num_envs=3, host=True)"
 
 
 def test_repr_shows_the_chain_with_the_batch_in_it():
@@ -47,7 +46,7 @@ def test_parent_walks_down_the_chain():
     one = time_limit(9)(CARTPOLE)
     two = reward_clip()(one)
     assert parent(two) is one and parent(one) is CARTPOLE and parent(CARTPOLE) is None
-    with pytest.raises(TypeError, match="parent: env: expected an Env, got str"):
+    with pytest.raises(TypeError, match="parent: env: expected an Env or a VectorEnv, got str"):
         parent("CartPole-v1")
 
 
@@ -62,9 +61,9 @@ def test_compose_applies_the_first_next_to_the_environment():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("CartPole-v1",), "env: expected an Env, got str"),
+        (("CartPole-v1",), "env: expected an Env or a VectorEnv, got str"),
         ((CARTPOLE, "time_limit"), "transform 1: expected a function, got str"),
-        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an Env, got NoneType"),
+        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an environment, got NoneType"),
     ],
 )
 def test_compose_refuses_what_is_no_transform(arguments, message):
@@ -122,7 +121,7 @@ def test_no_key_is_used_twice():
 
 def test_render_and_close_reach_the_environment_below():
     closed = []
-    env = toys.arcade()._replace(close=lambda: closed.append(1))
+    env = envs.vectorize(toys.arcade(), 2)._replace(close=lambda: closed.append(1))
     chain = compose(env, frame_stack(2, in_keys=["position"]), vec_norm(in_keys=["position"]), reward_clip(), time_limit(9))
     with chain:
         state, _ = chain.reset(KEY, chain.default_params)

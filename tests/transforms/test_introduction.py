@@ -29,7 +29,7 @@ def with_pixels(env, size=16):
 
 
 PENDULUM = with_pixels(envs.make("Pendulum-v1"))
-BASES = {"pure": lambda: PENDULUM, "host": lambda: toys.host(PENDULUM)}
+BASES = {"pure": lambda: (PENDULUM, ()), "host": lambda: (toys.host(PENDULUM), (1,))}
 PARALLEL = {"pure": lambda: envs.vectorize(PENDULUM, 4), "host": lambda: toys.host(PENDULUM, 4)}
 
 
@@ -40,14 +40,16 @@ def transformed(base):
 
 @pytest.mark.parametrize("kind", BASES)
 def test_the_three_transforms_and_append(kind):
-    env = transformed(BASES[kind]())
+    base, copies = BASES[kind]()
+    env = transformed(base)
     state, timestep = env.reset(random.key(0))
     pixels, position = timestep.observation["pixels"], timestep.observation["state"]
-    assert pixels.shape == (3, 16, 16) and pixels.dtype == torch.float32 and position.shape == (3,)
+    assert pixels.shape == (*copies, 3, 16, 16) and pixels.dtype == torch.float32 and position.shape == (*copies, 3)
     assert 2 <= pixels.min() < pixels.max() <= 3
-    below = PENDULUM.reset(random.split(random.key(0)).unbind(0)[0])[0]
-    assert not torch.equal(torch.stack([torch.cos(below.angle), torch.sin(below.angle)]), position[:2])  # a no-op or more since
-    state, after = env.step(random.key(1), state, torch.tensor([1.0]))
+    key = random.split(random.key(0)).unbind(0)[0]
+    below = PENDULUM.reset(random.split(key, 1)[0] if copies else key)[0]
+    assert not torch.equal(torch.stack([torch.cos(below.angle), torch.sin(below.angle)]), position[..., :2].flatten())  # no-ops since
+    state, after = env.step(random.key(1), state, torch.ones(*copies, 1))
     assert not torch.equal(after.observation["pixels"], pixels)
     assert env.observation_space.spaces["pixels"] == Box(2.0, 3.0, (3, 16, 16))
     if kind == "pure":

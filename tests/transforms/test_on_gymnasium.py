@@ -21,10 +21,10 @@ def test_the_three_transforms_on_gymnasium():
     with chain(bridge.make("Pendulum-v1", frame_skip=3, from_pixels=True, pixels_only=False)) as env:
         state = env.reset(KEY)
         observation = state[1].observation
-        assert observation["pixels"].shape == (3, 500, 500) and 2 <= observation["pixels"].min() < observation["pixels"].max() <= 3
+        assert observation["pixels"].shape == (1, 3, 500, 500) and 2 <= observation["pixels"].min() < observation["pixels"].max() <= 3
         _, batch = funrl.rollout(None, random.key(1), state, (), env=env, num_steps=2)
-        assert batch.next_observation["pixels"].shape == (2, 3, 500, 500) and batch.observation["state"].shape == (2, 3)
-        bottom = "Env(gymnasium:Pendulum-v1, frame_skip=3, from_pixels=True, host=True)"
+        assert batch.next_observation["pixels"].shape == (2, 1, 3, 500, 500) and batch.observation["state"].shape == (2, 1, 3)
+        bottom = "VectorEnv(gymnasium:Pendulum-v1, frame_skip=3, from_pixels=True, num_envs=1, host=True)"
         assert str(env).startswith(f"compose(\n    {bottom},\n    noop_reset(noops=3),")
 
 
@@ -34,7 +34,7 @@ def test_four_in_parallel_with_transforms_on_the_batch():
         assert timestep.observation["pixels"].shape == (4, 3, 500, 500) and timestep.observation["state"].shape == (4, 3)
         assert env.action_space.shape == (1,) and env.num_envs == 4
         where = torch.tensor([True, False, False, True])
-        new, after = env.step_where(random.key(1), state, torch.zeros(4, 1), where)
+        new, after = env.step(random.key(1), state, torch.zeros(4, 1), (), where)
         assert bool((after.observation["pixels"] != timestep.observation["pixels"]).flatten(1).any(1)[where].all())
         assert torch.equal(new.token[~where], state.token[~where])
 

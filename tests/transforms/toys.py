@@ -3,7 +3,7 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, constants
+from funrl.env import Env, Timestep, VectorEnv, constants
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete
 
 HEIGHT, WIDTH = 12, 10
@@ -140,19 +140,16 @@ class Token:
     number: torch.Tensor
 
 
-def host(env, num_envs=None):
-    """``env`` as if it ran outside torch: it holds its own state, steps it in a loop, and refuses stale tokens and vmap."""
-    held = [None] * (num_envs or 1)
-    times = torch.zeros(num_envs or 1, dtype=torch.int64)
-    everyone = torch.ones(num_envs or 1, dtype=torch.bool)
+def host(env, num_envs=1):
+    """Copies of ``env`` as if they ran outside torch: they hold their own states, step in a loop, and refuse stale tokens and vmap."""
+    held = [None] * num_envs
+    times = torch.zeros(num_envs, dtype=torch.int64)
+    everyone = torch.ones(num_envs, dtype=torch.bool)
 
     def rows(value):
         if any(torch._C._functorch.is_batchedtensor(x) for x in tree.leaves(value)):
             raise RuntimeError("a host environment cannot be vmapped")
-        return value if num_envs else tree.map(lambda x: x[None], value)
-
-    def keys(key):
-        return random.split(key, num_envs) if num_envs else rows(key)
+        return value
 
     def check(state):
         if not isinstance(state, Token) or not torch.equal(rows(state.number), times):
@@ -162,32 +159,23 @@ def host(env, num_envs=None):
         """Keep the states of those copies that moved, and return the timesteps; the rows of the others hold nothing of use."""
         for i, (state, _) in results.items():
             held[i] = state
-        if not num_envs:
-            return Token(times[0].clone()), results[0][1]
         useless = tree.map(torch.zeros_like, next(iter(results.values()))[1])
         return Token(times.clone()), tree.stack([results[i][1] if i in results else useless for i in range(num_envs)])
 
-    def fresh(key, where, env_params):
+    def reset(key, env_params=env.default_params, state=None, where=None):
+        if where is not None:
+            check(state)
+        where = everyone if where is None else where
         times[where] = 0
-        key = keys(key)
+        key = random.split(rows(key), num_envs)
         return hand_out({i: env.reset(key[i], env_params) for i in where.nonzero().flatten().tolist()})
 
-    def moved(key, state, action, where, env_params):
+    def step(key, state, action, env_params=env.default_params, where=None):
         check(state)
+        where = everyone if where is None else where
         times[where] += 1
-        key, action = keys(key), rows(action)
+        key, action = random.split(rows(key), num_envs), rows(action)
         chosen = where.nonzero().flatten().tolist()
         return hand_out({i: env.step(key[i], held[i], tree.index(action, i), env_params) for i in chosen})
 
-    def reset(key, env_params=env.default_params):
-        return fresh(key, everyone, env_params)
-
-    def step(key, state, action, env_params=env.default_params):
-        return moved(key, state, action, everyone, env_params)
-
-    def reset_where(key, state, where, env_params=env.default_params):
-        check(state)
-        return fresh(key, where, env_params)
-
-    batched = {"reset_where": reset_where, "step_where": moved} if num_envs else {}
-    return env._replace(reset=reset, step=step, render=None, host=True, num_envs=num_envs, **batched)
+    return VectorEnv(*env._replace(reset=reset, step=step, render=None), num_envs=num_envs, host=True)

@@ -1,4 +1,4 @@
-"""The bridge to gymnasium: gymnasium environments as an :class:`~funrl.env.Env`, and any Env as a gymnasium environment."""
+"""The bridge to gymnasium: gymnasium environments as a :class:`~funrl.env.VectorEnv`, and any pure Env as a gymnasium environment."""
 
 import functools
 import math
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
+import gymnasium.vector
 import gymnasium.wrappers
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from funrl.env import Env, HostError
+from funrl.env import HostError, VectorEnv
 from funrl.envs.gymnasium._bridge import HostState, settings_text as settings_text, to_env
 from funrl.envs.gymnasium._drivers import Copies, Vectors, Workers
 from funrl.envs.gymnasium._pure import to_gymnasium, to_gymnasium_vector
@@ -29,7 +30,7 @@ NO_LIMIT = 100_000
 def make(
     id: str | EnvSpec,
     *,
-    num_envs: int | None = None,
+    num_envs: int = 1,
     vectorization: str = "sync",
     frame_skip: int = 1,
     from_pixels: bool = False,
@@ -39,13 +40,13 @@ def make(
     info: Sequence[str] = (),
     reset_options: dict[str, Any] | None = None,
     **kwargs: Any,
-) -> Env:
-    """Return a gymnasium environment, or ``num_envs`` copies of it, as an :class:`~funrl.env.Env` that runs on the host.
+) -> VectorEnv:
+    """Return ``num_envs`` copies of a gymnasium environment as a :class:`~funrl.env.VectorEnv` that runs on the host.
 
     It is used like a pure one: with ``reset`` and ``step``, :func:`funrl.rollout` and the transforms; only ``torch.func.vmap`` and
-    ``funrl.compile`` cannot be applied to it. Its state is a token: the environment itself is outside torch and changes in place, so that
-    only the latest state can be used, once; any other is an error. Each reset seeds the environment from its key, so that the
-    same keys give the same episodes.
+    ``funrl.compile`` cannot be applied to it. All leaves are [B, ...], also those of a single copy. Its state is a token: the environment
+    itself is outside torch and changes in place, so that only the latest state can be used, once; any other is an error. Each reset seeds
+    the environment from its key, so that the same keys give the same episodes.
 
     Observations have the dtypes of gymnasium's space (unsigned integers that torch does not compute with become wider ones), rewards are
     float32, and ``env_params`` are ``()``. A timestep has only the entries of gymnasium's info that the argument ``info`` names: no space
@@ -54,7 +55,7 @@ def make(
 
     Args:
         id: a registered name or an EnvSpec, as for ``gymnasium.make``.
-        num_envs: B >= 1 for a batched environment; None for a single one.
+        num_envs: B >= 1, the number of copies.
         vectorization: ``"sync"``, one copy after another in this process, or ``"async"``, each copy in a separate process, by
             gymnasium's AsyncVectorEnv.
         frame_skip: how often to repeat each action; rewards are summed, and the repetition stops at the end of the episode.
@@ -111,10 +112,10 @@ def make(
     if vectorization == "sync":
         envs = [first]
         try:
-            envs += [create() for _ in range((num_envs or 1) - 1)]
+            envs += [create() for _ in range(num_envs - 1)]
             name = _name(first, id)
             driver = Copies(envs, name, functools.partial(_close_all, envs))
-            return to_env(driver, name, label=label, single=num_envs is None, **_facts(first, frame_skip), **more)
+            return to_env(driver, name, label=label, **_facts(first, frame_skip), **more)
         except BaseException:
             _close_all(envs)
             raise
@@ -124,26 +125,30 @@ def make(
         first.close()
     # Gymnasium drops its references to the locks of shared memory at once, before a spawned process may have opened them.
     shared = multiprocessing.get_context(start_method).get_start_method() == "fork"
-    copies = [functools.partial(_checked, create)] * (num_envs or 1)
+    copies = [functools.partial(_checked, create)] * num_envs
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # from jax, which compiled programs use and workers do not
         vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
-        return to_env(Workers(vector, name, timeout), name, label=label, single=False, **facts, **more)
+        return to_env(Workers(vector, name, timeout), name, label=label, **facts, **more)
     except BaseException:
         vector.close(terminate=True)
         raise
 
 
 def wrap(
-    env: gymnasium.Env | VectorEnv, *, timeout: float = 60.0, info: Sequence[str] = (), reset_options: dict[str, Any] | None = None
-) -> Env:
-    """Return an environment that gymnasium has made as an :class:`~funrl.env.Env` that runs on the host; see :func:`make`.
+    env: gymnasium.Env | gymnasium.vector.VectorEnv,
+    *,
+    timeout: float = 60.0,
+    info: Sequence[str] = (),
+    reset_options: dict[str, Any] | None = None,
+) -> VectorEnv:
+    """Return an environment that gymnasium has made as a :class:`~funrl.env.VectorEnv` that runs on the host; see :func:`make`.
 
-    A vector environment gives a batched Env. It may have any ``AutoresetMode``: copies are reset on request, from the given key,
+    An environment is its only copy. A vector environment may have any ``AutoresetMode``: copies are reset on request, from the given key,
     and ``next_observation`` is always the true successor, so that all modes give the same transitions. The environments of a
     SyncVectorEnv are stepped one by one, without its own ``step``. A vector environment with wrappers around the whole batch
-    cannot step some copies only (``step_where``); one that is neither a SyncVectorEnv nor an AsyncVectorEnv must have the mode DISABLED.
+    cannot step some copies only (``where``); one that is neither a SyncVectorEnv nor an AsyncVectorEnv must have the mode DISABLED.
 
     Environments that return the same array each time need the mode DISABLED or NEXT_STEP in an AsyncVectorEnv: with SAME_STEP its
     processes reset in the same step, and overwrite the last observation of an episode before they send it.
@@ -166,16 +171,16 @@ def wrap(
         >>> import gymnasium, torch, funrl
         >>> env = wrap(gymnasium.make("Pendulum-v1"))
         >>> state, timestep = env.reset(funrl.random.key(0))
-        >>> state, timestep = env.step(funrl.random.key(1), state, torch.tensor([0.5]))
+        >>> state, timestep = env.step(funrl.random.key(1), state, torch.tensor([[0.5]]))
         >>> timestep.observation.shape, env.action_space.high
-        (torch.Size([3]), tensor([2.]))
+        (torch.Size([1, 3]), tensor([2.]))
         >>> env.close()
     """
     _check_timeout("wrap", timeout)
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}
     if isinstance(env, gymnasium.Env):
-        return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), single=True, **_facts(env), **more)
-    if not isinstance(env, VectorEnv):
+        return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), **_facts(env), **more)
+    if not isinstance(env, gymnasium.vector.VectorEnv):
         raise TypeError(f"wrap: env: expected an environment or a vector environment of gymnasium, got {type(env).__name__}")
     if type(env) is SyncVectorEnv:
         driver: Any = Copies(list(env.envs), _name(env), env.close)
@@ -183,7 +188,7 @@ def wrap(
         driver = Workers(env, _name(env), timeout)
     else:
         driver = Vectors(env, _name(env))
-    return to_env(driver, _name(env), label=str(env), single=False, **_facts(env), **more)
+    return to_env(driver, _name(env), label=str(env), **_facts(env), **more)
 
 
 class _Async(AsyncVectorEnv):
@@ -211,14 +216,14 @@ def _close_all(envs: list[gymnasium.Env]) -> None:
         env.close()
 
 
-def _name(env: gymnasium.Env | VectorEnv, asked: Any = None) -> str:
+def _name(env: gymnasium.Env | gymnasium.vector.VectorEnv, asked: Any = None) -> str:
     if isinstance(asked, str) and ":" in asked:
         return f"gymnasium:{asked}"  # with the module that registers it, so that the name finds it again
     id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     return id if ":" in id else f"gymnasium:{id}"  # "dm_control:cartpole-swingup" already has its prefix
 
 
-def _facts(env: gymnasium.Env | VectorEnv, frame_skip: int = 1) -> dict[str, Any]:
+def _facts(env: gymnasium.Env | gymnasium.vector.VectorEnv, frame_skip: int = 1) -> dict[str, Any]:
     limit = getattr(env.spec, "max_episode_steps", None) or _time_limit(env) or NO_LIMIT
     return {"max_episode_steps": math.ceil(limit / frame_skip), "renders": env.render_mode == "rgb_array"}
 
@@ -237,16 +242,13 @@ def _time_limit(env: Any) -> int | None:
 
 
 def _check_options(
-    num_envs: int | None, vectorization: str, frame_skip: int, from_pixels: bool, pixels_only: bool, start_method: str | None
+    num_envs: int, vectorization: str, frame_skip: int, from_pixels: bool, pixels_only: bool, start_method: str | None
 ) -> None:
     """Raise unless the options of :func:`make` are in their ranges and go together."""
-    if num_envs is not None:
-        _check_whole("num_envs", num_envs)
+    _check_whole("num_envs", num_envs)
     _check_whole("frame_skip", frame_skip)
     if vectorization not in ("sync", "async"):
         raise ValueError(f"gymnasium.make: vectorization: expected 'sync' or 'async', got {vectorization!r}")
-    if vectorization == "async" and num_envs is None:
-        raise ValueError("gymnasium.make: vectorization: 'async' is for several copies; give num_envs")
     if pixels_only and not from_pixels:
         raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
     methods = multiprocessing.get_all_start_methods()

@@ -1,4 +1,4 @@
-"""The :class:`funrl.env.Env` of a driver: converts tensors, derives seeds from keys, and identifies states by a token."""
+"""The :class:`funrl.env.VectorEnv` of a driver: converts tensors, derives seeds from keys, and identifies states by a token."""
 
 import inspect
 import itertools
@@ -10,7 +10,7 @@ import torch
 
 from funrl import tree
 from funrl.compiler import tracing
-from funrl.env import Env, HostError, Timestep
+from funrl.env import HostError, Timestep, VectorEnv, with_label
 from funrl.envs.gymnasium._spaces import WIDER, numpy
 from funrl.random import output, shift
 
@@ -25,7 +25,7 @@ class HostState:
     """Token of one moment of a host environment; the environment itself is outside torch and changes in place.
 
     Attributes:
-        token: int64 [], or [B] for a batched environment, a hash of the environment, the seed of the episode and all actions since.
+        token: int64 [B], a hash of the environment, the seed of the episode and all actions since.
     """
 
     token: torch.Tensor
@@ -36,20 +36,19 @@ def to_env(
     name: str,
     *,
     label: str,
-    single: bool,
     max_episode_steps: int,
     renders: bool,
     info: Sequence[str] = (),
     reset_options: dict[str, Any] | None = None,
-) -> Env:
-    """Return the :class:`~funrl.env.Env` of a driver; with ``single`` that of its only copy, without a batch dimension."""
+) -> VectorEnv:
+    """Return the :class:`~funrl.env.VectorEnv` of a driver."""
     if isinstance(info, str) or not all(isinstance(entry, str) for entry in info):
         raise TypeError(f"{name}: info: expected a list of names, such as ['action_mask'], got {info!r}")
     if reset_options is not None and (not isinstance(reset_options, dict) or "reset_mask" in reset_options):
         raise TypeError(f"{name}: reset_options: expected a dict of options of the environment's reset, got {reset_options!r}")
     driver.options = reset_options
-    host = _Host(driver, name, single, tuple(info))
-    return Env(
+    host = _Host(driver, name, tuple(info))
+    env = VectorEnv(
         name=name,
         reset=host.reset,
         step=host.step,
@@ -58,30 +57,27 @@ def to_env(
         default_params=(),
         max_episode_steps=max_episode_steps,
         render=host.render if renders else None,
-        host=True,
-        num_envs=None if single else driver.num,
-        reset_where=None if single else host.reset_where,
-        step_where=None if single else host.step_where,
+        num_envs=driver.num,
         close=host.close,
-        label=label,
+        host=True,
     )
+    return with_label(env, label)
 
 
-def settings_text(make: Callable[..., Env], **settings: Any) -> str:
+def settings_text(make: Callable[..., VectorEnv], **settings: Any) -> str:
     """Return, for ``repr``, the settings that differ from the defaults of ``make``."""
     known = inspect.signature(make).parameters
     return ", ".join(f"{name}={value!r}" for name, value in settings.items() if name not in known or value != known[name].default)
 
 
 class _Host:
-    """Shared state of the functions of an Env: the driver, and the token of its present moment."""
+    """Shared state of the functions of a VectorEnv: the driver, and the token of its present moment."""
 
-    def __init__(self, driver: Any, name: str, single: bool, info: tuple[str, ...] = ()):
-        self.driver, self.name, self.single, self.info = driver, name, single, info
+    def __init__(self, driver: Any, name: str, info: tuple[str, ...] = ()):
+        self.driver, self.name, self.info = driver, name, info
         self.kinds: dict[str, tuple[Any, Any]] = {}  # kinds of the entries of info, as in the first step
         self.layout, self.action_layout = driver.layout, driver.action_layout
         self.action_name = f"{name}: action"
-        self.batch = () if single else (driver.num,)
         self.all, self.shape = list(range(driver.num)), (driver.num,)
         self.salt = (next(_INSTANCES) * _ODD) & _MASK
         self.history = 0  # a hash of all actions since the last reset of all copies
@@ -91,24 +87,21 @@ class _Host:
         self.trouble = "it was not reset yet"
         self.closed = False
 
-    def reset(self, key: torch.Tensor, env_params: Any = ()) -> tuple[HostState, Timestep]:
+    def reset(
+        self, key: torch.Tensor, env_params: Any = (), state: HostState | None = None, where: torch.Tensor | None = None
+    ) -> tuple[HostState, Timestep]:
+        if where is not None:
+            self._admit(state, env_params)
+            return self._reset(key, self._rows(where))
         self._enter(env_params)
         self.history = 0
         return self._reset(key, self.all)
 
-    def reset_where(self, key: torch.Tensor, state: HostState, where: torch.Tensor, env_params: Any = ()) -> tuple[HostState, Timestep]:
-        self._admit(state, env_params)
-        return self._reset(key, self._rows(where))
-
-    def step(self, key: torch.Tensor, state: HostState, action: Any, env_params: Any = ()) -> tuple[HostState, Timestep]:
-        self._admit(state, env_params)
-        return self._step(key, action, self.all)
-
-    def step_where(
-        self, key: torch.Tensor, state: HostState, action: Any, where: torch.Tensor, env_params: Any = ()
+    def step(
+        self, key: torch.Tensor, state: HostState, action: Any, env_params: Any = (), where: torch.Tensor | None = None
     ) -> tuple[HostState, Timestep]:
         self._admit(state, env_params)
-        return self._step(key, action, self._rows(where))
+        return self._step(key, action, self.all if where is None else self._rows(where))
 
     def render(self, state: HostState, env_params: Any = ()) -> torch.Tensor:
         self._admit(state, env_params)
@@ -121,7 +114,7 @@ class _Host:
         for i, picture in enumerate(pictures):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
                 raise HostError(f"{self.driver.name_of(i)} rendered {picture.dtype} {list(picture.shape)}, not uint8 [H, W, 3]")
-        return torch.from_numpy(np.array(pictures[0] if self.single else pictures)).to(state.token.device)
+        return torch.from_numpy(np.array(pictures)).to(state.token.device)
 
     def close(self) -> None:
         if not self.closed:
@@ -139,7 +132,7 @@ class _Host:
         return self._emit(key, tokens, np.zeros(self.shape, np.float32), np.zeros(self.shape, np.bool_), np.zeros(self.shape, np.bool_))
 
     def _step(self, key: torch.Tensor, action: Any, rows: list[int]) -> tuple[HostState, Timestep]:
-        actions, checksum = self.action_layout.arrays(action, self.batch, self.action_name)
+        actions, checksum = self.action_layout.arrays(action, self.driver.num, self.action_name)
         over, history = self.over, self.history
         if True in over and (ended := [i for i in rows if over[i]]):
             raise ValueError(f"{self.driver.name_of(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
@@ -171,10 +164,8 @@ class _Host:
             raise HostError(f"{self.driver.name_of(i)} returned an observation {text}: {observed[i]}")
         self.tokens, self.trouble = tokens, ""
         arrays = [np.array(tokens, np.int64), reward, terminated, truncated]
-        if self.single:
-            arrays = [x.reshape(()) for x in arrays]
         token, gain, end, cut = map(torch.from_numpy, arrays)
-        timestep = Timestep(self.layout.tensors(observation, self.single), gain, end, cut, {name: self._told(name) for name in self.info})
+        timestep = Timestep(self.layout.tensors(observation), gain, end, cut, {name: self._told(name) for name in self.info})
         if not key.is_cpu:
             token, timestep = token.to(key.device), tree.to(timestep, key.device)
         self.token = token
@@ -198,7 +189,7 @@ class _Host:
                     f"{self.driver.name_of(i)}: info: expected {name!r} to be {dtype} {list(shape)}, as at first, got {entries[name]!r}"
                 )
             arrays.append(array.astype(dtype))
-        whole = arrays[0].copy() if self.single else np.stack(arrays)
+        whole = np.stack(arrays)
         return torch.from_numpy(whole.astype(WIDER.get(whole.dtype, whole.dtype)))
 
     def _numbers(self, values: list[Any], dtype: Any, what: str) -> np.ndarray:
@@ -220,9 +211,9 @@ class _Host:
         return dict(zip(rows, shift(words, 33).tolist(), strict=True))
 
     def _rows(self, where: torch.Tensor) -> list[int]:
-        if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != self.batch:
+        if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != self.shape:
             got = f"{where.dtype} {list(where.shape)}" if isinstance(where, torch.Tensor) else type(where).__name__
-            raise ValueError(f"{self.name}: where: expected a bool tensor {list(self.batch)}, True for the copies to change; got {got}")
+            raise ValueError(f"{self.name}: where: expected a bool tensor {list(self.shape)}, True for the copies to change; got {got}")
         return [i for i, chosen in enumerate(numpy(where).tolist()) if chosen]
 
     def _enter(self, env_params: Any) -> None:
@@ -233,7 +224,7 @@ class _Host:
         if env_params != () and tree.leaves(env_params):
             raise ValueError(f"{self.name}: env_params: expected (), for it runs outside torch: give its constants to make")
 
-    def _admit(self, state: HostState, env_params: Any) -> None:
+    def _admit(self, state: Any, env_params: Any) -> None:
         """Raise unless ``state`` is the latest state of the environment, which is fast to check for the same object."""
         if env_params == () and not self.trouble and state.__class__ is HostState and state.token is self.token:
             if not tracing():

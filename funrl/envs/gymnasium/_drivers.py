@@ -292,7 +292,7 @@ class Vectors:
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         if len(rows) < self.num:
             raise ValueError(
-                f"{self.name}: step_where: {self.vector} steps all copies or none; wrap each copy and not the batch, "
+                f"{self.name}: where: {self.vector} steps all copies or none; wrap each copy and not the batch, "
                 "or use the transforms of funrl"
             )
         try:

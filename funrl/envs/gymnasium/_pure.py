@@ -7,16 +7,17 @@ from typing import Any
 
 import cloudpickle
 import gymnasium
+import gymnasium.vector
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.seeding import np_random
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from funrl import compiler, random, tree
-from funrl.env import Env, Timestep
+from funrl.env import Env, Timestep, VectorEnv
 from funrl.envs.gymnasium import _spaces as spaces
 
 __all__ = ["to_gymnasium", "to_gymnasium_vector"]
@@ -42,7 +43,7 @@ def to_gymnasium(
     without a seed uses a new key.
 
     Args:
-        env: a pure environment, not batched.
+        env: a pure environment.
         env_params: its physical constants; by default ``env.default_params``.
         render_mode: ``"rgb_array"`` for ``render`` to return pictures, uint8 [H, W, 3]; None: there are none.
         device: the device of the computation.
@@ -54,7 +55,7 @@ def to_gymnasium(
 
     Raises:
         TypeError: if ``env`` is not an :class:`~funrl.env.Env`, or numpy lacks the dtype of one of its spaces.
-        ValueError: if it runs on the host or is batched, ``env_params`` are not like its default ones, or it has no such
+        ValueError: if it is a :class:`funrl.env.VectorEnv`, ``env_params`` are not like its default ones, or it has no such
             ``render_mode``; from ``step``, if the action is not one of the environment (a Box may be left).
         gymnasium.error.ResetNeeded: from ``step`` and ``render``, if no episode is running.
 
@@ -78,14 +79,14 @@ def to_gymnasium_vector(
     autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     device: torch.device | str = "cpu",
     backend: str | None = None,
-) -> VectorEnv:
+) -> gymnasium.vector.VectorEnv:
     """Return ``num_envs`` copies of a pure environment as a vector environment of gymnasium, which steps all of them at once.
 
     Its results equal those of gymnasium's SyncVectorEnv with as many copies of :func:`to_gymnasium`, in the time of one:
     copy i has a separate generator, seeded by ``seed + i``.
 
     Args:
-        env: a pure environment, not batched.
+        env: a pure environment.
         num_envs: B >= 1, the number of copies.
         env_params: the physical constants of all copies; by default ``env.default_params``.
         render_mode: ``"rgb_array"`` for ``render`` to return a tuple of pictures, uint8 [H, W, 3]; None: there are none.
@@ -146,7 +147,7 @@ class PureEnv(gymnasium.Env):
         return None if self.render_mode is None else self.episodes.render()[0]
 
 
-class PureVectorEnv(VectorEnv):
+class PureVectorEnv(gymnasium.vector.VectorEnv):
     """See :func:`to_gymnasium_vector`."""
 
     def __init__(self, episodes: "_Episodes", render_mode: str | None, autoreset_mode: AutoresetMode):
@@ -238,12 +239,11 @@ class _Episodes:
     """Episodes of N copies of a pure environment, with arrays as inputs and outputs. One call of a vmapped function steps all copies."""
 
     def __init__(self, what: str, env: Env, num: int, env_params: Any, device: torch.device | str, backend: str | None):
+        if isinstance(env, VectorEnv):
+            copies = f"has {env.num_envs} copies; give a single one, to_gymnasium_vector makes copies"
+            raise ValueError(f"{what}: env: {env.name} {'runs outside torch: use it as it is there' if env.host else copies}")
         if not isinstance(env, Env):
             raise TypeError(f"{what}: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
-        if env.host:
-            raise ValueError(f"{what}: env: {env.name} runs outside torch: use it as it is there")
-        if env.num_envs is not None:
-            raise ValueError(f"{what}: env: {env.name} has {env.num_envs} copies; give a single one, to_gymnasium_vector makes copies")
         if env_params is not None:
             tree.check_like(env_params, env.default_params, f"{what}: env_params", "default_params", dtypes=False)
         self.env, self.num, self.name, self.what = env, num, env.name, what
@@ -299,7 +299,7 @@ class _Episodes:
             i = int(np.flatnonzero(self.over & ~skip)[0])
             raise ResetNeeded(f"{self.name}: the episode of copy {i} is over; reset it before the next step")
         try:
-            action = self.action_layout.tensors(self.action_layout.fit(action, self.num), single=False)
+            action = self.action_layout.tensors(self.action_layout.fit(action, self.num))
         except spaces.Misfit as error:
             raise ValueError(f"{self.name}: expected an action in {self.action_space} for each of {self.num} copies; got {error}") from None
         keys, state, _, _ = self.now

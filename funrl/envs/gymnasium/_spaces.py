@@ -154,26 +154,26 @@ class Leaf:
         """Return tensors [B, ...] as new arrays."""
         return np.array(numpy(x), self.dtype)
 
-    def tensors(self, array: np.ndarray, single: bool) -> torch.Tensor:
-        """Return arrays [B, ...] as tensors that share their memory; for a single environment, arrays [1, ...] as tensors [...]."""
+    def tensors(self, array: np.ndarray) -> torch.Tensor:
+        """Return arrays [B, ...] as tensors that share their memory."""
         if array.dtype != self.torch_dtype:
             array = array.astype(self.torch_dtype)
-        return torch.from_numpy(array.reshape(self.shape) if single else array)
+        return torch.from_numpy(array)
 
-    def arrays(self, x: Any, batch: tuple[int, ...], name: str) -> tuple[np.ndarray, int]:
-        """Return tensors [*batch, ...] as new arrays [B, ...], and a checksum of them.
+    def arrays(self, x: Any, num: int, name: str) -> tuple[np.ndarray, int]:
+        """Return tensors [B, ...] of ``num`` copies as new arrays, and a checksum of them.
 
         Raises:
             TypeError, ValueError: if structure, shapes or dtypes are not those of a batch of elements.
         """
         if not isinstance(x, torch.Tensor) or (x.dtype != self.ours.dtype and not (self.floats and x.is_floating_point())):
             self.ours.check(x, name)
-        if x.shape != batch + self.shape:
-            raise ValueError(f"{name}: expected shape {list(batch + self.shape)}, got {list(x.shape)}")
+        if x.shape != (num, *self.shape):
+            raise ValueError(f"{name}: expected shape {[num, *self.shape]}, got {list(x.shape)}")
         array = self.given(x)
         if self.bounds is not None and not ((array >= self.bounds[0]) & (array <= self.bounds[1])).all():
             raise ValueError(f"{name}: expected elements of {self.ours}, got {array.tolist()}{self.remedy}")
-        return (array if batch else array[None]), zlib.crc32(array.data)
+        return array, zlib.crc32(array.data)
 
 
 class Branch:
@@ -227,12 +227,12 @@ class Branch:
     def given(self, x: Any) -> Any:
         return self._tree([entry.given(part) for entry, part in self._parts(x)])
 
-    def tensors(self, batch: Any, single: bool) -> Any:
-        return self._tree([entry.tensors(part, single) for entry, part in self._parts(batch)])
+    def tensors(self, batch: Any) -> Any:
+        return self._tree([entry.tensors(part) for entry, part in self._parts(batch)])
 
-    def arrays(self, x: Any, batch: tuple[int, ...], name: str) -> tuple[Any, int]:
+    def arrays(self, x: Any, num: int, name: str) -> tuple[Any, int]:
         self.ours.check_entries(x, name)
-        parts = [entry.arrays(x[at], batch, f"{name}[{at!r}]") for at, entry in zip(self.names, self.entries, strict=True)]
+        parts = [entry.arrays(x[at], num, f"{name}[{at!r}]") for at, entry in zip(self.names, self.entries, strict=True)]
         return self._tree([part for part, _ in parts]), zlib.crc32(repr([checksum for _, checksum in parts]).encode())
 
 
