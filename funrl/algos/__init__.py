@@ -172,7 +172,7 @@ def make(name: str, env: AnyEnv | str, **options: Any) -> Algorithm:
         name: one of :func:`names`.
         env: the environment to learn in, or its name for :func:`funrl.envs.make`; a host environment then has ``num_envs`` copies.
         **options: fields of its configuration; :func:`defaults` lists them, and the help of the configuration class explains them, such as
-            ``help(funrl.algos.sac.SACConfig)``. For a batched environment ``num_envs`` is that of the environment by default. Parts of your
+            ``help(funrl.algos.sac.SACConfig)``. For a VectorEnv ``num_envs`` is its own by default. Parts of your
             own, such as ``network``, ``optimizer``, ``buffer`` or ``loss``, are also options: see ``help(funrl.algos.sac.make)``.
 
     The hyperparameters in ``state.learner.hparams`` can differ between the agents of a vmapped program:

@@ -50,7 +50,7 @@ class Network(NamedTuple):
     project: Callable[[Any], Any]
 
 
-def make(config: Any, env: Env, network: Any = None) -> Network:
+def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
     """Make the networks for an environment; images go through convolutions first.
 
     Args:
@@ -97,7 +97,7 @@ def make(config: Any, env: Env, network: Any = None) -> Network:
     return Network(heads.init, policy, values, tree.flatten_batch, inputs, heads.both, project)
 
 
-def make_recurrent(config: Any, env: Env, network: Any = None) -> Network:
+def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
     """Make the networks with a recurrent layer that policy and value share; images go through convolutions before it.
 
     Gradients flow through the T steps of a rollout, but no further: a rollout begins with the carry that the policy had. The value of the
@@ -197,7 +197,7 @@ class _Heads(NamedTuple):
     both: Callable[..., Any]
 
 
-def _heads(config: Any, env: Env, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
+def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
     """Make policy and value networks on top of an encoder or of a trunk of the user's own."""
     head, small, unit = action_head(env.action_space, config.uniform_mix), nn.orthogonal(0.01), nn.orthogonal(1.0)
 
@@ -243,7 +243,7 @@ def _heads(config: Any, env: Env, below: nn.Net | None, trunk: nn.Net | None = N
     )
 
 
-def _whole(network: ActorCritic, env: Env) -> Network:
+def _whole(network: ActorCritic, env: AnyEnv) -> Network:
     """Make the networks from an ActorCritic of the user's own, which is called with observations [N, ...] only."""
     space = env.action_space
 
@@ -284,7 +284,7 @@ def _whole(network: ActorCritic, env: Env) -> Network:
     return Network(init, policy, values, tree.flatten_batch, inputs, both, project)
 
 
-def check(config: Any, env: Env, network: Any = None) -> None:
+def check(config: Any, env: AnyEnv, network: Any = None) -> None:
     """Raise unless :func:`make` supports the spaces of an environment, and the options fit them.
 
     Args:

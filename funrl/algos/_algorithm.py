@@ -96,7 +96,7 @@ def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
     return programs[donate]
 
 
-def start_actor(key: torch.Tensor, env: Env, config: Any) -> tuple[Any, ActorState]:
+def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, ActorState]:
     """Return a copy of the parameters of an environment, and ``config.num_envs`` copies of it at the start of an episode.
 
     Example:
@@ -110,7 +110,7 @@ def start_actor(key: torch.Tensor, env: Env, config: Any) -> tuple[Any, ActorSta
     return env_params, start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
 
 
-def collecting(env: Env, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:
+def collecting(env: AnyEnv, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:
     """Return the function ``collect`` of an :class:`Algorithm`: rollouts with ``act``, which is compiled if ``env`` runs on the host.
 
     Example:
@@ -247,7 +247,7 @@ def check_range(
             raise ValueError(f"{name}: expected a {kind} {bounds}, got {value}")
 
 
-def check_copies(config: Any, env: Env) -> None:
+def check_copies(config: Any, env: AnyEnv) -> None:
     """Raise a TypeError unless ``env`` is an environment, and a ValueError unless it is single and pure or has ``config.num_envs`` copies.
 
     Example:
@@ -293,7 +293,7 @@ def check_experience(learner: Any, transitions: Transition, config: Any, *extras
         raise ValueError(f"learn: transitions: extras lack {missing[0]!r}; let the algorithm's own act choose the actions")
 
 
-def statistics(env: Env) -> Callable[[Any, Transition], Any]:
+def statistics(env: AnyEnv) -> Callable[[Any, Transition], Any]:
     """Return a function that updates ``env_params`` from experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
 
     Experience of a collector updates nothing, because the collector does not update its own moments.

@@ -56,7 +56,7 @@ def make(
     """Make CrossQ: SAC with batch normalisation and without target networks.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
             that the options describe. The floating-point buffers of a torch module (:func:`funrl.nn.from_module`), such as those of batch
             normalisation, are its running statistics; other nets have none.

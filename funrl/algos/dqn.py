@@ -84,7 +84,7 @@ def make(
     """Make DQN for an environment with vectors, images or dicts of both as observations and discrete actions.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: the network that the
             options describe. :func:`funrl.nn.from_module` makes a net from a torch module. The noise of a noisy net explores.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate`` and ``anneal_steps``. With an optimizer

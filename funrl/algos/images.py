@@ -121,7 +121,7 @@ def above(below: nn.Net, above: nn.Net) -> nn.Net:
     return nn.Net(init, lambda params, x: above.apply(params["above"], below.apply(params["below"], x)))
 
 
-def check_layers(config: Any, env: Env) -> None:
+def check_layers(config: Any, env: AnyEnv) -> None:
     """Raise unless the options of convolutions are in their ranges, and fit the images of the environment, if it has any.
 
     Args:
@@ -153,7 +153,7 @@ def check_layers(config: Any, env: Env) -> None:
             picture_layout("env", space, config.layout or None)
 
 
-def check_observations(env: Env) -> None:
+def check_observations(env: AnyEnv) -> None:
     """Raise a ValueError unless the observations of an environment are vectors, images, or a dict of both.
 
     Example:

@@ -54,7 +54,7 @@ def make(
     V-trace corrects for the difference.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         network: a net from observations [N, ...] to features [N, F], to which a policy head and a value head are added, or a
             :class:`funrl.policies.ActorCritic`, which computes both; None: the network that the options describe.
             :func:`funrl.nn.from_module` makes a net from a torch module.

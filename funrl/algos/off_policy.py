@@ -113,7 +113,7 @@ def make(
 
     Args:
         name: the name of the algorithm, for ``python -m funrl train`` and messages.
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         config: an :class:`OffPolicyConfig`.
         spec: the parts that define the algorithm.
         given: the parts that the user gave instead of the default ones, such as ``buffer``.
@@ -202,7 +202,7 @@ def make(
     return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 
 
-def _policies(env: Env, spec: Learner) -> tuple[Any, Any]:
+def _policies(env: AnyEnv, spec: Learner) -> tuple[Any, Any]:
     """Return ``act`` and ``greedy`` with actions as the environment takes them; in the buffer discrete actions are counted from 0."""
     start, space = _first(env), Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
 
@@ -231,7 +231,7 @@ def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tens
     return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
 
 
-def _example(env: Env, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
+def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
     """Return an example of an item of the buffer."""
     observation, flag = tree.to(observation, zero.dtype), torch.zeros_like(zero, dtype=torch.bool)
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
@@ -248,7 +248,7 @@ def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
         ) from error
 
 
-def _rows(env: Env, config: Any, samples: Transition, hparams: Any) -> Transition:
+def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any) -> Transition:
     """Return the rows for the buffer, leaves [T * B, ...]; with n-step returns each has its discount."""
     start = _first(env)
     samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
@@ -317,7 +317,7 @@ def _fit(
     return learned, {**tree.map(lambda x: x.flatten(0, 1), metrics), **further}
 
 
-def check(name: str, env: Env, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
+def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
     """Raise a ValueError unless the options of :class:`OffPolicyConfig` and the environment fit a learner called ``name``.
 
     ``observations`` says which are allowed: ``"vectors"``, ``"images"`` (and dicts of both), or ``"any"``.

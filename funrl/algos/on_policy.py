@@ -143,7 +143,7 @@ def make(
 
     Args:
         name: the name of the algorithm, for ``python -m funrl train`` and messages.
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         config: an :class:`OnPolicyConfig`.
         spec: the parts that define the algorithm.
         given: the parts that the user gave instead of the default ones: ``optimizer`` instead of Adam, and ``loss(network, rows, hparams,
@@ -299,7 +299,7 @@ def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tu
     return network.policy(sample), network.policy(mode)
 
 
-def check(config: Any, env: Env, network: Any = None) -> None:
+def check(config: Any, env: AnyEnv, network: Any = None) -> None:
     """Raise a ValueError unless the options of :class:`OnPolicyConfig` are in their ranges and fit the environment.
 
     Example:

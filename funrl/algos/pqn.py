@@ -82,7 +82,7 @@ def make(
     .. math:: L = \frac{1}{2N} \sum_i (G^\lambda_i - Q_\theta(s_i, a_i))^2
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         network: a net from observations [N, ...] to the values of all actions [N, A]; None: the network that the options describe.
             :func:`funrl.nn.from_module` makes a net from a torch module.
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate``, ``anneal_steps`` and

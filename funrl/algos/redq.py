@@ -53,7 +53,7 @@ def make(
     """Make REDQ: SAC with an ensemble of critics, many gradient steps for each environment step, and an actor with fewer updates.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
             that the options describe.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the

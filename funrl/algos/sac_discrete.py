@@ -55,7 +55,7 @@ def make(
     """Make SAC for discrete actions, with exact expectations over actions; only acting samples them.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to the logits [N, A]; None: the network that the options describe.
         critic: a net from observations [N, ...] to [N, A], which is used for each critic; None: the network that the options describe.
             :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that the critics begin
