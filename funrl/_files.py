@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["check_path", "naming", "read_json", "say", "write_atomic"]
+__all__ = ["naming", "read_json", "say", "write_atomic"]
 
 
 def read_json(text: bytes) -> Any:
@@ -101,20 +101,3 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             os.fsync(folder)  # writes the new name to the disk, too
         finally:
             os.close(folder)
-
-
-def check_path(what: str, path: Any) -> None:
-    """Raise a TypeError unless ``path`` is a path, as the two arguments of a save function are easily swapped.
-
-    Example:
-        >>> check_path("tree.save", {"a": 1})
-        Traceback (most recent call last):
-        ...
-        TypeError: tree.save: path: expected a str or os.PathLike, got dict; give the value to save first, and then the path:
-            tree.save(value, path)
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(
-            f"{what}: path: expected a str or os.PathLike, got {type(path).__name__}; give the value to save first, and then the path: "
-            f"{what}(value, path)"
-        )

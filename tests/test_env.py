@@ -87,7 +87,7 @@ def test_done_is_either_end():
         ({"reward": lambda t: t.reward[None]}, r"reward: expected a floating-point \[\], got float32 \[1\]"),
         ({"reward": lambda t: t.reward.long()}, r"reward: expected a floating-point \[\], got int64"),
         ({"reward": lambda t: t.reward / 0}, "reward: expected a finite number"),
-        ({"reward": lambda t: 1.0}, r"leaf .*reward.*: expected a tensor, got float"),
+        ({"reward": lambda t: 1.0}, r"leaf .*reward.*: expected a tensor, got a float"),
         ({"terminated": lambda t: t.terminated.float()}, r"terminated: expected bool \[\], got float32"),
         ({"truncated": lambda t: t.truncated[None]}, r"truncated: expected bool \[\], got bool \[1\]"),
         ({"info": lambda t: {}}, "step 1: timestep.*that of reset"),
@@ -183,8 +183,8 @@ def test_numbers_that_ignore_the_dtype_of_the_params_are_named():
     ("fields", "error", "message"),
     [
         ({"action_space": 3}, TypeError, "action_space has no method sample"),
-        ({"max_episode_steps": 0}, ValueError, "max_episode_steps: expected a positive integer"),
-        ({"default_params": {"gravity": 9.8}}, TypeError, r"default_params: leaf \['gravity'\]: expected a tensor, got float"),
+        ({"max_episode_steps": 0}, ValueError, "max_episode_steps: expected an integer of at least 1"),
+        ({"default_params": {"gravity": 9.8}}, TypeError, r"default_params: leaf \['gravity'\]: expected a tensor, got a float"),
         ({"reset": lambda key, env_params: reset(key, env_params)[0]}, TypeError, r"expected \(state, Timestep\), got BallState"),
         ({"render": lambda state, env_params: torch.zeros(4, 4)}, ValueError, r"render: expected uint8 \[H, W, 3\], got float32 \[4, 4\]"),
     ],
@@ -195,7 +195,7 @@ def test_a_bad_part_is_named(fields, error, message):
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="env: expected an Env, got str"):
+    with pytest.raises(TypeError, match="env: expected an Env, got a str"):
         check_env("CartPole-v1", KEY)
     with pytest.raises(ValueError, match="num_steps: expected at least 1"):
         check_env(BALL, KEY, num_steps=0)

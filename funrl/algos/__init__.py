@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any
 
-from funrl import envs
-from funrl._check import nearest
+from funrl import _check, envs
 from funrl.algos import (
     a2c,
     crossq,
@@ -140,11 +139,13 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
         if env.close is not None:
             env.close()
             env = envs.make(called, num_envs=options.get("num_envs", defaults(name).get("num_envs")))
-    if not isinstance(env, Env):
-        raise TypeError(
-            f"algos.make: env: expected a funrl.env.Env or the name of one, got {type(env).__name__}; funrl.envs.make makes one, "
-            "and funrl.envs.gymnasium.wrap makes one of gymnasium's"
-        )
+    _check.instance(
+        "algos.make: env",
+        env,
+        Env,
+        "funrl.envs.make makes one, and funrl.envs.gymnasium.wrap makes one of gymnasium's",
+        expected="a funrl.env.Env or the name of one",
+    )
     if env.num_envs is not None and "num_envs" in defaults(name):
         options = {"num_envs": env.num_envs, **options}
     return algorithm(env, **options)
@@ -152,5 +153,5 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
 
 def _find(name: str) -> tuple[Any, Any]:
     if name not in _ALGORITHMS:
-        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {nearest(name, _ALGORITHMS)}")
+        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {_check.nearest(name, _ALGORITHMS)}")
     return _ALGORITHMS[name]

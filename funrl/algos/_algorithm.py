@@ -1,15 +1,13 @@
 """The interface of algorithms, and what all of them share: checked configurations, hyperparameters, collecting."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 import torch
 
-from funrl import random, schedules, tree
-from funrl._check import nearest
+from funrl import _check, random, schedules, tree
 from funrl.acting import ActorState, rollout, start
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
@@ -23,7 +21,6 @@ __all__ = [
     "check",
     "check_copies",
     "check_experience",
-    "check_range",
     "collecting",
     "in_dtype_of",
     "make_config",
@@ -148,8 +145,7 @@ def check(algo: Algorithm, key: torch.Tensor) -> None:
         >>> env = funrl.envs.make("CartPole-v1")
         >>> check(funrl.algos.a2c.make(env, num_envs=2, num_steps=4), funrl.random.key(0))
     """
-    if not isinstance(algo, Algorithm):
-        raise TypeError(f"algos.check: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
+    _check.instance("algos.check: algo", algo, Algorithm, "funrl.algos.make returns one")
     if algo.env.host:
         raise ValueError(f"algos.check: algo: {algo.env.name} runs outside torch, so that its step cannot be compiled; check it in another")
     init_key, step_key = random.split(key)
@@ -194,7 +190,7 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in options.items():
         if name not in fields:
-            advice = nearest(name, fields)
+            advice = _check.nearest(name, fields)
             more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
             raise ValueError(f"unknown option {name!r}: {advice}{more}")
         kinds = get_args(fields[name].type)  # of ``int | tuple``
@@ -212,39 +208,6 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def check_range(
-    config: Any, names: Iterable[str], low: float, high: float = math.inf, *, open_low: bool = False, infinite: bool = False
-) -> None:
-    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high]) and finite.
-
-    Args:
-        config: what has the numbers as attributes.
-        names: of the attributes.
-        low: the least that is allowed.
-        high: the most that is allowed.
-        open_low: whether ``low`` itself is refused.
-        infinite: whether infinity passes where ``high`` is infinite. NaN never does.
-
-    Raises:
-        ValueError: for the first number that is out of its range.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> check_range(SimpleNamespace(gamma=1.5), ("gamma",), 0, 1)
-        Traceback (most recent call last):
-        ...
-        ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
-        >>> check_range(SimpleNamespace(clip=math.inf), ("clip",), 0, infinite=True)
-    """
-    for name in names:
-        value = getattr(config, name)
-        inside = (low < value if open_low else low <= value) and value <= high
-        if not inside or not (infinite or abs(value) < math.inf):
-            kind = "finite number" if inside else "number"
-            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
-            raise ValueError(f"{name}: expected a {kind} {bounds}, got {value}")
-
-
 def check_copies(config: Any, env: Env) -> None:
     """Raise a TypeError unless ``env`` is an environment, a ValueError unless a single pure one or one of ``config.num_envs`` copies.
 
@@ -255,8 +218,7 @@ def check_copies(config: Any, env: Env) -> None:
         ...
         ValueError: num_envs: CartPole-v1 has 4 copies, got 8; make both equal
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"env: expected a funrl.env.Env, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too")
+    _check.instance("env", env, Env, "funrl.envs.make makes one, and funrl.algos.make takes its name, too", expected="a funrl.env.Env")
     if env.num_envs is None and env.host:
         raise ValueError(f"env: {env.name} is a single environment outside torch; make it with num_envs={config.num_envs}")
     if env.num_envs not in (None, config.num_envs):
@@ -276,9 +238,8 @@ def check_experience(learner: Any, transitions: Transition, config: Any, *extras
         ...
         ValueError: learn: transitions: extras lack 'log_prob'; let the algorithm's own act choose the actions
     """
-    if not isinstance(learner, LearnerState):
-        remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
-        raise TypeError(f"learn: learner: expected a LearnerState, got a {type(learner).__name__}; {remedy}")
+    remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
+    _check.instance("learn: learner", learner, LearnerState, remedy)
     shape, expected = tuple(transitions.reward.shape), (config.num_steps, config.num_envs)
     if shape != expected:
         raise ValueError(

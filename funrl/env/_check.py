@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import compile
 from funrl.env._interface import Env, Timestep
 
@@ -46,8 +46,7 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
         >>> import funrl
         >>> check_env(funrl.envs.make("CartPole-v1"), funrl.random.key(0))
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"check_env: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+    _check.instance("check_env: env", env, Env, "funrl.envs.make returns one")
     if num_steps < 1:
         raise ValueError(f"check_env: num_steps: expected at least 1, got {num_steps}")
     what = f"check_env: {env.name}"
@@ -55,8 +54,7 @@ def check_env(env: Env, key: torch.Tensor, *, num_steps: int = 8) -> None:
         for method in ("sample", "contains", "check"):
             if not callable(getattr(getattr(env, field), method, None)):
                 raise TypeError(f"{what}: {field} has no method {method}; use a space of funrl.spaces")
-    if not isinstance(env.max_episode_steps, int) or env.max_episode_steps < 1:
-        raise ValueError(f"{what}: max_episode_steps: expected a positive integer, got {env.max_episode_steps!r}")
+    _check.integer(f"{what}: max_episode_steps", env.max_episode_steps, 1)
     _check_batched(env, what)
     _check_tensors(env.default_params, f"{what}: default_params")
     reset_keys, action_keys, step_keys, other_keys = random.split(key, (4, num_steps)).unbind(0)
@@ -149,8 +147,7 @@ def _check_result(result: Any, env: Env, where: str) -> None:
     state, timestep = result
     _check_tensors(state, f"{where}: state")
     _check_tensors(timestep, f"{where}: timestep")
-    if not isinstance(timestep.info, dict):
-        raise TypeError(f"{where}: info: expected a dict of tensors, got {type(timestep.info).__name__}")
+    _check.instance(f"{where}: info", timestep.info, dict, expected="a dict of tensors")
     batch = _batch(env)
     if not timestep.reward.is_floating_point() or timestep.reward.shape != batch:
         raise ValueError(f"{where}: reward: expected a floating-point {list(batch)}, got {_kind(timestep.reward)}")
@@ -266,8 +263,7 @@ def _check_compiled(env: Env, key: torch.Tensor, action: Any, what: str) -> None
 
 def _check_tensors(value: Any, where: str) -> None:
     for path, leaf in zip(tree.paths(value), tree.leaves(value), strict=True):
-        if not isinstance(leaf, torch.Tensor):
-            raise TypeError(f"{where}: leaf {path}: expected a tensor, got {type(leaf).__name__}; wrap it in torch.tensor")
+        _check.tensor(f"{where}: leaf {path}", leaf, "wrap it in torch.tensor")
 
 
 def _check_same(one: Any, other: Any, where: str, complaint: str, *, tolerance: float) -> None:

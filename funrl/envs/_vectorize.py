@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env
 
 __all__ = ["vectorize"]
@@ -43,12 +43,8 @@ def vectorize(env: Env, num_envs: int) -> Env:
         >>> timestep.observation.shape, timestep.reward
         (torch.Size([3, 4]), tensor([1., 1., 1.]))
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"vectorize: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool):
-        raise TypeError(f"vectorize: num_envs: expected an integer, got {num_envs!r}")
-    if num_envs < 1:
-        raise ValueError(f"vectorize: num_envs: expected at least 1, got {num_envs}")
+    _check.instance("vectorize: env", env, Env, "funrl.envs.make returns one")
+    _check.integer("vectorize: num_envs", num_envs, 1)
     if env.host:
         raise ValueError(f"vectorize: env: {env.name} runs outside torch; ask its make for num_envs={num_envs} instead")
     if env.num_envs is not None:
@@ -76,12 +72,12 @@ def vectorize(env: Env, num_envs: int) -> Env:
 
     def reset_where(key: torch.Tensor, state: Any, where: torch.Tensor, env_params: Any = default_params) -> Any:
         _check_copies(state, num_envs, f"{what}: state")
-        _check_mask(where, num_envs, what)
+        _check.flag(f"{what}: where", where, "True for the copies to change", shape=(num_envs,))
         new, timestep = reset(key, env_params)
         return tree.where(where, new, state), timestep
 
     def step_where(key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: Any = default_params) -> Any:
-        _check_mask(where, num_envs, what)
+        _check.flag(f"{what}: where", where, "True for the copies to change", shape=(num_envs,))
         new, timestep = step(key, state, action, env_params)
         return tree.where(where, new, state), timestep
 
@@ -125,9 +121,3 @@ def _check_copies(value: Any, num_envs: int, what: str) -> None:
         if not isinstance(x, torch.Tensor) or x.ndim == 0 or x.shape[0] != num_envs:
             got = f"shape {list(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
             raise ValueError(f"{what}: leaf {tree.paths(value)[i]}: expected a tensor [{num_envs}, ...], one row for each copy; got {got}")
-
-
-def _check_mask(where: Any, num_envs: int, what: str) -> None:
-    if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != (num_envs,):
-        got = f"{where.dtype} {list(where.shape)}" if isinstance(where, torch.Tensor) else type(where).__name__
-        raise ValueError(f"{what}: where: expected a bool tensor [{num_envs}], True for the copies to change; got {got}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import envs
+from funrl import _check, envs
 from funrl.acting import Act, Evaluation, evaluate
 from funrl.compiler import compile
 from funrl.env import Env, Timestep
@@ -113,8 +113,7 @@ def film(
     if env.render is None:
         remedy = 'make it with render_mode="rgb_array"' if env.host else "give it a function render(state, env_params)"
         raise ValueError(f"film: env: {env.name} has no pictures; {remedy}")
-    if not isinstance(num_episodes, int) or num_episodes < 1:
-        raise ValueError(f"film: num_episodes: expected an integer of at least 1, got {num_episodes!r}")
+    _check.integer("film: num_episodes", num_episodes, 1)
     if env.num_envs is None and not env.host:
         env = envs.vectorize(env, num_episodes)
     with _writing("film", path, frames_per_second) as append:
@@ -165,8 +164,7 @@ def grid(pictures: Any, columns: int | None = None) -> np.ndarray:
     count, height, width, _ = pictures.shape
     if columns is None:
         columns = min((c for c in range(1, count + 1) if c * width >= math.ceil(count / c) * height), default=count)
-    if not isinstance(columns, int) or columns < 1:
-        raise ValueError(f"grid: columns: expected an integer of at least 1, got {columns!r}")
+    columns = _check.integer("grid: columns", columns, 1)
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height + 2, width + 2, 3), np.uint8)
     cells[:count, :height, :width] = pictures
@@ -249,7 +247,7 @@ def _writing(what: str, path: str | os.PathLike, frames_per_second: float) -> It
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
-        raise ValueError(f"{what}: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+        _check.fail(ValueError, f"{what}: path", f"a name that ends in {' or '.join(SUFFIXES)}", repr(str(path)))
     most = 50 if kind == ".gif" else math.inf
     if not 0 < frames_per_second <= most or frames_per_second == math.inf:
         limit = "at most 50 for a gif" if kind == ".gif" else "finite"

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env, Timestep
 
 __all__ = ["Transform", "TransformState", "compose", "parent", "stateful", "stateless"]
@@ -50,17 +50,17 @@ def compose(env: Env, *transforms: Transform) -> Env:
         >>> env.observation_space.shape, env.max_episode_steps
         ((4, 4), 100)
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"compose: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+    _check.instance("compose: env", env, Env, "funrl.envs.make returns one")
     for number, transform in enumerate(transforms, 1):
-        if not callable(transform):
-            raise TypeError(f"compose: transform {number}: expected a function, got {type(transform).__name__}; write time_limit(100)")
+        _check.function(f"compose: transform {number}", transform, "write time_limit(100)")
         env = transform(env)
-        if not isinstance(env, Env):
-            raise TypeError(
-                f"compose: transform {number}: expected a function that returns an Env, got {type(env).__name__}; "
-                "call its factory first: time_limit(100), not time_limit"
-            )
+        _check.instance(
+            f"compose: transform {number}",
+            env,
+            Env,
+            "call its factory first: time_limit(100), not time_limit",
+            expected="a function that returns an Env",
+        )
     return env
 
 
@@ -79,8 +79,7 @@ def parent(env: Env) -> Env | None:
             reward_clip(low=-1.0, high=1.0),
         )
     """
-    if not isinstance(env, Env):
-        raise TypeError(f"parent: env: expected an Env, got {type(env).__name__}")
+    _check.instance("parent: env", env, Env)
     return env.below
 
 
@@ -166,10 +165,7 @@ def stateful(
     """
 
     def split(state: Any) -> tuple[Any, Any]:
-        if not isinstance(state, TransformState):
-            raise TypeError(
-                f"{label}: state: expected a TransformState, got {type(state).__name__}; give the first result of its own reset"
-            )
+        _check.instance(f"{label}: state", state, TransformState, "give the first result of its own reset")
         return state.below, state.own
 
     return _build(env, label, start=start, act=act, finish=finish, draw=draw, split=split, join=TransformState, fields=fields)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import stats, tree
+from funrl import _check, stats, tree
 from funrl.env import Env, Timestep
 from funrl.spaces import Box
 from funrl.transforms._core import Transform
@@ -93,27 +93,27 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
             return state, timestep.replace(observation=where.write(timestep.observation, values))
 
         def reset(key: torch.Tensor, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
-            _check(env_params)
+            _check_params(env_params)
             return normalized(env.reset(key, env_params.below), env_params.moments)
 
         def step(key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params) -> tuple[Any, Timestep]:
-            _check(env_params)
+            _check_params(env_params)
             return normalized(env.step(key, state, action, env_params.below), env_params.moments)
 
         def reset_where(
             key: torch.Tensor, state: Any, where: torch.Tensor, env_params: VecNormParams = default_params
         ) -> tuple[Any, Timestep]:
-            _check(env_params)
+            _check_params(env_params)
             return normalized(env.reset_where(key, state, where, env_params.below), env_params.moments)
 
         def step_where(
             key: torch.Tensor, state: Any, action: Any, where: torch.Tensor, env_params: VecNormParams = default_params
         ) -> tuple[Any, Timestep]:
-            _check(env_params)
+            _check_params(env_params)
             return normalized(env.step_where(key, state, action, where, env_params.below), env_params.moments)
 
         def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:
-            _check(env_params)
+            _check_params(env_params)
             return env.render(state, env_params.below)
 
         batched = env.num_envs is not None
@@ -152,7 +152,7 @@ def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: Env) ->
         >>> update_vec_norm(env.default_params, observation, env=env).moments.mean
         tensor([1., 0., 3.])
     """
-    _check(env_params)
+    _check_params(env_params)
     check_vec_norm(env)
     moments = env_params.moments
     if isinstance(moments.mean, dict) and isinstance(observation, dict):
@@ -190,8 +190,7 @@ def _unbounded(space: Any, place: str) -> Box:
     return Box(-math.inf, math.inf, space.shape, space.dtype, space.layout)
 
 
-def _check(env_params: Any) -> None:
-    if not isinstance(env_params, VecNormParams):
-        raise TypeError(
-            f"vec_norm: env_params: expected VecNormParams, got {type(env_params).__name__}; begin with the environment's default_params"
-        )
+def _check_params(env_params: Any) -> None:
+    _check.instance(
+        "vec_norm: env_params", env_params, VecNormParams, "begin with the environment's default_params", expected="VecNormParams"
+    )

@@ -19,7 +19,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from funrl._files import check_path, naming, read_json, write_atomic
+from funrl import _check
+from funrl._files import naming, read_json, write_atomic
 from funrl.tree._names import _entries, _split, flatten_keys, unflatten_keys
 from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
@@ -50,7 +51,7 @@ def save(tree: Any, path: str | os.PathLike) -> None:
         ...     load(f"{folder}/net.safetensors")
         {'w': tensor([1., 1.])}
     """
-    check_path("tree.save", path)
+    _check.path("tree.save", path)
     tensors: dict[str, torch.Tensor] = {}
     memory = []
     for name, x in _named(tree, "tree.save").items():

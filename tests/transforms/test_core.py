@@ -47,7 +47,7 @@ def test_parent_walks_down_the_chain():
     one = time_limit(9)(CARTPOLE)
     two = reward_clip()(one)
     assert parent(two) is one and parent(one) is CARTPOLE and parent(CARTPOLE) is None
-    with pytest.raises(TypeError, match="parent: env: expected an Env, got str"):
+    with pytest.raises(TypeError, match="parent: env: expected an Env, got a str"):
         parent("CartPole-v1")
 
 
@@ -62,9 +62,9 @@ def test_compose_applies_the_first_next_to_the_environment():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("CartPole-v1",), "env: expected an Env, got str"),
-        ((CARTPOLE, "time_limit"), "transform 1: expected a function, got str"),
-        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an Env, got NoneType"),
+        (("CartPole-v1",), "env: expected an Env, got a str"),
+        ((CARTPOLE, "time_limit"), "transform 1: expected a function, got a str"),
+        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an Env, got None"),
     ],
 )
 def test_compose_refuses_what_is_no_transform(arguments, message):
@@ -73,14 +73,14 @@ def test_compose_refuses_what_is_no_transform(arguments, message):
 
 
 def test_a_factory_that_was_not_called_is_named():
-    with pytest.raises(TypeError, match=r"time_limit: max_steps: expected a whole number, got .*Env"):
+    with pytest.raises(TypeError, match=r"time_limit: max_steps: expected an integer of at least 1, got .*Env"):
         compose(CARTPOLE, time_limit)
 
 
 def test_a_state_of_the_environment_below_is_refused():
     env = frame_stack(2)(CARTPOLE)
     state, _ = CARTPOLE.reset(KEY)
-    with pytest.raises(TypeError, match=r"frame_stack\(.*\): state: expected a TransformState, got CartPoleState"):
+    with pytest.raises(TypeError, match=r"frame_stack\(.*\): state: expected a TransformState, got a CartPoleState"):
         env.step(KEY, state, torch.tensor(0))
     with pytest.raises(TypeError, match="state: expected a TransformState"):
         env.render(state)

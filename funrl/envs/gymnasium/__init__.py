@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from funrl import _check
 from funrl.env import Env, HostError
 from funrl.envs.gymnasium._bridge import HostState, settings_text as settings_text, to_env
 from funrl.envs.gymnasium._drivers import Copies, Vectors, Workers
@@ -91,7 +92,7 @@ def make(
     Reference: M. Towers et al., "Gymnasium: a standard interface for reinforcement learning environments", 2024, arXiv:2407.17032.
     """
     _check_options(num_envs, vectorization, frame_skip, from_pixels, pixels_only, start_method)
-    _check_timeout("make", timeout)
+    _check.number("gymnasium.make: timeout", timeout, "(0, inf]", "give seconds")
     label = settings_text(
         make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, info=info, reset_options=reset_options, **kwargs
     )
@@ -171,12 +172,11 @@ def wrap(
         (torch.Size([3]), tensor([2.]))
         >>> env.close()
     """
-    _check_timeout("wrap", timeout)
+    _check.number("gymnasium.wrap: timeout", timeout, "(0, inf]", "give seconds")
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}
     if isinstance(env, gymnasium.Env):
         return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), single=True, **_facts(env), **more)
-    if not isinstance(env, VectorEnv):
-        raise TypeError(f"wrap: env: expected an environment or a vector environment of gymnasium, got {type(env).__name__}")
+    _check.instance("wrap: env", env, VectorEnv, expected="an environment or a vector environment of gymnasium")
     if type(env) is SyncVectorEnv:
         driver: Any = Copies(list(env.envs), _name(env), env.close)
     elif type(env) is AsyncVectorEnv:
@@ -241,28 +241,14 @@ def _check_options(
 ) -> None:
     """Raise unless the options of :func:`make` are in their ranges and go together."""
     if num_envs is not None:
-        _check_whole("num_envs", num_envs)
-    _check_whole("frame_skip", frame_skip)
-    if vectorization not in ("sync", "async"):
-        raise ValueError(f"gymnasium.make: vectorization: expected 'sync' or 'async', got {vectorization!r}")
+        _check.integer("gymnasium.make: num_envs", num_envs, 1)
+    _check.integer("gymnasium.make: frame_skip", frame_skip, 1)
+    _check.one_of("gymnasium.make: vectorization", vectorization, ("sync", "async"))
     if vectorization == "async" and num_envs is None:
         raise ValueError("gymnasium.make: vectorization: 'async' is for several copies; give num_envs")
     if pixels_only and not from_pixels:
         raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
     methods = multiprocessing.get_all_start_methods()
-    if start_method is not None and start_method not in methods:
-        raise ValueError(f"gymnasium.make: start_method: expected None or one of {methods}, got {start_method!r}")
+    _check.one_of("gymnasium.make: start_method", start_method, (None, *methods))
     if start_method is not None and vectorization != "async":
         raise ValueError("gymnasium.make: start_method: there are no processes to start; give vectorization='async' too")
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"gymnasium.make: {name}: expected an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"gymnasium.make: {name}: expected at least 1, got {value}")
-
-
-def _check_timeout(function: str, timeout: Any) -> None:
-    if not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise ValueError(f"gymnasium.{function}: timeout: expected a number of seconds above 0, got {timeout!r}")

@@ -15,7 +15,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from funrl import compiler, random, tree
+from funrl import _check, compiler, random, tree
 from funrl.env import Env, Timestep
 from funrl.envs.gymnasium import _spaces as spaces
 
@@ -111,10 +111,7 @@ def to_gymnasium_vector(
         >>> observation.shape, reward.shape, truncated
         ((3, 3), (3,), array([False, False, False]))
     """
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool):
-        raise TypeError(f"to_gymnasium_vector: num_envs: expected an integer, got {num_envs!r}")
-    if num_envs < 1:
-        raise ValueError(f"to_gymnasium_vector: num_envs: expected at least 1, got {num_envs}")
+    _check.integer("to_gymnasium_vector: num_envs", num_envs, 1)
     mode = AutoresetMode(autoreset_mode)
     return PureVectorEnv(_Episodes("to_gymnasium_vector", env, num_envs, env_params, device, backend), render_mode, mode)
 
@@ -238,8 +235,7 @@ class _Episodes:
     """Episodes of N copies of a pure environment, with arrays as inputs and outputs. One call of a vmapped function steps all copies."""
 
     def __init__(self, what: str, env: Env, num: int, env_params: Any, device: torch.device | str, backend: str | None):
-        if not isinstance(env, Env):
-            raise TypeError(f"{what}: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+        _check.instance(f"{what}: env", env, Env, "funrl.envs.make returns one")
         if env.host:
             raise ValueError(f"{what}: env: {env.name} runs outside torch: use it as it is there")
         if env.num_envs is not None:
