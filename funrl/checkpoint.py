@@ -58,7 +58,7 @@ def save(value: Any, path: str | os.PathLike, meta: dict[str, Any] | None = None
         ...     load(f"{folder}/state", {"w": torch.zeros(2)})
         ({'w': tensor([1., 1.])}, {'update': 7})
     """
-    check_path("checkpoint.save", path)
+    _check.path("checkpoint.save", path)
     leaves = tree.leaves(value)
     for name, leaf in zip(tree.paths(value), leaves, strict=True):
         if not isinstance(leaf, torch.Tensor):
@@ -159,8 +159,7 @@ def save_kept(
         ('step-000000000040', 'step-000000000040', 'step-000000000020', ['step-000000000020', 'step-000000000040'])
     """
     check_keep(keep)
-    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise ValueError(f"checkpoint.save_kept: step: expected an integer of at least 0, got {step!r}")
+    _check.integer("checkpoint.save_kept: step", step, 0)
     score = None if score is None or math.isnan(score) else float(score)
     path = Path(folder) / f"step-{step:012d}"
     save(value, path, {**({} if meta is None else meta), "step": step, "score": score})
@@ -218,8 +217,7 @@ def check_keep(keep: int) -> None:
         ...
         ValueError: keep: expected an integer of at least 1, got 0
     """
-    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-        raise ValueError(f"keep: expected an integer of at least 1, got {keep!r}")
+    _check.integer("keep", keep, 1)
 
 
 def _kept(folder: str | os.PathLike) -> list[Path]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from funrl import _check
+
 __all__ = ["Schedule", "constant", "cosine", "linear"]
 
 Number = float | torch.Tensor
@@ -25,7 +27,7 @@ def constant(value: Number) -> Schedule:
         >>> constant(0.5)(torch.tensor(10))
         tensor(0.5000)
     """
-    check_number("constant", "value", value, low=0.0)
+    _check.number("constant: value", value, "[0, inf]", tensor=True)
     return lambda count: torch.zeros_like(count, dtype=torch.get_default_dtype()) + value
 
 
@@ -87,22 +89,7 @@ def cosine(start: Number, end: Number, num_steps: int | torch.Tensor) -> Schedul
 
 
 def _check_schedule(name: str, start: Any, end: Any, num_steps: Any) -> None:
-    check_number(name, "start", start, low=0.0)
-    check_number(name, "end", end, low=0.0)
-    if not isinstance(num_steps, torch.Tensor) and (isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1):
-        raise ValueError(f"{name}: num_steps: expected a whole number of at least 1, got {num_steps!r}")
-
-
-def check_number(name: str, argument: str, x: Any, *, low: float = -math.inf) -> None:
-    """Raise unless ``x`` is a number of at least ``low``, or a floating-point tensor []: of schedules, and of optimizers."""
-    if isinstance(x, torch.Tensor):
-        if x.ndim or not x.is_floating_point():
-            raise TypeError(
-                f"{name}: {argument}: expected a number or a floating-point tensor [], got {x.dtype} {list(x.shape)}; "
-                f"for one value a copy, build {name} inside the function that vmap maps"
-            )
-        return
-    if isinstance(x, bool) or not isinstance(x, int | float):
-        raise TypeError(f"{name}: {argument}: expected a number or a floating-point tensor [], got {type(x).__name__}")
-    if not x >= low:
-        raise ValueError(f"{name}: {argument}: expected a number of at least {low}, got {x}")
+    _check.number(f"{name}: start", start, "[0, inf]", tensor=True)
+    _check.number(f"{name}: end", end, "[0, inf]", tensor=True)
+    if not isinstance(num_steps, torch.Tensor):
+        _check.integer(f"{name}: num_steps", num_steps, 1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 
 __all__ = ["Moments", "denormalize", "moments", "normalize", "update"]
 
@@ -40,14 +40,9 @@ def moments(example: Any) -> Moments:
         Moments(count=tensor(0), mean=tensor([0., 0., 0.]), var=tensor([1., 1., 1.]))
     """
     leaves = tree.leaves(example)
-    if not leaves:
-        raise ValueError("moments: example: expected a tree with at least one leaf, got none")
+    _check.some("moments: example", leaves, "leaf")
     for path, x in zip(tree.paths(example), leaves, strict=True):
-        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(
-                f"moments: example: expected floating-point tensors, got {got} at {path}; cast with .to(torch.float32), or leave it out"
-            )
+        _check.floating(f"moments: example: leaf {path}", x, "cast it with .to(torch.float32), or leave it out")
     count = torch.zeros((), dtype=torch.int64, device=leaves[0].device)
     zeros = tree.map(lambda x: torch.zeros_like(x, memory_format=torch.contiguous_format), example)
     return Moments(count, zeros, tree.map(lambda x: x + 1, zeros))
@@ -121,8 +116,8 @@ def normalize(state: Moments, x: Any, *, clip: float | torch.Tensor = 10.0, eps:
         >>> normalize(state, torch.tensor([2.0, 4.0, 100.0]))
         tensor([ 0.,  2., 10.])
     """
-    if not isinstance(clip, torch.Tensor) and not clip > 0:
-        raise ValueError(f"normalize: clip: expected a number above 0, got {clip}; use math.inf for no clipping")
+    if not isinstance(clip, torch.Tensor):
+        _check.number("normalize: clip", clip, "(0, inf]", "use math.inf for no clipping")
     _leading("normalize: x", state, x)
 
     bound: Any = clip

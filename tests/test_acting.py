@@ -158,7 +158,7 @@ def test_rollout_under_vmap_over_params_and_constants():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(num_steps=0), "num_steps is 0; expected at least 1"),
+        (dict(num_steps=0), "num_steps: expected an integer of at least 1, got 0"),
         (dict(state=torch.zeros(3)), "actor: expected an ActorState, or the pair .*that env.reset returned, got a Tensor"),
         (dict(state=(torch.zeros(3), torch.zeros(3))), "got a Tensor for its timestep"),
         (dict(lift=2), r"batch dimensions \[1, 1, 3\]; expected none or one, and torch.func.vmap for more"),
@@ -240,8 +240,8 @@ def test_evaluate_agrees_with_a_loop():
 def test_evaluate_errors():
     env, env_params, act, params = make("CartPole-v1")
     for change, message in (
-        (dict(num_episodes=0), "num_episodes is 0; expected at least 1"),
-        (dict(max_steps=0), "max_steps is 0; expected at least 1"),
+        (dict(num_episodes=0), "num_episodes: expected an integer of at least 1, got 0"),
+        (dict(max_steps=0), "max_steps: expected an integer of at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(params, random.key(0), env_params, env=env, act=act, **{"num_episodes": 2, **change})

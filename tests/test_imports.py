@@ -15,6 +15,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 # A file stands on the floor of its first name; a folder's files share their floor.
 FLOORS = {
     "_check": 0,
+    "typing": 0,
     "_files": 0,
     "_locks": 0,
     "random": 0,
@@ -50,6 +51,8 @@ LAST = ["__main__", "training", "runs", "record", "checkpoint"]
 # Who may import whom on one floor.
 SIBLINGS = {
     ("_locks", "_files"),
+    ("random", "_check"),
+    ("tree", "_check"),
     ("tree", "_files"),
     ("debug", "compiler"),
     ("collectors", "acting"),

@@ -133,7 +133,7 @@ def test_a_recurrent_policy_from_end_to_end(run, tmp_path):
     code, out, err = run("evaluate", "r", "--episodes", 3)
     assert (code, err) == (0, []) and out[-1].startswith("ppo on MemoryChain-bsuite after 48 steps: mean return ")
     code, _, err = run(*command, "--set", "recurrent=gnu")
-    assert code == 2 and err == ["funrl: recurrent: expected 'none' or one of gru, lstm, min_gru, got 'gnu'"]
+    assert code == 2 and err == ["funrl: recurrent: expected 'none', 'gru', 'lstm' or 'min_gru', got 'gnu'"]
 
 
 # On the host
@@ -458,9 +458,9 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
         ((*CARTPOLE, "--set", "num_cells=64,big"), "expected whole numbers with commas, such as 64,64, got '64,big'"),
         ((*CARTPOLE, "--set", "normalize_reward=yes"), "expected true or false, got 'yes'"),
         ((*CARTPOLE, "--set", "num_minibatches=7"), "7 does not divide num_envs * num_steps"),
-        ((*CARTPOLE, "--set", "learning_rate=-1"), "learning_rate: expected a number at least 0, got -1.0"),
+        ((*CARTPOLE, "--set", "learning_rate=-1"), "learning_rate: expected a number of at least 0, got -1.0"),
         ((*CARTPOLE, "--set", "learning_rate=inf"), "learning_rate: expected a finite number at least 0, got inf"),
-        ((*CARTPOLE, "--set", "learning_rate=nan"), "learning_rate: expected a number at least 0, got nan"),
+        ((*CARTPOLE, "--set", "learning_rate=nan"), "learning_rate: expected a number of at least 0, got nan"),
         ((*CARTPOLE, "--set", "trunk=split"), "trunk: expected 'separate' or 'shared', got 'split'"),
         ((*CARTPOLE, "--set", "activation=sine"), "activation"),
         (("train", "ppo", "--env", "Pendulum-v1", "--set", "uniform_mix=0.1"), "uniform_mix: is for discrete actions, but Pendulum-v1"),

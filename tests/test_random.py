@@ -570,65 +570,69 @@ SAMPLERS = {
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_bad_key_is_an_error(name):
     f = SAMPLERS[name]
-    with pytest.raises(ValueError, match=rf"random.{name.strip()}: expected one key of shape \[\], got shape \[8\].*torch.func.vmap"):
+    with pytest.raises(ValueError, match=rf"random.{name.strip()}: key: expected one key, int64 \[\], got int64 \[8\].*torch.func.vmap"):
         f(random.split(K, 8))
     for bad in (torch.tensor(0.5), torch.tensor(1, dtype=torch.int32), 0, None):
-        with pytest.raises(TypeError, match=rf"random.{name.strip()}: expected key to be an int64 tensor, got .*funrl.random.key"):
+        with pytest.raises(TypeError, match=rf"random.{name.strip()}: key: expected one key, int64 .*, got .*funrl.random.key"):
             f(bad)
 
 
 ERRORS = [
-    (TypeError, "key: expected seed to be an integer, got float", lambda: random.key(0.5)),
-    (TypeError, "key: expected seed to be an integer, got a tensor of torch.float32", lambda: random.key(torch.tensor(0.5))),
-    (ValueError, r"key: expected seed in \[-2\*\*63, 2\*\*63\), got 9223372036854775808", lambda: random.key(2**63)),
-    (ValueError, r"key: expected seed to have shape \[\], got \[2\].*vmap", lambda: random.key(torch.arange(2))),
-    (TypeError, "fold_in: expected data to be an integer, got float", lambda: random.fold_in(K, 1.0)),
-    (ValueError, r"fold_in: expected data to have shape \[\], got \[2\]", lambda: random.fold_in(K, torch.arange(2))),
-    (ValueError, "split: expected sizes >= 0, got -1", lambda: random.split(K, -1)),
-    (ValueError, r"bits: expected sizes >= 0, got \(2, -1\)", lambda: random.bits(K, (2, -1))),
+    (TypeError, "key: seed: expected an integer, got a float", lambda: random.key(0.5)),
+    (TypeError, "key: seed: expected a tensor of integers, got torch.float32", lambda: random.key(torch.tensor(0.5))),
+    (ValueError, r"key: seed: expected an integer in \[-2\*\*63, 2\*\*63\), got 9223372036854775808", lambda: random.key(2**63)),
+    (ValueError, r"key: seed: expected the shape \[\], got \[2\].*vmap", lambda: random.key(torch.arange(2))),
+    (TypeError, "fold_in: data: expected an integer, got a float", lambda: random.fold_in(K, 1.0)),
+    (ValueError, r"fold_in: data: expected the shape \[\], got \[2\]", lambda: random.fold_in(K, torch.arange(2))),
+    (ValueError, "split: shape: expected integers of at least 0", lambda: random.split(K, -1)),
+    (ValueError, r"bits: shape: expected integers of at least 0", lambda: random.bits(K, (2, -1))),
     (TypeError, "bits: expected a size or shape of integers, got 2.5", lambda: random.bits(K, 2.5)),
-    (ValueError, "normal: expected sizes >= 0", lambda: random.normal(K, (-2,), dtype=torch.float64)),
-    (TypeError, "uniform: expected dtype torch.float32 or torch.float64, got torch.int64", lambda: random.uniform(K, dtype=torch.int64)),
-    (TypeError, "normal: expected dtype torch.float32 or torch.float64, got torch.float16", lambda: random.normal(K, dtype=torch.float16)),
-    (TypeError, "exponential: expected dtype", lambda: random.gumbel(K, dtype=torch.int64)),
-    (TypeError, "truncated_normal: expected dtype", lambda: random.truncated_normal(K, -1, 1, dtype=torch.int64)),
+    (ValueError, "normal: shape: expected integers of at least 0", lambda: random.normal(K, (-2,), dtype=torch.float64)),
+    (TypeError, "uniform: dtype: expected torch.float32 or torch.float64, got torch.int64", lambda: random.uniform(K, dtype=torch.int64)),
+    (TypeError, "normal: dtype: expected torch.float32 or torch.float64, got torch.float16", lambda: random.normal(K, dtype=torch.float16)),
+    (TypeError, "exponential: dtype: expected", lambda: random.gumbel(K, dtype=torch.int64)),
+    (TypeError, "truncated_normal: dtype: expected", lambda: random.truncated_normal(K, -1, 1, dtype=torch.int64)),
     (ValueError, "uniform: expected finite low < high in torch.float32, got low=1.0 and high=1.0", lambda: random.uniform(K, (), 1.0, 1.0)),
     (ValueError, "uniform: expected finite low < high", lambda: random.uniform(K, (), 0.0, math.inf)),
     (ValueError, "uniform: expected finite low < high", lambda: random.uniform(K, (), math.nan, 1.0)),
     (ValueError, "uniform: expected finite low < high everywhere", lambda: random.uniform(K, (2,), 0.0, torch.tensor([1.0, 0.0]))),
-    (ValueError, r"uniform: expected low to broadcast to shape \[2\], got shape \[3\]", lambda: random.uniform(K, 2, torch.zeros(3), 1.0)),
+    (ValueError, r"uniform: low: expected a shape that broadcasts to \[2\], got \[3\]", lambda: random.uniform(K, 2, torch.zeros(3), 1.0)),
     (ValueError, "truncated_normal: expected low < high, got low=1.0 and high=-1.0", lambda: random.truncated_normal(K, 1.0, -1.0)),
     (ValueError, "truncated_normal: expected low < high everywhere", lambda: random.truncated_normal(K, torch.ones(2), torch.ones(2))),
-    (ValueError, r"truncated_normal: expected low to broadcast to shape \[\]", lambda: random.truncated_normal(K, torch.zeros(2), 1.0, ())),
+    (
+        ValueError,
+        r"truncated_normal: low: expected a shape that broadcasts to \[\]",
+        lambda: random.truncated_normal(K, torch.zeros(2), 1.0, ()),
+    ),
     (ValueError, "randint: expected low < high, got low=5 and high=5", lambda: random.randint(K, (), 5, 5)),
     (ValueError, "randint: expected low < high everywhere", lambda: random.randint(K, (), 0, torch.tensor(0))),
-    (ValueError, r"randint: expected high in \[-2\*\*63", lambda: random.randint(K, (), 0, 2**63)),
-    (TypeError, "randint: expected high to be an integer, got float", lambda: random.randint(K, (), 0, 2.0)),
+    (ValueError, r"randint: high: expected an integer in \[-2\*\*63", lambda: random.randint(K, (), 0, 2**63)),
+    (TypeError, "randint: high: expected an integer, got a float", lambda: random.randint(K, (), 0, 2.0)),
     (
         TypeError,
-        "randint: expected high to be an integer, got a tensor of torch.float32",
+        "randint: high: expected a tensor of integers, got torch.float32",
         lambda: random.randint(K, (), 0, torch.tensor(2.0)),
     ),
     (
         ValueError,
-        r"randint: expected high to broadcast to shape \[\], got shape \[2\]",
+        r"randint: high: expected a shape that broadcasts to \[\], got \[2\]",
         lambda: random.randint(K, (), 0, torch.tensor([2, 3])),
     ),
-    (ValueError, r"bernoulli: expected p in \[0, 1\], got 1.5", lambda: random.bernoulli(K, 1.5)),
+    (ValueError, r"bernoulli: p: expected a number in \[0, 1\], got 1.5", lambda: random.bernoulli(K, 1.5)),
     (ValueError, r"bernoulli: expected p in \[0, 1\] everywhere", lambda: random.bernoulli(K, torch.tensor([0.5, -0.1]))),
-    (TypeError, "bernoulli: expected p to be a floating-point tensor, got torch.int64", lambda: random.bernoulli(K, torch.tensor(1))),
-    (ValueError, r"bernoulli: expected p to broadcast to shape \[2\]", lambda: random.bernoulli(K, torch.rand(3), 2)),
+    (TypeError, "bernoulli: p: expected a floating-point tensor, got torch.int64", lambda: random.bernoulli(K, torch.tensor(1))),
+    (ValueError, r"bernoulli: p: expected a shape that broadcasts to \[2\]", lambda: random.bernoulli(K, torch.rand(3), 2)),
     (
         TypeError,
-        "categorical: expected logits to be a floating-point tensor, got torch.int64",
+        "categorical: logits: expected a floating-point tensor, got torch.int64",
         lambda: random.categorical(K, torch.arange(3)),
     ),
     (ValueError, "categorical: expected logits to have at least one class along axis -1", lambda: random.categorical(K, torch.zeros(3, 0))),
-    (ValueError, "permutation: expected sizes >= 0, got ", lambda: random.permutation(K, -1)),
+    (ValueError, "permutation: shape: expected integers of at least 0", lambda: random.permutation(K, -1)),
     (TypeError, "permutation: expected a size or shape of integers", lambda: random.permutation(K, 2.5)),
-    (ValueError, "shuffle: expected x to have at least one dim", lambda: random.permutation(K, torch.tensor(3))),
-    (TypeError, "shuffle: expected x to be a tensor, got list; give torch.as_tensor", lambda: random.shuffle(K, [1, 2, 3])),
-    (ValueError, "choice: expected sizes >= 0, got -3", lambda: random.choice(K, -3)),
+    (ValueError, "shuffle: x: expected at least one dim", lambda: random.permutation(K, torch.tensor(3))),
+    (TypeError, "shuffle: x: expected a tensor, got a list; give torch.as_tensor", lambda: random.shuffle(K, [1, 2, 3])),
+    (ValueError, "choice: shape: expected integers of at least 0", lambda: random.choice(K, -3)),
     (ValueError, "choice: expected a to hold at least one element, got 0", lambda: random.choice(K, 0)),
     (ValueError, r"choice: expected a to hold at least one element, got shape \[0, 2\]", lambda: random.choice(K, torch.zeros(0, 2))),
     (
@@ -636,7 +640,7 @@ ERRORS = [
         r"choice: expected a draw of at most 3 elements without .*replace=True",
         lambda: random.choice(K, 3, (2, 2), replace=False),
     ),
-    (ValueError, r"choice: expected p of shape \[3\], got \[2\]", lambda: random.choice(K, 3, p=torch.tensor([0.5, 0.5]))),
+    (ValueError, r"choice: p: expected the shape \[3\], got \[2\]", lambda: random.choice(K, 3, p=torch.tensor([0.5, 0.5]))),
     (ValueError, "choice: expected p >= 0 that sums to 1", lambda: random.choice(K, 2, p=torch.tensor([-0.5, 1.5]))),
     (ValueError, "choice: expected p >= 0 that sums to 1.*divide it by its sum", lambda: random.choice(K, 2, p=torch.tensor([0.5, 0.6]))),
     (ValueError, "choice: expected p >= 0 that sums to 1", lambda: random.choice(K, 2, p=torch.tensor([math.nan, 0.6]))),
@@ -645,7 +649,7 @@ ERRORS = [
         "choice: expected p to have at least 2 elements above 0",
         lambda: random.choice(K, 2, 2, replace=False, p=torch.tensor([0.0, 1.0])),
     ),
-    (TypeError, "choice: expected p to be a floating-point tensor", lambda: random.choice(K, 2, p=[0.5, 0.5])),
+    (TypeError, "choice: p: expected a floating-point tensor", lambda: random.choice(K, 2, p=[0.5, 0.5])),
 ]
 
 

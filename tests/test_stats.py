@@ -119,7 +119,11 @@ STATE = stats.moments({"a": torch.zeros(3), "b": torch.zeros(())})
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: stats.moments(torch.zeros(3, dtype=torch.uint8)), TypeError, "got torch.uint8 at .the whole tree."),
+        (
+            lambda: stats.moments(torch.zeros(3, dtype=torch.uint8)),
+            TypeError,
+            "leaf .the whole tree.: expected a floating-point tensor, got torch.uint8",
+        ),
         (lambda: stats.moments({}), ValueError, "at least one leaf"),
         (
             lambda: stats.update(STATE, {"a": torch.zeros(3)}),

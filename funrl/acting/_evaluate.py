@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.acting._choose import Act, check_act, chooser, with_reset
 from funrl.acting._state import ActorState, check_reward, start
 from funrl.acting._step import renew
@@ -74,8 +74,7 @@ def evaluate(
         >>> bool(result.finished.all()), bool((result.episode_return == result.episode_length).all())
         (True, True)
     """
-    if num_episodes < 1:
-        raise ValueError(f"evaluate: num_episodes is {num_episodes}; expected at least 1")
+    _check.integer("evaluate: num_episodes", num_episodes, 1)
     check_act("evaluate", act)
     max_steps = env.max_episode_steps if max_steps is None else max_steps
     if max_steps < 1:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.acting._choose import Act, check_act, chooser, mapped, with_reset
 from funrl.acting._host import rollout_host
 from funrl.acting._state import ActorState, check_reward, checked
@@ -67,8 +67,7 @@ def rollout(
         >>> batch.observation.shape, batch.action.shape
         (torch.Size([16, 4, 4]), torch.Size([16, 4]))
     """
-    if num_steps < 1:
-        raise ValueError(f"rollout: num_steps is {num_steps}; expected at least 1")
+    _check.integer("rollout: num_steps", num_steps, 1)
     check_act("rollout", act)
     actor, shape = checked("rollout", actor, env, act)
     if isinstance(env, VectorEnv) and env.host:

@@ -65,8 +65,7 @@ Metrics of crossq, redq, sac, sac_discrete:
 import dataclasses
 from typing import Any
 
-from funrl import envs
-from funrl._check import nearest
+from funrl import _check, envs
 from funrl.algos import (
     a2c,
     crossq,
@@ -214,5 +213,5 @@ def make(name: str, env: AnyEnv | str, **options: Any) -> Algorithm:
 
 def _find(name: str) -> tuple[Any, Any]:
     if name not in _ALGORITHMS:
-        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {nearest(name, _ALGORITHMS)}")
+        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {_check.nearest(name, _ALGORITHMS)}")
     return _ALGORITHMS[name]

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import nn, random, stats, tree
+from funrl import _check, nn, random, stats, tree
 from funrl.acting import Memory
-from funrl.algos._algorithm import check_range, in_dtype_of
+from funrl.algos._algorithm import in_dtype_of
 from funrl.algos._heads import action_head, check_actions, project_action, project_boxes
 from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos._state import ActorParams
@@ -302,10 +302,9 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
         ...
         ValueError: trunk: expected 'separate' or 'shared', got 'both'
     """
-    check_range(config, ("initial_log_std",), -20, 20)
-    check_range(config, ("uniform_mix",), 0, 1 - 1e-6)
-    if config.trunk not in ("separate", "shared"):
-        raise ValueError(f"trunk: expected 'separate' or 'shared', got {config.trunk!r}")
+    _check.fields(config, "[-20, 20]", "initial_log_std")
+    _check.fields(config, "[0, 0.999999]", "uniform_mix")
+    _check.one_of("trunk", config.trunk, ("separate", "shared"))
     if network is None:
         check_observations(env)
         check_layers(config, env)
@@ -328,13 +327,11 @@ def check_recurrent(config: Any) -> None:
         >>> check_recurrent(funrl.algos.ppo.PPOConfig(recurrent="gnu"))
         Traceback (most recent call last):
         ...
-        ValueError: recurrent: expected 'none' or one of gru, lstm, min_gru, got 'gnu'
+        ValueError: recurrent: expected 'none', 'gru', 'lstm' or 'min_gru', got 'gnu'
     """
-    check_range(config, ("recurrent_size",), 1)
-    if config.recurrent not in ("none", *_CELLS):
-        raise ValueError(f"recurrent: expected 'none' or one of {', '.join(_CELLS)}, got {config.recurrent!r}")
-    if config.recurrent != "none" and config.num_envs % config.num_minibatches:
-        raise ValueError(
-            f"num_minibatches: {config.num_minibatches} does not divide num_envs = {config.num_envs}, and a recurrent policy learns from "
-            "whole environments; choose a divisor"
+    _check.fields(config, "[1, inf)", "recurrent_size")
+    _check.one_of("recurrent", config.recurrent, ("none", *_CELLS))
+    if config.recurrent != "none":
+        _check.divisor(
+            "num_minibatches", config.num_minibatches, config.num_envs, "num_envs", "recurrent policies learn from whole environments"
         )

@@ -1,15 +1,13 @@
 """The interface of algorithms, and their shared parts: configurations, hyperparameters, collection of experience."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 import torch
 
-from funrl import random, schedules, tree
-from funrl._check import nearest
+from funrl import _check, random, schedules, tree
 from funrl.acting import ActorState, rollout, start
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
@@ -23,7 +21,6 @@ __all__ = [
     "check",
     "check_copies",
     "check_experience",
-    "check_range",
     "collecting",
     "in_dtype_of",
     "make_config",
@@ -196,7 +193,7 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in options.items():
         if name not in fields:
-            advice = nearest(name, fields)
+            advice = _check.nearest(name, fields)
             more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
             raise ValueError(f"unknown option {name!r}: {advice}{more}")
         kinds = get_args(fields[name].type)  # of ``int | tuple``
@@ -279,9 +276,8 @@ def check_experience(learner: Any, transitions: Transition, config: Any, *extras
         ...
         ValueError: learn: transitions: extras lack 'log_prob'; let the algorithm's own act choose the actions
     """
-    if not isinstance(learner, LearnerState):
-        remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
-        raise TypeError(f"learn: learner: expected a LearnerState, got a {type(learner).__name__}; {remedy}")
+    remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
+    _check.instance("learn: learner", learner, LearnerState, remedy)
     shape, expected = tuple(transitions.reward.shape), (config.num_steps, config.num_envs)
     if shape != expected:
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import optim, tree
+from funrl import _check, optim, tree
 from funrl.algos._algorithm import make_config
 from funrl.buffers import Buffer
 from funrl.policies import ActorCritic
@@ -189,13 +189,11 @@ def _check_kind(kind: type, name: str, value: Any) -> None:
         if getattr(value, "noisy", False) and not hasattr(kind, "noisy"):
             raise ValueError(f"{name}: expected one without noise, got a noisy net, which only DQN explores with")
     if (name.endswith("loss") or name == "exploration") and (not callable(value) or isinstance(value, type | torch.nn.Module)):
-        raise TypeError(f"{name}: expected a function, got {_described(value)}; help({kind.__module__}.make) says of what")
-    if name == "buffer" and not isinstance(value, Buffer):
-        raise TypeError(
-            f"buffer: expected a funrl.buffers.Buffer, got {_described(value)}; call the factory, as in buffers.uniform(100_000)"
-        )
-    if name == "optimizer" and not isinstance(value, optim.Optimizer):
-        raise TypeError(f"optimizer: expected a funrl.optim.Optimizer, got {_described(value)}; call the factory, as in optim.adamw(1e-3)")
+        raise TypeError(f"{name}: expected a function, got {_check.describe(value)}; help({kind.__module__}.make) says of what")
+    if name == "buffer":
+        _check.instance(name, value, Buffer, "call the factory, as in buffers.uniform(100_000)", "a funrl.buffers.Buffer")
+    if name == "optimizer":
+        _check.instance(name, value, optim.Optimizer, "call the factory, as in optim.adamw(1e-3)", "a funrl.optim.Optimizer")
 
 
 def _check_net(name: str, net: Any, *, whole: bool) -> None:
@@ -203,10 +201,5 @@ def _check_net(name: str, net: Any, *, whole: bool) -> None:
         return
     if isinstance(net, torch.nn.Module):
         raise TypeError(f"{name}: expected a net of pure functions, got a module of torch; give funrl.nn.from_module({name})")
-    if not all(hasattr(net, part) for part in ("init", "apply", "noisy")):
-        also = " or a funrl.policies.ActorCritic" if whole else ""
-        raise TypeError(f"{name}: expected a net, such as funrl.nn.mlp makes{also}, got {_described(net)}")
-
-
-def _described(value: Any) -> str:
-    return f"the function {value.__name__}" if callable(value) and hasattr(value, "__name__") else f"a {type(value).__name__}"
+    expected = f"a net, such as funrl.nn.mlp makes{' or a funrl.policies.ActorCritic' if whole else ''}"
+    _check.has(name, net, ("init", "apply", "noisy"), expected)

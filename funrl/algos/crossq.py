@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.algos import off_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
@@ -95,7 +95,7 @@ def make(
     """
     losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
-    _check(config, env, observations(actor, critic))
+    _check_config(config, env, observations(actor, critic))
     space, (policy, critics) = env.action_space, _networks(config, env, actor, critic)
     critic_objective = with_default(critic_loss, crossq_critic_loss, needed=("td_error", "statistics"))
     actor_objective = with_default(actor_loss, crossq_actor_loss, needed=("log_prob",))
@@ -150,9 +150,8 @@ def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tup
 
 def _check(config: CrossQConfig, env: AnyEnv, observations: str) -> None:
     off_policy.check("CrossQ", env, config, discrete=False, observations=observations)
-    check_range(config, ("policy_delay",), 1)
-    check_range(config, ("momentum",), 0, 1)
-    check_range(config, ("initial_alpha",), 0, open_low=True)
-    check_range(config, ("entropy_share",), 0)
-    if config.batch_size < 2:
-        raise ValueError(f"batch_size: a batch of {config.batch_size} has no variance to normalise by; expected at least 2")
+    _check.fields(config, "[1, inf)", "policy_delay")
+    _check.fields(config, "[0, 1]", "momentum")
+    _check.fields(config, "(0, inf)", "initial_alpha")
+    _check.fields(config, "[0, inf)", "entropy_share")
+    _check.integer("batch_size", config.batch_size, 2, remedy="a batch of one has no variance to normalise by")

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.algos import off_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, deterministic_actor, observations, q_ensemble
@@ -93,8 +93,8 @@ def make(
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
-    check_range(config, ("tau",), 0, 1)
-    check_range(config, ("exploration_noise",), 0)
+    _check.fields(config, "[0, 1]", "tau")
+    _check.fields(config, "[0, inf)", "exploration_noise")
     space, seen = env.action_space, env.observation_space
     own = batchwise("actor", actor, seen, space.shape[0])
     policy = deterministic_actor(config.num_cells, space, config.activation, own)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import buffers, tree
+from funrl import _check, buffers, tree
 from funrl.algos import off_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, scheduled, with_default
 from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos._networks import q_network
@@ -120,7 +120,7 @@ def make(
         Deviation: sums of n rewards end with their rollout: the last n - 1 of its ``num_steps`` steps bootstrap after fewer steps.
     """
     config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, exploration=exploration, loss=loss)
-    _check(config, env, network)
+    _check_config(config, env, network)
     atoms = config.num_atoms if config.c51 else 1
     q_net = q_network(config, env, network, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
     objective = with_default(loss, _own_loss(config), needed=("td_error",))
@@ -188,13 +188,13 @@ def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., 
 
 def _check(config: DQNConfig, env: AnyEnv, network: Any) -> None:
     off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
-    check_range(config, ("target_period",), 1)
+    _check.fields(config, "[1, inf)", "target_period")
     if network is None:
         check_layers(config, env)
-    check_range(config, ("priority_alpha", "priority_beta"), 0)
-    check_range(config, ("huber_delta",), 0, infinite=True)
-    check_range(config, ("tau", "epsilon_start", "epsilon_end"), 0, 1)
-    check_range(config, ("epsilon_steps",), 0, open_low=True)
-    check_range(config, ("num_atoms",), 2)
+    _check.fields(config, "[0, inf)", "priority_alpha", "priority_beta")
+    _check.fields(config, "[0, inf]", "huber_delta")
+    _check.fields(config, "[0, 1]", "tau", "epsilon_start", "epsilon_end")
+    _check.fields(config, "(0, inf)", "epsilon_steps")
+    _check.fields(config, "[2, inf)", "num_atoms")
     if not config.v_min < config.v_max:
         raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")

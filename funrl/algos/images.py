@@ -136,18 +136,14 @@ def check_layers(config: Any, env: AnyEnv) -> None:
         >>> check_layers(funrl.algos.ppo.PPOConfig(stride=0), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: stride: expected a whole number of at least 1, or one for each of the 1 layers of num_channels, got 0
+        ValueError: stride: expected 1 integer of at least 1, got (0,); give one number, or one for each of the layers of num_channels
     """
     num = len(config.num_channels)
     for name in ("kernel_size", "stride"):
         value = getattr(config, name)
         sizes = value if isinstance(value, tuple) else (value,) * num
-        if len(sizes) != num or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes):
-            raise ValueError(
-                f"{name}: expected a whole number of at least 1, or one for each of the {num} layers of num_channels, got {value!r}"
-            )
-    if config.layout not in ("", "hwc", "chw"):
-        raise ValueError(f"layout: expected 'hwc', 'chw', or '' where the space says it, got {config.layout!r}")
+        _check.integers(name, sizes, 1, num, "give one number, or one for each of the layers of num_channels")
+    _check.one_of("layout", config.layout, ("hwc", "chw", ""), "'' takes what the space says")
     for space in _entries(env.observation_space):
         if is_image(space):
             picture_layout("env", space, config.layout or None)

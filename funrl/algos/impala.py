@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.algos import _actor_critic as actor_critic, on_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
@@ -85,14 +85,10 @@ def make(
     """
     config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
-    check_range(config, ("num_minibatches",), 1)
-    check_range(config, ("lambda_",), 0, 1)
-    check_range(config, ("rho_clip", "c_clip"), 0, open_low=True, infinite=True)
-    if config.num_envs % config.num_minibatches:
-        raise ValueError(
-            f"num_minibatches: {config.num_minibatches} does not divide num_envs = {config.num_envs}, and batches are of whole unrolls; "
-            "choose a divisor"
-        )
+    _check.fields(config, "[1, inf)", "num_minibatches")
+    _check.fields(config, "[0, 1]", "lambda_")
+    _check.fields(config, "(0, inf]", "rho_clip", "c_clip")
+    _check.divisor("num_minibatches", config.num_minibatches, config.num_envs, "num_envs", "batches are of whole unrolls")
     nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: ImpalaConfig) -> Transition:

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import buffers, random, tree
+from funrl import _check, buffers, random, tree
 from funrl.algos import episodes
 from funrl.algos._algorithm import (
     Algorithm,
     annealed,
     check_copies,
     check_experience,
-    check_range,
     collecting,
     in_dtype_of,
     make_hparams,
@@ -266,8 +265,7 @@ def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer, own: bool) 
         raise ValueError(
             f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one step; raise it"
         )
-    if config.num_updates % spec.delay:
-        raise ValueError(f"num_updates: expected a multiple of policy_delay, {spec.delay}, got {config.num_updates}; change either")
+    _check.divisor("policy_delay", spec.delay, config.num_updates, "num_updates", "change either")
 
 
 def _check_batches(batches: Any, config: Any) -> None:
@@ -330,11 +328,11 @@ def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: 
         ValueError: env: DQN expects Discrete actions, got Box(...); for continuous ones take ddpg, td3 or sac
     """
     check_copies(config, env)
-    check_range(config, ("num_envs", "num_steps", "num_updates", "batch_size", "buffer_size"), 1)
-    check_range(config, ("n_step",), 1, config.num_steps)
-    check_range(config, ("learning_starts", "learning_rate"), 0)
-    check_range(config, ("anneal_steps",), 0, open_low=True, infinite=True)
-    check_range(config, ("gamma",), 0, 1)
+    _check.fields(config, "[1, inf)", "num_envs", "num_steps", "num_updates", "batch_size", "buffer_size")
+    _check.fields(config, f"[1, {config.num_steps}]", "n_step")
+    _check.fields(config, "[0, inf)", "learning_starts", "learning_rate")
+    _check.fields(config, "(0, inf]", "anneal_steps")
+    _check.fields(config, "[0, 1]", "gamma")
     actions, space = env.action_space, env.observation_space
     if discrete and not isinstance(actions, Discrete):
         raise ValueError(f"env: {name} expects Discrete actions, got {actions}; for continuous ones take ddpg, td3 or sac")

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import acting, optim, random, tree
+from funrl import _check, acting, optim, random, tree
 from funrl.algos import _actor_critic as actor_critic, episodes
 from funrl.algos._algorithm import (
     Algorithm,
     annealed,
     check_copies,
     check_experience,
-    check_range,
     collecting,
     in_dtype_of,
     make_hparams,
@@ -307,15 +306,15 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
         >>> check(OnPolicyConfig(gamma=1.5), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
+        ValueError: gamma: expected a number in [0, 1], got 1.5
     """
     check_copies(config, env)
-    check_range(config, ("num_envs", "num_steps"), 1)
+    _check.fields(config, "[1, inf)", "num_envs", "num_steps")
     if network is None:
         check_layers(config, env)
-    check_range(config, ("learning_rate",), 0)
-    check_range(config, ("anneal_steps", "max_grad_norm"), 0, open_low=True, infinite=True)
-    check_range(config, ("gamma",), 0, 1)
+    _check.fields(config, "[0, inf)", "learning_rate")
+    _check.fields(config, "(0, inf]", "anneal_steps", "max_grad_norm")
+    _check.fields(config, "[0, 1]", "gamma")
 
 
 def check_actor_critic(config: Any, env: AnyEnv, network: Any = None) -> None:
@@ -326,10 +325,10 @@ def check_actor_critic(config: Any, env: AnyEnv, network: Any = None) -> None:
         >>> check_actor_critic(ActorCriticConfig(value_weight=-1.0), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: value_weight: expected a number at least 0, got -1.0
+        ValueError: value_weight: expected a number of at least 0, got -1.0
     """
     check(config, env, network)
-    check_range(config, ("value_weight", "entropy_weight"), 0)
+    _check.fields(config, "[0, inf)", "value_weight", "entropy_weight")
     actor_critic.check(config, env, network)
 
 
@@ -341,11 +340,6 @@ def check_minibatches(config: Any) -> None:
         >>> check_minibatches(funrl.algos.ppo.PPOConfig(num_envs=3, num_steps=3, num_minibatches=2))
         Traceback (most recent call last):
         ...
-        ValueError: num_minibatches: 2 does not divide num_envs * num_steps = 3 * 3 = 9; choose a divisor
+        ValueError: num_minibatches: expected a divisor of num_envs * num_steps = 9, got 2
     """
-    num_samples = config.num_envs * config.num_steps
-    if num_samples % config.num_minibatches:
-        raise ValueError(
-            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
-            f"{config.num_envs} * {config.num_steps} = {num_samples}; choose a divisor"
-        )
+    _check.divisor("num_minibatches", config.num_minibatches, config.num_envs * config.num_steps, "num_envs * num_steps")

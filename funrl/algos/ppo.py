@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import stats, tree
+from funrl import _check, stats, tree
 from funrl.algos import _actor_critic as actor_critic, _rewards as rewards, on_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
@@ -116,7 +116,7 @@ def make(
         whose KL divergence exceeds it.
     """
     config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss)
-    _check(config, env, network)
+    _check_config(config, env, network)
     nets = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env, network)
 
     def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
@@ -166,11 +166,11 @@ def make(
 
 def _check(config: PPOConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check_actor_critic(config, env, network)
-    check_range(config, ("num_epochs", "num_minibatches"), 1)
-    check_range(config, ("clip",), 0)
-    check_range(config, ("value_clip",), 0, infinite=True)
-    check_range(config, ("target_kl",), 0, open_low=True, infinite=True)
-    check_range(config, ("lambda_",), 0, 1)
+    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
+    _check.fields(config, "[0, inf)", "clip")
+    _check.fields(config, "[0, inf]", "value_clip")
+    _check.fields(config, "(0, inf]", "target_kl")
+    _check.fields(config, "[0, 1]", "lambda_")
     actor_critic.check_recurrent(config)
     if config.normalize_observation and not is_vector(env.observation_space):
         raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; leave it off")

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.algos import on_policy
-from funrl.algos._algorithm import Algorithm, check_range, in_dtype_of
+from funrl.algos._algorithm import Algorithm, in_dtype_of
 from funrl.algos._arguments import configure, scheduled
 from funrl.algos._heads import project_action
 from funrl.algos._networks import q_network
@@ -112,7 +112,7 @@ def make(
         lambda-returns. Deviation: Adam instead of RAdam.
     """
     config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, exploration=exploration, loss=loss)
-    _check(config, env, network)
+    _check_config(config, env, network)
     space = env.action_space
     q_net = q_network(config, env, network, norm="layer")
 
@@ -150,9 +150,9 @@ def make(
 
 def _check(config: PQNConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check(config, env, network)
-    check_range(config, ("num_epochs", "num_minibatches"), 1)
-    check_range(config, ("lambda_", "epsilon_start", "epsilon_end"), 0, 1)
-    check_range(config, ("epsilon_steps",), 0, open_low=True)
+    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
+    _check.fields(config, "[0, 1]", "lambda_", "epsilon_start", "epsilon_end")
+    _check.fields(config, "(0, inf)", "epsilon_steps")
     if network is None:
         check_observations(env)
     if not isinstance(env.action_space, Discrete):

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.algos import off_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor
@@ -93,12 +93,11 @@ def make(
     losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
     off_policy.check("REDQ", env, config, discrete=False, observations=observations(actor, critic))
-    check_range(config, ("num_critics", "subset", "policy_delay"), 1)
-    check_range(config, ("initial_alpha",), 0, open_low=True)
-    check_range(config, ("entropy_share",), 0)
-    check_range(config, ("tau",), 0, 1)
-    if config.subset > config.num_critics:
-        raise ValueError(f"subset: expected at most the {config.num_critics} critics of num_critics, got {config.subset}")
+    _check.fields(config, "[1, inf)", "num_critics", "subset", "policy_delay")
+    _check.fields(config, "(0, inf)", "initial_alpha")
+    _check.fields(config, "[0, inf)", "entropy_share")
+    _check.fields(config, "[0, 1]", "tau")
+    _check.integer("subset", config.subset, 1, config.num_critics, "draw from the num_critics critics there are")
     space, seen = env.action_space, env.observation_space
     own = batchwise("actor", actor, seen, 2 * space.shape[0])
     policy = stochastic_actor(config.num_cells, space, config.activation, own)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.algos import _actor_critic as actor_critic, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -97,8 +97,7 @@ def make(
     """
     config, given = configure(ReinforceConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
-    if config.baseline not in ("value", "none"):
-        raise ValueError(f"baseline: expected 'value' or 'none', got {config.baseline!r}")
+    _check.one_of("baseline", config.baseline, ("value", "none"))
     nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: ReinforceConfig) -> ReinforceRows:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.algos import off_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor, target_entropy
@@ -80,9 +80,9 @@ def make(
     """
     config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
     off_policy.check("SAC", env, config, discrete=False, observations=observations(actor, critic))
-    check_range(config, ("initial_alpha",), 0, open_low=True)
-    check_range(config, ("entropy_share",), 0)
-    check_range(config, ("tau",), 0, 1)
+    _check.fields(config, "(0, inf)", "initial_alpha")
+    _check.fields(config, "[0, inf)", "entropy_share")
+    _check.fields(config, "[0, 1]", "tau")
     space, seen = env.action_space, env.observation_space
     own = batchwise("actor", actor, seen, 2 * space.shape[0])
     policy = stochastic_actor(config.num_cells, space, config.activation, own)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import nn, tree
+from funrl import _check, nn, tree
 from funrl.algos import off_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
@@ -89,8 +89,8 @@ def make(
     """
     config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
     off_policy.check("SAC for discrete actions", env, config, discrete=True, observations=observations(actor, critic))
-    check_range(config, ("initial_alpha",), 0, open_low=True)
-    check_range(config, ("tau", "entropy_share"), 0, 1)
+    _check.fields(config, "(0, inf)", "initial_alpha")
+    _check.fields(config, "[0, 1]", "tau", "entropy_share")
     num_actions = env.action_space.n
     logits = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(0.01))
     logits = batchwise("actor", actor, env.observation_space, num_actions) or logits

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.algos import off_policy
-from funrl.algos._algorithm import Algorithm, check_range
+from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, deterministic_actor, half_width, observations, q_ensemble
@@ -100,9 +100,9 @@ def make(
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("TD3", env, config, discrete=False, observations=observations(actor, critic))
-    check_range(config, ("policy_delay",), 1)
-    check_range(config, ("tau",), 0, 1)
-    check_range(config, ("exploration_noise", "target_noise", "target_noise_clip"), 0)
+    _check.fields(config, "[1, inf)", "policy_delay")
+    _check.fields(config, "[0, 1]", "tau")
+    _check.fields(config, "[0, inf)", "exploration_noise", "target_noise", "target_noise_clip")
     space, seen = env.action_space, env.observation_space
     own = batchwise("actor", actor, seen, space.shape[0])
     policy = deterministic_actor(config.num_cells, space, config.activation, own)

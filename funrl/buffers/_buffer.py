@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import tree
-from funrl.random import seen
+from funrl import _check, tree
 
-__all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "check_capacity", "seen"]
+__all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "check_capacity"]
 
 
 @tree.dataclass
@@ -118,8 +117,7 @@ def check_capacity(name: str, **sizes: Any) -> None:
         ValueError: buffers.uniform: capacity: expected an integer of at least 1, got 0
     """
     for argument, n in sizes.items():
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"buffers.{name}: {argument}: expected an integer of at least 1, got {n!r}")
+        _check.integer(f"buffers.{name}: {argument}", n, 1)
 
 
 def check_batch_size(name: str, batch_size: Any, size: torch.Tensor, at_least: int) -> None:
@@ -131,10 +129,9 @@ def check_batch_size(name: str, batch_size: Any, size: torch.Tensor, at_least: i
         ...
         ValueError: buffers.uniform: sample: the buffer is empty; add to it, and ask can_sample first
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"buffers.{name}: sample: batch_size: expected an integer of at least 1, got {batch_size!r}")
-    if seen(lambda: size < at_least):
-        if seen(lambda: size < 1):
+    _check.integer(f"buffers.{name}: sample: batch_size", batch_size, 1)
+    if _check.seen(lambda: size < at_least):
+        if _check.seen(lambda: size < 1):
             raise ValueError(f"buffers.{name}: sample: the buffer is empty; add to it, and ask can_sample first")
         raise ValueError(
             f"buffers.{name}: sample: batch_size is {batch_size}, but the buffer holds {int(size)} items; ask can_sample first"

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import random, tree
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity, seen
+from funrl import _check, random, tree
+from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
 from funrl.buffers._episodes import breaks, done as done_of, positions
 from funrl.buffers._ring import append, check_items, memory, rows, start
 from funrl.buffers._sums import SumTree, find, put, sum_tree, total
@@ -81,8 +81,7 @@ def frame_stacks(
         (tensor(2), torch.Size([3, 4, 8, 8]))
     """
     check_capacity("frame_stacks", capacity=capacity, num_frames=num_frames)
-    if capacity < num_frames:
-        raise ValueError(f"buffers.frame_stacks: capacity: expected at least num_frames = {num_frames} steps, got {capacity}")
+    _check.integer("buffers.frame_stacks: capacity", capacity, num_frames, remedy="it holds at least num_frames steps")
     spec = _Spec(capacity, num_frames, observation, next_observation, done)
 
     def kept(item: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
@@ -92,8 +91,7 @@ def frame_stacks(
     def init(example: Any) -> FramesState:
         shape = tree.batch_shape(example, 1)
         over = done(example)
-        if over.shape != shape or over.dtype != torch.bool:
-            raise ValueError(f"buffers.frame_stacks: done: expected bool {list(shape)}, got {tree.describe_leaf(over)}")
+        _check.flag("buffers.frame_stacks: done", over, shape=shape)
         ring = start("frame_stacks", kept(example), capacity, storage)
         return FramesState(ring, torch.ones_like(over), sum_tree(capacity * shape[0], over.device))
 
@@ -180,7 +178,7 @@ def _padding_of(spec: _Spec, state: FramesState, batch: Any, position: torch.Ten
         repeated = repeated & same
         zeros = zeros & torch.where(inside, same, equal(shown, torch.zeros_like(shown)))
     result = torch.where(repeated, 0, torch.where(zeros, 1, 2)).to(torch.uint8)
-    if seen(lambda: ((result == 2) & (position >= num_frames - 1)).any()):
+    if _check.seen(lambda: ((result == 2) & (position >= num_frames - 1)).any()):
         raise ValueError(
             f"buffers.frame_stacks: {spec.observation}: expected stacks of the newest frames of consecutive steps, got others; apply "
             "frame_stack after transforms that skip steps or change observations, and extend with what follows, or take buffers.uniform"
@@ -245,8 +243,7 @@ def encode_pixels(x: torch.Tensor) -> torch.Tensor:
         >>> encode_pixels(torch.tensor([0.0, 0.5, 1.0]))
         tensor([  0, 128, 255], dtype=torch.uint8)
     """
-    if not x.is_floating_point():
-        raise TypeError(f"buffers.encode_pixels: expected a floating-point tensor, got {x.dtype}")
+    _check.floating("buffers.encode_pixels: x", x)
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 

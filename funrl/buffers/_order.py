@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random
-from funrl.buffers._buffer import seen
+from funrl import _check, random
 from funrl.compiler import scan, tracing
 from funrl.random import FOLD, feistel, output
 
@@ -57,7 +56,7 @@ def ordered(key: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Te
         for pair in keys.unbind(0):
             y = two_rounds(y, pair)
         x = y if step == 0 else torch.where(x >= n, y, x)
-        if seen(lambda x=x: (x < n).all()):
+        if _check.seen(lambda x=x: (x < n).all()):
             break
     return torch.minimum(x, (n - 1).clamp(min=0))
 

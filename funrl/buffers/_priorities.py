@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.buffers._buffer import RingState
 from funrl.buffers._journal import home
 from funrl.buffers._ring import capacity_of
@@ -33,12 +33,8 @@ class Exponents(tree.Replaceable):
 def exponents(name: str, alpha: Any, beta: Any, epsilon: Any) -> Callable[[Any], Exponents]:
     """Check the exponents of a prioritised buffer, and return a function that makes tensors of them on a device."""
     for argument, x in (("alpha", alpha), ("beta", beta)):
-        if isinstance(x, torch.Tensor) and (x.ndim != 0 or not x.is_floating_point()):
-            raise ValueError(f"buffers.{name}: {argument}: expected a floating-point tensor [], got {tree.describe_leaf(x)}")
-        if not isinstance(x, torch.Tensor) and not x >= 0:
-            raise ValueError(f"buffers.{name}: {argument}: expected a number of at least 0, got {x}")
-    if not 0 <= epsilon < float("inf"):
-        raise ValueError(f"buffers.{name}: epsilon: expected a finite number of at least 0, got {epsilon}")
+        _check.number(f"buffers.{name}: {argument}", x, "[0, inf]", tensor=True)
+    _check.number(f"buffers.{name}: epsilon", epsilon, "[0, inf)")
 
     def make(device: Any) -> Exponents:
         number = lambda x: torch.as_tensor(x, dtype=torch.float32).to(device, copy=True)  # noqa: E731
@@ -100,12 +96,8 @@ def set_priority(
     what = f"buffers.{name}: update_priority"
     if indices.dtype not in (torch.int64, torch.int32) or indices.ndim > 1:
         raise ValueError(f"{what}: indices: expected int64 [B], got {tree.describe_leaf(indices)}; give the indices of a sample")
-    if not priority.is_floating_point():
-        raise TypeError(f"{what}: priority: expected a floating-point tensor, got {priority.dtype}; cast it with .to(torch.float32)")
-    if priority.shape != indices.shape:
-        raise ValueError(
-            f"{what}: priority: expected the shape {list(indices.shape)} of indices, got {list(priority.shape)}; nothing is broadcast"
-        )
+    _check.floating(f"{what}: priority", priority)
+    _check.sized(f"{what}: priority", priority, indices.shape, "nothing is broadcast", of="indices")
     for part, x in (("indices", indices), ("priority", priority)):
         if x.device != priorities.weights.device:
             raise ValueError(f"{what}: {part}: expected it on {priorities.weights.device}, as the buffer is, got {x.device}; move it there")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.buffers._buffer import RingState, Storage
 from funrl.buffers._journal import append_to_files, home, release
 from funrl.buffers._writing import FRESH, IN_PLACE, Write
@@ -24,14 +24,9 @@ memory = Storage(_zeros)
 def start(name: str, example: Any, capacity: int, storage: Storage) -> RingState:
     """Return an empty ring for items with the structure of ``example``."""
     leaves = tree.leaves(example)
-    if not leaves:
-        raise ValueError(f"buffers.{name}: init: example: expected a tree with at least one leaf, got none")
+    _check.some(f"buffers.{name}: init: example", leaves, "leaf")
     for path, x in zip(tree.paths(example), leaves, strict=True):
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(
-                f"buffers.{name}: init: example: leaf {path} is {tree.describe_leaf(x)}; expected a tensor: wrap it in torch.tensor, "
-                "or use buffers.objects"
-            )
+        _check.tensor(f"buffers.{name}: init: example: leaf {path}", x, "wrap it in torch.tensor, or use buffers.objects")
     zero = torch.zeros((), dtype=torch.int64, device=leaves[0].device)
     return RingState(storage.create(example, capacity), zero, zero.clone())
 

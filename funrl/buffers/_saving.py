@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl._files import check_path
+from funrl import _check, tree
 from funrl.buffers._buffer import Buffer, RingState
 from funrl.buffers._journal import flush, home
 
@@ -38,7 +37,7 @@ def save(state: Any, path: str | os.PathLike) -> None:
         ...     load(f"{folder}/buffer", buffer, torch.zeros(())).data[0]
         tensor(7.)
     """
-    check_path("buffers.save", path)
+    _check.path("buffers.save", path)
     named = tree.flatten_keys(state)
     if all(isinstance(x, torch.Tensor) for x in named.values()):
         outside = {name: x for name, x in named.items() if home(x) == "files"}

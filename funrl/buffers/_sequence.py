@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.buffers._buffer import Buffer, RingState, Storage, check_batch_size, check_capacity
 from funrl.buffers._episodes import breaks, done as done_of, positions
 from funrl.buffers._priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
@@ -205,13 +205,10 @@ def _spec(
     epsilon: float,
 ) -> _Spec:
     check_capacity(name, capacity=capacity, length=length, period=period)
-    if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
-        raise ValueError(f"buffers.{name}: burn_in: expected an integer of at least 0, got {burn_in!r}")
-    if slices not in ("whole", "masked"):
-        raise ValueError(f'buffers.{name}: slices: expected "whole" or "masked", got {slices!r}')
+    _check.integer(f"buffers.{name}: burn_in", burn_in, 0)
+    _check.one_of(f"buffers.{name}: slices", slices, ("whole", "masked"))
     span = burn_in + length
-    if capacity < span:
-        raise ValueError(f"buffers.{name}: capacity: expected at least burn_in + length = {span} steps, got {capacity}")
+    _check.integer(f"buffers.{name}: capacity", capacity, span, remedy="it holds at least burn_in + length steps")
     return _Spec(name, capacity, span, burn_in, period, slices == "whole", done, make_exponents, epsilon)
 
 
@@ -249,12 +246,7 @@ def _buffer(
 def _flags(spec: _Spec, items: Any, shape: torch.Size) -> torch.Tensor:
     """Return where episodes end, bool of the given shape."""
     result = spec.done(items)
-    if not isinstance(result, torch.Tensor) or result.dtype != torch.bool or result.shape != shape:
-        raise TypeError(
-            f"buffers.{spec.name}: done: expected bool {list(shape)}, got {tree.describe_leaf(result)}; "
-            "an item holds one step of E environments"
-        )
-    return result
+    return _check.flag(f"buffers.{spec.name}: done", result, "an item holds one step of E environments", shape=shape)
 
 
 def _empty(spec: _Spec, ring: RingState) -> SequenceState:

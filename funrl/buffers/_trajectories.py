@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.buffers._episodes import done as done_of
 
 __all__ = ["NStep", "Trajectories", "n_step", "split_trajectories"]
@@ -60,13 +60,8 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
 
     Reference: R. S. Sutton, A. G. Barto, "Reinforcement Learning: An Introduction", 2nd edition, 2018, section 7.1 (no arXiv id).
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"buffers.n_step: n: expected an integer of at least 1, got {n!r}")
-    if isinstance(gamma, torch.Tensor):
-        if gamma.ndim != 0:
-            raise ValueError(f"buffers.n_step: gamma: expected a number or a tensor [], got {tree.describe_leaf(gamma)}")
-    elif not 0 <= gamma <= 1:
-        raise ValueError(f"buffers.n_step: gamma: expected a number in [0, 1], got {gamma}")
+    _check.integer("buffers.n_step: n", n, 1)
+    _check.number("buffers.n_step: gamma", gamma, "[0, 1]", tensor=True)
     reward, terminated, truncated = [tree.get(transition, name) for name in ("reward", "terminated", "truncated")]
     _check_steps(reward, terminated=terminated, truncated=truncated)
     after = tree.get(transition, "next_observation")
@@ -143,15 +138,11 @@ def split_trajectories(batch: Any, done: torch.Tensor | None = None, *, num_traj
                 [ True,  True,  True]])
     """
     done = done_of(batch) if done is None else done
-    if not isinstance(done, torch.Tensor) or done.dtype != torch.bool:
-        raise TypeError(f"buffers.split_trajectories: done: expected a bool tensor, got {tree.describe_leaf(done)}")
     shape = tree.batch_shape(batch, 2)
-    if done.shape != shape or shape.numel() == 0:
-        raise ValueError(
-            f"buffers.split_trajectories: done: expected the shape {list(shape)} of the batch, not empty, got {list(done.shape)}"
-        )
-    if num_trajectories is not None and num_trajectories < 1:
-        raise ValueError(f"buffers.split_trajectories: num_trajectories: expected at least 1, got {num_trajectories}")
+    _check.flag("buffers.split_trajectories: done", done, "it has the dimensions [T, E] of the batch", shape=shape)
+    _check.sized("buffers.split_trajectories: done", done, ("T", "E"))
+    if num_trajectories is not None:
+        _check.integer("buffers.split_trajectories: num_trajectories", num_trajectories, 1)
     steps = shape[0]
     begins = torch.cat([torch.ones_like(done[:1]), done[:-1]])
     time = torch.arange(steps, device=done.device)[:, None]
@@ -175,14 +166,5 @@ def split_trajectories(batch: Any, done: torch.Tensor | None = None, *, num_traj
 
 
 def _check_steps(reward: Any, **flags: Any) -> None:
-    if not isinstance(reward, torch.Tensor) or not reward.is_floating_point():
-        raise TypeError(f"buffers.n_step: reward: expected a floating-point tensor, got {tree.describe_leaf(reward)}")
-    if reward.ndim == 0 or reward.shape[0] == 0:
-        raise ValueError(f"buffers.n_step: reward: expected the shape [T, ...] with T at least 1, got {list(reward.shape)}")
-    for argument, x in flags.items():
-        if not isinstance(x, torch.Tensor) or x.dtype != torch.bool:
-            raise TypeError(f"buffers.n_step: {argument}: expected a bool tensor, got {tree.describe_leaf(x)}")
-        if x.shape != reward.shape:
-            raise ValueError(
-                f"buffers.n_step: {argument}: expected the shape {list(reward.shape)} of reward, got {list(x.shape)}; nothing is broadcast"
-            )
+    _check.floating("buffers.n_step: reward", reward, shape=("T", ...))
+    _check.alike("buffers.n_step", reward=reward, **flags)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.acting import check_act
 from funrl.collectors._tracker import Collected, EpisodeTracker, EpisodeTrackerState, split
 from funrl.env import AnyEnv, HostError
@@ -96,17 +96,14 @@ class Collector(ABC):
             ("total_frames", total_frames, -1),
             ("max_frames_per_traj", max_frames_per_traj, -1),
         ):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least or number == 0:
-                options = "a positive integer, or -1 for no end" if least < 0 else "a positive integer"
-                raise ValueError(f"{what}: {name}: expected {options}, got {number!r}")
+            if _check.integer(f"{what}: {name}", number, least) == 0:
+                _check.fail(ValueError, f"{what}: {name}", "a positive integer, or -1 for no end", 0)
         check_act(what, act)
-        if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
-            raise TypeError(f"{what}: key: expected one key, int64 [], got {key!r}; make it with funrl.random.key")
+        _check.key(f"{what}: key", key)
         for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
-            if not isinstance(x, torch.Tensor):
-                module = isinstance(x, torch.nn.Module)
-                remedy = "take funrl.nn.from_module, or dict(module.named_parameters())" if module else "wrap it in torch.tensor"
-                raise TypeError(f"{what}: params: expected a tree of tensors, got {type(x).__name__} at {path}; {remedy}")
+            module = isinstance(x, torch.nn.Module)
+            remedy = "take funrl.nn.from_module, or dict(module.named_parameters())" if module else "wrap it in torch.tensor"
+            _check.tensor(f"{what}: params: leaf {path}", x, remedy)
         self._what, self._frames_per_batch, self._total, self._split = what, frames_per_batch, total_frames, split_trajectories
         self._device: Any = None if device is None else torch.device(device)  # None: tensors stay on their device
         self._params_like = tree.map(lambda x: torch.empty_like(x, device="meta"), params)

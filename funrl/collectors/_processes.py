@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.collectors._collector import Collector, CollectorState
 from funrl.collectors._memory import Published, spec
 from funrl.collectors._pool import FinishedBatch, WorkerPool
@@ -153,10 +153,10 @@ def asynchronous(
     arXiv:1802.01561.
     """
     what = "collectors.asynchronous"
-    _check_count(what, "num_workers", num_workers)
-    _check_count(what, "queue_size", queue_size)
+    _check.integer(f"{what}: num_workers", num_workers, 1)
+    _check.integer(f"{what}: queue_size", queue_size, 1)
     max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
-    _check_count(what, "max_staleness", max_staleness, 0)
+    _check.integer(f"{what}: max_staleness", max_staleness, 0)
     return _Asynchronous(
         what,
         create_env,
@@ -203,9 +203,8 @@ class _Processes(Collector):
     ):
         key = random.key(0) if key is None else key
         super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
-        _check_count(what, "num_workers", num_workers)
-        if not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise ValueError(f"{what}: timeout: expected a number of seconds above 0, got {timeout!r}")
+        _check.integer(f"{what}: num_workers", num_workers, 1)
+        _check.number(f"{what}: timeout", timeout, "(0, inf]", "give seconds")
         create_envs = [create_env] * num_workers if callable(create_env) else list(create_env)
         if len(create_envs) != num_workers or not all(map(callable, create_envs)):
             raise ValueError(
@@ -358,8 +357,3 @@ class _Asynchronous(_Processes):
     def _resume(self, state: CollectorState) -> None:
         self._asked = None
         super()._resume(state)
-
-
-def _check_count(what: str, name: str, number: Any, least: int = 1) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise ValueError(f"{what}: {name}: expected an integer of at least {least}, got {number!r}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, transforms, tree
+from funrl import _check, random, transforms, tree
 from funrl.acting import rollout, start
 from funrl.collectors._collector import Collector, CollectorState, constants
 from funrl.collectors._tracker import Collected, EpisodeTracker
@@ -85,10 +85,8 @@ class _Compiled(Collector):
     ):
         what = "collectors.compiled"
         super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"{what}: num_envs: expected a positive integer, got {num_envs!r}")
-        if frames_per_batch % num_envs:
-            raise ValueError(f"{what}: frames_per_batch: expected a multiple of the {num_envs} copies, got {frames_per_batch}")
+        _check.integer(f"{what}: num_envs", num_envs, 1)
+        _check.divisor(f"{what}: num_envs", num_envs, frames_per_batch, "frames_per_batch", "each copy takes as many steps")
         env = create_env()
         if isinstance(env, VectorEnv):
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"

@@ -10,7 +10,6 @@ where that is cheap: in eager mode on the CPU, but neither inside a compiled pro
 """
 
 from funrl.distributions._bernoulli import Bernoulli
-from funrl.distributions._checks import seen as seen
 from funrl.distributions._continuous import Normal, TanhNormal
 from funrl.distributions._delta import Delta, TanhDelta
 from funrl.distributions._discrete import Categorical, MultiCategorical, OneHotCategorical

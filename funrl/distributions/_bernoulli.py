@@ -5,8 +5,8 @@ import math
 import torch
 from torch.nn.functional import logsigmoid
 
-from funrl import random, tree
-from funrl.distributions._checks import broadcast, check_kind, floating
+from funrl import _check, random, tree
+from funrl.distributions._checks import ESTIMATE, broadcast
 
 
 @tree.dataclass
@@ -40,7 +40,7 @@ class Bernoulli:
     @property
     def probs(self) -> torch.Tensor:
         """The probabilities of True [...]."""
-        return torch.sigmoid(floating("Bernoulli: logits", self.logits))
+        return torch.sigmoid(_check.floating("Bernoulli: logits", self.logits))
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return bits, bool [...]."""
@@ -53,23 +53,21 @@ class Bernoulli:
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or [...] to it."""
-        logits = floating("Bernoulli: logits", self.logits)
-        if not isinstance(x, torch.Tensor) or x.dtype != torch.bool:
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"Bernoulli.log_prob: x: expected a bool tensor, got {got}; compare it with x == 1")
+        logits = _check.floating("Bernoulli: logits", self.logits)
+        _check.flag("Bernoulli.log_prob: x", x, "compare it with x == 1")
         broadcast("Bernoulli.log_prob: x and logits", x.shape, logits.shape)
         return logsigmoid(torch.where(x, logits, -logits))
 
     def entropy(self) -> torch.Tensor:
         """Return the entropy [...] in nats."""
-        size = floating("Bernoulli: logits", self.logits).abs()
+        size = _check.floating("Bernoulli: logits", self.logits).abs()
         certain = size == math.inf
         size = torch.where(certain, 0.0, size)
         return torch.where(certain, 0.0, size * torch.sigmoid(-size) - logsigmoid(size))
 
     def mode(self) -> torch.Tensor:
         """Return the more likely bits, bool [...] (False if both are equally likely)."""
-        return floating("Bernoulli: logits", self.logits) > 0
+        return _check.floating("Bernoulli: logits", self.logits) > 0
 
     def mean(self) -> torch.Tensor:
         """Return the probabilities of True [...]."""
@@ -77,7 +75,7 @@ class Bernoulli:
 
     def stddev(self) -> torch.Tensor:
         """Return the standard deviation [...] of the bits as 0 and 1."""
-        size = floating("Bernoulli: logits", self.logits).abs()
+        size = _check.floating("Bernoulli: logits", self.logits).abs()
         return torch.exp(-0.5 * size) * torch.sigmoid(size)
 
     def kl(self, other: "Bernoulli") -> torch.Tensor:
@@ -86,8 +84,8 @@ class Bernoulli:
         Raises:
             TypeError: if ``other`` is not a Bernoulli.
         """
-        check_kind("Bernoulli.kl", other, Bernoulli)
-        mine, theirs = floating("Bernoulli: logits", self.logits), floating("Bernoulli: logits", other.logits)
+        _check.instance("Bernoulli.kl: other", other, Bernoulli, ESTIMATE)
+        mine, theirs = _check.floating("Bernoulli: logits", self.logits), _check.floating("Bernoulli: logits", other.logits)
         broadcast("Bernoulli.kl: self and other", mine.shape, theirs.shape)
         return _share_of_kl(mine, theirs) + _share_of_kl(-mine, -theirs)
 

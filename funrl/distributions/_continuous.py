@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
-from funrl.distributions._checks import broadcast, check_kind, check_samples, floating, log_ratio, positive
+from funrl import _check, random, tree
+from funrl.distributions._checks import ESTIMATE, broadcast, log_ratio, positive
 from funrl.distributions._squash import Interval, interval
 
 __all__ = ["Normal", "TanhNormal"]
@@ -43,7 +43,9 @@ class Normal:
     estimated = ()
 
     def _shape(self) -> torch.Size:
-        return broadcast("Normal: loc and scale", floating("Normal: loc", self.loc).shape, positive("Normal: scale", self.scale).shape)
+        return broadcast(
+            "Normal: loc and scale", _check.floating("Normal: loc", self.loc).shape, positive("Normal: scale", self.scale).shape
+        )
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return loc + scale * noise [...]; differentiable in both parameters."""
@@ -56,7 +58,7 @@ class Normal:
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log density of ``x``, whose shape broadcasts to [...] or [...] to it."""
-        broadcast("Normal.log_prob: x and the parameters", floating("Normal.log_prob: x", x).shape, self._shape())
+        broadcast("Normal.log_prob: x and the parameters", _check.floating("Normal.log_prob: x", x).shape, self._shape())
         return -0.5 * ((x - self.loc) / self.scale).square() - self.scale.log() - _HALF_LOG_2PI
 
     def entropy(self) -> torch.Tensor:
@@ -83,7 +85,7 @@ class Normal:
         Raises:
             TypeError: if ``other`` is not a Normal: no other pair has a closed form here.
         """
-        check_kind("Normal.kl", other, Normal)
+        _check.instance("Normal.kl: other", other, Normal, ESTIMATE)
         broadcast("Normal.kl: self and other", self._shape(), other._shape())
         ratio = self.scale / other.scale
         return 0.5 * ((ratio - 1) * (ratio + 1) + ((self.loc - other.loc) / other.scale).square()) - log_ratio(self.scale, other.scale)
@@ -136,7 +138,7 @@ class TanhNormal:
 
     def _parts(self) -> tuple[Normal, Interval]:
         """Return the normal distribution before tanh, and the interval after it."""
-        loc, scale = floating("TanhNormal: loc", self.loc), positive("TanhNormal: scale", self.scale)
+        loc, scale = _check.floating("TanhNormal: loc", self.loc), positive("TanhNormal: scale", self.scale)
         shape = broadcast("TanhNormal: loc and scale", loc.shape, scale.shape)
         return Normal(loc, scale), interval("TanhNormal", self.low, self.high, loc, shape)
 
@@ -158,7 +160,7 @@ class TanhNormal:
         float32, 18.4 in float64): an action on or beyond a bound has the density of that point, a finite number.
         """
         normal, bounds = self._parts()
-        broadcast("TanhNormal.log_prob: y and the parameters", floating("TanhNormal.log_prob: y", y).shape, normal._shape())
+        broadcast("TanhNormal.log_prob: y and the parameters", _check.floating("TanhNormal.log_prob: y", y).shape, normal._shape())
         u = bounds.unsquash(y)
         return normal.log_prob(u) - bounds.log_slope(u)
 
@@ -196,7 +198,7 @@ class TanhNormal:
         return normal.entropy() + (weights * bounds.log_slope(normal.loc + normal.scale * points)).sum(0)
 
     def _draws(self, key: torch.Tensor, num_samples: int) -> torch.Tensor:
-        check_samples("TanhNormal", num_samples)
+        _check.integer("TanhNormal: num_samples", num_samples, 1)
         normal = self._parts()[0]
         return normal.loc + normal.scale * random.normal(key, (num_samples, *normal._shape()), dtype=normal.loc.dtype)
 
@@ -207,7 +209,7 @@ class TanhNormal:
             TypeError: if ``other`` is not a TanhNormal.
             ValueError: if the bounds differ, so that one may have mass where the other has none.
         """
-        check_kind("TanhNormal.kl", other, TanhNormal)
+        _check.instance("TanhNormal.kl: other", other, TanhNormal, ESTIMATE)
         if (self.low, self.high) != (other.low, other.high):
             raise ValueError(
                 f"TanhNormal.kl: other: expected the bounds {self.low} and {self.high}, got {other.low} and {other.high}; "

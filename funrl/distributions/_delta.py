@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.distributions._checks import broadcast, check_kind, floating
+from funrl import _check, tree
+from funrl.distributions._checks import ESTIMATE, broadcast
 from funrl.distributions._squash import interval
 
 __all__ = ["Delta", "TanhDelta"]
@@ -42,7 +42,7 @@ class Delta:
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return the point [...]; the key is not used."""
-        return floating("Delta: loc", self.loc)
+        return _check.floating("Delta: loc", self.loc)
 
     def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the point [...] and zeros [...]."""
@@ -50,26 +50,26 @@ class Delta:
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return 0 where ``x`` is the point, and minus infinity elsewhere; the shape of x broadcasts to [...] or [...] to it."""
-        loc = floating("Delta: loc", self.loc)
-        broadcast("Delta.log_prob: x and loc", floating("Delta.log_prob: x", x).shape, loc.shape)
+        loc = _check.floating("Delta: loc", self.loc)
+        broadcast("Delta.log_prob: x and loc", _check.floating("Delta.log_prob: x", x).shape, loc.shape)
         near = (x - loc).abs() <= self.atol + self.rtol * loc.abs()
         return torch.where(near, 0.0, -math.inf).to(loc.dtype)
 
     def entropy(self) -> torch.Tensor:
         """Return zeros [...]."""
-        return torch.zeros_like(floating("Delta: loc", self.loc))
+        return torch.zeros_like(_check.floating("Delta: loc", self.loc))
 
     def mode(self) -> torch.Tensor:
         """Return the point [...]."""
-        return floating("Delta: loc", self.loc)
+        return _check.floating("Delta: loc", self.loc)
 
     def mean(self) -> torch.Tensor:
         """Return the point [...]."""
-        return floating("Delta: loc", self.loc)
+        return _check.floating("Delta: loc", self.loc)
 
     def stddev(self) -> torch.Tensor:
         """Return zeros [...]."""
-        return torch.zeros_like(floating("Delta: loc", self.loc))
+        return torch.zeros_like(_check.floating("Delta: loc", self.loc))
 
     def kl(self, other: "Delta") -> torch.Tensor:
         """Return KL(self || other) [...]: 0 where the points are equal (within the tolerances of ``other``), else infinity.
@@ -77,8 +77,8 @@ class Delta:
         Raises:
             TypeError: if ``other`` is not a Delta.
         """
-        check_kind("Delta.kl", other, Delta)
-        return -other.log_prob(floating("Delta: loc", self.loc))
+        _check.instance("Delta.kl: other", other, Delta, ESTIMATE)
+        return -other.log_prob(_check.floating("Delta: loc", self.loc))
 
 
 @tree.dataclass
@@ -114,7 +114,7 @@ class TanhDelta:
     estimated = ()
 
     def _point(self) -> Delta:
-        loc = floating("TanhDelta: loc", self.loc)
+        loc = _check.floating("TanhDelta: loc", self.loc)
         return Delta(interval("TanhDelta", self.low, self.high, loc, loc.shape).squash(loc), self.atol, self.rtol)
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
@@ -151,5 +151,5 @@ class TanhDelta:
         Raises:
             TypeError: if ``other`` is not a TanhDelta.
         """
-        check_kind("TanhDelta.kl", other, TanhDelta)
+        _check.instance("TanhDelta.kl: other", other, TanhDelta, ESTIMATE)
         return self._point().kl(other._point())

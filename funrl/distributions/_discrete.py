@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.nn.functional import one_hot
 
-from funrl import random, tree
-from funrl.distributions._checks import broadcast, check_classes, check_kind, check_start, floating, seen
+from funrl import _check, random, tree
+from funrl.distributions._checks import ESTIMATE, broadcast
 
 __all__ = ["Categorical", "MultiCategorical", "OneHotCategorical"]
 
@@ -57,7 +57,7 @@ class Categorical:
     estimated = ()
 
     def _logits(self) -> torch.Tensor:
-        check_start("Categorical", self.start)
+        _check.integer("Categorical: start", self.start)
         return _allowed("Categorical", self.logits, self.mask)
 
     @property
@@ -85,7 +85,7 @@ class Categorical:
         It is minus infinity for a number outside start, ..., start + K - 1.
         """
         log_probs = self.log_probs
-        check_classes("Categorical.log_prob", x)
+        _check.whole("Categorical.log_prob: x", x)
         broadcast("Categorical.log_prob: x and the batch shape of logits", x.shape, log_probs.shape[:-1])
         # A masked sum instead of a gather: its gradient is a product instead of a scatter, and fuses with the softmax.
         index = x.to(torch.int64) - self.start
@@ -119,7 +119,7 @@ class Categorical:
             TypeError: if ``other`` is not a Categorical.
             ValueError: if the classes differ.
         """
-        check_kind("Categorical.kl", other, Categorical)
+        _check.instance("Categorical.kl: other", other, Categorical, ESTIMATE)
         if self.start != other.start:
             raise ValueError(f"Categorical.kl: other: expected classes that begin at {self.start}, got one that begins at {other.start}")
         mine, theirs, probs = self.log_probs, other.log_probs, self.probs
@@ -182,8 +182,7 @@ class OneHotCategorical:
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of one-hot vectors ``x`` [..., K] of any dtype, whose batch shape broadcasts as for Categorical."""
         classes = self._classes()
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"OneHotCategorical.log_prob: x: expected a tensor [..., K], got {type(x).__name__}")
+        _check.instance("OneHotCategorical.log_prob: x", x, torch.Tensor, expected="a tensor [..., K]")
         if x.ndim == 0 or x.shape[-1] != self.logits.shape[-1]:
             raise ValueError(
                 f"OneHotCategorical.log_prob: x: expected one-hot vectors [..., {self.logits.shape[-1]}], got the shape {list(x.shape)}; "
@@ -219,7 +218,7 @@ class OneHotCategorical:
             TypeError: if ``other`` is not an OneHotCategorical.
             ValueError: if the numbers of classes differ.
         """
-        check_kind("OneHotCategorical.kl", other, OneHotCategorical)
+        _check.instance("OneHotCategorical.kl: other", other, OneHotCategorical, ESTIMATE)
         return self._classes().kl(other._classes())
 
 
@@ -252,18 +251,12 @@ class MultiCategorical:
     def _starts(self) -> tuple[int, ...]:
         if self.start is None:
             return (0,) * len(self.nvec)
-        if not isinstance(self.start, tuple) or len(self.start) != len(self.nvec):
-            raise ValueError(f"MultiCategorical: start: expected a tuple of {len(self.nvec)} integers as in nvec, got {self.start!r}")
-        return self.start
+        return _check.integers("MultiCategorical: start", self.start, length=len(self.nvec), remedy="give one for each of nvec")
 
     def _choices(self) -> list[Categorical]:
         logits, nvec = check_logits("MultiCategorical", self.logits), self.nvec
-        if not isinstance(nvec, tuple) or not nvec or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nvec):
-            raise ValueError(f"MultiCategorical: nvec: expected a tuple of whole numbers of at least 1, got {nvec!r}")
-        if sum(nvec) != logits.shape[-1]:
-            raise ValueError(
-                f"MultiCategorical: logits: expected the shape [..., {sum(nvec)}], the sum of nvec {nvec}, got {list(logits.shape)}"
-            )
+        _check.some("MultiCategorical: nvec", _check.integers("MultiCategorical: nvec", nvec, 1), "integer")
+        _check.sized("MultiCategorical: logits", logits, (..., sum(nvec)), "the last dimension is the sum of nvec")
         return [Categorical(part, start) for part, start in zip(logits.split(list(nvec), -1), self._starts(), strict=True)]
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
@@ -279,9 +272,8 @@ class MultiCategorical:
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the joint log probability of classes ``x`` [..., K], whose batch shape broadcasts as for Categorical."""
         choices = self._choices()
-        check_classes("MultiCategorical.log_prob", x)
-        if x.ndim == 0 or x.shape[-1] != len(choices):
-            raise ValueError(f"MultiCategorical.log_prob: x: expected the shape [..., {len(choices)}], got {list(x.shape)}")
+        _check.whole("MultiCategorical.log_prob: x", x)
+        _check.sized("MultiCategorical.log_prob: x", x, (..., len(choices)))
         return reduce(torch.add, [choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True)])
 
     def entropy(self) -> torch.Tensor:
@@ -307,7 +299,7 @@ class MultiCategorical:
             TypeError: if ``other`` is not a MultiCategorical.
             ValueError: if its ``nvec`` or ``start`` differs.
         """
-        check_kind("MultiCategorical.kl", other, MultiCategorical)
+        _check.instance("MultiCategorical.kl: other", other, MultiCategorical, ESTIMATE)
         if self.nvec != other.nvec:
             raise ValueError(f"MultiCategorical.kl: other: expected nvec {self.nvec}, got {other.nvec}")
         return reduce(torch.add, [mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True)])
@@ -320,12 +312,8 @@ def check_logits(what: str, logits: Any) -> torch.Tensor:
         >>> check_logits("Categorical", torch.zeros(3))
         tensor([0., 0., 0.])
     """
-    floating(f"{what}: logits", logits)
-    if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(
-            f"{what}: logits: expected the shape [..., K] with K at least 1, got {list(logits.shape)}; "
-            "the last dimension is that of the classes"
-        )
+    _check.floating(f"{what}: logits", logits)
+    _check.sized(f"{what}: logits", logits, (..., "K"), "the last dimension is that of the classes")
     return logits
 
 
@@ -334,13 +322,10 @@ def _allowed(what: str, logits: Any, mask: Any) -> torch.Tensor:
     check_logits(what, logits)
     if isinstance(mask, tuple) and not mask:
         return logits
-    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise TypeError(f"{what}: mask: expected a bool tensor, True for allowed, got {got}; compare it with mask == 1")
+    mask = _check.flag(f"{what}: mask", mask, "it is True for the allowed classes: compare it with mask == 1")
     broadcast(f"{what}: logits and mask", logits.shape, mask.shape)
-    if mask.ndim == 0 or mask.shape[-1] != logits.shape[-1]:
-        raise ValueError(f"{what}: mask: expected the shape [..., {logits.shape[-1]}], got {list(mask.shape)}")
-    if seen(lambda: ~mask.any(-1).all(), mask):
+    _check.sized(f"{what}: mask", mask, (..., logits.shape[-1]))
+    if _check.seen(lambda: ~mask.any(-1).all(), mask):
         row = (~mask.any(-1)).nonzero()[0].tolist()
         raise ValueError(f"{what}: mask: expected at least one allowed class in each row, got none in row {row}; end the episode there")
     return torch.where(mask, logits, -math.inf)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 
 __all__ = ["Independent", "kl_divergence"]
 
@@ -40,10 +40,7 @@ class Independent:
 
     def _sum(self, x: torch.Tensor) -> torch.Tensor:
         n = self.event_dims
-        if not isinstance(n, int) or not 0 <= n <= x.ndim:
-            raise ValueError(
-                f"Independent: event_dims: expected a whole number from 0 to {x.ndim} (the base's shape is {list(x.shape)}), got {n!r}"
-            )
+        _check.integer("Independent: event_dims", n, 0, x.ndim, "it counts dimensions of the base")
         return x.sum(tuple(range(x.ndim - n, x.ndim))) if n else x
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
@@ -82,11 +79,7 @@ class Independent:
             TypeError: if ``other`` is not an Independent, or the bases have no closed form.
             ValueError: if the numbers of event dimensions differ.
         """
-        if not isinstance(other, Independent):
-            raise TypeError(
-                f"Independent.kl: other: expected an Independent, got {type(other).__name__}; "
-                f"wrap it in Independent(..., {self.event_dims})"
-            )
+        _check.instance("Independent.kl: other", other, Independent, f"wrap it in Independent(..., {self.event_dims})")
         if self.event_dims != other.event_dims:
             raise ValueError(f"Independent.kl: other: expected event_dims {self.event_dims}, got {other.event_dims}; give both the same")
         return self._sum(self.base.kl(other.base))

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from funrl import _check
+
 __all__ = ["normal_params"]
 
 
@@ -45,10 +47,7 @@ def normal_params(net: Any, mapping: str | Callable[[torch.Tensor], torch.Tensor
     """
     if not (hasattr(net, "apply") and hasattr(net, "_replace")):
         raise TypeError(f"normal_params: net: expected a net, got a {type(net).__name__}; nn.mlp and nn.from_module make one")
-    if not isinstance(min_scale, int | float) or isinstance(min_scale, bool) or not 0 < min_scale < math.inf:
-        raise ValueError(f"normal_params: min_scale: expected a number above 0, got {min_scale!r}")
-    if mapping == "biased_softplus" and min_scale >= 1:
-        raise ValueError(f"normal_params: min_scale: expected a number below 1, the scale at 0, got {min_scale!r}")
+    _check.number("normal_params: min_scale", min_scale, "(0, 1)" if mapping == "biased_softplus" else "(0, inf)")
     mappings = {
         "biased_softplus": lambda x: functional.softplus(x + math.log(math.expm1(1 - min_scale))),
         "softplus": functional.softplus,

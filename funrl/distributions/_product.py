@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 
 __all__ = ["Joint", "joint"]
 
@@ -118,8 +118,7 @@ class Joint:
             TypeError: if ``other`` is no Joint, or a part has no closed form.
             ValueError: if its parts are others.
         """
-        if not isinstance(other, Joint):
-            raise TypeError(f"Joint.kl: other: expected a Joint, got a {type(other).__name__}; make it with joint")
+        _check.instance("Joint.kl: other", other, Joint, "make it with joint")
         if other._names() != self._names():
             raise ValueError(f"Joint.kl: other: expected the parts {self._names()}, got {other._names()}")
         return self._sum(self._each(lambda part, theirs: part.kl(theirs), other.parts), "kl")
@@ -150,8 +149,7 @@ def joint(parts: Any) -> Joint:
     """
     if not isinstance(parts, Mapping | tuple | list):
         raise TypeError(f"joint: parts: expected a dict or tuple of distributions, got a {type(parts).__name__}")
-    if not parts:
-        raise ValueError("joint: parts: expected at least one distribution, got none")
+    _check.some("joint: parts", parts, "distribution")
 
     def part(x: Any) -> Any:
         if isinstance(x, Mapping | list) or type(x) is tuple:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import random, tree
-from funrl.distributions._checks import broadcast, check_kind, floating, positive
+from funrl import _check, random, tree
+from funrl.distributions._checks import ESTIMATE, broadcast, positive
 from funrl.distributions._squash import Interval, interval
 
 __all__ = ["TruncatedNormal"]
@@ -63,7 +63,7 @@ class TruncatedNormal:
     estimated = ()
 
     def _parts(self) -> tuple[torch.Size, Interval]:
-        loc, scale = floating("TruncatedNormal: loc", self.loc), positive("TruncatedNormal: scale", self.scale)
+        loc, scale = _check.floating("TruncatedNormal: loc", self.loc), positive("TruncatedNormal: scale", self.scale)
         shape = broadcast("TruncatedNormal: loc and scale", loc.shape, scale.shape)
         return shape, interval("TruncatedNormal", self.low, self.high, loc, shape)
 
@@ -105,7 +105,7 @@ class TruncatedNormal:
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log density of ``x``, whose shape broadcasts to [...] or [...] to it; minus infinity outside the interval."""
         shape, bounds = self._parts()
-        broadcast("TruncatedNormal.log_prob: x and the parameters", floating("TruncatedNormal.log_prob: x", x).shape, shape)
+        broadcast("TruncatedNormal.log_prob: x and the parameters", _check.floating("TruncatedNormal.log_prob: x", x).shape, shape)
         mode, below, above = self._ends()
         step = (bounds.clamp(x) - bounds.clamp(self.loc)) / self.scale
         density = -0.5 * step * (step + 2 * mode) - 0.5 * _LOG_2PI - self._log_norm(mode, below, above)
@@ -138,7 +138,7 @@ class TruncatedNormal:
             TypeError: if ``other`` is not a TruncatedNormal.
             ValueError: if the bounds differ, so that one may have mass where the other has none.
         """
-        check_kind("TruncatedNormal.kl", other, TruncatedNormal)
+        _check.instance("TruncatedNormal.kl: other", other, TruncatedNormal, ESTIMATE)
         if (self.low, self.high) != (other.low, other.high):
             raise ValueError(
                 f"TruncatedNormal.kl: other: expected the bounds {self.low} and {self.high}, got {other.low} and {other.high}; "

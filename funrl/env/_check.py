@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import compile
 from funrl.env._data import Timestep
 from funrl.env._interface import AnyEnv, VectorEnv, batch_shape, copy_keys, masked, on_host, over_copies
@@ -248,8 +248,7 @@ def _check_compiled(env: AnyEnv, key: torch.Tensor, action: Any, what: str) -> N
 
 def _check_tensors(value: Any, where: str) -> None:
     for path, leaf in zip(tree.paths(value), tree.leaves(value), strict=True):
-        if not isinstance(leaf, torch.Tensor):
-            raise TypeError(f"{where}: leaf {path}: expected a tensor, got {type(leaf).__name__}; wrap it in torch.tensor")
+        _check.tensor(f"{where}: leaf {path}", leaf, "wrap it in torch.tensor")
 
 
 def _check_same(one: Any, other: Any, where: str, complaint: str, *, tolerance: float) -> None:

@@ -127,15 +127,14 @@ def make(name: str, **settings: Any) -> Any:
         ...
         ValueError: envs.make: DeepSea-bsuite has no setting 'sise'; did you mean size?
     """
-    if not isinstance(name, str):
-        raise TypeError(f"envs.make: name: expected a string such as 'CartPole-v1', got {type(name).__name__}")
+    _check.instance("envs.make: name", name, str, expected="a string such as 'CartPole-v1'")
     bridge, colon, id = name.partition(":")
     if colon and bridge in _BRIDGES:
         domain, _, task = id.partition("-")
         return __getattr__(bridge).make(*([id] if bridge == "gymnasium" else [domain, task]), **settings)
     if name not in _FACTORIES:
         raise ValueError(
-            f"envs.make: name: no environment is called {name!r}; {nearest(name, _FACTORIES)} "
+            f"envs.make: name: no environment is called {name!r}; {_check.nearest(name, _FACTORIES)} "
             "(those of gymnasium are called 'gymnasium:' and their id)"
         )
     factory = _FACTORIES[name]
@@ -145,7 +144,9 @@ def make(name: str, **settings: Any) -> Any:
             if setting in _OF_THE_HOST:
                 remedy = f"those named 'gymnasium:ID' have it, {_OF_THE_HOST[setting]}"
             else:
-                remedy = nearest(setting, known) if known else "leave it out, it takes none; what changes its physics is in env_params"
+                remedy = (
+                    _check.nearest(setting, known) if known else "leave it out, it takes none; what changes its physics is in env_params"
+                )
             raise ValueError(f"envs.make: {name} has no setting {setting!r}; {remedy}")
     return factory(**settings)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import _draw as draw
-from funrl.envs._checks import check_params, check_size
+from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
 
 __all__ = ["BanditState", "BernoulliBanditParams", "GaussianBanditParams", "bernoulli_bandit", "gaussian_bandit"]
@@ -85,7 +85,7 @@ def bernoulli_bandit(num_arms: int = 2) -> Env:
 
     Reference: J. Wang et al., "Learning to reinforcement learn", 2016, arXiv:1611.05763.
     """
-    check_size("BernoulliBandit-misc", "num_arms", num_arms, 1)
+    _check.integer("BernoulliBandit-misc: num_arms", num_arms, 1, remedy="shapes have to be known while compiling")
     default = constants(BernoulliBanditParams, probability=torch.linspace(0.1, 0.9, num_arms), max_steps=MAX_STEPS)
 
     def pay(key: torch.Tensor, pulled: torch.Tensor, p: BernoulliBanditParams) -> torch.Tensor:
@@ -121,7 +121,7 @@ def gaussian_bandit(num_arms: int = 2) -> Env:
     Reference: R. Lange, H. Sprekeler, "Learning not to Learn: Nature versus Nurture in Silico", 2020, arXiv:2010.04466, where one of two
     arms pays 0.
     """
-    check_size("GaussianBandit-misc", "num_arms", num_arms, 1)
+    _check.integer("GaussianBandit-misc: num_arms", num_arms, 1, remedy="shapes have to be known while compiling")
     means = torch.linspace(-1.0, 1.0, num_arms)
     default = constants(GaussianBanditParams, mean=means, scale=torch.full_like(means, 0.1), max_steps=MAX_STEPS)
 

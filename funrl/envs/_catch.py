@@ -2,10 +2,9 @@
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.envs._checks import check_size
 from funrl.spaces import Box, Discrete
 
 __all__ = ["CatchParams", "CatchState", "catch"]
@@ -67,8 +66,8 @@ def catch(rows: int = 10, columns: int = 5) -> Env:
     Reference: I. Osband et al., "Behaviour Suite for Reinforcement Learning", 2019, arXiv:1908.03568; the game is of V. Mnih et al.,
     "Recurrent Models of Visual Attention", 2014, arXiv:1406.6247.
     """
-    check_size(NAME, "rows", rows, 2)
-    check_size(NAME, "columns", columns, 1)
+    _check.integer(f"{NAME}: rows", rows, 2, remedy="shapes have to be known while compiling")
+    _check.integer(f"{NAME}: columns", columns, 1, remedy="shapes have to be known while compiling")
     default = constants(CatchParams, catch_reward=1.0, miss_reward=-1.0)
     actions = Discrete(3)
 

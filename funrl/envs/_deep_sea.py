@@ -2,10 +2,10 @@
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.envs._checks import check_params, check_size
+from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
 
 __all__ = ["DeepSeaParams", "DeepSeaState", "deep_sea"]
@@ -72,7 +72,7 @@ def deep_sea(size: int = 10) -> Env:
     Reference: I. Osband et al., "Behaviour Suite for Reinforcement Learning", 2019, arXiv:1908.03568; I. Osband, B. Van Roy,
     D. Russo, Z. Wen, "Deep Exploration via Randomized Value Functions", 2017, arXiv:1703.07608.
     """
-    check_size(NAME, "size", size, 2)
+    _check.integer(f"{NAME}: size", size, 2, remedy="shapes have to be known while compiling")
     mapping = random.randint(random.key(0, "cpu"), (size, size), 0, 2)
     default = constants(DeepSeaParams, action_mapping=mapping, move_cost=0.01, slip_probability=0.0, noise_scale=0.0)
     actions = Discrete(2)

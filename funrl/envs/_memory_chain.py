@@ -2,10 +2,9 @@
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import _draw as draw
-from funrl.envs._checks import check_size
 from funrl.spaces import Box, Discrete
 
 __all__ = ["MemoryChainParams", "MemoryChainState", "memory_chain"]
@@ -76,8 +75,8 @@ def memory_chain(memory_length: int = 20, num_bits: int = 1) -> Env:
 
     Reference: I. Osband et al., "Behaviour Suite for Reinforcement Learning", 2019, arXiv:1908.03568. bsuite's observation is [1, K + 2].
     """
-    check_size(NAME, "memory_length", memory_length, 1)
-    check_size(NAME, "num_bits", num_bits, 1)
+    _check.integer(f"{NAME}: memory_length", memory_length, 1, remedy="shapes have to be known while compiling")
+    _check.integer(f"{NAME}: num_bits", num_bits, 1, remedy="shapes have to be known while compiling")
     default = constants(MemoryChainParams, memory_length=memory_length, right_reward=1.0, wrong_reward=-1.0)
     actions = Discrete(2)
     observations = Box([0.0, 0.0, *[-1.0] * num_bits], [1.0, float(max(num_bits - 1, 1)), *[1.0] * num_bits])

@@ -115,9 +115,3 @@ def _check_copies(value: Any, num_envs: int, what: str) -> None:
         if not isinstance(x, torch.Tensor) or x.ndim == 0 or x.shape[0] != num_envs:
             got = f"shape {list(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
             raise ValueError(f"{what}: leaf {tree.paths(value)[i]}: expected a tensor [{num_envs}, ...], one row for each copy; got {got}")
-
-
-def _check_mask(where: Any, num_envs: int, what: str) -> None:
-    if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != (num_envs,):
-        got = f"{where.dtype} {list(where.shape)}" if isinstance(where, torch.Tensor) else type(where).__name__
-        raise ValueError(f"{what}: where: expected a bool tensor [{num_envs}], True for the copies to change; got {got}")

@@ -103,8 +103,7 @@ def make(
     if "random" in settings:
         raise ValueError("dm_control.make: random: the randomness of an episode comes from the key that it is reset with; leave it out")
     for name, value in (("height", height), ("width", width)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"dm_control.make: {name}: expected an integer of at least 1, got {value!r}")
+        _check.integer(f"dm_control.make: {name}", value, 1)
     create: Any = functools.partial(Control, domain, task, settings, {"height": height, "width": width, "camera_id": camera})
     name = f"dm_control:{domain}-{task}"
     env = bridge.make(
@@ -162,7 +161,7 @@ def _box(spec: Any) -> gymnasium.spaces.Box:
 
 
 def _choices(name: str, known: Any) -> str:
-    return f"{nearest(name, known)} (there are {', '.join(sorted(known))})"
+    return f"{_check.nearest(name, known)} (there are {', '.join(sorted(known))})"
 
 
 def _suite() -> Any:

@@ -23,8 +23,7 @@ from typing import NamedTuple
 
 import torch
 
-from funrl import random, tree
-from funrl._check import nearest
+from funrl import _check, random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.spaces import Box, Discrete
 
@@ -187,8 +186,7 @@ def solution(env: Env, gamma: float) -> Solution:
         observation 1.0 1.0
         truncation 9.0 10.0
     """
-    if not 0 <= gamma < 1:
-        raise ValueError(f"solution: gamma: expected a number in [0, 1), got {gamma}")
+    _check.number("solution: gamma", gamma, "[0, 1)")
     long_run = 1 / (1 - gamma)
     places = {
         "Probe-value": {0: 1.0},
@@ -219,7 +217,7 @@ def _probe(name: str, actions: str, length: int, start: Callable, play: Callable
     """
     kinds = {"discrete": Discrete(2), "continuous": Box(-1.0, 1.0, (1,))}
     if actions not in kinds:
-        raise ValueError(f"probes.{name}: actions: expected discrete or continuous, got {actions!r}; {nearest(actions, kinds)}")
+        raise ValueError(f"probes.{name}: actions: expected discrete or continuous, got {actions!r}; {_check.nearest(actions, kinds)}")
     space = kinds[actions]
     name = f"Probe-{name}"
     default = constants(ProbeParams, reward=1.0)

@@ -1,13 +1,12 @@
 """Shared parts of actor-critic losses: parameters, one-step targets, metrics, and the sum of the terms."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.losses._checks import alike, fields, floating, mean, number
+from funrl import _check, tree
+from funrl.losses._checks import fields, mean
 from funrl.returns import td0
 
 __all__ = ["ActorCritic", "SoftActorCritic", "bootstrap", "check_transition", "critic_metrics", "evaluate", "sum_terms"]
@@ -59,15 +58,7 @@ def check_transition(what: str, batch: Any) -> None:
         TypeError: dqn_loss: batch: expected a funrl.env.Transition or the like, with fields ..., got a dict with ['reward']
     """
     fields(f"{what}: batch", batch, ("observation", "action", "reward", "terminated", "next_observation"), "funrl.env.Transition")
-    floating(what, "batch.reward", batch.reward)
-    if not isinstance(batch.terminated, torch.Tensor) or batch.terminated.dtype is not torch.bool:
-        got = batch.terminated.dtype if isinstance(batch.terminated, torch.Tensor) else type(batch.terminated).__name__
-        raise TypeError(f"{what}: batch.terminated: expected a bool tensor, got {got}; cast it with .to(torch.bool)")
-    if batch.terminated.shape != batch.reward.shape:
-        raise ValueError(
-            f"{what}: batch.terminated: expected the shape {list(batch.reward.shape)} of batch.reward, got {list(batch.terminated.shape)}; "
-            "nothing is broadcast: squeeze or reshape it"
-        )
+    _check.alike(what, **{"batch.reward": batch.reward, "batch.terminated": batch.terminated})
 
 
 def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | torch.Tensor) -> torch.Tensor:
@@ -96,10 +87,9 @@ def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | to
         tensor([3., 1.])
     """
     if isinstance(gamma, torch.Tensor) and gamma.shape not in ((), batch.reward.shape):
-        raise ValueError(
-            f"{what}: gamma: expected a number, or a tensor of shape [] or {list(batch.reward.shape)}, got {list(gamma.shape)}"
-        )
-    gamma = number(what, "gamma", gamma, batch.reward, high=1.0)
+        expected = f"a number, or a tensor of shape [] or {list(batch.reward.shape)}"
+        _check.fail(ValueError, f"{what}: gamma", expected, list(gamma.shape))
+    gamma = _check.in_dtype(f"{what}: gamma", gamma, batch.reward, "[0, 1]")
     further = (1,) * (next_value.ndim - batch.reward.ndim)
     reward, terminated = (x.reshape((*x.shape, *further)).expand_as(next_value)[None] for x in (batch.reward, batch.terminated))
     gamma = gamma.reshape((*gamma.shape, *further)) if isinstance(gamma, torch.Tensor) else gamma
@@ -165,7 +155,7 @@ def evaluate(
     """
     distribution, value = apply(params, batch.observation)
     log_prob, entropy = distribution.log_prob(batch.action), distribution.entropy()
-    alike(what, **tensors, **{"apply's log_prob": log_prob, "apply's entropy": entropy, "apply's value": value})
+    _check.alike(what, **tensors, **{"apply's log_prob": log_prob, "apply's entropy": entropy, "apply's value": value})
     return distribution, log_prob, entropy, value
 
 
@@ -202,8 +192,8 @@ def sum_terms(
         >>> sum_terms("a2c_loss", one, one, one, value_weight=0.5, entropy_weight=0.25, weight=None)[0]
         tensor(1.2500)
     """
-    value_weight = number(what, "value_weight", value_weight, value_loss)
-    entropy_weight = number(what, "entropy_weight", entropy_weight, entropy, low=-math.inf)
+    value_weight = _check.in_dtype(f"{what}: value_weight", value_weight, value_loss)
+    entropy_weight = _check.in_dtype(f"{what}: entropy_weight", entropy_weight, entropy, "[-inf, inf]")
     policy_loss, value_loss, entropy = (mean(what, x, weight) for x in (policy_loss, value_loss, entropy))
     loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
     return loss, {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), "entropy": entropy.detach()}

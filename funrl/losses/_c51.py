@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.losses._actor_critic import bootstrap, critic_metrics
-from funrl.losses._checks import detach, floating, mean, shaped
+from funrl.losses._checks import detach, mean
 from funrl.losses._dqn import check_discrete, index_of, take
 
 __all__ = ["c51_loss", "double_c51_loss", "project_categorical"]
@@ -40,10 +41,10 @@ def project_categorical(atoms: torch.Tensor, probs: torch.Tensor, support: torch
         equation 7.
     """
     for name, x in {"atoms": atoms, "probs": probs, "support": support}.items():
-        floating("project_categorical", name, x)
+        _check.floating(f"project_categorical: {name}", x)
     _check_support("project_categorical", support)
-    if atoms.shape != probs.shape or atoms.ndim == 0:
-        raise ValueError(f"project_categorical: probs: expected the shape {list(atoms.shape)} of atoms, got {list(probs.shape)}")
+    _check.sized("project_categorical: atoms", atoms, (..., "K"))
+    _check.sized("project_categorical: probs", probs, atoms.shape, of="atoms")
     low, high = support[0], support[-1]
     spacing = (high - low) / (support.shape[0] - 1)
     y = torch.minimum(torch.maximum(atoms, low), high)
@@ -170,11 +171,11 @@ def _loss(
     weight: torch.Tensor | None,
     action_start: int,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    floating(what, "support", support)
+    _check.floating(f"{what}: support", support)
     _check_support(what, support)
     logits = apply(params, batch.observation)
     for name, x in {"apply's logits": logits, "target_apply's logits": next_logits, "apply's logits of next_observation": chooser}.items():
-        shaped(what, name, x, (*batch.reward.shape, "A", support.shape[0]))
+        _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A", support.shape[0]))
 
     best = (chooser.softmax(-1) * support).sum(-1).argmax(-1)
     next_probs = take(next_logits, best).softmax(-1)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition
-from funrl.losses._checks import detach, fields, shaped
+from funrl.losses._checks import detach, fields
 from funrl.losses._sac import next_soft_action, sac_actor_loss, squared_errors, with_temperature
 
 __all__ = ["crossq_actor_loss", "crossq_critic_loss", "crossq_loss"]
@@ -80,15 +80,14 @@ def crossq_critic_loss(
     """
     what = "crossq_critic_loss"
     check_transition(what, batch)
-    if batch.reward.ndim != 1:
-        raise ValueError(f"{what}: batch.reward: expected the shape [B], got {list(batch.reward.shape)}; reshape the batch")
+    _check.sized(f"{what}: batch.reward", batch.reward, ("B",), "reshape the batch")
     next_action, next_log_prob, alpha = next_soft_action(what, params, key, batch, actor)
     observation, action = (
         tree.map(lambda x, y: torch.cat([x, y]), *pair)
         for pair in ((batch.observation, batch.next_observation), (batch.action, next_action))
     )
     both, statistics = critic(critic_params, statistics, observation, action)
-    shaped(what, "critic's values", both, ("E", 2 * batch.reward.shape[0]))
+    _check.floating(f"{what}: critic's values", both, shape=("E", 2 * batch.reward.shape[0]))
     values, next_values = both.chunk(2, 1)
     target = bootstrap(what, batch, next_values.detach().amin(0) - alpha * next_log_prob, gamma)
     loss, metrics = squared_errors(what, values, target, weight)

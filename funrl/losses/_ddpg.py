@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
-from funrl.losses._checks import alike, detach, fields, mean
+from funrl.losses._checks import detach, fields, mean
 
 __all__ = ["ddpg_actor_loss", "ddpg_critic_loss", "ddpg_loss"]
 
@@ -67,7 +68,7 @@ def ddpg_critic_loss(
     target_params = detach(target_params)
     next_value = critic(target_params.critic, batch.next_observation, actor(target_params.actor, batch.next_observation))
     value = critic(critic_params, batch.observation, batch.action)
-    alike(what, **{"batch.reward": batch.reward, "critic's value": value, "critic's value of next_observation": next_value})
+    _check.alike(what, **{"batch.reward": batch.reward, "critic's value": value, "critic's value of next_observation": next_value})
     target = bootstrap(what, batch, next_value, gamma)
     loss = mean(what, (target - value).square(), weight)
     return loss, critic_metrics(loss, value, target)
@@ -111,7 +112,7 @@ def ddpg_actor_loss(
     what = "ddpg_actor_loss"
     check_transition(what, batch)
     value = critic(detach(critic_params), batch.observation, actor(actor_params, batch.observation))
-    alike(what, **{"batch.reward": batch.reward, "critic's value": value})
+    _check.alike(what, **{"batch.reward": batch.reward, "critic's value": value})
     loss = -mean(what, value, weight)
     return loss, {"actor_loss": loss.detach()}
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl.distributions import seen
+from funrl import _check
 from funrl.losses._actor_critic import bootstrap, check_transition, critic_metrics
-from funrl.losses._checks import detach, mean, number, shaped
+from funrl.losses._checks import detach, mean
 from funrl.losses._terms import huber
 
 __all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "index_of", "take"]
@@ -30,20 +30,12 @@ def check_discrete(what: str, batch: Any) -> None:
         >>> check_discrete("dqn_loss", batch)
         Traceback (most recent call last):
         ...
-        TypeError: dqn_loss: batch.action: expected whole numbers, got torch.float32; for continuous actions use ddpg_loss, ...
+        TypeError: dqn_loss: batch.action: expected a tensor of integers, got torch.float32; for continuous actions use ddpg_loss, ...
     """
     check_transition(what, batch)
-    action = batch.action
-    if not isinstance(action, torch.Tensor) or action.is_floating_point() or action.is_complex() or action.dtype is torch.bool:
-        got = action.dtype if isinstance(action, torch.Tensor) else type(action).__name__
-        raise TypeError(
-            f"{what}: batch.action: expected whole numbers, got {got}; for continuous actions use ddpg_loss, td3_loss or sac_loss"
-        )
-    if action.shape != batch.reward.shape:
-        raise ValueError(
-            f"{what}: batch.action: expected the shape {list(batch.reward.shape)} of batch.reward, got {list(action.shape)}; "
-            "squeeze it, and turn one-hot actions into numbers by argmax(-1)"
-        )
+    name, remedy = f"{what}: batch.action", "squeeze it, and turn one-hot actions into numbers by argmax(-1)"
+    action = _check.whole(name, batch.action, "for continuous actions use ddpg_loss, td3_loss or sac_loss")
+    _check.sized(name, action, batch.reward.shape, remedy, of="batch.reward")
 
 
 def index_of(what: str, action: torch.Tensor, start: int, num: int, remedy: str = "action_start") -> torch.Tensor:
@@ -58,10 +50,9 @@ def index_of(what: str, action: torch.Tensor, start: int, num: int, remedy: str 
         >>> index_of("dqn_loss", torch.tensor([1, 3]), 1, 3)
         tensor([0, 2])
     """
-    if isinstance(start, bool) or not isinstance(start, int):
-        raise TypeError(f"{what}: action_start: expected a Python integer, the smallest action, got {start!r}")
+    _check.integer(f"{what}: action_start", start)
     index = action.to(torch.int64) - start
-    if seen(lambda: ((index < 0) | (index >= num)).any(), action):
+    if _check.seen(lambda: ((index < 0) | (index >= num)).any(), action):
         wrong = action[(index < 0) | (index >= num)][0].item()
         raise ValueError(
             f"{what}: batch.action: expected {start}, ..., {start + num - 1}, as there are {num} values, got {wrong}; "
@@ -203,9 +194,9 @@ def _loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     q = apply(params, batch.observation)
     for name, x in {"apply's values": q, "target_apply's values": next_q, "apply's values of next_observation": chooser}.items():
-        shaped(what, name, x, (*batch.reward.shape, "A"))
+        _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A"))
     prediction = take(q, index_of(what, batch.action, action_start, q.shape[batch.action.ndim]))
     target = bootstrap(what, batch, take(next_q, chooser.argmax(-1)), gamma)
-    delta = number(what, "huber_delta", huber_delta, prediction)
+    delta = _check.in_dtype(f"{what}: huber_delta", huber_delta, prediction)
     loss = mean(what, huber(target - prediction, delta=delta), weight)
     return loss, critic_metrics(loss, prediction, target)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.losses._actor_critic import evaluate, sum_terms
-from funrl.losses._checks import alike, detach, fields, mean, number
+from funrl.losses._checks import detach, fields, mean
 
 __all__ = [
     "PPOBatch",
@@ -94,8 +94,8 @@ def clipped_surrogate(
     Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
         2017, arXiv:1707.06347, equation 7.
     """
-    alike("clipped_surrogate", log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
-    bound: Any = number("clipped_surrogate", "clip", clip, log_prob)
+    _check.alike("clipped_surrogate", log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
+    bound: Any = _check.in_dtype("clipped_surrogate: clip", clip, log_prob)
     advantage = advantage.detach()
     ratio = _ratio(log_prob - old_log_prob.detach())
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - bound, 1 + bound) * advantage)
@@ -128,8 +128,8 @@ def clipped_value_loss(value: torch.Tensor, old_value: torch.Tensor, target: tor
         Generalized Advantage Estimation", 2015, arXiv:1506.02438, section 5, has the trust region for values of which this clipping is the
         counterpart; L. Engstrom et al., "Implementation Matters in Deep Policy Gradients", 2020, arXiv:2005.12729, write it down.
     """
-    alike("clipped_value_loss", value=value, old_value=old_value, target=target)
-    clip = number("clipped_value_loss", "clip", clip, value)
+    _check.alike("clipped_value_loss", value=value, old_value=old_value, target=target)
+    clip = _check.in_dtype("clipped_value_loss: clip", clip, value)
     old_value, target = old_value.detach(), target.detach()
     clipped = torch.minimum(torch.maximum(value, old_value - clip), old_value + clip)
     return 0.5 * torch.maximum((value - target).square(), (clipped - target).square())
@@ -191,7 +191,7 @@ def ppo_loss(
     """
     what = "ppo_loss"
     _, log_prob, entropy, value = evaluate(what, apply, params, batch, **_columns(what, batch))
-    clip, value_clip = number(what, "clip", clip, log_prob), number(what, "value_clip", value_clip, value)
+    clip, value_clip = _check.in_dtype(f"{what}: clip", clip, log_prob), _check.in_dtype(f"{what}: value_clip", value_clip, value)
     loss, metrics = sum_terms(
         what,
         policy_loss=clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip=clip),
@@ -272,8 +272,8 @@ def ppo_kl_loss(
     what = "ppo_kl_loss"
     policy, log_prob, entropy, value = evaluate(what, apply, params, batch, **_columns(what, batch))
     kl = detach(old_policy).kl(policy)
-    alike(what, **{"apply's log_prob": log_prob, "old_policy's kl": kl})
-    kl_weight, value_clip = number(what, "kl_weight", kl_weight, kl), number(what, "value_clip", value_clip, value)
+    _check.alike(what, **{"apply's log_prob": log_prob, "old_policy's kl": kl})
+    kl_weight, value_clip = _check.in_dtype(f"{what}: kl_weight", kl_weight, kl), _check.in_dtype(f"{what}: value_clip", value_clip, value)
     surrogate = -_ratio(log_prob - batch.log_prob.detach()) * batch.advantage.detach()
     loss, metrics = sum_terms(
         what,
@@ -310,10 +310,8 @@ def adapt_kl_weight(kl_weight: torch.Tensor, kl: torch.Tensor, *, target: float 
     Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms",
         2017, arXiv:1707.06347, section 4.
     """
-    alike("adapt_kl_weight", kl_weight=kl_weight, kl=kl)
-    target = number("adapt_kl_weight", "target", target, kl)
-    if not isinstance(target, torch.Tensor) and target == 0:
-        raise ValueError("adapt_kl_weight: target: expected a number above 0, got 0")
+    _check.alike("adapt_kl_weight", kl_weight=kl_weight, kl=kl)
+    target = _check.in_dtype("adapt_kl_weight: target", target, kl, "(0, inf]")
     factor = torch.where(kl < target / 1.5, 0.5, torch.where(kl > target * 1.5, 2.0, torch.ones_like(kl_weight)))
     return kl_weight * factor
 

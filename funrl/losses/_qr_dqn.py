@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.losses._actor_critic import bootstrap, critic_metrics
-from funrl.losses._checks import detach, mean, number, shaped
+from funrl.losses._checks import detach, mean
 from funrl.losses._dqn import check_discrete, index_of, take
 from funrl.losses._terms import huber
 
@@ -44,10 +45,8 @@ def quantile_huber(quantiles: torch.Tensor, target: torch.Tensor, *, huber_delta
         arXiv:1710.10044, equation 10; divided by kappa as in "Implicit Quantile Networks", 2018, arXiv:1806.06923, equation 3.
     """
     for name, x, letter in (("quantiles", quantiles, "K"), ("target", target, "J")):
-        shaped("quantile_huber", name, x, (*quantiles.shape[:-1], letter))
-    delta = number("quantile_huber", "huber_delta", huber_delta, quantiles)
-    if not isinstance(delta, torch.Tensor) and not delta > 0:
-        raise ValueError(f"quantile_huber: huber_delta: expected a number above 0, got {delta}")
+        _check.floating(f"quantile_huber: {name}", x, shape=(*quantiles.shape[:-1], letter))
+    delta = _check.in_dtype("quantile_huber: huber_delta", huber_delta, quantiles, "(0, inf]")
     count = quantiles.shape[-1]
     probability = (torch.arange(count, dtype=quantiles.dtype, device=quantiles.device) + 0.5) / count
     error = target.detach().unsqueeze(-2) - quantiles.unsqueeze(-1)  # [..., K, J]
@@ -179,7 +178,7 @@ def _loss(
         "apply's quantiles of next_observation": chooser,
     }
     for name, x in given.items():
-        shaped(what, name, x, (*batch.reward.shape, "A", "K"))
+        _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A", "K"))
     prediction = take(quantiles, index_of(what, batch.action, action_start, quantiles.shape[batch.action.ndim]))
     target = bootstrap(what, batch, take(next_quantiles, chooser.mean(-1).argmax(-1)), gamma)
     loss = mean(what, quantile_huber(prediction, target, huber_delta=huber_delta), weight)

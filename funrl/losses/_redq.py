@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition
-from funrl.losses._checks import detach, fields, shaped
+from funrl.losses._checks import detach, fields
 from funrl.losses._sac import next_soft_action, soft_actor_loss, soft_values, squared_errors, with_temperature
 
 __all__ = ["redq_actor_loss", "redq_critic_loss", "redq_loss"]
@@ -83,13 +83,12 @@ def redq_critic_loss(
             f"{[list(x.shape) for x in tree.leaves(target_critic_params)]}; stack the critics' params with funrl.tree.stack"
         )
     ((size,),) = sizes
-    if isinstance(subset, bool) or not isinstance(subset, int) or not 1 <= subset <= size:
-        raise ValueError(f"{what}: subset: expected a whole number M from 1 to the number of critics E = {size}, got {subset!r}")
+    _check.integer(f"{what}: subset", subset, 1, size, "draw from the critics there are")
     action_key, subset_key = random.split(key).unbind(0)
     next_action, next_log_prob, alpha = next_soft_action(what, params, action_key, batch, actor)
     members = tree.index(detach(target_critic_params), random.choice(subset_key, size, (subset,), replace=False))
     next_values = critic(members, batch.next_observation, next_action)
-    shaped(what, "critic's values of next_observation", next_values, ("M", *batch.reward.shape))
+    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("M", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0) - alpha * next_log_prob, gamma)
     return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
 

@@ -1,14 +1,13 @@
 """The losses of REINFORCE, without and with a baseline."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.losses._actor_critic import evaluate, sum_terms
-from funrl.losses._checks import alike, fields, mean, number
+from funrl.losses._checks import fields, mean
 
 __all__ = ["ReinforceBatch", "reinforce_loss", "reinforce_with_baseline_loss"]
 
@@ -74,8 +73,8 @@ def reinforce_loss(
     fields(f"{what}: batch", batch, ("observation", "action", "returns"), "funrl.losses.ReinforceBatch")
     distribution = apply(params, batch.observation)
     log_prob, entropy = distribution.log_prob(batch.action), distribution.entropy()
-    alike(what, **{"batch.returns": batch.returns, "apply's log_prob": log_prob, "apply's entropy": entropy})
-    entropy_weight = number(what, "entropy_weight", entropy_weight, entropy, low=-math.inf)
+    _check.alike(what, **{"batch.returns": batch.returns, "apply's log_prob": log_prob, "apply's entropy": entropy})
+    entropy_weight = _check.in_dtype(f"{what}: entropy_weight", entropy_weight, entropy, "[-inf, inf]")
     policy_loss, mean_entropy = -mean(what, batch.returns.detach() * log_prob, weight), mean(what, entropy, weight)
     return policy_loss - entropy_weight * mean_entropy, {"policy_loss": policy_loss.detach(), "entropy": mean_entropy.detach()}
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import random
+from funrl import _check, random
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, critic_metrics
-from funrl.losses._checks import alike, detach, fields, floating, mean, number, shaped
+from funrl.losses._checks import detach, fields, mean
 
 __all__ = ["sac_actor_loss", "sac_critic_loss", "sac_loss", "temperature_loss"]
 
@@ -79,7 +79,7 @@ def sac_critic_loss(
     check_transition(what, batch)
     next_action, next_log_prob, alpha = next_soft_action(what, params, key, batch, actor)
     next_values = critic(detach(target_critic_params), batch.next_observation, next_action)
-    shaped(what, "critic's values of next_observation", next_values, ("E", *batch.reward.shape))
+    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0) - alpha * next_log_prob, gamma)
     return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
 
@@ -171,11 +171,9 @@ def temperature_loss(
         log alpha replaces the paper's alpha, as in most implementations; the sign of the gradient is the same.
     """
     what = "temperature_loss"
-    floating(what, "log_alpha", log_alpha)
-    floating(what, "log_prob", log_prob)
-    if log_alpha.ndim:
-        raise ValueError(f"{what}: log_alpha: expected the shape [], got {list(log_alpha.shape)}; squeeze it")
-    target_entropy = number(what, "target_entropy", target_entropy, log_prob, low=-float("inf"))
+    _check.floating(f"{what}: log_alpha", log_alpha, shape=())
+    _check.floating(f"{what}: log_prob", log_prob)
+    target_entropy = _check.in_dtype(f"{what}: target_entropy", target_entropy, log_prob, "[-inf, inf]")
     loss = -log_alpha * mean(what, log_prob.detach() + target_entropy, weight)
     return loss, {"temperature_loss": loss.detach(), "temperature": log_alpha.detach().exp()}
 
@@ -260,7 +258,7 @@ def next_soft_action(
     """Return a' [N..., ...], log pi(a'|s') [N...] and the temperature [], none of which carries a gradient."""
     fields(f"{what}: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
     action, log_prob = _sample(what, actor(detach(params.actor), batch.next_observation), key)
-    alike(what, **{"batch.reward": batch.reward, "actor's log_prob of next_observation": log_prob})
+    _check.alike(what, **{"batch.reward": batch.reward, "actor's log_prob of next_observation": log_prob})
     return action, log_prob, params.log_alpha.detach().exp()
 
 
@@ -272,8 +270,8 @@ def soft_values(
     fields(f"{what}: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
     action, log_prob = _sample(what, actor(actor_params, batch.observation), key)
     values = critic(detach(params.critic), batch.observation, action)
-    alike(what, **{"batch.reward": batch.reward, "actor's log_prob": log_prob})
-    shaped(what, "critic's values", values, ("E", *batch.reward.shape))
+    _check.alike(what, **{"batch.reward": batch.reward, "actor's log_prob": log_prob})
+    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
     return values, log_prob, params.log_alpha.detach().exp()
 
 
@@ -286,15 +284,13 @@ def soft_actor_loss(what: str, value: torch.Tensor, log_prob: torch.Tensor, alph
 
 def squared_errors(what: str, values: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> Part:
     """Return the mean of half the squared errors, summed over critics [E, N...], and its metrics."""
-    shaped(what, "critic's values", values, ("E", *target.shape))
+    _check.floating(f"{what}: critic's values", values, shape=("E", *target.shape))
     loss = mean(what, 0.5 * (target - values).square().sum(0), weight)
     return loss, critic_metrics(loss, values, target)
 
 
 def _sample(what: str, distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if not hasattr(distribution, "sample_with_log_prob"):
-        raise TypeError(
-            f"{what}: actor: expected it to return a distribution with sample_with_log_prob(key), as those of funrl.distributions, "
-            f"got a {type(distribution).__name__}; a deterministic actor is for ddpg_loss or td3_loss"
-        )
+    expected = "it to return a distribution with sample_with_log_prob(key), as those of funrl.distributions"
+    remedy = "a deterministic actor is for ddpg_loss or td3_loss"
+    _check.has(f"{what}: actor", distribution, ["sample_with_log_prob"], expected, remedy)
     return distribution.sample_with_log_prob(key)

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap
-from funrl.losses._checks import detach, fields, shaped
+from funrl.losses._checks import detach, fields
 from funrl.losses._dqn import check_discrete, index_of, take
 from funrl.losses._sac import soft_actor_loss, squared_errors, with_temperature
 
@@ -78,7 +79,7 @@ def sac_discrete_critic_loss(
     next_values = critic(detach(target_critic_params), batch.next_observation)
     values = critic(critic_params, batch.observation)
     for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
-        shaped(what, name, x, ("E", *probs.shape))
+        _check.floating(f"{what}: {name}", x, shape=("E", *probs.shape))
     alpha = params.log_alpha.detach().exp()
     target = bootstrap(what, batch, (probs * next_values.amin(0)).sum(-1) + alpha * entropy, gamma)
     action = index_of(what, batch.action, getattr(policy, "start", 0), probs.shape[-1], "the actor's Categorical(..., start=)")
@@ -135,7 +136,7 @@ def sac_discrete_actor_loss(
     fields(f"{what}: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
     probs, entropy = _policy(what, actor(actor_params, batch.observation), batch)
     values = critic(detach(params.critic), batch.observation)
-    shaped(what, "critic's values", values, ("E", *probs.shape))
+    _check.floating(f"{what}: critic's values", values, shape=("E", *probs.shape))
     return soft_actor_loss(what, (probs * values.amin(0)).sum(-1), -entropy, params.log_alpha.detach().exp(), weight)
 
 
@@ -196,10 +197,7 @@ def sac_discrete_loss(
 
 def _policy(what: str, policy: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the probabilities [N..., A] and the entropy [N...]."""
-    if not hasattr(policy, "probs"):
-        raise TypeError(
-            f"{what}: actor: expected it to return a funrl.distributions.Categorical, got a {type(policy).__name__}; "
-            "continuous actions are for sac_loss"
-        )
-    shaped(what, "actor's probabilities", policy.probs, (*batch.reward.shape, "A"))
+    expected = "it to return a funrl.distributions.Categorical"
+    _check.has(f"{what}: actor", policy, ["probs"], expected, "continuous actions are for sac_loss")
+    _check.floating(f"{what}: actor's probabilities", policy.probs, shape=(*batch.reward.shape, "A"))
     return policy.probs, policy.entropy()

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import random
+from funrl import _check, random
 from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
-from funrl.losses._checks import detach, fields, mean, number, shaped
+from funrl.losses._checks import detach, fields, mean
 
 __all__ = ["td3_actor_loss", "td3_critic_loss", "td3_loss"]
 
@@ -83,12 +83,14 @@ def td3_critic_loss(
     if not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor) and not low < high:
         raise ValueError(f"{what}: low and high: expected low < high, got {low} and {high}; give the bounds of the action space")
     next_action = actor(target_params.actor, batch.next_observation)
-    std, clip = (number(what, name, x, next_action) for name, x in {"noise_std": noise_std, "noise_clip": noise_clip}.items())
+    std, clip = (
+        _check.in_dtype(f"{what}: {name}", x, next_action) for name, x in {"noise_std": noise_std, "noise_clip": noise_clip}.items()
+    )
     noise = _clip(std * random.normal(key, tuple(next_action.shape), dtype=next_action.dtype), -clip, clip)
     next_values = critic(target_params.critic, batch.next_observation, _clip(next_action + noise, low, high))
     values = critic(critic_params, batch.observation, batch.action)
     for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
-        shaped(what, name, x, ("E", *batch.reward.shape))
+        _check.floating(f"{what}: {name}", x, shape=("E", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0), gamma)
     loss = mean(what, (target - values).square().sum(0), weight)
     return loss, critic_metrics(loss, values, target)
@@ -134,7 +136,7 @@ def td3_actor_loss(
     what = "td3_actor_loss"
     check_transition(what, batch)
     values = critic(detach(critic_params), batch.observation, actor(actor_params, batch.observation))
-    shaped(what, "critic's values", values, ("E", *batch.reward.shape))
+    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
     loss = -mean(what, values[0], weight)
     return loss, {"actor_loss": loss.detach()}
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from funrl.losses._checks import alike, floating, number
+from funrl import _check
 
 
 def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -25,8 +25,8 @@ def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Te
 
     Reference: P. J. Huber, "Robust Estimation of a Location Parameter", 1964, doi:10.1214/aoms/1177703732 (no arXiv id).
     """
-    floating("huber", "error", error)
-    delta = number("huber", "delta", delta, error)
+    _check.floating("huber: error", error)
+    delta = _check.in_dtype("huber: delta", delta, error)
     bounded = torch.minimum(torch.maximum(error, -delta), delta) if isinstance(delta, torch.Tensor) else error.clamp(-delta, delta)
     return bounded * (error - 0.5 * bounded)
 
@@ -51,7 +51,7 @@ def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tenso
         >>> explained_variance(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))
         tensor(0.6667)
     """
-    alike("explained_variance", value=value, target=target)
+    _check.alike("explained_variance", value=value, target=target)
     value, target = value.detach(), target.detach()
     variance = target.var(correction=0)
     some = variance > 0

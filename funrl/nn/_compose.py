@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import random, tree
-from funrl.nn._net import Net, check_sizes
+from funrl import _check, random, tree
+from funrl.nn._net import Net
 
 __all__ = ["Chain", "Keyed", "chain", "ensemble", "keyed", "sequential"]
 
@@ -37,8 +37,7 @@ def sequential(*parts: Any) -> Net:
         torch.Size([5, 4])
     """
     nets = [_as_net("sequential", part) for part in parts]
-    if not nets:
-        raise ValueError("sequential: expected at least one part, got none")
+    _check.some("sequential", nets, "part")
 
     def init(key: torch.Tensor, *inputs: Any) -> tuple[Any, ...]:
         params = []
@@ -48,8 +47,7 @@ def sequential(*parts: Any) -> Net:
         return tuple(params)
 
     def apply(params: tuple[Any, ...], *inputs: Any, key: torch.Tensor | None = None) -> Any:
-        if len(params) != len(nets):
-            raise ValueError(f"sequential: params: expected {len(nets)} parts, got {len(params)}; make them with this net's init")
+        _check.count("sequential: params", params, len(nets), "parts", "make them with this net's init")
         for net, part, noise_key in zip(nets, params, _keys_for(key, len(nets)), strict=True):
             inputs = (_call(net, part, inputs, noise_key),)
         return inputs[0]
@@ -167,8 +165,7 @@ class Chain:
     def apply(self, params: tuple[Any, ...], entries: dict[str, Any], *, key: torch.Tensor | None = None) -> dict[str, Any]:
         """Return a new dict of ``entries`` and the outputs of the parts. A noisy part i gets key i of ``random.split(key, len(chain))``."""
         self._check(entries, "chain.apply")
-        if len(params) != len(self):
-            raise ValueError(f"chain.apply: params: expected {len(self)} parts, got {len(params)}; make them with this chain's init")
+        _check.count("chain.apply: params", params, len(self), "parts", "make them with this chain's init")
         for part, own, noise_key in zip(self.parts, params, _keys_for(key, len(self)), strict=True):
             entries = _call(part, own, [entries], noise_key)
         return entries
@@ -210,13 +207,9 @@ def chain(*parts: Any) -> Chain:
         >>> both[1].apply(params[1], both[:1].apply(params[:1], {"observation": torch.zeros(5, 3)}))["value"].shape
         torch.Size([5, 1])
     """
-    if not parts:
-        raise ValueError("chain: expected at least one part, got none")
+    _check.some("chain", parts, "part")
     for i, part in enumerate(parts):
-        if not (hasattr(part, "in_keys") and hasattr(part, "out_keys")):
-            raise TypeError(
-                f"chain: part {i}: expected what nn.keyed or nn.chain returned, got a {type(part).__name__}; wrap it in nn.keyed"
-            )
+        _check.has(f"chain: part {i}", part, ("in_keys", "out_keys"), "a net that nn.keyed or nn.chain returned", "wrap it in nn.keyed")
     return Chain(tuple(parts))
 
 
@@ -246,9 +239,8 @@ def ensemble(net: Any, n: int, *, inputs: str = "shared") -> Net:
         torch.Size([5, 7, 1])
     """
     net = _as_net("ensemble", net)
-    (n,) = check_sizes("ensemble: n", (n,))
-    if inputs not in ("shared", "each"):
-        raise ValueError(f"ensemble: inputs: expected 'shared' or 'each', got {inputs!r}")
+    _check.integer("ensemble: n", n, 1)
+    _check.one_of("ensemble: inputs", inputs, ("shared", "each"))
     dim = None if inputs == "shared" else 0
 
     def init(key: torch.Tensor, *examples: Any) -> Any:
@@ -280,13 +272,10 @@ def _as_net(what: str, net: Any) -> Any:
     if hasattr(net, "init") and hasattr(net, "apply") and hasattr(net, "noisy"):
         return net
     if isinstance(net, torch.nn.Module) and any(True for _ in (*net.parameters(), *net.buffers())):
-        raise TypeError(
-            f"{what}: expected a net or a function, got a {type(net).__name__} whose parameters would not be learned; "
-            "nn.from_module makes a net of it"
-        )
-    if callable(net):
-        return Net(lambda key, *examples: (), lambda params, *inputs: net(*inputs))
-    raise TypeError(f"{what}: expected a net or a function, got a {type(net).__name__}; nn.from_module makes a net of a torch module")
+        got = f"{_check.describe(net)} whose parameters would not be learned"
+        _check.fail(TypeError, what, "a net or a function", got, "nn.from_module makes a net of it")
+    _check.function(what, net, "nn.from_module makes a net of a torch module", "a net or a function")
+    return Net(lambda key, *examples: (), lambda params, *inputs: net(*inputs))
 
 
 def _with_noise(init: Callable, apply: Callable, noisy: bool) -> Net:
@@ -335,8 +324,7 @@ def _names(entries: Any) -> Any:
 
 
 def _read(entries: Any, k: Key, what: str) -> Any:
-    if not isinstance(entries, dict):
-        raise TypeError(f"{what}: expected a dict of entries, got a {type(entries).__name__}; give {{{k!r}: ...}}")
+    _check.instance(what, entries, dict, f"give {{{k!r}: ...}}", expected="a dict of entries")
     if not _has(entries, k):
         raise ValueError(f"{what}: expected an entry {k!r}, got {_names(entries)}; give it, or name another in in_keys")
     for step in _path(k):
@@ -348,8 +336,7 @@ def _write(entries: dict[str, Any], path: tuple[str, ...], x: Any) -> dict[str, 
     if len(path) == 1:
         return {**entries, path[0]: x}
     below = entries.get(path[0], {})
-    if not isinstance(below, dict):
-        raise ValueError(f"keyed.apply: out_keys: expected a dict at {path[0]!r} to write {path[1:]!r} in, got a {type(below).__name__}")
+    _check.instance("keyed.apply: out_keys", below, dict, expected=f"a dict at {path[0]!r} to write {path[1:]!r} in")
     return {**entries, path[0]: _write(below, path[1:], x)}
 
 
@@ -362,9 +349,7 @@ def _outputs(output: Any, out_keys: tuple[Key, ...]) -> list[Any]:
             raise ValueError(f"keyed.apply: out_keys: expected entries of the output, which has {sorted(output)}, got {missing[0]!r}")
         return [output[name] for name in names]
     if isinstance(output, list | tuple) and not hasattr(output, "_fields"):
-        if len(output) != len(out_keys):
-            raise ValueError(f"keyed.apply: out_keys: expected {len(output)}, one for each output, got {list(out_keys)}")
+        _check.count("keyed.apply: out_keys", out_keys, len(output), "keys, one for each output")
         return list(output)
-    if len(out_keys) != 1:
-        raise ValueError(f"keyed.apply: out_keys: expected one key for the one output, a {type(output).__name__}, got {list(out_keys)}")
+    _check.count("keyed.apply: out_keys", out_keys, 1, f"key for the one output, {_check.describe(output)}")
     return [output]

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from funrl import random
+from funrl import _check, random
 from funrl.nn._initializers import Initializer, orthogonal
-from funrl.nn._net import Net, activation_function, check_sizes
+from funrl.nn._net import Net, activation_function, check_dtype
 
 __all__ = ["conv", "squash_dims"]
 
@@ -78,15 +78,14 @@ def conv(
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015, has the layout:
         ``conv((32, 64, 64), (8, 4, 3), (4, 2, 1), activation="relu")``.
     """
-    cells = check_sizes("conv: num_cells", num_cells)
-    if not cells:
-        raise ValueError("conv: num_cells: expected at least one layer, got none")
+    cells = _check.integers("conv: num_cells", num_cells, 1)
+    _check.some("conv: num_cells", cells, "layer")
     kernels = _each("kernel_sizes", kernel_sizes, len(cells), 1)
     strides = _each("strides", strides, len(cells), 1)
     paddings = _each("paddings", paddings, len(cells), 0)
     act = activation_function("conv: activation", activation)
-    if aggregator is not None and not callable(aggregator):
-        raise ValueError(f"conv: aggregator: expected a function or None, got {aggregator!r}; give nn.squash_dims")
+    if aggregator is not None:
+        _check.function("conv: aggregator", aggregator, "give nn.squash_dims", "a function or None")
     make = orthogonal(math.sqrt(2.0)) if init is None else init
 
     def init_params(key: torch.Tensor, example: torch.Tensor) -> tuple[dict[str, torch.Tensor], ...]:
@@ -107,16 +106,13 @@ def conv(
 
     def apply(params: tuple[dict[str, torch.Tensor], ...], x: torch.Tensor) -> torch.Tensor:
         _check_image("conv.apply: x", x)
-        if len(params) != len(cells):
-            raise ValueError(f"conv.apply: params: expected {len(cells)} layers, got {len(params)}; make them with this net's init")
+        _check.count("conv.apply: params", params, len(cells), "layers", "make them with this net's init")
         weight = params[0]["weight"]
         if x.shape[-3] != weight.shape[1]:
-            raise ValueError(
-                f"conv.apply: x: expected {weight.shape[1]} channels, as the example in init had, in [..., C, H, W], got the shape "
-                f"{list(x.shape)}; move the channels with x.movedim(-1, -3)"
-            )
-        if x.dtype != weight.dtype:
-            raise TypeError(f"conv.apply: x: expected {weight.dtype} as the parameters are, got {x.dtype}; cast either with funrl.tree.to")
+            expected = f"{weight.shape[1]} channels, as the example in init had, in [..., C, H, W]"
+            remedy = "move the channels with x.movedim(-1, -3)"
+            _check.fail(ValueError, "conv.apply: x", expected, f"the shape {list(x.shape)}", remedy)
+        check_dtype("conv.apply: x", x, weight)
         leading = x.shape[:-3]
         x = x.reshape(-1, *x.shape[-3:])
         for layer, stride, padding in zip(params, strides, paddings, strict=True):
@@ -130,16 +126,9 @@ def conv(
 def _each(name: str, value: Any, number: int, low: int) -> tuple[int, ...]:
     """Return a whole number for each layer."""
     values = (value,) * number if isinstance(value, int) else value
-    if not isinstance(values, list | tuple) or any(isinstance(n, bool) or not isinstance(n, int) or n < low for n in values):
-        raise ValueError(f"conv: {name}: expected whole numbers of at least {low}, got {value!r}")
-    if len(values) != number:
-        raise ValueError(f"conv: {name}: expected one for each of the {number} layers of num_cells, got {len(values)}")
-    return tuple(values)
+    return _check.integers(f"conv: {name}", values, low, number, "give one for each layer of num_cells")
 
 
 def _check_image(what: str, x: Any) -> None:
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"{what}: expected a floating-point tensor [..., C, H, W], got {got}; cast pixels with x.to(torch.float32) / 255")
-    if x.ndim < 3:
-        raise ValueError(f"{what}: expected the shape [..., C, H, W], got {list(x.shape)}; add channels with unsqueeze(-3)")
+    _check.floating(what, x, "cast pixels with x.to(torch.float32) / 255", expected="a floating-point tensor [..., C, H, W]")
+    _check.sized(what, x, (..., "C", "H", "W"), "add channels with unsqueeze(-3)")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional
 
-from funrl import random
+from funrl import _check, random
 from funrl.nn._initializers import Initializer
 from funrl.nn._mlp import mlp
-from funrl.nn._net import Net, check_features, check_input, check_sizes
+from funrl.nn._net import Net, check_features, check_input
 
 __all__ = ["dueling", "noisy_linear"]
 
@@ -49,7 +49,7 @@ def dueling(
 
     Reference: Z. Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", 2015, arXiv:1511.06581, equation 9.
     """
-    (num_actions,) = check_sizes("dueling: num_actions", (num_actions,))
+    _check.integer("dueling: num_actions", num_actions, 1)
     heads = {
         "value": mlp(num_cells, 1, activation=activation, init=init),
         "advantage": mlp(num_cells, num_actions, activation=activation, init=init),
@@ -98,9 +98,8 @@ def noisy_linear(out_features: int, sigma: float = 0.5) -> Net:
 
     Reference: M. Fortunato et al., "Noisy Networks for Exploration", 2017, arXiv:1706.10295, section 3.1 and equations 9 to 11.
     """
-    (size,) = check_sizes("noisy_linear: out_features", (out_features,))
-    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
-        raise ValueError(f"noisy_linear: sigma: expected a finite number of at least 0, got {sigma!r}")
+    size = _check.integer("noisy_linear: out_features", out_features, 1)
+    _check.number("noisy_linear: sigma", sigma, "[0, inf)")
 
     def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, torch.Tensor]:
         check_input("noisy_linear.init: example", example)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import random
+from funrl import _check, random
 
 __all__ = ["orthogonal", "torch_default", "variance_scaling"]
 
@@ -43,8 +43,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     Reference: A. M. Saxe, J. L. McClelland, S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
         linear neural networks", 2013, arXiv:1312.6120.
     """
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"orthogonal: scale: expected a number, got {type(scale).__name__}; give a Python float")
+    _check.number("orthogonal: scale", scale, "[-inf, inf]", "give a Python float")
 
     def init(key: torch.Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
         rows, columns = _matrix("orthogonal", shape)
@@ -84,14 +83,9 @@ def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str
     Reference: K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", 2015, arXiv:1502.01852; X. Glorot, Y. Bengio,
         "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
     """
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"variance_scaling: scale: expected a number, got {type(scale).__name__}; give a Python float")
-    if not 0 < scale < math.inf:
-        raise ValueError(f"variance_scaling: scale: expected a finite number above 0, got {scale}")
-    if mode not in ("fan_in", "fan_out", "fan_avg"):
-        raise ValueError(f"variance_scaling: mode: expected 'fan_in', 'fan_out' or 'fan_avg', got {mode!r}")
-    if distribution not in ("normal", "truncated_normal", "uniform"):
-        raise ValueError(f"variance_scaling: distribution: expected 'normal', 'truncated_normal' or 'uniform', got {distribution!r}")
+    _check.number("variance_scaling: scale", scale, "(0, inf)", "give a Python float")
+    _check.one_of("variance_scaling: mode", mode, ("fan_in", "fan_out", "fan_avg"))
+    _check.one_of("variance_scaling: distribution", distribution, ("normal", "truncated_normal", "uniform"))
 
     def init(key: torch.Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
         rows, columns = _matrix("variance_scaling", shape)

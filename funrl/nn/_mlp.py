@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from funrl import random
+from funrl import _check, random
 from funrl.nn._initializers import Initializer, orthogonal
-from funrl.nn._net import Net, activation_function, check_features, check_input, check_sizes, concatenate
+from funrl.nn._net import Net, activation_function, check_features, check_input, concatenate
 from funrl.nn._norm import layer_norm
 
 __all__ = ["mlp"]
@@ -60,10 +60,9 @@ def mlp(
         torch.Size([8, 7, 2])
     """
     shape = () if out_features is None else (out_features,) if isinstance(out_features, int) else out_features
-    cells, shape = check_sizes("mlp: num_cells", num_cells), check_sizes("mlp: out_features", shape)
+    cells, shape = _check.integers("mlp: num_cells", num_cells, 1), _check.integers("mlp: out_features", shape, 1)
     widths = [*cells, *([math.prod(shape)] if shape else [])]
-    if not widths:
-        raise ValueError("mlp: num_cells, out_features: expected at least one layer, got none; give out_features")
+    _check.some("mlp: num_cells, out_features", widths, "layer", "give out_features")
     act = activation_function("mlp: activation", activation)
     norm = _norm(norm)
     hidden_init = orthogonal(math.sqrt(2.0)) if init is None else init
@@ -87,8 +86,7 @@ def mlp(
 
     def apply(params: tuple[dict[str, Any], ...], *inputs: torch.Tensor) -> torch.Tensor:
         x = concatenate("mlp.apply", inputs)
-        if len(params) != len(widths):
-            raise ValueError(f"mlp.apply: params: expected {len(widths)} layers, got {len(params)}; make them with this net's init")
+        _check.count("mlp.apply: params", params, len(widths), "layers", "make them with this net's init")
         check_features("mlp.apply: x", x, params[0]["weight"])
         for i, layer in enumerate(params):
             x = functional.linear(x, layer["weight"], layer["bias"])

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import transformed
 from funrl.nn._initializers import Initializer
 
@@ -70,8 +70,7 @@ def from_module(module: torch.nn.Module, *, init: Initializer | None = None) -> 
         >>> state["1.num_batches_tracked"]
         tensor(1)
     """
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"from_module: module: expected a torch.nn.Module, got a {type(module).__name__}")
+    _check.instance("from_module: module", module, torch.nn.Module, expected="a torch.nn.Module")
     for name, x in (*module.named_parameters(), *module.named_buffers()):
         if torch.nn.parameter.is_lazy(x):
             raise ValueError(

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.nn import functional
 
+from funrl import _check
+
 __all__ = ["Net"]
 
 _ACTIVATIONS = {
@@ -57,24 +59,6 @@ def activation_function(what: str, activation: Any) -> Callable[[torch.Tensor], 
     return _ACTIVATIONS[activation]
 
 
-def check_sizes(what: str, sizes: Any) -> tuple[int, ...]:
-    """Check that ``sizes`` are whole numbers of at least 1, and return them as a tuple.
-
-    Raises:
-        ValueError: if they are not; the message begins with ``what``.
-
-    Example:
-        >>> check_sizes("mlp: num_cells", [32, 64])
-        (32, 64)
-    """
-    for n in sizes if isinstance(sizes, list | tuple) else (sizes,):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"{what}: expected whole numbers of at least 1, got {n!r}")
-    if not isinstance(sizes, list | tuple):
-        raise ValueError(f"{what}: expected a list or tuple of whole numbers, got {sizes!r}")
-    return tuple(sizes)
-
-
 def check_input(what: str, x: Any) -> None:
     """Raise unless ``x`` is a floating-point tensor [..., D] with D at least 1; the message begins with ``what``.
 
@@ -84,11 +68,9 @@ def check_input(what: str, x: Any) -> None:
         ...
         ValueError: mlp.apply: x: expected the shape [..., D] with D at least 1, got []; reshape a single number to [1]
     """
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"{what}: expected a floating-point tensor [..., D], got {got}; cast it with .to(torch.float32)")
+    _check.floating(what, x, expected="a floating-point tensor [..., D]")
     if x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"{what}: expected the shape [..., D] with D at least 1, got {list(x.shape)}; reshape a single number to [1]")
+        _check.sized(what, x, (..., "D"), "reshape a single number to [1]")
 
 
 def check_features(what: str, x: Any, weight: torch.Tensor, size: int | None = None) -> None:
@@ -104,12 +86,15 @@ def check_features(what: str, x: Any, weight: torch.Tensor, size: int | None = N
     check_input(what, x)
     size = weight.shape[-1] if size is None else size
     if x.shape[-1] != size:
-        raise ValueError(
-            f"{what}: expected {size} features in the last dimension, as the example in init had, got the shape {list(x.shape)}; "
-            "reshape x, or call init with an example like it"
-        )
+        expected = f"{size} features in the last dimension, as the example in init had"
+        _check.fail(ValueError, what, expected, f"the shape {list(x.shape)}", "reshape x, or call init with an example like it")
+    check_dtype(what, x, weight)
+
+
+def check_dtype(what: str, x: torch.Tensor, weight: torch.Tensor) -> None:
+    """Check that ``x`` has the dtype of the parameters."""
     if x.dtype != weight.dtype:
-        raise TypeError(f"{what}: expected {weight.dtype} as the parameters are, got {x.dtype}; cast either with funrl.tree.to")
+        _check.fail(TypeError, what, f"{weight.dtype} as the parameters are", x.dtype, "cast either with funrl.tree.to")
 
 
 def concatenate(what: str, inputs: tuple[Any, ...]) -> torch.Tensor:
@@ -125,13 +110,10 @@ def concatenate(what: str, inputs: tuple[Any, ...]) -> torch.Tensor:
     """
     if len(inputs) == 1:
         return inputs[0]
-    if not inputs:
-        raise ValueError(f"{what}: expected at least one input, got none")
+    _check.some(what, inputs, "input")
     for i, x in enumerate(inputs):
         check_input(f"{what}: input {i}", x)
         if x.shape[:-1] != inputs[0].shape[:-1]:
-            raise ValueError(
-                f"{what}: input {i}: expected the leading dimensions {list(inputs[0].shape[:-1])} of input 0, got {list(x.shape)}; "
-                "nothing is broadcast: expand it first"
-            )
+            expected = f"the leading dimensions {list(inputs[0].shape[:-1])} of input 0"
+            _check.fail(ValueError, f"{what}: input {i}", expected, list(x.shape), "nothing is broadcast: expand it first")
     return torch.cat(inputs, -1)

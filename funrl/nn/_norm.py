@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.nn._net import Net, check_features, check_input
 
 __all__ = ["BatchNorm", "BatchNormState", "batch_norm", "dropout", "layer_norm"]
@@ -38,7 +38,7 @@ def layer_norm(eps: float = 1e-5) -> Net:
 
     Reference: J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
     """
-    _check_eps("layer_norm", eps)
+    _check.number("layer_norm: eps", eps, "(0, inf]")
 
     def apply(params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         check_features("layer_norm.apply: x", x, params["scale"])
@@ -110,9 +110,8 @@ def batch_norm(momentum: float = 0.1, eps: float = 1e-5) -> BatchNorm:
     Reference: S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
         2015, arXiv:1502.03167.
     """
-    _check_eps("batch_norm", eps)
-    if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 <= momentum <= 1:
-        raise ValueError(f"batch_norm: momentum: expected a number in [0, 1], got {momentum!r}")
+    _check.number("batch_norm: eps", eps, "(0, inf]")
+    _check.number("batch_norm: momentum", momentum, "[0, 1]")
 
     def start(example: torch.Tensor) -> BatchNormState:
         check_input("batch_norm.start: example", example)
@@ -167,13 +166,10 @@ def dropout(rate: float) -> Net:
     Reference: N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever, R. Salakhutdinov, "Dropout: A Simple Way to Prevent Neural
         Networks from Overfitting", JMLR 2014 (arXiv:1207.0580 has the idea).
     """
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise ValueError(f"dropout: rate: expected a number in [0, 1), got {rate!r}")
+    _check.number("dropout: rate", rate, "[0, 1)")
 
     def apply(params: tuple[()], x: torch.Tensor, *, key: torch.Tensor | None = None) -> torch.Tensor:
-        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"dropout.apply: x: expected a floating-point tensor, got {got}; cast it with .to(torch.float32)")
+        _check.floating("dropout.apply: x", x)
         if key is None or rate == 0:
             return x
         return torch.where(random.bernoulli(key, 1 - rate, tuple(x.shape)), x / (1 - rate), 0.0)
@@ -185,8 +181,3 @@ def _affine(what: str, example: torch.Tensor) -> dict[str, torch.Tensor]:
     check_input(what, example)
     scale = torch.ones(example.shape[-1], dtype=example.dtype, device=example.device)
     return {"scale": scale, "bias": torch.zeros_like(scale)}
-
-
-def _check_eps(what: str, eps: Any) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not eps > 0:
-        raise ValueError(f"{what}: eps: expected a number above 0, got {eps!r}")

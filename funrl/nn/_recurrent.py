@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import scan
 from funrl.nn._initializers import Initializer, orthogonal
-from funrl.nn._net import check_features, check_input, check_sizes
+from funrl.nn._net import check_features, check_input
 
 __all__ = ["LSTMCarry", "Recurrent", "gru", "linear_recurrence", "lstm", "min_gru"]
 
@@ -79,7 +79,7 @@ def gru(size: int, *, init: Initializer | None = None) -> Recurrent:
     Reference: K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
         2014, arXiv:1406.1078; the reset gate is applied after the product, as in cuDNN.
     """
-    (size,) = check_sizes("gru: size", (size,))
+    _check.integer("gru: size", size, 1)
 
     def step(params: dict[str, torch.Tensor], h: torch.Tensor, gates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r, z, n = gates.chunk(3, -1)
@@ -126,7 +126,7 @@ def lstm(size: int, *, init: Initializer | None = None) -> Recurrent:
         "Learning to Forget: Continual Prediction with LSTM", 2000, for f; R. Jozefowicz, W. Zaremba, I. Sutskever, "An Empirical
         Exploration of Recurrent Network Architectures", ICML 2015, for its bias.
     """
-    (size,) = check_sizes("lstm: size", (size,))
+    _check.integer("lstm: size", size, 1)
 
     def step(params: dict[str, torch.Tensor], carry: LSTMCarry, gates: torch.Tensor) -> tuple[LSTMCarry, torch.Tensor]:
         gates = gates + functional.linear(carry.hidden, params["weight_hidden"], params["bias_hidden"])
@@ -177,7 +177,7 @@ def min_gru(size: int, *, init: Initializer | None = None) -> Recurrent:
 
     Reference: L. Feng et al., "Were RNNs All We Needed?", 2024, arXiv:2410.01201, section 3.1.
     """
-    (size,) = check_sizes("min_gru: size", (size,))
+    _check.integer("min_gru: size", size, 1)
     make = orthogonal() if init is None else init
 
     def init_params(key: torch.Tensor, example: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -298,13 +298,9 @@ def _check_step(what: str, weight: torch.Tensor, carry: Any, x: Any, reset: Any,
     leading = x.shape[1:-1] if steps else x.shape[:-1]
     for path, h in zip(tree.paths(carry), tree.leaves(carry), strict=True):
         if h.shape != (*leading, size) or h.dtype != x.dtype:
-            raise ValueError(
-                f"{what}: carry: expected {x.dtype} {[*leading, size]}, got {h.dtype} {list(h.shape)} at {path}; make it with start"
-            )
+            expected = f"{x.dtype} {[*leading, size]}"
+            _check.fail(ValueError, f"{what}: carry", expected, f"{h.dtype} {list(h.shape)} at {path}", "make it with start")
     if reset is None:
         return
-    if not isinstance(reset, torch.Tensor) or reset.dtype != torch.bool:
-        got = reset.dtype if isinstance(reset, torch.Tensor) else type(reset).__name__
-        raise TypeError(f"{what}: reset: expected a bool tensor, got {got}; True where an episode begins")
-    if reset.shape != x.shape[:-1]:
-        raise ValueError(f"{what}: reset: expected the shape {list(x.shape[:-1])}, as x without its features, got {list(reset.shape)}")
+    _check.flag(f"{what}: reset", reset, "True where an episode begins")
+    _check.sized(f"{what}: reset", reset, x.shape[:-1], of="x without its features")

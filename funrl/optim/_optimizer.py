@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import tree
-from funrl.schedules import check_number
+from funrl import _check, tree
 from funrl.tree import global_norm
 
 Number = float | torch.Tensor
@@ -55,19 +54,13 @@ def chain(*optimizers: Optimizer) -> Optimizer:
         2
     """
     for number, optimizer in enumerate(optimizers):
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"chain: argument {number}: expected an Optimizer, got {type(optimizer).__name__}; call the factory, as in adam(1e-3)"
-            )
+        _check.instance(f"chain: argument {number}", optimizer, Optimizer, "call the factory, as in adam(1e-3)")
 
     def init(params: Any) -> tuple[Any, ...]:
         return tuple(optimizer.init(params) for optimizer in optimizers)
 
     def update(grads: Any, state: tuple[Any, ...], params: Any) -> tuple[Any, tuple[Any, ...]]:
-        if len(state) != len(optimizers):
-            raise ValueError(
-                f"chain: state: expected a tuple of {len(optimizers)} states, got {len(state)}; make it with this optimiser's init"
-            )
+        _check.count("chain: state", state, len(optimizers), "states", "make it with this optimiser's init")
         states = []
         for optimizer, part in zip(optimizers, state, strict=True):
             grads, part = optimizer.update(grads, part, params)
@@ -110,7 +103,7 @@ def scale(factor: Number) -> Optimizer:
         >>> scale(-0.5).update(torch.tensor([2.0]), (), torch.zeros(1))
         (tensor([-1.]), ())
     """
-    check_number("scale", "factor", factor)
+    _check.number("scale: factor", factor, "[-inf, inf]", tensor=True)
     return Optimizer(lambda params: (), lambda grads, state, params: (tree.map(lambda g: like(factor, g) * g, grads), state))
 
 
@@ -134,9 +127,7 @@ def clip_by_global_norm(max_norm: Number) -> Optimizer:
 
     Reference: R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training Recurrent Neural Networks", 2012, arXiv:1211.5063.
     """
-    check_number("clip_by_global_norm", "max_norm", max_norm)
-    if not isinstance(max_norm, torch.Tensor) and not max_norm > 0:
-        raise ValueError(f"clip_by_global_norm: max_norm: expected a number above 0, got {max_norm}; use math.inf for no clipping")
+    _check.number("clip_by_global_norm: max_norm", max_norm, "(0, inf]", "use math.inf for no clipping", tensor=True)
 
     def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         norm = global_norm(grads)

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.optim._checks import check_fraction, check_rate
+from funrl import _check, tree
 from funrl.optim._optimizer import Number, Optimizer, like, wide
-from funrl.schedules import Schedule, check_number
+from funrl.schedules import Schedule
 
 
 @tree.dataclass
@@ -80,8 +79,8 @@ def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool
     Reference: I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
         learning", ICML 2013; the sum is scaled as in torch.optim.
     """
-    check_rate("sgd", learning_rate)
-    check_fraction("sgd", "momentum", momentum)
+    _check_rate("sgd", learning_rate)
+    _check.number("sgd: momentum", momentum, "[0, 1)", tensor=True)
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
     if nesterov and not heavy:
         raise ValueError("sgd: nesterov: expected momentum above 0 with it, got 0; give momentum=0.9")
@@ -155,7 +154,7 @@ def adamw(
     Reference: I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2017, arXiv:1711.05101; the decay is
         multiplied by the learning rate, as in torch.optim.
     """
-    check_number("adamw", "weight_decay", weight_decay, low=0.0)
+    _check.number("adamw: weight_decay", weight_decay, "[0, inf]", tensor=True)
     return _adam("adamw", learning_rate, b1, b2, eps, weight_decay)
 
 
@@ -183,10 +182,10 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
 
     Reference: T. Tieleman, G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.
     """
-    check_rate("rmsprop", learning_rate)
-    check_fraction("rmsprop", "decay", decay)
-    check_number("rmsprop", "eps", eps, low=0.0)
-    check_fraction("rmsprop", "momentum", momentum)
+    _check_rate("rmsprop", learning_rate)
+    _check.number("rmsprop: decay", decay, "[0, 1)", tensor=True)
+    _check.number("rmsprop: eps", eps, "[0, inf]", tensor=True)
+    _check.number("rmsprop: momentum", momentum, "[0, 1)", tensor=True)
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
 
     def init(params: Any) -> RMSPropState:
@@ -208,10 +207,10 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
 
 
 def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, eps: Number, weight_decay: Number | None) -> Optimizer:
-    check_rate(name, learning_rate)
-    check_fraction(name, "b1", b1)
-    check_fraction(name, "b2", b2)
-    check_number(name, "eps", eps, low=0.0)
+    _check_rate(name, learning_rate)
+    _check.number(f"{name}: b1", b1, "[0, 1)", tensor=True)
+    _check.number(f"{name}: b2", b2, "[0, 1)", tensor=True)
+    _check.number(f"{name}: eps", eps, "[0, inf]", tensor=True)
 
     def init(params: Any) -> AdamState:
         return AdamState(_count(name, params), _wide_zeros(params), _wide_zeros(params))
@@ -271,10 +270,13 @@ def _zeros(params: Any) -> Any:
 def _count(name: str, params: Any) -> torch.Tensor:
     """Check the parameters, and return the count 0 on their device."""
     leaves = tree.leaves(params)
-    if not leaves:
-        raise ValueError(f"{name}: params: expected a tree with at least one leaf, got none")
+    _check.some(f"{name}: params", leaves, "leaf")
     for path, x in zip(tree.paths(params), leaves, strict=True):
-        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"{name}: params: expected floating-point tensors, got {got} at {path}; keep what is not learned out of params")
+        _check.floating(f"{name}: params: leaf {path}", x, "keep integers and other constants out of params")
     return torch.zeros((), dtype=torch.int64, device=leaves[0].device)
+
+
+def _check_rate(name: str, x: Any) -> None:
+    """Check a learning rate: a schedule, a finite number of at least 0, or a tensor []."""
+    if not callable(x):
+        _check.number(f"{name}: learning_rate", x, "[0, inf)", tensor=True)

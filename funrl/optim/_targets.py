@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.optim._optimizer import like
 
 
@@ -29,9 +29,8 @@ def soft_update(params: Any, target_params: Any, *, tau: float | torch.Tensor) -
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
     """
     tree.check_like(target_params, params, "soft_update: target_params", "params")
-
-    if not isinstance(tau, torch.Tensor) and not 0 <= tau <= 1:
-        raise ValueError(f"soft_update: tau: expected a number in [0.0, 1.0], got {tau}")
+    if not isinstance(tau, torch.Tensor):
+        _check.number("soft_update: tau", tau, "[0, 1]")
 
     def move(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if not x.is_floating_point():
@@ -65,12 +64,10 @@ def hard_update(params: Any, target_params: Any, *, count: torch.Tensor, period:
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015 (no arXiv id), algorithm 1.
     """
     tree.check_like(target_params, params, "hard_update: target_params", "params")
-    for name, x in {"count": count, "period": period}.items():
-        whole = isinstance(x, torch.Tensor) and not x.is_floating_point() and not x.is_complex() and x.dtype is not torch.bool
-        if not whole and (name == "count" or isinstance(x, bool) or not isinstance(x, int)):
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"hard_update: {name}: expected {'an int64 tensor []' if name == 'count' else 'a whole number'}, got {got}")
-    if not isinstance(period, torch.Tensor) and period < 1:
-        raise ValueError(f"hard_update: period: expected at least 1, got {period}")
+    _check.whole("hard_update: count", count, "give the number of updates so far, int64 []")
+    if isinstance(period, torch.Tensor):
+        _check.whole("hard_update: period", period)
+    else:
+        _check.integer("hard_update: period", period, 1)
     due = count % period == 0
     return tree.map(lambda x, target: torch.where(due, x, target), params, target_params)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import one_hot
 
-from funrl import random as keys
+from funrl import _check, random as keys
 from funrl.nn import Keyed, Net, keyed as keyed_net
 from funrl.policies._policy import (
     Policy,
@@ -94,8 +94,7 @@ def stochastic(net: Any, distribution: Callable[..., Any], return_log_prob: bool
         tensor(0.)
     """
     names = check_net("stochastic", net)
-    if not callable(distribution):
-        raise TypeError(f"stochastic: distribution: expected a class or function, got a {type(distribution).__name__}")
+    _check.function("stochastic: distribution", distribution, expected="a class or function")
 
     def act(params: Any, key: torch.Tensor | None, observation: Any, mode: str = "random", space: Any = None) -> tuple[Any, dict[str, Any]]:
         net_key, key = keys.split(key).unbind(0) if net.noisy and key is not None else (None, key)
@@ -135,8 +134,7 @@ def q_value(net: Any, *, encoding: str = "index", space: Discrete | None = None)
     """
     if check_net("q_value", net) is not None:
         raise TypeError("q_value: net: expected a net of the observation, got one over entries; give the net itself")
-    if encoding not in ("index", "one_hot"):
-        raise ValueError(f"q_value: encoding: expected 'index' or 'one_hot', got {encoding!r}")
+    _check.one_of("q_value: encoding", encoding, ("index", "one_hot"))
     if space is not None and not isinstance(space, Discrete):
         raise TypeError(f"q_value: space: expected a funrl.spaces.Discrete, or None, got {space}; other actions have no list of values")
     first = space.start if space is not None else 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import one_hot
 
-from funrl import random as keys, tree
+from funrl import _check, random as keys, tree
 from funrl.policies._policy import StatefulPolicy, check_first, check_log_prob, check_policy, leading, project
 from funrl.spaces import Box, Discrete
 
@@ -81,7 +81,7 @@ def epsilon_greedy(policy: Any, space: Any, epsilon: Size) -> StatefulPolicy:
     """
     check_policy("epsilon_greedy", policy)
     _check_space("epsilon_greedy", space)
-    _check_size("epsilon_greedy: epsilon", epsilon, high=1.0)
+    _check_size("epsilon_greedy: epsilon", epsilon, "[0, 1]")
     check_first("epsilon_greedy", policy, space)
     check_log_prob("epsilon_greedy", policy)
 
@@ -202,8 +202,7 @@ def ornstein_uhlenbeck(
     _check_box("ornstein_uhlenbeck", space)
     _check_size("ornstein_uhlenbeck: scale", scale)
     for name, x in (("theta", theta), ("sigma", sigma), ("dt", dt)):
-        if isinstance(x, bool) or not isinstance(x, int | float) or not (x > 0 if name == "dt" else x >= 0):
-            raise ValueError(f"ornstein_uhlenbeck: {name}: expected a number {'above' if name == 'dt' else 'of at least'} 0, got {x!r}")
+        _check.number(f"ornstein_uhlenbeck: {name}", x, "(0, inf]" if name == "dt" else "[0, inf]")
 
     def start(params: Any, observation: Any) -> OrnsteinUhlenbeckState:
         dtype = next((x.dtype for x in tree.leaves(observation) if x.is_floating_point()), space.dtype)
@@ -233,9 +232,7 @@ def _start(policy: Any, params: Any, observation: Any) -> Any:
 def _act(
     policy: Any, params: Any, key: torch.Tensor, state: Any, observation: Any, reset: torch.Tensor, options: dict[str, Any]
 ) -> tuple[Any, Any, dict[str, Any]]:
-    if not isinstance(reset, torch.Tensor) or reset.dtype != torch.bool or reset.shape != state.count.shape:
-        got = f"{reset.dtype} {list(reset.shape)}" if isinstance(reset, torch.Tensor) else f"a {type(reset).__name__}"
-        raise ValueError(f"act: reset: expected bool {list(state.count.shape)}, one for each state, got {got}")
+    _check.flag("act: reset", reset, "give one for each state", shape=state.count.shape)
     if hasattr(policy, "start"):
         return policy.act(params, key, state.policy, observation, reset, **options)
     return (), *policy.act(params, key, observation, **options)
@@ -288,14 +285,6 @@ def _check_box(what: str, space: Any) -> None:
         raise TypeError(f"{what}: space: expected a floating-point Box, got {space}; use epsilon_greedy for other actions")
 
 
-def _check_size(what: str, size: Any, high: float = float("inf")) -> None:
-    if callable(size):
-        return
-    if isinstance(size, torch.Tensor):
-        if size.ndim or not size.is_floating_point():
-            raise TypeError(f"{what}: expected a number, a floating-point tensor [] or a schedule, got {size.dtype} {list(size.shape)}")
-        return
-    if isinstance(size, bool) or not isinstance(size, int | float):
-        raise TypeError(f"{what}: expected a number, a floating-point tensor [] or a schedule, got a {type(size).__name__}")
-    if not 0 <= size <= high:
-        raise ValueError(f"{what}: expected a number of at least 0{'' if high == float('inf') else f' and at most {high:g}'}, got {size}")
+def _check_size(what: str, size: Any, interval: str = "[0, inf]") -> None:
+    if not callable(size):
+        _check.number(what, size, interval, "or give a schedule", tensor=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import random as keys
+from funrl import _check, random as keys
 from funrl.nn import Net
 from funrl.policies._policy import StatefulPolicy, check_net, choose, make_distribution
 
@@ -68,8 +68,7 @@ def actor_critic(trunk: Net, actor: Net, critic: Net, distribution: Callable[...
         check_net(f"actor_critic: {name}", net)
         if net.noisy:
             raise ValueError(f"actor_critic: {name}: expected a net without noise; use stochastic for it")
-    if not callable(distribution):
-        raise TypeError(f"actor_critic: distribution: expected a class or function, got a {type(distribution).__name__}")
+    _check.function("actor_critic: distribution", distribution, expected="a class or function")
 
     def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
         trunk_key, *head_keys = keys.split(key, 3).unbind(0)
@@ -127,8 +126,7 @@ def recurrent(cell: Any, policy: Any, encoder: Any = None) -> StatefulPolicy:
         >>> state.shape, list(extras)
         (torch.Size([8]), ['log_prob'])
     """
-    if not all(hasattr(cell, name) for name in ("init", "start", "apply", "unroll")):
-        raise TypeError(f"recurrent: cell: expected what nn.gru or its like returned, got a {type(cell).__name__}")
+    _check.has("recurrent: cell", cell, ("init", "start", "apply", "unroll"), "what nn.gru or its like returned")
     if not hasattr(policy, "act") or hasattr(policy, "start"):
         raise TypeError(f"recurrent: policy: expected a policy without a state, got a {type(policy).__name__}")
     if encoder is not None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.spaces import Discrete
 
 __all__ = ["Policy", "StatefulPolicy"]
@@ -141,8 +141,7 @@ def check_net(what: str, net: Any) -> tuple[str, ...] | None:
         >>> check_net("deterministic", nn.keyed(torch.tanh, "observation", "action"))
         ('action',)
     """
-    if not all(hasattr(net, name) for name in ("init", "apply", "noisy")):
-        raise TypeError(f"{what}: net: expected a net, got a {type(net).__name__}; nn.mlp and nn.from_module make one")
+    _check.has(f"{what}: net", net, ("init", "apply", "noisy"), "a net", "nn.mlp and nn.from_module make one")
     return tuple(k if isinstance(k, str) else k[-1] for k in net.out_keys) if hasattr(net, "out_keys") else None
 
 
@@ -178,8 +177,7 @@ def choose(what: str, distribution: Any, key: torch.Tensor | None, mode: str, sp
         >>> choose("act", Categorical(torch.tensor([0.0, 1.0])), None, "mode")[0]
         tensor(1)
     """
-    if mode not in _MODES:
-        raise ValueError(f"{what}: mode: expected 'random', 'mode' or 'mean', got {mode!r}")
+    _check.one_of(f"{what}: mode", mode, _MODES)
     if not hasattr(distribution, "sample_with_log_prob"):
         kind = f"{type(distribution).__module__}.{type(distribution).__name__}"
         raise TypeError(f"{what}: distribution: expected one of funrl.distributions, got a {kind}")

@@ -26,7 +26,7 @@ References:
     Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", SC11, doi:10.1145/2063384.2063405 (counters for state).
 """
 
-from funrl.random._checks import seen as seen, watch as watch
+from funrl.random._checks import watch as watch
 from funrl.random._continuous import exponential, gumbel, normal, truncated_normal, uniform
 from funrl.random._discrete import bernoulli, categorical, randint
 from funrl.random._keys import bits, fold_in, key, split

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import torch
 
-from funrl.random._checks import Shape, check_broadcast, check_dtype, check_key, seen, size_of
+from funrl import _check
+from funrl.random._checks import Shape, check_broadcast, check_dtype, check_key, size_of
 from funrl.random._splitmix import fraction, open_fraction, words_of
 
 
@@ -53,7 +54,7 @@ def uniform(
         return x
     low, high = torch.as_tensor(low, dtype=dtype, device=key.device), torch.as_tensor(high, dtype=dtype, device=key.device)
     check_broadcast("uniform", x.shape, low=low, high=high)
-    if not numbers and seen(lambda: ~((low < high) & (low >= -greatest) & (high <= greatest)).all()):
+    if not numbers and _check.seen(lambda: ~((low < high) & (low >= -greatest) & (high <= greatest)).all()):
         raise ValueError(f"random.uniform: expected finite low < high everywhere in {dtype}, got low={low} and high={high}")
     span = high - low
     whole = x * span + low
@@ -141,7 +142,7 @@ def truncated_normal(
     size = torch.Size(np.broadcast_shapes(low.shape, high.shape)) if shape is None else shape
     u = open_fraction(words_of(key, size, "truncated_normal"), dtype)
     check_broadcast("truncated_normal", u.shape, low=low, high=high)
-    if not numbers and seen(lambda: ~(low < high).all()):
+    if not numbers and _check.seen(lambda: ~(low < high).all()):
         raise ValueError(f"random.truncated_normal: expected low < high everywhere in {dtype}, got low={low} and high={high}")
     mirror = low + high > 0
     a, b = torch.where(mirror, -high, low), torch.where(mirror, -low, high)

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from funrl.random._checks import Shape, check_broadcast, check_key, integer, noise_dtype, seen
+from funrl import _check
+from funrl.random._checks import Shape, check_broadcast, check_key, integer, noise_dtype
 from funrl.random._continuous import gumbel
 from funrl.random._splitmix import fraction, shift, words_of
 
@@ -49,7 +50,7 @@ def randint(key: torch.Tensor, shape: Shape, low: int | torch.Tensor, high: int 
     low = integer(low, "randint", "low", key.device, dims=True)
     high = integer(high, "randint", "high", key.device, dims=True)
     check_broadcast("randint", words.shape, low=low, high=high)
-    if not numbers and seen(lambda: ~(low <= high if endpoint else low < high).all()):
+    if not numbers and _check.seen(lambda: ~(low <= high if endpoint else low < high).all()):
         raise ValueError(f"random.randint: expected {order} everywhere, got low={low} and high={high}")
     upper, lower = shift(words, 32), words & _LOW32
     if narrow:  # the same product for a span of at most 2**31, where no sum reaches 2**63
@@ -87,10 +88,9 @@ def bernoulli(key: torch.Tensor, p: float | torch.Tensor = 0.5, shape: Shape | N
     """
     check_key(key, "bernoulli")
     if not isinstance(p, torch.Tensor):
-        if not 0 <= p <= 1:
-            raise ValueError(f"random.bernoulli: expected p in [0, 1], got {p}")
+        _check.number("random.bernoulli: p", p, "[0, 1]")
         p = torch.full((), float(p), dtype=torch.float32, device=key.device)
-    elif seen(lambda: ~((p >= 0) & (p <= 1)).all()):
+    elif _check.seen(lambda: ~((p >= 0) & (p <= 1)).all()):
         raise ValueError(f"random.bernoulli: expected p in [0, 1] everywhere, got {p}")
     u = fraction(words_of(key, p.shape if shape is None else shape, "bernoulli"), noise_dtype(p, "bernoulli", "p"))
     check_broadcast("bernoulli", u.shape, p=p)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from funrl.random._checks import Shape, check_key, noise_dtype, seen, size_of
+from funrl import _check
+from funrl.random._checks import Shape, check_key, noise_dtype, size_of
 from funrl.random._continuous import gumbel, uniform
 from funrl.random._discrete import randint
 from funrl.random._splitmix import M1, M2, shift, words_of
@@ -62,12 +63,9 @@ def shuffle(key: torch.Tensor, x: torch.Tensor, axis: int = 0) -> torch.Tensor:
         tensor([[2, 1, 3],
                 [5, 4, 6]])
     """
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"random.shuffle: expected x to be a tensor, got {type(x).__name__}; give torch.as_tensor(x)")
+    _check.tensor("random.shuffle: x", x, "give torch.as_tensor(x)")
     if x.ndim == 0:
-        raise ValueError(
-            "random.shuffle: expected x to have at least one dim, got shape []; for the numbers 0 to n - 1 give permutation an int"
-        )
+        _check.fail(ValueError, "random.shuffle: x", "at least one dim", "[]", "for the numbers 0 to n - 1 give permutation an int")
     return x.index_select(axis, _order(key, x.shape[axis], "shuffle"))
 
 
@@ -161,17 +159,15 @@ def choice(
         index = randint(key, count, 0, n) if replace else permutation(key, n)[:count]
     else:
         dtype = noise_dtype(p, "choice", "p")
-        if p.shape != (n,):
-            raise ValueError(f"random.choice: expected p of shape [{n}], got {list(p.shape)}")
-        weight = p
-        if seen(lambda: ~((weight >= 0).all() & ((weight.sum() - 1).abs() < torch.finfo(weight.dtype).eps ** 0.5))):
+        weight = _check.sized("random.choice: p", p, (n,))
+        if _check.seen(lambda: ~((weight >= 0).all() & ((weight.sum() - 1).abs() < torch.finfo(weight.dtype).eps ** 0.5))):
             raise ValueError(f"random.choice: expected p >= 0 that sums to 1, got {p}; divide it by its sum")
         p = p.to(dtype)
         if replace:
             cdf = torch.cumsum(p.to(torch.float64), 0)
             index = torch.searchsorted(cdf, uniform(key, count, dtype=torch.float64) * cdf[-1], right=True)
             index = torch.minimum(index, (cdf < cdf[-1]).sum())  # at most the last p above 0, if a product was rounded up
-        elif seen(lambda: (p > 0).sum() < count):
+        elif _check.seen(lambda: (p > 0).sum() < count):
             raise ValueError(f"random.choice: expected p to have at least {count} elements above 0, got {p}; use replace=True")
         else:
             index = torch.topk(torch.log(p) + gumbel(key, n, dtype=dtype), count).indices

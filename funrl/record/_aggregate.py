@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from funrl import random
+from funrl import _check, random
 
 __all__ = ["bootstrap_interval", "interquartile_mean"]
 
@@ -81,8 +81,7 @@ def bootstrap_interval(
     _check_scores("bootstrap_interval", scores, 2)
     if bool(scores.isnan().any()):
         raise ValueError("bootstrap_interval: scores: expected numbers, got NaN; leave out runs without a score")
-    if not isinstance(num_resamples, int) or num_resamples < 1:
-        raise ValueError(f"bootstrap_interval: num_resamples: expected an integer of at least 1, got {num_resamples!r}")
+    _check.integer("bootstrap_interval: num_resamples", num_resamples, 1)
     if not 0 < confidence < 1:
         raise ValueError(f"bootstrap_interval: confidence: expected a number between 0 and 1, got {confidence!r}")
     runs, tasks = scores.shape[:2]
@@ -99,9 +98,7 @@ def bootstrap_interval(
 
 
 def _check_scores(what: str, scores: torch.Tensor, dims: int) -> None:
-    if not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
-        got = scores.dtype if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise TypeError(f"{what}: scores: expected a floating-point tensor, got {got}; convert it with torch.as_tensor(x).double()")
+    _check.floating(f"{what}: scores", scores, "convert it with torch.as_tensor(x).double()")
     if scores.ndim < dims or 0 in scores.shape[:dims]:
         expected = "[N, ...]" if dims == 1 else "[N, M, ...], runs and tasks (of a single task: scores[:, None]),"
         raise ValueError(f"{what}: scores: expected {expected} with at least one score, got {list(scores.shape)}")

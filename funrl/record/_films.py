@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import envs
+from funrl import _check, envs
 from funrl.acting import Act, Evaluation, evaluate
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Timestep, VectorEnv, on_host
@@ -165,8 +165,7 @@ def grid(pictures: Any, columns: int | None = None) -> np.ndarray:
     count, height, width, _ = pictures.shape
     if columns is None:
         columns = min((c for c in range(1, count + 1) if c * width >= math.ceil(count / c) * height), default=count)
-    if not isinstance(columns, int) or columns < 1:
-        raise ValueError(f"grid: columns: expected an integer of at least 1, got {columns!r}")
+    columns = _check.integer("grid: columns", columns, 1)
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height + 2, width + 2, 3), np.uint8)
     cells[:count, :height, :width] = pictures
@@ -242,7 +241,7 @@ def _writing(what: str, path: str | os.PathLike, frames_per_second: float) -> It
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
-        raise ValueError(f"{what}: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+        _check.fail(ValueError, f"{what}: path", f"a name that ends in {' or '.join(SUFFIXES)}", repr(str(path)))
     most = 50 if kind == ".gif" else math.inf
     if not 0 < frames_per_second <= most or frames_per_second == math.inf:
         limit = "at most 50 for a gif" if kind == ".gif" else "finite"

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import torch
 
+from funrl import _check
 from funrl._files import read_json, say
 from funrl._locks import append, open_to_append
 from funrl.record._metrics import MetricsFile, columns_of, cut, rows_end
@@ -278,8 +279,7 @@ def wandb(
         ...     [path.name[:11] for path in Path(folder, "wandb").glob("offline*")]
         ['offline-run']
     """
-    if mode not in ("offline", "online"):
-        raise ValueError(f"wandb: mode: expected 'offline' or 'online', got {mode!r}")
+    known: Any = _check.one_of("wandb: mode", mode, ("offline", "online"))
     try:
         import wandb
     except ModuleNotFoundError:
@@ -287,7 +287,7 @@ def wandb(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=True, console="off", reinit="create_new")  # several independent runs in one process
-    run = wandb.init(project=project, dir=folder, name=name, config=dict(config or {}), mode=mode, settings=settings)
+    run = wandb.init(project=project, dir=folder, name=name, config=dict(config or {}), mode=known, settings=settings)
     return _checked("wandb", lambda step, metrics: run.log(_scalars(metrics, agents), step=step), run.finish)
 
 
@@ -322,8 +322,7 @@ def _checked(what: str, write: Callable[[int, dict[str, np.ndarray]], None], clo
 def _values(what: str, metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
     values, agents = {}, {}
     for name, x in metrics.items():
-        if not isinstance(name, str):
-            raise TypeError(f"{what}: metrics: expected names as keys, got {name!r}")
+        _check.instance(f"{what}: metrics", name, str, expected="names (str) as keys")
         if isinstance(x, torch.Tensor):
             x = (x.double() if x.is_floating_point() else x).detach().cpu()  # NumPy has no bfloat16
         value = np.asarray(x)

@@ -2,6 +2,7 @@
 
 import torch
 
+from funrl import _check
 from funrl.returns._checks import columns, fraction
 from funrl.returns._recurrence import n_step_recurrence, solve_recurrence
 
@@ -151,8 +152,7 @@ def n_step(
     """
     columns("n_step", reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
     gamma = fraction("n_step", "gamma", gamma, reward)
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"n_step: n: expected a whole number, got {type(n).__name__}; it decides about shapes, so give a Python int")
+    _check.integer("n_step: n", n, remedy="it decides about shapes, so give a Python int")
     if n < 1:
         raise ValueError(f"n_step: n: expected at least 1, got {n}")
     one_step, cut = td0(reward, next_value, terminated, gamma=gamma), _cut(terminated, truncated)
@@ -199,9 +199,7 @@ def q_lambda(
     Reference: J. Peng, R. J. Williams, "Incremental Multi-Step Q-Learning", 1996, doi:10.1007/BF00114731; as used in M. Gallici et al.,
         "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811.
     """
-    if not isinstance(next_q_value, torch.Tensor) or not next_q_value.is_floating_point():
-        got = next_q_value.dtype if isinstance(next_q_value, torch.Tensor) else type(next_q_value).__name__
-        raise TypeError(f"q_lambda: next_q_value: expected a floating-point tensor, got {got}; cast it with .to(torch.float32)")
+    _check.floating("q_lambda: next_q_value", next_q_value)
     if next_q_value.ndim == 0 or next_q_value.shape[-1] == 0 or next_q_value.shape[:-1] != reward.shape:
         raise ValueError(
             f"q_lambda: next_q_value: expected the shape {[*reward.shape, 'A']} of reward and one dimension of actions, "

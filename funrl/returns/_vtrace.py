@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from funrl import _check
 from funrl.returns._checks import columns, fraction
 from funrl.returns._recurrence import shift, solve_recurrence
 from funrl.returns._td import td0
@@ -92,6 +93,5 @@ def _clipped_ratio(log_ratio: torch.Tensor, name: str, clip: float | torch.Tenso
     # Clipped before exp, whose overflow would make NaN gradients.
     if isinstance(clip, torch.Tensor):
         return torch.minimum(log_ratio, clip.to(log_ratio.dtype).log()).exp()
-    if not clip > 0:
-        raise ValueError(f"vtrace: {name}: expected a number above 0, got {clip}; use math.inf for no clipping")
+    _check.number(f"vtrace: {name}", clip, "(0, inf]", "use math.inf for no clipping")
     return log_ratio.clamp(max=math.log(clip)).exp()

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random
+from funrl import _check, random
 from funrl.spaces._space import Space, check_element, sizes_of
 
 
@@ -240,7 +240,6 @@ def picture_layout(what: str, space: Any, layout: str | None = None) -> str:
 
 
 def _check_layout(what: str, layout: Any, shape: tuple[int, ...]) -> None:
-    if layout is not None and layout not in ("hwc", "chw"):
-        raise ValueError(f"{what}: layout: expected 'hwc', 'chw' or None, got {layout!r}")
+    _check.one_of(f"{what}: layout", layout, ("hwc", "chw", None))
     if layout is not None and len(shape) != 3:
         raise ValueError(f"{what}: layout: expected a shape of three dimensions, as {layout!r} says, got {shape}")

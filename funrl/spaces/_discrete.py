@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random
+from funrl import _check, random
 from funrl.spaces._space import Space, check_element
 
 
@@ -32,11 +32,8 @@ class Discrete(Space):
     start: int = 0
 
     def __post_init__(self):
-        for name, value in (("n", self.n), ("start", self.start)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"Discrete: {name}: expected a Python integer, got {value!r}; its value has to be known while compiling")
-        if self.n < 1:
-            raise ValueError(f"Discrete: n: expected at least 1, got {self.n}")
+        _check.integer("Discrete: n", self.n, 1, remedy="its value has to be known while compiling")
+        _check.integer("Discrete: start", self.start, remedy="its value has to be known while compiling")
         _check_int64("Discrete", self.start, self.n)
 
     @property
@@ -93,13 +90,10 @@ class MultiDiscrete(Space):
             nvec = tuple(self.nvec)
         except TypeError:
             nvec = ()
-        if not nvec or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in nvec):
-            raise ValueError(
-                f"MultiDiscrete: nvec: expected a sequence of integers of at least 1, got {self.nvec!r}; for one integer use Discrete"
-            )
+        _check.integers("MultiDiscrete: nvec", nvec or self.nvec, 1, remedy="for one integer use Discrete")
+        _check.some("MultiDiscrete: nvec", nvec, "integer")
         start = (0,) * len(nvec) if self.start is None else self.start
-        if not isinstance(start, tuple) or len(start) != len(nvec) or any(not isinstance(n, int) or isinstance(n, bool) for n in start):
-            raise ValueError(f"MultiDiscrete: start: expected a tuple of {len(nvec)} integers as in nvec, got {self.start!r}")
+        _check.integers("MultiDiscrete: start", start, length=len(nvec), remedy="give one for each of nvec")
         for first, n in zip(start, nvec, strict=True):
             _check_int64("MultiDiscrete", first, n)
         object.__setattr__(self, "nvec", nvec)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from funrl import random
-from funrl.spaces._space import Space, describe
+from funrl import _check, random
+from funrl.spaces._space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,11 @@ class Dict(Space):
     spaces: Mapping[str, Any]
 
     def __post_init__(self):
-        if not isinstance(self.spaces, Mapping):
-            raise TypeError(f"Dict: spaces: expected a mapping of names to spaces, got {type(self.spaces).__name__}")
+        _check.instance("Dict: spaces", self.spaces, Mapping, expected="a mapping of names to spaces")
         for name, space in self.spaces.items():
             if not isinstance(name, str) or not isinstance(space, Space):
                 raise TypeError(f"Dict: spaces: expected strings to spaces, got {name!r} to {type(space).__name__}")
-        if not self.spaces:
-            raise ValueError("Dict: spaces: expected at least one space, got none")
+        _check.some("Dict: spaces", self.spaces, "space")
         object.__setattr__(self, "spaces", dict(self.spaces))
 
     def __hash__(self) -> int:
@@ -58,10 +56,9 @@ class Dict(Space):
 
     def check_entries(self, x: Any, name: str = "x") -> None:
         """Raise TypeError or ValueError unless ``x`` is a dict with these names; the entries are not checked."""
-        if not isinstance(x, Mapping):
-            raise TypeError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {describe(x)}")
-        if x.keys() != self.spaces.keys():
-            raise ValueError(f"{name}: expected a dict with the entries {sorted(self.spaces)}, got {sorted(x, key=str)}")
+        if not isinstance(x, Mapping) or x.keys() != self.spaces.keys():
+            kind, got = (ValueError, sorted(x, key=str)) if isinstance(x, Mapping) else (TypeError, _check.describe(x))
+            _check.fail(kind, name, f"a dict with the entries {sorted(self.spaces)}", got)
 
     def check(self, x: Any, name: str = "x") -> None:
         """Raise TypeError or ValueError unless ``x`` has these entries, each of the right shape and dtype."""
@@ -107,8 +104,7 @@ class Tuple(Space):
     def __post_init__(self):
         if not isinstance(self.spaces, (list, tuple)) or not all(isinstance(space, Space) for space in self.spaces):
             raise TypeError(f"Tuple: spaces: expected a list or tuple of spaces, got {self.spaces!r}")
-        if not self.spaces:
-            raise ValueError("Tuple: spaces: expected at least one space, got none")
+        _check.some("Tuple: spaces", self.spaces, "space")
         object.__setattr__(self, "spaces", tuple(self.spaces))
 
     @property
@@ -123,10 +119,9 @@ class Tuple(Space):
 
     def check_entries(self, x: Any, name: str = "x") -> None:
         """Raise TypeError or ValueError unless ``x`` is a tuple of this length; the entries are not checked."""
-        if not isinstance(x, tuple):
-            raise TypeError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {describe(x)}")
-        if len(x) != len(self.spaces):
-            raise ValueError(f"{name}: expected a tuple of {len(self.spaces)} entries, got {len(x)}")
+        if not isinstance(x, tuple) or len(x) != len(self.spaces):
+            kind, got = (ValueError, len(x)) if isinstance(x, tuple) else (TypeError, _check.describe(x))
+            _check.fail(kind, name, f"a tuple of {len(self.spaces)} entries", got)
 
     def check(self, x: Any, name: str = "x") -> None:
         """Raise TypeError or ValueError unless ``x`` is a tuple of this length, with entries of the right shapes and dtypes."""

@@ -5,11 +5,7 @@ from typing import Any
 
 import torch
 
-
-def describe(x: Any) -> str:
-    if not isinstance(x, torch.Tensor):
-        return f"{type(x).__name__}"
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+from funrl import _check
 
 
 def sizes_of(shape: Any, what: str) -> tuple[int, ...]:
@@ -22,12 +18,12 @@ def sizes_of(shape: Any, what: str) -> tuple[int, ...]:
 def check_element(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, any_float: bool = False) -> None:
     kind = str(dtype).removeprefix("torch.")
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{name}: expected {kind} {list(shape)}, got {describe(x)}; convert it with torch.as_tensor")
+        _check.fail(TypeError, name, f"{kind} {list(shape)}", _check.describe(x), "convert it with torch.as_tensor")
     if not (x.is_floating_point() if any_float else x.dtype == dtype):
         expected = "floating-point" if any_float else kind
-        raise TypeError(f"{name}: expected {expected} {list(shape)}, got {describe(x)}; cast it with .to(torch.{kind})")
+        _check.fail(TypeError, name, f"{expected} {list(shape)}", _check.describe(x), f"cast it with .to(torch.{kind})")
     if tuple(x.shape) != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, got {describe(x)}; for a batch use torch.func.vmap")
+        _check.fail(ValueError, name, f"shape {list(shape)}", _check.describe(x), "for a batch use torch.func.vmap")
 
 
 class Space:

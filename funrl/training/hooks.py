@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import checkpoint, random, tree
-from funrl._check import nearest
+from funrl import _check, checkpoint, random, tree
 from funrl.algos import Algorithm
 from funrl.env import AnyEnv, on_host
 from funrl.runs import RunError
@@ -64,10 +63,8 @@ def every(steps: int, *hooks: Hook) -> Every:
         32
         64
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"every: steps: expected an integer of at least 1, got {steps!r}")
-    if not hooks:
-        raise ValueError("every: hooks: expected at least one function of (step, state, metrics), got none")
+    _check.integer("every: steps", steps, 1)
+    _check.some("every: hooks", hooks, "function of (step, state, metrics)")
     for hook in hooks:
         _check_hook("every: hooks", hook)
     return Every(steps, hooks)
@@ -192,8 +189,7 @@ def plateau(metric: str, patience: int) -> Hook:
         ...
         funrl.training.hooks.Stop: evaluation_return was not above 3 for 2 calls
     """
-    if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
-        raise ValueError(f"plateau: patience: expected an integer of at least 1, got {patience!r}")
+    _check.integer("plateau: patience", patience, 1)
     greatest, since = -math.inf, 0
 
     def hook(step: int, state: Any, metrics: dict[str, torch.Tensor]) -> None:
@@ -236,7 +232,7 @@ def annealing(**schedules: Callable[[torch.Tensor], Any]) -> Hook:
         for name, schedule in schedules.items():
             names = [each for each, x in vars(state.learner.hparams).items() if isinstance(x, torch.Tensor)]
             if name not in names:
-                raise ValueError(f"annealing: there is no hyperparameter {name!r}: {nearest(name, names)}")
+                raise ValueError(f"annealing: there is no hyperparameter {name!r}: {_check.nearest(name, names)}")
             old = getattr(state.learner.hparams, name)
             value = torch.as_tensor(schedule(torch.tensor(step, device=old.device)), dtype=old.dtype, device=old.device)
             changed[name] = value.expand(old.shape).clone()
@@ -331,7 +327,7 @@ def _check_hook(what: str, hook: Any) -> None:
 def _mean(what: str, metrics: dict[str, torch.Tensor], name: str) -> float:
     if name not in metrics:
         raise ValueError(
-            f"{what}: the metrics have no {name!r}: {nearest(name, metrics)}; those of training.hooks.evaluation are there for the hooks "
-            "after it that are called as often"
+            f"{what}: the metrics have no {name!r}: {_check.nearest(name, metrics)}; those of training.hooks.evaluation are there for the "
+            "hooks after it that are called as often"
         )
     return torch.as_tensor(metrics[name]).double().mean().item()

@@ -9,7 +9,7 @@ from funrl import random, tree
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform, stateful, stateless
-from funrl.transforms._parts import add_entry, check_count, check_number, describe, label, misfit, neutral, signal
+from funrl.transforms._parts import add_entry, describe, label, misfit, neutral, signal
 
 __all__ = ["LastAction", "action_discretize", "action_mask", "action_scale", "sticky_actions"]
 
@@ -72,7 +72,7 @@ def action_discretize(bins: int | Sequence[int]) -> Transform:
     Environments", 2024, arXiv:2407.17032.
     """
     for number in (bins,) if not isinstance(bins, Sequence) else bins:
-        check_count("action_discretize", "bins", number)
+        _check.integer("action_discretize: bins", number, 1)
 
     def apply(env: AnyEnv) -> AnyEnv:
         below = _bounded("action_discretize", env.action_space)
@@ -204,8 +204,7 @@ def sticky_actions(probability: float = 0.25) -> Transform:
 
     Reference: M. Machado et al., "Revisiting the Arcade Learning Environment", 2018, arXiv:1709.06009, section 5.2.
     """
-    if not 0 <= check_number("sticky_actions", "probability", probability) <= 1:
-        raise ValueError(f"sticky_actions: probability: expected a number in [0, 1], got {probability}")
+    _check.number("sticky_actions: probability", probability, "[0, 1]")
 
     def start(timestep: Timestep, space: Any) -> tuple[LastAction, Timestep]:
         rest = neutral(space, timestep.reward.dtype, timestep.reward.device)

@@ -168,10 +168,7 @@ def stateful(
     """
 
     def split(state: Any) -> tuple[Any, Any]:
-        if not isinstance(state, TransformState):
-            raise TypeError(
-                f"{label}: state: expected a TransformState, got {type(state).__name__}; give the first result of its own reset"
-            )
+        _check.instance(f"{label}: state", state, TransformState, "give the first result of its own reset")
         return state.below, state.own
 
     return _build(env, label, start=start, act=act, finish=finish, draw=draw, split=split, join=TransformState, fields=fields)

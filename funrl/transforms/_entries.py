@@ -8,7 +8,7 @@ import torch
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box, Dict
 from funrl.transforms._core import Transform, stateless
-from funrl.transforms._parts import key_names, label, misfit, parts
+from funrl.transforms._parts import label, misfit, parts
 
 __all__ = ["cat_tensors", "exclude", "rename", "select"]
 
@@ -29,7 +29,7 @@ def select(in_keys: Sequence[str]) -> Transform:
         >>> sorted(compose(funrl.envs.make("Pendulum-v1"), step_counter(), select(["step_count"])).observation_space.spaces)
         ['step_count']
     """
-    kept = key_names("select", "in_keys", in_keys)
+    kept = _check.strings("select: in_keys", in_keys)
 
     def apply(env: AnyEnv) -> AnyEnv:
         spaces = _entries(env, "select", kept)
@@ -54,7 +54,7 @@ def exclude(in_keys: Sequence[str]) -> Transform:
         >>> sorted(compose(funrl.envs.make("Pendulum-v1"), step_counter(), exclude(["step_count"])).observation_space.spaces)
         ['observation']
     """
-    dropped = key_names("exclude", "in_keys", in_keys)
+    dropped = _check.strings("exclude: in_keys", in_keys)
 
     def apply(env: AnyEnv) -> AnyEnv:
         spaces = _entries(env, "exclude", dropped)
@@ -84,9 +84,8 @@ def rename(in_keys: Sequence[str], out_keys: Sequence[str]) -> Transform:
         >>> sorted(env.observation_space.spaces)
         ['state', 'step_count']
     """
-    old, new = key_names("rename", "in_keys", in_keys), key_names("rename", "out_keys", out_keys)
-    if len(old) != len(new):
-        raise ValueError(f"rename: out_keys: expected {len(old)} names, one for each of {list(old)}, got {list(new)}")
+    old, new = _check.strings("rename: in_keys", in_keys), _check.strings("rename: out_keys", out_keys)
+    _check.count("rename: out_keys", new, len(old), f"names, one for each of {list(old)}")
     called = dict(zip(old, new, strict=True))
 
     def apply(env: AnyEnv) -> AnyEnv:
@@ -122,11 +121,10 @@ def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = N
         >>> env.observation_space.shape
         (4,)
     """
-    joined = None if in_keys is None else key_names("cat_tensors", "in_keys", in_keys)
-    if out_key is not None and not isinstance(out_key, str):
-        raise TypeError(f"cat_tensors: out_key: expected a string, got {out_key!r}")
-    if isinstance(dim, bool) or not isinstance(dim, int):
-        raise TypeError(f"cat_tensors: dim: expected a whole number, got {dim!r}")
+    joined = None if in_keys is None else _check.strings("cat_tensors: in_keys", in_keys)
+    if out_key is not None:
+        _check.instance("cat_tensors: out_key", out_key, str, expected="a string")
+    _check.integer("cat_tensors: dim", dim)
 
     def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat([x.reshape(1) if x.ndim == 0 else x for x in tensors], dim)

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Timestep, masked, with_label
 from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms._core import Transform, reset_some, stateful, stateless, step_some
-from funrl.transforms._parts import add_entry, check_count, label, misfit, neutral, signal
+from funrl.transforms._parts import add_entry, label, misfit, neutral, signal
 
 __all__ = ["end_of_life", "frame_skip", "init_tracker", "noop_reset", "step_counter", "time_limit"]
 
@@ -37,7 +37,7 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
 
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015.
     """
-    check_count("noop_reset", "noops", noops)
+    _check.integer("noop_reset: noops", noops, 1)
 
     def apply(env: AnyEnv) -> AnyEnv:
         if action is not None and not bool(env.action_space.contains(action)):
@@ -98,7 +98,7 @@ def frame_skip(num: int) -> Transform:
         >>> env.step(funrl.random.key(1), state, torch.tensor(1))[1].reward, env.max_episode_steps
         (tensor(4.), 125)
     """
-    check_count("frame_skip", "num", num)
+    _check.integer("frame_skip: num", num, 1)
 
     def apply(env: AnyEnv) -> AnyEnv:
         def repeat(keys: Any, result: Any, action: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
@@ -145,7 +145,7 @@ def time_limit(max_steps: int) -> Transform:
         >>> timestep.truncated, timestep.terminated, env.max_episode_steps
         (tensor(True), tensor(False), 2)
     """
-    check_count("time_limit", "max_steps", max_steps)
+    _check.integer("time_limit: max_steps", max_steps, 1)
 
     def finish(time: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
         time = time + 1

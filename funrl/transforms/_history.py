@@ -8,7 +8,7 @@ import torch
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Binary, Box
 from funrl.transforms._core import Transform, stateful
-from funrl.transforms._parts import as_box, check_count, check_tensor, moved, parts
+from funrl.transforms._parts import as_box, check_tensor, moved, parts
 
 __all__ = ["frame_stack", "time_max_pool"]
 
@@ -38,9 +38,8 @@ def frame_stack(
         >>> after.observation.shape, torch.equal(after.observation[1], timestep.observation[-1])
         (torch.Size([3, 4]), True)
     """
-    check_count("frame_stack", "num", num)
-    if padding not in ("reset", "zero"):
-        raise ValueError(f"frame_stack: padding: expected 'reset' or 'zero', got {padding!r}")
+    _check.integer("frame_stack: num", num, 1)
+    _check.one_of("frame_stack: padding", padding, ("reset", "zero"))
 
     def fill(x: torch.Tensor) -> torch.Tensor:
         before = x if padding == "reset" else torch.zeros_like(x)
@@ -93,7 +92,7 @@ def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: S
 
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015.
     """
-    check_count("time_max_pool", "num", num)
+    _check.integer("time_max_pool: num", num, 1)
 
     def fill(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x] * num)

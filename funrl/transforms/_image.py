@@ -11,7 +11,7 @@ import torch
 from funrl.env import AnyEnv
 from funrl.spaces import Box, picture_layout
 from funrl.transforms._core import Transform
-from funrl.transforms._parts import Map, check_count, map_parts, misfit, parts
+from funrl.transforms._parts import Map, map_parts, misfit, parts
 
 __all__ = ["center_crop", "grayscale", "resize", "to_tensor_image"]
 
@@ -140,9 +140,8 @@ def resize(
         >>> compose(env, resize(42, 42), to_tensor_image()).observation_space.shape
         (3, 42, 42)
     """
-    size = (check_count("resize", "height", height), check_count("resize", "width", width))
-    if mode not in ("area", "bilinear", "nearest"):
-        raise ValueError(f"resize: mode: expected 'area', 'bilinear' or 'nearest', got {mode!r}")
+    size = (_check.integer("resize: height", height, 1), _check.integer("resize: width", width, 1))
+    _check.one_of("resize: mode", mode, ("area", "bilinear", "nearest"))
 
     def fit(space: Any, place: str) -> tuple[Box, Map]:
         dim = _channel_dim("resize", space, place, layout)
@@ -195,7 +194,7 @@ def center_crop(
         >>> compose(env, center_crop(32, 48)).observation_space.shape
         (32, 48, 3)
     """
-    size = (check_count("center_crop", "height", height), check_count("center_crop", "width", width))
+    size = (_check.integer("center_crop: height", height, 1), _check.integer("center_crop: width", width, 1))
 
     def fit(space: Any, place: str) -> tuple[Box, Map]:
         dim = _channel_dim("center_crop", space, place, layout)

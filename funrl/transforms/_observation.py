@@ -207,9 +207,7 @@ def permute(dims: Sequence[int], *, in_keys: Sequence[str] | None = None, out_ke
         >>> compose(funrl.envs.make("Pendulum-v1"), frame_stack(4), permute((1, 0))).observation_space.shape
         (3, 4)
     """
-    if isinstance(dims, int) or not isinstance(dims, Sequence):
-        raise TypeError(f"permute: dims: expected a sequence of integers such as (2, 0, 1), got {dims!r}")
-    dims = tuple(dims)
+    dims = _check.integers("permute: dims", dims, remedy="give all dimensions, as in (2, 0, 1)")
 
     def fits(shape: Sequence[int]) -> str | None:
         rank = len(shape)
@@ -279,9 +277,8 @@ def _reshaping(
 ) -> Transform:
     """Return the transform that rearranges elements by ``f``; ``fits(shape)`` returns the expectation that a shape violates, or None."""
     for argument, value in settings.items():
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name}: {argument}: expected whole numbers, got {value!r}")
+        if not isinstance(value, tuple):
+            _check.integer(f"{name}: {argument}", value)
 
     def fit(space: Any, place: str) -> tuple[Any, Map]:
         check_tensor(name, space, place)

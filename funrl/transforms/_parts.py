@@ -1,7 +1,6 @@
 """The parts of an observation that a transform changes, the whole or entries of a dict, and the resulting spaces."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,8 +73,8 @@ def parts(env: AnyEnv, transform: str, in_keys: Any, out_keys: Any = None, *, de
         ValueError: if keys do not fit the observation space or each other.
     """
     space = env.observation_space
-    names: Any = None if in_keys is None else key_names(transform, "in_keys", in_keys)
-    outs: Any = None if out_keys is None else key_names(transform, "out_keys", out_keys)
+    names: Any = None if in_keys is None else _check.strings(f"{transform}: in_keys", in_keys)
+    outs: Any = None if out_keys is None else _check.strings(f"{transform}: out_keys", out_keys)
     if names is None and isinstance(space, Dict):
         if default not in space.spaces:
             raise misfit(transform, "observation", "a tensor", space, "name the entries to transform with in_keys=[...]")
@@ -87,8 +86,8 @@ def parts(env: AnyEnv, transform: str, in_keys: Any, out_keys: Any = None, *, de
     for name in names or ():
         if name not in space.spaces:
             raise misfit(transform, "observation", f"an entry {name!r}", space, "name one of these")
-    if names is not None and outs is not None and len(outs) != len(names):
-        raise ValueError(f"{transform}: out_keys: expected {len(names)} names, one for each of {list(names)}, got {list(outs)}")
+    if names is not None and outs is not None:
+        _check.count(f"{transform}: out_keys", outs, len(names), f"names, one for each of {list(names)}")
     for name in outs or ():
         if name in space.spaces and name not in names:
             raise ValueError(f"{transform}: out_keys: expected new names, got {name!r}, which the observation has; choose another one")
@@ -128,8 +127,7 @@ def add_entry(env: AnyEnv, transform: str, name: Any, space: Any) -> tuple[Calla
 
     A plain observation becomes the entry ``"observation"`` of a dict.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"{transform}: out_key: expected a string, got {name!r}")
+    _check.instance(f"{transform}: out_key", name, str, expected="a string")
     old = env.observation_space
     spaces = old.spaces if isinstance(old, Dict) else {WHOLE: old}
     if name in spaces:
@@ -149,8 +147,7 @@ def signal(env: AnyEnv, transform: str, name: Any) -> tuple[Callable[[Timestep],
         TypeError: if the name is not a string.
         ValueError: from ``read``: if neither has the entry.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"{transform}: in_key: expected a string, got {name!r}")
+    _check.instance(f"{transform}: in_key", name, str, expected="a string")
     space = env.observation_space
     if isinstance(space, Dict) and name in space.spaces:
         return lambda timestep: timestep.observation[name], space.spaces[name]
@@ -225,21 +222,3 @@ def _show(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return str(value.tolist()) if value.numel() <= 4 else f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
     return repr(value)
-
-
-def check_count(transform: str, argument: str, value: Any, least: int = 1) -> int:
-    """Return ``value`` if it is a Python integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{transform}: {argument}: expected a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{transform}: {argument}: expected at least {least}, got {value}")
-    return value
-
-
-def check_number(transform: str, argument: str, value: Any, *, finite: bool = True) -> float:
-    """Return ``value`` as a float if it is a Python number and, with ``finite``, finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{transform}: {argument}: expected a number, got {value!r}")
-    if math.isnan(value) or (finite and math.isinf(value)):
-        raise ValueError(f"{transform}: {argument}: expected a {'finite ' if finite else ''}number, got {value}")
-    return float(value)

@@ -7,7 +7,7 @@ import torch
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box
 from funrl.transforms._core import Transform, stateful, stateless
-from funrl.transforms._parts import add_entry, check_number, label
+from funrl.transforms._parts import add_entry, label
 
 __all__ = ["reward_clip", "reward_scale", "reward_sum", "target_return"]
 
@@ -30,8 +30,8 @@ def reward_scale(scale: float, *, loc: float = 0.0) -> Transform:
         >>> env.step(funrl.random.key(1), state, torch.tensor(1))[1].reward
         tensor(-1.5000)
     """
-    check_number("reward_scale", "scale", scale)
-    check_number("reward_scale", "loc", loc)
+    _check.number("reward_scale: scale", scale)
+    _check.number("reward_scale: loc", loc)
 
     def apply(env: AnyEnv) -> AnyEnv:
         shown = label("reward_scale", scale=scale, loc=loc)
@@ -58,7 +58,7 @@ def reward_clip(low: float = -1.0, high: float = 1.0) -> Transform:
         >>> env.step(funrl.random.key(1), state, torch.tensor(1))[1].reward
         tensor(0.2500)
     """
-    if not check_number("reward_clip", "low", low, finite=False) < check_number("reward_clip", "high", high, finite=False):
+    if not _check.number("reward_clip: low", low, "[-inf, inf]") < _check.number("reward_clip: high", high, "[-inf, inf]"):
         raise ValueError(f"reward_clip: expected low < high, got low={low}, high={high}; swap them")
 
     def apply(env: AnyEnv) -> AnyEnv:
@@ -130,9 +130,8 @@ def target_return(target: float, *, mode: str = "reduce", out_key: str = "target
 
     Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345.
     """
-    check_number("target_return", "target", target)
-    if mode not in ("reduce", "constant"):
-        raise ValueError(f"target_return: mode: expected 'reduce' or 'constant', got {mode!r}")
+    _check.number("target_return: target", target)
+    _check.one_of("target_return: mode", mode, ("reduce", "constant"))
 
     def apply(env: AnyEnv) -> AnyEnv:
         put, space = add_entry(env, "target_return", out_key, Box(-math.inf, math.inf, ()))

@@ -107,7 +107,7 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
             return normalized(step_below(key, state, action, env_params.below, where), env_params.moments)
 
         def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:
-            _check(env_params)
+            _check_params(env_params)
             return env.render(state, env_params.below)
 
         new = env._replace(
@@ -142,7 +142,7 @@ def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: AnyEnv)
         >>> update_vec_norm(env.default_params, observation, env=env).moments.mean
         tensor([1., 0., 3.])
     """
-    _check(env_params)
+    _check_params(env_params)
     check_vec_norm(env)
     moments = env_params.moments
     if isinstance(moments.mean, dict) and isinstance(observation, dict):
@@ -180,8 +180,7 @@ def _unbounded(space: Any, place: str) -> Box:
     return Box(-math.inf, math.inf, space.shape, space.dtype, space.layout)
 
 
-def _check(env_params: Any) -> None:
-    if not isinstance(env_params, VecNormParams):
-        raise TypeError(
-            f"vec_norm: env_params: expected VecNormParams, got {type(env_params).__name__}; begin with the environment's default_params"
-        )
+def _check_params(env_params: Any) -> None:
+    _check.instance(
+        "vec_norm: env_params", env_params, VecNormParams, "begin with the environment's default_params", expected="VecNormParams"
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from funrl._check import describe as describe_leaf
 from funrl.tree._checks import check_decorated, check_leaf
 
 # All classes made by dataclass(). torch.compile can only build an object of a class that it reaches from a module.
@@ -281,14 +282,3 @@ def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> st
     else:
         detail = "; ".join([f"it has no leaf {path}" for path in missing[:1]] + [f"its leaf {path} is new" for path in extra[:1]])
     return f"{what} has another structure than {reference_name}: {detail}"
-
-
-def describe_leaf(x: Any) -> str:
-    """Return dtype and shape of a tensor, or the class of another object, for messages.
-
-    Example:
-        >>> import torch
-        >>> describe_leaf(torch.zeros(2)), describe_leaf(1.0)
-        ('float32 [2]', 'a float')
-    """
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"

@@ -1,7 +1,6 @@
 """The contract of an Algorithm, and the checks of configurations. A new algorithm joins by a line in tests/registry.py."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import optree
 import pytest
@@ -11,7 +10,7 @@ from torch.utils import _pytree as torch_pytree
 
 import funrl
 from funrl import random, transforms, tree
-from funrl.algos._algorithm import check_range, make_config
+from funrl.algos._algorithm import make_config
 from funrl.policies import StatefulPolicy
 from tests.registry import ALGORITHMS
 from tests.support import same, traced
@@ -114,7 +113,7 @@ def test_observations_in_another_precision_than_rewards(algorithm, kind):
 
 def test_the_name_of_an_environment_is_none(kind):
     name, env, options = ALGORITHMS[kind]
-    with pytest.raises(TypeError, match=f"env: expected a funrl.env.Env, got '{env}'; funrl.envs.make makes one"):
+    with pytest.raises(TypeError, match=r"env: expected a funrl.env.Env, got a str; funrl.envs.make makes one"):
         getattr(funrl.algos, name).make(env, **options)
 
 
@@ -227,22 +226,3 @@ def test_make_by_name():
     for wrong in (None, env.action_space):
         with pytest.raises(TypeError, match=r"algos\.make: env: expected a funrl\.env\.Env or the name of one"):
             funrl.algos.make("dqn", wrong)
-
-
-def test_check_range():
-    config = SimpleNamespace(a=0.0, b=1.0, nan=float("nan"), inf=float("inf"), less=-float("inf"))
-    check_range(config, ("a", "b"), 0, 1)
-    check_range(config, ("b",), 0, open_low=True)
-    check_range(config, ("a", "inf"), 0, infinite=True)
-    for names, low, high, options, message in (
-        (("b", "a"), 0, 1, {"open_low": True}, "a: expected a number above 0 and at most 1, got 0.0"),
-        (("a",), 0.5, float("inf"), {}, "a: expected a number at least 0.5, got 0.0"),
-        (("b",), 0, 0.5, {}, "b: .* at most 0.5"),
-        (("nan",), 0, 1, {}, "nan: .*got nan"),
-        (("nan",), 0, float("inf"), {"infinite": True}, "nan: expected a number at least 0, got nan"),
-        (("inf",), 0, float("inf"), {}, "inf: expected a finite number at least 0, got inf"),
-        (("inf",), 0, 1, {"infinite": True}, "inf: .*at most 1, got inf"),
-        (("less",), -float("inf"), float("inf"), {}, "less: expected a finite number .*got -inf"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_range(config, names, low, high, **options)

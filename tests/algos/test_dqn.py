@@ -187,16 +187,16 @@ def test_learns_from_pictures(parts):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(n_step=5), "n_step: expected a number at least 1 and at most 4, got 5"),
-        (dict(target_period=0), "target_period: expected a number at least 1, got 0"),
-        (dict(num_atoms=1), "num_atoms: expected a number at least 2, got 1"),
+        (dict(n_step=5), "n_step: expected a number in [1, 4], got 5"),
+        (dict(target_period=0), "target_period: expected a number of at least 1, got 0"),
+        (dict(num_atoms=1), "num_atoms: expected a number of at least 2, got 1"),
         (dict(v_min=1.0, v_max=1.0), "v_min, v_max: expected v_min < v_max, got 1.0 and 1.0"),
-        (dict(tau=1.5), "tau: expected a number at least 0 and at most 1, got 1.5"),
-        (dict(epsilon_end=1.5), "epsilon_end: expected a number at least 0 and at most 1, got 1.5"),
+        (dict(tau=1.5), "tau: expected a number in [0, 1], got 1.5"),
+        (dict(epsilon_end=1.5), "epsilon_end: expected a number in [0, 1], got 1.5"),
         (dict(epsilon_steps=0.0), "epsilon_steps: expected a number above 0, got 0.0"),
-        (dict(priority_alpha=-0.1), "priority_alpha: expected a number at least 0"),
-        (dict(huber_delta=-1.0), "huber_delta: expected a number at least 0"),
-        (dict(kernel_size=0), "kernel_size: expected a whole number of at least 1"),
+        (dict(priority_alpha=-0.1), "priority_alpha: expected a number of at least 0"),
+        (dict(huber_delta=-1.0), "huber_delta: expected a number of at least 0"),
+        (dict(kernel_size=0), "kernel_size: expected 1 integer of at least 1"),
     ],
 )
 def test_option_errors(options, message):

@@ -83,9 +83,9 @@ def test_the_usual_layers_of_an_atari():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"stride": 0}, "stride: expected a whole number of at least 1, or one for each of the 1 layers of num_channels, got 0"),
+        ({"stride": 0}, "stride: expected 1 integer of at least 1, got .0,.; give one number, or one for each of the layers"),
         ({"kernel_size": (3, 3)}, r"kernel_size: .*, got \(3, 3\)"),
-        ({"layout": "HWC"}, "layout: expected 'hwc', 'chw', or '' where the space says it, got 'HWC'"),
+        ({"layout": "HWC"}, "layout: expected 'hwc', 'chw' or '', got 'HWC'"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(options, message):

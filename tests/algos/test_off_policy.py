@@ -353,29 +353,29 @@ MESSAGES = [
     ("crossq", "CartPole-v1", {}, "env: CrossQ expects a Box of actions"),
     ("dqn", "Pendulum-v1", {}, "env: DQN expects Discrete actions, got Box"),
     ("sac_discrete", "Pendulum-v1", {}, "for continuous ones take ddpg, td3 or sac"),
-    ("redq", None, dict(num_critics=3, subset=4), "subset: expected at most the 3 critics of num_critics, got 4"),
+    ("redq", None, dict(num_critics=3, subset=4), "subset: expected an integer from 1 to 3, got 4"),
     *(
-        (kind, None, dict(tau=tau), f"tau: expected a number at least 0 and at most 1, got {tau}")
+        (kind, None, dict(tau=tau), f"tau: expected a number in [0, 1], got {tau}")
         for kind in ("ddpg", "td3", "sac", "sac_discrete", "redq")
         for tau in (-0.1, 1.5)
     ),
     *(
-        (kind, None, dict(policy_delay=2, num_updates=3), "num_updates: expected a multiple of policy_delay, 2, got 3")
+        (kind, None, dict(policy_delay=2, num_updates=3), "policy_delay: expected a divisor of num_updates = 3, got 2")
         for kind in ("td3", "redq", "crossq")
     ),
     ("sac", None, dict(buffer_size=7), "buffer_size: 7 is less than the 2 * 4 transitions of one step; raise it"),
-    ("sac", None, dict(gamma=1.1), "gamma: expected a number at least 0 and at most 1, got 1.1"),
+    ("sac", None, dict(gamma=1.1), "gamma: expected a number in [0, 1], got 1.1"),
     ("sac", None, dict(initial_alpha=0.0), "initial_alpha: expected a number above 0, got 0.0"),
-    ("sac", None, dict(batch_size=0), "batch_size: expected a number at least 1, got 0"),
-    ("sac", None, dict(learning_starts=-1), "learning_starts: expected a number at least 0, got -1"),
+    ("sac", None, dict(batch_size=0), "batch_size: expected a number of at least 1, got 0"),
+    ("sac", None, dict(learning_starts=-1), "learning_starts: expected a number of at least 0, got -1"),
     ("sac", None, dict(anneal_steps=0.0), "anneal_steps: expected a number above 0, got 0.0"),
-    ("sac", None, dict(learning_rate=float("nan")), "learning_rate: expected a number at least 0, got nan"),
+    ("sac", None, dict(learning_rate=float("nan")), "learning_rate: expected a number of at least 0, got nan"),
     ("sac", None, dict(activation="tan"), "activation: expected a function or one of"),
     ("sac", None, dict(num_cells=(0,)), "num_cells"),
-    ("td3", None, dict(target_noise=-1.0), "target_noise: expected a number at least 0"),
-    ("crossq", None, dict(batch_size=1), "batch_size: a batch of 1 has no variance to normalise by; expected at least 2"),
-    ("crossq", None, dict(momentum=2.0), "momentum: expected a number at least 0 and at most 1, got 2.0"),
-    ("sac_discrete", None, dict(entropy_share=1.5), "entropy_share: expected a number at least 0 and at most 1"),
+    ("td3", None, dict(target_noise=-1.0), "target_noise: expected a number of at least 0"),
+    ("crossq", None, dict(batch_size=1), "batch_size: expected an integer of at least 2, got 1; a batch of one has no variance"),
+    ("crossq", None, dict(momentum=2.0), "momentum: expected a number in [0, 1], got 2.0"),
+    ("sac_discrete", None, dict(entropy_share=1.5), "entropy_share: expected a number in [0, 1]"),
 ]
 
 

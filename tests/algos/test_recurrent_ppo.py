@@ -167,11 +167,11 @@ def test_the_program_does_not_grow_with_the_steps():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(recurrent="gnu"), "recurrent: expected 'none' or one of gru, lstm, min_gru, got 'gnu'"),
-        (dict(recurrent="gru", recurrent_size=0), "recurrent_size: expected a number at least 1, got 0"),
+        (dict(recurrent="gnu"), "recurrent: expected 'none', 'gru', 'lstm' or 'min_gru', got 'gnu'"),
+        (dict(recurrent="gru", recurrent_size=0), "recurrent_size: expected a number of at least 1, got 0"),
         (
             dict(recurrent="gru", num_envs=6),
-            "num_minibatches: 4 does not divide num_envs = 6, and a recurrent policy learns from whole environments; choose a divisor",
+            "num_minibatches: expected a divisor of num_envs = 6, got 4; recurrent policies learn from whole environments",
         ),
     ],
 )

@@ -174,7 +174,7 @@ def test_an_empty_buffer(case):
     with pytest.raises(ValueError, match="the buffer is empty; add to it, and ask can_sample first"):
         buffer.sample(random.key(0), state, 1)
     for wrong in (0, -1, 1.0, True):
-        with pytest.raises(ValueError, match="sample: batch_size: expected an integer of at least 1"):
+        with pytest.raises((TypeError, ValueError), match="sample: batch_size: expected an integer of at least 1"):
             buffer.sample(random.key(0), filled(case), wrong)
 
 
@@ -195,14 +195,14 @@ def test_a_batch_of_no_rows(case):
 @pytest.mark.parametrize("make", [buffers.uniform, buffers.prioritized, buffers.objects, buffers.first_in_first_out])
 def test_capacities(make):
     for n in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="capacity: expected an integer of at least 1"):
+        with pytest.raises((TypeError, ValueError), match="capacity: expected an integer of at least 1"):
             make(n)
 
 
 def test_examples():
     for example, kind, message in [
         ({}, ValueError, "at least one leaf"),
-        ({"a": 1.0}, TypeError, r"leaf \['a'\] is a float; expected a tensor: .*buffers.objects"),
+        ({"a": 1.0}, TypeError, r"leaf \['a'\]: expected a tensor, got a float; .*buffers.objects"),
     ]:
         with pytest.raises(kind, match=message):
             buffers.uniform(3).init(example)

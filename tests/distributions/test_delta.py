@@ -46,8 +46,8 @@ def test_tanh_delta_is_squashed():
     [
         (lambda: Delta(torch.tensor([1])).mode(), TypeError, "Delta: loc: expected a floating-point tensor, got torch.int64"),
         (lambda: Delta(X).log_prob(torch.zeros(3, 1)), ValueError, r"x and loc.*got \[3, 1\] and \[3\]"),
-        (lambda: Delta(X).kl(Normal(X, X.exp())), TypeError, "expected a Delta, got Normal"),
-        (lambda: TanhDelta(X).kl(Delta(X)), TypeError, "expected a TanhDelta, got Delta"),
+        (lambda: Delta(X).kl(Normal(X, X.exp())), TypeError, "expected a Delta, got a Normal"),
+        (lambda: TanhDelta(X).kl(Delta(X)), TypeError, "expected a TanhDelta, got a Delta"),
         (lambda: TanhDelta(X, 1.0, 1.0).mode(), ValueError, "TanhDelta: low and high: expected finite ends with low < high"),
     ],
 )

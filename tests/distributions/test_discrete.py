@@ -184,11 +184,11 @@ def test_multi_categorical_is_its_choices():
     "call, error, message",
     [
         (lambda: Categorical(torch.tensor([0, 1])).probs, TypeError, "logits: expected a floating-point tensor, got torch.int64"),
-        (lambda: Categorical([0.0, 1.0]).entropy(), TypeError, "logits.*got list"),
+        (lambda: Categorical([0.0, 1.0]).entropy(), TypeError, "logits.*got a list"),
         (lambda: Categorical(torch.tensor(0.0)).mode(), ValueError, r"expected the shape \[..., K\]"),
         (lambda: Categorical(torch.zeros(3, 0)).mode(), ValueError, "K at least 1"),
-        (lambda: Categorical(torch.zeros(3)).log_prob(torch.tensor(1.0)), TypeError, "whole numbers, got torch.float32"),
-        (lambda: Categorical(torch.zeros(3)).log_prob(1), TypeError, "whole numbers, got int"),
+        (lambda: Categorical(torch.zeros(3)).log_prob(torch.tensor(1.0)), TypeError, "integers, got torch.float32"),
+        (lambda: Categorical(torch.zeros(3)).log_prob(1), TypeError, "integers, got an int"),
         (lambda: Categorical(torch.zeros(5, 3)).log_prob(torch.zeros(5, 1, dtype=torch.int64)), ValueError, r"got \[5, 1\] and \[5\]"),
         (lambda: Categorical(torch.zeros(3)).mean(), TypeError, "use mode"),
         (lambda: Categorical(torch.zeros(3)).kl(Categorical(torch.zeros(4))), ValueError, "expected 3 classes, got 4"),
@@ -203,9 +203,9 @@ def test_multi_categorical_is_its_choices():
         (
             lambda: MultiCategorical(torch.zeros(4), (2, 3)).mode(),
             ValueError,
-            r"expected the shape \[..., 5\], the sum of nvec \(2, 3\), got",
+            r"expected the shape \[..., 5\], got",
         ),
-        (lambda: MultiCategorical(torch.zeros(4), (4, 0)).mode(), ValueError, r"nvec: expected a tuple of whole numbers .*got \(4, 0\)"),
+        (lambda: MultiCategorical(torch.zeros(4), (4, 0)).mode(), ValueError, r"nvec: expected integers of at least 1, got \(4, 0\)"),
         (
             lambda: MultiCategorical(torch.zeros(4), (2, 2)).log_prob(torch.tensor([1])),
             ValueError,
@@ -220,7 +220,7 @@ def test_multi_categorical_is_its_choices():
         (lambda: Bernoulli(torch.zeros(3)).log_prob(torch.zeros(3)), TypeError, "x: expected a bool tensor, got torch.float32; .*x == 1"),
         (lambda: Bernoulli(torch.zeros(3)).log_prob(torch.zeros(3, 1).bool()), ValueError, r"got \[3, 1\] and \[3\]"),
         (lambda: Bernoulli(torch.tensor([1])).mode(), TypeError, "Bernoulli: logits: expected a floating-point tensor"),
-        (lambda: Categorical(torch.zeros(3)).kl(Normal(torch.zeros(3), torch.ones(3))), TypeError, "expected a Categorical, got Normal"),
+        (lambda: Categorical(torch.zeros(3)).kl(Normal(torch.zeros(3), torch.ones(3))), TypeError, "expected a Categorical, got a Normal"),
     ],
 )
 def test_errors(call, error, message):

@@ -156,11 +156,11 @@ ZERO, ONE = torch.zeros(3), torch.ones(3)
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: Independent(Normal(ZERO, ONE), 2).entropy(), ValueError, "event_dims: expected a whole number from 0 to 1"),
+        (lambda: Independent(Normal(ZERO, ONE), 2).entropy(), ValueError, "event_dims: expected an integer from 0 to 1"),
         (lambda: Independent(Normal(ZERO, ONE), 1).kl(Normal(ZERO, ONE)), TypeError, "expected an Independent"),
         (lambda: Independent(Normal(ZERO, ONE), 1).kl(Independent(Normal(ZERO, ONE), 0)), ValueError, "event_dims 1, got 0"),
-        (lambda: Independent(Normal(ZERO, ONE), 1).kl(Independent(Categorical(ONE), 1)), TypeError, "got Categorical"),
-        (lambda: kl_divergence(Normal(ZERO, ONE), TruncatedNormal(ZERO, ONE)), TypeError, "expected a Normal, got TruncatedNormal"),
+        (lambda: Independent(Normal(ZERO, ONE), 1).kl(Independent(Categorical(ONE), 1)), TypeError, "got a Categorical"),
+        (lambda: kl_divergence(Normal(ZERO, ONE), TruncatedNormal(ZERO, ONE)), TypeError, "expected a Normal, got a TruncatedNormal"),
     ],
 )
 def test_errors(call, error, message):

@@ -62,8 +62,8 @@ def test_it_is_a_net_as_before():
     [
         (lambda: normal_params(torch.nn.Linear(2, 2)), TypeError, "net: expected a net, got a Linear; nn.mlp and nn.from_module make one"),
         (lambda: normal_params(IDENTITY, "biased"), ValueError, "mapping: expected a function or one of biased_softplus, .*got 'biased'"),
-        (lambda: normal_params(IDENTITY, min_scale=0.0), ValueError, "min_scale: expected a number above 0, got 0.0"),
-        (lambda: normal_params(IDENTITY, min_scale=1.0), ValueError, "min_scale: expected a number below 1, the scale at 0, got 1.0"),
+        (lambda: normal_params(IDENTITY, min_scale=0.0), ValueError, r"min_scale: expected a number in \(0, 1\), got 0.0"),
+        (lambda: normal_params(IDENTITY, min_scale=1.0), ValueError, r"min_scale: expected a number in \(0, 1\), got 1.0"),
         (lambda: normal_params(IDENTITY).apply(((),), torch.zeros(3)), ValueError, r"expected an output \[..., 2A\].*got the shape \[3\]"),
         (lambda: normal_params(nn.sequential(lambda x: (x, x))).apply(((),), torch.zeros(4)), ValueError, "got a tuple"),
     ],

@@ -129,7 +129,7 @@ ZERO, ONE = torch.zeros(3), torch.ones(3)
         (lambda: TruncatedNormal(ZERO, ONE, -math.inf).mean(), ValueError, "TruncatedNormal: low and high: expected finite ends"),
         (lambda: TruncatedNormal(ZERO, torch.ones(2)).mean(), ValueError, r"loc and scale.*got \[3\] and \[2\]"),
         (lambda: TruncatedNormal(ZERO, ONE).log_prob(torch.zeros(3, 1)), ValueError, r"got \[3, 1\] and \[3\]"),
-        (lambda: TruncatedNormal(ZERO, ONE).kl(Normal(ZERO, ONE)), TypeError, "expected a TruncatedNormal, got Normal"),
+        (lambda: TruncatedNormal(ZERO, ONE).kl(Normal(ZERO, ONE)), TypeError, "expected a TruncatedNormal, got a Normal"),
         (lambda: TruncatedNormal(ZERO, ONE).kl(TruncatedNormal(ZERO, ONE, -2.0)), ValueError, "give both the same bounds"),
     ],
 )

@@ -227,9 +227,9 @@ def test_wrong_arguments_are_clear_errors(env):
     key = random.key(0)
     state, _ = env.reset(key)
     action = env.action_space.sample(key)
-    with pytest.raises(TypeError, match=rf"{env.name}: state: expected a \w+State, got Tensor"):
+    with pytest.raises(TypeError, match=rf"{env.name}: state: expected an? \w+State, got \w+"):
         env.step(state, action, key)
-    with pytest.raises(TypeError, match=r"env_params: expected a \w+Params, got dict"):
+    with pytest.raises(TypeError, match=r"env_params: expected an? \w+Params, got a dict"):
         env.step(key, state, action, {})
     with pytest.raises(TypeError, match="action: expected"):
         env.step(key, state, 1)

@@ -189,14 +189,14 @@ def test_argument_errors():
     half = compose(pure, funrl.transforms.cast(torch.bfloat16))
     with bridge.make("CartPole-v1") as host:
         for error, message, make in (
-            (TypeError, "env: expected an Env, got str", lambda: to_gymnasium("CartPole-v1")),
+            (TypeError, "env: expected an Env, got a str", lambda: to_gymnasium("CartPole-v1")),
             (ValueError, "runs outside torch", lambda: to_gymnasium(host)),
             (ValueError, "has 2 copies", lambda: to_gymnasium_vector(funrl.envs.vectorize(pure, 2), 2)),
             (ValueError, "env_params", lambda: to_gymnasium(pure, env_params=())),
             (ValueError, "render_mode: CartPole-v1 has .'rgb_array'.; got 'human'", lambda: to_gymnasium(pure, render_mode="human")),
             (TypeError, "observation_space: numpy has no counterpart", lambda: to_gymnasium(half)),
-            (TypeError, "num_envs: expected an integer, got 2.0", lambda: to_gymnasium_vector(pure, 2.0)),
-            (ValueError, "num_envs: expected at least 1, got 0", lambda: to_gymnasium_vector(pure, 0)),
+            (TypeError, "num_envs: expected an integer of at least 1, got 2.0", lambda: to_gymnasium_vector(pure, 2.0)),
+            (ValueError, "num_envs: expected an integer of at least 1, got 0", lambda: to_gymnasium_vector(pure, 0)),
             (ValueError, "sometimes", lambda: to_gymnasium_vector(pure, 2, autoreset_mode="sometimes")),
         ):
             with pytest.raises(error, match=message):

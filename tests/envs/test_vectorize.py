@@ -143,5 +143,5 @@ def test_what_has_no_row_for_each_copy_is_named(envs):
         (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(B, B)})), r"has shape \[3, 3\]; .* or \[3\] with a value for each"),
         (lambda: envs.reset(KEY, {}), "env_params has another structure than default_params"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             call()

@@ -81,7 +81,7 @@ def call(batch=BATCH, apply=linear, **options):
         (call(apply=column), ValueError, r"apply's value: .* got \[12, 1\]; .*squeeze"),
         (call(BATCH.replace(action=BATCH.observation), apply=vectors), ValueError, r"log_prob: .* got \[12, 4\]; .*Independent"),
         (call(BATCH.replace(advantage=BATCH.action)), TypeError, "batch.advantage: expected a floating-point tensor, got torch.int64"),
-        (call(value_weight=-1.0), ValueError, "a2c_loss: value_weight: expected a number of at least 0.0, got -1.0"),
+        (call(value_weight=-1.0), ValueError, "a2c_loss: value_weight: expected a number of at least 0, got -1.0"),
         (call(weight=WEIGHT[:, None]), ValueError, r"a2c_loss: weight: .* got \[12, 1\]"),
     ],
 )

@@ -108,7 +108,7 @@ B = transitions(4, discrete=True, dtype=torch.float32)
         (lambda: c51_loss(W, W, B, apply=linear, support=SUPPORT[:6], gamma=0.9), ValueError, r"logits: .*\[4, A, 6\], got \[4, 3, 7\]"),
         (lambda: c51_loss(W, W, B, apply=linear, support=SUPPORT.int(), gamma=0.9), TypeError, "c51_loss: support: .* got torch.int32"),
         (lambda: double_c51_loss(W, W, B, apply=linear, support=SUPPORT, gamma=2.0), ValueError, "double_c51_loss: gamma: .* got 2.0"),
-        (lambda: c51_loss(W, W, transitions(4), apply=linear, support=SUPPORT, gamma=0.9), TypeError, "action: expected whole numbers"),
+        (lambda: c51_loss(W, W, transitions(4), apply=linear, support=SUPPORT, gamma=0.9), TypeError, "action: expected a tensor"),
     ],
 )
 def test_errors(call, error, message):

@@ -219,7 +219,7 @@ def not_squeezed(params, observation):
             ValueError,
             r"advantage: .* \[4\] of log_prob, got \[4, 1\]",
         ),
-        (lambda: clipped_surrogate(A, A, A, clip=-0.2), ValueError, "clip: expected a number of at least 0.0, got -0.2"),
+        (lambda: clipped_surrogate(A, A, A, clip=-0.2), ValueError, "clip: expected a number of at least 0, got -0.2"),
         (lambda: clipped_surrogate(A, A, A.int(), clip=0.2), TypeError, "advantage: expected a floating-point tensor, got torch.int32"),
         (lambda: clipped_value_loss(A, A[:1], A, clip=0.2), ValueError, r"old_value: .* got \[1\]"),
         (lambda: clipped_value_loss(A, A, A, clip=math.nan), ValueError, "clip"),

@@ -96,7 +96,11 @@ B = transitions(4, discrete=True, dtype=torch.float32)
         (lambda: quantile_huber(W, torch.zeros(5)), ValueError, r"target: expected the shape \[4, 3, J\], got \[5\]"),
         (lambda: quantile_huber(W, W, huber_delta=0.0), ValueError, "huber_delta: expected a number above 0, got 0.0"),
         (lambda: qr_dqn_loss(W, W, B, apply=lambda p, x: x, gamma=0.9), ValueError, r"apply's quantiles: .*\[4, A, K\], got \[4, 4\]"),
-        (lambda: qr_dqn_loss(W, W, transitions(4), apply=linear, gamma=0.9), TypeError, "qr_dqn_loss: batch.action: expected whole"),
+        (
+            lambda: qr_dqn_loss(W, W, transitions(4), apply=linear, gamma=0.9),
+            TypeError,
+            "qr_dqn_loss: batch.action: expected a tensor of integers",
+        ),
         (lambda: double_qr_dqn_loss(W, W, B, apply=linear, gamma=-1.0), ValueError, "double_qr_dqn_loss: gamma"),
     ],
 )

@@ -80,7 +80,7 @@ def call(batch=BATCH, **options):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (call(transitions()), TypeError, "sac_discrete_critic_loss: batch.action: expected whole numbers.*sac_loss"),
+        (call(transitions()), TypeError, "sac_discrete_critic_loss: batch.action: expected a tensor of integers.*sac_loss"),
         (call(BATCH.replace(action=BATCH.action[:, None])), ValueError, r"batch.action: .* got \[12, 1\]"),
         (call(actor=lambda p, s: gaussian([])(p, s)), TypeError, "actor: .*Categorical, got a Gaussian; continuous .* sac_loss"),
         (call(critic=lambda p, s: q_critics(p, s)[0]), ValueError, r"critic's values: expected the shape \[E, 12, 3\], got \[12, 3\]"),

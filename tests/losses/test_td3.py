@@ -98,7 +98,7 @@ def call(**options):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (call(noise_std=-0.1), ValueError, "td3_critic_loss: noise_std: expected a number of at least 0.0, got -0.1"),
+        (call(noise_std=-0.1), ValueError, "td3_critic_loss: noise_std: expected a number of at least 0, got -0.1"),
         (call(noise_clip=-0.1), ValueError, "noise_clip"),
         (call(low=1.0, high=-1.0), ValueError, "low and high: expected low < high, got 1.0 and -1.0"),
         (call(critic=lambda p, s, a: critics(p, s, a)[0]), ValueError, r"critic's values: expected the shape \[E, 12\], got \[12\]"),

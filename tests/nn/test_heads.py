@@ -77,9 +77,9 @@ def test_compiled_and_vmapped_agree_with_a_loop(net, noisy):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: nn.dueling((8,), 0), ValueError, "dueling: num_actions: expected whole numbers of at least 1, got 0"),
-        (lambda: nn.noisy_linear(0), ValueError, "noisy_linear: out_features: expected whole numbers of at least 1, got 0"),
-        (lambda: nn.noisy_linear(2, -0.1), ValueError, "sigma: expected a finite number of at least 0, got -0.1"),
+        (lambda: nn.dueling((8,), 0), ValueError, "dueling: num_actions: expected an integer of at least 1, got 0"),
+        (lambda: nn.noisy_linear(0), ValueError, "noisy_linear: out_features: expected an integer of at least 1, got 0"),
+        (lambda: nn.noisy_linear(2, -0.1), ValueError, "sigma: expected a number of at least 0, got -0.1"),
         (
             lambda: nn.noisy_linear(2).apply(nn.noisy_linear(2).init(KEY, torch.zeros(3)), torch.zeros(4), key=KEY),
             ValueError,

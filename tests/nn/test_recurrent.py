@@ -137,8 +137,8 @@ def called(name, **changes):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: nn.gru(0), ValueError, "gru: size: expected whole numbers of at least 1, got 0"),
-        (lambda: nn.lstm(2.0), ValueError, "lstm: size: expected whole numbers of at least 1, got 2.0"),
+        (lambda: nn.gru(0), ValueError, "gru: size: expected an integer of at least 1, got 0"),
+        (lambda: nn.lstm(2.0), TypeError, "lstm: size: expected an integer of at least 1, got 2.0"),
         (lambda: called("apply", x=torch.zeros(B, D + 1)), ValueError, "gru.apply: x: expected 3 features"),
         (lambda: called("apply", x=torch.zeros(B, D, dtype=torch.float64)), TypeError, "gru.apply: x: expected torch.float32"),
         (

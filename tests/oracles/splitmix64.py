@@ -1,4 +1,4 @@
-"""SplitMix64 in plain Python integers, written from the paper (Steele, Lea, Flood 2014) with Stafford's variant 13."""
+"""SplitMix64 in plain integers, written from the paper (Steele, Lea, Flood 2014) with Stafford's variant 13."""
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -117,7 +117,7 @@ def changed(i, x, **hyperparameters):
         (changed(1, torch.zeros(9, 4, 1)), ValueError, r"gae: value: expected the shape \[9, 4\] of reward, got \[9, 4, 1\]"),
         (changed(2, torch.zeros(10, 4)), ValueError, r"next_value.*got \[10, 4\]"),
         (changed(3, torch.zeros(9, 4)), TypeError, "terminated: expected a bool tensor, got torch.float32"),
-        (changed(4, 0), TypeError, "truncated: expected a bool tensor, got int"),
+        (changed(4, 0), TypeError, "truncated: expected a bool tensor, got an int"),
         (changed(0, torch.zeros(9, 4, dtype=torch.int64)), TypeError, "reward: expected a floating-point tensor, got torch.int64"),
         (changed(0, torch.zeros(9, 4), gamma=1.5), ValueError, r"gamma: expected a number in \[0, 1\], got 1.5"),
         (changed(0, torch.zeros(9, 4), lambda_=-0.1), ValueError, "lambda_"),

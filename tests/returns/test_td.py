@@ -147,7 +147,7 @@ R, Q, NO = torch.zeros(9, 4), torch.zeros(9, 4, 3), torch.zeros(9, 4, dtype=torc
         (lambda: td_lambda(R, R, NO, NO, gamma=1.1, lambda_=0.5), ValueError, r"td_lambda: gamma: .* got 1.1"),
         (lambda: td_lambda(R, R, NO, NO, gamma=0.9, lambda_=torch.zeros(3)), ValueError, r"lambda_: .* got \[3\]"),
         (lambda: n_step(R, R, NO, NO, gamma=0.9, n=0), ValueError, "n_step: n: expected at least 1, got 0"),
-        (lambda: n_step(R, R, NO, NO, gamma=0.9, n=2.0), TypeError, "n_step: n: expected a whole number, got float"),
+        (lambda: n_step(R, R, NO, NO, gamma=0.9, n=2.0), TypeError, "n_step: n: expected an integer, got 2.0"),
         (lambda: q_lambda(R, R, NO, NO, gamma=0.9, lambda_=0.5), ValueError, r"next_q_value: .*\[9, 4, 'A'\].* got \[9, 4\]; .*td_lambda"),
         (lambda: q_lambda(R, Q.int(), NO, NO, gamma=0.9, lambda_=0.5), TypeError, "next_q_value: .* got torch.int32"),
         (lambda: reward_to_go(R[0, 0], NO[0, 0], NO[0, 0], gamma=0.9), ValueError, "T at least 1"),

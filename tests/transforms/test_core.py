@@ -72,14 +72,14 @@ def test_compose_refuses_what_is_no_transform(arguments, message):
 
 
 def test_a_factory_that_was_not_called_is_named():
-    with pytest.raises(TypeError, match=r"time_limit: max_steps: expected a whole number, got .*Env"):
+    with pytest.raises(TypeError, match=r"time_limit: max_steps: expected an integer of at least 1, got .*Env"):
         compose(CARTPOLE, time_limit)
 
 
 def test_a_state_of_the_environment_below_is_refused():
     env = frame_stack(2)(CARTPOLE)
     state, _ = CARTPOLE.reset(KEY)
-    with pytest.raises(TypeError, match=r"frame_stack\(.*\): state: expected a TransformState, got CartPoleState"):
+    with pytest.raises(TypeError, match=r"frame_stack\(.*\): state: expected a TransformState, got a CartPoleState"):
         env.step(KEY, state, torch.tensor(0))
     with pytest.raises(TypeError, match="state: expected a TransformState"):
         env.render(state)

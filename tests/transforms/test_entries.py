@@ -97,7 +97,7 @@ def test_cat_tensors_along_another_dimension():
             r"expected a shape like \[3\] but for dimension -1, got float32 \[12, 10, 3\]; reshape it",
         ),
         (lambda env: cat_tensors(["position"], out_key="x", dim=1)(env), ValueError, "expected a dimension 1, got float32"),
-        (lambda env: cat_tensors(dim=0.5), TypeError, "cat_tensors: dim: expected a whole number"),
+        (lambda env: cat_tensors(dim=0.5), TypeError, "cat_tensors: dim: expected an integer"),
         (lambda env: cat_tensors(out_key=1), TypeError, "cat_tensors: out_key: expected a string"),
     ],
 )

@@ -192,11 +192,11 @@ def test_each_episode_of_a_rollout_is_one_life():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: time_limit(0), ValueError, "time_limit: max_steps: expected at least 1, got 0"),
-        (lambda: time_limit(1.5), TypeError, "time_limit: max_steps: expected a whole number, got 1.5"),
-        (lambda: frame_skip(0), ValueError, "frame_skip: num: expected at least 1"),
-        (lambda: frame_skip(True), TypeError, "frame_skip: num: expected a whole number, got True"),
-        (lambda: noop_reset(0), ValueError, "noop_reset: noops: expected at least 1"),
+        (lambda: time_limit(0), ValueError, "time_limit: max_steps: expected an integer of at least 1, got 0"),
+        (lambda: time_limit(1.5), TypeError, "time_limit: max_steps: expected an integer of at least 1, got 1.5"),
+        (lambda: frame_skip(0), ValueError, "frame_skip: num: expected an integer of at least 1"),
+        (lambda: frame_skip(True), TypeError, "frame_skip: num: expected an integer of at least 1, got True"),
+        (lambda: noop_reset(0), ValueError, "noop_reset: noops: expected an integer of at least 1"),
         (lambda: noop_reset(action=torch.tensor(3))(toys.arcade()), ValueError, r"noop_reset: action: expected an element of Discrete"),
         (lambda: noop_reset(action=0)(toys.arcade()), ValueError, r"noop_reset: action: expected an element .*, got 0; give a tensor"),
         (lambda: step_counter(out_key="level")(toys.arcade()), ValueError, "step_counter: out_key: expected a new name, got 'level'"),

@@ -85,10 +85,10 @@ def test_the_next_observation_of_a_rollout_is_the_true_successor():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: frame_stack(0), ValueError, "frame_stack: num: expected at least 1, got 0"),
-        (lambda: frame_stack(2.0), TypeError, "frame_stack: num: expected a whole number, got 2.0"),
+        (lambda: frame_stack(0), ValueError, "frame_stack: num: expected an integer of at least 1, got 0"),
+        (lambda: frame_stack(2.0), TypeError, "frame_stack: num: expected an integer of at least 1, got 2.0"),
         (lambda: frame_stack(2, padding="same"), ValueError, "padding: expected 'reset' or 'zero', got 'same'"),
-        (lambda: time_max_pool(0), ValueError, "time_max_pool: num: expected at least 1"),
+        (lambda: time_max_pool(0), ValueError, "time_max_pool: num: expected an integer of at least 1"),
         (lambda: frame_stack(2)(toys.arcade()), ValueError, r"frame_stack: observation: expected a tensor, got a dict with the entries"),
         (lambda: frame_stack(2, in_keys="pixels"), TypeError, None),
     ],

@@ -124,9 +124,9 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="vec_norm: observation: expected a tensor, got a dict"):
         vec_norm()(env)
     normed = vec_norm(in_keys=["position"])(env)
-    with pytest.raises(TypeError, match="vec_norm: env_params: expected VecNormParams, got ArcadeParams; begin with the environment's"):
+    with pytest.raises(TypeError, match="vec_norm: env_params: expected VecNormParams, got an ArcadeParams; begin with the environment's"):
         normed.reset(random.key(0), env.default_params)
-    with pytest.raises(TypeError, match="expected VecNormParams, got ArcadeParams"):
+    with pytest.raises(TypeError, match="expected VecNormParams, got an ArcadeParams"):
         update_vec_norm(env.default_params, torch.zeros(3), env=env)
     with pytest.raises(ValueError, match="the structure of the state"):
         update_vec_norm(normed.default_params, torch.zeros(5, 3), env=normed)

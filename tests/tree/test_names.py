@@ -93,7 +93,7 @@ def test_parts_by_name_compile():
     [
         (lambda: tree.get(VALUE, "m"), "tree.get: there is no 'm'; the keys there are 'node', 'pair', 'n'"),
         (lambda: tree.get(VALUE, ("node", "kind")), r"tree.get: there is no \('node', 'kind'\); the keys there are 'x', 'y'"),
-        (lambda: tree.get(VALUE, ("n", "x")), "tree.get: there is nothing below 'n', which is a int"),
+        (lambda: tree.get(VALUE, ("n", "x")), "tree.get: there is nothing below 'n', which is an int"),
         (lambda: tree.update(VALUE, ("node", "z"), 1), r"tree.update: there is no \('node', 'z'\)"),
         (lambda: tree.update(VALUE, ("a", "b"), 1), "tree.update: there is no 'a'"),
         (lambda: tree.select(VALUE, "node", ("node", "x")), r"tree.select: \('node', 'x'\) is a part of 'node', which is given too"),

@@ -92,7 +92,7 @@ def make(
     Reference: M. Towers et al., "Gymnasium: a standard interface for reinforcement learning environments", 2024, arXiv:2407.17032.
     """
     _check_options(num_envs, vectorization, frame_skip, from_pixels, pixels_only, start_method)
-    _check_timeout("make", timeout)
+    _check.number("gymnasium.make: timeout", timeout, "(0, inf]", "give seconds")
     label = settings_text(
         make, frame_skip=frame_skip, from_pixels=from_pixels, pixels_only=pixels_only, info=info, reset_options=reset_options, **kwargs
     )
@@ -176,7 +176,7 @@ def wrap(
         (torch.Size([1, 3]), tensor([2.]))
         >>> env.close()
     """
-    _check_timeout("wrap", timeout)
+    _check.number("gymnasium.wrap: timeout", timeout, "(0, inf]", "give seconds")
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}
     if isinstance(env, gymnasium.Env):
         return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), **_facts(env), **more)
@@ -252,19 +252,6 @@ def _check_options(
     if pixels_only and not from_pixels:
         raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
     methods = multiprocessing.get_all_start_methods()
-    if start_method is not None and start_method not in methods:
-        raise ValueError(f"gymnasium.make: start_method: expected None or one of {methods}, got {start_method!r}")
+    _check.one_of("gymnasium.make: start_method", start_method, (None, *methods))
     if start_method is not None and vectorization != "async":
         raise ValueError("gymnasium.make: start_method: there are no processes to start; give vectorization='async' too")
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"gymnasium.make: {name}: expected an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"gymnasium.make: {name}: expected at least 1, got {value}")
-
-
-def _check_timeout(function: str, timeout: Any) -> None:
-    if not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise ValueError(f"gymnasium.{function}: timeout: expected a number of seconds above 0, got {timeout!r}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.compiler import tracing
 from funrl.env import HostError, Timestep, VectorEnv, with_label
 from funrl.envs.gymnasium._spaces import WIDER, numpy
@@ -205,8 +205,7 @@ class _Host:
 
     def _seeds(self, key: torch.Tensor, rows: list[int]) -> dict[int, int]:
         """Return a seed of 31 bits for each row by SplitMix64; the seed of a row does not depend on the other rows."""
-        if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
-            raise TypeError(f"{self.name}: key: expected one key, int64 []; make it with funrl.random.key")
+        _check.key(f"{self.name}: key", key)
         words = output(key, torch.tensor(rows, dtype=torch.int64, device=key.device) + 1, 0)
         return dict(zip(rows, shift(words, 33).tolist(), strict=True))
 
@@ -230,8 +229,7 @@ class _Host:
             if not tracing():
                 return
         self._enter(env_params)
-        if not isinstance(state, HostState):
-            raise TypeError(f"{self.name}: state: expected a HostState, got {type(state).__name__}; give the first result of reset or step")
+        _check.instance(f"{self.name}: state", state, HostState, "give the first result of reset or step")
         if self.trouble:
             raise HostError(f"{self.name}: {self.trouble}, so there is no state to continue from; reset it")
         if not np.array_equal(numpy(state.token), numpy(self.token)):

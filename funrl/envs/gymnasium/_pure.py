@@ -112,10 +112,7 @@ def to_gymnasium_vector(
         >>> observation.shape, reward.shape, truncated
         ((3, 3), (3,), array([False, False, False]))
     """
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool):
-        raise TypeError(f"to_gymnasium_vector: num_envs: expected an integer, got {num_envs!r}")
-    if num_envs < 1:
-        raise ValueError(f"to_gymnasium_vector: num_envs: expected at least 1, got {num_envs}")
+    _check.integer("to_gymnasium_vector: num_envs", num_envs, 1)
     mode = AutoresetMode(autoreset_mode)
     return PureVectorEnv(_Episodes("to_gymnasium_vector", env, num_envs, env_params, device, backend), render_mode, mode)
 
