@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["check_path", "naming", "read_json", "say", "write_atomic", "write_tensors"]
+__all__ = ["naming", "read_json", "say", "write_atomic", "write_tensors"]
 
 # The dtypes of the safetensors format.
 _DTYPES = {
@@ -157,20 +157,3 @@ def write_tensors(file: BinaryIO, tensors: dict[str, torch.Tensor], metadata: di
     file.write(text)
     for name in order:
         file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-
-
-def check_path(what: str, path: Any) -> None:
-    """Raise a TypeError unless ``path`` is a path, as the two arguments of a save function are easily swapped.
-
-    Example:
-        >>> check_path("tree.save", {"a": 1})
-        Traceback (most recent call last):
-        ...
-        TypeError: tree.save: path: expected a str or os.PathLike, got dict; give the value to save first, and then the path:
-            tree.save(value, path)
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(
-            f"{what}: path: expected a str or os.PathLike, got {type(path).__name__}; give the value to save first, and then the path: "
-            f"{what}(value, path)"
-        )

@@ -18,8 +18,8 @@ from typing import Any
 import safetensors
 import torch
 
-from funrl import tree
-from funrl._files import check_path, read_json, write_atomic, write_tensors
+from funrl import _check, tree
+from funrl._files import read_json, write_atomic, write_tensors
 from funrl.tree import same_rows
 
 __all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]

@@ -211,39 +211,6 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def check_range(
-    config: Any, names: Iterable[str], low: float, high: float = math.inf, *, open_low: bool = False, infinite: bool = False
-) -> None:
-    """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high]) and finite.
-
-    Args:
-        config: an object with the numbers as attributes.
-        names: names of the attributes.
-        low: smallest allowed value.
-        high: greatest allowed value.
-        open_low: True if ``low`` itself is not allowed.
-        infinite: True if infinity is allowed, provided that ``high`` is infinite. NaN is never allowed.
-
-    Raises:
-        ValueError: for the first number that is out of its range.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> check_range(SimpleNamespace(gamma=1.5), ("gamma",), 0, 1)
-        Traceback (most recent call last):
-        ...
-        ValueError: gamma: expected a number at least 0 and at most 1, got 1.5
-        >>> check_range(SimpleNamespace(clip=math.inf), ("clip",), 0, infinite=True)
-    """
-    for name in names:
-        value = getattr(config, name)
-        inside = (low < value if open_low else low <= value) and value <= high
-        if not inside or not (infinite or abs(value) < math.inf):
-            kind = "finite number" if inside else "number"
-            bounds = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
-            raise ValueError(f"{name}: expected a {kind} {bounds}, got {value}")
-
-
 def check_copies(config: Any, env: AnyEnv) -> None:
     """Raise a TypeError unless ``env`` is an environment, and a ValueError unless it is single and pure or has ``config.num_envs`` copies.
 

@@ -148,7 +148,7 @@ def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tup
     return policy, normalized_critics(2, config.num_cells, config.activation, config.momentum, own)
 
 
-def _check(config: CrossQConfig, env: AnyEnv, observations: str) -> None:
+def _check_config(config: CrossQConfig, env: AnyEnv, observations: str) -> None:
     off_policy.check("CrossQ", env, config, discrete=False, observations=observations)
     _check.fields(config, "[1, inf)", "policy_delay")
     _check.fields(config, "[0, 1]", "momentum")

@@ -186,7 +186,7 @@ def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., 
     return schedule
 
 
-def _check(config: DQNConfig, env: AnyEnv, network: Any) -> None:
+def _check_config(config: DQNConfig, env: AnyEnv, network: Any) -> None:
     off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
     _check.fields(config, "[1, inf)", "target_period")
     if network is None:

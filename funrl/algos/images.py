@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import nn, random, tree
+from funrl import _check, nn, random, tree
 from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Dict, picture_layout
 

@@ -164,7 +164,7 @@ def make(
     return on_policy.make("ppo", env, config, spec, given, apply=nets.both)
 
 
-def _check(config: PPOConfig, env: AnyEnv, network: Any) -> None:
+def _check_config(config: PPOConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check_actor_critic(config, env, network)
     _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
     _check.fields(config, "[0, inf)", "clip")

@@ -148,7 +148,7 @@ def make(
     return on_policy.make("pqn", env, config, spec, given, apply=q_net.apply)
 
 
-def _check(config: PQNConfig, env: AnyEnv, network: Any) -> None:
+def _check_config(config: PQNConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check(config, env, network)
     _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
     _check.fields(config, "[0, 1]", "lambda_", "epsilon_start", "epsilon_end")

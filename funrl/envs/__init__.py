@@ -4,7 +4,7 @@ import importlib
 import inspect
 from typing import Any
 
-from funrl._check import nearest
+from funrl import _check
 from funrl.env import check_env
 from funrl.envs import probes
 from funrl.envs._acrobot import acrobot

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env, VectorEnv, with_label
 
 __all__ = ["vectorize"]
@@ -71,7 +71,7 @@ def vectorize(env: Env, num_envs: int) -> VectorEnv:
     def reset(key: torch.Tensor, env_params: Any = default_params, state: Any = None, where: torch.Tensor | None = None) -> Any:
         if where is not None:
             _check_copies(state, num_envs, f"{what}: state")
-            _check_mask(where, num_envs, what)
+            _check.flag(f"{what}: where", where, "True for the copies to change", shape=(num_envs,))
         new, timestep = batched(env.reset, env_params, random.split(key, num_envs))
         return chosen(where, new, state), timestep
 
@@ -79,7 +79,7 @@ def vectorize(env: Env, num_envs: int) -> VectorEnv:
         _check_copies(state, num_envs, f"{what}: state")
         _check_copies(action, num_envs, f"{what}: action")
         if where is not None:
-            _check_mask(where, num_envs, what)
+            _check.flag(f"{what}: where", where, "True for the copies to change", shape=(num_envs,))
         new, timestep = batched(env.step, env_params, random.split(key, num_envs), state, action)
         return chosen(where, new, state), timestep
 

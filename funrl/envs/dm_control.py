@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from funrl._check import nearest
+from funrl import _check
 from funrl.env import VectorEnv, with_label
 from funrl.envs import gymnasium as bridge
 from funrl.envs.gymnasium import settings_text

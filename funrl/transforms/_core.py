@@ -5,7 +5,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import AnyEnv, Env, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
 
 __all__ = ["Transform", "TransformState", "compose", "parent", "stateful", "stateless"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box, Dict
 from funrl.transforms._core import Transform, stateless

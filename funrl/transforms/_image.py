@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.env import AnyEnv
 from funrl.spaces import Box, picture_layout
 from funrl.transforms._core import Transform

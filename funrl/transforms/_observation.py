@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform
@@ -214,7 +215,7 @@ def permute(dims: Sequence[int], *, in_keys: Sequence[str] | None = None, out_ke
         good = len(dims) == rank and sorted(dim + rank if dim < 0 else dim for dim in dims) == list(range(rank))
         return None if good else f"the {len(dims)} dimensions {list(dims)}"
 
-    return _reshaping("permute", {"dims": dims}, lambda x: x.permute(dims), fits, in_keys, out_keys)
+    return _reshaping("permute", {"dims": dims}, lambda x: x.permute(*dims), fits, in_keys, out_keys)
 
 
 def squeeze(dim: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from funrl import _check
 from funrl.env import AnyEnv, Timestep, on_host
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 from funrl.transforms._core import stateless

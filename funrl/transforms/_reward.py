@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from funrl import _check
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box
 from funrl.transforms._core import Transform, stateful, stateless

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import stats, tree
+from funrl import _check, stats, tree
 from funrl.env import AnyEnv, Timestep, masked, with_label
 from funrl.spaces import Box
 from funrl.transforms._core import Transform
@@ -97,13 +97,13 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
         def reset(
             key: torch.Tensor, env_params: VecNormParams = default_params, state: Any = None, where: torch.Tensor | None = None
         ) -> tuple[Any, Timestep]:
-            _check(env_params)
+            _check_params(env_params)
             return normalized(reset_below(key, env_params.below, state, where), env_params.moments)
 
         def step(
             key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params, where: torch.Tensor | None = None
         ) -> tuple[Any, Timestep]:
-            _check(env_params)
+            _check_params(env_params)
             return normalized(step_below(key, state, action, env_params.below, where), env_params.moments)
 
         def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:

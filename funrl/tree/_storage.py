@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import safetensors
 import torch
 
-from funrl._files import check_path, naming, read_json, write_atomic, write_tensors
+from funrl._files import naming, read_json, write_atomic, write_tensors
 from funrl.tree._names import _entries, _split, flatten_keys, unflatten_keys
 from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
@@ -49,7 +49,7 @@ def save(tree: Any, path: str | os.PathLike) -> None:
         ...     load(f"{folder}/net.safetensors")
         {'w': tensor([1., 1.])}
     """
-    check_path("tree.save", path)
+    _check.path("tree.save", path)
     tensors = {name: x.detach().cpu().contiguous() for name, x in _named(tree, "tree.save").items()}
     names = _file_names(list(tensors))
     other = {short: name for short, name in names.items() if _plain(short) != name}

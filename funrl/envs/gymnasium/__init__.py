@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from funrl import _check
 from funrl.env import HostError, VectorEnv
 from funrl.envs.gymnasium._bridge import HostState, settings_text as settings_text, to_env
 from funrl.envs.gymnasium._drivers import Copies, Vectors, Workers
@@ -245,10 +246,9 @@ def _check_options(
     num_envs: int, vectorization: str, frame_skip: int, from_pixels: bool, pixels_only: bool, start_method: str | None
 ) -> None:
     """Raise unless the options of :func:`make` are in their ranges and go together."""
-    _check_whole("num_envs", num_envs)
-    _check_whole("frame_skip", frame_skip)
-    if vectorization not in ("sync", "async"):
-        raise ValueError(f"gymnasium.make: vectorization: expected 'sync' or 'async', got {vectorization!r}")
+    _check.integer("gymnasium.make: num_envs", num_envs, 1)
+    _check.integer("gymnasium.make: frame_skip", frame_skip, 1)
+    _check.one_of("gymnasium.make: vectorization", vectorization, ("sync", "async"))
     if pixels_only and not from_pixels:
         raise ValueError("gymnasium.make: pixels_only: there are no pixels; give from_pixels=True too")
     methods = multiprocessing.get_all_start_methods()

@@ -16,7 +16,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from funrl import compiler, random, tree
+from funrl import _check, compiler, random, tree
 from funrl.env import Env, Timestep, VectorEnv
 from funrl.envs.gymnasium import _spaces as spaces
 
