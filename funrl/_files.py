@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["naming", "read_json", "say", "write_atomic"]
-
 
 def read_json(text: bytes) -> Any:
     """Parse JSON that is not trusted.

@@ -12,8 +12,6 @@ from funrl.buffers import Buffer
 from funrl.policies import ActorCritic
 from funrl.schedules import Schedule
 
-__all__ = ["configure", "scheduled", "with_default"]
-
 # The options that an argument takes the place of.
 # Metrics that a step adds itself, and those of losses that are read for each sample.
 _RESERVED = (

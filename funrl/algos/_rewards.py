@@ -6,8 +6,6 @@ from funrl import stats, tree
 from funrl.compiler import scan
 from funrl.env import Place, Transition
 
-__all__ = ["RewardScale", "scale", "start"]
-
 # How many batches may come between two of one worker: workers times the size of their queues.
 _NUM_ENDS = 64
 

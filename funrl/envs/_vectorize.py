@@ -8,8 +8,6 @@ import torch
 from funrl import _check, random, tree
 from funrl.env import Env
 
-__all__ = ["vectorize"]
-
 
 def vectorize(env: Env, num_envs: int) -> Env:
     """Return ``num_envs`` copies of a pure environment as one batched :class:`~funrl.env.Env`.

@@ -18,8 +18,6 @@ from torch.nn.functional import pad
 
 from funrl.compiler import scan, tracing
 
-__all__ = ["n_step_recurrence", "parallel_recurrence", "running_sum", "sequential_recurrence", "solve_recurrence"]
-
 # Up to this number of elements doubling is faster, as it needs fewer kernels; above it blocks are, as they pass over memory only thrice.
 _SMALL = 1 << 14
 _BLOCK = 8

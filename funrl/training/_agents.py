@@ -10,8 +10,6 @@ from funrl.acting import Evaluation, evaluate
 from funrl.algos import Algorithm
 from funrl.compiler import compile
 
-__all__ = ["agent_keys", "evaluate_agents", "over_agents", "player"]
-
 # Evaluations of environments with longer episodes than this are compiled.
 _MANY_STEPS = 1_000
 

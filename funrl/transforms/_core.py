@@ -8,8 +8,6 @@ import torch
 from funrl import _check, random, tree
 from funrl.env import Env, Timestep
 
-__all__ = ["Transform", "TransformState", "compose", "parent", "stateful", "stateless"]
-
 Transform = Callable[[Env], Env]
 
 
