@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["BACKENDS", "STATE", "backend", "chosen", "eager", "has_jax", "using"]
-
 BACKENDS = ("auto", "xla", "inductor", "aot_eager", "eager")
 # Of this thread: the backend chosen for it, and how many contexts of ``eager`` it is in.
 STATE = threading.local()

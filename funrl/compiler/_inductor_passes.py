@@ -7,8 +7,6 @@ import torch
 
 from funrl.compiler import _torch_private as private
 
-__all__ = ["options"]
-
 # Programs on disk are keyed by this: change it when what the code here gives changes.
 _VERSION = "funrl-inductor-1"
 

@@ -23,8 +23,6 @@ from funrl.compiler._numbers import NotATensor
 from funrl.compiler._recording import executable, record
 from funrl.compiler._trace import current
 
-__all__ = ["clear", "compile", "transformed"]
-
 # A function that is compiled more often than that has a number among its arguments that ought to be a tensor.
 MOST_PROGRAMS = 64
 
