@@ -15,8 +15,6 @@ try:
 except ModuleNotFoundError:  # Windows: files are not locked there
     fcntl = None
 
-__all__ = ["Busy", "append", "hold", "open_to_append"]
-
 _NAME = ".lock"
 _OTHERS = (errno.EACCES, errno.EAGAIN)  # errors if another process holds the lock; others mean that the file system has no locks
 _held: set[Path] = set()  # paths that this process has locked; a process is never stopped by its own locks

@@ -11,8 +11,6 @@ from funrl.acting._state import Memory
 from funrl.env import AnyEnv, VectorEnv
 from funrl.policies import StatefulPolicy
 
-__all__ = ["Act", "check_act", "chooser", "host_chooser", "mapped", "with_reset"]
-
 Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]] | StatefulPolicy
 
 

@@ -14,8 +14,6 @@ from funrl.acting._step import renew
 from funrl.compiler import scan
 from funrl.env import AnyEnv, VectorEnv
 
-__all__ = ["Evaluation", "evaluate"]
-
 
 @tree.dataclass
 class Evaluation:

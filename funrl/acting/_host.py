@@ -11,8 +11,6 @@ from funrl.acting._state import ActorState
 from funrl.acting._step import any_of, cleared, restart
 from funrl.env import Transition, VectorEnv
 
-__all__ = ["Drawn", "draw", "host_steps", "rollout_host"]
-
 
 class Drawn(NamedTuple):
     """Random numbers of the steps of copies on the host, one entry for each step.

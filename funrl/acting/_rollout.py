@@ -13,8 +13,6 @@ from funrl.acting._step import cleared
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition, VectorEnv, batch_shape
 
-__all__ = ["rollout"]
-
 
 def rollout(
     params: Any,

@@ -8,8 +8,6 @@ from funrl import random, tree
 from funrl.env import AnyEnv, Timestep, VectorEnv
 from funrl.policies import StatefulPolicy
 
-__all__ = ["ActorState", "Memory", "check_reward", "checked", "start", "with_memory"]
-
 
 @tree.dataclass
 class Memory(tree.Replaceable):

@@ -9,8 +9,6 @@ from funrl.acting._choose import chooser
 from funrl.acting._state import ActorState, checked
 from funrl.env import AnyEnv, Timestep, Transition, masked, on_host
 
-__all__ = ["any_of", "cleared", "rand_step", "renew", "restart", "step_mdp"]
-
 
 def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: AnyEnv) -> ActorState:
     """Return the actor for the next step: ``actor`` itself, or a reset one if its episode is over.

@@ -16,8 +16,6 @@ from funrl.algos.images import above, check_layers, check_observations, encoder
 from funrl.env import AnyEnv, Transition
 from funrl.policies import ActorCritic, StatefulPolicy
 
-__all__ = ["Network", "check", "check_recurrent", "make", "make_recurrent", "normalized"]
-
 Choose = Callable[[Any, Callable[[], torch.Tensor], torch.Tensor], tuple[Any, dict[str, Any]]]
 
 _IDENTITY = nn.Net(lambda key, example: (), lambda params, x: x)

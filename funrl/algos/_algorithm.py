@@ -15,20 +15,6 @@ from funrl.env import AnyEnv, Env, Place, Transition, VectorEnv, on_host
 from funrl.policies import StatefulPolicy
 from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
 
-__all__ = [
-    "Algorithm",
-    "annealed",
-    "check",
-    "check_copies",
-    "check_experience",
-    "collecting",
-    "in_dtype_of",
-    "make_config",
-    "make_hparams",
-    "start_actor",
-    "statistics",
-]
-
 
 class Algorithm(NamedTuple):
     """A learner as pure functions, which ``torch.func.vmap`` maps over agents and ``funrl.compile`` compiles to one program.

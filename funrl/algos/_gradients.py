@@ -6,8 +6,6 @@ import torch
 
 from funrl import optim, tree
 
-__all__ = ["Learned", "apply_all_gradients", "apply_gradients", "start_optimizer"]
-
 
 @tree.dataclass
 class Learned(tree.Replaceable):

@@ -10,8 +10,6 @@ from funrl.distributions import Bernoulli, Categorical, Independent, MultiCatego
 from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
-__all__ = ["ActionHead", "action_head", "check_actions", "project_action", "project_boxes"]
-
 
 class ActionHead(NamedTuple):
     """The last part of a policy.

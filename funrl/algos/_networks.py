@@ -12,22 +12,6 @@ from funrl.env import AnyEnv
 from funrl.nn import activation_function
 from funrl.spaces import Box, Dict, Tuple
 
-__all__ = [
-    "batch_of",
-    "batchwise",
-    "critic_member",
-    "deterministic_actor",
-    "half_width",
-    "in_dtypes_of",
-    "observations",
-    "over_the_box",
-    "q_ensemble",
-    "q_network",
-    "stochastic_actor",
-    "target_entropy",
-    "with_noise",
-]
-
 
 def batchwise(name: str, net: Any, space: Any, *size: int) -> Any:
     """Make a net of the user's own accept any batch dimensions; the net itself is called with observations [N, ...] only.

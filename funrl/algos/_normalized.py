@@ -11,8 +11,6 @@ from funrl.distributions import Independent
 from funrl.nn import Module, Net
 from funrl.spaces import Box
 
-__all__ = ["NormalizedActor", "NormalizedCritics", "chain_of", "normalized_actor", "normalized_critics"]
-
 
 class NormalizedCritics(NamedTuple):
     """Critics with batch normalisation.

@@ -15,15 +15,6 @@ from funrl.optim import Optimizer
 from funrl.schedules import Schedule
 from funrl.spaces import Box
 
-__all__ = [
-    "SoftConfig",
-    "apply_gradients_with_temperature",
-    "init_actor_critic",
-    "init_soft_actor_critic",
-    "noisy_policy",
-    "soft_policy",
-]
-
 
 @tree.dataclass
 class SoftConfig(OffPolicyConfig):

@@ -9,8 +9,6 @@ from funrl.acting import ActorState
 from funrl.algos._rewards import RewardScale
 from funrl.algos.episodes import Episodes
 
-__all__ = ["ActorParams", "LearnerState", "State"]
-
 
 @tree.dataclass
 class ActorParams(tree.Replaceable):

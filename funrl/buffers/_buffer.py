@@ -7,8 +7,6 @@ import torch
 
 from funrl import _check, tree
 
-__all__ = ["Buffer", "RingState", "Sample", "Storage", "check_batch_size", "check_capacity"]
-
 
 @tree.dataclass
 class Sample(tree.Replaceable):

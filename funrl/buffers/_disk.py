@@ -17,8 +17,6 @@ from funrl import random, tree
 from funrl.buffers._buffer import Buffer, RingState, Sample, Storage
 from funrl.buffers._journal import begin, end, read_journal
 
-__all__ = ["files", "follow", "reopen"]
-
 
 def files(folder: str | os.PathLike) -> Storage:
     """Store the items of a buffer in memory-mapped files, which may be larger than the memory.

@@ -4,8 +4,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["breaks", "done", "positions"]
-
 
 def done(item: Any) -> torch.Tensor:
     """Return the flags of episode ends, for items with the field or key ``done``, or ``terminated`` and ``truncated``.

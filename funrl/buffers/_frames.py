@@ -12,8 +12,6 @@ from funrl.buffers._ring import append, check_items, memory, rows, start
 from funrl.buffers._sums import SumTree, find, put, sum_tree, total
 from funrl.buffers._writing import FRESH, IN_PLACE, Write
 
-__all__ = ["FramesState", "decode_pixels", "encode_pixels", "frame_stacks"]
-
 
 @tree.dataclass
 class FramesState:

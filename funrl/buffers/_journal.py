@@ -16,8 +16,6 @@ from funrl._files import naming
 from funrl.buffers._buffer import RingState
 from funrl.compiler import tracing
 
-__all__ = ["append_to_files", "begin", "end", "flush", "home", "read_journal", "release", "take_from_files"]
-
 _JOURNAL = "journal"
 _TRIES = 1000  # milliseconds to wait for another process that is writing the journal
 _RECORD = struct.Struct("<qqI")  # rows, size, checksum; one record for begun rows, one for finished rows

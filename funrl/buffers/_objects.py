@@ -9,8 +9,6 @@ from funrl import random, tree
 from funrl.buffers._buffer import Buffer, Sample, Storage, check_batch_size, check_capacity
 from funrl.buffers._writing import FRESH, Write
 
-__all__ = ["ObjectsState", "Shelf", "objects"]
-
 
 class Shelf:
     """A list that functions of trees treat as one leaf."""

@@ -9,8 +9,6 @@ from funrl import _check, random
 from funrl.compiler import scan, tracing
 from funrl.random import FOLD, feistel, output
 
-__all__ = ["ordered"]
-
 _ROUNDS = 20  # with fewer rounds some orders of five or six items are too frequent
 _WALK = 20  # after so many steps a place is below n except with a probability of at most 4**-20
 

@@ -12,8 +12,6 @@ from funrl.buffers._ring import capacity_of
 from funrl.buffers._sums import SumTree, find, put, put_on_host, total
 from funrl.buffers._writing import IN_PLACE, Write
 
-__all__ = ["Exponents", "addresses", "draw", "exponents", "set_priority", "weight_of"]
-
 
 @tree.dataclass
 class Exponents(tree.Replaceable):

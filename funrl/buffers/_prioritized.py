@@ -12,8 +12,6 @@ from funrl.buffers._ring import adding, append, capacity_of, memory, next_slots,
 from funrl.buffers._sums import SumTree, put, sum_tree
 from funrl.buffers._writing import FRESH, IN_PLACE, Write
 
-__all__ = ["PrioritizedState", "prioritized"]
-
 
 @tree.dataclass
 class PrioritizedState(tree.Replaceable):

@@ -10,8 +10,6 @@ from funrl.buffers._buffer import RingState, Storage
 from funrl.buffers._journal import append_to_files, home, release
 from funrl.buffers._writing import FRESH, IN_PLACE, Write
 
-__all__ = ["adding", "append", "capacity_of", "check_items", "memory", "next_slots", "rows", "slots", "start"]
-
 
 def _zeros(example: Any, capacity: int) -> Any:
     return tree.map(lambda x: torch.zeros((capacity, *x.shape), dtype=x.dtype, device=x.device), example)

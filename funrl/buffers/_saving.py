@@ -10,8 +10,6 @@ from funrl import _check, tree
 from funrl.buffers._buffer import Buffer, RingState
 from funrl.buffers._journal import flush, home
 
-__all__ = ["load", "save"]
-
 
 def save(state: Any, path: str | os.PathLike) -> None:
     """Write the state of a buffer to a file, atomically: items, cursor and priorities. :func:`load` restores it bit for bit.

@@ -13,8 +13,6 @@ from funrl.buffers._ring import adding, append, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
 from funrl.buffers._writing import FRESH, IN_PLACE, Write
 
-__all__ = ["SequenceSample", "SequenceState", "prioritized_sequence", "sequence"]
-
 Function = Callable[[Any], Any]
 
 

@@ -11,8 +11,6 @@ from funrl import tree
 from funrl.buffers._journal import home
 from funrl.buffers._writing import IN_PLACE, Write
 
-__all__ = ["SumTree", "find", "put", "put_on_host", "sum_tree", "total"]
-
 _FAN = 32
 _TOP = 2048
 _ONES = np.ones(_FAN)

@@ -7,8 +7,6 @@ import torch
 from funrl import _check, tree
 from funrl.buffers._episodes import done as done_of
 
-__all__ = ["NStep", "Trajectories", "n_step", "split_trajectories"]
-
 
 @tree.dataclass
 class NStep:

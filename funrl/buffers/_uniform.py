@@ -12,8 +12,6 @@ from funrl.buffers._order import ordered
 from funrl.buffers._ring import adding, append, capacity_of, memory, rows, slots, start
 from funrl.buffers._writing import FRESH, Write
 
-__all__ = ["first_in_first_out", "uniform", "without_replacement"]
-
 Postprocess = Callable[[Any], Any]
 
 

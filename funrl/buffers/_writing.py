@@ -8,8 +8,6 @@ import torch
 from funrl.buffers._buffer import Buffer
 from funrl.compiler import tracing
 
-__all__ = ["FRESH", "IN_PLACE", "Write", "in_place"]
-
 
 class Write(NamedTuple):
     """Functions that write to tensors: to copies of them (FRESH), or in place (IN_PLACE).

@@ -11,8 +11,6 @@ from funrl.collectors._tracker import Collected, EpisodeTracker, EpisodeTrackerS
 from funrl.env import AnyEnv, HostError
 from funrl.transforms import VecNormParams
 
-__all__ = ["Collector", "CollectorState", "constants"]
-
 
 @tree.dataclass
 class CollectorState:

@@ -12,8 +12,6 @@ from funrl.collectors._tracker import Collected, EpisodeTracker
 from funrl.compiler import compile as compiled_program
 from funrl.env import Env, Place, VectorEnv
 
-__all__ = ["compiled"]
-
 # No actions are replayed, so that the length of an episode has no limit.
 _NO_LIMIT = 1 << 62
 

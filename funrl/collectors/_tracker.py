@@ -8,8 +8,6 @@ from funrl import tree
 from funrl.buffers import split_trajectories
 from funrl.returns import running_sum
 
-__all__ = ["Collected"]
-
 
 @tree.dataclass
 class Collected:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["BACKENDS", "STATE", "backend", "chosen", "eager", "has_jax", "using"]
-
 BACKENDS = ("auto", "xla", "inductor", "aot_eager", "eager")
 # For each thread: the chosen backend, and the number of entered ``eager`` contexts.
 STATE = threading.local()

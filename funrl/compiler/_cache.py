@@ -13,8 +13,6 @@ import torch
 
 from funrl.compiler._graph import Graph, Loop, Node
 
-__all__ = ["folder", "loaded"]
-
 _MAGIC = b"funrl-xla-1\n"
 
 

@@ -7,8 +7,6 @@ import torch
 
 from funrl.compiler import _torch_private as private
 
-__all__ = ["replayed"]
-
 # Each graph has its own memory. A program whose donated tensors are at new addresses in every call is not worth capturing.
 _MOST_RECORDINGS = 8
 

@@ -12,8 +12,6 @@ from funrl.compiler._graph import Loop, Node, flat_nodes, replaced
 from funrl.compiler._trace import current
 from funrl.compiler._traced import Traced
 
-__all__ = ["Effect", "effect", "from_around_a_loop", "instances"]
-
 
 def effect(f: Callable[..., Any], *tensors: torch.Tensor) -> None:
     """Call ``f(*tensors)`` at run time with the present values of the tensors, once for each instance of vmap.

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["TraceError", "described", "line", "value_asked"]
-
 
 class TraceError(RuntimeError):
     """A function that cannot be traced; the message names the line and the remedy."""

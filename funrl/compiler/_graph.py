@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["Graph", "Loop", "Node", "flat_nodes", "replaced"]
-
 
 class Node:
     """One value of a graph: an input, a constant, what an operator gives, or one of several results of another node.

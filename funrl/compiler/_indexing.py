@@ -12,8 +12,6 @@ from funrl.compiler._errors import TraceError, described, line, value_asked
 from funrl.compiler._trace import current
 from funrl.compiler._traced import Reshaped, Traced
 
-__all__ = ["Indexing"]
-
 
 class Indexing(TorchFunctionMode):
     """Let a traced tensor of shape [] be an index, and an entry of ``torch.tensor``, where torch would ask for its value."""

@@ -16,8 +16,6 @@ from funrl.compiler._inductor_graph import constants, module, written
 from funrl.compiler._inductor_mends import MENDS
 from funrl.compiler._inductor_passes import options
 
-__all__ = ["Executable", "decompositions", "lowers"]
-
 # Bytes from which a donated leaf is written in place. Below, a new tensor costs less than the bookkeeping.
 LARGE = 1 << 16
 

@@ -9,8 +9,6 @@ import torch
 from funrl.compiler import _torch_private as private
 from funrl.compiler._graph import Graph, Loop, Node, flat_nodes, replaced
 
-__all__ = ["constants", "module", "written"]
-
 aten, prims = torch.ops.aten, torch.ops.prims
 Place = torch.fx.Node
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["MENDS"]
-
 aten, prims = torch.ops.aten, torch.ops.prims
 Tensor = torch.Tensor
 

@@ -7,8 +7,6 @@ import torch
 
 from funrl.compiler._graph import Graph, Loop, Node, replaced
 
-__all__ = ["Executable", "lowers"]
-
 aten = torch.ops.aten
 _LAZY = frozenset({aten._conj.default, aten._neg_view.default})
 _OF_MEMORY = frozenset({aten.as_strided.default, aten.as_strided_scatter.default, aten.view.default, aten.view.dtype})

@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["POOL", "in_settings", "load", "settings", "start"]
-
 
 @functools.cache
 def load() -> Any:

@@ -5,8 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["Timer", "listening"]
-
 _STATE = threading.local()
 
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["NotATensor", "Number"]
-
 
 class NotATensor(BaseException):
     """A number was used where a tensor cannot be: it has to be fixed in the program. No handler of the function is to catch this."""

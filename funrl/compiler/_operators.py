@@ -12,8 +12,6 @@ from funrl.compiler._meta import takes_device
 from funrl.compiler._trace import Trace, meta_of_tensor
 from funrl.compiler._traced import Traced
 
-__all__ = ["plan"]
-
 aten = torch.ops.aten
 
 

@@ -11,8 +11,6 @@ from funrl.compiler._numbers import Number
 from funrl.compiler._trace import Trace
 from funrl.compiler._traced import Reshaped
 
-__all__ = ["Recording", "executable", "record"]
-
 
 class Recording(NamedTuple):
     """A trace of a function: its traced arguments, its operations and its result."""

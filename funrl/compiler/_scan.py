@@ -15,8 +15,6 @@ from funrl.compiler._scan_rules import loop
 from funrl.compiler._trace import Trace, current
 from funrl.compiler._traced import Traced, serial
 
-__all__ = ["scan"]
-
 _STATE = threading.local()
 
 

@@ -9,8 +9,6 @@ from torch.autograd import forward_ad
 from funrl.compiler import _torch_private as private
 from funrl.compiler._trace import Trace, current
 
-__all__ = ["loop"]
-
 Body = Callable[..., list[torch.Tensor]]
 
 

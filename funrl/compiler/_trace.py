@@ -20,8 +20,6 @@ from funrl.compiler._meta import on_meta
 from funrl.compiler._traced import Frame, Memory, Traced
 from funrl.compiler._views import IDENTITIES, same_steps, write_back
 
-__all__ = ["Trace", "current", "meta_of_tensor", "tracing"]
-
 aten = torch.ops.aten
 _STATE = threading.local()
 # What is done with an operator, found out at its first use.

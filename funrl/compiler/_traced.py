@@ -9,8 +9,6 @@ from funrl.compiler import _torch_private as private
 from funrl.compiler._errors import TraceError, described, line, value_asked
 from funrl.compiler._graph import Graph, Node
 
-__all__ = ["Frame", "Memory", "Reshaped", "Traced", "serial"]
-
 _SERIAL = itertools.count()
 
 

@@ -6,8 +6,6 @@ import torch
 
 from funrl.compiler import _torch_private as private
 
-__all__ = ["IDENTITIES", "same_steps", "write_back"]
-
 aten = torch.ops.aten
 
 # Views that are the whole of their base.

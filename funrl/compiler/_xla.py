@@ -19,8 +19,6 @@ from funrl.compiler._effects import Effect
 from funrl.compiler._graph import Graph, Loop, Node, flat_nodes, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
-__all__ = ["Executable", "lowers"]
-
 aten = torch.ops.aten
 
 

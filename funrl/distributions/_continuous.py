@@ -9,8 +9,6 @@ from funrl import _check, random, tree
 from funrl.distributions._checks import ESTIMATE, broadcast, log_ratio, positive
 from funrl.distributions._squash import Interval, interval
 
-__all__ = ["Normal", "TanhNormal"]
-
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 

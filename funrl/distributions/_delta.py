@@ -9,8 +9,6 @@ from funrl import _check, tree
 from funrl.distributions._checks import ESTIMATE, broadcast
 from funrl.distributions._squash import interval
 
-__all__ = ["Delta", "TanhDelta"]
-
 
 @tree.dataclass
 class Delta:

@@ -10,8 +10,6 @@ from torch.nn.functional import one_hot
 from funrl import _check, random, tree
 from funrl.distributions._checks import ESTIMATE, broadcast
 
-__all__ = ["Categorical", "MultiCategorical", "OneHotCategorical"]
-
 
 @tree.dataclass
 class Categorical:

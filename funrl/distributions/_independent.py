@@ -6,8 +6,6 @@ import torch
 
 from funrl import _check, tree
 
-__all__ = ["Independent", "kl_divergence"]
-
 
 @tree.dataclass
 class Independent:

@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from funrl import _check
 
-__all__ = ["normal_params"]
-
 
 def normal_params(net: Any, mapping: str | Callable[[torch.Tensor], torch.Tensor] = "biased_softplus", min_scale: float = 1e-4) -> Any:
     r"""Make a network return a location and a scale: the two halves of its last dimension, the second one mapped above 0.

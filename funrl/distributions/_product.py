@@ -8,8 +8,6 @@ import torch
 
 from funrl import _check, random, tree
 
-__all__ = ["Joint", "joint"]
-
 
 @tree.dataclass
 class Joint:

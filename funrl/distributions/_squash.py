@@ -9,8 +9,6 @@ from torch.nn.functional import logsigmoid
 
 from funrl.distributions._checks import broadcast
 
-__all__ = ["Interval", "interval"]
-
 
 class Interval(NamedTuple):
     """Checked ends of an interval: y = middle + half * tanh(u).

@@ -10,8 +10,6 @@ from funrl import _check, random, tree
 from funrl.distributions._checks import ESTIMATE, broadcast, positive
 from funrl.distributions._squash import Interval, interval
 
-__all__ = ["TruncatedNormal"]
-
 _LOG_2PI = math.log(2.0 * math.pi)
 
 

@@ -11,8 +11,6 @@ from funrl.envs import _draw as draw
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
 
-__all__ = ["BanditState", "BernoulliBanditParams", "GaussianBanditParams", "bernoulli_bandit", "gaussian_bandit"]
-
 MAX_STEPS = 100
 
 

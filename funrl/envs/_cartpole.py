@@ -7,8 +7,6 @@ from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import _draw as draw
 from funrl.spaces import Box, Discrete
 
-__all__ = ["CartPoleParams", "CartPoleState", "cartpole"]
-
 
 @tree.dataclass
 class CartPoleParams:

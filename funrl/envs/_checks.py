@@ -4,8 +4,6 @@ from typing import Any
 
 from funrl import tree
 
-__all__ = ["check_params"]
-
 
 def check_params(name: str, env_params: Any, default_params: Any) -> None:
     """Raise a ValueError unless the params have the shapes of the default ones; dtypes may differ.

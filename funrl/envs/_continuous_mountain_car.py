@@ -8,8 +8,6 @@ from funrl.envs import _hill as hill
 from funrl.envs._hill import MountainCarParams, MountainCarState
 from funrl.spaces import Box
 
-__all__ = ["ContinuousMountainCarParams", "MountainCarState", "continuous_mountain_car"]
-
 
 @tree.dataclass
 class ContinuousMountainCarParams(MountainCarParams):

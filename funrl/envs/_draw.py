@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Canvas", "box", "canvas", "capsule", "circle", "paint", "pie", "polygon", "to_uint8"]
-
 Number = float | torch.Tensor
 Colour = tuple[float, float, float]
 

@@ -9,8 +9,6 @@ from funrl.envs._checks import check_params
 from funrl.envs._grid import GridState
 from funrl.spaces import Box, Discrete
 
-__all__ = ["FourRoomsParams", "GridState", "four_rooms"]
-
 NAME = "FourRooms-misc"
 LAYOUT = """
 #############

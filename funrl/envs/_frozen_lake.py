@@ -11,8 +11,6 @@ from funrl.envs._checks import check_params
 from funrl.envs._grid import GridState
 from funrl.spaces import Discrete
 
-__all__ = ["FrozenLakeParams", "GridState", "frozen_lake", "frozen_lake_8x8"]
-
 SMALL = "SFFF FHFH FFFH HFFG"
 LARGE = "SFFFFFFF FFFFFFFF FFFHFFFF FFFFFHFF FFFHFFFF FHHFFFHF FHFFHFHF FFFHFFFG"
 

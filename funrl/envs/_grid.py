@@ -10,8 +10,6 @@ import torch
 from funrl import tree
 from funrl.envs import _draw as draw
 
-__all__ = ["ACTION_NAMES", "GridState", "at", "board", "mask", "maze", "move", "parse", "tiles", "token", "walk"]
-
 ACTION_NAMES = ("left", "down", "right", "up")
 
 

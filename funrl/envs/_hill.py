@@ -7,8 +7,6 @@ from funrl.env import Timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
-__all__ = ["OBSERVATIONS", "VALLEY", "MountainCarParams", "MountainCarState", "drive", "observe", "render", "reset"]
-
 
 @tree.dataclass
 class MountainCarParams:

@@ -11,8 +11,6 @@ from funrl.envs._checks import check_params
 from funrl.envs._grid import GridState
 from funrl.spaces import Box, Discrete
 
-__all__ = ["GridState", "MazeParams", "maze"]
-
 NAME = "Maze-misc"
 LAYOUT = """
 S....#...

@@ -7,9 +7,6 @@ from funrl.envs import _hill as hill
 from funrl.envs._hill import MountainCarParams, MountainCarState
 from funrl.spaces import Discrete
 
-__all__ = ["MountainCarParams", "MountainCarState", "mountain_car"]
-
-
 MAX_STEPS = 200
 PARAMS = constants(MountainCarParams, force=0.001, goal_position=0.5, max_steps=MAX_STEPS, **hill.VALLEY)
 ACTIONS = Discrete(3)

@@ -7,8 +7,6 @@ from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
-__all__ = ["PointRobotParams", "PointRobotState", "point_robot"]
-
 
 @tree.dataclass
 class PointRobotParams:

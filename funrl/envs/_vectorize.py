@@ -8,8 +8,6 @@ import torch
 from funrl import _check, random, tree
 from funrl.env import Env, VectorEnv, with_label
 
-__all__ = ["vectorize"]
-
 
 def vectorize(env: Env, num_envs: int) -> VectorEnv:
     """Return ``num_envs`` copies of a pure environment as one :class:`~funrl.env.VectorEnv`.

@@ -9,8 +9,6 @@ from funrl import tree
 from funrl.losses._actor_critic import evaluate, sum_terms
 from funrl.losses._checks import fields
 
-__all__ = ["A2CBatch", "a2c_loss"]
-
 
 @tree.dataclass
 class A2CBatch:

@@ -9,8 +9,6 @@ from funrl import _check, tree
 from funrl.losses._checks import fields, mean
 from funrl.returns import td0
 
-__all__ = ["ActorCritic", "SoftActorCritic", "bootstrap", "check_transition", "critic_metrics", "evaluate", "sum_terms"]
-
 
 @tree.dataclass
 class ActorCritic:

@@ -10,8 +10,6 @@ from funrl.losses._actor_critic import bootstrap, critic_metrics
 from funrl.losses._checks import detach, mean
 from funrl.losses._dqn import check_discrete, index_of, take
 
-__all__ = ["c51_loss", "double_c51_loss", "project_categorical"]
-
 Apply = Callable[[Any, Any], torch.Tensor]
 
 

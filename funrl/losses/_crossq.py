@@ -10,8 +10,6 @@ from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transit
 from funrl.losses._checks import detach, fields
 from funrl.losses._sac import next_soft_action, sac_actor_loss, squared_errors, with_temperature
 
-__all__ = ["crossq_actor_loss", "crossq_critic_loss", "crossq_loss"]
-
 Actor = Callable[[Any, Any], Any]
 Critic = Callable[[Any, Any, Any, torch.Tensor], tuple[torch.Tensor, Any]]
 

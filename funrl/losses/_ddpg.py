@@ -9,8 +9,6 @@ from funrl import _check
 from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, fields, mean
 
-__all__ = ["ddpg_actor_loss", "ddpg_critic_loss", "ddpg_loss"]
-
 Actor = Callable[[Any, Any], torch.Tensor]
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 

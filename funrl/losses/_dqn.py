@@ -10,8 +10,6 @@ from funrl.losses._actor_critic import bootstrap, check_transition, critic_metri
 from funrl.losses._checks import detach, mean
 from funrl.losses._terms import huber
 
-__all__ = ["check_discrete", "double_dqn_loss", "dqn_loss", "index_of", "take"]
-
 Apply = Callable[[Any, Any], torch.Tensor]
 
 

@@ -9,8 +9,6 @@ from funrl.losses._actor_critic import check_transition, evaluate, sum_terms
 from funrl.losses._checks import detach, fields
 from funrl.returns import vtrace
 
-__all__ = ["impala_loss"]
-
 
 def impala_loss(
     params: Any,

@@ -10,16 +10,6 @@ from funrl import _check, tree
 from funrl.losses._actor_critic import evaluate, sum_terms
 from funrl.losses._checks import detach, fields, mean
 
-__all__ = [
-    "PPOBatch",
-    "adapt_kl_weight",
-    "clipped_surrogate",
-    "clipped_value_loss",
-    "normalize_advantage",
-    "ppo_kl_loss",
-    "ppo_loss",
-]
-
 _MAX_LOG_RATIO = 20.0
 
 

@@ -12,8 +12,6 @@ from funrl.losses._checks import detach, mean
 from funrl.losses._dqn import check_discrete, index_of, take
 from funrl.losses._terms import huber
 
-__all__ = ["double_qr_dqn_loss", "qr_dqn_loss", "quantile_huber"]
-
 Apply = Callable[[Any, Any], torch.Tensor]
 
 

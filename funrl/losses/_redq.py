@@ -10,8 +10,6 @@ from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transit
 from funrl.losses._checks import detach, fields
 from funrl.losses._sac import next_soft_action, soft_actor_loss, soft_values, squared_errors, with_temperature
 
-__all__ = ["redq_actor_loss", "redq_critic_loss", "redq_loss"]
-
 Actor = Callable[[Any, Any], Any]
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 

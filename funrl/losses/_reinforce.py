@@ -9,8 +9,6 @@ from funrl import _check, tree
 from funrl.losses._actor_critic import evaluate, sum_terms
 from funrl.losses._checks import fields, mean
 
-__all__ = ["ReinforceBatch", "reinforce_loss", "reinforce_with_baseline_loss"]
-
 
 @tree.dataclass
 class ReinforceBatch:

@@ -9,8 +9,6 @@ from funrl import _check, random
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, fields, mean
 
-__all__ = ["sac_actor_loss", "sac_critic_loss", "sac_loss", "temperature_loss"]
-
 Actor = Callable[[Any, Any], Any]
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 

@@ -11,8 +11,6 @@ from funrl.losses._checks import detach, fields
 from funrl.losses._dqn import check_discrete, index_of, take
 from funrl.losses._sac import soft_actor_loss, squared_errors, with_temperature
 
-__all__ = ["sac_discrete_actor_loss", "sac_discrete_critic_loss", "sac_discrete_loss"]
-
 Actor = Callable[[Any, Any], Any]
 Critic = Callable[[Any, Any], torch.Tensor]
 

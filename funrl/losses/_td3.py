@@ -9,8 +9,6 @@ from funrl import _check, random
 from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, fields, mean
 
-__all__ = ["td3_actor_loss", "td3_critic_loss", "td3_loss"]
-
 Actor = Callable[[Any, Any], torch.Tensor]
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 

@@ -9,8 +9,6 @@ import torch
 from funrl import _check, random, tree
 from funrl.nn._net import Net
 
-__all__ = ["Chain", "Keyed", "chain", "ensemble", "keyed", "sequential"]
-
 Key = str | tuple[str, ...]
 
 

@@ -11,8 +11,6 @@ from funrl import _check, random
 from funrl.nn._initializers import Initializer, orthogonal
 from funrl.nn._net import Net, activation_function, check_dtype
 
-__all__ = ["conv", "squash_dims"]
-
 
 def squash_dims(x: torch.Tensor, num_dims: int = 3) -> torch.Tensor:
     """Join the last ``num_dims`` dimensions of ``x`` to one.

@@ -11,8 +11,6 @@ from funrl.nn._initializers import Initializer
 from funrl.nn._mlp import mlp
 from funrl.nn._net import Net, check_features, check_input
 
-__all__ = ["dueling", "noisy_linear"]
-
 
 def dueling(
     num_cells: Sequence[int],

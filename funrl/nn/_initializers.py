@@ -8,8 +8,6 @@ import torch
 
 from funrl import _check, random
 
-__all__ = ["orthogonal", "torch_default", "variance_scaling"]
-
 Initializer = Callable[[torch.Tensor, Sequence[int], torch.dtype, torch.device], torch.Tensor]
 
 # The standard deviation of a standard normal distribution truncated at -2 and 2.

@@ -12,8 +12,6 @@ from funrl.nn._initializers import Initializer, orthogonal
 from funrl.nn._net import Net, activation_function, check_features, check_input, concatenate
 from funrl.nn._norm import layer_norm
 
-__all__ = ["mlp"]
-
 
 def mlp(
     num_cells: Sequence[int] = (64, 64),

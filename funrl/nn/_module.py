@@ -13,8 +13,6 @@ from funrl import _check, random, tree
 from funrl.compiler import transformed
 from funrl.nn._initializers import Initializer
 
-__all__ = ["Module", "from_module"]
-
 
 class Module(NamedTuple):
     """A torch module as pure functions: a net, with its buffers as a state in training.

@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from funrl import _check
 
-__all__ = ["Net"]
-
 _ACTIVATIONS = {
     "elu": functional.elu,
     "gelu": functional.gelu,

@@ -9,8 +9,6 @@ from torch.nn import functional
 from funrl import _check, random, tree
 from funrl.nn._net import Net, check_features, check_input
 
-__all__ = ["BatchNorm", "BatchNormState", "batch_norm", "dropout", "layer_norm"]
-
 
 def layer_norm(eps: float = 1e-5) -> Net:
     r"""Make a normalisation of each sample over its features.

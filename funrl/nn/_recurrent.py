@@ -15,8 +15,6 @@ from funrl.compiler import scan
 from funrl.nn._initializers import Initializer, orthogonal
 from funrl.nn._net import check_features, check_input
 
-__all__ = ["LSTMCarry", "Recurrent", "gru", "linear_recurrence", "lstm", "min_gru"]
-
 
 class Recurrent(NamedTuple):
     """A recurrent cell as pure functions.

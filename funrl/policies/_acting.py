@@ -21,8 +21,6 @@ from funrl.policies._policy import (
 )
 from funrl.spaces import Discrete
 
-__all__ = ["deterministic", "keyed", "q_value", "random", "safe", "stochastic"]
-
 
 def deterministic(net: Any) -> Policy:
     """Make a policy whose action is the output of a network.

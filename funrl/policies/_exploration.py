@@ -14,8 +14,6 @@ from funrl import _check, random as keys, tree
 from funrl.policies._policy import StatefulPolicy, check_first, check_log_prob, check_policy, leading, project
 from funrl.spaces import Box, Discrete
 
-__all__ = ["ExplorationState", "OrnsteinUhlenbeckState", "additive_gaussian", "epsilon_greedy", "ornstein_uhlenbeck"]
-
 Size = float | torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 

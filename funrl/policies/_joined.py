@@ -9,8 +9,6 @@ from funrl import _check, random as keys
 from funrl.nn import Net
 from funrl.policies._policy import StatefulPolicy, check_net, choose, make_distribution
 
-__all__ = ["ActorCritic", "actor_critic", "recurrent"]
-
 
 class ActorCritic(NamedTuple):
     """A policy and a value function with a shared trunk.

@@ -9,8 +9,6 @@ import torch
 from funrl import _check, tree
 from funrl.spaces import Discrete
 
-__all__ = ["Policy", "StatefulPolicy"]
-
 _MODES = ("random", "mode", "mean")
 
 

@@ -7,8 +7,6 @@ import torch
 
 from funrl import _check, random
 
-__all__ = ["bootstrap_interval", "interquartile_mean"]
-
 # The number of values resampled at a time, which bounds the memory.
 _CHUNK = 1 << 22
 

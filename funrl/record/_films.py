@@ -20,8 +20,6 @@ from funrl.acting import Act, Evaluation, evaluate
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Timestep, VectorEnv, on_host
 
-__all__ = ["SUFFIXES", "film", "grid", "video"]
-
 SUFFIXES = (".mp4", ".gif")
 
 # Rendering is compiled once it has taken as many seconds as a compilation takes; short videos are drawn without.

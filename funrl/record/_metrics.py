@@ -10,8 +10,6 @@ import numpy as np
 from funrl._files import naming, write_atomic
 from funrl._locks import append, open_to_append
 
-__all__ = ["MetricsFile", "read_metrics"]
-
 
 class MetricsFile:
     """A CSV file to which rows are appended; the first column is ``update`` or ``step``, an integer that never decreases.

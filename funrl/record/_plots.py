@@ -11,8 +11,6 @@ import torch
 from funrl import random
 from funrl.record._aggregate import bootstrap_interval, interquartile_mean
 
-__all__ = ["SUFFIXES", "learning_curve", "learning_curves"]
-
 SUFFIXES = (".png", ".svg", ".pdf")
 
 # The maximum number of points of a curve of several runs. An interval for each of ten thousand updates would take minutes.

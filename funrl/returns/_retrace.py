@@ -6,8 +6,6 @@ from funrl.returns._checks import columns, fraction
 from funrl.returns._recurrence import shift, solve_recurrence
 from funrl.returns._td import td0
 
-__all__ = ["retrace"]
-
 
 def retrace(
     reward: torch.Tensor,

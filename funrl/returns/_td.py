@@ -6,8 +6,6 @@ from funrl import _check
 from funrl.returns._checks import columns, fraction
 from funrl.returns._recurrence import n_step_recurrence, solve_recurrence
 
-__all__ = ["n_step", "q_lambda", "reward_to_go", "td0", "td1", "td_lambda"]
-
 
 def td0(reward: torch.Tensor, next_value: torch.Tensor, terminated: torch.Tensor, *, gamma: float | torch.Tensor) -> torch.Tensor:
     r"""Return one-step targets.

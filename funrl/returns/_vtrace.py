@@ -9,8 +9,6 @@ from funrl.returns._checks import columns, fraction
 from funrl.returns._recurrence import shift, solve_recurrence
 from funrl.returns._td import td0
 
-__all__ = ["vtrace"]
-
 
 def vtrace(
     reward: torch.Tensor,

@@ -19,8 +19,6 @@ from funrl._files import read_json
 from funrl._locks import Busy, hold
 from funrl.algos import Algorithm
 
-__all__ = ["Folder", "RunError", "check_algorithm", "describe", "options_of", "read_config", "rebuild"]
-
 _FORMAT = 1
 
 

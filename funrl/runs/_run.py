@@ -15,8 +15,6 @@ from funrl.algos import Algorithm
 from funrl.record import read_metrics
 from funrl.runs._folder import Folder, RunError, check_algorithm, read_config, rebuild
 
-__all__ = ["Run", "check_metrics", "check_no_checkpoint_is_lost", "load_checkpoint", "load_run", "named"]
-
 
 class Run(NamedTuple):
     """Contents of a run's folder.

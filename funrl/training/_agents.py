@@ -11,8 +11,6 @@ from funrl.algos import Algorithm
 from funrl.compiler import compile
 from funrl.env import on_host
 
-__all__ = ["agent_keys", "evaluate_agents", "over_agents", "player"]
-
 # Evaluations of environments with longer episodes than this are compiled.
 _MANY_STEPS = 1_000
 

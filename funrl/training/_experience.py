@@ -13,8 +13,6 @@ from funrl.compiler import compile
 from funrl.runs import RunError
 from funrl.training._agents import over_agents
 
-__all__ = ["Experience", "collected", "kind_of", "on_the_host", "pure"]
-
 
 class Experience(NamedTuple):
     """The functions with which the training loop updates, saves and resumes.

@@ -4,8 +4,6 @@ import signal
 import threading
 from typing import Any
 
-__all__ = ["Interrupt"]
-
 
 class Interrupt:
     """Context in which a first Ctrl-C waits for the end of the running update, so that no work is lost; a second one does not wait.

@@ -13,8 +13,6 @@ from funrl._files import say
 from funrl.algos import Algorithm
 from funrl.runs import Folder, RunError
 
-__all__ = ["Diverged", "Log"]
-
 _FLUSH_SECONDS = 0.5
 # The first columns of metrics.csv, if the algorithm has them; others follow in alphabetical order.
 _COLUMNS = (

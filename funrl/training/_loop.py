@@ -19,8 +19,6 @@ from funrl.training._agents import agent_keys, evaluate_agents, over_agents
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
 
-__all__ = ["Result", "train"]
-
 
 class Result(NamedTuple):
     """Result of :func:`train`.

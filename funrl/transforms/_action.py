@@ -11,8 +11,6 @@ from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform, stateful, stateless
 from funrl.transforms._parts import add_entry, describe, label, misfit, neutral, signal
 
-__all__ = ["LastAction", "action_discretize", "action_mask", "action_scale", "sticky_actions"]
-
 
 def action_scale(low: float | torch.Tensor = -1.0, high: float | torch.Tensor = 1.0) -> Transform:
     """Take actions between ``low`` and ``high``, and map them linearly to the bounds of the environment below.

@@ -11,8 +11,6 @@ from funrl.spaces import Box, Dict
 from funrl.transforms._core import Transform, stateless
 from funrl.transforms._parts import label, misfit, parts
 
-__all__ = ["cat_tensors", "exclude", "rename", "select"]
-
 
 def select(in_keys: Sequence[str]) -> Transform:
     """Select the named entries of a dict observation and drop all others.

@@ -11,8 +11,6 @@ from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms._core import Transform, reset_some, stateful, stateless, step_some
 from funrl.transforms._parts import add_entry, label, misfit, neutral, signal
 
-__all__ = ["end_of_life", "frame_skip", "init_tracker", "noop_reset", "step_counter", "time_limit"]
-
 
 def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
     """Start each episode with a random number of no-op steps, uniform from 1 to ``noops``.

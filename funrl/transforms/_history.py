@@ -11,8 +11,6 @@ from funrl.spaces import Binary, Box
 from funrl.transforms._core import Transform, stateful
 from funrl.transforms._parts import as_box, check_tensor, moved, parts
 
-__all__ = ["frame_stack", "time_max_pool"]
-
 
 def frame_stack(
     num: int, *, padding: str = "reset", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None

@@ -14,8 +14,6 @@ from funrl.spaces import Box, picture_layout
 from funrl.transforms._core import Transform
 from funrl.transforms._parts import Map, map_parts, misfit, parts
 
-__all__ = ["center_crop", "grayscale", "resize", "to_tensor_image"]
-
 # The default in_keys of a dict observation.
 PIXELS = "pixels"
 # Luma of red, green and blue by ITU-R BT.709, in ten-thousandths, as in gymnasium.

@@ -11,8 +11,6 @@ from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform
 from funrl.transforms._parts import Map, as_box, check_tensor, map_parts, misfit, moved, parts
 
-__all__ = ["cast", "discrete_to_one_hot", "flatten_observation", "observation_norm", "permute", "squeeze", "unsqueeze"]
-
 
 def observation_norm(
     loc: float | torch.Tensor, scale: float | torch.Tensor, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None

@@ -10,8 +10,6 @@ from funrl.spaces import Box
 from funrl.transforms._core import Transform, stateful, stateless
 from funrl.transforms._parts import add_entry, label
 
-__all__ = ["reward_clip", "reward_scale", "reward_sum", "target_return"]
-
 
 def reward_scale(scale: float, *, loc: float = 0.0) -> Transform:
     """Scale and shift the reward of each step: reward * scale + loc.

@@ -12,9 +12,6 @@ from funrl.spaces import Box
 from funrl.transforms._core import Transform
 from funrl.transforms._parts import misfit, parts
 
-__all__ = ["VecNormParams", "update_vec_norm", "vec_norm"]
-
-
 # Transforms that do not change existing observations (some add an entry), so that they may follow vec_norm.
 _SHOW_THE_SAME = frozenset(
     "action_discretize action_mask action_scale end_of_life frame_skip init_tracker noop_reset reward_clip reward_scale reward_sum "

@@ -8,8 +8,6 @@ import torch
 from funrl.tree._shapes import check_dim, shared
 from funrl.tree._walks import check_like, describe_leaf, leaves, map, paths
 
-__all__ = ["cat", "gather", "index", "set", "split", "stack", "unbind", "where"]
-
 
 def stack(trees: Any, dim: int = 0) -> Any:
     """Stack trees of one structure along a new dimension of every leaf.

@@ -5,8 +5,6 @@ import inspect
 from collections import deque
 from typing import Any
 
-__all__ = ["check_class", "check_decorated", "check_leaf"]
-
 
 def check_class(cls: type) -> None:
     """Raise a TypeError for a class whose objects could not be copied from their fields.

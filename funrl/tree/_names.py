@@ -8,8 +8,6 @@ from typing import Any
 
 from funrl.tree._walks import describe_leaf, leaves
 
-__all__ = ["exclude", "flatten_keys", "get", "rename", "select", "unflatten_keys", "update"]
-
 
 def _path(path: Any) -> tuple[Any, ...]:
     return path if type(path) is tuple else (path,)

@@ -14,8 +14,6 @@ from funrl.tree._checks import check_class, check_decorated
 from funrl.tree._show import shown_short
 from funrl.tree._walks import CLASSES, leaves
 
-__all__ = ["Replaceable", "dataclass", "static"]
-
 T = TypeVar("T")
 
 

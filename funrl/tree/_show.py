@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["shown_short"]
-
 _LINES, _CHARACTERS = 24, 2_000  # a longer text is shortened
 _NUMBERS = 1_000
 _WIDTH = 100  # characters of a field's value

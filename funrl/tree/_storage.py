@@ -22,8 +22,6 @@ from funrl._files import naming, read_json, write_atomic, write_tensors
 from funrl.tree._names import _entries, _split, flatten_keys, unflatten_keys
 from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
-__all__ = ["load", "load_memmap", "memmap", "memmap_like", "pin_memory", "save", "share_memory"]
-
 _ALONE = "(the whole tree)"
 _INDEX = "index.json"
 _NAMES = "funrl.names"  # metadata key of the names of leaves that differ from those of flatten_keys

@@ -8,8 +8,6 @@ import torch
 
 from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
 
-__all__ = ["allclose", "clone", "contiguous", "describe", "equal", "global_norm", "nbytes", "ravel", "to", "zeros_like"]
-
 
 def to(tree: Any, target: torch.device | torch.dtype | str) -> Any:
     """Move every leaf to a device, or cast every floating-point leaf to a dtype.

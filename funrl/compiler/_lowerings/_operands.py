@@ -10,27 +10,6 @@ from jax import lax
 
 from funrl.compiler._lowerings._table import cast, constant, lowers, torch_dtype
 
-__all__ = [
-    "at_least",
-    "at_most",
-    "broadcast",
-    "chebyshev",
-    "enter",
-    "enter_tests",
-    "horner",
-    "is_bool",
-    "is_float",
-    "is_signed",
-    "like",
-    "operands",
-    "opmath",
-    "promoted",
-    "promoted_dtype",
-    "signbit",
-    "unrounded",
-    "where",
-]
-
 
 def is_float(x: jax.Array) -> bool:
     """Return whether an array holds floating-point numbers."""

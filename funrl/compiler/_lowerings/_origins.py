@@ -8,8 +8,6 @@ import weakref
 
 from jax import lax
 
-__all__ = ["counts_from", "note_count", "note_expanded", "note_reshaped", "spread"]
-
 # By the id of an array: a weak reference to it (ids are used again), and how it came to be.
 _ORIGINS = {}
 

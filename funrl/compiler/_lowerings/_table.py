@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from jax import lax
 
-__all__ = ["TABLE", "apply", "axes", "axis", "cast", "constant", "jax_dtype", "lowers", "torch_dtype"]
-
 TABLE: dict[Any, Callable[..., Any]] = {}
 
 _DTYPES: dict[torch.dtype, Any] = {

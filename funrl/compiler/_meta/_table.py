@@ -8,22 +8,6 @@ import torch
 
 from funrl.compiler import _torch_private as private
 
-__all__ = [
-    "RULES",
-    "Rule",
-    "broadcast",
-    "check",
-    "dimension",
-    "enter",
-    "floating",
-    "known",
-    "layout",
-    "new",
-    "on_meta",
-    "result_type",
-    "takes_device",
-]
-
 aten = torch.ops.aten
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}

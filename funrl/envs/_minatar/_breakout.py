@@ -8,8 +8,6 @@ from funrl.envs import _draw as draw
 from funrl.envs._minatar import _screen as screen
 from funrl.spaces import Binary
 
-__all__ = ["BreakoutParams", "BreakoutState", "breakout"]
-
 NAME = "Breakout-MinAtar"
 
 

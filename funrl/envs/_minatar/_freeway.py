@@ -8,8 +8,6 @@ from funrl.envs import _draw as draw
 from funrl.envs._minatar import _screen as screen
 from funrl.spaces import Binary
 
-__all__ = ["FreewayParams", "FreewayState", "freeway"]
-
 NAME = "Freeway-MinAtar"
 CHICKEN = 4  # the column in which it walks
 

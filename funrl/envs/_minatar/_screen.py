@@ -12,29 +12,6 @@ from funrl.env import Timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.spaces import Discrete
 
-__all__ = [
-    "ACTIONS",
-    "DOWN",
-    "FIRE",
-    "LEFT",
-    "MAX_STEPS",
-    "RIGHT",
-    "SIZE",
-    "UP",
-    "cell",
-    "down",
-    "drive",
-    "lanes",
-    "pad",
-    "pick",
-    "picture",
-    "rank",
-    "right",
-    "shift",
-    "start",
-    "stick",
-]
-
 SIZE = 10
 MAX_STEPS = 10_000
 ACTIONS = Discrete(6)

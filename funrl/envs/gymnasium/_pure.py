@@ -20,8 +20,6 @@ from funrl import _check, compiler, random, tree
 from funrl.env import Env, Timestep, VectorEnv
 from funrl.envs.gymnasium import _spaces as spaces
 
-__all__ = ["to_gymnasium", "to_gymnasium_vector"]
-
 _FRAMES_PER_SECOND = 30  # of videos; an Env does not know the duration of a step
 
 
