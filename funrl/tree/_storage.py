@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import safetensors
 import torch
 
+from funrl import _check
 from funrl._files import naming, read_json, write_atomic, write_tensors
 from funrl.tree._names import _entries, _split, flatten_keys, unflatten_keys
 from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, unflatten
