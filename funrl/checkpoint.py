@@ -61,10 +61,7 @@ def save(value: Any, path: str | os.PathLike, meta: dict[str, Any] | None = None
     _check.path("checkpoint.save", path)
     leaves = tree.leaves(value)
     for name, leaf in zip(tree.paths(value), leaves, strict=True):
-        if not isinstance(leaf, torch.Tensor):
-            raise TypeError(
-                f"checkpoint.save: leaf {name}: expected a tensor, got {type(leaf).__name__}; wrap it in torch.tensor, or put it in meta"
-            )
+        _check.tensor(f"checkpoint.save: leaf {name}", leaf, "wrap it in torch.tensor, or put it in meta")
     rows = [[name, _dtype(leaf), list(leaf.shape)] for name, leaf in zip(tree.paths(value), leaves, strict=True)]
     try:
         meta_text = json.dumps({} if meta is None else meta)

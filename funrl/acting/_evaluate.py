@@ -75,8 +75,7 @@ def evaluate(
     _check.integer("evaluate: num_episodes", num_episodes, 1)
     check_act("evaluate", act)
     max_steps = env.max_episode_steps if max_steps is None else max_steps
-    if max_steps < 1:
-        raise ValueError(f"evaluate: max_steps is {max_steps}; expected at least 1")
+    _check.integer("evaluate: max_steps", max_steps, 1)
     if not isinstance(env, VectorEnv):
         return _play(params, key, env_params, env=env, act=act, lanes=(num_episodes,), max_steps=max_steps)
     if env.host:

@@ -133,8 +133,7 @@ def check(algo: Algorithm, key: torch.Tensor) -> None:
         >>> env = funrl.envs.make("CartPole-v1")
         >>> check(funrl.algos.a2c.make(env, num_envs=2, num_steps=4), funrl.random.key(0))
     """
-    if not isinstance(algo, Algorithm):
-        raise TypeError(f"algos.check: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
+    _check.instance("algos.check: algo", algo, Algorithm, "funrl.algos.make returns one")
     if on_host(algo.env):
         raise ValueError(f"algos.check: algo: {algo.env.name} runs outside torch, so that its step cannot be compiled; check it in another")
     init_key, step_key = random.split(key)
@@ -207,10 +206,8 @@ def check_copies(config: Any, env: AnyEnv) -> None:
         ...
         ValueError: num_envs: CartPole-v1 has 4 copies, got 8; make both equal
     """
-    if not isinstance(env, AnyEnv):
-        raise TypeError(
-            f"env: expected a funrl.env.Env or VectorEnv, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too"
-        )
+    remedy = "funrl.envs.make makes one, and funrl.algos.make takes its name, too"
+    _check.instance("env", env, (Env, VectorEnv), remedy, "a funrl.env.Env or VectorEnv")
     if isinstance(env, VectorEnv) and env.num_envs != config.num_envs:
         copies = f"{env.num_envs} copies" if env.num_envs > 1 else "1 copy"
         raise ValueError(f"num_envs: {env.name} has {copies}, got {config.num_envs}; make both equal")

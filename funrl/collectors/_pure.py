@@ -89,9 +89,7 @@ class _Compiled(Collector):
         if isinstance(env, VectorEnv):
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
-        if not isinstance(env, Env):
-            got = type(env).__name__
-            raise TypeError(f"{what}: create_env: expected a function that returns an Env, got one that gives a {got}; funrl.envs makes it")
+        _check.instance(f"{what}: create_env", env, Env, "funrl.envs makes it", expected="a function that returns an Env")
         env_params = tree.clone(constants(what, env, env_params, self._device))
         if max_frames_per_traj > 0:
             env = transforms.compose(env, transforms.time_limit(max_frames_per_traj))

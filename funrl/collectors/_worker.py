@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import torch
 
-from funrl import envs, random, transforms, tree
+from funrl import _check, envs, random, transforms, tree
 from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start
 from funrl.collectors._collector import constants
 from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views
@@ -134,11 +134,8 @@ class Worker:
         key = random.fold_in(worker_spec.key, worker_spec.index)
         seed_globals(int(key) & 0xFFFF_FFFF)
         env = worker_spec.create_env()
-        if not isinstance(env, AnyEnv):
-            got = type(env).__name__
-            raise TypeError(
-                f"create_env: expected a function that returns an Env or a VectorEnv, got one that gives a {got}; funrl.envs makes it"
-            )
+        expected = "a function that returns an Env or a VectorEnv"
+        _check.instance("create_env", env, (Env, VectorEnv), "funrl.envs makes it", expected)
         env = envs.vectorize(env, 1) if isinstance(env, Env) else env
         self.env_params = constants("collectors", env, worker_spec.env_params, worker_spec.device)
         if worker_spec.max_frames > 0:

@@ -8,7 +8,7 @@ import torch
 from funrl import _check, random, tree
 from funrl.compiler import compile
 from funrl.env._data import Timestep
-from funrl.env._interface import AnyEnv, VectorEnv, batch_shape, copy_keys, masked, on_host, over_copies
+from funrl.env._interface import AnyEnv, Env, VectorEnv, batch_shape, copy_keys, masked, on_host, over_copies
 
 
 def check_env(env: AnyEnv, key: torch.Tensor, *, num_steps: int = 8) -> None:
@@ -47,19 +47,16 @@ def check_env(env: AnyEnv, key: torch.Tensor, *, num_steps: int = 8) -> None:
         >>> import funrl
         >>> check_env(funrl.envs.make("CartPole-v1"), funrl.random.key(0))
     """
-    if not isinstance(env, AnyEnv):
-        raise TypeError(f"check_env: env: expected an Env or a VectorEnv, got {type(env).__name__}; funrl.envs.make returns one")
-    if num_steps < 1:
-        raise ValueError(f"check_env: num_steps: expected at least 1, got {num_steps}")
+    _check.instance("check_env: env", env, (Env, VectorEnv), "funrl.envs.make returns one", "an Env or a VectorEnv")
+    _check.integer("check_env: num_steps", num_steps, 1)
     what = f"check_env: {env.name}"
     for field in ("observation_space", "action_space"):
         for method in ("sample", "contains", "check"):
             if not callable(getattr(getattr(env, field), method, None)):
                 raise TypeError(f"{what}: {field} has no method {method}; use a space of funrl.spaces")
-    if not isinstance(env.max_episode_steps, int) or env.max_episode_steps < 1:
-        raise ValueError(f"{what}: max_episode_steps: expected a positive integer, got {env.max_episode_steps!r}")
-    if isinstance(env, VectorEnv) and (not isinstance(env.num_envs, int) or env.num_envs < 1):
-        raise ValueError(f"{what}: num_envs: expected a positive integer, got {env.num_envs!r}")
+    _check.integer(f"{what}: max_episode_steps", env.max_episode_steps, 1)
+    if isinstance(env, VectorEnv):
+        _check.integer(f"{what}: num_envs", env.num_envs, 1)
     _check_tensors(env.default_params, f"{what}: default_params")
     reset_keys, action_keys, step_keys, other_keys = random.split(key, (4, num_steps)).unbind(0)
     actions = [_random_action(env, k) for k in action_keys.unbind(0)]
@@ -132,8 +129,7 @@ def _check_result(result: Any, env: AnyEnv, where: str) -> None:
     state, timestep = result
     _check_tensors(state, f"{where}: state")
     _check_tensors(timestep, f"{where}: timestep")
-    if not isinstance(timestep.info, dict):
-        raise TypeError(f"{where}: info: expected a dict of tensors, got {type(timestep.info).__name__}")
+    _check.instance(f"{where}: info", timestep.info, dict, expected="a dict of tensors")
     batch = batch_shape(env)
     if not timestep.reward.is_floating_point() or timestep.reward.shape != batch:
         raise ValueError(f"{where}: reward: expected a floating-point {list(batch)}, got {_kind(timestep.reward)}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 
 
 @tree.dataclass
@@ -127,11 +127,8 @@ def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any,
         TypeError: Ball: action: expected int64 [], got float32 []; cast it with .to(torch.int64)
     """
     for argument, value, kind in (("state", state, state_kind), ("env_params", env_params, params_kind)):
-        if not isinstance(value, kind):
-            raise TypeError(
-                f"{name}: {argument}: expected a {kind.__name__}, got {type(value).__name__}; "
-                "call step(key, state, action, env_params) with the state from reset and the env's default_params"
-            )
+        remedy = "call step(key, state, action, env_params) with the state from reset and the env's default_params"
+        _check.instance(f"{name}: {argument}", value, kind, remedy)
     space.check(action, f"{name}: action")
 
 

@@ -44,12 +44,8 @@ def vectorize(env: Env, num_envs: int) -> VectorEnv:
     if isinstance(env, VectorEnv):
         remedy = f"ask its make for num_envs={num_envs} instead" if env.host else "use torch.func.vmap for a further batch dimension"
         raise ValueError(f"vectorize: env: {env.name} has {env.num_envs} copies already; {remedy}")
-    if not isinstance(env, Env):
-        raise TypeError(f"vectorize: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool):
-        raise TypeError(f"vectorize: num_envs: expected an integer, got {num_envs!r}")
-    if num_envs < 1:
-        raise ValueError(f"vectorize: num_envs: expected at least 1, got {num_envs}")
+    _check.instance("vectorize: env", env, Env, "funrl.envs.make returns one")
+    _check.integer("vectorize: num_envs", num_envs, 1)
     what = f"{env.name} x {num_envs}"
     default_params = env.default_params
 

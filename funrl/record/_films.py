@@ -111,8 +111,7 @@ def film(
     if env.render is None:
         remedy = 'make it with render_mode="rgb_array"' if on_host(env) else "give it a function render(state, env_params)"
         raise ValueError(f"film: env: {env.name} has no pictures; {remedy}")
-    if not isinstance(num_episodes, int) or num_episodes < 1:
-        raise ValueError(f"film: num_episodes: expected an integer of at least 1, got {num_episodes!r}")
+    _check.integer("film: num_episodes", num_episodes, 1)
     if isinstance(env, Env):
         env = envs.vectorize(env, num_episodes)
     with _writing("film", path, frames_per_second) as append:

@@ -51,18 +51,13 @@ def compose(env: _E, *transforms: Transform) -> _E:
         >>> env.observation_space.shape, env.max_episode_steps
         ((4, 4), 100)
     """
-    if not isinstance(env, AnyEnv):
-        raise TypeError(f"compose: env: expected an Env or a VectorEnv, got {type(env).__name__}; funrl.envs.make returns one")
+    _check.instance("compose: env", env, (Env, VectorEnv), "funrl.envs.make returns one", "an Env or a VectorEnv")
     made: AnyEnv = env
     for number, transform in enumerate(transforms, 1):
-        if not callable(transform):
-            raise TypeError(f"compose: transform {number}: expected a function, got {type(transform).__name__}; write time_limit(100)")
+        _check.function(f"compose: transform {number}", transform, "write time_limit(100)")
         made = transform(made)
-        if not isinstance(made, AnyEnv):
-            raise TypeError(
-                f"compose: transform {number}: expected a function that returns an environment, got {type(made).__name__}; "
-                "call its factory first: time_limit(100), not time_limit"
-            )
+        remedy = "call its factory first: time_limit(100), not time_limit"
+        _check.instance(f"compose: transform {number}", made, (Env, VectorEnv), remedy, "a function that returns an environment")
     return cast(_E, made)
 
 
@@ -81,8 +76,7 @@ def parent(env: AnyEnv) -> AnyEnv | None:
             reward_clip(low=-1.0, high=1.0),
         )
     """
-    if not isinstance(env, AnyEnv):
-        raise TypeError(f"parent: env: expected an Env or a VectorEnv, got {type(env).__name__}")
+    _check.instance("parent: env", env, (Env, VectorEnv), expected="an Env or a VectorEnv")
     return env.below
 
 

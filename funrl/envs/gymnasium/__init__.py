@@ -181,8 +181,7 @@ def wrap(
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}
     if isinstance(env, gymnasium.Env):
         return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), **_facts(env), **more)
-    if not isinstance(env, gymnasium.vector.VectorEnv):
-        raise TypeError(f"wrap: env: expected an environment or a vector environment of gymnasium, got {type(env).__name__}")
+    _check.instance("wrap: env", env, gymnasium.vector.VectorEnv, expected="an environment or a vector environment of gymnasium")
     if type(env) is SyncVectorEnv:
         driver: Any = Copies(list(env.envs), _name(env), env.close)
     elif type(env) is AsyncVectorEnv:

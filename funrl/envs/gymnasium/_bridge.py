@@ -210,9 +210,7 @@ class _Host:
         return dict(zip(rows, shift(words, 33).tolist(), strict=True))
 
     def _rows(self, where: torch.Tensor) -> list[int]:
-        if not isinstance(where, torch.Tensor) or where.dtype != torch.bool or where.shape != self.shape:
-            got = f"{where.dtype} {list(where.shape)}" if isinstance(where, torch.Tensor) else type(where).__name__
-            raise ValueError(f"{self.name}: where: expected a bool tensor {list(self.shape)}, True for the copies to change; got {got}")
+        _check.flag(f"{self.name}: where", where, "True for the copies to change", shape=self.shape)
         return [i for i, chosen in enumerate(numpy(where).tolist()) if chosen]
 
     def _enter(self, env_params: Any) -> None:

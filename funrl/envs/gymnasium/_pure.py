@@ -237,8 +237,7 @@ class _Episodes:
         if isinstance(env, VectorEnv):
             copies = f"has {env.num_envs} copies; give a single one, to_gymnasium_vector makes copies"
             raise ValueError(f"{what}: env: {env.name} {'runs outside torch: use it as it is there' if env.host else copies}")
-        if not isinstance(env, Env):
-            raise TypeError(f"{what}: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
+        _check.instance(f"{what}: env", env, Env, "funrl.envs.make returns one")
         if env_params is not None:
             tree.check_like(env_params, env.default_params, f"{what}: env_params", "default_params", dtypes=False)
         self.env, self.num, self.name, self.what = env, num, env.name, what
