@@ -114,7 +114,7 @@ def test_observations_in_another_precision_than_rewards(algorithm, kind):
 
 def test_the_name_of_an_environment_is_none(kind):
     name, env, options = ALGORITHMS[kind]
-    with pytest.raises(TypeError, match=f"env: expected a funrl.env.Env, got '{env}'; funrl.envs.make makes one"):
+    with pytest.raises(TypeError, match=f"env: expected a funrl.env.Env or VectorEnv, got '{env}'; funrl.envs.make makes one"):
         getattr(funrl.algos, name).make(env, **options)
 
 
