@@ -25,7 +25,7 @@ def _filled(buffer: Any, capacity: int) -> Any:
 
 
 def calls(capacity: int, seconds: float) -> dict[str, list[float]]:
-    """Return the microseconds of single calls: compiled, and in place, eagerly: ``extend_`` and ``update_priority_``."""
+    """Return the microseconds of single calls: compiled, and in place without compiling."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
 
@@ -50,13 +50,13 @@ def calls(capacity: int, seconds: float) -> dict[str, list[float]]:
                 state = buffers.in_place(buffer).update_priority(state, index, torch.rand(len(index)))
             index, priority = torch.randint(capacity, (BATCH,)), torch.rand(BATCH)
             result["update_priority"] = state_of(update, state, index, priority)
-            result["update_priority_"] = state_of(buffers.in_place(buffer).update_priority, state_of.last, index, priority)
+            result["update_priority in place"] = state_of(buffers.in_place(buffer).update_priority, state_of.last, index, priority)
             state = state_of.last
         sample = funrl.compile(lambda key, state, b=buffer: b.sample(key, state, BATCH))
         result[f"{prefix}sample"] = timed(lambda i, s=sample, state=state: s(keys[i % 500], state), seconds)
         extend = funrl.compile(lambda state, rows, b=buffer: b.extend(state, rows), donate=0)
         result[f"{prefix}extend"] = state_of(extend, state, rows)
-        result[f"{prefix}extend_"] = state_of(buffers.in_place(buffer).extend, state_of.last, rows)
+        result[f"{prefix}extend in place"] = state_of(buffers.in_place(buffer).extend, state_of.last, rows)
     return named(result, capacity)
 
 
@@ -105,12 +105,12 @@ def memory(seconds: float) -> dict[str, list[float]]:
 
 def notes(figures: Figures) -> list[str]:
     """Say what the rows are, and what a larger buffer costs."""
-    lines = ["`extend` is compiled with the state donated, `extend_` is that of `buffers.in_place(buffer)`, eagerly."]
+    lines = ["`extend` is compiled with the state donated; `extend in place` is that of `buffers.in_place(buffer)`, without compiling."]
 
     def growth(few: str, many: str) -> str:
         return f"{figures[many]['funrl'] / figures[few]['funrl']:.2f} x"
 
-    calls = {call: [f"buffer: {call}, {capacity:,} transitions" for capacity in (FEW, MANY)] for call in ("extend", "extend_")}
+    calls = {call: [f"buffer: {call}, {capacity:,} transitions" for capacity in (FEW, MANY)] for call in ("extend", "extend in place")}
     if all(row in figures for rows in calls.values() for row in rows):
         lines.append(
             "Ten times as large a buffer: " + ", ".join(f"`{c}` takes {growth(*rows)}" for c, rows in calls.items()) + " (target 1.2)."
@@ -128,9 +128,9 @@ PROGRAMS = {
 GOALS = {
     ("sample", "torchrl"): 1 / 0.6,
     ("sample", "flashbax"): 1.0,
-    ("extend_", "torchrl"): 1 / 0.3,
+    ("extend in place", "torchrl"): 1 / 0.3,
     ("prioritized sample", "flashbax"): 1.0,
-    ("update_priority_", "flashbax"): 1.0,
+    ("update_priority in place", "flashbax"): 1.0,
 }
 BENCHMARK = speed(
     "buffers",

@@ -34,8 +34,8 @@ def timed(call: Callable[[int], Any], seconds: float, warm: int = 20) -> list[fl
 
 
 def named(samples: dict[str, list[float]], capacity: int) -> dict[str, list[float]]:
-    """Return samples by the names of their rows; what funrl does in place, eagerly, has a row that peers are beside too."""
-    twins = {f"{call}_": samples[call] for call in ("extend", "update_priority", "prioritized extend") if call in samples}
+    """Return samples by the names of their rows; in the rows of calls in place other libraries have their usual calls."""
+    twins = {f"{call} in place": samples[call] for call in ("extend", "update_priority", "prioritized extend") if call in samples}
     return {f"buffer: {call}, {capacity:,} transitions": found for call, found in {**twins, **samples}.items()}
 
 

@@ -23,7 +23,9 @@ HEADLINES = (
     *("PPO, 64 environments", "PPO, 4 environments", "PPO, 8 agents with 16 environments each"),
     *("SAC, 64 units", "DQN, 64 units", "SAC, 64 units, 8 agents"),
     *("CartPole-v1 with a policy, 2048 copies", "Breakout-MinAtar with a policy, 2048 copies", "gymnasium:CartPole-v1, 8 copies"),
-    *("buffer: sample, 100,000 transitions", "buffer: prioritized sample, 100,000 transitions", "buffer: extend_, 100,000 transitions"),
+    "buffer: sample, 100,000 transitions",
+    "buffer: prioritized sample, 100,000 transitions",
+    "buffer: extend in place, 100,000 transitions",
     *("100 networks, forward and backward", "GAE [2048, 128]"),
 )
 LABELS = {

@@ -1,10 +1,12 @@
-"""The README does what it says: its program runs, and is as short as it promises."""
+"""The README: its programs run, and its names and links exist."""
 
 import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import funrl
 
@@ -17,7 +19,7 @@ def blocks(language):
 
 
 @pytest.mark.slow
-def test_the_program_runs(monkeypatch, capsys):
+def test_first_program_runs(monkeypatch, capsys):
     (program,) = blocks("python")
     assert program.count("range(60)") == 1
     monkeypatch.setattr(funrl, "compile", functools.partial(funrl.compile, backend="aot_eager"))
@@ -29,7 +31,21 @@ def test_the_program_runs(monkeypatch, capsys):
     assert names["states"].learner.num_steps.tolist() == [2 * names["algo"].steps_per_update] * 8
 
 
-def test_names_beside_those_of_torchrl_are_there():
+@pytest.mark.slow
+def test_agent_with_own_network_trains(tmp_path, capsys):
+    (program,) = blocks("py")
+    assert program.count("500_000") == 1
+    short = program.replace("500_000", "16_384").replace('out="runs/mine"', f'out="{tmp_path}", backend="eager", progress=False')
+    names = {"__name__": "__main__"}
+    exec(compile(short, "README.md", "exec"), names)
+    assert re.fullmatch(r"tensor\([\d.]+\)", capsys.readouterr().out.strip())
+    names |= {"funrl": funrl, "observation": torch.zeros(4), "my_agent": SimpleNamespace(algo=names["algo"])}
+    (reading,) = [block for block in blocks("") if "load_run" in block]
+    exec(reading.replace("runs/mine", str(tmp_path)), names)
+    assert names["action"] in (0, 1)
+
+
+def test_names_in_the_torchrl_table_exist():
     table = TEXT.split("## For those who know TorchRL")[1].split("\n## ")[0]
     ours = [row.split("|")[2] for row in table.splitlines() if row.startswith("| ") and not row.startswith("| TorchRL")]
     names = [name for cell in ours for name in re.findall(r"[a-z]+(?:\.\w+)+", re.sub(r'"[^"]*"', "", cell))]
@@ -42,12 +58,12 @@ def test_names_beside_those_of_torchrl_are_there():
     assert len(ours) > 30 and checked > 60
 
 
-def test_what_it_links_to_is_there():
+def test_linked_files_exist():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
     assert len(links) > 8 and [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_its_program_is_short_and_its_commands_are_two():
+def test_first_program_is_short_and_there_are_two_commands():
     assert [len(program.splitlines()) <= 15 for program in blocks("python")] == [True]
     assert blocks("bash") == [
         'pip install -e ".[plot,video,xla]" && python -m funrl train ppo --env CartPole-v1\n',

@@ -28,12 +28,11 @@ def rollout(
 ) -> tuple[ActorState, Transition]:
     """Act for ``num_steps`` steps in one environment or in B environments.
 
-    An environment is reset at the end of its episode, here and nowhere else; ``next_observation`` is still the true
+    An environment is reset at the end of its episode, by this function only. ``next_observation`` is always the true
     successor, so that a learner can bootstrap from it after a truncation.
 
-    It is the loop of ``act``, ``env.step`` and :func:`step_mdp`, which use the three keys of
-    ``random.split(key, (num_steps, 3))[t]`` in that order; with B states of a single environment those of
-    ``random.split(key, (num_steps, B, 3))[t, b]``.
+    Step t calls ``act``, ``env.step`` and :func:`step_mdp`. In this order they use the three keys of ``random.split(key, (num_steps,
+    3))[t]`` or, with B states of a single environment, of ``random.split(key, (num_steps, B, 3))[t, b]``.
 
     Args:
         params: the parameters of ``act``.

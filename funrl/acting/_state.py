@@ -52,7 +52,7 @@ def start(
         env: the environment.
         num_envs: B, copies of an :class:`~funrl.env.Env`, by ``vmap``; None: ``env`` as it is.
         act: the policy that will act; one with a memory is a :class:`funrl.policies.StatefulPolicy`.
-        params: its parameters, of which only one with a memory makes use here.
+        params: its parameters; only a policy with a memory needs them here.
 
     Returns:
         An :class:`ActorState` with leaves [...] or [B, ...].

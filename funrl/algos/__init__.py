@@ -1,4 +1,66 @@
-"""Learners: each ``make(env, **config)`` returns an :class:`Algorithm` of pure functions; :func:`make` finds them by name."""
+"""Learners: each ``make(env, **config)`` returns an :class:`Algorithm` of pure functions; :func:`make` finds them by name.
+
+A step returns metrics, a dict of tensors []. They are means over the gradient steps of an update, unless the table says otherwise. A
+loss of the user's own adds its metrics to them, and a collector adds ``staleness``, the age of the parameters that acted.
+
+Metrics of every algorithm:
+
+    steps               environment steps of the agent so far
+    episode_return      mean return, without discount, of the episodes that ended in the last update with any; NaN before the first
+    episode_return_min  smallest return of these episodes
+    episode_return_max  largest return of these episodes
+    episode_length      mean length of these episodes, in steps
+    episodes            number of episodes that ended in this update
+    learning_rate       learning rate of this update; missing with an optimizer of the user's own
+
+Metrics of a2c, impala, ppo, pqn, reinforce:
+
+    gradient_norm       norm of the gradient before it is clipped
+
+Metrics of a2c, impala, ppo, reinforce:
+
+    policy_loss         loss of the policy, without the entropy bonus
+    value_loss          loss of the state values V(s), before ``value_weight``; missing in reinforce without a baseline
+    entropy             mean entropy of the policy
+
+Metrics of ppo:
+
+    approximate_kl      estimate of the divergence KL(old policy || new policy) on the samples
+    clip_fraction       fraction of the samples whose probability ratio is outside [1 - ``clip``, 1 + ``clip``]
+    explained_variance  fraction of the targets' variance that the values explain: 1 is perfect
+    learned_fraction    fraction of the gradient steps that were taken before ``target_kl`` was exceeded
+
+Metrics of reinforce:
+
+    learned_fraction    fraction of the environment steps that the loss uses
+
+Metrics of impala:
+
+    importance_ratio    mean ratio of the probabilities of the actions, learned policy over acting policy
+
+Metrics of crossq, ddpg, dqn, pqn, redq, sac, sac_discrete, td3:
+
+    critic_loss         loss of the action values Q(s, a)
+    q_mean              mean of Q(s, a)
+
+Metrics of crossq, ddpg, dqn, redq, sac, sac_discrete, td3:
+
+    q_max               maximum of Q(s, a)
+    target_mean         mean of the targets of Q(s, a)
+    target_max          maximum of the targets of Q(s, a)
+    td_error            mean of |target - Q(s, a)|; with ``c51`` the divergence KL(target || prediction)
+    updates             gradient steps so far
+
+Metrics of crossq, ddpg, redq, sac, sac_discrete, td3:
+
+    actor_loss          loss of the actor
+
+Metrics of crossq, redq, sac, sac_discrete:
+
+    entropy             mean entropy of the policy; an estimate from samples for continuous actions
+    temperature         weight alpha of the entropy in the objective
+    temperature_loss    loss of the temperature
+"""
 
 import dataclasses
 from typing import Any
@@ -108,10 +170,10 @@ def make(name: str, env: AnyEnv | str, **options: Any) -> Algorithm:
 
     Args:
         name: one of :func:`names`.
-        env: the environment to learn in, or what :func:`funrl.envs.make` knows it by; on the host it then has ``num_envs`` copies.
-        **options: fields of its configuration; :func:`defaults` lists them, and ``help(funrl.algos.sac.SACConfig)``, or the like, says
-            what they mean. ``num_envs`` is that of a VectorEnv unless given. And parts of your own in the place of those that it
-            makes of the configuration, such as ``network``, ``optimizer``, ``buffer`` or ``loss``: see ``help(funrl.algos.sac.make)``.
+        env: the environment to learn in, or its name for :func:`funrl.envs.make`; a host environment then has ``num_envs`` copies.
+        **options: fields of its configuration; :func:`defaults` lists them, and the help of the configuration class explains them, such as
+            ``help(funrl.algos.sac.SACConfig)``. For a VectorEnv ``num_envs`` is that of the environment by default. Parts of your
+            own, such as ``network``, ``optimizer``, ``buffer`` or ``loss``, are also options: see ``help(funrl.algos.sac.make)``.
 
     The hyperparameters in ``state.learner.hparams`` can differ between the agents of a vmapped program:
     ``states.replace(learner=learner.replace(hparams=learner.hparams.replace(learning_rate=torch.tensor([1e-4, 1e-3]))))`` of

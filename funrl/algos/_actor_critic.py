@@ -1,4 +1,4 @@
-"""The networks of learners that have a policy and a value: from an environment's spaces and a configuration to pure functions."""
+"""Networks of learners with a policy and a value function: pure functions from the spaces of an environment and a configuration."""
 
 import functools
 from collections.abc import Callable
@@ -25,20 +25,20 @@ _CELLS = {"gru": nn.gru, "lstm": nn.lstm, "min_gru": nn.min_gru}
 
 
 class Network(NamedTuple):
-    """A policy and a value function, with or without a recurrent cell before them.
+    """A policy and a value function, with or without a recurrent layer.
 
-    What they learn from is made of rows: the T * B samples of a rollout or, with a cell, its B environments of T steps each.
+    The training data consists of rows: the T * B samples of a rollout or, with a recurrent layer, its B environments of T steps each.
 
     Attributes:
         init: ``init(key, observation) -> params``, a dict.
-        policy: ``policy(choose) -> act``: the policy that does what ``choose(distribution, value, key) -> (action, extras)`` says, where
+        policy: ``policy(choose) -> act``: make a policy that returns ``choose(distribution, value, key) -> (action, extras)``, where
             ``value()`` estimates the value: a function ``act(params, key, observation)`` of :class:`~funrl.algos.ActorParams` or a
             :class:`funrl.policies.StatefulPolicy`.
         values: ``values(params, samples) -> (value, next_value)``: V(s) and V(s') [T, B] of a :class:`~funrl.env.Transition` [T, B, ...].
-        rows: ``rows(x) -> x``: leaves [T, B, ...] as [N, ...], one for each row.
-        inputs: ``inputs(samples) -> x``: what ``both`` takes of samples [T, B, ...], with leaves [N, ...].
+        rows: ``rows(x) -> x``: reshape leaves [T, B, ...] to [N, ...], one for each row.
+        inputs: ``inputs(samples) -> x``: make the inputs of ``both``, leaves [N, ...], from samples [T, B, ...].
         both: ``both(params, x) -> (distribution, value)`` of rows.
-        project: ``project(action) -> action``: what the environment gets of an action that the distribution gave in ``choose``.
+        project: ``project(action) -> action``: convert an action of the distribution to an action of the environment.
     """
 
     init: Callable[..., Any]
@@ -51,18 +51,18 @@ class Network(NamedTuple):
 
 
 def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
-    """Make the networks for an environment; where it shows images, convolutions come first.
+    """Make the networks for an environment; images go through convolutions first.
 
     Args:
-        config: has ``num_channels``, ``kernel_size``, ``stride``, ``layout``, ``num_cells``, ``activation``, ``trunk``, ``uniform_mix`` and
-            ``initial_log_std``, as :class:`funrl.algos.ppo.PPOConfig` says.
-        env: the environment, which :func:`check` let pass.
-        network: a net from observations to features that policy and value share, or a :class:`funrl.policies.ActorCritic`, which is
-            both; None: one as the configuration says.
+        config: an object with the options ``num_channels``, ``kernel_size``, ``stride``, ``layout``, ``num_cells``, ``activation``,
+            ``trunk``, ``uniform_mix`` and ``initial_log_std`` of :class:`funrl.algos.ppo.PPOConfig`.
+        env: the environment, checked by :func:`check`.
+        network: a net from observations to features that policy and value share, or a :class:`funrl.policies.ActorCritic`, which computes
+            both; None: the network that the options describe.
 
     Returns:
-        A :class:`Network`; its parameters are a dict of ``policy`` and ``value`` (and ``trunk``), and ``log_std`` [A] for continuous
-        actions. Those of an ActorCritic are its own.
+        A :class:`Network`. Its parameters are a dict of ``policy`` and ``value`` (and ``trunk``), and ``log_std`` [A] for continuous
+        actions. An ActorCritic keeps its own parameters.
 
     Example:
         >>> import funrl
@@ -98,20 +98,20 @@ def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
 
 
 def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
-    """Make the networks above a recurrent cell, which policy and value share; where there are images, convolutions come before it.
+    """Make the networks with a recurrent layer that policy and value share; images go through convolutions before it.
 
-    Gradients go back through the T steps of a rollout, but no further: it begins with the carry that its policy had. The value of a
-    successor is what the cell makes of it with the carry after the observation before, also where the episode was truncated.
+    Gradients flow through the T steps of a rollout, but no further: a rollout begins with the carry that the policy had. The value of the
+    next observation is computed with the carry after the current observation, also if the episode was truncated.
 
     Args:
         config: as for :func:`make`, with ``recurrent`` and ``recurrent_size``.
-        env: the environment, which :func:`check` let pass.
-        network: a net from observations to what the cell takes; None: convolutions of images, and vectors as they are.
+        env: the environment, checked by :func:`check`.
+        network: a net from observations to the inputs of the recurrent layer; None: convolutions of images, and vectors without change.
 
     Returns:
-        A :class:`Network` whose parameters have an entry ``memory`` too. Its policy has in its extras ``memory``, the
-        :class:`funrl.acting.Memory` before the observation, and a row of its inputs is the triple of the carry before the rollout,
-        observations [T, ...] and resets [T].
+        A :class:`Network`, whose parameters have an entry ``memory`` too. The extras of its policy have ``memory``, the
+        :class:`funrl.acting.Memory` before the observation. A row of its inputs is a triple: the carry before the rollout, observations [T,
+        ...] and resets [T].
 
     Example:
         >>> import funrl
@@ -132,7 +132,7 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
         return below.apply(params["memory"]["below"], observation)
 
     def remember(params: dict[str, Any], carry: Any, observation: Any, reset: torch.Tensor | None = None) -> tuple[Any, torch.Tensor]:
-        """Return the carry after an observation, and the features of it."""
+        """Return the carry after an observation, and the features of the observation."""
         return cell.apply(params["memory"]["cell"], carry, encode(params, observation), reset)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
 
 
 def normalized(params: ActorParams, observation: Any) -> Any:
-    """Return an observation in the dtype of the network and, where its moments are there, normalised by them.
+    """Return an observation in the dtype of the network, normalised if the parameters contain moments.
 
     Example:
         >>> normalized(ActorParams(torch.zeros(1)), torch.ones(2, dtype=torch.float64))
@@ -189,7 +189,7 @@ def normalized(params: ActorParams, observation: Any) -> Any:
 
 
 class _Heads(NamedTuple):
-    """``init(key, x) -> params``, ``policy(params, x) -> distribution``, ``value(params, x) -> [...]``, and both with one shared trunk."""
+    """Functions ``init(key, x)``, ``policy(params, x) -> distribution``, ``value(params, x) -> [...]``, and both together."""
 
     init: Callable[..., Any]
     policy: Callable[..., Any]
@@ -198,11 +198,11 @@ class _Heads(NamedTuple):
 
 
 def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
-    """Make policy and value above an encoder, or on what comes in; or with a trunk of the user's own."""
+    """Make policy and value networks on top of an encoder or of a trunk of the user's own."""
     head, small, unit = action_head(env.action_space, config.uniform_mix), nn.orthogonal(0.01), nn.orthogonal(1.0)
 
     def body(*size: int, **options: Any) -> nn.Net:
-        """Return hidden layers and a head."""
+        """Make hidden layers and a head."""
         mlp = nn.mlp(config.num_cells, *size, activation=config.activation, **options)
         return mlp if below is None else above(below, mlp)
 
@@ -244,7 +244,7 @@ def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None 
 
 
 def _whole(network: ActorCritic, env: AnyEnv) -> Network:
-    """Make the networks of a policy and value function of the user's own, which are called with observations [N, ...] alone."""
+    """Make the networks from an ActorCritic of the user's own, which is called with observations [N, ...] only."""
     space = env.action_space
 
     def init(key: torch.Tensor, observation: Any) -> Any:
@@ -276,7 +276,7 @@ def _whole(network: ActorCritic, env: AnyEnv) -> Network:
         return tree.flatten_batch(samples.observation)
 
     def both(params: Any, observation: Any) -> tuple[Any, torch.Tensor]:
-        if len(batch_of(env.observation_space, observation)) > 1:  # it takes one
+        if len(batch_of(env.observation_space, observation)) > 1:  # the policy of the user takes one batch dimension
             return torch.func.vmap(lambda x: both(params, x))(observation)
         return network.evaluate(params, observation)
 
@@ -285,15 +285,15 @@ def _whole(network: ActorCritic, env: AnyEnv) -> Network:
 
 
 def check(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise unless an environment has spaces for which :func:`make` makes networks, and the options fit them.
+    """Raise unless :func:`make` supports the spaces of an environment, and the options fit them.
 
     Args:
         config: as for :func:`make`.
         env: the environment.
-        network: as for :func:`make`; it may take any observations, and an ActorCritic give any actions.
+        network: as for :func:`make`; with it any observations are allowed, and with an ActorCritic any actions.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if they are not supported or do not fit.
 
     Example:
         >>> import funrl
@@ -314,10 +314,11 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
 
 
 def check_recurrent(config: Any) -> None:
-    """Raise unless the options ``recurrent``, ``recurrent_size`` and ``num_minibatches`` (of environments) can be a memory's.
+    """Raise unless the options ``recurrent``, ``recurrent_size`` and ``num_minibatches`` (of environments) are valid for a recurrent
+    policy.
 
     Args:
-        config: has them, and ``num_envs``.
+        config: an object with these options and ``num_envs``.
 
     Raises:
         ValueError: if one is unknown or out of its range.

@@ -1,4 +1,4 @@
-"""The interface of algorithms, and what all of them share: checked configurations, hyperparameters, collecting."""
+"""The interface of algorithms, and their shared parts: configurations, hyperparameters, collection of experience."""
 
 import dataclasses
 import math
@@ -34,20 +34,22 @@ __all__ = [
 
 
 class Algorithm(NamedTuple):
-    """A learner as pure functions: :func:`torch.func.vmap` makes many of it, ``funrl.compile`` one program.
+    """A learner as pure functions, which ``torch.func.vmap`` maps over agents and ``funrl.compile`` compiles to one program.
 
     Attributes:
-        name: what ``python -m funrl train`` knows it by.
+        name: the name of the algorithm, for ``python -m funrl train`` and messages.
         env: the environment that it learns in.
-        config: its configuration, with the defaults of its hyperparameters. T is ``config.num_steps``, B ``config.num_envs``.
-        init: ``init(key) -> State``. On the key's device.
-        collect: ``collect(key, state) -> (ActorState, Transition)``: act for T steps in B environments, leaves [T, B, ...], as it explores.
-        learn: ``learn(key, learner, transitions) -> (LearnerState, metrics)``: one update from such transitions, whether ``collect``, a
-            collector or another process gathered them with ``act``. ``metrics`` is a dict of tensors []. Pure, on the host too.
-        act: ``act(params, key, observation) -> (action, extras)``, as it explores; ``params`` is ``state.learner.params``. That of a
-            recurrent policy is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` take both.
-        greedy: of the same kind, without exploration.
-        given: the parts that its user gave in the place of its own, such as ``network`` or ``optimizer``, by name. The configuration does
+        config: its configuration, with the default hyperparameters. T is ``config.num_steps``, B is ``config.num_envs``.
+        init: ``init(key) -> State``, on the device of the key.
+        collect: ``collect(key, state) -> (ActorState, Transition)``: act for T steps in B environments, with exploration; leaves [T, B,
+            ...].
+        learn: ``learn(key, learner, transitions) -> (LearnerState, metrics)``: one update from such transitions, which ``collect``, a
+            collector or another process has made with ``act``. ``metrics`` is a dict of tensors []. Pure, with host environments too.
+        act: ``act(params, key, observation) -> (action, extras)``, with exploration; ``params`` is ``state.learner.params``. For a
+            recurrent policy it is a :class:`funrl.policies.StatefulPolicy`; ``funrl.rollout`` and ``funrl.evaluate`` accept both.
+        greedy: the same without exploration.
+        given: the parts that the user gave instead of the default ones, such as ``network`` or ``optimizer``, by name. They are not in the
+            configuration.
             not tell them.
     """
 
@@ -64,11 +66,11 @@ class Algorithm(NamedTuple):
     def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
         """Collect experience, and learn from it: one update.
 
-        In an environment on the host the learning is compiled. A learner with a replay buffer is then donated: go on with the one that is
-        returned.
+        With a host environment only the learning is compiled, and a learner with a replay buffer is donated: continue with the returned
+        state.
 
         Args:
-            key: a key []; of the two in ``split(key)`` ``collect`` gets the first, and ``learn`` the second.
+            key: a key []; of the two keys in ``split(key)`` ``collect`` gets the first, and ``learn`` the second.
             state: the agent.
 
         Returns:
@@ -82,12 +84,12 @@ class Algorithm(NamedTuple):
 
     @property
     def steps_per_update(self) -> int:
-        """How many environment steps one ``step`` takes, over all environments."""
+        """The number of environment steps of one ``step``, over all environments."""
         return self.config.num_steps * self.config.num_envs
 
 
 def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
-    """Return ``learn`` compiled: once, and for as long as ``learn`` itself lives."""
+    """Return ``learn`` compiled. It is compiled once, and kept as long as ``learn`` itself lives."""
     programs = vars(getattr(learn, "__func__", learn)).setdefault("_funrl_programs", {})
     if donate not in programs:
         programs[donate] = compile(learn, donate=1 if donate else ())
@@ -95,7 +97,7 @@ def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
 
 
 def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, ActorState]:
-    """Return the parameters of an environment, copied, and ``config.num_envs`` copies of it at the start of an episode.
+    """Return a copy of the parameters of an environment, and ``config.num_envs`` copies of it at the start of an episode.
 
     Example:
         >>> import funrl
@@ -109,7 +111,7 @@ def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, Actor
 
 
 def collecting(env: AnyEnv, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:
-    """Return the function ``collect`` of an :class:`Algorithm`: rollouts of ``act``, which is compiled where ``env`` runs on the host.
+    """Return the function ``collect`` of an :class:`Algorithm`: rollouts with ``act``, which is compiled if ``env`` runs on the host.
 
     Example:
         >>> import funrl
@@ -130,13 +132,13 @@ def collecting(env: AnyEnv, act: Any, num_steps: int) -> Callable[[torch.Tensor,
 
 
 def check(algo: Algorithm, key: torch.Tensor) -> None:
-    """Raise unless an algorithm of pure functions keeps the contract of :class:`Algorithm`, compiled too.
+    """Raise unless an algorithm of pure functions fulfils the contract of :class:`Algorithm`, also compiled.
 
-    One update is done eagerly and by :func:`funrl.compile`, of one agent and of two under vmap: the results agree, the state keeps its
-    structure, shapes and dtypes, metrics are tensors [], and no argument is changed.
+    One update is computed eagerly and by :func:`funrl.compile`, for one agent and for two under vmap. The results agree, the state keeps
+    its structure, shapes and dtypes, metrics are tensors [], and no argument is changed.
 
     Args:
-        algo: the algorithm, in an environment of torch; of small sizes, as it also runs eagerly.
+        algo: the algorithm, with a pure environment and small sizes, because it also runs eagerly.
         key: int64 [].
 
     Raises:
@@ -173,7 +175,7 @@ def check(algo: Algorithm, key: torch.Tensor) -> None:
 
 
 def make_config(kind: type, options: dict[str, Any]) -> Any:
-    """Build the configuration ``kind`` from keyword options; an unknown name is an error that offers the nearest.
+    """Build the configuration ``kind`` from keyword options; for an unknown name the error names the nearest option.
 
     Raises:
         ValueError: for an unknown name.
@@ -218,12 +220,12 @@ def check_range(
     """Raise a ValueError unless each named number of ``config`` is in [low, high] (or in (low, high]) and finite.
 
     Args:
-        config: what has the numbers as attributes.
-        names: of the attributes.
-        low: the least that is allowed.
-        high: the most that is allowed.
-        open_low: whether ``low`` itself is refused.
-        infinite: whether infinity passes where ``high`` is infinite. NaN never does.
+        config: an object with the numbers as attributes.
+        names: names of the attributes.
+        low: smallest allowed value.
+        high: greatest allowed value.
+        open_low: True if ``low`` itself is not allowed.
+        infinite: True if infinity is allowed, provided that ``high`` is infinite. NaN is never allowed.
 
     Raises:
         ValueError: for the first number that is out of its range.
@@ -246,7 +248,7 @@ def check_range(
 
 
 def check_copies(config: Any, env: AnyEnv) -> None:
-    """Raise a TypeError unless ``env`` is an environment, a ValueError unless a single one or one of ``config.num_envs`` copies.
+    """Raise a TypeError unless ``env`` is an environment, and a ValueError unless it is single or has ``config.num_envs`` copies.
 
     Example:
         >>> import funrl
@@ -265,7 +267,7 @@ def check_copies(config: Any, env: AnyEnv) -> None:
 
 
 def check_experience(learner: Any, transitions: Transition, config: Any, *extras: str) -> None:
-    """Raise unless ``learner`` is one and the transitions are [num_steps, num_envs, ...] and have the named extras.
+    """Raise unless ``learner`` is a LearnerState, and the transitions are [num_steps, num_envs, ...] with the named extras.
 
     Example:
         >>> import funrl
@@ -292,9 +294,9 @@ def check_experience(learner: Any, transitions: Transition, config: Any, *extras
 
 
 def statistics(env: AnyEnv) -> Callable[[Any, Transition], Any]:
-    """Return a function that brings ``env_params`` up to date with experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
+    """Return a function that updates ``env_params`` from experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
 
-    Those of a collector stay as they are, and with them those of a learner that learns from its batches.
+    Experience of a collector updates nothing, because the collector does not update its own moments.
 
     Raises:
         ValueError: if a transform above ``vec_norm`` changes observations.
@@ -316,7 +318,7 @@ def statistics(env: AnyEnv) -> Callable[[Any, Transition], Any]:
 
 
 def in_dtype_of(params: Any, value: Any) -> Any:
-    """Return a tree with its floating-point tensors in the dtype of the parameters: gymnasium's MuJoCo observes in float64, say.
+    """Return a tree with its floating-point tensors in the dtype of the parameters, as the observations of MuJoCo are in float64.
 
     Example:
         >>> in_dtype_of({"weight": torch.zeros(2)}, torch.zeros(3, dtype=torch.float64)).dtype
@@ -326,7 +328,7 @@ def in_dtype_of(params: Any, value: Any) -> Any:
 
 
 def make_hparams(config: Any, like: torch.Tensor) -> Any:
-    """Return a configuration with its hyperparameters, the fields that are not static, as tensors like ``like`` [].
+    """Return a configuration whose hyperparameters, the fields that are not static, are tensors like ``like`` [].
 
     Example:
         >>> import funrl

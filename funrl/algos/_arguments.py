@@ -1,4 +1,4 @@
-"""The parts of an algorithm that its user may replace: networks, optimizer, replay buffer, loss and exploration."""
+"""Replaceable parts of an algorithm: networks, optimizer, replay buffer, loss and exploration."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from funrl.schedules import Schedule
 
 __all__ = ["configure", "scheduled", "with_default"]
 
-# The options that an argument takes the place of.
-# Metrics that a step adds itself, and those of losses that are read for each sample.
+# The options that each argument replaces.
+# Metrics that a step adds itself, and metrics of losses that have one value for each sample.
 _RESERVED = (
     "steps",
     "episode_return",
@@ -34,7 +34,7 @@ _REPLACED = {
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_steps", "exploration_noise"),
     "optimizer": ("learning_rate", "anneal_steps", "max_grad_norm"),
 }
-# What users of other libraries call them, the likeliest first.
+# Names that other libraries use for them, the most likely first.
 _WORDS = {
     "network": ("net", "model", "module", "policy", "policy_network", "value_network", "q_network", "q_net", "actor_critic", "encoder",
                 "backbone", "torso", "features_extractor", "actor", "critic"),
@@ -50,19 +50,19 @@ _WORDS = {
 
 
 def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """Build the configuration ``kind`` from keyword options, and check the parts that are given in the place of an algorithm's own.
+    """Build the configuration ``kind`` from keyword options, and check the parts that the user gave.
 
     Args:
         kind: the class of the configuration.
-        options: its fields.
-        **arguments: the parts by name; None: the algorithm's own.
+        options: fields of the configuration.
+        **arguments: the parts by name; None: the default.
 
     Returns:
         The configuration, and the arguments that are not None.
 
     Raises:
-        ValueError: for an unknown name, or an option that one of the arguments takes the place of.
-        TypeError: for a value of another type than the field's, or an argument of another kind than its name says.
+        ValueError: for an unknown name, or an option that one of the arguments replaces.
+        TypeError: for a value of another type than that of the field, or an argument of the wrong kind.
 
     Example:
         >>> import funrl
@@ -93,10 +93,10 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
 
 
 def scheduled(exploration: Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return what a schedule of exploration says [], in the dtype of ``like``.
+    """Return the value [] of a schedule of exploration, in the dtype of ``like``.
 
     Raises:
-        ValueError: if that is no tensor [].
+        ValueError: if it is not a tensor [].
 
     Example:
         >>> scheduled(lambda steps: 0.5 ** (steps / 10), torch.tensor(20), torch.zeros(()))
@@ -110,17 +110,17 @@ def scheduled(exploration: Schedule, num_steps: torch.Tensor, like: torch.Tensor
 
 
 def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, ...] = (), **further: Any) -> Callable[..., Any]:
-    """Return a loss of the user's own as the algorithm calls it, or the ``default`` where that is None.
+    """Return a loss of the user's own with the signature that the algorithm calls, or ``default`` if it is None.
 
     Args:
         loss: ``loss(*args, default=default, **options) -> (loss, metrics)``, or None.
-        default: the algorithm's own, which is called in the same way, without ``default`` and ``further``.
+        default: the loss of the algorithm, which is called in the same way, without ``default`` and ``further``.
         needed: names of metrics that the algorithm reads.
-        **further: further arguments of the user's own loss.
+        **further: further arguments of the user's loss.
 
     Raises:
-        ValueError: when it is called, if a metric is missing that the algorithm reads.
-        TypeError: if it does not return such a pair.
+        ValueError: when called, if a metric is missing that the algorithm reads.
+        TypeError: when called, if it does not return such a pair.
 
     Example:
         >>> def doubled(params, *, default):
@@ -158,16 +158,16 @@ def _check_unused(name: str, replaced: tuple[str, ...], options: Mapping[str, An
 
 
 def _replaced(name: str, value: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the options that an argument takes the place of."""
+    """Return the options that an argument replaces."""
     if name == "network" and isinstance(value, ActorCritic):
         return (*_REPLACED[name], "uniform_mix", "initial_log_std", "recurrent", "recurrent_size")
-    if name == "network" and options.get("recurrent", "none") != "none":  # the hidden layers are above the cell
+    if name == "network" and options.get("recurrent", "none") != "none":  # the hidden layers are above the recurrent layer
         return _CONVOLUTIONS
     return _REPLACED.get(name, ())
 
 
 def _check_word(kind: type, name: str, arguments: Mapping[str, Any]) -> None:
-    """Raise a ValueError if ``name`` is another word for an argument."""
+    """Raise a ValueError if ``name`` is another name of an argument."""
     meant = [argument for argument, words in _WORDS.items() if name == argument or name in words]
     here = [argument for argument in meant if argument in arguments]
     page = f"help({kind.__module__}.make)"
@@ -183,7 +183,7 @@ def _check_word(kind: type, name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _check_kind(kind: type, name: str, value: Any) -> None:
-    """Raise a TypeError unless the value can be what its name says."""
+    """Raise a TypeError unless the value has the kind that its argument needs."""
     if name in ("network", "actor", "critic"):
         _check_net(name, value, whole=name == "network" and hasattr(kind, "trunk"))
         if getattr(value, "noisy", False) and not hasattr(kind, "noisy"):

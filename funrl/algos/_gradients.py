@@ -15,8 +15,8 @@ class Learned(tree.Replaceable):
 
     Attributes:
         network: the parameters.
-        target: those that follow them, unaliased, or what else targets are made of.
-        optimizer: the state of the optimizers.
+        target: the target parameters, without shared memory, or other values that targets are computed from.
+        optimizer: the state of the optimizer, or of several.
         num_updates: int64 [], gradient steps so far.
     """
 
@@ -27,9 +27,9 @@ class Learned(tree.Replaceable):
 
 
 def start_optimizer(optimizer: optim.Optimizer | None, network: Any, *parts: str) -> Any:
-    """Return the state of an optimizer over a network or, where parts of it move apart, a dict of one for each.
+    """Return the initial optimizer state for a network, or a dict of one state for each part that has its own steps.
 
-    Without an optimizer (None) it is that of Adam, over all parameters as one vector.
+    Without an optimizer (None) it is the state of Adam for all parameters as one vector.
 
     Example:
         >>> from funrl.losses import ActorCritic
@@ -45,9 +45,9 @@ def start_optimizer(optimizer: optim.Optimizer | None, network: Any, *parts: str
 def apply_gradients(
     learned: Learned, gradient: Any, learning_rate: torch.Tensor, optimizer: optim.Optimizer | None = None, *, part: str | None = None
 ) -> Learned:
-    """Take a step with the whole network, or with a part that has an optimizer state of its own.
+    """Take a gradient step with the whole network, or with a part that has its own optimizer state.
 
-    Without an optimizer it is one of Adam with the ``learning_rate``.
+    Without an optimizer it is a step of Adam with ``learning_rate``.
 
     Example:
         >>> learned = Learned(torch.ones(1), torch.ones(1), start_optimizer(None, torch.ones(1)), torch.tensor(0))
@@ -67,9 +67,10 @@ def apply_gradients(
 def apply_all_gradients(
     learned: Learned, gradient: Any, learning_rate: torch.Tensor, optimizer: optim.Optimizer | None, parts: tuple[str, ...]
 ) -> Learned:
-    """Take a step with all parts of the network: each by itself with an ``optimizer``, whose norms and decays are then those of the part.
+    """Take a gradient step with all parts of the network. An ``optimizer`` treats each part separately: norms and decay are those of the
+    part.
 
-    Without an optimizer it is one step of Adam, whose numbers do not depend on the parts.
+    Without an optimizer it is one step of Adam, whose result does not depend on the parts.
 
     Example:
         >>> from funrl.losses import ActorCritic

@@ -1,4 +1,4 @@
-"""The heads of policies: from what a network gives to a distribution over actions."""
+"""Heads of policies: from the output of a network to a distribution over actions."""
 
 import math
 from collections.abc import Callable
@@ -17,8 +17,8 @@ class ActionHead(NamedTuple):
     """The last part of a policy.
 
     Attributes:
-        size: F, how many numbers the network gives.
-        num_scales: S, how many standard deviations there are, which do not depend on the observation.
+        size: F, the size of the network's output.
+        num_scales: S, the number of standard deviations, which do not depend on the observation.
         distribution: ``distribution(output [..., F], log_std [S]) -> distribution`` of batch shape [...].
     """
 
@@ -28,11 +28,11 @@ class ActionHead(NamedTuple):
 
 
 def action_head(space: Any, uniform_mix: float = 0.0) -> ActionHead:
-    """Make the head for a space of actions. Actions of a Discrete are counted from 0, those of one in another space from its start.
+    """Make the head for an action space. Actions of a Discrete are counted from 0, but those of a Discrete in another space from its start.
 
     Args:
         space: a Discrete, floating-point Box, MultiDiscrete or Binary, or a Tuple or Dict of them, whose parts are independent.
-        uniform_mix: the share of the uniform distribution over a Discrete.
+        uniform_mix: weight of the uniform distribution over a Discrete.
 
     Example:
         >>> head = action_head(Box(-1.0, 1.0, (2,)))
@@ -66,7 +66,7 @@ def action_head(space: Any, uniform_mix: float = 0.0) -> ActionHead:
 
 
 def _product(space: Any) -> ActionHead:
-    """Make the head for a Dict or Tuple: each part has its share of the network's numbers."""
+    """Make the head for a Dict or Tuple: each part uses its own part of the network's output."""
     names: list[Any] = sorted(space.spaces) if isinstance(space, Dict) else list(range(len(space.spaces)))
     heads = [_counted(space.spaces[name], action_head(space.spaces[name])) for name in names]
     sizes, scales = [head.size for head in heads], [head.num_scales for head in heads]
@@ -80,14 +80,14 @@ def _product(space: Any) -> ActionHead:
 
 
 def _counted(space: Any, head: ActionHead) -> ActionHead:
-    """Return the head whose actions of a Discrete are counted from its start."""
+    """Return a head whose actions of a Discrete are counted from its start."""
     if not isinstance(space, Discrete):
         return head
     return head._replace(distribution=lambda output, log_std: Categorical(output, space.start))
 
 
 def project_action(space: Any, action: Any) -> Any:
-    """Return what the environment gets of what a policy has drawn: projected into Boxes, or counted from a Discrete's start.
+    """Convert an action of a policy to an action of the environment: projected into a Box, or counted from the start of a Discrete.
 
     Example:
         >>> project_action(Box(-2.0, 2.0, (1,)), torch.tensor([5.0]))
@@ -97,7 +97,7 @@ def project_action(space: Any, action: Any) -> Any:
 
 
 def project_boxes(space: Any, action: Any) -> Any:
-    """Return an action that already is in the environment's units, with what belongs into a Box projected into it.
+    """Project the parts of an action that belong to a Box; the others are already actions of the environment.
 
     Example:
         >>> project_boxes(Discrete(3, start=1), torch.tensor(3)), project_boxes(Box(-2.0, 2.0, (1,)), torch.tensor([5.0]))
@@ -139,7 +139,7 @@ def _has_head(space: Any) -> bool:
 
 
 def _entries(space: Any) -> list[Any]:
-    """Return the spaces in a Dict or Tuple, however deep, or the space itself."""
+    """Return the spaces in a Dict or Tuple, at any depth, or the space itself."""
     if isinstance(space, Dict | Tuple):
         parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
         return [entry for part in parts for entry in _entries(part)]

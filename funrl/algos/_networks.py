@@ -30,15 +30,15 @@ __all__ = [
 
 
 def batchwise(name: str, net: Any, space: Any, *size: int) -> Any:
-    """Make a network of the user's own take observations with any batch dimensions: itself it is called with [N, ...] alone.
+    """Make a net of the user's own accept any batch dimensions; the net itself is called with observations [N, ...] only.
 
-    So a torch module can be one, which takes a single batch dimension. In ``init`` it gets examples with N = 1.
+    So a torch module can be used, which takes a single batch dimension. In ``init`` the net gets examples with N = 1.
 
     Args:
-        name: what messages call it.
+        name: the name of the net in messages.
         net: a net of observations and perhaps further inputs; None gives None.
         space: the space of the observations.
-        *size: the shape of what it gives for each of them; nothing: any.
+        *size: the expected shape of the output for one observation; nothing: any shape.
 
     Raises:
         ValueError: from ``init`` and ``apply``, if the output is not [N, ...], or from ``init`` not [N, *size].
@@ -89,7 +89,7 @@ def batch_of(space: Any, x: Any) -> torch.Size:
 
 
 def in_dtypes_of(space: Any, x: Any) -> Any:
-    """Return an example with integers and flags in the dtypes that the space has them in.
+    """Return an example whose integers and flags have the dtypes of the space.
 
     Example:
         >>> in_dtypes_of(Box(0, 255, (2,), torch.uint8), torch.zeros(2)).dtype
@@ -103,10 +103,11 @@ def in_dtypes_of(space: Any, x: Any) -> Any:
 
 
 def critic_member(net: Any, num_critics: int, space: Any, *size: int) -> Any:
-    """Return :func:`batchwise` of one critic of the user's own, after a check that several of it do not begin alike; None of None.
+    """Return :func:`batchwise` of a critic of the user's own, after a check that several copies begin with different parameters; None of
+    None.
 
     Raises:
-        ValueError: if it is a torch module whose parameters do not depend on the key.
+        ValueError: if it is a torch module whose initial parameters do not depend on the key.
 
     Example:
         >>> critic_member(nn.from_module(torch.nn.Linear(4, 1)), 2, Box(-1.0, 1.0, (3,)), 1)
@@ -125,7 +126,7 @@ def critic_member(net: Any, num_critics: int, space: Any, *size: int) -> Any:
 
 
 def observations(*nets: Any) -> str:
-    """Return which observations :func:`funrl.algos.off_policy.check` lets pass: any where all networks are the user's own.
+    """Return the kinds of observations for :func:`funrl.algos.off_policy.check`: any if all networks are the user's own.
 
     Example:
         >>> observations(nn.mlp((8,)), None), observations(nn.mlp((8,)))
@@ -135,7 +136,7 @@ def observations(*nets: Any) -> str:
 
 
 def half_width(space: Box, like: torch.Tensor) -> torch.Tensor:
-    """Return half the widths [A] of a box of actions, in dtype and on the device of ``like``: the unit of noise.
+    """Return half the widths [A] of an action space, the unit of noise, with the dtype and device of ``like``.
 
     Example:
         >>> half_width(Box(-2.0, 2.0, (1,)), torch.zeros(()))
@@ -145,9 +146,9 @@ def half_width(space: Box, like: torch.Tensor) -> torch.Tensor:
 
 
 def target_entropy(space: Box, share: torch.Tensor) -> torch.Tensor:
-    """Return the entropy [] that is -``share`` for each dimension of a box of actions, were it stretched to [-1, 1].
+    """Return the target entropy []: -``share`` for each action dimension, for actions rescaled to [-1, 1].
 
-    Densities are over the actions themselves: a box of half the width has an entropy that is less by log 2.
+    Densities are those of the actions themselves: in a box of half the width the entropy is less by log 2.
 
     Example:
         >>> target_entropy(Box(-1.0, 1.0, (3,)), torch.tensor(1.0)), target_entropy(Box(-2.0, 2.0, (1,)), torch.tensor(1.0))
@@ -157,7 +158,7 @@ def target_entropy(space: Box, share: torch.Tensor) -> torch.Tensor:
 
 
 def with_noise(key: torch.Tensor, action: torch.Tensor, scale: torch.Tensor, space: Box) -> torch.Tensor:
-    """Return an action [A] with Gaussian noise, of a deviation of ``scale`` [] half-widths, clipped to the box.
+    """Add Gaussian noise to an action [A], with a standard deviation of ``scale`` [] half-widths, and clip it to the action space.
 
     Example:
         >>> with_noise(random.key(0), torch.tensor([2.0]), torch.tensor(0.0), Box(-2.0, 2.0, (1,)))
@@ -168,7 +169,7 @@ def with_noise(key: torch.Tensor, action: torch.Tensor, scale: torch.Tensor, spa
 
 
 def deterministic_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
-    """Make a network whose output [..., A], after a tanh, fills the box; of hidden layers, or of a net of the user's own.
+    """Make a network whose output [..., A] is mapped to the action space by a tanh, from hidden layers or from a net of the user's own.
 
     Example:
         >>> from funrl import random
@@ -181,17 +182,17 @@ def deterministic_actor(num_cells: tuple[int, ...], space: Box, activation: str,
     def apply(params: Any, observation: torch.Tensor) -> torch.Tensor:
         output = torch.tanh(net.apply(params, observation))
         middle = ((space.low + space.high) / 2).to(output)
-        # Clamped, as rounding may put it beyond an end.
+        # Clamped, because rounding may give a value outside of the box.
         return torch.clamp(middle + half_width(space, output) * output, space.low.to(output), space.high.to(output))
 
     return nn.Net(net.init, apply)
 
 
 def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
-    """Make a network that returns a :class:`~funrl.distributions.TanhNormal` over the box, with a deviation of its own for each state.
+    """Make a network that returns a :class:`~funrl.distributions.TanhNormal` over the action space, with state-dependent deviations.
 
-    The logarithm of the deviation before the tanh is held in [-20, 2]. A net of the user's own, in the place of hidden layers, gives
-    [..., 2A].
+    The logarithm of the standard deviation, before the tanh, is clipped to [-20, 2]. A net of the user's own instead of hidden layers
+    returns [..., 2A].
 
     Example:
         >>> from funrl import random
@@ -204,7 +205,7 @@ def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str, ne
 
 
 def over_the_box(output: torch.Tensor, space: Box) -> Independent:
-    """Return the :class:`~funrl.distributions.TanhNormal` that an actor's output [..., 2A] stands for, see :func:`stochastic_actor`.
+    """Return the :class:`~funrl.distributions.TanhNormal` with the parameters [..., 2A], see :func:`stochastic_actor`.
 
     Example:
         >>> over_the_box(torch.zeros(5, 2), Box(-2.0, 2.0, (1,))).mode().shape
@@ -216,9 +217,9 @@ def over_the_box(output: torch.Tensor, space: Box) -> Independent:
 
 
 def q_ensemble(num_critics: int, num_cells: tuple[int, ...], activation: str, net: nn.Net | None = None) -> nn.Net:
-    """Make E critics, each initialised by itself: ``apply(params, observation [..., D], action [..., A])`` returns Q [E, ...].
+    """Make E critics with independent initial parameters: ``apply(params, observation [..., D], action [..., A])`` returns Q [E, ...].
 
-    ``apply`` takes the parameters of any number of them. A net of the user's own, in the place of hidden layers, is one of them, and gives
+    ``apply`` accepts the parameters of any number of critics. A net of the user's own instead of hidden layers is one critic, and returns
     [..., 1].
 
     Example:
@@ -246,18 +247,19 @@ def q_network(
     noisy: bool = False,
     norm: str | None = None,
 ) -> nn.Net:
-    """Make a network of the values of every action: ``apply(params, observation)`` returns [..., A], or logits [..., A, K] of K > 1 atoms.
+    """Make a network of the values of all actions: ``apply(params, observation)`` returns [..., A], or logits [..., A, K] of K > 1 atoms.
 
-    Images go through convolutions first, and dicts through :func:`funrl.algos.images.encoder`. Dueling networks part before the last
-    hidden layer.
+    Images go through convolutions first, and dicts through :func:`funrl.algos.images.encoder`. Dueling networks have separate last hidden
+    layers.
 
     Args:
-        config: has ``num_cells`` and ``activation``, and ``num_channels``, ``kernel_size``, ``stride`` and ``layout`` for images.
+        config: an object with the options ``num_cells`` and ``activation`` and, for images, ``num_channels``, ``kernel_size``, ``stride``
+            and ``layout``.
         env: an environment with discrete actions.
-        network: a net or torch module of the user's own with such an output; the other arguments but ``num_atoms`` are then not used.
+        network: a net or torch module of the user's own with such an output; except ``num_atoms`` the other arguments are then not used.
         num_atoms: K.
-        dueling: whether values and advantages have a head each, as in :func:`funrl.nn.dueling`.
-        noisy: whether all layers but convolutions are noisy: ``apply`` then takes a key, and without one adds no noise.
+        dueling: separate heads for values and advantages, as in :func:`funrl.nn.dueling`.
+        noisy: make all layers except convolutions noisy: ``apply`` then takes a key, and without one adds no noise.
         norm: as for :func:`funrl.nn.mlp`.
 
     Example:
@@ -291,7 +293,7 @@ def q_network(
 
 
 def _dueling(value: nn.Net, advantage: nn.Net, num_actions: int) -> nn.Net:
-    """Return the network whose outputs [..., A, K] are made of values [..., K] and advantages [..., A * K]."""
+    """Return the network whose outputs [..., A, K] are combined from values [..., K] and advantages [..., A * K]."""
 
     def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, Any]:
         value_key, advantage_key = random.split(key).unbind(0)

@@ -1,4 +1,4 @@
-"""Actors and critics whose layers are normalised over the batch: the networks of CrossQ."""
+"""Actors and critics with batch normalisation: the networks of CrossQ."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ __all__ = ["NormalizedActor", "NormalizedCritics", "chain_of", "normalized_actor
 
 
 class NormalizedCritics(NamedTuple):
-    """Critics whose layers are normalised over the batch.
+    """Critics with batch normalisation.
 
     Attributes:
         init: ``init(key, observation [D], action [A]) -> params``.
-        start: ``start(params) -> statistics``, the running ones before the first batch.
-        train: ``train(params, statistics, observation [B, D], action [B, A]) -> (Q [E, B], statistics)``, by those of the batch.
-        apply: ``apply(params, statistics, observation, action) -> Q [E, B]``, by the running ones.
+        start: ``start(params) -> statistics``, the initial running statistics.
+        train: ``train(params, statistics, observation [B, D], action [B, A]) -> (Q [E, B], statistics)``, normalised by the batch.
+        apply: ``apply(params, statistics, observation, action) -> Q [E, B]``, normalised by the running statistics.
     """
 
     init: Callable[..., Any]
@@ -31,12 +31,12 @@ class NormalizedCritics(NamedTuple):
 
 
 class NormalizedActor(NamedTuple):
-    """An actor whose layers are normalised over the batch.
+    """An actor with batch normalisation.
 
     Attributes:
         init: ``init(key, observation [D]) -> params``, a dict of ``layers`` and their running ``statistics``.
-        train: ``train(params, observation [B, D]) -> (distribution [B], statistics)``, by those of the batch.
-        apply: ``apply(params, observation [..., D]) -> distribution [...]``, by the running ones.
+        train: ``train(params, observation [B, D]) -> (distribution [B], statistics)``, normalised by the batch.
+        apply: ``apply(params, observation [..., D]) -> distribution [...]``, normalised by the running statistics.
     """
 
     init: Callable[..., Any]
@@ -45,7 +45,7 @@ class NormalizedActor(NamedTuple):
 
 
 class _Chain(NamedTuple):
-    """A network with running statistics: as :class:`NormalizedCritics`, of one critic or of an actor, and of any inputs."""
+    """A network with running statistics: like :class:`NormalizedCritics`, but for one critic or an actor, and for any inputs."""
 
     init: Callable[..., Any]
     start: Callable[..., Any]
@@ -115,7 +115,7 @@ def normalized_critics(
 
 
 def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
-    """Return one network of layers, each of which has a batch normalisation before it."""
+    """Return one network of layers, with batch normalisation before each layer."""
     norm = nn.batch_norm(momentum)
 
     def init(key: torch.Tensor, *inputs: torch.Tensor) -> tuple[Any, ...]:
@@ -146,7 +146,7 @@ def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
 
 
 def chain_of(net: Net | Module | None, batchwise: Any) -> Any:
-    """Return a network of the user's own for :func:`normalized_actor` or :func:`normalized_critics`; a torch module may have statistics.
+    """Return a net of the user's own for :func:`normalized_actor` or :func:`normalized_critics`; a torch module may have statistics.
 
     Example:
         >>> chain_of(None, None) is None
@@ -163,7 +163,7 @@ def chain_of(net: Net | Module | None, batchwise: Any) -> Any:
         )
 
     def start(params: Any) -> dict[str, torch.Tensor]:
-        return {name: x for name, x in net.start().items() if x.is_floating_point()}  # they are among an actor's parameters
+        return {name: x for name, x in net.start().items() if x.is_floating_point()}  # stored among the parameters of an actor
 
     def train(params: Any, statistics: Any, *inputs: Any) -> tuple[torch.Tensor, Any]:
         after, y = net.train(params, {**net.start(), **tree.map(torch.detach, statistics)}, *inputs)

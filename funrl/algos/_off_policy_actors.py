@@ -1,4 +1,4 @@
-"""The parts that off-policy learners with an actor share: noisy and soft policies, temperatures, first parameters."""
+"""Shared parts of off-policy learners with an actor: noisy and soft policies, temperatures, initial parameters."""
 
 from typing import Any
 
@@ -27,13 +27,12 @@ __all__ = [
 
 @tree.dataclass
 class SoftConfig(OffPolicyConfig):
-    """The options of soft actor-critics: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+    """The options of soft actor-critics, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
-        initial_alpha: the first temperature, above 0.
-        tau: how far the target critics follow at each gradient step, in [0, 1].
-        entropy_share: the temperature aims at an entropy of -``entropy_share`` for each action dimension, where their box is
-            stretched to [-1, 1].
+        initial_alpha: initial temperature, above 0.
+        tau: step size of the target critics at each gradient step, in [0, 1].
+        entropy_share: the target entropy is -``entropy_share`` for each action dimension, after the action space is rescaled to [-1, 1].
     """
 
     initial_alpha: float = tree.static(default=1.0)
@@ -42,7 +41,7 @@ class SoftConfig(OffPolicyConfig):
 
 
 def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box) -> ActorCritic:
-    """Return the first parameters of an actor and of the critics of its actions.
+    """Return the initial parameters of an actor and of critics.
 
     Example:
         >>> from funrl.algos._networks import deterministic_actor, q_ensemble
@@ -59,7 +58,7 @@ def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observat
 def init_soft_actor_critic(
     key: torch.Tensor, actor: nn.Net, critic: Any, observation: torch.Tensor, space: Box, alpha: float
 ) -> SoftActorCritic:
-    """Return the first parameters of an actor, of the critics of its actions, and the temperature ``alpha``.
+    """Return the initial parameters of an actor and of critics, and the temperature ``alpha``.
 
     Example:
         >>> from funrl.algos._networks import q_ensemble, stochastic_actor
@@ -75,7 +74,7 @@ def init_soft_actor_critic(
 def noisy_policy(actor: nn.Net, space: Box, exploration: Schedule | None = None) -> tuple[Any, Any, Any]:
     """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by noise on its actions.
 
-    The deviation of the noise is the hyperparameter ``exploration_noise`` or, where it is given, ``exploration(num_steps)``.
+    The standard deviation of the noise is the hyperparameter ``exploration_noise`` or, if given, ``exploration(num_steps)``.
 
     Example:
         >>> from funrl.algos import _networks as networks
@@ -110,19 +109,19 @@ def apply_gradients_with_temperature(
     space: Box,
     optimizer: Optimizer | None = None,
 ) -> tuple[Learned, dict[str, torch.Tensor]]:
-    """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with an optimizer state.
+    """Take a step of the actor along its ``gradient``, and a step of the temperature, each with its own optimizer state.
 
     Args:
-        learned: its optimiser has a state each for ``actor`` and ``log_alpha``.
-        gradient: of the actor's loss, like ``learned.network.actor``.
-        metrics: of that loss, with ``log_prob`` [N].
-        weight: of its samples, floating point [N].
-        hparams: has ``learning_rate`` and ``entropy_share``.
-        space: that of the actions.
-        optimizer: of both; None: Adam.
+        learned: its optimizer state is a dict with ``actor`` and ``log_alpha``.
+        gradient: gradient of the actor's loss, a tree like ``learned.network.actor``.
+        metrics: metrics of that loss, with ``log_prob`` [N].
+        weight: weights of the samples, floating point [N].
+        hparams: an object with ``learning_rate`` and ``entropy_share``.
+        space: the action space.
+        optimizer: the optimizer of both; None: Adam.
 
     Returns:
-        What is learned, and the metrics of both losses.
+        The learned part after the steps, and the metrics of both losses.
 
     Example:
         >>> from funrl.algos._gradients import start_optimizer
@@ -144,7 +143,7 @@ def apply_gradients_with_temperature(
 
 
 def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:
-    """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by its own randomness.
+    """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` with a stochastic policy.
 
     Example:
         >>> from funrl import spaces

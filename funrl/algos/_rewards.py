@@ -8,22 +8,24 @@ from funrl.env import Place, Transition
 
 __all__ = ["RewardScale", "scale", "start"]
 
-# How many batches may come between two of one worker: workers times the size of their queues.
+# The greatest number of batches between two batches of one worker: the number of workers times the size of their queues.
 _NUM_ENDS = 64
 
 
 @tree.dataclass
 class RewardScale(tree.Replaceable):
-    """The state of reward normalisation.
+    """State of reward normalisation.
 
-    A batch of an asynchronous collector is of other copies of the environment than the last one, so that its running episodes are found
-    among those in which the last K = 64 batches ended. The return of an episode that is not found begins with the first step learned from.
+    Successive batches of an asynchronous collector come from different copies of the environment. Running episodes are therefore searched
+    among those that were unfinished at the ends of the last K = 64 batches. If an episode is not found, its return begins with the first
+    step in the batch.
 
     Attributes:
         moments: :class:`funrl.stats.Moments` of the discounted return.
-        discounted: floating point [B], the discounted return of the running episodes.
-        number: int64 [K, B], the episodes under way at the ends of the last K batches whose ``place`` was known, the latest first.
-        step_count: int64 [K, B], how many steps they had; -1: there is none.
+        discounted: floating point [B], discounted returns of the running episodes.
+        number: int64 [K, B], numbers of the episodes that were unfinished at the ends of the last K batches with known ``place``, the
+            latest first.
+        step_count: int64 [K, B], their numbers of steps; -1: no episode.
         returns: floating point [K, B], their discounted returns.
     """
 

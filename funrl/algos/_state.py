@@ -1,4 +1,4 @@
-"""The state of an agent: what acts and what learns."""
+"""The state of an agent: an actor and a learner."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ __all__ = ["ActorParams", "LearnerState", "State"]
 
 @tree.dataclass
 class ActorParams(tree.Replaceable):
-    """The parameters of a policy: ``algo.act(params, key, observation)``. Fields that an algorithm lacks are ().
+    """Parameters of a policy, for ``algo.act(params, key, observation)``. Fields that an algorithm does not use are ().
 
     Attributes:
         network: the learned parameters, a tree.
-        observation: :class:`funrl.stats.Moments` by which observations are normalised.
-        random: floating point [], the probability of an action that is drawn uniformly.
-        noise: floating point [], the scale of exploration noise.
+        observation: :class:`funrl.stats.Moments` that normalise observations.
+        random: floating point [], probability of a uniformly random action.
+        noise: floating point [], scale of exploration noise.
     """
 
     network: Any
@@ -31,20 +31,20 @@ class ActorParams(tree.Replaceable):
 
 @tree.dataclass
 class LearnerState(tree.Replaceable):
-    """The state of a learner. Fields that an algorithm lacks are ().
+    """State of a learner. Fields that an algorithm does not use are ().
 
     Attributes:
         params: the parameters of the policy, :class:`ActorParams`.
-        target: parameters of target networks, unaliased, or what else targets are made of.
+        target: parameters of target networks, without shared memory, or other values that targets are computed from.
         optimizer: the state of the optimizer.
         buffer: the state of the replay buffer.
-        normalizers: running statistics that only learning needs, such as :class:`funrl.algos.RewardScale`.
+        normalizers: running statistics that are only needed for learning, such as :class:`funrl.algos.RewardScale`.
         hparams: the configuration with its hyperparameters as tensors [], which may differ between vmapped agents. Its static fields are
-            those of ``algo.config``, which count; to change one, make another algorithm.
-        num_steps: int64 [], environment steps so far, over all B environments.
+            equal to those of ``algo.config``; to change one, make another algorithm.
+        num_steps: int64 [], environment steps so far, summed over all B environments.
         num_updates: int64 [], gradient steps so far.
-        env_params: the physical constants of the environments; statistics of :func:`funrl.transforms.vec_norm` are among them.
-        episodes: :class:`funrl.algos.episodes.Episodes`, the returns of the episodes under way.
+        env_params: the physical constants of the environments, with the statistics of :func:`funrl.transforms.vec_norm`.
+        episodes: :class:`funrl.algos.episodes.Episodes`, the returns of the unfinished episodes.
     """
 
     params: Any
@@ -59,7 +59,7 @@ class LearnerState(tree.Replaceable):
     episodes: Any = ()
 
     def in_new_episodes(self) -> "LearnerState":
-        """Return the learner as it goes on where all environments were reset: the sums of their running episodes are 0."""
+        """Return the learner after a reset of all environments: the sums of the running episodes are 0."""
         changes: dict[str, Any] = {}
         if isinstance(self.episodes, Episodes):
             changes["episodes"] = self.episodes.replace(
@@ -76,7 +76,7 @@ class State(tree.Replaceable):
     """An agent: one tree, one checkpoint.
 
     Attributes:
-        actor: :class:`funrl.acting.ActorState`, the environments under way.
+        actor: :class:`funrl.acting.ActorState`, the environments and their current episodes.
         learner: :class:`LearnerState`.
     """
 

@@ -22,11 +22,11 @@ __all__ = ["A2CConfig", "make"]
 
 @tree.dataclass
 class A2CConfig(ActorCriticConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
-        lambda_: of generalized advantage estimation, in [0, 1]; the paper has 1: the rewards of the rollout,
-            and the value at its end.
+        lambda_: lambda of generalized advantage estimation, in [0, 1]; with 1, as in the paper, a return is the sum of the rewards of the
+            rollout and the value at its end.
     """
 
     lambda_: Any = 1.0
@@ -42,24 +42,24 @@ def make(
 ) -> Algorithm:
     """Make A2C for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
-    An update rolls out T steps of B environments, estimates advantages, and takes one step along the gradient of
-    :func:`funrl.losses.a2c_loss` over all of them.
+    An update collects T steps of B environments, estimates advantages, and takes one gradient step on :func:`funrl.losses.a2c_loss` with
+    all samples.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
-            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
-            :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``,
-            in ``learner.hparams`` too; None: Adam with these.
-        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.a2c_loss`, which is
-            ``default(params, rows, hparams)``; ``rows`` are an :class:`~funrl.losses.A2CBatch`, and ``apply(params, observation)`` gives
-            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
+        network: a net from observations [N, ...] to features [N, F], to which a policy head and a value head are added, or a
+            :class:`funrl.policies.ActorCritic`, which computes both; None: the network that the options describe.
+            :func:`funrl.nn.from_module` makes a net from a torch module.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate``, ``anneal_steps`` and
+            ``max_grad_norm``. With an optimizer these options cannot be given, and have no effect in ``learner.hparams``.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of :func:`funrl.losses.a2c_loss`.
+            ``default(params, rows, hparams)`` computes the original loss, ``rows`` is an :class:`~funrl.losses.A2CBatch`, and
+            ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors [] without gradient, are added to
+            those of a step.
         **options: fields of :class:`A2CConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, and its metrics are
-        those of :func:`funrl.algos.on_policy.make`.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -73,7 +73,7 @@ def make(
         tensor(32)
 
     Reference: V. Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, algorithm S3.
-        Deviations: all environments wait for the gradient step instead of racing (hence one A less), and Adam stands for RMSProp.
+        Deviations: all environments wait for the gradient step, so that the updates are synchronous; Adam instead of RMSProp.
     """
     config, given = configure(A2CConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)

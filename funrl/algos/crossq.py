@@ -25,14 +25,13 @@ __all__ = ["CrossQConfig", "make"]
 
 @tree.dataclass
 class CrossQConfig(OffPolicyConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
-        policy_delay: gradient steps of the critics to each one of actor and temperature; divides ``num_updates``.
-        momentum: in [0, 1], the share of a batch in the running statistics.
-        initial_alpha: the first temperature, above 0.
-        entropy_share: the temperature aims at an entropy of -``entropy_share`` for each action dimension, where their box is
-            stretched to [-1, 1].
+        policy_delay: gradient steps of the critics for each gradient step of actor and temperature; divides ``num_updates``.
+        momentum: weight of a batch in the update of the running statistics, in [0, 1].
+        initial_alpha: initial temperature, above 0.
+        entropy_share: the target entropy is -``entropy_share`` for each action dimension, after the action space is rescaled to [-1, 1].
     """
 
     num_updates: int = tree.static(default=30)
@@ -54,28 +53,29 @@ def make(
     actor_loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make CrossQ.
+    """Make CrossQ: SAC with batch normalisation and without target networks.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
-            configuration says. A torch module, by :func:`funrl.nn.from_module`, has its floating-point buffers as running statistics, such
-            as those of batch normalisation; other nets have none.
-        critic: the same from observations [N, ...] and actions [N, A] to [N, 1]; the critics are made of it. A torch module needs an
-            ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of
-            :func:`funrl.losses.crossq_critic_loss`, which is
-            ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N] and
-            ``statistics`` have to be among them.
-        actor_loss: the same in the place of :func:`funrl.losses.crossq_actor_loss`, with ``log_prob`` [N] among its metrics.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
+            that the options describe. The floating-point buffers of a torch module (:func:`funrl.nn.from_module`), such as those of batch
+            normalisation, are its running statistics; other nets have none.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], as for ``actor``, which is used for each critic. A torch
+            module needs an ``init``, so that the critics begin with different parameters.
+        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
+            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
+            ``learner.hparams``.
+        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.crossq_critic_loss`.
+            ``default(*args, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to those of a
+            step; ``td_error`` [N] and ``statistics`` must be among them.
+        actor_loss: the same instead of :func:`funrl.losses.crossq_actor_loss`; ``log_prob`` [N] must be one of its metrics.
         **options: fields of :class:`CrossQConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
-        whose ``target`` are the critics' running statistics; those of the actor are with its parameters, as acting needs them.
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`;
+        ``help(funrl.algos)`` lists its metrics. ``state.learner.target`` has the running statistics of the critics; those of the actor are
+        among its parameters, because acting needs them.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -89,9 +89,9 @@ def make(
         (tensor(4), tensor(0))
 
     Reference: A. Bhatt et al., "CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and Simplicity",
-        2019, arXiv:1902.05605; the actor is normalised too, as in its authors' code: by the moments of the batch in its own loss,
-        and by the running ones where it acts and in the targets. Deviations: batch normalisation, not batch renormalisation; Adam
-        with its usual b1; critics as wide as ``num_cells`` says.
+        2019, arXiv:1902.05605. As in the code of its authors, the actor is normalised too: in its loss by the moments of the batch, and
+        when it acts and in the targets by the running moments. Deviations: batch normalisation instead of batch renormalisation; Adam with
+        its usual b1; critics of the width ``num_cells``.
     """
     losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)

@@ -23,17 +23,17 @@ from funrl.schedules import Schedule
 
 __all__ = ["DDPGConfig", "make"]
 
-# An optimizer of the user\'s own has a state for each of them.
+# With an optimizer of the user's own, each of these parts has its own optimizer state.
 _PARTS = ("actor", "critic")
 
 
 @tree.dataclass
 class DDPGConfig(OffPolicyConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
-        tau: how far the targets follow at each gradient step, in [0, 1].
-        exploration_noise: the standard deviation of the noise on actions, at least 0, as a share of half the width of their box.
+        tau: step size of the target networks at each gradient step, in [0, 1].
+        exploration_noise: standard deviation of the noise on actions, at least 0, in half-widths of the action space.
     """
 
     tau: Any = 0.005
@@ -51,28 +51,30 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make DDPG: a deterministic actor, a critic, and targets that follow both.
+    """Make DDPG, with a deterministic actor, a critic, and target networks of both.
 
-    A gradient step moves actor and critic at once, each by the gradient of its own loss (:func:`funrl.losses.ddpg_loss`).
+    A gradient step updates actor and critic at once, each with the gradient of its own loss (:func:`funrl.losses.ddpg_loss`).
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1]; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
-            deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
-        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.ddpg_loss`,
-            which is ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
-            ``td_error`` [N] has to be among them.
+        actor: a net from observations [N, ...] to [N, A], whose output is mapped by a tanh to the action space; None: the network that the
+            options describe.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1]; None: the network that the options describe.
+            :func:`funrl.nn.from_module` makes a net from a torch module.
+        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
+            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
+            ``learner.hparams``.
+        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the number of environment steps so far, int64 []. It
+            returns the standard deviation of the noise, in half-widths of the action space; None: ``exploration_noise``.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.ddpg_loss`.
+            ``default(params, target, batch, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to
+            those of a step; one of them must be ``td_error`` [N].
         **options: fields of :class:`DDPGConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`, and its
-        metrics are those of the episodes and of the loss.
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`;
+        ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.

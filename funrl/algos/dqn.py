@@ -28,29 +28,29 @@ __all__ = ["DQNConfig", "make"]
 
 @tree.dataclass
 class DQNConfig(ImageConfig, OffPolicyConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig` and
-    :class:`~funrl.algos.images.ImageConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig` and
+    :class:`~funrl.algos.images.ImageConfig`.
 
-    Rainbow is all of ``double``, ``dueling``, ``prioritized``, ``c51`` and ``noisy``, with ``n_step=3``, ``epsilon_start=0`` and
-    ``epsilon_end=0``; its paper lets ``priority_beta`` rise to 1.
+    Rainbow has ``double``, ``dueling``, ``prioritized``, ``c51`` and ``noisy``, with ``n_step=3``, ``epsilon_start=0`` and
+    ``epsilon_end=0``; in its paper ``priority_beta`` increases to 1.
 
     Attributes:
-        target_period: gradient steps from one move of the target towards the network to the next.
-        tau: how far it moves, in [0, 1]; 1: it becomes a copy.
-        double: let the network choose the next action, and the target judge it.
-        dueling: estimate values and advantages apart.
-        prioritized: draw transitions in proportion to a power of their errors.
-        priority_alpha: that power, at least 0; like ``priority_beta`` a number in ``state.learner.buffer.exponents``.
-        priority_beta: the power of the importance weights that correct for it, at least 0; 1 corrects fully.
-        c51: learn distributions over atoms, not values.
-        num_atoms: K >= 2, of these.
-        v_min: the least atom.
-        v_max: the greatest.
+        target_period: gradient steps between two updates of the target network.
+        tau: step size of such an update, in [0, 1]; 1 copies the network.
+        double: double Q-learning: the network chooses the next action, and the target network evaluates it.
+        dueling: separate heads for values and advantages.
+        prioritized: prioritised replay: the probability of a transition is proportional to a power of its error.
+        priority_alpha: that power, at least 0; like ``priority_beta`` it is a number in ``state.learner.buffer.exponents``.
+        priority_beta: exponent of the importance weights that correct the sampling, at least 0; 1 corrects it fully.
+        c51: learn a distribution over returns, with fixed atoms, instead of a value.
+        num_atoms: K >= 2, number of atoms.
+        v_min: smallest atom.
+        v_max: greatest atom.
         noisy: explore by noise in the parameters.
-        huber_delta: the error beyond which the loss is linear; infinity: half the squared error. Not for c51.
-        epsilon_start: the first share of random actions, in [0, 1], once ``learning_starts`` is over.
-        epsilon_end: the last, in [0, 1].
-        epsilon_steps: environment steps from one to the other.
+        huber_delta: the error beyond which the loss is linear; infinity: half the squared error. Not used with ``c51``.
+        epsilon_start: initial probability of a random action after ``learning_starts``, in [0, 1].
+        epsilon_end: final probability of a random action, in [0, 1].
+        epsilon_steps: number of environment steps over which it changes linearly.
     """
 
     target_period: int = tree.static(default=200)
@@ -85,19 +85,20 @@ def make(
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: as the configuration
-            says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
-            random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end`` after ``learning_starts``.
-        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of the configured one, which is
-            ``default``. Its metrics, tensors [] without gradient and ``td_error`` [N], are among those of a step.
+        network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: the network that the
+            options describe. :func:`funrl.nn.from_module` makes a net from a torch module. The noise of a noisy net explores.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate`` and ``anneal_steps``. With an optimizer
+            these options cannot be given, and have no effect in ``learner.hparams``.
+        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the number of environment steps so far, int64 []. It
+            returns the probability of a random action, in [0, 1]; None: linear from ``epsilon_start`` to ``epsilon_end`` after
+            ``learning_starts``.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` instead of the loss that the options describe, which
+            is ``default``. Its metrics, tensors [] without gradient, are added to those of a step; one of them must be ``td_error`` [N].
         **options: fields of :class:`DQNConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; its metrics are those of the episodes and of the loss.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -114,10 +115,9 @@ def make(
         (tensor(2), tensor(0.))
 
     Reference: V. Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015 (no arXiv id), algorithm 1;
-        M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298; the noises of the value,
-        the target and the choice are three, as in M. Fortunato et al., "Noisy Networks for Exploration", 2017, arXiv:1706.10295.
-        Deviation: sums over n steps end with their rollout, so that the last n - 1 of its ``num_steps`` steps bootstrap after
-        fewer: a share of (n - 1) / ``num_steps`` of what is learned from has a shorter horizon.
+        M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298. Value, target and choice
+        of the next action have separate noise, as in M. Fortunato et al., "Noisy Networks for Exploration", 2017, arXiv:1706.10295.
+        Deviation: sums of n rewards end with their rollout: the last n - 1 of its ``num_steps`` steps bootstrap after fewer steps.
     """
     config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, exploration=exploration, loss=loss)
     _check(config, env, network)

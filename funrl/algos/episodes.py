@@ -1,4 +1,4 @@
-"""Returns and lengths of the episodes that a learner meets."""
+"""Returns and lengths of the episodes in the experience of a learner."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ __all__ = ["Episodes", "record", "start"]
 
 @tree.dataclass
 class Episodes(tree.Replaceable):
-    """Running sums of the episodes under way, and a summary of the last update in which any ended.
+    """Running sums of the unfinished episodes, and a summary of the last update in which any episode ended.
 
     Attributes:
         running_return: floating point [B].
@@ -46,7 +46,7 @@ def start(reward: torch.Tensor) -> Episodes:
 
 
 def _resumed(state: Episodes, place: Any) -> Episodes:
-    """Return the sums as they were before steps whose ``place`` is known: they may be of other copies than those of the last batch."""
+    """Return the state with the sums before a batch whose ``place`` is known. It may come from other copies than the last batch."""
     if not isinstance(place, Place):
         return state
     running_return, running_length = place.return_so_far[0], place.step_count[0]
@@ -57,17 +57,17 @@ def _resumed(state: Episodes, place: Any) -> Episodes:
 
 
 def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:
-    """Account for T steps of B environments.
+    """Update returns and lengths with T steps of B environments.
 
     Args:
         state: the sums so far.
-        samples: reward and done are [T, B]. Where their ``place`` is known, as that of a collector's steps is, the running sums before them
-            are taken from it: a batch of an asynchronous collector is of other copies of the environment than the last one.
+        samples: the transitions; reward and done are [T, B]. If their ``place`` is known, as in the batches of a collector, the running
+            sums before these steps are read from it, because successive batches of an asynchronous collector come from different copies of
+            the environment.
 
     Returns:
-        The new state, and metrics []: ``episode_return`` (mean), ``episode_return_min``, ``episode_return_max`` and
-        ``episode_length`` (mean) of the episodes that ended in the last update in which any did, and ``episodes``,
-        how many ended in this one.
+        The new state, and metrics []: ``episode_return`` (mean), ``episode_return_min``, ``episode_return_max`` and ``episode_length``
+        (mean) of the episodes that ended in the last update with any, and ``episodes``, the number of episodes that ended in this update.
 
     Example:
         >>> import torch

@@ -21,21 +21,21 @@ __all__ = [
     "is_vector",
 ]
 
-# The encoder that is usual for pictures of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
-# 2015), as options of a learner: ``ppo.make(env, **ATARI)``.
+# The usual encoder of images of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015), as
+# options of a learner: ``ppo.make(env, **ATARI)``.
 ATARI = {"num_channels": (32, 64, 64), "kernel_size": (8, 4, 3), "stride": (4, 2, 1), "num_cells": (512,), "activation": "relu"}
 
 
 @tree.dataclass
 class ImageConfig(tree.Replaceable):
-    """The options of the convolutions before the hidden layers, for image observations only.
+    """The options of the convolutions before the hidden layers; they are used for image observations only.
 
     Attributes:
-        num_channels: channels of the convolutions, at least one.
-        kernel_size: the side of their kernels, one number for all or a tuple with one for each; no padding.
-        stride: how far apart their outputs are, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
-        layout: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: as the space says, or as :func:`funrl.spaces.picture_layout`
-            finds it.
+        num_channels: channels of the convolutions, one for each layer; at least one.
+        kernel_size: side of the kernels, one number for all or a tuple with one for each; there is no padding.
+        stride: stride of the kernels, likewise. :data:`funrl.algos.images.ATARI` has the usual layers.
+        layout: ``"hwc"`` for [H, W, C], ``"chw"`` for [C, H, W]; ``""``: the layout of the space, or the result of
+            :func:`funrl.spaces.picture_layout`.
     """
 
     num_channels: tuple = tree.static(default=(16,))
@@ -45,14 +45,14 @@ class ImageConfig(tree.Replaceable):
 
 
 def convolutions(config: Any, space: Any) -> nn.Net:
-    """Make convolutions over images of any dtype; those of bytes count from 0 to 1.
+    """Make convolutions over images of any dtype; images of bytes are scaled to [0, 1].
 
     Args:
-        config: has ``num_channels`` (one a layer), ``kernel_size``, ``stride``, ``layout`` and ``activation``; there is no padding.
+        config: an object with the options ``num_channels``, ``kernel_size``, ``stride``, ``layout`` and ``activation``.
         space: the space of the images [H, W, C] or [C, H, W].
 
     Returns:
-        A net from images [..., H, W, C] or [..., C, H, W] to features [..., F] of the parameters' dtype.
+        A net from images [..., H, W, C] or [..., C, H, W] to features [..., F] with the dtype of the parameters.
 
     Example:
         >>> import funrl
@@ -73,13 +73,13 @@ def convolutions(config: Any, space: Any) -> nn.Net:
 
 
 def encoder(config: Any, space: Any) -> nn.Net | None:
-    """Make what the hidden layers stand on: convolutions over images, and None for vectors, which stay as they are.
+    """Make the encoder before the hidden layers: convolutions for images, and None for vectors, which are used without change.
 
-    For a dict of both it joins what it makes of the entries, in the order of their names.
+    For a dict of both it concatenates the encoded entries, in the order of their names.
 
     Args:
         config: as for :func:`convolutions`.
-        space: a space that :func:`check_observations` let pass.
+        space: a space checked by :func:`check_observations`.
 
     Example:
         >>> import funrl
@@ -104,7 +104,7 @@ def encoder(config: Any, space: Any) -> nn.Net | None:
 
 
 def above(below: nn.Net, above: nn.Net) -> nn.Net:
-    """Make the network that feeds ``above`` with what ``below`` makes; its parameters are a dict of ``below`` and ``above``.
+    """Make the network ``above`` on top of ``below``; its parameters are a dict of ``below`` and ``above``.
 
     Example:
         >>> import funrl
@@ -122,14 +122,14 @@ def above(below: nn.Net, above: nn.Net) -> nn.Net:
 
 
 def check_layers(config: Any, env: AnyEnv) -> None:
-    """Raise unless the options of convolutions are in their ranges, and fit the environment where it shows images.
+    """Raise unless the options of convolutions are in their ranges, and fit the images of the environment, if it has any.
 
     Args:
         config: as for :func:`convolutions`.
         env: the environment.
 
     Raises:
-        ValueError: if they are not, or where the channels of the images are cannot be known.
+        ValueError: if they are not, or if the channel dimension of the images is unknown.
 
     Example:
         >>> import funrl
@@ -154,7 +154,7 @@ def check_layers(config: Any, env: AnyEnv) -> None:
 
 
 def check_observations(env: AnyEnv) -> None:
-    """Raise a ValueError unless an environment shows vectors, images, or a dict of both.
+    """Raise a ValueError unless the observations of an environment are vectors, images, or a dict of both.
 
     Example:
         >>> import funrl
@@ -174,14 +174,14 @@ def check_observations(env: AnyEnv) -> None:
 
 
 def _entries(space: Any) -> list[Any]:
-    """Return the spaces in a Dict, however deep, or the space itself."""
+    """Return the spaces in a Dict, at any depth, or the space itself."""
     if isinstance(space, Dict):
         return [part for entry in space.spaces.values() for part in _entries(entry)]
     return [space]
 
 
 def is_vector(space: Any) -> bool:
-    """Return whether a space holds vectors of floating-point numbers.
+    """Return True for a space of floating-point vectors.
 
     Example:
         >>> is_vector(Box(0.0, 1.0, (3,))), is_vector(Box(0, 1, (3,), torch.int64))
@@ -191,7 +191,7 @@ def is_vector(space: Any) -> bool:
 
 
 def is_image(space: Any) -> bool:
-    """Return whether a space holds images.
+    """Return True for a space of images.
 
     Example:
         >>> is_image(Box(0, 255, (84, 84, 3), torch.uint8)), is_image(Binary((3,)))
@@ -201,7 +201,7 @@ def is_image(space: Any) -> bool:
 
 
 def advice(space: Any) -> str:
-    """Return which transforms make vectors or pictures of other observations, as the end of a message.
+    """Return the end of a message: the transforms that make vectors or images from other observations.
 
     Example:
         >>> advice(Box(0, 255, (4, 84, 84, 1), torch.uint8))

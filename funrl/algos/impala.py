@@ -21,13 +21,13 @@ __all__ = ["ImpalaConfig", "make"]
 
 @tree.dataclass
 class ImpalaConfig(ActorCriticConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
-        num_minibatches: batches of whole unrolls that wait for the learner; divides ``num_envs``.
-        lambda_: of V-trace, in [0, 1]; the paper has 1.
-        rho_clip: of the importance ratios of targets and advantages, above 0; infinity: none.
-        c_clip: of those that carry a target back, above 0; infinity: none.
+        num_minibatches: number of batches, each of whole unrolls, and so of gradient steps in an update; divides ``num_envs``.
+        lambda_: lambda of V-trace, in [0, 1]; the paper has 1.
+        rho_clip: upper limit of the importance ratios in targets and advantages, above 0; infinity: no limit.
+        c_clip: upper limit of the importance ratios that propagate a target to earlier steps, above 0; infinity: no limit.
     """
 
     num_envs: int = tree.static(default=32)
@@ -48,27 +48,26 @@ def make(
 ) -> Algorithm:
     """Make IMPALA for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
-    The environments are the actors. Each takes the learner's newest parameters, unrolls T steps and puts them into a queue, from which
-    the learner takes batches of ``num_envs / num_minibatches`` unrolls, one gradient step of :func:`funrl.losses.impala_loss` each.
-    The wait in the queue stands for the actors' lag: the policy that acted in the last batch is by then ``num_minibatches - 1`` gradient
-    steps old, and V-trace corrects for what the newest one would have done otherwise.
+    The environments are the actors of the paper. With the latest parameters each of them collects an unroll of T steps. The learner then
+    takes one gradient step of :func:`funrl.losses.impala_loss` on each batch of ``num_envs / num_minibatches`` unrolls. This simulates the
+    delay between actors and learner: at the last batch the parameters that acted are ``num_minibatches - 1`` gradient steps old, and
+    V-trace corrects for the difference.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
-            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
-            :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``,
-            in ``learner.hparams`` too; None: Adam with these.
-        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.impala_loss`,
-            which is
-            ``default(params, rows, hparams)``; ``rows`` are unrolls, a :class:`~funrl.env.Transition` [B, T, ...], and ``apply(params,
-            observation)`` gives the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
+        network: a net from observations [N, ...] to features [N, F], to which a policy head and a value head are added, or a
+            :class:`funrl.policies.ActorCritic`, which computes both; None: the network that the options describe.
+            :func:`funrl.nn.from_module` makes a net from a torch module.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate``, ``anneal_steps`` and
+            ``max_grad_norm``. With an optimizer these options cannot be given, and have no effect in ``learner.hparams``.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of :func:`funrl.losses.impala_loss`.
+            ``default(params, rows, hparams)`` computes the original loss, ``rows`` are unrolls, a :class:`~funrl.env.Transition` [B, T,
+            ...], and ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors [] without gradient, are
+            added to those of a step.
         **options: fields of :class:`ImpalaConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, and its metrics are
-        those of :func:`funrl.algos.on_policy.make`, among them ``importance_ratio``.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -82,8 +81,7 @@ def make(
         tensor(32)
 
     Reference: L. Espeholt et al., "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", 2018,
-        arXiv:1802.01561. Deviations: one process, in which actors wait for the learner; Adam stands for RMSProp; rewards stay as
-        they are.
+        arXiv:1802.01561. Deviations: one process, in which actors wait for the learner; Adam instead of RMSProp; no clipping of rewards.
     """
     config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)

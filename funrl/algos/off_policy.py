@@ -1,4 +1,4 @@
-"""The skeleton of off-policy learners: act, write transitions to a replay buffer, and learn from what is sampled from it."""
+"""The common part of off-policy learners: collect transitions, write them to a replay buffer, and learn from samples of it."""
 
 import math
 from collections.abc import Callable
@@ -37,24 +37,25 @@ __all__ = [
 
 @tree.dataclass
 class OffPolicyConfig(tree.Replaceable):
-    """The options of every off-policy learner. Those from ``learning_rate`` on are hyperparameters, which ``learner.hparams`` has as
-    tensors.
+    """The options of every off-policy learner.
 
-    A hyperparameter of exploration that is replaced acts one step later.
+    The fields from ``learning_rate`` on are hyperparameters: ``learner.hparams`` holds them as tensors.
+
+    If a hyperparameter of exploration is replaced, the next ``step`` still acts with the old value.
 
     Attributes:
-        num_envs: B, environments side by side.
-        num_steps: T, steps of each between two stretches of learning.
-        num_updates: gradient steps in each stretch; T * B of them are one for each environment step.
+        num_envs: B, number of environments.
+        num_steps: T, steps of each environment in one update.
+        num_updates: gradient steps in one update; with T * B there is one for each environment step.
         batch_size: transitions in a gradient step.
-        buffer_size: transitions that are remembered.
-        n_step: n, over how many steps rewards are summed up before the bootstrap (fewer at the end of a rollout); at most ``num_steps``.
-            Where it is more than 1, a transition keeps the gamma with which it was written.
-        learning_starts: environment steps with random actions, before anything is learned.
+        buffer_size: capacity of the replay buffer, in transitions.
+        n_step: n, the number of rewards that are summed before the bootstrap (fewer at the end of a rollout); at most ``num_steps``. If it
+            is greater than 1, a transition keeps the gamma with which it was written.
+        learning_starts: environment steps with random actions, before the first gradient step.
         num_cells: widths of the hidden layers of every network.
-        activation: their activation, as for :func:`funrl.nn.mlp`.
-        learning_rate: of Adam, at least 0.
-        anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
+        activation: activation of the hidden layers, as for :func:`funrl.nn.mlp`.
+        learning_rate: learning rate of Adam, at least 0.
+        anneal_steps: number of environment steps over which the learning rate falls linearly to 0; infinity: it is constant.
         gamma: discount, in [0, 1].
     """
 
@@ -76,17 +77,17 @@ class Learner(NamedTuple):
     """The parts in which off-policy algorithms differ.
 
     Attributes:
-        init: ``init(key, observation) -> (network, target, optimizer state)``.
-        learn: ``learn(key, learned, batch, gamma, weight, hparams) -> (learned, metrics)``: one gradient step on a
-            :class:`~funrl.env.Transition` of leaves [N, ...]; ``gamma`` is [N]. Metrics are tensors [], but ``td_error`` [N].
-        sample: ``sample(params, key, observation) -> action`` of :class:`~funrl.algos.ActorParams`, as it explores by itself; in the
-            units of the buffer.
-        greedy: the same signature, without exploration.
-        schedule: ``schedule(hparams, num_steps) -> (random, noise)`` of :class:`~funrl.algos.ActorParams`, once ``learning_starts``
-            is over.
-        delayed: an update after every ``delay``-th gradient step, on its batch: the signature of ``learn``. Its metrics have other
-            names, and ``td_error`` is not among them.
-        delay: as above; divides ``num_updates``.
+        init: ``init(key, observation) -> (network, target, optimizer state)``: the initial values.
+        learn: ``learn(key, learned, batch, gamma, weight, hparams) -> (learned, metrics)``: take one gradient step on a
+            :class:`~funrl.env.Transition` of leaves [N, ...]; ``gamma`` is [N]. Metrics are tensors [], except ``td_error`` [N].
+        sample: ``sample(params, key, observation) -> action``: the exploring policy, which takes :class:`~funrl.algos.ActorParams`.
+            Discrete actions are counted from 0.
+        greedy: the policy without exploration, with the same signature.
+        schedule: ``schedule(hparams, num_steps) -> (random, noise)``: the fields of :class:`~funrl.algos.ActorParams` after
+            ``learning_starts``.
+        delayed: an update after every ``delay``-th gradient step, on the same batch, with the signature of ``learn``. Its metrics have
+            other names than those of ``learn``, without ``td_error``.
+        delay: number of gradient steps between two delayed updates; divides ``num_updates``.
     """
 
     init: Callable[..., Any]
@@ -101,23 +102,23 @@ class Learner(NamedTuple):
 def make(
     name: str, env: AnyEnv, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, buffer: buffers.Buffer | None = None
 ) -> Algorithm:
-    """Make an :class:`~funrl.algos.Algorithm` of a :class:`Learner`.
+    """Make an :class:`~funrl.algos.Algorithm` from a :class:`Learner`.
 
-    An update writes T steps of B environments to the buffer, samples ``num_updates`` batches from it and scans over them.
-    Priorities, where the buffer has them, change after the last of these (of an item that was sampled twice, to one of its errors).
-    Nothing is learned before ``learning_starts``, and priorities stay: until then metrics only say what the losses are.
+    An update writes T steps of B environments to the buffer, samples ``num_updates`` batches from it, and takes a gradient step on each in
+    a scan. If the buffer has priorities, they are updated after the last of these steps. (An item that was sampled twice gets one of its
+    two errors.) Before ``learning_starts`` parameters and priorities do not change; the metrics are the losses of the initial parameters.
 
-    In an environment on the host a step is a loop of Python around two programs; it can be neither compiled nor vmapped, and uses
-    the given state up, as the environment does: the buffer is written in place.
+    With a host environment, ``step`` is a Python loop that calls two compiled programs, ``act`` and ``learn``. Such a step can be neither
+    compiled nor vmapped. It changes the given state in place, environments and buffer: continue with the returned state.
 
     Args:
-        name: what ``python -m funrl train`` knows it by.
+        name: the name of the algorithm, for ``python -m funrl train`` and messages.
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         config: an :class:`OffPolicyConfig`.
-        spec: the parts that are particular to the algorithm.
-        given: what its user gave in the place of its own: perhaps a ``buffer``.
-        buffer: the one without that, of ``config.buffer_size`` items; None: :func:`funrl.buffers.uniform`. With ``update_priority``,
-            ``td_error`` goes there.
+        spec: the parts that define the algorithm.
+        given: the parts that the user gave instead of the default ones, such as ``buffer``.
+        buffer: the default buffer, with ``config.buffer_size`` items; None: :func:`funrl.buffers.uniform`. If it has ``update_priority``,
+            the priorities are ``td_error``.
 
     Returns:
         The algorithm.
@@ -165,7 +166,7 @@ def make(
             env_params=env_params,
             episodes=episodes.start(reward),
         )
-        # As a checkpoint brings it back: the last bits of a product depend on strides.
+        # Contiguous, like the leaves of a loaded checkpoint: the last bits of a product depend on strides.
         return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
@@ -202,7 +203,7 @@ def make(
 
 
 def _policies(env: AnyEnv, spec: Learner) -> tuple[Any, Any]:
-    """Return ``act`` and ``greedy`` in the environment's units: in the buffer, discrete actions are counted from 0."""
+    """Return ``act`` and ``greedy`` with actions as the environment takes them; in the buffer discrete actions are counted from 0."""
     start, space = _first(env), Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
 
     def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -224,14 +225,14 @@ def _first(env: AnyEnv) -> int:
 
 
 def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tensor) -> dict[str, Any]:
-    """Return the fields of :class:`~funrl.algos.ActorParams` that depend on the steps so far."""
+    """Return the fields of :class:`~funrl.algos.ActorParams` that depend on the number of environment steps."""
     share, noise = spec.schedule(hparams, num_steps)
-    # No alias of a hyperparameter.
+    # A copy, which does not share memory with a hyperparameter.
     return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
 
 
 def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
-    """Return an item of the buffer."""
+    """Return an example of an item of the buffer."""
     observation, flag = tree.to(observation, zero.dtype), torch.zeros_like(zero, dtype=torch.bool)
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
     action = torch.zeros(env.action_space.shape, dtype=kind, device=zero.device)
@@ -248,7 +249,7 @@ def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
 
 
 def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any) -> Transition:
-    """Return rows for the buffer, leaves [T * B, ...]; over several steps, each with its discount."""
+    """Return the rows for the buffer, leaves [T * B, ...]; with n-step returns each has its discount."""
     start = _first(env)
     samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
     if config.n_step > 1:
@@ -280,7 +281,7 @@ def _check_batches(batches: Any, config: Any) -> None:
 
 
 def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample, error: torch.Tensor, learning: torch.Tensor) -> Any:
-    """Return the buffer's state with the errors as priorities, where it has any; before learning all items have the greatest."""
+    """Set the priorities of the sampled items to their errors, if there are priorities; before learning all have the greatest."""
     if buffer.update_priority is None:
         return memory
     priority = torch.where(learning, error, memory.exponents.greatest)
@@ -290,7 +291,7 @@ def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample
 def _fit(
     spec: Learner, config: Any, learned: Learned, keys: torch.Tensor, batches: buffers.Sample, hparams: Any
 ) -> tuple[Learned, dict[str, torch.Tensor]]:
-    """Take a gradient step on each batch; return what is learned, and metrics with a row for each step."""
+    """Take a gradient step on each batch; return the learned part, and metrics with one row for each step."""
 
     def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
         batch = sample.batch
@@ -317,9 +318,9 @@ def _fit(
 
 
 def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
-    """Raise a ValueError unless the environment and what all off-policy configurations share fit a learner called ``name``.
+    """Raise a ValueError unless the options of :class:`OffPolicyConfig` and the environment fit a learner called ``name``.
 
-    Observations are ``"vectors"``, ``"images"`` and dicts as well, or ``"any"``.
+    ``observations`` says which are allowed: ``"vectors"``, ``"images"`` (and dicts of both), or ``"any"``.
 
     Example:
         >>> import funrl
@@ -347,6 +348,6 @@ def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: 
         check_observations(env)
     elif observations == "vectors" and not is_vector(space):
         raise ValueError(
-            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; with both "
-            "networks of your own it takes any"
+            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; "
+            "with networks of your own for actor and critic it accepts any observations"
         )

@@ -1,4 +1,4 @@
-"""The skeleton of on-policy learners: act, learn from these transitions, and forget them."""
+"""The common part of on-policy learners: collect transitions, learn from them, and discard them."""
 
 import math
 from collections.abc import Callable
@@ -42,18 +42,19 @@ __all__ = [
 
 @tree.dataclass
 class OnPolicyConfig(ImageConfig):
-    """The options of every on-policy learner, and those of :class:`~funrl.algos.images.ImageConfig`. Those from ``learning_rate`` on are
-    hyperparameters, which ``learner.hparams`` has as tensors.
+    """The options of every on-policy learner, in addition to those of :class:`~funrl.algos.images.ImageConfig`.
+
+    The fields from ``learning_rate`` on are hyperparameters: ``learner.hparams`` holds them as tensors.
 
     Attributes:
-        num_envs: B, environments side by side.
-        num_steps: T, steps of each between two updates.
+        num_envs: B, number of environments.
+        num_steps: T, steps of each environment in one update.
         num_cells: widths of the hidden layers.
-        activation: their activation, as for :func:`funrl.nn.mlp`.
-        learning_rate: of Adam, at least 0.
-        anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
+        activation: activation of the hidden layers, as for :func:`funrl.nn.mlp`.
+        learning_rate: learning rate of Adam, at least 0.
+        anneal_steps: number of environment steps over which the learning rate falls linearly to 0; infinity: it is constant.
         gamma: discount, in [0, 1].
-        max_grad_norm: the gradient is shrunk to this norm; infinity: no clipping.
+        max_grad_norm: gradients with a greater norm are scaled down to it; infinity: no clipping.
     """
 
     num_envs: int = tree.static(default=32)
@@ -68,15 +69,15 @@ class OnPolicyConfig(ImageConfig):
 
 @tree.dataclass
 class ActorCriticConfig(OnPolicyConfig):
-    """The options of on-policy learners with a policy and a value: those of :class:`OnPolicyConfig`, and these.
+    """The options of on-policy learners with a policy and a value function, in addition to those of :class:`OnPolicyConfig`.
 
     Attributes:
-        trunk: ``"separate"`` networks for policy and value, or one ``"shared"`` by both.
-        uniform_mix: discrete actions only: the share of the uniform distribution in the policy, in [0, 1). Fixed, so that at 0 it
-            costs nothing (Hafner et al., "Mastering Diverse Domains through World Models", 2023, arXiv:2301.04104).
-        initial_log_std: continuous actions only: the logarithm of the first standard deviation; fixed.
-        value_weight: of the value loss, at least 0.
-        entropy_weight: of the entropy bonus, at least 0.
+        trunk: ``"separate"`` networks for policy and value, or one ``"shared"`` network.
+        uniform_mix: discrete actions only: the weight of the uniform distribution in the policy, in [0, 1). It is static, so that 0 costs
+            nothing (Hafner et al., "Mastering Diverse Domains through World Models", 2023, arXiv:2301.04104).
+        initial_log_std: continuous actions only: the logarithm of the initial standard deviation; static.
+        value_weight: weight of the value loss, at least 0.
+        entropy_weight: weight of the entropy bonus, at least 0.
     """
 
     trunk: str = tree.static(default="separate")
@@ -90,25 +91,26 @@ class Learner(NamedTuple):
     """The parts in which on-policy algorithms differ.
 
     Attributes:
-        init: ``init(key, observation) -> network``, the first parameters.
-        act: a policy of :class:`~funrl.algos.ActorParams`, as it explores: a function ``act(params, key, observation) ->
-            (action, extras)`` or a :class:`funrl.policies.StatefulPolicy`. Its extras have ``unclipped_action``, which is learned from.
-        greedy: of the same kind, without exploration.
-        prepare: ``prepare(network, samples, hparams) -> rows``: what to learn from, leaves [N, ...], made once of a
-            :class:`~funrl.env.Transition` of leaves [T, B, ...] with the network that acted.
+        init: ``init(key, observation) -> network``: the initial parameters.
+        act: the exploring policy, which takes :class:`~funrl.algos.ActorParams`: a function ``act(params, key, observation) -> (action,
+            extras)`` or a :class:`funrl.policies.StatefulPolicy`. Its extras have ``unclipped_action``, the action that is learned from.
+        greedy: the policy without exploration, of the same kind.
+        prepare: ``prepare(network, samples, hparams) -> rows``: make the training data, leaves [N, ...], once per update from a
+            :class:`~funrl.env.Transition` of leaves [T, B, ...] and the network that acted.
         loss: ``loss(network, rows, hparams) -> (loss, metrics)``; metrics are tensors [].
         num_epochs: passes over the N rows.
-        num_minibatches: gradient steps in a pass, each with the rows of another part, drawn at random; divides N. With one the rows stay
-            in their order.
-        normalizers: ``normalizers(observation, reward) -> (moments, state)``, the first ``params.observation`` and ``learner.normalizers``;
-            ``reward`` is [B].
-        normalize: ``normalize(learner, samples) -> (learner, samples)``: the transitions as they are learned from, and the learner with
-            its statistics moved on.
-        schedule: ``schedule(hparams, num_steps)``: the fields of :class:`~funrl.algos.ActorParams` that depend on the steps so far.
-        stop: ``stop(metrics, hparams) -> bool []``: whether an update ends before the gradient step of these metrics.
-        describe: ``describe(rows) -> metrics``, of all rows at once.
-        extras: the names of further extras of ``act`` that are learned from.
-        needed: the names of metrics of the loss that the learner reads.
+        num_minibatches: gradient steps in a pass; divides N. Each step uses a different random part of the rows. With 1 the rows keep their
+            order.
+        normalizers: ``normalizers(observation, reward) -> (moments, state)``: the initial ``params.observation`` and
+            ``learner.normalizers``; ``reward`` is [B].
+        normalize: ``normalize(learner, samples) -> (learner, samples)``: normalise the transitions, and update the statistics of the
+            learner.
+        schedule: ``schedule(hparams, num_steps)``: the fields of :class:`~funrl.algos.ActorParams` that depend on the number of environment
+            steps.
+        stop: ``stop(metrics, hparams) -> bool []``: True if the update ends before the gradient step that has these metrics.
+        describe: ``describe(rows) -> metrics``: metrics of all rows together.
+        extras: names of further extras of ``act`` that are needed for learning.
+        needed: names of metrics of the loss that the learner reads.
     """
 
     init: Callable[..., Any]
@@ -130,27 +132,28 @@ class Learner(NamedTuple):
 def make(
     name: str, env: AnyEnv, config: Any, spec: Learner, given: dict[str, Any] | None = None, *, apply: Callable[..., Any] | None = None
 ) -> Algorithm:
-    """Make an :class:`~funrl.algos.Algorithm` of a :class:`Learner`.
+    """Make an :class:`~funrl.algos.Algorithm` from a :class:`Learner`.
 
-    An update scans over ``num_epochs`` times ``num_minibatches`` steps of Adam, the gradient's norm clipped. Continuous actions are
-    projected for the environment alone: the learner learns from what was drawn, ``unclipped_action`` in the extras of ``act``.
+    An update takes ``num_epochs`` times ``num_minibatches`` steps of Adam in a scan, and clips the norm of the gradient. Continuous actions
+    are projected into the action space for the environment only: the learner uses the actions before that, ``unclipped_action`` in the
+    extras of ``act``.
 
-    In an environment on the host a step is a loop of Python around two programs; it can be neither compiled nor vmapped.
+    With a host environment, ``step`` is a Python loop that calls two compiled programs, ``act`` and ``learn``. Such a step can be neither
+    compiled nor vmapped.
 
     Args:
-        name: what ``python -m funrl train`` knows it by.
+        name: the name of the algorithm, for ``python -m funrl train`` and messages.
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         config: an :class:`OnPolicyConfig`.
-        spec: the parts that are particular to the algorithm.
-        given: what its user gave in the place of its own: perhaps an ``optimizer`` in the place of Adam, and a
-            ``loss(network, rows, hparams, default=spec.loss, apply=apply)`` in the place of ``spec.loss``.
-        apply: the forward pass of the network, for such a loss.
+        spec: the parts that define the algorithm.
+        given: the parts that the user gave instead of the default ones: ``optimizer`` instead of Adam, and ``loss(network, rows, hparams,
+            default=spec.loss, apply=apply)`` instead of ``spec.loss``.
+        apply: the forward pass of the network, an argument of such a loss.
 
     Returns:
-        The algorithm. Its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``), ``episode_length``, ``episodes``,
-        those of the loss and ``gradient_norm`` (the means over gradient steps), and, without an optimizer of the user's own,
-        ``learning_rate``; where updates may stop early, means are over the steps up to the one that stopped, and ``learned_fraction`` is
-        the share of steps before it.
+        The algorithm. Its metrics are ``steps``, those of the episodes, those of the loss and ``gradient_norm`` (means over gradient steps)
+        and, without an optimizer of the user's own, ``learning_rate``. If updates may stop early, means are over the steps up to and
+        including the one that stopped, and ``learned_fraction`` is the fraction of steps before it.
 
     Example:
         >>> import funrl
@@ -198,7 +201,7 @@ def make(
             episodes=episodes.start(reward),
         )
         actor = acting.with_memory(params, actor, env=env, policy=spec.act) if recurrent else actor
-        # As a checkpoint brings it back: the last bits of a product depend on strides.
+        # Contiguous, like the leaves of a loaded checkpoint: the last bits of a product depend on strides.
         return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
@@ -224,7 +227,7 @@ def make(
 def _fit(
     key: torch.Tensor, learner: LearnerState, rows: Any, spec: Learner, optimizer: optim.Optimizer
 ) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-    """Take all gradient steps of an update; return the network, the optimizer's state and the means of the losses' metrics."""
+    """Take all gradient steps of an update; return the network, the optimizer's state and the means of the metrics."""
     hparams = learner.hparams
 
     def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -239,7 +242,7 @@ def _fit(
         if spec.stop is not None:
             going = going & ~spec.stop(metrics, hparams)
             after = tree.where(going, after, (network, state))
-        # The norm of one vector, which the clipping computes too: a program computes it once.
+        # The norm of one vector, which the clipping computes too, so that a program computes it once.
         return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(tree.ravel(gradient)[0])}, going)
 
     order = _minibatches(key, rows, spec)
@@ -248,7 +251,7 @@ def _fit(
     if spec.stop is None:
         return network, state, tree.map(lambda x: x.mean(0), metrics)
     share = going.to(metrics["gradient_norm"].dtype)
-    looked = torch.cat([torch.ones_like(share[:1]), share[:-1]])  # at the steps up to the one that stopped
+    looked = torch.cat([torch.ones_like(share[:1]), share[:-1]])  # 1 for the steps up to and including the one that stopped
     metrics = tree.map(lambda x: (x * looked).sum() / looked.sum(), metrics)
     return network, state, {**metrics, "learned_fraction": share.mean()}
 
@@ -263,7 +266,7 @@ def _minibatches(key: torch.Tensor, rows: Any, spec: Learner) -> torch.Tensor:
 
 
 def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
-    """Return Adam, with the epsilon 1e-5 that policy gradients have, on gradients whose norm is clipped; all parameters as one vector.
+    """Return Adam with epsilon 1e-5, as is usual for policy gradients, for gradients of clipped norm; all parameters form one vector.
 
     Example:
         >>> updates, _ = (adam := clipped_adam(0.1, 0.5)).update(torch.ones(4), adam.init(torch.zeros(4)), torch.zeros(4))
@@ -274,7 +277,7 @@ def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
 
 
 def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tuple[Any, Any]:
-    """Return ``act`` and ``greedy`` of a :class:`Learner` whose policy is random by itself; ``with_value`` adds ``value`` to the extras.
+    """Return ``act`` and ``greedy`` of a :class:`Learner` with a stochastic policy; ``with_value`` adds ``value`` to the extras.
 
     Example:
         >>> import funrl
@@ -297,7 +300,7 @@ def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tu
 
 
 def check(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise a ValueError unless what all on-policy configurations share is in its range and fits the environment.
+    """Raise a ValueError unless the options of :class:`OnPolicyConfig` are in their ranges and fit the environment.
 
     Example:
         >>> import funrl

@@ -26,21 +26,22 @@ __all__ = ["PPOConfig", "make"]
 
 @tree.dataclass
 class PPOConfig(ActorCriticConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
-        num_epochs: passes over the T * B samples.
-        num_minibatches: gradient steps in a pass; divides T * B, or B where the policy is recurrent.
-        recurrent: ``"none"``, or the cell between observations and hidden layers, by which the policy remembers: ``"gru"``, ``"lstm"`` or
-            ``"min_gru"``. It is shared by policy and value, and gradients flow through it over all T steps.
-        recurrent_size: how many numbers that cell gives.
-        normalize_observation: scale observations by their running moments.
+        num_epochs: passes over the T * B samples of an update.
+        num_minibatches: gradient steps in a pass; divides T * B, or B if the policy is recurrent.
+        recurrent: the kind of recurrent layer between the encoder and the hidden layers: ``"gru"``, ``"lstm"``, ``"min_gru"``, or
+            ``"none"``. Policy and value share it, and gradients flow through it over all T steps.
+        recurrent_size: hidden size of that layer.
+        normalize_observation: normalise observations by their running mean and variance.
         normalize_reward: divide rewards by the running standard deviation of the discounted return.
-        normalize_advantage: mean 0 and standard deviation 1 in each minibatch.
-        lambda_: of generalized advantage estimation, in [0, 1].
-        clip: how far the probability ratio may go from 1.
-        value_clip: how far a value may go from the old one; infinity: no clipping.
-        target_kl: an update stops learning once its approximate KL divergence is greater; infinity: never.
+        normalize_advantage: normalise the advantages of each minibatch to mean 0 and standard deviation 1.
+        lambda_: lambda of generalized advantage estimation, in [0, 1].
+        clip: epsilon of the clipped objective: the probability ratio is clipped to [1 - epsilon, 1 + epsilon].
+        value_clip: the same for values: a new value is clipped to this distance from the old one; infinity: no clipping.
+        target_kl: an update stops before the gradient step at which the approximate KL divergence is greater than this; infinity: it never
+            stops.
     """
 
     num_envs: int = tree.static(default=64)
@@ -68,36 +69,34 @@ def make(
 ) -> Algorithm:
     r"""Make PPO for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
-    An update rolls out T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times
-    ``num_minibatches`` steps of Adam on :func:`funrl.losses.ppo_loss`. Continuous actions come from a normal
-    distribution whose deviation does not depend on the observation; they are clipped for the environment alone (``act``
-    returns the clipped action, and in its extras ``unclipped_action``, to which ``log_prob`` belongs, and ``value``).
+    An update collects T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times ``num_minibatches`` steps of
+    Adam on :func:`funrl.losses.ppo_loss`. Continuous actions come from a normal distribution whose standard deviation does not depend on
+    the observation. The environment receives the clipped action, which ``act`` returns. The extras of ``act`` have the action before
+    clipping, ``unclipped_action``, its ``log_prob``, and ``value``.
 
-    A recurrent policy (:func:`funrl.algos._actor_critic.make_recurrent`) begins again with each episode, and learns from whole
-    environments: a minibatch is some of the B rollouts. ``act`` and ``greedy`` are then a :class:`funrl.policies.StatefulPolicy`, which
-    ``funrl.rollout`` and ``funrl.evaluate`` take as they are; ``act`` has in its extras ``memory``, which ``learn`` needs.
+    The carry of a recurrent policy is reset at the start of each episode. The policy learns from whole rollouts: a minibatch consists of
+    some of the B environments. ``act`` and ``greedy`` are then a :class:`funrl.policies.StatefulPolicy`, which ``funrl.rollout`` and
+    ``funrl.evaluate`` accept. The extras of ``act`` have ``memory``, which ``learn`` needs.
 
-    In an environment on the host a step is no program but a loop of Python around two: ``act`` and ``learn``. It can
-    then be neither compiled nor vmapped.
+    With a host environment, ``step`` is a Python loop that calls two compiled programs, ``act`` and ``learn``. Such a step can be neither
+    compiled nor vmapped.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
-            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
-            :func:`funrl.nn.from_module`. With ``recurrent`` the net gives what the cell takes.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``,
-            in ``learner.hparams`` too; None: Adam with these.
-        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of :func:`funrl.losses.ppo_loss`, which is
-            ``default(params, rows, hparams)``; ``rows`` are a :class:`~funrl.losses.PPOBatch`, and ``apply(params, observation)`` gives
-            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step; ``approximate_kl`` has
-            to be among them.
+        network: a net from observations [N, ...] to features [N, F], to which a policy head and a value head are added, or a
+            :class:`funrl.policies.ActorCritic`, which computes both; None: the network that the options describe.
+            :func:`funrl.nn.from_module` makes a net from a torch module. With ``recurrent`` the net computes the inputs of the recurrent
+            layer.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate``, ``anneal_steps`` and
+            ``max_grad_norm``. With an optimizer these options cannot be given, and have no effect in ``learner.hparams``.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of :func:`funrl.losses.ppo_loss`.
+            ``default(params, rows, hparams)`` computes the original loss, ``rows`` is a :class:`~funrl.losses.PPOBatch`, and
+            ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors [] without gradient, are added to
+            those of a step; one of them must be ``approximate_kl``.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; its metrics are ``steps``, ``episode_return`` (also ``_min`` and ``_max``),
-        ``episode_length``, ``episodes``, ``policy_loss``, ``value_loss``,
-        ``entropy``, ``approximate_kl``, ``clip_fraction``, ``explained_variance``, ``learning_rate``, ``gradient_norm`` (the means over
-        minibatches), and ``learned_fraction``, the share of minibatches before ``target_kl`` was exceeded.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.

@@ -27,15 +27,15 @@ __all__ = ["PQNConfig", "PQNRows", "make"]
 
 @tree.dataclass
 class PQNConfig(OnPolicyConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.OnPolicyConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.OnPolicyConfig`.
 
     Attributes:
-        num_epochs: passes over the T * B samples.
+        num_epochs: passes over the T * B samples of an update.
         num_minibatches: gradient steps in a pass; divides T * B.
-        lambda_: how far targets look ahead, in [0, 1]; 0: one step.
-        epsilon_start: the first share of random actions, in [0, 1].
-        epsilon_end: the last, in [0, 1].
-        epsilon_steps: environment steps from one to the other.
+        lambda_: lambda of the lambda-returns, in [0, 1]; 0 gives one-step targets.
+        epsilon_start: initial probability of a random action, in [0, 1].
+        epsilon_end: final probability of a random action, in [0, 1].
+        epsilon_steps: number of environment steps over which it changes linearly.
     """
 
     num_steps: int = tree.static(default=32)
@@ -51,12 +51,12 @@ class PQNConfig(OnPolicyConfig):
 
 @tree.dataclass
 class PQNRows:
-    """The rows of an update.
+    """The training data of an update.
 
     Attributes:
-        observation: [N, ...].
+        observation: observations [N, ...].
         action: int64 [N].
-        target: floating point [N], what the action's value should be.
+        target: floating point [N], the lambda-returns.
     """
 
     observation: Any
@@ -75,28 +75,27 @@ def make(
 ) -> Algorithm:
     r"""Make PQN for an environment with vectors, images or dicts of both as observations and discrete actions.
 
-    An update rolls out T steps of B environments, epsilon-greedily, computes lambda-returns once (:func:`funrl.returns.q_lambda`), and
-    takes ``num_epochs`` times ``num_minibatches`` gradient steps. Layer normalisation in every hidden layer but convolutions keeps
-    this stable without a target network.
+    An update collects T steps of B environments with an epsilon-greedy policy, computes lambda-returns once
+    (:func:`funrl.returns.q_lambda`), and takes ``num_epochs`` times ``num_minibatches`` gradient steps. Layer normalisation in every hidden
+    layer except convolutions makes learning stable without a target network.
 
     .. math:: L = \frac{1}{2N} \sum_i (G^\lambda_i - Q_\theta(s_i, a_i))^2
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        network: a net from observations [N, ...] to the values of all actions [N, A]; None: as the configuration says. A torch module
-            comes in by :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``,
-            in ``learner.hparams`` too; None: Adam with these.
-        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
-            random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end``.
-        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is
-            ``default(params, rows, hparams)``; ``rows`` are a :class:`PQNRows`, and ``apply(params, observation)`` gives
-            the values of all actions. Its metrics, tensors [] without gradient, are among those of a step.
+        network: a net from observations [N, ...] to the values of all actions [N, A]; None: the network that the options describe.
+            :func:`funrl.nn.from_module` makes a net from a torch module.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate``, ``anneal_steps`` and
+            ``max_grad_norm``. With an optimizer these options cannot be given, and have no effect in ``learner.hparams``.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the number of environment steps so far, int64 []. It
+            returns the probability of a random action, in [0, 1]; None: linear from ``epsilon_start`` to ``epsilon_end``.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of the loss above. ``default(params, rows,
+            hparams)`` computes the original loss, ``rows`` is a :class:`PQNRows`, and ``apply(params, observation)`` returns the values of
+            all actions. Its metrics, tensors [] without gradient, are added to those of a step.
         **options: fields of :class:`PQNConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, and its metrics are
-        those of :func:`funrl.algos.on_policy.make`: ``value_loss`` and ``value``, the mean of Q(s, a).
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -110,7 +109,7 @@ def make(
         tensor(32)
 
     Reference: M. Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811, algorithm 1 and its form with
-        lambda-returns. Deviation: Adam stands for RAdam.
+        lambda-returns. Deviation: Adam instead of RAdam.
     """
     config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, exploration=exploration, loss=loss)
     _check(config, env, network)
@@ -138,7 +137,7 @@ def make(
     def own_loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         value = take(q_net.apply(params, rows.observation), rows.action)
         error = 0.5 * (rows.target - value).square().mean()
-        return error, {"value_loss": error.detach(), "value": value.detach().mean()}
+        return error, {"critic_loss": error.detach(), "q_mean": value.detach().mean()}
 
     def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> dict[str, torch.Tensor]:
         if exploration is not None:

@@ -25,12 +25,12 @@ __all__ = ["REDQConfig", "make"]
 
 @tree.dataclass
 class REDQConfig(SoftConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.SoftConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.SoftConfig`.
 
     Attributes:
-        num_critics: N, critics in the ensemble.
+        num_critics: N, number of critics in the ensemble.
         subset: M, at most N: a target is the minimum over M critics, which are drawn without replacement for each gradient step.
-        policy_delay: gradient steps of the critics to each one of actor and temperature; divides ``num_updates``.
+        policy_delay: gradient steps of the critics for each gradient step of actor and temperature; divides ``num_updates``.
     """
 
     num_updates: int = tree.static(default=640)
@@ -50,26 +50,28 @@ def make(
     actor_loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make REDQ: SAC with an ensemble of critics, so many gradient steps to an environment step, and an actor that moves less often.
+    """Make REDQ: SAC with an ensemble of critics, many gradient steps for each environment step, and an actor with fewer updates.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        actor: a net from observations [N, ...] to [N, 2A], the parameters of a
-            :class:`~funrl.distributions.TanhNormal`; None: as the configuration says.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.redq_critic_loss`,
-            which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
-            has to be among them.
-        actor_loss: the same in the place of :func:`funrl.losses.redq_actor_loss`, with ``log_prob`` [N] among its metrics.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
+            that the options describe.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the
+            options describe. :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that
+            the critics begin with different parameters.
+        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
+            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
+            ``learner.hparams``.
+        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.redq_critic_loss`.
+            ``default(*args, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to those of a
+            step; one of them must be ``td_error`` [N].
+        actor_loss: the same instead of :func:`funrl.losses.redq_actor_loss`; ``log_prob`` [N] must be one of its metrics.
         **options: fields of :class:`REDQConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
-        its metrics are those of the episodes and of the losses.
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`;
+        ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -85,8 +87,8 @@ def make(
         torch.Size([3, 8, 4])
 
     Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,
-        arXiv:2101.05982, algorithm 1. The defaults have the paper's 20 gradient steps to an environment step, with one of the actor; the
-        preset of ``funrl.training.preset`` for Pendulum has 5 and one, which is enough there and four times as fast.
+        arXiv:2101.05982, algorithm 1. As in the paper, the defaults have 20 gradient steps of the critics and one of the actor for each
+        environment step. The preset for Pendulum (``funrl.training.preset``) has 5 and one, which is enough there and four times as fast.
     """
     losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)

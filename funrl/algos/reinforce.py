@@ -22,10 +22,10 @@ __all__ = ["ReinforceConfig", "ReinforceRows", "make"]
 
 @tree.dataclass
 class ReinforceConfig(ActorCriticConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.on_policy.ActorCriticConfig`, and this.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
-        baseline: ``"value"``, a learned one, or ``"none"``; then ``value_weight`` has no effect.
+        baseline: ``"value"``, a learned value function, or ``"none"``; with ``"none"`` ``value_weight`` has no effect.
     """
 
     num_steps: int = tree.static(default=512)
@@ -35,11 +35,11 @@ class ReinforceConfig(ActorCriticConfig):
 
 @tree.dataclass
 class ReinforceRows:
-    """The rows of an update.
+    """The training data of an update.
 
     Attributes:
         batch: :class:`funrl.losses.ReinforceBatch` of leaves [N, ...].
-        weight: floating point [N], of its samples.
+        weight: floating point [N], the weights of the samples.
     """
 
     batch: ReinforceBatch
@@ -56,29 +56,28 @@ def make(
 ) -> Algorithm:
     """Make REINFORCE for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
 
-    An update rolls out T steps of B environments and takes one step along the gradient of :func:`funrl.losses.reinforce_loss` or, with a
-    baseline, :func:`funrl.losses.reinforce_with_baseline_loss`. T should be several times an episode's length:
+    An update collects T steps of B environments and takes one gradient step on :func:`funrl.losses.reinforce_loss` or, with a baseline,
+    :func:`funrl.losses.reinforce_with_baseline_loss`. T should be several times the length of an episode:
 
-    - Without a baseline only steps whose episode ends within the rollout are learned from. What would follow a truncation counts as 0.
-      Where none ends, the parameters move by the momentum of Adam alone. A long episode is cut off more often than a short one, so that
-      what is learned from prefers short episodes: by about L / T for those of L steps.
-    - With one, it stands for what would follow where an episode is cut off, by a truncation or the end of the rollout.
+    - Without a baseline the loss uses only steps of episodes that end within the rollout. The return after a truncation counts as 0. If no
+      episode ends, only the momentum of Adam changes the parameters. Long episodes are cut off more often than short ones, so that the
+      samples are biased towards short episodes: a fraction of about L / T of the steps of episodes of length L is lost.
+    - With a baseline, its value replaces the missing return where a truncation or the end of the rollout cuts an episode off.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        network: a net from observations [N, ...] to features [N, F], on which policy and value have a head each, or a
-            :class:`funrl.policies.ActorCritic`, which is both; None: as the configuration says. A torch module comes in by
-            :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``,
-            in ``learner.hparams`` too; None: Adam with these.
-        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` in the place of the algorithm's own, which is
-            ``default(params, rows, hparams)``; ``rows`` are a :class:`ReinforceRows`, and ``apply(params, observation)`` gives
-            the distribution and the value. Its metrics, tensors [] without gradient, are among those of a step.
+        network: a net from observations [N, ...] to features [N, F], to which a policy head and a value head are added, or a
+            :class:`funrl.policies.ActorCritic`, which computes both; None: the network that the options describe.
+            :func:`funrl.nn.from_module` makes a net from a torch module.
+        optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate``, ``anneal_steps`` and
+            ``max_grad_norm``. With an optimizer these options cannot be given, and have no effect in ``learner.hparams``.
+        loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of the loss above. ``default(params, rows,
+            hparams)`` computes the original loss, ``rows`` is a :class:`ReinforceRows`, and ``apply(params, observation)`` returns the
+            distribution and the value. Its metrics, tensors [] without gradient, are added to those of a step.
         **options: fields of :class:`ReinforceConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, and its metrics are
-        those of :func:`funrl.algos.on_policy.make`, and ``learned_fraction``, the share of steps that were learned from.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -93,8 +92,8 @@ def make(
 
     Reference: R. J. Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", 1992,
         doi:10.1007/BF00992696 (no arXiv id); R. S. Sutton, A. G. Barto, "Reinforcement Learning: An Introduction", 2018, section 13.4.
-        Deviations: several episodes an update, Adam, and no factor gamma^t; without a baseline, episodes that do not end within the
-        rollout are left out, and all steps that are left weigh the same, whichever environment they are of.
+        Deviations: several episodes in an update, Adam, and no factor gamma^t; without a baseline, episodes that do not end within the
+        rollout are left out, and all remaining steps have the same weight, in whichever environment they were made.
     """
     config, given = configure(ReinforceConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
@@ -104,7 +103,7 @@ def make(
 
     def prepare(params: Any, samples: Transition, hparams: ReinforceConfig) -> ReinforceRows:
         returns = reward_to_go(samples.reward, samples.terminated, samples.truncated, gamma=hparams.gamma)
-        ends = samples.done.flip(0).cummax(0).values.flip(0)  # whether the episode ends, now or later
+        ends = samples.done.flip(0).cummax(0).values.flip(0)  # True if the episode ends at this step or later
         return rows(samples, returns, ends.to(returns.dtype))
 
     def prepare_with_baseline(params: Any, samples: Transition, hparams: ReinforceConfig) -> ReinforceRows:
@@ -118,7 +117,7 @@ def make(
 
     def own_loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         share = rows.weight.mean()
-        weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # the mean over those that count
+        weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # so that the loss is a mean over the steps with weight 1
         options = {"entropy_weight": hparams.entropy_weight, "weight": weight}
         if config.baseline == "none":
             total, metrics = reinforce_loss(params, rows.batch, apply=lambda params, x: nets.both(params, x)[0], **options)

@@ -22,13 +22,13 @@ from funrl.optim import Optimizer, soft_update
 
 __all__ = ["SACConfig", "make"]
 
-# An optimizer of the user\'s own has a state for each of them.
+# With an optimizer of the user's own, each of these parts has its own optimizer state.
 _PARTS = ("actor", "critic", "log_alpha")
 
 
 @tree.dataclass
 class SACConfig(SoftConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.SoftConfig`."""
+    """The options of :func:`make`, which are those of :class:`~funrl.algos.SoftConfig`."""
 
 
 def make(
@@ -41,28 +41,29 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make SAC for continuous actions: two critics, their targets, and a temperature that is learned.
+    """Make SAC for continuous actions, with two critics, their target networks, and a learned temperature.
 
-    A gradient step moves actor, critics and temperature at once, each by the gradient of its own loss (:func:`funrl.losses.sac_loss`).
+    A gradient step updates actor, critics and temperature at once, each with the gradient of its own loss (:func:`funrl.losses.sac_loss`).
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        actor: a net from observations [N, ...] to [N, 2A], the parameters of a
-            :class:`~funrl.distributions.TanhNormal`; None: as the configuration says.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        loss: ``loss(params, target, key, batch, *, default, **options) -> (loss, metrics)`` in the place of
-            :func:`funrl.losses.sac_loss`, which is
-            ``default(params, target, key, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
-            ``td_error`` [N] has to be among them.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
+            that the options describe.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the
+            options describe. :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that
+            the critics begin with different parameters.
+        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
+            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
+            ``learner.hparams``.
+        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, key, batch, *, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.sac_loss`.
+            ``default(params, target, key, batch, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are
+            added to those of a step; one of them must be ``td_error`` [N].
         **options: fields of :class:`SACConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
-        its metrics are those of the episodes and of the loss.
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`;
+        ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.

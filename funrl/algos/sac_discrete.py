@@ -25,18 +25,18 @@ from funrl.random import split
 
 __all__ = ["SACDiscreteConfig", "make"]
 
-# An optimizer of the user\'s own has a state for each of them.
+# With an optimizer of the user's own, each of these parts has its own optimizer state.
 _PARTS = ("actor", "critic", "log_alpha")
 
 
 @tree.dataclass
 class SACDiscreteConfig(SoftConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
-        initial_alpha: the first temperature, above 0.
-        tau: how far the target critics follow at each gradient step, in [0, 1].
-        entropy_share: the temperature aims at this share, in [0, 1], of the entropy log A of uniform actions.
+        initial_alpha: initial temperature, above 0.
+        tau: step size of the target critics at each gradient step, in [0, 1].
+        entropy_share: the target entropy, as a fraction in [0, 1] of the entropy log A of uniform actions.
     """
 
     entropy_share: Any = 0.3
@@ -52,25 +52,26 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make SAC for discrete actions: expectations over actions are exact, and nothing but acting draws any.
+    """Make SAC for discrete actions, with exact expectations over actions; only acting samples them.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        actor: a net from observations [N, ...] to the logits [N, A]; None: as the configuration says.
-        critic: a net from observations [N, ...] to [N, A], of which the critics are made; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of
-            :func:`funrl.losses.sac_discrete_loss`, which is
-            ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;
-            ``td_error`` [N] has to be among them.
+        actor: a net from observations [N, ...] to the logits [N, A]; None: the network that the options describe.
+        critic: a net from observations [N, ...] to [N, A], which is used for each critic; None: the network that the options describe.
+            :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that the critics begin
+            with different parameters.
+        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
+            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
+            ``learner.hparams``.
+        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.sac_discrete_loss`.
+            ``default(params, target, batch, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to
+            those of a step; one of them must be ``td_error`` [N].
         **options: fields of :class:`SACDiscreteConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, and
-        its metrics are those of the episodes and of the loss.
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`;
+        ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
@@ -84,7 +85,7 @@ def make(
         (tensor(4), tensor(0))
 
     Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.
-        Deviation: the temperature aims at a lower entropy; the paper's share is 0.98.
+        Deviation: the target entropy is lower; the paper has a fraction of 0.98.
     """
     config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
     off_policy.check("SAC for discrete actions", env, config, discrete=True, observations=observations(actor, critic))

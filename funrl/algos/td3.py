@@ -26,16 +26,17 @@ __all__ = ["TD3Config", "make"]
 
 @tree.dataclass
 class TD3Config(OffPolicyConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos.off_policy.OffPolicyConfig`, and these.
+    """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
-    Noise is a share of half the width of the box of actions.
+    The unit of the noise is half the width of the action space.
 
     Attributes:
-        policy_delay: gradient steps of the critics to each one of the actor and the targets; divides ``num_updates``.
-        tau: how far the targets follow then, in [0, 1].
-        exploration_noise: the standard deviation of the noise on actions, at least 0.
-        target_noise: the standard deviation of that on the actions of the targets, at least 0.
-        target_noise_clip: what the latter is clipped to, at least 0.
+        policy_delay: gradient steps of the critics for each gradient step of the actor and each update of the targets; divides
+            ``num_updates``.
+        tau: step size of the target networks, in [0, 1].
+        exploration_noise: standard deviation of the noise on actions, at least 0.
+        target_noise: standard deviation of the noise on the next actions in the targets, at least 0.
+        target_noise_clip: this noise is clipped to [-``target_noise_clip``, ``target_noise_clip``]; at least 0.
     """
 
     policy_delay: int = tree.static(default=2)
@@ -57,27 +58,30 @@ def make(
     actor_loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor that moves less often.
+    """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor with fewer updates.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
-            deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
-        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.td3_critic_loss`,
-            which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
-            has to be among them.
-        actor_loss: the same in the place of :func:`funrl.losses.td3_actor_loss`.
+        actor: a net from observations [N, ...] to [N, A], whose output is mapped by a tanh to the action space; None: the network that the
+            options describe.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the
+            options describe. :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that
+            the critics begin with different parameters.
+        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
+            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
+            ``learner.hparams``.
+        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the number of environment steps so far, int64 []. It
+            returns the standard deviation of the noise, in half-widths of the action space; None: ``exploration_noise``.
+        critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.td3_critic_loss`.
+            ``default(*args, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to those of a
+            step; one of them must be ``td_error`` [N].
+        actor_loss: the same instead of :func:`funrl.losses.td3_actor_loss`.
         **options: fields of :class:`TD3Config`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`, and its
-        metrics are those of the episodes and of the losses.
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`;
+        ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.

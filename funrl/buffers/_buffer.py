@@ -84,7 +84,7 @@ class Buffer(NamedTuple):
         restore: ``restore(ring) -> state``: a state of existing items, as if they had just been added.
         capacity: N, in items (in steps of each environment for sequences).
         storage: the storage of the items.
-        kept: ``kept(item) -> row``: the part of an item that is stored.
+        kept: ``kept(item) -> row``: return the part of an item that is stored.
         update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``; overwritten items are ignored.
         sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in an epoch that contains each
             item once, in a random order given by the key; rows beyond the last item have weight 0.

@@ -161,7 +161,7 @@ def _write_steps(spec: _Spec, write: Write, state: FramesState, whole: Any) -> F
 
 
 def _padding_of(spec: _Spec, state: FramesState, batch: Any, position: torch.Tensor) -> torch.Tensor:
-    """Return how stacks [T, E, K, ...] begin, uint8 [T, E], as :class:`FramesState` says it."""
+    """Return the kinds of the beginnings of stacks [T, E, K, ...], uint8 [T, E], in the encoding of :class:`FramesState`."""
     num_frames = spec.num_frames
     stack, after = tree.get(batch, spec.observation), tree.get(batch, spec.next_observation)
     slot = (state.ring.cursor - num_frames + 1 + torch.arange(num_frames - 1, device=position.device)) % spec.capacity

@@ -218,7 +218,7 @@ def _spec(
 def _buffer(
     spec: _Spec, storage: Storage, postprocess: Function | None, more: Callable[[Write], dict[str, Any]] = lambda write: {}
 ) -> Buffer:
-    """Return the buffer; ``more(write)`` gives functions that write besides ``add`` and ``extend``."""
+    """Return the buffer; ``more(write)`` returns further functions that write, in addition to ``add`` and ``extend``."""
 
     def init(example: Any) -> SequenceState:
         if all(isinstance(x, torch.Tensor) for x in tree.leaves(example)) and tree.leaves(example):

@@ -152,7 +152,7 @@ def _sample(state: RingState, index: torch.Tensor, there: torch.Tensor, postproc
 def _ring_buffer(
     name: str, capacity: int, storage: Storage, sample: Callable[..., Sample], more: Callable[[Write], dict[str, Any]] = lambda write: {}
 ) -> Buffer:
-    """Return a buffer whose state is a ring; ``more(write)`` gives functions that write besides ``add`` and ``extend``."""
+    """Return a buffer whose state is a ring; ``more(write)`` returns the functions that write, except ``add`` and ``extend``."""
     check_capacity(name, capacity=capacity)
 
     def writers(write: Write) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How the functions of a buffer write: into new tensors, or into those of the state that they are given."""
+"""Write operations of buffers: into new tensors, or in place into the tensors of the given state."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Whole programs: ``scan``, a loop that compiles, and ``compile``, which makes one program of a function."""
+"""Compilation of whole programs: ``compile`` makes one program of a function, and ``scan`` is a loop inside programs."""
 
 from funrl.compiler._backends import backend, eager, using
 from funrl.compiler._effects import effect as effect, from_around_a_loop as from_around_a_loop, instances as instances

@@ -1,4 +1,4 @@
-"""The arguments of a call: their leaves, what of them is in the key of a program, and messages that name one of them."""
+"""Arguments of a call: their leaves, the part of them in the key of a program, and messages that name a leaf."""
 
 import functools
 import types
@@ -15,12 +15,12 @@ from funrl.compiler._traced import Traced
 __all__ = ["FIXED", "as_leaf", "changeable", "dicts", "path", "unhashable", "what_changes"]
 
 
-# Objects that are told apart by identity and never change.
+# Objects that are compared by identity and never change.
 FIXED = (object, torch.dtype, torch.layout, torch.memory_format, types.EllipsisType)
 
 
 def as_leaf(x: Any) -> Any:
-    """Return a leaf as a plain tensor, if it is a tensor or an array, or else as it is; a number of NumPy as one of Python."""
+    """Return a leaf as a plain tensor if it is a tensor or an array, a number of NumPy as a Python number, and others unchanged."""
     if isinstance(x, torch.Tensor):
         return (
             x
@@ -28,7 +28,7 @@ def as_leaf(x: Any) -> Any:
             else x.detach().as_subclass(torch.Tensor)
         )
     if isinstance(x, np.ndarray):
-        if not x.dtype.isnative:  # torch takes the machine's byte order alone
+        if not x.dtype.isnative:  # torch supports the machine's byte order only
             x = x.astype(x.dtype.newbyteorder("="))
         # torch takes no negative strides, and warns of arrays that cannot be written.
         return torch.as_tensor(x if x.flags.writeable and min(x.strides, default=0) >= 0 else x.copy())
@@ -69,14 +69,14 @@ def unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeErro
 
 
 def path(place: tuple[Any, ...]) -> str:
-    """Return where a leaf of (args, kwargs) is, for messages."""
+    """Return the path of a leaf of (args, kwargs), for messages."""
     which, *rest = place
     where = f"argument {rest[0]}" if which == 0 and isinstance(rest[0], int) else f"argument {rest[0]!r}"
     return where + "".join(f"[{step!r}]" for step in rest[1:])
 
 
 def what_changes(keys: list[Any], args: Any, kwargs: Any) -> str:
-    """Return why there are so many programs."""
+    """Return the reason for the many programs."""
     places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
     for k, place in enumerate(places, start=1):
         kinds = {key[k] for key in keys if len(key) > k}

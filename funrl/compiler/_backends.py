@@ -1,4 +1,4 @@
-"""Which backend a program is compiled by, and contexts that choose it."""
+"""The choice of a backend for programs, and contexts that change it."""
 
 import contextlib
 import functools
@@ -12,21 +12,21 @@ import torch
 __all__ = ["BACKENDS", "STATE", "backend", "chosen", "eager", "has_jax", "using"]
 
 BACKENDS = ("auto", "xla", "inductor", "aot_eager", "eager")
-# Of this thread: the backend chosen for it, and how many contexts of ``eager`` it is in.
+# For each thread: the chosen backend, and the number of entered ``eager`` contexts.
 STATE = threading.local()
 
 
 def backend(device: str | torch.device = "cpu") -> tuple[str, str]:
-    """Return the backend that ``funrl.compile`` takes for programs on a device, and why.
+    """Return the backend of ``funrl.compile`` for programs on a device, and the reason.
 
     Args:
-        device: where the program runs.
+        device: the device of the program.
 
     Returns:
-        "xla", "inductor" or "eager", and a sentence that says why.
+        "xla", "inductor" or "eager", and a sentence with the reason.
 
     Raises:
-        ValueError: if ``FUNRL_BACKEND`` names no backend.
+        ValueError: if ``FUNRL_BACKEND`` is not a backend.
 
     Example:
         >>> name, why = backend("cuda")
@@ -37,7 +37,7 @@ def backend(device: str | torch.device = "cpu") -> tuple[str, str]:
 
 
 def chosen(asked: str, device: torch.device) -> tuple[str, str]:
-    """Return the backend for ``asked``, which may be "auto", and why."""
+    """Return the backend for ``asked``, which may be "auto", and the reason."""
     if asked != "auto":
         return asked, "it was asked for"
     if getattr(STATE, "backend", None) is not None:
@@ -62,10 +62,10 @@ def has_jax() -> bool:
 
 @contextlib.contextmanager
 def using(backend: str) -> Iterator[None]:
-    """Within the context, let this thread's programs of ``backend="auto"`` take this backend.
+    """Context in which programs of this thread with ``backend="auto"`` use this backend.
 
     Args:
-        backend: "xla", "inductor", "aot_eager" or "eager"; "auto" leaves the choice as it is.
+        backend: "xla", "inductor", "aot_eager" or "eager"; "auto" changes nothing.
 
     Raises:
         ValueError: if it is none of these.
@@ -87,7 +87,7 @@ def using(backend: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def eager() -> Iterator[None]:
-    """Within the context, run this thread's compiled functions as they are, for a debugger or ``print``.
+    """Context in which compiled functions of this thread run without compiling, for a debugger or ``print``.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Executables on disk, so that another process finds a program again."""
+"""Executables on disk, so that another process need not compile a program again."""
 
 import functools
 import hashlib
@@ -19,7 +19,7 @@ _MAGIC = b"funrl-xla-1\n"
 
 
 def folder() -> pathlib.Path | None:
-    """Return where executables are kept: ``FUNRL_CACHE``, else a folder under the user's cache; None where that is switched off ("0")."""
+    """Return the folder of executables: ``FUNRL_CACHE``, or a folder in the user's cache; None if it is switched off ("0")."""
     named = os.environ.get("FUNRL_CACHE")
     if named is not None:
         return None if named in ("", "0") else pathlib.Path(named) / "xla"
@@ -29,10 +29,10 @@ def folder() -> pathlib.Path | None:
 def loaded(
     graph: Graph, layouts: Any, donated: Any, options: Any, num_arrays: int, build: Callable[[], Any], note: Callable[[str], Any]
 ) -> Any:
-    """Return the executable of a graph: from disk, or else built, and kept there.
+    """Return the executable of a graph, from disk, or else build it and write it to the disk.
 
-    An entry bears the digest of what is in it and is found by what it was made from (the graph, the versions, the machine). One that is
-    cut, changed or from elsewhere is built again, never run.
+    A file has the digest of its contents, and its name depends on the graph, the versions and the machine. A file that is truncated,
+    changed or from another machine is never run; the executable is built again.
     """
     import jax
     from jax.experimental import serialize_executable
@@ -49,12 +49,12 @@ def loaded(
             _start_lapack()
         try:
             return serialize_executable.deserialize_and_load(payload, *trees)
-        except Exception:  # whatever another version may have written
+        except Exception:  # another version may have written anything
             pass
     compiled = build()
     try:
         _write(entry, serialize_executable.serialize(compiled)[0])
-    except (OSError, ValueError, RuntimeError):  # no place to write, or a program that cannot be kept
+    except (OSError, ValueError, RuntimeError):  # the folder cannot be written, or the program cannot be stored
         pass
     return compiled
 
@@ -135,7 +135,7 @@ def _enter(digest: Any, graph: Graph) -> None:
 
 @functools.cache
 def _world() -> bytes:
-    """Return what an executable depends on beside its graph: versions, this code, and the machine's processor."""
+    """Return everything that an executable depends on except its graph: versions, this code, and the processor of the machine."""
     import jax
     import jaxlib
 

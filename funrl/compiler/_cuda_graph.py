@@ -64,7 +64,7 @@ def _on_one_gpu(values: list[torch.Tensor]) -> bool:
 
 
 class _Recording:
-    """The kernels of one call, on memory of their own but for the inputs ``held``."""
+    """The kernels of one call, with their own memory except for the inputs ``held``."""
 
     def __init__(self, program: Callable[..., Any], values: list[torch.Tensor], held: Sequence[int]) -> None:
         inputs = [x if k in held else x.clone() for k, x in enumerate(values)]

@@ -1,4 +1,4 @@
-"""Donated arguments: which output takes their memory, and tensors that must not be used again."""
+"""Donated arguments: the outputs that use their memory, and tensors that must not be used again."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from funrl import tree
 
 __all__ = ["LARGE", "check_usable", "mark_donated", "matched", "own_copies"]
 
-# Bytes from which a donated tensor is written in place. Below, a new tensor costs less.
+# The number of bytes from which a donated tensor is written in place. For smaller ones a new tensor costs less.
 LARGE = 1 << 16
 
 
 class _Donated(torch.Tensor):
-    """A tensor whose memory was given away: any use is an error."""
+    """A tensor whose memory was given away: each use is an error."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -27,10 +27,10 @@ class _Donated(torch.Tensor):
 
 
 def matched(name: str, positions: tuple[int, ...], args: tuple[Any, ...], out: Any) -> tuple[bool, list[int]]:
-    """Return whether the whole output takes the memory of a donated argument (or else items of it), and which items do.
+    """Return True if the whole output uses the memory of a donated argument (False: only items of it), and the positions of such items.
 
     Raises:
-        ValueError: if no output is like a donated argument.
+        ValueError: if no output has the structure, shapes and dtypes of a donated argument.
     """
     whole = any(_alike(out, args[i]) for i in positions)
     parts = list(out) if type(out) is tuple and not whole else [out]
@@ -56,7 +56,7 @@ def mark_donated(name: str, donated: list[torch.Tensor]) -> None:
     """Mark tensors that must not be used again."""
     for x in donated:
         if "_funrl_donated" in x.__dict__:
-            continue  # it was given twice
+            continue  # it occurs twice among the arguments
         large = "_funrl_array" not in x.__dict__ and (x.nbytes >= LARGE or x.numel() == 0)
         x._funrl_donated = name  # pyright: ignore[reportAttributeAccessIssue]
         if large:
@@ -67,7 +67,7 @@ def check_usable(x: torch.Tensor, name: str, trees: tuple[tuple[Any, ...], dict[
     """Raise if a leaf, the one numbered ``place`` of (args, kwargs), was donated before.
 
     Raises:
-        ValueError: that names the leaf and to whom it was donated.
+        ValueError: if so; the message names the leaf and the function that it was donated to.
     """
     donated = x.__dict__.get("_funrl_donated")
     if donated is None:

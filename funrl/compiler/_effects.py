@@ -1,4 +1,4 @@
-"""Calls of Python from a running program: below vmap each instance calls for itself."""
+"""Calls of Python functions from a running program; under vmap there is one call for each instance."""
 
 import hashlib
 import itertools
@@ -16,16 +16,16 @@ __all__ = ["Effect", "effect", "from_around_a_loop", "instances"]
 
 
 def effect(f: Callable[..., Any], *tensors: torch.Tensor) -> None:
-    """Call ``f(*tensors)`` with the values that the tensors have when this is run, once for each instance that vmap makes.
+    """Call ``f(*tensors)`` at run time with the present values of the tensors, once for each instance of vmap.
 
-    In a program that XLA compiles the call happens as the program runs; an exception of ``f`` is raised when the program has ended.
+    A program of XLA makes the call while it runs; an exception of ``f`` is raised after the end of the program.
 
     Args:
-        f: a function of tensors; what it returns is dropped.
-        tensors: as it takes them.
+        f: a function of tensors; its result is ignored.
+        tensors: its arguments.
 
     Raises:
-        TraceError: in a program that inductor compiles.
+        TraceError: in a program compiled by inductor.
 
     Example:
         >>> seen = []
@@ -60,11 +60,11 @@ def _bind(f: Callable[..., Any], tensors: list[torch.Tensor], batch_dims: int) -
 
 
 class Effect:
-    """A function to call for each instance of a batch.
+    """A function that is called for each instance of a batch.
 
     Args:
         f: a function of tensors.
-        batch_dims: how many leading dimensions of what it is given count instances.
+        batch_dims: the number of leading dimensions of its arguments that count instances.
     """
 
     def __init__(self, f: Callable[..., Any], batch_dims: int) -> None:

@@ -1,4 +1,4 @@
-"""Errors of a trace: they name the user's own line."""
+"""Errors of a trace, which name the line of the user's code."""
 
 import linecache
 import os

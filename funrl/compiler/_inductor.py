@@ -1,4 +1,4 @@
-"""Programs on inductor, torch's compiler: a recorded graph as torch.fx modules, handed to it without Dynamo and AOTAutograd."""
+"""Programs on inductor, torch's compiler, which compiles a recorded graph, as torch.fx modules, without Dynamo and AOTAutograd."""
 
 import contextlib
 import functools
@@ -23,13 +23,13 @@ LARGE = 1 << 16
 
 
 def lowers(operator: Any) -> bool:
-    """Return whether an aten operator goes into the graph as it is."""
+    """Return True if an aten operator is in the graph without decomposition."""
     return operator not in decompositions() and not private.is_composite(operator)
 
 
 @functools.cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return how operators are written in simpler ones: inductor's own table, and ours of what it computes otherwise than torch."""
+    """Return the decompositions: inductor's own, and ours of operators that inductor computes differently from torch."""
     table = dict(private.inductor().select_decomp_table())
     for operator, mend in MENDS.items():
         plain = table.get(operator)
@@ -50,14 +50,14 @@ class Executable:
 
     Args:
         graph: its inputs are the leaves of the arguments, then the captured tensors.
-        groups: for each leaf the argument that it is a part of.
+        groups: for each leaf the argument that contains it.
         captured: tensors whose present values are read at each call.
-        output_groups: for each output the part of the result that it belongs to.
-        donated: the leaves whose memory may be taken.
-        threads: how many threads of the CPU it may take.
-        name: for messages and profiles.
-        note: told the seconds of lowering and compiling.
-        device: where the program runs.
+        output_groups: for each output the part of the result that contains it.
+        donated: the leaves whose memory may be used.
+        threads: the number of CPU threads that it may use.
+        name: the name for messages and profiles.
+        note: a function that is called with the seconds of lowering and compiling.
+        device: the device of the program.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Executable:
         self.compiled = replayed(compiled, held) if device.type == "cuda" else compiled
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-        leaves = [x if x.is_contiguous() else x.contiguous() for x in leaves]  # one layout is one program
+        leaves = [x if x.is_contiguous() else x.contiguous() for x in leaves]  # one layout gives one program
         inputs = [*leaves, *(self._present(x) for x in self.captured), *self.constants]
         outside = torch.get_num_threads()
         torch.set_num_threads(self.threads)

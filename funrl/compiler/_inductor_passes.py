@@ -1,4 +1,4 @@
-"""How inductor is set for our programs, and the one pass over its graphs that correctness needs."""
+"""Inductor's options for our programs, and a pass over its graphs that correctness needs."""
 
 import functools
 from typing import Any
@@ -9,7 +9,7 @@ from funrl.compiler import _torch_private as private
 
 __all__ = ["options"]
 
-# Programs on disk are keyed by this: change it when what the code here gives changes.
+# The key of programs on disk: change it when the result of the code here changes.
 _VERSION = "funrl-inductor-1"
 
 
@@ -30,8 +30,8 @@ def _pass() -> Any:
 def _copy_results_of_loops(graph: torch.fx.Graph) -> None:
     """Let the body of a scan return none of its inputs.
 
-    Inductor drops a ``clone`` that ends the body, does not know that the loop's result is then the memory of its first carry,
-    and gives that memory to later kernels.
+    Otherwise inductor removes a ``clone`` at the end of the body, although the loop's result then is the memory of its first carry, and
+    uses that memory for later kernels.
     """
     aten = torch.ops.aten
     passing = (aten.reshape.default, aten.clone.default)
@@ -56,11 +56,11 @@ def options(threads: int, wrapper: bool) -> dict[str, Any]:
     """Return inductor's options for a program.
 
     Args:
-        threads: how many threads of a CPU it takes.
-        wrapper: whether C++ calls its kernels: that takes Python out of loops, and g++ a few seconds more.
+        threads: the number of CPU threads that it uses.
+        wrapper: True if C++ calls its kernels, which takes Python out of loops, but costs some seconds of g++.
     """
     return {
-        # Without this, programs that hold a scan are not found again by a second process.
+        # Without this, a second process does not find programs with a scan.
         "unsafe_marked_cacheable_functions": {f"torch.ops.higher_order.{name}": _VERSION for name in ("scan", "while_loop")},
         "cpp_wrapper": wrapper,
         "post_grad_custom_post_pass": _pass(),

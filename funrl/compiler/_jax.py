@@ -1,4 +1,4 @@
-"""jax as the programs of this process have it: which versions, how many threads, and settings that are not the user's."""
+"""jax for the programs of this process: supported versions, number of threads, and settings that differ from the user's."""
 
 import atexit
 import contextlib
@@ -19,7 +19,7 @@ def load() -> Any:
     """Return jax.
 
     Raises:
-        ImportError: if it is missing, or a version that funrl does not know; the message names the extra.
+        ImportError: if it is missing, or funrl does not support its version; the message names the extra.
     """
     try:
         import jax
@@ -33,13 +33,13 @@ def load() -> Any:
     return jax
 
 
-# How many threads jax has for programs, which is one number for the whole process; and what was asked for and told of in vain.
+# The number of threads of jax's programs, one number for the whole process; and the numbers that were asked for too late, with a warning.
 POOL: list[int] = []
 _TOLD: set[int] = set()
 
 
 def start(threads: int) -> Any:
-    """Return jax, whose CPU backend is started with so many threads if nobody started it before."""
+    """Return jax; if its CPU backend has not been started, start it with this number of threads."""
     jax = load()
     with _STARTING:
         if not POOL:
@@ -67,7 +67,7 @@ def start(threads: int) -> Any:
 
 
 def _num_threads() -> int:
-    """Return how many threads jax's CPU backend has in this process, as far as the system tells: 0 before its start."""
+    """Return the number of threads of jax's CPU backend in this process, as far as the system reports it: 0 before its start."""
     names = []
     for task in pathlib.Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(OSError):  # it has ended
@@ -80,7 +80,7 @@ _STARTING = threading.Lock()
 
 @contextlib.contextmanager
 def settings() -> Iterator[None]:
-    """Within the context, let jax have our settings, whatever the user's are for code of their own."""
+    """Context in which jax has the settings of funrl, whatever settings the user has chosen for other code."""
     jax = load()
     with (
         jax.enable_x64(True),
@@ -93,7 +93,7 @@ def settings() -> Iterator[None]:
 
 
 def in_settings() -> Any:
-    """Return the context of a call: a shorter way where the user has changed none of these settings."""
+    """Return the context of a call, which does nothing if the user has not changed any of these settings."""
     jax = load()
     config = jax.config
     if config.jax_default_device is None and not (config.jax_disable_jit or config.jax_debug_nans or config.jax_debug_infs):
@@ -102,7 +102,7 @@ def in_settings() -> Any:
 
 
 def _rest() -> None:
-    """Wait until no program runs and its threads have dropped what they were given, as they need the interpreter for it."""
+    """Wait until no program runs and its threads have released their arguments, for which they need the interpreter."""
     jax = load()
     jax.block_until_ready(jax.live_arrays("cpu"))
     time.sleep(0.05)

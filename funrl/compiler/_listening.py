@@ -1,4 +1,4 @@
-"""Who is told what a first call is doing."""
+"""Progress of first calls: listeners that are called when a part begins."""
 
 import contextlib
 import threading
@@ -11,7 +11,7 @@ _STATE = threading.local()
 
 
 class Timer:
-    """Tell listeners which part of a first call begins, and how long the last one took."""
+    """Call the listeners when a part of a first call begins, with the duration of the last one."""
 
     def __init__(self, name: str, backend: str) -> None:
         self.name, self.backend, self.part, self.begin = name, backend, "", time.perf_counter()
@@ -25,7 +25,7 @@ class Timer:
 
 @contextlib.contextmanager
 def listening(listener: Callable[[str, str, float, str], None]) -> Iterator[None]:
-    """Within the context, call ``listener(name, ended, seconds, begins)`` as first calls of this thread go on.
+    """Context in which first calls of this thread call ``listener(name, ended, seconds, begins)`` for each part.
 
     ``ended`` and ``begins`` are "tracing", "lowering", "compiling" or "loading" (from disk), or "" before the first and after the last.
 

@@ -1,4 +1,4 @@
-"""``compile``: which program a call needs, traced and compiled once for each kind of arguments."""
+"""``compile``: choose the program of a call, and trace and compile a new one for each new kind of arguments."""
 
 import functools
 import math
@@ -25,60 +25,59 @@ from funrl.compiler._trace import current
 
 __all__ = ["clear", "compile", "transformed"]
 
-# A function that is compiled more often than that has a number among its arguments that ought to be a tensor.
+# The maximum number of programs of a function. If there are more, an argument is a number that should be a tensor.
 MOST_PROGRAMS = 64
 
 
 def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads: int = 1, backend: str = "auto") -> Callable[..., Any]:
     """Compile ``fn`` into one program.
 
-    At the first call ``fn`` runs once, with tensors that have shapes but no values, and the operators that it uses become one program.
-    Whatever Python it runs is gone then, as in JAX: a second call with arguments of the same structure, shapes, dtypes, static fields and
-    Python numbers runs the program alone. A tensor that ``fn`` closes over is an input: its present values are read at each call; all else
-    that it reads from outside (numbers, attributes, which tensor a name stands for) stays as it was. What cannot be in a program (asking
-    for a tensor's value, torch's random generator, changing an argument in place) is an error that names the line. A program is found
-    again on disk by another process. Gradients are taken in ``fn``, by torch.func: torch.autograd sees nothing of a program.
+    At the first call ``fn`` runs once, with tensors that have shapes but no values, and the operators that it uses become one program. As
+    in JAX, the Python code of ``fn`` does not run again: a second call with arguments of the same structure, shapes, dtypes, static fields
+    and Python numbers runs only the program. A tensor that ``fn`` closes over is an input: each call reads its present values. Everything
+    else from outside (numbers, attributes, the tensor that a name refers to) is fixed at the first call. Operations that a program cannot
+    contain (reading a tensor's value, torch's random generator, changing an argument in place) are errors that name the line. Another
+    process finds the program on disk. Compute gradients inside ``fn``, with torch.func: torch.autograd does not differentiate a program.
 
-    Results are those of eager torch up to rounding; XLA takes numbers below the smallest normal one (1e-38 in float32) for 0, and has no
-    complex ones. An index out of range, at which torch raises, is no error in a program of XLA: a read gives the nearest row, a write
-    is dropped; within ``with funrl.compiler.eager():`` torch says where it is. Tensors that ``fn`` is given, or closes over, count as
-    contiguous whatever their strides, so that ``reshape`` of them, or of their clones, is always a view.
+    Results equal those of eager torch up to rounding. XLA replaces numbers below the smallest normal one (1e-38 in float32) by 0, and does
+    not support complex numbers. An index out of range, at which torch raises, is no error in a program of XLA: a read returns the nearest
+    row, a write has no effect. Use ``with funrl.compiler.eager():`` to find such an index. Tensors that ``fn`` is given, or closes over,
+    count as contiguous, whatever their strides, so that ``reshape`` of them, or of their clones, is always a view.
 
-    With ``backend="xla"`` the program is compiled by XLA in a second or two, for the CPU; it needs jax (the extra ``xla``).
-    ``"inductor"`` is torch's compiler, for the GPU and where jax is missing; there the second call on a GPU records the program, and later
-    ones launch it as one CUDA graph. ``"auto"`` is ``FUNRL_BACKEND`` if that is set, else "xla" on the CPU if jax is installed, else
+    With ``backend="xla"`` XLA compiles the program in a second or two, for the CPU; it needs jax (the extra ``xla``). ``"inductor"`` is
+    torch's compiler, for the GPU, and for the CPU without jax. On a GPU its second call records the kernels of the program, and later calls
+    launch them as one CUDA graph. ``"auto"`` is ``FUNRL_BACKEND`` if that is set, else "xla" on the CPU if jax is installed, else
     "inductor" (see :func:`funrl.compiler.backend`).
 
-    A *donated* argument gives its memory to the result: the part of the output that has its structure, shapes and
-    dtypes (the output itself, or the first such item of a tuple) is written in place, which for a large replay buffer
-    is the difference between writing a few rows and copying them all. The donated tensors must not be used again: use what ``fn``
-    returned. A second use in a compiled function is an error, and so is any use of a donated tensor of 64 KiB or more.
+    A *donated* argument gives its memory to the result: the part of the output with the same structure, shapes and dtypes (the output
+    itself, or the first such item of a tuple) is written in place. For a large replay buffer this writes a few rows instead of copying all.
+    Do not use the donated tensors again; use the result of ``fn``. A second use in a compiled function is an error, and so is any use of a
+    donated tensor of 64 KiB or more.
 
-    Compile outermost: inside another compiled function, or a transform such as vmap, the result is ``fn`` itself. Its attribute
-    ``vmapped(in_dims)`` is ``fn`` mapped and then compiled, once for each ``in_dims``. A compiled function cannot be pickled: compile it
-    again in the other process, which finds the program on disk.
+    Compile the outermost function: inside another compiled function, or a transform such as vmap, the result is ``fn`` itself. Its
+    attribute ``vmapped(in_dims)`` is ``fn``, first mapped and then compiled, once for each ``in_dims``. A compiled function cannot be
+    pickled: compile it again in the other process, which finds the program on disk.
 
     Args:
-        fn: a pure function of trees of tensors. NumPy arrays count as tensors. A float that changes becomes an input at its second value;
-            other numbers and strings are fixed in a program, and a new value makes another one (64 at most: make it a tensor), and so does
-            a dict whose keys come in another order.
+        fn: a pure function of trees of tensors. NumPy arrays count as tensors. A float that changes becomes an input at its second value.
+            Other numbers and strings are fixed in a program, and each new value makes a new program, at most 64 of them: use a tensor
+            instead. A dict with another order of keys also makes a new program.
         donate: position or positions of the arguments to donate.
-        threads: how many of the CPU's threads the program may use, at least 1. One thread gives the same bits on any number of cores.
-            With "xla" the number is that of the whole process: jax is started with as many threads as its first program asks for, unless it
-            was started before, or ``PJRT_NPROC`` says otherwise.
-        backend: "auto", "xla", "inductor"; "aot_eager", which traces and runs the recorded operators one by one, for tests; or "eager",
-            which does not trace.
+        threads: number of CPU threads for the program, at least 1. With one thread the bits do not depend on the number of cores. With
+            "xla" the first program sets this number for the whole process, unless jax was started before, or ``PJRT_NPROC`` is set.
+        backend: "auto", "xla" or "inductor"; "aot_eager", which traces the function and runs the recorded operators one by one, for tests;
+            or "eager", which does not trace.
 
     Returns:
         A function with the signature of ``fn``.
 
     Raises:
-        TypeError: if ``fn`` is not callable or ``donate`` holds something else than positions; when called: if a leaf of a
-            donated argument is not a tensor, or a leaf is an object that has no value, only an identity (``self`` of a class of one's own).
-        ValueError: if ``threads`` is less than 1 or ``backend`` is none of these; when called: if a donated argument was donated before or
-            is not given, if no output is like it, or at the 65th program.
+        TypeError: if ``fn`` is not callable or ``donate`` is not one or several positions; when called: if a leaf of a donated argument is
+            not a tensor, or a leaf is an object without a value, such as ``self`` of a class of your own.
+        ValueError: if ``threads`` is less than 1 or ``backend`` is unknown; when called: if a donated argument was donated before or is
+            missing, if no output has its structure, shapes and dtypes, or at the 65th program.
         ImportError: if ``backend`` is "xla" and jax is missing.
-        TraceError: when called: if ``fn`` does what a program cannot.
+        TraceError: when called: if ``fn`` does something that a program cannot contain.
 
     Example:
         >>> import torch
@@ -102,7 +101,7 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
     return _Compiled(fn, positions, threads, backend)
 
 
-# In the place of a float's value, in the key of a program that takes it as an input.
+# Replaces the value of a float in the key of a program that has the float as an input.
 _NUMBER = "a number that changes"
 
 
@@ -114,10 +113,10 @@ class _Compiled:
         self.fn, self.donated, self.threads, self.backend = fn, donated, threads, backend
         self.name = getattr(fn, "__name__", type(fn).__name__).replace("<lambda>", "fn")
         self.programs: dict[Any, _Program] = {}
-        # For each structure: the value that each float had first, and the places of those that are inputs because they changed.
+        # For each structure: the first value of each float, and the positions of the floats that are inputs because they have changed.
         self.floats: dict[Any, tuple[dict[int, float], set[int]]] = {}
         self.fixed: set[int] = set()
-        self.told = False  # that gradients stop here
+        self.told = False  # True after the warning that gradients stop here
         self.lock = threading.RLock()
         self.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
         _ALL.add(self)
@@ -128,7 +127,7 @@ class _Compiled:
         leaves, form = optree.tree_flatten((args, kwargs), namespace="funrl")  # pyright: ignore[reportArgumentType]
         key = self._key(leaves, form, args, kwargs)
         if key is None:
-            return self.fn(*args, **kwargs)  # a part of a transform
+            return self.fn(*args, **kwargs)  # inside a transform
         try:
             program = self.programs.get(key)
         except TypeError:
@@ -153,7 +152,7 @@ class _Compiled:
         return f"<funrl.compile({self.name}), {len(self.programs)} programs>"
 
     def _key(self, leaves: list[Any], form: Any, args: Any, kwargs: Any) -> Any:
-        """Return what a program is found by: structure, shapes, dtypes and fixed values; None under a transform of torch.func.
+        """Return the key of a call's program: structure, shapes, dtypes and fixed values; None under a transform of torch.func.
 
         Leaves that are not plain tensors are replaced in the list: arrays by tensors, numbers that change by tensors.
         """
@@ -196,7 +195,7 @@ class _Compiled:
         )
 
     def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":
-        """Return a new program; or None where another kind of it is to be found by its key."""
+        """Return a new program, or None if the program has to be looked up again under another key."""
         with self.lock:
             if key in self.programs:
                 return self.programs[key]
@@ -215,7 +214,7 @@ class _Compiled:
             except (Exception, NotATensor):
                 if not numbers:
                     raise
-                # A value is asked for, or a tensor is not taken there: these numbers have to be fixed.
+                # These numbers have to be fixed: their value is read, or they are used where a tensor is not accepted.
                 self.fixed |= numbers
                 self.floats[form][1].clear()
                 return None
@@ -223,7 +222,7 @@ class _Compiled:
             return program
 
     def _has_changed(self, form: Any, leaves: list[Any]) -> bool:
-        """Make inputs of floats that are not what they were at the first call; return whether there are new ones."""
+        """Make inputs of floats that differ from their values at the first call; return True if there are new ones."""
         first, inputs = self.floats.setdefault(form, ({}, set()))
         floats = {i: x for i, x in enumerate(leaves) if type(x) is float and i not in self.fixed}
         new = {i for i, x in floats.items() if first.setdefault(i, x) != x and i not in inputs}
@@ -232,7 +231,7 @@ class _Compiled:
 
 
 class _Program:
-    """One program: what was traced, and the executable."""
+    """One program: the trace and the executable."""
 
     def __init__(self, owner: _Compiled, args: tuple[Any, ...], leaves: list[Any], form: Any, numbers: set[int]) -> None:
         self.name, self.positions = owner.name, owner.donated
@@ -290,7 +289,7 @@ class _Program:
         self.num_outputs = len(values)
 
     def _sort_outputs(self, nodes: list[Any], values: list[Any], arguments: dict[int, int]) -> None:
-        """Note which outputs are computed; what is returned as it was given is handed back, and numbers are what they were at the trace."""
+        """Find the outputs that are computed; inputs and numbers that are returned unchanged are not outputs of the executable."""
         self.passed: list[tuple[int, int]] = []
         self.fixed: list[tuple[int, Any]] = []
         self.computed: list[int] = []
@@ -340,7 +339,7 @@ _ALL: weakref.WeakSet[_Compiled] = weakref.WeakSet()
 
 
 def clear() -> None:
-    """Forget all programs of this process and give their memory back. Functions compile again at their next call.
+    """Remove all programs of this process and free their memory. Functions compile again at their next call.
 
     Example:
         >>> clear()
@@ -357,9 +356,9 @@ def clear() -> None:
 
 
 def transformed(*trees: Any) -> bool:
-    """Return whether this is a part of a compiled program, or a leaf is one that torch.func transforms.
+    """Return True inside a compiled program, or if torch.func transforms a leaf of ``trees``.
 
-    Where it is not, values can be looked at, and kernels can be chosen that have no rules for transforms.
+    Otherwise values can be read, and kernels without rules for transforms can be used.
 
     Args:
         *trees: any trees of tensors.
@@ -375,7 +374,7 @@ def transformed(*trees: Any) -> bool:
 
 
 def _plainly(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Call a function as it is; in a forked process with one thread, as those of its parent are not there."""
+    """Call a function without compiling; in a forked process with one thread, because the threads of the parent do not exist there."""
     if _FORKED and not _FORKED[0]:
         _FORKED[0] = True
         torch.set_num_threads(1)
@@ -389,6 +388,6 @@ def _plainly(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return fn(*args, **kwargs)
 
 
-# In a forked child of a process that had programs: whether it has said so.
+# True in a forked child, of a process with programs, that has printed the warning.
 _FORKED: list[bool] = []
 os.register_at_fork(after_in_child=lambda: _FORKED.append(False) if any(compiled.programs for compiled in _ALL) and not _FORKED else None)

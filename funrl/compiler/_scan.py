@@ -1,4 +1,4 @@
-"""``scan``: a loop that is one operator of a compiled program, and a loop of Python elsewhere."""
+"""``scan``: a loop that is one operator of a compiled program, and a Python loop in eager mode."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -33,23 +33,23 @@ def scan(
             ys.append(y)
         return carry, tree.stack(ys)
 
-    Eagerly it is that loop. In a compiled program it is one operator, whose compile time does not grow with the number of
-    steps. Both forms nest, batch under :func:`torch.func.vmap` even where only some of ``init`` is batched, and are
-    differentiable by ``torch.func.grad``, ``vjp`` and ``jvp``, inside ``f`` and around the scan, any number of times. A compiled
-    gradient stores the carries of all steps, and runs each step again on its way back.
+    In eager mode it is that loop. In a compiled program it is one operator, whose compile time does not depend on the number of steps. Both
+    can be nested, batched with :func:`torch.func.vmap`, also if only a part of ``init`` is batched, and differentiated with
+    ``torch.func.grad``, ``vjp`` and ``jvp``, inside ``f`` and around the scan, any number of times. A compiled gradient stores the carries
+    of all steps, and computes each step again in the backward pass.
 
     Args:
-        f: a pure function ``(carry, x) -> (carry, y)``. The new carry has the structure, shapes and dtypes of the old.
-        init: the first carry, any tree of tensors.
-        xs: a tree of tensors [T, ...]; ``x`` holds one row of each. ``None``: there is nothing to scan over.
-        length: T >= 1; needed where ``xs`` holds no tensor.
-        reverse: go from the last row to the first; ``ys`` stay in the places of their ``xs``.
+        f: a pure function ``(carry, x) -> (carry, y)``. The new carry has the structure, shapes and dtypes of the old one.
+        init: the initial carry, any tree of tensors.
+        xs: a tree of tensors [T, ...]; ``x`` is one row of each. ``None``: ``x`` is None at each step.
+        length: T >= 1; needed if ``xs`` has no tensor.
+        reverse: scan from the last row to the first; each y has the position of its x.
 
     Returns:
         The last carry, and the tree of ys with leaves [T, ...].
 
     Raises:
-        TypeError: if a leaf of ``init`` or ``xs`` is not a tensor (a Python number would be another program at each value).
+        TypeError: if a leaf of ``init`` or ``xs`` is not a tensor (each value of a Python number would be another program).
         ValueError: if lengths disagree or are missing, or if ``f`` returns a carry unlike ``init``; it names the leaf.
 
     Example:
@@ -209,7 +209,7 @@ def _replacing(table: dict[int, torch.Tensor], outer: "_Replacing | None") -> It
 
 
 def _each_tensor(value: Any, f: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return nested lists, tuples and dicts with ``f(x)`` for each tensor."""
+    """Return nested lists, tuples and dicts with ``f(x)`` in place of each tensor."""
     if isinstance(value, torch.Tensor):
         return f(value)
     kind = type(value)

@@ -115,7 +115,7 @@ def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.T
         target: floating point [N...].
 
     Returns:
-        ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value`` and ``target_value_max``, each [] (means and maxima), and
+        ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean`` and ``target_max``, each [] (means and maxima), and
         ``td_error`` [N...], for prioritised replay: the absolute error of the prediction, the largest over the critics.
 
     Example:
@@ -126,11 +126,11 @@ def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.T
     loss, prediction, target = loss.detach(), prediction.detach(), target.detach()
     error = (prediction - target).abs()
     return {
-        "loss_value": loss,
-        "pred_value": prediction.mean(),
-        "pred_value_max": prediction.max(),
-        "target_value": target.mean(),
-        "target_value_max": target.max(),
+        "critic_loss": loss,
+        "q_mean": prediction.mean(),
+        "q_max": prediction.max(),
+        "target_mean": target.mean(),
+        "target_max": target.max(),
         "td_error": error if prediction.ndim == target.ndim else error.amax(0),
     }
 

@@ -85,8 +85,8 @@ def c51_loss(
         action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [] (of the means of distributions), and ``td_error`` KL(q || p) [N...], for prioritised replay.
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [] (of the means of distributions), and ``td_error`` KL(q || p) [N...], for prioritised replay.
 
     Raises:
         ValueError: if shapes do not fit, gamma is a Python number outside [0, 1], or an action is found to have no value.
@@ -103,7 +103,7 @@ def c51_loss(
         >>> def apply(params, observation):
         ...     return torch.einsum("nd,dak->nak", observation, params)
         >>> loss, metrics = c51_loss(params, params, batch, apply=apply, support=torch.tensor([0.0, 1.0, 2.0]), gamma=1.0)
-        >>> loss, metrics["target_value"]
+        >>> loss, metrics["target_mean"]
         (tensor(1.0986), tensor(1.3333))
 
     Reference: M. G. Bellemare, W. Dabney, R. Munos, "A Distributional Perspective on Reinforcement Learning", 2017, arXiv:1707.06887,

@@ -208,7 +208,7 @@ def crossq_loss(
         ... )
         >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(2, 4), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = crossq_loss(params, torch.zeros(4), random.key(0), batch, gamma=0.0, target_entropy=-1.0, **networks)
-        >>> metrics["loss_value"]
+        >>> metrics["critic_loss"]
         tensor(1.)
 
     Reference: A. Bhatt et al., "CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and Simplicity",

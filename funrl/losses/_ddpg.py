@@ -41,8 +41,8 @@ def ddpg_critic_loss(
         weight: w, floating point [N...], of importance sampling; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
 
     Raises:
         ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
@@ -56,7 +56,7 @@ def ddpg_critic_loss(
         >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p * torch.cat([s, a], -1)).sum(-1))
         >>> params = ActorCritic(actor=torch.ones(3, 1), critic=torch.ones(4))
         >>> loss, metrics = ddpg_critic_loss(params.critic, params, batch, gamma=0.5, **networks)
-        >>> loss, metrics["target_value"]
+        >>> loss, metrics["target_mean"]
         (tensor(0.), tensor(4.))
 
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971, algorithm 1.
@@ -89,7 +89,7 @@ def ddpg_actor_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` [].
+        The loss [], and metrics, without gradient: ``actor_loss`` [].
 
     Raises:
         ValueError: if shapes do not fit.
@@ -113,7 +113,7 @@ def ddpg_actor_loss(
     value = critic(detach(critic_params), batch.observation, actor(actor_params, batch.observation))
     alike(what, **{"batch.reward": batch.reward, "critic's value": value})
     loss = -mean(what, value, weight)
-    return loss, {"loss_actor": loss.detach()}
+    return loss, {"actor_loss": loss.detach()}
 
 
 def ddpg_loss(
@@ -138,8 +138,8 @@ def ddpg_loss(
         weight: as for :func:`ddpg_critic_loss`; of both losses.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor``, ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [], and ``td_error`` [N...], for prioritised replay.
+        The loss [], and metrics, without gradient: ``actor_loss``, ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [], and ``td_error`` [N...], for prioritised replay.
 
     Raises:
         ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
@@ -153,7 +153,7 @@ def ddpg_loss(
         >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p * torch.cat([s, a], -1)).sum(-1))
         >>> params = ActorCritic(actor=torch.ones(3, 1), critic=torch.ones(4))
         >>> gradient, (loss, metrics) = torch.func.grad_and_value(ddpg_loss, has_aux=True)(params, params, batch, gamma=0.75, **networks)
-        >>> metrics["loss_value"], metrics["loss_actor"], gradient.critic
+        >>> metrics["critic_loss"], metrics["actor_loss"], gradient.critic
         (tensor(2.2500), tensor(-6.), tensor([-3., -3., -3., -3.]))
 
     Reference: T. P. Lillicrap et al., "Continuous control with deep reinforcement learning", 2015, arXiv:1509.02971.

@@ -116,8 +116,8 @@ def dqn_loss(
         action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [], and ``td_error`` |y - Q| [N...], for prioritised replay.
 
     Raises:
         ValueError: if shapes do not fit, or a Python number is outside its range, or an action is found to have no value.

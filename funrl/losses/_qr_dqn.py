@@ -89,8 +89,8 @@ def qr_dqn_loss(
         action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [] (of the means of distributions), and ``td_error`` [N...], the absolute error of the mean, for
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [] (of the means of distributions), and ``td_error`` [N...], the absolute error of the mean, for
         prioritised replay.
 
     Raises:

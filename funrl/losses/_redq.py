@@ -183,7 +183,7 @@ def redq_loss(
         ... )
         >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(10, 4), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = redq_loss(params, params.critic, random.key(0), batch, gamma=0.0, target_entropy=-1.0, **networks)
-        >>> metrics["loss_value"]
+        >>> metrics["critic_loss"]
         tensor(5.)
 
     Reference: X. Chen, C. Wang, Z. Zhou, K. Ross, "Randomized Ensembled Double Q-Learning: Learning Fast Without a Model", 2021,

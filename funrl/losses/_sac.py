@@ -47,8 +47,8 @@ def sac_critic_loss(
         weight: w, floating point [N...], of importance sampling; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
 
     Raises:
         ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
@@ -109,7 +109,7 @@ def sac_actor_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` [], ``entropy`` [] (its estimate, the mean of -log pi), and ``log_prob``
+        The loss [], and metrics, without gradient: ``actor_loss`` [], ``entropy`` [] (its estimate, the mean of -log pi), and ``log_prob``
         [N...], for :func:`temperature_loss`.
 
     Raises:
@@ -153,7 +153,7 @@ def temperature_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_alpha`` and ``alpha``, each [].
+        The loss [], and metrics, without gradient: ``temperature_loss`` and ``temperature``, each [].
 
     Raises:
         ValueError: if a shape is not as above.
@@ -177,7 +177,7 @@ def temperature_loss(
         raise ValueError(f"{what}: log_alpha: expected the shape [], got {list(log_alpha.shape)}; squeeze it")
     target_entropy = number(what, "target_entropy", target_entropy, log_prob, low=-float("inf"))
     loss = -log_alpha * mean(what, log_prob.detach() + target_entropy, weight)
-    return loss, {"loss_alpha": loss.detach(), "alpha": log_alpha.detach().exp()}
+    return loss, {"temperature_loss": loss.detach(), "temperature": log_alpha.detach().exp()}
 
 
 def sac_loss(
@@ -208,8 +208,8 @@ def sac_loss(
         weight: as for :func:`sac_critic_loss`; of all three losses.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor``, ``loss_value``, ``loss_alpha``, ``alpha``, ``entropy``,
-        ``pred_value``, ``pred_value_max``, ``target_value``, ``target_value_max``, each [], and ``td_error`` [N...], for prioritised
+        The loss [], and metrics, without gradient: ``actor_loss``, ``critic_loss``, ``temperature_loss``, ``temperature``, ``entropy``,
+        ``q_mean``, ``q_max``, ``target_mean``, ``target_max``, each [], and ``td_error`` [N...], for prioritised
         replay.
 
     Raises:
@@ -229,7 +229,7 @@ def sac_loss(
         ... )
         >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(2, 4), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = sac_loss(params, params.critic, random.key(0), batch, gamma=0.0, target_entropy=-1.0, **networks)
-        >>> metrics["loss_value"], metrics["alpha"]
+        >>> metrics["critic_loss"], metrics["temperature"]
         (tensor(1.), tensor(1.))
 
     Reference: T. Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018, arXiv:1812.05905.
@@ -281,7 +281,7 @@ def soft_actor_loss(what: str, value: torch.Tensor, log_prob: torch.Tensor, alph
     """Return the mean of alpha log pi - Q, and its metrics."""
     loss = mean(what, alpha * log_prob - value, weight)
     log_prob = log_prob.detach()
-    return loss, {"loss_actor": loss.detach(), "entropy": -log_prob.mean(), "log_prob": log_prob}
+    return loss, {"actor_loss": loss.detach(), "entropy": -log_prob.mean(), "log_prob": log_prob}
 
 
 def squared_errors(what: str, values: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> Part:

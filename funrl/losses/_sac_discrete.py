@@ -47,8 +47,8 @@ def sac_discrete_critic_loss(
         weight: w, floating point [N...], of importance sampling; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
 
     Raises:
         ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
@@ -107,7 +107,7 @@ def sac_discrete_actor_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` [], ``entropy`` [], and ``log_prob`` [N...], the mean of log pi under pi,
+        The loss [], and metrics, without gradient: ``actor_loss`` [], ``entropy`` [], and ``log_prob`` [N...], the mean of log pi under pi,
         for :func:`funrl.losses.temperature_loss`.
 
     Raises:
@@ -182,7 +182,7 @@ def sac_discrete_loss(
         >>> networks = dict(actor=lambda p, s: Categorical(s @ p), critic=lambda p, s: torch.stack([s @ x for x in p]))
         >>> params = SoftActorCritic(actor=torch.zeros(2, 2), critic=torch.zeros(2, 2, 2), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = sac_discrete_loss(params, params.critic, batch, gamma=0.0, target_entropy=0.5, **networks)
-        >>> metrics["loss_value"], metrics["loss_actor"]
+        >>> metrics["critic_loss"], metrics["actor_loss"]
         (tensor(1.), tensor(-0.6931))
 
     Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.

@@ -54,8 +54,8 @@ def td3_critic_loss(
         weight: w, floating point [N...], of importance sampling; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
 
     Raises:
         ValueError: if shapes do not fit, or a Python number is outside its range.
@@ -70,7 +70,7 @@ def td3_critic_loss(
         >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
         >>> target = ActorCritic(actor=torch.ones(3, 1), critic=torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]]))
         >>> loss, metrics = td3_critic_loss(target.critic, target, random.key(0), batch, gamma=0.5, **networks)
-        >>> loss, metrics["target_value"]  # clip(3 + noise, -1, 1) = 1, and the first critic says 4
+        >>> loss, metrics["target_mean"]  # clip(3 + noise, -1, 1) = 1, and the first critic says 4
         (tensor(26.), tensor(3.))
 
     Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
@@ -110,7 +110,7 @@ def td3_actor_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` [].
+        The loss [], and metrics, without gradient: ``actor_loss`` [].
 
     Raises:
         ValueError: if shapes do not fit.
@@ -136,7 +136,7 @@ def td3_actor_loss(
     values = critic(detach(critic_params), batch.observation, actor(actor_params, batch.observation))
     shaped(what, "critic's values", values, ("E", *batch.reward.shape))
     loss = -mean(what, values[0], weight)
-    return loss, {"loss_actor": loss.detach()}
+    return loss, {"actor_loss": loss.detach()}
 
 
 def td3_loss(
@@ -186,7 +186,7 @@ def td3_loss(
         >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
         >>> params = ActorCritic(actor=torch.ones(3, 1), critic=torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]]))
         >>> loss, metrics = td3_loss(params, params, random.key(0), batch, gamma=0.5, **networks)
-        >>> loss, metrics["loss_value"], metrics["loss_actor"]
+        >>> loss, metrics["critic_loss"], metrics["actor_loss"]
         (tensor(20.), tensor(26.), tensor(-6.))
 
     Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,

@@ -152,7 +152,7 @@ class Chain:
 
     @property
     def noisy(self) -> bool:
-        """Whether a part takes a key."""
+        """True if a part takes a key."""
         return any(part.noisy for part in self.parts)
 
     def init(self, key: torch.Tensor, entries: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""SplitMix64 with a counter for its state: the 64-bit words that all random numbers are made of, as the package's docstring says."""
+"""SplitMix64 with a counter as its state: the 64-bit words of all random numbers, see the docstring of the package."""
 
 import math
 

@@ -172,7 +172,7 @@ def q_lambda(
 
     .. math:: V(s'_t) = \max_a Q(s'_t, a)
 
-    It does not ask whether the actions taken were greedy. Watkins's Q(lambda) does: give as ``lambda_`` a tensor that is 0 at t where
+    The actions that were taken need not be greedy. For Watkins's Q(lambda), give as ``lambda_`` a tensor that is 0 at t where
     the action at t + 1 was not.
 
     Args:
@@ -270,6 +270,6 @@ def _td_lambda(
 
 
 def _cut(terminated: torch.Tensor, truncated: torch.Tensor) -> torch.Tensor:
-    """Return where nothing of the next row belongs to a step: at ends of episodes, and in the last row."""
+    """Return True where the next row belongs to another episode: at ends of episodes, and in the last row."""
     done = terminated | truncated
     return torch.cat([done[:-1], torch.ones_like(done[:1])])

@@ -46,14 +46,14 @@ def vtrace(
         log_ratio: log w_t: log pi(a_t|s_t), of the policy to learn, minus log mu(a_t|s_t), of the one that acted; floating point [T, ...].
         gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
         lambda_: in [0, 1], a number or a tensor that broadcasts to [T, ...].
-        rho_clip: rho bar, above 0, infinity: no clipping. It decides to which policy the values belong: infinity is pi.
-        c_clip: c bar, above 0. Above 1, products of up to T ratios have to be finite numbers; ``sequential_recurrence`` makes none.
+        rho_clip: rho bar, above 0. With infinity, no clipping, the values are those of pi; otherwise of a policy between mu and pi.
+        c_clip: c bar, above 0. If it is above 1, products of up to T ratios must be finite numbers.
         advantage_clip: alpha bar, above 0; the paper takes ``rho_clip``.
 
         Each clip is a number or a tensor [].
 
     Returns:
-        The advantages A [T, ...] and the targets v [T, ...]. Gradients flow through both: detach what should carry none.
+        The advantages A [T, ...] and the targets v [T, ...]. Gradients flow through both: detach them if that is not wanted.
 
     Raises:
         ValueError: if shapes differ (none are broadcast), T is 0, or a Python number is outside its range.

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from funrl import algos, checkpoint
-from funrl.algos import Algorithm
-from funrl._locks import Busy, hold
 from funrl._files import read_json
+from funrl._locks import Busy, hold
+from funrl.algos import Algorithm
 
 __all__ = ["Folder", "RunError", "check_algorithm", "describe", "options_of", "read_config", "rebuild"]
 
@@ -142,7 +142,7 @@ def describe(
     Returns:
         A dict with ``format``, ``algorithm``, ``env``, ``environment`` (its ``repr``, which shows settings and transforms), ``num_agents``,
         the notes, ``key``, ``total_steps``, ``options`` (where infinity, which JSON lacks, is the string ``"inf"``), ``given`` (the
-        ``repr`` of each part that was given in the place of the algorithm's own, such as a network) and ``versions``.
+        ``repr`` of each part that the user gave, such as a network) and ``versions``.
 
     Example:
         >>> import funrl
@@ -243,15 +243,16 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
     if config.get("given"):
         parts = ", ".join(f"{name}=" for name in config["given"])
         raise ValueError(
-            f"the algorithm was made with {parts} of the user's own, which no file can hold; make it in the same way, and read the run "
-            "with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with funrl.train(algo, ..., out=..., resume=True)"
+            f"the algorithm was made with {parts} of the user's own, which are not in the folder; make it in the same way, and read the "
+            "run with funrl.runs.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
+            "funrl.train(algo, ..., out=..., resume=True)"
         )
     algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
     if before not in (None, now):
         raise ValueError(
             f"the environment was {before}, but its name alone gives {now}; make the environment and the algorithm yourself, and read "
-            "the run with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
+            "the run with funrl.runs.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
             "funrl.train(algo, ..., out=..., resume=True)"
         )
     return algo

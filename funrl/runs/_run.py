@@ -13,7 +13,7 @@ import torch
 from funrl import checkpoint, random, tree
 from funrl.algos import Algorithm
 from funrl.record import read_metrics
-from funrl.runs._folder import Folder, RunError, check_algorithm, describe, read_config, rebuild
+from funrl.runs._folder import Folder, RunError, check_algorithm, read_config, rebuild
 
 __all__ = ["Run", "check_metrics", "check_no_checkpoint_is_lost", "load_checkpoint", "load_run", "named"]
 
@@ -65,7 +65,7 @@ def load_run(
         >>> algo, key = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8), funrl.random.key(0)
         >>> with tempfile.TemporaryDirectory() as out:  # by hand, what train writes
         ...     folder = Folder(out)
-        ...     folder.write_config(describe(algo, key, 48, num_agents=1))
+        ...     folder.write_config(funrl.runs.describe(algo, key, 48, num_agents=1))
         ...     checkpoint.save(algo.init(key), folder.checkpoint, {"update": 0, "seconds": 0.0, "compile_seconds": 0.0})
         ...     run = load_run(out)
         >>> run.updates, run.state.learner.num_steps

@@ -18,8 +18,9 @@ __all__ = ["Diverged", "Log"]
 _FLUSH_SECONDS = 0.5
 # The first columns of metrics.csv, if the algorithm has them; others follow in alphabetical order.
 _COLUMNS = (
-    "episode_return", "episode_return_min", "episode_return_max", "episode_length", "episodes", "policy_loss", "value_loss", "entropy",
-    "approximate_kl", "clip_fraction", "explained_variance", "learning_rate", "gradient_norm",
+    "episode_return", "episode_return_min", "episode_return_max", "episode_length", "episodes", "policy_loss", "value_loss",
+    "actor_loss", "critic_loss", "temperature_loss", "entropy", "temperature", "q_mean", "td_error", "approximate_kl", "clip_fraction",
+    "explained_variance", "learning_rate", "gradient_norm",
 )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ class Log:
     def _first_bad(self, table: dict[str, torch.Tensor]) -> tuple[int, int, str] | None:
         found = []
         for name, x in table.items():
-            if name.endswith("_loss") or name.startswith("loss_") or name in ("entropy", "approximate_kl", "gradient_norm"):
+            if name.endswith("_loss") or name in ("entropy", "approximate_kl", "gradient_norm"):
                 found += [(row, agent, name) for row, agent in (~x.isfinite()).nonzero()[:1].tolist()]
         return min(found, key=lambda place: place[0], default=None)
 

@@ -79,7 +79,7 @@ def train(
     update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is installed. A resumed run writes the
     rows after its checkpoint again; the old rows are moved to ``metrics.csv.cut``.
 
-    The run stops as soon as a metric named ``..._loss``, ``loss_...``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
+    The run stops as soon as a metric named ``..._loss``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
     not finite. Metrics are checked twice a second and before each checkpoint. Parameters are checked before each checkpoint, so that
     every checkpoint is finite.
     Ctrl-C ends the run with a checkpoint after the running update; a second Ctrl-C ends it at once.
@@ -167,7 +167,7 @@ def train(
 
 
 class _Start(NamedTuple):
-    """The point from which a run goes on: at first, or from its last checkpoint."""
+    """The point from which a run starts or resumes."""
 
     state: Any
     update: int = 0
@@ -201,7 +201,7 @@ def _enter(
     resume: bool,
     stack: contextlib.ExitStack,
 ) -> _Start:
-    """Write the configuration into the folder; return where the run goes on."""
+    """Write the configuration into the folder; return the point from which the run starts or resumes."""
     there = folder.path.is_dir()
     if resume:
         before = folder.check_agrees(config)

@@ -465,7 +465,7 @@ def test_dicts_that_do_not_fit():
         algos.ppo.make(env._replace(observation_space=space))
     with pytest.raises(ValueError, match="normalize_observation: is for vectors"):
         algos.ppo.make(env, normalize_observation=True)
-    with pytest.raises(ValueError, match="with both networks of your own it takes any"):
+    with pytest.raises(ValueError, match="with networks of your own for actor and critic it accepts any observations"):
         algos.sac.make(with_a_picture(funrl.envs.make("Pendulum-v1")))
 
 

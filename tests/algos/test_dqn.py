@@ -70,7 +70,7 @@ def test_double_learning_lets_the_network_choose(monkeypatch):
         values = lambda params: vmap(lambda x: q_values(params, x))(step.batch.next_observation)  # noqa: B023, E731
         chosen = values(step.before.network if double else step.before.target).argmax(-1, keepdim=True)
         expected = step.batch.reward + 0.99 * ~step.batch.terminated * values(step.before.target).gather(-1, chosen).squeeze(-1)
-        torch.testing.assert_close(step.metrics["target_value"], expected.mean())
+        torch.testing.assert_close(step.metrics["target_mean"], expected.mean())
 
 
 def q_values(network, x):

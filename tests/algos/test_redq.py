@@ -17,7 +17,7 @@ def targets(monkeypatch, subset):
     critics = tree.map(torch.zeros_like, state.learner.target)
     critics[-1]["bias"].copy_(torch.tensor([[0.0], [10.0], [20.0]]))
     algo.step(random.key(1), tree.update(state, ("learner", "target"), critics))
-    seen = torch.stack([step.metrics["target_value"] for step in steps if step.kind == "learn"])
+    seen = torch.stack([step.metrics["target_mean"] for step in steps if step.kind == "learn"])
     return (seen / 10).round().long().bincount(minlength=3) / 60
 
 

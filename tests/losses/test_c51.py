@@ -76,7 +76,7 @@ def test_a_terminated_step_has_its_reward_alone():
     batch = transitions(discrete=True, dtype=torch.float32)
     batch = batch.replace(reward=torch.ones(12), terminated=torch.ones(12, dtype=torch.bool))
     metrics = c51_loss(W, TARGET_W, batch, apply=linear, support=SUPPORT, gamma=0.9)[1]
-    torch.testing.assert_close(metrics["target_value"], torch.tensor(1.0))
+    torch.testing.assert_close(metrics["target_mean"], torch.tensor(1.0))
 
 
 def test_the_error_is_a_divergence():

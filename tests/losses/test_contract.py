@@ -188,7 +188,7 @@ def test_terminated_alone_masks_a_bootstrap(family):
     if family in OFF_POLICY.values():
         torch.testing.assert_close(loss(truncated=yes), loss(truncated=no), rtol=0, atol=0)
         metrics = family.call(params, target, key, batch.replace(terminated=yes, reward=0.5 * batch.reward), gamma, None)[1]
-        torch.testing.assert_close(metrics["target_value"], 0.5 * batch.reward.mean())
+        torch.testing.assert_close(metrics["target_mean"], 0.5 * batch.reward.mean())
         assert metrics["td_error"].shape == (12,) and (metrics["td_error"] >= 0).all()
 
 

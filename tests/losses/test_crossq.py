@@ -68,8 +68,8 @@ def test_agrees_with_plain_batch_normalisation():
     actor_loss, log_probs = losses.soft_actor(BATCH, WEIGHT, alpha, judge, policy(learned.actor), noise)
     total = critic_loss + actor_loss + losses.temperature(learned.log_alpha, log_probs, WEIGHT, -2.5)
     torch.testing.assert_close(loss, total.detach())
-    torch.testing.assert_close(metrics["loss_value"], critic_loss.detach())
-    torch.testing.assert_close(metrics["loss_actor"], actor_loss.detach())
+    torch.testing.assert_close(metrics["critic_loss"], critic_loss.detach())
+    torch.testing.assert_close(metrics["actor_loss"], actor_loss.detach())
     same_as_autograd(gradient, total, PARAMS, leaves)
     hidden = torch.cat([now, later]) @ PARAMS.critic["in"]
     expected = {

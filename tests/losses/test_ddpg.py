@@ -27,8 +27,8 @@ def test_agrees_with_the_naive_loop():
     )
     actor_loss = losses.ddpg_actor(BATCH, WEIGHT, lambda s: actor(learned.actor, s), lambda s, a: critic(fixed, s, a))
     torch.testing.assert_close(loss, (critic_loss + actor_loss).detach())
-    torch.testing.assert_close(metrics["loss_value"], critic_loss.detach())
-    torch.testing.assert_close(metrics["loss_actor"], actor_loss.detach())
+    torch.testing.assert_close(metrics["critic_loss"], critic_loss.detach())
+    torch.testing.assert_close(metrics["actor_loss"], actor_loss.detach())
     same_as_autograd(gradient, critic_loss + actor_loss, PARAMS, leaves)
 
 

@@ -70,11 +70,11 @@ def test_metrics_by_hand():
     got = {name: x.tolist() for name, x in metrics.items()}
     assert loss == 6.25
     assert got == {
-        "loss_value": 6.25,
-        "pred_value": 3.0,
-        "pred_value_max": 5.0,
-        "target_value": 3.5,
-        "target_value_max": 5.0,
+        "critic_loss": 6.25,
+        "q_mean": 3.0,
+        "q_max": 5.0,
+        "target_mean": 3.5,
+        "target_max": 5.0,
         "td_error": [4.0, 3.0],
     }
 
@@ -87,15 +87,15 @@ def test_the_learned_network_chooses_in_double_learning():
     def apply(params, observation):
         return params
 
-    assert dqn_loss(learned, target, batch, apply=apply, gamma=1.0)[1]["target_value"] == 5.0
-    assert double_dqn_loss(learned, target, batch, apply=apply, gamma=1.0)[1]["target_value"] == 3.0
+    assert dqn_loss(learned, target, batch, apply=apply, gamma=1.0)[1]["target_mean"] == 5.0
+    assert double_dqn_loss(learned, target, batch, apply=apply, gamma=1.0)[1]["target_mean"] == 3.0
 
 
 @pytest.mark.parametrize("loss", [dqn_loss, double_dqn_loss])
 def test_another_function_may_take_the_target_params(loss):
     batch, params = transitions(discrete=True), parameters(Q, 3, OBSERVATIONS)
-    got = loss(params, params, batch, apply=q_values, target_apply=lambda p, x: 2 * q_values(p, x), gamma=0.9)[1]["target_value"]
-    plain = loss(params, params, batch.replace(reward=0 * batch.reward), apply=q_values, gamma=0.9)[1]["target_value"]
+    got = loss(params, params, batch, apply=q_values, target_apply=lambda p, x: 2 * q_values(p, x), gamma=0.9)[1]["target_mean"]
+    plain = loss(params, params, batch.replace(reward=0 * batch.reward), apply=q_values, gamma=0.9)[1]["target_mean"]
     torch.testing.assert_close(got, batch.reward.mean() + 2 * plain)
 
 

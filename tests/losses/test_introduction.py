@@ -79,11 +79,11 @@ def test_the_example():
     params = parameters()
     assert [tuple(x.shape) for x in tree.leaves(params)] == [(1,), (1, 3), (1,), (1, 4)]
     loss, metrics = losses.ddpg_loss(params, params, batch(), actor=actor, critic=critic, gamma=0.99)
-    names = ["loss_actor", "loss_value", "pred_value", "pred_value_max", "target_value", "target_value_max"]
+    names = ["actor_loss", "critic_loss", "q_mean", "q_max", "target_mean", "target_max"]
     assert sorted(metrics) == sorted([*names, "td_error"])
     assert all(metrics[name].shape == () for name in names) and metrics["td_error"].shape == (10,)
-    torch.testing.assert_close(loss, metrics["loss_actor"] + metrics["loss_value"])
-    torch.testing.assert_close(metrics["loss_value"], metrics["td_error"].square().mean())
+    torch.testing.assert_close(loss, metrics["actor_loss"] + metrics["critic_loss"])
+    torch.testing.assert_close(metrics["critic_loss"], metrics["td_error"].square().mean())
 
     prioritized = buffers.prioritized(16, alpha=0.7, beta=0.9)
     state = prioritized.extend(prioritized.init(tree.index(batch(), 0)), batch())
@@ -186,7 +186,7 @@ def test_sac():
     first, last, metrics = descend(
         *(losses.sac_loss, params, params.critic, KEY, batch()), actor=squashed, critic=critics, gamma=0.99, target_entropy=-1.0
     )
-    assert last < first and metrics["alpha"] != 1.0 and metrics["td_error"].shape == (10,)
+    assert last < first and metrics["temperature"] != 1.0 and metrics["td_error"].shape == (10,)
 
 
 def test_advantages():

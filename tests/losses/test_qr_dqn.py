@@ -69,7 +69,7 @@ def test_agrees_with_rlax(loss, double):
     close(got, value)
     close(gradient, expected_gradient)
     prediction = linear(W, batch.observation)[torch.arange(12), batch.action].mean(-1)
-    torch.testing.assert_close(metrics["pred_value"], prediction.mean())
+    torch.testing.assert_close(metrics["q_mean"], prediction.mean())
     assert metrics["td_error"].shape == (12,)
 
 
@@ -77,7 +77,7 @@ def test_a_terminated_step_has_its_reward_alone():
     batch = transitions(discrete=True, dtype=torch.float32)
     batch = batch.replace(terminated=torch.ones(12, dtype=torch.bool), next_observation=torch.full_like(batch.observation, torch.nan))
     metrics = qr_dqn_loss(W, TARGET_W, batch, apply=linear, gamma=0.9)[1]
-    torch.testing.assert_close(metrics["target_value"], batch.reward.mean())
+    torch.testing.assert_close(metrics["target_mean"], batch.reward.mean())
 
 
 @pytest.mark.parametrize("loss", [qr_dqn_loss, double_qr_dqn_loss])

@@ -47,7 +47,7 @@ def test_agrees_with_the_naive_loop():
     actor_loss, log_probs = losses.soft_actor(BATCH, WEIGHT, alpha, lambda s, a: min(q(s, a) for q in fixed), policy(learned.actor), noise)
     alpha_loss = losses.temperature(learned.log_alpha, log_probs, WEIGHT, -2.5)
     torch.testing.assert_close(loss, (critic_loss + actor_loss + alpha_loss).detach())
-    for name, x in {"loss_value": critic_loss, "loss_actor": actor_loss, "loss_alpha": alpha_loss, "alpha": alpha}.items():
+    for name, x in {"critic_loss": critic_loss, "actor_loss": actor_loss, "temperature_loss": alpha_loss, "temperature": alpha}.items():
         torch.testing.assert_close(metrics[name], x.detach())
     torch.testing.assert_close(metrics["entropy"], -torch.stack(log_probs).mean())
     assert metrics["td_error"].shape == (12,)
@@ -70,7 +70,7 @@ def test_the_target_is_the_smaller_less_the_temperature_times_log_prob():
     networks = {"actor": lambda p, s: Known(s), "critic": constants}
     values, target = torch.tensor([1.0, 2.0]).double(), torch.tensor([7.0, 3.0]).double()
     loss, metrics = sac_critic_loss(values, params, target, KEY, batch, gamma=1.0, **networks)
-    torch.testing.assert_close(metrics["target_value_max"].item(), 1 + 3 + 0.5 * 4)
+    torch.testing.assert_close(metrics["target_max"].item(), 1 + 3 + 0.5 * 4)
     torch.testing.assert_close(metrics["td_error"].tolist(), [1.0] + [5.0] * 11)
     torch.testing.assert_close(loss.item(), 0.5 * ((0 + 1) + 11 * (25 + 16)) / 12)
     torch.testing.assert_close(sac_actor_loss((), params, KEY, batch, **networks)[0].item(), 0.5 * -4 - 2)

@@ -48,7 +48,7 @@ def test_agrees_with_the_naive_loop():
     actor_loss, log_probs = losses.soft_discrete_actor(BATCH, WEIGHT, alpha, members(PARAMS.critic), policy(learned.actor))
     alpha_loss = losses.temperature(learned.log_alpha, log_probs, WEIGHT, 0.8)
     torch.testing.assert_close(loss, (critic_loss + actor_loss + alpha_loss).detach())
-    for name, x in {"loss_value": critic_loss, "loss_actor": actor_loss, "loss_alpha": alpha_loss, "alpha": alpha}.items():
+    for name, x in {"critic_loss": critic_loss, "actor_loss": actor_loss, "temperature_loss": alpha_loss, "temperature": alpha}.items():
         torch.testing.assert_close(metrics[name], x.detach())
     torch.testing.assert_close(metrics["entropy"], -torch.stack(log_probs).mean())
     same_as_autograd(gradient, critic_loss + actor_loss + alpha_loss, PARAMS, leaves)
@@ -61,7 +61,7 @@ def test_the_value_is_an_expectation_by_hand():
     params = PARAMS.replace(actor=torch.zeros(1, 2), log_alpha=torch.tensor(2.0).log())
     networks = {"actor": lambda p, s: Categorical(p), "critic": lambda p, s: p}
     _, metrics = sac_discrete_critic_loss(values, params, target, batch, gamma=0.5, **networks)
-    torch.testing.assert_close(metrics["target_value"], 10 + 0.5 * (1.5 + 2 * torch.tensor(2.0).log()))
+    torch.testing.assert_close(metrics["target_mean"], 10 + 0.5 * (1.5 + 2 * torch.tensor(2.0).log()))
 
 
 def test_what_carries_no_gradient():

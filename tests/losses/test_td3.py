@@ -38,8 +38,8 @@ def test_agrees_with_the_naive_loop():
     )
     actor_loss = losses.ddpg_actor(BATCH, WEIGHT, lambda s: actor(learned.actor, s), member(PARAMS.critic, 0))
     torch.testing.assert_close(loss, (critic_loss + actor_loss).detach())
-    torch.testing.assert_close(metrics["loss_value"], critic_loss.detach())
-    torch.testing.assert_close(metrics["loss_actor"], actor_loss.detach())
+    torch.testing.assert_close(metrics["critic_loss"], critic_loss.detach())
+    torch.testing.assert_close(metrics["actor_loss"], actor_loss.detach())
     same_as_autograd(gradient, critic_loss + actor_loss, PARAMS, leaves)
 
 
@@ -79,7 +79,7 @@ def test_the_target_is_the_smaller_and_the_first_critic_judges():
     values = torch.tensor([7.0, 3.0], dtype=torch.float64)
     target = TARGET.replace(critic=values)
     loss, metrics = td3_critic_loss(torch.tensor([1.0, 5.0]).double(), target, KEY, batch, actor=actor, critic=constants, gamma=1.0)
-    assert metrics["target_value"] == 3.0 and loss == 2.0**2 + 2.0**2
+    assert metrics["target_mean"] == 3.0 and loss == 2.0**2 + 2.0**2
     assert metrics["td_error"].tolist() == [2.0] * 12
     assert td3_actor_loss(PARAMS.actor, values, batch, actor=actor, critic=constants)[0] == -7.0
 

@@ -97,7 +97,7 @@ def batch_of(action):
 @pytest.mark.parametrize("loss, networks", list(q_losses()))
 def test_q_losses_learn_the_value_of_the_action_that_was_played(loss, networks):
     _, metrics = loss((), (), batch_of([1, 3]), gamma=0.0, action_start=1, **networks)
-    torch.testing.assert_close(metrics["pred_value"], torch.tensor(10.0))  # the first of the first row, the last of the second
+    torch.testing.assert_close(metrics["q_mean"], torch.tensor(10.0))  # the first of the first row, the last of the second
     same = loss((), (), batch_of([0, 2]), gamma=0.0, **networks)
     torch.testing.assert_close(same[1]["td_error"], metrics["td_error"])
     with pytest.raises(ValueError, match=r"batch.action: expected 0, ..., 2, as there are 3 values, got 3; .*give action_start"):
@@ -110,7 +110,7 @@ def test_discrete_sac_takes_the_actions_that_its_actor_plays():
     params = losses.SoftActorCritic(actor=(), critic=(), log_alpha=torch.tensor(0.0))
     networks = {"actor": lambda p, o: first(torch.zeros(2, 3)), "critic": lambda p, o: torch.stack([VALUES, VALUES])}
     _, metrics = losses.sac_discrete_critic_loss((), params, (), batch_of([1, 3]), gamma=0.0, **networks)
-    torch.testing.assert_close(metrics["pred_value"], torch.tensor(10.0))
+    torch.testing.assert_close(metrics["q_mean"], torch.tensor(10.0))
 
 
 def gaussian(loc, scale):

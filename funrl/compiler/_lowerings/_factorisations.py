@@ -124,7 +124,7 @@ def _lu_solve(lu: Any, permutation: Any, b: Any, left: bool = True, adjoint: boo
 
 
 def _permutation(pivots: Any, n: int) -> Any:
-    """Return the permutation of ``n`` rows that torch's pivots (counted from 1) stand for."""
+    """Return the permutation of ``n`` rows that corresponds to torch's pivots, which are counted from 1."""
     if pivots.size == 0 or n == 0:
         return spread(lax.iota(np.int32, n), (*pivots.shape[:-1], n))
     return lax.linalg.lu_pivots_to_permutation(lax.sub(pivots, np.int32(1)), n)

@@ -22,7 +22,7 @@ def wrapped(index, size):
 
 
 def is_mask(index):
-    """Whether an index tensor says where (bool, and as of old uint8) rather than which."""
+    """Return True for an index tensor that is a mask: bool, or uint8 as in older code."""
     return index.dtype in (np.bool_, np.uint8)
 
 
@@ -226,21 +226,21 @@ def _one_hot(out, index, num_classes=-1):
 
 @lowers(aten.nonzero_static.default)
 def _nonzero_static(out, x, size, fill_value=-1):
-    """Where ``x`` is not zero, as rows of coordinates: the first ``size`` of them, ``fill_value`` behind."""
+    """Return the coordinates of the nonzero elements of ``x``, one row each: the first ``size``, then rows of ``fill_value``."""
     if not x.ndim or not x.size or not size:
         return constant(fill_value, out.dtype, tuple(out.shape))
     return stacked(jnp.nonzero(x, size=size, fill_value=fill_value))
 
 
 def ranks(mask):
-    """Return for each element of a mask, in the flat order, how many true ones stand before it."""
+    """Return for each element of a mask the number of true elements before it, in flat order."""
     flat = lax.convert_element_type(lax.reshape(mask, (mask.size,)), np.int64)
     return lax.reshape(lax.sub(lax.cumsum(flat, 0), flat), mask.shape)
 
 
 @lowers(aten.masked_scatter.default)
 def _masked_scatter(out, x, mask, source):
-    """The elements of ``source``, one after another, where the mask is true."""
+    """Write the elements of ``source``, in order, where the mask is true."""
     x, mask = expanded(x, out.shape), expanded(mask, out.shape)
     if not source.size or not x.size:
         return x
@@ -249,7 +249,7 @@ def _masked_scatter(out, x, mask, source):
 
 @lowers(aten.masked_scatter_backward.default)
 def _masked_scatter_backward(out, grad, mask, sizes):
-    """The gradients where the mask is true, one after another, and zeros behind."""
+    """Return the gradients where the mask is true, in order, and then zeros."""
     mask = expanded(mask, grad.shape)
     shape = tuple(out.shape)
     if not grad.size or 0 in shape:

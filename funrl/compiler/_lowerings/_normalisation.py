@@ -27,7 +27,7 @@ def _average(x: Any, dims: Sequence[int]) -> Any:
 
 
 def moments(x: Any, dims: Sequence[int], eps: float) -> tuple[Any, Any, Any]:
-    """Return ``x`` less its average, the average and the reciprocal deviation (dimensions kept)."""
+    """Return ``x`` minus its mean, the mean, and the reciprocal standard deviation, with their dimensions kept."""
     mean = _average(x, dims)
     centred = lax.sub(x, spread(mean, x.shape))
     variance = _average(lax.square(centred), dims)

@@ -33,7 +33,7 @@ def _stack(out, tensors, dim=0):
 
 @lowers(aten._chunk_cat.default)
 def _chunk_cat(out, tensors, dim, num_chunks):
-    """Cut each tensor along ``dim`` into equal chunks (zeros fill the last), flatten what lies behind and join chunk by chunk."""
+    """Cut each tensor along ``dim`` into equal chunks, the last filled with zeros; flatten the dimensions after it, and join the chunks."""
     rows = []
     for x in tensors:
         x, d = cast(x, out.dtype), axis(dim, x.ndim)
@@ -123,7 +123,7 @@ def _repeat_interleave(out, x, repeats, dim=None, output_size=None):
 
 @lowers(aten.repeat_interleave.Tensor)
 def _repeat_numbers(out, repeats, output_size=None):
-    """Give each index as often as ``repeats`` says: the count of the running sums that each place has reached."""
+    """Return each index ``repeats`` times, by counting at each place the running sums up to it."""
     ends = lax.cumsum(lax.convert_element_type(repeats, np.int64), 0)
     places = lax.iota(np.int64, out.shape[0])
     return jnp.searchsorted(ends, places, side="right", method="compare_all" if out.shape[0] * ends.size < 1 << 16 else "scan")

@@ -13,7 +13,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def shaped(out, x):
-    """Return ``x`` in the shape of ``out``: what ``keepdim`` asks for."""
+    """Return ``x`` in the shape of ``out``, which depends on ``keepdim``."""
     return x if x.shape == tuple(out.shape) else lax.reshape(x, tuple(out.shape))
 
 
@@ -23,7 +23,7 @@ def wide(x, dtype):
 
 
 def along(x, like, kept):
-    """Return ``x``, which lacks the dimensions of ``like`` that are not ``kept``, repeated along these."""
+    """Return ``x`` repeated along the dimensions of ``like`` that it lacks, those that are not ``kept``."""
     return lax.broadcast_in_dim(x, like.shape, kept)
 
 
@@ -199,7 +199,7 @@ def _trace(out, x):
 
 @lowers(aten.hash_tensor.default)
 def _hash_tensor(out, x, dim=(), keepdim=False, mode=0):
-    """The exclusive or of the bits of all elements, as float64 or int64."""
+    """Return the exclusive or of the bits of all elements, as float64 or int64."""
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     bits = lax.bitcast_convert_type(lax.convert_element_type(x, jnp.float64 if floating else jnp.int64), jnp.uint64)
     return shaped(out, lax.reduce_xor(bits, axes(dim, x.ndim)))

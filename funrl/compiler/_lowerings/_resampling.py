@@ -25,7 +25,7 @@ def _nearest(exact: bool) -> Callable[..., Rows]:
 
 
 def _source(n: int, out: int, align: bool, scale: float | None) -> np.ndarray:
-    """Return where each place of the result lies in the input."""
+    """Return the position in the input of each position of the result."""
     if align:
         return np.arange(out) * ((n - 1) / (out - 1) if out > 1 else 0.0)
     return (np.arange(out) + 0.5) * (1 / scale if scale is not None and scale > 0 else n / max(out, 1)) - 0.5

@@ -146,7 +146,7 @@ def _put_block(x, starts, updates, how):
 
 
 def _inside(x, starts, sizes):
-    """Return whether a block lies in ``x`` (a traced bool), or None if its place is known."""
+    """Return a traced bool, True if a block is inside ``x``, or None if its position is known."""
     inside = None
     for n, size, start in zip(x.shape, sizes, starts, strict=True):
         if isinstance(start, np.ndarray):

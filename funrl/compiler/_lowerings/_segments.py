@@ -70,7 +70,7 @@ def _embedding_bag(
 ):
     """Sum (mode 0), average (1) or take the maximum (2) of the rows of each bag; an empty bag gives zeros.
 
-    Gives besides the number of each index's bag, the sizes of the bags and the rows that the maxima came from (or the sizes again).
+    Also return the number of each index's bag, the sizes of the bags, and the rows of the maxima (or the sizes again).
     """
     bags, width = out[0].shape
     size, kind = indices.shape[0], indices.dtype
@@ -107,7 +107,7 @@ def _embedding_bag(
 
 @lowers(aten._embedding_bag_forward_only.default)
 def _embedding_bag_forward_only(out, weight, indices, offsets, scale_grad_by_freq=False, mode=0, *args, **kwargs):
-    """The same; only a gradient needs the sizes of bags that are summed, so that torch leaves them zero."""
+    """Return the same, but with zeros for the sizes of summed bags, as torch does, because only a gradient needs them."""
     results = _embedding_bag(out, weight, indices, offsets, scale_grad_by_freq, mode, *args, **kwargs)
     return results if mode else (*results[:2], *(lax.full_like(x, 0) for x in results[2:]))
 

@@ -233,7 +233,7 @@ def strided_places(size, stride, offset):
 
 
 def _is_dense(size, stride):
-    """Whether dimensions, each longer than one, lie one in another without gaps, the last innermost."""
+    """Return True for dimensions, each longer than one, that are contiguous in memory, with the last one innermost."""
     expected = 1
     for n, s in zip(size[::-1], stride[::-1], strict=True):
         if s != expected:
@@ -266,7 +266,7 @@ def _as_strided(out, x, size, stride, storage_offset=None):
 
 @lowers(aten.view.dtype, aten.view_copy.dtype)
 def _bitcast(out, x, dtype):
-    """The same bits read as another dtype; narrower or wider elements share or split the last dimension."""
+    """Return the same bits as another dtype; narrower or wider elements change the last dimension."""
     if x.dtype == jnp.bool_:
         x = lax.convert_element_type(x, np.uint8)
     target = np.dtype(np.uint8) if dtype == torch.bool else np.dtype(jax_dtype(dtype))

@@ -152,7 +152,7 @@ _medians(aten.nanmedian.default, aten.nanmedian.dim, skip_nan=True)
 
 @lowers(aten.mode.default)
 def _mode(out, x, dim=-1, keepdim=False):
-    """The first of the longest runs of equal elements in order, and the last index of that run."""
+    """Return the value of the first of the longest runs of equal elements in sorted order, and the last index of that run."""
     if x.ndim == 0:
         return ordered(x, 0)
     dim = axis(dim, x.ndim)

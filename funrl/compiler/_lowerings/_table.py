@@ -30,7 +30,7 @@ _DTYPES: dict[torch.dtype, Any] = {
     torch.bool: jnp.bool_,
 }
 _JAX_DTYPES = {np.dtype(jax_type): torch_type for torch_type, jax_type in _DTYPES.items()}
-# Where a result is and how it lies in memory is not the business of a lowering.
+# A lowering does not decide the device and the memory layout of its result.
 _DROPPED = frozenset({"device", "layout", "pin_memory", "memory_format", "generator", "non_blocking"})
 
 

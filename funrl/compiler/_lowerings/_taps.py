@@ -43,7 +43,7 @@ def transposed(index: np.ndarray, n: int, weight: np.ndarray | None = None) -> t
 
 
 def along(values: np.ndarray, axis: int, shape: Sequence[int]) -> jax.Array:
-    """Return numbers that differ along ``axis`` alone, in a shape."""
+    """Return numbers that vary only along ``axis``, in a shape."""
     return lax.broadcast_in_dim(values, tuple(shape), (axis,))
 
 
