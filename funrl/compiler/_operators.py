@@ -74,7 +74,9 @@ def _make(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
             aten.scalar_tensor.default, args, {"dtype": kwargs.get("dtype") or torch.tensor(args[0]).dtype, "device": trace.device}
         )
     if func is aten._efficientzerotensor.default:  # a tangent of zeros, which torch keeps without memory
-        return trace.pure(aten.zeros.default, args, kwargs)
+        # One of bools is subtracted, as torch lets nothing else of bools be.
+        dtype = torch.uint8 if kwargs.get("dtype") == torch.bool else kwargs.get("dtype")
+        return trace.pure(aten.zeros.default, args, {**kwargs, "dtype": dtype})
     if func is aten.empty_strided.default or func is aten.new_empty_strided.default:
         kwargs = {name: x for name, x in kwargs.items() if x is not None}
         shape, stride = args[-2:]

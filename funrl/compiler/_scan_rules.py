@@ -119,7 +119,8 @@ def _with_tangents(
         outputs = [next(floats) if kind else next(others) for kind in kinds]
         moving_outputs[:] = [i for i, kind in enumerate(kinds) if kind]
         carried = [i for i in moving_outputs if i < num_carries]
-        slope = dict(zip(moving_outputs, slopes, strict=True))
+        # torch gives a batch of numbers times one of Python a tangent of float64, and a carry keeps its dtype.
+        slope = {i: dx.to(outputs[i].dtype) for i, dx in zip(moving_outputs, slopes, strict=True)}
         return [
             *outputs[:num_carries],
             *(slope[i] for i in carried),

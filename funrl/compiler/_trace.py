@@ -300,13 +300,18 @@ class Trace(private.TorchDispatchMode):
             value = self.emit(aten._to_copy.default, (value,), {"dtype": target.dtype})
         if value.meta.shape != target.meta.shape:
             value = self.emit(aten.expand.default, (value, list(target.meta.shape)), {})
-        node = write_back(self, self.frame.place(memory.node), target.steps, value)
-        if node.meta.stride() != memory.meta.stride():  # other views of this memory stand on its layout
-            node = self.frame.graph.add(aten.clone.default, (node,), {"memory_format": torch.contiguous_format}, memory.meta)
-        memory.node = node
+        value = self._laid_out(value, target.meta)
+        # Other views of this memory stand on its layout.
+        memory.node = self._laid_out(write_back(self, self.frame.place(memory.node), target.steps, value), memory.meta)
         memory.version += 1
         target.node, target.version = value, memory.version
         return target
+
+    def _laid_out(self, node: Node, meta: torch.Tensor) -> Node:
+        """Return a node of the same value, whose memory has the layout of ``meta``."""
+        if node.meta.stride() == meta.stride():
+            return node
+        return self.frame.graph.add(aten.clone.default, (node,), {"memory_format": torch.contiguous_format}, meta)
 
     def loop(
         self, body: Callable[..., list[torch.Tensor]], carry: Any, columns: Any, constants: Any, length: int, reverse: bool

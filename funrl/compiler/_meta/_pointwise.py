@@ -21,9 +21,8 @@ def _pointwise(dtype: Callable[..., torch.dtype], count: int) -> Rule:
 
 def _difference(a: Any, b: Any, *rest: Any) -> torch.dtype:
     truth = any(isinstance(x, bool) or (isinstance(x, torch.Tensor) and x.dtype == torch.bool) for x in (a, b))
-    dtype = result_type(a, b)
-    check(not truth or dtype != torch.bool, "Subtraction, the `-` operator, with a bool tensor is not supported: use `^` or logical_xor()")
-    return dtype
+    check(not truth, "Subtraction, the `-` operator, with a bool tensor is not supported: use `~`, or `^` of two, or .to(torch.uint8)")
+    return result_type(a, b)
 
 
 def _negated(x: torch.Tensor) -> torch.dtype:
