@@ -35,6 +35,7 @@ FLOORS = {
     "acting": 5,
     "collectors": 5,
     "algos": 6,
+    "evolution": 6,
     "record": 7,
     "checkpoint": 7,
     "training": 7,
@@ -49,6 +50,7 @@ SIBLINGS = {
     ("debug", "compiler"),
     ("collectors", "acting"),
     ("optim", "schedules"),
+    ("algos", "evolution"),
     ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
