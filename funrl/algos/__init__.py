@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from funrl import envs
-from funrl.algos import a2c, crossq, ddpg, dqn, impala, ppo, pqn, redq, reinforce, sac, sac_discrete, td3
+from funrl.algos import a2c, ars, cma_es, crossq, ddpg, dqn, impala, openes, pgpe, ppo, pqn, redq, reinforce, sac, sac_discrete, snes, td3
 from funrl.algos.algorithm import Algorithm, check, collecting, make_config, make_hparams
 from funrl.algos.state import ActorParams, LearnerState, State
 from funrl.env import Env
@@ -16,7 +16,9 @@ __all__ = [
     "LearnerState",
     "State",
     "a2c",
+    "ars",
     "check",
+    "cma_es",
     "collecting",
     "crossq",
     "ddpg",
@@ -27,27 +29,35 @@ __all__ = [
     "make_config",
     "make_hparams",
     "names",
+    "openes",
+    "pgpe",
     "ppo",
     "pqn",
     "redq",
     "reinforce",
     "sac",
     "sac_discrete",
+    "snes",
     "td3",
 ]
 
 _ALGORITHMS = {
     "a2c": (a2c.make, a2c.A2CConfig),
+    "ars": (ars.make, ars.ARSConfig),
+    "cma_es": (cma_es.make, cma_es.CMAESConfig),
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
     "impala": (impala.make, impala.ImpalaConfig),
+    "openes": (openes.make, openes.OpenESConfig),
+    "pgpe": (pgpe.make, pgpe.PGPEConfig),
     "ppo": (ppo.make, ppo.PPOConfig),
     "pqn": (pqn.make, pqn.PQNConfig),
     "redq": (redq.make, redq.REDQConfig),
     "reinforce": (reinforce.make, reinforce.ReinforceConfig),
     "sac": (sac.make, sac.SACConfig),
     "sac_discrete": (sac_discrete.make, sac_discrete.SACDiscreteConfig),
+    "snes": (snes.make, snes.SNESConfig),
     "td3": (td3.make, td3.TD3Config),
 }
 
@@ -57,7 +67,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['a2c', 'crossq', 'ddpg', 'dqn', 'impala', 'ppo', 'pqn', 'redq', 'reinforce', 'sac', 'sac_discrete', 'td3']
+        ['a2c', 'ars', 'cma_es', 'crossq', ..., 'sac_discrete', 'snes', 'td3']
     """
     return list(_ALGORITHMS)
 

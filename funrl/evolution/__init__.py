@@ -23,7 +23,7 @@ from funrl.evolution._archive import Archive, coverage, cvt_cells, grid_cells, i
 from funrl.evolution._ars import ARSState, ars
 from funrl.evolution._cma_es import CMAESState, cma_es
 from funrl.evolution._evolve import Generations, evolve
-from funrl.evolution._fitness import episode_fitness, training_fitness
+from funrl.evolution._fitness import episode_fitness, first_episodes, training_fitness
 from funrl.evolution._genetic import GeneticState, genetic
 from funrl.evolution._map_elites import MAPElitesState, map_elites
 from funrl.evolution._openes import OpenESState, openes
@@ -49,6 +49,7 @@ __all__ = [
     "cvt_cells",
     "episode_fitness",
     "evolve",
+    "first_episodes",
     "genetic",
     "grid_cells",
     "insert",

@@ -18,8 +18,8 @@ class CMAESState(tree.Replaceable):
         mean: the tree of parameters at the centre of the candidates.
         sigma: floating point [], the step size.
         covariance: floating point [D, D], C.
-        axes: floating point [D, D], the eigenvectors of C as columns, at the last ``ask``; () with ``separable``.
-        lengths: floating point [D], the square roots of the eigenvalues of C, at the last ``ask``.
+        axes: floating point [D, D], the eigenvectors of C as columns; () with ``separable``.
+        lengths: floating point [D], the square roots of the eigenvalues of C.
         sigma_path: floating point [D], the evolution path of the step size.
         covariance_path: floating point [D], the evolution path of the covariance.
         count: int64 [], the number of generations so far.
@@ -60,7 +60,7 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
         + c_\mu \sum_i w_i^\circ y_{i:N} y_{i:N}^\top
 
     The weights of the worse half are negative (active CMA). All strategy parameters are the tutorial's defaults for N and D. The full
-    covariance takes an eigendecomposition, O(D^3), in every ``ask``; the diagonal one is for many parameters.
+    covariance takes an eigendecomposition, O(D^3), in every ``tell``; the diagonal one is for many parameters.
 
     Args:
         num_candidates: N, at least 4; the tutorial's choice is 4 + floor(3 ln D).
@@ -112,10 +112,9 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
 
     def ask(key: torch.Tensor, state: CMAESState) -> tuple[Any, CMAESState]:
         mean = tree.ravel(state.mean)[0]
-        lengths, axes = _decompose(state.covariance)
-        noise = lengths * random.normal(key, (num_candidates, mean.shape[0]), dtype=mean.dtype)
-        noise = noise if separable else noise @ axes.T
-        return like_rows(mean + state.sigma * noise, state.mean), state.replace(axes=axes, lengths=lengths)
+        noise = state.lengths * random.normal(key, (num_candidates, mean.shape[0]), dtype=mean.dtype)
+        noise = noise if separable else noise @ state.axes.T
+        return like_rows(mean + state.sigma * noise, state.mean), state
 
     def tell(state: CMAESState, candidates: Any, fitness: torch.Tensor) -> CMAESState:
         matrix, fitness = told("cma_es", state.mean, candidates, fitness, num_candidates)
@@ -129,16 +128,20 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
         sigma_path = (1 - c.c_sigma) * state.sigma_path + math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * _whitened(state, step)
         norm = sigma_path.square().sum().sqrt()
         sigma = state.sigma * torch.exp(c.c_sigma / c.d_sigma * (norm / c.chi - 1))
-        going = norm / (1 - (1 - c.c_sigma) ** (2 * (count + 1)).to(mean.dtype)).sqrt() < (1.4 + 2 / (mean.shape[0] + 1)) * c.chi
+        going = norm / (1 - (1 - c.c_sigma) ** (2 * count).to(mean.dtype)).sqrt() < (1.4 + 2 / (mean.shape[0] + 1)) * c.chi
         going = going.to(mean.dtype)
         path = (1 - c.c_c) * state.covariance_path + going * math.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * step
         weight = good + bad * mean.shape[0] / _whitened(state, y).square().sum(-1).clamp(min=1e-8)
         decay = 1 + c.c_1 * (1 - going) * c.c_c * (2 - c.c_c) - c.c_1 - c.c_mu * sum(c.weights)
         ranks, line = (weight @ y.square(), path.square()) if separable else (y.T @ (weight[:, None] * y), torch.outer(path, path))
-        return state.replace(
+        covariance = decay * state.covariance + c.c_1 * line + c.c_mu * ranks
+        lengths, axes = _decompose(covariance)
+        return CMAESState(
             mean=like_vector(mean + learning_rate * state.sigma * step, state.mean),
             sigma=sigma,
-            covariance=decay * state.covariance + c.c_1 * line + c.c_mu * ranks,
+            covariance=covariance,
+            axes=axes,
+            lengths=lengths,
             sigma_path=sigma_path,
             covariance_path=path,
             count=count,
