@@ -75,7 +75,7 @@ SHARED = {
     "collectors": {"collector", "memory", "pool", "traced", "tracker", "worker"},
     "distributions": {"checks", "discrete", "squash"},
     "envs": {"checks", "draw", "grid", "gymnasium", "hill"},
-    "losses": {"actor_critic", "checks", "dqn", "sac"},
+    "losses": {"actor_critic", "checks", "dqn", "ppo", "sac"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
     "record": {"aggregate", "locks", "metrics"},

@@ -68,7 +68,8 @@ def snes(num_candidates: int, *, sigma: Number = 1.0, learning_rate: Number = 1.
     if sigma_learning_rate is not None:
         check_number("snes", "sigma_learning_rate", sigma_learning_rate, low=0.0)
     raw = [max(0.0, math.log(num_candidates / 2 + 1) - math.log(rank)) for rank in range(1, num_candidates + 1)]
-    utilities = [x / sum(raw) - 1 / num_candidates for x in raw]
+    total = sum(raw)
+    utilities = [x / total - 1 / num_candidates for x in raw]
 
     def init(key: torch.Tensor, params: Any) -> SNESState:
         mean = start("snes", params)

@@ -4,6 +4,7 @@ The first argument is the one to differentiate; networks are keyword arguments, 
 ``weight`` for each sample. If a batch may come from prioritised replay, ``metrics["td_error"]`` [N...] gives its priorities.
 """
 
+from funrl.losses._drift import LearnedDrift, clip_drift, dpo_drift, drift_loss, init_drift, learned_drift
 from funrl.losses._terms import explained_variance, huber
 from funrl.losses.a2c import A2CBatch, a2c_loss
 from funrl.losses.actor_critic import ActorCritic, SoftActorCritic
@@ -31,12 +32,14 @@ from funrl.losses.td3 import td3_actor_loss, td3_critic_loss, td3_loss
 __all__ = [
     "A2CBatch",
     "ActorCritic",
+    "LearnedDrift",
     "PPOBatch",
     "ReinforceBatch",
     "SoftActorCritic",
     "a2c_loss",
     "adapt_kl_weight",
     "c51_loss",
+    "clip_drift",
     "clipped_surrogate",
     "clipped_value_loss",
     "crossq_actor_loss",
@@ -48,10 +51,14 @@ __all__ = [
     "double_c51_loss",
     "double_dqn_loss",
     "double_qr_dqn_loss",
+    "dpo_drift",
     "dqn_loss",
+    "drift_loss",
     "explained_variance",
     "huber",
     "impala_loss",
+    "init_drift",
+    "learned_drift",
     "normalize_advantage",
     "ppo_kl_loss",
     "ppo_loss",
