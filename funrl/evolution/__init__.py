@@ -27,6 +27,7 @@ from funrl.evolution._fitness import episode_fitness, first_episodes, training_f
 from funrl.evolution._genetic import GeneticState, genetic
 from funrl.evolution._map_elites import MAPElitesState, map_elites
 from funrl.evolution._openes import OpenESState, openes
+from funrl.evolution._pga_map_elites import PGAMAPElitesState, pga_map_elites
 from funrl.evolution._pgpe import PGPEState, pgpe
 from funrl.evolution._snes import SNESState, snes
 from funrl.evolution._strategy import Strategy, centered_ranks, standardized
@@ -39,6 +40,7 @@ __all__ = [
     "GeneticState",
     "MAPElitesState",
     "OpenESState",
+    "PGAMAPElitesState",
     "PGPEState",
     "SNESState",
     "Strategy",
@@ -55,6 +57,7 @@ __all__ = [
     "insert",
     "map_elites",
     "openes",
+    "pga_map_elites",
     "pgpe",
     "qd_score",
     "snes",

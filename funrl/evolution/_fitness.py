@@ -73,7 +73,7 @@ def episode_fitness(
         result = acting.evaluate(params, key, constants(), num_episodes=num_episodes, max_steps=steps, **options)
         return result.episode_return.mean()
 
-    def described(params: Any, key: torch.Tensor) -> tuple[Any, ...]:
+    def described(params: Any, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Transition]:
         reset_key, step_key = random.split(key).unbind(0)
         actor = acting.start(reset_key, constants(), env=env, num_envs=num_episodes, act=act, params=params)
         _, transitions = acting.rollout(params, step_key, actor, constants(), num_steps=steps, **options)
@@ -82,7 +82,7 @@ def episode_fitness(
         assert describe is not None
         descriptor = torch.func.vmap(describe)(transitions, active).mean(0)
         fitness = torch.where(active, transitions.reward, 0.0).sum(1).mean()
-        return fitness, descriptor, tree.flatten_batch((transitions, active))
+        return fitness, descriptor, tree.flatten_batch(transitions)
 
     def fitness(key: torch.Tensor, candidates: Any) -> Any:
         number = tree.leaves(candidates)[0].shape[0]
@@ -90,7 +90,7 @@ def episode_fitness(
         if describe is None:
             return torch.func.vmap(returns)(candidates, keys)
         values, descriptors, experience = torch.func.vmap(described)(candidates, keys)
-        return (values, descriptors, *tree.flatten_batch(experience)) if with_transitions else (values, descriptors)
+        return (values, descriptors, tree.flatten_batch(experience)) if with_transitions else (values, descriptors)
 
     return fitness
 

@@ -8,13 +8,13 @@ import torch
 from funrl import tree
 from funrl.optim._checks import check_fraction, check_rate
 from funrl.optim._optimizer import Number, Optimizer, like, wide
-from funrl.optim._rules import _count, _rate, _wide_zeros
+from funrl.optim._rules import _count, _rate, _wide_zeros, _without_subnormals
 from funrl.schedules import Schedule, check_number
 from funrl.tree import global_norm
 
 
 @tree.dataclass
-class ClipUpState:
+class ClipUpState(tree.Replaceable):
     """State of :func:`clip_up`.
 
     Attributes:
@@ -77,7 +77,7 @@ def clip_up(learning_rate: Number | Schedule, momentum: Number = 0.9, max_speed:
         # A comparison with NaN is False, so that NaN reaches all leaves unless there is no limit.
         within = (speed <= limit) | (torch.as_tensor(limit, device=speed.device) == math.inf)
         shrink = torch.where(within, 1.0, limit / torch.where(within, 1.0, speed))
-        velocity = tree.map(lambda v: shrink.to(v.dtype) * v, velocity)
+        velocity = tree.map(lambda v: _without_subnormals(shrink.to(v.dtype) * v), velocity)
         return tree.map(lambda v, g: (-v).to(g.dtype), velocity, grads), ClipUpState(state.count + 1, velocity)
 
     return Optimizer(init, update)
