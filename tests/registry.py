@@ -5,6 +5,7 @@ PPO = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(
 OFF_POLICY = dict(num_envs=2, num_steps=4, num_updates=2, batch_size=8, num_cells=(8,), buffer_size=64, learning_starts=0)
 RAINBOW = dict(double=True, dueling=True, n_step=3, prioritized=True, c51=True, noisy=True, epsilon_start=0, epsilon_end=0)
 ON_POLICY = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01, max_grad_norm=0.2)
+EVOLUTION = dict(num_envs=8, num_steps=12, num_cells=(4,))
 ALGORITHMS = {
     "ppo, discrete": ("ppo", "CartPole-v1", PPO),
     "ppo, continuous": (
@@ -26,5 +27,13 @@ ALGORITHMS = {
     "sac_discrete": ("sac_discrete", "CartPole-v1", OFF_POLICY),
     "redq": ("redq", "Pendulum-v1", dict(OFF_POLICY, num_critics=3, policy_delay=2)),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
+    "openes": ("openes", "Pendulum-v1", dict(EVOLUTION, normalize_observation=True)),
+    "pgpe": ("pgpe", "Pendulum-v1", EVOLUTION),
+    "snes": ("snes", "Pendulum-v1", EVOLUTION),
+    "cma_es, separable": ("cma_es", "Pendulum-v1", dict(EVOLUTION, separable=True)),
+    "ars": ("ars", "Pendulum-v1", dict(EVOLUTION, num_envs=16, num_episodes=2)),
 }
-OFF_POLICY_KINDS = [kind for kind, (name, _, _) in ALGORITHMS.items() if name not in ("ppo", "a2c", "reinforce", "impala", "pqn")]
+EVOLUTIONARY = ("openes", "pgpe", "snes", "cma_es", "ars")  # they explore by parameters, and so act without noise
+OFF_POLICY_KINDS = [
+    kind for kind, (name, _, _) in ALGORITHMS.items() if name not in ("ppo", "a2c", "reinforce", "impala", "pqn", *EVOLUTIONARY)
+]

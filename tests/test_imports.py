@@ -38,6 +38,7 @@ FLOORS = {
     "acting": 5,
     "collectors": 5,
     "algos": 6,
+    "evolution": 6,
     "checkpoint": 7,
     "record": 7,
     "runs": 7,
@@ -57,6 +58,7 @@ SIBLINGS = {
     ("debug", "compiler"),
     ("collectors", "acting"),
     ("optim", "schedules"),
+    ("algos", "evolution"),
     ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }

@@ -162,7 +162,7 @@ def test_small_gradients_count_in_half_precision():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("kind", ["adam", "adamw", "rmsprop", "clip_up"])
 def test_half_precision_goes_the_way_of_float32(kind, dtype):
     """Epsilon, squares and means that this precision does not hold; gradients of 0, small ones, and ones whose square overflows."""
     opt = getattr(optim, kind)(0.01)
@@ -236,6 +236,28 @@ def test_schedules():
     torch.testing.assert_close(got, torch.tensor([0.5, 1.5]))
 
 
+def test_clip_up_agrees_with_a_loop():
+    opt = optim.clip_up(schedules.linear(0.5, 0.1, 6), momentum=0.8, max_speed=0.7)
+    params = start(torch.float64)
+    state, velocity, lengths = opt.init(params), 0.0, []
+    for i in range(8):
+        grads = tree.map(lambda x, i=i: torch.sin(x * (i + 1)) * 10.0 ** (i - 3), params)
+        updates, state = opt.update(grads, state, params)
+        g = tree.ravel(grads)[0].numpy()
+        velocity = 0.8 * velocity + (0.5 - 0.4 * min(i / 6, 1)) * g / (g**2).sum() ** 0.5
+        speed = (velocity**2).sum() ** 0.5
+        velocity = velocity * min(1.0, 0.7 / speed)
+        lengths.append(speed)
+        torch.testing.assert_close(tree.ravel(updates)[0], torch.from_numpy(-velocity))
+        params = optim.apply_updates(params, updates)
+    assert min(lengths) < 0.7 < max(lengths) and state.count == 8
+    still, _ = opt.update(tree.zeros_like(grads), opt.init(params), params)
+    assert all((x == 0).all() for x in tree.leaves(still))
+    tiny = torch.full((2,), torch.finfo(torch.float64).tiny, dtype=torch.float64)
+    decayed = opt.update(torch.zeros_like(tiny), opt.init(tiny).replace(velocity=tiny), tiny)[1]
+    assert decayed.velocity.tolist() == [0, 0]  # and no subnormal number, with which a processor is slow
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_hyperparameters_may_be_tensors(dtype):
     """A tensor of another dtype must not promote updates, and a tensor means what the same number means."""
@@ -245,6 +267,7 @@ def test_hyperparameters_may_be_tensors(dtype):
         (optim.adam(0.25, 0.5, 0.75, 0.125), optim.adam(*(torch.tensor(x, dtype=torch.float64) for x in (0.25, 0.5, 0.75, 0.125)))),
         (optim.adamw(0.25, weight_decay=0.5), optim.adamw(torch.tensor(0.25), weight_decay=torch.tensor(0.5))),
         (optim.rmsprop(0.25, 0.5, 0.125, 0.5), optim.rmsprop(*(torch.tensor(x, dtype=torch.float64) for x in (0.25, 0.5, 0.125, 0.5)))),
+        (optim.clip_up(0.25, 0.5, 0.3), optim.clip_up(*(torch.tensor(x, dtype=torch.float64) for x in (0.25, 0.5, 0.3)))),
         (optim.scale(0.5), optim.scale(torch.tensor(0.5, dtype=torch.float64))),
         (optim.clip_by_global_norm(0.5), optim.clip_by_global_norm(torch.tensor(0.5, dtype=torch.float64))),
         (optim.sgd(0.25), optim.sgd(schedules.constant(0.25))),
@@ -315,6 +338,9 @@ P = {"w": torch.zeros(2)}
         (lambda: optim.sgd(0.1, 1.5), ValueError, "momentum"),
         (lambda: optim.sgd(0.1, nesterov=True), ValueError, "nesterov"),
         (lambda: optim.rmsprop(0.1, decay=1.0), ValueError, "decay"),
+        (lambda: optim.clip_up(-1.0), ValueError, "clip_up: learning_rate"),
+        (lambda: optim.clip_up(0.1, momentum=1.0), ValueError, "clip_up: momentum"),
+        (lambda: optim.clip_up(0.1, max_speed=0.0), ValueError, "clip_up: max_speed: expected a number above 0, got 0.0; use math.inf"),
         (lambda: optim.clip_by_global_norm(0.0), ValueError, "use math.inf"),
         (lambda: optim.clip_by_global_norm(math.nan), ValueError, "max_norm"),
         (lambda: optim.scale(None), TypeError, "factor.*got None"),

@@ -68,6 +68,8 @@ from typing import Any
 from funrl import _check, envs
 from funrl.algos import (
     a2c,
+    ars,
+    cma_es,
     crossq,
     ddpg,
     dqn,
@@ -76,12 +78,15 @@ from funrl.algos import (
     impala,
     off_policy,
     on_policy,
+    openes,
+    pgpe,
     ppo,
     pqn,
     redq,
     reinforce,
     sac,
     sac_discrete,
+    snes,
     td3,
 )
 from funrl.algos._algorithm import Algorithm, check, collecting, make_config, make_hparams
@@ -98,7 +103,9 @@ __all__ = [
     "SoftConfig",
     "State",
     "a2c",
+    "ars",
     "check",
+    "cma_es",
     "collecting",
     "crossq",
     "ddpg",
@@ -113,27 +120,35 @@ __all__ = [
     "names",
     "off_policy",
     "on_policy",
+    "openes",
+    "pgpe",
     "ppo",
     "pqn",
     "redq",
     "reinforce",
     "sac",
     "sac_discrete",
+    "snes",
     "td3",
 ]
 
 _ALGORITHMS = {
     "a2c": (a2c.make, a2c.A2CConfig),
+    "ars": (ars.make, ars.ARSConfig),
+    "cma_es": (cma_es.make, cma_es.CMAESConfig),
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
     "impala": (impala.make, impala.ImpalaConfig),
+    "openes": (openes.make, openes.OpenESConfig),
+    "pgpe": (pgpe.make, pgpe.PGPEConfig),
     "ppo": (ppo.make, ppo.PPOConfig),
     "pqn": (pqn.make, pqn.PQNConfig),
     "redq": (redq.make, redq.REDQConfig),
     "reinforce": (reinforce.make, reinforce.ReinforceConfig),
     "sac": (sac.make, sac.SACConfig),
     "sac_discrete": (sac_discrete.make, sac_discrete.SACDiscreteConfig),
+    "snes": (snes.make, snes.SNESConfig),
     "td3": (td3.make, td3.TD3Config),
 }
 
@@ -143,7 +158,7 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['a2c', 'crossq', 'ddpg', 'dqn', 'impala', 'ppo', 'pqn', 'redq', 'reinforce', 'sac', 'sac_discrete', 'td3']
+        ['a2c', 'ars', 'cma_es', 'crossq', ..., 'sac_discrete', 'snes', 'td3']
     """
     return list(_ALGORITHMS)
 

@@ -15,13 +15,13 @@ from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
-from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.losses import PPOBatch, drift_loss, explained_variance, normalize_advantage, ppo_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae
 
-__all__ = ["PPOConfig", "make"]
+__all__ = ["PPOConfig", "make", "with_drift"]
 
 
 @tree.dataclass
@@ -92,7 +92,8 @@ def make(
         loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of :func:`funrl.losses.ppo_loss`.
             ``default(params, rows, hparams)`` computes the original loss, ``rows`` is a :class:`~funrl.losses.PPOBatch`, and
             ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors [] without gradient, are added to
-            those of a step; one of them must be ``approximate_kl``.
+            those of a step; one of them must be ``approximate_kl``. :func:`with_drift` makes such a loss of a drift function, for example
+            of :func:`funrl.losses.dpo_drift`.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
@@ -162,6 +163,41 @@ def make(
         extras=("log_prob",),
     )
     return on_policy.make("ppo", env, config, spec, given, apply=nets.both)
+
+
+def with_drift(drift: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """Make the ``loss=`` of :func:`make` that has a drift function instead of clipping: :func:`funrl.losses.drift_loss`.
+
+    The option ``clip`` has no effect then; all others have.
+
+    Args:
+        drift: ``drift(log_ratio [N], advantage [N]) -> D [N]``: :func:`funrl.losses.dpo_drift`, :func:`funrl.losses.learned_drift` of its
+            parameters, or one of your own.
+
+    Returns:
+        ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)``.
+
+    Example:
+        >>> import funrl
+        >>> discovered = with_drift(funrl.losses.dpo_drift)
+        >>> algo = make(funrl.envs.make("CartPole-v1"), loss=discovered, num_envs=4, num_steps=16)
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> bool(metrics["drift"] >= 0)
+        True
+
+    Reference: C. Lu, J. G. Kuba, A. Letcher, L. Metz, C. Schroeder de Witt, J. Foerster, "Discovered Policy Optimisation", 2022,
+        arXiv:2210.05639.
+    """
+
+    def loss(
+        params: Any, rows: PPOBatch, hparams: PPOConfig, *, default: Any, apply: Callable[..., Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if hparams.normalize_advantage:
+            rows = rows.replace(advantage=normalize_advantage(rows.advantage))
+        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
+        return drift_loss(params, rows, apply=apply, drift=drift, value_clip=hparams.value_clip, **weights)
+
+    return loss
 
 
 def _check_config(config: PPOConfig, env: AnyEnv, network: Any) -> None:

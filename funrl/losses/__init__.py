@@ -10,6 +10,7 @@ from funrl.losses._c51 import c51_loss, double_c51_loss, project_categorical
 from funrl.losses._crossq import crossq_actor_loss, crossq_critic_loss, crossq_loss
 from funrl.losses._ddpg import ddpg_actor_loss, ddpg_critic_loss, ddpg_loss
 from funrl.losses._dqn import double_dqn_loss, dqn_loss, take as take
+from funrl.losses._drift import LearnedDrift, clip_drift, dpo_drift, drift_loss, init_drift, learned_drift
 from funrl.losses._impala import impala_loss
 from funrl.losses._ppo import (
     PPOBatch,
@@ -31,12 +32,14 @@ from funrl.losses._terms import explained_variance, huber
 __all__ = [
     "A2CBatch",
     "ActorCritic",
+    "LearnedDrift",
     "PPOBatch",
     "ReinforceBatch",
     "SoftActorCritic",
     "a2c_loss",
     "adapt_kl_weight",
     "c51_loss",
+    "clip_drift",
     "clipped_surrogate",
     "clipped_value_loss",
     "crossq_actor_loss",
@@ -48,10 +51,14 @@ __all__ = [
     "double_c51_loss",
     "double_dqn_loss",
     "double_qr_dqn_loss",
+    "dpo_drift",
     "dqn_loss",
+    "drift_loss",
     "explained_variance",
     "huber",
     "impala_loss",
+    "init_drift",
+    "learned_drift",
     "normalize_advantage",
     "ppo_kl_loss",
     "ppo_loss",

@@ -16,6 +16,7 @@ A learning rate is a Python number, a 0-d tensor (built inside the function that
 or one of :mod:`funrl.schedules`: a function from the int64 count of earlier updates to a rate. Updates are differentiable.
 """
 
+from funrl.optim._clip_up import ClipUpState, clip_up
 from funrl.optim._optimizer import Optimizer, apply_updates, chain, clip_by_global_norm, flatten, scale
 from funrl.optim._rules import AdamState, RMSPropState, SGDState, adam, adamw, rmsprop, sgd
 from funrl.optim._targets import hard_update, soft_update
@@ -23,6 +24,7 @@ from funrl.tree import global_norm
 
 __all__ = [
     "AdamState",
+    "ClipUpState",
     "Optimizer",
     "RMSPropState",
     "SGDState",
@@ -31,6 +33,7 @@ __all__ = [
     "apply_updates",
     "chain",
     "clip_by_global_norm",
+    "clip_up",
     "flatten",
     "global_norm",
     "hard_update",

@@ -101,6 +101,12 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("impala", "CartPole-v1"): Preset(
         1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 2e-3, "gamma": 0.98, "lambda_": 0.9, "anneal_steps": 1e6}
     ),
+    # A generation of 64 candidates is 32,000 steps.
+    ("openes", "CartPole-v1"): Preset(640_000, {}),
+    ("pgpe", "CartPole-v1"): Preset(640_000, {}),
+    ("snes", "CartPole-v1"): Preset(640_000, {}),
+    ("cma_es", "CartPole-v1"): Preset(640_000, {}),
+    ("ars", "CartPole-v1"): Preset(640_000, {}),
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
         {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},

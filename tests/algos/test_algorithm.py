@@ -12,7 +12,7 @@ import funrl
 from funrl import random, transforms, tree
 from funrl.algos._algorithm import make_config
 from funrl.policies import StatefulPolicy
-from tests.registry import ALGORITHMS
+from tests.registry import ALGORITHMS, EVOLUTIONARY
 from tests.support import same, traced
 
 AGENTS = 2
@@ -180,7 +180,7 @@ def test_acting(algorithm, kind):
     other, _ = vmap(greedy, (None, 0, 0))(params, many + 1, observations)
     assert torch.equal(other, action)
     first, _ = vmap(act, (None, 0, None))(params, many, observations[0])
-    assert len(first.unique()) > 1
+    assert len(first.unique()) > 1 or algo.name in EVOLUTIONARY
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,6 +148,7 @@ ON_POLICY = {
     "a2c_loss": Family(policy_gradient(losses.a2c_loss, advantaged), net(POLICY_AND_VALUE)),
     "ppo_loss": Family(policy_gradient(losses.ppo_loss, proximal, value_clip=0.5), net(POLICY_AND_VALUE)),
     "ppo_kl_loss": Family(kl, net(POLICY_AND_VALUE)),
+    "drift_loss": Family(policy_gradient(losses.drift_loss, proximal, value_clip=0.5), net(POLICY_AND_VALUE)),
 }
 FAMILIES = OFF_POLICY | IMPALA | ON_POLICY
 

@@ -1,0 +1,192 @@
+"""Parts of :mod:`benchmarks.evolution` that learn: archives of MAP-Elites, and a drift function that OpenES finds for PPO."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import funrl
+from benchmarks.evolution import keep
+from funrl import evolution, losses, nn, optim, random, tree
+from funrl.algos import ppo
+
+SEEDS = 5
+CANDIDATES = 128
+GENERATIONS = 300
+
+
+def final_position(transitions: Any, active: torch.Tensor) -> torch.Tensor:
+    """Return where the robot is at the end of its first episode, [2]."""
+    return transitions.next_observation[active.sum() - 1]
+
+
+def swing(transitions: Any, active: torch.Tensor) -> torch.Tensor:
+    """Return the mean height of the pendulum, and its mean absolute torque as a share of the most, [2]."""
+    return torch.stack([transitions.observation[:, 0].mean(), transitions.action.abs().mean() / 2])
+
+
+# Environment, steps of an episode, scale of actions, descriptor, its bounds and the cells along each.
+ARCHIVES = {
+    "PointRobot, final position": ("PointRobot-misc", 20, 0.1, final_position, ([-1.5, -1.5], [1.5, 1.5], [16, 16])),
+    "Pendulum, height and torque": ("Pendulum-v1", 200, 2.0, swing, ([-1.0, 0.0], [1.0, 1.0], [10, 10])),
+}
+
+
+def archive() -> None:
+    """Fill archives by MAP-Elites, by PGA-MAP-Elites, and by random parameters."""
+    rows = [
+        "| archive | strategy | evaluations | coverage of each seed | QD score over that of random, mean | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title in ARCHIVES:
+        rows += archives_of(title)
+    text = f"{SEEDS} seeds, one program for each row; policies with 16 hidden units.\n\n"
+    keep("archive", text + "\n".join(rows))
+
+
+def archives_of(title: str) -> list[str]:
+    """Return the rows of one archive."""
+    name, steps, scale, describe, grid = ARCHIVES[title]
+    env, cells = funrl.envs.make(name), evolution.grid_cells(*grid)
+    inputs, outputs = env.observation_space.shape[0], env.action_space.shape[0]
+    net = nn.mlp((16,), outputs, out_init=nn.orthogonal(0.5))
+
+    def actor(params: Any, observation: torch.Tensor) -> torch.Tensor:
+        return scale * net.apply(params, observation).tanh()
+
+    def act(params: Any, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        return actor(params, observation), {}
+
+    options = {"max_steps": steps, "describe": describe}
+    plain, with_transitions = (evolution.episode_fitness(env, act, with_transitions=flag, **options) for flag in (False, True))
+    line = evolution.map_elites(CANDIDATES, cells, sigma=0.05, line_sigma=0.2, spread=1.0)
+    gaussian = evolution.map_elites(CANDIDATES, cells, sigma=0.2, spread=1.0)
+    updates = {"num_critic_updates": 50, "num_actor_updates": 10, "batch_size": 64}
+    pga = evolution.pga_map_elites(CANDIDATES, cells, env, actor, nn.mlp((64, 64), 1), sigma=0.05, line_sigma=0.2, spread=1.0, **updates)
+    rows, first_score = [], None
+    for label, strategy, fitness, generations in (
+        ("random parameters", None, plain, GENERATIONS),
+        ("MAP-Elites, Gaussian mutation", gaussian, plain, GENERATIONS),
+        ("MAP-Elites, directional variation", line, plain, GENERATIONS),
+        ("PGA-MAP-Elites", pga, with_transitions, 60),
+    ):
+        begin = time.perf_counter()
+
+        def search(key: torch.Tensor, strategy: Any = strategy, fitness: Any = fitness, generations: int = generations) -> Any:
+            keys = random.split(key, 3)
+            params = net.init(keys[1], torch.zeros(inputs))
+            strategy = strategy or drawing(line, params)
+            state, _ = evolution.evolve(
+                keys[2], strategy.init(keys[0], params), strategy=strategy, fitness=fitness, num_generations=generations
+            )
+            return evolution.coverage(state.archive), evolution.qd_score(state.archive, -steps * 20.0)
+
+        coverage, score = funrl.compile(torch.func.vmap(search))(random.split(random.key(0), SEEDS))
+        first_score = score.mean().item() if first_score is None else first_score
+        shown = ", ".join(f"{x:.3f}" for x in coverage.tolist())
+        ratio, seconds = score.mean().item() / first_score, time.perf_counter() - begin
+        rows.append(f"| {title} | {label} | {generations * CANDIDATES:,} | {shown} | {ratio:.3f} | {seconds:.0f} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def drawing(strategy: evolution.Strategy, params: Any) -> evolution.Strategy:
+    """Return MAP-Elites whose candidates are always those of its first generation: random parameters."""
+
+    def ask(key: torch.Tensor, state: Any) -> Any:
+        return strategy.ask(key, strategy.init(key, params))[0], state
+
+    return strategy._replace(ask=ask)
+
+
+INNER = dict(num_envs=4, num_steps=64, num_epochs=4, num_minibatches=4, num_cells=(16,), learning_rate=5e-3, entropy_weight=0.0)
+UPDATES, META_GENERATIONS, META_CANDIDATES, META_SEEDS, TEST_SEEDS, HIDDEN = 30, 60, 32, 2, 64, 16
+HELD_OUT = {"Acrobot-v1": 60, "Catch-bsuite": 30, "CartPole-v1": 30}
+
+
+def like_clip(key: torch.Tensor) -> losses.LearnedDrift:
+    """Return a drift of a network that was fitted to PPO's clip, where the search begins."""
+    init_key, key = random.split(key).unbind(0)
+    params = losses.init_drift(init_key, HIDDEN)
+    opt = optim.adam(1e-2)
+
+    def error(params: losses.LearnedDrift, key: torch.Tensor) -> torch.Tensor:
+        x, advantage = random.normal(key, (2, 256)).unbind(0)
+        return (losses.learned_drift(params, 0.4 * x, advantage) - losses.clip_drift(0.4 * x, advantage)).square().mean()
+
+    def step(carry: Any, key: torch.Tensor) -> Any:
+        params, state = carry
+        gradient, value = torch.func.grad_and_value(error)(params, key)
+        updates, state = opt.update(gradient, state, params)
+        return (optim.apply_updates(params, updates), state), value
+
+    params = params.replace(output=torch.full_like(params.output, 0.05))
+    (params, _), values = funrl.compile(lambda key: funrl.scan(step, (params, opt.init(params)), random.split(key, 3000)))(key)
+    print(f"fitted to the clip: mean squared error {values[0]:.4f} to {values[-100:].mean():.4f}", flush=True)
+    return params
+
+
+def learner(env: str, drift: Callable[..., Any] | None) -> Any:
+    """Return PPO with a drift function, or with its clip."""
+    return ppo.make(funrl.envs.make(env), loss=None if drift is None else ppo.with_drift(drift), **INNER)
+
+
+def curves(env: str, drift: Callable[..., Any] | None, updates: int) -> torch.Tensor:
+    """Return the episode returns of many runs, [seeds, updates]."""
+    algo = learner(env, drift)
+
+    def run(key: torch.Tensor) -> torch.Tensor:
+        init_key, key = random.split(key).unbind(0)
+        return funrl.scan(
+            lambda state, k: (lambda s, m: (s, m["episode_return"]))(*algo.step(k, state)), algo.init(init_key), random.split(key, updates)
+        )[1]
+
+    return funrl.compile(torch.func.vmap(run))(random.split(random.key(99), TEST_SEEDS))
+
+
+def drift() -> None:
+    """Let OpenES find a drift over PPO on CartPole, and compare it with PPO's clip elsewhere."""
+    key, fit_key, search_key = random.split(random.key(0), 3).unbind(0)
+    first = like_clip(fit_key)
+    strategy = evolution.openes(META_CANDIDATES, optim.adam(0.02), sigma=0.05)
+
+    def make(params: losses.LearnedDrift) -> Any:
+        return learner("CartPole-v1", lambda x, a: losses.learned_drift(params, x, a))
+
+    fitness = evolution.training_fitness(make, num_updates=UPDATES, num_seeds=META_SEEDS, same_seeds=True)
+    program = funrl.compile(
+        lambda key, state: evolution.evolve(key, state, strategy=strategy, fitness=fitness, num_generations=1), donate=1
+    )
+    state, begin, history = strategy.init(key, first), time.perf_counter(), []
+    for i in range(META_GENERATIONS):
+        state, generations = program(random.fold_in(search_key, i), state)
+        history.append(generations.fitness_mean.item())
+        if i % 5 == 4:
+            print(f"generation {i + 1}: {sum(history[-5:]) / 5:.1f}, {time.perf_counter() - begin:.0f} s", flush=True)
+    found = tree.clone(strategy.best(state))
+    steps = META_GENERATIONS * META_CANDIDATES * META_SEEDS * UPDATES * INNER["num_envs"] * INNER["num_steps"]
+    text = (
+        f"OpenES over {META_GENERATIONS} generations of {META_CANDIDATES} drifts with {META_SEEDS} PPO runs each on CartPole-v1 "
+        f"({steps:,} environment steps, {time.perf_counter() - begin:.0f} s, a generation one program), from a network of {HIDDEN} units "
+        f"that was fitted to PPO's clip. Mean return over training, generations 1 to 5: {sum(history[:5]) / 5:.1f}; the last 5: "
+        f"{sum(history[-5:]) / 5:.1f}. "
+        f"Below: mean over {TEST_SEEDS} new seeds of the mean return over training (± standard error), and of the last fifth.\n\n"
+    )
+    rows = ["| environment | loss | over training | last fifth | difference to the clip over training, paired |", "|---|---|---|---|---|"]
+    for env, updates in HELD_OUT.items():
+        plain = None
+        for label, one in (
+            ("PPO's clip", None),
+            ("DPO's drift", losses.dpo_drift),
+            ("fitted to the clip", lambda x, a: losses.learned_drift(first, x, a)),
+            ("evolved", lambda x, a: losses.learned_drift(found, x, a)),
+        ):
+            values = curves(env, one, updates)
+            whole, last = values.nanmean(1), values[:, -updates // 5 :].nanmean()
+            plain = whole if plain is None else plain
+            gain = whole - plain
+            shown = "" if one is None else f"{gain.mean():+.1f} ± {gain.std() / TEST_SEEDS**0.5:.1f}"
+            rows.append(f"| {env} | {label} | {whole.mean():.1f} ± {whole.std() / TEST_SEEDS**0.5:.1f} | {last:.1f} | {shown} |")
+            print(rows[-1], flush=True)
+    keep("drift", text + "\n".join(rows))

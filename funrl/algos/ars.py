@@ -1,0 +1,67 @@
+"""ARS: augmented random search."""
+
+from typing import Any
+
+from funrl import _check, evolution, optim, tree
+from funrl.algos import _evolutionary
+from funrl.algos._algorithm import Algorithm
+from funrl.algos._arguments import configure
+from funrl.algos._evolutionary import EvolutionConfig
+from funrl.env import AnyEnv
+from funrl.nn import Module, Net
+from funrl.optim import Optimizer
+
+__all__ = ["ARSConfig", "make"]
+
+
+@tree.dataclass
+class ARSConfig(EvolutionConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+
+    Attributes:
+        sigma: the standard deviation of the candidates, above 0.
+        learning_rate: of gradient descent, at least 0.
+        num_elites: the number of directions that are learned from; 0: half of them.
+    """
+
+    sigma: Any = 0.05
+    learning_rate: Any = 0.05
+    num_elites: int = tree.static(default=0)
+
+
+def make(env: AnyEnv, *, network: Net | Module | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+    """Make ARS for a pure environment: an update is a generation of :func:`funrl.evolution.ars`.
+
+    Args:
+        env: a pure environment, not batched.
+        network: a net from observations [N, ...] to what the policy's distribution takes [N, F]: logits, or the means of continuous
+            actions; None: as the configuration says. A torch module comes in by :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`, in the place of ``learning_rate``; None: gradient descent.
+        **options: fields of :class:`ARSConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=8, num_steps=50)
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(400)
+
+    Reference: H. Mania, A. Guy, B. Recht, "Simple random search provides a competitive approach to reinforcement learning", 2018,
+        arXiv:1803.07055: version V1-t, or V2-t with ``normalize_observation``.
+    """
+    config, given = configure(ARSConfig, options, network=network, optimizer=optimizer)
+    _check.fields(config, "(0, inf)", "sigma")
+    _check.fields(config, "[0, inf)", "learning_rate", "num_elites")
+
+    def strategy(num_candidates: int, hparams: ARSConfig) -> evolution.Strategy:
+        rule = optimizer or optim.sgd(hparams.learning_rate)
+        return evolution.ars(num_candidates, rule, num_elites=hparams.num_elites or None, sigma=hparams.sigma)
+
+    return _evolutionary.make("ars", env, config, strategy, given)

@@ -1,0 +1,64 @@
+"""CMA-ES: evolution strategies that adapt the covariance of their candidates."""
+
+from typing import Any
+
+from funrl import _check, evolution, tree
+from funrl.algos import _evolutionary
+from funrl.algos._algorithm import Algorithm
+from funrl.algos._arguments import configure
+from funrl.algos._evolutionary import EvolutionConfig
+from funrl.env import AnyEnv
+from funrl.nn import Module, Net
+
+__all__ = ["CMAESConfig", "make"]
+
+
+@tree.dataclass
+class CMAESConfig(EvolutionConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+
+    Attributes:
+        sigma: the first step size, above 0; fixed.
+        separable: whether only the diagonal of the covariance is adapted, for policies of many parameters.
+        learning_rate: of the mean, at least 0.
+    """
+
+    sigma: float = tree.static(default=0.3)
+    separable: bool = tree.static(default=False)
+    learning_rate: Any = 1.0
+
+
+def make(env: AnyEnv, *, network: Net | Module | None = None, **options: Any) -> Algorithm:
+    """Make CMA-ES for a pure environment: an update is a generation of :func:`funrl.evolution.cma_es`.
+
+    Args:
+        env: a pure environment, not batched.
+        network: a net from observations [N, ...] to what the policy's distribution takes [N, F]: logits, or the means of continuous
+            actions; None: as the configuration says. A torch module comes in by :func:`funrl.nn.from_module`.
+        **options: fields of :class:`CMAESConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=8, num_steps=50)
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(400)
+
+    Reference: N. Hansen, "The CMA Evolution Strategy: A Tutorial", 2016, arXiv:1604.00772, and more as for
+        :func:`funrl.evolution.cma_es`.
+    """
+    config, given = configure(CMAESConfig, options, network=network)
+    _check.fields(config, "(0, inf)", "sigma")
+    _check.fields(config, "[0, inf)", "learning_rate")
+
+    def strategy(num_candidates: int, hparams: CMAESConfig) -> evolution.Strategy:
+        return evolution.cma_es(num_candidates, sigma=hparams.sigma, learning_rate=hparams.learning_rate, separable=hparams.separable)
+
+    return _evolutionary.make("cma_es", env, config, strategy, given)

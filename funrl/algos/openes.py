@@ -1,0 +1,67 @@
+"""OpenES: evolution strategies with ranks and an optimizer of gradients."""
+
+from typing import Any
+
+from funrl import _check, evolution, optim, tree
+from funrl.algos import _evolutionary
+from funrl.algos._algorithm import Algorithm
+from funrl.algos._arguments import configure
+from funrl.algos._evolutionary import EvolutionConfig
+from funrl.env import AnyEnv
+from funrl.nn import Module, Net
+from funrl.optim import Optimizer
+
+__all__ = ["OpenESConfig", "make"]
+
+
+@tree.dataclass
+class OpenESConfig(EvolutionConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+
+    Attributes:
+        sigma: the standard deviation of the candidates, above 0.
+        learning_rate: of Adam, at least 0.
+        weight_decay: of AdamW, at least 0.
+    """
+
+    sigma: Any = 0.1
+    learning_rate: Any = 0.05
+    weight_decay: Any = 0.0
+
+
+def make(env: AnyEnv, *, network: Net | Module | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+    """Make OpenES for a pure environment: an update is a generation of :func:`funrl.evolution.openes`.
+
+    Args:
+        env: a pure environment, not batched.
+        network: a net from observations [N, ...] to what the policy's distribution takes [N, F]: logits, or the means of continuous
+            actions; None: as the configuration says. A torch module comes in by :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`, in the place of ``learning_rate``, in ``learner.hparams`` too; None: AdamW.
+        **options: fields of :class:`OpenESConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=8, num_steps=50)
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(400)
+
+    Reference: T. Salimans, J. Ho, X. Chen, S. Sidor, I. Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement
+        Learning", 2017, arXiv:1703.03864. Deviations: as for :func:`funrl.evolution.openes`.
+    """
+    config, given = configure(OpenESConfig, options, network=network, optimizer=optimizer)
+    _check.fields(config, "(0, inf)", "sigma")
+    _check.fields(config, "[0, inf)", "learning_rate", "weight_decay")
+
+    def strategy(num_candidates: int, hparams: OpenESConfig) -> evolution.Strategy:
+        adamw = optim.adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)
+        return evolution.openes(num_candidates, optimizer or adamw, sigma=hparams.sigma)
+
+    return _evolutionary.make("openes", env, config, strategy, given)

@@ -1,0 +1,75 @@
+"""PGPE: policy gradients with parameter-based exploration."""
+
+from typing import Any
+
+from funrl import _check, evolution, optim, tree
+from funrl.algos import _evolutionary
+from funrl.algos._algorithm import Algorithm
+from funrl.algos._arguments import configure
+from funrl.algos._evolutionary import EvolutionConfig
+from funrl.env import AnyEnv
+from funrl.nn import Module, Net
+from funrl.optim import Optimizer
+
+__all__ = ["PGPEConfig", "make"]
+
+
+@tree.dataclass
+class PGPEConfig(EvolutionConfig):
+    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+
+    Attributes:
+        sigma: the first standard deviation of the candidates, above 0; fixed.
+        learning_rate: of ClipUp, at least 0; the largest step is twice that.
+        sigma_learning_rate: of the standard deviations, at least 0.
+        max_change: the largest share by which a standard deviation changes in a generation, in [0, 1).
+    """
+
+    sigma: float = tree.static(default=0.1)
+    learning_rate: Any = 0.15
+    sigma_learning_rate: Any = 0.1
+    max_change: Any = 0.2
+
+
+def make(env: AnyEnv, *, network: Net | Module | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+    """Make PGPE for a pure environment: an update is a generation of :func:`funrl.evolution.pgpe`.
+
+    Args:
+        env: a pure environment, not batched.
+        network: a net from observations [N, ...] to what the policy's distribution takes [N, F]: logits, or the means of continuous
+            actions; None: as the configuration says. A torch module comes in by :func:`funrl.nn.from_module`.
+        optimizer: any :class:`funrl.optim.Optimizer`, in the place of ``learning_rate``, in ``learner.hparams`` too; None: ClipUp.
+        **options: fields of :class:`PGPEConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=8, num_steps=50)
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"]
+        tensor(400)
+
+    Reference: F. Sehnke, C. Osendorfer, T. Rückstieß, A. Graves, J. Peters, J. Schmidhuber, "Parameter-exploring policy gradients",
+        Neural Networks 23, 2010, doi:10.1016/j.neunet.2009.12.004 (no arXiv id), and more as for :func:`funrl.evolution.pgpe`.
+    """
+    config, given = configure(PGPEConfig, options, network=network, optimizer=optimizer)
+    _check.fields(config, "(0, inf)", "sigma")
+    _check.fields(config, "[0, inf)", "learning_rate", "sigma_learning_rate")
+    _check.fields(config, "[0, 1)", "max_change")
+
+    def strategy(num_candidates: int, hparams: PGPEConfig) -> evolution.Strategy:
+        return evolution.pgpe(
+            num_candidates,
+            optimizer or optim.clip_up(hparams.learning_rate),
+            sigma=hparams.sigma,
+            sigma_learning_rate=hparams.sigma_learning_rate,
+            max_change=hparams.max_change,
+        )
+
+    return _evolutionary.make("pgpe", env, config, strategy, given)

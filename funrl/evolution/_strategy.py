@@ -1,0 +1,168 @@
+"""The interface of strategies, and what all of them share: trees as rows of a matrix, ranks, and checks."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import _check, random, tree
+from funrl.optim import Optimizer
+
+Number = float | torch.Tensor
+
+
+class Strategy(NamedTuple):
+    """A strategy of evolution as pure functions over trees of parameters. Fitness is maximised.
+
+    N is the number of candidates of a generation. A strategy vmaps over states, and a generation compiles, see :func:`evolve`.
+
+    Attributes:
+        init: ``init(key, params) -> state``; ``params`` is a tree of floating-point tensors of one dtype, where the search begins.
+        ask: ``ask(key, state) -> (candidates, state)``; the candidates have the structure of ``params`` with leaves [N, ...].
+        tell: ``tell(state, candidates, fitness) -> state``; ``fitness`` is floating point [N], and larger is better. A fitness that is
+            NaN or infinite counts as the least finite one of the generation. The strategies with an archive take more after it:
+            see :func:`map_elites` and :func:`pga_map_elites`.
+        best: ``best(state) -> params``, the parameters to act with: the mean of the search, or the best ones found.
+    """
+
+    init: Callable[[torch.Tensor, Any], Any]
+    ask: Callable[[torch.Tensor, Any], tuple[Any, Any]]
+    tell: Callable[..., Any]
+    best: Callable[[Any], Any]
+
+
+def rows(candidates: Any) -> torch.Tensor:
+    """Return a tree with leaves [N, ...] as a matrix [N, D], one row a candidate."""
+    return torch.func.vmap(lambda one: tree.ravel(one)[0])(candidates)
+
+
+def like_rows(matrix: torch.Tensor, params: Any) -> Any:
+    """Return a matrix [N, D] as a tree like ``params`` with leaves [N, ...], contiguous."""
+    _, unravel = tree.ravel(params)
+    return tree.contiguous(torch.func.vmap(unravel)(matrix))
+
+
+def like_vector(vector: torch.Tensor, params: Any) -> Any:
+    """Return a vector [D] as a tree like ``params``, whose leaves share no memory."""
+    return tree.map(lambda x: x.clone(memory_format=torch.contiguous_format), tree.ravel(params)[1](vector))
+
+
+def start(what: str, params: Any) -> Any:
+    """Return a copy of the parameters where a search begins, checked."""
+    leaves = tree.leaves(params)
+    if not leaves:
+        raise ValueError(f"{what}: params: expected a tree with at least one leaf, got none")
+    for path, x in zip(tree.paths(params), leaves, strict=True):
+        if not x.is_floating_point() or x.dtype != leaves[0].dtype:
+            raise TypeError(
+                f"{what}: params: expected floating-point leaves of one dtype, got {tree.describe_leaf(x)} at {path or 'its only leaf'} "
+                f"and {leaves[0].dtype} before it; cast with tree.to"
+            )
+    return tree.map(lambda x: x.clone(memory_format=torch.contiguous_format), params)
+
+
+def told(what: str, params: Any, candidates: Any, fitness: Any, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check what a strategy is told, and return the candidates as a matrix [N, D] and the fitness [N], finite and of their dtype."""
+    if not isinstance(fitness, torch.Tensor) or not fitness.is_floating_point():
+        got = tree.describe_leaf(fitness) if isinstance(fitness, torch.Tensor) else f"a {type(fitness).__name__}"
+        raise TypeError(f"{what}: fitness: expected a floating-point tensor [{num_candidates}], got {got}; cast it with .to(torch.float32)")
+    if fitness.shape != (num_candidates,):
+        raise ValueError(
+            f"{what}: fitness: expected one number for each candidate, [{num_candidates}], got {list(fitness.shape)}; "
+            "average the episodes of a candidate first"
+        )
+    example = tree.map(lambda x: x.expand(num_candidates, *x.shape), params)
+    tree.check_like(candidates, example, f"{what}: candidates", "those of ask")
+    matrix = rows(candidates)
+    return matrix, finite(fitness).to(matrix.dtype)
+
+
+def finite(fitness: torch.Tensor) -> torch.Tensor:
+    """Return the fitness [N] with the least finite one in the place of NaN and infinities; 0 if none is finite."""
+    good = fitness.isfinite()
+    least = torch.where(good, fitness, torch.inf).amin()
+    return torch.where(good, fitness, torch.where(good.any(), least, 0.0))
+
+
+def by_rank(fitness: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Return for each of N candidates the entry of a table [N] at its rank, where rank 0 is the best; equals share the mean of theirs."""
+    cost = -fitness
+    ordered = cost.sort().values.contiguous()
+    first, last = (torch.searchsorted(ordered, cost.contiguous(), right=right) for right in (False, True))
+    total = torch.cat([torch.zeros_like(table[:1]), table.cumsum(0)])
+    return (total[last] - total[first]) / (last - first)
+
+
+def centered_ranks(fitness: torch.Tensor) -> torch.Tensor:
+    r"""Shape fitness by ranks: evenly spaced from -1/2 for the worst to 1/2 for the best; equal candidates share their mean.
+
+    .. math:: u_i = \frac{\mathrm{rank}_i}{N - 1} - \frac12
+
+    Args:
+        fitness: floating point [N], N >= 2.
+
+    Returns:
+        Floating point [N] of mean 0.
+
+    Example:
+        >>> import torch
+        >>> centered_ranks(torch.tensor([3.0, -100.0, 5.0, 3.0]))
+        tensor([ 0.0000, -0.5000,  0.5000,  0.0000])
+
+    Reference: T. Salimans, J. Ho, X. Chen, S. Sidor, I. Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement
+        Learning", 2017, arXiv:1703.03864. Deviation: candidates of equal fitness do not get different ranks.
+    """
+    return by_rank(fitness, torch.linspace(0.5, -0.5, fitness.shape[0], dtype=fitness.dtype, device=fitness.device))
+
+
+def standardized(fitness: torch.Tensor) -> torch.Tensor:
+    """Shape fitness to mean 0 and standard deviation 1; equal fitness gives 0.
+
+    Args:
+        fitness: floating point [N].
+
+    Returns:
+        Floating point [N].
+
+    Example:
+        >>> import torch
+        >>> standardized(torch.tensor([1.0, 3.0]))
+        tensor([-1.,  1.])
+    """
+    centred = fitness - fitness.mean()
+    return centred / (centred.square().mean().sqrt() + 1e-8)
+
+
+def mirrored(key: torch.Tensor, mean: torch.Tensor, std: Any, num_candidates: int) -> torch.Tensor:
+    """Return N candidates [N, D] around a mean [D], the second half as far on the other side as the first."""
+    noise = random.normal(key, (num_candidates // 2, mean.shape[0]), dtype=mean.dtype)
+    return mean + std * torch.cat([noise, -noise])
+
+
+def ascend(optimizer: Optimizer, gradient: torch.Tensor, state: Any, mean: Any) -> tuple[Any, Any]:
+    """Let an optimizer, which minimises, move a mean along the gradient [D] of the fitness; return the mean and the optimizer's state."""
+    updates, state = optimizer.update(like_vector(-gradient, mean), state, mean)
+    return tree.map(lambda x, u: x + u, mean, updates), state
+
+
+def check_count(what: str, name: str, value: Any, low: int, *, even: bool = False) -> None:
+    """Raise unless ``value`` is an integer of at least ``low``, and even if it has to be."""
+    _check.integer(f"{what}: {name}", value, low)
+    if even and value % 2:
+        _check.fail(ValueError, f"{what}: {name}", "an even number, as candidates come in mirrored pairs", value)
+
+
+def check_positive(what: str, name: str, value: Any) -> None:
+    """Raise unless ``value`` is a finite number above 0, or a floating-point tensor []."""
+    _check.number(f"{what}: {name}", value, "(0, inf)", tensor=True)
+
+
+def check_optimizer(what: str, optimizer: Any) -> None:
+    """Raise a TypeError unless ``optimizer`` is an :class:`funrl.optim.Optimizer`."""
+    remedy = "call the factory, as in optim.adam(1e-2)"
+    _check.instance(f"{what}: optimizer", optimizer, Optimizer, remedy, "a funrl.optim.Optimizer")
+
+
+def full(value: Number, like: torch.Tensor) -> torch.Tensor:
+    """Return a hyperparameter as a tensor [] of the dtype and device of ``like``."""
+    return torch.zeros((), dtype=like.dtype, device=like.device) + value
