@@ -35,20 +35,24 @@ FLOORS = {
     "acting": 5,
     "collectors": 5,
     "algos": 6,
+    "populations": 6,
     "record": 7,
     "checkpoint": 7,
     "training": 7,
     "_arguments": 7,
+    "_sweep": 7,
     "__main__": 7,
     "__init__": 8,
 }
 # The last floor stands in this order.
-LAST = ["__main__", "training", "record", "checkpoint"]
+LAST = ["__main__", "_sweep", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
 SIBLINGS = {
     ("debug", "compiler"),
+    ("_sweep", "_arguments"),
     ("collectors", "acting"),
     ("optim", "schedules"),
+    ("populations", "algos"),
     ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
@@ -76,9 +80,9 @@ SHARED = {
     "losses": {"actor_critic", "checks", "dqn", "sac"},
     "nn": {"initializers", "mlp", "net", "norm"},
     "policies": {"policy"},
-    "record": {"aggregate", "locks", "metrics"},
+    "record": {"aggregate", "locks", "metrics", "plots"},
     "returns": {"checks", "recurrence", "td"},
-    "training": {"agents", "experience", "hooks", "interrupt", "log", "runs"},
+    "training": {"agents", "experience", "hooks", "interrupt", "log", "loop", "runs"},
     "transforms": {"core", "parts"},
     "tree": {"checks", "files", "names", "nodes", "show"},
 }
