@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ class Folder:
         for name, before, now in pairs:
             if before != now and not (name == "anneal_steps" and _is_greater(now, before)):
                 raise RunError(
-                    f"{self}: cannot resume: the run there has {name} = {before!r}, not {now!r}; use the same, or another folder (--out)"
+                    f"{self}: cannot resume: the run there has {name} = {_short(before)}, not {_short(now)}; use the same, or another "
+                    "folder (--out)"
                 )
         if old["total_steps"] > config["total_steps"]:
             raise RunError(
@@ -118,6 +120,11 @@ class Folder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write ``config.json`` atomically."""
         checkpoint.write_atomic(self.config, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+
+
+def _short(value: Any) -> str:
+    """Return the ``repr`` of a value, of the lists of many agents only the beginning."""
+    return reprlib.repr(value) if isinstance(value, dict | list) else repr(value)
 
 
 def _is_greater(now: Any, before: Any) -> bool:
