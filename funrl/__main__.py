@@ -1,4 +1,4 @@
-"""Training from the command line: ``python -m funrl train``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
+"""Training from the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
 
 import argparse
 import contextlib
@@ -12,6 +12,7 @@ import torch
 
 from funrl import algos, collectors, envs, random, record, training, tree
 from funrl._arguments import COLLECTORS, UsageError, option, parser
+from funrl._sweep import sweep
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except (training.Diverged, HostError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        kept = "; continue from the last checkpoint with --resume" if args.command is _train else ""
+        kept = "; continue from the last checkpoint with --resume" if args.command in (_train, sweep) else ""
         return _fail(f"interrupted{kept}", 130)
 
 
@@ -314,7 +315,7 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any],
         raise RunError(f"{record.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "video": _video, "plot": _plot, "envs": _envs}
+_COMMANDS = {"train": _train, "sweep": sweep, "evaluate": _evaluate, "video": _video, "plot": _plot, "envs": _envs}
 
 if __name__ == "__main__":
     sys.exit(main())

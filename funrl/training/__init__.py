@@ -8,6 +8,7 @@ from funrl.training.log import Diverged
 from funrl.training.loop import Result, train
 from funrl.training.presets import PRESETS, Preset, preset
 from funrl.training.runs import Run, load_run
+from funrl.training.sweeps import read_sweep, train_populations
 
 __all__ = [
     "PRESETS",
@@ -22,5 +23,7 @@ __all__ = [
     "hooks",
     "load_run",
     "preset",
+    "read_sweep",
     "train",
+    "train_populations",
 ]
