@@ -12,6 +12,7 @@ import torch
 
 from funrl import algos, collectors, envs, random, record, training, tree
 from funrl._arguments import COLLECTORS, UsageError, option, parser
+from funrl._plot import plot
 from funrl._sweep import sweep
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
@@ -250,16 +251,7 @@ def _video(args: argparse.Namespace) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
-    out = _file(args.out, Path("learning_curves.png"), plots.SUFFIXES)
-    folders = [record.Folder(path) for path in args.dirs]
-    titles = {record.read_config(folder.path)["env"] for folder in folders}
-    distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
-    try:
-        curves = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
-        record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
-    except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
-        raise UsageError(str(error)) from None
-    say(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}")
+    plot(args, _file(args.out, Path("learning_curves.png"), plots.SUFFIXES))
 
 
 def _file(given: str | None, default: Path, suffixes: tuple[str, ...]) -> Path:

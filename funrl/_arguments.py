@@ -70,9 +70,13 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     video.set_defaults(command=commands["video"])
 
     plot = sub.add_parser(
-        "plot", help="draw learning curves", description="Draw the learning curves of runs in one picture.", allow_abbrev=False
+        "plot",
+        help="draw learning curves",
+        description="Draw the learning curves of runs, or of a sweep, or compare sweeps.",
+        allow_abbrev=False,
     )
-    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
+    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run or a sweep")
+    plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
     plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
     plot.set_defaults(command=commands["plot"])
 

@@ -40,15 +40,17 @@ FLOORS = {
     "checkpoint": 7,
     "training": 7,
     "_arguments": 7,
+    "_plot": 7,
     "_sweep": 7,
     "__main__": 7,
     "__init__": 8,
 }
 # The last floor stands in this order.
-LAST = ["__main__", "_sweep", "training", "record", "checkpoint"]
+LAST = ["__main__", "_plot", "_sweep", "training", "record", "checkpoint"]
 # Who may import whom on one floor; in a folder, which of its files the others stand on.
 SIBLINGS = {
     ("debug", "compiler"),
+    ("_plot", "_arguments"),
     ("_sweep", "_arguments"),
     ("collectors", "acting"),
     ("optim", "schedules"),

@@ -7,7 +7,7 @@ from funrl.populations._pbt import PBTState, pbt
 from funrl.populations._population import Exchange, Population, PopulationState, advance, first_hparams, seeds, sweep
 from funrl.populations._run import Chunk, Records, agent_bytes, run
 from funrl.populations._spaces import Range, log_uniform, uniform
-from funrl.populations._table import Table, checked_metrics, not_finite, read_table
+from funrl.populations._table import Table, checked_metrics, join, not_finite, read_table
 
 __all__ = [
     "Chunk",
@@ -28,6 +28,7 @@ __all__ = [
     "first_state",
     "hparam_names",
     "hyperband",
+    "join",
     "log_uniform",
     "not_finite",
     "optuna_search",

@@ -127,8 +127,11 @@ def from_unit(space: Space, u: torch.Tensor) -> torch.Tensor:
     if isinstance(space, Range):
         if space.log:
             low, high = math.log(space.low), math.log(space.high)
-            return (low + u * (high - low)).exp().clamp(space.low, space.high)
-        return (space.low + u * (space.high - space.low)).clamp(space.low, space.high)
+            between = (low + u * (high - low)).exp()
+        else:
+            between = space.low + u * (space.high - space.low)
+        between = torch.where(u <= 0, space.low, torch.where(u >= 1, space.high, between))  # without rounding
+        return between.clamp(space.low, space.high)
     choices = torch.tensor(space, dtype=torch.float64, device=u.device)
     return choices[(u * len(space)).long().clamp(max=len(space) - 1)]
 

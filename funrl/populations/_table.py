@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -128,10 +128,15 @@ def _column(texts: list[str]) -> np.ndarray:
     return np.array(texts)
 
 
-def join(parts: Iterable[tuple[Mapping[str, Any], Any, Any, np.ndarray, Any]], **history: Any) -> Table:
+def join(parts: Iterable[tuple[Mapping[str, Any], Any, Any, np.ndarray, Any]]) -> Table:
     """Return the table of parts ``(hparams, keys, steps, curves [k, U], diverged)``, at the steps of the longest.
 
     Agents have the same configuration if their hyperparameters are the same.
+
+    Example:
+        >>> parts = [({"gamma": [g]}, [0], [64, 128], np.array([[g, 2 * g]]), [0]) for g in (0.5, 1.0, 0.5)]
+        >>> join(parts).configuration, join(parts).scores
+        (array([0, 1, 0]), array([1., 2., 1.]))
     """
     parts = list(parts)
     steps = np.asarray(max((p[2] for p in parts), key=len), dtype=np.int64)
@@ -143,7 +148,7 @@ def join(parts: Iterable[tuple[Mapping[str, Any], Any, Any, np.ndarray, Any]], *
     seen: dict[Any, int] = {}
     number = [seen.setdefault(tuple(x[k].item() for x in hparams.values()), len(seen)) for k in range(len(keys))]
     scores = final_scores(curves, diverged)
-    return Table(hparams, keys, np.array(number, dtype=np.int64), steps, curves, scores, diverged, dict(history))
+    return Table(hparams, keys, np.array(number, dtype=np.int64), steps, curves, scores, diverged)
 
 
 def _at(steps: np.ndarray, own: np.ndarray, curves: np.ndarray) -> np.ndarray:
@@ -205,7 +210,7 @@ def not_finite(metrics: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return bad
 
 
-def first_true(flags: Sequence[Any]) -> np.ndarray:
+def first_true(flags: Any) -> np.ndarray:
     """Return the number, from 1, of the first of [U, K] flags that is true for each of K agents; 0 if none."""
     table = np.asarray(flags, dtype=bool)
     return np.where(table.any(0), table.argmax(0) + 1, 0).astype(np.int64)

@@ -61,7 +61,8 @@ def gathered(
         RunError: if the arguments do not agree, or a hyperparameter is unknown, static or out of its range.
     """
     sizes = {"num_agents": num_agents, "key": key.shape[0] if key.ndim else None}
-    exchange, settings = None, {}
+    exchange: Exchange | None = None
+    settings: dict[str, Any] = {}
     try:
         if population is not None:
             if not isinstance(population, Population) or population.algo is not algo:
