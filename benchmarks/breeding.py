@@ -14,11 +14,11 @@ from benchmarks.harness import say
 from benchmarks.history import RESULTS
 
 KEPT, PAGE = RESULTS / "breeding.jsonl", RESULTS / "breeding.md"
-AGENTS, REPETITIONS, PERIOD = 16, 5, 20
+AGENTS, REPETITIONS, PERIOD = 10, 5, 10
 # The steps of an agent, and the options that are fixed.
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "Acrobot-v1": (100_000, {}),
-    "Pendulum-v1": (150_000, {"gamma": 0.9}),
+    "Acrobot-v1": (60_000, {}),
+    "Pendulum-v1": (80_000, {"gamma": 0.9}),
 }
 
 
@@ -27,7 +27,15 @@ def population(env: str, bred: bool) -> Any:
     import funrl
     from funrl import populations
 
-    options = {"num_envs": 8, "num_steps": 32, "num_epochs": 4, "num_minibatches": 4, "entropy_weight": 0.0, **CASES[env][1]}
+    options = {
+        "num_envs": 16,
+        "num_steps": 32,
+        "num_cells": (32, 32),
+        "num_epochs": 4,
+        "num_minibatches": 4,
+        "entropy_weight": 0.0,
+        **CASES[env][1],
+    }
     algo = funrl.algos.ppo.make(funrl.envs.make(env), **options)
     space = {"learning_rate": populations.log_uniform(1e-5, 1e-1), "clip": populations.log_uniform(0.02, 0.5)}
     space["lambda_"] = populations.uniform(0.5, 1.0)

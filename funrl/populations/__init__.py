@@ -5,7 +5,7 @@ from funrl.populations._hparams import begin, by_value, check_hparams, first_sta
 from funrl.populations._optuna import optuna_search
 from funrl.populations._pbt import PBTState, pbt
 from funrl.populations._population import Exchange, Population, PopulationState, advance, first_hparams, seeds, sweep
-from funrl.populations._run import Chunk, Records, agent_bytes, run
+from funrl.populations._run import Chunk, Records, agent_bytes, chunk_size, run
 from funrl.populations._spaces import Range, log_uniform, uniform
 from funrl.populations._table import Table, checked_metrics, join, not_finite, read_table
 
@@ -24,6 +24,7 @@ __all__ = [
     "by_value",
     "check_hparams",
     "checked_metrics",
+    "chunk_size",
     "first_hparams",
     "first_state",
     "hparam_names",

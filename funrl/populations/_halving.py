@@ -10,7 +10,7 @@ import torch
 from funrl import random, tree
 from funrl.algos import Algorithm
 from funrl.populations._population import Population, PopulationState, sweep
-from funrl.populations._run import Chunk, chunks_of, programs, train_chunk
+from funrl.populations._run import Chunk, chunk_size, chunks_of, programs, train_chunk
 from funrl.populations._table import Table, final_scores, join
 
 __all__ = ["hyperband", "successive_halving"]
@@ -47,7 +47,7 @@ def successive_halving(
         A :class:`Table` with ``num_updates`` in its notes, the updates of each agent; curves are NaN beyond them.
 
     Raises:
-        ValueError: if an argument is out of its range, the first rung has no update, or the agents do not fit into the memory together.
+        ValueError: if an argument is out of its range, the first rung has no update, or not even one agent fits into the memory.
 
     Example:
         >>> import funrl
@@ -72,7 +72,8 @@ def successive_halving(
             f"successive_halving: num_rungs: {configurations} configurations and {updates} updates allow 1 to {most} rungs of eta {eta}, "
             f"got {num_rungs!r}; take more agents or more steps"
         )
-    (piece,) = chunks_of([population], key, population.num_agents, key.device)
+    size = chunk_size([population], population.num_agents, key.device)
+    (piece,) = chunks_of([population], key, size)
     program = programs(threads, backend)(piece.algo, None)
     curves, diverged = np.full((population.num_agents, updates), np.nan), np.zeros(population.num_agents, dtype=np.int64)
     going, state, done = np.arange(population.num_agents), None, 0

@@ -57,6 +57,10 @@ def check_values(what: str, algo: Algorithm, values: Mapping[str, Sequence[float
     if algo.name not in algos.names():
         return
     options = _changed(algo)
+    try:
+        algos.make(algo.name, algo.env, **options)
+    except (TypeError, ValueError):  # it needs parts of the user's own, such as a network
+        return
     for name, some in values.items():
         for x in {min(some), max(some)}:
             try:

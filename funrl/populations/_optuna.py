@@ -91,7 +91,7 @@ def optuna_search(
 
         settings = {"kind": "optuna", "space": described(checked)}
         population = Population(algo, batch * num_seeds, draw, num_seeds, settings=settings)
-        pieces = chunks_of([population], random.fold_in(key, turn), batch * num_seeds, key.device)
+        pieces = chunks_of([population], random.fold_in(key, turn), batch * num_seeds)
         table = table_of(pieces, train_together(pieces, total_steps, program))
         for trial, score in zip(trials, table.scores.reshape(batch, num_seeds).mean(1).tolist(), strict=True):
             if np.isnan(score):

@@ -16,7 +16,7 @@ from funrl.populations._hparams import begin
 from funrl.populations._population import Exchange, Population, PopulationState, advance, first_hparams
 from funrl.populations._table import Table, final_scores, first_true, join, not_finite
 
-__all__ = ["Chunk", "Records", "agent_bytes", "chunks_of", "programs", "run", "train_chunk"]
+__all__ = ["Chunk", "Records", "agent_bytes", "chunk_size", "chunks_of", "programs", "run", "train_chunk"]
 
 
 class Chunk(NamedTuple):
@@ -104,7 +104,7 @@ def run(
     places = _devices(key) if devices is None else [torch.device(x) for x in devices]
     if not places:
         raise ValueError("run: devices: expected at least one, got none")
-    pieces = chunks_of(several, key, chunk, places[0])
+    pieces = chunks_of(several, key, chunk_size(several, chunk, places[0]))
     lanes = programs(threads, backend)
     records: list[Records] = []
     if train is not None:
@@ -132,30 +132,45 @@ def table_of(pieces: Sequence[Chunk], records: Sequence[Records]) -> Table:
     return table._replace(history=history, scores=final_scores(table.curves, lost))
 
 
-def chunks_of(populations: Sequence[Population], key: torch.Tensor, chunk: int | None, device: torch.device) -> list[Chunk]:
-    """Divide populations into chunks of at most so many agents, of nearly equal sizes; None: as many as fit into the memory.
+def chunk_size(populations: Sequence[Population], chunk: int | None, device: torch.device) -> int:
+    """Return how many agents a program trains at most: ``chunk``, or as many as fit into the memory.
 
     Raises:
         ValueError: if not even one agent fits, or the agents of a population that exchanges what they do do not fit together.
+
+    Example:
+        >>> import funrl
+        >>> from funrl import populations
+        >>> algo = funrl.algos.a2c.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
+        >>> chunk_size([populations.seeds(algo, 3)], None, torch.device("cpu"))
+        3
     """
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"run: chunk: expected an integer of at least 1, got {chunk!r}")
+    free = free_bytes(device)
+    sizes = []
+    for population in populations:
+        each, together = agent_bytes(population.algo), population.num_agents if population.exchange is not None else 1
+        sizes.append(min(int(free // each), population.num_agents))
+        if chunk is not None and chunk < together:
+            raise ValueError(f"run: chunk: the {together} agents exchange what they do and are one program, got {chunk}; leave it out")
+        if sizes[-1] < (1 if chunk is not None else together):
+            needed = 1 if chunk is not None else together
+            many, name = ("agents", population.algo.name + " need") if needed > 1 else ("agent", population.algo.name + " needs")
+            raise ValueError(
+                f"run: {needed} {many} of {name} about {needed * each / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are free; take fewer agents, "
+                "a smaller buffer_size, num_envs or num_steps"
+            )
+    if chunk is not None:
+        return chunk
+    return min(size if size < p.num_agents else max(p.num_agents for p in populations) for size, p in zip(sizes, populations, strict=True))
+
+
+def chunks_of(populations: Sequence[Population], key: torch.Tensor, size: int) -> list[Chunk]:
+    """Divide populations into chunks of at most so many agents, of nearly equal sizes."""
     keys, start, pieces = random.split(key, sum(p.num_agents for p in populations)), 0, []
     differing = _differing([p.algo for p in populations])
     for population in populations:
-        free, each = free_bytes(device), agent_bytes(population.algo)
-        fitting = int(free // each)
-        size = population.num_agents if chunk is None else min(chunk, population.num_agents)
-        if fitting < 1 or (chunk is None and population.exchange is not None and fitting < size):
-            raise ValueError(
-                f"run: {size if fitting else 1} agents of {population.algo.name} need about {(size if fitting else 1) * each / 2**20:,.0f} "
-                f"MiB, and {free / 2**20:,.0f} are free; take fewer agents, a smaller buffer_size, num_envs or num_steps"
-            )
-        if population.exchange is not None and chunk is not None and chunk < population.num_agents:
-            raise ValueError(
-                f"run: chunk: the {population.num_agents} agents exchange what they do and are one program, got {chunk}; leave it out"
-            )
-        size = min(size, fitting) if chunk is None else size
         hparams = first_hparams(population, key)
         static = {name: getattr(population.algo.config, name) for name in differing}
         for some in torch.arange(population.num_agents).tensor_split(-(-population.num_agents // size)):
@@ -234,6 +249,9 @@ class _Running:
     def records(self) -> Records:
         table = {name: torch.stack([told[name] for told in self.told]).cpu().numpy() for name in self.told[0]}
         flags = table.pop("not_finite")
+        params = tree.leaves(self.state.agents.learner.params)
+        for bad in [(~x.isfinite()).reshape(x.shape[0], -1).any(1).cpu().numpy() for x in params if x.is_floating_point()]:
+            flags[-1] |= bad  # as for train
         curves = table.pop("episode_return", np.full(flags.shape, np.nan)).astype(np.float64)
         return Records(curves, first_true(flags), table)
 

@@ -204,6 +204,10 @@ def read_config(out: str | os.PathLike) -> dict[str, Any]:
         kinds = {"algorithm": str, "env": str, "num_agents": int, "key": int, "total_steps": int, "options": dict}
         if not all(type(config[name]) is kind for name, kind in kinds.items()):
             raise TypeError
+        if not all(type(config.get(name, {})) is dict for name in ("hparams", "population")):
+            raise TypeError
+        if not all(type(values) is list for values in config.get("hparams", {}).values()):
+            raise TypeError
         if not (1 <= config["num_agents"] < 1 << 31 and 1 <= config["total_steps"] < 1 << 63 and -(1 << 63) <= config["key"] < 1 << 63):
             raise TypeError
     except (FileNotFoundError, NotADirectoryError):

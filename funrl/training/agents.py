@@ -77,7 +77,7 @@ def gathered(
         elif hparams is None and before is not None and "hparams" in before:
             if "population" in before:
                 raise ValueError(f"population: the run has one, {before['population']}; resume it with the same")
-            hparams = {name: torch.tensor([float(x) for x in values]) for name, values in before["hparams"].items()}
+            hparams = {name: torch.tensor([float(x) for x in values], dtype=torch.float64) for name, values in before["hparams"].items()}
         if hparams:
             sizes |= {f"hparams: {name}": len(x) for name, x in hparams.items() if isinstance(x, Sized)}
         given = {name: size for name, size in sizes.items() if size is not None}

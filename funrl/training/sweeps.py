@@ -1,7 +1,6 @@
 """Sweeps on the disk: a folder for each chunk of agents, a table of all, and resuming."""
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from funrl import checkpoint, record
-from funrl.populations import Chunk, Population, Records, Table, run
+from funrl.populations import Chunk, Population, Records, Table, chunk_size, run
 from funrl.record import Folder, RunError, hyperparameters
 from funrl.training.loop import train
 from funrl.tree.files import read_json
@@ -80,8 +79,7 @@ def train_populations(
     chunk = before["chunk"] if before is not None and chunk is None else chunk
     pieces: list[Chunk] = []
 
-    def enter(first: Chunk) -> None:
-        size = max(math.ceil(p.num_agents / max(1, math.ceil(p.num_agents / len(first.keys)))) for p in several) if chunk is None else chunk
+    def enter(size: int) -> None:
         config = _describe(several, key, total_steps, size, notes)
         if before is not None:
             _check_agrees(folder, before, config)
@@ -90,7 +88,7 @@ def train_populations(
 
     def trained(piece: Chunk) -> Records:
         if not pieces:
-            enter(piece)
+            enter(size)
         pieces.append(piece)
         place = folder / f"chunk-{piece.number:03}"
         options: dict[str, Any] = {"out": place, "resume": Folder(place).config.exists(), "evaluate_episodes": 0, "diverged": "continue"}
@@ -102,7 +100,8 @@ def train_populations(
         return _records(Folder(place), len(piece.keys), result.diverged)
 
     try:
-        table = run(several, key, total_steps, chunk=chunk, train=trained)
+        size = _size(several, chunk, key)
+        table = run(several, key, total_steps, chunk=size, train=trained)
     except RunError:
         raise
     except (TypeError, ValueError) as error:
@@ -139,6 +138,13 @@ def read_sweep(out: str | os.PathLike) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{path}: it is damaged or not of funrl; restore it, or choose another folder") from None
     return config
+
+
+def _size(populations: Sequence[Any], chunk: int | None, key: Any) -> int:
+    """Return the size of chunks; of arguments that :func:`funrl.populations.run` refuses, anything."""
+    if not isinstance(key, torch.Tensor) or not all(isinstance(p, Population) and not p.algo.env.host for p in populations):
+        return 1
+    return chunk_size(populations, chunk, key.device) if populations else 1
 
 
 def _describe(populations: Sequence[Population], key: torch.Tensor, total_steps: int, chunk: int, notes: Any) -> dict[str, Any]:
