@@ -1,13 +1,18 @@
-"""Populations of PPO on CartPole-v1: what 1 to 256 agents as one program take, beside rejax's vmapped training."""
+"""Populations of PPO on CartPole-v1: what 1 to 256 agents as one program take, beside rejax's vmapped training.
+
+python -m benchmarks populations --peers PYTHON
+python -m benchmarks.populations funrl 64       # steps a second of the processor's time, where other processes take theirs
+"""
 
 import resource
+import sys
 import time
 
 from benchmarks.harness import Case, Figures, Library, speed
 from benchmarks.ppo import program
 from benchmarks.ppo_peers import rejax
 
-NUM_ENVS, NUM_STEPS = 8, 64
+NUM_ENVS, NUM_STEPS = 16, 128
 AGENTS = (1, 4, 16, 64, 256)
 
 
@@ -61,3 +66,9 @@ BENCHMARK = speed(
     rounds=2,
     notes=notes,
 )
+
+
+if __name__ == "__main__":
+    time.perf_counter = time.process_time
+    count = int(sys.argv[2])
+    print(measure(count, 1.5) if sys.argv[1] == "funrl" else peer(count, 1.5))

@@ -158,8 +158,8 @@ def chunk_size(populations: Sequence[Population], chunk: int | None, device: tor
             needed = 1 if chunk is not None else together
             many, name = ("agents", population.algo.name + " need") if needed > 1 else ("agent", population.algo.name + " needs")
             raise ValueError(
-                f"run: {needed} {many} of {name} about {needed * each / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are free; take fewer agents, "
-                "a smaller buffer_size, num_envs or num_steps"
+                f"run: {needed} {many} of {name} about {needed * each / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are free; take fewer "
+                "agents, a smaller buffer_size, num_envs or num_steps"
             )
     if chunk is not None:
         return chunk
