@@ -16,11 +16,24 @@ from funrl.acting import ActorState, evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
 
 if TYPE_CHECKING:
-    from funrl import algos, buffers, collectors, debug, envs, evolution, losses, record, runs, training, transforms  # noqa: F401
+    from funrl import algos, buffers, collectors, debug, envs, evolution, losses, populations, record, runs, training, transforms  # noqa: F401
     from funrl.training import train
 
 # Packages of many files, imported at their first use, so that importing funrl takes hardly longer than importing torch.
-_LATER = {"algos", "buffers", "collectors", "debug", "envs", "evolution", "losses", "record", "runs", "training", "transforms"}
+_LATER = {
+    "algos",
+    "buffers",
+    "collectors",
+    "debug",
+    "envs",
+    "evolution",
+    "losses",
+    "populations",
+    "record",
+    "runs",
+    "training",
+    "transforms",
+}
 
 __all__ = [
     "ActorState",
@@ -41,6 +54,7 @@ __all__ = [
     "nn",
     "optim",
     "policies",
+    "populations",
     "rand_step",
     "random",
     "record",

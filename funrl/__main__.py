@@ -1,4 +1,4 @@
-"""Training from the command line: ``python -m funrl train``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
+"""Training from the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
 
 import argparse
 import contextlib
@@ -13,6 +13,8 @@ import torch
 from funrl import algos, collectors, envs, random, record, runs, training, tree
 from funrl._arguments import COLLECTORS, UsageError, option, parser
 from funrl._files import say
+from funrl._plot import plot
+from funrl._sweep import sweep
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except (training.Diverged, HostError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        kept = "; continue from the last checkpoint with --resume" if args.command is _train else ""
+        kept = "; continue from the last checkpoint with --resume" if args.command in (_train, sweep) else ""
         return _fail(f"interrupted{kept}", 130)
 
 
@@ -255,16 +257,7 @@ def _video(args: argparse.Namespace) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
-    out = _file(args.out, Path("learning_curves.png"), plots.SUFFIXES)
-    folders = [runs.Folder(path) for path in args.dirs]
-    titles = {runs.read_config(folder.path)["env"] for folder in folders}
-    distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
-    try:
-        curves = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
-        record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
-    except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
-        raise UsageError(str(error)) from None
-    say(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}")
+    plot(args, _file(args.out, Path("learning_curves.png"), plots.SUFFIXES))
 
 
 def _file(given: str | None, default: Path, suffixes: tuple[str, ...]) -> Path:
@@ -320,7 +313,7 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any],
         raise RunError(f"{runs.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "video": _video, "plot": _plot, "envs": _envs}
+_COMMANDS = {"train": _train, "sweep": sweep, "evaluate": _evaluate, "video": _video, "plot": _plot, "envs": _envs}
 
 if __name__ == "__main__":
     sys.exit(main())

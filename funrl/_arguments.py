@@ -1,11 +1,11 @@
-"""The arguments of the command line: ``python -m funrl train``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
+"""The arguments of the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``, ``envs``."""
 
 import argparse
 import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from funrl import algos
+from funrl import algos, populations
 
 # The names of collectors for --collector and in config.json.
 COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
 def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
     """Return the parser of ``python -m funrl``, whose result has the function of the command as ``command``."""
     parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
-    sub = parser.add_subparsers(title="commands", required=True, metavar="{train,evaluate,video,plot,envs}")
+    sub = parser.add_subparsers(title="commands", required=True, metavar="{train,sweep,evaluate,video,plot,envs}")
 
     train = sub.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
     train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
@@ -55,6 +55,8 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     _add_own(train)
     train.set_defaults(command=commands["train"])
 
+    _add_sweep(sub, commands["sweep"])
+
     evaluate = sub.add_parser("evaluate", help="evaluate trained agents", description="Evaluate the agents of a run without exploration.")
     _add_play(evaluate, 100, "episodes of each agent")
     evaluate.set_defaults(command=commands["evaluate"])
@@ -68,15 +70,48 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     video.set_defaults(command=commands["video"])
 
     plot = sub.add_parser(
-        "plot", help="draw learning curves", description="Draw the learning curves of runs in one picture.", allow_abbrev=False
+        "plot",
+        help="draw learning curves",
+        description="Draw the learning curves of runs, or of a sweep, or compare sweeps.",
+        allow_abbrev=False,
     )
-    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
+    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run or a sweep")
+    plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
     plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
     plot.set_defaults(command=commands["plot"])
 
     listing = sub.add_parser("envs", help="list the environments", description="List the environments.")
     listing.set_defaults(command=commands["envs"])
     return parser
+
+
+def _add_sweep(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
+    sweep = sub.add_parser(
+        "sweep",
+        help="train agents with different hyperparameters",
+        description="Train many agents with different hyperparameters as one program.",
+        allow_abbrev=False,
+    )
+    sweep.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
+    sweep.add_argument("--env", help="an environment in torch; 'python -m funrl envs' lists them")
+    sweep.add_argument("--num-agents", type=_whole, metavar="K", help="agents in all, with all seeds; of each value of a static option")
+    sweep.add_argument("--seeds", type=_whole, metavar="S", help="agents of each configuration (default: 1)")
+    sweep.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        metavar="NAME=VALUES",
+        help="an option: learning_rate=log:1e-4..1e-2 is a range of logarithms, clip=0.1..0.3 a range, gamma=0.95,0.99 a list of choices, "
+        "num_epochs=2,4 (a program for each), num_cells=64,64;128,128 too, and num_envs=16 a fixed value",
+    )
+    sweep.add_argument("--method", choices=["random", "sobol", "grid", "pbt"], help="how the configurations are chosen (default: random)")
+    sweep.add_argument("--total-steps", type=_whole, metavar="N", help="environment steps of each agent")
+    sweep.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
+    sweep.add_argument("--chunk", type=_whole, metavar="C", help="agents in one program (default: as many as fit into the memory)")
+    sweep.add_argument("--out", metavar="DIR", help="the folder of the sweep (default: runs/sweep-ALGORITHM-ENV-SEED)")
+    sweep.add_argument("--backend", choices=["auto", "xla", "inductor", "eager"], help="the compiler, as for train")
+    sweep.add_argument("--resume", action="store_true", help="go on with the sweep in DIR, with its own options")
+    sweep.set_defaults(command=command)
 
 
 def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> None:
@@ -125,6 +160,30 @@ def option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:
         return name, _parse(value, default)
     except ValueError:
         raise UsageError(f"--set {text}: expected {kinds[type(default)]}, got {value!r}") from None
+
+
+def values_of(text: str, defaults: dict[str, Any], hparams: list[str]) -> tuple[str, str, Any]:
+    """Parse an option of a sweep: its name, ``"space"``, ``"static"`` or ``"fixed"``, and a range, a list of values, or one value."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if name in hparams and ".." in value:
+        kind, _, ends = value.rpartition(":")
+        if kind not in ("log", ""):
+            raise UsageError(f"--set {text}: expected log:LOW..HIGH or LOW..HIGH, got {kind!r}")
+        try:
+            low, high = (float(x) for x in ends.split(".."))
+        except ValueError:
+            raise UsageError(f"--set {text}: expected LOW..HIGH, two numbers, got {ends!r}") from None
+        try:
+            return name, "space", populations.log_uniform(low, high) if kind else populations.uniform(low, high)
+        except ValueError as error:
+            raise UsageError(f"--set {text}: {error}") from None
+    default = defaults.get(name)
+    apart = ";" if isinstance(default, tuple) else ","
+    parts = [part for part in value.split(apart) if part.strip()] if equals and name in defaults else []
+    if len(parts) > 1:
+        kind = "space" if name in hparams else "static"
+        return name, kind, [option(f"{name}={part}", defaults)[1] for part in parts]
+    return name, "fixed", option(text, defaults)[1]
 
 
 def _parse(value: str, default: Any) -> Any:

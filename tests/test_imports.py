@@ -39,16 +39,19 @@ FLOORS = {
     "collectors": 5,
     "algos": 6,
     "evolution": 6,
+    "populations": 6,
     "checkpoint": 7,
     "record": 7,
     "runs": 7,
     "training": 7,
     "_arguments": 7,
+    "_plot": 7,
+    "_sweep": 7,
     "__main__": 7,
     "__init__": 8,
 }
 # The last floor stands in this order.
-LAST = ["__main__", "training", "runs", "record", "checkpoint"]
+LAST = ["__main__", "_plot", "_sweep", "training", "runs", "record", "checkpoint"]
 # Who may import whom on one floor.
 SIBLINGS = {
     ("_locks", "_files"),
@@ -56,9 +59,12 @@ SIBLINGS = {
     ("tree", "_check"),
     ("tree", "_files"),
     ("debug", "compiler"),
+    ("_plot", "_arguments"),
+    ("_sweep", "_arguments"),
     ("collectors", "acting"),
     ("optim", "schedules"),
     ("algos", "evolution"),
+    ("populations", "algos"),
     ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }

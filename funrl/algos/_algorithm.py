@@ -23,7 +23,8 @@ class Algorithm(NamedTuple):
         name: the name of the algorithm, for ``python -m funrl train`` and messages.
         env: the environment that it learns in.
         config: its configuration, with the default hyperparameters. T is ``config.num_steps``, B is ``config.num_envs``.
-        init: ``init(key) -> State``, on the device of the key.
+        init: ``init(key) -> State``, on the device of the key. Those of funrl also accept ``init(key, hparams)``: a dict of tensors [] that
+            replace hyperparameters of ``config``, and may differ between vmapped agents.
         collect: ``collect(key, state) -> (ActorState, Transition)``: act for T steps in B environments, with exploration; leaves [T, B,
             ...].
         learn: ``learn(key, learner, transitions) -> (LearnerState, metrics)``: one update from such transitions, which ``collect``, a
@@ -39,7 +40,7 @@ class Algorithm(NamedTuple):
     name: str
     env: AnyEnv
     config: Any
-    init: Callable[[Any], Any]
+    init: Callable[..., Any]
     collect: Callable[[Any, Any], tuple[ActorState, Transition]]
     learn: Callable[[Any, Any, Transition], tuple[Any, dict[str, torch.Tensor]]]
     act: Callable[[Any, Any, Any], Any] | StatefulPolicy
@@ -273,16 +274,24 @@ def in_dtype_of(params: Any, value: Any) -> Any:
     return tree.to(value, next(x.dtype for x in tree.leaves(params) if x.is_floating_point()))
 
 
-def make_hparams(config: Any, like: torch.Tensor) -> Any:
+def make_hparams(config: Any, like: torch.Tensor, given: Mapping[str, torch.Tensor] = MappingProxyType({})) -> Any:
     """Return a configuration whose hyperparameters, the fields that are not static, are tensors like ``like`` [].
+
+    Args:
+        config: the configuration.
+        like: floating point [].
+        given: tensors [] in the place of some of its values, by name.
 
     Example:
         >>> import funrl
         >>> make_hparams(funrl.algos.ddpg.DDPGConfig(), torch.zeros(())).gamma
         tensor(0.9900)
+        >>> make_hparams(funrl.algos.ddpg.DDPGConfig(), torch.zeros(()), {"gamma": torch.tensor(0.5)}).gamma
+        tensor(0.5000)
     """
-    fields = [field.name for field in dataclasses.fields(config) if not field.metadata.get("static")]
-    return config.replace(**{name: torch.full_like(like, getattr(config, name)) for name in fields})
+    names = [field.name for field in dataclasses.fields(config) if not field.metadata.get("static")]
+    own = {name: torch.full_like(like, getattr(config, name)) for name in names if name not in given}
+    return config.replace(**own, **{name: torch.zeros_like(like) + given[name].to(like) for name in names if name in given})
 
 
 def annealed(hparams: Any, num_steps: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """The common part of off-policy learners: collect transitions, write them to a replay buffer, and learn from samples of it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -148,18 +149,18 @@ def make(
     _check_sizes(config, spec, replay, "buffer" in given)
     act, greedy = _policies(env, spec)
 
-    def init(key: torch.Tensor) -> State:
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
         env_params, actor = start_actor(env_key, env, config)
         reward, observation = actor.timestep.reward, tree.index(actor.timestep.observation, 0)
-        hparams, count = make_hparams(config, reward[0]), torch.zeros((), dtype=torch.int64, device=key.device)
+        own, count = make_hparams(config, reward[0], hparams), torch.zeros((), dtype=torch.int64, device=key.device)
         network, target, optimizer = spec.init(network_key, tree.map(lambda x: x.to(reward.dtype), observation))
         learner = LearnerState(
-            params=ActorParams(network, **_exploration(spec, config, hparams, count)),
+            params=ActorParams(network, **_exploration(spec, config, own, count)),
             target=target,
             optimizer=optimizer,
             buffer=_start_buffer(replay, _example(env, config, observation, torch.zeros_like(reward[0]))),
-            hparams=hparams,
+            hparams=own,
             num_steps=count,
             num_updates=count.clone(),
             env_params=env_params,

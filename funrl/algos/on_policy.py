@@ -1,7 +1,8 @@
 """The common part of on-policy learners: collect transitions, learn from them, and discard them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -180,21 +181,21 @@ def make(
         spec = spec._replace(loss=with_default(given["loss"], spec.loss, needed=spec.needed, apply=apply))
     extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
 
-    def init(key: torch.Tensor) -> State:
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
         env_params, actor = start_actor(env_key, env, config)
         reward = actor.timestep.reward
         zero = torch.zeros_like(reward[0])
         observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
-        hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
+        own, count = make_hparams(config, zero, hparams), torch.zeros((), dtype=torch.int64, device=key.device)
         moments, normalizers = spec.normalizers(observation, reward)
         network = spec.init(network_key, observation)
-        params = ActorParams(network, moments).replace(**spec.schedule(hparams, count))
+        params = ActorParams(network, moments).replace(**spec.schedule(own, count))
         learner = LearnerState(
             params=params,
             optimizer=(optimizer or clipped_adam(0.0, 1.0)).init(network),
             normalizers=normalizers,
-            hparams=hparams,
+            hparams=own,
             num_steps=count,
             env_params=env_params,
             episodes=episodes.start(reward),

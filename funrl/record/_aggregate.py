@@ -39,6 +39,90 @@ def interquartile_mean(scores: torch.Tensor) -> torch.Tensor:
     return scores.sort(0).values[cut : scores.shape[0] - cut].mean(0)
 
 
+def optimality_gap(scores: torch.Tensor, *, target: float = 1.0) -> torch.Tensor:
+    r"""Return by how much scores fall short of a target on average, where what is beyond it counts as the target.
+
+    .. math:: \frac{1}{N} \sum_n \left( \gamma - \min(x_n, \gamma) \right)
+
+    Args:
+        scores: floating point [N, ...], N >= 1, usually normalised so that 1 is optimal.
+        target: gamma.
+
+    Returns:
+        [...]. It is a ``statistic`` of :func:`bootstrap_interval`.
+
+    Raises:
+        TypeError: if ``scores`` is not floating point.
+        ValueError: if there are none.
+
+    Example:
+        >>> optimality_gap(torch.tensor([0.5, 1.0, 3.0, 0.5]))
+        tensor(0.2500)
+
+    Reference: R. Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021, arXiv:2108.13264.
+    """
+    _check_scores("optimality_gap", scores, 1)
+    return (target - scores.clamp(max=target)).mean(0)
+
+
+def performance_profile(scores: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    r"""Return the share of runs, over all tasks, whose score is above each threshold.
+
+    .. math:: \hat F(\tau) = \frac{1}{M} \sum_m \frac{1}{N} \sum_n 1[x_{nm} > \tau]
+
+    Args:
+        scores: floating point [N, M]: N runs on M tasks.
+        thresholds: floating point [P].
+
+    Returns:
+        [P], from 1 to 0 for thresholds that rise.
+
+    Raises:
+        TypeError: if ``scores`` is not floating point.
+        ValueError: if there are none, or ``thresholds`` is not [P].
+
+    Example:
+        >>> performance_profile(torch.tensor([[0.1], [0.5], [0.9]]), torch.tensor([0.0, 0.5, 0.8]))
+        tensor([1.0000, 0.3333, 0.3333])
+
+    Reference: as for :func:`optimality_gap`; the score distribution there, section 4.2.
+    """
+    _check_scores("performance_profile", scores, 2)
+    if not isinstance(thresholds, torch.Tensor) or thresholds.ndim != 1:
+        raise ValueError(f"performance_profile: thresholds: expected a tensor [P], got {thresholds!r}; torch.linspace makes one")
+    return (scores.flatten()[:, None] > thresholds).to(scores.dtype).mean(0)
+
+
+def probability_of_improvement(scores: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    r"""Return how likely it is that a run of one algorithm scores higher than a run of another, averaged over tasks.
+
+    .. math:: P(X > Y) = \frac{1}{M} \sum_m \frac{1}{N K} \sum_{n, k} \left( 1[x_{nm} > y_{km}] + \tfrac 1 2 1[x_{nm} = y_{km}] \right)
+
+    Args:
+        scores: floating point [N, M]: N runs of X on M tasks.
+        others: floating point [K, M]: K runs of Y on the same tasks.
+
+    Returns:
+        [], in [0, 1].
+
+    Raises:
+        TypeError: if scores are not floating point.
+        ValueError: if there are none, or the numbers of tasks differ.
+
+    Example:
+        >>> probability_of_improvement(torch.tensor([[2.0], [3.0]]), torch.tensor([[1.0], [2.0]]))
+        tensor(0.8750)
+
+    Reference: as for :func:`optimality_gap`, section 4.3.
+    """
+    _check_scores("probability_of_improvement", scores, 2)
+    _check_scores("probability_of_improvement", others, 2)
+    if scores.shape[1] != others.shape[1]:
+        raise ValueError(f"probability_of_improvement: expected the same tasks, got {scores.shape[1]} and {others.shape[1]}")
+    difference = scores[:, None] - others[None]
+    return (difference > 0).to(scores.dtype).mean() + 0.5 * (difference == 0).to(scores.dtype).mean()
+
+
 def bootstrap_interval(
     key: torch.Tensor,
     scores: torch.Tensor,

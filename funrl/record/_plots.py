@@ -101,7 +101,7 @@ def learning_curves(
         steps, returns = _by_update(f"learning_curves: runs: {name}", metrics)
         if not len(steps):
             raise ValueError(f"learning_curves: runs: {name}: expected at least one row, got none; wait for the first update")
-        steps, returns = _in_windows(steps, returns)
+        steps, returns = in_windows(steps, returns)
         num_agents = returns.shape[1]
         scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
         # A path that the locale cannot decode contains surrogates, which cannot be drawn.
@@ -135,8 +135,13 @@ def _by_update(what: str, metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray
     return steps, returns
 
 
-def _in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the last step and the agents' returns of each window, from the first window in which all agents have a return."""
+def in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last step and the agents' returns of each window, from the first window in which all agents have a return.
+
+    Example:
+        >>> in_windows(np.array([8.0, 16.0]), np.array([[np.nan, 1.0], [2.0, 3.0]]))
+        (array([16.]), array([[2., 3.]]))
+    """
     points, last = [], np.full(returns.shape[1], np.nan)
     ends = np.linspace(0, len(steps), min(len(steps), _POINTS) + 1).round().astype(int)[1:]
     for window in np.split(returns, ends[:-1]):
@@ -149,23 +154,46 @@ def _in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _axes() -> Any:
-    """Return the axes of a new figure that needs no display."""
+    """Return the axes of a new figure of a learning curve."""
+    return figure_of(1, (7.0, 4.2))[1][0]
+
+
+def figure_of(columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    """Return a new figure that needs no display, and its axes side by side.
+
+    Example:
+        >>> len(figure_of(2, (4.0, 2.0))[1])
+        2
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ModuleNotFoundError('a learning curve needs matplotlib; install it with: pip install "funrl[plot]"') from None
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.3)
-    return axes
+    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for one in axes:
+        one.grid(alpha=0.3)
+    return figure, axes
 
 
 def _save(axes: Any, path: Path, kind: str) -> None:
-    """Write the figure atomically."""
+    save_figure(axes.figure, path, kind)
+
+
+def save_figure(figure: Any, path: Path, kind: str = "") -> None:
+    """Write the figure atomically, in the format of its suffix unless another is given.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_figure(figure_of(1, (2.0, 2.0))[0], Path(folder, "empty.png"))
+        ...     Path(folder, "empty.png").stat().st_size > 0
+        True
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "wb") as file:
-        axes.figure.canvas.print_figure(file, format=kind, dpi=axes.figure.dpi)
+        figure.canvas.print_figure(file, format=kind or path.suffix[1:].lower(), dpi=figure.dpi)
     os.replace(temporary, path)

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ class Folder:
         for name, before, now in pairs:
             if before != now and not (name == "anneal_steps" and _is_greater(now, before)):
                 raise RunError(
-                    f"{self}: cannot resume: the run there has {name} = {before!r}, not {now!r}; use the same, or another folder (--out)"
+                    f"{self}: cannot resume: the run there has {name} = {_short(before)}, not {_short(now)}; use the same, or another "
+                    "folder (--out)"
                 )
         if old["total_steps"] > config["total_steps"]:
             raise RunError(
@@ -116,6 +118,11 @@ class Folder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write ``config.json`` atomically."""
         checkpoint.write_atomic(self.config, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+
+
+def _short(value: Any) -> str:
+    """Return the ``repr`` of a value, of the lists of many agents only the beginning."""
+    return reprlib.repr(value) if isinstance(value, dict | list) else repr(value)
 
 
 def _is_greater(now: Any, before: Any) -> bool:
@@ -194,6 +201,10 @@ def read_config(out: str | os.PathLike) -> dict[str, Any]:
             raise RunError(f"{path}: expected format {_FORMAT}, got {config['format']!r}; use the funrl that wrote it")
         kinds = {"algorithm": str, "env": str, "num_agents": int, "key": int, "total_steps": int, "options": dict}
         if not all(type(config[name]) is kind for name, kind in kinds.items()):
+            raise TypeError
+        if not all(type(config.get(name, {})) is dict for name in ("hparams", "population")):
+            raise TypeError
+        if not all(type(values) is list for values in config.get("hparams", {}).values()):
             raise TypeError
         if not (1 <= config["num_agents"] < 1 << 31 and 1 <= config["total_steps"] < 1 << 63 and -(1 << 63) <= config["key"] < 1 << 63):
             raise TypeError

@@ -92,8 +92,10 @@ def load_run(
         if not isinstance(meta, dict) or type(meta.get("step")) is not int:
             raise checkpoint.CheckpointError(f"{file}: its notes have no step; give one that training.hooks.checkpoints wrote")
         return Run(algo, state, config, meta["step"] // algo.steps_per_update)
-    # With a collector the checkpoint is a pair of the learner's state and the collector's, which is not used here.
-    state, meta = load_checkpoint(folder, like, at="[0]" if config.get("collector") else "", device=device)
+    # With a collector, or an exchange between agents, the checkpoint is a pair of the learner's state and theirs, which is not used here.
+    state, meta = load_checkpoint(
+        folder, like, at="[0]" if config.get("collector") or config.get("population", {}).get("exchange") else "", device=device
+    )
     return Run(algo, state, config, meta["update"])
 
 

@@ -1,7 +1,8 @@
 """Several agents trained at once: their keys, functions mapped over all of them, and their evaluation."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, NamedTuple
 
 import torch
 
@@ -10,20 +11,87 @@ from funrl.acting import Evaluation, evaluate
 from funrl.algos import Algorithm
 from funrl.compiler import compile
 from funrl.env import on_host
+from funrl.populations import Exchange, Population, begin, check_hparams, first_hparams, first_state
+from funrl.runs import RunError
 
 # Evaluations of environments with longer episodes than this are compiled.
 _MANY_STEPS = 1_000
 
 
 def agent_keys(key: torch.Tensor, num_agents: int) -> torch.Tensor:
-    """Return the keys [K] of K agents, or the key [] of a single one.
+    """Return the keys [K] of K agents, or the key [] of a single one, from one key, or from the agents' own keys [K].
 
     Example:
         >>> bool(agent_keys(random.key(0), 1) == agent_keys(random.key(0), 3)[0])
         True
     """
-    keys = random.split(key, num_agents)
+    keys = key if key.ndim else random.split(key, num_agents)
     return keys if num_agents > 1 else keys[0]
+
+
+class Agents(NamedTuple):
+    """The agents of a run, whose hyperparameters may differ.
+
+    Attributes:
+        num_agents: K.
+        hparams: the first hyperparameters, float64 [K] by name.
+        exchange: what they exchange after an update; None: nothing.
+        notes: entries for ``config.json``.
+    """
+
+    num_agents: int
+    hparams: dict[str, torch.Tensor]
+    exchange: Exchange | None
+    notes: dict[str, Any]
+
+    def begin(self, algo: Algorithm, keys: torch.Tensor) -> Any:
+        """Return their first state, leaves [K, ...], or that of a single one."""
+        if self.num_agents > 1:
+            return begin(algo, keys, self.hparams)
+        return tree.map(torch.clone, first_state(algo, keys, {name: x[0] for name, x in self.hparams.items()}))
+
+
+def gathered(
+    algo: Algorithm, key: torch.Tensor, num_agents: int | None, hparams: Any, population: Any, before: Mapping[str, Any] | None
+) -> Agents:
+    """Return the agents that the arguments of ``train`` describe; a resumed run has the hyperparameters of ``before``, its ``config.json``.
+
+    Raises:
+        RunError: if the arguments do not agree, or a hyperparameter is unknown, static or out of its range.
+    """
+    sizes = {"num_agents": num_agents, "key": key.shape[0] if key.ndim else None}
+    exchange: Exchange | None = None
+    settings: dict[str, Any] = {}
+    try:
+        if population is not None:
+            if not isinstance(population, Population) or population.algo is not algo:
+                got = f"one of {population.algo.name}" if isinstance(population, Population) else type(population).__name__
+                raise ValueError(f"population: expected a Population of the same algorithm, got {got}; funrl.populations.pbt makes one")
+            if hparams is not None or key.ndim:
+                raise ValueError(
+                    "population: it draws the hyperparameters and the agents' keys from one key; leave hparams and other keys out"
+                )
+            sizes["population"] = population.num_agents
+            hparams, exchange, settings = first_hparams(population, key), population.exchange, {"population": dict(population.settings)}
+        elif hparams is None and before is not None and "hparams" in before:
+            if "population" in before:
+                raise ValueError(f"population: the run has one, {before['population']}; resume it with the same")
+            hparams = {name: torch.tensor([float(x) for x in values], dtype=torch.float64) for name, values in before["hparams"].items()}
+        if hparams:
+            sizes |= {f"hparams: {name}": len(x) for name, x in hparams.items() if isinstance(x, Sized)}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        if len(set(given.values())) > 1:
+            raise ValueError(f"expected one number of agents, got {', '.join(f'{size} by {name}' for name, size in given.items())}")
+        count = next(iter(given.values()), 1)
+        values = {} if hparams is None else check_hparams("hparams", algo, hparams, count)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"train: {error}") from None
+    if values:
+        listed = {name: [x if math.isfinite(x) else str(x) for x in some.tolist()] for name, some in values.items()}
+        settings["hparams"] = listed
+    if key.ndim:
+        settings["keys"] = key.tolist()
+    return Agents(count, {name: x.to(key.device) for name, x in values.items()}, exchange, settings)
 
 
 def over_agents(f: Any, num_agents: int, in_dims: Any = 0) -> Any:
@@ -66,7 +134,7 @@ def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes
     Args:
         algo: the algorithm.
         state: its state, leaves [K, ...] with K > 1 agents.
-        key: a key []; agent k plays with a key that does not depend on K.
+        key: a key [], or the agents' own keys [K]; agent k plays with a key that does not depend on K.
         num_episodes: N >= 1, the number of episodes of each agent.
         num_agents: K >= 1.
 

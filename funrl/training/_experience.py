@@ -10,6 +10,7 @@ from funrl.acting import start
 from funrl.algos import Algorithm, State
 from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
+from funrl.populations import Exchange, PopulationState, advance
 from funrl.runs import RunError
 from funrl.training._agents import over_agents
 
@@ -31,6 +32,29 @@ class Experience(NamedTuple):
 def pure(algo: Algorithm, num_agents: int, backend: Any) -> Experience:
     """Return one compiled program for all agents. A checkpoint stores their state and nothing else."""
     return Experience(compile(over_agents(_step(algo), num_agents, (0, None, 0)), donate=2, backend=backend))
+
+
+def exchanging(algo: Algorithm, exchange: Exchange, state: Any, backend: Any) -> Experience:
+    """Return one compiled program for all agents and their exchange. A checkpoint stores the pair of their state and its memory."""
+    memory = exchange.init(state)
+
+    def advanced(keys: torch.Tensor, number: torch.Tensor, whole: PopulationState) -> Any:
+        return advance(algo, exchange, torch.func.vmap(lambda k: random.fold_in(k, number))(keys), whole)
+
+    program = compile(advanced, donate=2, backend=backend)
+
+    def update(keys: torch.Tensor, number: torch.Tensor, state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+        nonlocal memory
+        whole, metrics = program(keys, number, PopulationState(state, memory))
+        memory = whole.memory
+        return whole.agents, metrics
+
+    def resume(loaded: tuple[Any, Any], number: int) -> tuple[Any, str]:
+        nonlocal memory
+        state, memory = loaded
+        return state, ""
+
+    return Experience(update, lambda state: (state, memory), resume)
 
 
 def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:

@@ -3,6 +3,8 @@
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from tqdm import tqdm
 from funrl import record, tree
 from funrl._files import say
 from funrl.algos import Algorithm
+from funrl.populations import checked_metrics, not_finite
 from funrl.runs import Folder, RunError
 
 _FLUSH_SECONDS = 0.5
@@ -29,8 +32,20 @@ class Diverged(FloatingPointError):
 class Log:
     """Log of a run: writes metrics to their file and to the progress bar, and checks that they are finite."""
 
-    def __init__(self, algo: Algorithm, folder: Folder | None, num_agents: int, done: int, progress: bool) -> None:
+    def __init__(
+        self,
+        algo: Algorithm,
+        folder: Folder | None,
+        num_agents: int,
+        done: int,
+        progress: bool,
+        *,
+        columns: Mapping[str, list[float]] = MappingProxyType({}),
+        diverged: list[int] | None = None,
+    ) -> None:
         self.saved = done or None
+        self.diverged = diverged  # the update at which each agent diverged, 0 if it did not; None: the first one stops the run
+        self._constant = columns  # further columns, a number for each agent
         self._algo, self._folder, self._num_agents, self._done, self._progress = algo, folder, num_agents, done, progress
         self._waiting: list[tuple[int, float, dict[str, torch.Tensor]]] = []
         self._flushed = -math.inf
@@ -83,7 +98,7 @@ class Log:
         numbers, seconds, metrics = zip(*self._waiting, strict=True)
         self._waiting = []
         table = {name: torch.stack([m[name] for m in metrics]).cpu().reshape(len(numbers), self._num_agents) for name in metrics[0]}
-        bad = self._first_bad(table)
+        bad = self._first_bad(table) if self.diverged is None else self._note_diverged(numbers, table)
         last = len(numbers) if bad is None else bad[0] + 1
         if self._folder is not None:
             self._write(numbers[:last], seconds[:last], table)
@@ -96,11 +111,19 @@ class Log:
             self._bar.set_postfix_str(self._shown(), refresh=False)
 
     def check_parameters(self, number: int, state: Any) -> None:
-        """Raise unless all parameters are finite."""
+        """Raise unless all parameters are finite, if the first agent that diverges is to stop the run."""
+        if self.diverged is not None:
+            return
         for path, x in zip(tree.paths(state.learner.params), tree.leaves(state.learner.params), strict=True):
             if x.is_floating_point() and not bool(x.isfinite().all()):
                 bad = (~x.isfinite()).reshape(self._num_agents, -1).any(1)
                 raise self._diverged(number, f"the parameter {path} of agent {int(bad.int().argmax())} is not finite")
+
+    def note_parameters(self, number: int, state: Any) -> None:
+        """Note as diverged the agents whose parameters are not finite after the last update, if that does not stop the run."""
+        for x in tree.leaves(state.learner.params) if self.diverged is not None else ():
+            if x.is_floating_point():
+                self._note(number, (~x.isfinite()).reshape(self._num_agents, -1).any(1).tolist())
 
     def sync(self) -> None:
         """Wait until the metrics are on the disk, so that a checkpoint is never ahead of the metrics file."""
@@ -119,10 +142,17 @@ class Log:
 
     def _first_bad(self, table: dict[str, torch.Tensor]) -> tuple[int, int, str] | None:
         found = []
-        for name, x in table.items():
-            if name.endswith("_loss") or name in ("entropy", "approximate_kl", "gradient_norm"):
-                found += [(row, agent, name) for row, agent in (~x.isfinite()).nonzero()[:1].tolist()]
+        for name in checked_metrics(table):
+            found += [(row, agent, name) for row, agent in (~table[name].isfinite()).nonzero()[:1].tolist()]
         return min(found, key=lambda place: place[0], default=None)
+
+    def _note_diverged(self, numbers: Sequence[int], table: dict[str, torch.Tensor]) -> None:
+        for number, bad in zip(numbers, not_finite(table).tolist(), strict=True):
+            self._note(number, bad)
+
+    def _note(self, number: int, bad: list[bool]) -> None:
+        assert self.diverged is not None  # those that call it have asked
+        self.diverged = [number if new and not before else before for before, new in zip(self.diverged, bad, strict=True)]
 
     def _diverged(self, number: int, what: str) -> Diverged:
         if self._folder is None:
@@ -135,15 +165,25 @@ class Log:
 
     def _write(self, numbers: Any, seconds: Any, table: dict[str, torch.Tensor]) -> None:
         names = [name for name in _COLUMNS if name in table] + sorted(name for name in table if name not in (*_COLUMNS, "steps"))
+        constant = [name for name in self._constant if name not in table]
         if self._file is None:
             assert self._folder is not None  # without a folder nothing is written
             try:
-                self._file = record.MetricsFile(self._folder.metrics, ["update", "agent", "steps", "seconds", *names], keep=self._done)
+                self._file = record.MetricsFile(
+                    self._folder.metrics, ["update", "agent", "steps", "seconds", *names, *constant], keep=self._done
+                )
             except ValueError as error:
                 raise RunError(str(error)) from None
         columns = [table[name].tolist() for name in names]
         self._file.append(
-            [number, agent, number * self._algo.steps_per_update, seconds[row], *(column[row][agent] for column in columns)]
+            [
+                number,
+                agent,
+                number * self._algo.steps_per_update,
+                seconds[row],
+                *(column[row][agent] for column in columns),
+                *(self._constant[name][agent] for name in constant),
+            ]
             for row, number in enumerate(numbers)
             for agent in range(self._num_agents)
         )

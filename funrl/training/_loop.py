@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import checkpoint, compiler, random, record, runs, tree
+from funrl import checkpoint, compiler, record, runs
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.env import on_host
+from funrl.populations import Population
 from funrl.runs import Folder, RunError, check_metrics, check_no_checkpoint_is_lost, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
-from funrl.training._agents import agent_keys, evaluate_agents, over_agents
+from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
 
@@ -32,6 +33,7 @@ class Result(NamedTuple):
         seconds: the seconds of training, compilation and the runs before a ``resume`` included.
         compile_seconds: the seconds until the end of the first update.
         stopped: the reason why a hook ended the run early, or None.
+        diverged: with ``diverged="continue"``, the update at which each agent diverged, 0 if it did not.
     """
 
     state: Any
@@ -42,6 +44,7 @@ class Result(NamedTuple):
     seconds: float
     compile_seconds: float
     stopped: str | None = None
+    diverged: tuple[int, ...] = ()
 
 
 def train(
@@ -49,7 +52,10 @@ def train(
     key: torch.Tensor,
     total_steps: int,
     *,
-    num_agents: int = 1,
+    num_agents: int | None = None,
+    hparams: Mapping[str, torch.Tensor] | None = None,
+    population: Population | None = None,
+    diverged: str = "stop",
     collector: Any = None,
     hooks: Sequence[calling.Hook | calling.Every] = (),
     out: str | os.PathLike | None = None,
@@ -77,6 +83,10 @@ def train(
     update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is installed. A resumed run writes the
     rows after its checkpoint again; the old rows are moved to ``metrics.csv.cut``.
 
+    The agents may differ in their hyperparameters: with ``hparams={"learning_rate": tensor[K]}`` they have them from the first update on.
+    They are in ``config.json`` and, as ``hparams.NAME``, in the columns of ``metrics.csv``; a resumed run has the same. A ``population``
+    draws them from the key, and its agents may exchange parameters and hyperparameters (:func:`funrl.populations.pbt`).
+
     The run stops as soon as a metric named ``..._loss``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
     not finite. Metrics are checked twice a second and before each checkpoint. Parameters are checked before each checkpoint, so that
     every checkpoint is finite.
@@ -84,9 +94,15 @@ def train(
 
     Args:
         algo: the algorithm.
-        key: a key []; its device is the device of the agents.
+        key: a key [], or the agents' own keys [K]; its device is the device of the agents.
         total_steps: the environment steps of each agent, rounded down to whole updates.
-        num_agents: K >= 1. With one agent, the leaves of the state have no dimension for agents.
+        num_agents: K >= 1; None: as many as there are hyperparameters or keys, or one. With one agent, the leaves of the state have no
+            dimension for agents.
+        hparams: numbers [K] for each agent, by the name of a hyperparameter that is not a static field; None: those of ``algo.config``,
+            or of the resumed run.
+        population: a :class:`funrl.populations.Population` of ``algo``, which has the number of agents and their hyperparameters.
+        diverged: ``"stop"`` the run when the first agent diverges, or ``"continue"`` it: :attr:`Result.diverged` says which agent diverged
+            and when, and the others are as without it.
         collector: the source of experience for one agent; None: ``algo.env``. It has to act with ``algo.act``, its batches have to be
             [num_steps, num_envs] of the algorithm's configuration, and its ``total_frames`` -1, or enough for the run. It is
             not closed here.
@@ -112,7 +128,7 @@ def train(
             Nothing has been written then.
         funrl.checkpoint.CheckpointError: if the checkpoint to resume from is damaged or of another run. Nothing has been written.
         KeyboardInterrupt: after Ctrl-C.
-        Diverged: if a loss or a parameter is not finite. The last checkpoint stays.
+        Diverged: if a loss or a parameter is not finite, unless ``diverged`` is "continue". The last checkpoint stays.
         OSError: if the folder becomes unwritable later.
 
     Warns:
@@ -125,9 +141,15 @@ def train(
         >>> result.updates, result.steps, sorted(result.metrics)[:2]
         (3, 48, ['approximate_kl', 'clip_fraction'])
     """
-    _check_arguments(algo, key, total_steps, num_agents, collector, evaluate_episodes, checkpoint_every, out, resume)
+    _check_arguments(algo, key, total_steps, num_agents, evaluate_episodes, checkpoint_every, out, resume)
+    if diverged not in ("stop", "continue"):
+        raise RunError(f"diverged: expected 'stop' or 'continue', got {diverged!r}")
     called = calling.flatten(hooks)
     folder = None if out is None else Folder(out)
+    before = runs.read_config(folder.path) if folder is not None and resume else None
+    agents = gathered(algo, key, num_agents, hparams, population, before)
+    num_agents = agents.num_agents
+    _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
             # A missing folder is created after all other checks have passed.
@@ -137,21 +159,23 @@ def train(
                 folder.check_free()
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
-        state = over_agents(lambda k: algo.init(random.fold_in(k, 0)), num_agents)(keys)
-        state = tree.map(torch.clone, state)  # the state is donated, and may share tensors with the environment's default params
+        state = agents.begin(algo, keys)
         backend = _backend(backend, key, folder if resume else None)
         stack.enter_context(compiler.using(backend))
-        source = _source(algo, keys, num_agents, collector, backend)
-        start = _Start(state)
+        source = _source(algo, keys, agents, state, collector, backend)
+        start = _Start(state, diverged=[0] * num_agents)
         if folder is not None:
-            begun = runs.read_config(folder.path) if resume else {"backend": backend}
-            notes = {"collector": experience.kind_of(collector), **({"backend": backend} if "backend" in begun else {}), **(notes or {})}
-            start = _enter(folder, algo, runs.describe(algo, key, total_steps, num_agents, notes), source, start, resume, stack)
+            chosen = {"backend": backend} if before is None or "backend" in before else {}
+            notes = {"collector": experience.kind_of(collector), **agents.notes, **chosen, **(notes or {})}
+            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, notes)
+            start = _enter(folder, algo, config, source, start, resume, stack)
 
         def seconds() -> float:
             return start.seconds + time.perf_counter() - started
 
-        log = Log(algo, folder, num_agents, start.update, progress)
+        columns = {f"hparams.{name}": x.tolist() for name, x in agents.hparams.items()}
+        lost = start.diverged if diverged == "continue" else None
+        log = Log(algo, folder, num_agents, start.update, progress, columns=columns, diverged=lost)
         num_updates = total_steps // algo.steps_per_update
         _announce(log, algo, folder, num_agents, num_updates, start, resume)
         stack.enter_context(compiler.listening(log.part))
@@ -161,7 +185,8 @@ def train(
         if folder is not None and folder.metrics.exists():
             _draw(folder, algo, log)
     steps = end.update * algo.steps_per_update
-    return Result(end.state, end.metrics, evaluation, end.update, steps, total, start.compile_seconds + end.compile_seconds, end.stopped)
+    compiling = start.compile_seconds + end.compile_seconds
+    return Result(end.state, end.metrics, evaluation, end.update, steps, total, compiling, end.stopped, tuple(log.diverged or ()))
 
 
 class _Start(NamedTuple):
@@ -172,6 +197,7 @@ class _Start(NamedTuple):
     seconds: float = 0.0
     compile_seconds: float = 0.0
     remark: str = ""
+    diverged: list[int] | None = None
 
 
 class _End(NamedTuple):
@@ -184,10 +210,12 @@ class _End(NamedTuple):
     stopped: str | None
 
 
-def _source(algo: Algorithm, keys: torch.Tensor, num_agents: int, collector: Any, backend: str) -> experience.Experience:
+def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, collector: Any, backend: str) -> experience.Experience:
+    if agents.exchange is not None:
+        return experience.exchanging(algo, agents.exchange, state, backend)
     if collector is not None:
         return experience.collected(algo, collector, backend)
-    return experience.on_the_host(algo, keys) if on_host(algo.env) else experience.pure(algo, num_agents, backend)
+    return experience.on_the_host(algo, keys) if on_host(algo.env) else experience.pure(algo, agents.num_agents, backend)
 
 
 def _enter(
@@ -206,10 +234,13 @@ def _enter(
         if folder.checkpoint.exists():
             loaded, meta = load_checkpoint(folder, source.kept(start.state))
             state, remark = source.resume(loaded, meta["update"])
-            if before["options"].get("anneal_steps") != config["options"].get("anneal_steps"):
+            if before["options"].get("anneal_steps") != config["options"].get("anneal_steps") and "anneal_steps" not in config.get(
+                "hparams", {}
+            ):
                 state = _anneal_longer(state, algo.config.anneal_steps)
             check_metrics(folder, meta["update"], config["num_agents"])
-            start = _Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark)
+            lost = meta.get("diverged") or start.diverged
+            start = _Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark, lost)
         else:
             check_no_checkpoint_is_lost(folder)
     if not there:
@@ -267,9 +298,12 @@ def _updates(
             if due or number == num_updates or interrupt.asked or stopped:
                 log.flush()
                 log.check_parameters(number, state)
+                if number == num_updates:
+                    log.note_parameters(number, state)
                 if folder is not None:
                     log.sync()
                     meta = {"update": number, "seconds": seconds(), "compile_seconds": start.compile_seconds + compiling}
+                    meta |= {"diverged": log.diverged} if log.diverged is not None else {}
                     checkpoint.save(source.kept(state), folder.checkpoint, meta)
                     log.saved, last_save = number, seconds()
             if interrupt.asked:
@@ -295,8 +329,7 @@ def _check_arguments(
     algo: Algorithm,
     key: Any,
     total_steps: int,
-    num_agents: int,
-    collector: Any,
+    num_agents: int | None,
     evaluate_episodes: int,
     checkpoint_every: float,
     out: Any,
@@ -304,20 +337,18 @@ def _check_arguments(
 ) -> None:
     if not isinstance(algo, Algorithm):
         raise RunError(f"train: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
-    if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim != 0:
+    if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim > 1 or not key.numel():
         got = f"{str(key.dtype).removeprefix('torch.')} {list(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
-        raise RunError(f"train: key: expected a key (int64 []), got {got}; funrl.random.key(seed) makes one")
+        raise RunError(f"train: key: expected a key (int64 []) or a key for each agent ([K]), got {got}; funrl.random.key(seed) makes one")
     for name, value, low in (("total_steps", total_steps, 1), ("num_agents", num_agents, 1), ("evaluate_episodes", evaluate_episodes, 0)):
+        if name == "num_agents" and value is None:
+            continue
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise RunError(f"{name}: expected an integer of at least {low}, got {value!r}")
     if total_steps < algo.steps_per_update:
         raise RunError(
             f"total_steps: one update takes {algo.steps_per_update:,} steps, got {total_steps:,}; ask for more, or make updates smaller"
         )
-    if collector is not None:
-        _check_collector(algo, collector, num_agents)
-    if on_host(algo.env) and num_agents > 1:
-        raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
     if not checkpoint_every >= 0:
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
@@ -331,7 +362,11 @@ def _backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
     return compiler.backend(key.device)[0] if asked == "auto" else asked
 
 
-def _check_collector(algo: Algorithm, collector: Any, num_agents: int) -> None:
+def _check_sources(algo: Algorithm, collector: Any, num_agents: int) -> None:
+    if on_host(algo.env) and num_agents > 1:
+        raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
+    if collector is None:
+        return
     if not all(hasattr(collector, name) for name in ("__next__", "update_params", "state", "restore", "num_envs")):
         raise RunError(f"collector: expected one that funrl.collectors makes, got {type(collector).__name__}")
     if num_agents > 1:

@@ -86,3 +86,23 @@ def test_errors():
         bootstrap_interval(KEY, torch.zeros(4, 1), num_resamples=0)
     with pytest.raises(ValueError, match=r"confidence: expected a number between 0 and 1, got 95"):
         bootstrap_interval(KEY, torch.zeros(4, 1), confidence=95)
+
+
+def test_measures_of_many_tasks_are_what_loops_give():
+    """The definitions of arXiv:2108.13264, in plain Python; their symmetries."""
+    x, y = (random.normal(random.key(i), (n, 3), dtype=torch.float64) for i, n in ((0, 5), (1, 4)))
+    y[0] = x[0]  # a tie
+    gaps = [max(0.5 - v, 0.0) for v in x.flatten().tolist()]
+    torch.testing.assert_close(aggregate.optimality_gap(x.flatten(), target=0.5).item(), sum(gaps) / 15)
+    taus = torch.tensor([-1.0, 0.0, x[2, 1].item(), 3.0], dtype=torch.float64)
+    shares = [sum(v > tau for v in x.flatten().tolist()) / 15 for tau in taus.tolist()]
+    assert aggregate.performance_profile(x, taus).tolist() == pytest.approx(shares)
+    wins = [(a > b) + 0.5 * (a == b) for m in range(3) for a in x[:, m].tolist() for b in y[:, m].tolist()]
+    assert aggregate.probability_of_improvement(x, y).item() == pytest.approx(sum(wins) / 60)
+    assert (aggregate.probability_of_improvement(x, y) + aggregate.probability_of_improvement(y, x)).item() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="expected the same tasks, got 3 and 2"):
+        aggregate.probability_of_improvement(x, y[:, :2])
+    with pytest.raises(ValueError, match=r"thresholds: expected a tensor \[P\]"):
+        aggregate.performance_profile(x, 0.5)
+    with pytest.raises(TypeError, match="scores: expected a floating-point tensor"):
+        aggregate.optimality_gap(x.long())

@@ -385,7 +385,7 @@ def test_bad_arguments_come_before_compiling(monkeypatch, change, message):
         train(**{"total_steps": 50, **change})
 
 
-@pytest.mark.parametrize("key", [0, torch.zeros(2, dtype=torch.int64), torch.zeros(())])
+@pytest.mark.parametrize("key", [0, torch.zeros(2, 2, dtype=torch.int64), torch.zeros(())])
 def test_a_bad_key(key):
     with pytest.raises(RunError, match=r"key: expected a key \(int64 \[\]\)"):
         training.train(algorithm(), key, 50)

@@ -1,0 +1,82 @@
+"""``python -m funrl plot``: pictures of runs and of sweeps from the command line."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from funrl import populations, random, record, runs
+from funrl._arguments import UsageError
+from funrl._files import say
+from funrl.populations import Table
+from funrl.runs import Folder
+
+__all__ = ["plot"]
+
+
+def plot(args: argparse.Namespace, out: Path) -> None:
+    """Draw the learning curves of runs; of one with hyperparameters, those of its configurations; and compare several sweeps.
+
+    ``--over`` draws the returns of a sweep over its hyperparameters.
+    """
+    sweeps = [path for path in args.dirs if (Path(path) / "sweep.json").exists()]
+    if sweeps and len(sweeps) < len(args.dirs):
+        raise UsageError(f"{sweeps[0]} is a sweep, and not all of the others are; plot runs and sweeps in pictures of their own")
+    try:
+        if sweeps:
+            tables = {Path(path).resolve().name: populations.read_table(Path(path) / "table.csv") for path in sweeps}
+        elif len(args.dirs) == 1 and (table := _table_of(Folder(args.dirs[0]))) is not None:
+            tables = {Path(args.dirs[0]).resolve().name: table}
+        else:
+            tables = {}
+        if args.over and len(tables) != 1:
+            raise UsageError(
+                f"--over: expected one sweep, or a run whose agents have hyperparameters of their own, got {len(args.dirs)} runs"
+            )
+        if not tables:
+            _curves(args, out)
+            return
+        name, table = next(iter(tables.items()))
+        if len(tables) > 1:
+            record.comparison(random.key(0), _scores(tables), out)
+        elif args.over:
+            record.hyperparameters(table, out, title=name)
+        else:
+            record.configurations(random.key(0), table, out, title=name)
+    except FileNotFoundError as error:
+        raise UsageError(f"{error.filename}: it is missing; wait until the sweep has ended") from None
+    except (ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    say(f"{out}: {len(next(iter(tables.values())).keys)} agents" if len(tables) == 1 else f"{out}: {len(tables)} sweeps")
+
+
+def _curves(args: argparse.Namespace, out: Path) -> None:
+    folders = [Folder(path) for path in args.dirs]
+    titles = {runs.read_config(folder.path)["env"] for folder in folders}
+    distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
+    try:
+        curves = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
+        record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
+    except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    say(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}")
+
+
+def _table_of(folder: Folder) -> Table | None:
+    """Return the table of a run whose agents began with hyperparameters of their own; None of another run."""
+    config = runs.read_config(folder.path)
+    if "hparams" not in config or not folder.metrics.exists():
+        return None
+    columns = {name: x.reshape(-1, config["num_agents"]) for name, x in record.read_metrics(folder.metrics).items()}
+    curves = columns.get("episode_return", np.full(columns["update"].shape, np.nan)).T
+    hparams = {name: np.array([float(x) for x in some]) for name, some in config["hparams"].items()}
+    keys, count = np.zeros(config["num_agents"], dtype=np.int64), len(columns["update"])
+    return populations.join([(hparams, keys, columns["steps"][:, 0], curves, np.zeros(len(keys) if count else 0, dtype=np.int64))])
+
+
+def _scores(tables: dict[str, Table]) -> dict[str, np.ndarray]:
+    """Return the scores [runs, 1] of each sweep; agents that diverged count as the worst of all."""
+    known = np.concatenate([table.scores[~np.isnan(table.scores)] for table in tables.values()])
+    if not len(known):
+        raise ValueError("no agent of these sweeps has a score, as all diverged or none finished an episode")
+    return {name: record.score_matrix({name: table}, diverged=float(known.min())) for name, table in tables.items()}

@@ -1,0 +1,43 @@
+"""Populations: many agents of one algorithm as one program, with hyperparameters of their own, that may breed."""
+
+from funrl.populations._halving import hyperband, successive_halving
+from funrl.populations._hparams import begin, by_value, check_hparams, first_state, hparam_names
+from funrl.populations._optuna import optuna_search
+from funrl.populations._pbt import PBTState, pbt
+from funrl.populations._population import Exchange, Population, PopulationState, advance, first_hparams, seeds, sweep
+from funrl.populations._run import Chunk, Records, agent_bytes, chunk_size, run
+from funrl.populations._spaces import Range, log_uniform, uniform
+from funrl.populations._table import Table, checked_metrics, join, not_finite, read_table
+
+__all__ = [
+    "Chunk",
+    "Exchange",
+    "PBTState",
+    "Population",
+    "PopulationState",
+    "Range",
+    "Records",
+    "Table",
+    "advance",
+    "agent_bytes",
+    "begin",
+    "by_value",
+    "check_hparams",
+    "checked_metrics",
+    "chunk_size",
+    "first_hparams",
+    "first_state",
+    "hparam_names",
+    "hyperband",
+    "join",
+    "log_uniform",
+    "not_finite",
+    "optuna_search",
+    "pbt",
+    "read_table",
+    "run",
+    "seeds",
+    "successive_halving",
+    "sweep",
+    "uniform",
+]
