@@ -10,7 +10,7 @@ import funrl
 from funrl import populations, random, training, tree
 from funrl.populations import log_uniform, uniform
 from funrl.populations._spaces import from_unit, grid, perturb, sobol
-from funrl.record import RunError
+from funrl.runs import RunError
 from tests.populations import climber
 from tests.support import compilations, same
 
