@@ -37,6 +37,7 @@ FLOORS = {
     "acting": 5,
     "collectors": 5,
     "algos": 6,
+    "offline": 6,
     "checkpoint": 7,
     "record": 7,
     "runs": 7,
@@ -53,12 +54,13 @@ SIBLINGS = {
     ("tree", "_files"),
     ("debug", "compiler"),
     ("collectors", "acting"),
+    ("offline", "algos"),
     ("optim", "schedules"),
     ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
 # Public files of a folder that its other files may import; all else that they share is in files with an underscore.
-SHARED = {"algos": {"episodes", "images", "off_policy", "on_policy"}, "envs": {"gymnasium"}, "training": {"hooks"}}
+SHARED = {"algos": {"episodes", "images", "off_policy", "on_policy"}, "envs": {"gymnasium"}, "offline": {"datasets"}, "training": {"hooks"}}
 PRIVATE_TORCH = {"compiler/_torch_private.py": None, "tree/_nodes.py": {"torch.utils._pytree"}}
 
 

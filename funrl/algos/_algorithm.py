@@ -49,6 +49,7 @@ class Algorithm(NamedTuple):
         greedy: of the same kind, without exploration.
         given: the parts that its user gave in the place of its own, such as ``network`` or ``optimizer``, by name. The configuration does
             not tell them.
+        data: what an offline learner draws batches from in ``collect``, a data set; None: it learns from its environment.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Algorithm(NamedTuple):
     act: Callable[[Any, Any, Any], Any] | StatefulPolicy
     greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
     given: Mapping[str, Any] = MappingProxyType({})
+    data: Any = None
 
     def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
         """Collect experience, and learn from it: one update.
@@ -76,14 +78,19 @@ class Algorithm(NamedTuple):
         """
         collect_key, learn_key = random.split(key).unbind(0)
         actor, transitions = self.collect(collect_key, state)
-        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if self.env.host else self.learn
+        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if self.host else self.learn
         learner, metrics = learn(learn_key, state.learner, transitions)
         return State(actor, learner), metrics
 
     @property
+    def host(self) -> bool:
+        """Whether ``collect`` runs outside torch, in an environment on the host or from files, so that ``step`` cannot be compiled."""
+        return self.env.host if self.data is None else getattr(self.data, "host", False)
+
+    @property
     def steps_per_update(self) -> int:
-        """How many environment steps one ``step`` takes, over all environments."""
-        return self.config.num_steps * self.config.num_envs
+        """How many environment steps one ``step`` takes, over all environments; of an offline learner, gradient steps."""
+        return self.config.num_steps * self.config.num_envs if self.data is None else self.config.num_updates
 
 
 def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
