@@ -162,7 +162,7 @@ def to_minari(
     spaces = [bridge.as_gymnasium_space(space) for space in (dataset.observation_space, dataset.action_space)]
     storage = MinariStorage.new(folder, *spaces, env_spec=_spec(env), data_format="hdf5", jpeg_encoding=False)
     storage.update_episodes([EpisodeBuffer(id=number, **buffer) for number, buffer in enumerate(buffers)])
-    text = {"algorithm_name": algorithm, "author": [author] if author else None, "description": description}
+    text = {"algorithm_name": algorithm, "author": {author} if author else None, "description": description}
     called = os.fspath(name) if not _is_path(name) else f"{Path(name).name}-v0".replace("_", "-")
     storage.update_metadata({"dataset_id": called, "minari_version": package.__version__, **{k: v for k, v in text.items() if v}})
 

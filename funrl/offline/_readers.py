@@ -97,7 +97,7 @@ def _parts(place: str, found: dict[str, Any], spaces: Any, dtype: torch.dtype | 
     places = np.flatnonzero(ends) + 1
     while begin < size:
         later = places[places >= min(begin + rows, size)]
-        begin_next = int(later[0]) if len(later) and size - begin > rows else size
+        begin_next = int(later[0]) if len(later) > 1 and size - begin > rows else size  # the last part has an end of its own
         borders.append((begin, begin_next))
         begin = begin_next
     if not size:
@@ -239,13 +239,12 @@ def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def _npz(path: str | os.PathLike) -> dict[str, Any]:
-    with open(path, "rb"):  # raises an error that names a missing file
-        pass
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: the file is truncated, damaged or no npz file ({error}); restore a copy") from None
+    with open(path, "rb") as opened:
+        try:
+            with np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+            raise ValueError(f"{path}: the file is truncated, damaged or no npz file ({error}); restore a copy") from None
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -122,8 +122,9 @@ def make(
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         scale = half_width(space, batch.reward)
+        first = tree.map(lambda x: x[:1], learned.network.critic)  # the loss reads no other critic
         gradient, (_, metrics) = torch.func.grad_and_value(td3_bc_actor_loss, has_aux=True)(
-            learned.network.actor, learned.network.critic, batch, alpha=hparams.alpha, scale=scale, weight=weight, **networks
+            learned.network.actor, first, batch, alpha=hparams.alpha, scale=scale, weight=weight, **networks
         )
         learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
