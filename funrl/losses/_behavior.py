@@ -189,7 +189,7 @@ def rebrac_critic_loss(
     if "next_action" not in batch.extras or "has_next" not in batch.extras:
         raise ValueError(f"{what}: batch: expected extras with next_action and has_next, got {sorted(batch.extras)}")
     target_params = detach(target_params)
-    options = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
+    options: dict[str, Any] = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
     next_action = smoothed(what, actor(target_params.actor, batch.next_observation), key, **options)
     next_values = critic(target_params.critic, batch.next_observation, next_action)
     shaped(what, "critic's values of next_observation", next_values, ("E", *batch.reward.shape))

@@ -173,7 +173,7 @@ def cql_critic_loss(
     for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
         shaped(what, name, x, ("E", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0), gamma)
-    options = {"num_actions": num_actions, "low": low, "high": high, "lower_bound": lower_bound}
+    options: dict[str, Any] = {"num_actions": num_actions, "low": low, "high": high, "lower_bound": lower_bound}
     penalty = cql_penalty(critic_params, params.actor, penalty_key, batch, actor=actor, critic=critic, **options)
     alpha = number(what, "penalty_weight", penalty_weight, batch.reward)
     loss = mean(what, (0.5 * (target - values).square() + alpha * penalty).sum(0), weight)

@@ -80,7 +80,7 @@ def td3_critic_loss(
     check_transition(what, batch)
     fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
     target_params = detach(target_params)
-    options = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
+    options: dict[str, Any] = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
     next_action = smoothed(what, actor(target_params.actor, batch.next_observation), key, **options)
     next_values = critic(target_params.critic, batch.next_observation, next_action)
     values = critic(critic_params, batch.observation, batch.action)

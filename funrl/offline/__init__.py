@@ -7,6 +7,7 @@ agents, which share one copy of the data. :mod:`funrl.offline.datasets` reads, r
 import dataclasses
 from typing import Any
 
+from funrl import envs
 from funrl._check import nearest
 from funrl.algos import Algorithm
 from funrl.env import Env
@@ -100,12 +101,13 @@ def defaults(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(_find(name)[1])}
 
 
-def make(name: str, env: Env | tuple[Any, Any], dataset: Any, **options: Any) -> Algorithm:
+def make(name: str, env: Env | str | tuple[Any, Any], dataset: Any, **options: Any) -> Algorithm:
     """Make the learner called ``name`` for a data set.
 
     Args:
         name: one of :func:`names`.
-        env: the environment of the data, or the pair of its spaces.
+        env: the environment of the data, what :func:`funrl.envs.make` knows it by, or the pair of its spaces. One on the host then has
+            ``num_envs`` copies, or 8 to evaluate in.
         dataset: a :class:`Dataset` or :class:`funrl.offline.datasets.Stream`; None: the learner only acts.
         **options: fields of its configuration, which :func:`defaults` lists; and parts of your own, as for the ``make`` of each learner.
 
@@ -123,7 +125,15 @@ def make(name: str, env: Env | tuple[Any, Any], dataset: Any, **options: Any) ->
         ...
         ValueError: offline.make: name: no learner is called 'iq'; did you mean iql?
     """
-    return _find(name)[0](env, dataset, **options)
+    learner, _ = _find(name)
+    if isinstance(env, str):
+        called, env = env, envs.make(env)
+        if env.close is not None:
+            env.close()
+            env = envs.make(called, num_envs=options.get("num_envs", defaults(name).get("num_envs", 8)))
+    if isinstance(env, Env) and env.num_envs is not None and "num_envs" in defaults(name):
+        options = {"num_envs": env.num_envs, **options}
+    return learner(env, dataset, **options)
 
 
 def _find(name: str) -> tuple[Any, Any]:

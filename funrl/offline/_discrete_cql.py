@@ -1,5 +1,6 @@
 """Conservative Q-learning of discrete actions."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ __all__ = ["learner"]
 _CONTINUOUS = ("num_actions", "calibrated", "initial_alpha", "actor_learning_rate", "entropy_share")
 
 
-def learner(env: Env, config: Any, optimizer: Any, options: dict[str, Any], *, actor: Any, critic: Any) -> Learner:
+def learner(env: Env, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
     """Return the parts of CQL for discrete actions.
 
     Raises:
@@ -31,7 +32,9 @@ def learner(env: Env, config: Any, optimizer: Any, options: dict[str, Any], *, a
         ...
         ValueError: num_actions: is for continuous actions, and CartPole-v1 has discrete ones; leave it out
     """
-    for name in (*(name for name in _CONTINUOUS if name in options), *(("actor",) if actor is not None else ())):
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    changed = [name for name in _CONTINUOUS if getattr(config, name) != defaults[name]]
+    for name in (*changed, *(("actor",) if actor is not None else ())):
         raise ValueError(f"{name}: is for continuous actions, and {env.name} has discrete ones; leave it out")
     skeleton.check("CQL", env, config, actions="either", observations="vectors" if critic is None else "any")
     check_range(config, ("penalty_weight",), 0)

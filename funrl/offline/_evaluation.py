@@ -12,6 +12,8 @@ from funrl.spaces import Discrete
 
 __all__ = ["REFERENCE_SCORES", "FQEResult", "TuningCurve", "fitted_q_evaluation", "normalized_score", "tuning_curve"]
 
+# States that episodes begin with, drawn for the estimate of a return.
+_FIRST_STATES = 4096
 # Returns of a random and of an expert policy, by D4RL.
 REFERENCE_SCORES = MappingProxyType({
     "HalfCheetah": (-280.178953, 12135.0),
@@ -62,7 +64,8 @@ class FQEResult:
     """The result of :func:`fitted_q_evaluation`.
 
     Attributes:
-        value: floating point [], the estimated discounted return of the policy, the mean over the first states of the data's episodes.
+        value: floating point [], the estimated discounted return of the policy, the mean over 4,096 draws of the states that the data's episodes
+            begin with.
         loss: floating point [], the mean loss of the last tenth of the gradient steps.
         critic: the parameters of the critic.
     """
@@ -130,7 +133,7 @@ def fitted_q_evaluation(
 
     def inputs(observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         if isinstance(space, Discrete):
-            action = torch.nn.functional.one_hot(action - space.start, space.n)
+            action = (action - space.start).unsqueeze(-1) == torch.arange(space.n, device=action.device)
         return torch.cat([observation.to(dtype), action.to(dtype)], -1)
 
     def value(critic: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -156,9 +159,11 @@ def fitted_q_evaluation(
     critic = net.init(init_key, inputs(row.observation, row.action))
     carry = (critic, tree.map(torch.clone, critic), opt.init(critic))
     (critic, _, _), losses = scan(once, carry, random.split(step_key, num_updates))
-    begins = dataset.begins
-    first = tree.map(lambda x: x[begins], dataset.transition.observation)
-    result = value(critic, first, chosen(first_key, first)).mean()
+    rank_key, act_key = random.split(first_key).unbind(0)
+    begun = torch.cat([torch.ones_like(dataset.end[:1]), dataset.end[:-1]]).cumsum(0)  # a program cannot have as many rows as there are
+    rank = random.randint(rank_key, (_FIRST_STATES,), 1, begun[-1], endpoint=True)
+    first = dataset.rows(torch.searchsorted(begun, rank)).observation
+    result = value(critic, first, chosen(act_key, first)).mean()
     return FQEResult(result, losses[-(num_updates // 10) :].mean(), critic)
 
 

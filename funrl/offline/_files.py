@@ -105,8 +105,8 @@ def load(folder: str | os.PathLike) -> Dataset:
 def _whole(plain: dict[str, Any], text: dict[str, Any]) -> Dataset:
     columns = _tuples(plain["transition"])
     transition = Transition(**{"extras": {}, **columns}, place=())
-    spaces = [space_from_json(space) for space in text["spaces"]]
-    return Dataset(transition, plain["end"], plain["return_to_go"], *spaces, tuple(text["notes"]))
+    seen, chosen = (space_from_json(space) for space in text["spaces"])
+    return Dataset(transition, plain["end"], plain["return_to_go"], seen, chosen, tuple(text["notes"]))
 
 
 def _plain(dataset: Dataset) -> dict[str, Any]:
@@ -182,7 +182,10 @@ class Stream:
 
     Attributes:
         dataset: the same data, memory-mapped.
+        host: True, as rows are read outside compiled programs.
     """
+
+    host = True
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)

@@ -26,7 +26,8 @@ class _Nothing:
         return False
 
 
-NOTHING = _Nothing()
+NOTHING: Any = _Nothing()
+_NO_ACTOR: Any = ()
 
 
 @tree.dataclass
@@ -174,7 +175,7 @@ def make(
             num_steps=count,
             num_updates=count.clone(),
         )
-        return tree.map(torch.Tensor.contiguous, State((), learner))
+        return tree.map(torch.Tensor.contiguous, State(_NO_ACTOR, learner))
 
     def collect(key: torch.Tensor, state: State) -> tuple[Any, Transition]:
         if dataset is None:

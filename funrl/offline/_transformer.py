@@ -96,7 +96,7 @@ def episode_transformer(
         key: torch.Tensor | None = None,
     ) -> torch.Tensor:
         length, keys = mask.shape[-1], None if key is None or not dropout else random.split(key, 1 + 2 * num_layers)
-        given = action if num_actions is None else functional.one_hot(action, num_actions).to(observation.dtype)
+        given = action if num_actions is None else _one_hot(action, num_actions, observation)
         time = params["step"][step.clamp(0, max_steps - 1)]
         tokens = [
             _linear(params["return"], return_to_go.unsqueeze(-1)) + time,
@@ -132,6 +132,10 @@ def _linear(layer: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
 
 def _norm(layer: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     return functional.layer_norm(x, x.shape[-1:], layer["scale"], layer["bias"])
+
+
+def _one_hot(action: torch.Tensor, count: int, like: torch.Tensor) -> torch.Tensor:
+    return (action.unsqueeze(-1) == torch.arange(count, device=action.device)).to(like.dtype)
 
 
 def _dropped(x: torch.Tensor, rate: float, key: torch.Tensor | None) -> torch.Tensor:

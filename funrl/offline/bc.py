@@ -95,7 +95,7 @@ def cloning(name: str, kind: type, place: Any, dataset: Any, actor: Any, optimiz
     config, given = configure(kind, options, actor=actor, optimizer=optimizer)
     env = skeleton.environment(name, place, dataset)
     skeleton.check("behavioural cloning", env, config, actions="either", observations="any" if actor is not None else "vectors")
-    space = env.action_space
+    space: Any = env.action_space
     discrete = isinstance(space, Discrete)
     if discrete and config.stochastic:
         raise ValueError("stochastic: is for continuous actions, and policies of discrete ones always are; leave it out")

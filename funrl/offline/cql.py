@@ -112,7 +112,7 @@ def make(
     config, given = configure(CQLConfig, options, optimizer=optimizer, **nets)
     env = skeleton.environment("cql", env, dataset)
     if isinstance(env.action_space, Discrete):
-        spec = discrete_learner(env, config, optimizer, options, **nets)
+        spec = discrete_learner(env, config, optimizer, **nets)
         return skeleton.make("cql", env, dataset, config, spec, given)
     spec = _learner(env, config, optimizer, **nets)
     return skeleton.make("cql", env, _with_returns(dataset, config), config, spec, given)
@@ -175,7 +175,7 @@ def _learner(env: Env, config: Any, optimizer: Any, *, actor: Any, critic: Any) 
     space, seen = env.action_space, env.observation_space
     policy = stochastic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, 2 * space.shape[0]))
     critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
-    networks = {"actor": policy.apply, "critic": critics.apply}
+    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[SoftActorCritic, Any, Any]:
         network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)

@@ -102,7 +102,7 @@ def make(env: Env | tuple[Any, Any], dataset: Dataset | None, **options: Any) ->
     config, _ = configure(DTConfig, options)
     env = skeleton.environment("decision_transformer", env, dataset)
     skeleton.check("the decision transformer", env, config, actions="either")
-    _check_config(config, options, dataset)
+    _check_config(config, dataset)
     space, width = env.action_space, env.observation_space.shape[0]
     discrete = isinstance(space, Discrete)
     start, num_actions = (space.start, space.n) if discrete else (0, None)
@@ -140,7 +140,8 @@ def make(env: Env | tuple[Any, Any], dataset: Dataset | None, **options: Any) ->
             num_steps=count,
             num_updates=count.clone(),
         )
-        return State((), learner)
+        nobody: Any = ()  # acts between two steps
+        return State(nobody, learner)
 
     def collect(key: torch.Tensor, state: State) -> tuple[Any, Window]:
         if dataset is None:
@@ -172,7 +173,8 @@ def make(env: Env | tuple[Any, Any], dataset: Dataset | None, **options: Any) ->
     policies = [_policy(predict, config, space, width, random_draw=draw) for draw in (True, False)]
     if env.name != "offline":
         env = compose(env, target_return(config.target_return))
-    return Algorithm("decision_transformer", env, config, init, collect, learn, *policies, data=dataset or skeleton.NOTHING)
+    functions: list[Any] = [init, collect, learn, *policies]
+    return Algorithm("decision_transformer", env, config, *functions, data=dataset or skeleton.NOTHING)
 
 
 def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_draw: bool) -> StatefulPolicy:
@@ -220,9 +222,9 @@ def _seen(params: ActorParams, observation: torch.Tensor) -> torch.Tensor:
     return stats.normalize(known, observation, eps=1e-6) if isinstance(known, stats.Moments) else observation
 
 
-def _check_config(config: DTConfig, options: dict[str, Any], dataset: Any) -> None:
-    for name in ("num_cells", "activation", "gamma"):
-        if name in options:
+def _check_config(config: DTConfig, dataset: Any) -> None:
+    for name, default in (("num_cells", ()), ("activation", "gelu"), ("gamma", 0.99)):
+        if getattr(config, name) != default:
             raise ValueError(f"{name}: a decision transformer has none; leave it out")
     if dataset is not None and not isinstance(dataset, Dataset):
         raise TypeError(

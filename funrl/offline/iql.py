@@ -171,7 +171,7 @@ def _learner(env: Env, config: Any, optimizer: Any, *, actor: Any, critic: Any, 
     policy = gaussian_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
     critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
     baseline = batchwise("value", value, seen, 1) or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
-    networks = {"value": lambda params, x: baseline.apply(params, x).squeeze(-1), "critic": critics.apply}
+    networks: dict[str, Any] = {"value": lambda params, x: baseline.apply(params, x).squeeze(-1), "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[IQLParams, Any, Any]:
         actor_key, critic_key, value_key = random.split(key, 3).unbind(0)

@@ -109,7 +109,7 @@ def make(
     policy = deterministic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
     member = critic_member(critic, 2, seen, 1) or nn.mlp(config.num_cells, 1, activation=config.activation, norm="layer")
     critics = q_ensemble(2, config.num_cells, config.activation, member)
-    networks = {"actor": policy.apply, "critic": critics.apply}
+    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
         network = init_actor_critic(key, policy, critics, observation, space)

@@ -105,7 +105,7 @@ def make(
     space, seen = env.action_space, env.observation_space
     policy = deterministic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
     critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
-    networks = {"actor": policy.apply, "critic": critics.apply}
+    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
         network = init_actor_critic(key, policy, critics, observation, space)

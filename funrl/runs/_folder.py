@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from funrl import algos, checkpoint
+from funrl import algos, checkpoint, offline
 from funrl.algos import Algorithm
 from funrl._locks import Busy, hold
 from funrl._files import read_json
@@ -236,7 +236,7 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
             f"its environment {config['env']} imports the module {module!r}, which runs its code; if you trust the folder, "
             "say so: load_run(..., trust=True), or --trust"
         )
-    if config["algorithm"] not in algos.names():
+    if config["algorithm"] not in (*algos.names(), *offline.names()):
         raise ValueError(
             f"no algorithm is called {config['algorithm']!r}; if it is your own, give it: load_run(..., algo=algo), or --algo MODULE:NAME"
         )
@@ -246,7 +246,10 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
             f"the algorithm was made with {parts} of the user's own, which no file can hold; make it in the same way, and read the run "
             "with funrl.training.load_run(..., algo=algo) or --algo MODULE:NAME, or go on with funrl.train(algo, ..., out=..., resume=True)"
         )
-    algo = algos.make(config["algorithm"], config["env"], **options_of(config))
+    if config["algorithm"] in offline.names():  # it acts without its data
+        algo = offline.make(config["algorithm"], config["env"], None, **options_of(config))
+    else:
+        algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
     if before not in (None, now):
         raise ValueError(
@@ -296,7 +299,8 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
         >>> options_of({"algorithm": "ppo", "options": {"target_kl": "inf"}})
         {'target_kl': inf}
     """
-    defaults = algos.defaults(config["algorithm"])
+    room = offline if config["algorithm"] in offline.names() else algos
+    defaults = room.defaults(config["algorithm"])
     return {name: _from_json(name, value, defaults.get(name)) for name, value in config["options"].items()}
 
 

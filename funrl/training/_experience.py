@@ -37,6 +37,8 @@ def pure(algo: Algorithm, num_agents: int, backend: Any) -> Experience:
 
 def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
     """Return a step that is not compiled. The environments end with the process, so that a resumed run starts new episodes."""
+    if algo.data is not None:
+        return Experience(_step(algo))  # batches of files: nothing ends with the process
 
     def resume(state: Any, number: int) -> tuple[Any, str]:
         learner = state.learner.in_new_episodes()

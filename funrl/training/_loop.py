@@ -159,7 +159,7 @@ def train(
         end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
         total = seconds()
         evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
-        if folder is not None and folder.metrics.exists():
+        if folder is not None and folder.metrics.exists() and algo.data is None:  # from data no episode ends
             _draw(folder, algo, log)
     steps = end.update * algo.steps_per_update
     return Result(end.state, end.metrics, evaluation, end.update, steps, total, start.compile_seconds + end.compile_seconds, end.stopped)
@@ -188,7 +188,7 @@ class _End(NamedTuple):
 def _source(algo: Algorithm, keys: torch.Tensor, num_agents: int, collector: Any, backend: str) -> experience.Experience:
     if collector is not None:
         return experience.collected(algo, collector, backend)
-    return experience.on_the_host(algo, keys) if algo.env.host else experience.pure(algo, num_agents, backend)
+    return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, num_agents, backend)
 
 
 def _enter(
@@ -317,8 +317,9 @@ def _check_arguments(
         )
     if collector is not None:
         _check_collector(algo, collector, num_agents)
-    if algo.env.host and num_agents > 1:
-        raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
+    if algo.host and num_agents > 1:
+        what = f"{algo.env.name} runs outside torch" if algo.data is None else "a stream is read outside torch"
+        raise RunError(f"num_agents: {what} and takes one agent, got {num_agents}; train one after another")
     if not checkpoint_every >= 0:
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
