@@ -10,7 +10,7 @@ import funrl
 # Each takes a noticeable part of the time of importing torch, or is an extra that need not be there.
 LATER = (
     *("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.tensor", "torch.utils.tensorboard"),
-    *("funrl.algos", "funrl.buffers", "funrl.collectors", "funrl.envs", "funrl.losses"),
+    *("funrl.algos", "funrl.buffers", "funrl.collectors", "funrl.envs", "funrl.losses", "funrl.offline"),
     *("funrl.record", "funrl.training", "funrl.transforms"),
     *("gymnasium", "pygame", "matplotlib", "PIL", "imageio", "dm_control", "mujoco", "jax", "tensorboard", "wandb", "mlflow"),
 )

@@ -64,8 +64,8 @@ class FQEResult:
     """The result of :func:`fitted_q_evaluation`.
 
     Attributes:
-        value: floating point [], the estimated discounted return of the policy, the mean over 4,096 draws of the states that the data's episodes
-            begin with.
+        value: floating point [], the estimated discounted return of the policy, the mean over 4,096 draws of the first states of the
+            data's episodes.
         loss: floating point [], the mean loss of the last tenth of the gradient steps.
         critic: the parameters of the critic.
     """

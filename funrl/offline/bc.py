@@ -114,7 +114,7 @@ def cloning(name: str, kind: type, place: Any, dataset: Any, actor: Any, optimiz
         return network, (), start_optimizer(optimizer, network, "actor")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        scale = 1.0 if discrete else half_width(space, batch.reward)
+        scale = 1.0 if discrete else half_width(env.action_space, batch.reward)
         gradient, (_, metrics) = torch.func.grad_and_value(bc_loss, has_aux=True)(
             learned.network.actor, batch, actor=policy.apply, scale=scale, weight=weight
         )

@@ -152,7 +152,7 @@ def make(env: Env | tuple[Any, Any], dataset: Dataset | None, **options: Any) ->
     def learn(key: torch.Tensor, learner: LearnerState, window: Window) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         window, hparams = in_dtype_of(learner.params.network, window), learner.hparams
         rows = window.transition
-        rows = rows.replace(observation=_seen(learner.params, rows.observation), action=rows.action - start if start else rows.action)
+        rows = rows.replace(observation=_seen(learner.params, rows.observation), action=_counted(rows.action, window.mask, start))
         scale = 1.0 if discrete else half_width(space, rows.reward)
 
         def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
@@ -211,6 +211,11 @@ def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_dr
         raise ValueError("decision_transformer: init: the algorithm makes the parameters; give algo.init(key).learner.params")
 
     return StatefulPolicy(init, begin, act)
+
+
+def _counted(action: torch.Tensor, mask: torch.Tensor, start: int) -> torch.Tensor:
+    """Return discrete actions counted from 0, also in padding."""
+    return torch.where(mask, action - start, 0) if start else action
 
 
 def _optimizer(hparams: Any, rate: Any) -> optim.Optimizer:
