@@ -114,8 +114,7 @@ def make(
     if isinstance(env.action_space, Discrete):
         spec = discrete_learner(env, config, optimizer, **nets)
         return skeleton.make("cql", env, dataset, config, spec, given)
-    spec = _learner(env, config, optimizer, **nets)
-    return skeleton.make("cql", env, _with_returns(dataset, config), config, spec, given)
+    return skeleton.make("cql", env, _with_returns(dataset, config), config, _learner(env, config, optimizer, **nets), given)
 
 
 def online(
@@ -182,8 +181,7 @@ def _learner(env: Env, config: Any, optimizer: Any, *, actor: Any, critic: Any) 
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        actor_key, critic_key = random.split(key).unbind(0)
-        network = learned.network
+        (actor_key, critic_key), network = random.split(key).unbind(0), learned.network
         gradient, (_, further) = torch.func.grad_and_value(sac_actor_loss, has_aux=True)(
             network.actor, network, actor_key, batch, weight=weight, **networks
         )

@@ -129,7 +129,7 @@ def online(
     optimizer: Optimizer | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make IQL that goes on in the environment, with a share of each batch from the data: its fine-tuning.
+    """Make IQL that goes on in the environment, with a share of each batch from the data: its fine-tuning (section 5.3 of the paper).
 
     Args:
         env: the environment to act in.
@@ -152,8 +152,6 @@ def online(
         >>> state = funrl.offline.hand_over(after.init(funrl.random.key(1)), before.init(funrl.random.key(2)))
         >>> after.step(funrl.random.key(3), state)[1]["steps"]
         tensor(4)
-
-    Reference: as for :func:`make`, section 5.3.
     """
     nets = {"actor": actor, "critic": critic, "value": value}
     config, given = configure(IQLOnlineConfig, options, optimizer=optimizer, **nets)
