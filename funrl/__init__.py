@@ -16,7 +16,7 @@ from funrl.acting import ActorState, evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
 
 if TYPE_CHECKING:
-    from funrl import algos, buffers, collectors, debug, envs, evolution, losses, populations, record, runs, training, transforms  # noqa: F401
+    from funrl import algos, buffers, collectors, debug, envs, evolution, losses, offline, populations, record, runs, training, transforms  # noqa: F401
     from funrl.training import train
 
 # Packages of many files, imported at their first use, so that importing funrl takes hardly longer than importing torch.
@@ -28,6 +28,7 @@ _LATER = {
     "envs",
     "evolution",
     "losses",
+    "offline",
     "populations",
     "record",
     "runs",
@@ -52,6 +53,7 @@ __all__ = [
     "evolution",
     "losses",
     "nn",
+    "offline",
     "optim",
     "policies",
     "populations",

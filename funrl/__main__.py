@@ -1,4 +1,5 @@
-"""Training from the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot`` and ``envs``."""
+"""Training from the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``, ``record``
+and ``envs``."""
 
 import argparse
 import contextlib
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from funrl import algos, collectors, envs, random, record, runs, training, tree
+from funrl import algos, collectors, envs, offline, random, record, runs, training, tree
 from funrl._arguments import COLLECTORS, UsageError, option, parser
 from funrl._files import say
 from funrl._plot import plot
@@ -73,7 +74,8 @@ def _train(args: argparse.Namespace) -> None:
         remedy = "; train --resume --out DIR continues the run in DIR" if args.resume else ""
         raise UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
     try:
-        defaults = algos.defaults(args.algorithm)
+        from_data = args.algorithm in offline.names()
+        defaults = (offline if from_data else algos).defaults(args.algorithm)
     except ValueError as error:
         raise UsageError(str(error)) from None
     given = dict(option(text, defaults) for text in args.set)
@@ -91,11 +93,16 @@ def _train(args: argparse.Namespace) -> None:
             collector = next((name for name, kind in COLLECTORS.items() if kind == old.get("collector")), None)
     else:
         preset = training.preset(args.algorithm, args.env)
+        if from_data:
+            preset = preset._replace(total_steps=100_000)
         total_steps = preset.total_steps if total_steps is None else total_steps
         options = dict(preset.options)
         if "anneal_steps" in options:
             options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, of any length
         options |= given
+    for name, value in (("--data", None if from_data else args.data), ("--collector", collector if from_data else None)):
+        if value is not None:
+            raise UsageError(f"{name}: {args.algorithm} has no use for it; leave it out, or choose another algorithm")
     for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
         if collector is None and value is not None:
             raise UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
@@ -105,8 +112,8 @@ def _train(args: argparse.Namespace) -> None:
         options["num_envs"] = _num_envs(collector, notes["num_workers"], args.envs_per_worker, given, {**defaults, **options})
     num_agents = 1 if num_agents is None else num_agents
     try:
-        algo = algos.make(args.algorithm, args.env, **options)
-    except (ValueError, TypeError, ImportError) as error:
+        algo = _from_data(args, options, notes, out) if from_data else algos.make(args.algorithm, args.env, **options)
+    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
         raise UsageError(str(error)) from None
 
     with contextlib.ExitStack() as stack:
@@ -123,6 +130,7 @@ def _train_own(args: argparse.Namespace) -> None:
         "algorithm": args.algorithm,
         "--env": args.env,
         "--set": args.set or None,
+        "--data": args.data,
         "--collector": args.collector,
         "--num-workers": args.num_workers,
         "--envs-per-worker": args.envs_per_worker,
@@ -151,6 +159,54 @@ def _closing(env: AnyEnv) -> contextlib.AbstractContextManager[Any]:
     return env if isinstance(env, VectorEnv) else contextlib.nullcontext()
 
 
+def _from_data(args: argparse.Namespace, options: dict[str, Any], notes: dict[str, Any], out: Path) -> Algorithm:
+    """Make a learner from data, and note which; a resumed run has the data that it began with."""
+    data = args.data
+    if data is None and args.resume:
+        data = runs.read_config(out).get("data")
+    if data is None:
+        raise UsageError(f"--data: {args.algorithm} learns from data; give minari:ID, a file, or a folder")
+    notes["data"] = data
+    return offline.make(args.algorithm, args.env, offline.datasets.open_dataset(data), **options)
+
+
+def _scores(algo: Algorithm, key: torch.Tensor, total_steps: int) -> list[Any]:
+    """Return the hooks of a learner from data: ten times in a run it plays, and its score is printed."""
+    if algo.data is None:
+        return []
+
+    def show(step: int, state: Any, metrics: dict[str, torch.Tensor]) -> None:
+        say(f"after {step:,} steps: mean return {metrics['evaluation_return'].double().mean():.1f} over 10 episodes", sys.stderr)
+
+    interval = max(total_steps // 10, 1)
+    return [training.every(interval, training.hooks.evaluation(algo, random.fold_in(key, -4), 10), show)]
+
+
+def _record(args: argparse.Namespace) -> None:
+    run = training.load_run(args.dir, algo=runs.named(args.algo), file=args.checkpoint, trust=args.trust)
+    num_agents, state = run.config["num_agents"], run.state
+    if not 0 <= args.agent < num_agents:
+        raise UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
+    state = tree.index(state, args.agent) if num_agents > 1 else state
+    env = run.algo.env
+    with _closing(env):
+        try:
+            if args.policy == "replay":
+                data = offline.datasets.from_replay(run.algo, state)
+                keep = max(data.size - args.steps, 0)
+                data = offline.datasets.from_transitions(data.rows(torch.arange(keep, data.size)), end=data.end[keep:], spaces=env)
+            else:
+                act = {"greedy": run.algo.greedy, "explore": run.algo.act, "random": None}[args.policy]
+                learner = state.learner
+                env_params = learner.env_params if tree.leaves(getattr(learner, "env_params", ())) else env.default_params
+                data = offline.datasets.record(learner.params, random.key(args.seed), env_params, env=env, act=act, num_steps=args.steps)
+            offline.datasets.write(data, args.out, env=env, algorithm=run.algo.name)
+        except (ValueError, TypeError, ImportError, FileExistsError) as error:
+            raise UsageError(str(error)) from None
+    mean = data.episode_return.double().mean()
+    say(f"{args.out}: {data.size:,} steps in {len(data.episode_return):,} episodes or pieces of mean return {mean:.1f}")
+
+
 def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the key of a run, and the notes for its ``config.json``: from the seed, or from the resumed run, which may have no notes."""
     if old is not None and "seed" not in old and seed is None:
@@ -166,7 +222,8 @@ def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, total_ste
     """Train, and print the result."""
     if args.backend is not None:
         options["backend"] = args.backend
-    result = training.train(algo, key, total_steps, num_agents=num_agents, resume=args.resume, **options)
+    hooks = _scores(algo, key, total_steps)
+    result = training.train(algo, key, total_steps, num_agents=num_agents, resume=args.resume, hooks=hooks, **options)
     assert result.evaluation is not None  # train evaluates by default
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"
@@ -313,7 +370,7 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any],
         raise RunError(f"{runs.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 
-_COMMANDS = {"train": _train, "sweep": sweep, "evaluate": _evaluate, "video": _video, "plot": _plot, "envs": _envs}
+_COMMANDS = {"train": _train, "sweep": sweep, "evaluate": _evaluate, "video": _video, "plot": _plot, "record": _record, "envs": _envs}
 
 if __name__ == "__main__":
     sys.exit(main())

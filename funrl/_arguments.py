@@ -1,11 +1,12 @@
-"""The arguments of the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``, ``envs``."""
+"""The arguments of the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``, ``record`` and
+``envs``."""
 
 import argparse
 import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from funrl import algos, populations
+from funrl import algos, offline, populations
 
 # The names of collectors for --collector and in config.json.
 COLLECTORS = {"sync": "synchronous", "async": "asynchronous"}
@@ -23,13 +24,17 @@ class _Parser(argparse.ArgumentParser):
 def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
     """Return the parser of ``python -m funrl``, whose result has the function of the command as ``command``."""
     parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
-    sub = parser.add_subparsers(title="commands", required=True, metavar="{train,sweep,evaluate,video,plot,envs}")
+    sub = parser.add_subparsers(title="commands", required=True, metavar="{train,sweep,evaluate,video,plot,record,envs}")
 
     train = sub.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
-    train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
+    train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}; or from data {', '.join(offline.names())}")
     train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
+    train.add_argument("--data", metavar="DATA", help="what a learner from data learns from: minari:ID, a file, or a folder")
     train.add_argument(
-        "--total-steps", type=_whole, metavar="N", help="environment steps of each agent (default: depends on the environment)"
+        "--total-steps",
+        type=_whole,
+        metavar="N",
+        help="environment steps of each agent (default: depends on the environment), or gradient steps from data (default: 100,000)",
     )
     train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained at once (default: 1)")
     train.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
@@ -79,6 +84,24 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
     plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
     plot.set_defaults(command=commands["plot"])
+
+    recording = sub.add_parser("record", help="record data", description="Record a data set with an agent of a run.", allow_abbrev=False)
+    recording.add_argument("dir", metavar="DIR", help="the folder of a run")
+    recording.add_argument(
+        "--out", metavar="DATA", required=True, help="minari:ID, minari:./FOLDER, FILE.npz, FILE.safetensors, or a folder of funrl's own"
+    )
+    recording.add_argument("--steps", type=_whole, required=True, metavar="N", help="number of transitions")
+    recording.add_argument(
+        "--policy",
+        choices=["greedy", "explore", "random", "replay"],
+        default="greedy",
+        help="the agent without or with exploration, random actions, or the latest steps in its replay buffer (default: greedy)",
+    )
+    recording.add_argument("--checkpoint", metavar="FILE", help="an earlier checkpoint of the run (default: the latest)")
+    recording.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
+    recording.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
+    _add_own(recording)
+    recording.set_defaults(command=commands["record"])
 
     listing = sub.add_parser("envs", help="list the environments", description="List the environments.")
     listing.set_defaults(command=commands["envs"])

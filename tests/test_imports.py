@@ -39,6 +39,7 @@ FLOORS = {
     "collectors": 5,
     "algos": 6,
     "evolution": 6,
+    "offline": 6,
     "populations": 6,
     "checkpoint": 7,
     "record": 7,
@@ -62,6 +63,7 @@ SIBLINGS = {
     ("_plot", "_arguments"),
     ("_sweep", "_arguments"),
     ("collectors", "acting"),
+    ("offline", "algos"),
     ("optim", "schedules"),
     ("algos", "evolution"),
     ("populations", "algos"),
@@ -69,7 +71,12 @@ SIBLINGS = {
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
 # Public files of a folder that its other files may import; all else that they share is in files with an underscore.
-SHARED = {"algos": {"episodes", "images", "off_policy", "on_policy"}, "envs": {"gymnasium"}, "training": {"hooks"}}
+SHARED = {
+    "algos": {"episodes", "images", "off_policy", "on_policy"},
+    "envs": {"gymnasium"},
+    "offline": {"bc", "datasets", "sac_n"},
+    "training": {"hooks"},
+}
 PRIVATE_TORCH = {"compiler/_torch_private.py": None, "tree/_nodes.py": {"torch.utils._pytree"}}
 
 

@@ -11,7 +11,7 @@ import funrl
 LATER = (
     *("torch._dynamo", "torch._inductor", "sympy", "torch.distributed.tensor", "torch.utils.tensorboard"),
     *("funrl.algos", "funrl.buffers", "funrl.collectors", "funrl.envs", "funrl.losses"),
-    *("funrl.populations", "funrl.record", "funrl.training", "funrl.transforms"),
+    *("funrl.offline", "funrl.populations", "funrl.record", "funrl.training", "funrl.transforms"),
     *("gymnasium", "pygame", "matplotlib", "PIL", "imageio", "dm_control", "mujoco", "jax", "tensorboard", "wandb", "mlflow"),
 )
 

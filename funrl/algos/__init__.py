@@ -89,8 +89,39 @@ from funrl.algos import (
     snes,
     td3,
 )
-from funrl.algos._algorithm import Algorithm, check, collecting, make_config, make_hparams
-from funrl.algos._off_policy_actors import SoftConfig
+from funrl.algos._algorithm import (
+    Algorithm,
+    check,
+    collecting,
+    in_dtype_of as in_dtype_of,
+    make_config,
+    make_hparams,
+)
+from funrl.algos._arguments import configure as configure
+from funrl.algos._gradients import (
+    Learned as Learned,
+    apply_all_gradients as apply_all_gradients,
+    apply_gradients as apply_gradients,
+    start_optimizer as start_optimizer,
+)
+from funrl.algos._networks import (
+    batchwise as batchwise,
+    critic_member as critic_member,
+    deterministic_actor as deterministic_actor,
+    half_width as half_width,
+    over_the_box as over_the_box,
+    q_ensemble as q_ensemble,
+    q_network as q_network,
+    stochastic_actor as stochastic_actor,
+    target_entropy as target_entropy,
+)
+from funrl.algos._off_policy_actors import (
+    SoftConfig,
+    apply_gradients_with_temperature as apply_gradients_with_temperature,
+    init_actor_critic as init_actor_critic,
+    init_soft_actor_critic as init_soft_actor_critic,
+    soft_policy as soft_policy,
+)
 from funrl.algos._rewards import RewardScale
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.env import AnyEnv, VectorEnv

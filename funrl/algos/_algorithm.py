@@ -35,6 +35,7 @@ class Algorithm(NamedTuple):
         given: the parts that the user gave instead of the default ones, such as ``network`` or ``optimizer``, by name. They are not in the
             configuration.
             not tell them.
+        data: what an offline learner draws batches from in ``collect``, a data set; None: it learns from its environment.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Algorithm(NamedTuple):
     act: Callable[[Any, Any, Any], Any] | StatefulPolicy
     greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
     given: Mapping[str, Any] = MappingProxyType({})
+    data: Any = None
 
     def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
         """Collect experience, and learn from it: one update.
@@ -62,14 +64,19 @@ class Algorithm(NamedTuple):
         """
         collect_key, learn_key = random.split(key).unbind(0)
         actor, transitions = self.collect(collect_key, state)
-        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if on_host(self.env) else self.learn
+        learn = _compiled(self.learn, getattr(state.learner, "buffer", ()) != ()) if self.host else self.learn
         learner, metrics = learn(learn_key, state.learner, transitions)
         return State(actor, learner), metrics
 
     @property
+    def host(self) -> bool:
+        """Whether ``collect`` runs outside torch, in an environment on the host or from files, so that ``step`` cannot be compiled."""
+        return on_host(self.env) if self.data is None else getattr(self.data, "host", False)
+
+    @property
     def steps_per_update(self) -> int:
-        """The number of environment steps of one ``step``, over all environments."""
-        return self.config.num_steps * self.config.num_envs
+        """The number of environment steps of one ``step``, over all environments; for an offline learner, of gradient steps."""
+        return self.config.num_steps * self.config.num_envs if self.data is None else self.config.num_updates
 
 
 def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "Learner",
     "OffPolicyConfig",
     "check",
+    "fit",
     "make",
 ]
 
@@ -180,7 +181,7 @@ def make(
 
         learning_rate = annealed(learner.hparams, learner.num_steps)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
-        after, metrics = _fit(spec, config, before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
+        after, metrics = fit(spec, config, before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
         num_steps = learner.num_steps + num_rows
         learning = num_steps >= config.learning_starts
         after, error = tree.where(learning, after, before), metrics.pop("td_error")
@@ -287,14 +288,35 @@ def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample
     return buffer.update_priority(memory, batches.indices.reshape(-1), priority.reshape(-1))
 
 
-def _fit(
+def fit(
     spec: Learner, config: Any, learned: Learned, keys: torch.Tensor, batches: buffers.Sample, hparams: Any
 ) -> tuple[Learned, dict[str, torch.Tensor]]:
-    """Take a gradient step on each batch; return the learned part, and metrics with one row for each step."""
+    """Take a gradient step on each batch; return what is learned, and metrics with a row for each step.
+
+    Args:
+        spec: the parts of the learner.
+        config: has ``num_updates`` U.
+        learned: what the steps change.
+        keys: int64 [U], a key for each step.
+        batches: leaves [U, N, ...]; transitions with a ``discount`` among their extras have that in the place of gamma.
+        hparams: the hyperparameters.
+
+    Example:
+        >>> from funrl.algos import crossq
+        >>> step = lambda key, learned, batch, gamma, weight, hparams: (learned.replace(network=batch.reward.mean()), {})
+        >>> flag = torch.zeros(2, 3, dtype=torch.bool)
+        >>> batches = Transition(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3), flag, flag, torch.zeros(2, 3), {})
+        >>> sample = buffers.Sample(batches, torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2, 3))
+        >>> config = crossq.CrossQConfig(num_updates=2, gamma=torch.tensor(0.9))
+        >>> spec = Learner(None, step, None, None, None)
+        >>> learned = Learned(torch.tensor(0.0), (), (), torch.tensor(0))
+        >>> fit(spec, config, learned, random.split(random.key(0)), sample, config)[0].num_updates
+        tensor(2)
+    """
 
     def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
         batch = sample.batch
-        gamma = batch.extras["discount"] if config.n_step > 1 else hparams.gamma.expand(batch.reward.shape)
+        gamma = batch.extras["discount"] if "discount" in batch.extras else hparams.gamma.expand(batch.reward.shape)
         return update(key, learned, batch, gamma, sample.weights.to(batch.reward.dtype), hparams)
 
     def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:

@@ -6,12 +6,17 @@ The first argument is the one to differentiate; networks are keyword arguments, 
 
 from funrl.losses._a2c import A2CBatch, a2c_loss
 from funrl.losses._actor_critic import ActorCritic, SoftActorCritic
+from funrl.losses._behavior import awac_critic_loss, rebrac_actor_loss, rebrac_critic_loss, td3_bc_actor_loss
 from funrl.losses._c51 import c51_loss, double_c51_loss, project_categorical
+from funrl.losses._cql import cql_critic_loss, cql_penalty, discrete_cql_loss
 from funrl.losses._crossq import crossq_actor_loss, crossq_critic_loss, crossq_loss
 from funrl.losses._ddpg import ddpg_actor_loss, ddpg_critic_loss, ddpg_loss
 from funrl.losses._dqn import double_dqn_loss, dqn_loss, take as take
 from funrl.losses._drift import LearnedDrift, clip_drift, dpo_drift, drift_loss, init_drift, learned_drift
+from funrl.losses._edac import ensemble_diversity_loss
+from funrl.losses._imitation import advantage_weighted_loss, bc_loss
 from funrl.losses._impala import impala_loss
+from funrl.losses._iql import expectile_loss, iql_critic_loss, iql_value_loss
 from funrl.losses._ppo import (
     PPOBatch,
     adapt_kl_weight,
@@ -26,6 +31,7 @@ from funrl.losses._redq import redq_actor_loss, redq_critic_loss, redq_loss
 from funrl.losses._reinforce import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
 from funrl.losses._sac import sac_actor_loss, sac_critic_loss, sac_loss, temperature_loss
 from funrl.losses._sac_discrete import sac_discrete_actor_loss, sac_discrete_critic_loss, sac_discrete_loss
+from funrl.losses._sequence import decision_transformer_loss
 from funrl.losses._td3 import td3_actor_loss, td3_critic_loss, td3_loss
 from funrl.losses._terms import explained_variance, huber
 
@@ -38,26 +44,37 @@ __all__ = [
     "SoftActorCritic",
     "a2c_loss",
     "adapt_kl_weight",
+    "advantage_weighted_loss",
+    "awac_critic_loss",
+    "bc_loss",
     "c51_loss",
     "clip_drift",
     "clipped_surrogate",
     "clipped_value_loss",
+    "cql_critic_loss",
+    "cql_penalty",
     "crossq_actor_loss",
     "crossq_critic_loss",
     "crossq_loss",
     "ddpg_actor_loss",
     "ddpg_critic_loss",
     "ddpg_loss",
+    "decision_transformer_loss",
+    "discrete_cql_loss",
     "double_c51_loss",
     "double_dqn_loss",
     "double_qr_dqn_loss",
     "dpo_drift",
     "dqn_loss",
     "drift_loss",
+    "ensemble_diversity_loss",
+    "expectile_loss",
     "explained_variance",
     "huber",
     "impala_loss",
     "init_drift",
+    "iql_critic_loss",
+    "iql_value_loss",
     "learned_drift",
     "normalize_advantage",
     "ppo_kl_loss",
@@ -65,6 +82,8 @@ __all__ = [
     "project_categorical",
     "qr_dqn_loss",
     "quantile_huber",
+    "rebrac_actor_loss",
+    "rebrac_critic_loss",
     "redq_actor_loss",
     "redq_critic_loss",
     "redq_loss",
@@ -77,6 +96,7 @@ __all__ = [
     "sac_discrete_loss",
     "sac_loss",
     "td3_actor_loss",
+    "td3_bc_actor_loss",
     "td3_critic_loss",
     "td3_loss",
     "temperature_loss",

@@ -78,14 +78,9 @@ def td3_critic_loss(
     check_transition(what, batch)
     fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
     target_params = detach(target_params)
-    if not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor) and not low < high:
-        raise ValueError(f"{what}: low and high: expected low < high, got {low} and {high}; give the bounds of the action space")
-    next_action = actor(target_params.actor, batch.next_observation)
-    std, clip = (
-        _check.in_dtype(f"{what}: {name}", x, next_action) for name, x in {"noise_std": noise_std, "noise_clip": noise_clip}.items()
-    )
-    noise = _clip(std * random.normal(key, tuple(next_action.shape), dtype=next_action.dtype), -clip, clip)
-    next_values = critic(target_params.critic, batch.next_observation, _clip(next_action + noise, low, high))
+    options: dict[str, Any] = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
+    next_action = smoothed(what, actor(target_params.actor, batch.next_observation), key, **options)
+    next_values = critic(target_params.critic, batch.next_observation, next_action)
     values = critic(critic_params, batch.observation, batch.action)
     for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
         _check.floating(f"{what}: {name}", x, shape=("E", *batch.reward.shape))
@@ -198,6 +193,24 @@ def td3_loss(
     critic_loss, metrics = td3_critic_loss(params.critic, target_params, key, batch, gamma=gamma, **noise, **networks)
     actor_loss, actor_metrics = td3_actor_loss(params.actor, params.critic, batch, **networks)
     return critic_loss + actor_loss, {**actor_metrics, **metrics}
+
+
+def smoothed(
+    what: str,
+    action: torch.Tensor,
+    key: torch.Tensor,
+    *,
+    noise_std: float | torch.Tensor,
+    noise_clip: float | torch.Tensor,
+    low: float | torch.Tensor,
+    high: float | torch.Tensor,
+) -> torch.Tensor:
+    """Return a target actor's actions with clipped noise, in their bounds."""
+    if not isinstance(low, torch.Tensor) and not isinstance(high, torch.Tensor) and not low < high:
+        raise ValueError(f"{what}: low and high: expected low < high, got {low} and {high}; give the bounds of the action space")
+    std, clip = (_check.in_dtype(f"{what}: {name}", x, action) for name, x in {"noise_std": noise_std, "noise_clip": noise_clip}.items())
+    noise = _clip(std * random.normal(key, tuple(action.shape), dtype=action.dtype), -clip, clip)
+    return _clip(action + noise, low, high)
 
 
 def _clip(x: torch.Tensor, low: float | torch.Tensor, high: float | torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from funrl import algos, checkpoint
+from funrl import algos, checkpoint, offline
 from funrl._files import read_json
 from funrl._locks import Busy, hold
 from funrl.algos import Algorithm
@@ -245,7 +245,7 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
             f"its environment {config['env']} imports the module {module!r}, which runs its code; if you trust the folder, "
             "say so: load_run(..., trust=True), or --trust"
         )
-    if config["algorithm"] not in algos.names():
+    if config["algorithm"] not in (*algos.names(), *offline.names()):
         raise ValueError(
             f"no algorithm is called {config['algorithm']!r}; if it is your own, give it: load_run(..., algo=algo), or --algo MODULE:NAME"
         )
@@ -256,7 +256,10 @@ def rebuild(config: dict[str, Any], *, trust: bool = False) -> Algorithm:
             "run with funrl.runs.load_run(..., algo=algo) or --algo MODULE:NAME, or continue it with "
             "funrl.train(algo, ..., out=..., resume=True)"
         )
-    algo = algos.make(config["algorithm"], config["env"], **options_of(config))
+    if config["algorithm"] in offline.names():  # it acts without its data
+        algo = offline.make(config["algorithm"], config["env"], None, **options_of(config))
+    else:
+        algo = algos.make(config["algorithm"], config["env"], **options_of(config))
     before, now = config.get("environment"), _shown(algo.env)
     if before not in (None, now):
         raise ValueError(
@@ -306,7 +309,8 @@ def options_of(config: dict[str, Any]) -> dict[str, Any]:
         >>> options_of({"algorithm": "ppo", "options": {"target_kl": "inf"}})
         {'target_kl': inf}
     """
-    defaults = algos.defaults(config["algorithm"])
+    room = offline if config["algorithm"] in offline.names() else algos
+    defaults = room.defaults(config["algorithm"])
     return {name: _from_json(name, value, defaults.get(name)) for name, value in config["options"].items()}
 
 

@@ -117,10 +117,21 @@ def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any
     def play(params: Any, k: torch.Tensor, env_params: Any) -> Evaluation:
         return evaluate(params, random.fold_in(k, -1), env_params, env=algo.env, act=algo.greedy, num_episodes=num_episodes)
 
-    play_all = over_agents(play, num_agents)
+    play_all = _one_by_one(play, num_agents) if on_host(algo.env) else over_agents(play, num_agents)
     if algo.env.max_episode_steps > _MANY_STEPS and not on_host(algo.env):
         play_all = compile(play_all)
     return lambda state, key: play_all(state.learner.params, agent_keys(key, num_agents), _params_of(algo, state, key, num_agents))
+
+
+def _one_by_one(play: Any, num_agents: int) -> Any:
+    """Return a function over agents that calls ``play`` for one after another, as an environment on the host cannot be vmapped."""
+    if num_agents == 1:
+        return play
+
+    def play_all(params: Any, keys: torch.Tensor, env_params: Any) -> Evaluation:
+        return tree.stack([play(*(tree.index(x, k) for x in (params, keys, env_params))) for k in range(num_agents)])
+
+    return play_all
 
 
 def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes: int, *, num_agents: int = 1) -> Evaluation:

@@ -59,6 +59,8 @@ def exchanging(algo: Algorithm, exchange: Exchange, state: Any, backend: Any) ->
 
 def on_the_host(algo: Algorithm, key: torch.Tensor) -> Experience:
     """Return a step that is not compiled. The environments end with the process, so that a resumed run starts new episodes."""
+    if algo.data is not None:
+        return Experience(_step(algo))  # batches of files: nothing ends with the process
 
     def resume(state: Any, number: int) -> tuple[Any, str]:
         learner = state.learner.in_new_episodes()

@@ -12,7 +12,6 @@ import torch
 from funrl import checkpoint, compiler, record, runs
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
-from funrl.env import on_host
 from funrl.populations import Population
 from funrl.runs import Folder, RunError, check_metrics, check_no_checkpoint_is_lost, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
@@ -182,7 +181,7 @@ def train(
         end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
         total = seconds()
         evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
-        if folder is not None and folder.metrics.exists():
+        if folder is not None and folder.metrics.exists() and algo.data is None:  # from data no episode ends
             _draw(folder, algo, log)
     steps = end.update * algo.steps_per_update
     compiling = start.compile_seconds + end.compile_seconds
@@ -215,7 +214,7 @@ def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, col
         return experience.exchanging(algo, agents.exchange, state, backend)
     if collector is not None:
         return experience.collected(algo, collector, backend)
-    return experience.on_the_host(algo, keys) if on_host(algo.env) else experience.pure(algo, agents.num_agents, backend)
+    return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, backend)
 
 
 def _enter(
@@ -363,8 +362,9 @@ def _backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
 
 
 def _check_sources(algo: Algorithm, collector: Any, num_agents: int) -> None:
-    if on_host(algo.env) and num_agents > 1:
-        raise RunError(f"num_agents: {algo.env.name} runs outside torch and takes one agent, got {num_agents}; train one after another")
+    if algo.host and num_agents > 1:
+        what = f"{algo.env.name} runs outside torch" if algo.data is None else "a stream is read outside torch"
+        raise RunError(f"num_agents: {what} and takes one agent, got {num_agents}; train one after another")
     if collector is None:
         return
     if not all(hasattr(collector, name) for name in ("__next__", "update_params", "state", "restore", "num_envs")):

@@ -81,7 +81,7 @@ def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, en
             one is needed.
 
     Raises:
-        ValueError: if ``num_episodes`` is below 1, or ``algo.env`` runs on the host and no other one is given.
+        ValueError: if ``num_episodes`` is below 1, or the agents learn in ``algo.env``, it runs on the host, and no other one is given.
 
     Example:
         >>> import funrl
@@ -92,7 +92,7 @@ def evaluation(algo: Algorithm, key: torch.Tensor, num_episodes: int = 10, *, en
     """
     if num_episodes < 1:
         raise ValueError(f"evaluation: num_episodes: expected at least 1, got {num_episodes}")
-    if env is None and on_host(algo.env):
+    if env is None and on_host(algo.env) and algo.data is None:
         raise ValueError(
             f"evaluation: env: {algo.env.name} runs outside torch, and cannot be used while agents learn in it; give another one, "
             "made by funrl.envs.make, or this one if the workers of a collector gather the experience"

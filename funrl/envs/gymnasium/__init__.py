@@ -20,6 +20,7 @@ from funrl.env import HostError, VectorEnv
 from funrl.envs.gymnasium._bridge import HostState, settings_text as settings_text, to_env
 from funrl.envs.gymnasium._drivers import Copies, Vectors, Workers
 from funrl.envs.gymnasium._pure import to_gymnasium, to_gymnasium_vector
+from funrl.envs.gymnasium._spaces import from_gymnasium as from_gymnasium, to_gymnasium as as_gymnasium_space  # noqa: F401
 from funrl.envs.gymnasium._wrappers import Checked, FrameSkip, Pixels, Seeded
 
 __all__ = ["HostError", "HostState", "make", "to_gymnasium", "to_gymnasium_vector", "wrap"]

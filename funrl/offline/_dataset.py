@@ -1,0 +1,284 @@
+"""The data set of offline learners: transitions in the order of their episodes."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from funrl import returns, tree
+from funrl.env import Env, Place, Transition
+from funrl.spaces import Binary, Box, Dict, Discrete, Tuple
+
+__all__ = ["Dataset", "from_rollouts", "from_transitions", "infer_space", "spaces_of"]
+
+
+@tree.dataclass
+class Dataset(tree.Replaceable):
+    """Transitions of whole episodes or pieces of them, one after another, in memory or in memory-mapped files.
+
+    Attributes:
+        transition: a :class:`funrl.env.Transition` of leaves [N, ...]; ``next_observation`` is the true successor in each row, and
+            ``extras`` is a dict of further columns [N, ...].
+        end: bool [N], True in the last row of a piece: the episode ended there, or the data does.
+        return_to_go: floating point [N], the sum of the rewards from this row to the end of its piece, without discount.
+        observation_space: the space of observations.
+        action_space: the space of actions.
+        notes: sentences about changes that a reader made, such as dropped rows.
+    """
+
+    transition: Transition
+    end: torch.Tensor
+    return_to_go: torch.Tensor
+    observation_space: Any = tree.static(default=None)
+    action_space: Any = tree.static(default=None)
+    notes: tuple[str, ...] = tree.static(default=())
+
+    @property
+    def size(self) -> int:
+        """N, the number of transitions."""
+        return self.end.shape[0]
+
+    @property
+    def begins(self) -> torch.Tensor:
+        """Int64 [E], the first rows of the E pieces."""
+        ends = self.end.nonzero().squeeze(-1)
+        return torch.cat([ends.new_zeros(1), ends[:-1] + 1])
+
+    @property
+    def episode_return(self) -> torch.Tensor:
+        """Floating point [E], the sum of the rewards of each piece."""
+        return self.return_to_go[self.begins]
+
+    @property
+    def step(self) -> torch.Tensor:
+        """Int64 [N], the number of earlier rows of the same piece."""
+        row = torch.arange(self.size, device=self.end.device)
+        first = torch.cat([torch.ones_like(self.end[:1]), self.end[:-1]])
+        return row - torch.where(first, row, 0).cummax(0).values
+
+    def discounted_return(self, gamma: float) -> torch.Tensor:
+        r"""Return the discounted return to go [N]; that of a piece that was not terminated lacks the rewards after its end.
+
+        .. math:: G_t = r_t + \gamma (1 - \mathrm{end}_t) G_{t+1}
+        """
+        return returns.reward_to_go(self.transition.reward, self.end, torch.zeros_like(self.end), gamma=gamma)
+
+    def rows(self, index: torch.Tensor) -> Transition:
+        """Return the transitions of some rows, int64 [...]: leaves [..., *]."""
+        return tree.map(lambda x: x[index], self.transition)
+
+
+def from_transitions(
+    transition: Transition, *, end: torch.Tensor | None = None, spaces: Any = None, notes: tuple[str, ...] = (), what: str = "dataset"
+) -> Dataset:
+    """Make a data set of transitions that are in the order of their episodes, after a check of each column.
+
+    Args:
+        transition: a :class:`funrl.env.Transition` of leaves [N, ...] with the true successors.
+        end: bool [N], the last rows of episodes or pieces of them; None: where ``terminated`` or ``truncated`` is True. The last row
+            always ends a piece.
+        spaces: an :class:`funrl.env.Env`, or the pair of the spaces of observations and actions; None: they are inferred from the data.
+        notes: sentences about the data.
+        what: how messages begin.
+
+    Raises:
+        ValueError: if there are no rows, the columns have different lengths, elements do not have the shape that the spaces say, a
+            reward, an observation or an action is not finite, or an integer action is outside its space; the message names the first row.
+        TypeError: if the reward is not floating point, or a flag not bool.
+
+    Warns:
+        UserWarning: with their number, if continuous actions are outside their space, or if no row ends an episode.
+
+    Example:
+        >>> from funrl.spaces import Box, Discrete
+        >>> flags = torch.tensor([False, True, False])
+        >>> observation, action = torch.zeros(3, 2), torch.tensor([0, 1, 0])
+        >>> rows = Transition(observation, action, torch.ones(3), flags, torch.zeros_like(flags), observation, {})
+        >>> data = from_transitions(rows, spaces=(Box(-1.0, 1.0, (2,)), Discrete(2)))
+        >>> data.size, data.end, data.return_to_go
+        (3, tensor([False,  True,  True]), tensor([2., 1., 1.]))
+    """
+    transition = transition.replace(place=(), extras=transition.extras if isinstance(transition.extras, dict) else {})
+    _check_columns(what, transition)
+    if spaces is None:
+        spaces = (infer_space(transition.observation), infer_space(transition.action, action=True))
+    seen, chosen = spaces_of(what, spaces)
+    _check_elements(f"{what}: observation", transition.observation, seen)
+    _check_elements(f"{what}: next_observation", transition.next_observation, seen)
+    _check_elements(f"{what}: action", transition.action, chosen)
+    done = transition.done
+    if end is None:
+        end = done
+    if not isinstance(end, torch.Tensor) or end.dtype != torch.bool or end.shape != done.shape:
+        raise ValueError(f"{what}: end: expected bool {list(done.shape)}, one flag a row, got {tree.describe_leaf(end)}")
+    _check_values(what, transition, seen, chosen)
+    if not bool(end.any()):
+        warnings.warn(
+            f"{what}: none of {len(done)} rows ends an episode; the data counts as one piece that was cut off", UserWarning, stacklevel=3
+        )
+    end = torch.cat([(end | done)[:-1], torch.ones_like(done[:1])])
+    reward = transition.reward
+    to_go = returns.reward_to_go(reward.double(), end, torch.zeros_like(end), gamma=1.0).to(reward.dtype)
+    return Dataset(transition, end, to_go, seen, chosen, tuple(notes))
+
+
+def from_rollouts(batches: Transition | Iterable[Transition], *, spaces: Any, what: str = "dataset") -> Dataset:
+    """Make a data set of what rollouts or collectors returned.
+
+    Args:
+        batches: transitions of leaves [T, B, ...], or several such batches, each of which goes on where the last one ended. Batches of
+            asynchronous collectors, whose steps have a ``place``, may come in any order.
+        spaces: as for :func:`from_transitions`.
+        what: how messages begin.
+
+    Raises:
+        ValueError, TypeError: as for :func:`from_transitions`; if there is no batch.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> actor = funrl.acting.start(funrl.random.key(0), env=env, num_envs=4)
+        >>> _, batch = funrl.rollout(None, funrl.random.key(1), actor, env.default_params, env=env, num_steps=50)
+        >>> data = from_rollouts(batch, spaces=env)
+        >>> data.size, bool((data.episode_return.sum() == 200))
+        (200, True)
+    """
+    batches = [batches] if isinstance(batches, Transition) else list(batches)
+    if not batches:
+        raise ValueError(f"{what}: batches: expected at least one batch of transitions, got none; record some steps first")
+    whole = tree.cat(batches)
+    if whole.reward.ndim != 2:
+        got = list(whole.reward.shape)
+        raise ValueError(f"{what}: batches: expected leaves [T, B, ...], got a reward {got}; tree.unsqueeze gives [T] a dimension B of 1")
+    num_steps, num_envs = whole.reward.shape
+    rows = tree.flatten_batch(tree.map(lambda x: x.transpose(0, 1), whole))
+    if isinstance(rows.place, Place):
+        order = torch.argsort(rows.place.step_count, stable=True)
+        order = order[torch.argsort(rows.place.number[order], stable=True)]
+        rows = tree.index(rows, order)
+        place = rows.place
+        goes_on = (place.number[1:] == place.number[:-1]) & (place.step_count[1:] == place.step_count[:-1] + 1)
+        cut = torch.cat([~goes_on, torch.ones_like(goes_on[:1])]) if len(goes_on) else torch.ones_like(rows.done)
+    else:
+        cut = (torch.arange(num_steps * num_envs, device=rows.reward.device) + 1) % num_steps == 0
+    return from_transitions(rows, end=rows.done | cut, spaces=spaces, what=what)
+
+
+def spaces_of(what: str, spaces: Any) -> tuple[Any, Any]:
+    """Return the spaces of observations and actions of an environment, or the pair itself.
+
+    Example:
+        >>> spaces_of("bc", 3)
+        Traceback (most recent call last):
+        ...
+        TypeError: bc: expected an Env, or the pair of the spaces of observations and actions, got a int; funrl.envs.make makes an Env
+    """
+    if isinstance(spaces, Env):
+        return spaces.observation_space, spaces.action_space
+    kinds = Box | Discrete | Binary | Dict | Tuple
+    if isinstance(spaces, tuple) and len(spaces) == 2 and isinstance(spaces[0], kinds) and hasattr(spaces[1], "sample"):
+        return spaces
+    raise TypeError(
+        f"{what}: expected an Env, or the pair of the spaces of observations and actions, got a {type(spaces).__name__}; "
+        "funrl.envs.make makes an Env"
+    )
+
+
+def infer_space(x: Any, *, action: bool = False) -> Any:
+    """Return a space that holds the elements [N, ...]: unbounded Boxes of observations, [-1, 1] or wider for actions, or a Discrete.
+
+    Example:
+        >>> infer_space(torch.tensor([[0.5], [-0.25]]), action=True), infer_space(torch.tensor([0, 2, 1]), action=True)
+        (Box(-1, 1, (1,), torch.float32), Discrete(n=3, start=0))
+    """
+    if isinstance(x, dict):
+        return Dict({name: infer_space(part, action=action) for name, part in x.items()})
+    if isinstance(x, tuple):
+        return Tuple(tuple([infer_space(part, action=action) for part in x]))
+    if x.dtype == torch.bool:
+        return Binary(tuple(x.shape[1:]))
+    if not x.is_floating_point():
+        if action and x.ndim == 1:
+            return Discrete(int(x.max()) + 1) if x.numel() else Discrete(1)
+        limits = torch.iinfo(x.dtype)
+        return Box(limits.min, limits.max, tuple(x.shape[1:]), x.dtype)
+    reach = max(1.0, float(x.abs().nan_to_num(0.0, 0.0, 0.0).max())) if action and x.numel() else float("inf")
+    return Box(-reach, reach, tuple(x.shape[1:]), x.dtype)
+
+
+def _check_columns(what: str, transition: Transition) -> None:
+    reward = transition.reward
+    if not isinstance(reward, torch.Tensor) or not reward.is_floating_point():
+        raise TypeError(f"{what}: reward: expected floating point [N], got {tree.describe_leaf(reward)}; cast it with .float()")
+    if reward.ndim != 1:
+        raise ValueError(f"{what}: reward: expected the shape [N], one number a row, got {list(reward.shape)}; flatten the rows")
+    if not len(reward):
+        raise ValueError(f"{what}: it is empty: expected at least one transition, got none")
+    for name in ("terminated", "truncated"):
+        flag = getattr(transition, name)
+        if not isinstance(flag, torch.Tensor) or flag.dtype != torch.bool:
+            raise TypeError(f"{what}: {name}: expected bool [N], got {tree.describe_leaf(flag)}; cast it with .bool()")
+    for path, x in zip(tree.paths(transition), tree.leaves(transition), strict=True):
+        if not isinstance(x, torch.Tensor) or x.ndim == 0 or len(x) != len(reward):
+            raise ValueError(f"{what}: {path}: expected {len(reward)} rows, as the reward has, got {tree.describe_leaf(x)}")
+
+
+def _check_elements(what: str, x: Any, space: Any) -> None:
+    """Raise unless rows [N, ...] have the structure, shapes and kinds of dtype of a space."""
+    if isinstance(space, Dict | Tuple):
+        names: Any = list(space.spaces) if isinstance(space, Dict) else range(len(space.spaces))
+        if not isinstance(x, dict if isinstance(space, Dict) else tuple) or len(x) != len(names):
+            raise ValueError(f"{what}: expected a {type(space).__name__.lower()} with {list(names)}, got {tree.describe_leaf(x)}")
+        for name in names:
+            if isinstance(space, Dict) and name not in x:
+                raise ValueError(f"{what}: expected an entry {name!r}, got only {sorted(x)}")
+            _check_elements(f"{what}[{name!r}]", x[name], space.spaces[name])
+        return
+    if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != tuple(space.shape):
+        raise ValueError(f"{what}: expected rows of shape {list(space.shape)}, as {space} says, got {tree.describe_leaf(x)}")
+    if x.dtype != space.dtype and not (space.dtype.is_floating_point and x.is_floating_point()):
+        raise ValueError(f"{what}: expected {space.dtype}, as {space} says, got {x.dtype}; cast it")
+
+
+def _check_values(what: str, transition: Transition, seen: Any, chosen: Any) -> None:
+    for name in ("reward", "observation", "action", "next_observation"):
+        part = getattr(transition, name)
+        for path, x in zip(tree.paths(part), tree.leaves(part), strict=True):
+            if x.is_floating_point():
+                bad = ~x.isfinite().reshape(len(x), -1).all(1)
+                if bool(bad.any()):
+                    where = f"{name} {path}".strip() if isinstance(part, dict | tuple) else name
+                    raise ValueError(
+                        f"{what}: {where}: {int(bad.sum())} of {len(x)} rows are not finite, the first is row {int(bad.int().argmax())}; "
+                        "drop these episodes, or repair them"
+                    )
+    for path, space, x in _pairs("action", chosen, transition.action):
+        outside = _outside(space, x)
+        if outside is None or not bool(outside.any()):
+            continue
+        text = f"{what}: {path}: {int(outside.sum())} of {len(x)} rows are outside {space}, the first is row {int(outside.int().argmax())}"
+        if not isinstance(space, Box) or not space.dtype.is_floating_point:
+            raise ValueError(f"{text}; give the space that the data has")
+        warnings.warn(f"{text}; learners take them as they are: clip them, or give the space that the data has", UserWarning, stacklevel=4)
+
+
+def _pairs(path: str, space: Any, x: Any) -> list[tuple[str, Any, torch.Tensor]]:
+    if isinstance(space, Dict | Tuple):
+        names: Any = list(space.spaces) if isinstance(space, Dict) else range(len(space.spaces))
+        return [pair for name in names for pair in _pairs(f"{path}[{name!r}]", space.spaces[name], x[name])]
+    return [(path, space, x)]
+
+
+def _outside(space: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """Return which rows are outside a space, bool [N], or None where none can be."""
+    if isinstance(space, Box):
+        low, high = space.bounds(x)
+        slack = 1e-6 * (high - low).abs().clamp(max=1.0) if x.is_floating_point() else 0
+        return ((x < low - slack) | (x > high + slack)).reshape(len(x), -1).any(1)
+    if isinstance(space, Discrete):
+        return (x < space.start) | (x > space.start + space.n - 1)
+    if hasattr(space, "nvec"):
+        start = torch.as_tensor(space.start)
+        return ((x < start) | (x >= start + torch.as_tensor(space.nvec))).reshape(len(x), -1).any(1)
+    return None

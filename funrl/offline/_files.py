@@ -1,0 +1,305 @@
+"""Data sets in folders of memory-mapped files, in safetensors files, and streams of their batches."""
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from funrl import _check, tree
+from funrl._files import read_json, write_atomic
+from funrl.env import Transition
+from funrl.offline._dataset import Dataset
+from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
+
+__all__ = ["Stream", "load", "save", "space_from_json", "space_to_json", "stream"]
+
+_NOTES = "dataset.json"
+_COLUMNS = ("transition", "end", "return_to_go")
+
+
+def save(dataset: Dataset | Iterable[Dataset], folder: str | os.PathLike) -> Dataset:
+    """Write a data set to a folder of memory-mapped files, and return it from there.
+
+    Args:
+        dataset: the data; or its parts, such as an iterator of them, of which only one is in memory at a time.
+        folder: it is created, and must not contain a data set yet.
+
+    Raises:
+        ValueError: if there are no parts, they differ in their columns or spaces, or the folder is not empty of data.
+        OSError: if the files cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from funrl.env import Transition
+        >>> from funrl.offline.datasets import from_transitions
+        >>> flags = torch.tensor([False, True])
+        >>> rows = Transition(torch.zeros(2, 1), torch.tensor([0, 1]), torch.ones(2), flags, ~flags, torch.ones(2, 1), {})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(from_transitions(rows), folder)
+        ...     load(folder).return_to_go
+        tensor([1., 1.])
+    """
+    _check.path("datasets.save", folder)
+    folder = Path(folder)
+    parts = iter([dataset] if isinstance(dataset, Dataset) else dataset)
+    first = next(parts, None)
+    if first is None:
+        raise ValueError("datasets.save: dataset: expected at least one part, got none")
+    if (folder / _NOTES).exists():
+        raise ValueError(f"datasets.save: {folder} holds a data set already; open it with datasets.load, or give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {path: open(folder / f"column{i}.bin", "wb") for i, path in enumerate(tree.paths(_plain(first)))}
+    shapes, size, notes = tree.map(lambda x: x[:0], _plain(first)), 0, dict.fromkeys(first.notes)
+    try:
+        part: Dataset | None = first
+        while part is not None:
+            plain = _plain(part)
+            tree.check_like(tree.map(lambda x: x[:0], plain), shapes, "datasets.save: a part", "the first one")
+            if (part.observation_space, part.action_space) != (first.observation_space, first.action_space):
+                raise ValueError("datasets.save: a part has other spaces than the first one; give all of them the same spaces")
+            for path, x in zip(tree.paths(plain), tree.leaves(plain), strict=True):
+                x.detach().cpu().contiguous().numpy().tofile(files[path])
+            size, notes = size + part.size, {**notes, **dict.fromkeys(part.notes)}
+            part = next(parts, None)
+    finally:
+        for file in files.values():
+            file.close()
+    columns = [
+        {"keys": keys, "dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape[1:]), "file": f"column{i}.bin"}
+        for i, (keys, x) in enumerate(zip(_walk(shapes, []), tree.leaves(shapes), strict=True))
+    ]
+    spaces = [space_to_json(first.observation_space), space_to_json(first.action_space)]
+    text = {"size": size, "spaces": spaces, "notes": list(notes), "columns": columns}
+    write_atomic(folder / _NOTES, lambda file: file.write(json.dumps(text, indent=1).encode()))  # last: without it there is no data set
+    return load(folder)
+
+
+def load(folder: str | os.PathLike) -> Dataset:
+    """Open a folder that :func:`save` wrote, memory-mapped: the system reads rows when they are used, and may forget them again.
+
+    Raises:
+        ValueError: if there is no data set, or a file is missing, truncated or damaged; the message names it.
+
+    Example: see :func:`save`.
+
+        >>> load("/nowhere")
+        Traceback (most recent call last):
+        ...
+        ValueError: /nowhere: there is no complete data set here (no dataset.json); give a folder that datasets.save wrote
+    """
+    folder = Path(folder)
+    text = _read_notes(folder)
+    plain: dict[str, Any] = {}
+    for row in text["columns"]:
+        array = _mapped(folder / row["file"], text["size"], row["shape"], row["dtype"])
+        _put(plain, row["keys"], array)
+    return _whole(plain, text)
+
+
+def _whole(plain: dict[str, Any], text: dict[str, Any]) -> Dataset:
+    columns = _tuples(plain["transition"])
+    transition = Transition(**{"extras": {}, **columns}, place=())
+    seen, chosen = (space_from_json(space) for space in text["spaces"])
+    return Dataset(transition, plain["end"], plain["return_to_go"], seen, chosen, tuple(text["notes"]))
+
+
+def _plain(dataset: Dataset) -> dict[str, Any]:
+    rows = dataset.transition
+    names = ("observation", "action", "reward", "terminated", "truncated", "next_observation", "extras")
+    columns = {name: getattr(rows, name) for name in names if tree.leaves(getattr(rows, name))}
+    return {"transition": columns, "end": dataset.end, "return_to_go": dataset.return_to_go}
+
+
+def _walk(value: Any, names: list[Any]) -> Iterable[list[Any]]:
+    """Yield the keys of each leaf, in the order of tree.leaves."""
+    if isinstance(value, dict | tuple):
+        for name in sorted(value) if isinstance(value, dict) else range(len(value)):
+            yield from _walk(value[name], [*names, name])
+    else:
+        yield names
+
+
+def _tuples(value: Any) -> Any:
+    """Return nested dicts with tuples in the place of those whose keys are numbers."""
+    if not isinstance(value, dict):
+        return value
+    parts = {key: _tuples(part) for key, part in value.items()}
+    return tuple([parts[i] for i in range(len(parts))]) if parts and all(isinstance(key, int) for key in parts) else parts
+
+
+def _put(plain: dict[str, Any], keys: list[Any], value: Any) -> None:
+    *inner, last = keys
+    for key in inner:
+        plain = plain.setdefault(key, {})
+    plain[last] = value
+
+
+def _read_notes(folder: Path) -> dict[str, Any]:
+    try:
+        text = read_json((folder / _NOTES).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{folder}: there is no complete data set here (no {_NOTES}); give a folder that datasets.save wrote") from None
+    except ValueError as error:
+        raise ValueError(f"{folder / _NOTES}: it is damaged ({error}); restore a copy") from None
+    try:
+        size, rows = text["size"], text["columns"]
+        good = type(size) is int and size > 0 and len(text["spaces"]) == 2 and all(isinstance(note, str) for note in text["notes"])
+        good = good and all(isinstance(row["keys"], list) and Path(row["file"]).name == row["file"] for row in rows)
+        good = good and all(type(n) is int and n >= 0 for row in rows for n in row["shape"])
+        good = good and all(isinstance(getattr(torch, row["dtype"]), torch.dtype) for row in rows)
+        for space in text["spaces"]:
+            space_from_json(space)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        good = False
+    if not good:
+        raise ValueError(f"{folder / _NOTES}: it is damaged or of another program; restore a copy")
+    return text
+
+
+def _mapped(path: Path, size: int, shape: list[int], dtype: str) -> torch.Tensor:
+    kind = getattr(torch, dtype)
+    item = math.prod(shape) * torch.empty((), dtype=kind).element_size()
+    try:
+        got = path.stat().st_size
+    except OSError as error:
+        raise ValueError(f"{path}: it cannot be read: {error.strerror}; restore a copy of the data set") from None
+    if got != size * item:
+        whole = f"; row {got // item if item else 0} is where it breaks off" if got < size * item else ""
+        raise ValueError(f"{path}: expected {size * item:,} bytes of {size:,} rows, got {got:,}{whole}; restore a copy")
+    if not size * item:
+        return torch.zeros((size, *shape), dtype=kind)
+    return torch.from_file(str(path), shared=False, size=size * math.prod(shape), dtype=kind).reshape(size, *shape)
+
+
+class Stream:
+    """Batches of a data set in files, read row by row, so that memory holds only one batch: what :func:`stream` opens.
+
+    Attributes:
+        dataset: the same data, memory-mapped.
+        host: True, as rows are read outside compiled programs.
+    """
+
+    host = True
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        self.dataset = load(folder)
+        self._maps: list[tuple[Any, mmap.mmap]] = []
+        text = _read_notes(self.folder)
+        self._rows = text["columns"]
+        self._text = text
+        for row in self._rows:
+            with open(self.folder / row["file"], "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped.madvise(mmap.MADV_RANDOM)
+            dtype = torch.empty((), dtype=getattr(torch, row["dtype"])).numpy().dtype
+            array = np.frombuffer(mapped, dtype).reshape(text["size"], *row["shape"])
+            self._maps.append((array, mapped))
+
+    @property
+    def size(self) -> int:
+        """The number of transitions."""
+        return self.dataset.size
+
+    def rows(self, index: torch.Tensor) -> Any:
+        """Return the transitions of some rows, int64 [U, N], in memory. The pages that were read are given back after every N rows."""
+        order = index.reshape(index.shape[0], -1).numpy()
+        plain: dict[str, Any] = {}
+        for row, (array, mapped) in zip(self._rows, self._maps, strict=True):
+            if row["keys"][0] != "transition":
+                continue
+            out = np.empty((*order.shape, *array.shape[1:]), array.dtype)
+            for part, rows in zip(out, order, strict=True):
+                np.take(array, rows, axis=0, out=part)
+                mapped.madvise(mmap.MADV_DONTNEED)
+            _put(plain, row["keys"], torch.from_numpy(out).reshape(*index.shape, *array.shape[1:]))
+        nothing = torch.zeros(index.shape)
+        return _whole({**plain, "end": nothing, "return_to_go": nothing}, self._text).transition
+
+
+def stream(folder: str | os.PathLike) -> Stream:
+    """Open a folder that :func:`save` wrote as a stream: learners then read each batch from the files, and hold no more of it.
+
+    A learner that is made with a stream reads on the host between two compiled programs, and so trains one agent at a time.
+
+    Raises:
+        ValueError: as for :func:`load`.
+
+    Example:
+        >>> import tempfile
+        >>> from funrl.env import Transition
+        >>> from funrl.offline.datasets import from_transitions
+        >>> flags = torch.tensor([False, True])
+        >>> rows = Transition(torch.zeros(2, 1), torch.tensor([0, 1]), torch.tensor([1.0, 2.0]), flags, ~flags, torch.ones(2, 1), {})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(from_transitions(rows), folder)
+        ...     stream(folder).rows(torch.tensor([[1, 0, 1]])).reward
+        tensor([[2., 1., 2.]])
+    """
+    return Stream(folder)
+
+
+def space_to_json(space: Any) -> Any:
+    """Return a space as values of JSON.
+
+    Example:
+        >>> space_to_json(Discrete(3))
+        {'kind': 'Discrete', 'n': 3, 'start': 0}
+    """
+    if isinstance(space, Box):
+        dtype = str(space.dtype).removeprefix("torch.")
+        low, high = ([str(x) for x in bound.flatten().tolist()] for bound in (space.low, space.high))
+        return {"kind": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": dtype, "layout": space.layout}
+    if isinstance(space, Discrete):
+        return {"kind": "Discrete", "n": space.n, "start": space.start}
+    if isinstance(space, MultiDiscrete):
+        return {"kind": "MultiDiscrete", "nvec": list(space.nvec), "start": list(space.start)}
+    if isinstance(space, Binary):
+        return {"kind": "Binary", "shape": list(space.shape), "layout": space.layout}
+    if isinstance(space, Dict):
+        return {"kind": "Dict", "spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
+    if isinstance(space, Tuple):
+        return {"kind": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    if space is None:
+        return None
+    raise TypeError(f"datasets.save: expected a space of funrl.spaces, got a {type(space).__name__}")
+
+
+def space_from_json(text: Any) -> Any:
+    """Return the space that :func:`space_to_json` wrote.
+
+    Raises:
+        ValueError: if it is no space; or as the spaces themselves.
+
+    Example:
+        >>> space_from_json(space_to_json(Box(-1.0, 1.0, (2,))))
+        Box(-1, 1, (2,), torch.float32)
+    """
+    if text is None:
+        return None
+    kind = text.get("kind") if isinstance(text, dict) else None
+    if kind == "Box":
+        dtype = getattr(torch, text["dtype"])
+        read = float if dtype.is_floating_point else int
+        values = [
+            torch.tensor([read(x) for x in text[name]], dtype=torch.float64 if read is float else torch.int64) for name in ("low", "high")
+        ]
+        low, high = (x.reshape(text["shape"]) for x in values)
+        return Box(low, high, tuple(text["shape"]), dtype, text["layout"])
+    if kind == "Discrete":
+        return Discrete(text["n"], text["start"])
+    if kind == "MultiDiscrete":
+        return MultiDiscrete(tuple(text["nvec"]), tuple(text["start"]))
+    if kind == "Binary":
+        return Binary(tuple(text["shape"]), text["layout"])
+    if kind == "Dict":
+        return Dict({name: space_from_json(part) for name, part in text["spaces"].items()})
+    if kind == "Tuple":
+        return Tuple(tuple([space_from_json(part) for part in text["spaces"]]))
+    raise ValueError(f"expected a space, got {text!r:.100}")

@@ -1,0 +1,154 @@
+"""From columns of a file, as one of several layouts has them, to a data set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from funrl import tree
+from funrl.env import Transition
+from funrl.offline._dataset import Dataset, from_transitions
+
+__all__ = ["ALIASES", "columns_of", "from_arrays", "rename"]
+
+# The names of columns in files, the usual one first.
+ALIASES = {
+    "observation": ("observations", "observation", "obs", "states"),
+    "action": ("actions", "action"),
+    "reward": ("rewards", "reward"),
+    "terminated": ("terminals", "terminations", "terminated", "dones"),
+    "truncated": ("timeouts", "truncations", "truncated"),
+    "next_observation": ("next_observations", "next_observation", "next_obs"),
+    "end": ("ends", "end"),
+}
+
+
+def rename(place: str, arrays: Mapping[str, Any], *, needed: tuple[str, ...]) -> dict[str, Any]:
+    """Return the columns by funrl's names.
+
+    Raises:
+        ValueError: if one of ``needed`` is not there; the message lists what is.
+
+    Example:
+        >>> rename("a.npz", {"obs": 1}, needed=("observation", "action"))
+        Traceback (most recent call last):
+        ...
+        ValueError: a.npz: expected a column 'actions' (or action), got only obs
+    """
+    found = {}
+    for name, words in ALIASES.items():
+        for word in words:
+            if word in arrays:
+                found[name] = arrays[word]
+                break
+        else:
+            if name in needed:
+                got = ", ".join(sorted(map(str, arrays))) or "nothing"
+                raise ValueError(f"{place}: expected a column {words[0]!r} (or {', '.join(words[1:])}), got only {got}")
+    return found
+
+
+def columns_of(place: str, columns: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
+    """Return columns as tensors: floating point in ``dtype`` (None: as it is), flags as bool, a reward [N, 1] as [N].
+
+    Example:
+        >>> columns_of("a.npz", {"reward": np.ones((2, 1)), "terminated": np.array([0.0, 1.0])}, torch.float32)
+        {'reward': tensor([1., 1.]), 'terminated': tensor([False,  True])}
+    """
+
+    def tensor(name: str, x: Any) -> torch.Tensor:
+        try:
+            x = np.asarray(x)
+            x = x.astype(x.dtype.newbyteorder("="), copy=False)
+            y = torch.from_numpy(np.ascontiguousarray(x)) if not isinstance(x, torch.Tensor) else x
+        except TypeError as error:
+            raise ValueError(f"{place}: {name}: expected numbers, got an array of {x.dtype} ({error})") from None
+        return y.to(dtype) if dtype is not None and y.is_floating_point() else y
+
+    result = {}
+    for name, value in columns.items():
+        made = tree.map(lambda x, name=name: tensor(name, x), value)
+        if name in ("reward", "terminated", "truncated", "end") and isinstance(made, torch.Tensor):
+            made = made.squeeze(-1) if made.ndim == 2 and made.shape[-1] == 1 else made
+            if name != "reward":
+                made = made != 0
+            elif not made.is_floating_point():
+                made = made.to(dtype or torch.float32)
+        result[name] = made
+    return result
+
+
+def from_arrays(
+    place: str,
+    columns: Mapping[str, Any],
+    *,
+    spaces: Any = None,
+    dtype: torch.dtype | None = torch.float32,
+    last: bool = True,
+) -> Dataset:
+    """Make a data set of columns that may lack the successors.
+
+    Without ``next_observation`` the successor of a row is the observation of the next one. It is missing in rows that end an episode:
+    a terminated one does not need it, and gets its own observation; one that was truncated, and the last row, are dropped, and the row
+    before becomes the last of its piece.
+
+    Args:
+        place: how messages begin, the name of a file.
+        columns: arrays by the names of a :class:`funrl.env.Transition`.
+        spaces: as for :func:`funrl.offline.datasets.from_transitions`.
+        dtype: of floating-point columns; None: that of the file.
+        last: whether the last row is the last one of the file, whose successor is missing.
+
+    Raises:
+        ValueError, TypeError: as for :func:`funrl.offline.datasets.from_transitions`.
+
+    Example:
+        >>> columns = {"observation": np.arange(4.0)[:, None], "action": np.zeros((4, 1)), "reward": np.ones(4),
+        ...            "terminated": np.array([0, 1, 0, 0]), "truncated": np.array([0, 0, 0, 1])}
+        >>> data = from_arrays("a.hdf5", columns)
+        >>> data.transition.next_observation.squeeze(-1), data.end, data.notes
+        (tensor([1., 1., 3.]), tensor([False,  True,  True]), ('1 of 4 rows were dropped, as their successors are not in the data',))
+    """
+    made = columns_of(place, columns, dtype)
+    reward = made["reward"]
+    none = torch.zeros(reward.shape, dtype=torch.bool)
+    terminated, truncated = made.get("terminated", none), made.get("truncated", none)
+    _check_lengths(place, made)
+    end = made.pop("end", None)
+    parts = {"terminated": terminated, "truncated": truncated, "extras": {}, "place": ()}
+    if "next_observation" in made:
+        rows = Transition(observation=made["observation"], action=made["action"], reward=reward, **parts,
+                          next_observation=made["next_observation"])  # fmt: skip
+        return from_transitions(rows, end=end, spaces=spaces, what=place)
+    observation = made["observation"]
+    after = tree.map(lambda x: torch.cat([x[1:], x[-1:]]), observation)
+    after = tree.where(terminated, observation, after) if len(reward) else after
+    ends = (truncated if end is None else truncated | end) & ~terminated
+    dropped = ends
+    if last and len(reward):
+        dropped = torch.cat([ends[:-1], (~terminated)[-1:]])
+    rows = Transition(observation=observation, action=made["action"], reward=reward, **parts, next_observation=after)
+    kept = (~dropped).nonzero().squeeze(-1)
+    # The row before one that was dropped is the last of its piece.
+    cut = torch.cat([ends[1:], ends[-1:]]) if len(reward) else ends
+    note = f"{int(dropped.sum())} of {len(reward)} rows were dropped, as their successors are not in the data"
+    if len(reward) and not len(kept):
+        raise ValueError(f"{place}: no row is left: none of {len(reward)} has its successor in the data")
+    return from_transitions(
+        tree.index(rows, kept), end=(cut | terminated)[kept], spaces=spaces, notes=(note,) * bool(dropped.any()), what=place
+    )
+
+
+def _check_lengths(place: str, columns: Mapping[str, Any]) -> None:
+    lengths = {
+        (name, path): (len(x) if x.ndim else None)
+        for name, part in columns.items()
+        for path, x in zip(tree.paths(part), tree.leaves(part), strict=True)
+    }
+    expected = len(columns["reward"]) if columns["reward"].ndim else None
+    for (name, path), length in lengths.items():
+        if length != expected:
+            raise ValueError(
+                f"{place}: {name}{path}: expected {expected} rows, as the reward has, got {length}; the file is cut off or mixed"
+            )

@@ -1,0 +1,150 @@
+"""The skeleton of learners that go from data to an environment: a replay buffer whose batches are in part of the data."""
+
+from typing import Any
+
+import torch
+
+from funrl import buffers, random, stats, tree
+from funrl.algos import Algorithm, State, off_policy
+from funrl.algos.off_policy import Learner, OffPolicyConfig
+from funrl.env import AnyEnv, Transition
+from funrl.offline._dataset import Dataset
+from funrl.offline._files import Stream
+
+__all__ = ["OnlineConfig", "hand_over", "make", "mixed_buffer"]
+
+
+@tree.dataclass
+class OnlineConfig(OffPolicyConfig):
+    """The options of a learner that goes on in an environment: those of :class:`funrl.algos.off_policy.OffPolicyConfig`, and these.
+
+    Attributes:
+        offline_share: the share of each batch that is of the data, in [0, 1).
+    """
+
+    learning_starts: int = tree.static(default=0)
+    offline_share: float = tree.static(default=0.5)
+
+
+def make(name: str, env: AnyEnv, dataset: Dataset | None, config: Any, spec: Learner, given: dict[str, Any]) -> Algorithm:
+    """Make an off-policy :class:`~funrl.algos.Algorithm` with a :func:`mixed_buffer`.
+
+    Raises:
+        ValueError: if ``offline_share`` is out of its range, or observations are to be normalised.
+        TypeError: if ``dataset`` is a stream.
+
+    Example: see :func:`funrl.offline.iql.online`.
+
+        >>> import funrl
+        >>> funrl.offline.iql.online(funrl.envs.make("Pendulum-v1"), None, normalize_observation=True)
+        Traceback (most recent call last):
+        ...
+        ValueError: normalize_observation: expected False, as observations of an environment are not normalised by data, got True; ...
+    """
+    if config.normalize_observation:
+        raise ValueError(
+            "normalize_observation: expected False, as observations of an environment are not normalised by data, got True; "
+            "funrl.transforms.observation_norm does so in the environment, and datasets.normalize_observations in the data"
+        )
+    off_policy.check(name, env, config, discrete=False, observations="any")
+    buffer = None
+    if dataset is not None:
+        buffer = mixed_buffer(dataset, buffers.uniform(config.buffer_size), share=config.offline_share)
+    return off_policy.make(name, env, config, spec, given, buffer=buffer)
+
+
+def mixed_buffer(dataset: Dataset, buffer: buffers.Buffer, *, share: float = 0.5) -> buffers.Buffer:
+    """Return a replay buffer whose batches are in part of a data set: the symmetric sampling of RLPD.
+
+    The data is not part of the buffer's state: vmapped agents share one copy. A column of the data's extras is 0 in rows of the
+    environment, save ``return_to_go``, which is minus infinity there, and so no bound.
+
+    Args:
+        dataset: the data.
+        buffer: what holds the transitions of the environment.
+        share: how much of a batch is of the data, in [0, 1): rounded to whole rows.
+
+    Raises:
+        ValueError: if ``share`` is out of its range.
+        TypeError: if ``dataset`` is no :class:`funrl.offline.datasets.Dataset`.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> data = funrl.offline.datasets.record(None, random.key(0), env=env, num_steps=100, num_envs=2)
+        >>> buffer = mixed_buffer(data, buffers.uniform(100), share=0.25)
+        >>> zero = tree.map(lambda x: torch.zeros_like(x[0]), data.transition)
+        >>> state = buffer.extend(buffer.init(zero), tree.map(torch.zeros_like, data.rows(torch.arange(10))))
+        >>> (buffer.sample(random.key(1), state, 8).batch.reward == 0).sum()
+        tensor(6)
+
+    Reference: P. J. Ball, L. Smith, I. Kostrikov, S. Levine, "Efficient Online Reinforcement Learning with Offline Data", 2023,
+        arXiv:2302.02948, section 4.1.
+    """
+    if isinstance(dataset, Stream) or not isinstance(dataset, Dataset):
+        raise TypeError(f"mixed_buffer: dataset: expected a Dataset, got a {type(dataset).__name__}; of a stream give stream.dataset")
+    if not 0 <= share < 1:
+        raise ValueError(f"offline_share: expected a number of at least 0 and below 1, got {share!r}")
+
+    def sample(key: torch.Tensor, state: Any, batch_size: int) -> buffers.Sample:
+        count = round(share * batch_size)
+        data_key, buffer_key = random.split(key).unbind(0)
+        own = buffer.sample(buffer_key, state, batch_size - count)
+        rows: Transition = dataset.rows(random.randint(data_key, (count,), 0, dataset.size))
+        mine = own.batch.extras if isinstance(own.batch.extras, dict) else {}
+        theirs = {name: x for name, x in rows.extras.items() if name != "discount" or name in mine}
+        mine = {name: mine.get(name, _fill(name, x, batch_size - count)) for name, x in theirs.items()}
+        rows = tree.map(lambda x, like: x.to(like.dtype), rows.replace(extras=theirs), own.batch.replace(extras=mine))
+        batch = tree.map(lambda x, y: torch.cat([x, y]), own.batch.replace(extras=mine), rows)
+        ones = own.weights.new_ones(count)
+        return own.replace(
+            batch=batch,
+            indices=torch.cat([own.indices, own.indices.new_full((count,), -1)]),
+            probabilities=torch.cat([own.probabilities, ones / dataset.size]),
+            weights=torch.cat([own.weights, ones]),
+        )
+
+    return buffer._replace(sample=sample, update_priority=None, sample_epoch=None, take=None)
+
+
+def _fill(name: str, like: torch.Tensor, count: int) -> torch.Tensor:
+    value = -torch.inf if name == "return_to_go" else 0
+    return torch.full((count, *like.shape[1:]), value, dtype=like.dtype, device=like.device)
+
+
+def hand_over(state: State, offline: State) -> State:
+    """Return the state of a learner in an environment that goes on from what an offline learner has learned.
+
+    Parameters, targets, the optimizer's state and the number of gradient steps are those of ``offline``; environments, buffer,
+    hyperparameters and environment steps those of ``state``. Under :func:`torch.func.vmap` it does so for each agent.
+
+    Args:
+        state: what ``init`` of the online algorithm returned.
+        offline: the state of the same algorithm offline, with networks of the same shapes.
+
+    Raises:
+        ValueError: if the parameters differ in structure or shape, or the offline learner normalised its observations.
+
+    Example: see :func:`funrl.offline.iql.online`.
+
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> states = [funrl.offline.iql.make(env, None, num_cells=cells).init(random.key(0)) for cells in ((8,), (9,))]
+        >>> hand_over(*states)
+        Traceback (most recent call last):
+        ...
+        ValueError: hand_over: offline: the parameters: ...
+    """
+    if isinstance(offline.learner.params.observation, stats.Moments):
+        raise ValueError("hand_over: offline: expected a learner of observations as they are, got one with normalize_observation=True")
+    new, old = state.learner, offline.learner
+    pairs = (("parameters", old.params.network, new.params.network), ("targets", old.target, new.target))
+    for name, theirs, mine in (*pairs, ("optimizer's state", old.optimizer, new.optimizer)):
+        tree.check_like(theirs, mine, f"hand_over: offline: the {name}", "that of state")
+    learner = new.replace(
+        params=new.params.replace(network=tree.map(torch.clone, old.params.network)),
+        target=tree.map(torch.clone, old.target),
+        optimizer=tree.map(torch.clone, old.optimizer),
+        num_updates=old.num_updates.clone(),
+    )
+    return state.replace(learner=learner)

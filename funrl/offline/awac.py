@@ -1,0 +1,167 @@
+"""AWAC: advantage-weighted actor-critic, from data and then in the environment."""
+
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from funrl import _check, random, tree
+from funrl.algos import (
+    Algorithm,
+    Learned,
+    apply_gradients,
+    batchwise,
+    configure,
+    critic_member,
+    init_actor_critic,
+    q_ensemble,
+    start_optimizer,
+)
+from funrl.algos.off_policy import Learner
+from funrl.env import AnyEnv, Transition
+from funrl.losses import ActorCritic, advantage_weighted_loss, awac_critic_loss
+from funrl.nn import Net
+from funrl.offline import _online as online_skeleton, _skeleton as skeleton
+from funrl.offline._dataset import Dataset
+from funrl.offline._files import Stream
+from funrl.offline._online import OnlineConfig
+from funrl.offline._parts import gaussian_actor, gaussian_policy
+from funrl.offline._skeleton import OfflineConfig
+from funrl.optim import Optimizer, soft_update
+
+__all__ = ["AWACConfig", "AWACOnlineConfig", "make", "online"]
+
+
+@tree.dataclass
+class AWACConfig(OfflineConfig):
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig`, and these.
+
+    Attributes:
+        tau: how far the target critics follow at each gradient step, in [0, 1].
+        temperature: beta = 1 / lambda, at least 0: the weight of an action is exp(beta * advantage).
+        max_weight: the largest of these weights, above 0.
+    """
+
+    tau: Any = 0.005
+    temperature: Any = 1.0
+    max_weight: Any = 100.0
+
+
+@tree.dataclass
+class AWACOnlineConfig(AWACConfig, OnlineConfig):
+    """The options of :func:`online`: those of :class:`AWACConfig` and of :class:`~funrl.offline.OnlineConfig`."""
+
+
+def make(
+    env: AnyEnv | tuple[Any, Any],
+    dataset: Dataset | Stream | None,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make AWAC: critics of the policy, and a policy that clones actions by their advantage over its own.
+
+    Args:
+        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
+        dataset: the data; None: to act alone.
+        actor: a net from observations [N, ...] to [N, A], the mean of the policy before a tanh; None: as the configuration says.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
+            says.
+        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        **options: fields of :class:`AWACConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.ActorCritic`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the data.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=100, num_envs=2)
+        >>> algo = make(env, data, num_updates=2, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
+        >>> metrics["steps"]
+        tensor(2)
+
+    Reference: A. Nair, A. Gupta, M. Dalal, S. Levine, "AWAC: Accelerating Online Reinforcement Learning with Offline Datasets", 2020,
+        arXiv:2006.09359, algorithm 1. The value of a state is the critics' at one action of the policy.
+    """
+    nets = {"actor": actor, "critic": critic}
+    config, given = configure(AWACConfig, options, optimizer=optimizer, **nets)
+    env = skeleton.environment("awac", env, dataset)
+    return skeleton.make("awac", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+
+
+def online(
+    env: AnyEnv,
+    dataset: Dataset | None,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make AWAC that goes on in the environment, with a share of each batch from the data.
+
+    Args:
+        env: the environment to act in.
+        dataset: the data; None: batches are of the replay buffer alone.
+        actor, critic, optimizer: as for :func:`make`.
+        **options: fields of :class:`AWACOnlineConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`, whose state may go on from one of :func:`make` (:func:`funrl.offline.hand_over`).
+
+    Raises:
+        ValueError, TypeError: as for :func:`make`.
+
+    Example:
+        >>> import funrl
+        >>> algo = online(funrl.envs.make("Pendulum-v1"), None, num_steps=8, num_updates=2, batch_size=4, num_cells=(8,))
+        >>> algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))[1]["steps"]
+        tensor(8)
+    """
+    nets = {"actor": actor, "critic": critic}
+    config, given = configure(AWACOnlineConfig, options, optimizer=optimizer, **nets)
+    env = skeleton.environment("awac_online", env, dataset)
+    return online_skeleton.make("awac_online", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+
+
+def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
+    skeleton.check("AWAC", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    _check.fields(config, "[0, 1]", "tau")
+    _check.fields(config, "[0, inf)", "temperature")
+    _check.fields(config, "(0, inf)", "max_weight")
+    space, seen = env.action_space, env.observation_space
+    policy = gaussian_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
+    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
+
+    def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
+        network = init_actor_critic(key, policy, critics, observation, space)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic")
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        next_key, own_key = random.split(key).unbind(0)
+        target = ActorCritic(learned.network.actor, learned.target)
+        gradient, (_, metrics) = torch.func.grad_and_value(awac_critic_loss, has_aux=True)(
+            learned.network.critic, target, next_key, batch, gamma=gamma, weight=weight, **networks
+        )
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic")
+        network = learned.network
+        own = policy.apply(network.actor, batch.observation).sample(own_key)
+        value = critics.apply(network.critic, batch.observation, own).amin(0)
+        advantage = critics.apply(network.critic, batch.observation, batch.action).amin(0) - value
+        weights = {"temperature": hparams.temperature, "max_weight": hparams.max_weight}
+        gradient, (_, further) = torch.func.grad_and_value(advantage_weighted_loss, has_aux=True)(
+            network.actor, advantage, batch, actor=policy.apply, weight=weight, **weights
+        )
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
+        return learned.replace(target=soft_update(network.critic, learned.target, tau=hparams.tau)), {**metrics, **further}
+
+    return Learner(init, learn, *gaussian_policy(policy, space))

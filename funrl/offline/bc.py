@@ -1,0 +1,133 @@
+"""Behavioural cloning."""
+
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from funrl import nn, tree
+from funrl.algos import (
+    ActorParams,
+    Algorithm,
+    Learned,
+    apply_gradients,
+    batchwise,
+    configure,
+    deterministic_actor,
+    half_width,
+    start_optimizer,
+)
+from funrl.algos.off_policy import Learner
+from funrl.distributions import Categorical
+from funrl.env import AnyEnv, Transition
+from funrl.losses import ActorCritic, bc_loss
+from funrl.nn import Net
+from funrl.offline import _skeleton as skeleton
+from funrl.offline._dataset import Dataset
+from funrl.offline._files import Stream
+from funrl.offline._parts import deterministic_policy, gaussian_actor, gaussian_policy, no_schedule
+from funrl.offline._skeleton import OfflineConfig
+from funrl.optim import Optimizer
+from funrl.spaces import Discrete
+
+__all__ = ["BCConfig", "make"]
+
+
+@tree.dataclass
+class BCConfig(OfflineConfig):
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig`, and these.
+
+    Attributes:
+        stochastic: whether a continuous policy is a normal distribution, fitted by its likelihood; False: it is deterministic, fitted by
+            squared distances. Discrete policies are always fitted by their likelihood.
+    """
+
+    stochastic: bool = tree.static(default=False)
+
+
+def make(
+    env: AnyEnv | tuple[Any, Any],
+    dataset: Dataset | Stream | None,
+    *,
+    actor: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make behavioural cloning: a policy that is fitted to the actions of the data.
+
+    Args:
+        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
+        dataset: the data, of continuous or discrete actions; None: to act alone.
+        actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box, or to logits [N, A]; None: as the
+            configuration says.
+        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``; None: Adam.
+        **options: fields of :class:`BCConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network.actor`` are the parameters of the policy.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the data.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=100, num_envs=2)
+        >>> algo = make(env, data, num_updates=3, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
+        >>> metrics["steps"]
+        tensor(3)
+
+    Reference: D. A. Pomerleau, "ALVINN: An Autonomous Land Vehicle in a Neural Network", NIPS 1988 (no arXiv id).
+    """
+    return cloning("bc", BCConfig, env, dataset, actor, optimizer, options)
+
+
+def cloning(name: str, kind: type, place: Any, dataset: Any, actor: Any, optimizer: Any, options: dict[str, Any]) -> Algorithm:
+    """Make behavioural cloning called ``name``; see :func:`make`.
+
+    Example:
+        >>> from funrl.spaces import Box
+        >>> cloning("bc", BCConfig, (Box(-1.0, 1.0, (2,)), Discrete(3)), None, None, None, {}).name
+        'bc'
+    """
+    config, given = configure(kind, options, actor=actor, optimizer=optimizer)
+    env = skeleton.environment(name, place, dataset)
+    skeleton.check("behavioural cloning", env, config, actions="either", observations="any" if actor is not None else "vectors")
+    space: Any = env.action_space
+    discrete = isinstance(space, Discrete)
+    if discrete and config.stochastic:
+        raise ValueError("stochastic: is for continuous actions, and policies of discrete ones always are; leave it out")
+    own = batchwise("actor", actor, env.observation_space, space.n if discrete else space.shape[0])
+    if discrete:
+        logits = own or nn.mlp(config.num_cells, space.n, activation=config.activation, out_init=nn.orthogonal(0.01))
+        policy = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
+        act = _categorical_policy(policy)
+    else:
+        build = gaussian_actor if config.stochastic else deterministic_actor
+        policy = build(config.num_cells, space, config.activation, own)
+        act = gaussian_policy(policy, space) if config.stochastic else deterministic_policy(policy)
+
+    def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
+        network = ActorCritic(policy.init(key, observation), ())
+        return network, (), start_optimizer(optimizer, network, "actor")
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        scale = 1.0 if discrete else half_width(env.action_space, batch.reward)
+        gradient, (_, metrics) = torch.func.grad_and_value(bc_loss, has_aux=True)(
+            learned.network.actor, batch, actor=policy.apply, scale=scale, weight=weight
+        )
+        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor"), metrics
+
+    return skeleton.make(name, env, dataset, config, Learner(init, learn, *act), given)
+
+
+def _categorical_policy(policy: Net) -> tuple[Any, Any, Any]:
+    def sample(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
+        return policy.apply(params.network.actor, observation).sample(key)
+
+    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
+        return policy.apply(params.network.actor, observation).mode()
+
+    return sample, greedy, no_schedule

@@ -1,0 +1,199 @@
+"""Conservative Q-learning, and its calibrated form, from data and then in the environment."""
+
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from funrl import _check, random, tree
+from funrl.algos import (
+    Algorithm,
+    Learned,
+    apply_gradients,
+    apply_gradients_with_temperature,
+    batchwise,
+    configure,
+    critic_member,
+    init_soft_actor_critic,
+    q_ensemble,
+    soft_policy,
+    start_optimizer,
+    stochastic_actor,
+)
+from funrl.algos.off_policy import Learner
+from funrl.env import AnyEnv, Transition
+from funrl.losses import SoftActorCritic, cql_critic_loss, sac_actor_loss
+from funrl.nn import Net
+from funrl.offline import _online as online_skeleton, _skeleton as skeleton
+from funrl.offline._dataset import Dataset
+from funrl.offline._discrete_cql import learner as discrete_learner
+from funrl.offline._files import Stream
+from funrl.offline._online import OnlineConfig
+from funrl.offline._skeleton import OfflineConfig
+from funrl.optim import Optimizer, soft_update
+from funrl.spaces import Discrete
+
+__all__ = ["CQLConfig", "CQLOnlineConfig", "make", "online"]
+
+
+@tree.dataclass
+class CQLConfig(OfflineConfig):
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig`, and these.
+
+    Attributes:
+        num_actions: n, of the 3 n actions that the penalty of continuous actions asks about.
+        calibrated: whether the penalty of the policy's actions is bounded by the discounted returns of the data: Cal-QL. Its column
+            ``return_to_go`` is computed with the ``gamma`` of the configuration.
+        initial_alpha: the first temperature, above 0.
+        penalty_weight: alpha, the weight of the penalty, at least 0.
+        tau: how far the targets follow at each gradient step, in [0, 1].
+        actor_learning_rate: of Adam for the actor and the temperature, at least 0.
+        entropy_share: the temperature aims at an entropy of -``entropy_share`` for each action dimension, where their box is [-1, 1].
+    """
+
+    num_actions: int = tree.static(default=10)
+    calibrated: bool = tree.static(default=False)
+    initial_alpha: float = tree.static(default=1.0)
+    penalty_weight: Any = 5.0
+    tau: Any = 0.005
+    actor_learning_rate: Any = 1e-4
+    entropy_share: Any = 1.0
+
+
+@tree.dataclass
+class CQLOnlineConfig(CQLConfig, OnlineConfig):
+    """The options of :func:`online`: those of :class:`CQLConfig` and of :class:`~funrl.offline.OnlineConfig`."""
+
+
+def make(
+    env: AnyEnv | tuple[Any, Any],
+    dataset: Dataset | Stream | None,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make CQL: soft actor-critic, or double Q-learning of discrete actions, with a penalty on values of actions outside the data.
+
+    Args:
+        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
+        dataset: the data, of continuous or discrete actions; None: to act alone.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
+            configuration says. There is none for discrete actions.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; or from observations to the
+            values [N, A] of discrete actions; None: as the configuration says.
+        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with the learning rates, with a state for each part; None: Adam.
+        **options: fields of :class:`CQLConfig`. Discrete actions take ``penalty_weight`` (1 is usual), ``tau`` and those of all learners.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`, or the parameters
+        of the critic of discrete actions.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the data.
+        TypeError: if an option has another type than its default; if the returns are to be a column of a stream.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=100, num_envs=2)
+        >>> algo = make(env, data, calibrated=True, num_updates=2, batch_size=8, num_cells=(8,), num_actions=2)
+        >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
+        >>> metrics["steps"]
+        tensor(2)
+
+    Reference: A. Kumar, A. Zhou, G. Tucker, S. Levine, "Conservative Q-Learning for Offline Reinforcement Learning", 2020,
+        arXiv:2006.04779; M. Nakamoto et al., "Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online Fine-Tuning", 2023,
+        arXiv:2303.05479.
+    """
+    nets = {"actor": actor, "critic": critic}
+    config, given = configure(CQLConfig, options, optimizer=optimizer, **nets)
+    env = skeleton.environment("cql", env, dataset)
+    if isinstance(env.action_space, Discrete):
+        spec = discrete_learner(env, config, optimizer, **nets)
+        return skeleton.make("cql", env, dataset, config, spec, given)
+    return skeleton.make("cql", env, _with_returns(dataset, config), config, _learner(env, config, optimizer, **nets), given)
+
+
+def online(
+    env: AnyEnv,
+    dataset: Dataset | None,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make CQL, or Cal-QL, that goes on in the environment, with a share of each batch from the data: its fine-tuning.
+
+    Args:
+        env: the environment to act in; its actions are continuous.
+        dataset: the data; None: batches are of the replay buffer alone.
+        actor, critic, optimizer: as for :func:`make`.
+        **options: fields of :class:`CQLOnlineConfig`. Transitions of the environment have no bound by ``calibrated``.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`, whose state may go on from one of :func:`make` (:func:`funrl.offline.hand_over`).
+
+    Raises:
+        ValueError, TypeError: as for :func:`make`.
+
+    Example:
+        >>> import funrl
+        >>> options = dict(num_steps=8, num_updates=2, batch_size=4, num_cells=(8,), num_actions=2)
+        >>> algo = online(funrl.envs.make("Pendulum-v1"), None, **options)
+        >>> algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))[1]["steps"]
+        tensor(8)
+    """
+    nets = {"actor": actor, "critic": critic}
+    config, given = configure(CQLOnlineConfig, options, optimizer=optimizer, **nets)
+    env = skeleton.environment("cql_online", env, dataset)
+    spec = _learner(env, config, optimizer, **nets)
+    return online_skeleton.make("cql_online", env, _with_returns(dataset, config), config, spec, given)
+
+
+def _with_returns(dataset: Any, config: Any) -> Any:
+    if not config.calibrated or dataset is None:
+        return dataset
+    if isinstance(dataset, Stream):
+        raise TypeError(
+            "cql: dataset: expected a Dataset, whose returns are a column with calibrated=True, got a Stream; give stream.dataset"
+        )
+    rows = dataset.transition
+    return dataset.replace(transition=rows.replace(extras={**rows.extras, "return_to_go": dataset.discounted_return(config.gamma)}))
+
+
+def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
+    skeleton.check("CQL", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    _check.fields(config, "[1, inf)", "num_actions")
+    _check.fields(config, "(0, inf)", "initial_alpha")
+    _check.fields(config, "[0, inf)", "penalty_weight", "actor_learning_rate", "entropy_share")
+    _check.fields(config, "[0, 1]", "tau")
+    space, seen = env.action_space, env.observation_space
+    policy = stochastic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, 2 * space.shape[0]))
+    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
+
+    def init(key: torch.Tensor, observation: Any) -> tuple[SoftActorCritic, Any, Any]:
+        network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        (actor_key, critic_key), network = random.split(key).unbind(0), learned.network
+        gradient, (_, further) = torch.func.grad_and_value(sac_actor_loss, has_aux=True)(
+            network.actor, network, actor_key, batch, weight=weight, **networks
+        )
+        slower = hparams.replace(learning_rate=hparams.actor_learning_rate)
+        learned, further = apply_gradients_with_temperature(learned, gradient, further, weight, slower, space, optimizer)
+        bounds = {"low": space.low.to(batch.reward), "high": space.high.to(batch.reward), "num_actions": config.num_actions}
+        bound = batch.extras["return_to_go"] if config.calibrated and "return_to_go" in batch.extras else None
+        gradient, (_, metrics) = torch.func.grad_and_value(cql_critic_loss, has_aux=True)(
+            *(network.critic, network, learned.target, critic_key, batch),
+            **{"gamma": gamma, "penalty_weight": hparams.penalty_weight, "lower_bound": bound, "weight": weight, **bounds, **networks},
+        )
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic")
+        target = soft_update(learned.network.critic, learned.target, tau=hparams.tau)
+        return learned.replace(target=target), {**further, **metrics}
+
+    return Learner(init, learn, *soft_policy(policy))

@@ -1,0 +1,240 @@
+"""The decision transformer."""
+
+from typing import Any
+
+import torch
+
+from funrl import _check, optim, random, stats, tree
+from funrl.algos import (
+    ActorParams,
+    Algorithm,
+    Learned,
+    LearnerState,
+    State,
+    apply_gradients,
+    configure,
+    half_width,
+    in_dtype_of,
+    make_hparams,
+)
+from funrl.compiler import scan
+from funrl.env import AnyEnv
+from funrl.losses import decision_transformer_loss
+from funrl.offline import _skeleton as skeleton
+from funrl.offline._dataset import Dataset
+from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._transformer import episode_transformer, last_rows
+from funrl.offline._views import Window, moments, windows
+from funrl.policies import StatefulPolicy
+from funrl.spaces import Discrete
+from funrl.transforms import compose, target_return
+
+__all__ = ["DTConfig", "make"]
+
+
+@tree.dataclass
+class DTConfig(OfflineConfig):
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig` save networks and ``gamma``, and these.
+
+    Attributes:
+        context_length: K, steps that the model sees.
+        hidden_size, num_layers, num_heads, dropout: of the transformer.
+        max_steps: longest episode that has embeddings of its own.
+        target_return: the return that the policy is asked for when it acts.
+        return_scale: returns to go are divided by it, above 0.
+        weight_decay: of AdamW, at least 0.
+        max_grad_norm: gradients are clipped to this norm, above 0.
+        warmup_updates: the learning rate rises linearly over so many gradient steps, at least 1.
+    """
+
+    num_updates: int = tree.static(default=20)
+    batch_size: int = tree.static(default=64)
+    num_cells: tuple = tree.static(default=())
+    activation: str = tree.static(default="gelu")
+    normalize_observation: bool = tree.static(default=True)
+    context_length: int = tree.static(default=20)
+    hidden_size: int = tree.static(default=128)
+    num_layers: int = tree.static(default=3)
+    num_heads: int = tree.static(default=1)
+    dropout: float = tree.static(default=0.1)
+    max_steps: int = tree.static(default=1000)
+    target_return: float = tree.static(default=0.0)
+    return_scale: float = tree.static(default=1000.0)
+    learning_rate: Any = 1e-4
+    weight_decay: Any = 1e-4
+    max_grad_norm: Any = 0.25
+    warmup_updates: Any = 10_000.0
+
+
+def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any) -> Algorithm:
+    """Make the decision transformer: a sequence model of episodes that acts by predicting the actions of one with a given return.
+
+    Windows of ``context_length`` steps end at rows that are drawn uniformly; they are shorter, and padded, where an episode begins, as when
+    the policy acts. The environment of the algorithm has the return that is left to reach among its observations
+    (:func:`funrl.transforms.target_return`), and the policy is a :class:`funrl.policies.StatefulPolicy`.
+
+    Args:
+        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
+        dataset: the data, of continuous or discrete actions, in memory or memory-mapped; None: to act alone.
+        **options: fields of :class:`DTConfig`; ``target_return`` above all.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` are the parameters of the transformer.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the data.
+        TypeError: if an option has another type than its default, or ``dataset`` is a stream.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("CartPole-v1")
+        >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=200, num_envs=2)
+        >>> algo = make(env, data, target_return=100.0, num_updates=2, batch_size=4, hidden_size=8, num_layers=1, context_length=5)
+        >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
+        >>> sorted(metrics)
+        ['learning_rate', 'loss_actor', 'steps', 'updates']
+
+    Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345. Windows end at
+        uniform rows, and do not begin there.
+    """
+    config, _ = configure(DTConfig, options)
+    env = skeleton.environment("decision_transformer", env, dataset)
+    skeleton.check("the decision transformer", env, config, actions="either")
+    _check_config(config, dataset)
+    space, width = env.action_space, env.observation_space.shape[0]
+    discrete = isinstance(space, Discrete)
+    start, num_actions = (space.start, space.n) if discrete else (0, None)
+    net = episode_transformer(
+        num_outputs=space.n if discrete else space.shape[0],
+        num_actions=num_actions,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_steps=config.max_steps,
+        dropout=config.dropout,
+    )
+    step_of_rows = None if dataset is None else dataset.step
+    dtype = torch.float32 if dataset is None else dataset.transition.reward.dtype
+    known = stats.moments(torch.zeros(width, dtype=dtype)) if dataset is None else moments(dataset)
+
+    def predict(params: Any, observation: Any, action: Any, to_go: Any, step: Any, mask: Any, *, key: Any = None) -> torch.Tensor:
+        given = action if discrete else action / half_width(space, action)
+        output = net.apply(params, observation, given, to_go / config.return_scale, step, mask, key=key)
+        if discrete:
+            return output
+        middle = ((space.low + space.high) / 2).to(output)
+        return middle + half_width(space, output) * torch.tanh(output)
+
+    def init(key: torch.Tensor) -> State:
+        zero = torch.zeros((), dtype=dtype, device=key.device)
+        action = torch.zeros(space.shape, dtype=torch.int64 if discrete else dtype, device=key.device)
+        network = net.init(key, zero.new_zeros(width), action)
+        hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
+        observed = tree.map(lambda x: x.to(key.device, copy=True), known) if config.normalize_observation else ()
+        learner = LearnerState(
+            params=ActorParams(network, observation=observed),
+            optimizer=_optimizer(hparams, 0.0).init(network),
+            hparams=hparams,
+            num_steps=count,
+            num_updates=count.clone(),
+        )
+        nobody: Any = ()  # acts between two steps
+        return State(nobody, learner)
+
+    def collect(key: torch.Tensor, state: State) -> tuple[Any, Window]:
+        if dataset is None:
+            raise ValueError("decision_transformer: it was made without data, to act alone; give the data set: make(env, dataset)")
+        index = random.randint(key, (config.num_updates, config.batch_size), 0, dataset.size)
+        return state.actor, windows(dataset, index, config.context_length, step_of_rows)
+
+    def learn(key: torch.Tensor, learner: LearnerState, window: Window) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+        window, hparams = in_dtype_of(learner.params.network, window), learner.hparams
+        rows = window.transition
+        rows = rows.replace(observation=_seen(learner.params, rows.observation), action=_counted(rows.action, window.mask, start))
+        scale = 1.0 if discrete else half_width(space, rows.reward)
+
+        def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
+            each, part = x
+            gradient, (_, metrics) = torch.func.grad_and_value(decision_transformer_loss, has_aux=True)(
+                learned.network, part, apply=predict, key=each if config.dropout else None, scale=scale
+            )
+            rate = hparams.learning_rate * ((learned.num_updates + 1) / hparams.warmup_updates).clamp(max=1.0)
+            learned = apply_gradients(learned, gradient, rate, _optimizer(hparams, rate))
+            return learned.replace(num_updates=learned.num_updates + 1), {**metrics, "learning_rate": rate}
+
+        before = Learned(learner.params.network, (), learner.optimizer, learner.num_updates)
+        after, metrics = scan(once, before, (random.split(key, config.num_updates), window.replace(transition=rows)))
+        num_steps, params = learner.num_steps + config.num_updates, learner.params.replace(network=after.network)
+        learner = learner.replace(params=params, optimizer=after.optimizer, num_steps=num_steps, num_updates=after.num_updates)
+        return learner, {"steps": num_steps, **{name: x.mean() for name, x in metrics.items()}, "updates": after.num_updates}
+
+    policies = [_policy(predict, config, space, width, random_draw=draw) for draw in (True, False)]
+    if env.name != "offline":
+        env = compose(env, target_return(config.target_return))
+    functions: list[Any] = [init, collect, learn, *policies]
+    return Algorithm("decision_transformer", env, config, *functions, data=dataset or skeleton.NOTHING)
+
+
+def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_draw: bool) -> StatefulPolicy:
+    """Return the policy: its memory is the last K steps."""
+    discrete = isinstance(space, Discrete)
+
+    def begin(params: ActorParams, observation: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        zero = next(x for x in tree.leaves(params.network) if x.is_floating_point()).new_zeros(config.context_length)
+        count = zero.long()
+        action = count if discrete else zero.new_zeros(config.context_length, *space.shape)
+        seen = zero.new_zeros(config.context_length, width)
+        return {"observation": seen, "action": action, "return_to_go": zero, "step": count.clone(), "mask": zero > 0}
+
+    def act(params: ActorParams, key: torch.Tensor, state: Any, observation: Any, reset: torch.Tensor) -> tuple[Any, torch.Tensor, Any]:
+        observation = in_dtype_of(params.network, observation)
+        state = tree.where(reset, tree.map(torch.zeros_like, state), state)
+        step = torch.where(state["mask"][-1], state["step"][-1] + 1, 0)
+        row = {
+            "observation": _seen(params, observation["observation"]),
+            "action": torch.zeros_like(state["action"][-1]),
+            "return_to_go": observation["target_return"],
+            "step": step,
+            "mask": torch.ones_like(state["mask"][-1]),
+        }
+        state = last_rows(state, row)
+        output = predict(params.network, *[state[name] for name in ("observation", "action", "return_to_go", "step", "mask")])[-1]
+        action = output
+        if discrete:
+            action = random.categorical(key, output) if random_draw else output.argmax(-1)
+        state = {**state, "action": torch.cat([state["action"][:-1], action[None]])}
+        return state, action + space.start if discrete and space.start else action, {}
+
+    def init(key: torch.Tensor, observation: Any) -> Any:
+        raise ValueError("decision_transformer: init: the algorithm makes the parameters; give algo.init(key).learner.params")
+
+    return StatefulPolicy(init, begin, act)
+
+
+def _counted(action: torch.Tensor, mask: torch.Tensor, start: int) -> torch.Tensor:
+    """Return discrete actions counted from 0, also in padding."""
+    return torch.where(mask, action - start, 0) if start else action
+
+
+def _optimizer(hparams: Any, rate: Any) -> optim.Optimizer:
+    return optim.chain(optim.clip_by_global_norm(hparams.max_grad_norm), optim.adamw(rate, weight_decay=hparams.weight_decay))
+
+
+def _seen(params: ActorParams, observation: torch.Tensor) -> torch.Tensor:
+    known = params.observation
+    return stats.normalize(known, observation, eps=1e-6) if isinstance(known, stats.Moments) else observation
+
+
+def _check_config(config: DTConfig, dataset: Any) -> None:
+    for name, default in (("num_cells", ()), ("activation", "gelu"), ("gamma", 0.99)):
+        if getattr(config, name) != default:
+            raise ValueError(f"{name}: a decision transformer has none; leave it out")
+    if dataset is not None and not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"decision_transformer: dataset: expected a Dataset, got a {type(dataset).__name__}; of a stream give stream.dataset"
+        )
+    _check.fields(config, "[1, inf)", "context_length", "hidden_size", "num_layers", "num_heads", "max_steps", "warmup_updates")
+    _check.fields(config, "(0, inf)", "return_scale", "max_grad_norm")
+    _check.fields(config, "[0, inf)", "weight_decay")
+    _check.fields(config, "[0, 1)", "dropout")
+    _check.fields(config, "(-inf, inf)", "target_return")

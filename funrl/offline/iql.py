@@ -1,0 +1,199 @@
+"""Implicit Q-learning, from data and then in the environment."""
+
+import math
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from funrl import _check, nn, random, tree
+from funrl.algos import (
+    Algorithm,
+    Learned,
+    apply_gradients,
+    batchwise,
+    configure,
+    critic_member,
+    q_ensemble,
+    start_optimizer,
+)
+from funrl.algos.off_policy import Learner
+from funrl.env import AnyEnv, Transition
+from funrl.losses import advantage_weighted_loss, iql_critic_loss, iql_value_loss
+from funrl.nn import Net
+from funrl.offline import _online as online_skeleton, _skeleton as skeleton
+from funrl.offline._dataset import Dataset
+from funrl.offline._files import Stream
+from funrl.offline._online import OnlineConfig
+from funrl.offline._parts import cosine, gaussian_actor, gaussian_policy
+from funrl.offline._skeleton import OfflineConfig
+from funrl.optim import Optimizer, soft_update
+
+__all__ = ["IQLConfig", "IQLOnlineConfig", "IQLParams", "make", "online"]
+
+
+@tree.dataclass
+class IQLConfig(OfflineConfig):
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig`, and these.
+
+    Attributes:
+        tau: how far the target critics follow at each gradient step, in [0, 1].
+        expectile: of the critics over the actions of the data that the value function is, in [0, 1].
+        temperature: beta, at least 0: the weight of an action is exp(beta * advantage).
+        max_weight: the largest of these weights, above 0.
+        decay_updates: the actor's learning rate falls as a cosine to 0 over so many gradient steps; infinity: it stays.
+    """
+
+    tau: Any = 0.005
+    expectile: Any = 0.7
+    temperature: Any = 3.0
+    max_weight: Any = 100.0
+    decay_updates: Any = math.inf
+
+
+@tree.dataclass
+class IQLOnlineConfig(IQLConfig, OnlineConfig):
+    """The options of :func:`online`: those of :class:`IQLConfig` and of :class:`~funrl.offline.OnlineConfig`."""
+
+
+@tree.dataclass
+class IQLParams(tree.Replaceable):
+    """Parameters of IQL.
+
+    Attributes:
+        actor: those of the policy.
+        critic: those of two critics, leaves [2, ...].
+        value: those of the value function.
+    """
+
+    actor: Any
+    critic: Any
+    value: Any
+
+
+def make(
+    env: AnyEnv | tuple[Any, Any],
+    dataset: Dataset | Stream | None,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    value: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make IQL: a value function that is an expectile over the actions of the data, critics that bootstrap from it, and a policy that
+    clones actions by their advantage.
+
+    Args:
+        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
+        dataset: the data; None: to act alone.
+        actor: a net from observations [N, ...] to [N, A], the mean of the policy before a tanh; None: as the configuration says.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
+            says.
+        value: a net from observations [N, ...] to [N, 1]; None: as the configuration says.
+        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        **options: fields of :class:`IQLConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is an :class:`IQLParams`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the data.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=100, num_envs=2)
+        >>> algo = make(env, data, num_updates=2, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
+        >>> sorted(metrics)[:3]
+        ['advantage_weight', 'baseline', 'loss_actor']
+
+    Reference: I. Kostrikov, A. Nair, S. Levine, "Offline Reinforcement Learning with Implicit Q-Learning", 2021, arXiv:2110.06169.
+    """
+    nets = {"actor": actor, "critic": critic, "value": value}
+    config, given = configure(IQLConfig, options, optimizer=optimizer, **nets)
+    env = skeleton.environment("iql", env, dataset)
+    return skeleton.make("iql", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+
+
+def online(
+    env: AnyEnv,
+    dataset: Dataset | None,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    value: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make IQL that goes on in the environment, with a share of each batch from the data: its fine-tuning (section 5.3 of the paper).
+
+    Args:
+        env: the environment to act in.
+        dataset: the data; None: batches are of the replay buffer alone.
+        actor, critic, value, optimizer: as for :func:`make`.
+        **options: fields of :class:`IQLOnlineConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`, whose state may go on from one of :func:`make` (:func:`funrl.offline.hand_over`).
+
+    Raises:
+        ValueError, TypeError: as for :func:`make`.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=100, num_envs=2)
+        >>> options = dict(batch_size=8, num_cells=(8,))
+        >>> before, after = make(env, data, num_updates=2, **options), online(env, data, num_steps=4, num_updates=2, **options)
+        >>> state = funrl.offline.hand_over(after.init(funrl.random.key(1)), before.init(funrl.random.key(2)))
+        >>> after.step(funrl.random.key(3), state)[1]["steps"]
+        tensor(4)
+    """
+    nets = {"actor": actor, "critic": critic, "value": value}
+    config, given = configure(IQLOnlineConfig, options, optimizer=optimizer, **nets)
+    env = skeleton.environment("iql_online", env, dataset)
+    return online_skeleton.make("iql_online", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+
+
+def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any, value: Any) -> Learner:
+    skeleton.check("IQL", env, config, actions="continuous", observations="vectors" if None in (actor, critic, value) else "any")
+    _check.fields(config, "[0, 1]", "tau", "expectile")
+    _check.fields(config, "[0, inf)", "temperature")
+    _check.fields(config, "(0, inf)", "max_weight")
+    _check.fields(config, "(0, inf]", "decay_updates")
+    space, seen = env.action_space, env.observation_space
+    policy = gaussian_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
+    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+    baseline = batchwise("value", value, seen, 1) or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
+    networks: dict[str, Any] = {"value": lambda params, x: baseline.apply(params, x).squeeze(-1), "critic": critics.apply}
+
+    def init(key: torch.Tensor, observation: Any) -> tuple[IQLParams, Any, Any]:
+        actor_key, critic_key, value_key = random.split(key, 3).unbind(0)
+        action = tree.leaves(observation)[0].new_zeros(space.shape)
+        parts = critics.init(critic_key, observation, action), baseline.init(value_key, observation)
+        network = IQLParams(policy.init(actor_key, observation), *parts)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "value")
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        network, rate = learned.network, hparams.learning_rate
+        gradient, (_, metrics) = torch.func.grad_and_value(iql_value_loss, has_aux=True)(
+            network.value, learned.target, batch, expectile=hparams.expectile, weight=weight, **networks
+        )
+        learned, advantage = apply_gradients(learned, gradient, rate, optimizer, part="value"), metrics.pop("advantage")
+        weights = {"temperature": hparams.temperature, "max_weight": hparams.max_weight}
+        gradient, (_, further) = torch.func.grad_and_value(advantage_weighted_loss, has_aux=True)(
+            network.actor, advantage, batch, actor=policy.apply, weight=weight, **weights
+        )
+        actor_rate = cosine(hparams, learned.num_updates, hparams.decay_updates)
+        learned = apply_gradients(learned, gradient, actor_rate, optimizer, part="actor")
+        gradient, (_, last) = torch.func.grad_and_value(iql_critic_loss, has_aux=True)(
+            network.critic, learned.network.value, batch, gamma=gamma, weight=weight, **networks
+        )
+        learned = apply_gradients(learned, gradient, rate, optimizer, part="critic")
+        target = soft_update(learned.network.critic, learned.target, tau=hparams.tau)
+        return learned.replace(target=target), {**metrics, **further, **last}
+
+    return Learner(init, learn, *gaussian_policy(policy, space))

@@ -1,0 +1,144 @@
+"""SAC-N: soft actor-critic with a large ensemble of critics, and EDAC's diversity of it."""
+
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from funrl import _check, tree
+from funrl.algos import (
+    Algorithm,
+    Learned,
+    apply_all_gradients,
+    batchwise,
+    configure,
+    critic_member,
+    init_soft_actor_critic,
+    q_ensemble,
+    soft_policy,
+    start_optimizer,
+    stochastic_actor,
+    target_entropy,
+)
+from funrl.algos.off_policy import Learner
+from funrl.env import AnyEnv, Transition
+from funrl.losses import SoftActorCritic, ensemble_diversity_loss, sac_loss
+from funrl.nn import Net
+from funrl.offline import _skeleton as skeleton
+from funrl.offline._dataset import Dataset
+from funrl.offline._files import Stream
+from funrl.offline._skeleton import OfflineConfig
+from funrl.optim import Optimizer, soft_update
+
+__all__ = ["SACNConfig", "ensemble", "make"]
+
+_PARTS = ("actor", "critic", "log_alpha")
+
+
+@tree.dataclass
+class SACNConfig(OfflineConfig):
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig`, and these.
+
+    Attributes:
+        num_critics: E, critics in the ensemble, at least 2; the more, the more pessimistic is their minimum.
+        initial_alpha: the first temperature, above 0.
+        tau: how far the target critics follow at each gradient step, in [0, 1].
+        entropy_share: the temperature aims at an entropy of -``entropy_share`` for each action dimension, where their box is [-1, 1].
+    """
+
+    num_cells: tuple = tree.static(default=(256, 256, 256))
+    num_critics: int = tree.static(default=10)
+    initial_alpha: float = tree.static(default=1.0)
+    tau: Any = 0.005
+    entropy_share: Any = 1.0
+
+
+def make(
+    env: AnyEnv | tuple[Any, Any],
+    dataset: Dataset | Stream | None,
+    *,
+    actor: Net | Module | None = None,
+    critic: Net | Module | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
+    """Make SAC-N: soft actor-critic on a data set, with the smallest of E critics as the value of an action.
+
+    Args:
+        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
+        dataset: the data; None: to act alone.
+        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
+            configuration says.
+        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
+            says.
+        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        **options: fields of :class:`SACNConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the data.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.make("Pendulum-v1")
+        >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=100, num_envs=2)
+        >>> algo = make(env, data, num_critics=3, num_updates=2, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
+        >>> metrics["steps"]
+        tensor(2)
+
+    Reference: G. An, S. Moon, J.-H. Kim, H. O. Song, "Uncertainty-Based Offline Reinforcement Learning with Diversified Q-Ensemble", 2021,
+        arXiv:2110.01548, section 3.
+    """
+    return ensemble("sac_n", SACNConfig, env, dataset, actor, critic, optimizer, options)
+
+
+def ensemble(
+    name: str, kind: type, place: Any, dataset: Any, actor: Any, critic: Any, optimizer: Any, options: dict[str, Any]
+) -> Algorithm:
+    """Make SAC-N called ``name``, with EDAC's term where the configuration has a ``diversity``; see :func:`make`.
+
+    Example:
+        >>> from funrl.spaces import Box
+        >>> ensemble("sac_n", SACNConfig, (Box(-1.0, 1.0, (2,)), Box(-1.0, 1.0, (1,))), None, None, None, None, {}).name
+        'sac_n'
+    """
+    config, given = configure(kind, options, actor=actor, critic=critic, optimizer=optimizer)
+    env = skeleton.environment(name, place, dataset)
+    skeleton.check(name.upper(), env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    _check.fields(config, "[2, inf)", "num_critics")
+    _check.fields(config, "(0, inf)", "initial_alpha")
+    _check.fields(config, "[0, inf)", "entropy_share")
+    _check.fields(config, "[0, 1]", "tau")
+    space, seen = env.action_space, env.observation_space
+    policy = stochastic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, 2 * space.shape[0]))
+    member = critic_member(critic, config.num_critics, seen, 1)
+    critics = q_ensemble(config.num_critics, config.num_cells, config.activation, member)
+    diverse = hasattr(config, "diversity")
+    if diverse:
+        _check.fields(config, "[0, inf)", "diversity")
+
+    def init(key: torch.Tensor, observation: Any) -> tuple[SoftActorCritic, Any, Any]:
+        network = init_soft_actor_critic(key, policy, critics, observation, space, config.initial_alpha)
+        return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        def objective(network: SoftActorCritic) -> Any:
+            loss, metrics = sac_loss(
+                *(network, learned.target, key, batch),
+                **{"actor": policy.apply, "critic": critics.apply, "gamma": gamma, "weight": weight},
+                target_entropy=target_entropy(space, hparams.entropy_share),
+            )
+            if not diverse:
+                return loss, metrics
+            alike, further = ensemble_diversity_loss(network.critic, batch, critic=critics.apply, weight=weight)
+            return loss + hparams.diversity * alike, {**metrics, **further}
+
+        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(learned.network)
+        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
+        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+
+    return skeleton.make(name, env, dataset, config, Learner(init, learn, *soft_policy(policy)), given)
