@@ -37,7 +37,8 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
     Python numbers runs the program alone. A tensor that ``fn`` closes over is an input: its present values are read at each call; all else
     that it reads from outside (numbers, attributes, which tensor a name stands for) stays as it was. What cannot be in a program (asking
     for a tensor's value, torch's random generator, changing an argument in place) is an error that names the line. A program is found
-    again on disk by another process. Gradients are taken in ``fn``, by torch.func: torch.autograd sees nothing of a program.
+    again on disk by another process, and by one in which floats that are added, subtracted or multiplied by were edited. Gradients are
+    taken in ``fn``, by torch.func: torch.autograd sees nothing of a program.
 
     Results are those of eager torch up to rounding; XLA takes numbers below the smallest normal one (1e-38 in float32) for 0, and has no
     complex ones. An index out of range, at which torch raises, is no error in a program of XLA: a read gives the nearest row, a write
@@ -345,6 +346,7 @@ def clear() -> None:
     Example:
         >>> clear()
     """
+    import ctypes
     import gc
     import sys
 
@@ -354,6 +356,9 @@ def clear() -> None:
     jax = sys.modules.get("jax")
     if jax is not None:
         jax.clear_caches()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc keeps for itself what is freed, for it lies in small pieces
+        trim(0)
 
 
 def transformed(*trees: Any) -> bool:
