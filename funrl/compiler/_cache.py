@@ -106,7 +106,7 @@ def _enter(digest: Any, graph: Graph) -> None:
 
     def named(value: Any) -> str:
         if isinstance(value, Node):
-            return f"%{numbers[id(value)]}"
+            return f"#{value.args[0]}" if value.op == "number" else f"%{numbers[id(value)]}"
         if isinstance(value, (list, tuple)):
             return f"[{','.join([named(item) for item in value])}]"
         if isinstance(value, dict):
@@ -141,7 +141,7 @@ def _world() -> bytes:
         repr((jax.__version__, jaxlib.__version__, torch.__version__, platform.machine(), os.environ.get("XLA_FLAGS"))).encode()  # pyright: ignore
     )
     here = pathlib.Path(__file__).parent
-    for path in (*sorted((here / "_lowerings").glob("*.py")), here / "_xla.py", here / "_cache.py"):
+    for path in (*sorted((here / "_lowerings").glob("*.py")), here / "_xla.py", here / "_cache.py", here / "_constants.py"):
         digest.update(path.read_bytes())
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:

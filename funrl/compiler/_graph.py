@@ -8,8 +8,9 @@ class Node:
     """One value of a graph: an input, a constant, what an operator gives, or one of several results of another node.
 
     Attributes:
-        op: the aten operator; a :class:`Loop`; or "input", "constant", "item".
-        args: as the operator takes them, with a Node for each tensor; of a constant its tensor, of an item (node, position).
+        op: the aten operator; a :class:`Loop`; or "input", "constant", "item", "number" (:mod:`funrl.compiler._constants`).
+        args: as the operator takes them, with a Node for each tensor; of a constant its tensor, of an item (node, position), of a number
+            its place.
         kwargs: likewise.
         meta: the meta tensor of this value (a tuple of them where there are several): its shape, strides and dtype.
         graph: the graph that it is a part of.

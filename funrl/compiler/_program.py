@@ -344,6 +344,7 @@ def clear() -> None:
     Example:
         >>> clear()
     """
+    import ctypes
     import gc
     import sys
 
@@ -353,6 +354,9 @@ def clear() -> None:
     jax = sys.modules.get("jax")
     if jax is not None:
         jax.clear_caches()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc keeps for itself what is freed, for it lies in small pieces
+        trim(0)
 
 
 def transformed(*trees: Any) -> bool:

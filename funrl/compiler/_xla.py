@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from funrl.compiler import _cache
+from funrl.compiler._constants import taken_out
 from funrl.compiler._donation import LARGE
 from funrl.compiler._effects import Effect
 from funrl.compiler._graph import Graph, Loop, Node, flat_nodes, replaced
@@ -160,10 +161,12 @@ class Executable:
         self.donated = frozenset(places)
         options = {"xla_cpu_multi_thread_eigen": threads > 1, "xla_allow_excess_precision": False}
         avals = self.inputs.avals() + [(tuple(x.shape), x.dtype) for x in captured]
+        numbers = taken_out(graph)
+        rest = num_arrays + len(captured)
 
         def program(*arrays: Any) -> list[Any]:
-            values = [*self.inputs.unpack(arrays[:num_arrays]), *arrays[num_arrays:]]
-            return self.outputs.pack(_evaluate(graph, values))
+            values = [*self.inputs.unpack(arrays[:num_arrays]), *arrays[num_arrays:rest]]
+            return self.outputs.pack(_evaluate(graph, values, arrays[rest:]))
 
         program.__name__ = name
 
@@ -172,6 +175,7 @@ class Executable:
 
             note("lowering")
             given = [jax.ShapeDtypeStruct(shape, jax_dtype(dtype)) for shape, dtype in avals]
+            given += [jax.ShapeDtypeStruct((), x.dtype) for x in numbers]
             lowered = jax.jit(program, donate_argnums=places).lower(*given)
             note("compiling")
             return lowered.compile(compiler_options=options)
@@ -181,17 +185,19 @@ class Executable:
         for effect in _effects_of(graph):
             effect.raised = self.raised
         with settings():
+            self.numbers = [jax.numpy.asarray(x) for x in numbers]
+            num_given = len(avals) + len(numbers)
             self.compiled = (
                 build()
                 if self.has_effects
-                else _cache.loaded(graph, (self.inputs, self.outputs), (places, POOL[0]), options, len(avals), build, note)
+                else _cache.loaded(graph, (self.inputs, self.outputs), (places, POOL[0]), options, num_given, build, note)
             )
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
         jax = load()
         with in_settings():
             arrays = self._arrays(leaves)
-            results = self.compiled(*arrays)
+            results = self.compiled(*arrays, *self.numbers)
             if self.has_effects:
                 jax.block_until_ready(results)
                 jax.effects_barrier()
@@ -272,7 +278,9 @@ class Executable:
         return leaves
 
 
-def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = None, known: dict[int, Any] | None = None) -> list[Any]:
+def _evaluate(
+    graph: Graph, inputs: Sequence[Any], numbers: Sequence[Any], used: Sequence[int] | None = None, known: dict[int, Any] | None = None
+) -> list[Any]:
     """Return the outputs of a graph (those of positions ``used``) for jax arrays; values of nodes that are ``known`` already are taken."""
     from funrl.compiler import _lowerings
 
@@ -285,7 +293,7 @@ def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = 
             wanted.setdefault(id(node.args[0]), set()).add(node.args[1])
 
     def value(node: Node) -> Any:
-        return values[id(node)]
+        return numbers[node.args[0]] if node.op == "number" else values[id(node)]
 
     for node in live:
         if id(node) in values:
@@ -295,7 +303,7 @@ def _evaluate(graph: Graph, inputs: Sequence[Any], used: Sequence[int] | None = 
         elif node.op == "item":
             values[id(node)] = values[id(node.args[0])][node.args[1]]
         elif isinstance(node.op, Loop):
-            values[id(node)] = _loop(node.op, [value(x) for x in node.args], wanted.get(id(node), set()))
+            values[id(node)] = _loop(node.op, [value(x) for x in node.args], numbers, wanted.get(id(node), set()))
         elif isinstance(node.op, Effect):
             load().debug.callback(functools.partial(_call, node.op), *[value(x) for x in node.args], ordered=True)
         else:
@@ -329,7 +337,7 @@ def _constant(x: torch.Tensor) -> Any:
     return jax.numpy.asarray(np.array(x.contiguous().numpy()))
 
 
-def _loop(loop: Loop, operands: list[Any], wanted: set[int]) -> dict[int, Any]:
+def _loop(loop: Loop, operands: list[Any], numbers: Sequence[Any], wanted: set[int]) -> dict[int, Any]:
     """Return the results of a loop that are wanted, by their position."""
     from jax import lax
 
@@ -340,7 +348,7 @@ def _loop(loop: Loop, operands: list[Any], wanted: set[int]) -> dict[int, Any]:
     moved = _transposed(loop.body, dict(zip(map(id, loop.body.inputs[rows_end:]), constants, strict=True)))
 
     def step(carry: Any, row: Any) -> tuple[Any, Any]:
-        outputs = _evaluate(loop.body, [*carry, *row, *constants], [*carries, *ys], moved)
+        outputs = _evaluate(loop.body, [*carry, *row, *constants], numbers, [*carries, *ys], moved)
         return outputs[: loop.num_carries], outputs[loop.num_carries :]
 
     carry, stacked = lax.scan(

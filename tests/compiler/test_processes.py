@@ -30,15 +30,15 @@ def forgotten():
     compiler.clear()
 
 
-def child(script, *args, env=(), code=0):
-    """Run a script in a Python of its own; return what it printed."""
+def child(script, *args, env=(), code=0, seconds=300):
+    """Run a script in a Python of its own, within seconds; return what it printed."""
     result = subprocess.run(
         [sys.executable, "-c", script, *map(str, args)],
         capture_output=True,
         text=True,
         env={**os.environ, **dict(env)},
         cwd=pathlib.Path(__file__).parents[2],
-        timeout=300,
+        timeout=seconds,
     )
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout
@@ -186,7 +186,8 @@ def test_the_cache_on_disk(tmp_path, monkeypatch):
     assert made() == built
     (entry,) = (tmp_path / "xla").iterdir()
     assert made() == loaded
-    assert made(2.5) == built and len(list((tmp_path / "xla").iterdir())) == 2
+    assert made(2.5) == loaded and len(list((tmp_path / "xla").iterdir())) == 1
+    assert made(2) == built and len(list((tmp_path / "xla").iterdir())) == 2
     (other,) = set((tmp_path / "xla").iterdir()) - {entry}
     assert stat.S_IMODE((tmp_path / "xla").stat().st_mode) & 0o077 == 0 and stat.S_IMODE(entry.stat().st_mode) & 0o077 == 0
     whole = entry.read_bytes()
@@ -403,9 +404,9 @@ def programs(count):
 programs(10)
 before = resident()
 used, after = programs(int(sys.argv[1]))
-again = programs(int(sys.argv[1]))[1]
+again = programs(int(sys.argv[1]) // 2)[1]
 print(before, used, after, again)
-assert after - before < 0.5 * (used - before) + 10 and again - after < 0.2 * (used - before) + 5, (before, used, after, again)
+assert after - before < 0.2 * (used - before) + 10 and again - after < 0.2 * (used - before) + 5, (before, used, after, again)
 """
 
 
@@ -420,7 +421,7 @@ def test_clear_gives_memory_back():
 @needs_jax
 @pytest.mark.nightly
 def test_clear_gives_the_memory_of_200_programs_back():
-    child(CLEARED, 200, env={"FUNRL_CACHE": "0"})
+    child(CLEARED, 200, env={"FUNRL_CACHE": "0"}, seconds=1200)
 
 
 @backends

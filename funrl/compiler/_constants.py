@@ -1,0 +1,65 @@
+"""Numbers of Python that a graph adds, subtracts and multiplies by, as inputs of its executable.
+
+A function of which such a number was edited has the executable that there is already, and need not be compiled again.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from funrl.compiler._graph import Graph, Loop, Node, flat_nodes
+
+__all__ = ["taken_out"]
+
+aten = torch.ops.aten
+# What takes a number as it takes a tensor without dimensions, and is no faster for a known one.
+_SUMS = frozenset(
+    {
+        *(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Tensor, aten.rsub.Scalar),
+        *(aten.mul.Tensor, aten.mul.Scalar),
+    }
+)
+_TAKE_TENSORS = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor})
+_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+# Numbers that make an operation simpler when they are known.
+_PLAIN = (0.0, 1.0, -1.0)
+
+
+def taken_out(graph: Graph) -> list[np.generic]:
+    """Put nodes ("number", place) where a graph, or the body of a loop in it, has numbers; return the numbers by their places.
+
+    Equal numbers of one dtype are one where they meet tensors with dimensions, so that XLA sees what is computed twice.
+    """
+    places: dict[Any, int] = {}
+    numbers: list[np.generic] = []
+
+    def taken(x: Any, meta: torch.Tensor, shared: bool) -> Any:
+        if type(x) is not float or x in _PLAIN or not math.isfinite(x) or meta.dtype not in _DTYPES:
+            return x
+        with np.errstate(over="ignore"):  # to infinity
+            number = _DTYPES[meta.dtype](x)
+        place = places.setdefault((meta.dtype, number.tobytes()), len(numbers)) if shared else len(numbers)
+        if place == len(numbers):
+            numbers.append(number)
+        return Node(graph, "number", (place,), {}, torch.empty((), dtype=meta.dtype, device="meta"))
+
+    def visit(graph: Graph) -> None:
+        live = graph.live()
+        users: dict[int, list[Node | None]] = {id(node): [None] for node in graph.outputs}
+        for node in live:
+            for given in flat_nodes((node.args, node.kwargs)):
+                users.setdefault(id(given), []).append(node)
+        for node in live:
+            if isinstance(node.op, Loop):
+                visit(node.op.body)
+            elif node.op in _SUMS and len(node.args) > 1:
+                x, other, *rest = node.args
+                node.args = (x, taken(other, node.meta, node.meta.ndim > 0), *rest)
+            elif node.op is aten.scalar_tensor.default and all(x is not None and x.op in _TAKE_TENSORS for x in users.get(id(node), ())):
+                (number,) = node.args
+                node.args = (taken(number, node.meta, False),)
+
+    visit(graph)
+    return numbers
