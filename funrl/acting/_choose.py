@@ -10,8 +10,7 @@ from funrl import random, tree
 from funrl.acting._state import Memory
 from funrl.env import Env
 from funrl.policies import StatefulPolicy
-
-Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]] | StatefulPolicy
+from funrl.typing import Act
 
 
 def check_act(what: str, act: Any) -> None:
@@ -29,7 +28,7 @@ def check_act(what: str, act: Any) -> None:
         raise TypeError(f"{what}: act: expected a function or a StatefulPolicy, got a {type(act).__name__}; {remedy}")
 
 
-def chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
+def chooser(act: Act | StatefulPolicy | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
     """Return ``choose(params, key, memory, observation) -> (memory, action, extras)`` for observations of ``env``.
 
     The memory is () if ``act`` has none. For a batched environment the function is mapped over the copies.
@@ -60,7 +59,7 @@ def chooser(act: Act | None, env: Env) -> Callable[[Any, torch.Tensor, Any, Any]
     return each
 
 
-def host_chooser(params: Any, env: Env, act: Act | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+def host_chooser(params: Any, env: Env, act: Act | StatefulPolicy | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
     """Return ``choose(choice, memory, observation) -> (memory, action, extras)`` for the choices that :func:`draw` drew.
 
     Example:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.acting._choose import Act, check_act, chooser, with_reset
+from funrl.acting._choose import check_act, chooser, with_reset
 from funrl.acting._state import ActorState, check_reward, start
 from funrl.acting._step import renew
 from funrl.compiler import scan
 from funrl.env import Env
+from funrl.policies import StatefulPolicy
+from funrl.typing import Act
 
 
 @tree.dataclass
@@ -36,7 +38,7 @@ def evaluate(
     env_params: Any,
     *,
     env: Env,
-    act: Act | None = None,
+    act: Act | StatefulPolicy | None = None,
     num_episodes: int,
     max_steps: int | None = None,
 ) -> Evaluation:
@@ -86,7 +88,7 @@ def evaluate(
 
 
 def _play(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, lanes: tuple[int, ...], max_steps: int
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | StatefulPolicy | None, lanes: tuple[int, ...], max_steps: int
 ) -> Evaluation:
     """Play the first episode of each copy: of ``lanes`` vmapped copies, or of the copies of ``env``."""
     reset_key, step_key = random.split(key).unbind(0)
@@ -119,7 +121,7 @@ def _play(
 
 
 def _evaluate_host(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | None, num_episodes: int, max_steps: int
+    params: Any, key: torch.Tensor, env_params: Any, *, env: Env, act: Act | StatefulPolicy | None, num_episodes: int, max_steps: int
 ) -> Evaluation:
     """Play on the B copies of ``env``: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
     reset_key, loop_key = random.split(key).unbind(0)

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import random, tree
-from funrl.acting._choose import Act, host_chooser, with_reset
+from funrl.acting._choose import host_chooser, with_reset
 from funrl.acting._state import ActorState
 from funrl.acting._step import any_of, cleared, restart
 from funrl.env import Env, Transition
+from funrl.policies import StatefulPolicy
+from funrl.typing import Act
 
 
 class Drawn(NamedTuple):
@@ -26,7 +28,7 @@ class Drawn(NamedTuple):
     resets: Sequence[torch.Tensor]
 
 
-def draw(key: torch.Tensor, *, env: Env, act: Act | None, num_steps: int) -> Drawn:
+def draw(key: torch.Tensor, *, env: Env, act: Act | StatefulPolicy | None, num_steps: int) -> Drawn:
     """Draw the random numbers of :func:`host_steps`. They do not depend on parameters, and so can be drawn before these are known.
 
     Example:
@@ -49,7 +51,7 @@ def draw(key: torch.Tensor, *, env: Env, act: Act | None, num_steps: int) -> Dra
 
 
 def host_steps(
-    params: Any, drawn: Drawn, actor: ActorState, env_params: Any, *, env: Env, act: Act | None
+    params: Any, drawn: Drawn, actor: ActorState, env_params: Any, *, env: Env, act: Act | StatefulPolicy | None
 ) -> tuple[ActorState, list[tuple[Any, ...]]]:
     """Perform a rollout step by step in Python, and return a tuple of the fields of each Transition, in order.
 
@@ -78,7 +80,7 @@ def host_steps(
 
 
 def rollout_host(
-    params: Any, key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env, act: Act | None, num_steps: int
+    params: Any, key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Env, act: Act | StatefulPolicy | None, num_steps: int
 ) -> tuple[ActorState, Transition]:
     """Implement :func:`funrl.rollout` for a host environment.
 

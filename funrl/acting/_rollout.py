@@ -6,12 +6,14 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.acting._choose import Act, check_act, chooser, mapped, with_reset
+from funrl.acting._choose import check_act, chooser, mapped, with_reset
 from funrl.acting._host import rollout_host
 from funrl.acting._state import ActorState, check_reward, checked
 from funrl.acting._step import cleared
 from funrl.compiler import scan
 from funrl.env import Env, Transition
+from funrl.policies import StatefulPolicy
+from funrl.typing import Act
 
 
 def rollout(
@@ -21,7 +23,7 @@ def rollout(
     env_params: Any,
     *,
     env: Env,
-    act: Act | None = None,
+    act: Act | StatefulPolicy | None = None,
     num_steps: int,
 ) -> tuple[ActorState, Transition]:
     """Act for ``num_steps`` steps in one environment or in B environments.

@@ -14,6 +14,7 @@ from funrl.compiler import compile
 from funrl.env import Env, Place, Transition
 from funrl.policies import StatefulPolicy
 from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
+from funrl.typing import Act, Key, Metrics
 
 
 class Algorithm(NamedTuple):
@@ -37,14 +38,14 @@ class Algorithm(NamedTuple):
     name: str
     env: Env
     config: Any
-    init: Callable[[Any], Any]
-    collect: Callable[[Any, Any], tuple[ActorState, Transition]]
-    learn: Callable[[Any, Any, Transition], tuple[Any, dict[str, torch.Tensor]]]
-    act: Callable[[Any, Any, Any], Any] | StatefulPolicy
-    greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
+    init: Callable[[Key], State]
+    collect: Callable[[Key, State], tuple[ActorState, Transition]]
+    learn: Callable[[Key, LearnerState, Transition], tuple[LearnerState, Metrics]]
+    act: Act | StatefulPolicy
+    greedy: Act | StatefulPolicy
     given: Mapping[str, Any] = MappingProxyType({})
 
-    def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
+    def step(self, key: torch.Tensor, state: State) -> tuple[State, Metrics]:
         """Collect experience, and learn from it: one update.
 
         In an environment on the host the learning is compiled. A learner with a replay buffer is then donated: go on with the one that is

@@ -10,6 +10,7 @@ from funrl.algos._networks import over_the_box
 from funrl.distributions import Independent
 from funrl.nn import Module, Net
 from funrl.spaces import Box
+from funrl.typing import Metrics
 
 
 class NormalizedCritics(NamedTuple):
@@ -160,7 +161,7 @@ def chain_of(net: Net | Module | None, batchwise: Any) -> Any:
             lambda params, statistics, *inputs: batchwise.apply(params, *inputs),
         )
 
-    def start(params: Any) -> dict[str, torch.Tensor]:
+    def start(params: Any) -> Metrics:
         return {name: x for name, x in net.start().items() if x.is_floating_point()}  # they are among an actor's parameters
 
     def train(params: Any, statistics: Any, *inputs: Any) -> tuple[torch.Tensor, Any]:

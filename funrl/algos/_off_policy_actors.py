@@ -14,6 +14,7 @@ from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
 from funrl.optim import Optimizer
 from funrl.schedules import Schedule
 from funrl.spaces import Box
+from funrl.typing import Metrics
 
 
 @tree.dataclass
@@ -95,12 +96,12 @@ def noisy_policy(actor: nn.Net, space: Box, exploration: Schedule | None = None)
 def apply_gradients_with_temperature(
     learned: Learned,
     gradient: Any,
-    metrics: dict[str, torch.Tensor],
+    metrics: Metrics,
     weight: torch.Tensor,
     hparams: Any,
     space: Box,
     optimizer: Optimizer | None = None,
-) -> tuple[Learned, dict[str, torch.Tensor]]:
+) -> tuple[Learned, Metrics]:
     """Return what is learned after a step of the actor by its ``gradient`` and one of the temperature, each with an optimizer state.
 
     Args:

@@ -1,6 +1,5 @@
 """CrossQ: soft actor-critic with batch normalisation and without target networks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
 from funrl.nn import Module, Net
 from funrl.optim import Optimizer
+from funrl.typing import Loss
 
 __all__ = ["CrossQConfig", "make"]
 
@@ -50,22 +50,19 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
-    critic_loss: Callable[..., Any] | None = None,
-    actor_loss: Callable[..., Any] | None = None,
+    critic_loss: Loss | None = None,
+    actor_loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make CrossQ.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env, optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
             configuration says. A torch module, by :func:`funrl.nn.from_module`, has its floating-point buffers as running statistics, such
             as those of batch normalisation; other nets have none.
         critic: the same from observations [N, ...] and actions [N, A] to [N, 1]; the critics are made of it. A torch module needs an
             ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of
             :func:`funrl.losses.crossq_critic_loss`, which is
             ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N] and

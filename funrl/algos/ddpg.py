@@ -1,6 +1,5 @@
 """Deep deterministic policy gradients."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from funrl.losses import ActorCritic, ddpg_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
 from funrl.schedules import Schedule
+from funrl.typing import Loss
 
 __all__ = ["DDPGConfig", "make"]
 
@@ -48,7 +48,7 @@ def make(
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make DDPG: a deterministic actor, a critic, and targets that follow both.
@@ -56,13 +56,10 @@ def make(
     A gradient step moves actor and critic at once, each by the gradient of its own loss (:func:`funrl.losses.ddpg_loss`).
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env, optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1]; None: as the configuration
             says. Torch modules come in by :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
             deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.ddpg_loss`,

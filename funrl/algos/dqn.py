@@ -22,6 +22,7 @@ from funrl.nn import Net
 from funrl.optim import Optimizer, hard_update, soft_update
 from funrl.random import split
 from funrl.schedules import Schedule, linear
+from funrl.typing import Loss
 
 __all__ = ["DQNConfig", "make"]
 
@@ -78,18 +79,17 @@ def make(
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make DQN for an environment with vectors, images or dicts of both as observations and discrete actions.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env, buffer: as for :func:`funrl.algos.sac.make`.
         network: a net from observations [N, ...] to the values of all actions [N, A], or [N, A, K] with ``c51``; None: as the configuration
             says. A torch module comes in by :func:`funrl.nn.from_module`. If it is noisy, its noise explores.
         optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
             ``learner.hparams`` too; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the share of
             random actions, in [0, 1]; None: the line from ``epsilon_start`` to ``epsilon_end`` after ``learning_starts``.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of the configured one, which is

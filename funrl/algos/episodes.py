@@ -7,6 +7,7 @@ import torch
 from funrl import tree
 from funrl.env import Place, Transition
 from funrl.returns import running_sum
+from funrl.typing import Metrics
 
 __all__ = ["Episodes", "record", "start"]
 
@@ -56,7 +57,7 @@ def _resumed(state: Episodes, place: Any) -> Episodes:
     )
 
 
-def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:
+def record(state: Episodes, samples: Transition) -> tuple[Episodes, Metrics]:
     """Account for T steps of B environments.
 
     Args:

@@ -25,6 +25,7 @@ from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.spaces import Box, Discrete
+from funrl.typing import Metrics
 
 __all__ = [
     "Learner",
@@ -167,7 +168,7 @@ def make(
         # As a checkpoint brings it back: the last bits of a product depend on strides.
         return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
-    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         check_experience(learner, transitions, config)
         samples = in_dtype_of(learner.params, transitions)
         sums, episode_metrics = episodes.record(learner.episodes, samples)
@@ -204,14 +205,14 @@ def _policies(env: Env, spec: Learner) -> tuple[Any, Any]:
     """Return ``act`` and ``greedy`` in the environment's units: in the buffer, discrete actions are counted from 0."""
     start, space = _first(env), Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
 
-    def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, Metrics]:
         sample_key, uniform_key, coin_key = random.split(key, 3).unbind(0)
         action = spec.sample(params, sample_key, in_dtype_of(params, observation))
         uniform = space.sample(uniform_key).to(action.dtype)
         action = torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action)
         return action + start if start else action, {}
 
-    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, Metrics]:
         action = spec.greedy(params, key, in_dtype_of(params, observation))
         return action + start if start else action, {}
 
@@ -287,15 +288,15 @@ def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample
 
 def _fit(
     spec: Learner, config: Any, learned: Learned, keys: torch.Tensor, batches: buffers.Sample, hparams: Any
-) -> tuple[Learned, dict[str, torch.Tensor]]:
+) -> tuple[Learned, Metrics]:
     """Take a gradient step on each batch; return what is learned, and metrics with a row for each step."""
 
-    def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
+    def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, Metrics]:
         batch = sample.batch
         gamma = batch.extras["discount"] if config.n_step > 1 else hparams.gamma.expand(batch.reward.shape)
         return update(key, learned, batch, gamma, sample.weights.to(batch.reward.dtype), hparams)
 
-    def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
+    def once(learned: Learned, x: Any) -> tuple[Learned, Metrics]:
         learned, metrics = applied(spec.learn, x[0], learned, x[1])
         return learned.replace(num_updates=learned.num_updates + 1), metrics
 

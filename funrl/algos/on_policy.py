@@ -25,6 +25,7 @@ from funrl.algos.images import ImageConfig, check_layers
 from funrl.compiler import scan
 from funrl.env import Env, Transition
 from funrl.policies import StatefulPolicy
+from funrl.typing import Metrics
 
 __all__ = [
     "ActorCriticConfig",
@@ -121,7 +122,7 @@ class Learner(NamedTuple):
     normalize: Callable[..., Any] = lambda learner, samples: (learner, samples)
     schedule: Callable[..., dict[str, Any]] = lambda hparams, num_steps: {}
     stop: Callable[..., torch.Tensor] | None = None
-    describe: Callable[..., dict[str, torch.Tensor]] = lambda rows: {}
+    describe: Callable[..., Metrics] = lambda rows: {}
     extras: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
 
@@ -200,7 +201,7 @@ def make(
         # As a checkpoint brings it back: the last bits of a product depend on strides.
         return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
-    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         check_experience(learner, transitions, config, *extras)
         samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"]))
         sums, episode_metrics = episodes.record(learner.episodes, samples)
@@ -220,13 +221,11 @@ def make(
     return Algorithm(name, env, config, init, collecting(env, spec.act, config.num_steps), learn, spec.act, spec.greedy, given)
 
 
-def _fit(
-    key: torch.Tensor, learner: LearnerState, rows: Any, spec: Learner, optimizer: optim.Optimizer
-) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+def _fit(key: torch.Tensor, learner: LearnerState, rows: Any, spec: Learner, optimizer: optim.Optimizer) -> tuple[Any, Any, Metrics]:
     """Take all gradient steps of an update; return the network, the optimizer's state and the means of the losses' metrics."""
     hparams = learner.hparams
 
-    def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(network: Any, part: Any) -> tuple[torch.Tensor, Metrics]:
         return spec.loss(network, part, hparams)
 
     def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
@@ -284,12 +283,12 @@ def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tu
         tensor(-0.6931)
     """
 
-    def sample(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def sample(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         action, log_prob = distribution.sample_with_log_prob(key)
         extras = {"log_prob": log_prob, "unclipped_action": action}
         return network.project(action), {**extras, "value": value()} if with_value else extras
 
-    def mode(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def mode(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         return network.project(distribution.mode()), {"value": value()} if with_value else {}
 
     return network.policy(sample), network.policy(mode)

@@ -1,6 +1,5 @@
 """Randomized ensembled double Q-learning."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from funrl.env import Env, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
+from funrl.typing import Loss
 
 __all__ = ["REDQConfig", "make"]
 
@@ -46,21 +46,14 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
-    critic_loss: Callable[..., Any] | None = None,
-    actor_loss: Callable[..., Any] | None = None,
+    critic_loss: Loss | None = None,
+    actor_loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make REDQ: SAC with an ensemble of critics, so many gradient steps to an environment step, and an actor that moves less often.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
-        actor: a net from observations [N, ...] to [N, 2A], the parameters of a
-            :class:`~funrl.distributions.TanhNormal`; None: as the configuration says.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        env, actor, critic, optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.redq_critic_loss`,
             which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
             has to be among them.

@@ -1,7 +1,6 @@
 """Soft actor-critic for discrete actions."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from funrl.losses import SoftActorCritic, sac_discrete_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
 from funrl.random import split
+from funrl.typing import Loss
 
 __all__ = ["SACDiscreteConfig", "make"]
 
@@ -49,19 +49,16 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make SAC for discrete actions: expectations over actions are exact, and nothing but acting draws any.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        env, optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         actor: a net from observations [N, ...] to the logits [N, A]; None: as the configuration says.
-        critic: a net from observations [N, ...] to [N, A], of which the critics are made; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
+        critic: a net from observations [N, ...] to [N, A], of which the critics are made, as for the continuous one; None: as the
+            configuration says.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` in the place of
             :func:`funrl.losses.sac_discrete_loss`, which is
             ``default(params, target, batch, **options)``. Its metrics, tensors [] without gradient, are among those of a step;

@@ -1,6 +1,5 @@
 """Twin delayed deep deterministic policy gradients."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
 from funrl.schedules import Schedule
+from funrl.typing import Loss
 
 __all__ = ["TD3Config", "make"]
 
@@ -53,22 +53,15 @@ def make(
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
-    critic_loss: Callable[..., Any] | None = None,
-    actor_loss: Callable[..., Any] | None = None,
+    critic_loss: Loss | None = None,
+    actor_loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor that moves less often.
 
     Args:
-        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
-        actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
-            says. Torch modules come in by :func:`funrl.nn.from_module`, that of critics with an ``init``, so that they do not begin alike.
-        optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate`` and ``anneal_steps``, in
-            ``learner.hparams`` too, and moves each part of the parameters by itself; None: Adam with these.
-        buffer: any of :mod:`funrl.buffers` that gives single transitions; None: :func:`funrl.buffers.uniform`.
-        exploration: a schedule of :mod:`funrl.schedules`, or another function of the environment steps so far, int64 [], to the
-            deviation of the noise, in half-widths of the box; None: ``exploration_noise``.
+        env, critic, optimizer, buffer: as for :func:`funrl.algos.sac.make`.
+        actor, exploration: as for :func:`funrl.algos.ddpg.make`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` in the place of :func:`funrl.losses.td3_critic_loss`,
             which is ``default(*args, **options)``. Its metrics, tensors [] without gradient, are among those of a step; ``td_error`` [N]
             has to be among them.
