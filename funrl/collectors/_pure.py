@@ -86,7 +86,7 @@ class _Compiled(Collector):
         _check.integer(f"{what}: num_envs", num_envs, 1)
         _check.divisor(f"{what}: num_envs", num_envs, frames_per_batch, "frames_per_batch", "each copy takes as many steps")
         env = create_env()
-        _check.instance(f"{what}: create_env", env, Env, "funrl.envs makes it", expected="a function that returns an Env")
+        _check.instance(f"{what}: create_env: result", env, Env, "funrl.envs makes one")
         if env.host or env.num_envs is not None:
             kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")

@@ -135,7 +135,7 @@ class Worker:
         key = random.fold_in(worker_spec.key, worker_spec.index)
         seed_globals(int(key) & 0xFFFF_FFFF)
         env = worker_spec.create_env()
-        _check.instance("create_env", env, Env, "funrl.envs makes it", expected="a function that returns an Env")
+        _check.instance("create_env: result", env, Env, "funrl.envs makes one")
         self.env_params = constants("collectors", env, worker_spec.env_params, worker_spec.device)
         if worker_spec.max_frames > 0:
             env = transforms.compose(env, transforms.time_limit(worker_spec.max_frames))
