@@ -11,7 +11,23 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     # microseconds, cost a tenth of that speed, and make it only 3 times slower than one thread if another process is busy.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from funrl import acting, checkpoint, compiler, distributions, env, nn, optim, policies, random, returns, schedules, spaces, stats, tree
+from funrl import (
+    acting,
+    checkpoint,
+    compiler,
+    distributions,
+    env,
+    nn,
+    optim,
+    policies,
+    random,
+    returns,
+    schedules,
+    spaces,
+    stats,
+    tree,
+    typing,
+)
 from funrl.acting import ActorState, evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
 
@@ -71,6 +87,7 @@ __all__ = [
     "train",
     "transforms",
     "tree",
+    "typing",
 ]
 
 

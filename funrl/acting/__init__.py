@@ -4,7 +4,7 @@ An :class:`ActorState` has environments, their latest timesteps and, for a recur
 A rollout of pure environments is one program with a scan; those on the host are stepped by a loop in Python.
 """
 
-from funrl.acting._choose import Act, check_act as check_act, host_chooser as host_chooser
+from funrl.acting._choose import check_act as check_act, host_chooser as host_chooser
 from funrl.acting._evaluate import Evaluation, evaluate
 from funrl.acting._host import Drawn as Drawn, draw as draw, host_steps as host_steps
 from funrl.acting._rollout import rollout
@@ -12,7 +12,6 @@ from funrl.acting._state import ActorState, Memory, start, with_memory
 from funrl.acting._step import rand_step, step_mdp
 
 __all__ = [
-    "Act",
     "ActorState",
     "Evaluation",
     "Memory",

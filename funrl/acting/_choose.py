@@ -10,8 +10,7 @@ from funrl import random, tree
 from funrl.acting._state import Memory
 from funrl.env import AnyEnv, VectorEnv
 from funrl.policies import StatefulPolicy
-
-Act = Callable[[Any, torch.Tensor, Any], tuple[Any, Any]] | StatefulPolicy
+from funrl.typing import Act
 
 
 def check_act(what: str, act: Any) -> None:

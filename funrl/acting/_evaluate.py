@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.acting._choose import Act, check_act, chooser, with_reset
+from funrl.acting._choose import check_act, chooser, with_reset
 from funrl.acting._state import ActorState, check_reward, start
 from funrl.acting._step import renew
 from funrl.compiler import scan

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import random, tree
-from funrl.acting._choose import Act, host_chooser, with_reset
+from funrl.acting._choose import host_chooser, with_reset
 from funrl.acting._state import ActorState
 from funrl.acting._step import any_of, cleared, restart
 from funrl.env import Transition, VectorEnv

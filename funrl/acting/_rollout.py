@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.acting._choose import Act, check_act, chooser, mapped, with_reset
+from funrl.acting._choose import check_act, chooser, mapped, with_reset
 from funrl.acting._host import rollout_host
 from funrl.acting._state import ActorState, check_reward, checked
 from funrl.acting._step import cleared

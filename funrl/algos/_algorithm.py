@@ -14,6 +14,7 @@ from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Place, Transition, VectorEnv, on_host
 from funrl.policies import StatefulPolicy
 from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
+from funrl.typing import Act, Key, Metrics
 
 
 class Algorithm(NamedTuple):
@@ -49,7 +50,7 @@ class Algorithm(NamedTuple):
     given: Mapping[str, Any] = MappingProxyType({})
     data: Any = None
 
-    def step(self, key: torch.Tensor, state: State) -> tuple[State, dict[str, torch.Tensor]]:
+    def step(self, key: torch.Tensor, state: State) -> tuple[State, Metrics]:
         """Collect experience, and learn from it: one update.
 
         With a host environment only the learning is compiled, and a learner with a replay buffer is donated: continue with the returned

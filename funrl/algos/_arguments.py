@@ -11,6 +11,7 @@ from funrl.algos._algorithm import make_config
 from funrl.buffers import Buffer
 from funrl.policies import ActorCritic
 from funrl.schedules import Schedule
+from funrl.typing import Metrics
 
 __all__ = ["configure", "scheduled", "with_default"]
 
@@ -132,7 +133,7 @@ def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, .
     if loss is None:
         return default
 
-    def called(*args: Any, **options: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def called(*args: Any, **options: Any) -> tuple[torch.Tensor, Metrics]:
         result = loss(*args, default=default, **further, **options)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise TypeError(f"loss: expected it to return the pair (loss, metrics), got a {type(result).__name__}; metrics may be {{}}")

@@ -14,6 +14,7 @@ from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
 from funrl.optim import Optimizer
 from funrl.schedules import Schedule
 from funrl.spaces import Box
+from funrl.typing import Metrics
 
 
 @tree.dataclass
@@ -94,7 +95,7 @@ def noisy_policy(actor: nn.Net, space: Box, exploration: Schedule | None = None)
 def apply_gradients_with_temperature(
     learned: Learned,
     gradient: Any,
-    metrics: dict[str, torch.Tensor],
+    metrics: Metrics,
     weight: torch.Tensor,
     hparams: Any,
     space: Box,

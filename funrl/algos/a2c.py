@@ -1,6 +1,5 @@
 """Advantage actor-critic, one gradient step an update."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae
+from funrl.typing import Loss, Metrics
 
 __all__ = ["A2CConfig", "make"]
 
@@ -37,7 +37,7 @@ def make(
     *,
     network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make A2C for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
@@ -87,7 +87,7 @@ def make(
         )
         return A2CBatch(nets.inputs(samples), *nets.rows((samples.action, advantage, target)))
 
-    def own_loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, Metrics]:
         return a2c_loss(params, rows, apply=nets.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
 
     spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)

@@ -1,6 +1,5 @@
 """CrossQ: soft actor-critic with batch normalisation and without target networks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
 from funrl.nn import Module, Net
 from funrl.optim import Optimizer
+from funrl.typing import Loss
 
 __all__ = ["CrossQConfig", "make"]
 
@@ -49,8 +49,8 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
-    critic_loss: Callable[..., Any] | None = None,
-    actor_loss: Callable[..., Any] | None = None,
+    critic_loss: Loss | None = None,
+    actor_loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make CrossQ: SAC with batch normalisation and without target networks.

@@ -1,6 +1,5 @@
 """Deep deterministic policy gradients."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from funrl.losses import ActorCritic, ddpg_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
 from funrl.schedules import Schedule
+from funrl.typing import Loss
 
 __all__ = ["DDPGConfig", "make"]
 
@@ -48,7 +48,7 @@ def make(
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make DDPG, with a deterministic actor, a critic, and target networks of both.

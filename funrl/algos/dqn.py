@@ -22,6 +22,7 @@ from funrl.nn import Net
 from funrl.optim import Optimizer, hard_update, soft_update
 from funrl.random import split
 from funrl.schedules import Schedule, linear
+from funrl.typing import Loss
 
 __all__ = ["DQNConfig", "make"]
 
@@ -78,7 +79,7 @@ def make(
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make DQN for an environment with vectors, images or dicts of both as observations and discrete actions.

@@ -1,6 +1,5 @@
 """IMPALA, the importance-weighted actor-learner architecture, in one process."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from funrl.losses import impala_loss
 from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
+from funrl.typing import Loss, Metrics
 
 __all__ = ["ImpalaConfig", "make"]
 
@@ -43,7 +43,7 @@ def make(
     *,
     network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make IMPALA for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
@@ -94,7 +94,7 @@ def make(
     def prepare(params: Any, samples: Transition, hparams: ImpalaConfig) -> Transition:
         return tree.permute(samples, (1, 0))  # unrolls first
 
-    def own_loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, Metrics]:
         return impala_loss(
             params,
             tree.permute(unrolls, (1, 0)),

@@ -26,6 +26,7 @@ from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
 from funrl.spaces import Box, Discrete
+from funrl.typing import Metrics
 
 __all__ = [
     "Learner",
@@ -170,7 +171,7 @@ def make(
         # Contiguous, like the leaves of a loaded checkpoint: the last bits of a product depend on strides.
         return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
-    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         check_experience(learner, transitions, config)
         samples = in_dtype_of(learner.params, transitions)
         sums, episode_metrics = episodes.record(learner.episodes, samples)
@@ -207,14 +208,14 @@ def _policies(env: AnyEnv, spec: Learner) -> tuple[Any, Any]:
     """Return ``act`` and ``greedy`` with actions as the environment takes them; in the buffer discrete actions are counted from 0."""
     start, space = _first(env), Discrete(env.action_space.n) if isinstance(env.action_space, Discrete) else env.action_space
 
-    def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, Metrics]:
         sample_key, uniform_key, coin_key = random.split(key, 3).unbind(0)
         action = spec.sample(params, sample_key, in_dtype_of(params, observation))
         uniform = space.sample(uniform_key).to(action.dtype)
         action = torch.where(random.uniform(coin_key, (), dtype=params.random.dtype) < params.random, uniform, action)
         return action + start if start else action, {}
 
-    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, Metrics]:
         action = spec.greedy(params, key, in_dtype_of(params, observation))
         return action + start if start else action, {}
 
@@ -314,12 +315,12 @@ def fit(
         tensor(2)
     """
 
-    def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, dict[str, torch.Tensor]]:
+    def applied(update: Any, key: torch.Tensor, learned: Learned, sample: buffers.Sample) -> tuple[Learned, Metrics]:
         batch = sample.batch
         gamma = batch.extras["discount"] if "discount" in batch.extras else hparams.gamma.expand(batch.reward.shape)
         return update(key, learned, batch, gamma, sample.weights.to(batch.reward.dtype), hparams)
 
-    def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
+    def once(learned: Learned, x: Any) -> tuple[Learned, Metrics]:
         learned, metrics = applied(spec.learn, x[0], learned, x[1])
         return learned.replace(num_updates=learned.num_updates + 1), metrics
 

@@ -26,6 +26,7 @@ from funrl.algos.images import ImageConfig, check_layers
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
 from funrl.policies import StatefulPolicy
+from funrl.typing import Metrics
 
 __all__ = [
     "ActorCriticConfig",
@@ -124,7 +125,7 @@ class Learner(NamedTuple):
     normalize: Callable[..., Any] = lambda learner, samples: (learner, samples)
     schedule: Callable[..., dict[str, Any]] = lambda hparams, num_steps: {}
     stop: Callable[..., torch.Tensor] | None = None
-    describe: Callable[..., dict[str, torch.Tensor]] = lambda rows: {}
+    describe: Callable[..., Metrics] = lambda rows: {}
     extras: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
 
@@ -204,7 +205,7 @@ def make(
         # Contiguous, like the leaves of a loaded checkpoint: the last bits of a product depend on strides.
         return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
-    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         check_experience(learner, transitions, config, *extras)
         samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"]))
         sums, episode_metrics = episodes.record(learner.episodes, samples)
@@ -230,7 +231,7 @@ def _fit(
     """Take all gradient steps of an update; return the network, the optimizer's state and the means of the metrics."""
     hparams = learner.hparams
 
-    def loss(network: Any, part: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(network: Any, part: Any) -> tuple[torch.Tensor, Metrics]:
         return spec.loss(network, part, hparams)
 
     def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
@@ -288,12 +289,12 @@ def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tu
         tensor(-0.6931)
     """
 
-    def sample(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def sample(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         action, log_prob = distribution.sample_with_log_prob(key)
         extras = {"log_prob": log_prob, "unclipped_action": action}
         return network.project(action), {**extras, "value": value()} if with_value else extras
 
-    def mode(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def mode(distribution: Any, value: Any, key: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         return network.project(distribution.mode()), {"value": value()} if with_value else {}
 
     return network.policy(sample), network.policy(mode)

@@ -1,7 +1,6 @@
 """Proximal policy optimisation."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from funrl.nn import Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae
+from funrl.typing import Loss, Metrics
 
 __all__ = ["PPOConfig", "make", "with_drift"]
 
@@ -64,7 +64,7 @@ def make(
     *,
     network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     r"""Make PPO for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
@@ -142,7 +142,7 @@ def make(
         )
         return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, Metrics]:
         if config.normalize_advantage:
             batch = batch.replace(advantage=normalize_advantage(batch.advantage))
         weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}

@@ -1,6 +1,5 @@
 """Parallelised Q-network: Q-learning without a replay buffer and without a target network."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from funrl.optim import Optimizer
 from funrl.returns import q_lambda
 from funrl.schedules import Schedule, linear
 from funrl.spaces import Discrete
+from funrl.typing import Loss, Metrics
 
 __all__ = ["PQNConfig", "PQNRows", "make"]
 
@@ -70,7 +70,7 @@ def make(
     network: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     exploration: Schedule | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     r"""Make PQN for an environment with vectors, images or dicts of both as observations and discrete actions.
@@ -116,14 +116,14 @@ def make(
     space = env.action_space
     q_net = q_network(config, env, network, norm="layer")
 
-    def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         coin_key, uniform_key = random.split(key).unbind(0)
         uniform = random.randint(uniform_key, (), 0, space.n)
         explore = random.uniform(coin_key, (), dtype=params.random.dtype) < params.random
         action = torch.where(explore, uniform, best(params, observation))
         return project_action(space, action), {"unclipped_action": action}
 
-    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         return project_action(space, best(params, observation)), {}
 
     def best(params: ActorParams, observation: torch.Tensor) -> torch.Tensor:
@@ -134,12 +134,12 @@ def make(
         target = q_lambda(samples.reward, next_q, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_)
         return tree.flatten_batch(PQNRows(samples.observation, samples.action, target))
 
-    def own_loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, rows: PQNRows, hparams: PQNConfig) -> tuple[torch.Tensor, Metrics]:
         value = take(q_net.apply(params, rows.observation), rows.action)
         error = 0.5 * (rows.target - value).square().mean()
         return error, {"critic_loss": error.detach(), "q_mean": value.detach().mean()}
 
-    def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> dict[str, torch.Tensor]:
+    def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> Metrics:
         if exploration is not None:
             return {"random": scheduled(exploration, num_steps, hparams.gamma)}
         return {"random": linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}

@@ -1,6 +1,5 @@
 """Randomized ensembled double Q-learning."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
+from funrl.typing import Loss
 
 __all__ = ["REDQConfig", "make"]
 
@@ -46,8 +46,8 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
-    critic_loss: Callable[..., Any] | None = None,
-    actor_loss: Callable[..., Any] | None = None,
+    critic_loss: Loss | None = None,
+    actor_loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make REDQ: SAC with an ensemble of critics, many gradient steps for each environment step, and an actor with fewer updates.

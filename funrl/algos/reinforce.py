@@ -1,6 +1,5 @@
 """REINFORCE, with and without a baseline."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from funrl.nn import Module, Net
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import reward_to_go, td1
+from funrl.typing import Loss, Metrics
 
 __all__ = ["ReinforceConfig", "ReinforceRows", "make"]
 
@@ -51,7 +51,7 @@ def make(
     *,
     network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make REINFORCE for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
@@ -114,7 +114,7 @@ def make(
         action, returns, counts = nets.rows((samples.action, returns, counts))
         return ReinforceRows(ReinforceBatch(nets.inputs(samples), action, returns), counts)
 
-    def own_loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def own_loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, Metrics]:
         share = rows.weight.mean()
         weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # so that the loss is a mean over the steps with weight 1
         options = {"entropy_weight": hparams.entropy_weight, "weight": weight}

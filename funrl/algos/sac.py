@@ -1,6 +1,5 @@
 """Soft actor-critic."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
+from funrl.typing import Loss
 
 __all__ = ["SACConfig", "make"]
 
@@ -38,7 +38,7 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make SAC for continuous actions, with two critics, their target networks, and a learned temperature.

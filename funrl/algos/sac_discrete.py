@@ -1,7 +1,6 @@
 """Soft actor-critic for discrete actions."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from funrl.losses import SoftActorCritic, sac_discrete_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
 from funrl.random import split
+from funrl.typing import Loss
 
 __all__ = ["SACDiscreteConfig", "make"]
 
@@ -49,7 +49,7 @@ def make(
     critic: Net | Module | None = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
-    loss: Callable[..., Any] | None = None,
+    loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make SAC for discrete actions, with exact expectations over actions; only acting samples them.

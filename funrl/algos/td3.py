@@ -1,6 +1,5 @@
 """Twin delayed deep deterministic policy gradients."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
 from funrl.optim import Optimizer, soft_update
 from funrl.schedules import Schedule
+from funrl.typing import Loss
 
 __all__ = ["TD3Config", "make"]
 
@@ -54,8 +54,8 @@ def make(
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,
-    critic_loss: Callable[..., Any] | None = None,
-    actor_loss: Callable[..., Any] | None = None,
+    critic_loss: Loss | None = None,
+    actor_loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make TD3: DDPG with the smaller of two critics, smoothed targets, and an actor with fewer updates.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, tree
+from funrl.typing import Key, State
 
 
 @tree.dataclass
@@ -89,13 +90,13 @@ class Buffer(NamedTuple):
         writers: ``writers(write) -> dict``: the functions above that write, by their names, for one way of writing; see :func:`in_place`.
     """
 
-    init: Callable[..., Any]
-    add: Callable[..., Any]
-    extend: Callable[..., Any]
-    sample: Callable[..., Any]
-    size: Callable[..., torch.Tensor]
-    can_sample: Callable[..., torch.Tensor]
-    restore: Callable[..., Any]
+    init: Callable[[Any], State]
+    add: Callable[[State, Any], State]
+    extend: Callable[[State, Any], State]
+    sample: Callable[[Key, State, int], Any]
+    size: Callable[[State], torch.Tensor]
+    can_sample: Callable[[State, int], torch.Tensor]
+    restore: Callable[[Any], State]
     capacity: int
     storage: Storage
     kept: Callable[[Any], Any] = _itself

@@ -89,13 +89,10 @@ class Collector(ABC):
         split_trajectories: bool,
         device: torch.device | str | None,
     ):
-        for name, number, least in (
-            ("frames_per_batch", frames_per_batch, 1),
-            ("total_frames", total_frames, -1),
-            ("max_frames_per_traj", max_frames_per_traj, -1),
-        ):
-            if _check.integer(f"{what}: {name}", number, least) == 0:
-                _check.fail(ValueError, f"{what}: {name}", "a positive integer, or -1 for no end", 0)
+        _check.integer(f"{what}: frames_per_batch", frames_per_batch, 1)
+        for name, number in (("total_frames", total_frames), ("max_frames_per_traj", max_frames_per_traj)):
+            if number != -1:
+                _check.integer(f"{what}: {name}", number, 1, remedy="give -1 for no end")
         check_act(what, act)
         _check.key(f"{what}: key", key)
         for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):

@@ -1,6 +1,5 @@
 """The loss of advantage actor-critic (A2C)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from funrl import tree
 from funrl.losses._actor_critic import evaluate, sum_terms
 from funrl.losses._checks import fields
+from funrl.typing import Evaluate, Metrics
 
 
 @tree.dataclass
@@ -31,11 +31,11 @@ def a2c_loss(
     params: Any,
     batch: A2CBatch,
     *,
-    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    apply: Evaluate,
     value_weight: float | torch.Tensor = 0.5,
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of A2C: policy gradient, value error and entropy, as means over the batch.
 
     .. math:: L = \frac1N \sum_i w_i \left(-A_i \log \pi_\theta(a_i|s_i) + \frac{c_1}2 (R_i - V_\theta(s_i))^2

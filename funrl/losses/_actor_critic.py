@@ -1,6 +1,5 @@
 """Shared parts of actor-critic losses: parameters, one-step targets, metrics, and the sum of the terms."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from funrl import _check, tree
 from funrl.losses._checks import fields, mean
 from funrl.returns import td0
+from funrl.typing import Evaluate, Metrics
 
 
 @tree.dataclass
@@ -94,7 +94,7 @@ def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | to
     return td0(reward, next_value[None], terminated, gamma=gamma)[0].detach()
 
 
-def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor) -> Metrics:
     """Return the metrics that every critic's loss reports, without gradient.
 
     Args:
@@ -124,7 +124,7 @@ def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.T
 
 
 def evaluate(
-    what: str, apply: Callable[[Any, Any], tuple[Any, torch.Tensor]], params: Any, batch: Any, **tensors: torch.Tensor
+    what: str, apply: Evaluate, params: Any, batch: Any, **tensors: torch.Tensor
 ) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Evaluate a policy and its value function on a batch.
 
@@ -166,7 +166,7 @@ def sum_terms(
     value_weight: float | torch.Tensor,
     entropy_weight: float | torch.Tensor,
     weight: torch.Tensor | None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     """Return the mean over samples of policy loss + value_weight * value loss - entropy_weight * entropy, and metrics.
 
     Args:

@@ -1,6 +1,5 @@
 """The losses of categorical deep Q-networks (C51), whose values are distributions over fixed atoms."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +8,7 @@ from funrl import _check
 from funrl.losses._actor_critic import bootstrap, critic_metrics
 from funrl.losses._checks import detach, mean
 from funrl.losses._dqn import check_discrete, index_of, take
-
-Apply = Callable[[Any, Any], torch.Tensor]
+from funrl.typing import Apply, Metrics
 
 
 def project_categorical(atoms: torch.Tensor, probs: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
@@ -61,7 +59,7 @@ def c51_loss(
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
     action_start: int = 0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of categorical Q-learning: cross-entropy to the projected distribution of the target network.
 
     .. math:: L = -\frac1N \sum_i w_i \sum_k q_{ik} \log p_{\theta,k}(s_i, a_i), \qquad
@@ -94,10 +92,8 @@ def c51_loss(
     Example:
         >>> import torch
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> params = torch.zeros(2, 4, 3)  # logits of 4 actions and 3 atoms by observation
         >>> def apply(params, observation):
         ...     return torch.einsum("nd,dak->nak", observation, params)
@@ -126,7 +122,7 @@ def double_c51_loss(
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
     action_start: int = 0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of categorical double Q-learning, as in Rainbow: the learned network chooses the next action.
 
     .. math:: a^* = \arg\max_{a'} \sum_k z_k p_{\theta,k}(s', a')
@@ -137,10 +133,8 @@ def double_c51_loss(
     Example:
         >>> import torch
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> params = torch.zeros(2, 4, 3)
         >>> def apply(params, observation):
         ...     return torch.einsum("nd,dak->nak", observation, params)
@@ -168,7 +162,7 @@ def _loss(
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None,
     action_start: int,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     _check.floating(f"{what}: support", support)
     _check_support(what, support)
     logits = apply(params, batch.observation)

@@ -9,8 +9,8 @@ from funrl import _check, random, tree
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition
 from funrl.losses._checks import detach, fields
 from funrl.losses._sac import next_soft_action, sac_actor_loss, squared_errors, with_temperature
+from funrl.typing import Actor, Metrics
 
-Actor = Callable[[Any, Any], Any]
 Critic = Callable[[Any, Any, Any, torch.Tensor], tuple[torch.Tensor, Any]]
 
 
@@ -102,7 +102,7 @@ def crossq_actor_loss(
     actor: Actor,
     frozen_critic: Callable[[Any, Any, Any, torch.Tensor], torch.Tensor],
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of CrossQ: the loss of SAC with critics that normalise by their running moments.
 
     Args:

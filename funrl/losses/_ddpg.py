@@ -1,6 +1,5 @@
 """The losses of deep deterministic policy gradients."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,9 +7,7 @@ import torch
 from funrl import _check
 from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, fields, mean
-
-Actor = Callable[[Any, Any], torch.Tensor]
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.typing import ActionValue, Apply, Metrics
 
 
 def ddpg_critic_loss(
@@ -18,11 +15,11 @@ def ddpg_critic_loss(
     target_params: ActorCritic,
     batch: Any,
     *,
-    actor: Actor,
-    critic: Critic,
+    actor: Apply,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critic's loss of DDPG.
 
     .. math:: L = \frac1N \sum_i w_i (y_i - Q_\theta(s_i, a_i))^2, \qquad
@@ -73,8 +70,8 @@ def ddpg_critic_loss(
 
 
 def ddpg_actor_loss(
-    actor_params: Any, critic_params: Any, batch: Any, *, actor: Actor, critic: Critic, weight: torch.Tensor | None = None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    actor_params: Any, critic_params: Any, batch: Any, *, actor: Apply, critic: ActionValue, weight: torch.Tensor | None = None
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of DDPG, whose gradient is the deterministic policy gradient.
 
     .. math:: L = -\frac1N \sum_i w_i\, Q_\theta(s_i, \mu_\phi(s_i))
@@ -120,11 +117,11 @@ def ddpg_loss(
     target_params: ActorCritic,
     batch: Any,
     *,
-    actor: Actor,
-    critic: Critic,
+    actor: Apply,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The sum of :func:`ddpg_critic_loss` and :func:`ddpg_actor_loss`: each part of ``params`` gets the gradient of its own loss alone.
 
     Args:

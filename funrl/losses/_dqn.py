@@ -1,6 +1,5 @@
 """The losses of deep Q-networks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +8,7 @@ from funrl import _check
 from funrl.losses._actor_critic import bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, mean
 from funrl.losses._terms import huber
-
-Apply = Callable[[Any, Any], torch.Tensor]
+from funrl.typing import Apply, Metrics
 
 
 def check_discrete(what: str, batch: Any) -> None:
@@ -83,7 +81,7 @@ def dqn_loss(
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
     action_start: int = 0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of Q-learning with a target network.
 
     .. math:: L = \frac1N \sum_i w_i\, h(y_i - Q_\theta(s_i, a_i)), \qquad
@@ -115,10 +113,8 @@ def dqn_loss(
     Example:
         >>> import torch
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> def apply(params, observation):
         ...     return observation @ params
         >>> params = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -147,7 +143,7 @@ def double_dqn_loss(
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
     action_start: int = 0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of double Q-learning: the learned network chooses the next action, and the target network evaluates it.
 
     .. math:: y = r + \gamma (1 - \mathrm{terminated})\, Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s', a')\big)
@@ -158,10 +154,8 @@ def double_dqn_loss(
     Example:
         >>> import torch
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> def apply(params, observation):
         ...     return observation @ params
         >>> params, target_params = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[8.0, 6.0], [0.0, 0.0]])
@@ -189,7 +183,7 @@ def _loss(
     huber_delta: float | torch.Tensor,
     weight: torch.Tensor | None,
     action_start: int,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     q = apply(params, batch.observation)
     for name, x in {"apply's values": q, "target_apply's values": next_q, "apply's values of next_observation": chooser}.items():
         _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A"))

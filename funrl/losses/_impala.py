@@ -1,6 +1,5 @@
 """The loss of IMPALA: off-policy actor-critic with V-trace corrections."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,13 +7,14 @@ import torch
 from funrl.losses._actor_critic import check_transition, evaluate, sum_terms
 from funrl.losses._checks import detach, fields
 from funrl.returns import vtrace
+from funrl.typing import Evaluate, Metrics
 
 
 def impala_loss(
     params: Any,
     batch: Any,
     *,
-    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    apply: Evaluate,
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor = 1.0,
     rho_clip: float | torch.Tensor = 1.0,
@@ -22,7 +22,7 @@ def impala_loss(
     value_weight: float | torch.Tensor = 0.5,
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of IMPALA, with the advantages A and targets v of :func:`funrl.returns.vtrace`.
 
     .. math:: L = \frac1N \sum_i w_i \left(-A_i \log \pi_\theta(a_i|s_i) + \frac{c_1}2 (v_i - V_\theta(s_i))^2

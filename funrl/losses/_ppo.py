@@ -1,7 +1,6 @@
 """The losses of proximal policy optimisation."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ import torch
 from funrl import _check, tree
 from funrl.losses._actor_critic import evaluate, sum_terms
 from funrl.losses._checks import detach, fields, mean
+from funrl.typing import Evaluate, Metrics
 
 _MAX_LOG_RATIO = 20.0
 
@@ -129,13 +129,13 @@ def ppo_loss(
     params: Any,
     batch: PPOBatch,
     *,
-    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    apply: Evaluate,
     clip: float | torch.Tensor = 0.2,
     value_clip: float | torch.Tensor = math.inf,
     value_weight: float | torch.Tensor = 0.5,
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of PPO: clipped surrogate, value error and entropy, as means over the batch.
 
     .. math:: L = L^{CLIP} + c_1 L^{V} - c_2 H
@@ -204,13 +204,13 @@ def ppo_kl_loss(
     batch: PPOBatch,
     old_policy: Any,
     *,
-    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    apply: Evaluate,
     kl_weight: float | torch.Tensor,
     value_clip: float | torch.Tensor = math.inf,
     value_weight: float | torch.Tensor = 0.5,
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of PPO with a KL penalty instead of clipping; :func:`adapt_kl_weight` adapts its weight.
 
     .. math:: L = \frac1N \sum_i w_i \left(-\rho_i A_i + \beta \, KL[\pi_{old}(\cdot|s_i), \pi(\cdot|s_i)] + c_1 L^V_i
@@ -306,7 +306,7 @@ def adapt_kl_weight(kl_weight: torch.Tensor, kl: torch.Tensor, *, target: float 
     return kl_weight * factor
 
 
-def _columns(what: str, batch: PPOBatch) -> dict[str, torch.Tensor]:
+def _columns(what: str, batch: PPOBatch) -> Metrics:
     names = ("log_prob", "value", "advantage", "target")
     fields(f"{what}: batch", batch, ("observation", "action", *names), "funrl.losses.PPOBatch")
     return {f"batch.{name}": getattr(batch, name) for name in names}

@@ -1,7 +1,6 @@
 """The losses of deep Q-networks by quantile regression (QR-DQN), whose values are distributions with fixed probabilities."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,7 @@ from funrl.losses._actor_critic import bootstrap, critic_metrics
 from funrl.losses._checks import detach, mean
 from funrl.losses._dqn import check_discrete, index_of, take
 from funrl.losses._terms import huber
-
-Apply = Callable[[Any, Any], torch.Tensor]
+from funrl.typing import Apply, Metrics
 
 
 def quantile_huber(quantiles: torch.Tensor, target: torch.Tensor, *, huber_delta: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -64,7 +62,7 @@ def qr_dqn_loss(
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
     action_start: int = 0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of Q-learning by quantile regression.
 
     .. math:: L = \frac1N \sum_i w_i\, \ell(\theta(s_i, a_i), y_i), \qquad y_j = r + \gamma (1 - \mathrm{terminated})\,
@@ -97,10 +95,8 @@ def qr_dqn_loss(
     Example:
         >>> import torch
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> params = torch.zeros(2, 4, 3)  # 3 quantiles of 4 actions by observation
         >>> loss, metrics = qr_dqn_loss(params, params, batch, apply=lambda p, x: torch.einsum("nd,dak->nak", x, p), gamma=1.0)
         >>> loss, metrics["td_error"]
@@ -127,7 +123,7 @@ def double_qr_dqn_loss(
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
     action_start: int = 0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of double Q-learning by quantile regression: the learned network chooses the next action.
 
     .. math:: a^* = \arg\max_{a'} \sum_j \theta_j(s', a')
@@ -138,10 +134,8 @@ def double_qr_dqn_loss(
     Example:
         >>> import torch
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> params = torch.zeros(2, 4, 3)
         >>> loss, metrics = double_qr_dqn_loss(params, params, batch, apply=lambda p, x: torch.einsum("nd,dak->nak", x, p), gamma=1.0)
         >>> loss
@@ -168,7 +162,7 @@ def _loss(
     huber_delta: float | torch.Tensor,
     weight: torch.Tensor | None,
     action_start: int,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     quantiles = apply(params, batch.observation)
     given = {
         "apply's quantiles": quantiles,

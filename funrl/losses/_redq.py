@@ -1,6 +1,5 @@
 """The losses of randomized ensembled double Q-learning (REDQ)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +8,7 @@ from funrl import _check, random, tree
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition
 from funrl.losses._checks import detach, fields
 from funrl.losses._sac import next_soft_action, soft_actor_loss, soft_values, squared_errors, with_temperature
-
-Actor = Callable[[Any, Any], Any]
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.typing import ActionValue, Actor, Metrics
 
 
 def redq_critic_loss(
@@ -22,11 +19,11 @@ def redq_critic_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     subset: int = 2,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of REDQ: all E critics have the same target, the minimum over M target critics that are drawn at each call.
 
     .. math:: L = \sum_{e=1}^E \frac1N \sum_i \frac{w_i}2 (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad a' \sim \pi_\phi(\cdot|s')
@@ -54,18 +51,13 @@ def redq_critic_loss(
         TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
 
     Example:
-        >>> import torch
-        >>> from funrl import random
-        >>> from funrl.distributions import Independent, TanhNormal
-        >>> from funrl.env import Transition
-        >>> no = torch.tensor([False, False])
-        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
-        >>> networks = dict(
-        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
-        ...     critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1),
-        ... )
+        >>> import torch, funrl
+        >>> no, dist = torch.tensor([False, False]), funrl.distributions
+        >>> batch = funrl.env.Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> actor = lambda p, s: dist.Independent(dist.TanhNormal(s @ p, torch.ones(2, 1)), 1)
+        >>> networks = dict(actor=actor, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
         >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(10, 4), log_alpha=torch.tensor(0.0))
-        >>> loss, metrics = redq_critic_loss(params.critic, params, params.critic, random.key(0), batch, gamma=0.0, **networks)
+        >>> loss, metrics = redq_critic_loss(params.critic, params, params.critic, funrl.random.key(0), batch, gamma=0.0, **networks)
         >>> loss, metrics["td_error"]
         (tensor(5.), tensor([1., 1.]))
 
@@ -98,9 +90,9 @@ def redq_actor_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of REDQ, with the mean of all critics.
 
     .. math:: L = \frac1N \sum_i w_i \left(\alpha \log \pi_\phi(a_i|s_i) - \frac1E \sum_e Q_{\theta_e}(s_i, a_i)\right), \qquad
@@ -138,12 +130,12 @@ def redq_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     target_entropy: float | torch.Tensor,
     subset: int = 2,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The sum of :func:`redq_critic_loss`, :func:`redq_actor_loss` and :func:`funrl.losses.temperature_loss`.
 
     Each part of ``params`` gets the gradient of its own loss alone. The paper takes G critic steps for each actor step.
@@ -168,16 +160,11 @@ def redq_loss(
         TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
 
     Example:
-        >>> import torch
-        >>> from funrl import random
-        >>> from funrl.distributions import Independent, TanhNormal
-        >>> from funrl.env import Transition
-        >>> no = torch.tensor([False, False])
-        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
-        >>> networks = dict(
-        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
-        ...     critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1),
-        ... )
+        >>> import torch, funrl
+        >>> no, dist = torch.tensor([False, False]), funrl.distributions
+        >>> batch = funrl.env.Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> actor = lambda p, s: dist.Independent(dist.TanhNormal(s @ p, torch.ones(2, 1)), 1)
+        >>> networks = dict(actor=actor, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
         >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(10, 4), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = redq_loss(params, params.critic, random.key(0), batch, gamma=0.0, target_entropy=-1.0, **networks)
         >>> metrics["critic_loss"]

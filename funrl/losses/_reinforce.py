@@ -1,6 +1,5 @@
 """The losses of REINFORCE, without and with a baseline."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from funrl import _check, tree
 from funrl.losses._actor_critic import evaluate, sum_terms
 from funrl.losses._checks import fields, mean
+from funrl.typing import Actor, Evaluate, Metrics
 
 
 @tree.dataclass
@@ -29,10 +29,10 @@ def reinforce_loss(
     params: Any,
     batch: ReinforceBatch,
     *,
-    apply: Callable[[Any, Any], Any],
+    apply: Actor,
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of REINFORCE, whose gradient is an estimate of the negative gradient of the expected return.
 
     .. math:: L = -\frac1N \sum_i w_i \left(G_i \log \pi_\theta(a_i|s_i) + c \mathcal H(\pi_\theta(\cdot|s_i))\right)
@@ -81,11 +81,11 @@ def reinforce_with_baseline_loss(
     params: Any,
     batch: ReinforceBatch,
     *,
-    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    apply: Evaluate,
     value_weight: float | torch.Tensor = 0.5,
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of REINFORCE with a learned baseline, which changes the variance of the gradient but not its mean.
 
     .. math:: L = \frac1N \sum_i w_i \left(-(G_i - V(s_i)) \log \pi_\theta(a_i|s_i) + \frac{c_1}2 (G_i - V_\theta(s_i))^2

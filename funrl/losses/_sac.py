@@ -1,6 +1,5 @@
 """The losses of soft actor-critic, for continuous actions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,9 +7,7 @@ import torch
 from funrl import _check, random
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, fields, mean
-
-Actor = Callable[[Any, Any], Any]
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.typing import ActionValue, Actor, Metrics
 
 
 def sac_critic_loss(
@@ -21,10 +18,10 @@ def sac_critic_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of SAC.
 
     .. math:: L = \sum_e \frac1N \sum_i \frac{w_i}2 (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad a' \sim \pi_\phi(\cdot|s')
@@ -89,9 +86,9 @@ def sac_actor_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of SAC, by the reparameterised action.
 
     .. math:: L = \frac1N \sum_i w_i \left(\alpha \log \pi_\phi(a_i|s_i) - \min_e Q_{\theta_e}(s_i, a_i)\right), \qquad
@@ -115,18 +112,13 @@ def sac_actor_loss(
         TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
 
     Example:
-        >>> import torch
-        >>> from funrl import random
-        >>> from funrl.distributions import Independent, TanhNormal
-        >>> from funrl.env import Transition
-        >>> no = torch.tensor([False, False])
-        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
-        >>> networks = dict(
-        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
-        ...     critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1),
-        ... )
+        >>> import torch, funrl
+        >>> no, dist = torch.tensor([False, False]), funrl.distributions
+        >>> batch = funrl.env.Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> actor = lambda p, s: dist.Independent(dist.TanhNormal(s @ p, torch.ones(2, 1)), 1)
+        >>> networks = dict(actor=actor, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
         >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(2, 4), log_alpha=torch.tensor(0.0))
-        >>> loss, metrics = sac_actor_loss(params.actor, params, random.key(0), batch, **networks)
+        >>> loss, metrics = sac_actor_loss(params.actor, params, funrl.random.key(0), batch, **networks)
         >>> bool(loss == metrics["log_prob"].mean())
         True
 
@@ -139,7 +131,7 @@ def sac_actor_loss(
 
 def temperature_loss(
     log_alpha: torch.Tensor, log_prob: torch.Tensor, *, target_entropy: float | torch.Tensor, weight: torch.Tensor | None = None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of the temperature, which increases while the entropy is below its target, and decreases while it is above.
 
     .. math:: L = -\log\alpha \, \frac1N \sum_i w_i \left(\log \pi(a_i|s_i) + \bar{\mathcal H}\right)
@@ -183,11 +175,11 @@ def sac_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     target_entropy: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The sum of :func:`sac_critic_loss`, :func:`sac_actor_loss` and :func:`temperature_loss`.
 
     Each part of ``params`` gets the gradient of its own loss alone. For a fixed temperature, leave out the update of ``log_alpha``.
@@ -213,16 +205,11 @@ def sac_loss(
         TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
 
     Example:
-        >>> import torch
-        >>> from funrl import random
-        >>> from funrl.distributions import Independent, TanhNormal
-        >>> from funrl.env import Transition
-        >>> no = torch.tensor([False, False])
-        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
-        >>> networks = dict(
-        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
-        ...     critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1),
-        ... )
+        >>> import torch, funrl
+        >>> no, dist = torch.tensor([False, False]), funrl.distributions
+        >>> batch = funrl.env.Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
+        >>> actor = lambda p, s: dist.Independent(dist.TanhNormal(s @ p, torch.ones(2, 1)), 1)
+        >>> networks = dict(actor=actor, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
         >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(2, 4), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = sac_loss(params, params.critic, random.key(0), batch, gamma=0.0, target_entropy=-1.0, **networks)
         >>> metrics["critic_loss"], metrics["temperature"]
@@ -238,7 +225,7 @@ def sac_loss(
     return with_temperature(critic_part, actor_part, params, target_entropy, weight)
 
 
-Part = tuple[torch.Tensor, dict[str, torch.Tensor]]
+Part = tuple[torch.Tensor, Metrics]
 
 
 def with_temperature(
@@ -261,7 +248,7 @@ def next_soft_action(
 
 
 def soft_values(
-    what: str, actor_params: Any, params: SoftActorCritic, key: torch.Tensor, batch: Any, actor: Actor, critic: Critic
+    what: str, actor_params: Any, params: SoftActorCritic, key: torch.Tensor, batch: Any, actor: Actor, critic: ActionValue
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return Q of fresh actions [E, N...], their log pi [N...] and the temperature []; gradients reach the actor alone."""
     check_transition(what, batch)

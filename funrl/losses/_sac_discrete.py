@@ -1,6 +1,5 @@
 """The losses of soft actor-critic for discrete actions, with sums over all actions instead of samples."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +9,7 @@ from funrl.losses._actor_critic import SoftActorCritic, bootstrap
 from funrl.losses._checks import detach, fields
 from funrl.losses._dqn import check_discrete, index_of, take
 from funrl.losses._sac import soft_actor_loss, squared_errors, with_temperature
-
-Actor = Callable[[Any, Any], Any]
-Critic = Callable[[Any, Any], torch.Tensor]
+from funrl.typing import Actor, Apply, Metrics
 
 
 def sac_discrete_critic_loss(
@@ -22,10 +19,10 @@ def sac_discrete_critic_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: Apply,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of SAC for discrete actions. It takes no samples, and so no key.
 
     .. math:: L = \sum_e \frac1N \sum_i \frac{w_i}2 (y_i - Q_{\theta_e}(s_i, a_i))^2
@@ -57,10 +54,8 @@ def sac_discrete_critic_loss(
         >>> import torch
         >>> from funrl.distributions import Categorical
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> networks = dict(actor=lambda p, s: Categorical(s @ p), critic=lambda p, s: torch.stack([s @ x for x in p]))
         >>> params = SoftActorCritic(actor=torch.zeros(2, 2), critic=torch.zeros(2, 2, 2), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = sac_discrete_critic_loss(params.critic, params, params.critic, batch, gamma=1.0, **networks)
@@ -90,9 +85,9 @@ def sac_discrete_actor_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: Apply,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of SAC for discrete actions.
 
     .. math:: L = \frac1N \sum_i w_i \sum_a \pi_\phi(a|s_i) \left(\alpha \log \pi_\phi(a|s_i) - \min_e Q_{\theta_e}(s_i, a)\right)
@@ -117,10 +112,8 @@ def sac_discrete_actor_loss(
         >>> import torch
         >>> from funrl.distributions import Categorical
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> networks = dict(actor=lambda p, s: Categorical(s @ p), critic=lambda p, s: torch.stack([s @ x for x in p]))
         >>> params = SoftActorCritic(actor=torch.zeros(2, 2), critic=torch.zeros(2, 2, 2), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = sac_discrete_actor_loss(params.actor, params, batch, **networks)
@@ -144,11 +137,11 @@ def sac_discrete_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: Apply,
     gamma: float | torch.Tensor,
     target_entropy: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The sum of :func:`sac_discrete_critic_loss`, :func:`sac_discrete_actor_loss` and :func:`funrl.losses.temperature_loss`.
 
     Each part of ``params`` gets the gradient of its own loss alone. For a fixed temperature, leave out the update of ``log_alpha``.
@@ -174,10 +167,8 @@ def sac_discrete_loss(
         >>> import torch
         >>> from funrl.distributions import Categorical
         >>> from funrl.env import Transition
-        >>> batch = Transition(
-        ...     observation=torch.eye(2), action=torch.tensor([0, 1]), reward=torch.ones(2), terminated=torch.tensor([False, True]),
-        ...     truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
-        ... )
+        >>> ended = torch.tensor([False, True])
+        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
         >>> networks = dict(actor=lambda p, s: Categorical(s @ p), critic=lambda p, s: torch.stack([s @ x for x in p]))
         >>> params = SoftActorCritic(actor=torch.zeros(2, 2), critic=torch.zeros(2, 2, 2), log_alpha=torch.tensor(0.0))
         >>> loss, metrics = sac_discrete_loss(params, params.critic, batch, gamma=0.0, target_entropy=0.5, **networks)

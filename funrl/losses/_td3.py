@@ -1,6 +1,5 @@
 """The losses of twin delayed deep deterministic policy gradients (TD3)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,9 +7,7 @@ import torch
 from funrl import _check, random
 from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, fields, mean
-
-Actor = Callable[[Any, Any], torch.Tensor]
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.typing import ActionValue, Apply, Metrics
 
 
 def td3_critic_loss(
@@ -19,15 +16,15 @@ def td3_critic_loss(
     key: torch.Tensor,
     batch: Any,
     *,
-    actor: Actor,
-    critic: Critic,
+    actor: Apply,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     noise_std: float | torch.Tensor = 0.2,
     noise_clip: float | torch.Tensor = 0.5,
     low: float | torch.Tensor = -1.0,
     high: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of TD3: the target is the minimum of two target critics at a noisy target action.
 
     .. math:: L = \sum_{e} \frac1N \sum_i w_i (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad
@@ -90,8 +87,8 @@ def td3_critic_loss(
 
 
 def td3_actor_loss(
-    actor_params: Any, critic_params: Any, batch: Any, *, actor: Actor, critic: Critic, weight: torch.Tensor | None = None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    actor_params: Any, critic_params: Any, batch: Any, *, actor: Apply, critic: ActionValue, weight: torch.Tensor | None = None
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of TD3, with the first critic. The actor is updated less often than the critics.
 
     .. math:: L = -\frac1N \sum_i w_i\, Q_{\theta_1}(s_i, \mu_\phi(s_i))
@@ -140,15 +137,15 @@ def td3_loss(
     key: torch.Tensor,
     batch: Any,
     *,
-    actor: Actor,
-    critic: Critic,
+    actor: Apply,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     noise_std: float | torch.Tensor = 0.2,
     noise_clip: float | torch.Tensor = 0.5,
     low: float | torch.Tensor = -1.0,
     high: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The sum of :func:`td3_critic_loss` and :func:`td3_actor_loss`: each part of ``params`` gets the gradient of its own loss alone.
 
     Args:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from funrl import _check
+from funrl.typing import Init
 
 _ACTIVATIONS = {
     "elu": functional.elu,
@@ -32,7 +33,7 @@ class Net(NamedTuple):
         noisy: whether ``apply`` takes a key, ``apply(params, x, key=key)``; without one (None) it adds no noise.
     """
 
-    init: Callable[..., Any]
+    init: Init
     apply: Callable[..., Any]
     noisy: bool = False
 

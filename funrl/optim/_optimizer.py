@@ -8,6 +8,7 @@ import torch
 
 from funrl import _check, tree
 from funrl.tree import global_norm
+from funrl.typing import Params, State
 
 Number = float | torch.Tensor
 
@@ -21,8 +22,8 @@ class Optimizer(NamedTuple):
             grads, and are added to the parameters.
     """
 
-    init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+    init: Callable[[Params], State]
+    update: Callable[[Params, State, Params], tuple[Params, State]]
 
 
 def apply_updates(params: Any, updates: Any) -> Any:

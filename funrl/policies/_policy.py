@@ -8,6 +8,7 @@ import torch
 
 from funrl import _check, tree
 from funrl.spaces import Discrete
+from funrl.typing import Init, Observation, Params, State
 
 _MODES = ("random", "mode", "mean")
 
@@ -25,7 +26,7 @@ class Policy(NamedTuple):
         projects: whether ``act`` has an argument ``space``, into which it projects an action before it computes its ``log_prob``.
     """
 
-    init: Callable[..., Any]
+    init: Init
     act: Callable[..., Any]
     extras: tuple[str, ...] = ()
     in_keys: tuple[Any, ...] | None = None
@@ -46,8 +47,8 @@ class StatefulPolicy(NamedTuple):
         projects: as for :class:`Policy`.
     """
 
-    init: Callable[..., Any]
-    start: Callable[..., Any]
+    init: Init
+    start: Callable[[Params, Observation], State]
     act: Callable[..., Any]
     extras: tuple[str, ...] = ()
     first: int | None = None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from funrl import _check, envs
-from funrl.acting import Act, Evaluation, evaluate
+from funrl.acting import Evaluation, evaluate
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Timestep, VectorEnv, on_host
 

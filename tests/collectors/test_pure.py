@@ -88,24 +88,24 @@ def test_it_plays_with_the_env_params_that_it_is_given():
 def test_argument_errors():
     batched, host = lambda: funrl.envs.vectorize(create_env(), 2), lambda: funrl.envs.make("gymnasium:CartPole-v1")
     for message, make in (
-        ("num_envs: expected a positive integer, got 0", lambda: collect(num_envs=0)),
-        ("frames_per_batch: expected a multiple of the 3 copies, got 25", lambda: collect(frames_per_batch=25)),
-        ("total_frames: expected a positive integer, or -1", lambda: collect(total_frames=0)),
-        ("max_frames_per_traj: expected a positive integer, or -1", lambda: collect(max_frames_per_traj=-2)),
+        ("num_envs: expected an integer of at least 1, got 0", lambda: collect(num_envs=0)),
+        ("num_envs: expected a divisor of frames_per_batch = 25, got 3", lambda: collect(frames_per_batch=25)),
+        ("total_frames: expected an integer of at least 1, got 0; give -1", lambda: collect(total_frames=0)),
+        ("max_frames_per_traj: expected an integer of at least 1, got -2; give -1", lambda: collect(max_frames_per_traj=-2)),
         ("single pure environment, got a batched one", lambda: collectors.compiled(batched, None, (), **SIZES)),
         ("single pure environment, got one of the host", lambda: collectors.compiled(host, None, (), **SIZES)),
         ("update_params: params", lambda: collect().update_params(())),
     ):
         with pytest.raises(ValueError, match=message):
             make()
-    with pytest.raises(TypeError, match=r"params: expected a tree of tensors, got float at \['w'\]"):
+    with pytest.raises(TypeError, match=r"params: leaf \['w'\]: expected a tensor, got a float"):
         collectors.compiled(create_env, None, {"w": 0.5}, **SIZES)
-    with pytest.raises(TypeError, match="create_env: expected a function that returns an Env, got one that gives a int"):
+    with pytest.raises(TypeError, match="create_env: result: expected an Env, got an int"):
         collectors.compiled(lambda: 3, None, (), **SIZES)
     for make in (collectors.compiled, functools.partial(collectors.synchronous, create_env)):
         arguments = (create_env,) if make is collectors.compiled else ()
         sizes = SIZES if make is collectors.compiled else dict(num_workers=1, frames_per_batch=24, total_frames=24)
-        with pytest.raises(TypeError, match=r"key: expected one key, int64 \[\], got 0; make it with funrl.random.key"):
+        with pytest.raises(TypeError, match=r"key: expected one key, int64 \[\], got an int; make it with funrl.random.key"):
             make(*arguments, None, (), **{**sizes, "key": 0})
         with pytest.raises(TypeError, match=r"act: expected a function or a StatefulPolicy, got a Policy; give its act: policy\.act"):
             make(*arguments, policies.deterministic(nn.mlp((), 1)), (), **sizes)

@@ -139,7 +139,7 @@ def test_bad_options_of_hooks():
     host = host._replace(env=funrl.envs.vectorize(host.env, 2)._replace(host=True))
     for make, error, message in (
         (lambda: every(0, print), ValueError, "every: steps: expected an integer of at least 1, got 0"),
-        (lambda: every(1.5, print), ValueError, "every: steps: expected an integer of at least 1, got 1.5"),
+        (lambda: every(1.5, print), TypeError, "every: steps: expected an integer of at least 1, got 1.5"),
         (lambda: every(10), ValueError, "every: hooks: expected at least one function"),
         (lambda: every(10, every(20, print)), TypeError, "every: hooks: expected a function of"),
         (lambda: hooks.evaluation(algorithm(), KEY, 0), ValueError, "evaluation: num_episodes: expected at least 1, got 0"),
