@@ -28,7 +28,7 @@ def check_act(what: str, act: Any) -> None:
         raise TypeError(f"{what}: act: expected a function or a StatefulPolicy, got a {type(act).__name__}; {remedy}")
 
 
-def chooser(act: Act | None, env: AnyEnv) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
+def chooser(act: Act | StatefulPolicy | None, env: AnyEnv) -> Callable[[Any, torch.Tensor, Any, Any], tuple[Any, Any, Any]]:
     """Return ``choose(params, key, memory, observation) -> (memory, action, extras)`` for observations of ``env``.
 
     The memory is () if ``act`` has none. For a :class:`~funrl.env.VectorEnv` the function is mapped over the copies.
@@ -58,7 +58,7 @@ def chooser(act: Act | None, env: AnyEnv) -> Callable[[Any, torch.Tensor, Any, A
     return each
 
 
-def host_chooser(params: Any, act: Act | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
+def host_chooser(params: Any, act: Act | StatefulPolicy | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
     """Return ``choose(choice, memory, observation) -> (memory, action, extras)`` for the choices that :func:`draw` drew.
 
     Example:

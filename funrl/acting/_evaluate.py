@@ -13,6 +13,8 @@ from funrl.acting._state import ActorState, check_reward, start
 from funrl.acting._step import renew
 from funrl.compiler import scan
 from funrl.env import AnyEnv, VectorEnv
+from funrl.policies import StatefulPolicy
+from funrl.typing import Act
 
 
 @tree.dataclass
@@ -36,7 +38,7 @@ def evaluate(
     env_params: Any,
     *,
     env: AnyEnv,
-    act: Act | None = None,
+    act: Act | StatefulPolicy | None = None,
     num_episodes: int,
     max_steps: int | None = None,
 ) -> Evaluation:
@@ -86,7 +88,14 @@ def evaluate(
 
 
 def _play(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: AnyEnv, act: Act | None, lanes: tuple[int, ...], max_steps: int
+    params: Any,
+    key: torch.Tensor,
+    env_params: Any,
+    *,
+    env: AnyEnv,
+    act: Act | StatefulPolicy | None,
+    lanes: tuple[int, ...],
+    max_steps: int,
 ) -> Evaluation:
     """Play the first episode of each copy: of ``lanes`` vmapped copies, or of the copies of ``env``."""
     reset_key, step_key = random.split(key).unbind(0)
@@ -119,7 +128,7 @@ def _play(
 
 
 def _evaluate_host(
-    params: Any, key: torch.Tensor, env_params: Any, *, env: VectorEnv, act: Act | None, num_episodes: int, max_steps: int
+    params: Any, key: torch.Tensor, env_params: Any, *, env: VectorEnv, act: Act | StatefulPolicy | None, num_episodes: int, max_steps: int
 ) -> Evaluation:
     """Play on the B copies of ``env``: copy b plays the episodes b, b + B, b + 2 B, ... one after another."""
     reset_key, loop_key = random.split(key).unbind(0)

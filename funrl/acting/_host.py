@@ -10,6 +10,8 @@ from funrl.acting._choose import host_chooser, with_reset
 from funrl.acting._state import ActorState
 from funrl.acting._step import any_of, cleared, restart
 from funrl.env import Transition, VectorEnv
+from funrl.policies import StatefulPolicy
+from funrl.typing import Act
 
 
 class Drawn(NamedTuple):
@@ -26,7 +28,7 @@ class Drawn(NamedTuple):
     resets: Sequence[torch.Tensor]
 
 
-def draw(key: torch.Tensor, *, env: VectorEnv, act: Act | None, num_steps: int) -> Drawn:
+def draw(key: torch.Tensor, *, env: VectorEnv, act: Act | StatefulPolicy | None, num_steps: int) -> Drawn:
     """Draw the random numbers of :func:`host_steps`. They do not depend on parameters, and so can be drawn before these are known.
 
     Example:
@@ -46,7 +48,7 @@ def draw(key: torch.Tensor, *, env: VectorEnv, act: Act | None, num_steps: int) 
 
 
 def host_steps(
-    params: Any, drawn: Drawn, actor: ActorState, env_params: Any, *, env: VectorEnv, act: Act | None
+    params: Any, drawn: Drawn, actor: ActorState, env_params: Any, *, env: VectorEnv, act: Act | StatefulPolicy | None
 ) -> tuple[ActorState, list[tuple[Any, ...]]]:
     """Perform a rollout step by step in Python, and return a tuple of the fields of each Transition, in order.
 
@@ -75,7 +77,7 @@ def host_steps(
 
 
 def rollout_host(
-    params: Any, key: torch.Tensor, actor: ActorState, env_params: Any, *, env: VectorEnv, act: Act | None, num_steps: int
+    params: Any, key: torch.Tensor, actor: ActorState, env_params: Any, *, env: VectorEnv, act: Act | StatefulPolicy | None, num_steps: int
 ) -> tuple[ActorState, Transition]:
     """Implement :func:`funrl.rollout` on the host.
 

@@ -12,6 +12,8 @@ from funrl.acting._state import ActorState, check_reward, checked
 from funrl.acting._step import cleared
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition, VectorEnv, batch_shape
+from funrl.policies import StatefulPolicy
+from funrl.typing import Act
 
 
 def rollout(
@@ -21,7 +23,7 @@ def rollout(
     env_params: Any,
     *,
     env: AnyEnv,
-    act: Act | None = None,
+    act: Act | StatefulPolicy | None = None,
     num_steps: int,
 ) -> tuple[ActorState, Transition]:
     """Act for ``num_steps`` steps in one environment or in B environments.

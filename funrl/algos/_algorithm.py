@@ -14,7 +14,7 @@ from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Place, Transition, VectorEnv, on_host
 from funrl.policies import StatefulPolicy
 from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
-from funrl.typing import Act, Key, Metrics
+from funrl.typing import Metrics
 
 
 class Algorithm(NamedTuple):

@@ -10,7 +10,6 @@ from funrl.algos._networks import over_the_box
 from funrl.distributions import Independent
 from funrl.nn import Module, Net
 from funrl.spaces import Box
-from funrl.typing import Metrics
 
 
 class NormalizedCritics(NamedTuple):

@@ -7,7 +7,6 @@ import torch
 from funrl import tree
 from funrl.env import Place, Transition
 from funrl.returns import running_sum
-from funrl.typing import Metrics
 
 __all__ = ["Episodes", "record", "start"]
 

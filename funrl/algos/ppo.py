@@ -1,6 +1,7 @@
 """Proximal policy optimisation."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch

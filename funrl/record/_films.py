@@ -19,6 +19,8 @@ from funrl import _check, envs
 from funrl.acting import Evaluation, evaluate
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Timestep, VectorEnv, on_host
+from funrl.policies import StatefulPolicy
+from funrl.typing import Act
 
 SUFFIXES = (".mp4", ".gif")
 
@@ -65,7 +67,7 @@ def film(
     env_params: Any,
     *,
     env: AnyEnv,
-    act: Act | None = None,
+    act: Act | StatefulPolicy | None = None,
     num_episodes: int = 1,
     max_steps: int | None = None,
     frames_per_second: float = 30.0,
