@@ -16,11 +16,11 @@ from funrl.acting import ActorState, evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
 
 if TYPE_CHECKING:
-    from funrl import algos, buffers, collectors, debug, envs, losses, record, training, transforms  # noqa: F401
+    from funrl import algos, buffers, collectors, debug, envs, losses, meta, record, training, transforms  # noqa: F401
     from funrl.training import train
 
 # Packages of many files, imported at their first use, so that importing funrl takes hardly longer than importing torch.
-_LATER = {"algos", "buffers", "collectors", "debug", "envs", "losses", "record", "training", "transforms"}
+_LATER = {"algos", "buffers", "collectors", "debug", "envs", "losses", "meta", "record", "training", "transforms"}
 
 __all__ = [
     "ActorState",
@@ -37,6 +37,7 @@ __all__ = [
     "envs",
     "evaluate",
     "losses",
+    "meta",
     "nn",
     "optim",
     "policies",

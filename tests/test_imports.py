@@ -37,6 +37,7 @@ FLOORS = {
     "acting": 5,
     "collectors": 5,
     "algos": 6,
+    "meta": 6,
     "checkpoint": 7,
     "record": 7,
     "runs": 7,
@@ -54,6 +55,7 @@ SIBLINGS = {
     ("debug", "compiler"),
     ("collectors", "acting"),
     ("optim", "schedules"),
+    ("meta", "algos"),
     ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }

@@ -1,12 +1,14 @@
 """Learners: each ``make(env, **config)`` returns an :class:`Algorithm` of pure functions; :func:`make` finds them by name."""
 
 import dataclasses
+import importlib
 from typing import Any
 
 from funrl import envs
 from funrl._check import nearest
 from funrl.algos import (
     a2c,
+    apg,
     crossq,
     ddpg,
     dqn,
@@ -21,9 +23,22 @@ from funrl.algos import (
     reinforce,
     sac,
     sac_discrete,
+    shac,
     td3,
 )
-from funrl.algos._algorithm import Algorithm, check, collecting, make_config, make_hparams
+from funrl.algos._algorithm import (
+    Algorithm,
+    annealed as annealed,
+    check,
+    check_experience as check_experience,
+    check_range as check_range,
+    collecting,
+    in_dtype_of as in_dtype_of,
+    make_config,
+    make_hparams,
+    start_actor as start_actor,
+)
+from funrl.algos._arguments import configure as configure
 from funrl.algos._off_policy_actors import SoftConfig
 from funrl.algos._rewards import RewardScale
 from funrl.algos._state import ActorParams, LearnerState, State
@@ -37,6 +52,7 @@ __all__ = [
     "SoftConfig",
     "State",
     "a2c",
+    "apg",
     "check",
     "collecting",
     "crossq",
@@ -58,11 +74,15 @@ __all__ = [
     "reinforce",
     "sac",
     "sac_discrete",
+    "shac",
     "td3",
 ]
 
+# Algorithms of rooms beside this one, which are imported when they are asked for: the room, and the name of the configuration.
+_ELSEWHERE = {"maml": ("meta", "MAMLConfig"), "meta_a2c": ("meta", "MetaA2CConfig"), "rl2": ("meta", "RL2Config")}
 _ALGORITHMS = {
     "a2c": (a2c.make, a2c.A2CConfig),
+    "apg": (apg.make, apg.APGConfig),
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
@@ -73,6 +93,7 @@ _ALGORITHMS = {
     "reinforce": (reinforce.make, reinforce.ReinforceConfig),
     "sac": (sac.make, sac.SACConfig),
     "sac_discrete": (sac_discrete.make, sac_discrete.SACDiscreteConfig),
+    "shac": (shac.make, shac.SHACConfig),
     "td3": (td3.make, td3.TD3Config),
 }
 
@@ -82,9 +103,9 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['a2c', 'crossq', 'ddpg', 'dqn', 'impala', 'ppo', 'pqn', 'redq', 'reinforce', 'sac', 'sac_discrete', 'td3']
+        ['a2c', 'apg', 'crossq', 'ddpg', 'dqn', 'impala', 'maml', 'meta_a2c', 'ppo', ...]
     """
-    return list(_ALGORITHMS)
+    return sorted([*_ALGORITHMS, *_ELSEWHERE])
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -151,6 +172,10 @@ def make(name: str, env: Env | str, **options: Any) -> Algorithm:
 
 
 def _find(name: str) -> tuple[Any, Any]:
+    if name in _ELSEWHERE and name not in _ALGORITHMS:
+        room, config = _ELSEWHERE[name]
+        module = importlib.import_module(f"funrl.{room}.{name}")
+        return module.make, getattr(module, config)
     if name not in _ALGORITHMS:
-        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {nearest(name, _ALGORITHMS)}")
+        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {nearest(name, names())}")
     return _ALGORITHMS[name]

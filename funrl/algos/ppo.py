@@ -21,7 +21,7 @@ from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae
 
-__all__ = ["PPOConfig", "make"]
+__all__ = ["PPOConfig", "build", "make"]
 
 
 @tree.dataclass
@@ -117,8 +117,26 @@ def make(
         whose KL divergence exceeds it.
     """
     config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss)
+    return build("ppo", env, config, given)
+
+
+def build(name: str, env: Env, config: PPOConfig, given: dict[str, Any]) -> Algorithm:
+    """Make PPO of a configuration that may have further options, for algorithms that are PPO in an environment of their own.
+
+    Args:
+        name: of the algorithm.
+        env: the environment.
+        config: a :class:`PPOConfig`, or an instance of a class that inherits from it.
+        given: the parts that the user gave in the place of its own, by name, as :func:`make` takes them.
+
+    Example:
+        >>> import funrl
+        >>> build("mine", funrl.envs.make("CartPole-v1"), PPOConfig(num_envs=4, num_steps=16), {}).name
+        'mine'
+    """
+    network = given.get("network")
     _check(config, env, network)
-    nets = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env, network)
+    nets = on_policy.networks(config, env, network)
 
     def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
         moments = stats.moments(observation) if config.normalize_observation else ()
@@ -162,7 +180,7 @@ def make(
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
         extras=("log_prob",),
     )
-    return on_policy.make("ppo", env, config, spec, given, apply=nets.both)
+    return on_policy.make(name, env, config, spec, given, apply=nets.both)
 
 
 def _check(config: PPOConfig, env: Env, network: Any) -> None:
