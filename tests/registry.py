@@ -5,6 +5,7 @@ PPO = dict(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, num_cells=(
 OFF_POLICY = dict(num_envs=2, num_steps=4, num_updates=2, batch_size=8, num_cells=(8,), buffer_size=64, learning_starts=0)
 RAINBOW = dict(double=True, dueling=True, n_step=3, prioritized=True, c51=True, noisy=True, epsilon_start=0, epsilon_end=0)
 ON_POLICY = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01, max_grad_norm=0.2)
+ANALYTIC = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01)
 ALGORITHMS = {
     "ppo, discrete": ("ppo", "CartPole-v1", PPO),
     "ppo, continuous": (
@@ -25,6 +26,13 @@ ALGORITHMS = {
     "td3": ("td3", "Pendulum-v1", OFF_POLICY),
     "sac_discrete": ("sac_discrete", "CartPole-v1", OFF_POLICY),
     "redq": ("redq", "Pendulum-v1", dict(OFF_POLICY, num_critics=3, policy_delay=2)),
+    "apg": ("apg", "Pendulum-v1", ANALYTIC),
+    "shac": ("shac", "Reacher-misc", dict(ANALYTIC, num_epochs=2, num_minibatches=2)),
+    "maml": ("maml", "PointRobot-misc", dict(num_envs=4, num_tasks=2, num_steps=8, num_cells=(8,), learning_rate=0.01)),
+    "meta_a2c": ("meta_a2c", "Pendulum-v1", dict(ON_POLICY, learned=("gamma", "lambda_", "entropy_weight"))),
+    "rl2": ("rl2", "BernoulliBandit-misc", dict(PPO, recurrent_size=8)),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
 }
-OFF_POLICY_KINDS = [kind for kind, (name, _, _) in ALGORITHMS.items() if name not in ("ppo", "a2c", "reinforce", "impala", "pqn")]
+OFF_POLICY_KINDS = [kind for kind, (_, _, options) in ALGORITHMS.items() if "buffer_size" in options]
+# Their collect is more than a rollout of their policy: they need its beginning, or many tasks.
+OWN_COLLECT = ["apg", "shac", "maml"]

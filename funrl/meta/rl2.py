@@ -53,7 +53,7 @@ def make(
 
     Returns:
         An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.ppo.make`. ``funrl.evaluate`` plays whole trials, of tasks
-        held out if ``env_params`` say so; :func:`funrl.meta.evaluate_trials` tells the episodes apart.
+        held out if ``env_params`` say so; :func:`funrl.meta.trial_returns` tells the episodes apart.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment, or there are no tasks for it.
