@@ -29,7 +29,7 @@ ALGORITHMS = {
     "apg": ("apg", "Pendulum-v1", ANALYTIC),
     "shac": ("shac", "Reacher-misc", dict(ANALYTIC, num_epochs=2, num_minibatches=2)),
     "maml": ("maml", "PointRobot-misc", dict(num_envs=4, num_tasks=2, num_steps=8, num_cells=(8,), learning_rate=0.01)),
-    "meta_a2c": ("meta_a2c", "Pendulum-v1", dict(ON_POLICY, learned=("gamma", "lambda_", "entropy_weight"))),
+    "meta_a2c": ("meta_a2c", "Pendulum-v1", dict(ON_POLICY, learned="gamma,lambda_,entropy_weight")),
     "rl2": ("rl2", "BernoulliBandit-misc", dict(PPO, recurrent_size=8)),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
 }

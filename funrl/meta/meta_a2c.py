@@ -48,7 +48,7 @@ class MetaA2CConfig(a2c.A2CConfig):
         reference_lambda: the λ by which an update is judged, in [0, 1].
     """
 
-    learned: tuple = tree.static(default=("gamma", "lambda_"))
+    learned: str = tree.static(default="gamma,lambda_")
     lambda_: Any = 0.95
     meta_learning_rate: Any = 3e-3
     reference_gamma: Any = 0.99
@@ -114,6 +114,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, **options: Any) 
     """
     config, given = configure(MetaA2CConfig, options, network=network)
     _check(config, env, network)
+    names = tuple(config.learned.split(","))
     nets = on_policy.networks(config, env, network)
     act, greedy = on_policy.stochastic(nets)
 
@@ -125,7 +126,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, **options: Any) 
         first = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
         params = ActorParams(nets.init(network_key, first))
         state = on_policy.clipped_adam(0.0, 1.0).init(params.network)
-        meta_state = optim.adam(0.0).init(_raw(hparams, config.learned))
+        meta_state = optim.adam(0.0).init(_raw(hparams, names))
         learner = LearnerState(
             params=params,
             target=PreviousUpdate(
@@ -188,7 +189,7 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, **options: Any) 
         sums, episode_metrics = episodes.record(learner.episodes, samples)
         samples = samples.replace(place=())
         happened = learner.target.happened
-        raw = _raw(learner.hparams, config.learned)
+        raw = _raw(learner.hparams, names)
         gradient, meta_loss = torch.func.grad_and_value(judge)(raw, learner, samples)
         gradient = tree.map(lambda g: torch.where(happened, g, 0.0), gradient)
         updates, meta_state = optim.adam(learner.hparams.meta_learning_rate).update(gradient, learner.optimizer["meta"], raw)
@@ -200,8 +201,8 @@ def make(env: Env, *, network: Net | ActorCritic | None = None, **options: Any) 
         )
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         metrics |= {"meta_loss": torch.where(happened, meta_loss, 0.0)}
-        metrics |= {name: getattr(hparams, name) for name in config.learned}
-        metrics |= {f"{name.rstrip('_')}_gradient": gradient[name] for name in config.learned}
+        metrics |= {name: getattr(hparams, name) for name in names}
+        metrics |= {f"{name.rstrip('_')}_gradient": gradient[name] for name in names}
         learner = learner.replace(
             params=learner.params.replace(network=network),
             target=PreviousUpdate(learner.params.network, learner.optimizer["network"], samples, torch.ones_like(happened)),
@@ -228,10 +229,9 @@ def _check(config: MetaA2CConfig, env: Env, network: Any) -> None:
     on_policy.check_actor_critic(config, env, network)
     check_range(config, ("lambda_", "reference_gamma", "reference_lambda"), 0, 1)
     check_range(config, ("meta_learning_rate",), 0)
-    known = (*_FRACTIONS, *_POSITIVE)
-    wrong = [name for name in config.learned if name not in known]
-    if wrong or not config.learned or len(set(config.learned)) < len(config.learned):
-        raise ValueError(f"learned: expected some of {', '.join(known)}, each once, got {config.learned!r}")
-    check_range(config, [name for name in config.learned if name in _POSITIVE], 0, open_low=True)
+    known, names = (*_FRACTIONS, *_POSITIVE), config.learned.split(",")
+    if len(set(names)) < len(names) or not set(names) <= set(known):
+        raise ValueError(f"learned: expected some of {', '.join(known)}, each once and with commas, got {config.learned!r}")
+    check_range(config, [name for name in names if name in _POSITIVE], 0, open_low=True)
     if isinstance(env.default_params, VecNormParams):
         raise ValueError("env: meta_a2c does not update the moments of vec_norm; scale observations by transforms.observation_norm")

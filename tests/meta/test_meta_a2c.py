@@ -18,7 +18,7 @@ STARTS = {"gamma": 0.9, "lambda_": 0.8, "entropy_weight": 0.1, "learning_rate": 
 def made(**options):
     env = funrl.envs.make("Pendulum-v1")
     env = env._replace(default_params=tree.to(env.default_params, torch.float64))
-    return meta.meta_a2c.make(env, learned=NAMES, meta_learning_rate=0.0, **{**OPTIONS, **options})
+    return meta.meta_a2c.make(env, learned=",".join(NAMES), meta_learning_rate=0.0, **{**OPTIONS, **options})
 
 
 def moved(name, size):
@@ -70,7 +70,7 @@ def test_the_gradient_agrees_with_differences(before):
 
 
 def test_it_moves_against_the_gradient_and_the_first_update_moves_nothing():
-    algo = meta.meta_a2c.make(funrl.envs.make("Pendulum-v1"), learned=NAMES, meta_learning_rate=0.01, **OPTIONS)
+    algo = meta.meta_a2c.make(funrl.envs.make("Pendulum-v1"), learned=",".join(NAMES), meta_learning_rate=0.01, **OPTIONS)
     state = algo.init(random.key(0))
     state, metrics = algo.step(random.key(1), state)
     for name, value in STARTS.items():
@@ -97,10 +97,13 @@ def test_without_a_meta_learning_rate_it_is_a2c():
 def test_errors():
     env = funrl.envs.make("CartPole-v1")
     for options, message in (
-        (dict(learned=("gama",)), r"learned: expected some of gamma, lambda_, entropy_weight, learning_rate, each once, got \('gama',\)"),
-        (dict(learned=()), "learned: expected some of"),
-        (dict(learned=("gamma", "gamma")), "learned: expected some of"),
-        (dict(learned=("entropy_weight",), entropy_weight=0.0), "entropy_weight: expected a number above 0"),
+        (
+            dict(learned="gama"),
+            "learned: expected some of gamma, lambda_, entropy_weight, learning_rate, each once and with commas, got 'gama'",
+        ),
+        (dict(learned=""), "learned: expected some of"),
+        (dict(learned="gamma,gamma"), "learned: expected some of"),
+        (dict(learned="entropy_weight", entropy_weight=0.0), "entropy_weight: expected a number above 0"),
         (dict(reference_gamma=1.1), "reference_gamma: expected a number at least 0 and at most 1"),
         (dict(meta_learning_rate=-1.0), "meta_learning_rate: expected a number at least 0"),
     ):
