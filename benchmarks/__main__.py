@@ -20,7 +20,8 @@ from benchmarks import history
 from benchmarks.harness import Benchmark, Figures, Options, say, versions
 
 NAMES = (
-    *("compile", "ppo", "off_policy", "environments", "collectors", "buffers", "returns", "modules", "recurrent", "curves", "learning"),
+    *("compile", "ppo", "off_policy", "environments", "collectors", "buffers", "returns", "modules", "recurrent", "meta"),
+    *("meta_learning", "curves", "learning"),
     "gpu",
 )
 SPECIAL = {"gpu"}  # not among all: not every machine has what they need
