@@ -31,6 +31,7 @@ ALGORITHMS = {
     "maml": ("maml", "PointRobot-misc", dict(num_envs=4, num_tasks=2, num_steps=8, num_cells=(8,), learning_rate=0.01)),
     "meta_a2c": ("meta_a2c", "Pendulum-v1", dict(ON_POLICY, learned="gamma,lambda_,entropy_weight")),
     "rl2": ("rl2", "BernoulliBandit-misc", dict(PPO, recurrent_size=8)),
+    "varibad": ("varibad", "PointRobot-misc", dict(PPO, recurrent_size=8, latent_size=3, decoder_cells=(4,))),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
 }
 OFF_POLICY_KINDS = [kind for kind, (_, _, options) in ALGORITHMS.items() if "buffer_size" in options]

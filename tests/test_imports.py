@@ -60,7 +60,7 @@ SIBLINGS = {
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
 # Public files of a folder that its other files may import; all else that they share is in files with an underscore.
-SHARED = {"algos": {"episodes", "images", "off_policy", "on_policy"}, "envs": {"gymnasium"}, "training": {"hooks"}}
+SHARED = {"algos": {"episodes", "images", "off_policy", "on_policy"}, "envs": {"gymnasium", "tasks"}, "training": {"hooks"}}
 PRIVATE_TORCH = {"compiler/_torch_private.py": None, "tree/_nodes.py": {"torch.utils._pytree"}}
 
 

@@ -79,7 +79,12 @@ __all__ = [
 ]
 
 # Algorithms of rooms beside this one, which are imported when they are asked for: the room, and the name of the configuration.
-_ELSEWHERE = {"maml": ("meta", "MAMLConfig"), "meta_a2c": ("meta", "MetaA2CConfig"), "rl2": ("meta", "RL2Config")}
+_ELSEWHERE = {
+    "maml": ("meta", "MAMLConfig"),
+    "meta_a2c": ("meta", "MetaA2CConfig"),
+    "rl2": ("meta", "RL2Config"),
+    "varibad": ("meta", "VariBADConfig"),
+}
 _ALGORITHMS = {
     "a2c": (a2c.make, a2c.A2CConfig),
     "apg": (apg.make, apg.APGConfig),

@@ -120,7 +120,15 @@ def make(
     return build("ppo", env, config, given)
 
 
-def build(name: str, env: Env, config: PPOConfig, given: dict[str, Any]) -> Algorithm:
+def build(
+    name: str,
+    env: Env,
+    config: PPOConfig,
+    given: dict[str, Any],
+    *,
+    nets: Any = None,
+    further_loss: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None,
+) -> Algorithm:
     """Make PPO of a configuration that may have further options, for algorithms that are PPO in an environment of their own.
 
     Args:
@@ -128,6 +136,9 @@ def build(name: str, env: Env, config: PPOConfig, given: dict[str, Any]) -> Algo
         env: the environment.
         config: a :class:`PPOConfig`, or an instance of a class that inherits from it.
         given: the parts that the user gave in the place of its own, by name, as :func:`make` takes them.
+        nets: networks of the form of :func:`funrl.algos.on_policy.networks`; None: those.
+        further_loss: ``further_loss(params, inputs, hparams) -> (loss, metrics)``, which is added to the loss; ``inputs`` are those of
+            ``nets`` for a minibatch.
 
     Example:
         >>> import funrl
@@ -136,7 +147,7 @@ def build(name: str, env: Env, config: PPOConfig, given: dict[str, Any]) -> Algo
     """
     network = given.get("network")
     _check(config, env, network)
-    nets = on_policy.networks(config, env, network)
+    nets = nets or on_policy.networks(config, env, network)
 
     def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
         moments = stats.moments(observation) if config.normalize_observation else ()
@@ -164,7 +175,11 @@ def build(name: str, env: Env, config: PPOConfig, given: dict[str, Any]) -> Algo
         if config.normalize_advantage:
             batch = batch.replace(advantage=normalize_advantage(batch.advantage))
         weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
-        return ppo_loss(params, batch, apply=nets.both, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
+        loss, metrics = ppo_loss(params, batch, apply=nets.both, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
+        if further_loss is None:
+            return loss, metrics
+        further, more = further_loss(params, batch.observation, hparams)
+        return loss + further, {**metrics, **more}
 
     spec = Learner(
         nets.init,

@@ -1,6 +1,6 @@
 """Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²)."""
 
-from funrl.meta import maml, meta_a2c, rl2
+from funrl.meta import maml, meta_a2c, rl2, varibad
 from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, maml_loss, reptile_gradient
 from funrl.meta._estimators import dice_loss, magic_box, surrogate_loss
 from funrl.meta._evaluation import Adaptation, evaluate_adaptation, trial_returns
@@ -24,4 +24,5 @@ __all__ = [
     "surrogate_loss",
     "trial_returns",
     "trials",
+    "varibad",
 ]

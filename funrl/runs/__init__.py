@@ -1,7 +1,14 @@
 """Runs: the folder that a training run writes, and what is read of it: configuration, algorithm and latest state."""
 
 from funrl.runs._folder import Folder, RunError, check_algorithm as check_algorithm, describe, options_of, read_config, rebuild
-from funrl.runs._run import Run, check_metrics as check_metrics, check_no_checkpoint_is_lost as check_no_checkpoint_is_lost, load_checkpoint as load_checkpoint, load_run, named as named
+from funrl.runs._run import (
+    Run,
+    check_metrics as check_metrics,
+    check_no_checkpoint_is_lost as check_no_checkpoint_is_lost,
+    load_checkpoint as load_checkpoint,
+    load_run,
+    named as named,
+)
 
 __all__ = [
     "Folder",

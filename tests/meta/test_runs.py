@@ -8,7 +8,7 @@ from tests.registry import ALGORITHMS
 from tests.support import same
 
 
-@pytest.mark.parametrize("kind", ["maml", "meta_a2c", "rl2", "apg", "shac"])
+@pytest.mark.parametrize("kind", ["maml", "meta_a2c", "rl2", "varibad", "apg", "shac"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, capsys):
     name, env, options = ALGORITHMS[kind]
     given = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
