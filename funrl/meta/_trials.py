@@ -6,11 +6,12 @@ import torch
 
 from funrl import random, tree
 from funrl.env import Env, Timestep
+from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
 from funrl.spaces import Box, Dict, Discrete
 from funrl.transforms import Transform
 
-__all__ = ["TrialParams", "TrialState", "trials"]
+__all__ = ["TrialParams", "TrialState", "in_trials", "trials"]
 
 
 @tree.dataclass
@@ -85,6 +86,29 @@ def trials(tasks: Tasks, num_episodes: int) -> Transform:
     if not isinstance(num_episodes, int) or num_episodes < 1:
         raise ValueError(f"trials: num_episodes: expected an integer of at least 1, got {num_episodes!r}")
     return lambda env: _with_trials(env, tasks, num_episodes)
+
+
+def in_trials(env: Env, tasks: Tasks | None, num_episodes: int) -> Env:
+    """Return an environment with trials of the given tasks, or of those that it has; one of trials is returned as it is.
+
+    Raises:
+        TypeError: if it is no environment.
+        ValueError: if it is one of trials, and ``tasks`` or another number of episodes are given, or there are no tasks for it.
+
+    Example:
+        >>> import funrl
+        >>> in_trials(funrl.envs.point_robot(), None, 3).max_episode_steps
+        300
+    """
+    if not isinstance(env, Env):
+        raise TypeError(f"env: expected a funrl.env.Env, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too")
+    if not isinstance(env.default_params, TrialParams):
+        return trials(distributions.of(env) if tasks is None else tasks, num_episodes)(env)
+    if tasks is not None:
+        raise ValueError("tasks: expected None with an environment of trials, which has its own; give the environment below")
+    if int(env.default_params.num_episodes) != num_episodes:
+        raise ValueError(f"num_episodes: the environment of trials has {int(env.default_params.num_episodes)}, got {num_episodes}")
+    return env
 
 
 def _with_trials(env: Env, tasks: Tasks, num_episodes: int) -> Env:

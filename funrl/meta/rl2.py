@@ -6,9 +6,8 @@ from typing import Any
 from funrl import tree
 from funrl.algos import Algorithm, check_range, configure, ppo
 from funrl.env import Env
-from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
-from funrl.meta._trials import TrialParams, trials
+from funrl.meta._trials import in_trials
 from funrl.nn import Net
 from funrl.optim import Optimizer
 
@@ -72,10 +71,4 @@ def make(
     check_range(config, ("num_episodes",), 1)
     if config.recurrent == "none":
         raise ValueError("recurrent: expected a cell, such as 'gru', got 'none'; without a memory nothing is learned within a trial")
-    if isinstance(env, Env) and not isinstance(env.default_params, TrialParams):
-        env = trials(distributions.of(env) if tasks is None else tasks, config.num_episodes)(env)
-    elif tasks is not None:
-        raise ValueError("tasks: expected None with an environment of trials, which has its own; give the environment below")
-    elif isinstance(env, Env) and int(env.default_params.num_episodes) != config.num_episodes:
-        raise ValueError(f"num_episodes: the environment of trials has {int(env.default_params.num_episodes)}, got {config.num_episodes}")
-    return ppo.build("rl2", env, config, given)
+    return ppo.build("rl2", in_trials(env, tasks, config.num_episodes), config, given)

@@ -11,10 +11,8 @@ from funrl import nn, random, tree
 from funrl.acting import Memory
 from funrl.algos import ActorParams, Algorithm, check_range, configure, in_dtype_of, on_policy, ppo
 from funrl.env import Env, Transition
-from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
-from funrl.meta._trials import TrialParams, trials
-from funrl.meta.rl2 import RL2Config
+from funrl.meta._trials import in_trials
 from funrl.optim import Optimizer
 from funrl.policies import StatefulPolicy
 from funrl.spaces import Box, Discrete
@@ -25,16 +23,19 @@ _CELLS = {"gru": nn.gru, "lstm": nn.lstm, "min_gru": nn.min_gru}
 
 
 @tree.dataclass
-class VariBADConfig(RL2Config):
-    """The options of :func:`make`: those of :class:`funrl.meta.rl2.RL2Config`, and these.
+class VariBADConfig(ppo.PPOConfig):
+    """The options of :func:`make`: those of :class:`funrl.algos.ppo.PPOConfig`, with other defaults, and these.
 
     Attributes:
+        num_episodes: episodes of a task in a trial, at least 1.
         latent_size: D, how many numbers describe a task.
         decoder_cells: widths of the hidden layers of the decoder.
         model_weight: of the loss of encoder and decoder, at least 0.
         kl_weight: of its divergences, at least 0.
     """
 
+    recurrent: str = tree.static(default="gru")
+    num_episodes: int = tree.static(default=2)
     latent_size: int = tree.static(default=5)
     decoder_cells: tuple = tree.static(default=(32,))
     model_weight: Any = 1.0
@@ -82,14 +83,7 @@ def make(env: Env, *, tasks: Tasks | None = None, optimizer: Optimizer | None = 
     check_range(config, ("model_weight", "kl_weight"), 0)
     if config.recurrent not in _CELLS:
         raise ValueError(f"recurrent: expected one of {', '.join(_CELLS)}, got {config.recurrent!r}")
-    if isinstance(env, Env) and not isinstance(env.default_params, TrialParams):
-        env = trials(distributions.of(env) if tasks is None else tasks, config.num_episodes)(env)
-    elif tasks is not None:
-        raise ValueError("tasks: expected None with an environment of trials, which has its own; give the environment below")
-    elif isinstance(env, Env) and int(env.default_params.num_episodes) != config.num_episodes:
-        raise ValueError(f"num_episodes: the environment of trials has {int(env.default_params.num_episodes)}, got {config.num_episodes}")
-    if not isinstance(env, Env):
-        raise TypeError(f"env: expected a funrl.env.Env, got {env!r}; funrl.envs.make makes one, and funrl.algos.make takes its name, too")
+    env = in_trials(env, tasks, config.num_episodes)
     if not isinstance(env.observation_space, Box):
         raise ValueError(f"env: VariBAD needs vectors as observations, but {env.name} has {env.observation_space}")
     if config.normalize_observation:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from funrl import algos, checkpoint
-from funrl.algos import Algorithm
-from funrl._locks import Busy, hold
 from funrl._files import read_json
+from funrl._locks import Busy, hold
+from funrl.algos import Algorithm
 
 __all__ = ["Folder", "RunError", "check_algorithm", "describe", "options_of", "read_config", "rebuild"]
 

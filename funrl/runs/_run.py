@@ -13,7 +13,7 @@ import torch
 from funrl import checkpoint, random, tree
 from funrl.algos import Algorithm
 from funrl.record import read_metrics
-from funrl.runs._folder import Folder, RunError, check_algorithm, describe, read_config, rebuild
+from funrl.runs._folder import Folder, RunError, check_algorithm, read_config, rebuild
 
 __all__ = ["Run", "check_metrics", "check_no_checkpoint_is_lost", "load_checkpoint", "load_run", "named"]
 
