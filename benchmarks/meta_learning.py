@@ -191,12 +191,12 @@ def notes(figures: Figures) -> list[str]:
         lines.append(f"* Mazes, held out: returns in the first and the second episode {_line(figures['mazes']['returns'])}.")
     if "meta-gradients" in figures:
         row = figures["meta-gradients"]
-        told = [
-            f"{name}: discount {sum(x['gamma']) / len(x['gamma']):.2f}, return of all updates {sum(x['mean']) / len(x['mean']):.2f} ({min(x['mean']):.2f} to {max(x['mean']):.2f}), of the last 50 "
-            f"{sum(x['last']) / len(x['last']):.2f}"
-            for name, x in row.items()
-            if isinstance(x, dict)
-        ]
+        told = []
+        for name, x in row.items():
+            if isinstance(x, dict):
+                discount, mean, last = (sum(x[part]) / len(x[part]) for part in ("gamma", "mean", "last"))
+                ends = f"{min(x['mean']):.2f} to {max(x['mean']):.2f}"
+                told.append(f"{name}: discount {discount:.2f}, mean return of all updates {mean:.2f} ({ends}), of the last 50 {last:.2f}")
         lines.append(f"* Catch, {row['updates']:,} updates: {'; '.join(told)}.")
     return lines
 
