@@ -148,6 +148,7 @@ def meta_gradients(updates: int = 400, gamma: float = 0.3) -> dict[str, Any]:
 ROWS = {
     "sinusoids, 5 shots": lambda: meta_sinusoids.learn(5),
     "sinusoids, 10 shots": lambda: meta_sinusoids.learn(10),
+    "sinusoids, 10 shots, learned step sizes": lambda: meta_sinusoids.learn(10, learned=True),
     "PointRobot": goals,
     "bandits": bandits,
     "mazes": mazes,
@@ -170,13 +171,13 @@ def _line(found: dict[str, list[float]]) -> str:
 def notes(figures: Figures) -> list[str]:
     """Return the tables."""
     lines = []
-    for shots, least in PAPER.items():
-        row = figures.get(f"sinusoids, {shots} shots")
-        if row:
+    for name, row in figures.items():
+        if name.startswith("sinusoids"):
+            shots = row["shots"]
             errors = {steps: sum(x) / len(x) for steps, x in row["errors"].items()}
             lines.append(
-                f"* Sinusoids, {shots} shots, {row['iterations']:,} iterations: mean squared errors after "
-                f"{', '.join(f'{steps} steps {x:.3f}' for steps, x in errors.items())} (MAML in arXiv:1707.09835, one step: {least})."
+                f"* S{name[1:]}, {row['iterations']:,} iterations: mean squared errors after "
+                f"{', '.join(f'{steps} steps {x:.3f}' for steps, x in errors.items())} (MAML in arXiv:1707.09835, one step: {PAPER[shots]})."
             )
     if "PointRobot" in figures:
         row = figures["PointRobot"]

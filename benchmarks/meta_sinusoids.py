@@ -10,8 +10,10 @@ TEST_TASKS = 600
 STEPS = (0, 1, 10)
 
 
-def learn(shots: int, iterations: int = ITERATIONS) -> dict[str, Any]:
-    """Train by MAML with one inner step and learned step sizes; return the errors of each seed after 0, 1 and 10 steps on new tasks.
+def learn(shots: int, iterations: int = ITERATIONS, *, learned: bool = False) -> dict[str, Any]:
+    """Train by MAML with one inner step; return the errors of each seed after 0, 1 and 10 steps on new tasks.
+
+    With ``learned`` step sizes, one for each parameter, one step is worth more, but ten of them diverge: they were learned for one.
 
     The network, the tasks and the number of tasks in a batch are those of the paper (arXiv:1703.03400, section 5.1).
     """
@@ -46,6 +48,8 @@ def learn(shots: int, iterations: int = ITERATIONS) -> dict[str, Any]:
         drawn = kind.train(task_key, NUM_TASKS)
         support, query = batch(support_key, drawn, shots), batch(query_key, drawn, shots)
         gradient, metrics = grad(meta.maml_loss, has_aux=True)(start, support, query, loss=loss, num_steps=1)
+        if not learned:
+            gradient = gradient.replace(step_size=tree.zeros_like(gradient.step_size))
         updates, state = optimizer.update(gradient, state, start)
         return (optim.apply_updates(start, updates), state), metrics["loss_after"]
 
@@ -67,6 +71,7 @@ def learn(shots: int, iterations: int = ITERATIONS) -> dict[str, Any]:
     return {
         "shots": shots,
         "iterations": iterations,
+        "learned": learned,
         "seconds": time.perf_counter() - begin,
         "errors": {str(n): errors[:, i].tolist() for i, n in enumerate(STEPS)},
     }
