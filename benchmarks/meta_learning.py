@@ -177,7 +177,8 @@ def notes(figures: Figures) -> list[str]:
             errors = {steps: sum(x) / len(x) for steps, x in row["errors"].items()}
             lines.append(
                 f"* S{name[1:]}, {row['iterations']:,} iterations: mean squared errors after "
-                f"{', '.join(f'{steps} steps {x:.3f}' for steps, x in errors.items())} (MAML in arXiv:1707.09835, one step: {PAPER[shots]})."
+                f"{', '.join(f'{steps} steps {x:.3f}' for steps, x in errors.items())} (MAML in arXiv:1707.09835, table 1, after one step: "
+                f"{PAPER[shots]})."
             )
     if "PointRobot" in figures:
         row = figures["PointRobot"]

@@ -102,8 +102,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
         1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 2e-3, "gamma": 0.98, "lambda_": 0.9, "anneal_steps": 1e6}
     ),
     ("apg", "Pendulum-v1"): Preset(
-        150_000,
-        {"num_envs": 8, "num_steps": 64, "activation": "elu", "learning_rate": 1e-2, "max_grad_norm": 0.5, "anneal_steps": 1.5e5},
+        200_000,
+        {"num_envs": 8, "activation": "elu", "learning_rate": 5e-3, "max_grad_norm": 0.5, "anneal_steps": 2e5},
     ),
     ("shac", "Reacher-misc"): Preset(300_000, {"num_envs": 32, "anneal_steps": 3e5}),
     ("rl2", "BernoulliBandit-misc"): Preset(
