@@ -30,6 +30,8 @@ NAMES = (
         "returns",
         "modules",
         "recurrent",
+        "meta",
+        "meta_learning",
         "curves",
         "learning",
         "populations",

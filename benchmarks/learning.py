@@ -33,6 +33,7 @@ CLAIMS = {
     "reinforce/CartPole-v1": _mean(475),
     "impala/CartPole-v1": _mean(475),
     "pqn/Breakout-MinAtar": _mean(10),
+    "apg/Pendulum-v1": _mean(-200),
     "ppo/gymnasium:HalfCheetah-v5": _mean(1500, num_agents=1),
     "sac/gymnasium:Hopper-v5": _mean(1000, num_agents=1),
 }

@@ -32,7 +32,22 @@ from funrl.acting import ActorState, evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
 
 if TYPE_CHECKING:
-    from funrl import algos, buffers, collectors, debug, envs, evolution, losses, offline, populations, record, runs, training, transforms  # noqa: F401
+    from funrl import (  # noqa: F401
+        algos,
+        buffers,
+        collectors,
+        debug,
+        envs,
+        evolution,
+        losses,
+        meta,
+        offline,
+        populations,
+        record,
+        runs,
+        training,
+        transforms,
+    )
     from funrl.training import train
 
 # Packages of many files, imported at their first use, so that importing funrl takes hardly longer than importing torch.
@@ -44,6 +59,7 @@ _LATER = {
     "envs",
     "evolution",
     "losses",
+    "meta",
     "offline",
     "populations",
     "record",
@@ -68,6 +84,7 @@ __all__ = [
     "evaluate",
     "evolution",
     "losses",
+    "meta",
     "nn",
     "offline",
     "optim",

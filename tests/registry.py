@@ -6,6 +6,7 @@ OFF_POLICY = dict(num_envs=2, num_steps=4, num_updates=2, batch_size=8, num_cell
 RAINBOW = dict(double=True, dueling=True, n_step=3, prioritized=True, c51=True, noisy=True, epsilon_start=0, epsilon_end=0)
 ON_POLICY = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01, max_grad_norm=0.2)
 EVOLUTION = dict(num_envs=8, num_steps=12, num_cells=(4,))
+ANALYTIC = dict(num_envs=4, num_steps=6, num_cells=(8,), learning_rate=0.01)
 ALGORITHMS = {
     "ppo, discrete": ("ppo", "CartPole-v1", PPO),
     "ppo, continuous": (
@@ -26,6 +27,12 @@ ALGORITHMS = {
     "td3": ("td3", "Pendulum-v1", OFF_POLICY),
     "sac_discrete": ("sac_discrete", "CartPole-v1", OFF_POLICY),
     "redq": ("redq", "Pendulum-v1", dict(OFF_POLICY, num_critics=3, policy_delay=2)),
+    "apg": ("apg", "Pendulum-v1", ANALYTIC),
+    "shac": ("shac", "Reacher-misc", dict(ANALYTIC, num_epochs=2, num_minibatches=2)),
+    "maml": ("maml", "PointRobot-misc", dict(num_envs=4, num_tasks=2, num_steps=8, num_cells=(8,), learning_rate=0.01)),
+    "meta_a2c": ("meta_a2c", "Pendulum-v1", dict(ON_POLICY, learned="gamma,lambda_,entropy_weight")),
+    "rl2": ("rl2", "BernoulliBandit-misc", dict(PPO, recurrent_size=8)),
+    "varibad": ("varibad", "PointRobot-misc", dict(PPO, recurrent_size=8, latent_size=3, decoder_cells=(4,))),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
     "openes": ("openes", "Pendulum-v1", dict(EVOLUTION, normalize_observation=True)),
     "pgpe": ("pgpe", "Pendulum-v1", EVOLUTION),
@@ -34,6 +41,6 @@ ALGORITHMS = {
     "ars": ("ars", "Pendulum-v1", dict(EVOLUTION, num_envs=16, num_episodes=2)),
 }
 EVOLUTIONARY = ("openes", "pgpe", "snes", "cma_es", "ars")  # they explore by parameters, and so act without noise
-OFF_POLICY_KINDS = [
-    kind for kind, (name, _, _) in ALGORITHMS.items() if name not in ("ppo", "a2c", "reinforce", "impala", "pqn", *EVOLUTIONARY)
-]
+OFF_POLICY_KINDS = [kind for kind, (_, _, options) in ALGORITHMS.items() if "buffer_size" in options]
+# Their collect is more than a rollout of their policy: they need its beginning, or many tasks.
+OWN_COLLECT = ["apg", "shac", "maml"]

@@ -41,6 +41,7 @@ FLOORS = {
     "evolution": 6,
     "offline": 6,
     "populations": 6,
+    "meta": 6,
     "checkpoint": 7,
     "record": 7,
     "runs": 7,
@@ -67,13 +68,14 @@ SIBLINGS = {
     ("optim", "schedules"),
     ("algos", "evolution"),
     ("populations", "algos"),
+    ("meta", "algos"),
     ("__main__", "_arguments"),
     *((a, b) for i, a in enumerate(LAST) for b in LAST[i + 1 :]),
 }
 # Public files of a folder that its other files may import; all else that they share is in files with an underscore.
 SHARED = {
     "algos": {"episodes", "images", "off_policy", "on_policy"},
-    "envs": {"gymnasium"},
+    "envs": {"gymnasium", "tasks"},
     "offline": {"bc", "datasets", "sac_n"},
     "training": {"hooks"},
 }

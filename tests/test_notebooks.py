@@ -89,8 +89,10 @@ def kinds(cell):
     return shown
 
 
-def test_there_are_seven():
-    assert NOTEBOOKS == [f"{name}.ipynb" for name in "compile_everything ensembles from_gymnasium off_policy offline tour your_own".split()]
+def test_there_are_eight():
+    assert NOTEBOOKS == [
+        f"{name}.ipynb" for name in "compile_everything ensembles from_gymnasium meta off_policy offline tour your_own".split()
+    ]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

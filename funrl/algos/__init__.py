@@ -63,11 +63,13 @@ Metrics of crossq, redq, sac, sac_discrete:
 """
 
 import dataclasses
+import importlib
 from typing import Any
 
 from funrl import _check, envs
 from funrl.algos import (
     a2c,
+    apg,
     ars,
     cma_es,
     crossq,
@@ -86,16 +88,20 @@ from funrl.algos import (
     reinforce,
     sac,
     sac_discrete,
+    shac,
     snes,
     td3,
 )
 from funrl.algos._algorithm import (
     Algorithm,
+    annealed as annealed,
     check,
+    check_experience as check_experience,
     collecting,
     in_dtype_of as in_dtype_of,
     make_config,
     make_hparams,
+    start_actor as start_actor,
 )
 from funrl.algos._arguments import configure as configure
 from funrl.algos._gradients import (
@@ -134,6 +140,7 @@ __all__ = [
     "SoftConfig",
     "State",
     "a2c",
+    "apg",
     "ars",
     "check",
     "cma_es",
@@ -159,14 +166,23 @@ __all__ = [
     "reinforce",
     "sac",
     "sac_discrete",
+    "shac",
     "snes",
     "td3",
 ]
 
+# Algorithms of rooms beside this one, which are imported when they are asked for: the room, and the name of the configuration.
+_ELSEWHERE = {
+    "maml": ("meta", "MAMLConfig"),
+    "meta_a2c": ("meta", "MetaA2CConfig"),
+    "rl2": ("meta", "RL2Config"),
+    "varibad": ("meta", "VariBADConfig"),
+}
 _ALGORITHMS = {
     "a2c": (a2c.make, a2c.A2CConfig),
     "ars": (ars.make, ars.ARSConfig),
     "cma_es": (cma_es.make, cma_es.CMAESConfig),
+    "apg": (apg.make, apg.APGConfig),
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
@@ -180,6 +196,7 @@ _ALGORITHMS = {
     "sac": (sac.make, sac.SACConfig),
     "sac_discrete": (sac_discrete.make, sac_discrete.SACDiscreteConfig),
     "snes": (snes.make, snes.SNESConfig),
+    "shac": (shac.make, shac.SHACConfig),
     "td3": (td3.make, td3.TD3Config),
 }
 
@@ -189,9 +206,9 @@ def names() -> list[str]:
 
     Example:
         >>> names()
-        ['a2c', 'ars', 'cma_es', 'crossq', ..., 'sac_discrete', 'snes', 'td3']
+        ['a2c', 'apg', 'ars', 'cma_es', 'crossq', ..., 'sac_discrete', 'shac', 'snes', 'td3', 'varibad']
     """
-    return list(_ALGORITHMS)
+    return sorted([*_ALGORITHMS, *_ELSEWHERE])
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -258,6 +275,10 @@ def make(name: str, env: AnyEnv | str, **options: Any) -> Algorithm:
 
 
 def _find(name: str) -> tuple[Any, Any]:
+    if name in _ELSEWHERE and name not in _ALGORITHMS:
+        room, config = _ELSEWHERE[name]
+        module = importlib.import_module(f"funrl.{room}.{name}")
+        return module.make, getattr(module, config)
     if name not in _ALGORITHMS:
-        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {_check.nearest(name, _ALGORITHMS)}")
+        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {_check.nearest(name, names())}")
     return _ALGORITHMS[name]

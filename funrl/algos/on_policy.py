@@ -37,6 +37,7 @@ __all__ = [
     "check_minibatches",
     "clipped_adam",
     "make",
+    "networks",
     "stochastic",
 ]
 
@@ -275,6 +276,29 @@ def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
         tensor([-0.1000, -0.1000, -0.1000, -0.1000])
     """
     return optim.flatten(optim.chain(optim.clip_by_global_norm(max_grad_norm), optim.adam(learning_rate, eps=1e-5)))
+
+
+def networks(config: Any, env: AnyEnv, network: Any = None) -> actor_critic.Network:
+    """Make the policy and the value function that a configuration describes, with a recurrent cell where it has ``recurrent``.
+
+    Args:
+        config: an :class:`ActorCriticConfig`; perhaps with ``recurrent`` and ``recurrent_size``, as :class:`funrl.algos.ppo.PPOConfig`.
+        env: the environment, which :func:`check_actor_critic` let pass.
+        network: a net or a :class:`funrl.policies.ActorCritic` of the user's own, as for :func:`funrl.algos.ppo.make`.
+
+    Returns:
+        A NamedTuple of ``init(key, observation) -> params``, ``policy(choose) -> act``, ``values(params, samples)``, ``rows(x)``,
+        ``inputs(samples)``, ``both(params, inputs) -> (distribution, value)`` and ``project(action)``.
+
+    Example:
+        >>> import funrl
+        >>> nets = networks(ActorCriticConfig(), funrl.envs.make("CartPole-v1"))
+        >>> policy, value = nets.both(nets.init(random.key(0), torch.zeros(4)), torch.zeros(5, 4))
+        >>> policy.logits.shape, value.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+    recurrent = getattr(config, "recurrent", "none") != "none"
+    return (actor_critic.make_recurrent if recurrent else actor_critic.make)(config, env, network)
 
 
 def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
-__all__ = ["PPOConfig", "make", "with_drift"]
+__all__ = ["PPOConfig", "build", "make", "with_drift"]
 
 
 @tree.dataclass
@@ -118,8 +118,37 @@ def make(
         whose KL divergence exceeds it.
     """
     config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss)
+    return build("ppo", env, config, given)
+
+
+def build(
+    name: str,
+    env: AnyEnv,
+    config: PPOConfig,
+    given: dict[str, Any],
+    *,
+    nets: Any = None,
+    further_loss: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None,
+) -> Algorithm:
+    """Make PPO of a configuration that may have further options, for algorithms that are PPO in an environment of their own.
+
+    Args:
+        name: of the algorithm.
+        env: the environment.
+        config: a :class:`PPOConfig`, or an instance of a class that inherits from it.
+        given: the parts that the user gave in the place of its own, by name, as :func:`make` takes them.
+        nets: networks of the form of :func:`funrl.algos.on_policy.networks`; None: those.
+        further_loss: ``further_loss(params, inputs, hparams) -> (loss, metrics)``, which is added to the loss; ``inputs`` are those of
+            ``nets`` for a minibatch.
+
+    Example:
+        >>> import funrl
+        >>> build("mine", funrl.envs.make("CartPole-v1"), PPOConfig(num_envs=4, num_steps=16), {}).name
+        'mine'
+    """
+    network = given.get("network")
     _check_config(config, env, network)
-    nets = (actor_critic.make if config.recurrent == "none" else actor_critic.make_recurrent)(config, env, network)
+    nets = nets or on_policy.networks(config, env, network)
 
     def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
         moments = stats.moments(observation) if config.normalize_observation else ()
@@ -147,7 +176,11 @@ def make(
         if config.normalize_advantage:
             batch = batch.replace(advantage=normalize_advantage(batch.advantage))
         weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
-        return ppo_loss(params, batch, apply=nets.both, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
+        loss, metrics = ppo_loss(params, batch, apply=nets.both, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
+        if further_loss is None:
+            return loss, metrics
+        further, more = further_loss(params, batch.observation, hparams)
+        return loss + further, {**metrics, **more}
 
     spec = Learner(
         nets.init,
@@ -163,7 +196,7 @@ def make(
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
         extras=("log_prob",),
     )
-    return on_policy.make("ppo", env, config, spec, given, apply=nets.both)
+    return on_policy.make(name, env, config, spec, given, apply=nets.both)
 
 
 def with_drift(drift: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:

@@ -58,7 +58,7 @@ def taken_out(graph: Graph) -> list[np.generic]:
                 x, other, *rest = node.args
                 node.args = (x, taken(other, node.meta, node.meta.ndim > 0), *rest)
             elif node.op is aten.scalar_tensor.default and all(x is not None and x.op in _TAKE_TENSORS for x in users.get(id(node), ())):
-                node.args = (taken(node.args[0], node.meta, False),)
+                node.args = tuple(taken(x, node.meta, False) for x in node.args)
 
     visit(graph)
     return numbers

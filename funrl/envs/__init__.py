@@ -6,7 +6,7 @@ from typing import Any
 
 from funrl import _check
 from funrl.env import check_env
-from funrl.envs import probes
+from funrl.envs import probes, tasks
 from funrl.envs._acrobot import acrobot
 from funrl.envs._bandits import bernoulli_bandit, gaussian_bandit
 from funrl.envs._cartpole import cartpole
@@ -15,6 +15,7 @@ from funrl.envs._continuous_mountain_car import continuous_mountain_car
 from funrl.envs._deep_sea import deep_sea
 from funrl.envs._four_rooms import four_rooms
 from funrl.envs._frozen_lake import frozen_lake, frozen_lake_8x8
+from funrl.envs._grid_rules import grid_rules
 from funrl.envs._maze import maze
 from funrl.envs._memory_chain import memory_chain
 from funrl.envs._minatar._asterix import asterix
@@ -24,7 +25,9 @@ from funrl.envs._minatar._seaquest import seaquest
 from funrl.envs._minatar._space_invaders import space_invaders
 from funrl.envs._mountain_car import mountain_car
 from funrl.envs._pendulum import pendulum
-from funrl.envs._point_robot import point_robot
+from funrl.envs._point_robot import point_robot, sparse_point_robot
+from funrl.envs._reacher import reacher
+from funrl.envs._tabular_mdp import tabular_mdp
 from funrl.envs._vectorize import vectorize
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "frozen_lake",
     "frozen_lake_8x8",
     "gaussian_bandit",
+    "grid_rules",
     "make",
     "maze",
     "memory_chain",
@@ -50,8 +54,12 @@ __all__ = [
     "pendulum",
     "point_robot",
     "probes",
+    "reacher",
     "seaquest",
     "space_invaders",
+    "sparse_point_robot",
+    "tabular_mdp",
+    "tasks",
     "vectorize",
 ]
 
@@ -71,6 +79,10 @@ _FACTORIES = {
     "FourRooms-misc": four_rooms,
     "Maze-misc": maze,
     "PointRobot-misc": point_robot,
+    "SparsePointRobot-misc": sparse_point_robot,
+    "Reacher-misc": reacher,
+    "TabularMDP-misc": tabular_mdp,
+    "GridRules-misc": grid_rules,
     "Breakout-MinAtar": breakout,
     "Asterix-MinAtar": asterix,
     "Freeway-MinAtar": freeway,

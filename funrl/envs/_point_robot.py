@@ -1,4 +1,4 @@
-"""PointRobot: move on a plane to a goal that is not observed."""
+"""PointRobot: move on a plane to a goal that is not observed, with a dense or a sparse reward."""
 
 import torch
 
@@ -42,6 +42,7 @@ class PointRobotState:
 
 MAX_STEPS = 100
 PARAMS = constants(PointRobotParams, goal=[0.4, 0.3], start=[0.0, 0.0], max_action=0.1, goal_radius=0.01, max_steps=MAX_STEPS)
+SPARSE = PARAMS.replace(goal_radius=torch.tensor(0.1, device="cpu"))
 OBSERVATIONS = Box(float("-inf"), float("inf"), (2,))
 ACTIONS = Box(-0.1, 0.1, (2,))
 
@@ -52,6 +53,11 @@ def reset(key: torch.Tensor, env_params: PointRobotParams = PARAMS) -> tuple[Poi
     state = PointRobotState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
     no = torch.zeros_like(zero, dtype=torch.bool)
     return state, Timestep(state.position.clone(), zero, no, no.clone(), {})
+
+
+def sparse_reset(key: torch.Tensor, env_params: PointRobotParams = SPARSE) -> tuple[PointRobotState, Timestep]:
+    """Return the state at the start, and its timestep; the key is not used."""
+    return reset(key, env_params)
 
 
 def step(
@@ -77,8 +83,19 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step("PointRobot-misc", state, PointRobotState, action, ACTIONS, env_params, PointRobotParams)
-    p = env_params
+    return _moved("PointRobot-misc", state, action, env_params)
+
+
+def sparse_step(
+    key: torch.Tensor, state: PointRobotState, action: torch.Tensor, env_params: PointRobotParams = SPARSE
+) -> tuple[PointRobotState, Timestep]:
+    """Move as :func:`step` does; the reward is 1 within ``goal_radius`` of the goal, where the episode terminates, and 0 elsewhere."""
+    new, timestep = _moved("SparsePointRobot-misc", state, action, env_params)
+    return new, timestep.replace(reward=timestep.terminated.to(timestep.reward.dtype))
+
+
+def _moved(name: str, state: PointRobotState, action: torch.Tensor, p: PointRobotParams) -> tuple[PointRobotState, Timestep]:
+    check_step(name, state, PointRobotState, action, ACTIONS, p, PointRobotParams)
     move = torch.minimum(torch.maximum(action.to(state.position.dtype), -p.max_action), p.max_action)
     new = PointRobotState(state.position + move, state.time + 1)
     distance = (new.position - p.goal).square().sum()
@@ -121,3 +138,24 @@ def point_robot() -> Env:
     section 5.3.
     """
     return Env("PointRobot-misc", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+
+
+def sparse_point_robot() -> Env:
+    """Return SparsePointRobot-misc: as :func:`point_robot`, but the reward is 1 at the goal, where the episode terminates, and else 0.
+
+    The goal has a radius of 0.1 by default. It has to be found by exploration: nothing tells how far away it is.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> env = sparse_point_robot()
+        >>> env_params = env.default_params.replace(goal=torch.tensor([0.15, 0.0]))
+        >>> state, _ = env.reset(random.key(0), env_params)
+        >>> state, timestep = env.step(random.key(1), state, torch.tensor([0.1, 0.0]), env_params)
+        >>> timestep.reward, timestep.terminated
+        (tensor(1.), tensor(True))
+
+    Reference: sparse rewards for points on a plane: K. Rakelly, A. Zhou, D. Quillen, C. Finn, S. Levine, "Efficient Off-Policy
+    Meta-Reinforcement Learning via Probabilistic Context Variables", 2019, arXiv:1903.08254, section 6.3.
+    """
+    return Env("SparsePointRobot-misc", sparse_reset, sparse_step, OBSERVATIONS, ACTIONS, SPARSE, MAX_STEPS, render)

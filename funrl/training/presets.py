@@ -107,6 +107,15 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("snes", "CartPole-v1"): Preset(640_000, {}),
     ("cma_es", "CartPole-v1"): Preset(640_000, {}),
     ("ars", "CartPole-v1"): Preset(640_000, {}),
+    ("apg", "Pendulum-v1"): Preset(
+        200_000,
+        {"num_envs": 8, "activation": "elu", "learning_rate": 5e-3, "max_grad_norm": 0.5, "anneal_steps": 2e5},
+    ),
+    ("shac", "Reacher-misc"): Preset(300_000, {"num_envs": 32, "anneal_steps": 3e5}),
+    ("rl2", "BernoulliBandit-misc"): Preset(
+        4_000_000, {"num_steps": 100, "num_episodes": 1, "learning_rate": 2e-3, "lambda_": 0.3, "anneal_steps": 4e6}
+    ),
+    ("maml", "PointRobot-misc"): Preset(20_000_000, {"learning_rate": 5e-3}),
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
         {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},

@@ -12,8 +12,8 @@ from torch.func import vmap
 from funrl import compiler, envs, random, spaces, tree
 from funrl.env import check_env
 
-PHYSICAL = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "PointRobot-misc"]
-GYMNASIUM = [*PHYSICAL[:-1], "FrozenLake-v1", "FrozenLake8x8-v1"]
+PHYSICAL = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc"]
+GYMNASIUM = [*PHYSICAL[:-2], "FrozenLake-v1", "FrozenLake8x8-v1"]
 MINATAR = [f"{game}-MinAtar" for game in ("Breakout", "Asterix", "Freeway", "SpaceInvaders", "Seaquest")]
 CONTINUOUS = [name for name in envs.names() if isinstance(envs.make(name).action_space, spaces.Box)]
 LIMITED = [name for name in envs.names() if hasattr(envs.make(name).default_params, "max_steps")]
@@ -46,6 +46,7 @@ def test_names_lists_what_make_knows():
         *GYMNASIUM,
         *("Catch-bsuite", "DeepSea-bsuite", "MemoryChain-bsuite"),
         *("BernoulliBandit-misc", "GaussianBandit-misc", "FourRooms-misc", "Maze-misc", "PointRobot-misc"),
+        *("SparsePointRobot-misc", "Reacher-misc", "TabularMDP-misc", "GridRules-misc"),
         *MINATAR,
     }
     assert [envs.make(name).name for name in envs.names()] == envs.names()

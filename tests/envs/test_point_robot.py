@@ -4,7 +4,7 @@ import torch
 from torch.func import vmap
 
 from funrl import random
-from funrl.envs import point_robot
+from funrl.envs import point_robot, sparse_point_robot
 from funrl.envs._point_robot import PointRobotState
 from tests.oracles import point_robot as plain
 
@@ -66,3 +66,15 @@ def test_there_is_a_gradient_at_the_goal_itself():
     state = PointRobotState(params.goal, torch.tensor(0))
     gradient = torch.func.grad(lambda action: env.step(random.key(0), state, action, params)[1].reward)(torch.zeros(2))
     assert torch.equal(gradient, torch.zeros(2))
+
+
+def test_the_sparse_one_pays_at_the_goal_only():
+    dense, sparse = point_robot(), sparse_point_robot()
+    numbers = np.random.default_rng(0)
+    position = torch.as_tensor(numbers.uniform(0, 0.8, (N, 2)), dtype=torch.float32)
+    action = torch.as_tensor(numbers.uniform(-0.2, 0.2, (N, 2)), dtype=torch.float32)
+    state, keys = PointRobotState(position, torch.zeros(N, dtype=torch.int64)), random.split(random.key(0), N)
+    other, expected = vmap(dense.step, (0, 0, 0, None))(keys, state, action, sparse.default_params)
+    new, timestep = vmap(sparse.step, (0, 0, 0, None))(keys, state, action, sparse.default_params)
+    assert torch.equal(new.position, other.position) and torch.equal(timestep.terminated, expected.terminated)
+    assert torch.equal(timestep.reward, expected.terminated.float()) and 0.01 < timestep.reward.mean() < 0.2

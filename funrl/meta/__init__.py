@@ -1,0 +1,28 @@
+"""Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²)."""
+
+from funrl.meta import maml, meta_a2c, rl2, varibad
+from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, maml_loss, reptile_gradient
+from funrl.meta._estimators import dice_loss, magic_box, surrogate_loss
+from funrl.meta._evaluation import Adaptation, evaluate_adaptation, trial_returns
+from funrl.meta._trials import TrialParams, TrialState, trials
+
+__all__ = [
+    "Adaptation",
+    "MetaParams",
+    "TrialParams",
+    "TrialState",
+    "adapt",
+    "adapt_first_order",
+    "dice_loss",
+    "evaluate_adaptation",
+    "magic_box",
+    "maml",
+    "maml_loss",
+    "meta_a2c",
+    "reptile_gradient",
+    "rl2",
+    "surrogate_loss",
+    "trial_returns",
+    "trials",
+    "varibad",
+]

@@ -1,0 +1,189 @@
+"""Trials: several episodes in one task, seen as one episode of an environment."""
+
+from typing import Any
+
+import torch
+
+from funrl import _check, random, tree
+from funrl.env import AnyEnv, Env, Timestep
+from funrl.envs import tasks as distributions
+from funrl.envs.tasks import Tasks
+from funrl.spaces import Box, Dict, Discrete
+from funrl.transforms import Transform
+
+__all__ = ["TrialParams", "TrialState", "in_trials", "trials"]
+
+
+@tree.dataclass
+class TrialParams(tree.Replaceable):
+    """The ``env_params`` of an environment of trials.
+
+    Attributes:
+        base: the params of the environment below: what a task does not change, and the dtype and device of all.
+        held_out: bool []: whether tasks are those held out for tests, or those for training.
+        num_episodes: int64 [], the number of episodes in a trial.
+    """
+
+    base: Any
+    held_out: torch.Tensor
+    num_episodes: torch.Tensor
+
+
+@tree.dataclass
+class TrialState(tree.Replaceable):
+    """The state of a trial.
+
+    Attributes:
+        below: the state of the environment below.
+        task: its params in this trial.
+        episode: int64 [], the number of episodes of the trial that have ended.
+    """
+
+    below: Any
+    task: Any
+    episode: torch.Tensor
+
+
+def trials(tasks: Tasks, num_episodes: int) -> Transform:
+    r"""Make a transform after which an episode is a trial: ``num_episodes`` episodes in one task, which ``reset`` draws.
+
+    A policy with a memory that keeps its state over a trial can learn within it. So that it can, the observation also shows what happened
+    in the last step: the action (one-hot or as it is), the reward, and whether an episode begins. They follow the observation in one vector
+    where it is a vector; otherwise the observation becomes a dict of ``observation`` and ``last``. In a reset they are zeros, and the flag
+    is 1.
+
+    When an episode of the task ends before the trial does, the environment below is reset within the step; the next observation is that of
+    the reset. The last step of a trial is terminated: nothing comes after it. Rewards and discounts run over the ends of episodes, as the
+    return of the whole trial counts.
+
+    Args:
+        tasks: the distribution, :func:`funrl.envs.tasks.of` the environment or one's own.
+        num_episodes: episodes in a trial, at least 1.
+
+    Returns:
+        A transform of a pure environment, not batched. Its ``env_params`` are :class:`TrialParams`; with ``held_out`` true, tasks are those
+        for tests. ``info`` has ``last_step``, bool []: whether an episode of the task ended with this step.
+
+    Raises:
+        ValueError: if ``num_episodes`` is less than 1, or when it is applied: if the environment runs on the host or is batched, or its
+            actions are neither Discrete nor a Box.
+        TypeError: if ``tasks`` is not a :class:`~funrl.envs.tasks.Tasks`.
+
+    Example:
+        >>> import funrl
+        >>> env = funrl.envs.bernoulli_bandit(num_arms=3)
+        >>> env = trials(funrl.envs.tasks.of(env), num_episodes=2)(env)
+        >>> env.max_episode_steps, env.observation_space.shape
+        (200, (10,))
+        >>> state, timestep = env.reset(random.key(0))
+        >>> timestep.observation
+        tensor([0., 0., 0., 0., 0., 0., 0., 0., 0., 1.])
+
+    Reference: Y. Duan et al., "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning", 2016, arXiv:1611.02779, section 2.2.
+    """
+    _check.instance("trials: tasks", tasks, Tasks, "funrl.envs.tasks.of(env) returns those of env", "Tasks")
+    _check.integer("trials: num_episodes", num_episodes, 1)
+    return lambda env: _with_trials(env, tasks, num_episodes)
+
+
+def in_trials(env: AnyEnv, tasks: Tasks | None, num_episodes: int) -> AnyEnv:
+    """Return an environment with trials of the given tasks, or of those that it has; one of trials is returned as it is.
+
+    Raises:
+        TypeError: if it is no environment.
+        ValueError: if it is one of trials, and ``tasks`` or another number of episodes are given, or there are no tasks for it.
+
+    Example:
+        >>> import funrl
+        >>> in_trials(funrl.envs.point_robot(), None, 3).max_episode_steps
+        300
+    """
+    _check.instance("env", env, Env, "funrl.envs.make makes one, and funrl.algos.make takes its name, too", "a funrl.env.Env")
+    if not isinstance(env.default_params, TrialParams):
+        return trials(distributions.of(env) if tasks is None else tasks, num_episodes)(env)
+    if tasks is not None:
+        raise ValueError("tasks: expected None with an environment of trials, which has its own; give the environment below")
+    if int(env.default_params.num_episodes) != num_episodes:
+        raise ValueError(f"num_episodes: the environment of trials has {int(env.default_params.num_episodes)}, got {num_episodes}")
+    return env
+
+
+def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
+    if not isinstance(env, Env):
+        raise ValueError(f"trials: env: expected a pure environment, not batched, got {env}")
+    if not isinstance(env.action_space, Discrete | Box):
+        raise ValueError(f"trials: env: expected actions that are Discrete or a Box, got {env.action_space}")
+    first = env.action_space.sample(random.key(0, "cpu"))
+    width = (env.action_space.n if isinstance(env.action_space, Discrete) else first.numel()) + 2
+    space, joined = _space(env.observation_space, width)
+    like = next(x for x in tree.leaves(env.default_params) if x.is_floating_point())
+    default = TrialParams(
+        env.default_params,
+        torch.zeros_like(like.reshape(-1)[0], dtype=torch.bool),
+        torch.full_like(like.reshape(-1)[0], num_episodes, dtype=torch.int64),
+    )
+
+    def shown(action: torch.Tensor, reward: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+        if isinstance(env.action_space, Discrete):
+            action = torch.arange(env.action_space.n, device=action.device) == action - env.action_space.start
+        return torch.cat([action.reshape(-1).to(reward.dtype), reward.reshape(1), begins.reshape(1).to(reward.dtype)])
+
+    def observed(observation: Any, last: torch.Tensor) -> Any:
+        if joined:
+            return torch.cat([observation, last.to(observation.dtype)])
+        return {"observation": observation, "last": last}
+
+    def reset(key: torch.Tensor, env_params: TrialParams = default) -> tuple[TrialState, Timestep]:
+        """Draw a task and begin its first episode."""
+        task_key, key = random.split(key).unbind(0)
+        task = tasks.draw(task_key, env_params.base, env_params.held_out)
+        below, timestep = env.reset(key, task)
+        last = timestep.reward.new_zeros(width - 1)
+        last = torch.cat([last, torch.ones_like(last[:1])])
+        state = TrialState(below, task, torch.zeros_like(timestep.reward, dtype=torch.int64))
+        info = {**timestep.info, "last_step": torch.zeros_like(timestep.terminated)}
+        return state, timestep.replace(observation=observed(timestep.observation, last), info=info)
+
+    def step(key: torch.Tensor, state: TrialState, action: torch.Tensor, env_params: TrialParams = default) -> tuple[TrialState, Timestep]:
+        """Take a step of the task; if its episode ends, the next one of the trial begins."""
+        for name, value, kind in (("state", state, TrialState), ("env_params", env_params, TrialParams)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{env.name}: {name}: expected a {kind.__name__}, got {type(value).__name__}")
+        step_key, reset_key = random.split(key).unbind(0)
+        below, after = env.step(step_key, state.below, action, state.task)
+        done = after.done
+        fresh, begun = env.reset(reset_key, state.task)
+        below, observation = tree.where(done, (fresh, begun.observation), (below, after.observation))
+        episode = state.episode + done.long()
+        over = episode >= env_params.num_episodes
+        timestep = Timestep(
+            observed(observation, shown(action, after.reward, done)),
+            after.reward,
+            over,
+            torch.zeros_like(over),
+            {**after.info, "last_step": done},
+        )
+        return TrialState(below, state.task, episode), timestep
+
+    def render(state: TrialState, env_params: TrialParams = default) -> torch.Tensor:
+        return env.render(state.below, state.task)
+
+    return env._replace(
+        reset=reset,
+        step=step,
+        observation_space=space,
+        default_params=default,
+        max_episode_steps=num_episodes * env.max_episode_steps,
+        render=None if env.render is None else render,
+        below=env,
+        label=f"trials(tasks={tasks.name}, num_episodes={num_episodes})",
+    )
+
+
+def _space(space: Any, width: int) -> tuple[Any, bool]:
+    """Return the space of observations with ``width`` more numbers, and whether they are joined to one vector."""
+    inf = float("inf")
+    if isinstance(space, Box) and space.dtype.is_floating_point and len(space.shape) == 1:
+        low, high = (torch.cat([x, torch.full((width,), end, dtype=x.dtype)]) for x, end in ((space.low, -inf), (space.high, inf)))
+        return Box(low.tolist(), high.tolist(), dtype=space.dtype), True
+    return Dict({"observation": space, "last": Box(-inf, inf, (width,))}), False

@@ -1,0 +1,236 @@
+"""A2C whose discount, λ, entropy weight or learning rate are learned online, by differentiating through its updates."""
+
+from typing import Any
+
+import torch
+
+from funrl import _check, optim, random, tree
+from funrl.algos import (
+    ActorParams,
+    Algorithm,
+    LearnerState,
+    State,
+    a2c,
+    annealed,
+    check_experience,
+    collecting,
+    configure,
+    episodes,
+    in_dtype_of,
+    make_hparams,
+    on_policy,
+    start_actor,
+)
+from funrl.env import AnyEnv, Transition
+from funrl.nn import Net
+from funrl.policies import ActorCritic
+from funrl.returns import gae
+from funrl.transforms import VecNormParams
+
+__all__ = ["MetaA2CConfig", "PreviousUpdate", "make"]
+
+_FRACTIONS = ("gamma", "lambda_")  # between 0 and 1
+_POSITIVE = ("entropy_weight", "learning_rate")
+_EDGE = 1e-4  # how near a fraction comes to 0 and 1
+
+
+@tree.dataclass
+class MetaA2CConfig(a2c.A2CConfig):
+    """The options of :func:`make`: those of :class:`funrl.algos.a2c.A2CConfig`, and these.
+
+    Attributes:
+        lambda_: of generalized advantage estimation, in [0, 1]; at the ends it hardly moves.
+        learned: the hyperparameters that are learned: some of ``"gamma"``, ``"lambda_"``, ``"entropy_weight"`` and ``"learning_rate"``.
+            They begin at the values of these options.
+        meta_learning_rate: of Adam for them, at least 0; they move in the logit of a fraction, and in the logarithm of the others.
+        reference_gamma: the discount by which an update is judged, in [0, 1].
+        reference_lambda: the λ by which an update is judged, in [0, 1].
+    """
+
+    learned: str = tree.static(default="gamma,lambda_")
+    lambda_: Any = 0.95
+    meta_learning_rate: Any = 3e-3
+    reference_gamma: Any = 0.99
+    reference_lambda: Any = 1.0
+
+
+@tree.dataclass
+class PreviousUpdate:
+    """What the last update began with, to differentiate through it once its result has acted.
+
+    Attributes:
+        network: the parameters before it.
+        optimizer: the state of the optimizer before it.
+        samples: the transitions that it learned from, leaves [T, B, ...].
+        happened: bool [], whether there has been one.
+    """
+
+    network: Any
+    optimizer: Any
+    samples: Transition
+    happened: torch.Tensor
+
+
+def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: Any) -> Algorithm:
+    r"""Make A2C with meta-gradients, for the environments of :func:`funrl.algos.a2c.make`.
+
+    An update of the parameters depends on the hyperparameters eta. The transitions tau' that the new parameters theta' gather next tell how
+    good it was, and with it eta:
+
+    .. math:: \theta' = \theta + f(\tau, \theta, \eta), \qquad
+        \Delta\eta = -\beta\, \frac{\partial J'(\tau', \theta', \bar\eta)}{\partial \theta'}
+        \frac{\partial f(\tau, \theta, \eta)}{\partial \eta}
+
+    f is a step of Adam on the loss of A2C, with advantages and value targets that depend on gamma and lambda; J' is the loss of the policy
+    on tau', with advantages of ``reference_gamma`` and ``reference_lambda``, which are fixed. Both factors are one gradient here, through
+    loss, clipping and Adam. Then theta' takes a step on tau' with the new eta.
+
+    ``learner.hparams`` has the present values, also among the metrics; ``learner.target`` is a :class:`PreviousUpdate`.
+
+    Args:
+        env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
+        network: as for :func:`funrl.algos.a2c.make`.
+        **options: fields of :class:`MetaA2CConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`. Its metrics are ``steps``, ``episode_return`` and the like, ``policy_loss``, ``value_loss``,
+        ``entropy``, ``gradient_norm``, ``meta_loss`` (J'), and of each learned hyperparameter its value, ``gamma`` for example, and the
+        derivative of J' by its logit or logarithm, ``gamma_gradient``.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment.
+        TypeError: if an option has another type than its default.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("CartPole-v1"), num_envs=4, num_steps=8)
+        >>> state, metrics = algo.step(random.key(1), algo.init(random.key(0)))
+        >>> metrics["gamma"], metrics["gamma_gradient"]  # the first update has none before it
+        (tensor(0.9900), tensor(0.))
+
+    Reference: Z. Xu, H. van Hasselt, D. Silver, "Meta-Gradient Reinforcement Learning", 2018, arXiv:1805.09801. Deviations: Adam stands for
+        RMSProp; policy and value are not given eta as an input; only the direct effect of eta on the last update counts (mu = 0, as there).
+    """
+    config, given = configure(MetaA2CConfig, options, network=network)
+    _check_config(config, env, network)
+    names = tuple(config.learned.split(","))
+    nets = on_policy.networks(config, env, network)
+    act, greedy = on_policy.stochastic(nets)
+
+    def init(key: torch.Tensor) -> State:
+        network_key, env_key = random.split(key).unbind(0)
+        env_params, actor = start_actor(env_key, env, config)
+        reward = actor.timestep.reward
+        hparams = make_hparams(config, torch.zeros_like(reward[0]))
+        first = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
+        params = ActorParams(nets.init(network_key, first))
+        state = on_policy.clipped_adam(0.0, 1.0).init(params.network)
+        meta_state = optim.adam(0.0).init(_raw(hparams, names))
+        learner = LearnerState(
+            params=params,
+            target=PreviousUpdate(
+                network=tree.clone(params.network),
+                optimizer=tree.clone(state),
+                samples=_no_samples(params, actor),
+                happened=torch.zeros_like(reward[0], dtype=torch.bool),
+            ),
+            optimizer={"network": state, "meta": meta_state},
+            hparams=hparams,
+            num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
+            env_params=env_params,
+            episodes=episodes.start(reward),
+        )
+        return tree.map(torch.Tensor.contiguous, State(actor, learner))
+
+    def _no_samples(params: ActorParams, actor: Any) -> Transition:
+        observation = actor.timestep.observation
+        one = tree.map(lambda x: x[0], observation)
+        _, extras = act(params, random.key(0, actor.timestep.reward.device), one)
+        flags, many = actor.timestep.terminated, tree.map(lambda x: x.expand(config.num_envs, *x.shape), extras["unclipped_action"])
+        empty = Transition(observation, many, actor.timestep.reward, flags, flags, observation, {})
+        empty = in_dtype_of(params, empty)
+        return tree.map(lambda x: torch.zeros_like(x).expand(config.num_steps, *x.shape).clone(), empty)
+
+    def advantages(network: Any, samples: Transition, gamma: torch.Tensor, lambda_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        value, next_value = (x.detach() for x in nets.values(network, samples))
+        return gae(samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=gamma, lambda_=lambda_)
+
+    def update(network: Any, state: Any, samples: Transition, hparams: Any, learning_rate: torch.Tensor) -> tuple[Any, Any, Any]:
+        """Take a step of A2C that is differentiable in the hyperparameters."""
+        rows = nets.rows(advantages(network, samples, hparams.gamma, hparams.lambda_))
+
+        def loss(network: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            distribution, value = nets.both(network, nets.inputs(samples))
+            advantage, target = rows
+            policy_loss = -(advantage * distribution.log_prob(nets.rows(samples.action))).mean()
+            value_loss, entropy = 0.5 * (target - value).square().mean(), distribution.entropy().mean()
+            metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+            return policy_loss + hparams.value_weight * value_loss - hparams.entropy_weight * entropy, metrics
+
+        gradient, metrics = torch.func.grad(loss, has_aux=True)(network)
+        updates, state = on_policy.clipped_adam(learning_rate, hparams.max_grad_norm).update(gradient, state, network)
+        metrics["gradient_norm"] = optim.global_norm(tree.ravel(gradient)[0])
+        return optim.apply_updates(network, updates), state, tree.map(torch.detach, metrics)
+
+    def judge(raw: Any, learner: LearnerState, samples: Transition) -> torch.Tensor:
+        """Return J' of the parameters to which the previous update leads with hyperparameters ``raw``."""
+        previous, hparams = learner.target, learner.hparams.replace(**_values(raw))
+        steps = learner.num_steps - config.num_envs * config.num_steps
+        rate = annealed(hparams, steps.clamp(min=0))
+        network, _, _ = update(previous.network, previous.optimizer, previous.samples, hparams, rate)
+        advantage, _ = advantages(tree.map(torch.detach, network), samples, hparams.reference_gamma, hparams.reference_lambda)
+        distribution, _ = nets.both(network, nets.inputs(samples))
+        return -(nets.rows(advantage) * distribution.log_prob(nets.rows(samples.action))).mean()
+
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+        check_experience(learner, transitions, config, "unclipped_action")
+        samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"], extras={}))
+        sums, episode_metrics = episodes.record(learner.episodes, samples)
+        samples = samples.replace(place=())
+        happened = learner.target.happened
+        raw = _raw(learner.hparams, names)
+        gradient, meta_loss = torch.func.grad_and_value(judge)(raw, learner, samples)
+        gradient = tree.map(lambda g: torch.where(happened, g, 0.0), gradient)
+        updates, meta_state = optim.adam(learner.hparams.meta_learning_rate).update(gradient, learner.optimizer["meta"], raw)
+        meta_state = tree.where(happened, meta_state, learner.optimizer["meta"])
+        values = _values(tree.map(lambda x, u: x + torch.where(happened, u, 0.0), raw, updates))
+        hparams = learner.hparams.replace(**{n: torch.where(happened, x, getattr(learner.hparams, n)) for n, x in values.items()})
+        network, state, metrics = update(
+            learner.params.network, learner.optimizer["network"], samples, hparams, annealed(hparams, learner.num_steps)
+        )
+        num_steps = learner.num_steps + config.num_envs * config.num_steps
+        metrics |= {"meta_loss": torch.where(happened, meta_loss, 0.0)}
+        metrics |= {name: getattr(hparams, name) for name in names}
+        metrics |= {f"{name.rstrip('_')}_gradient": gradient[name] for name in names}
+        learner = learner.replace(
+            params=learner.params.replace(network=network),
+            target=PreviousUpdate(learner.params.network, learner.optimizer["network"], samples, torch.ones_like(happened)),
+            optimizer={"network": state, "meta": meta_state},
+            hparams=hparams,
+            num_steps=num_steps,
+            episodes=sums,
+        )
+        return learner, {"steps": num_steps, **episode_metrics, **metrics}
+
+    return Algorithm("meta_a2c", env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
+
+
+def _raw(hparams: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Return the logits of fractions and the logarithms of other hyperparameters."""
+    return {name: torch.logit(getattr(hparams, name), eps=_EDGE) if name in _FRACTIONS else getattr(hparams, name).log() for name in names}
+
+
+def _values(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.sigmoid(x) if name in _FRACTIONS else x.exp() for name, x in raw.items()}
+
+
+def _check_config(config: MetaA2CConfig, env: AnyEnv, network: Any) -> None:
+    on_policy.check_actor_critic(config, env, network)
+    _check.fields(config, "[0, 1]", "lambda_", "reference_gamma", "reference_lambda")
+    _check.fields(config, "[0, inf)", "meta_learning_rate")
+    known, names = (*_FRACTIONS, *_POSITIVE), config.learned.split(",")
+    if len(set(names)) < len(names) or not set(names) <= set(known):
+        raise ValueError(f"learned: expected some of {', '.join(known)}, each once and with commas, got {config.learned!r}")
+    _check.fields(config, "(0, inf)", *(name for name in names if name in _POSITIVE))
+    if isinstance(env.default_params, VecNormParams):
+        raise ValueError("env: meta_a2c does not update the moments of vec_norm; scale observations by transforms.observation_norm")

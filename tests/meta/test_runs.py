@@ -1,0 +1,30 @@
+"""The command line reaches every algorithm of this room, and a resumed run equals an uninterrupted one."""
+
+import pytest
+import torch
+
+from funrl import __main__ as command, record, training, tree
+from tests.registry import ALGORITHMS
+from tests.support import same
+
+
+@pytest.mark.parametrize("kind", ["maml", "meta_a2c", "rl2", "varibad", "apg", "shac"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, capsys):
+    name, env, options = ALGORITHMS[kind]
+    given = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
+    steps = 4 * options["num_envs"] * options.get("num_steps", 8)
+
+    def train(folder, total, *more):
+        line = ["train", name, "--env", env, "--seed", "3", "--total-steps", str(total), "--out", str(tmp_path / folder), *given, *more]
+        assert command.main([*line, "--backend", "eager"]) == 0
+
+    train("whole", steps)
+    train("parts", steps // 2)
+    train("parts", steps, "--resume")
+    one, other = (training.load_run(tmp_path / folder) for folder in ("whole", "parts"))
+    same(one.state, other.state, rtol=0, atol=0)
+    assert one.updates == 4 and one.algo.name == name and one.algo.env.name == env
+    whole, parts = (record.read_metrics(tmp_path / folder / "metrics.csv") for folder in ("whole", "parts"))
+    for metric in set(whole) - {"seconds"}:
+        torch.testing.assert_close(torch.tensor(whole[metric]), torch.tensor(parts[metric]), rtol=0, atol=0, equal_nan=True)
+    assert tree.leaves(one.state)
