@@ -52,10 +52,11 @@ def taken_out(graph: Graph) -> list[np.generic]:
             for given in flat_nodes((node.args, node.kwargs)):
                 users.setdefault(id(given), []).append(node)
         for node in live:
+            args: Any = node.args
             if isinstance(node.op, Loop):
                 visit(node.op.body)
-            elif node.op in _SUMS and len(node.args) > 1:
-                x, other, *rest = node.args
+            elif node.op in _SUMS and len(args) > 1:
+                x, other, *rest = args
                 node.args = (x, taken(other, node.meta, node.meta.ndim > 0), *rest)
             elif node.op is aten.scalar_tensor.default and all(x is not None and x.op in _TAKE_TENSORS for x in users.get(id(node), ())):
                 node.args = tuple(taken(x, node.meta, False) for x in node.args)
