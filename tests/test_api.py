@@ -33,7 +33,7 @@ def section(module, seen):
             below += [] if id(value) in seen else section(value, seen)
         elif id(value) not in seen:
             seen.add(id(value))
-            told = inspect.isroutine(value) or inspect.isclass(value)
+            told = (inspect.isroutine(value) or inspect.isclass(value)) and value.__module__.startswith("funrl")
             kind = re.sub(r"[\w.]+\.(\w+)", r"\1", str(value)) if callable(value) else type(value).__name__
             rows.append(f"| `{name}` | {line(value, f'{module.__name__}.{name}') if told else f'`{kind}`'} |")
     if not rows:
