@@ -11,24 +11,64 @@ Metrics of every algorithm:
     episode_return_max  largest return of these episodes
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
+
+Metrics of a2c, apg, crossq, ddpg, dqn, impala, maml, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
+
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
-Metrics of a2c, impala, ppo, pqn, reinforce:
+Metrics of a2c, apg, impala, maml, meta_a2c, ppo, pqn, reinforce, rl2, shac, varibad:
 
     gradient_norm       norm of the gradient before it is clipped
 
-Metrics of a2c, impala, ppo, reinforce:
+Metrics of a2c, apg, impala, maml, meta_a2c, ppo, reinforce, rl2, shac, varibad:
 
     policy_loss         loss of the policy, without the entropy bonus
+
+Metrics of a2c, impala, meta_a2c, ppo, reinforce, rl2, shac, varibad:
+
     value_loss          loss of the state values V(s), before ``value_weight``; missing in reinforce without a baseline
+
+Metrics of a2c, impala, meta_a2c, ppo, reinforce, rl2, varibad:
+
     entropy             mean entropy of the policy
 
-Metrics of ppo:
+Metrics of ppo, rl2, varibad:
 
     approximate_kl      estimate of the divergence KL(old policy || new policy) on the samples
     clip_fraction       fraction of the samples whose probability ratio is outside [1 - ``clip``, 1 + ``clip``]
     explained_variance  fraction of the targets' variance that the values explain: 1 is perfect
     learned_fraction    fraction of the gradient steps that were taken before ``target_kl`` was exceeded
+
+Metrics of shac:
+
+    value_mean          mean of the state values V(s)
+
+Metrics of maml:
+
+    return_before       mean return before the inner steps
+    return_after        mean return after the inner steps
+    step_size           mean step size of the inner steps
+
+Metrics of meta_a2c:
+
+    meta_loss           loss whose gradient moves the learned hyperparameters
+    gamma               discount of this update
+    lambda_             lambda of this update
+    entropy_weight      weight of the entropy in this update
+    gamma_gradient      gradient of the meta loss by the discount; like the next two, only if it is learned
+    lambda_gradient     gradient of the meta loss by lambda
+    entropy_weight_gradient     gradient of the meta loss by the weight of the entropy
+
+Metrics of varibad:
+
+    belief_kl           divergence KL(belief || previous belief) of the latent task
+    reward_error        mean squared error of the predicted rewards
+
+Metrics of ars, cma_es, openes, pgpe, snes:
+
+    fitness_mean        mean fitness of the candidates of a generation
+    fitness_max         largest fitness
+    fitness_min         smallest fitness
 
 Metrics of reinforce:
 

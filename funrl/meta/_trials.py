@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import AnyEnv, Env, Timestep
+from funrl.env import AnyEnv, Env, Timestep, with_label
 from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
 from funrl.spaces import Box, Dict, Discrete
@@ -168,16 +168,15 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
     def render(state: TrialState, env_params: TrialParams = default) -> torch.Tensor:
         return env.render(state.below, state.task)
 
-    return env._replace(
+    new = env._replace(
         reset=reset,
         step=step,
         observation_space=space,
         default_params=default,
         max_episode_steps=num_episodes * env.max_episode_steps,
         render=None if env.render is None else render,
-        below=env,
-        label=f"trials(tasks={tasks.name}, num_episodes={num_episodes})",
     )
+    return with_label(new, f"trials(tasks={tasks.name}, num_episodes={num_episodes})", below=env)
 
 
 def _space(space: Any, width: int) -> tuple[Any, bool]:
