@@ -40,10 +40,10 @@ def archive() -> None:
         "| archive | strategy | evaluations | coverage of each seed | QD score over that of random, mean | seconds |",
         "|---|---|---|---|---|---|",
     ]
+    text = f"{SEEDS} seeds, one program for each row; policies with 16 hidden units.\n\n"
     for title in ARCHIVES:
         rows += archives_of(title)
-    text = f"{SEEDS} seeds, one program for each row; policies with 16 hidden units.\n\n"
-    keep("archive", text + "\n".join(rows))
+        keep("archive", text + "\n".join(rows))
 
 
 def archives_of(title: str) -> list[str]:
