@@ -113,7 +113,7 @@ def test_observations_in_another_precision_than_rewards(algorithm, kind):
 
 def test_the_name_of_an_environment_is_none(kind):
     name, env, options = ALGORITHMS[kind]
-    with pytest.raises(TypeError, match=r"env: expected a funrl.env.Env, got a str; funrl.envs.make makes one"):
+    with pytest.raises(TypeError, match=r"env: expected a funrl.env.Env( or VectorEnv)?, got a str; funrl.envs.make makes one"):
         getattr(funrl.algos, name, getattr(funrl.meta, name, None)).make(env, **options)
 
 
