@@ -90,6 +90,13 @@ def test_traced():
     assert not any(wrong), "\n".join(x for x in wrong if x)
 
 
+@pytest.mark.parametrize("seed", [1923, 1987, 2404, 2534, 5190])
+def test_programs_that_were_wrong(seed):
+    """Of 5190: a loop noted, as taken from outside, what a rule of a loop in it had wrapped for a while."""
+    (program, right), *_ = programs.valid(1, seed)[0]
+    assert program.seed == seed and fault(compiler.compile(program, backend="aot_eager"), program, right) is None
+
+
 @pytest.mark.parametrize("start", [pytest.param(k, marks=[pytest.mark.nightly] * (k > 50)) for k in range(0, COUNT, TOGETHER)])
 def test_compiled_by_xla(start):
     """XLA takes 10 s for 25 of these programs: three such functions each day, all by night."""
