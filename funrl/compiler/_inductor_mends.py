@@ -94,7 +94,11 @@ def _cumulative(operator: Any) -> Callable[..., Any]:
 
     def run(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
         kind = dtype or (x.dtype if x.is_floating_point() or x.is_complex() else torch.int64)
-        return NotImplemented if kind == x.dtype else operator(_wide(x, kind), dim)
+        # Whole numbers wrap alike before and after they are summed, and without a dtype their sums are int64.
+        working = kind if kind.is_floating_point or kind.is_complex else torch.int64
+        if x.dtype == kind == working:
+            return NotImplemented
+        return _wide(operator(_wide(_wide(x, kind), working), dim), kind)
 
     return run
 

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from funrl import tree
 from funrl.compiler import _torch_private as private
 from funrl.compiler._indexing import Indexing
-from funrl.compiler._scan_rules import loop
+from funrl.compiler._scan_rules import loop, lowered_levels
 from funrl.compiler._trace import Trace, current
 from funrl.compiler._traced import Traced, serial
 
@@ -152,8 +152,11 @@ class _Capturing(TorchFunctionMode):
         super().__init__()
         self.level, self.since, self.replacing = level, serial(), getattr(_STATE, "replacing", None)
         self.tensors: dict[int, torch.Tensor] = {}
+        self.num_lowered = len(lowered_levels())
 
     def note(self, x: torch.Tensor) -> torch.Tensor:
+        if any(level <= self.level for level in lowered_levels()[self.num_lowered :]):
+            return x  # a rule of a loop in the body runs that body again, below this level
         # What a loop around this one puts in the place of x is what this one takes.
         outer = private.unwrapped(x if self.replacing is None else self.replacing.replace(x), self.level)
         if private.is_transformed(outer):

@@ -1,6 +1,8 @@
 """Rules of torch.func's transforms for a recorded loop: a loop over batches, with its gradient, or with its tangents."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +12,24 @@ from funrl.compiler import _torch_private as private
 from funrl.compiler._trace import Trace, current
 
 Body = Callable[..., list[torch.Tensor]]
+_STATE = threading.local()
+
+
+def lowered_levels() -> tuple[int, ...]:
+    """Return the levels of the transforms under which rules of this thread are at work, from the outermost rule in."""
+    return getattr(_STATE, "lowered", ())
+
+
+@contextmanager
+def lowered(interpreter: Any) -> Iterator[None]:
+    """Within the context, be below a transform; one that begins there may have the same level."""
+    before = lowered_levels()
+    _STATE.lowered = (*before, interpreter.level())
+    try:
+        with interpreter.lower():
+            yield
+    finally:
+        _STATE.lowered = before
 
 
 def loop(body: Body, carry: Any, columns: Any, constants: Any, length: int, reverse: bool) -> list[torch.Tensor]:
@@ -56,7 +76,7 @@ def _batched(
     columns = [x if dim is None else x.movedim(dim, 1) for x, dim in zip(columns, column_dims, strict=True)]
     row_dims = tuple(None if dim is None else 0 for dim in column_dims)
     batched = [dim is not None for dim in carry_dims]
-    with interpreter.lower():
+    with lowered(interpreter):
         while True:
             in_dims = (*(0 if b else None for b in batched), *row_dims, *constant_dims)
             run = needed.restore_vmap(body, in_dims, size, interpreter.randomness()) if in_dims else None
@@ -128,7 +148,7 @@ def _with_tangents(
             *(slope[i] for i in moving_outputs if i >= num_carries),
         ]
 
-    with interpreter.lower():
+    with lowered(interpreter):
         tangents = {i: torch.zeros_like(primals[i]) if pairs[i][1] is None else pairs[i][1] for i in moving}
         outputs = loop(
             body_with_tangents,
@@ -186,7 +206,7 @@ def _differentiated(
         return loop(body, plain[:num_carries], plain[num_carries:rows_end], plain[rows_end:], length, reverse)
 
     if tracked is None:
-        with interpreter.lower():
+        with lowered(interpreter):
             outputs = forward_loop(body)
         return [needed._wrap_for_grad(x, level) for x in outputs]
 
@@ -200,7 +220,7 @@ def _differentiated(
                 return [*body(*args), *args[:num_carries]]
 
             # The levels below learn too, while autograd runs this without gradients.
-            with torch.enable_grad(), private.enable_tangents(), interpreter.lower():
+            with torch.enable_grad(), private.enable_tangents(), lowered(interpreter):
                 outputs = forward_loop(body_and_carry)
             return tuple(needed._wrap_for_grad(x, level) for x in outputs)
 
@@ -223,7 +243,7 @@ def _differentiated(
             if needed.maybe_get_level(tracked) != level or top is None or top.level() != level:
                 return run(cotangents)
             cotangents = tuple(None if x is None else needed._unwrap_for_grad(x, level) for x in cotangents)
-            with interpreter.lower():
+            with lowered(interpreter):
                 gradients = run(cotangents)
             return tuple(None if x is None else needed._wrap_for_grad(x, level) for x in gradients)
 
