@@ -19,7 +19,7 @@ from funrl._sweep import sweep
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
-from funrl.env import AnyEnv, HostError, VectorEnv, on_host
+from funrl.env import HostError, on_host
 from funrl.record import _films as films, _plots as plots
 from funrl.runs import RunError
 from funrl.spaces import Box
@@ -117,7 +117,7 @@ def _train(args: argparse.Namespace) -> None:
         raise UsageError(str(error)) from None
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_closing(algo.env))
+        stack.enter_context(algo.env)
         source = None
         if collector is not None:
             source = stack.enter_context(_collect(collector, notes["num_workers"], args.env, algo, key))
@@ -150,13 +150,8 @@ def _train_own(args: argparse.Namespace) -> None:
         raise UsageError("--total-steps: expected a number of steps, as an algorithm of --algo has no default")
     key, notes = _key(args.seed, old if args.resume else None)
     num_agents = old.get("num_agents", 1) if args.num_agents is None else args.num_agents
-    with _closing(algo.env):
+    with algo.env:
         _run(args, algo, key, total_steps, num_agents=num_agents, out=out, notes=notes)
-
-
-def _closing(env: AnyEnv) -> contextlib.AbstractContextManager[Any]:
-    """Return a context at whose end the processes of an environment end, if it has some."""
-    return env if isinstance(env, VectorEnv) else contextlib.nullcontext()
 
 
 def _from_data(args: argparse.Namespace, options: dict[str, Any], notes: dict[str, Any], out: Path) -> Algorithm:
@@ -189,7 +184,7 @@ def _record(args: argparse.Namespace) -> None:
         raise UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
     state = tree.index(state, args.agent) if num_agents > 1 else state
     env = run.algo.env
-    with _closing(env):
+    with env:
         try:
             if args.policy == "replay":
                 data = offline.datasets.from_replay(run.algo, state)
@@ -277,7 +272,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.episodes < 1:
         raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
     num_agents = run.config["num_agents"]
-    with _closing(run.algo.env):
+    with run.algo.env:
         result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
     steps = run.updates * run.algo.steps_per_update
     say(f"{run.algo.name} on {run.algo.env.name} after {steps:,} steps: {_summary(result, num_agents)}")
@@ -287,7 +282,7 @@ def _video(args: argparse.Namespace) -> None:
     run = training.load_run(args.dir, algo=runs.named(args.algo), trust=args.trust)
     with contextlib.ExitStack() as stack:
         env = run.algo.env
-        stack.enter_context(_closing(env))
+        stack.enter_context(env)
         num_agents = run.config["num_agents"]
         if args.episodes < 1:
             raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")

@@ -43,4 +43,4 @@ ALGORITHMS = {
 EVOLUTIONARY = ("openes", "pgpe", "snes", "cma_es", "ars")  # they explore by parameters, and so act without noise
 OFF_POLICY_KINDS = [kind for kind, (_, _, options) in ALGORITHMS.items() if "buffer_size" in options]
 # Their collect is more than a rollout of their policy: they need its beginning, or many tasks.
-OWN_COLLECT = ["apg", "shac", "maml"]
+OWN_COLLECT = ["apg", "shac", "maml", *(kind for kind, (name, _, _) in ALGORITHMS.items() if name in EVOLUTIONARY)]

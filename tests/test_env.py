@@ -198,7 +198,7 @@ def test_a_bad_part_is_named(fields, error, message):
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="env: expected an Env or a VectorEnv, got str"):
+    with pytest.raises(TypeError, match="env: expected an Env or a VectorEnv, got a str"):
         check_env("CartPole-v1", KEY)
     with pytest.raises(ValueError, match="num_steps: expected at least 1"):
         check_env(BALL, KEY, num_steps=0)
@@ -280,7 +280,7 @@ def test_a_bad_batched_environment_is_named(functions, message):
 
 
 def test_a_batch_has_copies():
-    with pytest.raises(ValueError, match="num_envs: expected a positive integer, got 0"):
+    with pytest.raises(ValueError, match="num_envs: expected an integer of at least 1, got 0"):
         check_env(BALLS._replace(num_envs=0), KEY)
 
 

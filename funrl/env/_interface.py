@@ -45,6 +45,12 @@ class Env(_EnvFields):
     def __repr__(self) -> str:
         return _text(self)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: there is nothing to close, but ``with env:`` is for both kinds of environments."""
+
 
 def _nothing() -> None:
     pass

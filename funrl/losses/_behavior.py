@@ -45,7 +45,7 @@ def td3_bc_actor_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` and ``loss_bc``, each [].
+        The loss [], and metrics, without gradient: ``actor_loss`` and ``bc_loss``, each [].
 
     Raises:
         ValueError: if shapes do not fit, or alpha is a negative Python number.
@@ -71,7 +71,7 @@ def td3_bc_actor_loss(
     _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
     unit = _check.in_dtype(f"{what}: alpha", alpha, batch.reward) / _size(values[0])
     loss = mean(what, apart - unit * values[0], weight)
-    return loss, {"loss_actor": loss.detach(), "loss_bc": apart.detach().mean()}
+    return loss, {"actor_loss": loss.detach(), "bc_loss": apart.detach().mean()}
 
 
 def rebrac_actor_loss(
@@ -96,7 +96,7 @@ def rebrac_actor_loss(
         beta: at least 0, a number or a tensor [].
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` and ``loss_bc``, each [].
+        The loss [], and metrics, without gradient: ``actor_loss`` and ``bc_loss``, each [].
 
     Raises:
         ValueError, TypeError: as for :func:`td3_bc_actor_loss`.
@@ -121,7 +121,7 @@ def rebrac_actor_loss(
     _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
     least = values.amin(0)
     loss = mean(what, _check.in_dtype(f"{what}: beta", beta, batch.reward) * apart - least / _size(least), weight)
-    return loss, {"loss_actor": loss.detach(), "loss_bc": apart.detach().mean()}
+    return loss, {"actor_loss": loss.detach(), "bc_loss": apart.detach().mean()}
 
 
 def rebrac_critic_loss(

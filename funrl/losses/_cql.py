@@ -136,8 +136,8 @@ def cql_critic_loss(
         weight: w, floating point [N]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``loss_penalty``, the mean of R, ``pred_value``, ``pred_value_max``,
-        ``target_value``, ``target_value_max``, each [], and ``td_error`` [N].
+        The loss [], and metrics, without gradient: ``critic_loss``, ``penalty``, the mean of R, ``q_mean``, ``q_max``,
+        ``target_mean``, ``target_max``, each [], and ``td_error`` [N].
 
     Raises:
         ValueError: if shapes do not fit, or a Python number is outside its range.
@@ -177,7 +177,7 @@ def cql_critic_loss(
     penalty = cql_penalty(critic_params, params.actor, penalty_key, batch, actor=actor, critic=critic, **options)
     alpha = _check.in_dtype(f"{what}: penalty_weight", penalty_weight, batch.reward)
     loss = mean(what, (0.5 * (target - values).square() + alpha * penalty).sum(0), weight)
-    return loss, {**critic_metrics(loss, values, target), "loss_penalty": penalty.detach().mean()}
+    return loss, {**critic_metrics(loss, values, target), "penalty": penalty.detach().mean()}
 
 
 def discrete_cql_loss(
@@ -220,7 +220,7 @@ def discrete_cql_loss(
         >>> loss, metrics = discrete_cql_loss(
         ...     torch.zeros(2, 2), torch.zeros(2, 2), batch, apply=lambda p, s: s @ p, gamma=0.9, penalty_weight=1.0
         ... )
-        >>> loss, metrics["loss_penalty"]  # 1/2 + log 2
+        >>> loss, metrics["penalty"]  # 1/2 + log 2
         (tensor(1.1931), tensor(0.6931))
 
     Reference: A. Kumar, A. Zhou, G. Tucker, S. Levine, "Conservative Q-Learning for Offline Reinforcement Learning", 2020,
@@ -237,7 +237,7 @@ def discrete_cql_loss(
     penalty = q.logsumexp(-1) - values
     alpha = _check.in_dtype(f"{what}: penalty_weight", penalty_weight, batch.reward)
     loss = mean(what, 0.5 * (target - values).square() + alpha * penalty, weight)
-    return loss, {**critic_metrics(loss, values, target), "loss_penalty": penalty.detach().mean()}
+    return loss, {**critic_metrics(loss, values, target), "penalty": penalty.detach().mean()}
 
 
 def _repeated(observation: Any, count: int) -> Any:

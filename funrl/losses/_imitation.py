@@ -35,7 +35,7 @@ def bc_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` [].
+        The loss [], and metrics, without gradient: ``actor_loss`` [].
 
     Raises:
         ValueError: if shapes do not fit.
@@ -56,7 +56,7 @@ def bc_loss(
     chosen = actor(actor_params, batch.observation)
     each = distance(what, chosen, batch.action, scale).mean(-1) if isinstance(chosen, torch.Tensor) else -chosen.log_prob(batch.action)
     loss = mean(what, each, weight)
-    return loss, {"loss_actor": loss.detach()}
+    return loss, {"actor_loss": loss.detach()}
 
 
 def advantage_weighted_loss(
@@ -83,7 +83,7 @@ def advantage_weighted_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` and ``advantage_weight``, the mean of the weights, each [].
+        The loss [], and metrics, without gradient: ``actor_loss`` and ``advantage_weight``, the mean of the weights, each [].
 
     Raises:
         ValueError: if shapes do not fit, or a Python number is outside its range.
@@ -112,7 +112,7 @@ def advantage_weighted_loss(
     top = most.log() if isinstance(most, torch.Tensor) else math.log(most)
     share = (temperature * advantage.detach()).clamp(max=top).exp()  # before exp, which may overflow
     loss = -mean(what, share * log_prob, weight)
-    return loss, {"loss_actor": loss.detach(), "advantage_weight": share.mean()}
+    return loss, {"actor_loss": loss.detach(), "advantage_weight": share.mean()}
 
 
 def distance(what: str, chosen: Any, action: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:

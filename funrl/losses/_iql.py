@@ -65,7 +65,7 @@ def iql_value_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_baseline`` [], ``baseline`` [], the mean of V, and ``advantage`` [N...],
+        The loss [], and metrics, without gradient: ``value_loss`` [], ``value_mean`` [], the mean of V, and ``advantage`` [N...],
         min Q - V, for :func:`funrl.losses.advantage_weighted_loss`.
 
     Raises:
@@ -95,7 +95,7 @@ def iql_value_loss(
     _check.alike(what, **{"batch.reward": batch.reward, "value's values": baseline})
     error = values.amin(0) - baseline
     loss = mean(what, expectile_loss(error, expectile=expectile), weight)
-    return loss, {"loss_baseline": loss.detach(), "baseline": baseline.detach().mean(), "advantage": error.detach()}
+    return loss, {"value_loss": loss.detach(), "value_mean": baseline.detach().mean(), "advantage": error.detach()}
 
 
 def iql_critic_loss(
@@ -123,8 +123,8 @@ def iql_critic_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_value``, ``pred_value``, ``pred_value_max``, ``target_value``,
-        ``target_value_max``, each [], and ``td_error`` [N...].
+        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
+        ``target_max``, each [], and ``td_error`` [N...].
 
     Raises:
         ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].

@@ -33,7 +33,7 @@ def decision_transformer_loss(
         scale: c, above 0, the unit of continuous actions, a number or a tensor that broadcasts to the action.
 
     Returns:
-        The loss [], and metrics, without gradient: ``loss_actor`` [].
+        The loss [], and metrics, without gradient: ``actor_loss`` [].
 
     Raises:
         ValueError: if the output of ``apply`` has another shape than the actions.
@@ -67,4 +67,4 @@ def decision_transformer_loss(
         each = -output.log_softmax(-1).gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)
     count = mask.to(each.dtype).sum().clamp(min=1.0)
     loss = torch.where(mask, each, 0.0).sum() / count
-    return loss, {"loss_actor": detach(loss)}
+    return loss, {"actor_loss": detach(loss)}

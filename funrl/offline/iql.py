@@ -108,7 +108,7 @@ def make(
         >>> algo = make(env, data, num_updates=2, batch_size=8, num_cells=(8,))
         >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
         >>> sorted(metrics)[:3]
-        ['advantage_weight', 'baseline', 'loss_actor']
+        ['actor_loss', 'advantage_weight', 'critic_loss']
 
     Reference: I. Kostrikov, A. Nair, S. Levine, "Offline Reinforcement Learning with Implicit Q-Learning", 2021, arXiv:2110.06169.
     """

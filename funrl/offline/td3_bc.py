@@ -87,7 +87,7 @@ def make(
         >>> algo = make(env, data, num_updates=2, batch_size=8, num_cells=(8,))
         >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
         >>> sorted(metrics)[:3]
-        ['loss_actor', 'loss_bc', 'loss_value']
+        ['actor_loss', 'bc_loss', 'critic_loss']
 
     Reference: S. Fujimoto, S. S. Gu, "A Minimalist Approach to Offline Reinforcement Learning", 2021, arXiv:2106.06860.
     """
