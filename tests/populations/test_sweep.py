@@ -195,7 +195,7 @@ SPACE = {"learning_rate": log_uniform(1e-4, 1e-2)}
         (lambda: populations.sweep(ppo(), {"gamma": []}, 2), "gamma: expected at least one choice, got an empty list"),
         (lambda: populations.sweep(ppo(), {"gamma": ["a"]}, 2), "gamma: expected numbers, got 'a'"),
         (lambda: populations.sweep(ppo(), {"gamma": 0.9}, 2), "gamma: expected uniform, log_uniform or a list of numbers, got 0.9"),
-        (lambda: populations.sweep(ppo(), {"gamma": [0.9, 1.5]}, 2), "gamma: expected a number in \[0, 1\], got 1.5"),
+        (lambda: populations.sweep(ppo(), {"gamma": [0.9, 1.5]}, 2), r"gamma: expected a number in \[0, 1\], got 1.5"),
         (lambda: populations.sweep(ppo(), {}, 2), "space: expected a dict .* got none"),
         (lambda: populations.sweep(ppo(), SPACE, 0), "n: expected an integer of at least 1, got 0"),
         (lambda: populations.sweep(ppo(), SPACE, 6, num_seeds=4), "expected a multiple of num_seeds, 4, as n counts all agents, got 6"),
