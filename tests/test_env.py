@@ -200,7 +200,7 @@ def test_a_bad_part_is_named(fields, error, message):
 def test_bad_arguments():
     with pytest.raises(TypeError, match="env: expected an Env or a VectorEnv, got a str"):
         check_env("CartPole-v1", KEY)
-    with pytest.raises(ValueError, match="num_steps: expected at least 1"):
+    with pytest.raises(ValueError, match="num_steps: expected an integer of at least 1"):
         check_env(BALL, KEY, num_steps=0)
 
 

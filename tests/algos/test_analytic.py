@@ -120,7 +120,7 @@ def test_the_target_critic_follows():
 def test_errors(name):
     for env, options, message in (
         ("CartPole-v1", {}, f"env: {name} needs continuous actions between finite bounds, but CartPole-v1 has Discrete"),
-        ("Pendulum-v1", dict(num_steps=0), "num_steps: expected a number at least 1, got 0"),
+        ("Pendulum-v1", dict(num_steps=0), "num_steps: expected a number of at least 1, got 0"),
         ("Pendulum-v1", dict(gamma=1.5), r"gamma: expected a number in \[0, 1\]"),
         ("Pendulum-v1", dict(gama=0.5), "did you mean gamma"),
     ):

@@ -365,7 +365,7 @@ def test_argument_errors(monkeypatch):
     monkeypatch.setattr(gymnasium.envs.classic_control.CartPoleEnv, "render", render)
     for error, message, make in (
         (ValueError, "expected 'sync' or 'async', got 'threads'", lambda: bridge.make("CartPole-v1", vectorization="threads")),
-        (ValueError, "num_envs: expected at least 1, got 0", lambda: bridge.make("CartPole-v1", num_envs=0)),
+        (ValueError, "num_envs: expected an integer of at least 1, got 0", lambda: bridge.make("CartPole-v1", num_envs=0)),
         (ValueError, "pixels_only: there are no pixels", lambda: bridge.make("CartPole-v1", pixels_only=True)),
         (ValueError, "frame_skip: expected an integer of at least 1, got 0", lambda: bridge.make("CartPole-v1", frame_skip=0)),
         (TypeError, "num_envs: expected an integer of at least 1, got 2.0", lambda: bridge.make("CartPole-v1", num_envs=2.0)),

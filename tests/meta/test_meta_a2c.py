@@ -105,7 +105,7 @@ def test_errors():
         (dict(learned="gamma,gamma"), "learned: expected some of"),
         (dict(learned="entropy_weight", entropy_weight=0.0), "entropy_weight: expected a number above 0"),
         (dict(reference_gamma=1.1), r"reference_gamma: expected a number in \[0, 1\]"),
-        (dict(meta_learning_rate=-1.0), "meta_learning_rate: expected a number at least 0"),
+        (dict(meta_learning_rate=-1.0), "meta_learning_rate: expected a number of at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
             meta.meta_a2c.make(env, **options)

@@ -126,7 +126,7 @@ def test_the_bootstrap_agrees_with_resampling_by_hand():
 def test_errors():
     below, env = made("PointRobot-misc")
     kind = tasks.of(below)
-    with pytest.raises(TypeError, match=r"trials: tasks: expected Tasks, got Env; funrl\.envs\.tasks\.of\(env\) returns those of env"):
+    with pytest.raises(TypeError, match=r"trials: tasks: expected Tasks, got an Env; funrl\.envs\.tasks\.of\(env\) returns those of env"):
         meta.trials(below, 2)
     with pytest.raises(ValueError, match="trials: num_episodes: expected an integer of at least 1, got 0"):
         meta.trials(kind, 0)
