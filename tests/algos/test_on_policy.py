@@ -228,7 +228,7 @@ def test_discrete_actions_need_not_start_at_zero():
         ("a2c", "CartPole-v1", dict(num_steps=0), "num_steps: expected a number of at least 1, got 0"),
         ("a2c", "CartPole-v1", dict(epsilon_end=0.1), "unknown option 'epsilon_end'"),
         ("reinforce", "CartPole-v1", dict(baseline="mean"), "baseline: expected 'value' or 'none', got 'mean'"),
-        ("a2c", "gymnasium:CartPole-v1", {}, "is a single environment outside torch; make it with num_envs=32"),
+        ("a2c", "gymnasium:CartPole-v1", {"num_envs": 32}, "num_envs: gymnasium:CartPole-v1 has 1 copy, got 32; make both equal"),
     ],
 )
 def test_errors(name, env, options, message):

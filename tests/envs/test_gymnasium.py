@@ -6,6 +6,7 @@ import signal
 import time
 
 import gymnasium
+import gymnasium.envs.classic_control
 import numpy as np
 import pytest
 import torch
