@@ -118,10 +118,10 @@ def test_pictures(envs):
 def test_bad_arguments():
     env = funrl.envs.make("CartPole-v1")
     for arguments, error, message in (
-        (("CartPole-v1", 2), TypeError, "env: expected an Env, got str"),
-        ((env, 2.0), TypeError, "num_envs: expected an integer, got 2.0"),
-        ((env, True), TypeError, "num_envs: expected an integer, got True"),
-        ((env, 0), ValueError, "num_envs: expected at least 1, got 0"),
+        (("CartPole-v1", 2), TypeError, "env: expected an Env, got a str"),
+        ((env, 2.0), TypeError, "num_envs: expected an integer of at least 1, got 2.0"),
+        ((env, True), TypeError, "num_envs: expected an integer of at least 1, got True"),
+        ((env, 0), ValueError, "num_envs: expected an integer of at least 1, got 0"),
         ((vectorize(env, 2)._replace(host=True), 3), ValueError, "CartPole-v1 has 2 copies already; ask its make for num_envs=3"),
         ((vectorize(env, 2), 2), ValueError, "CartPole-v1 has 2 copies already"),
     ):
@@ -138,7 +138,7 @@ def test_what_has_no_row_for_each_copy_is_named(envs):
         (lambda: envs.step(KEY, state, 1), "action: leaf .*got a int"),
         (lambda: envs.step(KEY, tree.index(state, slice(2)), action), r"state: leaf .*got shape \[2\]"),
         (lambda: envs.reset(KEY, state=state, where=torch.tensor(True)), r"where: expected a bool tensor \[3\]"),
-        (lambda: envs.step(KEY, state, action, where=torch.ones(B)), "where: expected a bool tensor .*got torch.float32"),
+        (lambda: envs.step(KEY, state, action, where=torch.ones(B)), "where: expected a bool tensor .*got float32"),
         (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(2)})), rf"env_params: leaf .*{name} has shape \[2\]; expected one"),
         (lambda: envs.reset(KEY, params.replace(**{name: torch.ones(B, B)})), r"has shape \[3, 3\]; .* or \[3\] with a value for each"),
         (lambda: envs.reset(KEY, {}), "env_params has another structure than default_params"),
