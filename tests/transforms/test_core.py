@@ -46,7 +46,7 @@ def test_parent_walks_down_the_chain():
     one = time_limit(9)(CARTPOLE)
     two = reward_clip()(one)
     assert parent(two) is one and parent(one) is CARTPOLE and parent(CARTPOLE) is None
-    with pytest.raises(TypeError, match="parent: env: expected an Env or a VectorEnv, got str"):
+    with pytest.raises(TypeError, match="parent: env: expected an Env or a VectorEnv, got a str"):
         parent("CartPole-v1")
 
 
@@ -61,7 +61,7 @@ def test_compose_applies_the_first_next_to_the_environment():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("CartPole-v1",), "env: expected an Env or a VectorEnv, got str"),
+        (("CartPole-v1",), "env: expected an Env or a VectorEnv, got a str"),
         ((CARTPOLE, "time_limit"), "transform 1: expected a function, got str"),
         ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an environment, got NoneType"),
     ],
