@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from funrl import returns, tree
-from funrl.env import Env, Place, Transition
+from funrl.env import AnyEnv, Place, Transition
 from funrl.spaces import Binary, Box, Dict, Discrete, Tuple
 
 __all__ = ["Dataset", "from_rollouts", "from_transitions", "infer_space", "spaces_of"]
@@ -174,7 +174,7 @@ def spaces_of(what: str, spaces: Any) -> tuple[Any, Any]:
         ...
         TypeError: bc: expected an Env, or the pair of the spaces of observations and actions, got a int; funrl.envs.make makes an Env
     """
-    if isinstance(spaces, Env):
+    if isinstance(spaces, AnyEnv):
         return spaces.observation_space, spaces.action_space
     kinds = Box | Discrete | Binary | Dict | Tuple
     if isinstance(spaces, tuple) and len(spaces) == 2 and isinstance(spaces[0], kinds) and hasattr(spaces[1], "sample"):

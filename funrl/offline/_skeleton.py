@@ -86,7 +86,7 @@ def environment(what: str, place: Any, dataset: Any) -> Env:
         action = source.transition.action
         if isinstance(action, torch.Tensor) and action.is_floating_point() == discrete:
             raise ValueError(f"{what}: dataset: expected actions as in {chosen}, got {action.dtype}; give the environment of the data")
-    if isinstance(place, Env):
+    if isinstance(place, AnyEnv):
         return place
 
     def missing(*args: Any) -> Any:

@@ -201,7 +201,7 @@ def test_kill_at_the_worst_moment_costs_the_rows_that_were_being_written(tmp_pat
 import os, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_disk import made, rows
-from funrl.buffers import journal
+from funrl.buffers import _journal as journal
 buffer, state = made({str(tmp_path)!r})
 for i in range(4):
     buffer.extend(state, rows(20 * i, 20))

@@ -121,7 +121,7 @@ def test_what_fails_at_the_start_is_told():
     for create_env, acts, message in (
         (lambda: odd(fault="create"), None, "worker 0 .*RuntimeError: there is no motor"),
         (odd, act, "worker 0 .*ValueError: no such layer"),
-        (lambda: 3, None, "worker 0 .*TypeError: create_env: expected a function that returns an Env or a VectorEnv, got one that"),
+        (lambda: 3, None, "worker 0 .*TypeError: create_env: expected a function that returns an Env or a VectorEnv, got an int"),
     ):
         with pytest.raises(HostError, match=message):
             collectors.synchronous(create_env, acts, (), num_workers=1, **SIZES)

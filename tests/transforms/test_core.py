@@ -62,8 +62,8 @@ def test_compose_applies_the_first_next_to_the_environment():
     ("arguments", "message"),
     [
         (("CartPole-v1",), "env: expected an Env or a VectorEnv, got a str"),
-        ((CARTPOLE, "time_limit"), "transform 1: expected a function, got str"),
-        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an environment, got NoneType"),
+        ((CARTPOLE, "time_limit"), "transform 1: expected a function, got a str"),
+        ((CARTPOLE, time_limit(3), lambda env: None), "transform 2: expected a function that returns an environment, got None"),
     ],
 )
 def test_compose_refuses_what_is_no_transform(arguments, message):
