@@ -54,7 +54,7 @@ class OfflineConfig(tree.Replaceable):
     gamma: Any = 0.99
 
 
-def environment(what: str, place: Any, dataset: Any) -> Env:
+def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
     """Return the environment that a learner was given, or one that has only the spaces; raise unless the data fits them.
 
     Raises:
