@@ -100,7 +100,7 @@ def test_argument_errors():
             make()
     with pytest.raises(TypeError, match=r"params: leaf \['w'\]: expected a tensor, got a float"):
         collectors.compiled(create_env, None, {"w": 0.5}, **SIZES)
-    with pytest.raises(TypeError, match="create_env: result: expected an Env, got an int"):
+    with pytest.raises(TypeError, match="create_env: expected a function that returns an Env, got an int"):
         collectors.compiled(lambda: 3, None, (), **SIZES)
     for make in (collectors.compiled, functools.partial(collectors.synchronous, create_env)):
         arguments = (create_env,) if make is collectors.compiled else ()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from funrl import __main__ as command, record, training, tree
+from funrl import __main__ as command, algos, record, training, tree
 from tests.registry import ALGORITHMS
 from tests.support import same
 
@@ -11,6 +11,7 @@ from tests.support import same
 @pytest.mark.parametrize("kind", ["maml", "meta_a2c", "rl2", "varibad", "apg", "shac"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, capsys):
     name, env, options = ALGORITHMS[kind]
+    options = {**options, **({"anneal_steps": "inf"} if "anneal_steps" in algos.defaults(name) else {})}
     given = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
     steps = 4 * options["num_envs"] * options.get("num_steps", 8)
 
