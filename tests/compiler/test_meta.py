@@ -14,8 +14,7 @@ pytest.importorskip("expecttest")
 
 DTYPES = [
     torch.float32,
-    torch.bool,
-    *(pytest.param(d, marks=pytest.mark.nightly) for d in (torch.int64, torch.float64, torch.uint8, torch.bfloat16)),
+    *(pytest.param(d, marks=pytest.mark.nightly) for d in (torch.bool, torch.int64, torch.float64, torch.uint8, torch.bfloat16)),
 ]
 
 

@@ -88,7 +88,11 @@ def test_generations_vmap_and_compile():
     "make, error, text",
     [
         (lambda: strategy(num_gradient=7), ValueError, "pga_map_elites: num_gradient: expected at most num_candidates = 6, got 7"),
-        (lambda: strategy(num_critic_updates=0), ValueError, "pga_map_elites: num_critic_updates: expected an integer of at least 1, got 0"),
+        (
+            lambda: strategy(num_critic_updates=0),
+            ValueError,
+            "pga_map_elites: num_critic_updates: expected an integer of at least 1, got 0",
+        ),
         (lambda: strategy(learning_rate=-1.0), ValueError, "pga_map_elites: learning_rate"),
         (
             lambda: evolution.pga_map_elites(6, CELLS, funrl.envs.make("CartPole-v1"), actor, CRITIC),

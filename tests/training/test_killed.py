@@ -66,7 +66,7 @@ def killed(kind, collector, out, times):
     return told
 
 
-@pytest.mark.parametrize("kind", ["ppo", "ppo, recurrent", "sac"])
+@pytest.mark.parametrize("kind", ["ppo", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("ppo, recurrent", "sac"))])
 def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind):
     whole = run(kind, "synchronous", tmp_path / "whole")
     told = killed(kind, "synchronous", tmp_path / "run", 3)
@@ -82,7 +82,7 @@ def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind):
         np.testing.assert_array_equal(one[name], other[name])
 
 
-@pytest.mark.parametrize("kind", ["ppo", "impala", "sac"])
+@pytest.mark.parametrize("kind", ["impala", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("ppo", "sac"))])
 def test_an_asynchronous_run_loses_what_was_in_flight_and_says_so(tmp_path, kind):
     told = killed(kind, "asynchronous", tmp_path, 2)
     frames = COPIES * NUM_STEPS
