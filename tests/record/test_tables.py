@@ -18,7 +18,7 @@ def table():
 def drawn(monkeypatch, call):
     """Return the axes of the figure that the call draws."""
     seen = []
-    monkeypatch.setattr("funrl.record.tables.save_figure", lambda figure, path: seen.append(figure.axes))
+    monkeypatch.setattr("funrl.record._tables.save_figure", lambda figure, path: seen.append(figure.axes))
     call()
     return seen[0]
 
