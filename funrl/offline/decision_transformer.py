@@ -92,7 +92,7 @@ def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any)
         >>> algo = make(env, data, target_return=100.0, num_updates=2, batch_size=4, hidden_size=8, num_layers=1, context_length=5)
         >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
         >>> sorted(metrics)
-        ['learning_rate', 'actor_loss', 'steps', 'updates']
+        ['actor_loss', 'learning_rate', 'steps', 'updates']
 
     Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345. Windows end at
         uniform rows, and do not begin there.
