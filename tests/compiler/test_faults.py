@@ -593,8 +593,9 @@ def test_every_layout_is_one_program():
 # c21, c22, c27: gradients through mapped bodies, of the first carry, second derivatives ---------------------------------------------------
 
 
-@backends
+@pytest.mark.parametrize("backend", [*BACKENDS[:-1], pytest.param("inductor", marks=pytest.mark.weekly)])
 def test_gradients(backend):
+    """Inductor takes more than a minute for them."""
     xs, w, p = numbers(0, 3, 4), numbers(1, 4), torch.tensor(0.5, dtype=torch.float64)
     mapped = lambda p, x: scan(lambda c, _: (vmap(lambda c: torch.tanh(c * p))(c), c), x, length=3)[0].sum()
     inner = lambda w, x: w - 0.1 * grad(lambda v: (x @ v) ** 2)(w)
