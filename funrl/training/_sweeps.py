@@ -126,7 +126,7 @@ def read_sweep(out: str | os.PathLike) -> dict[str, Any]:
         >>> read_sweep("/nowhere")
         Traceback (most recent call last):
         ...
-        funrl.record.folder.RunError: /nowhere: there is no sweep here (no sweep.json); give the folder that a sweep was written to
+        funrl.runs._folder.RunError: /nowhere: there is no sweep here (no sweep.json); give the folder that a sweep was written to
     """
     path = Path(out) / "sweep.json"
     try:

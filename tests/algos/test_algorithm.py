@@ -224,5 +224,5 @@ def test_make_by_name():
     with funrl.envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
         assert funrl.algos.make("dqn", env).config.num_envs == 2
     for wrong in (None, env.action_space):
-        with pytest.raises(TypeError, match=r"algos\.make: env: expected a funrl\.env\.Env or the name of one"):
+        with pytest.raises(TypeError, match=r"algos\.make: env: expected a funrl\.env\.Env or VectorEnv, or the name of one"):
             funrl.algos.make("dqn", wrong)
