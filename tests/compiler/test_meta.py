@@ -127,6 +127,7 @@ def test_rules_agree_with_torch(dtype):
     assert not found, "\n".join(found.values())
 
 
+@pytest.mark.nightly
 def test_the_samples_reach_the_rules():
     reached = {func for dtype in (torch.float32, torch.int64, torch.bool) for func, _, _ in samples(dtype)}
     rules = {func for func in _meta.RULES if _lowerings.TABLE.get(func)}
