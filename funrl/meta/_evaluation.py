@@ -1,4 +1,4 @@
-"""What adaptation is worth: returns on new tasks, with intervals."""
+"""Evaluation of adaptation: returns on new tasks, with intervals."""
 
 from collections.abc import Callable
 from typing import Any

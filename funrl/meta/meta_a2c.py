@@ -56,7 +56,7 @@ class MetaA2CConfig(a2c.A2CConfig):
 
 @tree.dataclass
 class PreviousUpdate:
-    """What the last update began with, to differentiate through it once its result has acted.
+    """The start of the last update, to differentiate through it after its result has acted.
 
     Attributes:
         network: the parameters before it.

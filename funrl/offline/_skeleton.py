@@ -18,7 +18,7 @@ __all__ = ["NOTHING", "OfflineConfig", "check", "environment", "make"]
 
 
 class _Nothing:
-    """What stands for a data set where there is none."""
+    """A stand-in for a data set where there is none."""
 
     host = False
 

@@ -28,7 +28,7 @@ class PopulationState(tree.Replaceable):
 
 
 class Exchange(NamedTuple):
-    """What agents exchange after an update, in population-based training.
+    """The exchange of agents after an update, in population-based training.
 
     Attributes:
         init: ``init(agents) -> memory``.

@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What a chunk's agents did.
+    """Records of the agents of a chunk.
 
     Attributes:
         curves: ``episode_return`` float64 [U, C].
