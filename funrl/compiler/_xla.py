@@ -32,7 +32,7 @@ def lowers(operator: Any) -> bool:
 
 
 class _Layout:
-    """How leaves travel: small ones of one group and dtype in one vector, each large one by itself.
+    """Layout of the leaves of a call: small ones of one group and dtype in one vector, each large one by itself.
 
     Args:
         specs: for each leaf its group, shape and dtype.

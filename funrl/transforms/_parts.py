@@ -95,15 +95,6 @@ def parts(env: AnyEnv, transform: str, in_keys: Any, out_keys: Any = None, *, de
     return Parts(transform, names, names if outs is None else outs, space)
 
 
-def key_names(transform: str, argument: str, value: Any) -> tuple[str, ...]:
-    """Check names and return them as a tuple."""
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"{transform}: {argument}: expected a list of names such as ['pixels'], got {value!r}")
-    if not value or len(set(value)) != len(value):
-        raise ValueError(f"{transform}: {argument}: expected at least one name, each once, got {list(value)}")
-    return tuple(value)
-
-
 def map_parts(env: AnyEnv, where: Parts, label: str, fit: Callable[[Any, str], tuple[Any, Map]]) -> AnyEnv:
     """Return ``env`` with a function applied to each part of its observations.
 

@@ -119,14 +119,6 @@ def at_most(x: jax.Array, bound: float) -> jax.Array:
     return where(lax.gt(x, like(x, bound)), bound, x)
 
 
-def horner(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
-    """Evaluate a polynomial, its coefficients given from the highest power down."""
-    result = like(x, coefficients[0])
-    for c in coefficients[1:]:
-        result = lax.add(lax.mul(result, x), like(x, c))
-    return result
-
-
 def chebyshev(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
     """Evaluate a Chebyshev series of x / 2, its coefficients given from the highest degree down, the last one to be halved."""
     before, last, result = None, None, like(x, coefficients[0])
