@@ -30,7 +30,7 @@ from funrl.evolution._openes import OpenESState, openes
 from funrl.evolution._pga_map_elites import PGAMAPElitesState, pga_map_elites
 from funrl.evolution._pgpe import PGPEState, pgpe
 from funrl.evolution._snes import SNESState, snes
-from funrl.evolution._strategy import Strategy, centered_ranks, standardized
+from funrl.evolution._strategy import Strategy, centered_ranks, rows as rows, standardized
 
 __all__ = [
     "ARSState",

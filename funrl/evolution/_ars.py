@@ -12,10 +12,10 @@ from funrl.evolution._strategy import (
     check_count,
     check_optimizer,
     check_positive,
+    checked,
     like_rows,
     mirrored,
     start,
-    told,
 )
 from funrl.optim import Optimizer
 
@@ -86,7 +86,7 @@ def ars(num_candidates: int, optimizer: Optimizer, *, num_elites: int | None = N
         return like_rows(mirrored(key, tree.ravel(state.mean)[0], sigma, num_candidates), state.mean), state
 
     def tell(state: ARSState, candidates: Any, fitness: torch.Tensor) -> ARSState:
-        matrix, fitness = told("ars", state.mean, candidates, fitness, num_candidates)
+        matrix, fitness = checked("ars", state.mean, candidates, fitness, num_candidates)
         noise = (matrix[:directions] - tree.ravel(state.mean)[0]) / sigma
         pairs = fitness.reshape(2, directions)
         best = pairs.amax(0).sort(descending=True, stable=True).indices[:chosen]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.evolution._strategy import Number, Strategy, by_rank, check_count, check_positive, full, like_rows, like_vector, start, told
+from funrl.evolution._strategy import Number, Strategy, by_rank, check_count, check_positive, checked, full, like_rows, like_vector, start
 
 
 @tree.dataclass
@@ -116,7 +116,7 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
         return like_rows(mean + state.sigma * noise, state.mean), state
 
     def tell(state: CMAESState, candidates: Any, fitness: torch.Tensor) -> CMAESState:
-        matrix, fitness = told("cma_es", state.mean, candidates, fitness, num_candidates)
+        matrix, fitness = checked("cma_es", state.mean, candidates, fitness, num_candidates)
         mean = tree.ravel(state.mean)[0]
         c = _constants(num_candidates, mean.shape[0], separable)
         table = torch.tensor(c.weights, dtype=mean.dtype, device=mean.device)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, like_rows, rows, start, told
+from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, like_rows, rows, start
 
 
 @tree.dataclass
@@ -82,7 +82,7 @@ def genetic(num_candidates: int, *, num_parents: int = 20, num_elites: int = 1, 
 
     def tell(state: GeneticState, candidates: Any, fitness: torch.Tensor) -> GeneticState:
         example = tree.index(state.parents, 0)
-        matrix, fitness = told("genetic", example, candidates, fitness, num_candidates)
+        matrix, fitness = checked("genetic", example, candidates, fitness, num_candidates)
         order = fitness.sort(descending=True, stable=True).indices[:num_parents]
         return GeneticState(like_rows(matrix[order], example), fitness[order])
 

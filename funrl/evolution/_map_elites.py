@@ -7,7 +7,7 @@ import torch
 from funrl import _check, random, tree
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, like_rows, rows, start, told
+from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, like_rows, rows, start
 
 
 @tree.dataclass
@@ -103,7 +103,7 @@ def varied(key: torch.Tensor, archive: Archive, n: int, sigma: Number, line_sigm
 def add(what: str, archive: Archive, candidates: Any, fitness: Any, descriptors: Any) -> Archive:
     """Insert candidates into an archive, after the checks that all strategies make."""
     example = tree.index(archive.params, 0)
-    told(what, example, candidates, fitness, tree.leaves(candidates)[0].shape[0])
+    checked(what, example, candidates, fitness, tree.leaves(candidates)[0].shape[0])
     if not isinstance(descriptors, torch.Tensor) or not descriptors.is_floating_point():
         got = tree.describe_leaf(descriptors) if isinstance(descriptors, torch.Tensor) else f"a {type(descriptors).__name__}"
         raise TypeError(f"{what}: descriptors: expected floating point [N, {archive.cells.shape[1]}], got {got}")

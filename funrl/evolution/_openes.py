@@ -14,10 +14,10 @@ from funrl.evolution._strategy import (
     check_count,
     check_optimizer,
     check_positive,
+    checked,
     like_rows,
     mirrored,
     start,
-    told,
 )
 from funrl.optim import Optimizer
 
@@ -86,7 +86,7 @@ def openes(
         return like_rows(mirrored(key, tree.ravel(state.mean)[0], sigma, num_candidates), state.mean), state
 
     def tell(state: OpenESState, candidates: Any, fitness: torch.Tensor) -> OpenESState:
-        matrix, fitness = told("openes", state.mean, candidates, fitness, num_candidates)
+        matrix, fitness = checked("openes", state.mean, candidates, fitness, num_candidates)
         noise = (matrix - tree.ravel(state.mean)[0]) / sigma
         gradient = shaping(fitness) @ noise / (num_candidates * sigma)
         return OpenESState(*ascend(optimizer, gradient, state.optimizer, state.mean))

@@ -14,11 +14,11 @@ from funrl.evolution._strategy import (
     check_count,
     check_optimizer,
     check_positive,
+    checked,
     full,
     like_rows,
     mirrored,
     start,
-    told,
 )
 from funrl.optim import Optimizer
 
@@ -105,7 +105,7 @@ def pgpe(
         return like_rows(mirrored(key, tree.ravel(state.mean)[0], state.sigma, num_candidates), state.mean), state
 
     def tell(state: PGPEState, candidates: Any, fitness: torch.Tensor) -> PGPEState:
-        matrix, fitness = told("pgpe", state.mean, candidates, fitness, num_candidates)
+        matrix, fitness = checked("pgpe", state.mean, candidates, fitness, num_candidates)
         noise = matrix[: num_candidates // 2] - tree.ravel(state.mean)[0]
         utility = shaping(fitness)
         plus, minus = utility.split(num_candidates // 2)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.evolution._strategy import Number, Strategy, by_rank, check_count, check_positive, full, like_rows, like_vector, start, told
+from funrl.evolution._strategy import Number, Strategy, by_rank, check_count, check_positive, checked, full, like_rows, like_vector, start
 
 
 @tree.dataclass
@@ -81,7 +81,7 @@ def snes(num_candidates: int, *, sigma: Number = 1.0, learning_rate: Number = 1.
         return like_rows(mean + state.sigma * noise, state.mean), state
 
     def tell(state: SNESState, candidates: Any, fitness: torch.Tensor) -> SNESState:
-        matrix, fitness = told("snes", state.mean, candidates, fitness, num_candidates)
+        matrix, fitness = checked("snes", state.mean, candidates, fitness, num_candidates)
         mean = tree.ravel(state.mean)[0]
         noise = (matrix - mean) / state.sigma
         utility = by_rank(fitness, torch.tensor(utilities, dtype=mean.dtype, device=mean.device))

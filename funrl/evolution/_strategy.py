@@ -61,8 +61,8 @@ def start(what: str, params: Any) -> Any:
     return tree.map(lambda x: x.clone(memory_format=torch.contiguous_format), params)
 
 
-def told(what: str, params: Any, candidates: Any, fitness: Any, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check what a strategy is told, and return the candidates as a matrix [N, D] and the fitness [N], finite and of their dtype."""
+def checked(what: str, params: Any, candidates: Any, fitness: Any, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check the arguments of ``tell``, and return the candidates as a matrix [N, D] and the fitness [N], finite and of their dtype."""
     if not isinstance(fitness, torch.Tensor) or not fitness.is_floating_point():
         got = tree.describe_leaf(fitness) if isinstance(fitness, torch.Tensor) else f"a {type(fitness).__name__}"
         raise TypeError(f"{what}: fitness: expected a floating-point tensor [{num_candidates}], got {got}; cast it with .to(torch.float32)")
