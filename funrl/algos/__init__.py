@@ -106,7 +106,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from funrl import _check, envs
+from funrl import _check
 from funrl.algos import (
     a2c,
     apg,
@@ -138,6 +138,7 @@ from funrl.algos._algorithm import (
     check,
     check_experience as check_experience,
     collecting,
+    environment as environment,
     in_dtype_of as in_dtype_of,
     make_config,
     make_hparams,
@@ -170,7 +171,7 @@ from funrl.algos._off_policy_actors import (
 )
 from funrl.algos._rewards import RewardScale
 from funrl.algos._state import ActorParams, LearnerState, State
-from funrl.env import AnyEnv, VectorEnv
+from funrl.env import AnyEnv, Env, VectorEnv
 
 __all__ = [
     "ActorParams",
@@ -299,16 +300,9 @@ def make(name: str, env: AnyEnv | str, **options: Any) -> Algorithm:
         ValueError: algos.make: name: no algorithm is called 'pop'; did you mean ppo?
     """
     algorithm, _ = _find(name)
-    if isinstance(env, str):
-        called, env = env, envs.make(env)
-        if isinstance(env, VectorEnv):
-            env.close()
-            env = envs.make(called, num_envs=options.get("num_envs", defaults(name)["num_envs"]))
-    if not isinstance(env, AnyEnv):
-        raise TypeError(
-            f"algos.make: env: expected a funrl.env.Env or VectorEnv, or the name of one, got {type(env).__name__}; "
-            "funrl.envs.make makes one, and funrl.envs.gymnasium.wrap makes one of gymnasium's"
-        )
+    env = environment(env, options.get("num_envs", defaults(name)["num_envs"]))
+    remedy = "funrl.envs.make makes one, and funrl.envs.gymnasium.wrap makes one of gymnasium's"
+    _check.instance("algos.make: env", env, (Env, VectorEnv), remedy, "a funrl.env.Env or VectorEnv, or the name of one")
     if isinstance(env, VectorEnv):
         options = {"num_envs": env.num_envs, **options}
     return algorithm(env, **options)

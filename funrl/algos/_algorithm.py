@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 
-from funrl import _check, random, schedules, tree
+from funrl import _check, envs, random, schedules, tree
 from funrl.acting import ActorState, rollout, start
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
@@ -71,7 +71,7 @@ class Algorithm(NamedTuple):
 
     @property
     def host(self) -> bool:
-        """Whether ``collect`` runs outside torch, in an environment on the host or from files, so that ``step`` cannot be compiled."""
+        """True if ``collect`` runs outside torch, in a host environment or from files; ``step`` can then not be compiled."""
         return on_host(self.env) if self.data is None else getattr(self.data, "host", False)
 
     @property
@@ -203,6 +203,22 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
         elif not right:
             raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
     return kind(**options)
+
+
+def environment(env: Any, num_envs: int) -> Any:
+    """Return an environment, or make the one with a name: with ``num_envs`` copies if it runs on the host.
+
+    Example:
+        >>> environment("CartPole-v1", 4), environment("gymnasium:CartPole-v1", 4).num_envs
+        (Env(CartPole-v1), 4)
+    """
+    if not isinstance(env, str):
+        return env
+    made = envs.make(env)
+    if not isinstance(made, VectorEnv):
+        return made
+    made.close()
+    return envs.make(env, num_envs=num_envs)
 
 
 def check_copies(config: Any, env: AnyEnv) -> None:

@@ -1,6 +1,7 @@
 """Learners that differentiate through the environment: their rollouts are played again, with gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -133,14 +134,14 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return actor.apply(params.network["actor"], in_dtype_of(params.network, observation)).mode(), {}
 
-    def first(key: torch.Tensor) -> State:
+    def first(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
         env_params, envs = start_actor(env_key, env, config)
         reward = envs.timestep.reward
         parts = init(network_key, tree.map(lambda x: x[0].to(reward.dtype), envs.timestep.observation))
         learner = LearnerState(
             params=ActorParams(parts.pop("network")),
-            hparams=make_hparams(config, torch.zeros_like(reward[0])),
+            hparams=make_hparams(config, torch.zeros_like(reward[0]), hparams),
             num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
             env_params=env_params,
             episodes=episodes.start(reward),

@@ -1,8 +1,8 @@
 """The skeleton of evolutionary learners: candidates act for whole episodes, and a strategy hears of their fitness."""
 
 import functools
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from funrl.algos._networks import batchwise
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import ImageConfig, above, check_layers, check_observations, encoder
 from funrl.env import AnyEnv, Transition, VectorEnv
-from funrl.evolution import Strategy, first_episodes
+from funrl.evolution import Strategy, first_episodes, rows
 
 
 @tree.dataclass
@@ -90,19 +90,19 @@ def make(
     net, act = _policy(config, env, given.get("network"))
     moved = statistics(env)
 
-    def init(key: torch.Tensor) -> State:
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key, strategy_key = random.split(key, 3).unbind(0)
         env_params, actor = start_actor(env_key, env, config)
         reward = actor.timestep.reward
         observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
-        hparams = make_hparams(config, torch.zeros_like(reward[0]))
-        state = strategy(number, hparams).init(strategy_key, net.init(network_key, observation))
+        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
+        state = strategy(number, own).init(strategy_key, net.init(network_key, observation))
         learner = LearnerState(
             params=ActorParams(
-                tree.clone(strategy(number, hparams).best(state)), stats.moments(observation) if config.normalize_observation else ()
+                tree.clone(strategy(number, own).best(state)), stats.moments(observation) if config.normalize_observation else ()
             ),
             optimizer=state,
-            hparams=hparams,
+            hparams=own,
             num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
             env_params=env_params,
             episodes=episodes.start(reward),
@@ -122,8 +122,8 @@ def make(
         keys = random.split(step_key, number)
         actor, transitions = torch.func.vmap(run)(candidates, keys, tree.reshape(actor, (number, each)))
         transitions = tree.map(lambda x: x.movedim(0, 1).flatten(1, 2), transitions)  # [N, T, E, ...] to [T, B, ...]
-        rows = torch.func.vmap(lambda one: tree.ravel(one)[0])(candidates).repeat_interleave(each, 0)
-        extras = {"candidate": rows.expand(config.num_steps, *rows.shape)}
+        matrix = rows(candidates).repeat_interleave(each, 0)
+        extras = {"candidate": matrix.expand(config.num_steps, *matrix.shape)}
         return tree.flatten_batch(actor), transitions.replace(extras=extras)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:

@@ -1,6 +1,7 @@
 """MAML for policies: initial parameters from which a few policy-gradient steps learn a task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -116,17 +117,17 @@ def make(
     size = config.num_envs // config.num_tasks
     inner = adapt_first_order if config.first_order else adapt
 
-    def init(key: torch.Tensor) -> State:
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
         env_params, envs = start_actor(env_key, env, config)
         reward = envs.timestep.reward
-        hparams = make_hparams(config, torch.zeros_like(reward[0]))
+        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
         params = parts.init(network_key, tree.map(lambda x: x[0].to(reward.dtype), envs.timestep.observation))
-        network = MetaParams(params, tree.map(lambda x: hparams.inner_learning_rate.clone(), params))
+        network = MetaParams(params, tree.map(lambda x: own.inner_learning_rate.clone(), params))
         learner = LearnerState(
             params=ActorParams(network),
             optimizer=(optimizer or on_policy.clipped_adam(0.0, 1.0)).init(network),
-            hparams=hparams,
+            hparams=own,
             num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
             env_params=env_params,
             episodes=episodes.start(reward),

@@ -1,5 +1,7 @@
 """A2C whose discount, λ, entropy weight or learning rate are learned online, by differentiating through its updates."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -117,15 +119,15 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
     nets = on_policy.networks(config, env, network)
     act, greedy = on_policy.stochastic(nets)
 
-    def init(key: torch.Tensor) -> State:
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
         env_params, actor = start_actor(env_key, env, config)
         reward = actor.timestep.reward
-        hparams = make_hparams(config, torch.zeros_like(reward[0]))
+        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
         first = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
         params = ActorParams(nets.init(network_key, first))
         state = on_policy.clipped_adam(0.0, 1.0).init(params.network)
-        meta_state = optim.adam(0.0).init(_raw(hparams, names))
+        meta_state = optim.adam(0.0).init(_raw(own, names))
         learner = LearnerState(
             params=params,
             target=PreviousUpdate(
@@ -135,7 +137,7 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
                 happened=torch.zeros_like(reward[0], dtype=torch.bool),
             ),
             optimizer={"network": state, "meta": meta_state},
-            hparams=hparams,
+            hparams=own,
             num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
             env_params=env_params,
             episodes=episodes.start(reward),

@@ -7,9 +7,8 @@ agents, which share one copy of the data. :mod:`funrl.offline.datasets` reads, r
 import dataclasses
 from typing import Any
 
-from funrl import envs
 from funrl._check import nearest
-from funrl.algos import Algorithm
+from funrl.algos import Algorithm, environment
 from funrl.env import AnyEnv, VectorEnv
 from funrl.offline import (
     awac,
@@ -126,11 +125,7 @@ def make(name: str, env: AnyEnv | str | tuple[Any, Any], dataset: Any, **options
         ValueError: offline.make: name: no learner is called 'iq'; did you mean iql?
     """
     learner, _ = _find(name)
-    if isinstance(env, str):
-        called, env = env, envs.make(env)
-        if isinstance(env, VectorEnv):
-            env.close()
-            env = envs.make(called, num_envs=options.get("num_envs", defaults(name).get("num_envs", 8)))
+    env = environment(env, options.get("num_envs", defaults(name).get("num_envs", 8)))
     if isinstance(env, VectorEnv) and "num_envs" in defaults(name):
         options = {"num_envs": env.num_envs, **options}
     return learner(env, dataset, **options)

@@ -1,6 +1,8 @@
 """The skeleton of offline learners: draw batches from a data set, and take a gradient step on each."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -163,7 +165,7 @@ def make(
     if config.normalize_observation:
         known = stats.moments(example) if source is None else moments(source)
 
-    def init(key: torch.Tensor) -> State:
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         observation = tree.to(tree.map(lambda x: x.to(dtype), example), key.device)
         network, target, optimizer = spec.init(key, observation)
         count = torch.zeros((), dtype=torch.int64, device=key.device)
@@ -171,7 +173,7 @@ def make(
             params=ActorParams(network, observation=tree.map(lambda x: x.to(key.device, copy=True), known)),
             target=target,
             optimizer=optimizer,
-            hparams=make_hparams(config, torch.zeros((), dtype=dtype, device=key.device)),
+            hparams=make_hparams(config, torch.zeros((), dtype=dtype, device=key.device), hparams),
             num_steps=count,
             num_updates=count.clone(),
         )

@@ -1,5 +1,7 @@
 """The decision transformer."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -125,16 +127,16 @@ def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any)
         middle = ((space.low + space.high) / 2).to(output)
         return middle + half_width(space, output) * torch.tanh(output)
 
-    def init(key: torch.Tensor) -> State:
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         zero = torch.zeros((), dtype=dtype, device=key.device)
         action = torch.zeros(space.shape, dtype=torch.int64 if discrete else dtype, device=key.device)
         network = net.init(key, zero.new_zeros(width), action)
-        hparams, count = make_hparams(config, zero), torch.zeros((), dtype=torch.int64, device=key.device)
+        own, count = make_hparams(config, zero, hparams), torch.zeros((), dtype=torch.int64, device=key.device)
         observed = tree.map(lambda x: x.to(key.device, copy=True), known) if config.normalize_observation else ()
         learner = LearnerState(
             params=ActorParams(network, observation=observed),
-            optimizer=_optimizer(hparams, 0.0).init(network),
-            hparams=hparams,
+            optimizer=_optimizer(own, 0.0).init(network),
+            hparams=own,
             num_steps=count,
             num_updates=count.clone(),
         )

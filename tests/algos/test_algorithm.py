@@ -111,6 +111,15 @@ def test_observations_in_another_precision_than_rewards(algorithm, kind):
     same((result[0].learner, result[1]), (expected[0].learner, expected[1]), rtol=1e-4, atol=1e-5)
 
 
+def test_an_agent_begins_with_hyperparameters_of_its_own(algorithm, kind):
+    algo = algorithm(kind)
+    name = next(field.name for field in dataclasses.fields(algo.config) if not field.metadata.get("static"))
+    value = torch.tensor(0.125)
+    state, usual = algo.init(random.key(0), {name: value}), algo.init(random.key(0))
+    assert getattr(state.learner.hparams, name) == value != getattr(usual.learner.hparams, name)
+    assert tree.structure(state) == tree.structure(usual)
+
+
 def test_the_name_of_an_environment_is_none(kind):
     name, env, options = ALGORITHMS[kind]
     with pytest.raises(TypeError, match=r"env: expected a funrl.env.Env( or VectorEnv)?, got a str; funrl.envs.make makes one"):

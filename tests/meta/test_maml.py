@@ -169,3 +169,11 @@ def test_errors():
         meta.maml.make(envs.acrobot(), **OPTIONS)
     with pytest.raises(ValueError, match="env: MAML plays many tasks of a pure environment at once"):
         meta.maml.make(envs.vectorize(envs.point_robot(), 6), **OPTIONS)
+
+
+def test_a_step_size_of_its_own_begins_the_inner_steps():
+    """A sweep over agents would else change a hyperparameter that nothing reads after the start."""
+    algo = made()
+    state = vmap(algo.init)(random.split(random.key(0), 2), {"inner_learning_rate": torch.tensor([0.25, 0.5])})
+    sizes = tree.leaves(state.learner.params.network.step_size)
+    assert sizes and all(torch.equal(x, torch.tensor([0.25, 0.5], dtype=x.dtype)) for x in sizes)
