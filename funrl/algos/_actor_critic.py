@@ -85,8 +85,7 @@ def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
         return act
 
     def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
-        value, next_value = heads.value(params, tree.stack([samples.observation, samples.next_observation]))
-        return value, next_value
+        return heads.value(params, samples.observation), heads.value(params, samples.next_observation)
 
     def inputs(samples: Transition) -> Any:
         return tree.flatten_batch(samples.observation)
@@ -157,8 +156,7 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
         before = samples.extras["memory"]
         carry, features = remember(params, before.state, samples.observation, before.reset)
         _, next_features = remember(params, carry, samples.next_observation)
-        value, next_value = heads.value(params, torch.stack([features, next_features]))
-        return value, next_value
+        return heads.value(params, features), heads.value(params, next_features)
 
     def rows(x: Any) -> Any:
         return tree.permute(x, (1, 0))

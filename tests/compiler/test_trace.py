@@ -879,3 +879,21 @@ def test_the_data_of_a_tensor_from_outside_is_not_set():
 def test_tensors_that_have_no_program():
     with pytest.raises(TypeError, match=r"a tensor of layout torch.sparse_coo, which has none; use .to_dense\(\)"):
         compile(lambda x: x + 1)(torch.eye(2).to_sparse())
+
+
+def test_products_of_a_transposed_matrix_and_few_columns():
+    """XLA gets ``a' b`` as the transpose of ``b' a`` where b has fewer columns."""
+
+    def products(a, b):  # [K, M], [K, N]
+        weight = torch.zeros(a.shape[1], b.shape[1], dtype=a.dtype) + 1
+        return a.mT @ b, a.T @ b + weight, torch.addmm(weight, a.t(), b), b.mT @ a, vmap(lambda a, b: a.mT @ b)(a[None], b[None])
+
+    pairs = [
+        tuple((4 * random.normal(random.key(seed), (4, 16, n))).round().to(dtype) for seed, n in ((0, 8), (1, columns)))
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64)
+        for columns in (1, 3)
+    ]
+    compiled = compiler.compile(lambda pairs: [(products(a[0], b[0]), vmap(products)(a, b)) for a, b in pairs], backend="xla")(pairs)
+    for (a, b), (first, mapped) in zip(pairs, compiled, strict=True):
+        same(first, products(a[0], b[0]))
+        same(mapped, tree.stack([products(*pair) for pair in zip(a, b, strict=True)]))

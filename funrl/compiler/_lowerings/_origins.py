@@ -1,4 +1,4 @@
-"""Origins of arrays for which an operator is cheaper: an index that was expanded, or that counts up from a number.
+"""Origins of arrays for which an operator is cheaper: an index that was expanded, or counts up from a number; a matrix that was transposed.
 
 torch.func.vmap turns reads and writes of whole rows into ``gather`` and ``scatter`` with an index expanded over the row. XLA would write
 element by element; with the index before its expansion it writes rows.
@@ -37,6 +37,17 @@ def note_reshaped(x, source):
 def note_count(x, start, step):
     """Note that ``x`` [n] holds ``start + step * i``."""
     _note(x, "count", start, step)
+
+
+def note_transposed(x, order):
+    """Note that ``x`` is an array with its dimensions in another order."""
+    _note(x, "transposed", order)
+
+
+def is_transposed(x):
+    """Return whether the last two dimensions of ``x`` were exchanged, so that the last is not the one that is dense in memory."""
+    how, *origin = _origin(x)
+    return how == "transposed" and origin[0][-1] == x.ndim - 2
 
 
 def spread(x):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._origins import note_expanded, reshaped
+from funrl.compiler._lowerings._origins import note_expanded, note_transposed, reshaped
 from funrl.compiler._lowerings._table import axis, cast, jax_dtype, lowers
 
 aten = torch.ops.aten
@@ -67,7 +67,11 @@ def _permute(out, x, dims):
 def transposed(x, order):
     """Return ``x`` with its dimensions in the order ``order``."""
     order = tuple(order)
-    return x if order == tuple(range(x.ndim)) else lax.transpose(x, order)
+    if order == tuple(range(x.ndim)):
+        return x
+    result = lax.transpose(x, order)
+    note_transposed(result, order)
+    return result
 
 
 @lowers(aten.transpose.int, aten.transpose_copy.int, aten.swapaxes.default, aten.swapdims.default)
