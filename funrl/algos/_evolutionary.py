@@ -48,13 +48,7 @@ class EvolutionConfig(ImageConfig):
     normalize_observation: bool = tree.static(default=False)
 
 
-def make(
-    name: str,
-    env: AnyEnv,
-    config: Any,
-    strategy: Callable[[int, Any], Strategy],
-    given: dict[str, Any],
-) -> Algorithm:
+def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Strategy], given: dict[str, Any]) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`funrl.evolution.Strategy`.
 
     An update is a generation: ``collect`` asks for N candidates, each of which acts for E episodes from their start, without noise in its
@@ -131,9 +125,8 @@ def make(
         if config.normalize_observation:
             params = params.replace(observation=stats.update(params.observation, samples.observation))
         num_steps = learner.num_steps + config.num_envs * config.num_steps
-        learner = learner.replace(
-            params=params, optimizer=state, num_steps=num_steps, env_params=moved(learner.env_params, samples), episodes=sums
-        )
+        env_params = moved(learner.env_params, samples)
+        learner = learner.replace(params=params, optimizer=state, num_steps=num_steps, env_params=env_params, episodes=sums)
         ends = {"fitness_mean": fitness.mean(), "fitness_max": fitness.amax(), "fitness_min": fitness.amin()}
         return learner, {"steps": num_steps, **episode_metrics, **ends}
 

@@ -111,10 +111,10 @@ def in_trials(env: AnyEnv, tasks: Tasks | None, num_episodes: int) -> AnyEnv:
 def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
     if not isinstance(env, Env):
         raise ValueError(f"trials: env: expected a pure environment, not batched, got {env}")
-    if not isinstance(env.action_space, Discrete | Box):
-        raise ValueError(f"trials: env: expected actions that are Discrete or a Box, got {env.action_space}")
-    first = env.action_space.sample(random.key(0, "cpu"))
-    width = (env.action_space.n if isinstance(env.action_space, Discrete) else first.numel()) + 2
+    actions = env.action_space
+    if not isinstance(actions, Discrete | Box):
+        raise ValueError(f"trials: env: expected actions that are Discrete or a Box, got {actions}")
+    width = (actions.n if isinstance(actions, Discrete) else actions.sample(random.key(0, "cpu")).numel()) + 2
     space, joined = _space(env.observation_space, width)
     like = next(x for x in tree.leaves(env.default_params) if x.is_floating_point())
     default = TrialParams(
@@ -122,11 +122,6 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         torch.zeros_like(like.reshape(-1)[0], dtype=torch.bool),
         torch.full_like(like.reshape(-1)[0], num_episodes, dtype=torch.int64),
     )
-
-    def shown(action: torch.Tensor, reward: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
-        if isinstance(env.action_space, Discrete):
-            action = torch.arange(env.action_space.n, device=action.device) == action - env.action_space.start
-        return torch.cat([action.reshape(-1).to(reward.dtype), reward.reshape(1), begins.reshape(1).to(reward.dtype)])
 
     def observed(observation: Any, last: torch.Tensor) -> Any:
         if joined:
@@ -138,8 +133,7 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         task_key, key = random.split(key).unbind(0)
         task = tasks.draw(task_key, env_params.base, env_params.held_out)
         below, timestep = env.reset(key, task)
-        last = timestep.reward.new_zeros(width - 1)
-        last = torch.cat([last, torch.ones_like(last[:1])])
+        last = torch.cat([timestep.reward.new_zeros(width - 1), timestep.reward.new_ones(1)])
         state = TrialState(below, task, torch.zeros_like(timestep.reward, dtype=torch.int64))
         info = {**timestep.info, "last_step": torch.zeros_like(timestep.terminated)}
         return state, timestep.replace(observation=observed(timestep.observation, last), info=info)
@@ -156,13 +150,8 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         below, observation = tree.where(done, (fresh, begun.observation), (below, after.observation))
         episode = state.episode + done.long()
         over = episode >= env_params.num_episodes
-        timestep = Timestep(
-            observed(observation, shown(action, after.reward, done)),
-            after.reward,
-            over,
-            torch.zeros_like(over),
-            {**after.info, "last_step": done},
-        )
+        observation = observed(observation, _last_step(actions, action, after.reward, done))
+        timestep = Timestep(observation, after.reward, over, torch.zeros_like(over), {**after.info, "last_step": done})
         return TrialState(below, state.task, episode), timestep
 
     def render(state: TrialState, env_params: TrialParams = default) -> torch.Tensor:
@@ -177,6 +166,13 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         render=None if env.render is None else render,
     )
     return with_label(new, f"trials(tasks={tasks.name}, num_episodes={num_episodes})", below=env)
+
+
+def _last_step(space: Any, action: torch.Tensor, reward: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+    """Return the vector of action, reward and the flag of a new episode that the next observation shows."""
+    if isinstance(space, Discrete):
+        action = torch.arange(space.n, device=action.device) == action - space.start
+    return torch.cat([action.reshape(-1).to(reward.dtype), reward.reshape(1), begins.reshape(1).to(reward.dtype)])
 
 
 def _space(space: Any, width: int) -> tuple[Any, bool]:

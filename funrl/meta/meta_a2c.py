@@ -126,7 +126,8 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
             params = ActorParams(nets.init(network_key, observation))
             optimizer = on_policy.clipped_adam(0.0, 1.0).init(params.network)
             none = torch.zeros_like(actor.timestep.terminated[0])
-            target = PreviousUpdate(*tree.clone((params.network, optimizer)), _no_samples(act, params, actor, config), none)
+            network, state = tree.clone((params.network, optimizer))
+            target = PreviousUpdate(network, state, _no_samples(act, params, actor, config), none)
             return {
                 "params": params,
                 "target": target,

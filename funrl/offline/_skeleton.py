@@ -168,16 +168,9 @@ def make(
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         observation = tree.to(tree.map(lambda x: x.to(dtype), example), key.device)
         network, target, optimizer = spec.init(key, observation)
-        count = torch.zeros((), dtype=torch.int64, device=key.device)
-        learner = LearnerState(
-            params=ActorParams(network, observation=tree.map(lambda x: x.to(key.device, copy=True), known)),
-            target=target,
-            optimizer=optimizer,
-            hparams=make_hparams(config, torch.zeros((), dtype=dtype, device=key.device), hparams),
-            num_steps=count,
-            num_updates=count.clone(),
-        )
-        return tree.map(torch.Tensor.contiguous, State(_NO_ACTOR, learner))
+        params = ActorParams(network, observation=tree.map(lambda x: x.to(key.device, copy=True), known))
+        own = make_hparams(config, torch.zeros((), dtype=dtype, device=key.device), hparams)
+        return start_state(params, own, target=target, optimizer=optimizer)
 
     def collect(key: torch.Tensor, state: State) -> tuple[Any, Transition]:
         if dataset is None:
@@ -187,14 +180,7 @@ def make(
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         _check_batches(name, learner, transitions, config)
-        rows = in_dtype_of(learner.params.network, transitions)
-        rows = rows.replace(
-            observation=_seen(learner.params, rows.observation),
-            next_observation=_seen(learner.params, rows.next_observation),
-            action=rows.action - start if start else rows.action,
-        )
-        ones = torch.ones_like(rows.reward)
-        sample = buffers.Sample(rows, torch.zeros_like(ones, dtype=torch.int64), ones, ones)
+        sample = _sample(learner.params, transitions, start)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
         after, metrics = off_policy.fit(spec, config, before, random.split(key, config.num_updates), sample, learner.hparams)
         num_steps = learner.num_steps + config.num_updates
@@ -209,7 +195,7 @@ def make(
 
     def acting(choose: Any) -> Any:
         def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            action = choose(params, key, _seen(params, in_dtype_of(params.network, observation)))
+            action = choose(params, key, normalized(params, in_dtype_of(params.network, observation)))
             return action + start if start else action, {}
 
         return act
@@ -219,7 +205,37 @@ def make(
     )
 
 
-def _seen(params: ActorParams, observation: Any) -> Any:
+def start_state(params: ActorParams, hparams: Any, **parts: Any) -> State:
+    """Return the initial state of a learner; nothing acts, so its actor is empty.
+
+    Example:
+        >>> start_state(ActorParams(torch.zeros(2)), OfflineConfig(gamma=torch.tensor(0.9))).learner.num_steps
+        tensor(0)
+    """
+    count = torch.zeros_like(hparams.gamma, dtype=torch.int64)
+    learner = LearnerState(params=params, hparams=hparams, num_steps=count, num_updates=count.clone(), **parts)
+    return tree.map(torch.Tensor.contiguous, State(_NO_ACTOR, learner))
+
+
+def _sample(params: ActorParams, transitions: Transition, start: int) -> buffers.Sample:
+    """Return batches [U, N, ...] as a learner takes them: observations normalised, discrete actions counted from 0, all weights 1."""
+    rows = in_dtype_of(params.network, transitions)
+    rows = rows.replace(
+        observation=normalized(params, rows.observation),
+        next_observation=normalized(params, rows.next_observation),
+        action=rows.action - start if start else rows.action,
+    )
+    ones = torch.ones_like(rows.reward)
+    return buffers.Sample(rows, torch.zeros_like(ones, dtype=torch.int64), ones, ones)
+
+
+def normalized(params: ActorParams, observation: Any) -> Any:
+    """Return an observation, normalised if the parameters have the moments of the data.
+
+    Example:
+        >>> normalized(ActorParams(()), torch.tensor(3.0))
+        tensor(3.)
+    """
     if not isinstance(params.observation, stats.Moments):
         return observation
     return stats.normalize(params.observation, observation, eps=1e-6)

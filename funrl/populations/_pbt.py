@@ -1,5 +1,6 @@
 """Population-based training: agents that do badly continue from the parameters and the changed hyperparameters of those that do well."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -96,6 +97,8 @@ def pbt(
     checked = checked_space("pbt", algo, space)
     _check(n, period, selection, fraction, explore, factors, resample_probability)
     first = sweep(algo, space, n, method=method)
+    options = {"factors": factors if explore == "perturb" else None, "probability": resample_probability}
+    explored = functools.partial(_explored, space=checked, **options)
 
     def init(agents: State) -> PBTState:
         like = getattr(agents.learner.hparams, next(iter(checked)))
@@ -128,21 +131,25 @@ def pbt(
         lineage = {"parent": parent, **{f"hparams.{name}": x for name, x in hparams.items()}}
         return agents.replace(learner=learner), memory, {**metrics, **lineage}
 
-    def explored(key: torch.Tensor, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        keys = random.split(key, (len(values), 2))
-        out = {}
-        for i, (name, value) in enumerate(values.items()):
-            coin = random.uniform(keys[i, 0], (), dtype=torch.float64)
-            if explore == "perturb":
-                out[name] = _spaces.perturb(checked[name], value, coin < 0.5, factors)
-            else:
-                drawn = _spaces.from_unit(checked[name], random.uniform(keys[i, 1], (), dtype=torch.float64))
-                out[name] = torch.where(coin < resample_probability, drawn.to(value), value)
-        return out
-
     settings = {"kind": "pbt", "exchange": True, "space": described(checked), "method": method, "period": period, "selection": selection}
     settings |= {"fraction": fraction, "explore": explore, "factors": list(factors), "resample_probability": resample_probability}
     return Population(algo, n, first.draw, 1, Exchange(init, move), settings)
+
+
+def _explored(
+    key: torch.Tensor, values: dict[str, torch.Tensor], *, space: dict[str, Any], factors: tuple[float, float] | None, probability: float
+) -> dict[str, torch.Tensor]:
+    """Return changed hyperparameters [] of one agent: multiplied by a factor or, without factors, drawn again with a probability."""
+    keys = random.split(key, (len(values), 2))
+    out = {}
+    for i, (name, value) in enumerate(values.items()):
+        coin = random.uniform(keys[i, 0], (), dtype=torch.float64)
+        if factors is not None:
+            out[name] = _spaces.perturb(space[name], value, coin < 0.5, factors)
+        else:
+            drawn = _spaces.from_unit(space[name], random.uniform(keys[i, 1], (), dtype=torch.float64))
+            out[name] = torch.where(coin < probability, drawn.to(value), value)
+    return out
 
 
 def _finite(params: Any) -> torch.Tensor:
