@@ -18,8 +18,6 @@ from funrl.nn import Net
 from funrl.spaces import Box
 from funrl.transforms import VecNormParams
 
-__all__ = ["AnalyticConfig", "actor_of", "check", "discounts", "make"]
-
 
 @tree.dataclass
 class AnalyticConfig(tree.Replaceable):

@@ -23,8 +23,6 @@ from funrl.compiler._numbers import NotATensor
 from funrl.compiler._recording import executable, record
 from funrl.compiler._trace import current
 
-__all__ = ["clear", "compile", "transformed"]
-
 # The maximum number of programs of a function. If there are more, an argument is a number that should be a tensor.
 MOST_PROGRAMS = 64
 

@@ -8,8 +8,6 @@ from funrl.envs import _draw as draw, _grid as grid
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
 
-__all__ = ["NUM_KINDS", "GridRulesParams", "GridRulesState", "grid_rules"]
-
 NAME = "GridRules-misc"
 NUM_KINDS = 6
 MAX_STEPS = 80

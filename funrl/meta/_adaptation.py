@@ -8,8 +8,6 @@ import torch
 from funrl import tree
 from funrl.compiler import scan
 
-__all__ = ["MetaParams", "adapt", "adapt_first_order", "maml_loss", "reptile_gradient"]
-
 Loss = Callable[[Any, Any], torch.Tensor]
 
 

@@ -4,8 +4,6 @@ import torch
 
 from funrl.returns import running_sum
 
-__all__ = ["dice_loss", "magic_box", "surrogate_loss"]
-
 
 def magic_box(x: torch.Tensor) -> torch.Tensor:
     r"""Return 1, with derivatives that count how often x was sampled: :math:`\exp(x - \mathrm{stop}(x))`.

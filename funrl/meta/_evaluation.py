@@ -12,8 +12,6 @@ from funrl.envs.tasks import Tasks
 from funrl.meta._trials import TrialParams, trials
 from funrl.policies import StatefulPolicy
 
-__all__ = ["Adaptation", "evaluate_adaptation", "trial_returns"]
-
 
 @tree.dataclass
 class Adaptation:

@@ -11,8 +11,6 @@ from funrl.envs.tasks import Tasks
 from funrl.spaces import Box, Dict, Discrete
 from funrl.transforms import Transform
 
-__all__ = ["TrialParams", "TrialState", "in_trials", "trials"]
-
 
 @tree.dataclass
 class TrialParams(tree.Replaceable):

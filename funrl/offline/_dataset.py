@@ -10,8 +10,6 @@ from funrl import returns, tree
 from funrl.env import AnyEnv, Place, Transition
 from funrl.spaces import Binary, Box, Dict, Discrete, Tuple
 
-__all__ = ["Dataset", "from_rollouts", "from_transitions", "infer_space", "spaces_of"]
-
 
 @tree.dataclass
 class Dataset(tree.Replaceable):

@@ -10,8 +10,6 @@ from funrl.compiler import scan
 from funrl.offline._dataset import Dataset
 from funrl.spaces import Discrete
 
-__all__ = ["REFERENCE_SCORES", "FQEResult", "TuningCurve", "fitted_q_evaluation", "normalized_score", "tuning_curve"]
-
 # States that episodes begin with, drawn for the estimate of a return.
 _FIRST_STATES = 4096
 # Returns of a random and of an expert policy, by D4RL.

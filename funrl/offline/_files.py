@@ -17,8 +17,6 @@ from funrl.env import Transition
 from funrl.offline._dataset import Dataset
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
-__all__ = ["Stream", "load", "save", "space_from_json", "space_to_json", "stream"]
-
 _NOTES = "dataset.json"
 _COLUMNS = ("transition", "end", "return_to_go")
 

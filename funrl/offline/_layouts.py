@@ -10,8 +10,6 @@ from funrl import tree
 from funrl.env import Transition
 from funrl.offline._dataset import Dataset, from_transitions
 
-__all__ = ["ALIASES", "columns_of", "from_arrays", "rename"]
-
 # The names of columns in files, the usual one first.
 ALIASES = {
     "observation": ("observations", "observation", "obs", "states"),

@@ -15,8 +15,6 @@ from funrl.offline._dataset import Dataset, from_transitions, spaces_of
 from funrl.offline._files import save
 from funrl.offline._views import merge
 
-__all__ = ["minari", "to_minari"]
-
 
 def minari(
     name: str | os.PathLike,

@@ -11,8 +11,6 @@ from funrl.env import AnyEnv, Transition
 from funrl.offline._dataset import Dataset
 from funrl.offline._files import Stream
 
-__all__ = ["OnlineConfig", "hand_over", "make", "mixed_buffer"]
-
 
 @tree.dataclass
 class OnlineConfig(OffPolicyConfig):

@@ -13,8 +13,6 @@ from funrl.offline._files import load, save
 from funrl.offline._minari import minari, to_minari
 from funrl.offline._readers import d4rl, directory
 
-__all__ = ["open_dataset", "write"]
-
 _NAMES = "minari:ID, a Minari folder, a folder of datasets.save, FILE.hdf5, FILE.npz, FILE.safetensors, or a folder of such files"
 
 

@@ -10,8 +10,6 @@ from funrl.compiler import compile
 from funrl.env import AnyEnv, Transition, VectorEnv, on_host
 from funrl.offline._dataset import Dataset, from_rollouts, from_transitions
 
-__all__ = ["from_replay", "record"]
-
 
 def record(
     params: Any,

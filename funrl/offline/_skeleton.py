@@ -16,8 +16,6 @@ from funrl.offline._files import Stream
 from funrl.offline._views import moments
 from funrl.spaces import Box, Discrete
 
-__all__ = ["NOTHING", "OfflineConfig", "check", "environment", "make"]
-
 
 class _Nothing:
     """A stand-in for a data set where there is none."""

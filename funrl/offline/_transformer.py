@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from funrl import nn, random, tree
 
-__all__ = ["episode_transformer"]
-
 
 def episode_transformer(
     *,

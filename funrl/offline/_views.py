@@ -7,8 +7,6 @@ import torch
 from funrl import buffers, returns, stats, tree
 from funrl.offline._dataset import Dataset
 
-__all__ = ["Window", "merge", "moments", "n_step", "normalize_observations", "scale_rewards", "select", "top", "windows"]
-
 
 @tree.dataclass
 class Window(tree.Replaceable):

@@ -13,8 +13,6 @@ from funrl.populations._population import Population, PopulationState, sweep
 from funrl.populations._run import Chunk, chunk_size, chunks_of, programs, train_chunk
 from funrl.populations._table import Table, final_scores, join
 
-__all__ = ["hyperband", "successive_halving"]
-
 
 def successive_halving(
     population: Population,

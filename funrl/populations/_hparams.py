@@ -12,8 +12,6 @@ from funrl import algos, random, tree
 from funrl._check import nearest
 from funrl.algos import Algorithm, State
 
-__all__ = ["begin", "by_value", "check_hparams", "check_names", "check_values", "first_state", "hparam_names"]
-
 # The hyperparameters that an optimizer or a schedule of the user's own takes the place of.
 _UNUSED = {
     "optimizer": ("learning_rate", "anneal_steps", "max_grad_norm"),

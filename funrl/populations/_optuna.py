@@ -13,8 +13,6 @@ from funrl.populations._run import chunks_of, programs, table_of, train_together
 from funrl.populations._spaces import Range
 from funrl.populations._table import Table, join
 
-__all__ = ["optuna_search"]
-
 
 def optuna_search(
     study: Any,

@@ -12,8 +12,6 @@ from funrl.algos import Algorithm, State
 from funrl.populations import _spaces
 from funrl.populations._population import Exchange, Population, checked_space, described, sweep
 
-__all__ = ["PBTState", "pbt"]
-
 _SELECTIONS = ("truncation", "binary_tournament")
 _EXPLORATIONS = ("perturb", "resample")
 # What an agent takes from its parent. Its replay buffer, its episodes and its counts stay its own.

@@ -11,8 +11,6 @@ from funrl.algos import Algorithm, State
 from funrl.populations import _spaces
 from funrl.populations._hparams import begin, check_names, check_values
 
-__all__ = ["Exchange", "Population", "PopulationState", "advance", "checked_space", "described", "first_hparams", "seeds", "sweep"]
-
 
 @tree.dataclass
 class PopulationState(tree.Replaceable):

@@ -17,8 +17,6 @@ from funrl.populations._hparams import begin
 from funrl.populations._population import Exchange, Population, PopulationState, advance, first_hparams
 from funrl.populations._table import Table, final_scores, first_true, join, not_finite
 
-__all__ = ["Chunk", "Records", "agent_bytes", "chunk_size", "chunks_of", "programs", "run", "train_chunk"]
-
 
 class Chunk(NamedTuple):
     """Agents that are trained as one program.

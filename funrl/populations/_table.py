@@ -14,8 +14,6 @@ import torch
 
 from funrl._files import write_atomic
 
-__all__ = ["Table", "checked_metrics", "final_scores", "join", "not_finite", "read_table"]
-
 
 class Table(NamedTuple):
     """Results of K agents as numpy arrays, a row an agent. ``pandas.DataFrame(table.columns())`` reads them, and so do CSV files.

@@ -19,8 +19,6 @@ from funrl.record._aggregate import (
 )
 from funrl.record._plots import SUFFIXES, figure_of, in_windows, save_figure
 
-__all__ = ["comparison", "configurations", "hyperparameters", "score_matrix"]
-
 
 def score_matrix(tables: Mapping[str, Table], *, diverged: float | None = None) -> np.ndarray:
     """Return the scores [runs, tasks] of an algorithm's tables, one a task, as rliable and :func:`comparison` take them.

@@ -8,8 +8,6 @@ import torch
 from funrl import _check, random, tree
 from funrl.env import AnyEnv, Env, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
 
-__all__ = ["Transform", "TransformState", "compose", "parent", "stateful", "stateless"]
-
 Transform = Callable[[AnyEnv], AnyEnv]
 _E = TypeVar("_E", bound=Env | VectorEnv)
 
