@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -28,6 +28,8 @@ class _Nothing:
 
 NOTHING: Any = _Nothing()
 _NO_ACTOR: Any = ()
+EnvOrSpaces: TypeAlias = AnyEnv | tuple[Any, Any]
+Data: TypeAlias = Dataset | Stream | None
 
 
 @tree.dataclass
@@ -129,9 +131,7 @@ def check(name: str, env: AnyEnv, config: Any, *, actions: str, observations: st
         )
 
 
-def make(
-    name: str, env: AnyEnv, dataset: Dataset | Stream | None, config: Any, spec: Learner, given: dict[str, Any] | None = None
-) -> Algorithm:
+def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, given: dict[str, Any] | None = None) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`funrl.algos.off_policy.Learner` that learns from a data set.
 
     ``collect`` draws ``num_updates`` batches of transitions, uniformly and with replacement, and ``learn`` takes a gradient step on each.

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, random, tree
 from funrl.algos import (
@@ -20,13 +19,12 @@ from funrl.algos import (
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, advantage_weighted_loss, awac_critic_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _online as online_skeleton, _skeleton as skeleton
 from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
 from funrl.offline._parts import gaussian_actor, gaussian_policy
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["AWACConfig", "AWACOnlineConfig", "make", "online"]
@@ -53,13 +51,7 @@ class AWACOnlineConfig(AWACConfig, OnlineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make AWAC: critics of the policy, and a policy that clones actions by their advantage over its own.
 
@@ -98,13 +90,7 @@ def make(
 
 
 def online(
-    env: AnyEnv,
-    dataset: Dataset | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: AnyEnv, dataset: Dataset | None, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make AWAC that goes on in the environment, with a share of each batch from the data.
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, random, tree
 from funrl.algos import (
@@ -23,13 +22,13 @@ from funrl.algos import (
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, cql_critic_loss, sac_actor_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _online as online_skeleton, _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._discrete_cql import learner as discrete_learner
 from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Discrete
 
@@ -66,13 +65,7 @@ class CQLOnlineConfig(CQLConfig, OnlineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make CQL: soft actor-critic, or double Q-learning of discrete actions, with a penalty on values of actions outside the data.
 
@@ -117,13 +110,7 @@ def make(
 
 
 def online(
-    env: AnyEnv,
-    dataset: Dataset | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: AnyEnv, dataset: Dataset | None, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make CQL, or Cal-QL, that goes on in the environment, with a share of each batch from the data: its fine-tuning.
 

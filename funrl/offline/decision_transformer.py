@@ -20,12 +20,11 @@ from funrl.algos import (
     make_hparams,
 )
 from funrl.compiler import scan
-from funrl.env import AnyEnv
 from funrl.losses import decision_transformer_loss
 from funrl.nn import Net
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
 from funrl.offline._transformer import episode_transformer, last_rows
 from funrl.offline._views import Window, moments, windows
 from funrl.policies import StatefulPolicy
@@ -69,7 +68,7 @@ class DTConfig(OfflineConfig):
     warmup_updates: Any = 10_000.0
 
 
-def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any) -> Algorithm:
+def make(env: EnvOrSpaces, dataset: Dataset | None, **options: Any) -> Algorithm:
     """Make the decision transformer: a sequence model of episodes that acts by predicting the actions of one with a given return.
 
     Windows of ``context_length`` steps end at rows that are drawn uniformly; they are shorter, and padded, where an episode begins, as when

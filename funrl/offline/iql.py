@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, nn, random, tree
 from funrl.algos import (
@@ -20,13 +19,12 @@ from funrl.algos import (
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import advantage_weighted_loss, iql_critic_loss, iql_value_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _online as online_skeleton, _skeleton as skeleton
 from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
 from funrl.offline._parts import cosine, gaussian_actor, gaussian_policy
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["IQLConfig", "IQLOnlineConfig", "IQLParams", "make", "online"]
@@ -72,12 +70,12 @@ class IQLParams(tree.Replaceable):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
+    env: EnvOrSpaces,
+    dataset: Data,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    value: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
+    value: OwnNet = None,
     optimizer: Optimizer | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -122,9 +120,9 @@ def online(
     env: AnyEnv,
     dataset: Dataset | None,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    value: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
+    value: OwnNet = None,
     optimizer: Optimizer | None = None,
     **options: Any,
 ) -> Algorithm:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, nn, tree
 from funrl.algos import (
@@ -20,14 +19,14 @@ from funrl.algos import (
     start_optimizer,
 )
 from funrl.algos.off_policy import Learner
-from funrl.env import AnyEnv, Transition
+from funrl.env import Transition
 from funrl.losses import ActorCritic, rebrac_actor_loss, rebrac_critic_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._files import Stream
 from funrl.offline._parts import deterministic_policy
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["ReBRACConfig", "make", "with_next_actions"]
@@ -58,11 +57,11 @@ class ReBRACConfig(OfflineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
+    env: EnvOrSpaces,
     dataset: Dataset | None,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     **options: Any,
 ) -> Algorithm:
