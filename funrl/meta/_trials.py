@@ -17,7 +17,7 @@ class TrialParams(tree.Replaceable):
     """The ``env_params`` of an environment of trials.
 
     Attributes:
-        base: the params of the environment below: what a task does not change, and the dtype and device of all.
+        base: the params of the environment below: the values that a task does not change. They determine dtype and device.
         held_out: bool []: whether tasks are those held out for tests, or those for training.
         num_episodes: int64 [], the number of episodes in a trial.
     """
@@ -45,17 +45,17 @@ class TrialState(tree.Replaceable):
 def trials(tasks: Tasks, num_episodes: int) -> Transform:
     r"""Make a transform after which an episode is a trial: ``num_episodes`` episodes in one task, which ``reset`` draws.
 
-    A policy with a memory that keeps its state over a trial can learn within it. So that it can, the observation also shows what happened
-    in the last step: the action (one-hot or as it is), the reward, and whether an episode begins. They follow the observation in one vector
-    where it is a vector; otherwise the observation becomes a dict of ``observation`` and ``last``. In a reset they are zeros, and the flag
+    A recurrent policy whose carry is not reset within a trial can learn within it. For this purpose the observation also contains the last
+    step: the action (one-hot if it is discrete), the reward, and a flag for the beginning of an episode. If the observation is a vector,
+    these numbers are appended to it; otherwise it becomes a dict of ``observation`` and ``last``. In a reset they are zeros, and the flag
     is 1.
 
     When an episode of the task ends before the trial does, the environment below is reset within the step; the next observation is that of
-    the reset. The last step of a trial is terminated: nothing comes after it. Rewards and discounts run over the ends of episodes, as the
-    return of the whole trial counts.
+    the reset. The last step of a trial is terminated. Returns are discounted across the ends of episodes, because the return of the whole
+    trial is maximised.
 
     Args:
-        tasks: the distribution, :func:`funrl.envs.tasks.of` the environment or one's own.
+        tasks: the distribution of tasks: :func:`funrl.envs.tasks.of` the environment, or one of your own.
         num_episodes: episodes in a trial, at least 1.
 
     Returns:
@@ -85,7 +85,7 @@ def trials(tasks: Tasks, num_episodes: int) -> Transform:
 
 
 def in_trials(env: AnyEnv, tasks: Tasks | None, num_episodes: int) -> AnyEnv:
-    """Return an environment with trials of the given tasks, or of those that it has; one of trials is returned as it is.
+    """Return an environment with trials of the given tasks, or with its own ones; an environment of trials is returned unchanged.
 
     Raises:
         TypeError: if it is no environment.

@@ -75,18 +75,17 @@ def make(
         \theta^i_{k+1} = \theta^i_k - \alpha \nabla L^i_k(\theta^i_k), \quad \theta^i_0 = \theta
 
     The losses are policy gradients with advantages that are rewards to go less a baseline, linear in the observation, its square and the
-    time, fitted to each batch; they have mean 0 and standard deviation 1. The inner losses are differentiated twice: ``estimator`` says
-    how.
-    The effect of theta on which episodes the inner steps learn from is left out, as in the paper. An episode ends with its batch at the
+    time, fitted to each batch; they have mean 0 and standard deviation 1. The inner losses are differentiated twice, as ``estimator`` says.
+    The effect of theta on the choice of episodes for the inner steps is ignored, as in the paper. An episode ends with its batch at the
     latest.
 
-    ``act`` and ``greedy`` are the policy before any inner step; :func:`returns` and :func:`funrl.meta.evaluate_adaptation` show what it
-    becomes. ``params.network`` is a :class:`funrl.meta.MetaParams`.
+    ``act`` and ``greedy`` are the policy before any inner step; :func:`returns` and :func:`funrl.meta.evaluate_adaptation` measure the
+    adapted policies. ``params.network`` is a :class:`funrl.meta.MetaParams`.
 
     Args:
         env: a pure environment, not batched, that :func:`funrl.envs.tasks.of` has tasks for.
-        tasks: other tasks than those.
-        network: a net from observations [N, D] to features [N, F], in the place of the hidden layers.
+        tasks: a distribution of tasks to use instead of these.
+        network: a net from observations [N, D] to features [N, F], instead of the hidden layers.
         optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``;
             None: Adam with these.
         **options: fields of :class:`MAMLConfig`.
@@ -109,7 +108,7 @@ def make(
         tensor(80)
 
     Reference: C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017, arXiv:1703.03400,
-        algorithm 3. Deviations: Adam in the place of TRPO, and step sizes are learned unless ``learn_step_size`` is false.
+        algorithm 3. Deviations: Adam instead of TRPO, and step sizes are learned unless ``learn_step_size`` is false.
     """
     config, given = configure(MAMLConfig, options, network=network, optimizer=optimizer)
     parts = _parts(env, config, tasks, network)
@@ -191,7 +190,7 @@ def returns(algo: Algorithm, *, num_steps: int, tasks: Tasks | None = None) -> C
     """Return a function that learns a task by gradient steps, for :func:`funrl.meta.evaluate_adaptation`.
 
     Args:
-        algo: what :func:`make` returned, without a network of one's own.
+        algo: the result of :func:`make` without a network of your own.
         num_steps: S, the number of inner steps, which may be more than ``inner_steps``.
         tasks: as given to :func:`make`.
 
@@ -256,7 +255,7 @@ def _parts(env: AnyEnv, config: MAMLConfig, tasks: Tasks | None, network: Any) -
         return envs, samples.replace(truncated=samples.truncated | (last & ~samples.terminated))
 
     def prepare(batch: Transition, gamma: torch.Tensor) -> tuple[Any, ...]:
-        """Return what a loss is made of: observations, actions, advantages and ends [T, R, ...] of a batch."""
+        """Return the arguments of a loss: observations, actions, advantages and ends [T, R, ...] of a batch."""
         to_go = reward_to_go(batch.reward, batch.terminated, batch.truncated, gamma=gamma)
         advantage = to_go - _baseline(batch.observation, to_go, batch.done)
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)

@@ -33,7 +33,7 @@ __all__ = ["MetaA2CConfig", "PreviousUpdate", "make"]
 
 _FRACTIONS = ("gamma", "lambda_")  # between 0 and 1
 _POSITIVE = ("entropy_weight", "learning_rate")
-_EDGE = 1e-4  # how near a fraction comes to 0 and 1
+_EDGE = 1e-4  # the minimum distance of a fraction from 0 and 1
 
 
 @tree.dataclass
@@ -76,8 +76,8 @@ class PreviousUpdate:
 def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: Any) -> Algorithm:
     r"""Make A2C with meta-gradients, for the environments of :func:`funrl.algos.a2c.make`.
 
-    An update of the parameters depends on the hyperparameters eta. The transitions tau' that the new parameters theta' gather next tell how
-    good it was, and with it eta:
+    An update of the parameters depends on the hyperparameters eta. The transitions tau' that the policy with the new parameters theta'
+    collects next measure the quality of the update, and so of eta:
 
     .. math:: \theta' = \theta + f(\tau, \theta, \eta), \qquad
         \Delta\eta = -\beta\, \frac{\partial J'(\tau', \theta', \bar\eta)}{\partial \theta'}
@@ -87,7 +87,7 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
     on tau', with advantages of ``reference_gamma`` and ``reference_lambda``, which are fixed. Both factors are one gradient here, through
     loss, clipping and Adam. Then theta' takes a step on tau' with the new eta.
 
-    ``learner.hparams`` has the present values, also among the metrics; ``learner.target`` is a :class:`PreviousUpdate`.
+    ``learner.hparams`` has the current values, which are metrics too; ``learner.target`` is a :class:`PreviousUpdate`.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
@@ -110,7 +110,7 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
         >>> metrics["gamma"], metrics["gamma_gradient"]  # the first update has none before it
         (tensor(0.9900), tensor(0.))
 
-    Reference: Z. Xu, H. van Hasselt, D. Silver, "Meta-Gradient Reinforcement Learning", 2018, arXiv:1805.09801. Deviations: Adam stands for
+    Reference: Z. Xu, H. van Hasselt, D. Silver, "Meta-Gradient Reinforcement Learning", 2018, arXiv:1805.09801. Deviations: Adam instead of
         RMSProp; policy and value are not given eta as an input; only the direct effect of eta on the last update counts (mu = 0, as there).
     """
     config, given = configure(MetaA2CConfig, options, network=network)

@@ -28,10 +28,10 @@ class VariBADConfig(ppo.PPOConfig):
 
     Attributes:
         num_episodes: episodes of a task in a trial, at least 1.
-        latent_size: D, how many numbers describe a task.
+        latent_size: D, the size of the latent vector that describes a task.
         decoder_cells: widths of the hidden layers of the decoder.
         model_weight: of the loss of encoder and decoder, at least 0.
-        kl_weight: of its divergences, at least 0.
+        kl_weight: of the divergences in it, at least 0.
     """
 
     recurrent: str = tree.static(default="gru")
@@ -45,23 +45,23 @@ class VariBADConfig(ppo.PPOConfig):
 def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     r"""Make VariBAD: PPO in trials of several episodes in one task, with a belief about the task among its observations.
 
-    A recurrent encoder makes of what happened in the trial so far a normal distribution over a latent vector m that describes the task,
+    A recurrent encoder maps the history of the trial to a normal distribution over a latent vector m that describes the task,
 
     .. math:: q_t(m) = N\left(\mu_t, \operatorname{diag} \exp \ell_t\right)
 
     Policy and value see the observation and (mu, l), through which no gradient flows: the encoder learns only from
-    :func:`belief_loss`, that is, from telling rewards. The latent vector is thereby forced to say what the rewards of the task are, also
-    those to come. As in :func:`funrl.meta.rl2.make` the memory is kept over the episodes of a trial.
+    :func:`belief_loss`, that is, from the prediction of rewards. So the latent vector has to determine the rewards of the task, the future
+    ones too. As in :func:`funrl.meta.rl2.make`, the carry is not reset between the episodes of a trial.
 
     Args:
         env: a pure environment with vectors as observations, not batched, that :func:`funrl.envs.tasks.of` has tasks for; or one of trials.
-        tasks: other tasks than those.
+        tasks: a distribution of tasks to use instead of these.
         optimizer: as for :func:`funrl.algos.ppo.make`.
         **options: fields of :class:`VariBADConfig`.
 
     Returns:
         An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.ppo.make`, ``reward_error`` (the mean squared error of
-        told rewards) and ``belief_kl``.
+        predicted rewards) and ``belief_kl``.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment, or there are no tasks for it.
@@ -75,7 +75,8 @@ def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None
         (True, True)
 
     Reference: L. Zintgraf et al., "VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning", 2019, arXiv:1910.08348.
-        Deviations: the decoder tells rewards only, from state and action; encoder and policy have one optimizer and the same minibatches;
+        Deviations: the decoder predicts rewards only, from state and action; encoder and policy have one optimizer and the same
+            minibatches;
         the rewards of a trial that are decoded are those in the rollout.
     """
     config, given = configure(VariBADConfig, options, optimizer=optimizer)
@@ -128,7 +129,7 @@ def belief_loss(
         mean: mu, floating point [B, T, D].
         log_variance: l, floating point [B, T, D].
         noise: epsilon, floating point [B, T, D], standard normal.
-        size: S, how many numbers the observation of the task has: F - A - 2.
+        size: S, the size of the task's observation: F - A - 2.
         decode: ``decode(x [..., S + A + D]) -> [...]``: the reward of an action in a state, and of the task that m describes.
 
     Returns:
@@ -153,7 +154,7 @@ def belief_loss(
     old_mean, old_log = (torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1) for x in (mean, log_variance))
     old_mean, old_log = torch.where(first, 0.0, old_mean), torch.where(first, 0.0, old_log)
     kl = 0.5 * (old_log - log_variance + (log_variance - old_log).exp() + (mean - old_mean).square() * (-old_log).exp() - 1).sum(-1)
-    known = reset | (torch.arange(rows, device=reset.device) > 0)  # of the first row of a rollout the belief before is not there
+    known = reset | (torch.arange(rows, device=reset.device) > 0)  # the first row of a rollout has no previous belief
     return error, torch.where(known, kl, 0.0).sum() / known.sum().clamp(min=1)
 
 

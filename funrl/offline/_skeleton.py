@@ -98,7 +98,7 @@ def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
 
 
 def check(name: str, env: AnyEnv, config: Any, *, actions: str, observations: str = "vectors") -> None:
-    """Raise a ValueError unless the spaces, and what all configurations share, fit a learner called ``name``.
+    """Raise a ValueError unless the spaces and the options of :class:`OfflineConfig` fit a learner called ``name``.
 
     Actions are "continuous", "discrete" or "either"; observations "vectors", or "any" with networks of the user's own.
 
@@ -139,12 +139,12 @@ def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, give
     one copy.
 
     Args:
-        name: what ``python -m funrl train`` knows it by.
+        name: its name for ``python -m funrl train``.
         env: the environment, for evaluation and its spaces.
         dataset: the data; None: the learner only acts, as one that was loaded from a run.
         config: an :class:`OfflineConfig`.
         spec: the parts that are particular to the algorithm.
-        given: what its user gave in the place of its own.
+        given: the parts that the user gave instead of the default ones.
 
     Example:
         >>> import funrl

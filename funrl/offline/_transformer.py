@@ -91,7 +91,7 @@ def episode_transformer(
         x = _dropped(_norm(params["first"], x), dropout, None if keys is None else keys[0])
         place = torch.arange(3 * length, device=mask.device)
         seen = (place <= place.unsqueeze(-1)) & mask.repeat_interleave(3, -1).unsqueeze(-2)
-        seen = seen | (place == place.unsqueeze(-1))  # padding sees itself, as an average over nothing is not a number
+        seen = seen | (place == place.unsqueeze(-1))  # padding attends to itself, because an average over no entries is NaN
         for i in range(num_layers):
             here = (None, None) if keys is None else (keys[1 + 2 * i], keys[2 + 2 * i])
             x = _layer(params[f"layer{i}"], x, seen, num_heads, dropout, here)
@@ -133,7 +133,7 @@ def _dropped(x: torch.Tensor, rate: float, key: torch.Tensor | None) -> torch.Te
 
 
 def last_rows(memory: Any, row: Any) -> Any:
-    """Return a memory of K rows, leaves [K, ...], with a further row in the place of the oldest.
+    """Return a memory of K rows, leaves [K, ...], without its oldest row and with a new one at the end.
 
     Example:
         >>> last_rows({"x": torch.tensor([1, 2, 3])}, {"x": torch.tensor(4)})

@@ -57,11 +57,11 @@ def make(
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: to act alone.
+        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], the mean of the policy before a tanh; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
             says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
         **options: fields of :class:`AWACConfig`.
 
     Returns:
@@ -81,7 +81,7 @@ def make(
         tensor(2)
 
     Reference: A. Nair, A. Gupta, M. Dalal, S. Levine, "AWAC: Accelerating Online Reinforcement Learning with Offline Datasets", 2020,
-        arXiv:2006.09359, algorithm 1. The value of a state is the critics' at one action of the policy.
+        arXiv:2006.09359, algorithm 1. The value of a state is estimated by the critics at one action of the policy.
     """
     nets = {"actor": actor, "critic": critic}
     config, given = configure(AWACConfig, options, optimizer=optimizer, **nets)
@@ -92,16 +92,16 @@ def make(
 def online(
     env: AnyEnv, dataset: Dataset | None, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
-    """Make AWAC that goes on in the environment, with a share of each batch from the data.
+    """Make AWAC that continues in the environment, with a share of each batch from the data.
 
     Args:
         env: the environment to act in.
-        dataset: the data; None: batches are of the replay buffer alone.
+        dataset: the data; None: batches come from the replay buffer only.
         actor, critic, optimizer: as for :func:`make`.
         **options: fields of :class:`AWACOnlineConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, whose state may go on from one of :func:`make` (:func:`funrl.offline.hand_over`).
+        An :class:`~funrl.algos.Algorithm`, whose state may continue one of :func:`make` (:func:`funrl.offline.hand_over`).
 
     Raises:
         ValueError, TypeError: as for :func:`make`.

@@ -47,10 +47,10 @@ def make(env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, optimizer: Op
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
-        dataset: the data, of continuous or discrete actions; None: to act alone.
+        dataset: the data, of continuous or discrete actions; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box, or to logits [N, A]; None: as the
             configuration says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``; None: Adam.
         **options: fields of :class:`BCConfig`.
 
     Returns:

@@ -36,7 +36,7 @@ __all__ = ["DTConfig", "make"]
 
 @tree.dataclass
 class DTConfig(OfflineConfig):
-    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig` save networks and ``gamma``, and these.
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig` except networks and ``gamma``, and these.
 
     Attributes:
         context_length: K, steps that the model sees.
@@ -69,7 +69,7 @@ class DTConfig(OfflineConfig):
 
 
 def make(env: EnvOrSpaces, dataset: Dataset | None, **options: Any) -> Algorithm:
-    """Make the decision transformer: a sequence model of episodes that acts by predicting the actions of one with a given return.
+    """Make the decision transformer: a sequence model of episodes, which acts by predicting the actions of an episode with a given return.
 
     Windows of ``context_length`` steps end at rows that are drawn uniformly; they are shorter, and padded, where an episode begins, as when
     the policy acts. The environment of the algorithm has the return that is left to reach among its observations
@@ -77,7 +77,7 @@ def make(env: EnvOrSpaces, dataset: Dataset | None, **options: Any) -> Algorithm
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
-        dataset: the data, of continuous or discrete actions, in memory or memory-mapped; None: to act alone.
+        dataset: the data, of continuous or discrete actions, in memory or memory-mapped; None: the learner only acts.
         **options: fields of :class:`DTConfig`; ``target_return`` above all.
 
     Returns:
@@ -96,8 +96,8 @@ def make(env: EnvOrSpaces, dataset: Dataset | None, **options: Any) -> Algorithm
         >>> sorted(metrics)
         ['actor_loss', 'learning_rate', 'steps', 'updates']
 
-    Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345. Windows end at
-        uniform rows, and do not begin there.
+    Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345. Deviation:
+        windows end, and do not begin, at uniformly drawn rows.
     """
     config, _ = configure(DTConfig, options)
     env = skeleton.environment("decision_transformer", env, dataset)
@@ -208,7 +208,7 @@ def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_dr
 
 
 def _counted(action: torch.Tensor, mask: torch.Tensor, start: int) -> torch.Tensor:
-    """Return discrete actions counted from 0, also in padding."""
+    """Return discrete actions counted from 0, and 0 in padding."""
     return torch.where(mask, action - start, 0) if start else action
 
 

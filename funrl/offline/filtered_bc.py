@@ -20,7 +20,7 @@ class FilteredBCConfig(BCConfig):
     """The options of :func:`make`: those of :class:`~funrl.offline.bc.BCConfig`, and these.
 
     Attributes:
-        fraction: how many of the episodes are learned from, those with the greatest returns, in (0, 1].
+        fraction: the share of the episodes that are learned from, those with the greatest returns, in (0, 1].
     """
 
     fraction: float = tree.static(default=0.1)

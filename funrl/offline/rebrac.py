@@ -1,4 +1,4 @@
-"""ReBRAC."""
+"""ReBRAC: TD3+BC with penalties in actor and critic, layer normalisation and larger networks."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class ReBRACConfig(OfflineConfig):
         actor_beta: the weight of the distance to the data in the actor's loss, at least 0.
         critic_beta: that of the distance of next actions in the critics' targets, at least 0.
         target_noise: the deviation of the noise on the actions of the targets, in half-widths of the box, at least 0.
-        target_noise_clip: what it is clipped to, at least 0.
+        target_noise_clip: the bound to which this noise is clipped, at least 0.
     """
 
     batch_size: int = tree.static(default=1024)
@@ -68,7 +68,7 @@ def make(
     """Make ReBRAC: TD3+BC with larger batches, deeper networks, critics with layer normalisation, and a penalty in actor and critic each.
 
     Args:
-        env, actor, critic, optimizer: as for :func:`funrl.offline.td3_bc.make`; own critics have no layer normalisation but their own.
+        env, actor, critic, optimizer: as for :func:`funrl.offline.td3_bc.make`; critics of your own get no layer normalisation.
         dataset: the data, in memory or memory-mapped; the next action of each row becomes a column of it (:func:`with_next_actions`).
         **options: fields of :class:`ReBRACConfig`; the paper tunes ``actor_beta`` and ``critic_beta`` for each data set.
 

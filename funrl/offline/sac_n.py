@@ -57,12 +57,12 @@ def make(
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: to act alone.
+        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
             configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
             says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
         **options: fields of :class:`SACNConfig`.
 
     Returns:

@@ -39,7 +39,7 @@ class TD3BCConfig(OfflineConfig):
         tau: how far the targets follow then, in [0, 1].
         alpha: the weight of the critic against the data, at least 0.
         target_noise: the deviation of the noise on the actions of the targets, in half-widths of the box, at least 0.
-        target_noise_clip: what it is clipped to, at least 0.
+        target_noise_clip: the bound to which this noise is clipped, at least 0.
     """
 
     normalize_observation: bool = tree.static(default=True)
@@ -57,11 +57,11 @@ def make(
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: to act alone.
+        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
             says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
         **options: fields of :class:`TD3BCConfig`.
 
     Returns:
