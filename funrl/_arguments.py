@@ -26,6 +26,40 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
     sub = parser.add_subparsers(title="commands", required=True, metavar="{train,sweep,evaluate,video,plot,record,envs}")
 
+    _add_train(sub, commands["train"])
+    _add_sweep(sub, commands["sweep"])
+
+    evaluate = sub.add_parser("evaluate", help="evaluate trained agents", description="Evaluate the agents of a run without exploration.")
+    _add_play(evaluate, 100, "episodes of each agent")
+    evaluate.set_defaults(command=commands["evaluate"])
+
+    video = sub.add_parser(
+        "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
+    )
+    _add_play(video, 4, "number of episodes, side by side")
+    video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
+    video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
+    video.set_defaults(command=commands["video"])
+
+    plot = sub.add_parser(
+        "plot",
+        help="draw learning curves",
+        description="Draw the learning curves of runs, or of a sweep, or compare sweeps.",
+        allow_abbrev=False,
+    )
+    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run or a sweep")
+    plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
+    plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
+    plot.set_defaults(command=commands["plot"])
+
+    _add_record(sub, commands["record"])
+
+    listing = sub.add_parser("envs", help="list the environments", description="List the environments.")
+    listing.set_defaults(command=commands["envs"])
+    return parser
+
+
+def _add_train(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
     train = sub.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
     train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}; or from data {', '.join(offline.names())}")
     train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
@@ -58,54 +92,7 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     )
     train.add_argument("--resume", action="store_true", help="continue the run in DIR; options that are not given are those of the run")
     _add_own(train)
-    train.set_defaults(command=commands["train"])
-
-    _add_sweep(sub, commands["sweep"])
-
-    evaluate = sub.add_parser("evaluate", help="evaluate trained agents", description="Evaluate the agents of a run without exploration.")
-    _add_play(evaluate, 100, "episodes of each agent")
-    evaluate.set_defaults(command=commands["evaluate"])
-
-    video = sub.add_parser(
-        "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
-    )
-    _add_play(video, 4, "number of episodes, side by side")
-    video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
-    video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
-    video.set_defaults(command=commands["video"])
-
-    plot = sub.add_parser(
-        "plot",
-        help="draw learning curves",
-        description="Draw the learning curves of runs, or of a sweep, or compare sweeps.",
-        allow_abbrev=False,
-    )
-    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run or a sweep")
-    plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
-    plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
-    plot.set_defaults(command=commands["plot"])
-
-    recording = sub.add_parser("record", help="record data", description="Record a data set with an agent of a run.", allow_abbrev=False)
-    recording.add_argument("dir", metavar="DIR", help="the folder of a run")
-    recording.add_argument(
-        "--out", metavar="DATA", required=True, help="minari:ID, minari:./FOLDER, FILE.npz, FILE.safetensors, or a folder of funrl's own"
-    )
-    recording.add_argument("--steps", type=_whole, required=True, metavar="N", help="number of transitions")
-    recording.add_argument(
-        "--policy",
-        choices=["greedy", "explore", "random", "replay"],
-        default="greedy",
-        help="the agent without or with exploration, random actions, or the latest steps in its replay buffer (default: greedy)",
-    )
-    recording.add_argument("--checkpoint", metavar="FILE", help="an earlier checkpoint of the run (default: the latest)")
-    recording.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
-    recording.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
-    _add_own(recording)
-    recording.set_defaults(command=commands["record"])
-
-    listing = sub.add_parser("envs", help="list the environments", description="List the environments.")
-    listing.set_defaults(command=commands["envs"])
-    return parser
+    train.set_defaults(command=command)
 
 
 def _add_sweep(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
@@ -135,6 +122,26 @@ def _add_sweep(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
     sweep.add_argument("--backend", choices=["auto", "xla", "inductor", "eager"], help="the compiler, as for train")
     sweep.add_argument("--resume", action="store_true", help="go on with the sweep in DIR, with its own options")
     sweep.set_defaults(command=command)
+
+
+def _add_record(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
+    recording = sub.add_parser("record", help="record data", description="Record a data set with an agent of a run.", allow_abbrev=False)
+    recording.add_argument("dir", metavar="DIR", help="the folder of a run")
+    recording.add_argument(
+        "--out", metavar="DATA", required=True, help="minari:ID, minari:./FOLDER, FILE.npz, FILE.safetensors, or a folder of funrl's own"
+    )
+    recording.add_argument("--steps", type=_whole, required=True, metavar="N", help="number of transitions")
+    recording.add_argument(
+        "--policy",
+        choices=["greedy", "explore", "random", "replay"],
+        default="greedy",
+        help="the agent without or with exploration, random actions, or the latest steps in its replay buffer (default: greedy)",
+    )
+    recording.add_argument("--checkpoint", metavar="FILE", help="an earlier checkpoint of the run (default: the latest)")
+    recording.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
+    recording.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
+    _add_own(recording)
+    recording.set_defaults(command=command)
 
 
 def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> None:

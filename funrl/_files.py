@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["naming", "read_json", "say", "write_atomic", "write_tensors"]
-
 # The dtypes of the safetensors format.
 _DTYPES = {
     torch.float64: "F64",

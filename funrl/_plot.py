@@ -11,8 +11,6 @@ from funrl._files import say
 from funrl.populations import Table
 from funrl.runs import Folder
 
-__all__ = ["plot"]
-
 
 def plot(args: argparse.Namespace, out: Path) -> None:
     """Draw the learning curves of runs; of one with hyperparameters, those of its configurations; and compare several sweeps.

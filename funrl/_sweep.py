@@ -10,8 +10,6 @@ from funrl._arguments import UsageError, values_of
 from funrl._files import say
 from funrl.runs import RunError
 
-__all__ = ["sweep"]
-
 # The arguments that say what a sweep is; a resumed one has them in its notes.
 _KEPT = ("algorithm", "env", "num_agents", "seeds", "set", "method", "total_steps", "seed")
 

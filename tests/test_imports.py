@@ -169,6 +169,9 @@ def test_the_checks_see_what_is_wrong():
     assert allowed("compiler/_scan.py", "funrl.tree") and allowed("envs/_cartpole.py", "funrl.envs._draw")
     assert allowed("algos/ppo.py", "funrl.losses") and allowed("__init__.py", "funrl.algos")
     assert imports("algos/ppo.py") >= {"funrl.losses", "funrl.algos._algorithm", "funrl.algos.on_policy", "torch"}
+    assert [
+        lines_of_code(ast.parse(f"def f():\n    {text}\n    return 1").body[0]) for text in ('"""A."""', '"""A\n\n    b."""', "pass")
+    ] == [2, 2, 3]
     assert "torch._functorch.vmap" in imports("compiler/_torch_private.py") and is_inner("compiler/_scan.py")
 
 
@@ -191,6 +194,24 @@ def test_every_public_function_shows_an_example():
             if here and ">>> " not in (inspect.getdoc(value) or ""):
                 bare.append(f"{MODULES[file]}.{name}")
     assert not bare, f"{bare} have no example that runs"
+
+
+def lines_of_code(function):
+    """Return how many lines a function has without its docstring."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
+
+
+def test_files_and_functions_are_short():
+    """At most 400 lines for a file, and 60 for a function without its docstring; functions inside it count."""
+    long = []
+    for file in FILES:
+        text = (ROOT / file).read_text()
+        long += [f"{file}: {len(text.splitlines())} lines"] if len(text.splitlines()) > 400 else []
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        long += [f"{file}: {node.name}: {lines_of_code(node)} lines" for node in functions if lines_of_code(node) > 60]
+    assert not long, f"{long}: split them by meaning"
 
 
 def test_modules_say_what_they_are_and_what_is_public():

@@ -143,6 +143,7 @@ from funrl.algos._algorithm import (
     make_config,
     make_hparams,
     start_actor as start_actor,
+    start_state as start_state,
 )
 from funrl.algos._arguments import configure as configure
 from funrl.algos._gradients import (

@@ -9,6 +9,7 @@ import torch
 
 from funrl import _check, envs, random, schedules, tree
 from funrl.acting import ActorState, rollout, start
+from funrl.algos import episodes
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Place, Transition, VectorEnv, on_host
@@ -100,6 +101,45 @@ def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, Actor
     """
     env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
     return env_params, start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
+
+
+def start_state(
+    key: torch.Tensor,
+    env: AnyEnv,
+    config: Any,
+    hparams: Mapping[str, torch.Tensor],
+    parts: Callable[[ActorState, Any, Any], dict[str, Any]],
+) -> State:
+    """Return the initial state of a learner: the environments at the start of an episode, hyperparameters, counts of 0, and its own parts.
+
+    Args:
+        key: a key [], for the environments.
+        env: the environment.
+        config: the configuration, with ``num_envs``.
+        hparams: the hyperparameters that ``init`` was given, tensors [] by name.
+        parts: ``parts(actor, observation, hparams)`` returns further fields of :class:`~funrl.algos.LearnerState`; ``observation`` is the
+            first of one environment, in the dtype of the rewards.
+
+    Example:
+        >>> import funrl
+        >>> env, config = funrl.envs.make("CartPole-v1"), funrl.algos.ppo.PPOConfig(num_envs=2)
+        >>> state = start_state(random.key(0), env, config, {}, lambda actor, observation, hparams: {"params": observation})
+        >>> state.learner.params.shape, state.learner.num_steps
+        (torch.Size([4]), tensor(0))
+    """
+    env_params, actor = start_actor(key, env, config)
+    reward = actor.timestep.reward
+    observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
+    own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
+    learner = LearnerState(
+        hparams=own,
+        num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
+        env_params=env_params,
+        episodes=episodes.start(reward),
+        **parts(actor, observation, own),
+    )
+    # Contiguous, like the leaves of a loaded checkpoint: the last bits of a product depend on strides.
+    return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
 
 def collecting(env: AnyEnv, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:

@@ -9,7 +9,7 @@ import torch
 from funrl import _check, random, tree
 from funrl.acting import ActorState, rollout
 from funrl.algos import episodes
-from funrl.algos._algorithm import Algorithm, check_copies, check_experience, in_dtype_of, make_hparams, start_actor
+from funrl.algos._algorithm import Algorithm, check_copies, check_experience, in_dtype_of, start_state
 from funrl.algos._networks import batchwise, stochastic_actor
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import check_observations
@@ -17,8 +17,6 @@ from funrl.env import AnyEnv, Transition, on_host
 from funrl.nn import Net
 from funrl.spaces import Box
 from funrl.transforms import VecNormParams
-
-__all__ = ["AnalyticConfig", "actor_of", "check", "discounts", "make"]
 
 
 @tree.dataclass
@@ -136,18 +134,12 @@ def make(
 
     def first(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params, envs = start_actor(env_key, env, config)
-        reward = envs.timestep.reward
-        parts = init(network_key, tree.map(lambda x: x[0].to(reward.dtype), envs.timestep.observation))
-        learner = LearnerState(
-            params=ActorParams(parts.pop("network")),
-            hparams=make_hparams(config, torch.zeros_like(reward[0]), hparams),
-            num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
-            env_params=env_params,
-            episodes=episodes.start(reward),
-            **parts,
-        )
-        return tree.map(torch.Tensor.contiguous, State(envs, learner))
+
+        def parts(actor: ActorState, observation: torch.Tensor, hparams: Any) -> dict[str, Any]:
+            own = init(network_key, observation)
+            return {"params": ActorParams(own.pop("network")), **own}
+
+        return start_state(env_key, env, config, hparams, parts)
 
     def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
         learner = state.learner

@@ -13,8 +13,6 @@ from funrl.policies import ActorCritic
 from funrl.schedules import Schedule
 from funrl.typing import Metrics
 
-__all__ = ["configure", "scheduled", "with_default"]
-
 # The options that each argument replaces.
 # Metrics that a step adds itself, and metrics of losses that have one value for each sample.
 _RESERVED = (

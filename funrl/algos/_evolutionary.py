@@ -16,8 +16,7 @@ from funrl.algos._algorithm import (
     check_copies,
     check_experience,
     in_dtype_of,
-    make_hparams,
-    start_actor,
+    start_state,
     statistics,
 )
 from funrl.algos._heads import action_head, check_actions, project_action
@@ -49,13 +48,7 @@ class EvolutionConfig(ImageConfig):
     normalize_observation: bool = tree.static(default=False)
 
 
-def make(
-    name: str,
-    env: AnyEnv,
-    config: Any,
-    strategy: Callable[[int, Any], Strategy],
-    given: dict[str, Any],
-) -> Algorithm:
+def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Strategy], given: dict[str, Any]) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`funrl.evolution.Strategy`.
 
     An update is a generation: ``collect`` asks for N candidates, each of which acts for E episodes from their start, without noise in its
@@ -92,22 +85,14 @@ def make(
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key, strategy_key = random.split(key, 3).unbind(0)
-        env_params, actor = start_actor(env_key, env, config)
-        reward = actor.timestep.reward
-        observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
-        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
-        state = strategy(number, own).init(strategy_key, net.init(network_key, observation))
-        learner = LearnerState(
-            params=ActorParams(
-                tree.clone(strategy(number, own).best(state)), stats.moments(observation) if config.normalize_observation else ()
-            ),
-            optimizer=state,
-            hparams=own,
-            num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
-            env_params=env_params,
-            episodes=episodes.start(reward),
-        )
-        return tree.contiguous(State(actor, learner))
+
+        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+            chosen = strategy(number, hparams)
+            state = chosen.init(strategy_key, net.init(network_key, observation))
+            moments = stats.moments(observation) if config.normalize_observation else ()
+            return {"params": ActorParams(tree.clone(chosen.best(state)), moments), "optimizer": state}
+
+        return start_state(env_key, env, config, hparams, parts)
 
     def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
         ask_key, reset_key, step_key = random.split(key, 3).unbind(0)
@@ -127,31 +112,33 @@ def make(
         return tree.flatten_batch(actor), transitions.replace(extras=extras)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        if "candidate" not in transitions.extras:
-            raise ValueError(
-                f"learn: transitions: expected those of {name}'s own collect, as each candidate of a generation has to act; "
-                "a collector, whose workers act with one policy, does not do"
-            )
+        _check_candidates(name, transitions)
         check_experience(learner, transitions, config)
         samples = in_dtype_of(learner.params, transitions)
         sums, episode_metrics = episodes.record(learner.in_new_episodes().episodes, samples)
         returns = torch.where(first_episodes(samples.done), samples.reward, 0.0).sum(0)
         fitness = returns.reshape(number, each).mean(1)
-        unravel = tree.ravel(learner.params.network)[1]
-        candidates = torch.func.vmap(unravel)(samples.extras["candidate"][0, ::each])
+        candidates = torch.func.vmap(tree.ravel(learner.params.network)[1])(samples.extras["candidate"][0, ::each])
         chosen = strategy(number, learner.hparams)
         state = chosen.tell(learner.optimizer, candidates, fitness)
         params = learner.params.replace(network=tree.clone(chosen.best(state)))
         if config.normalize_observation:
             params = params.replace(observation=stats.update(params.observation, samples.observation))
         num_steps = learner.num_steps + config.num_envs * config.num_steps
-        learner = learner.replace(
-            params=params, optimizer=state, num_steps=num_steps, env_params=moved(learner.env_params, samples), episodes=sums
-        )
+        env_params = moved(learner.env_params, samples)
+        learner = learner.replace(params=params, optimizer=state, num_steps=num_steps, env_params=env_params, episodes=sums)
         ends = {"fitness_mean": fitness.mean(), "fitness_max": fitness.amax(), "fitness_min": fitness.amin()}
         return learner, {"steps": num_steps, **episode_metrics, **ends}
 
     return Algorithm(name, env, config, init, collect, learn, act, act, given)
+
+
+def _check_candidates(name: str, transitions: Transition) -> None:
+    if "candidate" not in transitions.extras:
+        raise ValueError(
+            f"learn: transitions: expected those of {name}'s own collect, in which each candidate of a generation acts; the workers of a "
+            "collector act with one policy"
+        )
 
 
 def check(config: Any, env: AnyEnv, network: Any = None) -> None:

@@ -8,7 +8,7 @@ import torch
 from funrl import nn, random, tree
 from funrl.algos._networks import over_the_box
 from funrl.distributions import Independent
-from funrl.nn import Module, Net
+from funrl.nn import Module, OwnNet
 from funrl.spaces import Box
 
 
@@ -143,7 +143,7 @@ def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
     return _Chain(init, start, train, apply)
 
 
-def chain_of(net: Net | Module | None, batchwise: Any) -> Any:
+def chain_of(net: OwnNet, batchwise: Any) -> Any:
     """Return a net of the user's own for :func:`normalized_actor` or :func:`normalized_critics`; a torch module may have statistics.
 
     Example:

@@ -6,8 +6,6 @@ from funrl import stats, tree
 from funrl.compiler import scan
 from funrl.env import Place, Transition
 
-__all__ = ["RewardScale", "scale", "start"]
-
 # The greatest number of batches between two batches of one worker: the number of workers times the size of their queues.
 _NUM_ENDS = 64
 

@@ -8,7 +8,7 @@ from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos._evolutionary import EvolutionConfig
 from funrl.env import AnyEnv
-from funrl.nn import Module, Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer
 
 __all__ = ["ARSConfig", "make"]
@@ -29,7 +29,7 @@ class ARSConfig(EvolutionConfig):
     num_elites: int = tree.static(default=0)
 
 
-def make(env: AnyEnv, *, network: Net | Module | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make ARS for a pure environment: an update is a generation of :func:`funrl.evolution.ars`.
 
     Args:

@@ -8,7 +8,7 @@ from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos._evolutionary import EvolutionConfig
 from funrl.env import AnyEnv
-from funrl.nn import Module, Net
+from funrl.nn import OwnNet
 
 __all__ = ["CMAESConfig", "make"]
 
@@ -28,7 +28,7 @@ class CMAESConfig(EvolutionConfig):
     learning_rate: Any = 1.0
 
 
-def make(env: AnyEnv, *, network: Net | Module | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
     """Make CMA-ES for a pure environment: an update is a generation of :func:`funrl.evolution.cma_es`.
 
     Args:

@@ -16,7 +16,7 @@ from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
-from funrl.nn import Module, Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer
 from funrl.typing import Loss
 
@@ -45,8 +45,8 @@ class CrossQConfig(OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     critic_loss: Loss | None = None,

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, buffers, tree
 from funrl.algos import off_policy
@@ -18,7 +17,7 @@ from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer, hard_update, soft_update
 from funrl.random import split
 from funrl.schedules import Schedule, linear
@@ -75,7 +74,7 @@ class DQNConfig(ImageConfig, OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    network: Net | Module | None = None,
+    network: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     exploration: Schedule | None = None,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, buffers, random, tree
+from funrl.acting import ActorState
 from funrl.algos import episodes
 from funrl.algos._algorithm import (
     Algorithm,
@@ -16,8 +17,7 @@ from funrl.algos._algorithm import (
     check_experience,
     collecting,
     in_dtype_of,
-    make_hparams,
-    start_actor,
+    start_state,
     statistics,
 )
 from funrl.algos._gradients import Learned
@@ -153,23 +153,19 @@ def make(
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params, actor = start_actor(env_key, env, config)
-        reward, observation = actor.timestep.reward, tree.index(actor.timestep.observation, 0)
-        own, count = make_hparams(config, reward[0], hparams), torch.zeros((), dtype=torch.int64, device=key.device)
-        network, target, optimizer = spec.init(network_key, tree.map(lambda x: x.to(reward.dtype), observation))
-        learner = LearnerState(
-            params=ActorParams(network, **_exploration(spec, config, own, count)),
-            target=target,
-            optimizer=optimizer,
-            buffer=_start_buffer(replay, _example(env, config, observation, torch.zeros_like(reward[0]))),
-            hparams=own,
-            num_steps=count,
-            num_updates=count.clone(),
-            env_params=env_params,
-            episodes=episodes.start(reward),
-        )
-        # Contiguous, like the leaves of a loaded checkpoint: the last bits of a product depend on strides.
-        return tree.map(torch.Tensor.contiguous, State(actor, learner))
+
+        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+            network, target, optimizer = spec.init(network_key, observation)
+            none, first = torch.zeros((), dtype=torch.int64, device=key.device), tree.index(actor.timestep.observation, 0)
+            return {
+                "params": ActorParams(network, **_exploration(spec, config, hparams, none)),
+                "target": target,
+                "optimizer": optimizer,
+                "buffer": _start_buffer(replay, _example(env, config, first, torch.zeros_like(actor.timestep.reward[0]))),
+                "num_updates": none,
+            }
+
+        return start_state(env_key, env, config, hparams, parts)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         check_experience(learner, transitions, config)

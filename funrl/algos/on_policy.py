@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, acting, optim, random, tree
+from funrl.acting import ActorState
 from funrl.algos import _actor_critic as actor_critic, episodes
 from funrl.algos._algorithm import (
     Algorithm,
@@ -16,8 +17,7 @@ from funrl.algos._algorithm import (
     check_experience,
     collecting,
     in_dtype_of,
-    make_hparams,
-    start_actor,
+    start_state,
     statistics,
 )
 from funrl.algos._arguments import with_default
@@ -185,26 +185,22 @@ def make(
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params, actor = start_actor(env_key, env, config)
-        reward = actor.timestep.reward
-        zero = torch.zeros_like(reward[0])
-        observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
-        own, count = make_hparams(config, zero, hparams), torch.zeros((), dtype=torch.int64, device=key.device)
-        moments, normalizers = spec.normalizers(observation, reward)
-        network = spec.init(network_key, observation)
-        params = ActorParams(network, moments).replace(**spec.schedule(own, count))
-        learner = LearnerState(
-            params=params,
-            optimizer=(optimizer or clipped_adam(0.0, 1.0)).init(network),
-            normalizers=normalizers,
-            hparams=own,
-            num_steps=count,
-            env_params=env_params,
-            episodes=episodes.start(reward),
-        )
-        actor = acting.with_memory(params, actor, env=env, policy=spec.act) if recurrent else actor
-        # Contiguous, like the leaves of a loaded checkpoint: the last bits of a product depend on strides.
-        return tree.map(torch.Tensor.contiguous, State(actor, learner))
+
+        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+            moments, normalizers = spec.normalizers(observation, actor.timestep.reward)
+            network = spec.init(network_key, observation)
+            none = torch.zeros((), dtype=torch.int64, device=key.device)
+            return {
+                "params": ActorParams(network, moments).replace(**spec.schedule(hparams, none)),
+                "optimizer": (optimizer or clipped_adam(0.0, 1.0)).init(network),
+                "normalizers": normalizers,
+            }
+
+        state = start_state(env_key, env, config, hparams, parts)
+        if not recurrent:
+            return state
+        actor = acting.with_memory(state.learner.params, state.actor, env=env, policy=spec.act)
+        return state.replace(actor=tree.map(torch.Tensor.contiguous, actor))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         check_experience(learner, transitions, config, *extras)

@@ -8,7 +8,7 @@ from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos._evolutionary import EvolutionConfig
 from funrl.env import AnyEnv
-from funrl.nn import Module, Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer
 
 __all__ = ["OpenESConfig", "make"]
@@ -29,7 +29,7 @@ class OpenESConfig(EvolutionConfig):
     weight_decay: Any = 0.0
 
 
-def make(env: AnyEnv, *, network: Net | Module | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make OpenES for a pure environment: an update is a generation of :func:`funrl.evolution.openes`.
 
     Args:

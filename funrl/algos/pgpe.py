@@ -8,7 +8,7 @@ from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos._evolutionary import EvolutionConfig
 from funrl.env import AnyEnv
-from funrl.nn import Module, Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer
 
 __all__ = ["PGPEConfig", "make"]
@@ -31,7 +31,7 @@ class PGPEConfig(EvolutionConfig):
     max_change: Any = 0.2
 
 
-def make(env: AnyEnv, *, network: Net | Module | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make PGPE for a pure environment: an update is a generation of :func:`funrl.evolution.pgpe`.
 
     Args:

@@ -15,7 +15,7 @@ from funrl.algos.images import check_observations
 from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.env import AnyEnv, Transition
 from funrl.losses import take
-from funrl.nn import Module, Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer
 from funrl.returns import q_lambda
 from funrl.schedules import Schedule, linear
@@ -67,7 +67,7 @@ class PQNRows:
 def make(
     env: AnyEnv,
     *,
-    network: Net | Module | None = None,
+    network: OwnNet = None,
     optimizer: Optimizer | None = None,
     exploration: Schedule | None = None,
     loss: Loss | None = None,

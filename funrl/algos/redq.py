@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, tree
 from funrl.algos import off_policy
@@ -16,7 +15,7 @@ from funrl.algos.off_policy import Learner
 from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
 from funrl.typing import Loss
 
@@ -42,8 +41,8 @@ class REDQConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     critic_loss: Loss | None = None,

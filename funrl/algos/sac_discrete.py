@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, nn, tree
 from funrl.algos import off_policy
@@ -18,7 +17,7 @@ from funrl.buffers import Buffer
 from funrl.distributions import Categorical
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_discrete_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
 from funrl.random import split
 from funrl.typing import Loss
@@ -45,8 +44,8 @@ class SACDiscreteConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
     loss: Loss | None = None,

@@ -23,12 +23,12 @@ def files(folder: str | os.PathLike) -> Storage:
 
     ``init`` makes the folder, which must not hold a buffer yet; :func:`reopen` opens one that does. Write in place
     (:func:`~funrl.buffers.in_place`): a pure ``extend`` would copy all the data into memory and is refused, and a compiled program that
-    is given the state as a donated argument would write past the journal. A row that was written outlives the process, however that ends;
-    after :func:`~funrl.buffers.save` it outlives the machine's power too. One process writes; others may read meanwhile
+    is given the state as a donated argument would write past the journal. A written row is not lost if the process is killed; after
+    :func:`~funrl.buffers.save` it is not lost in a power failure either. One process writes; others may read at the same time
     (:func:`follow`).
 
-    If the disk is full, or the process is killed while it writes, only the rows that were being written are lost, and the oldest ones,
-    which they were to replace; :func:`reopen` warns about it.
+    If the disk is full, or the process is killed while it writes, the rows that were being written are lost, and so are the oldest rows,
+    which they were replacing; :func:`reopen` warns about it.
 
     Example:
         >>> import tempfile

@@ -185,7 +185,7 @@ def _padding_of(spec: _Spec, state: FramesState, batch: Any, position: torch.Ten
 
 
 def _mark(spec: _Spec, write: Write, drawable: SumTree, ring: RingState, padding: torch.Tensor) -> SumTree:
-    """Let the newest steps be drawn, whose paddings are given, and not the K - 1 oldest."""
+    """Mark the newest steps, whose paddings are given, as drawable, and the K - 1 oldest as not drawable."""
     envs, device = padding.shape[1], padding.device
     new = (ring.cursor - len(padding) + torch.arange(len(padding), device=device)) % spec.capacity
     oldest = (ring.cursor - ring.size + torch.arange(spec.num_frames - 1, device=device)) % spec.capacity
@@ -222,7 +222,7 @@ def _sample(spec: _Spec, key: torch.Tensor, state: FramesState, batch_size: int)
 
 
 def _restore(spec: _Spec, ring: RingState) -> FramesState:
-    """Return the state around steps that are there already."""
+    """Return the state of existing steps."""
     newest_row = rows(ring.data, ((ring.cursor - 1) % spec.capacity).reshape(1))
     over = spec.done(newest_row[0]).squeeze(0) | (ring.size == 0)
     age = torch.arange(spec.capacity - 1, -1, -1, device=ring.cursor.device)

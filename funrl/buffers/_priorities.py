@@ -19,7 +19,7 @@ class Exponents(tree.Replaceable):
 
     Attributes:
         alpha: float32 []; 0 draws uniformly, 1 in proportion to the priorities. A new value applies to priorities that are set later.
-        beta: float32 []; 0 corrects nothing, 1 corrects the bias of the prioritised draw completely.
+        beta: float32 []; 0 corrects nothing, 1 corrects the bias of prioritised sampling completely.
         greatest: float32 [], the greatest priority so far, which new items get; initially 1.
     """
 

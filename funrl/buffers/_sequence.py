@@ -248,7 +248,7 @@ def _flags(spec: _Spec, items: Any, shape: torch.Size) -> torch.Tensor:
 
 
 def _empty(spec: _Spec, ring: RingState) -> SequenceState:
-    """Return the state around a ring of which no step counts yet."""
+    """Return the state of a ring without steps."""
     device, envs = ring.cursor.device, tree.batch_shape(ring.data, 2)[1]
     position = torch.full((spec.span, envs), -1, dtype=torch.int64, device=device)
     over = torch.ones(envs, dtype=torch.bool, device=device)
@@ -304,14 +304,14 @@ def _change(write: Write, state: SequenceState, index: torch.Tensor, weight: tor
 
 
 def _restore(spec: _Spec, ring: RingState) -> SequenceState:
-    """Return the state around steps that are there already."""
+    """Return the state of existing steps."""
     state = _empty(spec, ring)
     envs = state.over.shape[0]
     age = torch.arange(spec.capacity - 1, -1, -1, device=ring.cursor.device)
     order = (ring.cursor - 1 - age) % spec.capacity
     over = _flags(spec, ring.data, torch.Size((spec.capacity, envs))).index_select(0, order)
     held = (age < ring.size)[:, None]
-    # What comes before the oldest step is not known: an episode starts with it.
+    # The steps before the oldest one are unknown, so it counts as the start of an episode.
     places = tree.map(lambda x: x.index_select(0, order), getattr(ring.data, "place", ()))
     position, last = positions(state.position[-1], state.over, over | ~held, breaks(tree.map(lambda x: x[:1], places), places))
     position = torch.where(held, position, -1)

@@ -14,8 +14,6 @@ from funrl.collectors._pool import FinishedBatch, WorkerPool
 from funrl.collectors._tracker import Collected, EpisodeTracker
 from funrl.env import AnyEnv, HostError, Place
 
-__all__ = ["asynchronous", "synchronous"]
-
 CreateEnv = Callable[[], AnyEnv]
 
 

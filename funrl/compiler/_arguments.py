@@ -12,9 +12,6 @@ from funrl import tree
 from funrl.compiler import _torch_private as private
 from funrl.compiler._traced import Traced
 
-__all__ = ["FIXED", "as_leaf", "changeable", "dicts", "path", "unhashable", "what_changes"]
-
-
 # Objects that are compared by identity and never change.
 FIXED = (object, torch.dtype, torch.layout, torch.memory_format, types.EllipsisType)
 

@@ -11,8 +11,6 @@ import torch
 
 from funrl.compiler._graph import Graph, Loop, Node, flat_nodes
 
-__all__ = ["taken_out"]
-
 aten = torch.ops.aten
 # What takes a number as it takes a tensor without dimensions, and is no faster for a known one.
 _SUMS = frozenset(

@@ -7,8 +7,6 @@ import torch
 
 from funrl import tree
 
-__all__ = ["LARGE", "check_usable", "mark_donated", "matched", "own_copies"]
-
 # The number of bytes from which a donated tensor is written in place. For smaller ones a new tensor costs less.
 LARGE = 1 << 16
 

@@ -1,7 +1,7 @@
 """Graphs of recorded operators: nodes, loops whose bodies are graphs, and which nodes a result needs."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Node:
@@ -68,6 +68,30 @@ class Loop:
     def __init__(self, body: Graph, num_carries: int, num_columns: int, length: int, reverse: bool) -> None:
         self.body, self.num_carries, self.num_columns = body, num_carries, num_columns
         self.length, self.reverse = length, reverse
+
+
+class Plan(NamedTuple):
+    """All that a backend needs to compile a recorded graph.
+
+    Attributes:
+        graph: its inputs are the leaves of the arguments, then the captured tensors.
+        groups: for each leaf the argument that contains it.
+        captured: tensors whose present values are read at each call.
+        output_groups: for each output the part of the result that contains it.
+        donated: the leaves whose memory may be used, each with the output that replaces it (None if that is not computed).
+        threads: the number of CPU threads that the program may use.
+        name: the name for messages and profiles.
+        note: a function that is called with the name of each stage when it begins.
+    """
+
+    graph: Graph
+    groups: list[int]
+    captured: list[Any]
+    output_groups: list[int]
+    donated: dict[int, int | None]
+    threads: int
+    name: str
+    note: Callable[[str], Any]
 
 
 def flat_nodes(value: Any) -> Iterable[Node]:

@@ -11,7 +11,7 @@ import torch
 
 from funrl.compiler import _torch_private as private
 from funrl.compiler._cuda_graph import replayed
-from funrl.compiler._graph import Graph, Loop
+from funrl.compiler._graph import Graph, Loop, Plan
 from funrl.compiler._inductor_graph import constants, module, written
 from funrl.compiler._inductor_mends import MENDS
 from funrl.compiler._inductor_passes import options
@@ -44,32 +44,10 @@ def _either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[.
 
 
 class Executable:
-    """A recorded graph, compiled.
+    """A recorded graph, compiled for a device."""
 
-    Args:
-        graph: its inputs are the leaves of the arguments, then the captured tensors.
-        groups: for each leaf the argument that contains it.
-        captured: tensors whose present values are read at each call.
-        output_groups: for each output the part of the result that contains it.
-        donated: the leaves whose memory may be used.
-        threads: the number of CPU threads that it may use.
-        name: the name for messages and profiles.
-        note: a function that is called with the seconds of lowering and compiling.
-        device: the device of the program.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        groups: list[int],
-        captured: list[torch.Tensor],
-        output_groups: list[int],
-        donated: dict[int, int | None],
-        threads: int,
-        name: str,
-        note: Callable[[str], Any],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        graph, groups, captured, _, donated, threads, name, note = plan
         self.threads, self.captured, self.device = threads, captured, device
         num_leaves, num_outputs = len(groups), len(graph.outputs)
         in_place = written(graph, {i for i in donated if graph.inputs[i].meta.nbytes >= LARGE})

@@ -7,8 +7,6 @@ import torch
 
 from funrl.compiler import _torch_private as private
 
-__all__ = ["options"]
-
 # The key of programs on disk: change it when the result of the code here changes.
 _VERSION = "funrl-inductor-1"
 

@@ -1,11 +1,11 @@
 """Programs without generated code: a recorded graph, run operator by operator. For tests: what is wrong here is wrong in the trace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from funrl.compiler._graph import Graph, Loop, Node, replaced
+from funrl.compiler._graph import Graph, Loop, Node, Plan, replaced
 
 aten = torch.ops.aten
 _LAZY = frozenset({aten._conj.default, aten._neg_view.default})
@@ -18,20 +18,10 @@ def lowers(operator: Any) -> bool:
 
 
 class Executable:
-    """A recorded graph, interpreted; arguments as for :class:`funrl.compiler._xla.Executable`."""
+    """A recorded graph, interpreted."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        groups: list[int],
-        captured: list[torch.Tensor],
-        output_groups: list[int],
-        donated: dict[int, int | None],
-        threads: int,
-        name: str,
-        note: Callable[[str], Any],
-    ) -> None:
-        self.graph, self.captured = graph, captured
+    def __init__(self, plan: Plan) -> None:
+        self.graph, self.captured = plan.graph, plan.captured
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
         with torch.no_grad():

@@ -18,12 +18,11 @@ from funrl.compiler import _torch_private as private
 from funrl.compiler._arguments import FIXED, as_leaf, changeable, dicts, path, unhashable, what_changes
 from funrl.compiler._backends import BACKENDS, STATE, chosen
 from funrl.compiler._donation import LARGE, check_usable, mark_donated, matched, own_copies
+from funrl.compiler._graph import Plan
 from funrl.compiler._listening import Timer
 from funrl.compiler._numbers import NotATensor
 from funrl.compiler._recording import executable, record
 from funrl.compiler._trace import current
-
-__all__ = ["clear", "compile", "transformed"]
 
 # The maximum number of programs of a function. If there are more, an argument is a number that should be a tensor.
 MOST_PROGRAMS = 64
@@ -274,16 +273,10 @@ class _Program:
         }
         computed = {k: n for n, k in enumerate(self.computed)}
         donated = {k: computed.get(successors[i]) for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
-        self.executable = executable(self.kind, device)(
-            graph,
-            [groups[i] for i in tensors],
-            [x for x, _ in trace.captured.values()],
-            [output_groups[k] for k in self.computed],
-            donated,
-            owner.threads,
-            self.name,
-            timer,
-        )
+        captured = [x for x, _ in trace.captured.values()]
+        leaf_groups, output_groups = [groups[i] for i in tensors], [output_groups[k] for k in self.computed]
+        plan = Plan(graph, leaf_groups, captured, output_groups, donated, owner.threads, self.name, timer)
+        self.executable = executable(self.kind, device)(plan)
         timer("")
         self.large = [k for k, i in enumerate(tensors) if leaves[i].nbytes >= LARGE]
         self.num_outputs = len(values)

@@ -35,9 +35,9 @@ def _room(kind: str) -> Any:
 
 
 def executable(kind: str, device: torch.device) -> Callable[..., Any]:
-    """Return what makes an executable of a graph, on a device, by a backend."""
+    """Return the function of a backend from a :class:`~funrl.compiler._graph.Plan` to an executable on a device."""
     make = _room(kind).Executable
-    return make if kind != "inductor" else lambda *args: make(*args, device=device)
+    return make if kind != "inductor" else lambda plan: make(plan, device)
 
 
 def record(fn: Callable[..., Any], kind: str, device: torch.device, leaves: list[Any], form: Any, numbers: set[int]) -> Recording:

@@ -109,8 +109,7 @@ def _with_tangents(
     trace: Trace, interpreter: Any, body: Body, carry: Any, columns: Any, constants: Any, length: int, reverse: bool
 ) -> list[torch.Tensor]:
     """Push tangents through a loop: a loop whose carry, rows and ys come with their tangents."""
-    needed, level = private.needed(), interpreter.level()
-
+    level = interpreter.level()
     pairs = [_unpacked(x, level) for x in (*carry, *columns, *constants)]
     num_carries, rows_end = len(carry), len(carry) + len(columns)
     primals = [x for x, _ in pairs]
@@ -158,13 +157,17 @@ def _with_tangents(
             length,
             reverse,
         )
-    num_outputs = len(outputs) - len(moving_outputs)
-    carried = [i for i in moving_outputs if i < num_carries]
-    values = [*outputs[:num_carries], *outputs[num_carries + len(carried) : len(outputs) - (len(moving_outputs) - len(carried))]]
-    slopes = [*outputs[num_carries : num_carries + len(carried)], *outputs[len(outputs) - (len(moving_outputs) - len(carried)) :]]
-    assert len(values) == num_outputs
+    return _with_slopes(outputs, moving_outputs, num_carries, level)
+
+
+def _with_slopes(outputs: list[torch.Tensor], moving: list[int], num_carries: int, level: int) -> list[torch.Tensor]:
+    """Join carries, the tangents of those that have one, ys, and the tangents of those that have one, to results with tangents."""
+    needed = private.needed()
+    ys = num_carries + sum(i < num_carries for i in moving)  # where the ys begin
+    end = ys + len(outputs) - len(moving) - num_carries  # where they end
+    values, slopes = [*outputs[:num_carries], *outputs[ys:end]], [*outputs[num_carries:ys], *outputs[end:]]
     results = [needed._wrap_for_grad(x, level) for x in values]
-    for i, slope in zip(moving_outputs, slopes, strict=True):
+    for i, slope in zip(moving, slopes, strict=True):
         results[i] = forward_ad.make_dual(results[i], needed._wrap_for_grad(slope, level))
     return results
 

@@ -7,7 +7,7 @@ shares the memory of jax's arrays, and remembers them: going in again it costs n
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from funrl.compiler import _cache
 from funrl.compiler._constants import taken_out
 from funrl.compiler._donation import LARGE
 from funrl.compiler._effects import Effect
-from funrl.compiler._graph import Graph, Loop, Node, flat_nodes, replaced
+from funrl.compiler._graph import Graph, Loop, Node, Plan, flat_nodes, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
 aten = torch.ops.aten
@@ -120,30 +120,10 @@ def _to_torch(x: Any) -> torch.Tensor:
 
 
 class Executable:
-    """A recorded graph, compiled.
+    """A recorded graph, compiled."""
 
-    Args:
-        graph: its inputs are the leaves of the arguments, then the captured tensors.
-        groups: for each leaf the argument that it is a part of.
-        captured: tensors whose present values are read at each call.
-        output_groups: for each output the part of the result that it belongs to.
-        donated: the leaves whose memory may be taken, each with the output that comes in its place (where that is computed).
-        threads: how many threads of the CPU it may take.
-        name: for messages and profiles.
-        note: told the seconds of lowering and compiling.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        groups: list[int],
-        captured: list[torch.Tensor],
-        output_groups: list[int],
-        donated: dict[int, int | None],
-        threads: int,
-        name: str,
-        note: Callable[[str], Any],
-    ) -> None:
+    def __init__(self, plan: Plan) -> None:
+        graph, groups, captured, output_groups, donated, threads, name, note = plan
         jax = start(threads)
         leaves = graph.inputs[: len(groups)]
         self.inputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(groups, leaves, strict=True)])

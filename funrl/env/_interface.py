@@ -8,8 +8,6 @@ import torch
 from funrl import random, tree
 from funrl.env._data import Timestep
 
-__all__ = ["AnyEnv", "Env", "VectorEnv", "batch_shape", "copy_keys", "masked", "on_host", "over_copies", "with_label"]
-
 
 class _EnvFields(NamedTuple):
     name: str

@@ -8,8 +8,6 @@ from funrl.envs import _draw as draw, _grid as grid
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
 
-__all__ = ["NUM_KINDS", "GridRulesParams", "GridRulesState", "grid_rules"]
-
 NAME = "GridRules-misc"
 NUM_KINDS = 6
 MAX_STEPS = 80
@@ -135,17 +133,21 @@ def grid_rules(size: int = 5) -> Env:
 
     def render(state: GridRulesState, env_params: GridRulesParams = default) -> torch.Tensor:
         """Return a picture of the objects, and of the agent with what it holds, uint8 [H, W, 3]."""
-        picture = grid.board(shape, state.tiles.device)
-        for kind, colour in enumerate(_COLOURS, 1):
-            picture = draw.paint(picture, grid.tiles(picture, state.tiles == kind, half=0.42), colour)
-        picture = grid.token(picture, state.position, draw.PALE)
-        row, column = state.position.unbind(0)
-        dot = draw.circle(picture, column, -row, 0.15)
-        for kind, colour in enumerate(_COLOURS, 1):
-            picture = draw.paint(picture, torch.where(state.held == kind, dot, 1.0), colour)
-        return draw.to_uint8(picture)
+        return _picture(state)
 
     return Env(NAME, reset, step, observations, actions, default, MAX_STEPS, render)
+
+
+def _picture(state: GridRulesState) -> torch.Tensor:
+    picture = grid.board(state.tiles.shape, state.tiles.device)
+    for kind, colour in enumerate(_COLOURS, 1):
+        picture = draw.paint(picture, grid.tiles(picture, state.tiles == kind, half=0.42), colour)
+    picture = grid.token(picture, state.position, draw.PALE)
+    row, column = state.position.unbind(0)
+    dot = draw.circle(picture, column, -row, 0.15)
+    for kind, colour in enumerate(_COLOURS, 1):
+        picture = draw.paint(picture, torch.where(state.held == kind, dot, 1.0), colour)
+    return draw.to_uint8(picture)
 
 
 def _handled(

@@ -9,8 +9,6 @@ from funrl.env import Env, Timestep, check_step, constants
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
-__all__ = ["ReacherParams", "ReacherState", "reacher"]
-
 NAME = "Reacher-misc"
 
 

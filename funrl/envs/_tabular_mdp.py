@@ -10,8 +10,6 @@ from funrl.envs import _draw as draw
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
 
-__all__ = ["TabularMDPParams", "TabularMDPState", "tabular_mdp"]
-
 NAME = "TabularMDP-misc"
 MAX_STEPS = 10
 

@@ -1,7 +1,8 @@
 """PGA-MAP-Elites: MAP-Elites of policies, half of whose mutations follow the gradient of a critic."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +16,8 @@ from funrl.evolution._strategy import Number, Strategy, check_count, like_rows, 
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
 from funrl.spaces import Box
+
+_TRAINED = ("network", "target", "actor_optimizer", "critic_optimizer", "updates")
 
 
 @tree.dataclass
@@ -123,113 +126,139 @@ def pga_map_elites(
     by_gradient = num_candidates // 2 if num_gradient is None else num_gradient
     counts = {"num_critic_updates": num_critic_updates, "num_actor_updates": num_actor_updates, "batch_size": batch_size}
     counts |= {"num_gradient": by_gradient, "policy_delay": policy_delay, "buffer_size": buffer_size}
-    for name, value in counts.items():
-        check_count(what, name, value, 1)
-    if by_gradient > num_candidates:
-        raise ValueError(f"{what}: num_gradient: expected at most num_candidates = {num_candidates}, got {by_gradient}")
-    for name, value in {"learning_rate": learning_rate, "variation_learning_rate": variation_learning_rate, "tau": tau}.items():
-        _check.number(f"{what}: {name}", value, "[0, inf]", tensor=True)
-    space = env.action_space
-    if not isinstance(space, Box) or not space.dtype.is_floating_point or not bool((space.high - space.low).isfinite().all()):
-        raise ValueError(f"{what}: env: expected a bounded floating-point Box of actions, got {space} of {env.name}")
-    memory, adam = buffers.uniform(buffer_size), optim.flatten(optim.adam(learning_rate))
-    step = optim.flatten(optim.adam(variation_learning_rate))
-
-    def critics(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return torch.func.vmap(lambda one: critic.apply(one, observation, action).squeeze(-1))(params)
-
-    networks: dict[str, Any] = {"actor": actor, "critic": critics}
-
-    def init(key: torch.Tensor, params: Any) -> PGAMAPElitesState:
-        first = start(what, params)
-        like = tree.leaves(first)[0]
-        example = _example(key, env, like)
-        keys = random.split(random.fold_in(key, 1))
-        pair = torch.func.vmap(critic.init, (0, None, None))(keys, example.observation, example.action)
-        network = tree.contiguous(ActorCritic(tree.clone(first), pair))
-        return PGAMAPElitesState(
-            archive=_archive.empty(first, cells),
-            network=network,
-            target=tree.clone(network),
-            actor_optimizer=adam.init(network.actor),
-            critic_optimizer=adam.init(network.critic),
-            buffer=memory.init(example),
-            updates=torch.zeros((), dtype=torch.int64, device=like.device),
-        )
-
-    def train(key: torch.Tensor, state: PGAMAPElitesState) -> PGAMAPElitesState:
-        """Take the gradient steps of critics and greedy actor."""
-        half = (space.high - space.low) / 2
-        buffer = _readable(state.buffer)
-
-        def update(carry: Any, keys: torch.Tensor) -> Any:
-            network, target, actor_state, critic_state, updates = carry
-            batch = memory.sample(keys[0], buffer, batch_size).batch
-            bounds = [x.to(batch.reward) for x in (half, space.low, space.high)]
-            options = {"noise_std": noise_std * bounds[0], "noise_clip": noise_clip * bounds[0], "low": bounds[1], "high": bounds[2]}
-            gradient, _ = torch.func.grad(td3_critic_loss, has_aux=True)(
-                network.critic, target, keys[1], batch, gamma=gamma, **networks, **options
-            )
-            change, critic_state = adam.update(gradient, critic_state, network.critic)
-            network = ActorCritic(network.actor, optim.apply_updates(network.critic, change))
-            gradient, _ = torch.func.grad(td3_actor_loss, has_aux=True)(network.actor, network.critic, batch, **networks)
-            change, moved = adam.update(gradient, actor_state, network.actor)
-            better = ActorCritic(optim.apply_updates(network.actor, change), network.critic)
-            after = (better, optim.soft_update(better, target, tau=tau), moved)
-            updates = updates + 1
-            now = updates % policy_delay == 0
-            network, target, actor_state = tree.where(now, after, (network, target, actor_state))
-            return (network, target, actor_state, critic_state, updates), ()
-
-        first = (state.network, state.target, state.actor_optimizer, state.critic_optimizer, state.updates)
-        last, _ = scan(update, first, random.split(key, (num_critic_updates, 2)))
-        last = tree.where(memory.size(state.buffer) > 0, last, first)  # there is nothing to learn from in the first generation
-        names = ("network", "target", "actor_optimizer", "critic_optimizer", "updates")
-        return state.replace(**dict(zip(names, last, strict=True)))
-
-    def climb(key: torch.Tensor, state: PGAMAPElitesState, parents: Any) -> Any:
-        """Return the parents, leaves [n, ...], after their steps along the first critic's gradient."""
-        critic_params, buffer = state.network.critic, _readable(state.buffer)
-
-        def ascend(carry: Any, key: torch.Tensor) -> Any:
-            batch = memory.sample(key, buffer, batch_size).batch
-
-            def one(params: Any, adam_state: Any) -> Any:
-                gradient, _ = torch.func.grad(td3_actor_loss, has_aux=True)(params, critic_params, batch, **networks)
-                change, adam_state = step.update(gradient, adam_state, params)
-                return optim.apply_updates(params, change), adam_state
-
-            return torch.func.vmap(one)(*carry), ()
-
-        first = (parents, torch.func.vmap(step.init)(parents))
-        return scan(ascend, first, random.split(key, num_actor_updates))[0][0]
+    rates = {"learning_rate": learning_rate, "variation_learning_rate": variation_learning_rate, "tau": tau}
+    _check_options(what, env, num_candidates, counts, rates)
+    td3 = _TD3(
+        memory=buffers.uniform(buffer_size),
+        networks={"actor": actor, "critic": _critics(critic)},
+        adam=optim.flatten(optim.adam(learning_rate)),
+        adam_of_candidates=optim.flatten(optim.adam(variation_learning_rate)),
+        space=env.action_space,
+        options={"gamma": gamma, "tau": tau, "noise_std": noise_std, "noise_clip": noise_clip},
+        counts=counts,
+    )
 
     def ask(key: torch.Tensor, state: PGAMAPElitesState) -> tuple[Any, PGAMAPElitesState]:
         train_key, parent_key, climb_key, vary_key = random.split(key, 4).unbind(0)
-        state = train(train_key, state)
+        state = _train(td3, train_key, state)
         mutants = rows(varied(vary_key, state.archive, num_candidates, sigma, line_sigma, spread))
         chosen = [rows(tree.unsqueeze(state.network.actor))]
         if by_gradient > 1:
             parents = tree.contiguous(_archive.draw(parent_key, state.archive, by_gradient - 1))
-            chosen.append(rows(climb(climb_key, state, parents)))
-        later = torch.cat([*chosen, mutants[by_gradient:]])
-        matrix = torch.where(state.archive.filled.any(), later, mutants)
+            chosen.append(rows(_climb(td3, climb_key, state, parents)))
+        matrix = torch.where(state.archive.filled.any(), torch.cat([*chosen, mutants[by_gradient:]]), mutants)
         return like_rows(matrix, state.network.actor), state
 
-    def tell(
-        state: PGAMAPElitesState, candidates: Any, fitness: torch.Tensor, descriptors: torch.Tensor, transitions: Transition
-    ) -> PGAMAPElitesState:
+    def tell(state: PGAMAPElitesState, candidates: Any, fitness: Any, descriptors: Any, transitions: Transition) -> PGAMAPElitesState:
         archive = add(what, state.archive, candidates, fitness, descriptors)
-        like = tree.leaves(state.network.actor)[0]
-        experience = tree.to(transitions.replace(extras=(), place=()), like.dtype)
-        return state.replace(archive=archive, buffer=memory.extend(state.buffer, experience))
+        experience = tree.to(transitions.replace(extras=(), place=()), tree.leaves(state.network.actor)[0].dtype)
+        return state.replace(archive=archive, buffer=td3.memory.extend(state.buffer, experience))
+
+    def init(key: torch.Tensor, params: Any) -> PGAMAPElitesState:
+        return _init(td3, key, start(what, params), cells, env, critic)
 
     return Strategy(init, ask, tell, lambda state: _archive.elite(state.archive))
 
 
-def _readable(buffer: Any) -> Any:
-    """Return a buffer that gives batches of its first slot while it is empty, which nothing is learned from."""
-    return buffer.replace(size=buffer.size.clamp(min=1))
+def _check_options(what: str, env: Env, num_candidates: int, counts: dict[str, Any], rates: dict[str, Any]) -> None:
+    for name, value in counts.items():
+        check_count(what, name, value, 1)
+    if counts["num_gradient"] > num_candidates:
+        raise ValueError(f"{what}: num_gradient: expected at most num_candidates = {num_candidates}, got {counts['num_gradient']}")
+    for name, value in rates.items():
+        _check.number(f"{what}: {name}", value, "[0, inf]", tensor=True)
+    space = env.action_space
+    if not isinstance(space, Box) or not space.dtype.is_floating_point or not bool((space.high - space.low).isfinite().all()):
+        raise ValueError(f"{what}: env: expected a bounded floating-point Box of actions, got {space} of {env.name}")
+
+
+class _TD3(NamedTuple):
+    """The parts of TD3 that do not change: replay buffer, networks, optimizers, and the numbers of :func:`pga_map_elites`."""
+
+    memory: Any
+    networks: dict[str, Any]
+    adam: Any
+    adam_of_candidates: Any
+    space: Any
+    options: dict[str, Number]
+    counts: dict[str, int]
+
+
+def _init(td3: _TD3, key: torch.Tensor, first: Any, cells: torch.Tensor, env: Env, critic: Net) -> PGAMAPElitesState:
+    like = tree.leaves(first)[0]
+    example = _example(key, env, like)
+    keys = random.split(random.fold_in(key, 1))
+    pair = torch.func.vmap(critic.init, (0, None, None))(keys, example.observation, example.action)
+    network = tree.contiguous(ActorCritic(tree.clone(first), pair))
+    return PGAMAPElitesState(
+        archive=_archive.empty(first, cells),
+        network=network,
+        target=tree.clone(network),
+        actor_optimizer=td3.adam.init(network.actor),
+        critic_optimizer=td3.adam.init(network.critic),
+        buffer=td3.memory.init(example),
+        updates=torch.zeros((), dtype=torch.int64, device=like.device),
+    )
+
+
+def _critics(critic: Net) -> Callable[..., torch.Tensor]:
+    """Return a function of the parameters of several critics, leaves [E, ...], that returns their values [E, ...]."""
+
+    def values(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return torch.func.vmap(lambda one: critic.apply(one, observation, action).squeeze(-1))(params)
+
+    return values
+
+
+def _train(td3: _TD3, key: torch.Tensor, state: PGAMAPElitesState) -> PGAMAPElitesState:
+    """Take the gradient steps of critics and greedy actor."""
+    first = tuple(getattr(state, name) for name in _TRAINED)
+    keys = random.split(key, (td3.counts["num_critic_updates"], 2))
+    last, _ = scan(lambda carry, keys: (_update(td3, carry, keys[1], _sample(td3, keys[0], state.buffer)), ()), first, keys)
+    last = tree.where(td3.memory.size(state.buffer) > 0, last, first)  # there is nothing to learn from in the first generation
+    return state.replace(**dict(zip(_TRAINED, last, strict=True)))
+
+
+def _update(td3: _TD3, carry: tuple[Any, ...], key: torch.Tensor, batch: Transition) -> tuple[Any, ...]:
+    """Take a step of TD3: of the critics always, of the greedy actor and of the targets after each ``policy_delay`` steps."""
+    network, target, actor_state, critic_state, updates = carry
+    half, low, high = (x.to(batch.reward) for x in ((td3.space.high - td3.space.low) / 2, td3.space.low, td3.space.high))
+    noise = {name: td3.options[name] * half for name in ("noise_std", "noise_clip")}
+    loss = functools.partial(td3_critic_loss, gamma=td3.options["gamma"], low=low, high=high, **noise, **td3.networks)
+    gradient, _ = torch.func.grad(loss, has_aux=True)(network.critic, target, key, batch)
+    change, critic_state = td3.adam.update(gradient, critic_state, network.critic)
+    network = ActorCritic(network.actor, optim.apply_updates(network.critic, change))
+    actor, moved = _actor_step(td3, td3.adam, network.critic, batch, network.actor, actor_state)
+    better = ActorCritic(actor, network.critic)
+    after = (better, optim.soft_update(better, target, tau=td3.options["tau"]), moved)
+    updates = updates + 1
+    now = updates % td3.counts["policy_delay"] == 0
+    network, target, actor_state = tree.where(now, after, (network, target, actor_state))
+    return network, target, actor_state, critic_state, updates
+
+
+def _climb(td3: _TD3, key: torch.Tensor, state: PGAMAPElitesState, parents: Any) -> Any:
+    """Return the parents, leaves [n, ...], after their steps along the first critic's gradient; they share the batches."""
+    adam = td3.adam_of_candidates
+
+    def ascend(carry: Any, key: torch.Tensor) -> Any:
+        batch = _sample(td3, key, state.buffer)
+        return torch.func.vmap(lambda *pair: _actor_step(td3, adam, state.network.critic, batch, pair[0], pair[1]))(*carry), ()
+
+    first = (parents, torch.func.vmap(adam.init)(parents))
+    return scan(ascend, first, random.split(key, td3.counts["num_actor_updates"]))[0][0]
+
+
+def _actor_step(td3: _TD3, adam: Any, critic: Any, batch: Transition, actor: Any, state: Any) -> tuple[Any, Any]:
+    """Take a step of Adam along the gradient of the first critic; return the actor and the state of Adam."""
+    gradient, _ = torch.func.grad(td3_actor_loss, has_aux=True)(actor, critic, batch, **td3.networks)
+    change, state = adam.update(gradient, state, actor)
+    return optim.apply_updates(actor, change), state
+
+
+def _sample(td3: _TD3, key: torch.Tensor, buffer: Any) -> Transition:
+    """Draw a batch; of an empty buffer, rows of its first slot, whose updates are not used."""
+    return td3.memory.sample(key, buffer.replace(size=buffer.size.clamp(min=1)), td3.counts["batch_size"]).batch
 
 
 def _example(key: torch.Tensor, env: Env, like: torch.Tensor) -> Transition:

@@ -11,8 +11,6 @@ from funrl.losses._checks import detach, fields, mean
 from funrl.losses._imitation import distance
 from funrl.losses._td3 import smoothed
 
-__all__ = ["awac_critic_loss", "rebrac_actor_loss", "rebrac_critic_loss", "td3_bc_actor_loss"]
-
 Actor = Callable[[Any, Any], Any]
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 

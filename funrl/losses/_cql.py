@@ -11,8 +11,6 @@ from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transit
 from funrl.losses._checks import detach, fields, mean
 from funrl.losses._dqn import take
 
-__all__ = ["cql_critic_loss", "cql_penalty", "discrete_cql_loss"]
-
 Actor = Callable[[Any, Any], Any]
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 

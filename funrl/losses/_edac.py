@@ -8,8 +8,6 @@ import torch
 from funrl import _check, tree
 from funrl.losses._checks import fields, mean
 
-__all__ = ["ensemble_diversity_loss"]
-
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 
 

@@ -9,8 +9,6 @@ import torch
 from funrl import _check
 from funrl.losses._checks import fields, mean
 
-__all__ = ["advantage_weighted_loss", "bc_loss", "distance"]
-
 Actor = Callable[[Any, Any], Any]
 
 

@@ -9,8 +9,6 @@ from funrl import _check
 from funrl.losses._actor_critic import bootstrap, check_transition, critic_metrics
 from funrl.losses._checks import detach, mean
 
-__all__ = ["expectile_loss", "iql_critic_loss", "iql_value_loss"]
-
 Value = Callable[[Any, Any], torch.Tensor]
 Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 

@@ -7,8 +7,6 @@ import torch
 
 from funrl.losses._checks import detach, fields
 
-__all__ = ["decision_transformer_loss"]
-
 
 def decision_transformer_loss(
     params: Any,

@@ -1,4 +1,4 @@
-"""Adaptation by gradient steps, and the gradients of what comes out of them: MAML and Reptile."""
+"""Adaptation by gradient steps, and gradients through these steps: MAML and Reptile."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,6 @@ import torch
 
 from funrl import tree
 from funrl.compiler import scan
-
-__all__ = ["MetaParams", "adapt", "adapt_first_order", "maml_loss", "reptile_gradient"]
 
 Loss = Callable[[Any, Any], torch.Tensor]
 
@@ -33,7 +31,8 @@ def adapt(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int | None = No
 
     Args:
         meta: theta_0 and alpha.
-        data: D, what the loss takes, a tree of tensors: the same for each step, or without ``num_steps`` one row [K, ...] for each.
+        data: D, the second argument of the loss, a tree of tensors: the same at each step or, without ``num_steps``, leaves [K, ...] with a
+            row for each step.
         loss: ``loss(params, data) -> []``.
         num_steps: K, at least 0; None: as many as ``data`` has rows.
 
@@ -95,7 +94,7 @@ def maml_loss(
     num_steps: int,
     adapt: Callable[..., Any] = adapt,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""Return the mean loss of N tasks after each of them was learned from its own data: the loss that MAML minimises.
+    r"""Return the mean loss of N tasks, each after gradient steps on its own data: the loss that MAML minimises.
 
     .. math:: L(\theta, \alpha) = \frac1N \sum_i L(\theta^i_K, D^{query}_i), \qquad \theta^i_K = adapt(\theta, \alpha, D^{support}_i)
 
@@ -133,7 +132,7 @@ def maml_loss(
 
 
 def reptile_gradient(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int | None = None) -> Any:
-    r"""Return what Reptile gives an optimizer in the place of a gradient: the mean way back from the learned parameters of N tasks.
+    r"""Return the vector that Reptile uses as a gradient: the mean, over N tasks, of the initial minus the learned parameters.
 
     .. math:: g = \frac1N \sum_i (\theta - \theta^i_K)
 
@@ -144,7 +143,7 @@ def reptile_gradient(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int 
         meta: theta and alpha.
         data: a tree with leaves [N, ...]; row i is what :func:`adapt` takes.
         loss: ``loss(params, data) -> []`` of one task.
-        num_steps: K, as for :func:`adapt`; more than one, as with one the result is alpha times the gradient of the mean loss.
+        num_steps: K, as for :func:`adapt`; choose at least 2, because with 1 the result is alpha times the gradient of the mean loss.
 
     Returns:
         A tree like ``meta.params``.

@@ -4,8 +4,6 @@ import torch
 
 from funrl.returns import running_sum
 
-__all__ = ["dice_loss", "magic_box", "surrogate_loss"]
-
 
 def magic_box(x: torch.Tensor) -> torch.Tensor:
     r"""Return 1, with derivatives that count how often x was sampled: :math:`\exp(x - \mathrm{stop}(x))`.
@@ -34,10 +32,8 @@ def dice_loss(log_prob: torch.Tensor, advantage: torch.Tensor, done: torch.Tenso
         w_t = \sum_{t' \le t} \log \pi_\theta(a_{t'} | s_{t'})
 
     The sum w runs within an episode. With A the rewards to go, this is DiCE's objective up to a constant; subtracting a baseline that
-    depends on the state only changes the variance, not the mean. The first derivative is the policy gradient; the second has the
-    products of
-    gradients of different steps, which :func:`surrogate_loss` lacks, and their variance, which grows with the square of an episode's
-    length.
+    depends on the state only changes the variance, not the mean. The first derivative is the policy gradient. The second contains products
+    of gradients of different steps, which :func:`surrogate_loss` lacks; their variance grows with the square of an episode's length.
 
     Args:
         log_prob: floating point [T, ...], the log-probabilities of the actions under the parameters to differentiate.

@@ -12,8 +12,6 @@ from funrl.envs.tasks import Tasks
 from funrl.meta._trials import TrialParams, trials
 from funrl.policies import StatefulPolicy
 
-__all__ = ["Adaptation", "evaluate_adaptation", "trial_returns"]
-
 
 @tree.dataclass
 class Adaptation:
@@ -43,8 +41,8 @@ def evaluate_adaptation(
 ) -> Adaptation:
     r"""Measure how the returns of R agents grow in N tasks while they learn them.
 
-    All agents and tasks are one program. The interval is that of a bootstrap which resamples agents and tasks, both with replacement, so
-    that it holds for new agents in new tasks:
+    All agents and tasks are one program. The interval comes from a bootstrap that resamples agents and tasks, both with replacement, so
+    that it is valid for new agents in new tasks:
 
     .. math:: \bar x^{*} = \frac{1}{RN} \sum_{r,n} x_{I_r, J_n}, \qquad I_r \sim U\{1..R\}, \; J_n \sim U\{1..N\}
 
@@ -100,7 +98,7 @@ def trial_returns(env: AnyEnv, act: Any, num_episodes: int) -> Callable[..., tor
     Args:
         env: the environment of trials in which the policy was learned, such as ``algo.env`` of :func:`funrl.meta.rl2.make`.
         act: the policy, ``algo.act`` or ``algo.greedy``.
-        num_episodes: S + 1, how many episodes a trial has; it may be more than in training.
+        num_episodes: S + 1, the number of episodes in a trial; it may be greater than in training.
 
     Returns:
         ``play(params, key, env_params) -> [num_episodes]``: the return of each episode of a trial in the task ``env_params``, those of the
@@ -140,7 +138,7 @@ def trial_returns(env: AnyEnv, act: Any, num_episodes: int) -> Callable[..., tor
             else:
                 action, _ = act(params, act_key, observation)
             new, timestep = env.step(step_key, state, action, whole)
-            # After the trial no number is that of its episode.
+            # Rows after the end of the trial belong to none of its episodes.
             total = total + torch.where(numbers == state.episode, timestep.reward, 0.0)
             return (new, timestep.observation, memory, torch.zeros_like(begins), total), ()
 

@@ -11,15 +11,13 @@ from funrl.envs.tasks import Tasks
 from funrl.spaces import Box, Dict, Discrete
 from funrl.transforms import Transform
 
-__all__ = ["TrialParams", "TrialState", "in_trials", "trials"]
-
 
 @tree.dataclass
 class TrialParams(tree.Replaceable):
     """The ``env_params`` of an environment of trials.
 
     Attributes:
-        base: the params of the environment below: what a task does not change, and the dtype and device of all.
+        base: the params of the environment below: the values that a task does not change. They determine dtype and device.
         held_out: bool []: whether tasks are those held out for tests, or those for training.
         num_episodes: int64 [], the number of episodes in a trial.
     """
@@ -47,17 +45,17 @@ class TrialState(tree.Replaceable):
 def trials(tasks: Tasks, num_episodes: int) -> Transform:
     r"""Make a transform after which an episode is a trial: ``num_episodes`` episodes in one task, which ``reset`` draws.
 
-    A policy with a memory that keeps its state over a trial can learn within it. So that it can, the observation also shows what happened
-    in the last step: the action (one-hot or as it is), the reward, and whether an episode begins. They follow the observation in one vector
-    where it is a vector; otherwise the observation becomes a dict of ``observation`` and ``last``. In a reset they are zeros, and the flag
+    A recurrent policy whose carry is not reset within a trial can learn within it. For this purpose the observation also contains the last
+    step: the action (one-hot if it is discrete), the reward, and a flag for the beginning of an episode. If the observation is a vector,
+    these numbers are appended to it; otherwise it becomes a dict of ``observation`` and ``last``. In a reset they are zeros, and the flag
     is 1.
 
     When an episode of the task ends before the trial does, the environment below is reset within the step; the next observation is that of
-    the reset. The last step of a trial is terminated: nothing comes after it. Rewards and discounts run over the ends of episodes, as the
-    return of the whole trial counts.
+    the reset. The last step of a trial is terminated. Returns are discounted across the ends of episodes, because the return of the whole
+    trial is maximised.
 
     Args:
-        tasks: the distribution, :func:`funrl.envs.tasks.of` the environment or one's own.
+        tasks: the distribution of tasks: :func:`funrl.envs.tasks.of` the environment, or one of your own.
         num_episodes: episodes in a trial, at least 1.
 
     Returns:
@@ -87,7 +85,7 @@ def trials(tasks: Tasks, num_episodes: int) -> Transform:
 
 
 def in_trials(env: AnyEnv, tasks: Tasks | None, num_episodes: int) -> AnyEnv:
-    """Return an environment with trials of the given tasks, or of those that it has; one of trials is returned as it is.
+    """Return an environment with trials of the given tasks, or with its own ones; an environment of trials is returned unchanged.
 
     Raises:
         TypeError: if it is no environment.
@@ -111,10 +109,10 @@ def in_trials(env: AnyEnv, tasks: Tasks | None, num_episodes: int) -> AnyEnv:
 def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
     if not isinstance(env, Env):
         raise ValueError(f"trials: env: expected a pure environment, not batched, got {env}")
-    if not isinstance(env.action_space, Discrete | Box):
-        raise ValueError(f"trials: env: expected actions that are Discrete or a Box, got {env.action_space}")
-    first = env.action_space.sample(random.key(0, "cpu"))
-    width = (env.action_space.n if isinstance(env.action_space, Discrete) else first.numel()) + 2
+    actions = env.action_space
+    if not isinstance(actions, Discrete | Box):
+        raise ValueError(f"trials: env: expected actions that are Discrete or a Box, got {actions}")
+    width = (actions.n if isinstance(actions, Discrete) else actions.sample(random.key(0, "cpu")).numel()) + 2
     space, joined = _space(env.observation_space, width)
     like = next(x for x in tree.leaves(env.default_params) if x.is_floating_point())
     default = TrialParams(
@@ -122,11 +120,6 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         torch.zeros_like(like.reshape(-1)[0], dtype=torch.bool),
         torch.full_like(like.reshape(-1)[0], num_episodes, dtype=torch.int64),
     )
-
-    def shown(action: torch.Tensor, reward: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
-        if isinstance(env.action_space, Discrete):
-            action = torch.arange(env.action_space.n, device=action.device) == action - env.action_space.start
-        return torch.cat([action.reshape(-1).to(reward.dtype), reward.reshape(1), begins.reshape(1).to(reward.dtype)])
 
     def observed(observation: Any, last: torch.Tensor) -> Any:
         if joined:
@@ -138,8 +131,7 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         task_key, key = random.split(key).unbind(0)
         task = tasks.draw(task_key, env_params.base, env_params.held_out)
         below, timestep = env.reset(key, task)
-        last = timestep.reward.new_zeros(width - 1)
-        last = torch.cat([last, torch.ones_like(last[:1])])
+        last = torch.cat([timestep.reward.new_zeros(width - 1), timestep.reward.new_ones(1)])
         state = TrialState(below, task, torch.zeros_like(timestep.reward, dtype=torch.int64))
         info = {**timestep.info, "last_step": torch.zeros_like(timestep.terminated)}
         return state, timestep.replace(observation=observed(timestep.observation, last), info=info)
@@ -156,13 +148,8 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         below, observation = tree.where(done, (fresh, begun.observation), (below, after.observation))
         episode = state.episode + done.long()
         over = episode >= env_params.num_episodes
-        timestep = Timestep(
-            observed(observation, shown(action, after.reward, done)),
-            after.reward,
-            over,
-            torch.zeros_like(over),
-            {**after.info, "last_step": done},
-        )
+        observation = observed(observation, _last_step(actions, action, after.reward, done))
+        timestep = Timestep(observation, after.reward, over, torch.zeros_like(over), {**after.info, "last_step": done})
         return TrialState(below, state.task, episode), timestep
 
     def render(state: TrialState, env_params: TrialParams = default) -> torch.Tensor:
@@ -177,6 +164,13 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         render=None if env.render is None else render,
     )
     return with_label(new, f"trials(tasks={tasks.name}, num_episodes={num_episodes})", below=env)
+
+
+def _last_step(space: Any, action: torch.Tensor, reward: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+    """Return the vector of action, reward and the flag of a new episode that the next observation shows."""
+    if isinstance(space, Discrete):
+        action = torch.arange(space.n, device=action.device) == action - space.start
+    return torch.cat([action.reshape(-1).to(reward.dtype), reward.reshape(1), begins.reshape(1).to(reward.dtype)])
 
 
 def _space(space: Any, width: int) -> tuple[Any, bool]:

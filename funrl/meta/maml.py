@@ -18,9 +18,8 @@ from funrl.algos import (
     configure,
     episodes,
     in_dtype_of,
-    make_hparams,
     on_policy,
-    start_actor,
+    start_state,
 )
 from funrl.env import AnyEnv, Env, Transition
 from funrl.envs import tasks as distributions
@@ -76,18 +75,17 @@ def make(
         \theta^i_{k+1} = \theta^i_k - \alpha \nabla L^i_k(\theta^i_k), \quad \theta^i_0 = \theta
 
     The losses are policy gradients with advantages that are rewards to go less a baseline, linear in the observation, its square and the
-    time, fitted to each batch; they have mean 0 and standard deviation 1. The inner losses are differentiated twice: ``estimator`` says
-    how.
-    The effect of theta on which episodes the inner steps learn from is left out, as in the paper. An episode ends with its batch at the
+    time, fitted to each batch; they have mean 0 and standard deviation 1. The inner losses are differentiated twice, as ``estimator`` says.
+    The effect of theta on the choice of episodes for the inner steps is ignored, as in the paper. An episode ends with its batch at the
     latest.
 
-    ``act`` and ``greedy`` are the policy before any inner step; :func:`returns` and :func:`funrl.meta.evaluate_adaptation` show what it
-    becomes. ``params.network`` is a :class:`funrl.meta.MetaParams`.
+    ``act`` and ``greedy`` are the policy before any inner step; :func:`returns` and :func:`funrl.meta.evaluate_adaptation` measure the
+    adapted policies. ``params.network`` is a :class:`funrl.meta.MetaParams`.
 
     Args:
         env: a pure environment, not batched, that :func:`funrl.envs.tasks.of` has tasks for.
-        tasks: other tasks than those.
-        network: a net from observations [N, D] to features [N, F], in the place of the hidden layers.
+        tasks: a distribution of tasks to use instead of these.
+        network: a net from observations [N, D] to features [N, F], instead of the hidden layers.
         optimizer: any :class:`funrl.optim.Optimizer`, which takes the place of ``learning_rate``, ``anneal_steps`` and ``max_grad_norm``;
             None: Adam with these.
         **options: fields of :class:`MAMLConfig`.
@@ -110,7 +108,7 @@ def make(
         tensor(80)
 
     Reference: C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017, arXiv:1703.03400,
-        algorithm 3. Deviations: Adam in the place of TRPO, and step sizes are learned unless ``learn_step_size`` is false.
+        algorithm 3. Deviations: Adam instead of TRPO, and step sizes are learned unless ``learn_step_size`` is false.
     """
     config, given = configure(MAMLConfig, options, network=network, optimizer=optimizer)
     parts = _parts(env, config, tasks, network)
@@ -119,36 +117,25 @@ def make(
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params, envs = start_actor(env_key, env, config)
-        reward = envs.timestep.reward
-        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
-        params = parts.init(network_key, tree.map(lambda x: x[0].to(reward.dtype), envs.timestep.observation))
-        network = MetaParams(params, tree.map(lambda x: own.inner_learning_rate.clone(), params))
-        learner = LearnerState(
-            params=ActorParams(network),
-            optimizer=(optimizer or on_policy.clipped_adam(0.0, 1.0)).init(network),
-            hparams=own,
-            num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
-            env_params=env_params,
-            episodes=episodes.start(reward),
-        )
-        return tree.map(torch.Tensor.contiguous, State(envs, learner))
+
+        def learned(actor: ActorState, observation: torch.Tensor, hparams: MAMLConfig) -> dict[str, Any]:
+            params = parts.init(network_key, observation)
+            network = MetaParams(params, tree.map(lambda x: hparams.inner_learning_rate.clone(), params))
+            return {"params": ActorParams(network), "optimizer": (optimizer or on_policy.clipped_adam(0.0, 1.0)).init(network)}
+
+        return start_state(env_key, env, config, hparams, learned)
 
     def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
-        meta, learner = state.learner.params.network, state.learner
-        task_key, key = random.split(key).unbind(0)
-        no = torch.zeros(config.num_tasks, dtype=torch.bool, device=key.device)
-        drawn = torch.func.vmap(parts.tasks.draw, (0, None, 0))(random.split(task_key, config.num_tasks), learner.env_params, no)
-        params, batches, envs = tree.map(lambda x: x.expand(config.num_tasks, *x.shape), meta.params), [], state.actor
-        for k, step_key in enumerate(random.split(key, config.inner_steps + 1).unbind(0)):
-            keys = random.split(step_key, config.num_tasks)
-            envs, samples = torch.func.vmap(lambda p, k, t: parts.play(p, k, t, size))(params, keys, drawn)
-            batches.append(samples)
-            if k < config.inner_steps:
-                step = torch.func.vmap(lambda p, batch: parts.improve(meta.replace(params=p), batch, learner.hparams.gamma))
-                params = step(params, samples)
-        samples = tree.map(lambda *xs: torch.cat([x.transpose(0, 1).flatten(1, 2) for x in xs]), *batches)
-        return tree.map(lambda x: x.flatten(0, 1), envs), samples
+        return _collect(parts, config, key, state)
+
+    def loss(meta: MetaParams, rows: Any) -> torch.Tensor:
+        """Return the mean loss of the last batches of all tasks, each after the inner steps on the batches before it."""
+
+        def one(rows: Any) -> torch.Tensor:
+            params = inner(meta, tree.index(rows, slice(None, -1)), loss=parts.inner_loss)
+            return parts.outer_loss(params, tree.index(rows, -1))
+
+        return torch.func.vmap(one)(rows).mean()
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         check_experience(learner, transitions, config, "unclipped_action")
@@ -157,47 +144,53 @@ def make(
         sums, episode_metrics = episodes.record(learner.episodes, samples)
         shape = (config.inner_steps + 1, -1, config.num_tasks, size)
         batches = tree.map(lambda x: x.reshape(*shape, *x.shape[2:]).movedim(2, 0), samples.replace(place=()))  # [N, K + 1, T, R, ...]
-        prepare = torch.func.vmap(torch.func.vmap(lambda batch: parts.prepare(batch, hparams.gamma)))
-        rows = prepare(batches)
-
-        def loss(meta: MetaParams) -> torch.Tensor:
-            def one(rows: Any) -> torch.Tensor:
-                params = inner(meta, tree.index(rows, slice(None, -1)), loss=parts.inner_loss)
-                return parts.outer_loss(params, tree.index(rows, -1))
-
-            return torch.func.vmap(one)(rows).mean()
-
-        gradient, value = torch.func.grad_and_value(loss)(meta)
+        rows = torch.func.vmap(torch.func.vmap(lambda batch: parts.prepare(batch, hparams.gamma)))(batches)
+        gradient, value = torch.func.grad_and_value(loss)(meta, rows)
         if not config.learn_step_size:
             gradient = gradient.replace(step_size=tree.zeros_like(gradient.step_size))
         learning_rate = annealed(hparams, learner.num_steps)
-        updates, state = (optimizer or on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)).update(
-            gradient, learner.optimizer, meta
-        )
+        stepper = optimizer or on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
+        updates, state = stepper.update(gradient, learner.optimizer, meta)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
-        first, last = (_mean_return(tree.index(batches, (slice(None), k))) for k in (0, -1))
         metrics = {
             "steps": num_steps,
             **episode_metrics,
-            "return_before": first,
-            "return_after": last,
+            "return_before": _mean_return(tree.index(batches, (slice(None), 0))),
+            "return_after": _mean_return(tree.index(batches, (slice(None), -1))),
             "policy_loss": value,
             "step_size": torch.stack(tree.leaves(meta.step_size)).mean(),
             "gradient_norm": global_norm(tree.ravel(gradient)[0]),
+            **({} if optimizer is not None else {"learning_rate": learning_rate}),
         }
-        if optimizer is None:
-            metrics["learning_rate"] = learning_rate
         params = learner.params.replace(network=apply_updates(meta, updates))
         return learner.replace(params=params, optimizer=state, num_steps=num_steps, episodes=sums), metrics
 
     return Algorithm("maml", env, config, init, collect, learn, parts.of_meta(parts.act), parts.of_meta(parts.greedy), given)
 
 
+def _collect(parts: "_Parts", config: MAMLConfig, key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+    """Draw N tasks; in each, play K + 1 batches, and take an inner step after each but the last. Transitions are [T, B, ...]."""
+    meta, learner, size = state.learner.params.network, state.learner, config.num_envs // config.num_tasks
+    task_key, key = random.split(key).unbind(0)
+    held_out = torch.zeros(config.num_tasks, dtype=torch.bool, device=key.device)
+    drawn = torch.func.vmap(parts.tasks.draw, (0, None, 0))(random.split(task_key, config.num_tasks), learner.env_params, held_out)
+    params, batches, envs = tree.map(lambda x: x.expand(config.num_tasks, *x.shape), meta.params), [], state.actor
+    for k, step_key in enumerate(random.split(key, config.inner_steps + 1).unbind(0)):
+        keys = random.split(step_key, config.num_tasks)
+        envs, samples = torch.func.vmap(lambda p, k, t: parts.play(p, k, t, size))(params, keys, drawn)
+        batches.append(samples)
+        if k < config.inner_steps:
+            step = torch.func.vmap(lambda p, batch: parts.improve(meta.replace(params=p), batch, learner.hparams.gamma))
+            params = step(params, samples)
+    samples = tree.map(lambda *xs: torch.cat([x.transpose(0, 1).flatten(1, 2) for x in xs]), *batches)
+    return tree.map(lambda x: x.flatten(0, 1), envs), samples
+
+
 def returns(algo: Algorithm, *, num_steps: int, tasks: Tasks | None = None) -> Callable[..., torch.Tensor]:
     """Return a function that learns a task by gradient steps, for :func:`funrl.meta.evaluate_adaptation`.
 
     Args:
-        algo: what :func:`make` returned, without a network of one's own.
+        algo: the result of :func:`make` without a network of your own.
         num_steps: S, the number of inner steps, which may be more than ``inner_steps``.
         tasks: as given to :func:`make`.
 
@@ -262,7 +255,7 @@ def _parts(env: AnyEnv, config: MAMLConfig, tasks: Tasks | None, network: Any) -
         return envs, samples.replace(truncated=samples.truncated | (last & ~samples.terminated))
 
     def prepare(batch: Transition, gamma: torch.Tensor) -> tuple[Any, ...]:
-        """Return what a loss is made of: observations, actions, advantages and ends [T, R, ...] of a batch."""
+        """Return the arguments of a loss: observations, actions, advantages and ends [T, R, ...] of a batch."""
         to_go = reward_to_go(batch.reward, batch.terminated, batch.truncated, gamma=gamma)
         advantage = to_go - _baseline(batch.observation, to_go, batch.done)
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)

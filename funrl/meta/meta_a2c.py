@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from funrl import _check, optim, random, tree
+from funrl.acting import ActorState
 from funrl.algos import (
     ActorParams,
     Algorithm,
@@ -19,9 +20,8 @@ from funrl.algos import (
     configure,
     episodes,
     in_dtype_of,
-    make_hparams,
     on_policy,
-    start_actor,
+    start_state,
 )
 from funrl.env import AnyEnv, Transition
 from funrl.nn import Net
@@ -33,7 +33,7 @@ __all__ = ["MetaA2CConfig", "PreviousUpdate", "make"]
 
 _FRACTIONS = ("gamma", "lambda_")  # between 0 and 1
 _POSITIVE = ("entropy_weight", "learning_rate")
-_EDGE = 1e-4  # how near a fraction comes to 0 and 1
+_EDGE = 1e-4  # the minimum distance of a fraction from 0 and 1
 
 
 @tree.dataclass
@@ -76,8 +76,8 @@ class PreviousUpdate:
 def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: Any) -> Algorithm:
     r"""Make A2C with meta-gradients, for the environments of :func:`funrl.algos.a2c.make`.
 
-    An update of the parameters depends on the hyperparameters eta. The transitions tau' that the new parameters theta' gather next tell how
-    good it was, and with it eta:
+    An update of the parameters depends on the hyperparameters eta. The transitions tau' that the policy with the new parameters theta'
+    collects next measure the quality of the update, and so of eta:
 
     .. math:: \theta' = \theta + f(\tau, \theta, \eta), \qquad
         \Delta\eta = -\beta\, \frac{\partial J'(\tau', \theta', \bar\eta)}{\partial \theta'}
@@ -87,7 +87,7 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
     on tau', with advantages of ``reference_gamma`` and ``reference_lambda``, which are fixed. Both factors are one gradient here, through
     loss, clipping and Adam. Then theta' takes a step on tau' with the new eta.
 
-    ``learner.hparams`` has the present values, also among the metrics; ``learner.target`` is a :class:`PreviousUpdate`.
+    ``learner.hparams`` has the current values, which are metrics too; ``learner.target`` is a :class:`PreviousUpdate`.
 
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
@@ -110,7 +110,7 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
         >>> metrics["gamma"], metrics["gamma_gradient"]  # the first update has none before it
         (tensor(0.9900), tensor(0.))
 
-    Reference: Z. Xu, H. van Hasselt, D. Silver, "Meta-Gradient Reinforcement Learning", 2018, arXiv:1805.09801. Deviations: Adam stands for
+    Reference: Z. Xu, H. van Hasselt, D. Silver, "Meta-Gradient Reinforcement Learning", 2018, arXiv:1805.09801. Deviations: Adam instead of
         RMSProp; policy and value are not given eta as an input; only the direct effect of eta on the last update counts (mu = 0, as there).
     """
     config, given = configure(MetaA2CConfig, options, network=network)
@@ -121,100 +121,99 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params, actor = start_actor(env_key, env, config)
-        reward = actor.timestep.reward
-        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
-        first = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
-        params = ActorParams(nets.init(network_key, first))
-        state = on_policy.clipped_adam(0.0, 1.0).init(params.network)
-        meta_state = optim.adam(0.0).init(_raw(own, names))
-        learner = LearnerState(
-            params=params,
-            target=PreviousUpdate(
-                network=tree.clone(params.network),
-                optimizer=tree.clone(state),
-                samples=_no_samples(params, actor),
-                happened=torch.zeros_like(reward[0], dtype=torch.bool),
-            ),
-            optimizer={"network": state, "meta": meta_state},
-            hparams=own,
-            num_steps=torch.zeros((), dtype=torch.int64, device=key.device),
-            env_params=env_params,
-            episodes=episodes.start(reward),
-        )
-        return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
-    def _no_samples(params: ActorParams, actor: Any) -> Transition:
-        observation = actor.timestep.observation
-        one = tree.map(lambda x: x[0], observation)
-        _, extras = act(params, random.key(0, actor.timestep.reward.device), one)
-        flags, many = actor.timestep.terminated, tree.map(lambda x: x.expand(config.num_envs, *x.shape), extras["unclipped_action"])
-        empty = Transition(observation, many, actor.timestep.reward, flags, flags, observation, {})
-        empty = in_dtype_of(params, empty)
-        return tree.map(lambda x: torch.zeros_like(x).expand(config.num_steps, *x.shape).clone(), empty)
+        def parts(actor: ActorState, observation: Any, hparams: MetaA2CConfig) -> dict[str, Any]:
+            params = ActorParams(nets.init(network_key, observation))
+            optimizer = on_policy.clipped_adam(0.0, 1.0).init(params.network)
+            none = torch.zeros_like(actor.timestep.terminated[0])
+            network, state = tree.clone((params.network, optimizer))
+            target = PreviousUpdate(network, state, _no_samples(act, params, actor, config), none)
+            return {
+                "params": params,
+                "target": target,
+                "optimizer": {"network": optimizer, "meta": optim.adam(0.0).init(_raw(hparams, names))},
+            }
 
-    def advantages(network: Any, samples: Transition, gamma: torch.Tensor, lambda_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        value, next_value = (x.detach() for x in nets.values(network, samples))
-        return gae(samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=gamma, lambda_=lambda_)
-
-    def update(network: Any, state: Any, samples: Transition, hparams: Any, learning_rate: torch.Tensor) -> tuple[Any, Any, Any]:
-        """Take a step of A2C that is differentiable in the hyperparameters."""
-        rows = nets.rows(advantages(network, samples, hparams.gamma, hparams.lambda_))
-
-        def loss(network: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            distribution, value = nets.both(network, nets.inputs(samples))
-            advantage, target = rows
-            policy_loss = -(advantage * distribution.log_prob(nets.rows(samples.action))).mean()
-            value_loss, entropy = 0.5 * (target - value).square().mean(), distribution.entropy().mean()
-            metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-            return policy_loss + hparams.value_weight * value_loss - hparams.entropy_weight * entropy, metrics
-
-        gradient, metrics = torch.func.grad(loss, has_aux=True)(network)
-        updates, state = on_policy.clipped_adam(learning_rate, hparams.max_grad_norm).update(gradient, state, network)
-        metrics["gradient_norm"] = optim.global_norm(tree.ravel(gradient)[0])
-        return optim.apply_updates(network, updates), state, tree.map(torch.detach, metrics)
-
-    def judge(raw: Any, learner: LearnerState, samples: Transition) -> torch.Tensor:
-        """Return J' of the parameters to which the previous update leads with hyperparameters ``raw``."""
-        previous, hparams = learner.target, learner.hparams.replace(**_values(raw))
-        steps = learner.num_steps - config.num_envs * config.num_steps
-        rate = annealed(hparams, steps.clamp(min=0))
-        network, _, _ = update(previous.network, previous.optimizer, previous.samples, hparams, rate)
-        advantage, _ = advantages(tree.map(torch.detach, network), samples, hparams.reference_gamma, hparams.reference_lambda)
-        distribution, _ = nets.both(network, nets.inputs(samples))
-        return -(nets.rows(advantage) * distribution.log_prob(nets.rows(samples.action))).mean()
+        return start_state(env_key, env, config, hparams, parts)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         check_experience(learner, transitions, config, "unclipped_action")
         samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"], extras={}))
         sums, episode_metrics = episodes.record(learner.episodes, samples)
         samples = samples.replace(place=())
-        happened = learner.target.happened
-        raw = _raw(learner.hparams, names)
-        gradient, meta_loss = torch.func.grad_and_value(judge)(raw, learner, samples)
-        gradient = tree.map(lambda g: torch.where(happened, g, 0.0), gradient)
-        updates, meta_state = optim.adam(learner.hparams.meta_learning_rate).update(gradient, learner.optimizer["meta"], raw)
-        meta_state = tree.where(happened, meta_state, learner.optimizer["meta"])
-        values = _values(tree.map(lambda x, u: x + torch.where(happened, u, 0.0), raw, updates))
-        hparams = learner.hparams.replace(**{n: torch.where(happened, x, getattr(learner.hparams, n)) for n, x in values.items()})
-        network, state, metrics = update(
-            learner.params.network, learner.optimizer["network"], samples, hparams, annealed(hparams, learner.num_steps)
-        )
+        hparams, meta_state, meta_metrics = _meta_step(nets, names, learner, samples)
+        before = PreviousUpdate(learner.params.network, learner.optimizer["network"], samples, torch.ones_like(learner.target.happened))
+        network, state, metrics = _update(nets, before, hparams, annealed(hparams, learner.num_steps))
         num_steps = learner.num_steps + config.num_envs * config.num_steps
-        metrics |= {"meta_loss": torch.where(happened, meta_loss, 0.0)}
-        metrics |= {name: getattr(hparams, name) for name in names}
-        metrics |= {f"{name.rstrip('_')}_gradient": gradient[name] for name in names}
         learner = learner.replace(
             params=learner.params.replace(network=network),
-            target=PreviousUpdate(learner.params.network, learner.optimizer["network"], samples, torch.ones_like(happened)),
+            target=before,
             optimizer={"network": state, "meta": meta_state},
             hparams=hparams,
             num_steps=num_steps,
             episodes=sums,
         )
-        return learner, {"steps": num_steps, **episode_metrics, **metrics}
+        return learner, {"steps": num_steps, **episode_metrics, **metrics, **meta_metrics}
 
     return Algorithm("meta_a2c", env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
+
+
+def _meta_step(nets: Any, names: tuple[str, ...], learner: LearnerState, samples: Transition) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """Take a step of Adam in the hyperparameters; without a previous update they stay. Return them, the state of Adam, and metrics."""
+    happened, raw = learner.target.happened, _raw(learner.hparams, names)
+    gradient, meta_loss = torch.func.grad_and_value(_judge)(raw, nets, learner, samples)
+    gradient = tree.map(lambda g: torch.where(happened, g, 0.0), gradient)
+    updates, state = optim.adam(learner.hparams.meta_learning_rate).update(gradient, learner.optimizer["meta"], raw)
+    state = tree.where(happened, state, learner.optimizer["meta"])
+    values = _values(tree.map(lambda x, u: x + torch.where(happened, u, 0.0), raw, updates))
+    values = {name: torch.where(happened, x, getattr(learner.hparams, name)) for name, x in values.items()}
+    gradients = {f"{name.rstrip('_')}_gradient": gradient[name] for name in names}
+    return learner.hparams.replace(**values), state, {"meta_loss": torch.where(happened, meta_loss, 0.0), **values, **gradients}
+
+
+def _judge(raw: dict[str, torch.Tensor], nets: Any, learner: LearnerState, samples: Transition) -> torch.Tensor:
+    """Return J' of the parameters that the previous update results in with hyperparameters ``raw``."""
+    hparams = learner.hparams.replace(**_values(raw))
+    steps = learner.num_steps - samples.reward.numel()
+    network, _, _ = _update(nets, learner.target, hparams, annealed(hparams, steps.clamp(min=0)))
+    fixed = hparams.reference_gamma, hparams.reference_lambda
+    advantage, _ = _advantages(nets, tree.map(torch.detach, network), samples, *fixed)
+    distribution, _ = nets.both(network, nets.inputs(samples))
+    return -(nets.rows(advantage) * distribution.log_prob(nets.rows(samples.action))).mean()
+
+
+def _update(nets: Any, before: PreviousUpdate, hparams: Any, learning_rate: torch.Tensor) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """Take a step of A2C that is differentiable in the hyperparameters; return the network, the state of Adam, and metrics."""
+    samples = before.samples
+    advantage, target = nets.rows(_advantages(nets, before.network, samples, hparams.gamma, hparams.lambda_))
+
+    def loss(network: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        distribution, value = nets.both(network, nets.inputs(samples))
+        policy_loss = -(advantage * distribution.log_prob(nets.rows(samples.action))).mean()
+        value_loss, entropy = 0.5 * (target - value).square().mean(), distribution.entropy().mean()
+        metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+        return policy_loss + hparams.value_weight * value_loss - hparams.entropy_weight * entropy, metrics
+
+    gradient, metrics = torch.func.grad(loss, has_aux=True)(before.network)
+    adam = on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
+    updates, state = adam.update(gradient, before.optimizer, before.network)
+    metrics["gradient_norm"] = optim.global_norm(tree.ravel(gradient)[0])
+    return optim.apply_updates(before.network, updates), state, tree.map(torch.detach, metrics)
+
+
+def _advantages(nets: Any, network: Any, samples: Transition, gamma: Any, lambda_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return advantages and value targets [T, B] of generalized advantage estimation."""
+    value, next_value = (x.detach() for x in nets.values(network, samples))
+    return gae(samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=gamma, lambda_=lambda_)
+
+
+def _no_samples(act: Any, params: ActorParams, actor: ActorState, config: MetaA2CConfig) -> Transition:
+    """Return zeros [T, B, ...] in the form of the transitions of an update."""
+    observation, reward, flags = actor.timestep.observation, actor.timestep.reward, actor.timestep.terminated
+    _, extras = act(params, random.key(0, reward.device), tree.index(observation, 0))
+    action = tree.map(lambda x: x.expand(config.num_envs, *x.shape), extras["unclipped_action"])
+    empty = in_dtype_of(params, Transition(observation, action, reward, flags, flags, observation, {}))
+    return tree.map(lambda x: torch.zeros_like(x).expand(config.num_steps, *x.shape).clone(), empty)
 
 
 def _raw(hparams: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor]:

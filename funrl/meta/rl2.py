@@ -35,24 +35,24 @@ def make(
     loss: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make RL²: PPO with a memory, in trials of several episodes in one task.
+    """Make RL²: recurrent PPO, in trials of several episodes in one task.
 
-    The policy is fed its last reward, action and the ends of episodes, and keeps its memory over the episodes of a trial
-    (:func:`funrl.meta.trials`). The return of a whole trial is maximised, so that exploration pays if it is of use later. ``algo.env``
-    is the environment of trials; ``episode_return`` among the metrics is that of trials. Gradients flow back through the ``num_steps`` of a
-    rollout: best as many as a trial has.
+    The inputs of the policy contain its last reward and action and the ends of episodes, and its carry is not reset between the episodes of
+    a trial (:func:`funrl.meta.trials`). The return of a whole trial is maximised, so that exploration pays if it is of use later.
+    ``algo.env`` is the environment of trials; ``episode_return`` among the metrics is that of trials. Gradients flow back through the
+    ``num_steps`` of a rollout: choose as many steps as a trial has.
 
     Args:
         env: a pure environment, not batched, that :func:`funrl.envs.tasks.of` has tasks for; or one of trials, as ``algo.env`` is.
-        tasks: other tasks than those.
+        tasks: a distribution of tasks to use instead of these.
         network: as for :func:`funrl.algos.ppo.make`.
         optimizer: as for :func:`funrl.algos.ppo.make`.
         loss: as for :func:`funrl.algos.ppo.make`.
         **options: fields of :class:`RL2Config`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.ppo.make`. ``funrl.evaluate`` plays whole trials, of tasks
-        held out if ``env_params`` say so; :func:`funrl.meta.trial_returns` tells the episodes apart.
+        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.ppo.make`. ``funrl.evaluate`` plays whole trials, of
+        held-out tasks if ``env_params`` say so; :func:`funrl.meta.trial_returns` measures the return of each episode.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment, or there are no tasks for it.
@@ -65,7 +65,7 @@ def make(
         (300, (6,))
 
     Reference: Y. Duan et al., "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning", 2016, arXiv:1611.02779; J. Wang et al.,
-        "Learning to reinforcement learn", 2016, arXiv:1611.05763. Deviation: PPO in the place of TRPO.
+        "Learning to reinforcement learn", 2016, arXiv:1611.05763. Deviation: PPO instead of TRPO.
     """
     config, given = configure(RL2Config, options, network=network, optimizer=optimizer, loss=loss)
     _check.fields(config, "[1, inf)", "num_episodes")

@@ -28,10 +28,10 @@ class VariBADConfig(ppo.PPOConfig):
 
     Attributes:
         num_episodes: episodes of a task in a trial, at least 1.
-        latent_size: D, how many numbers describe a task.
+        latent_size: D, the size of the latent vector that describes a task.
         decoder_cells: widths of the hidden layers of the decoder.
         model_weight: of the loss of encoder and decoder, at least 0.
-        kl_weight: of its divergences, at least 0.
+        kl_weight: of the divergences in it, at least 0.
     """
 
     recurrent: str = tree.static(default="gru")
@@ -45,23 +45,23 @@ class VariBADConfig(ppo.PPOConfig):
 def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     r"""Make VariBAD: PPO in trials of several episodes in one task, with a belief about the task among its observations.
 
-    A recurrent encoder makes of what happened in the trial so far a normal distribution over a latent vector m that describes the task,
+    A recurrent encoder maps the history of the trial to a normal distribution over a latent vector m that describes the task,
 
     .. math:: q_t(m) = N\left(\mu_t, \operatorname{diag} \exp \ell_t\right)
 
     Policy and value see the observation and (mu, l), through which no gradient flows: the encoder learns only from
-    :func:`belief_loss`, that is, from telling rewards. The latent vector is thereby forced to say what the rewards of the task are, also
-    those to come. As in :func:`funrl.meta.rl2.make` the memory is kept over the episodes of a trial.
+    :func:`belief_loss`, that is, from the prediction of rewards. So the latent vector has to determine the rewards of the task, the future
+    ones too. As in :func:`funrl.meta.rl2.make`, the carry is not reset between the episodes of a trial.
 
     Args:
         env: a pure environment with vectors as observations, not batched, that :func:`funrl.envs.tasks.of` has tasks for; or one of trials.
-        tasks: other tasks than those.
+        tasks: a distribution of tasks to use instead of these.
         optimizer: as for :func:`funrl.algos.ppo.make`.
         **options: fields of :class:`VariBADConfig`.
 
     Returns:
         An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.ppo.make`, ``reward_error`` (the mean squared error of
-        told rewards) and ``belief_kl``.
+        predicted rewards) and ``belief_kl``.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment, or there are no tasks for it.
@@ -75,7 +75,8 @@ def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None
         (True, True)
 
     Reference: L. Zintgraf et al., "VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning", 2019, arXiv:1910.08348.
-        Deviations: the decoder tells rewards only, from state and action; encoder and policy have one optimizer and the same minibatches;
+        Deviations: the decoder predicts rewards only, from state and action; encoder and policy have one optimizer and the same
+            minibatches;
         the rewards of a trial that are decoded are those in the rollout.
     """
     config, given = configure(VariBADConfig, options, optimizer=optimizer)
@@ -128,7 +129,7 @@ def belief_loss(
         mean: mu, floating point [B, T, D].
         log_variance: l, floating point [B, T, D].
         noise: epsilon, floating point [B, T, D], standard normal.
-        size: S, how many numbers the observation of the task has: F - A - 2.
+        size: S, the size of the task's observation: F - A - 2.
         decode: ``decode(x [..., S + A + D]) -> [...]``: the reward of an action in a state, and of the task that m describes.
 
     Returns:
@@ -153,7 +154,7 @@ def belief_loss(
     old_mean, old_log = (torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1) for x in (mean, log_variance))
     old_mean, old_log = torch.where(first, 0.0, old_mean), torch.where(first, 0.0, old_log)
     kl = 0.5 * (old_log - log_variance + (log_variance - old_log).exp() + (mean - old_mean).square() * (-old_log).exp() - 1).sum(-1)
-    known = reset | (torch.arange(rows, device=reset.device) > 0)  # of the first row of a rollout the belief before is not there
+    known = reset | (torch.arange(rows, device=reset.device) > 0)  # the first row of a rollout has no previous belief
     return error, torch.where(known, kl, 0.0).sum() / known.sum().clamp(min=1)
 
 
@@ -171,33 +172,43 @@ class _Network(NamedTuple):
     decode: Callable[..., torch.Tensor]
 
 
-def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
-    width = env.observation_space.shape[0]
-    known = env._replace(observation_space=Box(float("-inf"), float("inf"), (width + 2 * config.latent_size,)))
-    shared = {name: getattr(config, name) for name in ("num_envs", "num_steps", "num_cells", "activation", "trunk")}
-    further = {name: getattr(config, name) for name in ("uniform_mix", "initial_log_std")}
-    heads = on_policy.networks(on_policy.ActorCriticConfig(**shared, **further), known)
-    cell, head = _CELLS[config.recurrent](config.recurrent_size), nn.mlp((), 2 * config.latent_size, out_init=nn.orthogonal(0.1))
-    decoder = nn.mlp(config.decoder_cells, 1, activation="relu")
+class _Encoder(NamedTuple):
+    """The recurrent cell of the encoder, and the layer from its features to the mean and the log-variance of the belief."""
 
-    def believe(params: Any, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, log_variance = head.apply(params["belief"], features).chunk(2, -1)
+    cell: Any
+    head: nn.Net
+
+    def belief(self, params: Any, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, log_variance = self.head.apply(params["belief"], features).chunk(2, -1)
         return mean, log_variance.clamp(-10.0, 4.0)
 
-    def seen(params: Any, observation: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        return torch.cat([observation, *(x.detach() for x in believe(params, features))], -1)
+    def with_belief(self, params: Any, observation: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of policy and value: the observation and the belief, through which no gradient flows."""
+        return torch.cat([observation, *(x.detach() for x in self.belief(params, features))], -1)
+
+    def features(self, params: Any, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> torch.Tensor:
+        """Return the features [B, T, F] of observations [B, T, D]."""
+        return self.cell.unroll(params["cell"], carry, _swapped(observation), reset.transpose(0, 1))[1].transpose(0, 1)
+
+
+def _swapped(x: Any) -> Any:
+    """Swap the dimensions of time and batch."""
+    return tree.permute(x, (1, 0))
+
+
+def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
+    encoder = _Encoder(_CELLS[config.recurrent](config.recurrent_size), nn.mlp((), 2 * config.latent_size, out_init=nn.orthogonal(0.1)))
+    heads, decoder = _heads(config, env), nn.mlp(config.decoder_cells, 1, activation="relu")
+    cell = encoder.cell
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         cell_key, belief_key, heads_key, decoder_key = random.split(key, 4).unbind(0)
         params = {"cell": cell.init(cell_key, observation)}
         _, features = cell.apply(params["cell"], cell.start(observation), observation, None)
-        params["belief"] = head.init(belief_key, features)
-        example = observation.new_zeros(width - 2 + config.latent_size)
-        return {
-            **params,
-            "heads": heads.init(heads_key, seen(params, observation, features)),
-            "decoder": decoder.init(decoder_key, example),
-        }
+        params["belief"] = encoder.head.init(belief_key, features)
+        params["heads"] = heads.init(heads_key, encoder.with_belief(params, observation, features))
+        example = observation.new_zeros(observation.shape[0] - 2 + config.latent_size)
+        return {**params, "decoder": decoder.init(decoder_key, example)}
 
     def policy(choose: Callable[..., Any]) -> StatefulPolicy:
         def start(params: ActorParams, observation: torch.Tensor) -> Any:
@@ -207,7 +218,7 @@ def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
             choose_key, noise_key = random.split(key).unbind(0)
             network, observation = params.network, in_dtype_of(params.network, observation)
             after, features = cell.apply(network["cell"], carry, observation, reset)
-            distribution, value = heads.both(network["heads"], seen(network, observation, features))
+            distribution, value = heads.both(network["heads"], encoder.with_belief(network, observation, features))
             action, extras = choose(distribution, lambda: value, choose_key)
             noise = random.normal(noise_key, (config.latent_size,), dtype=observation.dtype)
             return after, action, {**extras, "memory": Memory(carry, reset), "latent_noise": noise}
@@ -219,27 +230,30 @@ def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
         carry, features = cell.apply(params["cell"], before.state, samples.observation, before.reset)
         _, following = cell.apply(params["cell"], carry, samples.next_observation, None)
         pairs = ((samples.observation, features), (samples.next_observation, following))
-        value, next_value = heads.both(params["heads"], torch.stack([seen(params, *pair) for pair in pairs]))[1]
+        value, next_value = heads.both(params["heads"], torch.stack([encoder.with_belief(params, *pair) for pair in pairs]))[1]
         return value, next_value
-
-    def rows(x: Any) -> Any:
-        return tree.permute(x, (1, 0))
 
     def inputs(samples: Transition) -> tuple[Any, ...]:
         before = samples.extras["memory"]
-        return tree.index(before.state, 0), *rows((samples.observation, before.reset, samples.extras["latent_noise"]))
-
-    def features_of(params: Any, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> torch.Tensor:
-        return cell.unroll(params["cell"], carry, rows(observation), reset.transpose(0, 1))[1].transpose(0, 1)
+        return tree.index(before.state, 0), *_swapped((samples.observation, before.reset, samples.extras["latent_noise"]))
 
     def both(params: Any, x: tuple[Any, ...]) -> tuple[Any, torch.Tensor]:
         carry, observation, reset, _ = x
-        return heads.both(params["heads"], seen(params, observation, features_of(params, carry, observation, reset).detach()))
+        features = encoder.features(params, carry, observation, reset).detach()
+        return heads.both(params["heads"], encoder.with_belief(params, observation, features))
 
     def beliefs(params: Any, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return believe(params, features_of(params, carry, observation, reset))
+        return encoder.belief(params, encoder.features(params, carry, observation, reset))
 
     def decode(params: Any, x: torch.Tensor) -> torch.Tensor:
         return decoder.apply(params["decoder"], x).squeeze(-1)
 
-    return _Network(init, policy, values, rows, inputs, both, heads.project, beliefs, decode)
+    return _Network(init, policy, values, _swapped, inputs, both, heads.project, beliefs, decode)
+
+
+def _heads(config: VariBADConfig, env: AnyEnv) -> Any:
+    """Make policy and value of observations with beliefs."""
+    width = env.observation_space.shape[0] + 2 * config.latent_size
+    known = env._replace(observation_space=Box(float("-inf"), float("inf"), (width,)))
+    names = ("num_envs", "num_steps", "num_cells", "activation", "trunk", "uniform_mix", "initial_log_std")
+    return on_policy.networks(on_policy.ActorCriticConfig(**{name: getattr(config, name) for name in names}), known)

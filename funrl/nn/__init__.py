@@ -5,7 +5,7 @@ from funrl.nn._conv import conv, squash_dims
 from funrl.nn._heads import dueling, noisy_linear
 from funrl.nn._initializers import orthogonal, torch_default, variance_scaling
 from funrl.nn._mlp import activation_function as activation_function, mlp
-from funrl.nn._module import Module, from_module
+from funrl.nn._module import Module, OwnNet as OwnNet, from_module
 from funrl.nn._net import Net
 from funrl.nn._norm import BatchNorm, BatchNormState, batch_norm, dropout, layer_norm
 from funrl.nn._recurrent import LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from funrl import _check, random, tree
 from funrl.compiler import transformed
 from funrl.nn._initializers import Initializer
+from funrl.nn._net import Net
 
 
 class Module(NamedTuple):
@@ -31,6 +32,10 @@ class Module(NamedTuple):
     apply: Callable[..., Any]
     train: Callable[..., Any]
     noisy: bool = False
+
+
+OwnNet: TypeAlias = Net | Module | None
+"""A network of the user's own; None: the default one."""
 
 
 def from_module(module: torch.nn.Module, *, init: Initializer | None = None) -> Module:

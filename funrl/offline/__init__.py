@@ -1,4 +1,4 @@
-"""Offline reinforcement learning: learners from data sets, each ``make(env, dataset, **config)``, and what evaluates them.
+"""Offline reinforcement learning: learners from data sets, each ``make(env, dataset, **config)``, and their evaluation.
 
 A step of such an :class:`funrl.algos.Algorithm` draws batches from the data and takes gradient steps on them; it compiles, and vmaps over
 agents, which share one copy of the data. :mod:`funrl.offline.datasets` reads, records and writes data.
@@ -75,7 +75,7 @@ _ALGORITHMS = {
 
 
 def names() -> list[str]:
-    """Return the names that :func:`make` knows. Those that act in an environment, from the beginning on, are rlpd and ``..._online``.
+    """Return the names that :func:`make` knows. Only ``rlpd`` and ``..._online`` act in an environment.
 
     Example:
         >>> names()[:4]
@@ -105,8 +105,8 @@ def make(name: str, env: AnyEnv | str | tuple[Any, Any], dataset: Any, **options
 
     Args:
         name: one of :func:`names`.
-        env: the environment of the data, what :func:`funrl.envs.make` knows it by, or the pair of its spaces. One on the host then has
-            ``num_envs`` copies, or 8 to evaluate in.
+        env: the environment of the data, its name for :func:`funrl.envs.make`, or the pair of its spaces. A host environment that is named
+            gets ``num_envs`` copies, or 8 for evaluation.
         dataset: a :class:`Dataset` or :class:`funrl.offline.datasets.Stream`; None: the learner only acts.
         **options: fields of its configuration, which :func:`defaults` lists; and parts of your own, as for the ``make`` of each learner.
 

@@ -10,8 +10,6 @@ from funrl import returns, tree
 from funrl.env import AnyEnv, Place, Transition
 from funrl.spaces import Binary, Box, Dict, Discrete, Tuple
 
-__all__ = ["Dataset", "from_rollouts", "from_transitions", "infer_space", "spaces_of"]
-
 
 @tree.dataclass
 class Dataset(tree.Replaceable):
@@ -80,7 +78,7 @@ def from_transitions(
             always ends a piece.
         spaces: an :class:`funrl.env.Env`, or the pair of the spaces of observations and actions; None: they are inferred from the data.
         notes: sentences about the data.
-        what: how messages begin.
+        what: the beginning of messages.
 
     Raises:
         ValueError: if there are no rows, the columns have different lengths, elements do not have the shape that the spaces say, a
@@ -124,13 +122,13 @@ def from_transitions(
 
 
 def from_rollouts(batches: Transition | Iterable[Transition], *, spaces: Any, what: str = "dataset") -> Dataset:
-    """Make a data set of what rollouts or collectors returned.
+    """Make a data set from the batches of rollouts or collectors.
 
     Args:
-        batches: transitions of leaves [T, B, ...], or several such batches, each of which goes on where the last one ended. Batches of
+        batches: transitions of leaves [T, B, ...], or several such batches, each of which continues the one before it. Batches of
             asynchronous collectors, whose steps have a ``place``, may come in any order.
         spaces: as for :func:`from_transitions`.
-        what: how messages begin.
+        what: the beginning of messages.
 
     Raises:
         ValueError, TypeError: as for :func:`from_transitions`; if there is no batch.

@@ -14,8 +14,6 @@ from funrl.offline import _skeleton as skeleton
 from funrl.offline._parts import no_schedule
 from funrl.optim import soft_update
 
-__all__ = ["learner"]
-
 _CONTINUOUS = ("num_actions", "calibrated", "initial_alpha", "actor_learning_rate", "entropy_share")
 
 

@@ -10,8 +10,6 @@ from funrl.compiler import scan
 from funrl.offline._dataset import Dataset
 from funrl.spaces import Discrete
 
-__all__ = ["REFERENCE_SCORES", "FQEResult", "TuningCurve", "fitted_q_evaluation", "normalized_score", "tuning_curve"]
-
 # States that episodes begin with, drawn for the estimate of a return.
 _FIRST_STATES = 4096
 # Returns of a random and of an expert policy, by D4RL.
@@ -88,7 +86,7 @@ def fitted_q_evaluation(
     learning_rate: float = 3e-4,
     tau: float = 0.005,
 ) -> FQEResult:
-    r"""Estimate the return of a policy from data of others, by a critic of the policy.
+    r"""Estimate the return of a policy from the data of other policies, with a critic of the policy.
 
     .. math:: Q_\theta(s, a) \leftarrow r + \gamma (1 - \mathrm{terminated})\, Q_{\bar\theta}(s', a'), \quad a' \sim \pi(\cdot|s')
 
@@ -191,10 +189,10 @@ def tuning_curve(
     num_trials: int = 500,
     exploration: float = 2.0,
 ) -> TuningCurve:
-    r"""Return what a learner reaches when its hyperparameters are chosen by m online episodes: Unifloral's evaluation.
+    r"""Return the expected score of a learner whose hyperparameters are chosen with m online episodes: Unifloral's evaluation.
 
-    A trial draws ``num_policies`` of the trained policies, which differ in hyperparameters and seeds, and evaluates one of them for an
-    episode after another, by the upper confidence bound
+    A trial draws ``num_policies`` of the trained policies, which differ in hyperparameters and seeds, and evaluates one of them per
+    episode, chosen by the upper confidence bound
 
     .. math:: \arg\max_k \bar R_k + c\, \Delta \sqrt{\frac{\log m}{n_k}}
 

@@ -17,8 +17,6 @@ from funrl.env import Transition
 from funrl.offline._dataset import Dataset
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
-__all__ = ["Stream", "load", "save", "space_from_json", "space_to_json", "stream"]
-
 _NOTES = "dataset.json"
 _COLUMNS = ("transition", "end", "return_to_go")
 
@@ -81,7 +79,7 @@ def save(dataset: Dataset | Iterable[Dataset], folder: str | os.PathLike) -> Dat
 
 
 def load(folder: str | os.PathLike) -> Dataset:
-    """Open a folder that :func:`save` wrote, memory-mapped: the system reads rows when they are used, and may forget them again.
+    """Open a folder that :func:`save` wrote, memory-mapped: the system reads rows when they are used, and may drop them from memory.
 
     Raises:
         ValueError: if there is no data set, or a file is missing, truncated or damaged; the message names it.
@@ -178,7 +176,7 @@ def _mapped(path: Path, size: int, shape: list[int], dtype: str) -> torch.Tensor
 
 
 class Stream:
-    """Batches of a data set in files, read row by row, so that memory holds only one batch: what :func:`stream` opens.
+    """Batches of a data set in files, read row by row, so that memory holds only one batch; :func:`stream` makes one.
 
     Attributes:
         dataset: the same data, memory-mapped.
@@ -224,7 +222,7 @@ class Stream:
 
 
 def stream(folder: str | os.PathLike) -> Stream:
-    """Open a folder that :func:`save` wrote as a stream: learners then read each batch from the files, and hold no more of it.
+    """Open a folder that :func:`save` wrote as a stream: learners read each batch from the files, and have no other rows in memory.
 
     A learner that is made with a stream reads on the host between two compiled programs, and so trains one agent at a time.
 

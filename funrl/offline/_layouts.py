@@ -1,4 +1,4 @@
-"""From columns of a file, as one of several layouts has them, to a data set."""
+"""Conversion of the columns of a file, in one of several layouts, to a data set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,6 @@ import torch
 from funrl import tree
 from funrl.env import Transition
 from funrl.offline._dataset import Dataset, from_transitions
-
-__all__ = ["ALIASES", "columns_of", "from_arrays", "rename"]
 
 # The names of columns in files, the usual one first.
 ALIASES = {
@@ -28,7 +26,7 @@ def rename(place: str, arrays: Mapping[str, Any], *, needed: tuple[str, ...]) ->
     """Return the columns by funrl's names.
 
     Raises:
-        ValueError: if one of ``needed`` is not there; the message lists what is.
+        ValueError: if one of ``needed`` is missing; the message lists the existing ones.
 
     Example:
         >>> rename("a.npz", {"obs": 1}, needed=("observation", "action"))
@@ -94,7 +92,7 @@ def from_arrays(
     before becomes the last of its piece.
 
     Args:
-        place: how messages begin, the name of a file.
+        place: the beginning of messages: the name of a file.
         columns: arrays by the names of a :class:`funrl.env.Transition`.
         spaces: as for :func:`funrl.offline.datasets.from_transitions`.
         dtype: of floating-point columns; None: that of the file.

@@ -15,8 +15,6 @@ from funrl.offline._dataset import Dataset, from_transitions, spaces_of
 from funrl.offline._files import save
 from funrl.offline._views import merge
 
-__all__ = ["minari", "to_minari"]
-
 
 def minari(
     name: str | os.PathLike,
@@ -33,7 +31,7 @@ def minari(
         spaces: as for :func:`funrl.offline.datasets.from_transitions`; None: those of the data set.
         folder: write the rows there, part by part, and return them memory-mapped. None: in memory.
         dtype: of floating-point columns; None: that of the files.
-        episodes: of a part.
+        episodes: the number of episodes in a part.
 
     Raises:
         FileNotFoundError: if there is no such data set; the message says how to fetch it.

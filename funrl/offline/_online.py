@@ -1,4 +1,4 @@
-"""The skeleton of learners that go from data to an environment: a replay buffer whose batches are in part of the data."""
+"""The skeleton of learners that go from data to an environment: a replay buffer whose batches come in part from the data."""
 
 from typing import Any
 
@@ -11,15 +11,13 @@ from funrl.env import AnyEnv, Transition
 from funrl.offline._dataset import Dataset
 from funrl.offline._files import Stream
 
-__all__ = ["OnlineConfig", "hand_over", "make", "mixed_buffer"]
-
 
 @tree.dataclass
 class OnlineConfig(OffPolicyConfig):
-    """The options of a learner that goes on in an environment: those of :class:`funrl.algos.off_policy.OffPolicyConfig`, and these.
+    """The options of a learner that continues in an environment: those of :class:`funrl.algos.off_policy.OffPolicyConfig`, and these.
 
     Attributes:
-        offline_share: the share of each batch that is of the data, in [0, 1).
+        offline_share: the share of each batch that comes from the data, in [0, 1).
     """
 
     learning_starts: int = tree.static(default=0)
@@ -54,15 +52,15 @@ def make(name: str, env: AnyEnv, dataset: Dataset | None, config: Any, spec: Lea
 
 
 def mixed_buffer(dataset: Dataset, buffer: buffers.Buffer, *, share: float = 0.5) -> buffers.Buffer:
-    """Return a replay buffer whose batches are in part of a data set: the symmetric sampling of RLPD.
+    """Return a replay buffer whose batches come in part from a data set: the symmetric sampling of RLPD.
 
     The data is not part of the buffer's state: vmapped agents share one copy. A column of the data's extras is 0 in rows of the
-    environment, save ``return_to_go``, which is minus infinity there, and so no bound.
+    environment, except ``return_to_go``, which is minus infinity there, so that it bounds nothing.
 
     Args:
         dataset: the data.
-        buffer: what holds the transitions of the environment.
-        share: how much of a batch is of the data, in [0, 1): rounded to whole rows.
+        buffer: the buffer for the transitions of the environment.
+        share: the share of the data in a batch, in [0, 1), rounded to whole rows.
 
     Raises:
         ValueError: if ``share`` is out of its range.
@@ -113,7 +111,7 @@ def _fill(name: str, like: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def hand_over(state: State, offline: State) -> State:
-    """Return the state of a learner in an environment that goes on from what an offline learner has learned.
+    """Return the state of an online learner that continues the learning of an offline one.
 
     Parameters, targets, the optimizer's state and the number of gradient steps are those of ``offline``; environments, buffer,
     hyperparameters and environment steps those of ``state``. Under :func:`torch.func.vmap` it does so for each agent.
@@ -136,7 +134,7 @@ def hand_over(state: State, offline: State) -> State:
         ValueError: hand_over: offline: the parameters: ...
     """
     if isinstance(offline.learner.params.observation, stats.Moments):
-        raise ValueError("hand_over: offline: expected a learner of observations as they are, got one with normalize_observation=True")
+        raise ValueError("hand_over: offline: expected a learner without normalize_observation, got one with normalize_observation=True")
     new, old = state.learner, offline.learner
     pairs = (("parameters", old.params.network, new.params.network), ("targets", old.target, new.target))
     for name, theirs, mine in (*pairs, ("optimizer's state", old.optimizer, new.optimizer)):

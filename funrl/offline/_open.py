@@ -13,13 +13,11 @@ from funrl.offline._files import load, save
 from funrl.offline._minari import minari, to_minari
 from funrl.offline._readers import d4rl, directory
 
-__all__ = ["open_dataset", "write"]
-
 _NAMES = "minari:ID, a Minari folder, a folder of datasets.save, FILE.hdf5, FILE.npz, FILE.safetensors, or a folder of such files"
 
 
 def open_dataset(name: str | os.PathLike, *, spaces: Any = None) -> Dataset:
-    """Open the data set that a name of the command line means.
+    """Open a data set by its name on the command line.
 
     Args:
         name: ``minari:ID``; a folder of Minari or of :func:`funrl.offline.datasets.save`; a file in D4RL's HDF5 layout, an npz or a
@@ -28,7 +26,7 @@ def open_dataset(name: str | os.PathLike, *, spaces: Any = None) -> Dataset:
 
     Raises:
         FileNotFoundError: if there is nothing of that name.
-        ValueError: if the data is damaged, or the name means nothing.
+        ValueError: if the data is damaged, or the name has none of these forms.
 
     Example:
         >>> open_dataset("data.txt")
@@ -54,7 +52,7 @@ def open_dataset(name: str | os.PathLike, *, spaces: Any = None) -> Dataset:
 
 
 def write(dataset: Dataset, name: str | os.PathLike, *, env: AnyEnv | None = None, algorithm: str = "") -> None:
-    """Write a data set to what a name of the command line means.
+    """Write a data set to a place that is named as on the command line.
 
     Args:
         dataset: the data.

@@ -10,8 +10,6 @@ from funrl.algos import ActorParams, deterministic_actor, half_width
 from funrl.distributions import Independent, Normal
 from funrl.spaces import Box
 
-__all__ = ["deterministic_policy", "gaussian_actor", "gaussian_policy"]
-
 
 def gaussian_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
     """Make a network that returns a normal distribution whose mean is in the box, with one deviation for all states.

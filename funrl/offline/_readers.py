@@ -17,8 +17,6 @@ from funrl.offline._files import save
 from funrl.offline._layouts import columns_of, from_arrays, rename
 from funrl.offline._views import merge
 
-__all__ = ["d4rl", "directory", "ogbench"]
-
 
 def d4rl(
     path: str | os.PathLike,

@@ -10,8 +10,6 @@ from funrl.compiler import compile
 from funrl.env import AnyEnv, Transition, VectorEnv, on_host
 from funrl.offline._dataset import Dataset, from_rollouts, from_transitions
 
-__all__ = ["from_replay", "record"]
-
 
 def record(
     params: Any,
@@ -26,8 +24,8 @@ def record(
 ) -> Dataset:
     """Record transitions of a policy in an environment, pure or on the host.
 
-    A pure environment runs in ``num_envs`` copies, a rollout of each as one compiled program; a batched one has its own copies. The pieces
-    of a copy that the data cuts off bootstrap from their last successor.
+    A pure environment runs in ``num_envs`` copies, a rollout of each as one compiled program; a batched one has its own copies. A piece
+    that ends only because the recording ends bootstraps from its last successor.
 
     Args:
         params: the parameters of ``act``.
@@ -83,7 +81,7 @@ def from_replay(algo: Any, state: Any, *, dtype: torch.dtype | None = torch.floa
     """Return the transitions in the replay buffer of an off-policy learner, the oldest first: the data called medium-replay.
 
     Args:
-        algo: the :class:`funrl.algos.Algorithm`, with the buffer that its configuration says and ``n_step`` 1.
+        algo: the :class:`funrl.algos.Algorithm`, with the buffer that its configuration describes and ``n_step`` 1.
         state: its state, of one agent.
         dtype: of floating-point columns; None: that of the buffer.
 

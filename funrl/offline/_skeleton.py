@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -15,8 +15,6 @@ from funrl.offline._dataset import Dataset, spaces_of
 from funrl.offline._files import Stream
 from funrl.offline._views import moments
 from funrl.spaces import Box, Discrete
-
-__all__ = ["NOTHING", "OfflineConfig", "check", "environment", "make"]
 
 
 class _Nothing:
@@ -30,6 +28,8 @@ class _Nothing:
 
 NOTHING: Any = _Nothing()
 _NO_ACTOR: Any = ()
+EnvOrSpaces: TypeAlias = AnyEnv | tuple[Any, Any]
+Data: TypeAlias = Dataset | Stream | None
 
 
 @tree.dataclass
@@ -98,7 +98,7 @@ def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
 
 
 def check(name: str, env: AnyEnv, config: Any, *, actions: str, observations: str = "vectors") -> None:
-    """Raise a ValueError unless the spaces, and what all configurations share, fit a learner called ``name``.
+    """Raise a ValueError unless the spaces and the options of :class:`OfflineConfig` fit a learner called ``name``.
 
     Actions are "continuous", "discrete" or "either"; observations "vectors", or "any" with networks of the user's own.
 
@@ -131,9 +131,7 @@ def check(name: str, env: AnyEnv, config: Any, *, actions: str, observations: st
         )
 
 
-def make(
-    name: str, env: AnyEnv, dataset: Dataset | Stream | None, config: Any, spec: Learner, given: dict[str, Any] | None = None
-) -> Algorithm:
+def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, given: dict[str, Any] | None = None) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`funrl.algos.off_policy.Learner` that learns from a data set.
 
     ``collect`` draws ``num_updates`` batches of transitions, uniformly and with replacement, and ``learn`` takes a gradient step on each.
@@ -141,12 +139,12 @@ def make(
     one copy.
 
     Args:
-        name: what ``python -m funrl train`` knows it by.
+        name: its name for ``python -m funrl train``.
         env: the environment, for evaluation and its spaces.
         dataset: the data; None: the learner only acts, as one that was loaded from a run.
         config: an :class:`OfflineConfig`.
         spec: the parts that are particular to the algorithm.
-        given: what its user gave in the place of its own.
+        given: the parts that the user gave instead of the default ones.
 
     Example:
         >>> import funrl
@@ -168,16 +166,9 @@ def make(
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         observation = tree.to(tree.map(lambda x: x.to(dtype), example), key.device)
         network, target, optimizer = spec.init(key, observation)
-        count = torch.zeros((), dtype=torch.int64, device=key.device)
-        learner = LearnerState(
-            params=ActorParams(network, observation=tree.map(lambda x: x.to(key.device, copy=True), known)),
-            target=target,
-            optimizer=optimizer,
-            hparams=make_hparams(config, torch.zeros((), dtype=dtype, device=key.device), hparams),
-            num_steps=count,
-            num_updates=count.clone(),
-        )
-        return tree.map(torch.Tensor.contiguous, State(_NO_ACTOR, learner))
+        params = ActorParams(network, observation=tree.map(lambda x: x.to(key.device, copy=True), known))
+        own = make_hparams(config, torch.zeros((), dtype=dtype, device=key.device), hparams)
+        return start_state(params, own, target=target, optimizer=optimizer)
 
     def collect(key: torch.Tensor, state: State) -> tuple[Any, Transition]:
         if dataset is None:
@@ -187,14 +178,7 @@ def make(
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         _check_batches(name, learner, transitions, config)
-        rows = in_dtype_of(learner.params.network, transitions)
-        rows = rows.replace(
-            observation=_seen(learner.params, rows.observation),
-            next_observation=_seen(learner.params, rows.next_observation),
-            action=rows.action - start if start else rows.action,
-        )
-        ones = torch.ones_like(rows.reward)
-        sample = buffers.Sample(rows, torch.zeros_like(ones, dtype=torch.int64), ones, ones)
+        sample = _sample(learner.params, transitions, start)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
         after, metrics = off_policy.fit(spec, config, before, random.split(key, config.num_updates), sample, learner.hparams)
         num_steps = learner.num_steps + config.num_updates
@@ -209,7 +193,7 @@ def make(
 
     def acting(choose: Any) -> Any:
         def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            action = choose(params, key, _seen(params, in_dtype_of(params.network, observation)))
+            action = choose(params, key, normalized(params, in_dtype_of(params.network, observation)))
             return action + start if start else action, {}
 
         return act
@@ -219,7 +203,37 @@ def make(
     )
 
 
-def _seen(params: ActorParams, observation: Any) -> Any:
+def start_state(params: ActorParams, hparams: Any, **parts: Any) -> State:
+    """Return the initial state of a learner; nothing acts, so its actor is empty.
+
+    Example:
+        >>> start_state(ActorParams(torch.zeros(2)), OfflineConfig(gamma=torch.tensor(0.9))).learner.num_steps
+        tensor(0)
+    """
+    count = torch.zeros_like(hparams.gamma, dtype=torch.int64)
+    learner = LearnerState(params=params, hparams=hparams, num_steps=count, num_updates=count.clone(), **parts)
+    return tree.map(torch.Tensor.contiguous, State(_NO_ACTOR, learner))
+
+
+def _sample(params: ActorParams, transitions: Transition, start: int) -> buffers.Sample:
+    """Return batches [U, N, ...] as a learner takes them: observations normalised, discrete actions counted from 0, all weights 1."""
+    rows = in_dtype_of(params.network, transitions)
+    rows = rows.replace(
+        observation=normalized(params, rows.observation),
+        next_observation=normalized(params, rows.next_observation),
+        action=rows.action - start if start else rows.action,
+    )
+    ones = torch.ones_like(rows.reward)
+    return buffers.Sample(rows, torch.zeros_like(ones, dtype=torch.int64), ones, ones)
+
+
+def normalized(params: ActorParams, observation: Any) -> Any:
+    """Return an observation, normalised if the parameters have the moments of the data.
+
+    Example:
+        >>> normalized(ActorParams(()), torch.tensor(3.0))
+        tensor(3.)
+    """
     if not isinstance(params.observation, stats.Moments):
         return observation
     return stats.normalize(params.observation, observation, eps=1e-6)

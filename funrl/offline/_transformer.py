@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from funrl import nn, random, tree
 
-__all__ = ["episode_transformer"]
-
 
 def episode_transformer(
     *,
@@ -59,8 +57,7 @@ def episode_transformer(
         keys = iter(random.split(key, 5 + 4 * num_layers).unbind(0))
 
         def linear(size: int, out: int) -> dict[str, torch.Tensor]:
-            weight = 0.02 * random.normal(next(keys), (out, size), dtype=observation.dtype)
-            return {"weight": weight, "bias": observation.new_zeros(out)}
+            return {"weight": 0.02 * random.normal(next(keys), (out, size), dtype=observation.dtype), "bias": observation.new_zeros(out)}
 
         def norm() -> dict[str, torch.Tensor]:
             return {"scale": observation.new_ones(hidden_size), "bias": observation.new_zeros(hidden_size)}
@@ -74,26 +71,13 @@ def episode_transformer(
             "last": norm(),
         }
         for i in range(num_layers):
-            params[f"layer{i}"] = {
-                "before": norm(),
-                "in": linear(hidden_size, 3 * hidden_size),
-                "out": linear(hidden_size, hidden_size),
-                "between": norm(),
-                "wide": linear(hidden_size, 4 * hidden_size),
-                "narrow": linear(4 * hidden_size, hidden_size),
-            }
-        params["head"] = linear(hidden_size, num_outputs)
-        return params
+            sizes = {"in": (1, 3), "out": (1, 1), "wide": (1, 4), "narrow": (4, 1)}  # in units of hidden_size
+            layer = {name: linear(a * hidden_size, b * hidden_size) for name, (a, b) in sizes.items()}
+            params[f"layer{i}"] = {"before": norm(), "between": norm(), **layer}
+        return {**params, "head": linear(hidden_size, num_outputs)}
 
     def apply(
-        params: dict[str, Any],
-        observation: torch.Tensor,
-        action: torch.Tensor,
-        return_to_go: torch.Tensor,
-        step: torch.Tensor,
-        mask: torch.Tensor,
-        *,
-        key: torch.Tensor | None = None,
+        params: dict[str, Any], observation: Any, action: Any, return_to_go: Any, step: Any, mask: Any, *, key: Any = None
     ) -> torch.Tensor:
         length, keys = mask.shape[-1], None if key is None or not dropout else random.split(key, 1 + 2 * num_layers)
         given = action if num_actions is None else _one_hot(action, num_actions, observation)
@@ -107,16 +91,19 @@ def episode_transformer(
         x = _dropped(_norm(params["first"], x), dropout, None if keys is None else keys[0])
         place = torch.arange(3 * length, device=mask.device)
         seen = (place <= place.unsqueeze(-1)) & mask.repeat_interleave(3, -1).unsqueeze(-2)
-        seen = seen | (place == place.unsqueeze(-1))  # padding sees itself, as an average over nothing is not a number
+        seen = seen | (place == place.unsqueeze(-1))  # padding attends to itself, because an average over no entries is NaN
         for i in range(num_layers):
-            layer = params[f"layer{i}"]
             here = (None, None) if keys is None else (keys[1 + 2 * i], keys[2 + 2 * i])
-            x = x + _dropped(_attention(layer, _norm(layer["before"], x), seen, num_heads), dropout, here[0])
-            hidden = functional.gelu(_linear(layer["wide"], _norm(layer["between"], x)))
-            x = x + _dropped(_linear(layer["narrow"], hidden), dropout, here[1])
+            x = _layer(params[f"layer{i}"], x, seen, num_heads, dropout, here)
         return _linear(params["head"], _norm(params["last"], x).unflatten(-2, (length, 3))[..., 1, :])
 
     return nn.Net(init, apply)
+
+
+def _layer(layer: dict[str, Any], x: torch.Tensor, seen: torch.Tensor, num_heads: int, dropout: float, keys: Any) -> torch.Tensor:
+    x = x + _dropped(_attention(layer, _norm(layer["before"], x), seen, num_heads), dropout, keys[0])
+    hidden = functional.gelu(_linear(layer["wide"], _norm(layer["between"], x)))
+    return x + _dropped(_linear(layer["narrow"], hidden), dropout, keys[1])
 
 
 def _attention(layer: dict[str, Any], x: torch.Tensor, seen: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -146,7 +133,7 @@ def _dropped(x: torch.Tensor, rate: float, key: torch.Tensor | None) -> torch.Te
 
 
 def last_rows(memory: Any, row: Any) -> Any:
-    """Return a memory of K rows, leaves [K, ...], with a further row in the place of the oldest.
+    """Return a memory of K rows, leaves [K, ...], without its oldest row and with a new one at the end.
 
     Example:
         >>> last_rows({"x": torch.tensor([1, 2, 3])}, {"x": torch.tensor(4)})

@@ -7,8 +7,6 @@ import torch
 from funrl import buffers, returns, stats, tree
 from funrl.offline._dataset import Dataset
 
-__all__ = ["Window", "merge", "moments", "n_step", "normalize_observations", "scale_rewards", "select", "top", "windows"]
-
 
 @tree.dataclass
 class Window(tree.Replaceable):
@@ -28,7 +26,7 @@ class Window(tree.Replaceable):
 
 
 def moments(dataset: Dataset) -> stats.Moments:
-    """Return the :class:`funrl.stats.Moments` of all observations, which is what learners normalise by; computed in parts.
+    """Return the :class:`funrl.stats.Moments` of all observations, by which learners normalise; they are computed in parts.
 
     Example:
         >>> from funrl.env import Transition
@@ -90,7 +88,7 @@ def scale_rewards(dataset: Dataset, *, how: str = "return_range", scale: float =
 def n_step(dataset: Dataset, *, n: int, gamma: float) -> Dataset:
     """Return the data set with n-step transitions, whose ``extras["discount"]`` is the factor of the bootstrap (:func:`buffers.n_step`).
 
-    Learners take that factor in the place of their ``gamma``. Returns to go are those of single rewards still.
+    Learners use this factor instead of their ``gamma``. Returns to go are still sums of single rewards.
 
     Raises:
         ValueError: if ``n`` is below 1, or ``gamma`` outside [0, 1].

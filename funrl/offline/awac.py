@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, random, tree
 from funrl.algos import (
@@ -20,13 +19,12 @@ from funrl.algos import (
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, advantage_weighted_loss, awac_critic_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _online as online_skeleton, _skeleton as skeleton
 from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
 from funrl.offline._parts import gaussian_actor, gaussian_policy
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["AWACConfig", "AWACOnlineConfig", "make", "online"]
@@ -53,23 +51,17 @@ class AWACOnlineConfig(AWACConfig, OnlineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make AWAC: critics of the policy, and a policy that clones actions by their advantage over its own.
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: to act alone.
+        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], the mean of the policy before a tanh; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
             says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
         **options: fields of :class:`AWACConfig`.
 
     Returns:
@@ -89,7 +81,7 @@ def make(
         tensor(2)
 
     Reference: A. Nair, A. Gupta, M. Dalal, S. Levine, "AWAC: Accelerating Online Reinforcement Learning with Offline Datasets", 2020,
-        arXiv:2006.09359, algorithm 1. The value of a state is the critics' at one action of the policy.
+        arXiv:2006.09359, algorithm 1. The value of a state is estimated by the critics at one action of the policy.
     """
     nets = {"actor": actor, "critic": critic}
     config, given = configure(AWACConfig, options, optimizer=optimizer, **nets)
@@ -98,24 +90,18 @@ def make(
 
 
 def online(
-    env: AnyEnv,
-    dataset: Dataset | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: AnyEnv, dataset: Dataset | None, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
-    """Make AWAC that goes on in the environment, with a share of each batch from the data.
+    """Make AWAC that continues in the environment, with a share of each batch from the data.
 
     Args:
         env: the environment to act in.
-        dataset: the data; None: batches are of the replay buffer alone.
+        dataset: the data; None: batches come from the replay buffer only.
         actor, critic, optimizer: as for :func:`make`.
         **options: fields of :class:`AWACOnlineConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, whose state may go on from one of :func:`make` (:func:`funrl.offline.hand_over`).
+        An :class:`~funrl.algos.Algorithm`, whose state may continue one of :func:`make` (:func:`funrl.offline.hand_over`).
 
     Raises:
         ValueError, TypeError: as for :func:`make`.

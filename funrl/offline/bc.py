@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import nn, tree
 from funrl.algos import (
@@ -19,14 +18,12 @@ from funrl.algos import (
 )
 from funrl.algos.off_policy import Learner
 from funrl.distributions import Categorical
-from funrl.env import AnyEnv, Transition
+from funrl.env import Transition
 from funrl.losses import ActorCritic, bc_loss
-from funrl.nn import Net
+from funrl.nn import Net, OwnNet
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
 from funrl.offline._parts import deterministic_policy, gaussian_actor, gaussian_policy, no_schedule
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer
 from funrl.spaces import Discrete
 
@@ -45,22 +42,15 @@ class BCConfig(OfflineConfig):
     stochastic: bool = tree.static(default=False)
 
 
-def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
-) -> Algorithm:
+def make(env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     """Make behavioural cloning: a policy that is fitted to the actions of the data.
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
-        dataset: the data, of continuous or discrete actions; None: to act alone.
+        dataset: the data, of continuous or discrete actions; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box, or to logits [N, A]; None: as the
             configuration says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``; None: Adam.
         **options: fields of :class:`BCConfig`.
 
     Returns:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, random, tree
 from funrl.algos import (
@@ -23,13 +22,13 @@ from funrl.algos import (
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, cql_critic_loss, sac_actor_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _online as online_skeleton, _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._discrete_cql import learner as discrete_learner
 from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Discrete
 
@@ -41,7 +40,7 @@ class CQLConfig(OfflineConfig):
     """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig`, and these.
 
     Attributes:
-        num_actions: n, of the 3 n actions that the penalty of continuous actions asks about.
+        num_actions: n; the penalty for continuous actions evaluates 3 n actions.
         calibrated: whether the penalty of the policy's actions is bounded by the discounted returns of the data: Cal-QL. Its column
             ``return_to_go`` is computed with the ``gamma`` of the configuration.
         initial_alpha: the first temperature, above 0.
@@ -66,24 +65,18 @@ class CQLOnlineConfig(CQLConfig, OnlineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make CQL: soft actor-critic, or double Q-learning of discrete actions, with a penalty on values of actions outside the data.
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
-        dataset: the data, of continuous or discrete actions; None: to act alone.
+        dataset: the data, of continuous or discrete actions; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
             configuration says. There is none for discrete actions.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; or from observations to the
             values [N, A] of discrete actions; None: as the configuration says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with the learning rates, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with the learning rates, with a state for each part; None: Adam.
         **options: fields of :class:`CQLConfig`. Discrete actions take ``penalty_weight`` (1 is usual), ``tau`` and those of all learners.
 
     Returns:
@@ -117,24 +110,18 @@ def make(
 
 
 def online(
-    env: AnyEnv,
-    dataset: Dataset | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: AnyEnv, dataset: Dataset | None, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
-    """Make CQL, or Cal-QL, that goes on in the environment, with a share of each batch from the data: its fine-tuning.
+    """Make CQL, or Cal-QL, that continues in the environment, with a share of each batch from the data: its fine-tuning.
 
     Args:
         env: the environment to act in; its actions are continuous.
-        dataset: the data; None: batches are of the replay buffer alone.
+        dataset: the data; None: batches come from the replay buffer only.
         actor, critic, optimizer: as for :func:`make`.
         **options: fields of :class:`CQLOnlineConfig`. Transitions of the environment have no bound by ``calibrated``.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, whose state may go on from one of :func:`make` (:func:`funrl.offline.hand_over`).
+        An :class:`~funrl.algos.Algorithm`, whose state may continue one of :func:`make` (:func:`funrl.offline.hand_over`).
 
     Raises:
         ValueError, TypeError: as for :func:`make`.

@@ -1,6 +1,6 @@
 """The decision transformer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,11 +20,11 @@ from funrl.algos import (
     make_hparams,
 )
 from funrl.compiler import scan
-from funrl.env import AnyEnv
 from funrl.losses import decision_transformer_loss
+from funrl.nn import Net
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
 from funrl.offline._transformer import episode_transformer, last_rows
 from funrl.offline._views import Window, moments, windows
 from funrl.policies import StatefulPolicy
@@ -36,7 +36,7 @@ __all__ = ["DTConfig", "make"]
 
 @tree.dataclass
 class DTConfig(OfflineConfig):
-    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig` save networks and ``gamma``, and these.
+    """The options of :func:`make`: those of :class:`~funrl.offline.OfflineConfig` except networks and ``gamma``, and these.
 
     Attributes:
         context_length: K, steps that the model sees.
@@ -68,8 +68,8 @@ class DTConfig(OfflineConfig):
     warmup_updates: Any = 10_000.0
 
 
-def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any) -> Algorithm:
-    """Make the decision transformer: a sequence model of episodes that acts by predicting the actions of one with a given return.
+def make(env: EnvOrSpaces, dataset: Dataset | None, **options: Any) -> Algorithm:
+    """Make the decision transformer: a sequence model of episodes, which acts by predicting the actions of an episode with a given return.
 
     Windows of ``context_length`` steps end at rows that are drawn uniformly; they are shorter, and padded, where an episode begins, as when
     the policy acts. The environment of the algorithm has the return that is left to reach among its observations
@@ -77,7 +77,7 @@ def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any)
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces.
-        dataset: the data, of continuous or discrete actions, in memory or memory-mapped; None: to act alone.
+        dataset: the data, of continuous or discrete actions, in memory or memory-mapped; None: the learner only acts.
         **options: fields of :class:`DTConfig`; ``target_return`` above all.
 
     Returns:
@@ -96,8 +96,8 @@ def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any)
         >>> sorted(metrics)
         ['actor_loss', 'learning_rate', 'steps', 'updates']
 
-    Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345. Windows end at
-        uniform rows, and do not begin there.
+    Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345. Deviation:
+        windows end, and do not begin, at uniformly drawn rows.
     """
     config, _ = configure(DTConfig, options)
     env = skeleton.environment("decision_transformer", env, dataset)
@@ -105,43 +105,18 @@ def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any)
     _check_config(config, dataset)
     space, width = env.action_space, env.observation_space.shape[0]
     discrete = isinstance(space, Discrete)
-    start, num_actions = (space.start, space.n) if discrete else (0, None)
-    net = episode_transformer(
-        num_outputs=space.n if discrete else space.shape[0],
-        num_actions=num_actions,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        max_steps=config.max_steps,
-        dropout=config.dropout,
-    )
+    net, predict = _model(config, space)
     step_of_rows = None if dataset is None else dataset.step
     dtype = torch.float32 if dataset is None else dataset.transition.reward.dtype
     known = stats.moments(torch.zeros(width, dtype=dtype)) if dataset is None else moments(dataset)
-
-    def predict(params: Any, observation: Any, action: Any, to_go: Any, step: Any, mask: Any, *, key: Any = None) -> torch.Tensor:
-        given = action if discrete else action / half_width(space, action)
-        output = net.apply(params, observation, given, to_go / config.return_scale, step, mask, key=key)
-        if discrete:
-            return output
-        middle = ((space.low + space.high) / 2).to(output)
-        return middle + half_width(space, output) * torch.tanh(output)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         zero = torch.zeros((), dtype=dtype, device=key.device)
         action = torch.zeros(space.shape, dtype=torch.int64 if discrete else dtype, device=key.device)
         network = net.init(key, zero.new_zeros(width), action)
-        own, count = make_hparams(config, zero, hparams), torch.zeros((), dtype=torch.int64, device=key.device)
         observed = tree.map(lambda x: x.to(key.device, copy=True), known) if config.normalize_observation else ()
-        learner = LearnerState(
-            params=ActorParams(network, observation=observed),
-            optimizer=_optimizer(own, 0.0).init(network),
-            hparams=own,
-            num_steps=count,
-            num_updates=count.clone(),
-        )
-        nobody: Any = ()  # acts between two steps
-        return State(nobody, learner)
+        own = make_hparams(config, zero, hparams)
+        return skeleton.start_state(ActorParams(network, observed), own, optimizer=_optimizer(own, 0.0).init(network))
 
     def collect(key: torch.Tensor, state: State) -> tuple[Any, Window]:
         if dataset is None:
@@ -152,7 +127,8 @@ def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any)
     def learn(key: torch.Tensor, learner: LearnerState, window: Window) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         window, hparams = in_dtype_of(learner.params.network, window), learner.hparams
         rows = window.transition
-        rows = rows.replace(observation=_seen(learner.params, rows.observation), action=_counted(rows.action, window.mask, start))
+        action = _counted(rows.action, window.mask, space.start if discrete else 0)
+        rows = rows.replace(observation=skeleton.normalized(learner.params, rows.observation), action=action)
         scale = 1.0 if discrete else half_width(space, rows.reward)
 
         def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
@@ -177,6 +153,24 @@ def make(env: AnyEnv | tuple[Any, Any], dataset: Dataset | None, **options: Any)
     return Algorithm("decision_transformer", env, config, *functions, data=dataset or skeleton.NOTHING)
 
 
+def _model(config: DTConfig, space: Any) -> tuple[Net, Callable[..., torch.Tensor]]:
+    """Return the transformer, and the function of its parameters that predicts actions in the box, or the logits of discrete ones."""
+    discrete = isinstance(space, Discrete)
+    names = ("hidden_size", "num_layers", "num_heads", "max_steps", "dropout")
+    size, num_actions = (space.n, space.n) if discrete else (space.shape[0], None)
+    net = episode_transformer(num_outputs=size, num_actions=num_actions, **{name: getattr(config, name) for name in names})
+
+    def predict(params: Any, observation: Any, action: Any, to_go: Any, step: Any, mask: Any, *, key: Any = None) -> torch.Tensor:
+        given = action if discrete else action / half_width(space, action)
+        output = net.apply(params, observation, given, to_go / config.return_scale, step, mask, key=key)
+        if discrete:
+            return output
+        middle = ((space.low + space.high) / 2).to(output)
+        return middle + half_width(space, output) * torch.tanh(output)
+
+    return net, predict
+
+
 def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_draw: bool) -> StatefulPolicy:
     """Return the policy: its memory is the last K steps."""
     discrete = isinstance(space, Discrete)
@@ -193,7 +187,7 @@ def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_dr
         state = tree.where(reset, tree.map(torch.zeros_like, state), state)
         step = torch.where(state["mask"][-1], state["step"][-1] + 1, 0)
         row = {
-            "observation": _seen(params, observation["observation"]),
+            "observation": skeleton.normalized(params, observation["observation"]),
             "action": torch.zeros_like(state["action"][-1]),
             "return_to_go": observation["target_return"],
             "step": step,
@@ -214,17 +208,12 @@ def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_dr
 
 
 def _counted(action: torch.Tensor, mask: torch.Tensor, start: int) -> torch.Tensor:
-    """Return discrete actions counted from 0, also in padding."""
+    """Return discrete actions counted from 0, and 0 in padding."""
     return torch.where(mask, action - start, 0) if start else action
 
 
 def _optimizer(hparams: Any, rate: Any) -> optim.Optimizer:
     return optim.chain(optim.clip_by_global_norm(hparams.max_grad_norm), optim.adamw(rate, weight_decay=hparams.weight_decay))
-
-
-def _seen(params: ActorParams, observation: torch.Tensor) -> torch.Tensor:
-    known = params.observation
-    return stats.normalize(known, observation, eps=1e-6) if isinstance(known, stats.Moments) else observation
 
 
 def _check_config(config: DTConfig, dataset: Any) -> None:

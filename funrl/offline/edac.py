@@ -2,14 +2,10 @@
 
 from typing import Any
 
-from torch.nn import Module
-
 from funrl import tree
 from funrl.algos import Algorithm
-from funrl.env import AnyEnv
-from funrl.nn import Net
-from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
+from funrl.nn import OwnNet
+from funrl.offline._skeleton import Data, EnvOrSpaces
 from funrl.offline.sac_n import SACNConfig, ensemble
 from funrl.optim import Optimizer
 
@@ -28,13 +24,7 @@ class EDACConfig(SACNConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make EDAC: SAC-N whose critics are made to disagree about actions outside the data, so that fewer of them are enough.
 

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from torch.nn import Module
-
 from funrl import tree
 from funrl.algos import Algorithm, configure
-from funrl.env import AnyEnv
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline._dataset import Dataset
 from funrl.offline._files import Stream
+from funrl.offline._skeleton import EnvOrSpaces
 from funrl.offline._views import top
 from funrl.offline.bc import BCConfig, cloning
 from funrl.optim import Optimizer
@@ -22,19 +20,14 @@ class FilteredBCConfig(BCConfig):
     """The options of :func:`make`: those of :class:`~funrl.offline.bc.BCConfig`, and these.
 
     Attributes:
-        fraction: how many of the episodes are learned from, those with the greatest returns, in (0, 1].
+        fraction: the share of the episodes that are learned from, those with the greatest returns, in (0, 1].
     """
 
     fraction: float = tree.static(default=0.1)
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | None,
-    *,
-    actor: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Dataset | None, *, actor: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make behavioural cloning of the episodes with the greatest returns, a tenth of them.
 

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, nn, random, tree
 from funrl.algos import (
@@ -20,13 +19,12 @@ from funrl.algos import (
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import advantage_weighted_loss, iql_critic_loss, iql_value_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _online as online_skeleton, _skeleton as skeleton
 from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
 from funrl.offline._parts import cosine, gaussian_actor, gaussian_policy
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["IQLConfig", "IQLOnlineConfig", "IQLParams", "make", "online"]
@@ -38,7 +36,7 @@ class IQLConfig(OfflineConfig):
 
     Attributes:
         tau: how far the target critics follow at each gradient step, in [0, 1].
-        expectile: of the critics over the actions of the data that the value function is, in [0, 1].
+        expectile: the value function estimates this expectile of the critics over the actions of the data; in [0, 1].
         temperature: beta, at least 0: the weight of an action is exp(beta * advantage).
         max_weight: the largest of these weights, above 0.
         decay_updates: the actor's learning rate falls as a cosine to 0 over so many gradient steps; infinity: it stays.
@@ -72,12 +70,12 @@ class IQLParams(tree.Replaceable):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
+    env: EnvOrSpaces,
+    dataset: Data,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    value: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
+    value: OwnNet = None,
     optimizer: Optimizer | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -86,12 +84,12 @@ def make(
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: to act alone.
+        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], the mean of the policy before a tanh; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
             says.
         value: a net from observations [N, ...] to [N, 1]; None: as the configuration says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
         **options: fields of :class:`IQLConfig`.
 
     Returns:
@@ -122,22 +120,22 @@ def online(
     env: AnyEnv,
     dataset: Dataset | None,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    value: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
+    value: OwnNet = None,
     optimizer: Optimizer | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Make IQL that goes on in the environment, with a share of each batch from the data: its fine-tuning (section 5.3 of the paper).
+    """Make IQL that continues in the environment, with a share of each batch from the data: its fine-tuning (section 5.3 of the paper).
 
     Args:
         env: the environment to act in.
-        dataset: the data; None: batches are of the replay buffer alone.
+        dataset: the data; None: batches come from the replay buffer only.
         actor, critic, value, optimizer: as for :func:`make`.
         **options: fields of :class:`IQLOnlineConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, whose state may go on from one of :func:`make` (:func:`funrl.offline.hand_over`).
+        An :class:`~funrl.algos.Algorithm`, whose state may continue one of :func:`make` (:func:`funrl.offline.hand_over`).
 
     Raises:
         ValueError, TypeError: as for :func:`make`.

@@ -1,9 +1,8 @@
-"""ReBRAC."""
+"""ReBRAC: TD3+BC with penalties in actor and critic, layer normalisation and larger networks."""
 
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, nn, tree
 from funrl.algos import (
@@ -20,14 +19,14 @@ from funrl.algos import (
     start_optimizer,
 )
 from funrl.algos.off_policy import Learner
-from funrl.env import AnyEnv, Transition
+from funrl.env import Transition
 from funrl.losses import ActorCritic, rebrac_actor_loss, rebrac_critic_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._files import Stream
 from funrl.offline._parts import deterministic_policy
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["ReBRACConfig", "make", "with_next_actions"]
@@ -43,7 +42,7 @@ class ReBRACConfig(OfflineConfig):
         actor_beta: the weight of the distance to the data in the actor's loss, at least 0.
         critic_beta: that of the distance of next actions in the critics' targets, at least 0.
         target_noise: the deviation of the noise on the actions of the targets, in half-widths of the box, at least 0.
-        target_noise_clip: what it is clipped to, at least 0.
+        target_noise_clip: the bound to which this noise is clipped, at least 0.
     """
 
     batch_size: int = tree.static(default=1024)
@@ -58,18 +57,18 @@ class ReBRACConfig(OfflineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
+    env: EnvOrSpaces,
     dataset: Dataset | None,
     *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
+    actor: OwnNet = None,
+    critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     **options: Any,
 ) -> Algorithm:
     """Make ReBRAC: TD3+BC with larger batches, deeper networks, critics with layer normalisation, and a penalty in actor and critic each.
 
     Args:
-        env, actor, critic, optimizer: as for :func:`funrl.offline.td3_bc.make`; own critics have no layer normalisation but their own.
+        env, actor, critic, optimizer: as for :func:`funrl.offline.td3_bc.make`; critics of your own get no layer normalisation.
         dataset: the data, in memory or memory-mapped; the next action of each row becomes a column of it (:func:`with_next_actions`).
         **options: fields of :class:`ReBRACConfig`; the paper tunes ``actor_beta`` and ``critic_beta`` for each data set.
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, tree
 from funrl.algos import (
@@ -21,13 +20,11 @@ from funrl.algos import (
     target_entropy,
 )
 from funrl.algos.off_policy import Learner
-from funrl.env import AnyEnv, Transition
+from funrl.env import Transition
 from funrl.losses import SoftActorCritic, ensemble_diversity_loss, sac_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["SACNConfig", "ensemble", "make"]
@@ -54,24 +51,18 @@ class SACNConfig(OfflineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make SAC-N: soft actor-critic on a data set, with the smallest of E critics as the value of an action.
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: to act alone.
+        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
             configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
             says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
         **options: fields of :class:`SACNConfig`.
 
     Returns:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, tree
 from funrl.algos import (
@@ -20,14 +19,12 @@ from funrl.algos import (
     start_optimizer,
 )
 from funrl.algos.off_policy import Learner
-from funrl.env import AnyEnv, Transition
+from funrl.env import Transition
 from funrl.losses import ActorCritic, td3_bc_actor_loss, td3_critic_loss
-from funrl.nn import Net
+from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
 from funrl.offline._parts import deterministic_policy
-from funrl.offline._skeleton import OfflineConfig
+from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
 __all__ = ["TD3BCConfig", "make"]
@@ -42,7 +39,7 @@ class TD3BCConfig(OfflineConfig):
         tau: how far the targets follow then, in [0, 1].
         alpha: the weight of the critic against the data, at least 0.
         target_noise: the deviation of the noise on the actions of the targets, in half-widths of the box, at least 0.
-        target_noise_clip: what it is clipped to, at least 0.
+        target_noise_clip: the bound to which this noise is clipped, at least 0.
     """
 
     normalize_observation: bool = tree.static(default=True)
@@ -54,23 +51,17 @@ class TD3BCConfig(OfflineConfig):
 
 
 def make(
-    env: AnyEnv | tuple[Any, Any],
-    dataset: Dataset | Stream | None,
-    *,
-    actor: Net | Module | None = None,
-    critic: Net | Module | None = None,
-    optimizer: Optimizer | None = None,
-    **options: Any,
+    env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
     """Make TD3+BC: TD3 on a data set, with a term that keeps the actor close to the actions of the data.
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: to act alone.
+        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], which a tanh stretches to the box; None: as the configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
             says.
-        optimizer: any :class:`funrl.optim.Optimizer` in the place of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
         **options: fields of :class:`TD3BCConfig`.
 
     Returns:

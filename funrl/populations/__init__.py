@@ -1,4 +1,4 @@
-"""Populations: many agents of one algorithm as one program, with hyperparameters of their own, that may breed."""
+"""Populations: many agents of one algorithm in one program, each with its own hyperparameters; they may exchange parameters."""
 
 from funrl.populations._halving import hyperband, successive_halving
 from funrl.populations._hparams import begin, by_value, check_hparams, first_state, hparam_names

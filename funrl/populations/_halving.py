@@ -13,8 +13,6 @@ from funrl.populations._population import Population, PopulationState, sweep
 from funrl.populations._run import Chunk, chunk_size, chunks_of, programs, train_chunk
 from funrl.populations._table import Table, final_scores, join
 
-__all__ = ["hyperband", "successive_halving"]
-
 
 def successive_halving(
     population: Population,
@@ -30,9 +28,9 @@ def successive_halving(
 
     .. math:: n_i = \lfloor n \eta^{-i} \rfloor, \quad r_i = R \, \eta^{i - s}, \quad i = 0, \dots, s
 
-    Configurations are ranked by the mean score of their agents (the last tenth of their returns so far; one that diverged is the last).
-    Those that go on go on from where they are, with the keys that they have: a finished agent is bit for bit what :func:`run` makes of
-    it, up to the rounding of programs of different sizes. Each rung is a program of its own size.
+    Configurations are ranked by the mean score of their agents (the last tenth of their returns so far; a diverged agent ranks last). The
+    remaining agents continue from their states with the same keys, so a finished agent equals the one that :func:`run` trains, up to the
+    rounding of programs of different sizes. Each rung is a program of its own size.
 
     Args:
         population: of :func:`sweep`; its agents do not exchange anything.
@@ -106,7 +104,7 @@ def hyperband(
     threads: int = 1,
     backend: str = "auto",
 ) -> Table:
-    r"""Search a space by several runs of successive halving, from many agents that are stopped early to few that are not.
+    r"""Search a space by several runs of successive halving, from many agents that are stopped early to few agents that are not.
 
     .. math:: n_s = \left\lceil \frac{s_{\max} + 1}{s + 1} \eta^s \right\rceil, \quad s = s_{\max}, \dots, 0
 

@@ -1,4 +1,4 @@
-"""Hyperparameters of agents: which there are, and how agents begin with them."""
+"""Hyperparameters of agents: their names, their checks, and the first states of agents that have them."""
 
 import dataclasses
 import inspect
@@ -12,9 +12,7 @@ from funrl import algos, random, tree
 from funrl._check import nearest
 from funrl.algos import Algorithm, State
 
-__all__ = ["begin", "by_value", "check_hparams", "check_names", "check_values", "first_state", "hparam_names"]
-
-# The hyperparameters that an optimizer or a schedule of the user's own takes the place of.
+# The hyperparameters that a user's own optimizer or schedule replaces.
 _UNUSED = {
     "optimizer": ("learning_rate", "anneal_steps", "max_grad_norm"),
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_steps", "exploration_noise"),
@@ -122,7 +120,7 @@ def first_state(algo: Algorithm, key: torch.Tensor, hparams: Mapping[str, torch.
 
 
 def by_value(algo: Algorithm, values: Mapping[str, Sequence[Any]], *, make: Callable[..., Algorithm] | None = None) -> list[Algorithm]:
-    """Make an algorithm of each value of static fields, or of each combination of several: one program a value.
+    """Make an algorithm for each value of a static field, or for each combination of values of several.
 
     Agents of one program cannot differ in a static field, such as ``num_epochs`` or ``num_cells``. :func:`run` takes a list of
     populations, one for each algorithm.

@@ -13,8 +13,6 @@ from funrl.populations._run import chunks_of, programs, table_of, train_together
 from funrl.populations._spaces import Range
 from funrl.populations._table import Table, join
 
-__all__ = ["optuna_search"]
-
 
 def optuna_search(
     study: Any,
@@ -29,10 +27,10 @@ def optuna_search(
     threads: int = 1,
     backend: str = "auto",
 ) -> Table:
-    """Search a space by an Optuna study: ask for a batch of trials, train them as one program, tell their scores, and ask again.
+    """Search a space with an Optuna study: ask for a batch of trials, train them as one program, report their scores, and repeat.
 
-    A trial's value is the mean score of its agents (the last tenth of their returns), which the study maximises; a trial with an agent
-    that diverged, or has no score, is told as failed. Round i has the key ``fold_in(key, i)``.
+    A trial's value is the mean score of its agents (the last tenth of their returns), which the study maximises; a trial with an agent that
+    diverged, or that has no score, is reported as failed. Round i has the key ``fold_in(key, i)``.
 
     Args:
         study: an ``optuna.Study`` of one objective, with ``direction="maximize"``. Its sampler has a seed of its own.
@@ -41,7 +39,7 @@ def optuna_search(
         key: int64 [].
         total_steps: environment steps of each agent.
         num_trials: trials in all; a multiple of ``batch``, so that one program trains each round.
-        batch: trials that are asked for at a time.
+        batch: the number of trials that are asked for at once.
         num_seeds: agents of each trial.
         threads: as for :func:`funrl.compile`.
         backend: as for :func:`funrl.compile`.

@@ -1,5 +1,6 @@
 """Population-based training: agents that do badly continue from the parameters and the changed hyperparameters of those that do well."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +12,9 @@ from funrl.algos import Algorithm, State
 from funrl.populations import _spaces
 from funrl.populations._population import Exchange, Population, checked_space, described, sweep
 
-__all__ = ["PBTState", "pbt"]
-
 _SELECTIONS = ("truncation", "binary_tournament")
 _EXPLORATIONS = ("perturb", "resample")
-# What an agent takes from its parent. Its replay buffer, its episodes and its counts stay its own.
+# The fields that an agent copies from its parent. It does not copy the replay buffer, the episodes and the counts.
 _INHERITED = ("params", "target", "optimizer", "normalizers", "hparams", "env_params")
 
 
@@ -24,9 +23,9 @@ class PBTState(tree.Replaceable):
     """The memory of population-based training.
 
     Attributes:
-        score: floating point [K], the mean return since the exchange before the last, by which the last one chose; -inf at first.
+        score: floating point [K], the scores that the last exchange used: the mean returns since the exchange before it; -inf at first.
         total: floating point [K], the sum of the returns since the last exchange.
-        count: int64 [K], of how many updates in which an episode ended.
+        count: int64 [K], the number of these updates in which an episode ended.
         num_updates: int64 [], updates so far.
     """
 
@@ -49,10 +48,10 @@ def pbt(
     resample_probability: float = 0.25,
     method: str = "random",
 ) -> Population:
-    r"""Return a population that trains by population-based training, exchange and all in one compiled program.
+    r"""Return a population for population-based training, whose exchange is part of the compiled program.
 
     After every ``period`` updates the agents are ranked by the mean of their ``episode_return`` since the last exchange; an agent with a
-    parameter that is not finite is the last. An agent :math:`k` that is to be replaced *exploits* another, :math:`p(k)`, and *explores*:
+    parameter that is not finite ranks last. An agent :math:`k` that is to be replaced *exploits* another, :math:`p(k)`, and *explores*:
 
     .. math:: \theta_k \leftarrow \theta_{p(k)}, \qquad h_k \leftarrow \mathrm{explore}(h_{p(k)})
 
@@ -73,8 +72,8 @@ def pbt(
         method: how the first hyperparameters are chosen, as for :func:`sweep`.
 
     Returns:
-        A :class:`Population`. Its metrics also have the lineage: ``parent`` int64 [K], the agent from whose parameters agent k goes on
-        after this update (itself, if it was not replaced), and ``hparams.NAME`` [K], the hyperparameters with which it does.
+        A :class:`Population`. Its metrics also have the lineage: ``parent`` int64 [K], the agent from whose parameters agent k continues
+        after this update (itself, if it was not replaced), and ``hparams.NAME`` [K], its new hyperparameters.
 
     Raises:
         ValueError: if an argument is out of its range, or as for :func:`sweep`.
@@ -91,11 +90,13 @@ def pbt(
         torch.Size([4])
 
     Reference: M. Jaderberg et al., "Population based training of neural networks", 2017, arXiv:1711.09846. Deviations: all agents exchange
-        at the same update, and an agent whose episodes have not ended since keeps its score of before.
+        at the same update, and an agent without a finished episode since the last exchange has its previous score.
     """
     checked = checked_space("pbt", algo, space)
     _check(n, period, selection, fraction, explore, factors, resample_probability)
     first = sweep(algo, space, n, method=method)
+    options = {"factors": factors if explore == "perturb" else None, "probability": resample_probability}
+    explored = functools.partial(_explored, space=checked, **options)
 
     def init(agents: State) -> PBTState:
         like = getattr(agents.learner.hparams, next(iter(checked)))
@@ -128,21 +129,25 @@ def pbt(
         lineage = {"parent": parent, **{f"hparams.{name}": x for name, x in hparams.items()}}
         return agents.replace(learner=learner), memory, {**metrics, **lineage}
 
-    def explored(key: torch.Tensor, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        keys = random.split(key, (len(values), 2))
-        out = {}
-        for i, (name, value) in enumerate(values.items()):
-            coin = random.uniform(keys[i, 0], (), dtype=torch.float64)
-            if explore == "perturb":
-                out[name] = _spaces.perturb(checked[name], value, coin < 0.5, factors)
-            else:
-                drawn = _spaces.from_unit(checked[name], random.uniform(keys[i, 1], (), dtype=torch.float64))
-                out[name] = torch.where(coin < resample_probability, drawn.to(value), value)
-        return out
-
     settings = {"kind": "pbt", "exchange": True, "space": described(checked), "method": method, "period": period, "selection": selection}
     settings |= {"fraction": fraction, "explore": explore, "factors": list(factors), "resample_probability": resample_probability}
     return Population(algo, n, first.draw, 1, Exchange(init, move), settings)
+
+
+def _explored(
+    key: torch.Tensor, values: dict[str, torch.Tensor], *, space: dict[str, Any], factors: tuple[float, float] | None, probability: float
+) -> dict[str, torch.Tensor]:
+    """Return changed hyperparameters [] of one agent: multiplied by a factor or, without factors, drawn again with a probability."""
+    keys = random.split(key, (len(values), 2))
+    out = {}
+    for i, (name, value) in enumerate(values.items()):
+        coin = random.uniform(keys[i, 0], (), dtype=torch.float64)
+        if factors is not None:
+            out[name] = _spaces.perturb(space[name], value, coin < 0.5, factors)
+        else:
+            drawn = _spaces.from_unit(space[name], random.uniform(keys[i, 1], (), dtype=torch.float64))
+            out[name] = torch.where(coin < probability, drawn.to(value), value)
+    return out
 
 
 def _finite(params: Any) -> torch.Tensor:
@@ -152,7 +157,7 @@ def _finite(params: Any) -> torch.Tensor:
 
 
 def _truncation(keys: torch.Tensor, score: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Return a random one of the highest agents for each of the lowest, and each other agent itself."""
+    """Return a random one of the highest agents for each of the lowest; for every other agent, return the agent itself."""
     n = score.shape[0]
     some = max(1, int(fraction * n))
     order = score.argsort(stable=True)

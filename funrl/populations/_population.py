@@ -11,8 +11,6 @@ from funrl.algos import Algorithm, State
 from funrl.populations import _spaces
 from funrl.populations._hparams import begin, check_names, check_values
 
-__all__ = ["Exchange", "Population", "PopulationState", "advance", "checked_space", "described", "first_hparams", "seeds", "sweep"]
-
 
 @tree.dataclass
 class PopulationState(tree.Replaceable):
@@ -46,9 +44,9 @@ class Population(NamedTuple):
         algo: the algorithm.
         num_agents: K.
         draw: ``draw(key) -> hparams``: the first hyperparameters, a dict of float64 [K] by name.
-        num_seeds: how many agents have the same hyperparameters: the first ``num_seeds`` of them, the next, and so on.
-        exchange: an :class:`Exchange` between agents after each update; None: the agents have nothing to do with each other.
-        settings: how the population was made, for ``config.json``.
+        num_seeds: the number of consecutive agents with the same hyperparameters.
+        exchange: an :class:`Exchange` between agents after each update; None: the agents are independent.
+        settings: the arguments with which the population was made, for ``config.json``.
     """
 
     algo: Algorithm
@@ -68,7 +66,8 @@ class Population(NamedTuple):
         return PopulationState(agents, () if self.exchange is None else self.exchange.init(agents))
 
     def step(self, key: torch.Tensor, state: PopulationState) -> tuple[PopulationState, dict[str, torch.Tensor]]:
-        """Update all agents, and let them exchange what they do: ``funrl.compile(population.step)`` is one program.
+        """Update all agents, then exchange their parameters if the population has an exchange; ``funrl.compile(population.step)`` is one
+        program.
 
         Args:
             key: int64 []; agent k steps with ``split(key, K)[k]``.
@@ -83,7 +82,7 @@ class Population(NamedTuple):
 def advance(
     algo: Algorithm, exchange: Exchange | None, keys: torch.Tensor, state: PopulationState
 ) -> tuple[PopulationState, dict[str, torch.Tensor]]:
-    """Update all agents, agent k with ``keys[k]``, and let them exchange what they do."""
+    """Update all agents, agent k with ``keys[k]``, then exchange their parameters if the population has an exchange."""
     agents, metrics = torch.func.vmap(algo.step)(keys, state.agents)
     memory = state.memory
     if exchange is not None:
@@ -127,11 +126,11 @@ def sweep(algo: Algorithm, space: Mapping[str, Any], n: int, *, method: str = "r
         space: for each hyperparameter :func:`log_uniform`, :func:`uniform`, or a list of choices. Static fields, such as
             ``num_epochs``, need a program for each value: see :func:`by_value`.
         n: K >= 1, the number of agents in all.
-        method: ``"random"`` draws each configuration by itself. ``"sobol"`` spreads them evenly, as a Sobol sequence that is shifted by a
-            random vector; its balance is best at powers of 2. ``"grid"`` takes all combinations, of a range equally many points with
-            both ends, and draws nothing.
-        num_seeds: S >= 1, agents of each configuration, with keys of their own; divides n. Configuration c is that of the agents c S
-            to c S + S - 1.
+        method: ``"random"`` draws each configuration independently. ``"sobol"`` spreads them evenly, as a Sobol sequence that is shifted by
+            a random vector; its balance is best at powers of 2. ``"grid"`` takes all combinations, with the same number of points from each
+            range, both ends included; it uses no random numbers.
+        num_seeds: S >= 1, the number of agents of each configuration, with different keys; divides n. Configuration c is that of the agents
+            c S to c S + S - 1.
 
     Returns:
         A :class:`Population`.

@@ -1,4 +1,4 @@
-"""Training of populations: in chunks that fit the memory, over the devices there are, as one table."""
+"""Training of populations, in chunks that fit into the memory and on all devices; the results are one table."""
 
 import dataclasses
 import os
@@ -16,8 +16,6 @@ from funrl.env import on_host
 from funrl.populations._hparams import begin
 from funrl.populations._population import Exchange, Population, PopulationState, advance, first_hparams
 from funrl.populations._table import Table, final_scores, first_true, join, not_finite
-
-__all__ = ["Chunk", "Records", "agent_bytes", "chunk_size", "chunks_of", "programs", "run", "train_chunk"]
 
 
 class Chunk(NamedTuple):
@@ -72,7 +70,7 @@ def run(
     it does, up to the rounding of compiled programs of different sizes. Several populations draw their hyperparameters with the same
     key, so that each value of a static field meets the same configurations.
 
-    An agent that diverges goes on with numbers that are not finite; the others are as they were without it.
+    An agent that diverges continues with numbers that are not finite; it does not affect the others.
 
     Args:
         populations: a population, or several, such as one for each algorithm of :func:`by_value`.
@@ -82,14 +80,14 @@ def run(
         devices: where to train, a chunk on each at a time; None: the key's device, or all GPUs if it is one.
         threads: the threads of a program on the CPU, as for :func:`funrl.compile`.
         backend: as for :func:`funrl.compile`.
-        train: how to train a chunk; None: in memory. ``python -m funrl sweep`` gives one that keeps a folder for each chunk.
+        train: a function that trains a chunk; None: in memory. ``python -m funrl sweep`` passes one that writes a folder for each chunk.
 
     Returns:
         A :class:`Table`.
 
     Raises:
-        ValueError: if an argument is out of its range, an environment runs on the host, or the agents of a population that exchanges what
-            they do, or a single agent, do not fit into the memory. Nothing has been trained then.
+        ValueError: if an argument is out of its range, an environment runs on the host, or the agents of a population with an exchange, or
+            a single agent, do not fit into the memory. Nothing has been trained then.
 
     Example:
         >>> import funrl
@@ -129,7 +127,7 @@ def table_of(pieces: Sequence[Chunk], records: Sequence[Records]) -> Table:
     names = set.intersection(*({*record.history} for record in records))
     same = all(len(record.curves) == len(records[0].curves) for record in records)
     history = {name: np.concatenate([record.history[name].T for record in records]) for name in sorted(names)} if same else {}
-    lost = table.diverged * ("parent" not in history)  # an agent that diverged may have taken another's parameters since
+    lost = table.diverged * ("parent" not in history)  # an agent that diverged may have copied another one's parameters since then
     return table._replace(history=history, scores=final_scores(table.curves, lost))
 
 
@@ -137,7 +135,7 @@ def chunk_size(populations: Sequence[Population], chunk: int | None, device: tor
     """Return how many agents a program trains at most: ``chunk``, or as many as fit into the memory.
 
     Raises:
-        ValueError: if not even one agent fits, or the agents of a population that exchanges what they do do not fit together.
+        ValueError: if not even one agent fits, or the agents of a population with an exchange do not fit together.
 
     Example:
         >>> import funrl
@@ -154,7 +152,9 @@ def chunk_size(populations: Sequence[Population], chunk: int | None, device: tor
         each, together = agent_bytes(population.algo), population.num_agents if population.exchange is not None else 1
         sizes.append(min(int(free // each), population.num_agents))
         if chunk is not None and chunk < together:
-            raise ValueError(f"run: chunk: the {together} agents exchange what they do and are one program, got {chunk}; leave it out")
+            raise ValueError(
+                f"run: chunk: the {together} agents exchange parameters and have to be in one program, got {chunk}; leave it out"
+            )
         if sizes[-1] < (1 if chunk is not None else together):
             needed = 1 if chunk is not None else together
             many, name = ("agents", population.algo.name + " need") if needed > 1 else ("agent", population.algo.name + " needs")
@@ -184,7 +184,7 @@ def chunks_of(populations: Sequence[Population], key: torch.Tensor, size: int) -
 def agent_bytes(algo: Algorithm) -> int:
     """Estimate the bytes that an agent needs as its program runs: three times its state, and eight times the data that it learns from.
 
-    That data is a rollout, and of learners with a replay buffer the batches of an update.
+    These data are a rollout or, for learners with a replay buffer, the batches of an update.
 
     Example:
         >>> import funrl
@@ -202,7 +202,7 @@ def agent_bytes(algo: Algorithm) -> int:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Return the free memory of a device; of the CPU what the system has, and the limit of the container allows."""
+    """Return the free memory of a device; for the CPU, at most what the limit of the container allows."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else float(1 << 32)
@@ -234,7 +234,7 @@ def programs(threads: int, backend: str) -> Callable[[Algorithm, Exchange | None
 
 
 class _Running:
-    """A chunk under way: its state, and what it told so far."""
+    """A chunk in training: its state, and its records so far."""
 
     def __init__(self, piece: Chunk, program: Any, state: PopulationState | None = None) -> None:
         agents = begin(piece.algo, piece.keys, piece.hparams) if state is None else state.agents
@@ -258,7 +258,7 @@ class _Running:
 
 
 def train_chunk(piece: Chunk, state: PopulationState | None, updates: range, program: Any) -> tuple[PopulationState, Records]:
-    """Do these updates of a chunk, from a state or from the beginning; return its state and what it told."""
+    """Do these updates of a chunk, from a state or from the beginning; return its state and its :class:`Records`."""
     running = _Running(piece, program, state)
     for number in updates:
         running.step(number)
@@ -266,7 +266,7 @@ def train_chunk(piece: Chunk, state: PopulationState | None, updates: range, pro
 
 
 def train_together(pieces: Sequence[Chunk], total_steps: int, program: Callable[..., Any]) -> list[Records]:
-    """Train a chunk on each device, all in turn: a GPU works while the next one is given its update."""
+    """Train a chunk on each device, one update of each in turn: a GPU computes while the next one receives its update."""
     running = [_Running(piece, program(piece.algo, piece.exchange)) for piece in pieces]
     counts = [total_steps // piece.algo.steps_per_update for piece in pieces]
     for number in range(1, max(counts) + 1):

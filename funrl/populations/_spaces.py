@@ -9,21 +9,6 @@ import torch
 
 from funrl import random
 
-__all__ = [
-    "METHODS",
-    "Range",
-    "Space",
-    "check_space",
-    "clamp",
-    "from_unit",
-    "grid",
-    "log_uniform",
-    "perturb",
-    "random_points",
-    "sobol",
-    "uniform",
-]
-
 METHODS = ("random", "grid", "sobol")
 
 

@@ -1,4 +1,4 @@
-"""The results of populations: one table with a row an agent, and the check for divergence."""
+"""The results of populations: one table with a row for each agent, and the check for divergence."""
 
 import csv
 import io
@@ -14,11 +14,10 @@ import torch
 
 from funrl._files import write_atomic
 
-__all__ = ["Table", "checked_metrics", "final_scores", "join", "not_finite", "read_table"]
-
 
 class Table(NamedTuple):
-    """Results of K agents as numpy arrays, a row an agent. ``pandas.DataFrame(table.columns())`` reads them, and so do CSV files.
+    """Results of K agents as numpy arrays, with a row for each agent. ``pandas.DataFrame(table.columns())`` reads them, and so do CSV
+    files.
 
     Attributes:
         hparams: [K] by name: the hyperparameters with which each agent began, and static fields in which their algorithms differ.
@@ -152,7 +151,8 @@ def join(parts: Iterable[tuple[Mapping[str, Any], Any, Any, np.ndarray, Any]]) -
 
 
 def _at(steps: np.ndarray, own: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """Return curves [k, U] at other steps: each return where the first of ``steps`` is that is not before its own; means of several."""
+    """Return curves [k, U] at other steps: each return is assigned to the first of ``steps`` that is not before its own; several returns at
+    one step are averaged."""
     if len(own) == len(steps) and (own == steps).all():
         return curves
     place = np.minimum(np.searchsorted(steps, own), len(steps) - 1)

@@ -40,7 +40,7 @@ def interquartile_mean(scores: torch.Tensor) -> torch.Tensor:
 
 
 def optimality_gap(scores: torch.Tensor, *, target: float = 1.0) -> torch.Tensor:
-    r"""Return by how much scores fall short of a target on average, where what is beyond it counts as the target.
+    r"""Return the mean distance of scores below a target; a score above the target counts as the target.
 
     .. math:: \frac{1}{N} \sum_n \left( \gamma - \min(x_n, \gamma) \right)
 

@@ -19,11 +19,9 @@ from funrl.record._aggregate import (
 )
 from funrl.record._plots import SUFFIXES, figure_of, in_windows, save_figure
 
-__all__ = ["comparison", "configurations", "hyperparameters", "score_matrix"]
-
 
 def score_matrix(tables: Mapping[str, Table], *, diverged: float | None = None) -> np.ndarray:
-    """Return the scores [runs, tasks] of an algorithm's tables, one a task, as rliable and :func:`comparison` take them.
+    """Return the scores [runs, tasks] of an algorithm from a table for each task, in the form that rliable and :func:`comparison` take.
 
     Args:
         tables: the table of each task, all with the same number of agents.
@@ -109,7 +107,7 @@ def configurations(
         key: a key []; the same key gives the same intervals.
         table: a :class:`funrl.populations.Table`.
         path: the file, which ends in ``.png``, ``.svg`` or ``.pdf``.
-        most: the configurations with the best mean scores are drawn, at most so many.
+        most: the maximum number of configurations; those with the best mean scores are drawn.
         confidence: of the interval, in (0, 1).
         title: the title of the picture.
 

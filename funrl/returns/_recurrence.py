@@ -18,8 +18,6 @@ from torch.nn.functional import pad
 
 from funrl.compiler import scan, tracing
 
-__all__ = ["n_step_recurrence", "parallel_recurrence", "running_sum", "sequential_recurrence", "solve_recurrence"]
-
 # Up to this number of elements doubling is faster, because it needs fewer kernels. Above it blocks are faster, because they read and
 # write memory only three times.
 _SMALL = 1 << 14

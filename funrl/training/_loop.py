@@ -140,9 +140,7 @@ def train(
         >>> result.updates, result.steps, sorted(result.metrics)[:2]
         (3, 48, ['approximate_kl', 'clip_fraction'])
     """
-    _check_arguments(algo, key, total_steps, num_agents, evaluate_episodes, checkpoint_every, out, resume)
-    if diverged not in ("stop", "continue"):
-        raise RunError(f"diverged: expected 'stop' or 'continue', got {diverged!r}")
+    _check_arguments(algo, key, total_steps, num_agents, evaluate_episodes, checkpoint_every, out, resume, diverged)
     called = calling.flatten(hooks)
     folder = None if out is None else Folder(out)
     before = runs.read_config(folder.path) if folder is not None and resume else None
@@ -151,11 +149,7 @@ def train(
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            # A missing folder is created after all other checks have passed.
-            if folder.path.is_dir():
-                stack.enter_context(folder.lock())
-            elif not resume:
-                folder.check_free()
+            _lock(folder, resume, stack)
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
         state = agents.begin(algo, keys)
@@ -215,6 +209,14 @@ def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, col
     if collector is not None:
         return experience.collected(algo, collector, backend)
     return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, backend)
+
+
+def _lock(folder: Folder, resume: bool, stack: contextlib.ExitStack) -> None:
+    """Lock a folder that exists; a missing one is created after all other checks have passed."""
+    if folder.path.is_dir():
+        stack.enter_context(folder.lock())
+    elif not resume:
+        folder.check_free()
 
 
 def _enter(
@@ -333,6 +335,7 @@ def _check_arguments(
     checkpoint_every: float,
     out: Any,
     resume: bool,
+    diverged: str,
 ) -> None:
     if not isinstance(algo, Algorithm):
         raise RunError(f"train: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
@@ -352,6 +355,8 @@ def _check_arguments(
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
         raise RunError("resume: out is None, so that there is no run to resume; give the folder of the run")
+    if diverged not in ("stop", "continue"):
+        raise RunError(f"diverged: expected 'stop' or 'continue', got {diverged!r}")
 
 
 def _backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:

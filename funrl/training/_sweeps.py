@@ -17,8 +17,6 @@ from funrl.record import hyperparameters
 from funrl.runs import Folder, RunError, describe
 from funrl.training._loop import train
 
-__all__ = ["read_sweep", "train_populations"]
-
 _FORMAT = 1
 
 

@@ -8,8 +8,6 @@ import torch
 from funrl import _check, random, tree
 from funrl.env import AnyEnv, Env, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
 
-__all__ = ["Transform", "TransformState", "compose", "parent", "stateful", "stateless"]
-
 Transform = Callable[[AnyEnv], AnyEnv]
 _E = TypeVar("_E", bound=Env | VectorEnv)
 
@@ -214,7 +212,7 @@ def _hooks(
     finish: Callable[..., Any] | None,
     draw: Callable[..., Any] | None,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Return what is called before a step, after a reset and after a step, for all copies of ``env``; what is None does nothing."""
+    """Return the functions that are called before a step, after a reset and after a step, for all copies of ``env``; None does nothing."""
 
     def prepare(key: torch.Tensor, own: Any, action: Any) -> tuple[torch.Tensor, Any, Any]:
         noise = ()

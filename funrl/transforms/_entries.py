@@ -104,8 +104,8 @@ def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = N
     Args:
         in_keys: the entries, in the order of the result; None: all, in the order of their names. A number [] counts as
             a vector [1].
-        out_key: the entry for the result, which replaces the others. None: the observation becomes the result and is not a dict any
-            more; ``in_keys`` have to be all entries.
+        out_key: the entry for the result, which replaces the others. None: the result replaces the whole observation, which is then no
+            longer a dict; ``in_keys`` have to be all entries.
         dim: the dimension along which they are joined; negative ones count from the end.
 
     Raises:

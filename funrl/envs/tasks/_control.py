@@ -3,8 +3,6 @@
 from funrl.env import Env
 from funrl.envs.tasks._tasks import Tasks, uniform
 
-__all__ = ["CONTROL"]
-
 
 def point_robot(env: Env) -> Tasks:
     """Return goals in the square of ± 0.5."""

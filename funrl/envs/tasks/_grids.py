@@ -10,8 +10,6 @@ from funrl.env import Env
 from funrl.envs._grid_rules import NUM_KINDS
 from funrl.envs.tasks._tasks import SHARES, Tasks, check_params_kind, residue
 
-__all__ = ["GRIDS"]
-
 
 def maze(env: Env) -> Tasks:
     """Return mazes in which one way connects two cells; those with an odd number of vertical passages are held out.

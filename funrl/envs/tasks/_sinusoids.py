@@ -8,8 +8,6 @@ from funrl import random, tree
 from funrl.env import constants
 from funrl.envs.tasks._tasks import Tasks, uniform
 
-__all__ = ["SinusoidTask", "sinusoid_batch", "sinusoids"]
-
 
 @tree.dataclass
 class SinusoidTask(tree.Replaceable):

@@ -8,8 +8,6 @@ from funrl import random
 from funrl.env import Env
 from funrl.envs.tasks._tasks import Tasks, uniform
 
-__all__ = ["TABLES"]
-
 
 def bernoulli_bandit(env: Env) -> Tasks:
     """Return bandits whose arms have probabilities that are uniform from 0 to 1."""

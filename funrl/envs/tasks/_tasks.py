@@ -8,8 +8,6 @@ import torch
 from funrl import random, tree
 from funrl.env import Env
 
-__all__ = ["SHARES", "Tasks", "check_params_kind", "residue", "uniform"]
-
 # A task belongs to the tests if a number that describes it is a multiple of this one.
 SHARES = 5
 _CELLS = 10  # of a range
