@@ -34,6 +34,7 @@ ALGORITHMS = {
     "rl2": ("rl2", "BernoulliBandit-misc", dict(PPO, recurrent_size=8)),
     "varibad": ("varibad", "PointRobot-misc", dict(PPO, recurrent_size=8, latent_size=3, decoder_cells=(4,))),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
+    "option_critic": ("option_critic", "FourRooms-misc", dict(ON_POLICY, num_options=3)),
     "openes": ("openes", "Pendulum-v1", dict(EVOLUTION, normalize_observation=True)),
     "pgpe": ("pgpe", "Pendulum-v1", EVOLUTION),
     "snes": ("snes", "Pendulum-v1", EVOLUTION),
