@@ -1,6 +1,7 @@
 """The option-critic: options, their terminations and the choice among them, learned together."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -66,8 +67,12 @@ def make(
     .. math:: U(\omega, s') = (1 - \beta_\omega(s')) Q_\Omega(s', \omega) + \beta_\omega(s') V_\Omega(s'), \qquad
         V_\Omega = (1 - \epsilon) \max_\omega Q_\Omega + \frac \epsilon K \sum_\omega Q_\Omega
 
-    An update collects T steps of B environments, estimates the returns of options from the rewards and from U (by
-    :func:`funrl.returns.gae`), and takes one gradient step on :func:`funrl.losses.option_critic_loss` with all samples.
+    An update collects T steps of B environments, and takes one gradient step on :func:`funrl.losses.option_critic_loss` with all samples.
+    The returns y of options have U in the place of the value of the successor (:func:`funrl.returns.gae`):
+
+    .. math:: y_t = r_t + \gamma \left(U(\omega_t, s_{t+1}) + \lambda (y_{t+1} - Q_\Omega(s_{t+1}, \omega_{t+1}))\right)
+
+    and :math:`y_t = r_t` where the episode terminates.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
@@ -98,19 +103,19 @@ def make(
     """
     config, given = configure(OptionCriticConfig, options, optimizer=optimizer, loss=loss)
     _check_config(config, env)
-    nets = _Networks(config, env)
+    nets = _networks(config, env)
 
     def act(params: ActorParams, key: torch.Tensor, option: torch.Tensor, observation: Any, reset: torch.Tensor) -> tuple[Any, Any, Any]:
         choice_key, action_key = random.split(key).unbind(0)
         x = normalized(params, observation)
-        after = nets.choose(params, choice_key, option, x, reset, params.random)
+        after = nets.choose(params.network, choice_key, option, x, reset, params.random)
         action, log_prob = nets.policy(params.network, x, after).sample_with_log_prob(action_key)
         extras = {"log_prob": log_prob, "unclipped_action": action, "option": after, "memory": Memory(option, reset)}
         return after, project_action(env.action_space, action), extras
 
     def greedy(params: ActorParams, key: torch.Tensor, option: torch.Tensor, observation: Any, reset: torch.Tensor) -> tuple[Any, Any, Any]:
         x = normalized(params, observation)
-        after = nets.choose(params, key, option, x, reset, torch.zeros_like(params.random))
+        after = nets.choose(params.network, key, option, x, reset, torch.zeros_like(params.random))
         return after, project_action(env.action_space, nets.policy(params.network, x, after).mode()), {"option": after}
 
     def start(params: ActorParams, observation: Any) -> torch.Tensor:
@@ -119,7 +124,7 @@ def make(
     def prepare(params: Any, samples: Transition, hparams: OptionCriticConfig) -> OptionBatch:
         option = samples.extras["option"]
         both = nets.values(params, tree.stack([samples.observation, samples.next_observation]))
-        value, continued = both.gather(-1, option.expand(2, *option.shape)[..., None]).squeeze(-1)
+        value, continued = _of(option.expand(2, *option.shape), both)
         chosen = (1 - hparams.epsilon) * both[1].max(-1).values + hparams.epsilon * both[1].mean(-1)
         beta = nets.termination(params, samples.next_observation, option)
         arrival = (1 - beta) * continued + beta * chosen
@@ -149,51 +154,70 @@ def make(
     return on_policy.make("option_critic", env, config, spec, given, apply=nets.all)
 
 
-class _Networks:
-    """The networks of K options: values [..., K], logits of terminations [..., K] and outputs of policies [..., K, F]."""
+class _Networks(NamedTuple):
+    """The networks of K options.
 
-    def __init__(self, config: OptionCriticConfig, env: AnyEnv) -> None:
-        self.head = action_head(env.action_space, config.uniform_mix)
-        self.log_std, self.num_options = config.initial_log_std, config.num_options
-        below = encoder(config, env.observation_space)
+    Attributes:
+        init: ``init(key, observation) -> params``.
+        values: ``values(params, observation) -> [..., K]``.
+        termination: ``termination(params, observation, option [...]) -> [...]``, the probability that an option terminates.
+        policy: ``policy(params, observation, option [...])``: the distribution over actions of batch shape [...].
+        all: ``all(params, observation, option) -> (distribution, value [...], termination [...])`` of an option.
+        choose: ``choose(params, key, option [], observation, reset, epsilon) -> int64 []``: the option that acts: the current one, or
+            another if that terminates or an episode begins.
+    """
 
-        def body(size: Any, gain: float) -> nn.Net:
-            mlp = nn.mlp(config.num_cells, size, activation=config.activation, out_init=nn.orthogonal(gain))
-            return mlp if below is None else above(below, mlp)
+    init: Callable[..., dict[str, Any]]
+    values: Callable[..., torch.Tensor]
+    termination: Callable[..., torch.Tensor]
+    policy: Callable[..., Any]
+    all: Callable[..., Any]
+    choose: Callable[..., torch.Tensor]
 
-        k = config.num_options
-        self.parts = {"value": body((k,), 1.0), "termination": body((k,), 0.01), "policy": body((k, self.head.size), 0.01)}
 
-    def init(self, key: torch.Tensor, observation: Any) -> dict[str, Any]:
-        keys = random.split(key, len(self.parts)).unbind(0)
-        params = {name: net.init(k, observation) for k, (name, net) in zip(keys, self.parts.items(), strict=True)}
-        scales = tree.leaves(params)[0].new_full((self.head.num_scales,), self.log_std)
-        return {**params, "log_std": scales} if self.head.num_scales else params
+def _networks(config: OptionCriticConfig, env: AnyEnv) -> _Networks:
+    head, k = action_head(env.action_space, config.uniform_mix), config.num_options
+    below = encoder(config, env.observation_space)
 
-    def values(self, params: dict[str, Any], observation: Any) -> torch.Tensor:
-        return self.parts["value"].apply(params["value"], observation)
+    def body(size: tuple[int, ...], gain: float) -> nn.Net:
+        mlp = nn.mlp(config.num_cells, size, activation=config.activation, out_init=nn.orthogonal(gain))
+        return mlp if below is None else above(below, mlp)
 
-    def termination(self, params: dict[str, Any], observation: Any, option: torch.Tensor) -> torch.Tensor:
-        logits = self.parts["termination"].apply(params["termination"], observation)
-        return logits.gather(-1, option[..., None]).squeeze(-1).sigmoid()
+    parts = {"value": body((k,), 1.0), "termination": body((k,), 0.01), "policy": body((k, head.size), 0.01)}
 
-    def policy(self, params: dict[str, Any], observation: Any, option: torch.Tensor) -> Any:
-        output = self.parts["policy"].apply(params["policy"], observation)
+    def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
+        keys = random.split(key, len(parts)).unbind(0)
+        params: dict[str, Any] = {name: net.init(k, observation) for k, (name, net) in zip(keys, parts.items(), strict=True)}
+        scales = tree.leaves(params)[0].new_full((head.num_scales,), config.initial_log_std)
+        return {**params, "log_std": scales} if head.num_scales else params
+
+    def values(params: dict[str, Any], observation: Any) -> torch.Tensor:
+        return parts["value"].apply(params["value"], observation)
+
+    def termination(params: dict[str, Any], observation: Any, option: torch.Tensor) -> torch.Tensor:
+        return _of(option, parts["termination"].apply(params["termination"], observation)).sigmoid()
+
+    def policy(params: dict[str, Any], observation: Any, option: torch.Tensor) -> Any:
+        output = parts["policy"].apply(params["policy"], observation)
         index = option[..., None, None].expand(*option.shape, 1, output.shape[-1])
-        return self.head.distribution(output.gather(-2, index).squeeze(-2), params.get("log_std"))
+        return head.distribution(output.gather(-2, index).squeeze(-2), params.get("log_std"))
 
-    def all(self, params: dict[str, Any], observation: Any, option: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        value = self.values(params, observation).gather(-1, option[..., None]).squeeze(-1)
-        return self.policy(params, observation, option), value, self.termination(params, observation, option)
+    def all_of(params: dict[str, Any], observation: Any, option: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        value = _of(option, values(params, observation))
+        return policy(params, observation, option), value, termination(params, observation, option)
 
-    def choose(self, params: ActorParams, key: torch.Tensor, option: Any, observation: Any, reset: torch.Tensor, epsilon: Any) -> Any:
-        """Return the option [] that acts: the current one, or another if that terminates or an episode begins."""
+    def choose(params: Any, key: torch.Tensor, option: Any, observation: Any, reset: torch.Tensor, epsilon: Any) -> torch.Tensor:
         stop_key, coin_key, option_key = random.split(key, 3).unbind(0)
-        best = self.values(params.network, observation).argmax(-1)
-        other = random.randint(option_key, (), 0, self.num_options)
-        new = torch.where(random.bernoulli(coin_key, epsilon), other, best)
-        stop = random.bernoulli(stop_key, self.termination(params.network, observation, option))
-        return torch.where(stop | reset, new, option)
+        other = random.randint(option_key, (), 0, k)
+        new = torch.where(random.bernoulli(coin_key, epsilon), other, values(params, observation).argmax(-1))
+        return torch.where(random.bernoulli(stop_key, termination(params, observation, option)) | reset, new, option)
+
+    return _Networks(init, values, termination, policy, all_of, choose)
+
+
+def _of(option: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return the entries [...] of x [..., K] that belong to the options [...]."""
+    return x.gather(-1, option[..., None]).squeeze(-1)
 
 
 def _check_config(config: OptionCriticConfig, env: AnyEnv) -> None:
