@@ -18,6 +18,8 @@ SAC = dict(num_envs=8, num_steps=8, num_updates=32, batch_size=128, num_cells=(6
 SPARSE = {  # learner, its options, environment, its settings, updates
     "BitFlip, 20 bits": ("dqn", DQN, "BitFlip-misc", {"num_bits": 20}, 5_000),
     "GoalPointRobot": ("sac", SAC, "GoalPointRobot-misc", {}, 600),
+    "GoalPointRobot, radius 0.02": ("sac", SAC, "GoalPointRobot-misc", {"goal_radius": 0.02}, 600),
+    "GoalPointRobot, radius 0.01": ("sac", SAC, "GoalPointRobot-misc", {"goal_radius": 0.01}, 600),
 }
 
 
@@ -29,7 +31,9 @@ def sparse_goals(row: str, hindsight: bool, evaluations: int = 10) -> dict[str, 
     from funrl import buffers, random
 
     name, options, env_name, settings, updates = SPARSE[row]
-    env = funrl.envs.make(env_name, **settings)
+    env = funrl.envs.make(env_name, **{key: value for key, value in settings.items() if key != "goal_radius"})
+    if "goal_radius" in settings:
+        env = env._replace(default_params=env.default_params.replace(goal_radius=torch.tensor(settings["goal_radius"])))
     rest = {key: value for key, value in options.items() if key != "buffer_size"}
     buffer = buffers.hindsight(options["buffer_size"], funrl.envs.goal_reward(env), num_envs=options["num_envs"]) if hindsight else None
     algo = funrl.algos.make(name, env, buffer=buffer, **rest) if hindsight else funrl.algos.make(name, env, **options)

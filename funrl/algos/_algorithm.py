@@ -88,8 +88,11 @@ def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
     return programs[donate]
 
 
-def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, ActorState]:
+def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool = False) -> tuple[Any, ActorState]:
     """Return a copy of the parameters of an environment, and ``config.num_envs`` copies of it at the start of an episode.
+
+    Raises:
+        ValueError: if its timesteps have discounts of their own, unless ``discounts`` says that the learner uses them.
 
     Example:
         >>> import funrl
@@ -99,7 +102,13 @@ def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, Actor
         torch.Size([2, 4])
     """
     env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-    return env_params, start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
+    actor = start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
+    if not discounts and isinstance(actor.timestep.discount, torch.Tensor):
+        raise ValueError(
+            f"env: expected one whose steps all have the learner's discount, got {env.name} with discounts of its own; take an off-policy "
+            "learner, or one such as a2c, ppo or option_critic"
+        )
+    return env_params, actor
 
 
 def collecting(env: AnyEnv, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:

@@ -153,15 +153,21 @@ def make(
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
-        env_params, actor = start_actor(env_key, env, config)
+        env_params, actor = start_actor(env_key, env, config, discounts=True)
         reward, observation = actor.timestep.reward, tree.index(actor.timestep.observation, 0)
+        timed = isinstance(actor.timestep.discount, torch.Tensor)
+        if timed and (config.n_step > 1 or replay.num_envs is not None):
+            raise ValueError(
+                f"n_step, buffer: expected n_step = 1, and a buffer that does not change rewards, for {env.name}, whose steps have discounts "
+                f"of their own; got n_step = {config.n_step}"
+            )
         own, count = make_hparams(config, reward[0], hparams), torch.zeros((), dtype=torch.int64, device=key.device)
         network, target, optimizer = spec.init(network_key, tree.map(lambda x: x.to(reward.dtype), observation))
         learner = LearnerState(
             params=ActorParams(network, **_exploration(spec, config, own, count)),
             target=target,
             optimizer=optimizer,
-            buffer=_start_buffer(replay, _example(env, config, observation, torch.zeros_like(reward[0]))),
+            buffer=_start_buffer(replay, _example(env, config, observation, torch.zeros_like(reward[0]), timed)),
             hparams=own,
             num_steps=count,
             num_updates=count.clone(),
@@ -233,12 +239,12 @@ def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tens
     return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
 
 
-def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
-    """Return an example of an item of the buffer."""
+def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor, timed: bool) -> Transition:
+    """Return an example of an item of the buffer; it has a discount with n-step returns, and if the steps of ``env`` are ``timed``."""
     observation, flag = tree.to(observation, zero.dtype), torch.zeros_like(zero, dtype=torch.bool)
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
     action = torch.zeros(env.action_space.shape, dtype=kind, device=zero.device)
-    return Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if config.n_step > 1 else {})
+    return Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if config.n_step > 1 or timed else {})
 
 
 def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
@@ -260,7 +266,8 @@ def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any, ordered: 
         number, count = samples.place.number, samples.place.step_count
         broken = (number[1:] != number[:-1]) | (count[1:] != count[:-1] + 1)
         samples = samples.replace(truncated=samples.truncated | torch.cat([broken, torch.ones_like(broken[:1])]))
-    samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
+    own = {name: x for name, x in samples.extras.items() if name == "discount"}
+    samples = samples.replace(action=samples.action - start if start else samples.action, extras=own, place=())
     if config.n_step > 1:
         joined = buffers.n_step(samples, n=config.n_step, gamma=hparams.gamma)
         samples = joined.transition.replace(extras={"discount": joined.discount})

@@ -27,7 +27,7 @@ def test_rows_are_those_of_a_loop():
 
     algo = made(loss=loss)
     state = algo.init(random.key(3))
-    actor, samples = algo.collect(random.key(4), state)
+    _, samples = algo.collect(random.key(4), state)
     assert samples.terminated.any() and samples.truncated.any()
     algo.learn(random.key(5), state.learner, samples)
     rows, _, apply = kept[0]

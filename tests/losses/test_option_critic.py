@@ -100,5 +100,5 @@ def test_wrong_arguments():
         option_critic_loss(PARAMS, BATCH.replace(terminated=BATCH.target), apply=apply)
     with pytest.raises(ValueError, match="deliberation_cost: expected"):
         option_critic_loss(PARAMS, BATCH, apply=apply, deliberation_cost=-1.0)
-    with pytest.raises(TypeError, match="expected a funrl.losses.OptionBatch or the like"):
+    with pytest.raises(TypeError, match=r"expected a funrl\.losses\.OptionBatch or the like"):
         option_critic_loss(PARAMS, tree.index({"a": WEIGHT}, 0), apply=apply)
