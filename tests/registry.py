@@ -18,6 +18,11 @@ ALGORITHMS = {
     "a2c": ("a2c", "Pendulum-v1", dict(ON_POLICY, lambda_=0.9, trunk="shared", initial_log_std=-0.5)),
     "reinforce": ("reinforce", "CartPole-v1", dict(ON_POLICY, num_steps=32, baseline="none")),
     "reinforce with a baseline": ("reinforce", "CartPole-v1", ON_POLICY),
+    "feudal": (
+        "feudal",
+        "FourRooms-misc",
+        dict(num_envs=2, num_steps=4, goal_steps=2, num_updates=2, batch_size=8, num_cells=(8,), buffer_size=64, learning_starts=0),
+    ),
     "impala": ("impala", "CartPole-v1", dict(ON_POLICY, num_minibatches=2)),
     "pqn": ("pqn", "Breakout-MinAtar", dict(ON_POLICY, num_channels=(2,), num_minibatches=3, epsilon_steps=48.0)),
     "rainbow": ("dqn", "CartPole-v1", dict(OFF_POLICY, num_cells=(8, 8), **RAINBOW)),

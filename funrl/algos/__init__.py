@@ -12,7 +12,7 @@ Metrics of every algorithm:
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
 
-Metrics of a2c, apg, crossq, ddpg, dqn, impala, maml, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
+Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
 
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
@@ -31,6 +31,17 @@ Metrics of a2c, impala, meta_a2c, option_critic, ppo, reinforce, rl2, shac, vari
 Metrics of a2c, impala, meta_a2c, option_critic, ppo, reinforce, rl2, varibad:
 
     entropy             mean entropy of the policy
+
+Metrics of feudal:
+
+    manager_critic_loss loss of the values of goals
+    manager_q_mean      mean of the values of goals
+    manager_td_error    mean of their errors
+    worker_critic_loss  loss of the values of actions towards a goal
+    worker_q_mean       mean of these values
+    worker_td_error     mean of their errors
+    reached             share of the steps that reach their goal
+    updates             gradient steps of each level so far
 
 Metrics of option_critic:
 
@@ -121,6 +132,7 @@ from funrl.algos import (
     ddpg,
     dqn,
     episodes,
+    feudal,
     images,
     impala,
     off_policy,
@@ -197,6 +209,7 @@ __all__ = [
     "defaults",
     "dqn",
     "episodes",
+    "feudal",
     "images",
     "impala",
     "make",
@@ -234,6 +247,7 @@ _ALGORITHMS = {
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
+    "feudal": (feudal.make, feudal.FeudalConfig),
     "impala": (impala.make, impala.ImpalaConfig),
     "openes": (openes.make, openes.OpenESConfig),
     "option_critic": (option_critic.make, option_critic.OptionCriticConfig),
