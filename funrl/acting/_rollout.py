@@ -9,7 +9,7 @@ from funrl import _check, random, tree
 from funrl.acting._choose import check_act, chooser, mapped, with_reset
 from funrl.acting._host import rollout_host
 from funrl.acting._state import ActorState, check_reward, checked
-from funrl.acting._step import cleared
+from funrl.acting._step import cleared, with_discount
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition, VectorEnv, batch_shape
 from funrl.policies import StatefulPolicy
@@ -92,7 +92,7 @@ def rollout(
             terminated=after.terminated,
             truncated=after.truncated,
             next_observation=after.observation,
-            extras=extras,
+            extras=with_discount(extras, after),
         )
         reset_state, reset = env.reset(reset_key, constants)
         new = (reset_state, reset.observation, reset.info)
@@ -101,7 +101,10 @@ def rollout(
 
     first = (actor.env, actor.timestep.observation, actor.timestep.info, actor.memory)
     (env_state, observation, info, memory), transitions = scan(mapped(advance) if lanes else advance, first, keys)
-    return ActorState(env_state, cleared(tree.index(transitions, -1), observation, info), memory), transitions
+    last = cleared(tree.index(transitions, -1), observation, info)
+    if isinstance(actor.timestep.discount, torch.Tensor):
+        last = last.replace(discount=transitions.extras["discount"][-1])
+    return ActorState(env_state, last, memory), transitions
 
 
 def _pack(env_params: Any) -> Callable[[], Any]:

@@ -77,7 +77,7 @@ def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Any
         terminated=after.terminated,
         truncated=after.truncated,
         next_observation=after.observation,
-        extras=extras,
+        extras=with_discount(extras, after),
     )
 
 
@@ -95,7 +95,10 @@ def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params:
     env_state, observation, info = restart(key, actor.env, actor.timestep, where, env_params, env)
     old = actor.timestep
     reward = torch.where(where, 0.0, old.reward)
-    return actor.replace(env=env_state, timestep=Timestep(observation, reward, old.terminated & ~where, old.truncated & ~where, info))
+    new = old.replace(
+        observation=observation, reward=reward, terminated=old.terminated & ~where, truncated=old.truncated & ~where, info=info
+    )
+    return actor.replace(env=env_state, timestep=new)
 
 
 def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tensor, env_params: Any, env: AnyEnv) -> tuple[Any, Any, Any]:
@@ -124,6 +127,17 @@ def cleared(last: Timestep | Transition, observation: Any, info: Any) -> Timeste
     """
     no = torch.zeros_like(last.terminated)
     return Timestep(observation, torch.where(last.terminated | last.truncated, 0.0, last.reward), no, no.clone(), info)
+
+
+def with_discount(extras: dict[str, Any], after: Timestep) -> dict[str, Any]:
+    """Add the discount of a timestep to the extras of a transition, if it has one.
+
+    Example:
+        >>> no = torch.tensor(False)
+        >>> with_discount({}, Timestep((), torch.tensor(1.0), no, no, {}, discount=torch.tensor(0.81)))
+        {'discount': tensor(0.8100)}
+    """
+    return {**extras, "discount": after.discount} if isinstance(after.discount, torch.Tensor) else extras
 
 
 def any_of(flag: torch.Tensor) -> bool:

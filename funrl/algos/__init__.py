@@ -12,25 +12,41 @@ Metrics of every algorithm:
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
 
-Metrics of a2c, apg, crossq, ddpg, dqn, impala, maml, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
+Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
 
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
-Metrics of a2c, apg, impala, maml, meta_a2c, ppo, pqn, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, option_critic, ppo, pqn, reinforce, rl2, shac, varibad:
 
     gradient_norm       norm of the gradient before it is clipped
 
-Metrics of a2c, apg, impala, maml, meta_a2c, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, option_critic, ppo, reinforce, rl2, shac, varibad:
 
     policy_loss         loss of the policy, without the entropy bonus
 
-Metrics of a2c, impala, meta_a2c, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, impala, meta_a2c, option_critic, ppo, reinforce, rl2, shac, varibad:
 
     value_loss          loss of the state values V(s), before ``value_weight``; missing in reinforce without a baseline
 
-Metrics of a2c, impala, meta_a2c, ppo, reinforce, rl2, varibad:
+Metrics of a2c, impala, meta_a2c, option_critic, ppo, reinforce, rl2, varibad:
 
     entropy             mean entropy of the policy
+
+Metrics of feudal:
+
+    manager_critic_loss loss of the values of goals
+    manager_q_mean      mean of the values of goals
+    manager_td_error    mean of their errors
+    worker_critic_loss  loss of the values of actions towards a goal
+    worker_q_mean       mean of these values
+    worker_td_error     mean of their errors
+    reached             share of the steps that reach their goal
+    updates             gradient steps of each level so far
+
+Metrics of option_critic:
+
+    termination         mean probability that an option terminates after a step
+    termination_loss    loss of the terminations, before ``termination_weight``
 
 Metrics of ppo, rl2, varibad:
 
@@ -116,11 +132,13 @@ from funrl.algos import (
     ddpg,
     dqn,
     episodes,
+    feudal,
     images,
     impala,
     off_policy,
     on_policy,
     openes,
+    option_critic,
     pgpe,
     ppo,
     pqn,
@@ -192,6 +210,7 @@ __all__ = [
     "defaults",
     "dqn",
     "episodes",
+    "feudal",
     "images",
     "impala",
     "make",
@@ -201,6 +220,7 @@ __all__ = [
     "off_policy",
     "on_policy",
     "openes",
+    "option_critic",
     "pgpe",
     "ppo",
     "pqn",
@@ -228,8 +248,10 @@ _ALGORITHMS = {
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
+    "feudal": (feudal.make, feudal.FeudalConfig),
     "impala": (impala.make, impala.ImpalaConfig),
     "openes": (openes.make, openes.OpenESConfig),
+    "option_critic": (option_critic.make, option_critic.OptionCriticConfig),
     "pgpe": (pgpe.make, pgpe.PGPEConfig),
     "ppo": (ppo.make, ppo.PPOConfig),
     "pqn": (pqn.make, pqn.PQNConfig),

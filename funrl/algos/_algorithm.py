@@ -89,8 +89,11 @@ def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
     return programs[donate]
 
 
-def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, ActorState]:
+def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool = False) -> tuple[Any, ActorState]:
     """Return a copy of the parameters of an environment, and ``config.num_envs`` copies of it at the start of an episode.
+
+    Raises:
+        ValueError: if its timesteps have discounts of their own, unless ``discounts`` says that the learner uses them.
 
     Example:
         >>> import funrl
@@ -100,7 +103,13 @@ def start_actor(key: torch.Tensor, env: AnyEnv, config: Any) -> tuple[Any, Actor
         torch.Size([2, 4])
     """
     env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-    return env_params, start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
+    actor = start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
+    if not discounts and isinstance(actor.timestep.discount, torch.Tensor):
+        raise ValueError(
+            f"env: expected one whose steps all have the learner's discount, got {env.name} with discounts of its own; take an off-policy "
+            "learner, or one such as a2c, ppo or option_critic"
+        )
+    return env_params, actor
 
 
 def start_state(
@@ -109,6 +118,8 @@ def start_state(
     config: Any,
     hparams: Mapping[str, torch.Tensor],
     parts: Callable[[ActorState, Any, Any], dict[str, Any]],
+    *,
+    discounts: bool = False,
 ) -> State:
     """Return the initial state of a learner: the environments at the start of an episode, hyperparameters, counts of 0, and its own parts.
 
@@ -119,6 +130,7 @@ def start_state(
         hparams: the hyperparameters that ``init`` was given, tensors [] by name.
         parts: ``parts(actor, observation, hparams)`` returns further fields of :class:`~funrl.algos.LearnerState`; ``observation`` is the
             first of one environment, in the dtype of the rewards.
+        discounts: as for :func:`start_actor`.
 
     Example:
         >>> import funrl
@@ -127,7 +139,7 @@ def start_state(
         >>> state.learner.params.shape, state.learner.num_steps
         (torch.Size([4]), tensor(0))
     """
-    env_params, actor = start_actor(key, env, config)
+    env_params, actor = start_actor(key, env, config, discounts=discounts)
     reward = actor.timestep.reward
     observation = tree.map(lambda x: x[0].to(reward.dtype), actor.timestep.observation)
     own = make_hparams(config, torch.zeros_like(reward[0]), hparams)

@@ -117,7 +117,7 @@ def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
     norm = nn.batch_norm(momentum)
 
     def init(key: torch.Tensor, *inputs: torch.Tensor) -> tuple[Any, ...]:
-        x, params = torch.cat(inputs, -1), []
+        x, params = torch.cat(tree.leaves(inputs), -1), []
         for k, layer in zip(random.split(key, len(layers)).unbind(0), layers, strict=True):
             params.append({"norm": norm.init(k, x), "layer": layer.init(k, x)})
             x = layer.apply(params[-1]["layer"], x)
@@ -127,7 +127,7 @@ def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
         return tuple([norm.start(part["norm"]["scale"]) for part in params])
 
     def train(params: Any, statistics: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        x, after = torch.cat(inputs, -1), []
+        x, after = torch.cat(tree.leaves(inputs), -1), []
         for part, moments, layer in zip(params, statistics, layers, strict=True):
             moments, x = norm.train(part["norm"], moments, x)
             x = layer.apply(part["layer"], x)
@@ -135,7 +135,7 @@ def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
         return x, tuple(after)
 
     def apply(params: Any, statistics: Any, *inputs: torch.Tensor) -> torch.Tensor:
-        x = torch.cat(inputs, -1)
+        x = torch.cat(tree.leaves(inputs), -1)
         for part, moments, layer in zip(params, statistics, layers, strict=True):
             x = layer.apply(part["layer"], norm.apply(part["norm"], moments, x))
         return x

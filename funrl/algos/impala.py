@@ -95,11 +95,12 @@ def make(
         return tree.permute(samples, (1, 0))  # unrolls first
 
     def own_loss(params: Any, unrolls: Transition, hparams: ImpalaConfig) -> tuple[torch.Tensor, Metrics]:
+        unrolls = tree.permute(unrolls, (1, 0))
         return impala_loss(
             params,
-            tree.permute(unrolls, (1, 0)),
+            unrolls,
             apply=nets.both,
-            gamma=hparams.gamma,
+            gamma=unrolls.extras.get("discount", hparams.gamma),
             lambda_=hparams.lambda_,
             rho_clip=hparams.rho_clip,
             c_clip=hparams.c_clip,

@@ -24,8 +24,8 @@ from funrl.algos._gradients import Learned
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
-from funrl.env import AnyEnv, Transition
-from funrl.spaces import Box, Discrete
+from funrl.env import AnyEnv, Place, Transition
+from funrl.spaces import Box, Dict, Discrete
 from funrl.typing import Metrics
 
 __all__ = [
@@ -155,23 +155,29 @@ def make(
         network_key, env_key = random.split(key).unbind(0)
 
         def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+            timed = isinstance(actor.timestep.discount, torch.Tensor)
+            if timed and (config.n_step > 1 or replay.num_envs is not None):
+                raise ValueError(
+                    f"n_step, buffer: expected n_step = 1, and a buffer that does not change rewards, for {env.name}, whose steps have "
+                    f"discounts of their own; got n_step = {config.n_step}"
+                )
             network, target, optimizer = spec.init(network_key, observation)
             none, first = torch.zeros((), dtype=torch.int64, device=key.device), tree.index(actor.timestep.observation, 0)
             return {
                 "params": ActorParams(network, **_exploration(spec, config, hparams, none)),
                 "target": target,
                 "optimizer": optimizer,
-                "buffer": _start_buffer(replay, _example(env, config, first, torch.zeros_like(actor.timestep.reward[0]))),
+                "buffer": _start_buffer(replay, _example(env, config, first, torch.zeros_like(actor.timestep.reward[0]), timed)),
                 "num_updates": none,
             }
 
-        return start_state(env_key, env, config, hparams, parts)
+        return start_state(env_key, env, config, hparams, parts, discounts=True)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         check_experience(learner, transitions, config)
         samples = in_dtype_of(learner.params, transitions)
         sums, episode_metrics = episodes.record(learner.episodes, samples)
-        memory = replay.extend(learner.buffer, _rows(env, config, samples, learner.hparams))
+        memory = replay.extend(learner.buffer, _rows(env, config, samples, learner.hparams, replay.num_envs is not None))
         sample_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         batches = torch.func.vmap(lambda key: replay.sample(key, memory, config.batch_size))(sample_keys)
         _check_batches(batches, config)
@@ -229,12 +235,12 @@ def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tens
     return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
 
 
-def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor) -> Transition:
-    """Return an example of an item of the buffer."""
+def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor, timed: bool) -> Transition:
+    """Return an example of an item of the buffer; it has a discount with n-step returns, and if the steps of ``env`` are ``timed``."""
     observation, flag = tree.to(observation, zero.dtype), torch.zeros_like(zero, dtype=torch.bool)
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
     action = torch.zeros(env.action_space.shape, dtype=kind, device=zero.device)
-    return Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if config.n_step > 1 else {})
+    return Transition(observation, action, zero, flag, flag, observation, {"discount": zero} if config.n_step > 1 or timed else {})
 
 
 def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
@@ -246,10 +252,18 @@ def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
         ) from error
 
 
-def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any) -> Transition:
-    """Return the rows for the buffer, leaves [T * B, ...]; with n-step returns each has its discount."""
+def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any, ordered: bool) -> Transition:
+    """Return the rows for the buffer, leaves [T * B, ...]; with n-step returns each has its discount.
+
+    Those of a collector, whose next batch may come from another worker, are truncated at their breaks if the buffer is ``ordered``.
+    """
     start = _first(env)
-    samples = samples.replace(action=samples.action - start if start else samples.action, extras={}, place=())
+    if ordered and isinstance(samples.place, Place):
+        number, count = samples.place.number, samples.place.step_count
+        broken = (number[1:] != number[:-1]) | (count[1:] != count[:-1] + 1)
+        samples = samples.replace(truncated=samples.truncated | torch.cat([broken, torch.ones_like(broken[:1])]))
+    own = {name: x for name, x in samples.extras.items() if name == "discount"}
+    samples = samples.replace(action=samples.action - start if start else samples.action, extras=own, place=())
     if config.n_step > 1:
         joined = buffers.n_step(samples, n=config.n_step, gamma=hparams.gamma)
         samples = joined.transition.replace(extras={"discount": joined.discount})
@@ -264,6 +278,12 @@ def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer, own: bool) 
         raise ValueError(
             f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one step; raise it"
         )
+    if buffer.num_envs not in (None, config.num_envs):
+        raise ValueError(
+            f"buffer: its items come from {buffer.num_envs} environments in turn, and num_envs is {config.num_envs}; make both equal"
+        )
+    if buffer.num_envs is not None and config.n_step > 1:
+        raise ValueError(f"buffer, n_step: expected n_step = 1 with a buffer that changes rewards, got {config.n_step}; leave n_step out")
     _check.divisor("policy_delay", spec.delay, config.num_updates, "num_updates", "change either")
 
 
@@ -338,7 +358,7 @@ def fit(
 def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: str = "vectors") -> None:
     """Raise a ValueError unless the options of :class:`OffPolicyConfig` and the environment fit a learner called ``name``.
 
-    ``observations`` says which are allowed: ``"vectors"``, ``"images"`` (and dicts of both), or ``"any"``.
+    ``observations`` says which are allowed: ``"vectors"`` (and dicts of them), ``"images"`` (and dicts of both), or ``"any"``.
 
     Example:
         >>> import funrl
@@ -364,8 +384,14 @@ def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: 
             raise ValueError(f"env: {name} expects a floating-point Box of actions of shape [A] with finite ends, got {actions}")
     if observations == "images":
         check_observations(env)
-    elif observations == "vectors" and not is_vector(space):
+    elif observations == "vectors" and not _vectors(space):
         raise ValueError(
-            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {space}{advice(space)}; "
+            f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]) or a Dict of them, got {space}"
+            f"{advice(space)}; "
             "with networks of your own for actor and critic it accepts any observations"
         )
+
+
+def _vectors(space: Any) -> bool:
+    """Return True for a space of vectors, or a Dict of them."""
+    return all(map(_vectors, space.spaces.values())) if isinstance(space, Dict) else is_vector(space)

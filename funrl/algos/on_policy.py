@@ -98,7 +98,8 @@ class Learner(NamedTuple):
             extras)`` or a :class:`funrl.policies.StatefulPolicy`. Its extras have ``unclipped_action``, the action that is learned from.
         greedy: the policy without exploration, of the same kind.
         prepare: ``prepare(network, samples, hparams) -> rows``: make the training data, leaves [N, ...], once per update from a
-            :class:`~funrl.env.Transition` of leaves [T, B, ...] and the network that acted.
+            :class:`~funrl.env.Transition` of leaves [T, B, ...] and the network that acted. ``hparams.gamma`` is [], or [T, B] if the
+            environment has discounts of its own.
         loss: ``loss(network, rows, hparams) -> (loss, metrics)``; metrics are tensors [].
         num_epochs: passes over the N rows.
         num_minibatches: gradient steps in a pass; divides N. Each step uses a different random part of the rows. With 1 the rows keep their
@@ -196,7 +197,7 @@ def make(
                 "normalizers": normalizers,
             }
 
-        state = start_state(env_key, env, config, hparams, parts)
+        state = start_state(env_key, env, config, hparams, parts, discounts=True)
         if not recurrent:
             return state
         actor = acting.with_memory(state.learner.params, state.actor, env=env, policy=spec.act)
@@ -208,7 +209,8 @@ def make(
         sums, episode_metrics = episodes.record(learner.episodes, samples)
         learner = learner.replace(episodes=sums, env_params=moved(learner.env_params, samples))
         learner, samples = spec.normalize(learner, samples)
-        rows = spec.prepare(learner.params.network, samples.replace(place=()), learner.hparams)
+        discount = samples.extras.get("discount", learner.hparams.gamma)  # that of each step, if the environment has one
+        rows = spec.prepare(learner.params.network, samples.replace(place=()), learner.hparams.replace(gamma=discount))
         learning_rate = annealed(learner.hparams, learner.num_steps)
         stepper = optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm)
         network, state, metrics = _fit(key, learner, rows, spec, stepper)

@@ -12,6 +12,7 @@ torch.Size([32, 4])
 from funrl.buffers._buffer import Buffer, RingState, Sample, Storage
 from funrl.buffers._disk import files, follow, reopen
 from funrl.buffers._frames import FramesState, decode_pixels, encode_pixels, frame_stacks
+from funrl.buffers._hindsight import HindsightState, hindsight
 from funrl.buffers._objects import ObjectsState, Shelf, objects
 from funrl.buffers._priorities import Exponents
 from funrl.buffers._prioritized import PrioritizedState, prioritized
@@ -27,6 +28,7 @@ __all__ = [
     "Buffer",
     "Exponents",
     "FramesState",
+    "HindsightState",
     "NStep",
     "ObjectsState",
     "PrioritizedState",
@@ -44,6 +46,7 @@ __all__ = [
     "first_in_first_out",
     "follow",
     "frame_stacks",
+    "hindsight",
     "in_place",
     "load",
     "memory",

@@ -86,6 +86,7 @@ class Buffer(NamedTuple):
         update_priority: prioritised buffers: ``update_priority(state, indices, priority) -> state``; overwritten items are ignored.
         sample_epoch: ``sample_epoch(key, state, batch_size, number) -> Sample``: the batch with this number in an epoch that contains each
             item once, in a random order given by the key; rows beyond the last item have weight 0.
+        num_envs: buffers of the transitions of E environments in turn: E; None: the order of the items has no meaning.
         take: queues: ``take(state, batch_size) -> (state, Sample)`` removes the oldest items.
         writers: ``writers(write) -> dict``: the functions above that write, by their names, for one way of writing; see :func:`in_place`.
     """
@@ -103,6 +104,7 @@ class Buffer(NamedTuple):
     update_priority: Callable[..., Any] | None = None
     sample_epoch: Callable[..., Sample] | None = None
     take: Callable[..., Any] | None = None
+    num_envs: int | None = None
     writers: Callable[[Any], dict[str, Any]] | None = None
 
 

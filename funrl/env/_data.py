@@ -18,6 +18,8 @@ class Timestep(tree.Replaceable):
         terminated: bool []; the episode reached a terminal state, whose value is 0.
         truncated: bool []; the episode was stopped (by a time limit) in a state that has a value.
         info: a dict of further tensors, the same keys at each step; may be empty.
+        discount: floating point [], the discount of what follows this step, in environments whose steps last differently long, such as
+            those of :func:`funrl.transforms.options`; otherwise (), and the learner has one discount for all steps.
     """
 
     observation: Any
@@ -25,6 +27,7 @@ class Timestep(tree.Replaceable):
     terminated: torch.Tensor
     truncated: torch.Tensor
     info: dict[str, Any]
+    discount: Any = ()
 
     @property
     def done(self) -> torch.Tensor:
@@ -58,7 +61,7 @@ class Transition(tree.Replaceable):
         terminated: bool [].
         truncated: bool [].
         next_observation: the true successor, never the observation of a reset.
-        extras: further outputs of the policy, such as ``log_prob``.
+        extras: further outputs of the policy, such as ``log_prob``; and ``discount``, if the timesteps of the environment have one.
         place: a :class:`Place` if a collector gathered the steps; otherwise (), and each step of a column follows the one before it.
     """
 

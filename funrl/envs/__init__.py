@@ -9,12 +9,15 @@ from funrl.env import check_env
 from funrl.envs import probes, tasks
 from funrl.envs._acrobot import acrobot
 from funrl.envs._bandits import bernoulli_bandit, gaussian_bandit
+from funrl.envs._bit_flip import bit_flip
 from funrl.envs._cartpole import cartpole
 from funrl.envs._catch import catch
 from funrl.envs._continuous_mountain_car import continuous_mountain_car
 from funrl.envs._deep_sea import deep_sea
 from funrl.envs._four_rooms import four_rooms
 from funrl.envs._frozen_lake import frozen_lake, frozen_lake_8x8
+from funrl.envs._goal_point_robot import goal_point_robot
+from funrl.envs._goals import goal_reward
 from funrl.envs._grid_rules import grid_rules
 from funrl.envs._maze import maze
 from funrl.envs._memory_chain import memory_chain
@@ -34,6 +37,7 @@ __all__ = [
     "acrobot",
     "asterix",
     "bernoulli_bandit",
+    "bit_flip",
     "breakout",
     "cartpole",
     "catch",
@@ -45,6 +49,8 @@ __all__ = [
     "frozen_lake",
     "frozen_lake_8x8",
     "gaussian_bandit",
+    "goal_point_robot",
+    "goal_reward",
     "grid_rules",
     "make",
     "maze",
@@ -80,6 +86,8 @@ _FACTORIES = {
     "Maze-misc": maze,
     "PointRobot-misc": point_robot,
     "SparsePointRobot-misc": sparse_point_robot,
+    "GoalPointRobot-misc": goal_point_robot,
+    "BitFlip-misc": bit_flip,
     "Reacher-misc": reacher,
     "TabularMDP-misc": tabular_mdp,
     "GridRules-misc": grid_rules,

@@ -17,6 +17,7 @@ from funrl.losses._edac import ensemble_diversity_loss
 from funrl.losses._imitation import advantage_weighted_loss, bc_loss
 from funrl.losses._impala import impala_loss
 from funrl.losses._iql import expectile_loss, iql_critic_loss, iql_value_loss
+from funrl.losses._option_critic import OptionBatch, option_critic_loss
 from funrl.losses._ppo import (
     PPOBatch,
     adapt_kl_weight,
@@ -39,6 +40,7 @@ __all__ = [
     "A2CBatch",
     "ActorCritic",
     "LearnedDrift",
+    "OptionBatch",
     "PPOBatch",
     "ReinforceBatch",
     "SoftActorCritic",
@@ -77,6 +79,7 @@ __all__ = [
     "iql_value_loss",
     "learned_drift",
     "normalize_advantage",
+    "option_critic_loss",
     "ppo_kl_loss",
     "ppo_loss",
     "project_categorical",

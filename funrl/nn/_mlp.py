@@ -39,7 +39,7 @@ def mlp(
         A :class:`Net`. ``init(key, example [..., D])`` takes the input width, dtype and device from the example, and
         returns a tuple with a dict of ``weight`` [out, in] and ``bias`` [out] (zeros) for each layer, and ``norm`` if there is one.
         ``apply(params, x [..., D])`` returns [..., out_features]. Several inputs of init and apply are joined along their last
-        dimension: ``apply(params, observation, action)``.
+        dimension, ``apply(params, observation, action)``, and so are the entries of a dict, in the order of their names.
 
     Raises:
         ValueError: if a width is below 1, the activation or norm is unknown or there is no layer at all; from ``apply``, if x has

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.nn import functional
 
-from funrl import _check
+from funrl import _check, tree
 from funrl.typing import Init
 
 _ACTIVATIONS = {
@@ -97,7 +97,7 @@ def check_dtype(what: str, x: torch.Tensor, weight: torch.Tensor) -> None:
 
 
 def concatenate(what: str, inputs: tuple[Any, ...]) -> torch.Tensor:
-    """Return a single input, or several joined along their last dimension.
+    """Return a single input, or several joined along their last dimension; a tree counts as its leaves, a dict in the order of its keys.
 
     Raises:
         ValueError: if there is none, or their leading dimensions differ: nothing is broadcast.
@@ -107,6 +107,7 @@ def concatenate(what: str, inputs: tuple[Any, ...]) -> torch.Tensor:
         >>> concatenate("mlp.apply", (torch.zeros(7, 3), torch.ones(7, 2))).shape
         torch.Size([7, 5])
     """
+    inputs = tuple(y for x in inputs for y in tree.leaves(x))
     if len(inputs) == 1:
         return inputs[0]
     _check.some(what, inputs, "input")

@@ -7,11 +7,13 @@ from funrl.transforms._episode import end_of_life, frame_skip, init_tracker, noo
 from funrl.transforms._history import frame_stack, time_max_pool
 from funrl.transforms._image import center_crop, grayscale, resize, to_tensor_image
 from funrl.transforms._observation import cast, discrete_to_one_hot, flatten_observation, observation_norm, permute, squeeze, unsqueeze
+from funrl.transforms._options import OptionParams, options
 from funrl.transforms._reward import reward_clip, reward_scale, reward_sum, target_return
 from funrl.transforms._statistics import VecNormParams, check_vec_norm as check_vec_norm, update_vec_norm, vec_norm
 
 __all__ = [
     "LastAction",
+    "OptionParams",
     "Transform",
     "TransformState",
     "VecNormParams",
@@ -32,6 +34,7 @@ __all__ = [
     "init_tracker",
     "noop_reset",
     "observation_norm",
+    "options",
     "parent",
     "permute",
     "rename",

@@ -28,6 +28,18 @@ def picture(i, dtype=torch.float32):
     return {"observation": frames(i), "next_observation": frames(i + 1), "done": torch.zeros(2, dtype=torch.bool)}
 
 
+def goal_item(i, dtype=torch.float32):
+    """The i-th transition of an environment with goals."""
+    observed = lambda t: {name: torch.tensor([t, -t], dtype=dtype) for name in ("observation", "achieved_goal", "desired_goal")}  # noqa: E731
+    flags = {"terminated": torch.tensor(i % 4 == 3), "truncated": torch.tensor(False)}
+    x = torch.tensor([i, -i], dtype=dtype)
+    return {"x": x, "observation": observed(i), "next_observation": observed(i + 1), "action": torch.tensor(i), "reward": x[0], **flags}
+
+
+def reach(achieved_goal, goal, action):
+    return -(achieved_goal - goal).abs().sum(), (achieved_goal == goal).all()
+
+
 BUFFERS = {
     "uniform": (buffers.uniform(7), item),
     "without_replacement": (buffers.without_replacement(7), item),
@@ -36,6 +48,7 @@ BUFFERS = {
     "sequence": (buffers.sequence(9, 2, burn_in=1), step),
     "sequence masked": (buffers.sequence(9, 3, period=2, slices="masked"), step),
     "prioritized_sequence": (buffers.prioritized_sequence(9, 2, period=1, alpha=0.7), step),
+    "hindsight": (buffers.hindsight(7, reach), goal_item),
     "frame_stacks": (buffers.frame_stacks(9, 3), picture),
 }
 

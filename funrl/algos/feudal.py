@@ -1,0 +1,321 @@
+"""Two levels: a manager sets a goal every k steps, and a worker learns to reach any goal, with hindsight."""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from funrl import _check, acting, buffers, random, tree
+from funrl.acting import Memory
+from funrl.algos import dqn, episodes, sac
+from funrl.algos._algorithm import (
+    Algorithm,
+    check_copies,
+    check_experience,
+    collecting,
+    in_dtype_of,
+    make_hparams,
+    start_actor,
+    statistics,
+)
+from funrl.algos._arguments import configure
+from funrl.algos._state import LearnerState, State
+from funrl.env import Env, Transition
+from funrl.policies import StatefulPolicy
+from funrl.spaces import Box, Dict, Discrete
+from funrl.typing import Metrics
+
+__all__ = ["FeudalConfig", "Goal", "Levels", "make"]
+
+Achieved = Callable[[Any], torch.Tensor]
+
+
+@tree.dataclass
+class FeudalConfig(tree.Replaceable):
+    """The options of :func:`make`. Manager and worker have the same ones.
+
+    The fields from ``learning_rate`` on are hyperparameters: ``learner.hparams`` holds them as tensors.
+
+    Attributes:
+        num_envs: B, number of environments.
+        num_steps: T, steps of each environment in one update; a multiple of k.
+        goal_steps: k, the number of steps between two choices of the manager.
+        goal_radius: a goal is reached within this Euclidean distance; above 0.
+        hindsight_ratio: relabelled transitions for one with its own goal, as for :func:`funrl.buffers.hindsight`.
+        num_updates: gradient steps of each level in one update.
+        batch_size: transitions in a gradient step.
+        buffer_size: capacity of each level's replay buffer, in steps of the environment: that of the manager has one item for k of them.
+        learning_starts: environment steps with random actions and goals, before the first gradient step.
+        num_cells: widths of the hidden layers of every network.
+        activation: activation of the hidden layers, as for :func:`funrl.nn.mlp`.
+        learning_rate: learning rate of Adam, at least 0.
+        anneal_steps: number of environment steps over which the learning rate falls linearly to 0; infinity: it is constant.
+        gamma: discount of one step, in [0, 1]; that of the manager's steps is gamma^m after m steps.
+        tau: step size of the target networks, in [0, 1].
+        epsilon_end: final probability of a random goal, and of a random discrete action, in [0, 1]; the initial one is 1.
+        epsilon_steps: number of environment steps over which it falls linearly.
+    """
+
+    num_envs: int = tree.static(default=8)
+    num_steps: int = tree.static(default=16)
+    goal_steps: int = tree.static(default=8)
+    goal_radius: float = tree.static(default=0.5)
+    hindsight_ratio: float = tree.static(default=4.0)
+    num_updates: int = tree.static(default=16)
+    batch_size: int = tree.static(default=128)
+    buffer_size: int = tree.static(default=65_536)
+    learning_starts: int = tree.static(default=1_000)
+    num_cells: tuple = tree.static(default=(64, 64))
+    activation: str = tree.static(default="relu")
+    learning_rate: Any = 1e-3
+    anneal_steps: Any = math.inf
+    gamma: Any = 0.99
+    tau: Any = 0.01
+    epsilon_end: Any = 0.1
+    epsilon_steps: Any = 10_000.0
+
+
+@tree.dataclass
+class Levels(tree.Replaceable):
+    """What belongs to the two levels: their parameters, or the rest of their learners."""
+
+    manager: Any
+    worker: Any
+
+
+@tree.dataclass
+class Goal(tree.Replaceable):
+    """The state of the policy.
+
+    Attributes:
+        index: int64 [], the number of the goal.
+        count: int64 [], the number of steps so far.
+    """
+
+    index: torch.Tensor
+    count: torch.Tensor
+
+
+def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | None = None, **options: Any) -> Algorithm:
+    r"""Make a two-level learner: the manager chooses one of G goals every k steps, and the worker is rewarded for reaching it.
+
+    The manager is double DQN (:func:`funrl.algos.dqn.make`) over goals. Its transition lasts m = k steps, or fewer at the end of an episode,
+    with the reward :math:`\sum_{i<m} \gamma^i r_i` and the discount :math:`\gamma^m`. It also sets a goal at the start of an episode; it
+    learns from those goals that it set at every k-th step. The worker is double DQN for discrete actions, SAC for continuous ones. It sees
+    observation and goal, has the reward 0 where it reaches its goal and -1 elsewhere, and learns with goals of hindsight
+    (:func:`funrl.buffers.hindsight`). An episode that ends does not end the worker's return, unless the goal is reached there.
+
+    Since the worker knows nothing of the rewards of the environment, only the manager has to learn anew if they change.
+
+    Args:
+        env: a pure environment, not batched, with observations that are vectors or dicts of vectors.
+        goals: floating point [G, D]; None: for FourRooms all of its tiles.
+        achieved: ``achieved(observation) -> [D]``, a pure function of a single observation: the goal that it achieves. None: the entry
+            ``achieved_goal`` of a dict, the position in FourRooms, and elsewhere the whole observation.
+        **options: fields of :class:`FeudalConfig`.
+
+    Returns:
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params`` is a :class:`Levels` of two
+        :class:`~funrl.algos.ActorParams`, and ``state.learner.target`` a :class:`Levels` of the rest of two learners. ``act`` and
+        ``greedy`` are stateful policies, whose state is a :class:`Goal`.
+
+    Raises:
+        ValueError: if an option is unknown, out of its range, or does not fit the environment, or ``goals`` do not fit ``achieved``.
+        TypeError: if an option has another type than its default, or ``env`` or ``goals`` are of another kind.
+
+    Example:
+        >>> import funrl
+        >>> algo = make(funrl.envs.make("FourRooms-misc"), num_steps=8, goal_steps=4, num_updates=2, batch_size=8, num_cells=(8,))
+        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
+        >>> metrics["steps"], state.actor.memory.state.index.shape
+        (tensor(64), torch.Size([8]))
+
+    Reference: P. Dayan, G. Hinton, "Feudal Reinforcement Learning", 1993 (no arXiv id); the two levels are those of T. D. Kulkarni,
+        K. R. Narasimhan, A. Saeedi, J. B. Tenenbaum, "Hierarchical Deep Reinforcement Learning", 2016, arXiv:1604.06057. Deviations: a goal
+        lasts k steps, also if it is reached; the worker learns with hindsight, arXiv:1707.01495.
+    """
+    config, given = configure(FeudalConfig, options)
+    goals, achieved = _goals(env, goals, achieved)
+    _check_config(config, env)
+    levels = _levels(config, env, goals, achieved)
+    moved = statistics(env)
+
+    def played(which: str) -> StatefulPolicy:
+        """Return the policy of both levels, with their functions called ``which``: act or greedy."""
+        decide, move = (getattr(level, which) for level in (levels.manager, levels.worker))
+
+        def act(params: Levels, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
+            goal_key, action_key = random.split(key).unbind(0)
+            observation = in_dtype_of(params, observation)
+            new, _ = decide(params.manager, goal_key, observation)
+            index = torch.where((goal.count % config.goal_steps == 0) | reset, new, goal.index)
+            action, _ = move(params.worker, action_key, _with_goal(achieved, observation, _pick(goals, index)))
+            return Goal(index, goal.count + 1), action, {"goal": index, "memory": Memory(goal, reset)}
+
+        def start(params: Levels, observation: Any) -> Goal:
+            zero = torch.zeros_like(params.manager.random, dtype=torch.int64)
+            return Goal(zero, zero.clone())
+
+        return StatefulPolicy(lambda key, observation: init(key).learner.params, start, act)
+
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
+        env_key, manager_key, worker_key = random.split(key, 3).unbind(0)
+        env_params, actor = start_actor(env_key, env, config)
+        reward, count = actor.timestep.reward, torch.zeros((), dtype=torch.int64, device=key.device)
+        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
+        manager, worker = (level.init(k).learner for level, k in ((levels.manager, manager_key), (levels.worker, worker_key)))
+        params = Levels(manager.params, worker.params)
+        learner = LearnerState(
+            params=params,
+            target=_rest(manager, worker),
+            hparams=own,
+            num_steps=count,
+            num_updates=count.clone(),
+            env_params=env_params,
+            episodes=episodes.start(reward),
+        )
+        return tree.map(torch.Tensor.contiguous, State(acting.with_memory(params, actor, env=env, policy=policy), learner))
+
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
+        check_experience(learner, transitions, config, "goal")
+        samples = in_dtype_of(learner.params, transitions)
+        sums, episode_metrics = episodes.record(learner.episodes, samples)
+        manager_key, worker_key = random.split(key).unbind(0)
+        manager, worker = _whole(learner, config)
+        data, reached = _for_worker(config, samples, goals, achieved)
+        worker, worker_metrics = levels.worker.learn(worker_key, worker, data)
+        manager, manager_metrics = levels.manager.learn(manager_key, manager, _for_manager(config, samples, learner.hparams.gamma))
+        num_steps = learner.num_steps + config.num_envs * config.num_steps
+        learner = learner.replace(
+            params=Levels(manager.params, worker.params),
+            target=_rest(manager, worker),
+            num_steps=num_steps,
+            num_updates=worker.num_updates.clone(),
+            env_params=moved(learner.env_params, samples),
+            episodes=sums,
+        )
+        shown = {"manager": manager_metrics, "worker": worker_metrics}
+        parts = {f"{level}_{name}": x[name] for level, x in shown.items() for name in ("critic_loss", "q_mean", "td_error")}
+        own = {"reached": reached, "updates": worker.num_updates, "learning_rate": worker_metrics["learning_rate"]}
+        return learner, {"steps": num_steps, **episode_metrics, **parts, **own}
+
+    policy, greedy = played("act"), played("greedy")
+    return Algorithm("feudal", env, config, init, collecting(env, policy, config.num_steps), learn, policy, greedy, given)
+
+
+def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achieved) -> Levels:
+    """Return the learners of the levels, whose environments are only reset: experience comes from ``env``."""
+    space = Box(float("-inf"), float("inf"), (goals.shape[1],))
+
+    def above(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Any]:
+        state, timestep = env.reset(key, env_params)
+        return state, timestep.replace(discount=torch.ones_like(timestep.reward))
+
+    def below(key: torch.Tensor, env_params: Any = env.default_params) -> tuple[Any, Any]:
+        state, timestep = env.reset(key, env_params)
+        return state, timestep.replace(observation=_with_goal(achieved, timestep.observation, goals[0].to(timestep.reward)))
+
+    def reward(x: torch.Tensor, goal: torch.Tensor, action: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return _reach(config, x, goal)
+
+    names = ("num_envs", "num_updates", "batch_size", "num_cells", "activation")
+    shared = {name: getattr(config, name) for name in names}
+    explore = {"epsilon_end": config.epsilon_end, "huber_delta": math.inf, "target_period": 1}
+    rates = {name: getattr(config, name) for name in ("learning_rate", "gamma", "tau")}
+    k = config.goal_steps
+    manager = dqn.make(
+        env._replace(reset=above, action_space=Discrete(len(goals))), num_steps=config.num_steps // k,
+        buffer_size=config.buffer_size // k, learning_starts=-(-config.learning_starts // k), anneal_steps=config.anneal_steps / k,
+        epsilon_steps=config.epsilon_steps / k, **shared, **explore, **rates,
+    )  # fmt: skip
+    spaces = Dict({"observation": env.observation_space, "achieved_goal": space, "desired_goal": space})
+    discrete = isinstance(env.action_space, Discrete)
+    worker = (dqn if discrete else sac).make(
+        env._replace(reset=below, observation_space=spaces), num_steps=config.num_steps, learning_starts=config.learning_starts,
+        buffer=buffers.hindsight(config.buffer_size, reward, num_envs=config.num_envs, ratio=config.hindsight_ratio),
+        anneal_steps=config.anneal_steps, **shared, **rates, **({**explore, "epsilon_steps": config.epsilon_steps} if discrete else {}),
+    )  # fmt: skip
+    return Levels(manager, worker)
+
+
+def _whole(learner: LearnerState, config: FeudalConfig) -> tuple[LearnerState, LearnerState]:
+    """Return the learners of the two levels, with the hyperparameters of the whole."""
+    own, k = learner.hparams, config.goal_steps
+    result = []
+    for params, rest, each in ((learner.params.manager, learner.target.manager, k), (learner.params.worker, learner.target.worker, 1)):
+        new = {name: getattr(own, name) for name in ("learning_rate", "gamma", "tau")} | {"anneal_steps": own.anneal_steps / each}
+        if hasattr(rest.hparams, "epsilon_end"):
+            new |= {"epsilon_end": own.epsilon_end, "epsilon_steps": own.epsilon_steps / each}
+        result.append(rest.replace(params=params, hparams=rest.hparams.replace(**new), env_params=learner.env_params))
+    return result[0], result[1]
+
+
+def _rest(manager: LearnerState, worker: LearnerState) -> Levels:
+    """Return the learners of the two levels without what the whole learner has."""
+    return Levels(*(each.replace(params=(), env_params=()) for each in (manager, worker)))
+
+
+def _for_manager(config: FeudalConfig, samples: Transition, gamma: torch.Tensor) -> Transition:
+    """Return the manager's transitions [T / k, B], from every k-th step to the end of its goal or of the episode."""
+    joined = buffers.n_step(samples.replace(action=samples.extras["goal"], extras={}, place=()), n=config.goal_steps, gamma=gamma)
+    rows = joined.transition.replace(extras={"discount": joined.discount})
+    return tree.map(lambda x: x[:: config.goal_steps], rows)
+
+
+def _for_worker(config: FeudalConfig, samples: Transition, goals: torch.Tensor, achieved: Achieved) -> tuple[Transition, torch.Tensor]:
+    """Return the worker's transitions [T, B], and the share [] of steps that reach their goals."""
+    goal = torch.func.vmap(torch.func.vmap(lambda index: _pick(goals.to(samples.reward), index)))(samples.extras["goal"])
+    see = torch.func.vmap(torch.func.vmap(lambda x, g: _with_goal(achieved, x, g)))
+    observation, after = see(samples.observation, goal), see(samples.next_observation, goal)
+    reward, reached = torch.func.vmap(torch.func.vmap(lambda x, g: _reach(config, x, g)))(after["achieved_goal"], goal)
+    rows = Transition(observation, samples.action, reward, reached, samples.done, after, {}, samples.place)
+    return rows, reached.to(reward.dtype).mean()
+
+
+def _reach(config: FeudalConfig, x: torch.Tensor, goal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    reached = (x - goal).square().sum() < config.goal_radius**2
+    return reached.to(x.dtype) - 1, reached
+
+
+def _with_goal(achieved: Achieved, observation: Any, goal: torch.Tensor) -> dict[str, Any]:
+    """Return what the worker sees."""
+    own = achieved(observation)
+    return {"observation": observation, "achieved_goal": own.clone(), "desired_goal": goal.to(own)}
+
+
+def _pick(goals: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return the goal [D] with a number []."""
+    return goals.to(index.device).index_select(0, index.reshape(1)).squeeze(0)
+
+
+def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]:
+    """Return the goals [G, D] and the function of observations that achieve them, after checks."""
+    _check.instance("feudal: env", env, Env, "funrl.envs.make returns one")
+    rooms = env.name == "FourRooms-misc" and env.observation_space.shape == (4,)
+    if goals is None and rooms and achieved is None:
+        goals, achieved = env.default_params.starts.to(torch.float32), lambda observation: observation[:2]
+    if goals is None:
+        raise ValueError(
+            f"feudal: goals: expected a tensor [G, D] for {env.name}, got None; give the goals to choose from, and achieved(observation) if "
+            "they are not observations"
+        )
+    _check.floating("feudal: goals", goals, shape=("G", "D"))
+    if achieved is None:
+        nested = isinstance(env.observation_space, Dict) and "achieved_goal" in env.observation_space.spaces
+        achieved = (lambda observation: observation["achieved_goal"]) if nested else lambda observation: observation
+    _check.function("feudal: achieved", achieved)
+    return goals, achieved
+
+
+def _check_config(config: FeudalConfig, env: Env) -> None:
+    check_copies(config, env)
+    _check.fields(config, "[1, inf)", "num_envs", "num_steps", "goal_steps", "num_updates", "batch_size", "buffer_size")
+    _check.fields(config, "(0, inf)", "goal_radius", "epsilon_steps")
+    _check.fields(config, "[0, inf]", "hindsight_ratio")
+    _check.fields(config, "[0, inf)", "learning_starts", "learning_rate")
+    _check.fields(config, "(0, inf]", "anneal_steps")
+    _check.fields(config, "[0, 1]", "gamma", "tau", "epsilon_end")
+    _check.divisor("goal_steps", config.goal_steps, config.num_steps, "num_steps", "change either")
+    _check.divisor("goal_steps * num_envs", config.goal_steps * config.num_envs, config.buffer_size, "buffer_size", "change either")

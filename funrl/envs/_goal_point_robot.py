@@ -1,0 +1,105 @@
+"""GoalPointRobot: move on a plane to a goal that is observed, with a sparse reward."""
+
+import torch
+
+from funrl import random, tree
+from funrl.env import Env, Timestep, check_step, constants
+from funrl.envs import _draw as draw, _goals as goals
+from funrl.spaces import Box
+
+NAME = "GoalPointRobot-misc"
+
+
+@tree.dataclass
+class GoalPointRobotParams:
+    """Parameters of the task; floating-point numbers have the same dtype.
+
+    Attributes:
+        start: [2], the start of episodes.
+        goal_range: []; goals are uniform in the square of ± ``goal_range`` around the start.
+        max_action: []; each number of the action is clipped to [-max_action, max_action].
+        goal_radius: []; the episode terminates within this distance of the goal.
+        max_steps: int64 []; the number of steps after which the episode is truncated.
+    """
+
+    start: torch.Tensor
+    goal_range: torch.Tensor
+    max_action: torch.Tensor
+    goal_radius: torch.Tensor
+    max_steps: torch.Tensor
+
+
+@tree.dataclass
+class GoalPointRobotState:
+    """The state of one episode.
+
+    Attributes:
+        position: floating-point [2].
+        goal: floating-point [2].
+        time: int64 [], steps since the reset.
+    """
+
+    position: torch.Tensor
+    goal: torch.Tensor
+    time: torch.Tensor
+
+
+MAX_STEPS = 50
+PARAMS = constants(GoalPointRobotParams, start=[0.0, 0.0], goal_range=1.0, max_action=0.1, goal_radius=0.05, max_steps=MAX_STEPS)
+ACTIONS = Box(-0.1, 0.1, (2,))
+
+
+def reset(key: torch.Tensor, env_params: GoalPointRobotParams = PARAMS) -> tuple[GoalPointRobotState, Timestep]:
+    """Return the state at the start, with a random goal, and its timestep."""
+    zero = torch.zeros_like(env_params.max_action)
+    offset = (2 * random.uniform(key, (2,), dtype=zero.dtype) - 1) * env_params.goal_range
+    start = env_params.start.clone()
+    state = GoalPointRobotState(start, start + offset, torch.zeros_like(zero, dtype=torch.int64))
+    no = torch.zeros_like(zero, dtype=torch.bool)
+    return state, Timestep(goals.observe(start, state.goal), zero, no, no.clone(), {})
+
+
+def step(
+    key: torch.Tensor, state: GoalPointRobotState, action: torch.Tensor, env_params: GoalPointRobotParams = PARAMS
+) -> tuple[GoalPointRobotState, Timestep]:
+    """Move by the action, x ← x + clip(a, ± max_action); the key is not used.
+
+    Returns:
+        The next state and its timestep: the dict of ``observation`` and ``achieved_goal``, the position [2], and ``desired_goal`` [2];
+        reward 0 within ``goal_radius`` of the goal, where the episode terminates, and else -1; truncated after ``max_steps``.
+    """
+    p = env_params
+    check_step(NAME, state, GoalPointRobotState, action, ACTIONS, p, GoalPointRobotParams)
+    move = torch.minimum(torch.maximum(action.to(state.position.dtype), -p.max_action), p.max_action)
+    new = GoalPointRobotState(state.position + move, state.goal, state.time + 1)
+    reward, reached = goals.reach(new.position, new.goal, p.goal_radius)
+    return new, Timestep(goals.observe(new.position, new.goal), reward, reached, new.time >= p.max_steps, {})
+
+
+def render(state: GoalPointRobotState, env_params: GoalPointRobotParams = PARAMS) -> torch.Tensor:
+    """Return a picture of the square from -1 to 1 with the goal and the robot, uint8 [400, 400, 3]."""
+    (x, y), (goal_x, goal_y) = (point.float().unbind(0) for point in (state.position, state.goal))
+    picture = draw.canvas((400, 400), (0.0, 0.0), 2.4, device=state.position.device)
+    picture = draw.paint(picture, draw.box(picture, (0.0, 0.0), (1.0, 1.0), corner=0.02).abs() - 0.005, draw.PALE)
+    picture = draw.paint(picture, draw.circle(picture, goal_x, goal_y, 0.08).abs() - 0.012, draw.LEAF)
+    picture = draw.paint(picture, draw.circle(picture, goal_x, goal_y, 0.02), draw.LEAF)
+    return draw.to_uint8(draw.pie(picture, x, y, 0.05))
+
+
+def goal_point_robot() -> Env:
+    """Return GoalPointRobot-misc: a point on a plane moves to a goal, a random one in each episode, with a reward only for its arrival.
+
+    The observation is a dict of ``observation`` and ``achieved_goal``, the position [2], and ``desired_goal`` [2].
+
+    Example:
+        >>> from funrl import random
+        >>> env = goal_point_robot()
+        >>> state, timestep = env.reset(random.key(0))
+        >>> state, timestep = env.step(random.key(1), state, torch.tensor([0.1, 0.0]))
+        >>> timestep.observation["achieved_goal"], timestep.reward
+        (tensor([0.1000, 0.0000]), tensor(-1.))
+
+    Reference: the plane of :func:`point_robot`, with the goals and the sparse reward of M. Andrychowicz et al., "Hindsight Experience
+    Replay", 2017, arXiv:1707.01495, section 4.
+    """
+    return Env(NAME, reset, step, goals.spaces_of(2, float("-inf"), float("inf")), ACTIONS, PARAMS, MAX_STEPS, render)
