@@ -12,27 +12,27 @@ Metrics of every algorithm:
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
 
-Metrics of a2c, apg, crossq, ddpg, dqn, impala, maml, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
+Metrics of a2c, apg, crossq, ddpg, dqn, impala, maml, multi_task, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
 
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
-Metrics of a2c, apg, impala, maml, meta_a2c, ppo, pqn, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, ppo, pqn, reinforce, rl2, shac, varibad:
 
     gradient_norm       norm of the gradient before it is clipped
 
-Metrics of a2c, apg, impala, maml, meta_a2c, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, ppo, reinforce, rl2, shac, varibad:
 
     policy_loss         loss of the policy, without the entropy bonus
 
-Metrics of a2c, impala, meta_a2c, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, impala, meta_a2c, multi_task, ppo, reinforce, rl2, shac, varibad:
 
     value_loss          loss of the state values V(s), before ``value_weight``; missing in reinforce without a baseline
 
-Metrics of a2c, impala, meta_a2c, ppo, reinforce, rl2, varibad:
+Metrics of a2c, impala, meta_a2c, multi_task, ppo, reinforce, rl2, varibad:
 
     entropy             mean entropy of the policy
 
-Metrics of ppo, rl2, varibad:
+Metrics of multi_task, ppo, rl2, varibad:
 
     approximate_kl      estimate of the divergence KL(old policy || new policy) on the samples
     clip_fraction       fraction of the samples whose probability ratio is outside [1 - ``clip``, 1 + ``clip``]
@@ -58,6 +58,11 @@ Metrics of meta_a2c:
     gamma_gradient      gradient of the meta loss by the discount; like the next two, only if it is learned
     lambda_gradient     gradient of the meta loss by lambda
     entropy_weight_gradient     gradient of the meta loss by the weight of the entropy
+
+Metrics of multi_task:
+
+    task_return_0       running mean of the returns in the first task; NaN before its first episode
+    task_return_1       the same in the second; the others are ``task_return_2``, ``task_return_3``, ...
 
 Metrics of varibad:
 
@@ -216,6 +221,7 @@ __all__ = [
 _ELSEWHERE = {
     "maml": ("meta", "MAMLConfig"),
     "meta_a2c": ("meta", "MetaA2CConfig"),
+    "multi_task": ("meta", "MultiTaskConfig"),
     "rl2": ("meta", "RL2Config"),
     "varibad": ("meta", "VariBADConfig"),
 }
