@@ -61,8 +61,8 @@ Metrics of meta_a2c:
 
 Metrics of multi_task:
 
-    task_return_0       running mean of the returns in the first task; NaN before its first episode
-    task_return_1       the same in the second; the others are ``task_return_2``, ``task_return_3``, ...
+    episode_return_task_0   running mean of the returns in the first task; NaN before its first episode
+    episode_return_task_1   the same in the second; the others are ``episode_return_task_2``, ``episode_return_task_3``, ...
 
 Metrics of varibad:
 

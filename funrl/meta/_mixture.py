@@ -230,7 +230,7 @@ def updated_moments(moments: Moments, task: torch.Tensor, normalized: torch.Tens
         tensor([[0.],
                 [2.]])
     """
-    scale = (moments.var + _EPS).sqrt()
+    scale, normalized = (moments.var + _EPS).sqrt(), normalized.to(moments.mean.dtype)
     chosen = (task[:, None] == torch.arange(len(moments.count), device=task.device)).to(normalized.dtype)  # [N, K]
     number = chosen.sum(0)[:, None]
     some = number.clamp(min=1)

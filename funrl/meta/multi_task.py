@@ -9,7 +9,7 @@ import torch
 from funrl import _check, nn, random, tree
 from funrl.acting import evaluate
 from funrl.algos import Algorithm, configure, episodes, ppo
-from funrl.env import AnyEnv, Env, Transition
+from funrl.env import AnyEnv, Env, Transition, VectorEnv
 from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
 from funrl.meta._mixture import MixtureParams, one_of, task_embedding, task_mixture, task_number, updated_moments
@@ -83,7 +83,7 @@ def make(
         >>> import funrl
         >>> algo = make(funrl.envs.make("CartPole-v1"), num_tasks=3, num_envs=4, num_steps=16)
         >>> state, metrics = algo.step(random.key(1), algo.init(random.key(0)))
-        >>> algo.env.observation_space.shape, metrics["task_return_2"].shape
+        >>> algo.env.observation_space.shape, metrics["episode_return_task_2"].shape
         ((7,), torch.Size([]))
 
     Reference: one-hot numbers of tasks for one policy as in T. Yu et al., "Meta-World: A Benchmark and Evaluation for Multi-Task and Meta
@@ -93,11 +93,11 @@ def make(
     _check_config(config, network)
     if tasks is not None:
         given["tasks"] = tasks
-    env = _mixture(env, tasks, config)
+    mixture = _mixture(env, tasks, config)
     if config.embedding_size:
-        embedding = task_embedding(len(env.default_params.logits), config.embedding_size)
+        embedding = task_embedding(len(mixture.default_params.logits), config.embedding_size)
         network = nn.sequential(embedding, nn.mlp(config.num_cells, activation=config.activation))
-    algo = ppo.build("multi_task", env, config, {**given, **({} if network is None else {"network": network})})
+    algo = ppo.build("multi_task", mixture, config, {**given, **({} if network is None else {"network": network})})
     targets = (config.low_return, config.high_return) if config.sampling == "difficulty" else None
     return of(algo, targets=targets, temperature=config.temperature)._replace(given=given)
 
@@ -118,8 +118,8 @@ def of(algo: Algorithm, *, targets: tuple[Any, Any] | None = None, temperature: 
         temperature: τ, above 0.
 
     Returns:
-        The algorithm with further metrics, ``task_return_0``, ``task_return_1``, ...: the running mean of the returns in each task, to
-        which each episode contributes a tenth; NaN before the first. They are also in ``learner.env_params.returns``.
+        The algorithm with further metrics, ``episode_return_task_0``, ``episode_return_task_1``, ...: the running mean of the returns in
+        each task, to which each episode contributes a tenth; NaN before the first. They are also in ``learner.env_params.returns``.
 
     Raises:
         ValueError: if the environment is no mixture of tasks, or an argument is out of its range.
@@ -130,7 +130,7 @@ def of(algo: Algorithm, *, targets: tuple[Any, Any] | None = None, temperature: 
         >>> env = funrl.meta.task_mixture(env.default_params.replace(length=torch.tensor([0.5, 2.0])))(env)
         >>> algo = of(funrl.algos.sac.make(env, num_envs=2, num_steps=4, learning_starts=0, batch_size=8), targets=(-1500.0, -200.0))
         >>> state, metrics = algo.step(random.key(1), algo.init(random.key(0)))
-        >>> metrics["task_return_0"], state.learner.env_params.logits
+        >>> metrics["episode_return_task_0"], state.learner.env_params.logits
         (tensor(nan), tensor([2., 2.]))
 
     Reference: sampling by the distance to a target as A5C in S. Sharma, A. Jha, P. Hegde, B. Ravindran, "Learning to Multi-Task by Active
@@ -138,10 +138,9 @@ def of(algo: Algorithm, *, targets: tuple[Any, Any] | None = None, temperature: 
     """
     number = task_number(algo.env)
     _check.number("multi_task.of: temperature", temperature, "(0, inf)")
-    if targets is not None:
-        low, high = (torch.as_tensor(x, dtype=torch.float64, device="cpu") for x in targets)
-        if not bool((low < high).all()):
-            raise ValueError(f"multi_task.of: targets: expected the lower return first, got {targets}")
+    low, high = (torch.as_tensor(x, dtype=torch.float64, device="cpu") for x in targets or (0.0, 1.0))
+    if not bool((low < high).all()):
+        raise ValueError(f"multi_task.of: targets: expected the lower return first, got {targets}")
 
     def probabilities(env_params: MixtureParams) -> MixtureParams:
         if targets is None:
@@ -159,7 +158,7 @@ def of(algo: Algorithm, *, targets: tuple[Any, Any] | None = None, temperature: 
             seen = tree.flatten_batch(transitions.next_observation)[:, : env_params.moments.mean.shape[-1]]
             env_params = env_params.replace(moments=updated_moments(env_params.moments, task.flatten(), seen))
         learner = learner.replace(env_params=probabilities(env_params))
-        return learner, {**metrics, **{f"task_return_{k}": x.clone() for k, x in enumerate(env_params.returns.unbind(0))}}
+        return learner, {**metrics, **{f"episode_return_task_{k}": x.clone() for k, x in enumerate(env_params.returns.unbind(0))}}
 
     return algo._replace(learn=learn)
 
@@ -206,11 +205,12 @@ def _running_returns(found: torch.Tensor, task: torch.Tensor, sums: torch.Tensor
     return torch.where(count == 0, found, torch.where(found.isnan(), mean, moved))
 
 
-def _mixture(env: Any, tasks: Any, config: MultiTaskConfig) -> AnyEnv:
+def _mixture(given: Any, tasks: Any, config: MultiTaskConfig) -> AnyEnv:
     """Return the environment of a mixture, of whatever the user gave as environment and tasks."""
-    if isinstance(env, Sequence) and not isinstance(env, Env) and not hasattr(env, "observation_space"):
-        env = one_of(env)
-        tasks = env.default_params.replace(which=torch.arange(len(env.default_params.params))) if tasks is None else tasks
+    env: Any = given
+    if isinstance(given, Sequence) and not isinstance(given, Env | VectorEnv | str):
+        env = one_of(given)
+        tasks = env.default_params.replace(which=torch.arange(len(given))) if tasks is None else tasks
     _check.instance("env", env, Env, "funrl.envs.make makes one, and funrl.algos.make takes its name, too", "a funrl.env.Env")
     if isinstance(env.default_params, MixtureParams):
         if tasks is not None:

@@ -110,7 +110,7 @@ def test_returns_of_each_task_equal_those_of_a_loop(kind):
         state, metrics = algo.step(key, state)
         torch.testing.assert_close(state.learner.env_params.returns, torch.tensor(found), equal_nan=True)
         for k in range(3):
-            torch.testing.assert_close(metrics[f"task_return_{k}"], torch.tensor(found[k]), equal_nan=True)
+            torch.testing.assert_close(metrics[f"episode_return_task_{k}"], torch.tensor(found[k]), equal_nan=True)
         highs = (10.0, -1.0, 20.0)
         difficulty = [1.0 if math.isnan(r) else min(max((h - r) / (h + 30), 0.0), 1.0) for r, h in zip(found, highs, strict=True)]
         torch.testing.assert_close(state.learner.env_params.logits, 2 * torch.tensor(difficulty))
@@ -167,7 +167,7 @@ def test_pictures_show_the_number_in_a_dict():
     env = envs.make("Maze-misc")
     algo = meta.multi_task.make(env, num_tasks=2, num_channels=(2,), **PPO)
     state, metrics = algo.step(random.key(1), algo.init(random.key(0)))
-    assert state.actor.timestep.observation["task"].shape == (6, 2) and metrics["task_return_0"].isnan()
+    assert state.actor.timestep.observation["task"].shape == (6, 2) and metrics["episode_return_task_0"].isnan()
 
 
 def test_errors():
@@ -194,6 +194,6 @@ def test_errors():
         meta.multi_task.make(below, embedding_size=2, network=funrl.nn.mlp((4,)))
     with pytest.raises(ValueError, match="one_of: action_space: expected equal ones"):
         meta.one_of([below, envs.make("CartPole-v1")])
-    with pytest.raises(TypeError, match="env: expected a funrl.env.Env"):
+    with pytest.raises(TypeError, match=r"env: expected a funrl\.env\.Env"):
         meta.multi_task.make(envs.vectorize(below, 4))
     assert "task_mixture(num_tasks=3)" in repr(env)
