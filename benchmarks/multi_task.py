@@ -83,12 +83,33 @@ def variants(name: str, scale: float = 1.0) -> dict[str, Any]:
     return result
 
 
+def scales(updates: int = 150) -> dict[str, Any]:
+    """Pendulum with rewards times 1 and 1,000, one policy for both: with PopArt and without."""
+    import torch
+    from torch.func import vmap
+
+    import funrl
+    from funrl import meta, random
+
+    pendulum = funrl.envs.make("Pendulum-v1")
+    both = [pendulum, funrl.transforms.reward_scale(1000.0)(pendulum)]
+    options = KINDS["Pendulum-v1"][1]
+    result: dict[str, Any] = {"updates": updates}
+    for name, rate in (("PopArt", 0.1), ("without", 0.0)):
+        algo = meta.multi_task.make(both, popart_rate=rate, anneal_steps=float(updates * 32 * 128), **{**options, "num_envs": 32})
+        states = _train(algo, updates, vmap(algo.init)(random.split(random.key(0), NUM_AGENTS)))
+        returns = funrl.compile(vmap(meta.multi_task.returns(algo.env, algo.greedy, NUM_EPISODES)))
+        found = returns(states.learner.params, random.split(random.key(4), NUM_AGENTS), states.learner.env_params).mean(-1)
+        result[name] = (found / torch.tensor([1.0, 1000.0])).tolist()  # [agents, tasks], in the first scale
+    return result
+
+
 def _wider(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options for all tasks at once: more environments, and so larger minibatches."""
     return {**options, "num_envs": 4 * options["num_envs"]}
 
 
-ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS}
+ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS} | {"rewards times 1 and 1,000": scales}
 
 
 def run(options: Options) -> Iterator[Figures]:
@@ -111,6 +132,13 @@ def notes(figures: Figures) -> list[str]:
                 f"returns of policies for one (agents from {100 * min(agents):.0f} to {100 * max(agents):.0f} %, tasks from "
                 f"{100 * min(tasks):.0f} to {100 * max(tasks):.0f} %; 0 % is random)."
             )
+        if name == "rewards times 1 and 1,000":
+            told = []
+            for kind in ("PopArt", "without"):
+                small, large = (list(x) for x in zip(*row[kind], strict=True))
+                ends = [f"{sum(x) / len(x):.0f} ({min(x):.0f} to {max(x):.0f})" for x in (small, large)]
+                told.append(f"{'with PopArt' if kind == 'PopArt' else kind} {ends[0]} and {ends[1]}")
+            lines.append(f"* Pendulum with rewards times 1 and 1,000, both in the first scale: {'; '.join(told)}.")
     return lines
 
 

@@ -34,6 +34,7 @@ class MultiTaskConfig(ppo.PPOConfig):
         sampling: the task of an episode is ``"uniform"``, or the probability of a task grows with its ``"difficulty"``.
         low_return: the return at which a task is as difficult as can be, such as that of a random policy; only for ``"difficulty"``.
         high_return: the return at which a task counts as learned; only for ``"difficulty"``.
+        popart_rate: with PopArt (:func:`funrl.nn.popart`) of this rate, in (0, 1], rewards of tasks may differ in scale; 0: without.
         temperature: of the sampling by difficulty, above 0: the smaller, the more episodes are in difficult tasks.
     """
 
@@ -44,6 +45,7 @@ class MultiTaskConfig(ppo.PPOConfig):
     sampling: str = tree.static(default="uniform")
     low_return: float = tree.static(default=0.0)
     high_return: float = tree.static(default=0.0)
+    popart_rate: float = tree.static(default=0.0)
     temperature: float = tree.static(default=0.5)
 
 
@@ -94,10 +96,13 @@ def make(
     if tasks is not None:
         given["tasks"] = tasks
     mixture = _mixture(env, tasks, config)
+    parts, number = dict(given), len(mixture.default_params.logits)
+    if config.popart_rate:
+        parts["popart"] = nn.popart(task_number(mixture), number, rate=config.popart_rate)
     if config.embedding_size:
-        embedding = task_embedding(len(mixture.default_params.logits), config.embedding_size)
-        network = nn.sequential(embedding, nn.mlp(config.num_cells, activation=config.activation))
-    algo = ppo.build("multi_task", mixture, config, {**given, **({} if network is None else {"network": network})})
+        embedding = task_embedding(number, config.embedding_size)
+        parts["network"] = nn.sequential(embedding, nn.mlp(config.num_cells, activation=config.activation))
+    algo = ppo.build("multi_task", mixture, config, parts)
     targets = (config.low_return, config.high_return) if config.sampling == "difficulty" else None
     return of(algo, targets=targets, temperature=config.temperature)._replace(given=given)
 
@@ -226,6 +231,7 @@ def _check_config(config: MultiTaskConfig, network: Any) -> None:
     _check.fields(config, "[1, inf)", "num_tasks")
     _check.fields(config, "[0, inf)", "task_seed", "embedding_size")
     _check.fields(config, "(0, inf)", "temperature")
+    _check.fields(config, "[0, 1]", "popart_rate")
     _check.one_of("sampling", config.sampling, ("uniform", "difficulty"))
     if config.sampling == "difficulty" and not config.low_return < config.high_return:
         raise ValueError(
