@@ -133,6 +133,7 @@ def build(
     *,
     nets: Any = None,
     further_loss: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None,
+    split: Callable[[Any], torch.Tensor] | None = None,
 ) -> Algorithm:
     """Make PPO of a configuration that may have further options, for algorithms that are PPO in an environment of their own.
 
@@ -144,6 +145,8 @@ def build(
         nets: networks of the form of :func:`funrl.algos.on_policy.networks`; None: those.
         further_loss: ``further_loss(params, inputs, hparams) -> (loss, metrics)``, which is added to the loss; ``inputs`` are those of
             ``nets`` for a minibatch.
+        split: ``split(inputs) -> weights [K, N]``: which rows are of which of K tasks, whose gradients are then joined by
+            :func:`funrl.optim.pcgrad`.
 
     Example:
         >>> import funrl
@@ -192,10 +195,10 @@ def build(
             advantage = advantage / popart.scale(state, task)
         return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, Metrics]:
+    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig, weight: torch.Tensor | None = None) -> tuple[torch.Tensor, Metrics]:
         if config.normalize_advantage:
             batch = batch.replace(advantage=normalize_advantage(batch.advantage))
-        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
+        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight, "weight": weight}
         loss, metrics = ppo_loss(params, batch, apply=evaluate, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
         if further_loss is None:
             return loss, metrics
@@ -215,6 +218,7 @@ def build(
         needed=("approximate_kl",),
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
         extras=("log_prob",),
+        split=None if split is None else lambda batch: split(batch.observation),
     )
     return on_policy.make(name, env, config, spec, given, apply=evaluate)
 

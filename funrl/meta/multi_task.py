@@ -35,6 +35,8 @@ class MultiTaskConfig(ppo.PPOConfig):
         low_return: the return at which a task is as difficult as can be, such as that of a random policy; only for ``"difficulty"``.
         high_return: the return at which a task counts as learned; only for ``"difficulty"``.
         popart_rate: with PopArt (:func:`funrl.nn.popart`) of this rate, in (0, 1], rewards of tasks may differ in scale; 0: without.
+        gradient_surgery: take out the parts of the gradients of tasks that conflict (PCGrad, :func:`funrl.optim.project_conflicts`); a
+            gradient step then costs up to K backward passes.
         temperature: of the sampling by difficulty, above 0: the smaller, the more episodes are in difficult tasks.
     """
 
@@ -46,6 +48,7 @@ class MultiTaskConfig(ppo.PPOConfig):
     low_return: float = tree.static(default=0.0)
     high_return: float = tree.static(default=0.0)
     popart_rate: float = tree.static(default=0.0)
+    gradient_surgery: bool = tree.static(default=False)
     temperature: float = tree.static(default=0.5)
 
 
@@ -92,7 +95,7 @@ def make(
         Reinforcement Learning", 2019, arXiv:1910.10897.
     """
     config, given = configure(MultiTaskConfig, options, network=network, optimizer=optimizer, loss=loss)
-    _check_config(config, network)
+    _check_config(config, network, loss)
     if tasks is not None:
         given["tasks"] = tasks
     mixture = _mixture(env, tasks, config)
@@ -102,7 +105,8 @@ def make(
     if config.embedding_size:
         embedding = task_embedding(number, config.embedding_size)
         parts["network"] = nn.sequential(embedding, nn.mlp(config.num_cells, activation=config.activation))
-    algo = ppo.build("multi_task", mixture, config, parts)
+    split = _split(task_number(mixture), number) if config.gradient_surgery else None
+    algo = ppo.build("multi_task", mixture, config, parts, split=split)
     targets = (config.low_return, config.high_return) if config.sampling == "difficulty" else None
     return of(algo, targets=targets, temperature=config.temperature)._replace(given=given)
 
@@ -227,7 +231,18 @@ def _mixture(given: Any, tasks: Any, config: MultiTaskConfig) -> AnyEnv:
     return task_mixture(tasks, normalize=config.normalize_per_task)(env)
 
 
-def _check_config(config: MultiTaskConfig, network: Any) -> None:
+def _split(task: Callable[[Any], torch.Tensor], num_tasks: int) -> Callable[[Any], torch.Tensor]:
+    """Return the function from observations [N, ...] to weights [K, N], 1 where a row is of a task, else 0."""
+
+    def split(observation: Any) -> torch.Tensor:
+        numbers = task(observation)
+        dtype = next(x.dtype for x in tree.leaves(observation) if x.is_floating_point())
+        return (torch.arange(num_tasks, device=numbers.device)[:, None] == numbers).to(dtype)
+
+    return split
+
+
+def _check_config(config: MultiTaskConfig, network: Any, loss: Any) -> None:
     _check.fields(config, "[1, inf)", "num_tasks")
     _check.fields(config, "[0, inf)", "task_seed", "embedding_size")
     _check.fields(config, "(0, inf)", "temperature")
@@ -240,3 +255,7 @@ def _check_config(config: MultiTaskConfig, network: Any) -> None:
         )
     if config.embedding_size and network is not None:
         raise ValueError("network, embedding_size: expected one of them, got both; put meta.task_embedding before the layers of network")
+    if config.gradient_surgery and loss is not None:
+        raise ValueError("loss, gradient_surgery: expected one of them, got both; surgery needs the loss of each task, with weights")
+    if config.gradient_surgery and config.recurrent != "none":
+        raise ValueError(f"gradient_surgery: expected a policy without memory, got recurrent={config.recurrent!r}; leave either out")
