@@ -38,6 +38,7 @@ ALGORITHMS = {
     "meta_a2c": ("meta_a2c", "Pendulum-v1", dict(ON_POLICY, learned="gamma,lambda_,entropy_weight")),
     "rl2": ("rl2", "BernoulliBandit-misc", dict(PPO, recurrent_size=8)),
     "varibad": ("varibad", "PointRobot-misc", dict(PPO, recurrent_size=8, latent_size=3, decoder_cells=(4,))),
+    "multi_task": ("multi_task", "Pendulum-v1", dict(PPO, num_tasks=2, normalize_per_task=True, gradient_surgery=True)),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
     "option_critic": ("option_critic", "FourRooms-misc", dict(ON_POLICY, num_options=3)),
     "openes": ("openes", "Pendulum-v1", dict(EVOLUTION, normalize_observation=True)),

@@ -12,23 +12,23 @@ Metrics of every algorithm:
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
 
-Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
+Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, multi_task, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
 
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
-Metrics of a2c, apg, impala, maml, meta_a2c, option_critic, ppo, pqn, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, option_critic, ppo, pqn, reinforce, rl2, shac, varibad:
 
     gradient_norm       norm of the gradient before it is clipped
 
-Metrics of a2c, apg, impala, maml, meta_a2c, option_critic, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, option_critic, ppo, reinforce, rl2, shac, varibad:
 
     policy_loss         loss of the policy, without the entropy bonus
 
-Metrics of a2c, impala, meta_a2c, option_critic, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, impala, meta_a2c, multi_task, option_critic, ppo, reinforce, rl2, shac, varibad:
 
     value_loss          loss of the state values V(s), before ``value_weight``; missing in reinforce without a baseline
 
-Metrics of a2c, impala, meta_a2c, option_critic, ppo, reinforce, rl2, varibad:
+Metrics of a2c, impala, meta_a2c, multi_task, option_critic, ppo, reinforce, rl2, varibad:
 
     entropy             mean entropy of the policy
 
@@ -48,7 +48,7 @@ Metrics of option_critic:
     termination         mean probability that an option terminates after a step
     termination_loss    loss of the terminations, before ``termination_weight``
 
-Metrics of ppo, rl2, varibad:
+Metrics of multi_task, ppo, rl2, varibad:
 
     approximate_kl      estimate of the divergence KL(old policy || new policy) on the samples
     clip_fraction       fraction of the samples whose probability ratio is outside [1 - ``clip``, 1 + ``clip``]
@@ -74,6 +74,11 @@ Metrics of meta_a2c:
     gamma_gradient      gradient of the meta loss by the discount; like the next two, only if it is learned
     lambda_gradient     gradient of the meta loss by lambda
     entropy_weight_gradient     gradient of the meta loss by the weight of the entropy
+
+Metrics of multi_task:
+
+    episode_return_task_0   running mean of the returns in the first task; NaN before its first episode
+    episode_return_task_1   the same in the second; the others are ``episode_return_task_2``, ``episode_return_task_3``, ...
 
 Metrics of varibad:
 
@@ -237,6 +242,7 @@ __all__ = [
 _ELSEWHERE = {
     "maml": ("meta", "MAMLConfig"),
     "meta_a2c": ("meta", "MetaA2CConfig"),
+    "multi_task": ("meta", "MultiTaskConfig"),
     "rl2": ("meta", "RL2Config"),
     "varibad": ("meta", "VariBADConfig"),
 }

@@ -48,7 +48,7 @@ class Network(NamedTuple):
     project: Callable[[Any], Any]
 
 
-def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
+def make(config: Any, env: AnyEnv, network: Any = None, num_values: int = 0) -> Network:
     """Make the networks for an environment; images go through convolutions first.
 
     Args:
@@ -57,6 +57,7 @@ def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
         env: the environment, checked by :func:`check`.
         network: a net from observations to features that policy and value share, or a :class:`funrl.policies.ActorCritic`, which computes
             both; None: the network that the options describe.
+        num_values: K, the number of values of an observation, [..., K]; 0: there is one, [...].
 
     Returns:
         A :class:`Network`. Its parameters are a dict of ``policy`` and ``value`` (and ``trunk``), and ``log_std`` [A] for continuous
@@ -73,9 +74,9 @@ def make(config: Any, env: AnyEnv, network: Any = None) -> Network:
     if isinstance(network, ActorCritic):
         return _whole(network, env)
     if network is not None:
-        heads = _heads(config, env, None, batchwise("network", network, env.observation_space))
+        heads = _heads(config, env, None, batchwise("network", network, env.observation_space), num_values)
     else:
-        heads = _heads(config, env, encoder(config, env.observation_space))
+        heads = _heads(config, env, encoder(config, env.observation_space), num_values=num_values)
 
     def policy(choose: Choose) -> Callable[..., Any]:
         def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
@@ -193,7 +194,7 @@ class _Heads(NamedTuple):
     both: Callable[..., Any]
 
 
-def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None = None) -> _Heads:
+def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None = None, num_values: int = 0) -> _Heads:
     """Make policy and value networks on top of an encoder or of a trunk of the user's own."""
     head, small, unit = action_head(env.action_space, config.uniform_mix), nn.orthogonal(0.01), nn.orthogonal(1.0)
 
@@ -205,7 +206,8 @@ def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None 
     if trunk is None and config.trunk == "shared":
         trunk = body()
     policy = body(head.size, out_init=small) if trunk is None else nn.mlp((), head.size, out_init=small)
-    value = body(1, out_init=unit) if trunk is None else nn.mlp((), 1, out_init=unit)
+    size = num_values or 1
+    value = body(size, out_init=unit) if trunk is None else nn.mlp((), size, out_init=unit)
 
     def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
         trunk_key, policy_key, value_key = random.split(key, 3).unbind(0)
@@ -225,7 +227,8 @@ def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None 
         return head.distribution(policy.apply(params["policy"], features), params.get("log_std"))
 
     def estimate(params: dict[str, Any], features: Any) -> torch.Tensor:
-        return value.apply(params["value"], features).squeeze(-1)
+        values = value.apply(params["value"], features)
+        return values if num_values else values.squeeze(-1)
 
     def both(params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
         x = features(params, observation)

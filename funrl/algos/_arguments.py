@@ -9,6 +9,7 @@ import torch
 from funrl import _check, optim, tree
 from funrl.algos._algorithm import make_config
 from funrl.buffers import Buffer
+from funrl.nn import PopArt
 from funrl.policies import ActorCritic
 from funrl.schedules import Schedule
 from funrl.typing import Metrics
@@ -191,6 +192,8 @@ def _check_kind(kind: type, name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a function, got {_check.describe(value)}; help({kind.__module__}.make) says of what")
     if name == "buffer":
         _check.instance(name, value, Buffer, "call the factory, as in buffers.uniform(100_000)", "a funrl.buffers.Buffer")
+    if name == "popart":
+        _check.instance(name, value, PopArt, "call the factory, as in nn.popart(task, num_tasks)", "a funrl.nn.PopArt")
     if name == "optimizer":
         _check.instance(name, value, optim.Optimizer, "call the factory, as in optim.adamw(1e-3)", "a funrl.optim.Optimizer")
 

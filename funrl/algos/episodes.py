@@ -8,7 +8,7 @@ from funrl import tree
 from funrl.env import Place, Transition
 from funrl.returns import running_sum
 
-__all__ = ["Episodes", "record", "start"]
+__all__ = ["Episodes", "record", "returns", "start"]
 
 
 @tree.dataclass
@@ -56,6 +56,21 @@ def _resumed(state: Episodes, place: Any) -> Episodes:
     )
 
 
+def returns(state: Episodes, samples: Transition) -> torch.Tensor:
+    """Return the sum of rewards of each episode up to and including each step, [T, B]. Arguments as for :func:`record`.
+
+    Example:
+        >>> import torch
+        >>> terminated = torch.tensor([[False], [True], [False]])
+        >>> samples = Transition((), (), torch.ones(3, 1), terminated, terminated & False, (), {})
+        >>> returns(start(torch.zeros(1)), samples)[:, 0]
+        tensor([1., 2., 1.])
+    """
+    done = samples.done
+    begins = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
+    return running_sum(samples.reward, begins, _resumed(state, samples.place).running_return)
+
+
 def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:
     """Update returns and lengths with T steps of B environments.
 
@@ -80,11 +95,9 @@ def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, to
         >>> metrics["episode_return"], metrics["episodes"], state.running_return
         (tensor(2.), tensor(1), tensor([1.]))
     """
-    state, reward, done = _resumed(state, samples.place), samples.reward, samples.done
-    num_steps = reward.shape[0]
-    time = torch.arange(num_steps, device=reward.device).unsqueeze(1)
-    begins = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
-    returns = running_sum(reward, begins, state.running_return)
+    sums, done = returns(state, samples), samples.done
+    state = _resumed(state, samples.place)
+    time = torch.arange(done.shape[0], device=done.device).unsqueeze(1)
     last_end = torch.where(done, time, -1).cummax(0).values
     before = torch.cat([torch.full_like(last_end[:1], -1), last_end[:-1]])
     lengths = time - before + torch.where(before < 0, state.running_length, 0)
@@ -98,11 +111,11 @@ def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, to
 
     ended = done[-1]
     state = Episodes(
-        running_return=torch.where(ended, 0.0, returns[-1]),
+        running_return=torch.where(ended, 0.0, sums[-1]),
         running_length=torch.where(ended, 0, lengths[-1]),
-        mean_return=latest(torch.where(done, returns, 0.0).sum() / shown, state.mean_return),
-        min_return=latest(torch.where(done, returns, torch.inf).amin(), state.min_return),
-        max_return=latest(torch.where(done, returns, -torch.inf).amax(), state.max_return),
+        mean_return=latest(torch.where(done, sums, 0.0).sum() / shown, state.mean_return),
+        min_return=latest(torch.where(done, sums, torch.inf).amin(), state.min_return),
+        max_return=latest(torch.where(done, sums, -torch.inf).amax(), state.max_return),
         mean_length=latest(torch.where(done, lengths, 0).sum() / shown, state.mean_length),
     )
     return state, {

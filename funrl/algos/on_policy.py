@@ -114,6 +114,8 @@ class Learner(NamedTuple):
         describe: ``describe(rows) -> metrics``: metrics of all rows together.
         extras: names of further extras of ``act`` that are needed for learning.
         needed: names of metrics of the loss that the learner reads.
+        split: ``split(rows) -> weights [K, N]``: which rows are of which of K tasks. Their gradients are then joined by
+            :func:`funrl.optim.pcgrad`, and ``loss`` also takes such a ``weight=`` [N]. None: there is one gradient.
     """
 
     init: Callable[..., Any]
@@ -130,6 +132,7 @@ class Learner(NamedTuple):
     describe: Callable[..., Metrics] = lambda rows: {}
     extras: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
+    split: Callable[[Any], torch.Tensor] | None = None
 
 
 def make(
@@ -180,6 +183,7 @@ def make(
     recurrent = isinstance(spec.act, StatefulPolicy)
     given = given or {}
     optimizer = given.get("optimizer")
+    joining = (lambda stepper: stepper) if spec.split is None else optim.pcgrad
     if "loss" in given:
         spec = spec._replace(loss=with_default(given["loss"], spec.loss, needed=spec.needed, apply=apply))
     extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
@@ -193,7 +197,7 @@ def make(
             none = torch.zeros((), dtype=torch.int64, device=key.device)
             return {
                 "params": ActorParams(network, moments).replace(**spec.schedule(hparams, none)),
-                "optimizer": (optimizer or clipped_adam(0.0, 1.0)).init(network),
+                "optimizer": joining(optimizer or clipped_adam(0.0, 1.0)).init(network),
                 "normalizers": normalizers,
             }
 
@@ -212,7 +216,7 @@ def make(
         discount = samples.extras.get("discount", learner.hparams.gamma)  # that of each step, if the environment has one
         rows = spec.prepare(learner.params.network, samples.replace(place=()), learner.hparams.replace(gamma=discount))
         learning_rate = annealed(learner.hparams, learner.num_steps)
-        stepper = optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm)
+        stepper = joining(optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm))
         network, state, metrics = _fit(key, learner, rows, spec, stepper)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
@@ -236,14 +240,21 @@ def _fit(
     def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
         network, state, going = carry
         part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
-        gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
+        if spec.split is None:
+            gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
+            whole = gradient
+        else:
+            one = torch.func.grad(lambda network, weight: spec.loss(network, part, hparams, weight=weight)[0])
+            gradient = torch.func.vmap(one, (None, 0))(network, spec.split(part))
+            _, metrics = loss(network, part)
+            whole = tree.map(lambda g: g.sum(0), gradient)
         updates, stepped = optimizer.update(gradient, state, network)
         after = (optim.apply_updates(network, updates), stepped)
         if spec.stop is not None:
             going = going & ~spec.stop(metrics, hparams)
             after = tree.where(going, after, (network, state))
         # The norm of one vector, which the clipping computes too, so that a program computes it once.
-        return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(tree.ravel(gradient)[0])}, going)
+        return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(tree.ravel(whole)[0])}, going)
 
     order = _minibatches(key, rows, spec)
     going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]

@@ -8,7 +8,7 @@ import torch
 from torch.nn import Module
 
 from funrl import _check, stats, tree
-from funrl.algos import _actor_critic as actor_critic, _rewards as rewards, on_policy
+from funrl.algos import _actor_critic as actor_critic, _popart as value_heads, _rewards as rewards, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos._state import LearnerState
@@ -16,7 +16,7 @@ from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import PPOBatch, drift_loss, explained_variance, normalize_advantage, ppo_loss
-from funrl.nn import Net
+from funrl.nn import Net, PopArt
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae
@@ -66,6 +66,7 @@ def make(
     network: Net | Module | ActorCritic | None = None,
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
+    popart: PopArt | None = None,
     **options: Any,
 ) -> Algorithm:
     r"""Make PPO for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
@@ -95,6 +96,9 @@ def make(
             ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors [] without gradient, are added to
             those of a step; one of them must be ``approximate_kl``. :func:`with_drift` makes such a loss of a drift function, for example
             of :func:`funrl.losses.dpo_drift`.
+        popart: a value head with normalised outputs for each task, from :func:`funrl.nn.popart`. Advantages are then divided by the scale
+            of their task, and ``value_loss``, and the values of a ``loss``, are normalised; the extras of ``act`` are not. The statistics
+            are an entry ``popart`` of the network's parameters; an optimizer with weight decay would decay them too.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
@@ -117,7 +121,7 @@ def make(
         Deviations: observation moments are updated between updates and not at each step; ``target_kl`` stops before the step
         whose KL divergence exceeds it.
     """
-    config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss)
+    config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss, popart=popart)
     return build("ppo", env, config, given)
 
 
@@ -129,6 +133,7 @@ def build(
     *,
     nets: Any = None,
     further_loss: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None,
+    split: Callable[[Any], torch.Tensor] | None = None,
 ) -> Algorithm:
     """Make PPO of a configuration that may have further options, for algorithms that are PPO in an environment of their own.
 
@@ -140,15 +145,22 @@ def build(
         nets: networks of the form of :func:`funrl.algos.on_policy.networks`; None: those.
         further_loss: ``further_loss(params, inputs, hparams) -> (loss, metrics)``, which is added to the loss; ``inputs`` are those of
             ``nets`` for a minibatch.
+        split: ``split(inputs) -> weights [K, N]``: which rows are of which of K tasks, whose gradients are then joined by
+            :func:`funrl.optim.pcgrad`.
 
     Example:
         >>> import funrl
         >>> build("mine", funrl.envs.make("CartPole-v1"), PPOConfig(num_envs=4, num_steps=16), {}).name
         'mine'
     """
-    network = given.get("network")
+    network, popart = given.get("network"), given.get("popart")
     _check_config(config, env, network)
-    nets = nets or on_policy.networks(config, env, network)
+    if popart is None:
+        nets = nets or on_policy.networks(config, env, network)
+        evaluate = nets.both
+    else:
+        value_heads.check(config, network)
+        nets, evaluate = value_heads.networks(config, env, network, popart)
 
     def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
         moments = stats.moments(observation) if config.normalize_observation else ()
@@ -163,20 +175,31 @@ def build(
         if config.normalize_reward:
             scale, reward = rewards.scale(learner.normalizers, samples, learner.hparams.gamma)
             learner, samples = learner.replace(normalizers=scale), samples.replace(reward=reward)
+        if popart is not None:
+            _, (_, target) = estimate(learner.params.network, samples, learner.hparams)
+            network = value_heads.updated(learner.params.network, popart, samples.observation, target)
+            learner = learner.replace(params=learner.params.replace(network=network))
         return learner, samples
 
-    def prepare(params: Any, samples: Transition, hparams: PPOConfig) -> PPOBatch:
+    def estimate(params: Any, samples: Transition, hparams: PPOConfig) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Return values, advantages and targets of values."""
         value, next_value = nets.values(params, samples)
-        advantage, target = gae(
-            samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
-        )
+        flags = (samples.terminated, samples.truncated)
+        return value, gae(samples.reward, value, next_value, *flags, gamma=hparams.gamma, lambda_=hparams.lambda_)
+
+    def prepare(params: Any, samples: Transition, hparams: PPOConfig) -> PPOBatch:
+        value, (advantage, target) = estimate(params, samples, hparams)
+        if popart is not None:
+            state, task = params["popart"], popart.task(samples.observation)
+            value, target = (popart.normalize(state, task, x) for x in (value, target))
+            advantage = advantage / popart.scale(state, task)
         return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig) -> tuple[torch.Tensor, Metrics]:
+    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig, weight: torch.Tensor | None = None) -> tuple[torch.Tensor, Metrics]:
         if config.normalize_advantage:
             batch = batch.replace(advantage=normalize_advantage(batch.advantage))
-        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
-        loss, metrics = ppo_loss(params, batch, apply=nets.both, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
+        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight, "weight": weight}
+        loss, metrics = ppo_loss(params, batch, apply=evaluate, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
         if further_loss is None:
             return loss, metrics
         further, more = further_loss(params, batch.observation, hparams)
@@ -195,8 +218,9 @@ def build(
         needed=("approximate_kl",),
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
         extras=("log_prob",),
+        split=None if split is None else lambda batch: split(batch.observation),
     )
-    return on_policy.make(name, env, config, spec, given, apply=nets.both)
+    return on_policy.make(name, env, config, spec, given, apply=evaluate)
 
 
 def with_drift(drift: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:

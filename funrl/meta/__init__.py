@@ -1,14 +1,19 @@
-"""Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²)."""
+"""Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²), and one
+policy for several tasks."""
 
-from funrl.meta import maml, meta_a2c, rl2, varibad
+from funrl.meta import maml, meta_a2c, multi_task, rl2, varibad
 from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, maml_loss, reptile_gradient
 from funrl.meta._estimators import dice_loss, magic_box, surrogate_loss
 from funrl.meta._evaluation import Adaptation, evaluate_adaptation, trial_returns
+from funrl.meta._mixture import MixtureParams, MixtureState, OneOfParams, one_of, task_embedding, task_mixture, task_number
 from funrl.meta._trials import TrialParams, TrialState, trials
 
 __all__ = [
     "Adaptation",
     "MetaParams",
+    "MixtureParams",
+    "MixtureState",
+    "OneOfParams",
     "TrialParams",
     "TrialState",
     "adapt",
@@ -19,9 +24,14 @@ __all__ = [
     "maml",
     "maml_loss",
     "meta_a2c",
+    "multi_task",
+    "one_of",
     "reptile_gradient",
     "rl2",
     "surrogate_loss",
+    "task_embedding",
+    "task_mixture",
+    "task_number",
     "trial_returns",
     "trials",
     "varibad",

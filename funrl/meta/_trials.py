@@ -1,5 +1,6 @@
 """Trials: several episodes in one task, seen as one episode of an environment."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -113,18 +114,13 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
     if not isinstance(actions, Discrete | Box):
         raise ValueError(f"trials: env: expected actions that are Discrete or a Box, got {actions}")
     width = (actions.n if isinstance(actions, Discrete) else actions.sample(random.key(0, "cpu")).numel()) + 2
-    space, joined = _space(env.observation_space, width)
+    space, observed = shown_beside(env.observation_space, width, "last")
     like = next(x for x in tree.leaves(env.default_params) if x.is_floating_point())
     default = TrialParams(
         env.default_params,
         torch.zeros_like(like.reshape(-1)[0], dtype=torch.bool),
         torch.full_like(like.reshape(-1)[0], num_episodes, dtype=torch.int64),
     )
-
-    def observed(observation: Any, last: torch.Tensor) -> Any:
-        if joined:
-            return torch.cat([observation, last.to(observation.dtype)])
-        return {"observation": observation, "last": last}
 
     def reset(key: torch.Tensor, env_params: TrialParams = default) -> tuple[TrialState, Timestep]:
         """Draw a task and begin its first episode."""
@@ -173,10 +169,20 @@ def _last_step(space: Any, action: torch.Tensor, reward: torch.Tensor, begins: t
     return torch.cat([action.reshape(-1).to(reward.dtype), reward.reshape(1), begins.reshape(1).to(reward.dtype)])
 
 
-def _space(space: Any, width: int) -> tuple[Any, bool]:
-    """Return the space of observations with ``width`` more numbers, and whether they are joined to one vector."""
+def shown_beside(space: Any, width: int, name: str) -> tuple[Any, Callable[[Any, torch.Tensor], Any]]:
+    """Return the space of observations with ``width`` more numbers, and the function that adds them to an observation.
+
+    They follow the observation in one vector where it is a vector of floating-point numbers; otherwise the observation becomes a dict of
+    ``observation`` and ``name``.
+
+    Example:
+        >>> space, add = shown_beside(Box(-1.0, 1.0, (2,)), 3, "task")
+        >>> space.shape, add(torch.zeros(2), torch.ones(3))
+        ((5,), tensor([0., 0., 1., 1., 1.]))
+    """
     inf = float("inf")
     if isinstance(space, Box) and space.dtype.is_floating_point and len(space.shape) == 1:
         low, high = (torch.cat([x, torch.full((width,), end, dtype=x.dtype)]) for x, end in ((space.low, -inf), (space.high, inf)))
-        return Box(low.tolist(), high.tolist(), dtype=space.dtype), True
-    return Dict({"observation": space, "last": Box(-inf, inf, (width,))}), False
+        joined = Box(low.tolist(), high.tolist(), dtype=space.dtype)
+        return joined, lambda observation, more: torch.cat([observation, more.to(observation.dtype)])
+    return Dict({"observation": space, name: Box(-inf, inf, (width,))}), lambda observation, more: {"observation": observation, name: more}

@@ -8,6 +8,7 @@ from funrl.nn._mlp import activation_function as activation_function, mlp
 from funrl.nn._module import Module, OwnNet as OwnNet, from_module
 from funrl.nn._net import Net
 from funrl.nn._norm import BatchNorm, BatchNormState, batch_norm, dropout, layer_norm
+from funrl.nn._popart import PopArt, PopArtState, popart, select_task as select_task
 from funrl.nn._recurrent import LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru
 from funrl.tree import describe
 
@@ -19,6 +20,8 @@ __all__ = [
     "LSTMCarry",
     "Module",
     "Net",
+    "PopArt",
+    "PopArtState",
     "Recurrent",
     "batch_norm",
     "chain",
@@ -37,6 +40,7 @@ __all__ = [
     "mlp",
     "noisy_linear",
     "orthogonal",
+    "popart",
     "sequential",
     "squash_dims",
     "torch_default",

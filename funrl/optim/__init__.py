@@ -19,6 +19,7 @@ or one of :mod:`funrl.schedules`: a function from the int64 count of earlier upd
 from funrl.optim._clip_up import ClipUpState, clip_up
 from funrl.optim._optimizer import Optimizer, apply_updates, chain, clip_by_global_norm, flatten, scale
 from funrl.optim._rules import AdamState, RMSPropState, SGDState, adam, adamw, rmsprop, sgd
+from funrl.optim._surgery import PCGradState, pcgrad, project_conflicts
 from funrl.optim._targets import hard_update, soft_update
 from funrl.tree import global_norm
 
@@ -26,6 +27,7 @@ __all__ = [
     "AdamState",
     "ClipUpState",
     "Optimizer",
+    "PCGradState",
     "RMSPropState",
     "SGDState",
     "adam",
@@ -37,6 +39,8 @@ __all__ = [
     "flatten",
     "global_norm",
     "hard_update",
+    "pcgrad",
+    "project_conflicts",
     "rmsprop",
     "scale",
     "sgd",

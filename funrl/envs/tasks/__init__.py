@@ -41,6 +41,8 @@ def of(env: AnyEnv) -> Tasks:
     PointRobot, SparsePointRobot     goal, in the square of ± 0.5                           1/5
     Pendulum                         mass and length in [0.75, 1.25], gravity in [8, 12]    1/5
     CartPole                         mass, half length of the pole, force: half to twice    1/5
+    Acrobot                          masses in [0.75, 1.25], centre of the lower    1/5
+                                     link in [0.4, 0.6], torque in [0.75, 1.5]
     Reacher                          lengths in [0.35, 0.65], masses in [0.5, 2]            1/5
     BernoulliBandit                  probabilities in [0, 1]                                1/5
     GaussianBandit                   means in [-1, 1]                                       1/5

@@ -1,0 +1,150 @@
+"""What one policy for several tasks is worth beside policies for each of them.
+
+The agents of a row, which differ by their seeds or their tasks, are one vmapped program. The share of a task is
+(multi - random) / (single - random), of the mean returns of one policy for all tasks, of policies of that task only, and of random actions.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.harness import Benchmark, Figures, Options, say
+
+NUM_AGENTS = 5  # of one policy for all tasks
+NUM_SINGLE = 2  # of each task alone
+NUM_TASKS = 10
+NUM_EPISODES = 20
+# Environment steps of a policy of one task (a policy of all ten has as many for each), and options.
+KINDS = {
+    "CartPole-v1": (
+        300_000,
+        {"num_envs": 32, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0},
+    ),
+    "Pendulum-v1": (
+        600_000,
+        {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0},
+    ),
+    "Acrobot-v1": (300_000, {"num_envs": 16}),
+}
+
+
+def _train(algo: Any, updates: int, states: Any) -> Any:
+    """Train agents with states [R, ...], and return their states."""
+    import torch
+
+    import funrl
+    from funrl import random
+
+    step = funrl.compile(torch.func.vmap(algo.step))
+    agents = len(states.learner.num_steps)
+    for i in range(updates):
+        states, _ = step(random.split(random.fold_in(random.key(1), i), agents), states)
+    return states
+
+
+def variants(name: str, scale: float = 1.0) -> dict[str, Any]:
+    """Train one policy for ten variants of an environment, and one for each of them; ``scale`` multiplies all steps."""
+    import torch
+    from torch.func import vmap
+
+    import funrl
+    from funrl import meta, random, tree
+    from funrl.envs import tasks
+
+    steps, options = KINDS[name]
+    steps = int(steps * scale)
+    env = funrl.envs.make(name)
+    drawn = tasks.of(env).train(random.key(0), NUM_TASKS)
+    result: dict[str, Any] = {"steps": steps}
+
+    one = funrl.algos.ppo.make(env, anneal_steps=float(steps), **options)
+    states = vmap(one.init)(random.split(random.key(0), NUM_TASKS * NUM_SINGLE))
+    each = tree.map(lambda x: x.repeat_interleave(NUM_SINGLE, 0), drawn)
+    states = states.replace(learner=states.learner.replace(env_params=each))
+    states = _train(one, steps // one.steps_per_update, states)
+
+    def play(params: Any, key: Any, env_params: Any) -> Any:
+        return funrl.evaluate(params, key, env_params, env=env, act=one.greedy, num_episodes=NUM_EPISODES).episode_return.mean()
+
+    def play_at_random(key: Any, env_params: Any) -> Any:
+        return funrl.evaluate(None, key, env_params, env=env, num_episodes=NUM_EPISODES).episode_return.mean()
+
+    single = funrl.compile(vmap(play))(states.learner.params, random.split(random.key(2), len(states.learner.num_steps)), each)
+    result["single"] = single.reshape(NUM_TASKS, NUM_SINGLE).tolist()
+    result["random"] = funrl.compile(vmap(play_at_random))(random.split(random.key(3), NUM_TASKS), drawn).tolist()
+
+    several = meta.multi_task.make(env, tasks=drawn, anneal_steps=float(NUM_TASKS * steps), **_wider(options))
+    states = vmap(several.init)(random.split(random.key(0), NUM_AGENTS))
+    states = _train(several, NUM_TASKS * steps // several.steps_per_update, states)
+    returns = funrl.compile(vmap(meta.multi_task.returns(several.env, several.greedy, NUM_EPISODES)))
+    found = returns(states.learner.params, random.split(random.key(4), NUM_AGENTS), states.learner.env_params)
+    result["multi"] = found.mean(-1).tolist()  # [agents, tasks]
+    low = torch.tensor(result["random"])
+    result["share"] = ((found.mean(-1) - low) / (single.reshape(NUM_TASKS, NUM_SINGLE).mean(1) - low)).tolist()
+    return result
+
+
+def scales(updates: int = 150) -> dict[str, Any]:
+    """Pendulum with rewards times 1 and 1,000, one policy for both: with PopArt and without."""
+    import torch
+    from torch.func import vmap
+
+    import funrl
+    from funrl import meta, random
+
+    pendulum = funrl.envs.make("Pendulum-v1")
+    both = [pendulum, funrl.transforms.reward_scale(1000.0)(pendulum)]
+    options = KINDS["Pendulum-v1"][1]
+    result: dict[str, Any] = {"updates": updates}
+    for name, rate in (("PopArt", 0.1), ("without", 0.0)):
+        algo = meta.multi_task.make(both, popart_rate=rate, anneal_steps=float(updates * 32 * 128), **{**options, "num_envs": 32})
+        states = _train(algo, updates, vmap(algo.init)(random.split(random.key(0), NUM_AGENTS)))
+        returns = funrl.compile(vmap(meta.multi_task.returns(algo.env, algo.greedy, NUM_EPISODES)))
+        found = returns(states.learner.params, random.split(random.key(4), NUM_AGENTS), states.learner.env_params).mean(-1)
+        result[name] = (found / torch.tensor([1.0, 1000.0])).tolist()  # [agents, tasks], in the first scale
+    return result
+
+
+def _wider(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options for all tasks at once: more environments, and so larger minibatches."""
+    return {**options, "num_envs": 4 * options["num_envs"]}
+
+
+ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS} | {"rewards times 1 and 1,000": scales}
+
+
+def run(options: Options) -> Iterator[Figures]:
+    """Yield what the agents of each row learned."""
+    for row, learn in ROWS.items():
+        if options.wants(row, row == "ten variants, CartPole-v1"):
+            say(f"multi_task: {row}")
+            yield {row: learn()}
+
+
+def notes(figures: Figures) -> list[str]:
+    """Return the tables."""
+    lines = []
+    for name, row in figures.items():
+        if name.startswith("ten variants"):
+            agents = [sum(x) / len(x) for x in row["share"]]
+            tasks = [sum(x) / len(x) for x in zip(*row["share"], strict=True)]
+            lines.append(
+                f"* T{name[1:]}, {row['steps']:,} steps for each task: one policy for all has {100 * sum(agents) / len(agents):.0f} % of the "
+                f"returns of policies for one (agents from {100 * min(agents):.0f} to {100 * max(agents):.0f} %, tasks from "
+                f"{100 * min(tasks):.0f} to {100 * max(tasks):.0f} %; 0 % is random)."
+            )
+        if name == "rewards times 1 and 1,000":
+            told = []
+            for kind in ("PopArt", "without"):
+                small, large = (list(x) for x in zip(*row[kind], strict=True))
+                ends = [f"{sum(x) / len(x):.0f} ({min(x):.0f} to {max(x):.0f})" for x in (small, large)]
+                told.append(f"{'with PopArt' if kind == 'PopArt' else kind} {ends[0]} and {ends[1]}")
+            lines.append(f"* Pendulum with rewards times 1 and 1,000, both in the first scale: {'; '.join(told)}.")
+    return lines
+
+
+BENCHMARK = Benchmark(
+    f"One policy for {NUM_TASKS} tasks beside a policy for each, {NUM_AGENTS} agents as one program.",
+    (),
+    run,
+    notes,
+)
