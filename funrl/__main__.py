@@ -1,5 +1,5 @@
-"""Training from the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``, ``record``
-and ``envs``."""
+"""Training from the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``,
+``report``, ``record`` and ``envs``."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ import torch
 from funrl import algos, collectors, envs, offline, random, record, runs, training, tree
 from funrl._arguments import COLLECTORS, UsageError, option, parser
 from funrl._files import say
-from funrl._plot import plot
+from funrl._plot import plot, report
 from funrl._sweep import sweep
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
@@ -370,7 +370,10 @@ def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any],
         raise RunError(f"{runs.Folder(out).config}: cannot make the algorithm again: {error}") from None
 
 
-_COMMANDS = {"train": _train, "sweep": sweep, "evaluate": _evaluate, "video": _video, "plot": _plot, "record": _record, "envs": _envs}
+_COMMANDS = {
+    "train": _train, "sweep": sweep, "evaluate": _evaluate, "video": _video, "plot": _plot, "report": report, "record": _record,
+    "envs": _envs,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

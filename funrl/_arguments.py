@@ -1,5 +1,5 @@
-"""The arguments of the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``, ``record`` and
-``envs``."""
+"""The arguments of the command line: ``python -m funrl train``, ``sweep``, ``evaluate``, ``video``, ``plot``, ``report``,
+``record`` and ``envs``."""
 
 import argparse
 import re
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
     """Return the parser of ``python -m funrl``, whose result has the function of the command as ``command``."""
     parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
-    sub = parser.add_subparsers(title="commands", required=True, metavar="{train,sweep,evaluate,video,plot,record,envs}")
+    sub = parser.add_subparsers(title="commands", required=True, metavar="{train,sweep,evaluate,video,plot,report,record,envs}")
 
     _add_train(sub, commands["train"])
     _add_sweep(sub, commands["sweep"])
@@ -51,6 +51,14 @@ def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argpars
     plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
     plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
     plot.set_defaults(command=commands["plot"])
+
+    report = sub.add_parser("report", help="write a page about runs", allow_abbrev=False)
+    report.description = (
+        "Write one HTML page about runs: results, curves, metrics, hyperparameters, versions, and the films in their folders."
+    )
+    report.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
+    report.add_argument("--out", metavar="FILE", help="the page, .html (default: DIR/report.html; of several runs report.html)")
+    report.set_defaults(command=commands["report"])
 
     _add_record(sub, commands["record"])
 

@@ -1,4 +1,4 @@
-"""``python -m funrl plot``: pictures of runs and of sweeps from the command line."""
+"""``python -m funrl plot`` and ``report``: pictures of runs and of sweeps, and pages about runs, from the command line."""
 
 import argparse
 from pathlib import Path
@@ -48,12 +48,40 @@ def plot(args: argparse.Namespace, out: Path) -> None:
     say(f"{out}: {len(next(iter(tables.values())).keys)} agents" if len(tables) == 1 else f"{out}: {len(tables)} sweeps")
 
 
-def _curves(args: argparse.Namespace, out: Path) -> None:
-    folders = [Folder(path) for path in args.dirs]
-    titles = {runs.read_config(folder.path)["env"] for folder in folders}
-    distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
+def report(args: argparse.Namespace) -> None:
+    """Write one page about runs, with the films in their folders."""
+    folders = _labelled(args.dirs)
+    out = next(iter(folders.values())).path / "report.html" if len(folders) == 1 else Path("report.html")
+    out = out if args.out is None else Path(args.out)
     try:
-        curves = {folder.path.resolve().name if distinct else str(folder): record.read_metrics(folder.metrics) for folder in folders}
+        found = {name: _record(folder) for name, folder in folders.items()}
+        record.report(random.key(0), found, out)
+    except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    films = sum(len(run.films) for run in found.values())
+    say(f"{out}: {len(found)} run{'s' if len(found) > 1 else ''}, {films or 'no'} film{'s' if films != 1 else ''}")
+
+
+def _record(folder: Folder) -> record.RunRecord:
+    config = runs.read_config(folder.path)
+    if not folder.metrics.exists():
+        raise UsageError(f"{folder.metrics}: it is missing; wait for the first update of the run")
+    films = sorted(path for path in folder.path.iterdir() if path.suffix.lower() in (".mp4", ".gif") and not path.name.startswith("."))
+    return record.RunRecord(config, record.read_metrics(folder.metrics), folder.read_evaluation(), films)
+
+
+def _labelled(dirs: list[str]) -> dict[str, Folder]:
+    """Return the folders by their names, or by their paths if two have one name."""
+    folders = [Folder(path) for path in dirs]
+    distinct = len({folder.path.resolve().name for folder in folders}) == len(folders)
+    return {folder.path.resolve().name if distinct else str(folder): folder for folder in folders}
+
+
+def _curves(args: argparse.Namespace, out: Path) -> None:
+    folders = _labelled(args.dirs)
+    titles = {runs.read_config(folder.path)["env"] for folder in folders.values()}
+    try:
+        curves = {name: record.read_metrics(folder.metrics) for name, folder in folders.items()}
         record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
     except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from None

@@ -125,6 +125,10 @@ def run_folder(folder):
     checkpoint.save(state, where.checkpoint, {"update": 3, "seconds": 1.0, "compile_seconds": 0.5})
 
 
+def evaluated(folder):
+    runs.Folder(folder).write_evaluation(funrl.acting.Evaluation(torch.ones(2, 3), torch.ones(2, 3).long(), torch.ones(2, 3).bool()))
+
+
 def saved_buffer(folder):
     buffers.save(filled(buffers.prioritized(7)), folder / "state")
 
@@ -165,6 +169,7 @@ LOADERS = {
     ),
     "checkpoint.best": (several, "step-000000000020", checkpoint_of, lambda f: (checkpoint.best(f), checkpoint.latest(f))),
     "read_config": (run_folder, "config.json", json_or_bytes, runs.read_config),
+    "read_evaluation": (evaluated, "evaluation.json", json_or_bytes, lambda f: runs.Folder(f).read_evaluation()),
     "load_run": (run_folder, "config.json", json_or_bytes, training.load_run),
     "load_run, checkpoint": (run_folder, "checkpoint/state", checkpoint_of, training.load_run),
     "read_metrics": (metrics, "metrics.csv", mangled, lambda f: record.read_metrics(f / "metrics.csv")),

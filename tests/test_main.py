@@ -50,7 +50,7 @@ def test_train_and_evaluate(run, tmp_path):
     folder = tmp_path / "runs" / "drifter-CartPole-v1-3"
     config = runs.read_config(folder)
     assert config["seed"] == 3 and config["options"]["width"] == 5 and config["options"]["rate"] == 0.25 and config["num_agents"] == 1
-    assert {x.name for x in folder.iterdir()} == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint"}
+    assert {x.name for x in folder.iterdir()} == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint", "evaluation.json"}
 
     code, out, err = run("evaluate", folder, "--episodes", 7)
     assert (code, out, err) == (0, ["drifter on CartPole-v1 after 50 steps: mean return 4.0 over 7 episodes"], [])
@@ -90,6 +90,24 @@ def test_resume_takes_what_is_not_given_from_the_run(run, tmp_path):
         assert code == 2 and complaint in err[-1] and contents(tmp_path) == before
     code, _, err = run("train", "ppo", "--env", "CartPole-v1", "--out", "r", "--resume", "--total-steps", "1e5")
     assert code == 2 and "algorithm = 'drifter', not 'ppo'" in err[-1]
+
+
+def test_report(run, tmp_path):
+    assert run(*DRIFT, "--num-agents", 2, "--out", "r")[0] == 0 and run(*DRIFT, "--out", "other/r")[0] == 0
+    assert run("video", "r", "--episodes", 1, "--out", "r/film.gif")[0] == 0
+    assert run("report", "r") == (0, ["r/report.html: 1 run, 1 film"], [])
+    text = (tmp_path / "r" / "report.html").read_text()
+    assert "4.0 [4.0, 4.0] (100 episodes of each agent, n = 2)" in text and 'src="data:image/gif;base64,' in text
+    assert run("report", "r", "other/r", "--out", "both.html") == (0, ["both.html: 2 runs, 1 film"], [])
+    assert "<th>other/r</th>" in (tmp_path / "both.html").read_text()
+    os.remove("other/r/metrics.csv")
+    for argv, complaint in (
+        (("r", "--out", "x.pdf"), "path: expected a name that ends in .html"),
+        (("other/r",), "metrics.csv: it is missing; wait for the first update"),
+        (("nowhere",), "there is no run here"),
+    ):
+        code, _, err = run("report", *argv)
+        assert code == 2 and complaint in err[0]
 
 
 def test_ppo_from_end_to_end(run, tmp_path):
@@ -298,7 +316,7 @@ def test_video(run, tmp_path):
         (("--out", "x.avi"), "--out: expected a name that ends in .mp4 or .gif, got 'x.avi'"),
     ):
         assert run("video", "r", *argv) == (2, [], [f"funrl: {complaint}"])
-    assert set(os.listdir("r")) == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint"}
+    assert set(os.listdir("r")) == {"config.json", "metrics.csv", "learning_curve.png", "checkpoint", "evaluation.json"}
 
 
 def test_a_run_of_ones_own_algorithm(run, tmp_path, monkeypatch):

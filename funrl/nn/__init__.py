@@ -8,6 +8,7 @@ from funrl.nn._mlp import activation_function as activation_function, mlp
 from funrl.nn._module import Module, OwnNet as OwnNet, from_module
 from funrl.nn._net import Net
 from funrl.nn._norm import BatchNorm, BatchNormState, batch_norm, dropout, layer_norm
+from funrl.nn._plain import from_state_dict, to_module, to_state_dict
 from funrl.nn._popart import PopArt, PopArtState, popart, select_task as select_task
 from funrl.nn._recurrent import LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru
 from funrl.tree import describe
@@ -31,6 +32,7 @@ __all__ = [
     "dueling",
     "ensemble",
     "from_module",
+    "from_state_dict",
     "gru",
     "keyed",
     "layer_norm",
@@ -43,6 +45,8 @@ __all__ = [
     "popart",
     "sequential",
     "squash_dims",
+    "to_module",
+    "to_state_dict",
     "torch_default",
     "variance_scaling",
 ]

@@ -12,6 +12,7 @@ from funrl.policies._exploration import (
     epsilon_greedy,
     ornstein_uhlenbeck,
 )
+from funrl.policies._export import export, to_module
 from funrl.policies._joined import ActorCritic, actor_critic, recurrent
 from funrl.policies._policy import Policy, StatefulPolicy
 
@@ -25,6 +26,7 @@ __all__ = [
     "additive_gaussian",
     "deterministic",
     "epsilon_greedy",
+    "export",
     "keyed",
     "ornstein_uhlenbeck",
     "q_value",
@@ -32,4 +34,5 @@ __all__ = [
     "recurrent",
     "safe",
     "stochastic",
+    "to_module",
 ]

@@ -1,4 +1,4 @@
-"""Records of runs: metrics files, loggers, learning curves and videos."""
+"""Records of runs: metrics files, loggers, learning curves, videos and reports."""
 
 from funrl.record import loggers
 from funrl.record._aggregate import (
@@ -11,12 +11,14 @@ from funrl.record._aggregate import (
 from funrl.record._films import film, grid, video
 from funrl.record._metrics import MetricsFile, read_metrics
 from funrl.record._plots import learning_curve, learning_curves
+from funrl.record._report import RunRecord, report
 from funrl.record._tables import comparison, configurations, hyperparameters, score_matrix
 from funrl.record.loggers import Logger
 
 __all__ = [
     "Logger",
     "MetricsFile",
+    "RunRecord",
     "bootstrap_interval",
     "comparison",
     "configurations",
@@ -31,6 +33,7 @@ __all__ = [
     "performance_profile",
     "probability_of_improvement",
     "read_metrics",
+    "report",
     "score_matrix",
     "video",
 ]

@@ -38,7 +38,7 @@ def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     learning_curve({name: np.array(x) for name, x in rows.items()}, f"{folder}/curve.png")
     """
-    steps, returns = _by_update("learning_curve: metrics", metrics)
+    steps, returns = by_update("learning_curve: metrics", metrics)
     ended = ~np.isnan(returns).all(1)
     steps, returns = steps[ended], returns[ended]
     num_agents = returns.shape[1]
@@ -97,10 +97,25 @@ def learning_curves(
     if not runs:
         raise ValueError("learning_curves: runs: expected at least one, got none")
     axes = _axes()
+    draw_curves(axes, key, "learning_curves: runs", runs, title=title, confidence=confidence)
+    _save(axes, path, path.suffix[1:].lower())
+
+
+def draw_curves(
+    axes: Any, key: torch.Tensor, what: str, runs: Mapping[str, Mapping[str, np.ndarray]], *, title: str = "", confidence: float = 0.95
+) -> None:
+    """Draw what :func:`learning_curves` writes to a file; errors begin with ``what``.
+
+    Example:
+        >>> columns = {name: np.ones(1) for name in ("update", "agent", "steps", "episode_return")}
+        >>> draw_curves(axes := _axes(), random.key(0), "runs", {"one": columns})
+        >>> axes.get_legend().get_texts()[0].get_text()
+        'one'
+    """
     for number, (name, metrics) in enumerate(runs.items()):
-        steps, returns = _by_update(f"learning_curves: runs: {name}", metrics)
+        steps, returns = by_update(f"{what}: {name}", metrics)
         if not len(steps):
-            raise ValueError(f"learning_curves: runs: {name}: expected at least one row, got none; wait for the first update")
+            raise ValueError(f"{what}: {name}: expected at least one row, got none; wait for the first update")
         steps, returns = in_windows(steps, returns)
         num_agents = returns.shape[1]
         scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
@@ -118,21 +133,27 @@ def learning_curves(
         title=title,
     )
     axes.legend(loc="best", frameon=False)
-    _save(axes, path, path.suffix[1:].lower())
 
 
-def _by_update(what: str, metrics: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps [updates] and the returns [updates, agents], NaN if no episode has ended."""
-    missing = [name for name in ("update", "agent", "steps", "episode_return") if name not in metrics]
+def by_update(what: str, metrics: Mapping[str, np.ndarray], column: str = "episode_return") -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps [updates] and a column [updates, agents], such as the returns: NaN if no episode has ended.
+
+    Example:
+        >>> columns = {"update": np.array([1, 2]), "agent": np.zeros(2), "steps": np.array([8, 16]), "loss": np.array([0.5, 0.25])}
+        >>> by_update("metrics", columns, "loss")
+        (array([ 8., 16.]), array([[0.5 ],
+               [0.25]]))
+    """
+    missing = [name for name in ("update", "agent", "steps", column) if name not in metrics]
     if missing:
         raise ValueError(f"{what}: expected a column {missing[0]!r}, got {', '.join(metrics)}")
     updates, row = np.unique(metrics["update"], return_inverse=True)
-    agents, column = np.unique(metrics["agent"], return_inverse=True)
-    returns = np.full((len(updates), len(agents)), np.nan)
+    agents, place = np.unique(metrics["agent"], return_inverse=True)
+    values = np.full((len(updates), len(agents)), np.nan)
     steps = np.zeros(len(updates))
-    returns[row, column] = metrics["episode_return"]
+    values[row, place] = metrics[column]
     steps[row] = metrics["steps"]
-    return steps, returns
+    return steps, values
 
 
 def in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,8 +179,8 @@ def _axes() -> Any:
     return figure_of(1, (7.0, 4.2))[1][0]
 
 
-def figure_of(columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    """Return a new figure that needs no display, and its axes side by side.
+def figure_of(columns: int, size: tuple[float, float], count: int | None = None) -> tuple[Any, list[Any]]:
+    """Return a new figure that needs no display, and its axes side by side, ``count`` of them in rows if given.
 
     Example:
         >>> len(figure_of(2, (4.0, 2.0))[1])
@@ -172,7 +193,8 @@ def figure_of(columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
         raise ModuleNotFoundError('a learning curve needs matplotlib; install it with: pip install "funrl[plot]"') from None
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    count = columns if count is None else count
+    axes = [figure.add_subplot(-(-count // columns), columns, i + 1) for i in range(count)]
     for one in axes:
         one.grid(alpha=0.3)
     return figure, axes

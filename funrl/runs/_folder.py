@@ -18,6 +18,7 @@ import torch
 from funrl import algos, checkpoint, offline
 from funrl._files import read_json
 from funrl._locks import Busy, hold
+from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 
 _FORMAT = 1
@@ -39,6 +40,7 @@ class Folder:
         metrics: its ``metrics.csv``.
         curve: its ``learning_curve.png``.
         checkpoint: its ``checkpoint/state``.
+        evaluation: its ``evaluation.json``: the returns and lengths of the episodes that were played at the end.
 
     Example:
         >>> Folder("runs/first").metrics.as_posix()
@@ -51,6 +53,7 @@ class Folder:
         self.metrics = self.path / "metrics.csv"
         self.curve = self.path / "learning_curve.png"
         self.checkpoint = self.path / "checkpoint" / "state"
+        self.evaluation = self.path / "evaluation.json"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -73,7 +76,7 @@ class Folder:
         """Raise a RunError if the folder contains a run, or a file that a run would overwrite."""
         if os.path.lexists(self.config):
             raise RunError(f"{self}: another run is here; resume it (--resume), or choose another folder (--out)")
-        for file in (self.metrics, self.curve, self.checkpoint.parent):
+        for file in (self.metrics, self.curve, self.checkpoint.parent, self.evaluation):
             if os.path.lexists(file):
                 raise RunError(f"{self}: there is a {file.name} already, which the run would overwrite; choose another folder (--out)")
 
@@ -118,6 +121,28 @@ class Folder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write ``config.json`` atomically."""
         checkpoint.write_atomic(self.config, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Write ``evaluation.json`` atomically."""
+        text = json.dumps({field.name: getattr(evaluation, field.name).tolist() for field in dataclasses.fields(evaluation)})
+        checkpoint.write_atomic(self.evaluation, lambda file: file.write(text.encode()))
+
+    def read_evaluation(self) -> Evaluation | None:
+        """Read ``evaluation.json``, None if there is none; raise a RunError if it is damaged."""
+        try:
+            found = read_json(self.evaluation.read_bytes())
+            returns = torch.tensor(found["episode_return"], dtype=torch.float64)
+            lengths = torch.tensor(found["episode_length"], dtype=torch.int64)
+            finished = torch.tensor(found["finished"], dtype=torch.bool)
+            if returns.ndim not in (1, 2) or not returns.numel() or not returns.shape == lengths.shape == finished.shape:
+                raise ValueError
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"{self.evaluation}: cannot be read: {error.strerror or error}; make it readable") from None
+        except (ValueError, KeyError, TypeError, RuntimeError, OverflowError):
+            raise RunError(f"{self.evaluation}: it is damaged or not of funrl; remove it, and train --resume writes it again") from None
+        return Evaluation(returns, lengths, finished)
 
 
 def _short(value: Any) -> str:

@@ -29,6 +29,32 @@ class Diverged(FloatingPointError):
     """Error: a loss or a parameter is no longer finite. The message names update, metric, agent, and the last good checkpoint."""
 
 
+def sparkline(values: Sequence[float], encoding: str = "utf-8", width: int = 16) -> str:
+    """Draw numbers as a line of at most ``width`` characters, from the least to the greatest; means if there are more numbers.
+
+    Args:
+        values: at least one number; infinities are drawn as the greatest or least.
+        encoding: of the terminal; one that has no blocks gets digits from 0 to 7.
+        width: at least 1.
+
+    Example:
+        >>> sparkline([1.0, 2.0, 4.0, 8.0]), sparkline([1.0, 8.0], "ascii"), len(sparkline(range(1000)))
+        ('▁▂▄█', '07', 16)
+    """
+    count = min(len(values), width)
+    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    known = [x for x in means if math.isfinite(x)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    try:
+        "▁".encode(encoding)
+        marks = "▁▂▃▄▅▆▇█"
+    except (UnicodeEncodeError, LookupError):
+        marks = "01234567"
+    heights = [(min(max(x, low), high) - low) / (high - low or 1.0) for x in means]
+    return "".join(marks[0 if math.isnan(x) else round(7 * x)] for x in heights)
+
+
 class Log:
     """Log of a run: writes metrics to their file and to the progress bar, and checks that they are finite."""
 
@@ -51,7 +77,7 @@ class Log:
         self._flushed = -math.inf
         self._file: record.MetricsFile | None = None
         self._bar: Any = None
-        self._return = math.nan
+        self._returns: list[float] = []  # at each flush at which an episode has ended
 
     def say(self, text: str) -> None:
         """Print a line, if progress is shown."""
@@ -106,7 +132,8 @@ class Log:
             row, agent, name = bad
             raise self._diverged(numbers[row], f"{name} of agent {agent} is {table[name][row, agent].item()}")
         if "episode_return" in table:
-            self._return = table["episode_return"][-1].double().nanmean().item()
+            latest = table["episode_return"][-1].double().nanmean().item()
+            self._returns += [] if math.isnan(latest) else [latest]
         if self._bar is not None:
             self._bar.set_postfix_str(self._shown(), refresh=False)
 
@@ -138,7 +165,10 @@ class Log:
             self._bar.close()
 
     def _shown(self) -> str:
-        return "no episode has ended yet" if math.isnan(self._return) else f"return {self._return:.1f}"
+        if not self._returns:
+            return "no episode has ended yet"
+        encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+        return f"return {sparkline(self._returns, encoding)} {self._returns[-1]:.1f}"
 
     def _first_bad(self, table: dict[str, torch.Tensor]) -> tuple[int, int, str] | None:
         found = []

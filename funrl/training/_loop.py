@@ -79,8 +79,8 @@ def train(
     printed. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
 
     With ``out`` the files of the run go to that folder, which one run at a time may use: ``config.json``, ``metrics.csv`` (a row for each
-    update and agent), ``checkpoint/state`` and, at the end, ``learning_curve.png`` if matplotlib is installed. A resumed run writes the
-    rows after its checkpoint again; the old rows are moved to ``metrics.csv.cut``.
+    update and agent), ``checkpoint/state`` and, at the end, ``evaluation.json`` and, if matplotlib is installed, ``learning_curve.png``.
+    A resumed run writes the rows after its checkpoint again; the old rows are moved to ``metrics.csv.cut``.
 
     The agents may differ in their hyperparameters: with ``hparams={"learning_rate": tensor[K]}`` they have them from the first update on.
     They are in ``config.json`` and, as ``hparams.NAME``, in the columns of ``metrics.csv``; a resumed run has the same. A ``population``
@@ -175,6 +175,8 @@ def train(
         end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
         total = seconds()
         evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
+        if folder is not None and evaluation is not None:
+            folder.write_evaluation(evaluation)
         if folder is not None and folder.metrics.exists() and algo.data is None:  # from data no episode ends
             _draw(folder, algo, log)
     steps = end.update * algo.steps_per_update

@@ -14,6 +14,7 @@ import torch
 from funrl import algos, checkpoint, compiler, envs, random, record, runs, training, tree
 from funrl.checkpoint import CheckpointError
 from funrl.training import Diverged, RunError
+from funrl.training._log import sparkline
 from tests.record.drifter import DrifterState, algorithm
 from tests.support import compilations
 
@@ -349,7 +350,7 @@ def test_metrics_that_are_damaged_at_a_resume_are_left(tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == text
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.csv", "learning_curve.png", "checkpoint"])
+@pytest.mark.parametrize("name", ["config.json", "metrics.csv", "learning_curve.png", "checkpoint", "evaluation.json"])
 def test_a_folder_that_is_taken(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(RunError, match=str(tmp_path)):
@@ -418,6 +419,27 @@ def test_what_is_shown(tmp_path, capsys):
     train(50, progress=True, backend="aot_eager")
     shown = capsys.readouterr().err.splitlines()
     assert shown[1] == "drifter: tracing ..." and shown[2].startswith("tracing ") and shown[3].startswith("first update after ")
+
+
+def test_the_returns_are_drawn_as_a_line(capsys):
+    train(200, progress=True)
+    bar = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "steps/s" in line][-1]
+    line, latest = bar.split("return ")[1].split("]")[0].split()
+    assert 1 <= len(line) <= 16 and set(line) <= set("▁▂▃▄▅▆▇█") and math.isfinite(float(latest))
+
+
+@pytest.mark.parametrize(
+    ("values", "encoding", "line"),
+    [
+        ([3.0], "utf-8", "▁"),
+        ([math.inf, 1.0, -math.inf, math.nan, 3.0], "utf-8", "█▁▁▁█"),
+        ([math.nan, math.inf], "ascii", "00"),
+        (list(range(32)), "latin-1", "0011223344556677"),
+        ([0.0] * 16 + [1.0], "unknown", "0000000000000007"),
+    ],
+)
+def test_sparkline(values, encoding, line):
+    assert sparkline(values, encoding) == line
 
 
 def test_without_matplotlib(tmp_path, capsys, monkeypatch):

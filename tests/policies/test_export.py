@@ -1,0 +1,91 @@
+"""Trained policies as ONNX and as programs of torch.export: the same actions as the policy's own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from funrl import algos, envs, policies, random, tree
+
+KEY = random.key(4)
+SIZES = {"num_envs": 2, "num_cells": (8, 8)}
+CASES = {
+    "ppo": ("ppo", "CartPole-v1", SIZES | {"num_steps": 8}),
+    "ppo, continuous": ("ppo", "Pendulum-v1", SIZES | {"num_steps": 8, "normalize_observation": True}),
+    "sac": ("sac", "Pendulum-v1", SIZES),
+    "dqn, noisy": ("dqn", "CartPole-v1", SIZES | {"noisy": True}),
+}
+
+
+def agent(case):
+    """A policy whose parameters are not those of the start, and observations [7, ...]."""
+    name, env, options = CASES[case]
+    algo = algos.make(name, env, **options)
+    params = algo.init(KEY).learner.params
+    moved = [x + 0.3 * random.normal(random.fold_in(KEY, i), tuple(x.shape)) if x.ndim else x for i, x in enumerate(tree.leaves(params))]
+    params = tree.unflatten(tree.flatten(params)[1], moved)
+    if params.observation != ():
+        params = params.replace(observation=dataclasses.replace(params.observation, var=torch.full((3,), 4.0)))
+    return algo, params, random.normal(KEY, (7, *envs.make(env).observation_space.shape))
+
+
+def expected(algo, params, observation):
+    return torch.func.vmap(lambda x, key: algo.greedy(params, key, x)[0])(observation, random.split(KEY, len(observation)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_module_and_a_program_of_torch_act_alike(case, tmp_path):
+    algo, params, observation = agent(case)
+    right = expected(algo, params, observation)
+    torch.testing.assert_close(policies.to_module(algo.greedy, params)(observation), right)
+    policies.export(tmp_path / "deep" / "policy.pt2", algo.greedy, params, observation[0])
+    program = torch.export.load(tmp_path / "deep" / "policy.pt2").module()
+    for count in (7, 3, 1):
+        torch.testing.assert_close(program(observation[:count]), right[:count], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_onnx_acts_alike(case, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    algo, params, observation = agent(case)
+    policies.export(tmp_path / "policy.onnx", algo.greedy, params, observation[0])
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx", providers=["CPUExecutionProvider"])
+    assert [x.name for x in session.get_inputs()] == ["observation"] and [x.name for x in session.get_outputs()] == ["action"]
+    for count in (7, 3, 1):
+        (action,) = session.run(None, {"observation": observation[:count].numpy()})
+        np.testing.assert_allclose(action, expected(algo, params, observation)[:count].numpy(), atol=1e-5, rtol=0)
+    assert [x.name for x in tmp_path.iterdir()] == ["policy.onnx"]
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_recurrent_policy(cell, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    options = {"num_envs": 4, "num_steps": 8, "num_cells": (8,), "recurrent": cell, "recurrent_size": 6}
+    algo = algos.make("ppo", "CartPole-v1", **options)
+    params, observation = algo.init(KEY).learner.params, random.normal(KEY, (3, 4))
+    state = torch.func.vmap(lambda x: algo.greedy.start(params, x))(observation)
+    reset = torch.tensor([False, True, False])
+    right = torch.func.vmap(lambda *x: algo.greedy.act(params, KEY, *x)[:2])(state, observation, reset)
+    policies.export(tmp_path / "policy.onnx", algo.greedy, params, observation[0])
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx", providers=["CPUExecutionProvider"])
+    names = [x.name for x in session.get_inputs()]
+    inputs = [*tree.leaves(state), observation, reset]
+    found = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+    assert names[0].startswith("state") and names[-2:] == ["observation", "reset"]
+    for x, y in zip(found, tree.leaves(right), strict=True):
+        np.testing.assert_allclose(x, y.numpy(), atol=1e-5, rtol=0)
+    module = policies.to_module(algo.greedy, params)
+    assert tree.equal(module(state, observation, reset), right)
+
+
+def test_wrong_arguments(tmp_path):
+    algo, params, observation = agent("ppo")
+    with pytest.raises(ValueError, match=r"path: expected a name that ends in .onnx or .pt2, got '.*x.pth'"):
+        policies.export(tmp_path / "x.pth", algo.greedy, params, observation[0])
+    with pytest.raises(TypeError, match="act: expected a function act"):
+        policies.to_module(3, params)
+    with pytest.raises((TypeError, ValueError), match="key"):
+        policies.to_module(algo.act, params)(observation)
