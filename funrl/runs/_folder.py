@@ -39,6 +39,7 @@ class Folder:
         metrics: its ``metrics.csv``.
         curve: its ``learning_curve.png``.
         checkpoint: its ``checkpoint/state``.
+        manifest: its ``checkpoint/manifest.json``, which a run with chunks of agents has instead: it names a file for each chunk.
 
     Example:
         >>> Folder("runs/first").metrics.as_posix()
@@ -51,6 +52,7 @@ class Folder:
         self.metrics = self.path / "metrics.csv"
         self.curve = self.path / "learning_curve.png"
         self.checkpoint = self.path / "checkpoint" / "state"
+        self.manifest = self.path / "checkpoint" / "manifest.json"
 
     def __str__(self) -> str:
         return str(self.path)
