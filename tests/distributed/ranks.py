@@ -32,9 +32,9 @@ def _rank(pipe, names, timeout, call):
     f, args = cloudpickle.loads(call)
     try:
         with distributed.join(timeout=timeout) as group:
-            pipe.send((f(group, *args), None))
+            pipe.send_bytes(cloudpickle.dumps((f(group, *args), None)))  # not send, which shares the memory of tensors
     except Exception as error:
-        pipe.send((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        pipe.send_bytes(cloudpickle.dumps((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
 
 
 def start(f, size, *args, timeout=30.0, ranks=None):
@@ -55,7 +55,8 @@ def results(running, seconds=60.0):
     found, deadline = [], time.monotonic() + seconds
     for process, pipe in running:
         try:
-            found.append(pipe.recv() if pipe.poll(max(0.0, deadline - time.monotonic())) else (None, "it hangs"))
+            there = pipe.poll(max(0.0, deadline - time.monotonic()))
+            found.append(cloudpickle.loads(pipe.recv_bytes()) if there else (None, "it hangs"))
         except EOFError:
             found.append((None, None))
     for process, _ in running:
