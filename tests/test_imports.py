@@ -17,6 +17,7 @@ FLOORS = {
     "_check": 0,
     "typing": 0,
     "_files": 0,
+    "_across": 1,
     "_locks": 0,
     "random": 0,
     "tree": 0,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, acting, optim, random, tree
+from funrl import _across, _check, acting, optim, random, tree
 from funrl.algos import _actor_critic as actor_critic, episodes
 from funrl.algos._algorithm import (
     Algorithm,
@@ -216,7 +216,7 @@ def make(
         learning_rate = annealed(learner.hparams, learner.num_steps)
         stepper = optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm)
         network, state, metrics = _fit(key, learner, rows, spec, stepper)
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
+        num_steps = learner.num_steps + _across.count() * config.num_envs * config.num_steps
         params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
         metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows)}
         if optimizer is None:
@@ -239,6 +239,7 @@ def _fit(
         network, state, going = carry
         part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
         gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
+        metrics = _across.mean(metrics)
         updates, stepped = optimizer.update(gradient, state, network)
         after = (optim.apply_updates(network, updates), stepped)
         if spec.stop is not None:

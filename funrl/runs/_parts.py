@@ -83,6 +83,9 @@ def load_parts(folder: Folder, like: Any, device: torch.device | str | None = No
         CheckpointError: as for :func:`read_manifest` and :func:`load_part`.
     """
     paths, meta = read_manifest(folder)
+    if "processes" in meta:  # each has a part of the environments of one agent, and the same parameters
+        like = tree.map(lambda x: x.unsqueeze(0), like)
+        return tree.index(load_part(paths[0], meta["update"], like, device), 0), meta
     count = tree.leaves(like)[0].shape[0]
     some = tree.map(lambda x: x[: count // len(paths)], like)
     return tree.cat([load_part(path, meta["update"], some, device) for path in paths]), meta

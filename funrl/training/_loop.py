@@ -89,7 +89,7 @@ def train(
             and when, and the others are as without it.
         group: the processes that train the agents; each calls this function with the same arguments. Their number has to divide the
             number of chunks. The result has the state of this process's agents, and the metrics and evaluations of all. Without hooks,
-            collectors, host environments and exchange between agents.
+            collectors, host environments and exchange between agents. A learner of :func:`funrl.distributed.data_parallel` is one agent.
         chunk: C, the agents of a program; divides K. None: all agents of a process, or the chunk of the resumed run.
         collector: the source of experience for one agent; None: ``algo.env``. It has to act with ``algo.act``, its batches have to be
             [num_steps, num_envs] of the algorithm's configuration, and its ``total_frames`` -1, or enough for the run. It is
@@ -138,7 +138,12 @@ def train(
     agents = gathered(algo, key, num_agents, hparams, population, before)
     num_agents = agents.num_agents
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
-    if chunk is not None or (group is not None and group.size > 1):
+    processes = algo.given.get("processes")
+    if processes is not None and (num_agents, processes) != (1, (group or alone()).size):
+        raise RunError(
+            f"group: the algorithm is one agent in {processes} processes of distributed.data_parallel; give its group, and no more"
+        )
+    if chunk is not None or processes is not None or (group is not None and group.size > 1):
         if called or collector is not None or algo.host or agents.exchange is not None:
             what = "hooks" if called else "collector" if collector is not None else "env" if algo.host else "population"
             raise RunError(f"{what}: not with chunks of agents, which may be in several processes; leave group and chunk out")

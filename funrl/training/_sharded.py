@@ -68,9 +68,10 @@ def train_sharded(
     notes: Mapping[str, Any],
 ) -> Result:
     """Train the agents of this process, as :func:`funrl.train` describes; ``proceed``: agents that diverge go on."""
-    num_agents = agents.num_agents
-    size, mine = _chunks(num_agents, chunk, group)
-    keys = key if key.ndim else random.split(key, num_agents)
+    num_agents, whole = agents.num_agents, "processes" in algo.given
+    size, mine = (1, [group.rank]) if whole else _chunks(num_agents, chunk, group)
+    # The processes of one agent have the same key, and each the part of its environments.
+    keys = key.flatten()[:1].expand(group.size) if whole else key if key.ndim else random.split(key, num_agents)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         start = Start(None, diverged=[0] * num_agents)
@@ -84,9 +85,8 @@ def train_sharded(
             name = chosen_backend(backend, key, folder if resume else None)
             if folder is None:
                 return start, name, []
-            config = runs.describe(
-                algo, key.flatten()[0], total_steps, num_agents, {"chunk": size, **agents.notes, "backend": name, **notes}
-            )
+            own = {**({} if whole else {"chunk": size}), **agents.notes, "backend": name, **notes}
+            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, own)
             paths: list[Any] = []
 
             def load(longer: bool) -> Start | None:
@@ -117,7 +117,10 @@ def train_sharded(
             draw(folder, algo, log)
     total = start.compile_seconds + compiling
     steps = update * algo.steps_per_update
-    return Result(tree.cat(states), metrics, evaluation, update, steps, seconds, total, None, tuple(log.diverged or ()))
+    state = tree.cat(states)
+    if num_agents == 1:
+        state, metrics = tree.index((state, metrics), 0)
+    return Result(state, metrics, evaluation, update, steps, seconds, total, None, tuple(log.diverged or ()))
 
 
 def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list[int]]:
@@ -139,7 +142,8 @@ def _states(algo: Algorithm, keys: torch.Tensor, agents: Agents, mine: list[int]
     states = []
     for number in mine:
         part = slice(number * size, (number + 1) * size)
-        state = begin(algo, keys[part], {name: x[part] for name, x in agents.hparams.items()})
+        hparams = {name: x[part] if len(x) > 1 else x for name, x in agents.hparams.items()}
+        state = begin(algo, keys[part], hparams)
         if paths:
             state = load_part(paths[number], start.update, state)
             state = state if start.state is None else anneal_longer(state, start.state)
@@ -168,6 +172,7 @@ class _Shards:
         self.num_updates, self.every, self.mine, self.size = num_updates, checkpoint_every, mine, size
         self.keys = [keys[number * size : (number + 1) * size] for number in mine]
         self.waiting: list[tuple[float, dict[str, torch.Tensor]]] = []
+        self.whole = "processes" in algo.given
         self.compiling, self.saved, self.named = 0.0, -math.inf, -math.inf
 
     def seconds(self) -> float:
@@ -196,7 +201,7 @@ class _Shards:
                 report = self._report(states, interrupt.asked, time.perf_counter() - busy)
                 reports = self.group.gather(report)
                 verdict = self.group.first(lambda number=number, reports=reports: self._judge(number, reports))
-                metrics = {name: torch.cat([r.metrics[name][-1] for r in reports]) for name in report.metrics}
+                metrics = self._of_agents(reports, -1)
                 self.waiting = []
                 if verdict.save:
                     self._save(number, states)
@@ -220,8 +225,7 @@ class _Shards:
         """Write the metrics of all agents, and decide how to go on; only rank 0 does."""
         begun = number - len(self.waiting)
         for row, (seconds, _) in enumerate(self.waiting):
-            metrics = {name: torch.cat([r.metrics[name][row] for r in reports]) for name in reports[0].metrics}
-            self.log.add(begun + row + 1, seconds, metrics)
+            self.log.add(begun + row + 1, seconds, self._of_agents(reports, row))
         last = number == self.num_updates
         if begun == self.start.update:
             self.log.flush()
@@ -230,7 +234,7 @@ class _Shards:
         save = asked or last or (self.folder is not None and self.seconds() - self.saved >= self.every)
         if save or self.folder is None:
             self.log.flush()
-            self.log.check_finite(number, torch.cat([r.finite for r in reports]).tolist(), last)
+            self.log.check_finite(number, torch.cat([r.finite for r in reports[: 1 if self.whole else None]]).tolist(), last)
             self.log.sync()
         self._name_slow(number, [r.busy for r in reports])
         pace = max(r.busy for r in reports) / len(self.waiting)
@@ -238,6 +242,11 @@ class _Shards:
             pace = 0.0  # that was the time of compiling
         step = 1 if not pace else max(1, min(int(_MEET_SECONDS / pace), 2 * len(self.waiting)))
         return _Verdict(save and self.folder is not None, asked, min(number + step, self.num_updates))
+
+    def _of_agents(self, reports: list[_Report], row: int) -> dict[str, torch.Tensor]:
+        """Return the metrics [K] of an update; the processes of one agent have the same."""
+        reports = reports[:1] if self.whole else reports
+        return {name: torch.cat([r.metrics[name][row] for r in reports]) for name in reports[0].metrics}
 
     def _name_slow(self, number: int, busy: list[float]) -> None:
         usual, longest = statistics.median_low(busy), max(busy)
@@ -254,6 +263,7 @@ class _Shards:
 
         def finish() -> None:
             meta = {"update": number, "seconds": self.seconds(), "compile_seconds": self.start.compile_seconds + self.compiling}
+            meta |= {"processes": self.group.size} if self.whole else {}
             meta |= {"diverged": self.log.diverged} if self.log.diverged is not None else {}
             finish_parts(folder, parts, meta)
             self.log.saved, self.saved = number, self.seconds()
@@ -272,5 +282,7 @@ def _evaluate(
             parts.append(evaluate_agents(algo, state, some, num_episodes, num_agents=size))
         else:
             one = evaluate_agents(algo, tree.index(state, 0), some[0], num_episodes)
+            if "processes" in algo.given:
+                return one  # all have the same parameters
             parts.append(tree.map(lambda x: x.unsqueeze(0), one))
     return tree.cat([part for some in group.gather(parts) for part in some])

@@ -59,7 +59,13 @@ def test_any_number_of_ranks_gives_the_same_bits_and_files(size, tmp_path):
 def test_chunks_change_an_agent_by_rounding_only():
     algo = learner()
     alone = training.train(
-        algo, random.key(1), NUM_UPDATES * algo.steps_per_update, num_agents=NUM_AGENTS, evaluate_episodes=0, progress=False, backend="eager"
+        algo,
+        random.key(1),
+        NUM_UPDATES * algo.steps_per_update,
+        num_agents=NUM_AGENTS,
+        evaluate_episodes=0,
+        progress=False,
+        backend="eager",
     )
     chunked = train(distributed.alone(), evaluate_episodes=0)
     same(alone.metrics["steps"], chunked.metrics["steps"])
