@@ -310,7 +310,7 @@ def test_a_full_disk_at_any_moment(path, monkeypatch, call):
 
 
 def test_one_element_of_a_row_is_saved_whatever_its_stride_is(tmp_path):
-    x = torch.arange(4.0).reshape(2, 2)[:1, 1:]
-    assert x.is_contiguous() and x.stride() == (2, 1) and x.reshape(-1).stride() == (2,)
+    x = torch.arange(4.0).reshape(2, 2)[:1, 1]
+    assert x.is_contiguous() and x.stride() == (2,)
     checkpoint.save(x, tmp_path / "state")
-    assert checkpoint.load(tmp_path / "state", torch.zeros(1, 1))[0].tolist() == [[1.0]]
+    assert checkpoint.load(tmp_path / "state", torch.zeros(1))[0].tolist() == [1.0]

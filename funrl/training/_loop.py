@@ -140,9 +140,7 @@ def train(
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
     processes = algo.given.get("processes")
     if processes is not None and (num_agents, processes) != (1, (group or alone()).size):
-        raise RunError(
-            f"group: the algorithm is one agent in {processes} processes of distributed.data_parallel; give its group, and no more"
-        )
+        raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")
     if chunk is not None or processes is not None or (group is not None and group.size > 1):
         if called or collector is not None or algo.host or agents.exchange is not None:
             what = "hooks" if called else "collector" if collector is not None else "env" if algo.host else "population"

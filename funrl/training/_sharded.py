@@ -85,7 +85,7 @@ def train_sharded(
             name = chosen_backend(backend, key, folder if resume else None)
             if folder is None:
                 return start, name, []
-            own = {**({} if whole else {"chunk": size}), **agents.notes, "backend": name, **notes}
+            own = {**({"processes": group.size} if whole else {"chunk": size}), **agents.notes, "backend": name, **notes}
             config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, own)
             paths: list[Any] = []
 

@@ -53,7 +53,7 @@ def start(f, size, *args, timeout=30.0, ranks=None):
 def results(running, seconds=60.0):
     """Return for each process its result and the text of its error; (None, None): it was killed. No process is left."""
     found, deadline = [], time.monotonic() + seconds
-    for process, pipe in running:
+    for _, pipe in running:
         try:
             there = pipe.poll(max(0.0, deadline - time.monotonic()))
             found.append(cloudpickle.loads(pipe.recv_bytes()) if there else (None, "it hangs"))
