@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from funrl import algos, collectors, envs, offline, random, record, runs, training, tree
+from funrl import algos, collectors, distributed, envs, offline, random, record, runs, training, tree
 from funrl._arguments import COLLECTORS, UsageError, option, parser
 from funrl._files import say
 from funrl._plot import plot, report
@@ -45,11 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     args = argparse.Namespace(command=None)
     try:
         args = parser(_COMMANDS).parse_args(argv)
-        args.command(args)
+        with distributed.join() if distributed.in_job() else contextlib.nullcontext(distributed.alone()) as args.group:
+            if args.group.size > 1 and args.command is not _train:
+                raise UsageError(f"{args.group.size} processes: only train runs in several; start this command without torchrun or srun")
+            args.command(args)
         return 0
     except (UsageError, RunError, CheckpointError) as error:
         return _fail(error, 2)
-    except (training.Diverged, HostError, OSError) as error:
+    except (training.Diverged, HostError, OSError, distributed.DistributedError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         kept = "; continue from the last checkpoint with --resume" if args.command in (_train, sweep) else ""
@@ -57,11 +60,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(error: Any, code: int) -> int:
+    if isinstance(error, Exception) and distributed.told(error):
+        return code  # rank 0 prints it
     say("funrl: " + " ".join(str(error).split()), sys.stderr)
     return code
 
 
 def _train(args: argparse.Namespace) -> None:
+    again = args.group.first(lambda: _begun_before(args))
+    args.resume = args.resume or again
     if args.algo is not None:
         _train_own(args)
         return
@@ -79,7 +86,7 @@ def _train(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from None
     given = dict(option(text, defaults) for text in args.set)
-    out = _default_out(args, args.algorithm, args.env) if args.out is None else Path(args.out)
+    out = args.group.first(lambda: _default_out(args, args.algorithm, args.env)) if args.out is None else Path(args.out)
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
     collector, num_workers = args.collector, args.num_workers
     if args.resume:
@@ -129,6 +136,19 @@ def _check_use(args: argparse.Namespace, from_data: bool, collector: str | None,
             raise UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
 
 
+def _begun_before(args: argparse.Namespace) -> bool:
+    """Return whether torchrun has restarted the job, and its run has begun."""
+    if not distributed.restarts():
+        return False
+    args = argparse.Namespace(**{**vars(args), "resume": True})
+    names = (args.algorithm, args.env) if args.algo is None else ()
+    if args.out is None and not names:
+        algo = runs.named(args.algo)
+        assert algo is not None
+        names = (algo.name, algo.env.name)
+    return runs.Folder(_default_out(args, *names) if args.out is None else Path(args.out)).config.exists()
+
+
 def _train_own(args: argparse.Namespace) -> None:
     """Train an algorithm from --algo, which already has its environment and its options."""
     given = {
@@ -146,7 +166,7 @@ def _train_own(args: argparse.Namespace) -> None:
             raise UsageError(f"{name}: an algorithm of --algo has its own environment and options; leave {name} out, and {where}")
     algo = runs.named(args.algo)
     assert algo is not None
-    out = _default_out(args, algo.name, algo.env.name) if args.out is None else Path(args.out)
+    out = args.group.first(lambda: _default_out(args, algo.name, algo.env.name)) if args.out is None else Path(args.out)
     old = runs.read_config(out) if args.resume else {}
     if old.get("collector") is not None:
         raise RunError(f"{out}: cannot resume here: the run has a collector; continue with funrl.train(algo, ..., collector=, resume=True)")
@@ -223,7 +243,10 @@ def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, total_ste
     if args.backend is not None:
         options["backend"] = args.backend
     hooks = _scores(algo, key, total_steps)
+    options |= {"group": args.group, "chunk": args.chunk}
     result = training.train(algo, key, total_steps, num_agents=num_agents, resume=args.resume, hooks=hooks, **options)
+    if args.group.rank:
+        return  # rank 0 prints the result
     assert result.evaluation is not None  # train evaluates by default
     steps = f"{result.steps:,} steps" if num_agents == 1 else f"{num_agents} agents x {result.steps:,} steps"
     time = f"{result.seconds:.1f} s, of which compiling {result.compile_seconds:.1f} s"

@@ -79,6 +79,7 @@ def _add_train(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
         help="environment steps of each agent (default: depends on the environment), or gradient steps from data (default: 100,000)",
     )
     train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained at once (default: 1)")
+    train.add_argument("--chunk", type=_whole, metavar="C", help="agents in one program (default: all, or all of a process of torchrun)")
     train.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
     train.add_argument(
         "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number if that exists)"

@@ -67,7 +67,7 @@ def save(value: Any, path: str | os.PathLike, meta: dict[str, Any] | None = None
         meta_text = json.dumps({} if meta is None else meta)
     except (TypeError, ValueError) as error:
         raise TypeError(f"checkpoint.save: meta: expected JSON data, got {meta!r} ({error})") from None
-    stored = [_stored(leaf.detach().cpu().contiguous()) for leaf in leaves]
+    stored = [_stored(_dense(leaf.detach().cpu())) for leaf in leaves]
     rows_text = json.dumps(rows)
     metadata = {
         "funrl.checkpoint": str(_VERSION),
@@ -310,6 +310,12 @@ def _check_leaves(rows: list[Any], paths: list[str], leaves: list[torch.Tensor],
                 f"{path}: leaf {name} is {dtype} {shape} in the file, but {_dtype(leaf)} {list(leaf.shape)} was expected; "
                 "it belongs to another configuration"
             )
+
+
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    """Return a contiguous tensor; one element of a row counts as contiguous for torch, whatever its stride is."""
+    x = x.contiguous()
+    return x if x.reshape(-1).stride() == (1,) else x.clone(memory_format=torch.contiguous_format)
 
 
 def _stored(x: torch.Tensor) -> torch.Tensor:

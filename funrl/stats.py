@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _across, _check, tree
 
 __all__ = ["Moments", "denormalize", "moments", "normalize", "update"]
 
@@ -77,11 +77,12 @@ def update(state: Moments, batch: Any) -> Moments:
     number = leading.numel()
     if number == 0:
         raise ValueError(f"update: batch: expected at least one sample, got none: the leading dimensions are {list(leading)}")
+    number *= _across.count()
     total = state.count + number
 
     def merge(mean: torch.Tensor, var: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = mean.dtype
-        mean, var, x = _wide(mean), _wide(var), _wide(x).reshape(number, *mean.shape)
+        mean, var, x = _wide(mean), _wide(var), _wide(x).reshape(-1, *mean.shape)
         first = x[0]
         centred = x - first
         offset = centred.mean(0)
@@ -89,6 +90,9 @@ def update(state: Moments, batch: Any) -> Moments:
         new = number / total.to(mean.dtype)
         old = state.count.to(mean.dtype) / total.to(mean.dtype)
         delta = (first - mean) + offset
+        if _across.count() > 1:  # the mean of the parts' variances, and the variance of their means
+            own, delta = delta, _across.mean(delta)
+            batch_var = _across.mean(batch_var + (own - delta).square())
         return (mean + new * delta).to(dtype), (old * var + new * batch_var + old * new * delta.square()).to(dtype)
 
     means, form = tree.flatten(state.mean)

@@ -307,3 +307,10 @@ def test_a_full_disk_at_any_moment(path, monkeypatch, call):
     monkeypatch.undo()
     assert path.read_bytes() == before and os.listdir(path.parent) == ["state"]
     assert checkpoint.load(path, like())[1]["update"] == 3
+
+
+def test_one_element_of_a_row_is_saved_whatever_its_stride_is(tmp_path):
+    x = torch.arange(4.0).reshape(2, 2)[:1, 1]
+    assert x.is_contiguous() and x.stride() == (2,)
+    checkpoint.save(x, tmp_path / "state")
+    assert checkpoint.load(tmp_path / "state", torch.zeros(1))[0].tolist() == [1.0]

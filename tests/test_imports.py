@@ -17,6 +17,7 @@ FLOORS = {
     "_check": 0,
     "typing": 0,
     "_files": 0,
+    "_across": 1,
     "_locks": 0,
     "random": 0,
     "tree": 0,
@@ -43,6 +44,7 @@ FLOORS = {
     "populations": 6,
     "meta": 6,
     "checkpoint": 7,
+    "distributed": 7,
     "record": 7,
     "runs": 7,
     "training": 7,
@@ -53,7 +55,7 @@ FLOORS = {
     "__init__": 8,
 }
 # The last floor stands in this order.
-LAST = ["__main__", "_plot", "_sweep", "training", "runs", "record", "checkpoint"]
+LAST = ["__main__", "_plot", "_sweep", "training", "runs", "record", "checkpoint", "distributed"]
 # Who may import whom on one floor.
 SIBLINGS = {
     ("_locks", "_files"),

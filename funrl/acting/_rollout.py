@@ -36,7 +36,7 @@ def rollout(
 
     Args:
         params: the parameters of ``act``.
-        key: a key [].
+        key: a key []; or those of all steps themselves, [T, 3] or [T, B, 3], such as a part of a greater rollout's.
         actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or the result of ``env.reset``.
             With B environments all its leaves are [B, ...].
         env_params: the physical constants, shared by all environments; those of :func:`funrl.envs.vectorize` may have
@@ -75,7 +75,8 @@ def rollout(
     choose = chooser(act, env)
     lanes = shape[len(batch_shape(env)) :]
     # All keys at once, as splits inside the loop make the program slower to compile and to run. Separate tensors are read fastest.
-    keys = tuple(each.contiguous() for each in random.split(key, (num_steps, *lanes, 3)).unbind(-1))
+    keys = key if key.ndim else random.split(key, (num_steps, *lanes, 3))
+    keys = tuple(each.contiguous() for each in keys.unbind(-1))
     env_params = _pack(env_params)
 
     def advance(carry: tuple[Any, ...], keys: tuple[torch.Tensor, ...]) -> tuple[tuple[Any, ...], Transition]:

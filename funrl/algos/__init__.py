@@ -12,7 +12,8 @@ Metrics of every algorithm:
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
 
-Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, multi_task, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
+Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, multi_task, option_critic, ppo, pqn, redq, reinforce, rl2, sac,
+sac_discrete, shac, td3, varibad:
 
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 

@@ -77,8 +77,13 @@ class Algorithm(NamedTuple):
 
     @property
     def steps_per_update(self) -> int:
-        """The number of environment steps of one ``step``, over all environments; for an offline learner, of gradient steps."""
-        return self.config.num_steps * self.config.num_envs if self.data is None else self.config.num_updates
+        """The number of environment steps of one ``step``, over all environments; for an offline learner, of gradient steps.
+
+        The environments of a learner of :func:`funrl.distributed.data_parallel` are those of all processes.
+        """
+        if self.data is not None:
+            return self.config.num_updates
+        return self.config.num_steps * self.config.num_envs * self.given.get("processes", 1)
 
 
 def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:

@@ -101,7 +101,8 @@ class Goal(tree.Replaceable):
 def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | None = None, **options: Any) -> Algorithm:
     r"""Make a two-level learner: the manager chooses one of G goals every k steps, and the worker is rewarded for reaching it.
 
-    The manager is double DQN (:func:`funrl.algos.dqn.make`) over goals. Its transition lasts m = k steps, or fewer at the end of an episode,
+    The manager is double DQN (:func:`funrl.algos.dqn.make`) over goals. Its transition lasts m = k steps, or fewer at the end of an
+    episode,
     with the reward :math:`\sum_{i<m} \gamma^i r_i` and the discount :math:`\gamma^m`. It also sets a goal at the start of an episode; it
     learns from those goals that it set at every k-th step. The worker is double DQN for discrete actions, SAC for continuous ones. It sees
     observation and goal, has the reward 0 where it reaches its goal and -1 elsewhere, and learns with goals of hindsight

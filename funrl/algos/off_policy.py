@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, buffers, random, tree
+from funrl import _across, _check, buffers, random, tree
 from funrl.acting import ActorState
 from funrl.algos import episodes
 from funrl.algos._algorithm import (
@@ -185,7 +185,7 @@ def make(
         learning_rate = annealed(learner.hparams, learner.num_steps)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
         after, metrics = fit(spec, config, before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
-        num_steps = learner.num_steps + num_rows
+        num_steps = learner.num_steps + _across.count() * num_rows
         learning = num_steps >= config.learning_starts
         after, error = tree.where(learning, after, before), metrics.pop("td_error")
         memory = _set_priorities(replay, memory, batches, error, learning)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, acting, optim, random, tree
+from funrl import _across, _check, acting, optim, random, tree
 from funrl.acting import ActorState
 from funrl.algos import _actor_critic as actor_critic, episodes
 from funrl.algos._algorithm import (
@@ -218,7 +218,7 @@ def make(
         learning_rate = annealed(learner.hparams, learner.num_steps)
         stepper = joining(optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm))
         network, state, metrics = _fit(key, learner, rows, spec, stepper)
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
+        num_steps = learner.num_steps + _across.count() * config.num_envs * config.num_steps
         params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
         metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows)}
         if optimizer is None:
@@ -248,6 +248,7 @@ def _fit(
             gradient = torch.func.vmap(one, (None, 0))(network, spec.split(part))
             _, metrics = loss(network, part)
             whole = tree.map(lambda g: g.sum(0), gradient)
+        metrics = _across.mean(metrics)
         updates, stepped = optimizer.update(gradient, state, network)
         after = (optim.apply_updates(network, updates), stepped)
         if spec.stop is not None:

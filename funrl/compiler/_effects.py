@@ -1,4 +1,4 @@
-"""Calls of Python functions from a running program; under vmap there is one call for each instance."""
+"""Calls of Python functions from a running program: for what they do, or for a tensor that they return."""
 
 import hashlib
 import itertools
@@ -32,6 +32,38 @@ def effect(f: Callable[..., Any], *tensors: torch.Tensor) -> None:
         [2.0]
     """
     _bind(f, [private.heard(x) for x in tensors], 0)
+
+
+def elementwise_call(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Return ``f(x)``, which Python computes at run time, in the order of all such calls; the result carries no gradient.
+
+    Under vmap there is one call with the tensor of all instances. A program of XLA makes the call while it runs; an exception of ``f`` is
+    raised after the end of the program, and later calls of ``f`` are left out.
+
+    Args:
+        f: a function from a tensor on the CPU to a tensor of the same shape and dtype, which treats each element by itself.
+        x: a tensor.
+
+    Raises:
+        TraceError: in a program compiled by inductor.
+
+    Example:
+        >>> elementwise_call(lambda x: 2 * x, torch.tensor([1.0, 2.0]))
+        tensor([2., 4.])
+    """
+    needed = private.needed()
+    if needed.peek_interpreter_stack() is None:
+        trace = current()
+        return f(x.detach()) if trace is None else trace.elementwise_call(ElementwiseCall(f), x)
+    interpreter = needed.retrieve_current_functorch_interpreter()
+    level, dim = interpreter.level(), None
+    if interpreter.key() == needed.TransformType.Vmap:
+        (x,), (dim,) = needed.unwrap_batched((x,), level)
+    else:
+        x = needed._unwrap_for_grad(x, level)
+    with interpreter.lower():
+        result = elementwise_call(f, x)
+    return result if dim is None else needed.wrap_batched((result,), (dim,), level)[0]
 
 
 def _bind(f: Callable[..., Any], tensors: list[torch.Tensor], batch_dims: int) -> None:
@@ -69,10 +101,29 @@ class Effect:
         self.f, self.batch_dims = f, batch_dims
         self.raised: list[BaseException] = []  # what it raised in a program, whose list this is
 
-    def __call__(self, *tensors: torch.Tensor) -> None:
+    def __call__(self, *tensors: torch.Tensor) -> Any:
         shape = tensors[0].shape[: self.batch_dims] if tensors else ()
         for place in itertools.product(*map(range, shape)):
             self.f(*(x.detach()[place] for x in tensors))
+
+
+class ElementwiseCall(Effect):
+    """A function of one tensor that returns a tensor like it."""
+
+    def __init__(self, f: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(f, 0)
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        return self.f(tensors[0].detach().contiguous())
+
+    def value(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``f(x)``, or anything if a call has failed before."""
+        if not self.raised:
+            try:
+                return self(x).contiguous()
+            except BaseException as error:
+                self.raised.append(error)
+        return torch.zeros_like(x)
 
 
 def instances(x: torch.Tensor) -> list[Any]:

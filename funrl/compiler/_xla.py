@@ -5,7 +5,6 @@ shares the memory of jax's arrays, and remembers them: going in again it costs n
 """
 
 import collections
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 
 from funrl.compiler import _cache
+from funrl.compiler._calls import call, value_of_call
 from funrl.compiler._constants import taken_out
 from funrl.compiler._donation import LARGE
-from funrl.compiler._effects import Effect
+from funrl.compiler._effects import Effect, ElementwiseCall
 from funrl.compiler._graph import Graph, Loop, Node, Plan, flat_nodes, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
@@ -284,8 +284,10 @@ def _evaluate(
             values[id(node)] = values[id(node.args[0])][node.args[1]]
         elif isinstance(node.op, Loop):
             values[id(node)] = _loop(node.op, [value(x) for x in node.args], numbers, wanted.get(id(node), set()))
+        elif isinstance(node.op, ElementwiseCall):
+            values[id(node)] = value_of_call(node.op, node.meta, *[value(x) for x in node.args])
         elif isinstance(node.op, Effect):
-            load().debug.callback(functools.partial(_call, node.op), *[value(x) for x in node.args], ordered=True)
+            call(node.op, [x.meta for x in node.args], [value(x) for x in node.args])
         else:
             values[id(node)] = _lowerings.apply(node.op, node.meta, replaced(node.args, Node, value), replaced(node.kwargs, Node, value))
     return [values[id(node)] for node in outputs]
@@ -293,17 +295,6 @@ def _evaluate(
 
 def _effects_of(graph: Graph) -> list[Effect]:
     return [x for node in graph.effects for x in (_effects_of(node.op.body) if isinstance(node.op, Loop) else [node.op])]
-
-
-def _call(f: Effect, *arrays: Any) -> None:
-    try:
-        f(*(_from_numpy(np.array(x)) for x in arrays))
-    except BaseException as error:
-        f.raised.append(error)
-
-
-def _from_numpy(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype.name == "bfloat16" else torch.from_numpy(x)
 
 
 def _constant(x: torch.Tensor) -> Any:

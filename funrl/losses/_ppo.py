@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _across, _check, tree
 from funrl.losses._actor_critic import evaluate, sum_terms
 from funrl.losses._checks import detach, fields, mean
 from funrl.typing import Evaluate, Metrics
@@ -49,8 +49,8 @@ def normalize_advantage(advantage: torch.Tensor, eps: float | torch.Tensor = 1e-
         tensor([-1.,  1.])
     """
     wide = advantage.detach().to(torch.promote_types(advantage.dtype, torch.float32))  # eps underflows in half precision
-    centred = wide - wide.mean()
-    return (centred / (centred.square().mean().sqrt() + eps)).to(advantage.dtype)
+    centred = wide - _across.mean(wide.mean())
+    return (centred / (_across.mean(centred.square().mean()).sqrt() + eps)).to(advantage.dtype)
 
 
 def clipped_surrogate(

@@ -1,6 +1,12 @@
 """Runs: the folder of a training run, and functions that read its configuration, algorithm and latest state."""
 
 from funrl.runs._folder import Folder, RunError, check_algorithm as check_algorithm, describe, options_of, read_config, rebuild
+from funrl.runs._parts import (
+    finish_parts as finish_parts,
+    load_part as load_part,
+    read_manifest as read_manifest,
+    save_part as save_part,
+)
 from funrl.runs._run import (
     Run,
     check_metrics as check_metrics,

@@ -41,6 +41,7 @@ class Folder:
         curve: its ``learning_curve.png``.
         checkpoint: its ``checkpoint/state``.
         evaluation: its ``evaluation.json``: the returns and lengths of the episodes that were played at the end.
+        manifest: its ``checkpoint/manifest.json``, which a run with chunks of agents has instead: it names a file for each chunk.
 
     Example:
         >>> Folder("runs/first").metrics.as_posix()
@@ -54,6 +55,7 @@ class Folder:
         self.curve = self.path / "learning_curve.png"
         self.checkpoint = self.path / "checkpoint" / "state"
         self.evaluation = self.path / "evaluation.json"
+        self.manifest = self.path / "checkpoint" / "manifest.json"
 
     def __str__(self) -> str:
         return str(self.path)

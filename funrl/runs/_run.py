@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import math
 import os
 import sys
 import warnings
@@ -14,6 +13,7 @@ from funrl import checkpoint, random, tree
 from funrl.algos import Algorithm
 from funrl.record import read_metrics
 from funrl.runs._folder import Folder, RunError, check_algorithm, read_config, rebuild
+from funrl.runs._parts import check_notes, load_parts
 
 
 class Run(NamedTuple):
@@ -79,7 +79,7 @@ def load_run(
             check_algorithm(config, algo)
     except Exception as error:
         raise RunError(f"{folder.config}: cannot make the algorithm again: {error}") from error
-    if file is None and not folder.checkpoint.exists():
+    if file is None and not folder.checkpoint.exists() and not folder.manifest.exists():
         raise RunError(f"{folder}: the run has no checkpoint yet; wait for its first update, or resume it (train --resume)")
     try:
         like = algo.init(random.key(0, "cpu"))
@@ -139,15 +139,10 @@ def load_checkpoint(folder: Folder, like: Any, *, at: str = "", device: torch.de
         ...     load_checkpoint(Folder(out), ())
         ((), {'update': 3, 'seconds': 1.5, 'compile_seconds': 0.5})
     """
+    if folder.manifest.exists():
+        return load_parts(folder, like, device)
     state, meta = checkpoint.load(folder.checkpoint, like, at=at, device=device)
-    for name, kind in (("update", int), ("seconds", float), ("compile_seconds", float)):
-        fault = None
-        if not isinstance(meta, dict) or name not in meta:
-            fault = f"it does not say its {name}"
-        elif type(meta[name]) not in (int, kind) or not 0 <= meta[name] < math.inf:
-            fault = f"its {name} is {meta[name]!r}"
-        if fault:
-            raise checkpoint.CheckpointError(f"{folder.checkpoint}: {fault}, so it is not of a run; restore it or start a new run")
+    check_notes(folder.checkpoint, meta)
     return state, meta
 
 

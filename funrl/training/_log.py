@@ -146,6 +146,14 @@ class Log:
                 bad = (~x.isfinite()).reshape(self._num_agents, -1).any(1)
                 raise self._diverged(number, f"the parameter {path} of agent {int(bad.int().argmax())} is not finite")
 
+    def check_finite(self, number: int, finite: list[bool], last: bool) -> None:
+        """Raise unless the parameters of all agents are finite; if that does not stop the run, note it after the ``last`` update."""
+        bad = [not x for x in finite]
+        if self.diverged is None and any(bad):
+            raise self._diverged(number, f"a parameter of agent {bad.index(True)} is not finite")
+        if self.diverged is not None and last:
+            self._note(number, bad)
+
     def note_parameters(self, number: int, state: Any) -> None:
         """Note as diverged the agents whose parameters are not finite after the last update, if that does not stop the run."""
         for x in tree.leaves(state.learner.params) if self.diverged is not None else ():

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -9,41 +10,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import checkpoint, compiler, record, runs
-from funrl.acting import Evaluation
+from funrl import checkpoint, compiler, runs
 from funrl.algos import Algorithm
+from funrl.distributed import Group, alone
 from funrl.populations import Population
-from funrl.runs import Folder, RunError, check_metrics, check_no_checkpoint_is_lost, load_checkpoint
+from funrl.runs import Folder, RunError, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
 from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
+from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, draw, enter
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
+from funrl.training._sharded import train_sharded
 
-
-class Result(NamedTuple):
-    """Result of :func:`train`.
-
-    Attributes:
-        state: the algorithm's state; leaves [K, ...] with K > 1 agents.
-        metrics: the metrics of the last update, tensors [] or [K]; empty if no update was left to do.
-        evaluation: :class:`funrl.acting.Evaluation` with leaves [N] or [K, N]; None without episodes.
-        updates: the number of updates so far.
-        steps: the environment steps of each agent so far.
-        seconds: the seconds of training, compilation and the runs before a ``resume`` included.
-        compile_seconds: the seconds until the end of the first update.
-        stopped: the reason why a hook ended the run early, or None.
-        diverged: with ``diverged="continue"``, the update at which each agent diverged, 0 if it did not.
-    """
-
-    state: Any
-    metrics: dict[str, torch.Tensor]
-    evaluation: Evaluation | None
-    updates: int
-    steps: int
-    seconds: float
-    compile_seconds: float
-    stopped: str | None = None
-    diverged: tuple[int, ...] = ()
+__all__ = ["Result", "train"]
 
 
 def train(
@@ -55,6 +34,8 @@ def train(
     hparams: Mapping[str, torch.Tensor] | None = None,
     population: Population | None = None,
     diverged: str = "stop",
+    group: Group | None = None,
+    chunk: int | None = None,
     collector: Any = None,
     hooks: Sequence[calling.Hook | calling.Every] = (),
     out: str | os.PathLike | None = None,
@@ -86,6 +67,10 @@ def train(
     They are in ``config.json`` and, as ``hparams.NAME``, in the columns of ``metrics.csv``; a resumed run has the same. A ``population``
     draws them from the key, and its agents may exchange parameters and hyperparameters (:func:`funrl.populations.pbt`).
 
+    With a ``group`` (:func:`funrl.distributed.join`) the agents are divided among its processes, and with a ``chunk`` into programs of
+    that many agents, one after another. Agent k is the same as without, and for one chunk size its results are bit-equal for any number
+    of processes, also after a resume with another number. Rank 0 writes the metrics; the checkpoint has a file for each chunk.
+
     The run stops as soon as a metric named ``..._loss``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
     not finite. Metrics are checked twice a second and before each checkpoint. Parameters are checked before each checkpoint, so that
     every checkpoint is finite.
@@ -102,6 +87,10 @@ def train(
         population: a :class:`funrl.populations.Population` of ``algo``, which has the number of agents and their hyperparameters.
         diverged: ``"stop"`` the run when the first agent diverges, or ``"continue"`` it: :attr:`Result.diverged` says which agent diverged
             and when, and the others are as without it.
+        group: the processes that train the agents; each calls this function with the same arguments. Their number has to divide the
+            number of chunks. The result has the state of this process's agents, and the metrics and evaluations of all. Without hooks,
+            collectors, host environments and exchange between agents. A learner of :func:`funrl.distributed.data_parallel` is one agent.
+        chunk: C, the agents of a program; divides K. None: all agents of a process, or the chunk of the resumed run.
         collector: the source of experience for one agent; None: ``algo.env``. It has to act with ``algo.act``, its batches have to be
             [num_steps, num_envs] of the algorithm's configuration, and its ``total_frames`` -1, or enough for the run. It is
             not closed here.
@@ -146,6 +135,11 @@ def train(
     before = runs.read_config(folder.path) if folder is not None and resume else None
     agents = gathered(algo, key, num_agents, hparams, population, before)
     num_agents = agents.num_agents
+    chunk = before.get("chunk") if before is not None and chunk is None else chunk
+    if _is_sharded(algo, num_agents, group, chunk):
+        _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
+        given = (evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
+        return train_sharded(algo, key, total_steps, agents, group or alone(), chunk, backend, folder, resume, *given)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -153,15 +147,15 @@ def train(
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
         state = agents.begin(algo, keys)
-        backend = _backend(backend, key, folder if resume else None)
+        backend = chosen_backend(backend, key, folder if resume else None)
         stack.enter_context(compiler.using(backend))
         source = _source(algo, keys, agents, state, collector, backend)
-        start = _Start(state, diverged=[0] * num_agents)
+        start = Start(state, diverged=[0] * num_agents)
         if folder is not None:
             chosen = {"backend": backend} if before is None or "backend" in before else {}
             notes = {"collector": experience.kind_of(collector), **agents.notes, **chosen, **(notes or {})}
             config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, notes)
-            start = _enter(folder, algo, config, source, start, resume, stack)
+            start = enter(folder, config, start, resume, stack, functools.partial(_loaded, folder, algo, source, state))
 
         def seconds() -> float:
             return start.seconds + time.perf_counter() - started
@@ -170,7 +164,7 @@ def train(
         lost = start.diverged if diverged == "continue" else None
         log = Log(algo, folder, num_agents, start.update, progress, columns=columns, diverged=lost)
         num_updates = total_steps // algo.steps_per_update
-        _announce(log, algo, folder, num_agents, num_updates, start, resume)
+        announce(log, algo, folder, num_agents, num_updates, start, resume)
         stack.enter_context(compiler.listening(log.part))
         end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
         total = seconds()
@@ -178,21 +172,19 @@ def train(
         if folder is not None and evaluation is not None:
             folder.write_evaluation(evaluation)
         if folder is not None and folder.metrics.exists() and algo.data is None:  # from data no episode ends
-            _draw(folder, algo, log)
+            draw(folder, algo, log)
     steps = end.update * algo.steps_per_update
     compiling = start.compile_seconds + end.compile_seconds
     return Result(end.state, end.metrics, evaluation, end.update, steps, total, compiling, end.stopped, tuple(log.diverged or ()))
 
 
-class _Start(NamedTuple):
-    """The point from which a run starts or resumes."""
-
-    state: Any
-    update: int = 0
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
-    remark: str = ""
-    diverged: list[int] | None = None
+def _loaded(folder: Folder, algo: Algorithm, source: experience.Experience, like: Any, longer: bool) -> Start | None:
+    if not folder.checkpoint.exists():
+        return None
+    loaded, meta = load_checkpoint(folder, source.kept(like))
+    state, remark = source.resume(loaded, meta["update"])
+    state = anneal_longer(state, algo.config.anneal_steps) if longer else state
+    return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark, meta.get("diverged"))
 
 
 class _End(NamedTuple):
@@ -213,6 +205,21 @@ def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, col
     return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, backend)
 
 
+def _is_sharded(algo: Algorithm, num_agents: int, group: Group | None, chunk: int | None) -> bool:
+    """Return whether the agents are in chunks, or in several processes."""
+    processes = algo.given.get("processes")
+    if processes is not None and (num_agents, processes) != (1, (group or alone()).size):
+        raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")
+    return chunk is not None or processes is not None or (group is not None and group.size > 1)
+
+
+def _check_sharded(given: dict[str, Any]) -> None:
+    """Raise if an argument was given that does not go with chunks of agents."""
+    what = next((name for name, value in given.items() if value), None)
+    if what is not None:
+        raise RunError(f"{what}: not with chunks of agents, which may be in several processes; leave group and chunk out")
+
+
 def _lock(folder: Folder, resume: bool, stack: contextlib.ExitStack) -> None:
     """Lock a folder that exists; a missing one is created after all other checks have passed."""
     if folder.path.is_dir():
@@ -221,59 +228,11 @@ def _lock(folder: Folder, resume: bool, stack: contextlib.ExitStack) -> None:
         folder.check_free()
 
 
-def _enter(
-    folder: Folder,
-    algo: Algorithm,
-    config: dict[str, Any],
-    source: experience.Experience,
-    start: _Start,
-    resume: bool,
-    stack: contextlib.ExitStack,
-) -> _Start:
-    """Write the configuration into the folder; return the point from which the run starts or resumes."""
-    there = folder.path.is_dir()
-    if resume:
-        before = folder.check_agrees(config)
-        if folder.checkpoint.exists():
-            loaded, meta = load_checkpoint(folder, source.kept(start.state))
-            state, remark = source.resume(loaded, meta["update"])
-            if before["options"].get("anneal_steps") != config["options"].get("anneal_steps") and "anneal_steps" not in config.get(
-                "hparams", {}
-            ):
-                state = _anneal_longer(state, algo.config.anneal_steps)
-            check_metrics(folder, meta["update"], config["num_agents"])
-            lost = meta.get("diverged") or start.diverged
-            start = _Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark, lost)
-        else:
-            check_no_checkpoint_is_lost(folder)
-    if not there:
-        stack.enter_context(folder.lock())
-    if not resume:
-        folder.check_free()
-    folder.check_writable()
-    folder.write_config(config)
-    return start
-
-
-def _announce(log: Log, algo: Algorithm, folder: Folder | None, num_agents: int, num_updates: int, start: _Start, resume: bool) -> None:
-    if resume and not start.update:
-        log.say("no checkpoint yet: starting from the beginning")
-    if start.update >= num_updates:
-        steps = start.update * algo.steps_per_update
-        log.say(f"the run in {folder} is finished: it has {steps:,} steps already; give more steps to continue")
-        return
-    agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
-    place = f", in {folder}" if folder else ""
-    log.say(f"training {agents} of {algo.name} on {algo.env.name}, {num_updates * algo.steps_per_update:,} steps each{place}")
-    if start.update:
-        log.say(f"continuing after update {start.update:,}" + (f"; {start.remark}" if start.remark else ""))
-
-
 def _updates(
     algo: Algorithm,
     keys: torch.Tensor,
     source: experience.Experience,
-    start: _Start,
+    start: Start,
     num_updates: int,
     hooks: list[tuple[int, calling.Hook]],
     folder: Folder | None,
@@ -320,14 +279,6 @@ def _updates(
     return _End(state, metrics, number, compiling, stopped)
 
 
-def _anneal_longer(state: Any, anneal_steps: float) -> Any:
-    hparams: Any = getattr(state.learner, "hparams", None)
-    if not hasattr(hparams, "anneal_steps"):
-        return state
-    hparams = hparams.replace(anneal_steps=torch.full_like(hparams.anneal_steps, anneal_steps))
-    return state.replace(learner=state.learner.replace(hparams=hparams))
-
-
 def _check_arguments(
     algo: Algorithm,
     key: Any,
@@ -361,13 +312,6 @@ def _check_arguments(
         raise RunError(f"diverged: expected 'stop' or 'continue', got {diverged!r}")
 
 
-def _backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
-    """Return the backend of a run: the given one, or that of the resumed run, or the default for the device of its key."""
-    if asked == "auto" and begun is not None and begun.config.exists():
-        asked = runs.read_config(begun.path).get("backend", asked)
-    return compiler.backend(key.device)[0] if asked == "auto" else asked
-
-
 def _check_sources(algo: Algorithm, collector: Any, num_agents: int) -> None:
     if algo.host and num_agents > 1:
         what = f"{algo.env.name} runs outside torch" if algo.data is None else "a stream is read outside torch"
@@ -378,11 +322,3 @@ def _check_sources(algo: Algorithm, collector: Any, num_agents: int) -> None:
         raise RunError(f"collector: expected one that funrl.collectors makes, got {type(collector).__name__}")
     if num_agents > 1:
         raise RunError(f"num_agents: a collector gathers for one agent, got {num_agents}; train one after another")
-
-
-def _draw(folder: Folder, algo: Algorithm, log: Log) -> None:
-    """Draw the learning curve, or print why it cannot be drawn; such an error must not end the run."""
-    try:
-        record.learning_curve(record.read_metrics(folder.metrics), folder.curve, title=f"{algo.name} on {algo.env.name}")
-    except (ImportError, ValueError, OSError) as error:
-        log.say(f"no {folder.curve.name}: {' '.join(str(error).split())}")

@@ -319,3 +319,61 @@ def test_the_context_ends():
     with pytest.raises(KeyError), debug.keys():
         raise KeyError
     random.normal(random.key(0)), random.normal(random.key(0))
+
+
+# Calls that return a tensor ----------------------------------------------------------------------------------------------------------------
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_elementwise_call(backend, dtype):
+    seen = []
+
+    def double(x):
+        seen.append(x.shape)
+        return x + x
+
+    def f(x, y):
+        def step(total, row):
+            total = total + compiler.elementwise_call(double, row)
+            return total, compiler.elementwise_call(double, total.sum())
+
+        total, sums = scan(step, x, y)
+        return total, sums, compiler.elementwise_call(double, vmap(lambda x: compiler.elementwise_call(double, 2 * x))(y))
+
+    x, y = torch.arange(3).to(dtype), torch.arange(6).reshape(2, 3).to(dtype)
+    for _ in range(2):
+        total, sums, last = compiler.compile(f, backend=backend)(x, y)
+        expected = x + 2 * y[0], x + 2 * y.sum(0)
+        same((total, sums, last), (expected[1], torch.stack([2 * z.sum() for z in expected]), 8 * y))
+    assert seen[:6] == [(3,), (), (3,), (), (2, 3), (2, 3)]
+
+
+@backends
+def test_elementwise_call_under_gradients(backend):
+    def f(x):
+        return (compiler.elementwise_call(lambda x: x * x, x) * x).sum()  # a constant times x
+
+    compiled = compiler.compile(lambda x: (grad(f)(x[0]), vmap(grad(f), 1, 1)(x)), backend=backend)
+    x = torch.arange(6.0).reshape(2, 3)
+    same(compiled(x), (x[0] ** 2, x**2))
+
+
+@backends
+def test_elementwise_call_of_a_large_tensor_and_an_error(backend):
+    def fail(x):
+        calls.append(len(x))
+        raise ValueError("no answer")
+
+    calls = []
+    x = torch.arange(1 << 20, dtype=torch.float32)
+    same(compiler.compile(lambda x: compiler.elementwise_call(lambda x: 2 * x, x + 1), backend=backend)(x), 2 * x + 2)
+    twice = compiler.compile(lambda x: compiler.elementwise_call(fail, compiler.elementwise_call(fail, x) + 1), backend=backend)
+    with pytest.raises(ValueError, match="no answer"):
+        twice(x)
+    assert calls == [1 << 20]
+
+
+def test_elementwise_call_by_inductor_is_an_error():
+    with pytest.raises(compiler.TraceError, match=r"cannot call Python \(funrl.debug, funrl.distributed\)"):
+        compiler.compile(lambda x: compiler.elementwise_call(torch.neg, x), backend="inductor")(torch.ones(2))

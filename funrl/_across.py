@@ -1,0 +1,56 @@
+"""Means over the parts of a batch that is divided among processes. In one process they are the values themselves."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from funrl import tree
+
+__all__ = ["count", "divided", "mean"]
+
+_STATE = threading.local()
+
+
+@contextlib.contextmanager
+def divided(parts: int, mean_of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Context in which a batch is one of several parts of the same size; a function that is traced in it keeps that meaning.
+
+    Args:
+        parts: W, their number.
+        mean_of: a function that returns the mean of a tensor over all parts.
+
+    Example:
+        >>> with divided(2, lambda x: x / 2):
+        ...     count(), mean({"x": torch.tensor(3.0), "n": torch.tensor(4)})
+        (2, {'x': tensor(1.5000), 'n': tensor(4)})
+    """
+    before = getattr(_STATE, "now", None)
+    _STATE.now = (parts, mean_of)
+    try:
+        yield
+    finally:
+        _STATE.now = before
+
+
+def count() -> int:
+    """Return the number of parts, 1 outside of :func:`divided`."""
+    return (getattr(_STATE, "now", None) or (1,))[0]
+
+
+def mean(value: Any) -> Any:
+    """Return the means over all parts of the floating-point leaves of a tree, one exchange for each dtype; other leaves are unchanged.
+
+    The results carry no gradient.
+    """
+    if count() == 1:
+        return value
+    leaves, form = tree.flatten(value)
+    for dtype in dict.fromkeys(x.dtype for x in leaves if x.is_floating_point()):
+        places = [i for i, x in enumerate(leaves) if x.dtype == dtype]
+        vector, unravel = tree.ravel([leaves[i].detach() for i in places])
+        for i, x in zip(places, unravel(_STATE.now[1](vector)), strict=True):
+            leaves[i] = x
+    return tree.unflatten(form, leaves)

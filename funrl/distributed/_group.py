@@ -1,0 +1,302 @@
+"""The processes of a job: their variables, their rendezvous, and what they exchange on the host."""
+
+import contextlib
+import datetime
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from funrl import _check
+
+__all__ = ["DistributedError", "Group", "alone", "in_job", "join", "restarts"]
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class DistributedError(RuntimeError):
+    """Error: the processes of a job cannot begin together or go on together. The message names the variable or the ranks."""
+
+
+class Group(NamedTuple):
+    """The processes of a job. :func:`join` returns one; :func:`alone` is a job of one process.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: W, the number of processes.
+        timeout: the seconds after which a process that does not answer is an error.
+    """
+
+    rank: int = 0
+    size: int = 1
+    timeout: float = 60.0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in their order, on each rank. Each of them has to call it.
+
+        Args:
+            value: any object that can be pickled.
+
+        Raises:
+            DistributedError: if a rank has ended, or does not call it within ``timeout`` seconds; rank 0 names it.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _named_faults(self):
+            dist.monitored_barrier(timeout=datetime.timedelta(seconds=self.timeout), wait_all_ranks=True)
+            dist.all_gather_object(values, value)
+        return values
+
+    def first(self, f: Callable[[], Any]) -> Any:
+        """Call ``f`` on rank 0, and return its result on each rank; an exception is raised on each rank.
+
+        Raises:
+            DistributedError: as for :meth:`gather`.
+        """
+        if self.size == 1:
+            return f()
+        result: Any = None
+        if self.rank == 0:
+            try:
+                result = (f(), None)
+            except Exception as error:
+                self.gather((None, error))
+                raise
+        result, error = self.gather(result)[0]
+        if error is not None:
+            error.add_note(_ELSEWHERE)
+            raise error
+        return result
+
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the ranks of a tensor on the CPU, of the same shape and dtype on each rank.
+
+        Raises:
+            DistributedError: if a rank has ended, or does not call it within ``timeout`` seconds.
+        """
+        if self.size == 1:
+            return x
+        total = x.clone(memory_format=torch.contiguous_format)
+        with _named_faults(self):
+            dist.all_reduce(total)
+        return total / self.size
+
+
+_ELSEWHERE = "raised on rank 0"
+
+
+def told(error: BaseException) -> bool:
+    """Return whether rank 0 raises this error too, so that the other ranks need not print it."""
+    return _ELSEWHERE in getattr(error, "__notes__", ())
+
+
+def alone() -> Group:
+    """Return a job of this process only.
+
+    Example:
+        >>> alone().gather("x")
+        ['x']
+    """
+    return Group()
+
+
+@contextlib.contextmanager
+def _named_faults(group: Group) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        ranks = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
+        who = f"rank {ranks[1].strip(' ,')} has ended or does not answer" if ranks else "another rank has ended or does not answer"
+        raise DistributedError(
+            f"rank {group.rank} of {group.size}: {who} (timeout {group.timeout:g} s): {_short(error)}; start the job again with the same "
+            "command, and it goes on from its last checkpoint; torchrun --max-restarts does that by itself"
+        ) from error
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split("Exception raised from")[0].split())[:200].rstrip(" .:")
+
+
+class _Job(NamedTuple):
+    """What the variables of a launcher say."""
+
+    rank: int
+    size: int
+    host: str
+    port: int
+    attempt: int = 0
+    agent: bool = False  # whether the launcher has the store
+
+
+def in_job(variables: Mapping[str, str] | None = None) -> bool:
+    """Return whether a launcher started this process as one of several: torchrun, SLURM's srun or :func:`launch`.
+
+    Args:
+        variables: the environment's variables; None: those of this process.
+
+    Example:
+        >>> in_job({}), in_job({"RANK": "0", "WORLD_SIZE": "2"}), in_job({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"})
+        (False, True, True)
+    """
+    given = os.environ if variables is None else variables
+    return "WORLD_SIZE" in given or (int(given.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in given)
+
+
+def restarts() -> int:
+    """Return how often torchrun has restarted this job.
+
+    Example:
+        >>> restarts()
+        0
+    """
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _job(given: Mapping[str, str]) -> _Job:
+    if "WORLD_SIZE" in given:
+        rank, size = _whole(given, "RANK"), _whole(given, "WORLD_SIZE")
+        if "MASTER_ADDR" not in given:
+            raise DistributedError(
+                "MASTER_ADDR: it is not set, so the processes do not know where rank 0 is; set it to the host of rank 0 (127.0.0.1 on one "
+                "machine), or start them with torchrun, which sets it"
+            )
+        agent = given.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        job = _Job(rank, size, given["MASTER_ADDR"], _whole(given, "MASTER_PORT"), int(given.get("TORCHELASTIC_RESTART_COUNT", "0")), agent)
+    elif "SLURM_PROCID" in given:
+        port = int(given.get("MASTER_PORT", 20_000 + int(given.get("SLURM_JOB_ID", "0")) % 20_000))
+        host = given.get("MASTER_ADDR") or _first_host(given)
+        job = _Job(_whole(given, "SLURM_PROCID"), _whole(given, "SLURM_NTASKS"), host, port, int(given.get("SLURM_RESTART_COUNT", "0")))
+    else:
+        raise DistributedError(
+            "WORLD_SIZE: it is not set, so this process is not one of several; start them with torchrun --nproc-per-node N, with srun, or "
+            "with funrl.distributed.launch"
+        )
+    if not 0 <= job.rank < job.size:
+        raise DistributedError(f"RANK: expected a number from 0 to {job.size - 1} (WORLD_SIZE is {job.size}), got {job.rank}")
+    return job
+
+
+def _whole(given: Mapping[str, str], name: str) -> int:
+    value = given.get(name)
+    if value is None or not value.isdecimal():
+        got = "it is not set" if value is None else f"expected a whole number, got {value!r}"
+        raise DistributedError(f"{name}: {got}; start the processes with torchrun, which sets it")
+    return int(value)
+
+
+def _first_host(given: Mapping[str, str]) -> str:
+    """Return the host of rank 0 in a list of SLURM, such as "node[003-005,7],other"."""
+    hosts = given.get("SLURM_STEP_NODELIST") or given.get("SLURM_JOB_NODELIST") or ""
+    if int(given.get("SLURM_NNODES", "1")) == 1 or not hosts:
+        return "127.0.0.1"
+    return re.sub(r"^([^\[,]+)\[(\d+)[^\]]*\].*", r"\1\2", hosts).split(",")[0]
+
+
+@contextlib.contextmanager
+def join(*, timeout: float = 60.0, variables: Mapping[str, str] | None = None) -> Iterator[Group]:
+    """Context in which this process is one of the processes that torchrun, SLURM or :func:`launch` started.
+
+    They meet at MASTER_ADDR and MASTER_PORT, and then speak to each other by torch.distributed (gloo). With SLURM, MASTER_ADDR is the
+    first host of the job by default, and MASTER_PORT follows from its number. The process ends when its launcher does.
+
+    Args:
+        timeout: the seconds within which all processes have to come, and to answer later.
+        variables: the environment's variables; None: those of this process.
+
+    Yields:
+        A :class:`Group`.
+
+    Raises:
+        DistributedError: if a variable is missing or wrong, or a process does not come in time; the message names it.
+        ValueError: if ``timeout`` is not above 0.
+
+    Example:
+        >>> with join(variables={"RANK": "0", "WORLD_SIZE": "2"}):
+        ...     pass
+        Traceback (most recent call last):
+        ...
+        funrl.distributed._group.DistributedError: MASTER_ADDR: it is not set, so the processes do not know where rank 0 is; ...
+    """
+    _check.number("distributed.join: timeout", timeout, "(0, inf)", "give seconds")
+    job = _job(os.environ if variables is None else variables)
+    group = Group(job.rank, job.size, float(timeout))
+    if job.size == 1:
+        yield group
+        return
+    _end_with_parent()
+    if job.host in _LOOPBACK:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = _meet(job, group)
+    try:
+        span = datetime.timedelta(seconds=timeout)
+        dist.init_process_group("gloo", store=store, rank=job.rank, world_size=job.size, timeout=span)
+    except RuntimeError as error:
+        raise DistributedError(f"rank {job.rank} of {job.size}: the ranks cannot reach each other: {_short(error)}") from error
+    try:
+        yield group
+        group.gather(None)  # no process leaves, and closes its connections, before all have what they asked for
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(job: _Job, group: Group) -> Any:
+    """Return the store of the job, once all ranks have come."""
+    span, deadline = datetime.timedelta(seconds=group.timeout), time.monotonic() + group.timeout
+    place = f"{job.host}:{job.port}"
+    try:
+        whole = dist.TCPStore(job.host, job.port, None, job.rank == 0 and not job.agent, span, wait_for_workers=False)
+        store = dist.PrefixStore(f"funrl/{job.attempt}", whole)
+        names = [f"rank/{rank}" for rank in range(job.size)]
+        if store.add(f"taken/{job.rank}", 1) > 1:
+            raise DistributedError(f"RANK: two processes of the job at {place} have the rank {job.rank}; give each a rank of its own")
+        store.set(names[job.rank], f"{socket.gethostname()} {job.size}")
+        while missing := [name for name in names if not store.check([name])]:
+            if time.monotonic() > deadline:
+                ranks = ", ".join(name.removeprefix("rank/") for name in missing)
+                raise DistributedError(
+                    f"rank {job.rank} of {job.size}: rank {ranks} did not come to {place} within {group.timeout:g} s; start "
+                    f"{job.size} processes, or set WORLD_SIZE to their number"
+                )
+            time.sleep(0.02)
+        sizes = {int(store.get(name).decode().rsplit(" ", 1)[1]) for name in names}
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, DistributedError):
+            raise
+        raise DistributedError(
+            f"rank {job.rank} of {job.size}: no rendezvous at {place} within {group.timeout:g} s: {_short(error)}; check MASTER_ADDR and "
+            "MASTER_PORT, and that rank 0 runs there"
+        ) from error
+    if len(sizes) > 1:
+        raise DistributedError(f"WORLD_SIZE: expected one number in all processes, got {sorted(sizes)}; give each the same")
+    return store
+
+
+def _end_with_parent() -> None:
+    """End this process when the launcher has ended, as nobody would end it then."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def share(what: str, of: Sequence[Any], group: Group, noun: str, remedy: str) -> Sequence[Any]:
+    """Return the part of a sequence that belongs to this rank.
+
+    Raises:
+        ValueError: if the number of ranks does not divide its length.
+    """
+    if len(of) % group.size:
+        raise ValueError(f"{what}: {group.size} processes do not divide {len(of)} {noun}; {remedy}")
+    each = len(of) // group.size
+    return of[group.rank * each : (group.rank + 1) * each]

@@ -1,0 +1,288 @@
+"""The training of agents in chunks, which several processes share: each trains its chunks, and they meet from time to time."""
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from funrl import compiler, random, runs, tree
+from funrl.acting import Evaluation
+from funrl.algos import Algorithm
+from funrl.compiler import compile
+from funrl.distributed import Group, share
+from funrl.populations import begin
+from funrl.runs import Folder, RunError, finish_parts, load_part, read_manifest, save_part
+from funrl.training._agents import Agents, evaluate_agents
+from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, draw, enter
+from funrl.training._interrupt import Interrupt
+from funrl.training._log import Log
+
+# The processes meet about twice a second.
+_MEET_SECONDS = 0.5
+# A process is slow if it takes so many times as long as the median, and a second longer; it is named once a minute.
+_SLOW, _SLOW_SECONDS, _SLOW_PAUSE = 1.5, 1.0, 60.0
+
+
+class _Report(NamedTuple):
+    """Report of a process at a meeting.
+
+    Attributes:
+        metrics: of the updates since the last meeting, [U, n] by name, for its n agents.
+        finite: bool [n], whether all parameters of an agent are finite.
+        asked: whether Ctrl-C was pressed.
+        busy: the seconds of these updates.
+    """
+
+    metrics: dict[str, torch.Tensor]
+    finite: torch.Tensor
+    asked: bool
+    busy: float
+
+
+class _Verdict(NamedTuple):
+    """Decision of rank 0 at a meeting: whether to save a checkpoint, to end, and the update of the next meeting."""
+
+    save: bool
+    end: bool
+    next: int
+
+
+def train_sharded(
+    algo: Algorithm,
+    key: torch.Tensor,
+    total_steps: int,
+    agents: Agents,
+    group: Group,
+    chunk: int | None,
+    backend: str,
+    folder: Folder | None,
+    resume: bool,
+    evaluate_episodes: int,
+    checkpoint_every: float,
+    progress: bool,
+    proceed: bool,
+    notes: Mapping[str, Any],
+) -> Result:
+    """Train the agents of this process, as :func:`funrl.train` describes; ``proceed``: agents that diverge go on."""
+    num_agents, whole = agents.num_agents, "processes" in algo.given
+    size, mine = (1, [group.rank]) if whole else _chunks(num_agents, chunk, group)
+    # The processes of one agent have the same key, and each the part of its environments.
+    keys = key.flatten()[:1].expand(group.size) if whole else key if key.ndim else random.split(key, num_agents)
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        start = Start(None, diverged=[0] * num_agents)
+
+        def open_folder() -> tuple[Start, str, list[Any]]:
+            if folder is not None:
+                if folder.path.is_dir():
+                    stack.enter_context(folder.lock())
+                elif not resume:
+                    folder.check_free()
+            name = chosen_backend(backend, key, folder if resume else None)
+            if folder is None:
+                return start, name, []
+            own = {**({"processes": group.size} if whole else {"chunk": size}), **agents.notes, "backend": name, **notes}
+            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, own)
+            paths: list[Any] = []
+
+            def load(longer: bool) -> Start | None:
+                if not folder.manifest.exists():
+                    return None
+                found, meta = read_manifest(folder)
+                paths.extend(found)
+                state = algo.config.anneal_steps if longer else None
+                return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], diverged=meta.get("diverged"))
+
+            return enter(folder, config, start, resume, stack, load), name, paths
+
+        start, backend, paths = group.first(open_folder)
+        stack.enter_context(compiler.using(backend))
+        states = _states(algo, keys, agents, mine, size, start, paths)
+        columns = {f"hparams.{name}": x.tolist() for name, x in agents.hparams.items()}
+        lost = start.diverged if proceed else None
+        shown = progress and group.rank == 0
+        log = Log(algo, folder if group.rank == 0 else None, num_agents, start.update, shown, columns=columns, diverged=lost)
+        num_updates = total_steps // algo.steps_per_update
+        announce(log, algo, folder, num_agents, num_updates, start, resume)
+        stack.enter_context(compiler.listening(log.part))
+        shards = _Shards(algo, group, folder, log, start, started, num_updates, checkpoint_every, keys, mine, size)
+        states, metrics, update, compiling = shards.train(states, backend)
+        seconds = start.seconds + time.perf_counter() - started
+        evaluation = _evaluate(algo, states, keys, mine, size, evaluate_episodes, group) if evaluate_episodes else None
+        if folder is not None and group.rank == 0 and folder.metrics.exists() and algo.data is None:
+            draw(folder, algo, log)
+    total = start.compile_seconds + compiling
+    steps = update * algo.steps_per_update
+    state = tree.cat(states)
+    if num_agents == 1:
+        state, metrics = tree.index((state, metrics), 0)
+    return Result(state, metrics, evaluation, update, steps, seconds, total, None, tuple(log.diverged or ()))
+
+
+def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list[int]]:
+    """Return the size of a chunk, and the numbers of this process's chunks."""
+    remedy = "choose another --num-agents, or another number of processes"
+    try:
+        share("num_agents", range(num_agents), group, "agents", remedy)
+        size = num_agents // group.size if chunk is None else chunk
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or num_agents % size:
+            raise ValueError(f"chunk: expected a divisor of the {num_agents} agents, got {chunk!r}; choose another --chunk")
+        fitting = num_agents // group.size
+        return size, list(share("chunk", range(num_agents // size), group, "chunks", f"choose a --chunk that divides {fitting}"))
+    except ValueError as error:
+        raise RunError(str(error)) from None
+
+
+def _states(algo: Algorithm, keys: torch.Tensor, agents: Agents, mine: list[int], size: int, start: Start, paths: list[Any]) -> list[Any]:
+    """Return the states of this process's chunks: the first ones, or those of the checkpoint."""
+    states = []
+    for number in mine:
+        part = slice(number * size, (number + 1) * size)
+        hparams = {name: x[part] if len(x) > 1 else x for name, x in agents.hparams.items()}
+        state = begin(algo, keys[part], hparams)
+        if paths:
+            state = load_part(paths[number], start.update, state)
+            state = state if start.state is None else anneal_longer(state, start.state)
+        states.append(state)
+    return states
+
+
+class _Shards:
+    """The chunks of this process, in training."""
+
+    def __init__(
+        self,
+        algo: Algorithm,
+        group: Group,
+        folder: Folder | None,
+        log: Log,
+        start: Start,
+        started: float,
+        num_updates: int,
+        checkpoint_every: float,
+        keys: torch.Tensor,
+        mine: list[int],
+        size: int,
+    ) -> None:
+        self.algo, self.group, self.folder, self.log, self.start, self.started = algo, group, folder, log, start, started
+        self.num_updates, self.every, self.mine, self.size = num_updates, checkpoint_every, mine, size
+        self.keys = [keys[number * size : (number + 1) * size] for number in mine]
+        self.waiting: list[tuple[float, dict[str, torch.Tensor]]] = []
+        self.whole = "processes" in algo.given
+        self.compiling, self.saved, self.named = 0.0, -math.inf, -math.inf
+
+    def seconds(self) -> float:
+        """Return the seconds of the run so far."""
+        return self.start.seconds + time.perf_counter() - self.started
+
+    def train(self, states: list[Any], backend: str) -> tuple[list[Any], dict[str, torch.Tensor], int, float]:
+        """Do the updates that are left; return the states, the metrics of the last one, its number and the seconds of compiling."""
+        step = torch.func.vmap(lambda k, number, state: self.algo.step(random.fold_in(k, number), state), (0, None, 0))
+        program = compile(step, donate=2, backend=backend)
+        metrics: dict[str, torch.Tensor] = {}
+        first = number = self.start.update
+        due, begun, interrupt = first + 1, self.seconds(), Interrupt()
+        busy = time.perf_counter()
+        try:
+            for number in range(first + 1, self.num_updates + 1):
+                now = torch.tensor(number, device=self.keys[0].device)
+                done = [program(keys, now, state) for keys, state in zip(self.keys, states, strict=True)]
+                states = [state for state, _ in done]
+                self.waiting.append((self.seconds(), {name: torch.cat([m[name] for _, m in done]) for name in done[0][1]}))
+                if number == first + 1:
+                    self.compiling = self.seconds() - begun
+                    interrupt.wait_for_update()
+                if number < due:
+                    continue
+                report = self._report(states, interrupt.asked, time.perf_counter() - busy)
+                reports = self.group.gather(report)
+                verdict = self.group.first(lambda number=number, reports=reports: self._judge(number, reports))
+                metrics = self._of_agents(reports, -1)
+                self.waiting = []
+                if verdict.save:
+                    self._save(number, states)
+                if verdict.end:
+                    raise KeyboardInterrupt
+                due, busy = verdict.next, time.perf_counter()
+        finally:
+            interrupt.restore()
+            self.log.close()
+        return states, metrics, number, self.compiling
+
+    def _report(self, states: list[Any], asked: bool, busy: float) -> _Report:
+        metrics = {name: torch.stack([m[name] for _, m in self.waiting]).cpu() for name in self.waiting[0][1]}
+        finite = []
+        for state in states:
+            flags = [x.isfinite().reshape(self.size, -1).all(1) for x in tree.leaves(state.learner.params) if x.is_floating_point()]
+            finite.append(torch.stack(flags).all(0).cpu() if flags else torch.ones(self.size, dtype=torch.bool))
+        return _Report(metrics, torch.cat(finite), asked, busy)
+
+    def _judge(self, number: int, reports: list[_Report]) -> _Verdict:
+        """Write the metrics of all agents, and decide how to go on; only rank 0 does."""
+        begun = number - len(self.waiting)
+        for row, (seconds, _) in enumerate(self.waiting):
+            self.log.add(begun + row + 1, seconds, self._of_agents(reports, row))
+        last = number == self.num_updates
+        if begun == self.start.update:
+            self.log.flush()
+            self.log.start_bar(self.num_updates, self.compiling)
+        asked = any(r.asked for r in reports)
+        save = asked or last or (self.folder is not None and self.seconds() - self.saved >= self.every)
+        if save or self.folder is None:
+            self.log.flush()
+            self.log.check_finite(number, torch.cat([r.finite for r in reports[: 1 if self.whole else None]]).tolist(), last)
+            self.log.sync()
+        self._name_slow(number, [r.busy for r in reports])
+        pace = max(r.busy for r in reports) / len(self.waiting)
+        if begun == self.start.update:
+            pace = 0.0  # that was the time of compiling
+        step = 1 if not pace else max(1, min(int(_MEET_SECONDS / pace), 2 * len(self.waiting)))
+        return _Verdict(save and self.folder is not None, asked, min(number + step, self.num_updates))
+
+    def _of_agents(self, reports: list[_Report], row: int) -> dict[str, torch.Tensor]:
+        """Return the metrics [K] of an update; the processes of one agent have the same."""
+        reports = reports[:1] if self.whole else reports
+        return {name: torch.cat([r.metrics[name][row] for r in reports]) for name in reports[0].metrics}
+
+    def _name_slow(self, number: int, busy: list[float]) -> None:
+        usual, longest = statistics.median_low(busy), max(busy)
+        if longest > _SLOW * usual and longest - usual > _SLOW_SECONDS and self.seconds() - self.named > _SLOW_PAUSE:
+            self.named = self.seconds()
+            self.log.say(f"rank {busy.index(longest)} is slow: {longest:.1f} s up to update {number:,}, where the median is {usual:.1f} s")
+
+    def _save(self, number: int, states: list[Any]) -> None:
+        folder = self.folder
+        assert folder is not None  # without a folder rank 0 saves nothing
+        for index, state in zip(self.mine, states, strict=True):
+            save_part(folder, number, index, state)
+        parts = sum(self.group.gather(len(self.mine)))  # all have written theirs
+
+        def finish() -> None:
+            meta = {"update": number, "seconds": self.seconds(), "compile_seconds": self.start.compile_seconds + self.compiling}
+            meta |= {"processes": self.group.size} if self.whole else {}
+            meta |= {"diverged": self.log.diverged} if self.log.diverged is not None else {}
+            finish_parts(folder, parts, meta)
+            self.log.saved, self.saved = number, self.seconds()
+
+        self.group.first(finish)
+
+
+def _evaluate(
+    algo: Algorithm, states: list[Any], keys: torch.Tensor, mine: list[int], size: int, num_episodes: int, group: Group
+) -> Evaluation:
+    """Evaluate the agents of each chunk, and return the evaluations of all."""
+    parts = []
+    for number, state in zip(mine, states, strict=True):
+        some = keys[number * size : (number + 1) * size]
+        if size > 1:
+            parts.append(evaluate_agents(algo, state, some, num_episodes, num_agents=size))
+        else:
+            one = evaluate_agents(algo, tree.index(state, 0), some[0], num_episodes)
+            if "processes" in algo.given:
+                return one  # all have the same parameters
+            parts.append(tree.map(lambda x: x.unsqueeze(0), one))
+    return tree.cat([part for some in group.gather(parts) for part in some])
