@@ -27,7 +27,7 @@ from funrl.offline import _skeleton as skeleton
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
-__all__ = ["SACNConfig", "ensemble", "make"]
+__all__ = ["SACNConfig", "make"]
 
 _PARTS = ("actor", "critic", "log_alpha")
 
