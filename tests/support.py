@@ -41,6 +41,17 @@ def scratch(compiled):
     return program.executable.compiled.memory_analysis().temp_size_in_bytes
 
 
+def counted(env):
+    """Return an environment whose steps are counted, and the list that gets an item at each step."""
+    steps = []
+
+    def step(*args):
+        steps.append(None)
+        return env.step(*args)
+
+    return env._replace(step=step), steps
+
+
 def same(one, other, **tolerances):
     """Fail unless two trees have the same structure and leaves that are close (exactly, with rtol=0, atol=0); it names the leaf."""
     assert tree.structure(one) == tree.structure(other)

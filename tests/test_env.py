@@ -8,6 +8,7 @@ from funrl import envs, random, tree
 from funrl.env import Env, Timestep, VectorEnv, check_env, check_step, constants, masked, with_label
 from funrl.envs import vectorize
 from funrl.spaces import Box, Discrete
+from tests.support import counted
 
 KEY = random.key(0)
 
@@ -68,9 +69,12 @@ def changed(**fields):
 
 
 def test_a_good_environment_passes():
+    ball, steps = counted(BALL)
     for seed in range(5):
-        check_env(BALL, random.key(seed))
-    check_env(BALL._replace(render=None), KEY, num_steps=1)
+        check_env(ball, random.key(seed))
+    taken = len(steps)
+    check_env(ball._replace(render=None), KEY, num_steps=1)
+    assert 5 < taken < len(steps)
 
 
 def test_done_is_either_end():
@@ -252,9 +256,12 @@ def edit(part, **fields):
 
 
 def test_a_good_batched_environment_passes():
+    balls, steps = counted(BALLS)
     for seed in range(3):
-        check_env(BALLS, random.key(seed))
-    check_env(vectorize(BALL, 1)._replace(host=True), KEY)
+        check_env(balls, random.key(seed))
+    ball, its_steps = counted(vectorize(BALL, 1)._replace(host=True))
+    check_env(ball, KEY)
+    assert len(steps) >= 3 and its_steps
 
 
 @pytest.mark.parametrize(

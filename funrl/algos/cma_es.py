@@ -32,17 +32,14 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
     """Make CMA-ES for a pure environment: an update is a generation of :func:`funrl.evolution.cma_es`.
 
     Args:
-        env: a pure environment, not batched.
-        network: a net from observations [N, ...] to what the policy's distribution takes [N, F]: logits, or the means of continuous
-            actions; None: as the configuration says. A torch module comes in by :func:`funrl.nn.from_module`.
+        env, network: as for :func:`funrl.algos.snes.make`.
         **options: fields of :class:`CMAESConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.snes.make`.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the environment.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.algos.snes.make`.
 
     Example:
         >>> import funrl

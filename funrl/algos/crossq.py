@@ -62,10 +62,7 @@ def make(
             normalisation, are its running statistics; other nets have none.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], as for ``actor``, which is used for each critic. A torch
             module needs an ``init``, so that the critics begin with different parameters.
-        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
-            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
-            ``learner.hparams``.
-        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.crossq_critic_loss`.
             ``default(*args, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to those of a
             step; ``td_error`` [N] and ``statistics`` must be among them.
@@ -78,8 +75,7 @@ def make(
         among its parameters, because acting needs them.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the environment.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.algos.sac.make`.
 
     Example:
         >>> import funrl

@@ -11,14 +11,6 @@ from funrl.spaces import Binary, Box, Dict, picture_layout
 __all__ = [
     "ATARI",
     "ImageConfig",
-    "above",
-    "advice",
-    "check_layers",
-    "check_observations",
-    "convolutions",
-    "encoder",
-    "is_image",
-    "is_vector",
 ]
 
 # The usual encoder of images of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015), as

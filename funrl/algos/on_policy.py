@@ -34,7 +34,6 @@ __all__ = [
     "OnPolicyConfig",
     "check",
     "check_actor_critic",
-    "check_minibatches",
     "clipped_adam",
     "make",
     "networks",

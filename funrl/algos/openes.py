@@ -33,18 +33,15 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
     """Make OpenES for a pure environment: an update is a generation of :func:`funrl.evolution.openes`.
 
     Args:
-        env: a pure environment, not batched.
-        network: a net from observations [N, ...] to what the policy's distribution takes [N, F]: logits, or the means of continuous
-            actions; None: as the configuration says. A torch module comes in by :func:`funrl.nn.from_module`.
-        optimizer: any :class:`funrl.optim.Optimizer`, in the place of ``learning_rate``, in ``learner.hparams`` too; None: AdamW.
+        env, network: as for :func:`funrl.algos.snes.make`.
+        optimizer: any :class:`funrl.optim.Optimizer`, instead of ``learning_rate``, in ``learner.hparams`` too; None: AdamW.
         **options: fields of :class:`OpenESConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.snes.make`.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the environment.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.algos.snes.make`.
 
     Example:
         >>> import funrl

@@ -22,7 +22,7 @@ from funrl.schedules import Schedule, linear
 from funrl.spaces import Discrete
 from funrl.typing import Loss, Metrics
 
-__all__ = ["PQNConfig", "PQNRows", "make"]
+__all__ = ["PQNConfig", "make"]
 
 
 @tree.dataclass

@@ -52,16 +52,7 @@ def make(
     """Make REDQ: SAC with an ensemble of critics, many gradient steps for each environment step, and an actor with fewer updates.
 
     Args:
-        env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
-        actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
-            that the options describe.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the
-            options describe. :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that
-            the critics begin with different parameters.
-        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
-            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
-            ``learner.hparams``.
-        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        env, actor, critic, optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.redq_critic_loss`.
             ``default(*args, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to those of a
             step; one of them must be ``td_error`` [N].
@@ -73,8 +64,7 @@ def make(
         ``help(funrl.algos)`` lists its metrics.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the environment.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.algos.sac.make`.
 
     Example:
         >>> import funrl

@@ -17,7 +17,7 @@ from funrl.policies import ActorCritic
 from funrl.returns import reward_to_go, td1
 from funrl.typing import Loss, Metrics
 
-__all__ = ["ReinforceConfig", "ReinforceRows", "make"]
+__all__ = ["ReinforceConfig", "make"]
 
 
 @tree.dataclass

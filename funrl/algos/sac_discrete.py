@@ -59,10 +59,7 @@ def make(
         critic: a net from observations [N, ...] to [N, A], which is used for each critic; None: the network that the options describe.
             :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that the critics begin
             with different parameters.
-        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
-            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
-            ``learner.hparams``.
-        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.sac_discrete_loss`.
             ``default(params, target, batch, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to
             those of a step; one of them must be ``td_error`` [N].
@@ -73,8 +70,7 @@ def make(
         ``help(funrl.algos)`` lists its metrics.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the environment.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.algos.sac.make`.
 
     Example:
         >>> import funrl

@@ -31,12 +31,13 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
 
     Args:
         env: a pure environment, not batched.
-        network: a net from observations [N, ...] to what the policy's distribution takes [N, F]: logits, or the means of continuous
-            actions; None: as the configuration says. A torch module comes in by :func:`funrl.nn.from_module`.
+        network: a net from observations [N, ...] to the parameters [N, F] of the policy's distribution: logits, or the means of continuous
+            actions; None: the network that the options describe. :func:`funrl.nn.from_module` makes a net from a torch module.
         **options: fields of :class:`SNESConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+        An :class:`~funrl.algos.Algorithm`. Its metrics are ``steps``, ``episode_return`` (of the candidates; also ``_min`` and ``_max``),
+        ``episode_length``, ``episodes``, and ``fitness_mean``, ``fitness_max`` and ``fitness_min`` over candidates.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.

@@ -66,10 +66,7 @@ def make(
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the
             options describe. :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that
             the critics begin with different parameters.
-        optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
-            ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
-            ``learner.hparams``.
-        buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        optimizer, buffer: as for :func:`funrl.algos.sac.make`.
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the number of environment steps so far, int64 []. It
             returns the standard deviation of the noise, in half-widths of the action space; None: ``exploration_noise``.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.td3_critic_loss`.
@@ -83,8 +80,7 @@ def make(
         ``help(funrl.algos)`` lists its metrics.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the environment.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.algos.sac.make`.
 
     Example:
         >>> import funrl

@@ -34,7 +34,7 @@ def as_leaf(x: Any) -> Any:
 
 @functools.lru_cache(4096)
 def dicts(form: Any) -> list[Any]:
-    """Return what finds the dicts in (args, kwargs) of a structure: their order is not part of it, but a function sees it."""
+    """Return a function that finds the dicts in (args, kwargs) of a structure, which does not contain the order of their entries."""
     places = {}
     for accessor in form.accessors():
         for k, entry in enumerate(accessor):
@@ -44,7 +44,7 @@ def dicts(form: Any) -> list[Any]:
 
 
 def changeable(name: str, args: Any, kwargs: Any, place: int) -> TypeError:
-    """Return the error of a leaf that is an object whose attributes may change."""
+    """Return the error for a leaf that is an object whose attributes may change."""
     where, kind = path(optree.tree_paths((args, kwargs), namespace="funrl")[place]), type(tree.leaves((args, kwargs))[place])  # pyright: ignore
     return TypeError(
         f"{name}: {where} is an object of {kind.__module__}.{kind.__qualname__}, whose attributes would stay as they are: "
@@ -53,7 +53,7 @@ def changeable(name: str, args: Any, kwargs: Any, place: int) -> TypeError:
 
 
 def unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeError:
-    """Return the error of a leaf that cannot be a part of a key."""
+    """Return the error for a leaf that cannot be a part of a key."""
     places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
     for place, x in zip(places, leaves, strict=True):
         try:

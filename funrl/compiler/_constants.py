@@ -1,6 +1,6 @@
 """Numbers of Python that a graph adds, subtracts and multiplies by, as inputs of its executable.
 
-A function of which such a number was edited has the executable that there is already, and need not be compiled again.
+After such a number in a function is edited, the existing executable is used, without another compilation.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from funrl.compiler._graph import Graph, Loop, Node, flat_nodes
 
 aten = torch.ops.aten
-# What takes a number as it takes a tensor without dimensions, and is no faster for a known one.
+# Operators that accept a tensor without dimensions instead of a number, and are not faster for a known number.
 _SUMS = frozenset(
     {
         *(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Tensor, aten.rsub.Scalar),
@@ -28,7 +28,7 @@ _PLAIN = (0.0, 1.0, -1.0)
 def taken_out(graph: Graph) -> list[np.generic]:
     """Put nodes ("number", place) where a graph, or the body of a loop in it, has numbers; return the numbers by their places.
 
-    Equal numbers of one dtype are one where they meet tensors with dimensions, so that XLA sees what is computed twice.
+    Equal numbers of one dtype share an input where they are combined with tensors with dimensions, so that XLA finds equal computations.
     """
     places: dict[Any, int] = {}
     numbers: list[np.generic] = []

@@ -99,7 +99,7 @@ class Effect:
 
     def __init__(self, f: Callable[..., Any], batch_dims: int) -> None:
         self.f, self.batch_dims = f, batch_dims
-        self.raised: list[BaseException] = []  # what it raised in a program, whose list this is
+        self.raised: list[BaseException] = []  # exceptions that it raised in a program, which owns this list
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
         shape = tensors[0].shape[: self.batch_dims] if tensors else ()
@@ -127,7 +127,7 @@ class ElementwiseCall(Effect):
 
 
 def instances(x: torch.Tensor) -> list[Any]:
-    """Return what tells the value of a tensor [] (or each instance of it under vmap) from others: a number, or how it came about."""
+    """Return an identity of the value of a tensor [] (or of each instance under vmap): a number, or the operations that computed it."""
     x = private.unwrapped(x)
     return [_origin(x.node)] if isinstance(x, Traced) else x.reshape(-1).tolist()
 
@@ -139,7 +139,7 @@ def from_around_a_loop(x: torch.Tensor) -> bool:
 
 
 def _origin(node: Node) -> str:
-    """Return a name of a node's value: values that are computed alike have one name."""
+    """Return a name of a node's value: values of equal computations have the same name."""
     names: dict[int, str] = {}
     stack = [node]
     while stack:

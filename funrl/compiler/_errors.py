@@ -18,9 +18,9 @@ def described(x: torch.Tensor) -> str:
 
 
 def value_asked(x: torch.Tensor, how: str) -> TraceError:
+    """Return the error for a traced tensor whose value was asked for, by ``how``."""
     return TraceError(
-        f"{line()}the value of a traced tensor ({described(x)}) was asked for ({how}): while a function is compiled its "
-        "tensors have shapes "
+        f"{line()}the value of a traced tensor ({described(x)}) was asked for ({how}): while a function is compiled, tensors have shapes "
         "but no values. For `if` use torch.where, for a loop funrl.scan with a mask; keep numbers as tensors instead of int(), float() or "
         ".item(); funrl.debug.print shows values, and `with funrl.compiler.eager():` runs without compiling"
     )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 
 class Node:
-    """One value of a graph: an input, a constant, what an operator gives, or one of several results of another node.
+    """One value of a graph: an input, a constant, the result of an operator, or one of several results of another node.
 
     Attributes:
         op: the aten operator; a :class:`Loop`; or "input", "constant", "item", "number" (:mod:`funrl.compiler._constants`).
@@ -13,7 +13,7 @@ class Node:
             its place.
         kwargs: likewise.
         meta: the meta tensor of this value (a tuple of them where there are several): its shape, strides and dtype.
-        graph: the graph that it is a part of.
+        graph: the graph that contains it.
     """
 
     __slots__ = ("args", "graph", "kwargs", "meta", "op")
@@ -31,7 +31,7 @@ class Graph:
         self.inputs: list[Node] = []
         self.nodes: list[Node] = []
         self.outputs: list[Node] = []
-        self.effects: list[Node] = []  # nodes that are run for what they do
+        self.effects: list[Node] = []  # nodes with side effects
 
     def input(self, meta: Any) -> Node:
         """Add an input."""
@@ -40,7 +40,7 @@ class Graph:
         return node
 
     def add(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: Any) -> Node:
-        """Add a node, after all that there are."""
+        """Add a node at the end."""
         node = Node(self, op, args, kwargs, meta)
         self.nodes.append(node)
         return node

@@ -1,4 +1,4 @@
-"""Python's ways with a tensor that torch does not hand down as operators: indices and numbers that are tensors, and ``.data =``."""
+"""Uses of a tensor in Python that torch does not pass on as operators: indices and numbers that are tensors, and ``.data =``."""
 
 import functools
 import warnings
@@ -51,7 +51,7 @@ _SET_DATA: Any = torch.Tensor.data.__set__  # pyright: ignore
 
 
 def _set_data(target: torch.Tensor, value: torch.Tensor) -> None:
-    """Let a tensor of the function be another one, as ``target.data = value`` does."""
+    """Replace a tensor of the function by another one, as ``target.data = value`` does."""
     trace = current()
     if trace is None:
         _SET_DATA(target, value)
@@ -98,7 +98,7 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _tensor_of(values: Any, dtype: Any = None, device: Any = None, **options: Any) -> torch.Tensor:
-    """Return what torch.tensor makes of nested lists with tensors of shape [] in them: without their gradients."""
+    """Return the result of torch.tensor for nested lists that contain tensors of shape []; it carries no gradient."""
 
     def stacked(value: Any) -> torch.Tensor:
         if type(value) in (list, tuple):
@@ -138,13 +138,13 @@ def _is_place(i: Any) -> bool:
         return False
     while private.is_transformed(i):
         if private.functorch.is_batchedtensor(i):
-            return False  # torch takes it for a tensor of numbers
+            return False  # torch treats it as a tensor of numbers
         i = private.functorch.get_unwrapped(i)
     return True
 
 
 def _taken(i: Any) -> int:
-    """Return how many dimensions an entry of an index is for."""
+    """Return the number of dimensions that an entry of an index selects from."""
     if i is None or isinstance(i, bool):
         return 0
     return i.ndim if isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) else 1
@@ -177,8 +177,8 @@ def _rows(x: torch.Tensor, entries: list[tuple[Any, int]]) -> torch.Tensor:
 def _row(x: torch.Tensor, dim: int, i: torch.Tensor) -> torch.Tensor:
     """Return ``x.select(dim, i)``.
 
-    It is a view for every transform of torch.func, by torch's own rules for ``select``: these take numbers, of which they know nothing,
-    so they are given one that stands for the tensor, and :meth:`Trace.row` puts the tensor in its place.
+    It is a view for every transform of torch.func, by torch's own rules for ``select``: these rules accept any integer, so they get one
+    that represents the tensor, and :meth:`Trace.row` replaces it by the tensor.
     """
     trace = current()
     assert trace is not None
@@ -208,7 +208,7 @@ def _index(x: torch.Tensor, index: tuple[Any, ...]) -> torch.Tensor:
 
 def _from_the_front(i: torch.Tensor, size: int) -> torch.Tensor:
     i = i if i.dtype == torch.int64 else i.to(torch.int64)  # index_copy takes no other
-    # What is below -size stays as it is: else it would be taken for a place counted from the end.
+    # An index below -size does not change; otherwise it would count as an index from the end.
     return torch.where((i < 0) & (i >= -size), i + size, i).reshape(1)
 
 

@@ -58,7 +58,7 @@ class Executable:
         note("lowering")
         with _LOCK:
             compiled = _compiled(graph, in_place, device, threads, name, note)
-        # What a recording may read where it is: the same tensor at each call.
+        # Tensors that are the same at each call, which a captured graph may read in place.
         stay = [x.device == device and x.is_contiguous() for x in (*captured, *self.constants)]
         held = [*in_place.values(), *(num_leaves + i for i, x in enumerate(stay) if x)]
         self.metas: list[torch.Tensor] | None = [graph.outputs[k].meta for k in self.computed]
@@ -82,14 +82,14 @@ class Executable:
         outputs: list[Any] = [None] * self.num_outputs
         taken = {leaves[i].untyped_storage().data_ptr() for _, i in self.in_place}
         for k, x in zip(self.computed, results, strict=True):
-            # What is read of a tensor that is written in place is handed out as a copy.
+            # Results that share memory with a tensor that is written in place are returned as copies.
             outputs[k] = x.clone() if x.untyped_storage().data_ptr() in taken else x
         for k, i in self.in_place:
             outputs[k] = leaves[i].detach()
         return outputs
 
     def _check(self, results: Any) -> None:
-        """Look once whether the results are of the kind that was traced: an operator of inductor that differs from torch's."""
+        """Check once that the results have the traced dtypes and shapes: an operator of inductor may differ from torch's."""
         for x, meta in zip(results, self.metas or (), strict=True):
             if x.dtype != meta.dtype or x.shape != meta.shape:
                 raise RuntimeError(
@@ -105,7 +105,7 @@ class Executable:
         return x.to(self.device).contiguous()
 
 
-# Inductor and its options are of the whole process.
+# Inductor and its options are global in the process.
 _LOCK = threading.RLock()
 
 
@@ -123,7 +123,7 @@ def _compiled(
             stack.enter_context(needed.tracing(needed.TracingContext(fakes)))
             stack.enter_context(torch.no_grad())
             stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # torch's own, of its own deprecated functions
+            warnings.simplefilter("ignore")  # torch's own warnings about its deprecated functions
             made = needed.joint_graph_passes(made, input_device=device)
             note("compiling")
             return needed.compile_fx_inner(made, inputs, cpp_wrapper=wrapper, is_inference=True)

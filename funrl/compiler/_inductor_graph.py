@@ -14,7 +14,7 @@ Place = torch.fx.Node
 
 
 def constants(graph: Graph) -> list[torch.Tensor]:
-    """Return the constants of a graph and of the loops in it that are more than a number: they become further inputs."""
+    """Return the constants of a graph and of its loops that have more than one element; they become further inputs."""
     found: dict[int, torch.Tensor] = {}
     for node in graph.live():
         if node.op == "constant" and node.args[0].ndim:
@@ -31,8 +31,8 @@ _WRITES = {aten.index_put.default, aten.index_copy.default, aten.slice_scatter.d
 def written(graph: Graph, large: set[int]) -> dict[int, int]:
     """Return the outputs that can be written in place: from an output to the input whose memory it takes.
 
-    Such an output is an input with some entries changed, one or several times, where nothing else reads the input or what is in between:
-    a program that reads the input elsewhere would read what is written.
+    Such an output is an input with some entries changed, one or several times, if nothing else reads the input or the values in between:
+    another reader would read the new entries.
 
     Args:
         graph: a program.
@@ -60,7 +60,7 @@ def module(graph: Graph, given: list[torch.Tensor], in_place: dict[int, int], fa
     Args:
         graph: a recorded program.
         given: its constants, as :func:`constants` gives them.
-        in_place: from an output to the input that takes its value and whose memory it is: no output of the module.
+        in_place: from an output to the input that receives its value in place; the module does not return these outputs.
         fakes: a mode of fake tensors.
         device: where it runs.
     """
@@ -119,7 +119,7 @@ class _Builder:
         return place
 
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Place:
-        """Insert an operator and find out what it gives."""
+        """Insert an operator and infer the form of its result."""
         place = self.graph.call_function(op, args, kwargs)
         with self.fakes:
             place.meta["val"] = op(*replaced(args, Place, _value), **replaced(kwargs, Place, _value))
@@ -133,7 +133,7 @@ class _Builder:
         return made
 
     def fresh(self, results: list[Place], others: Sequence[Place] = ()) -> list[Place]:
-        """Return results, of which none shares memory with an input, another one or the others, and all are contiguous."""
+        """Return contiguous results that share no memory with inputs or with each other."""
         taken = {_memory(x) for x in (*self.inputs, *others)}
         for i, x in enumerate(results):
             if _memory(x) in taken or not x.meta["val"].is_contiguous():
@@ -142,7 +142,7 @@ class _Builder:
         return results
 
     def run(self, graph: Graph, outputs: list[Node]) -> list[Place]:
-        """Insert what the outputs need, and return them."""
+        """Insert the nodes that the outputs need, and return the outputs."""
         live = graph.live(outputs)
         wanted: dict[Node, set[int]] = {}
         for node in live:
@@ -180,7 +180,7 @@ class _Builder:
         return known
 
     def loop(self, node: Node, wanted: list[int]) -> None:
-        """Insert a loop. Inductor's operator takes at least one carry and one column, and gives at least two results."""
+        """Insert a loop. Inductor's operator requires at least one carry and one column, and returns at least two results."""
         loop = node.op
         num_carries, rows_end = loop.num_carries, loop.num_carries + loop.num_columns
         operands = [self.values[x] for x in node.args]

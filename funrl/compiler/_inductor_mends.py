@@ -8,7 +8,7 @@ import torch
 aten, prims = torch.ops.aten, torch.ops.prims
 Tensor = torch.Tensor
 
-# Reductions of these start from wrong numbers: the minimum of bytes from 0, the maximum of int8 too.
+# Reductions of these dtypes start from wrong numbers: the minimum of bytes starts from 0, and so does the maximum of int8.
 _NARROW = (torch.uint8, torch.int8, torch.int16, torch.bool)
 
 
@@ -31,7 +31,7 @@ def _reduction(operator: Any) -> Callable[..., Any]:
 
 
 def _truth(operator: Any) -> Callable[..., Any]:
-    """Return any or all, which of bytes gives bytes."""
+    """Return any or all, whose result for bytes is bytes."""
 
     def run(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         return _wide(operator(x != 0, *args, **kwargs), torch.uint8) if x.dtype == torch.uint8 else NotImplemented
@@ -40,7 +40,7 @@ def _truth(operator: Any) -> Callable[..., Any]:
 
 
 def _arg_reduction(operator: Any) -> Callable[..., Any]:
-    """Return argmax or argmin: without a dimension inductor counts in the order of memory; of a number it finds no dimension."""
+    """Return argmax or argmin: without a dimension inductor counts in the order of memory, and it fails for a tensor without dimensions."""
 
     def run(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
         if x.ndim == 0:
@@ -111,7 +111,7 @@ def _power_of_number(base: Any, exponent: Tensor) -> Any:
 
 
 def _expm1(x: Tensor) -> Any:
-    """Compute expm1(x) on a CPU as tanh(x / 2) (exp(x) + 1): vectorised, inductor's is exp(x) - 1, which has no digits at 0."""
+    """Compute expm1(x) on a CPU as tanh(x / 2) (exp(x) + 1); inductor's vectorised exp(x) - 1 has no correct digits near 0."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return NotImplemented
     # Below, tanh is -1 and exp(x) + 1 is 1; above, the product is inf as it is.
@@ -119,7 +119,7 @@ def _expm1(x: Tensor) -> Any:
 
 
 def _scattering(operator: Any) -> Callable[..., Any]:
-    """Return an operator that changes entries of its first argument: into one whose entries share memory inductor writes them all."""
+    """Return an operator that changes entries of its first argument; inductor would also write to entries that share memory with them."""
 
     def run(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if all(size < 2 or stride for size, stride in zip(x.shape, x.stride(), strict=True)):

@@ -1,4 +1,4 @@
-"""Programs without generated code: a recorded graph, run operator by operator. For tests: what is wrong here is wrong in the trace."""
+"""Programs without generated code, for tests: a recorded graph is run operator by operator, so a wrong result is an error of the trace."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +50,7 @@ def _evaluate(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor
             result = node.op(*replaced(node.args, Node, given), **replaced(node.kwargs, Node, given))
             if node.op in _LAZY:
                 result = result.resolve_conj().resolve_neg()
-        values[id(node)] = result  # None of a call of Python
+        values[id(node)] = result  # None for a call of Python
     return [value(node) for node in graph.outputs]
 
 

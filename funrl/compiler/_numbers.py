@@ -7,7 +7,7 @@ import torch
 
 
 class NotATensor(BaseException):
-    """A number was used where a tensor cannot be: it has to be fixed in the program. No handler of the function is to catch this."""
+    """A number was used where a tensor cannot be: it has to be fixed in the program. A BaseException, which functions do not catch."""
 
 
 class Number:

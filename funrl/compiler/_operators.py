@@ -48,7 +48,7 @@ def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
 
 
 def _select(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
-    """Record a row, what a row hands back to its tensor, or a tensor with another row: an index may be a number that stands for one."""
+    """Record a selected row, its gradient, or a tensor with a replaced row; the index may be an integer that represents a tensor."""
     x, *others, dim, i = args
     if i not in trace.places:
         return trace.view(func, args, kwargs) if func is aten.select.int else trace.pure(func, args, kwargs)
@@ -69,7 +69,7 @@ def _make(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
         if torch.device(device).type == "meta":
             return func(*replaced(args, torch.Tensor, meta_of_tensor), **kwargs)
         raise TraceError(f"{line()}{func} makes a tensor on {device} in a program that runs on {trace.device}; a program has one device")
-    if func is aten._to_copy.default and not isinstance(args[0], torch.Tensor):  # torch hands numbers down as such
+    if func is aten._to_copy.default and not isinstance(args[0], torch.Tensor):  # torch passes numbers as such
         return trace.pure(
             aten.scalar_tensor.default, args, {"dtype": kwargs.get("dtype") or torch.tensor(args[0]).dtype, "device": trace.device}
         )
@@ -100,7 +100,7 @@ def _constant(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
-    """Return what turns an in-place operator, or one with ``out=``, into its functional twin."""
+    """Return a function that records the functional twin of an in-place operator, or of one with ``out=``."""
     schema = private.schema(func)
     packet = func.overloadpacket
     name = schema.name.split("::")[1]
@@ -133,9 +133,9 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
 
 
 def _and_writes(twin: Any, places: list[int]) -> Callable[[Trace, Any, Any, Any], Any]:
-    """Return what runs the functional twin of an operator that has results and writes into some arguments besides.
+    """Return a function that records the functional twin of an operator that returns results and also writes to arguments.
 
-    It is batch normalisation, which moves its running averages on, in training only.
+    This is batch normalisation in training, which updates its running averages.
     """
     training = next((i for i, a in enumerate(private.schema(twin).arguments) if a.name == "training"), None)
 
@@ -150,7 +150,7 @@ def _and_writes(twin: Any, places: list[int]) -> Callable[[Trace, Any, Any, Any]
 
 
 def _batch_norm(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
-    """Record a batch normalisation that moves its averages on, although its schema does not say so."""
+    """Record a batch normalisation that updates its averages, although its schema does not say so."""
     x, weight, bias, mean, variance, *options = args
     with trace:
         if mean is None:
@@ -161,7 +161,7 @@ def _batch_norm(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _classified(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
-    """Record a loss of classes, whose dtype torch's decomposition does not look at."""
+    """Record a loss of classes, whose dtype torch's decomposition does not check."""
     if args[1].dtype != torch.int64:
         raise RuntimeError(f"{func}: expected a target of dtype int64, the classes, but found {args[1].dtype}")
     return trace.pure(func, args, kwargs)
@@ -170,7 +170,8 @@ def _classified(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 def _determinant(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     """Record a determinant, whose factors are of the matrix transposed where it is contiguous, and of itself where it is not.
 
-    Derivatives go by the same flag, which no executable knows: a matrix that is not contiguous goes in as the transposed of one that is.
+    Derivatives depend on the same flag, which an executable does not have: a matrix that is not contiguous is passed as the transpose of a
+    contiguous one.
     """
     (x,) = args
     if not x.is_contiguous():
@@ -243,13 +244,13 @@ def _refuse_shape(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
         if all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in indices):
             return trace.pure(func, (args[0], indices), kwargs)
     raise TraceError(
-        f"{line()}the shape of what {func} gives depends on values, which a traced tensor has not; use a mask with "
+        f"{line()}the shape of what {func} gives depends on values, which a traced tensor does not have; use a mask with "
         "torch.where, or a fixed "
         "number of rows"
     )
 
 
 def _places(trace: Trace, mask: torch.Tensor) -> torch.Tensor | None:
-    """Return the places of the entries of a constant that are not zero, or None for what is no constant."""
+    """Return the places of the entries of a constant that are not zero; None if it is not a constant."""
     node = trace.node(mask)
     return node.args[0].nonzero() if node.op == "constant" else None

@@ -40,8 +40,8 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
 
     Results equal those of eager torch up to rounding. XLA replaces numbers below the smallest normal one (1e-38 in float32) by 0, and does
     not support complex numbers. An index out of range, at which torch raises, is no error in a program of XLA: a read returns the nearest
-    row, a write has no effect. Use ``with funrl.compiler.eager():`` to find such an index. Tensors that ``fn`` is given, or closes over,
-    count as contiguous, whatever their strides, so that ``reshape`` of them, or of their clones, is always a view.
+    row, a write has no effect. Use ``with funrl.compiler.eager():`` to find such an index. The arguments of ``fn``, and tensors that it
+    closes over, count as contiguous, whatever their strides, so that ``reshape`` of them, or of their clones, is always a view.
 
     With ``backend="xla"`` XLA compiles the program in a second or two, for the CPU; it needs jax (the extra ``xla``). ``"inductor"`` is
     torch's compiler, for the GPU, and for the CPU without jax. On a GPU its second call records the kernels of the program, and later calls
@@ -115,7 +115,7 @@ class _Compiled:
         # For each structure: the first value of each float, and the positions of the floats that are inputs because they have changed.
         self.floats: dict[Any, tuple[dict[int, float], set[int]]] = {}
         self.fixed: set[int] = set()
-        self.told = False  # True after the warning that gradients stop here
+        self.warned = False  # True after the warning that gradients stop here
         self.lock = threading.RLock()
         self.vmapped = functools.cache(lambda in_dims: compile(torch.func.vmap(fn, in_dims), threads=threads, backend=backend))
         _ALL.add(self)
@@ -174,7 +174,7 @@ class _Compiled:
                 return None
             if "_funrl_donated" in x.__dict__:
                 check_usable(x, self.name, (args, kwargs), i)
-            if x.requires_grad and not self.told and torch.is_grad_enabled():  # a parameter is plain by now
+            if x.requires_grad and not self.warned and torch.is_grad_enabled():  # a parameter is plain by now
                 self._tell(args, kwargs, i)
             key.append((x.shape, x.dtype, x.device))
         key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
@@ -184,7 +184,7 @@ class _Compiled:
         return tuple(key)
 
     def _tell(self, args: Any, kwargs: Any, place: int) -> None:
-        self.told = True
+        self.warned = True
         where = path(optree.tree_paths((args, kwargs), namespace="funrl")[place])  # pyright: ignore
         warnings.warn(
             f"{self.name}: {where} requires a gradient, and torch.autograd sees nothing of a compiled function: take the gradient in the "
@@ -257,7 +257,7 @@ class _Program:
         whole, taken = matched(self.name, self.positions, recording.args, recording.out)
         parts = list(recording.out) if type(recording.out) is tuple and not whole else [recording.out]
         graph = trace.frame.graph
-        # What was read as it lies in memory has to lie there as a contiguous tensor does.
+        # An input to which as_strided is applied has to be contiguous.
         self.laid_out = [i for i, node in zip(tensors, graph.inputs, strict=False) if node in trace.laid_out]
         self._check_layout(leaves)
         output_groups: list[int] = []
@@ -348,7 +348,7 @@ def clear() -> None:
     if jax is not None:
         jax.clear_caches()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc keeps for itself what is freed, for it lies in small pieces
+    if trim is not None:  # glibc does not return small freed blocks to the system by itself
         trim(0)
 
 

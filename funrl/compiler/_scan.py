@@ -119,7 +119,8 @@ def _recorded_loop(
 ) -> tuple[list[torch.Tensor], Any]:
     num_carries, num_columns, level = len(carry), len(columns), private.level()
     carry, columns = [private.heard(x) for x in carry], [private.heard(x) for x in columns]
-    # A gradient runs the body again when the body of a loop around this one has ended: what stands for what there is noted here.
+    # A gradient runs the body again after the body of an outer loop has ended; the replacements of the outer loop's tensors are stored
+    # here.
     around = getattr(_STATE, "replacing", None)
     y_form: Any = None
 
@@ -134,7 +135,7 @@ def _recorded_loop(
 
     captured: list[torch.Tensor] = []
     if level:
-        # The rules of vmap and grad hand the body its values at other levels: what it closes over has to be among them.
+        # The rules of vmap and grad call the body with values of other levels; tensors that it closes over have to be among its arguments.
         found = _Capturing(level)
         with trace.inner_frame():
             given = [*(x.clone() for x in carry), *(x[0].clone() for x in columns)]
@@ -146,7 +147,7 @@ def _recorded_loop(
 
 
 class _Capturing(TorchFunctionMode):
-    """Note the tensors, wrapped by a transform that is at work around a loop, that its body takes from outside."""
+    """Collect the tensors from outside that the body of a loop uses and that a transform around the loop has wrapped."""
 
     def __init__(self, level: int) -> None:
         super().__init__()
@@ -157,7 +158,7 @@ class _Capturing(TorchFunctionMode):
     def note(self, x: torch.Tensor) -> torch.Tensor:
         if any(level <= self.level for level in lowered_levels()[self.num_lowered :]):
             return x  # a rule of a loop in the body runs that body again, below this level
-        # What a loop around this one puts in the place of x is what this one takes.
+        # This loop uses the tensor by which an outer loop replaces x.
         outer = private.unwrapped(x if self.replacing is None else self.replacing.replace(x), self.level)
         if private.is_transformed(outer):
             base = private.unwrapped(outer)
@@ -180,7 +181,7 @@ class _Capturing(TorchFunctionMode):
 
 
 class _Replacing(TorchFunctionMode):
-    """Put a loop's operands in the place of the tensors that its body takes from outside, after those of the loops around it."""
+    """Replace the tensors that a loop's body uses from outside by the loop's operands, after the replacements of outer loops."""
 
     def __init__(self, table: dict[int, torch.Tensor], outer: "_Replacing | None") -> None:
         super().__init__()

@@ -16,13 +16,13 @@ _STATE = threading.local()
 
 
 def lowered_levels() -> tuple[int, ...]:
-    """Return the levels of the transforms under which rules of this thread are at work, from the outermost rule in."""
+    """Return the levels of the transforms whose rules run in this thread, from the outermost to the innermost."""
     return getattr(_STATE, "lowered", ())
 
 
 @contextmanager
 def lowered(interpreter: Any) -> Iterator[None]:
-    """Within the context, be below a transform; one that begins there may have the same level."""
+    """Context below a transform; a transform that begins in it may have the same level."""
     before = lowered_levels()
     _STATE.lowered = (*before, interpreter.level())
     try:
@@ -35,10 +35,11 @@ def lowered(interpreter: Any) -> Iterator[None]:
 def loop(body: Body, carry: Any, columns: Any, constants: Any, length: int, reverse: bool) -> list[torch.Tensor]:
     """Run ``body(*carry, *row, *constants) -> [*carry, *y]`` for each row of the columns; return the last carry and the stacked ys.
 
-    Under a transform of torch.func its rule is applied, which runs loops below that transform; below all of them one operator is recorded.
+    Under a transform of torch.func, its rule is applied, which runs loops below that transform; below all transforms one operator is
+    recorded.
 
     Args:
-        body: takes and gives tensors; it closes over none that a transform wraps.
+        body: a function from tensors to tensors; it closes over no tensor that a transform has wrapped.
         carry: a list of tensors.
         columns: a list of tensors [T, ...].
         constants: a list of tensors that are the same at each step.
@@ -68,7 +69,7 @@ def _learns(x: torch.Tensor) -> bool:
 def _batched(
     trace: Trace, interpreter: Any, body: Body, carry: Any, columns: Any, constants: Any, length: int, reverse: bool
 ) -> list[torch.Tensor]:
-    """Batch a loop over one level of vmap. A carry is batched from the start if its update is; the batch comes first."""
+    """Batch a loop over one level of vmap. A carry is batched from the start if its update is batched; the batch is the first dimension."""
     needed, size = private.needed(), interpreter.batch_size()
     (carry, columns, constants), (carry_dims, column_dims, constant_dims) = needed.unwrap_batched(
         (tuple(carry), tuple(columns), tuple(constants)), interpreter.level()
@@ -81,7 +82,7 @@ def _batched(
             in_dims = (*(0 if b else None for b in batched), *row_dims, *constant_dims)
             run = needed.restore_vmap(body, in_dims, size, interpreter.randomness()) if in_dims else None
             first = [_batch_first(x, dim, size) if b else x for x, dim, b in zip(carry, carry_dims, batched, strict=True)]
-            if run is None:  # neither carry nor columns nor constants: nothing can be batched
+            if run is None:  # without carry, columns and constants nothing can be batched
                 outputs = loop(body, [], [], [], length, reverse)
                 return list(needed.wrap_batched(tuple(outputs), (None,) * len(outputs), interpreter.level()))
             with trace.inner_frame():
@@ -113,7 +114,7 @@ def _with_tangents(
     pairs = [_unpacked(x, level) for x in (*carry, *columns, *constants)]
     num_carries, rows_end = len(carry), len(carry) + len(columns)
     primals = [x for x, _ in pairs]
-    # A carry of floating-point numbers has a tangent from the start, for its update may have one.
+    # A floating-point carry has a tangent from the start, because its update may have one.
     moving = [i for i, (x, dx) in enumerate(pairs) if dx is not None or (i < num_carries and _learns(x))]
     own = [[i for i in moving if low <= i < high] for low, high in ((0, num_carries), (num_carries, rows_end), (rows_end, len(pairs)))]
     moving_outputs: list[int] = []
@@ -138,7 +139,7 @@ def _with_tangents(
         outputs = [next(floats) if kind else next(others) for kind in kinds]
         moving_outputs[:] = [i for i, kind in enumerate(kinds) if kind]
         carried = [i for i in moving_outputs if i < num_carries]
-        # torch gives a batch of numbers times one of Python a tangent of float64, and a carry keeps its dtype.
+        # In torch the product of batched numbers and a Python number has a float64 tangent; a carry must not change its dtype.
         slope = {i: dx.to(outputs[i].dtype) for i, dx in zip(moving_outputs, slopes, strict=True)}
         return [
             *outputs[:num_carries],
@@ -183,7 +184,7 @@ def _jvp(f: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, .
     if not primals:
         floats, others = f()
         return floats, tuple(torch.zeros_like(x) for x in floats), others
-    # torch wants one result at least, and no expanded primals.
+    # torch requires at least one result, and primals that are not expanded.
     primals = tuple(x.clone() for x in primals)
     (_, *floats), (_, *slopes), others = torch.func.jvp(  # pyright: ignore[reportAssignmentType]
         lambda *values: ((values[0], *(out := f(*values))[0]), out[1]), primals, tangents, has_aux=True
@@ -196,8 +197,8 @@ def _differentiated(
 ) -> list[torch.Tensor]:
     """Differentiate a loop at one level of torch.func.grad or vjp.
 
-    The forward loop also returns the carry that each step began with. The backward loop goes from the last step to the first,
-    runs each again under ``vjp``, hands on the cotangent of the carry, and sums those of the constants.
+    The forward loop also returns the carry before each step. The backward loop goes from the last step to the first, runs each again under
+    ``vjp``, passes on the cotangent of the carry, and sums those of the constants.
     """
     needed, level = private.needed(), interpreter.level()
     num_carries, rows_end = len(carry), len(carry) + len(columns)
@@ -213,7 +214,7 @@ def _differentiated(
             outputs = forward_loop(body)
         return [needed._wrap_for_grad(x, level) for x in outputs]
 
-    # A carry that is no input of the gradient may depend on one from the second step on.
+    # From the second step on, a carry may depend on an input of the gradient.
     learned = [i for i, x in enumerate(operands) if _learns(x) and (x.requires_grad or i < num_carries)]
 
     class Scan(private.single_level_function()):
@@ -222,7 +223,7 @@ def _differentiated(
             def body_and_carry(*args: torch.Tensor) -> list[torch.Tensor]:
                 return [*body(*args), *args[:num_carries]]
 
-            # The levels below learn too, while autograd runs this without gradients.
+            # Lower levels are differentiated too, but autograd runs this function without gradients.
             with torch.enable_grad(), private.enable_tangents(), lowered(interpreter):
                 outputs = forward_loop(body_and_carry)
             return tuple(needed._wrap_for_grad(x, level) for x in outputs)
@@ -251,7 +252,7 @@ def _differentiated(
             return tuple(None if x is None else needed._wrap_for_grad(x, level) for x in gradients)
 
     operator: Any = Scan  # apply comes from the metaclass
-    # A tensor of a level below may have a tangent there, which is not this operator's affair.
+    # A tensor of a lower level may have a tangent there, which this operator ignores.
     given = [x if needed.maybe_get_level(x) == level else needed._wrap_for_grad(x, level) for x in operands]
     with needed.enable_single_level_autograd_function():
         outputs = list(operator.apply(*given))

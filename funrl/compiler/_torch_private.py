@@ -7,10 +7,10 @@ Versions seen: 2.13.0, 2.14.1.
 Needed (without one of them the first trace raises an error that names it):
 
 * ``torch.Tensor._make_wrapper_subclass``, ``torch._C._disabled_torch_function_impl``: tensors that record.
-* ``torch.utils._python_dispatch.TorchDispatchMode``: hears of each aten operator, below torch.func.
+* ``torch.utils._python_dispatch.TorchDispatchMode``: receives each aten operator, below torch.func.
 * ``torch._C._functorch``: wrappers and levels of vmap and grad: which tensors a loop's body captures, and the rules of the loop.
 * ``torch._functorch.{vmap,eager_transforms,utils,pyfunctorch}``: the rules of the loop, and where wrappers are made.
-* ``torch._ops.OpOverload.{_schema,_overloadname,_can_decompose}``: what an operator takes, which it is, whether it is a composite.
+* ``torch._ops.OpOverload.{_schema,_overloadname,_can_decompose}``: schema, name and kind of an operator.
 * ``torch.autograd.grad_mode._force_original_view_tracking``: derivatives of writes to views, by the views' own operators.
 * ``torch._functorch.eager_transforms.lazy_dynamo_disallow`` (optional): where linearize is refused by a clear error.
 * ``torch.autograd.forward_ad``: forward-mode rules of the loop (public, but for ``_make_dual``'s level).
@@ -18,7 +18,7 @@ Needed (without one of them the first trace raises an error that names it):
 
 Needed by ``backend="inductor"`` alone (:func:`inductor`): ``torch._inductor.{compile_fx.compile_fx_inner,config,decomposition,
 virtualized.V,custom_graph_pass}``, fake tensors (``torch._subclasses``), ``torch._guards.tracing``; and ``cpp_builder.
-_get_optimization_cflags``, to which ``-fwrapv`` is added, for else integers that overflow are not those of torch. Optional:
+_get_optimization_cflags``, to which ``-fwrapv`` is added, so that integers overflow as in torch. Optional:
 ``compile_fx._recursive_joint_graph_passes`` (speed), ``ir.WhileLoop.codegen`` (a loop whose results are used up may not compile).
 """
 
@@ -82,7 +82,7 @@ _NAMES = {
 
 @functools.cache
 def needed() -> Any:
-    """Return the private functions that tracing stands on, as attributes.
+    """Return the private functions that tracing needs, as attributes.
 
     Raises:
         RuntimeError: that names the first one which this version of torch lacks.
@@ -103,7 +103,7 @@ def needed() -> Any:
 
 
 def without_dynamo(mode: type) -> type:
-    """Let a dispatch mode be called as it is written: torch wraps it in a function that imports Dynamo, which takes two seconds."""
+    """Let a dispatch mode be called directly: torch wraps it in a function that imports Dynamo, which takes two seconds."""
     wrapped = mode.__dict__["__torch_dispatch__"]
     mode.__torch_dispatch__ = getattr(wrapped, "__wrapped__", wrapped)
     return mode
@@ -130,7 +130,7 @@ def is_differentiated(x: torch.Tensor) -> bool:
 
 
 def level() -> int:
-    """Return how many transforms of torch.func are at work."""
+    """Return the number of active transforms of torch.func."""
     top = functorch.peek_interpreter_stack()
     return 0 if top is None else top.level()
 
@@ -148,7 +148,7 @@ def unwrapped(x: torch.Tensor, above: int = 0) -> torch.Tensor:
 def replayed_views(replayed: bool = True) -> Any:
     """Return a context in which derivatives of a write to a view take the view again as it was taken.
 
-    Else they take it by as_strided, which has no offset for a row whose index is a tensor.
+    Otherwise they use as_strided, which has no offset for a row whose index is a tensor.
     """
     return needed()._force_original_view_tracking(replayed)
 
@@ -176,13 +176,13 @@ def single_level_function() -> Any:
 
 
 def heard(x: torch.Tensor) -> torch.Tensor:
-    """Return what those that listen to wrapping put in the place of a tensor."""
+    """Return the replacement of a tensor by the functions of :func:`on_wrapping`."""
     for replace in reversed(getattr(_LISTENERS, "all", ())):
         x = replace(x)
     return x
 
 
-# Called with each tensor that this thread's torch.func is about to wrap; give the one to wrap in its place.
+# Functions of each tensor that torch.func is about to wrap in this thread; they return the tensor to wrap instead.
 _LISTENERS = threading.local()
 
 
@@ -216,7 +216,7 @@ def _listen_to_wrapping() -> None:
     def gradients(
         outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool = False, create_graph: bool = True
     ) -> tuple[torch.Tensor, ...]:
-        # torch's own imports Dynamo to switch its compiled autograd off: two seconds for what cannot be on before it is imported.
+        # torch's own function imports Dynamo (two seconds) to disable compiled autograd, which cannot be enabled before that import.
         if "torch._dynamo" in sys.modules:
             return original(outputs, inputs, grad_outputs, retain_graph, create_graph)
         given = [torch.ones_like(x) for x in outputs] if grad_outputs is None else grad_outputs
@@ -280,7 +280,7 @@ _INDUCTOR = {
 
 @functools.cache
 def inductor() -> Any:
-    """Return the private functions that compiling by inductor stands on, as attributes.
+    """Return the private functions that the inductor backend needs, as attributes.
 
     Raises:
         RuntimeError: that names the first one which this version of torch lacks.
@@ -304,7 +304,7 @@ def inductor() -> Any:
 def _let_integers_wrap(cpp_builder: Any) -> None:
     """Let integers wrap in generated C++ as they do in torch.
 
-    Overflow of signed integers is undefined in C++, and g++ makes use of that: without the flag, keys and random bits that
+    Overflow of signed integers is undefined in C++, and g++ relies on that: without the flag, keys and random bits that
     are drawn in one kernel are not those that are drawn eagerly.
     """
     plain = cpp_builder._get_optimization_cflags
@@ -320,8 +320,8 @@ def _let_integers_wrap(cpp_builder: Any) -> None:
 def _keep_results_of_loops(ir: Any, V: Any) -> None:
     """Let no kernel write over the ys of a scan in place of its input.
 
-    They are the memory that the loop writes to, and have a second name after it. Inductor takes that for something to allocate before
-    it is given away, and what it generates declares the name twice.
+    The loop writes to their memory, which has a second name after the loop. Inductor treats this name as memory to allocate, and its
+    generated code declares the name twice.
     """
     loop = getattr(ir, "WhileLoop", None)
     plain = getattr(loop, "codegen", None)
@@ -351,7 +351,7 @@ def overload(operator: Any) -> str:
 
 
 def is_composite(operator: Any) -> bool:
-    """Return whether torch itself writes an operator in simpler ones, whatever it is called with."""
+    """Return whether torch itself always decomposes an operator into simpler ones."""
     return operator._can_decompose()
 
 
@@ -361,7 +361,7 @@ def fake_tensor(mode: Any, meta: torch.Tensor, device: torch.device) -> Any:
 
 
 def memory(x: torch.Tensor) -> int:
-    """Return what identifies the memory of a meta or fake tensor."""
+    """Return an identifier of the memory of a meta or fake tensor."""
     return x.untyped_storage()._cdata
 
 

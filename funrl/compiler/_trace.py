@@ -1,9 +1,9 @@
-"""Direct tracing: tensors that record what is done with them, below torch.func and without Dynamo.
+"""Direct tracing: tensors that record the operators that use them, below torch.func and without Dynamo.
 
 While a function is traced, each aten operator that reaches the bottom of torch's dispatch is written into a :class:`Graph`; torch.func's
 transforms work above as they do eagerly. In-place operators and writes to views are turned into their functional twins: every tensor has
-a :class:`~funrl.compiler._traced.Memory` whose value is a node, a view knows the steps from there to itself, and a write goes these
-steps back.
+a :class:`~funrl.compiler._traced.Memory` whose value is a node, a view stores the steps from the memory to itself, and a write to the view
+reverses them.
 """
 
 import threading
@@ -22,7 +22,7 @@ from funrl.compiler._views import IDENTITIES, same_steps, write_back
 
 aten = torch.ops.aten
 _STATE = threading.local()
-# What is done with an operator, found out at its first use.
+# The treatment of each operator, determined at its first use.
 _PLANS: dict[Any, Callable[..., Any]] = {}
 
 
@@ -54,13 +54,13 @@ class Trace(private.TorchDispatchMode):
 
     Args:
         device: where the program runs.
-        lowers: whether an operator goes into the graph as it is; the others are decomposed.
+        lowers: whether an operator is recorded unchanged; the others are decomposed.
         backend: its name, for messages.
-        decompositions: a table of the backend's own, of functions that may give NotImplemented. What then cannot be decomposed goes into
-            the graph as it is.
+        decompositions: a table of the backend's own, of functions that may return NotImplemented. An operator that cannot be decomposed is
+            then recorded unchanged.
         replays: whether derivatives of writes to views take the views again as they were taken. A tensor that gets another shape in place
-            then raises :class:`~funrl.compiler._traced.Reshaped`, for autograd does not note it. Without, only rows at indices that are
-            tensors are replayed.
+            then raises :class:`~funrl.compiler._traced.Reshaped`, because autograd does not notice it. If False, only rows at indices that
+            are tensors are replayed.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Trace(private.TorchDispatchMode):
         self.frame = Frame(None)
         self.captured: dict[int, tuple[torch.Tensor, Traced]] = {}
         self.laid_out: set[Node] = set()  # inputs of which as_strided was taken
-        self.places: dict[int, Traced] = {}  # indices that are tensors, by the numbers that stand for them
-        self.numbers: dict[Any, int] = {}  # these numbers, by what they are made of
+        self.places: dict[int, Traced] = {}  # indices that are tensors, by the integers that represent them
+        self.numbers: dict[Any, int] = {}  # these integers, by the operations that computed the tensors
 
     # What a function is given and gives ------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Trace(private.TorchDispatchMode):
         return traced
 
     def _wrapped(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what vmap and grad are to wrap: what they do with a tensor follows its strides, which are those of what is traced."""
+        """Return the tensor that vmap and grad wrap: their rules depend on its strides, which have to be those of the traced tensor."""
         plain = not isinstance(x, Traced) and not private.is_transformed(x)
         return self.capture(x) if plain and x.device.type == self.device.type else x
 
@@ -184,7 +184,7 @@ class Trace(private.TorchDispatchMode):
             return self.recorded(func, args, kwargs)
         given: set[int] = set()
         replaced((args, kwargs), Traced, lambda x: given.add(id(x.memory)))
-        # What is written into a result may not be written into what the operator was given.
+        # A write to a result must not change an argument of the operator.
         return replaced(self.decomposed(func, args, kwargs), Traced, lambda x: self.fresh(self.node(x)) if id(x.memory) in given else x)
 
     def recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -192,7 +192,7 @@ class Trace(private.TorchDispatchMode):
         given = replaced(args, torch.Tensor, self.node), replaced(kwargs, torch.Tensor, self.node)
         try:
             node = self.emit(func, *given)
-        except NotImplementedError:  # torch does not know what shape it gives
+        except NotImplementedError:  # torch cannot infer the shape of the result
             self.frame.graph.nodes.pop()
             return self.decomposed(func, args, kwargs)
         if isinstance(node.meta, torch.Tensor):
@@ -235,7 +235,7 @@ class Trace(private.TorchDispatchMode):
         return one(meta, None) if isinstance(meta, torch.Tensor) else type(meta)([one(x, i) for i, x in enumerate(meta)])
 
     def row(self, x: torch.Tensor, dim: int, number: int) -> Traced:
-        """Record ``x.select(dim, i)``, a view, where ``i`` is a tensor that goes by a number (:mod:`funrl.compiler._indexing`)."""
+        """Record ``x.select(dim, i)``, a view, where ``i`` is a tensor that an integer represents (:mod:`funrl.compiler._indexing`)."""
         base = x if isinstance(x, Traced) else self.capture(x)
         base.memory.has_rows = True
         dim %= base.ndim
@@ -245,7 +245,7 @@ class Trace(private.TorchDispatchMode):
         return Traced.make(node.meta, base.memory, (*base.steps, *steps), node, self.device)
 
     def _as_strided(self, base: Traced, size: Any, stride: Any, offset: int | None = None) -> Traced:
-        """Record as_strided, which speaks of memory and not of the tensor that it is given: by way of the memory's own order."""
+        """Record as_strided, whose arguments refer to the memory and not to the tensor, as operations on the whole memory."""
         if any(func is aten.index_select.default for func, *_ in base.steps):
             raise TraceError(f"{line()}as_strided of a row taken at a tensor index cannot be traced; call .clone() first")
         memory = base.memory.meta
@@ -301,7 +301,7 @@ class Trace(private.TorchDispatchMode):
         if value.meta.shape != target.meta.shape:
             value = self.emit(aten.expand.default, (value, list(target.meta.shape)), {})
         value = self._laid_out(value, target.meta)
-        # Other views of this memory stand on its layout.
+        # Other views of this memory depend on its layout.
         memory.node = self._laid_out(write_back(self, self.frame.place(memory.node), target.steps, value), memory.meta)
         memory.version += 1
         target.node, target.version = value, memory.version

@@ -1,4 +1,4 @@
-"""Tensors that record what is done with them: what they stand for, and the memory that views of each other share."""
+"""Tensors that record the operators that use them, and the memory that views share."""
 
 import itertools
 from typing import Any
@@ -13,12 +13,12 @@ _SERIAL = itertools.count()
 
 
 def serial() -> int:
-    """Return a number that tells what was made before from what was made after."""
+    """Return a number that increases with each call."""
     return next(_SERIAL)
 
 
 class Reshaped(BaseException):
-    """A tensor got another shape in place where derivatives replay views. No handler of the function is to catch this."""
+    """A tensor got another shape in place where derivatives replay views. A BaseException, which functions do not catch."""
 
 
 class Memory:
@@ -52,7 +52,7 @@ class Traced(torch.Tensor):
         return self
 
     def become(self, other: "Traced") -> None:
-        """Record as another tensor does, whose shape this one has been given."""
+        """Become another traced tensor, whose shape this one has already."""
         self.memory, self.steps, self.meta, self.node, self.version = other.memory, other.steps, other.meta, other.node, other.version
 
     def __repr__(self, **options: Any) -> str:
@@ -64,7 +64,7 @@ class Traced(torch.Tensor):
 
         if current() is not None:
             raise TraceError(
-                f"{line()}torch makes a parameter of a traced tensor ({func}), or uses it where no trace hears of it: make modules and "
+                f"{line()}torch makes a parameter of a traced tensor ({func}), or uses it where a trace cannot record it: make modules and "
                 "parameters outside the function, and call them by torch.func.functional_call"
             )
         raise TraceError(
@@ -103,7 +103,7 @@ class Frame:
 
     def __init__(self, parent: "Frame | None") -> None:
         self.graph, self.parent = Graph(), parent
-        self.lifted: dict[Node, Node] = {}  # from a node of the parent to the input that stands for it
+        self.lifted: dict[Node, Node] = {}  # from a node of the parent to the input that represents it
         self.operands: list[Node] = []
 
     def place(self, node: Node) -> Node:

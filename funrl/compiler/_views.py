@@ -1,4 +1,4 @@
-"""Writes to views: what a memory holds after one of its views was given a new value."""
+"""Writes to views: the value of a memory after a write to one of its views."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ IDENTITIES = frozenset({aten.alias.default, aten.detach.default})
 
 
 def same_steps(steps: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
-    """Return whether two views of a memory are of the same entries in the same order, as far as can be seen."""
+    """Return True if two views of a memory are known to have the same entries in the same order."""
     return len(steps) == len(others) and all(
         one[0] is other[0] and one[2:] == other[2:] and len(one[1]) == len(other[1]) and all(map(_same, one[1], other[1]))
         for one, other in zip(steps, others, strict=True)
@@ -28,9 +28,9 @@ def write_back(trace: Any, base: Any, steps: tuple[Any, ...], value: Any) -> Any
     """Return the node of a memory after its view was written.
 
     Args:
-        trace: what records.
+        trace: the trace.
         base: the memory's node before.
-        steps: the views from the memory to what is written, as :class:`Traced` has them.
+        steps: the views from the memory to the written tensor, as in :class:`Traced`.
         value: the node of the view's new value.
     """
     bases = [base] if steps else []

@@ -5,18 +5,7 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.evolution._strategy import (
-    Number,
-    Strategy,
-    ascend,
-    check_count,
-    check_optimizer,
-    check_positive,
-    checked,
-    like_rows,
-    mirrored,
-    start,
-)
+from funrl.evolution._strategy import Number, Strategy, by_gradient, check_count
 from funrl.optim import Optimizer
 
 
@@ -69,30 +58,18 @@ def ars(num_candidates: int, optimizer: Optimizer, *, num_elites: int | None = N
     Reference: H. Mania, A. Guy, B. Recht, "Simple random search provides a competitive approach to reinforcement learning", 2018,
         arXiv:1803.07055, algorithm 2, version V1-t; ``normalize_observation`` of :func:`funrl.algos.ars.make` gives V2-t.
     """
-    check_count("ars", "num_candidates", num_candidates, 2, even=True)
-    check_optimizer("ars", optimizer)
-    check_positive("ars", "sigma", sigma)
+
+    def gradient(noise: torch.Tensor, fitness: torch.Tensor) -> torch.Tensor:
+        pairs = fitness.reshape(2, directions)
+        best = pairs.amax(0).sort(descending=True, stable=True).indices[:chosen]
+        pairs = pairs[:, best]
+        deviation = (pairs - pairs.mean()).square().mean().sqrt().clamp(min=1e-8)
+        return (pairs[0] - pairs[1]) @ noise[best] / (chosen * deviation)
+
+    strategy = by_gradient("ars", ARSState, num_candidates, optimizer, sigma, gradient)
     directions = num_candidates // 2
     chosen = max(directions // 2, 1) if num_elites is None else num_elites
     check_count("ars", "num_elites", chosen, 1)
     if chosen > directions:
         raise ValueError(f"ars: num_elites: expected at most {directions}, the number of directions, got {chosen}")
-
-    def init(key: torch.Tensor, params: Any) -> ARSState:
-        mean = start("ars", params)
-        return ARSState(mean, optimizer.init(mean))
-
-    def ask(key: torch.Tensor, state: ARSState) -> tuple[Any, ARSState]:
-        return like_rows(mirrored(key, tree.ravel(state.mean)[0], sigma, num_candidates), state.mean), state
-
-    def tell(state: ARSState, candidates: Any, fitness: torch.Tensor) -> ARSState:
-        matrix, fitness = checked("ars", state.mean, candidates, fitness, num_candidates)
-        noise = (matrix[:directions] - tree.ravel(state.mean)[0]) / sigma
-        pairs = fitness.reshape(2, directions)
-        best = pairs.amax(0).sort(descending=True, stable=True).indices[:chosen]
-        pairs, noise = pairs[:, best], noise[best]
-        deviation = (pairs - pairs.mean()).square().mean().sqrt().clamp(min=1e-8)
-        gradient = (pairs[0] - pairs[1]) @ noise / (chosen * deviation)
-        return ARSState(*ascend(optimizer, gradient, state.optimizer, state.mean))
-
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return strategy

@@ -6,19 +6,7 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.evolution._strategy import (
-    Number,
-    Strategy,
-    ascend,
-    centered_ranks,
-    check_count,
-    check_optimizer,
-    check_positive,
-    checked,
-    like_rows,
-    mirrored,
-    start,
-)
+from funrl.evolution._strategy import Number, Strategy, by_gradient, centered_ranks
 from funrl.optim import Optimizer
 
 
@@ -74,21 +62,8 @@ def openes(
     Reference: T. Salimans, J. Ho, X. Chen, S. Sidor, I. Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement
         Learning", 2017, arXiv:1703.03864. Deviation: candidates of equal fitness share their mean rank.
     """
-    check_count("openes", "num_candidates", num_candidates, 2, even=True)
-    check_optimizer("openes", optimizer)
-    check_positive("openes", "sigma", sigma)
 
-    def init(key: torch.Tensor, params: Any) -> OpenESState:
-        mean = start("openes", params)
-        return OpenESState(mean, optimizer.init(mean))
+    def gradient(noise: torch.Tensor, fitness: torch.Tensor) -> torch.Tensor:
+        return shaping(fitness) @ noise / (num_candidates * sigma)
 
-    def ask(key: torch.Tensor, state: OpenESState) -> tuple[Any, OpenESState]:
-        return like_rows(mirrored(key, tree.ravel(state.mean)[0], sigma, num_candidates), state.mean), state
-
-    def tell(state: OpenESState, candidates: Any, fitness: torch.Tensor) -> OpenESState:
-        matrix, fitness = checked("openes", state.mean, candidates, fitness, num_candidates)
-        noise = (matrix - tree.ravel(state.mean)[0]) / sigma
-        gradient = shaping(fitness) @ noise / (num_candidates * sigma)
-        return OpenESState(*ascend(optimizer, gradient, state.optimizer, state.mean))
-
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return by_gradient("openes", OpenESState, num_candidates, optimizer, sigma, gradient)

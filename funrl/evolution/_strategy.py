@@ -145,6 +145,38 @@ def ascend(optimizer: Optimizer, gradient: torch.Tensor, state: Any, mean: Any) 
     return tree.map(lambda x, u: x + u, mean, updates), state
 
 
+def by_gradient(
+    what: str, kind: type, num_candidates: int, optimizer: Optimizer, sigma: Number, gradient: Callable[[torch.Tensor, torch.Tensor], Any]
+) -> Strategy:
+    """Make a strategy of mirrored candidates around a mean, which an optimizer moves along an estimate of the gradient of the fitness.
+
+    Args:
+        what: the name of the strategy, for messages.
+        kind: the class of its state, of the mean and the optimizer's state.
+        num_candidates: N, even and at least 2.
+        optimizer: an :class:`funrl.optim.Optimizer`.
+        sigma: the standard deviation, above 0.
+        gradient: ``gradient(noise [N, D], fitness [N]) -> [D]``; the noise is in units of sigma.
+    """
+    check_count(what, "num_candidates", num_candidates, 2, even=True)
+    check_optimizer(what, optimizer)
+    check_positive(what, "sigma", sigma)
+
+    def init(key: torch.Tensor, params: Any) -> Any:
+        mean = start(what, params)
+        return kind(mean, optimizer.init(mean))
+
+    def ask(key: torch.Tensor, state: Any) -> tuple[Any, Any]:
+        return like_rows(mirrored(key, tree.ravel(state.mean)[0], sigma, num_candidates), state.mean), state
+
+    def tell(state: Any, candidates: Any, fitness: torch.Tensor) -> Any:
+        matrix, fitness = checked(what, state.mean, candidates, fitness, num_candidates)
+        noise = (matrix - tree.ravel(state.mean)[0]) / sigma
+        return kind(*ascend(optimizer, gradient(noise, fitness), state.optimizer, state.mean))
+
+    return Strategy(init, ask, tell, lambda state: state.mean)
+
+
 def check_count(what: str, name: str, value: Any, low: int, *, even: bool = False) -> None:
     """Raise unless ``value`` is an integer of at least ``low``, and even if it has to be."""
     _check.integer(f"{what}: {name}", value, low)

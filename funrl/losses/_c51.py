@@ -70,16 +70,9 @@ def c51_loss(
     gamma^m with the m of each sample.
 
     Args:
-        params: theta, the parameters of ``apply``; the argument to differentiate.
-        target_params: theta bar, a tree like ``params``; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...]; actions are whole numbers from ``action_start`` on, A of them.
-            ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> logits of the atoms of every action [N..., A, K]``.
-        target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
         support: z, floating point [K], evenly spaced and rising.
-        gamma: in [0, 1], a number or a tensor [] or [N...].
-        weight: w, floating point [N...], of importance sampling; None: all 1.
-        action_start: the smallest action, whose value is the first output of ``apply``: the ``start`` of a ``spaces.Discrete``.
+        params, target_params, batch, target_apply, gamma, weight, action_start: as for :func:`funrl.losses.dqn_loss`.
 
     Returns:
         The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,

@@ -51,8 +51,7 @@ def crossq_critic_loss(
         The loss [], and metrics, as of :func:`funrl.losses.sac_critic_loss`, and ``statistics``, the new running moments.
 
     Raises:
-        ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
-        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+        ValueError, TypeError: as for :func:`funrl.losses.sac_critic_loss`.
 
     Example:
         >>> import torch
@@ -186,8 +185,7 @@ def crossq_loss(
         The loss [], and metrics, as of :func:`funrl.losses.sac_loss`, and ``statistics``, the new running moments.
 
     Raises:
-        ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
-        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+        ValueError, TypeError: as for :func:`crossq_critic_loss`.
 
     Example:
         >>> import torch

@@ -187,8 +187,7 @@ def drift_loss(
         :func:`ppo_loss`, and ``drift``, the mean of D.
 
     Raises:
-        ValueError: if shapes differ, or a Python number is negative where it must not be.
-        TypeError: if an argument that should be a floating-point tensor is not.
+        ValueError, TypeError: as for :func:`ppo_loss`.
 
     Example:
         >>> import torch

@@ -156,8 +156,7 @@ def redq_loss(
         The loss [], and metrics, as of :func:`funrl.losses.sac_loss`.
 
     Raises:
-        ValueError: if shapes do not fit, M is not from 1 to E, or gamma is a Python number outside [0, 1].
-        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+        ValueError, TypeError: as for :func:`redq_critic_loss`.
 
     Example:
         >>> import torch, funrl

@@ -97,16 +97,13 @@ def reinforce_with_baseline_loss(
         params: theta, the parameters of ``apply``; the argument to differentiate.
         batch: the data, see :class:`ReinforceBatch`; nothing in it carries a gradient.
         apply: ``apply(params, observation) -> (distribution, value [N...])``, as for :func:`funrl.losses.ppo_loss`.
-        value_weight: c_1, at least 0, a number or a tensor [].
-        entropy_weight: c_2, a number or a tensor [].
-        weight: w, floating point [N...]; None: all 1.
+        value_weight, entropy_weight, weight: as for :func:`funrl.losses.a2c_loss`.
 
     Returns:
-        The loss [], and metrics, each [] and without gradient: ``policy_loss``, ``value_loss`` and ``entropy``.
+        The loss [], and metrics, as of :func:`funrl.losses.a2c_loss`.
 
     Raises:
-        ValueError: if shapes differ, or ``value_weight`` is a negative Python number.
-        TypeError: if ``batch`` lacks a field, or an argument that should be a floating-point tensor is not.
+        ValueError, TypeError: as for :func:`funrl.losses.a2c_loss`.
 
     Example:
         >>> import torch

@@ -39,16 +39,13 @@ def sac_discrete_critic_loss(
         actor: ``actor(actor_params, observation) -> funrl.distributions.Categorical`` of batch shape [N...]. Its ``start`` is the smallest
             action.
         critic: ``critic(critic_params, observation) -> Q of each critic and action [E, N..., A]``, that of the smallest action first.
-        gamma: in [0, 1], a number or a tensor [] or [N...] (gamma^m of n-step targets).
-        weight: w, floating point [N...], of importance sampling; None: all 1.
+        gamma, weight: as for :func:`funrl.losses.sac_critic_loss`.
 
     Returns:
-        The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
-        ``target_max``, each [], and ``td_error`` max_e |y - Q_e| [N...], for prioritised replay.
+        The loss [], and metrics, as of :func:`funrl.losses.sac_critic_loss`.
 
     Raises:
-        ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
-        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+        ValueError, TypeError: as for :func:`funrl.losses.sac_critic_loss`.
 
     Example:
         >>> import torch
@@ -106,7 +103,7 @@ def sac_discrete_actor_loss(
 
     Raises:
         ValueError: if shapes do not fit.
-        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+        TypeError: as for :func:`sac_discrete_critic_loss`.
 
     Example:
         >>> import torch
@@ -160,8 +157,7 @@ def sac_discrete_loss(
         The loss [], and metrics, as of :func:`funrl.losses.sac_loss`.
 
     Raises:
-        ValueError: if shapes do not fit, or gamma is a Python number outside [0, 1].
-        TypeError: if ``batch`` or ``params`` lacks a field, or a dtype is not as above.
+        ValueError, TypeError: as for :func:`sac_discrete_critic_loss`.
 
     Example:
         >>> import torch

@@ -94,19 +94,14 @@ def td3_actor_loss(
     .. math:: L = -\frac1N \sum_i w_i\, Q_{\theta_1}(s_i, \mu_\phi(s_i))
 
     Args:
-        actor_params: phi; the argument to differentiate.
-        critic_params: theta; carries no gradient.
-        batch: a :class:`funrl.env.Transition` of leaves [N...], of which only the observation is used.
-        actor: ``actor(actor_params, observation) -> action [N..., ...]``.
         critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``.
-        weight: w, floating point [N...]; None: all 1.
+        actor_params, critic_params, batch, actor, weight: as for :func:`funrl.losses.ddpg_actor_loss`.
 
     Returns:
         The loss [], and metrics, without gradient: ``actor_loss`` [].
 
     Raises:
-        ValueError: if shapes do not fit.
-        TypeError: if ``batch`` lacks a field, or a dtype is not as above.
+        ValueError, TypeError: as for :func:`funrl.losses.ddpg_actor_loss`.
 
     Example:
         >>> import torch
@@ -151,15 +146,7 @@ def td3_loss(
     Args:
         params: :class:`~funrl.losses.ActorCritic` of phi and theta; the argument to differentiate.
         target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
-        key: as for :func:`td3_critic_loss`, as are ``batch`` and all arguments after it.
-        batch: a :class:`funrl.env.Transition` of leaves [N...].
-        actor: ``actor(actor_params, observation) -> action [N..., ...]``.
-        critic: ``critic(critic_params, observation, action) -> Q of each critic [E, N...]``.
-        gamma: in [0, 1].
-        noise_std: at least 0.
-        noise_clip: at least 0.
-        low: the lower bound of actions.
-        high: the upper bound of actions.
+        key, batch, actor, critic, gamma, noise_std, noise_clip, low, high: as for :func:`td3_critic_loss`.
         weight: floating point [N...], of both losses.
 
     Returns:

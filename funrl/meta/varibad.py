@@ -75,9 +75,8 @@ def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None
         (True, True)
 
     Reference: L. Zintgraf et al., "VariBAD: A Very Good Method for Bayes-Adaptive Deep RL via Meta-Learning", 2019, arXiv:1910.08348.
-        Deviations: the decoder predicts rewards only, from state and action; encoder and policy have one optimizer and the same
-            minibatches;
-        the rewards of a trial that are decoded are those in the rollout.
+        Deviations: the decoder predicts rewards only, from state and action; encoder and policy share optimizer and minibatches; only the
+            rewards in the rollout are decoded, not those of the whole trial.
     """
     config, given = configure(VariBADConfig, options, optimizer=optimizer)
     _check.fields(config, "[1, inf)", "num_episodes", "latent_size")

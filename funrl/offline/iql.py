@@ -83,21 +83,16 @@ def make(
     clones actions by their advantage.
 
     Args:
-        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, A], the mean of the policy before a tanh; None: as the configuration says.
-        critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which two critics are made; None: as the configuration
-            says.
         value: a net from observations [N, ...] to [N, 1]; None: as the configuration says.
-        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        env, dataset, critic, optimizer: as for :func:`funrl.offline.td3_bc.make`.
         **options: fields of :class:`IQLConfig`.
 
     Returns:
         An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is an :class:`IQLParams`.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the data.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.offline.td3_bc.make`.
 
     Example:
         >>> import funrl

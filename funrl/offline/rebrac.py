@@ -29,7 +29,7 @@ from funrl.offline._parts import deterministic_policy
 from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
-__all__ = ["ReBRACConfig", "make", "with_next_actions"]
+__all__ = ["ReBRACConfig", "make"]
 
 
 @tree.dataclass

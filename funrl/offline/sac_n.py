@@ -27,7 +27,7 @@ from funrl.offline import _skeleton as skeleton
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
-__all__ = ["SACNConfig", "ensemble", "make"]
+__all__ = ["SACNConfig", "make"]
 
 _PARTS = ("actor", "critic", "log_alpha")
 
@@ -56,21 +56,18 @@ def make(
     """Make SAC-N: soft actor-critic on a data set, with the smallest of E critics as the value of an action.
 
     Args:
-        env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.
-        dataset: the data; None: the learner only acts.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: as the
             configuration says.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], of which the critics are made; None: as the configuration
             says.
-        optimizer: any :class:`funrl.optim.Optimizer` instead of Adam with ``learning_rate``, with a state for each part; None: Adam.
+        env, dataset, optimizer: as for :func:`funrl.offline.td3_bc.make`.
         **options: fields of :class:`SACNConfig`.
 
     Returns:
         An :class:`~funrl.algos.Algorithm`; ``state.learner.params.network`` is a :class:`~funrl.losses.SoftActorCritic`.
 
     Raises:
-        ValueError: if an option is unknown, out of its range, or does not fit the data.
-        TypeError: if an option has another type than its default.
+        ValueError, TypeError: as for :func:`funrl.offline.td3_bc.make`.
 
     Example:
         >>> import funrl

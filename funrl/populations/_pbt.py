@@ -25,7 +25,7 @@ class PBTState(tree.Replaceable):
     Attributes:
         score: floating point [K], the scores that the last exchange used: the mean returns since the exchange before it; -inf at first.
         total: floating point [K], the sum of the returns since the last exchange.
-        count: int64 [K], the number of these updates in which an episode ended.
+        count: int64 [K], the number of updates since the last exchange in which an episode ended.
         num_updates: int64 [], updates so far.
     """
 

@@ -66,8 +66,7 @@ class Population(NamedTuple):
         return PopulationState(agents, () if self.exchange is None else self.exchange.init(agents))
 
     def step(self, key: torch.Tensor, state: PopulationState) -> tuple[PopulationState, dict[str, torch.Tensor]]:
-        """Update all agents, then exchange their parameters if the population has an exchange; ``funrl.compile(population.step)`` is one
-        program.
+        """Update all agents, then exchange parameters if there is an exchange: one program by ``funrl.compile(population.step)``.
 
         Args:
             key: int64 []; agent k steps with ``split(key, K)[k]``.

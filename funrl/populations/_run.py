@@ -202,7 +202,7 @@ def agent_bytes(algo: Algorithm) -> int:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Return the free memory of a device; for the CPU, at most what the limit of the container allows."""
+    """Return the free memory of a device; for the CPU, the limit of the container counts too."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else float(1 << 32)

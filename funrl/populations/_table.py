@@ -16,8 +16,7 @@ from funrl._files import write_atomic
 
 
 class Table(NamedTuple):
-    """Results of K agents as numpy arrays, with a row for each agent. ``pandas.DataFrame(table.columns())`` reads them, and so do CSV
-    files.
+    """Results of K agents as numpy arrays, with a row for each agent; ``pandas.DataFrame(table.columns())`` takes them.
 
     Attributes:
         hparams: [K] by name: the hyperparameters with which each agent began, and static fields in which their algorithms differ.

@@ -24,12 +24,14 @@ def shift(z: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def mix(z: torch.Tensor) -> torch.Tensor:
+    """Return the output function of SplitMix64 of the words z, a bijection in which every input bit affects all output bits."""
     z = (z ^ shift(z, 30)) * M1
     z = (z ^ shift(z, 27)) * M2
     return z ^ shift(z, 31)
 
 
 def output(key: torch.Tensor, counter: torch.Tensor, domain: int) -> torch.Tensor:
+    """Return the words of a key for the counters, int64; ``domain`` is one of the constants C above."""
     # The xor is first, as inductor treats arange * constant + key as an index, and fails for integers beyond 64 bits.
     return mix(key + (counter ^ domain) * GOLDEN)
 

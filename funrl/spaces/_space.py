@@ -9,6 +9,7 @@ from funrl import _check
 
 
 def sizes_of(shape: Any, what: str) -> tuple[int, ...]:
+    """Return a shape as a tuple of sizes; raise a ValueError unless they are non-negative integers."""
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(not isinstance(size, int) or size < 0 for size in sizes):
         raise ValueError(f"{what}: expected a shape of non-negative integers, got {shape!r}")
@@ -16,6 +17,7 @@ def sizes_of(shape: Any, what: str) -> tuple[int, ...]:
 
 
 def check_element(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, any_float: bool = False) -> None:
+    """Raise unless ``x`` is a tensor of the shape and dtype, or with ``any_float`` of any floating-point dtype."""
     kind = str(dtype).removeprefix("torch.")
     if not isinstance(x, torch.Tensor):
         _check.fail(TypeError, name, f"{kind} {list(shape)}", _check.describe(x), "convert it with torch.as_tensor")

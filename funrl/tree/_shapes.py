@@ -178,5 +178,6 @@ def shared(tree: Any, n: int, what: str) -> torch.Size:
 
 
 def check_dim(dim: int, what: str) -> None:
+    """Raise a ValueError for a negative dimension, which would count from the end of different shapes."""
     if dim < 0:
         raise ValueError(f"{what}: dim is {dim}; expected a batch dimension, counted from the front: 0 or more")

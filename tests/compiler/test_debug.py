@@ -274,7 +274,8 @@ BAD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_keys_that_are_used_once(backend, name):
     with debug.keys():
-        compiler.compile(GOOD[name], backend=backend)(random.key(0))
+        seen = compiler.compile(GOOD[name], backend=backend)(random.key(0))
+    same(seen, GOOD[name](random.key(0)))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -11,6 +11,7 @@ from torch.func import vmap
 
 from funrl import compiler, envs, random, spaces, tree
 from funrl.env import check_env
+from tests.support import counted
 
 PHYSICAL = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc"]
 GYMNASIUM = [*PHYSICAL[:-2], "FrozenLake-v1", "FrozenLake8x8-v1"]
@@ -94,8 +95,10 @@ def test_settings_are_checked(name):
 
 
 def test_keeps_the_contract(env):
+    counting, steps = counted(env)
     for seed in range(3):
-        check_env(env, random.key(seed))
+        check_env(counting, random.key(seed))
+    assert len(steps) >= 3
 
 
 @over(GYMNASIUM)

@@ -6,6 +6,7 @@ from torch.func import vmap
 from funrl import random, tree
 from funrl.env import check_env
 from funrl.envs import probes
+from tests.support import counted
 
 KINDS = ["discrete", "continuous"]
 GAMMA = 0.8
@@ -29,8 +30,10 @@ def play(env, seed, actions):
 
 
 def test_keeps_the_contract(probe):
+    counting, steps = counted(probe)
     for seed in range(3):
-        check_env(probe, random.key(seed))
+        check_env(counting, random.key(seed))
+    assert len(steps) >= 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

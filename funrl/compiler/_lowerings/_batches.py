@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 def _fixed(out: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, eps: float) -> Any:
-    """Return the normalised batch by running averages, and what torch keeps for the gradient: nothing, or these averages."""
+    """Return the batch normalised by running averages, and the values that torch stores for the gradient: nothing, or these averages."""
     x, mean, variance = wide(x), wide(mean), wide(variance)
     rstd = _rstd(variance, eps)
     y = lax.mul(lax.sub(x, _lying(mean, x)), _lying(rstd, x))

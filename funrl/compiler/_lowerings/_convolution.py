@@ -1,6 +1,6 @@
 """Convolutions of one to three dimensions and their gradients.
 
-XLA's own convolution serves the forward pass (but where many channels lie in groups). Of its gradients (a dilated convolution, and one
+The forward pass is XLA's own convolution (except for many channels in groups). Of its gradients (a dilated convolution, and one
 with a kernel as large as the image) XLA's CPU backend makes slow loops, so they are a product of matrices and the patches of the image,
 laid side by side.
 """
@@ -19,7 +19,7 @@ from funrl.compiler._lowerings._taps import tap, windows
 
 aten = torch.ops.aten
 HIGHEST = lax.Precision.HIGHEST
-MOST_PLACES = 128  # of a kernel: beyond, its gradients are convolutions after all
+MOST_PLACES = 128  # of a kernel: the gradients of larger ones are convolutions
 SMALL_KERNEL = 64  # weights of an output channel
 Sizes = Sequence[int]
 
@@ -50,7 +50,7 @@ def forward(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilatio
 
 
 def _sides(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> list[tuple[int, int]]:
-    """Return how much is put before and after the image along each dimension, so that ``sizes`` come out."""
+    """Return the padding before and after the image along each dimension that results in ``sizes``."""
     covered = [(n - 1) * s + 1 + (k - 1) * d for n, s, k, d in zip(sizes, stride, w.shape[2:], dilation, strict=True)]
     return [(p, c - m - p) for p, c, m in zip(padding, covered, x.shape[2:], strict=True)]
 
@@ -92,7 +92,7 @@ def _in_blocks(places: Sizes, stride: Sizes, dilation: Sizes) -> bool:
 
 
 def _patches(x: Any, places: Sizes, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Any:
-    """Return [N, prod(places), C, *sizes]: what each place of a kernel meets."""
+    """Return [N, prod(places), C, *sizes]: the inputs of each place of a kernel."""
     rows = [x]
     for i, k in enumerate(places):
         index = windows(x.shape[2 + i], sizes[i], k, stride[i], padding[i], dilation[i])

@@ -7,7 +7,7 @@ from jax import lax
 from funrl.compiler._lowerings._table import axis, cast, lowers, torch_dtype
 
 aten = torch.ops.aten
-# What torch's CPU kernels accumulate in: a loop rounds as they do.
+# The dtypes in which torch's CPU kernels accumulate; a loop rounds in the same way.
 _CARRIES = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float64}
 _SHORT = 32
 

@@ -1,4 +1,5 @@
-"""Matrices taken apart, and systems solved with the parts. Where torch raises, as of a singular matrix, the result is NaN or infinite."""
+"""Factorisations of matrices, and solutions of linear systems. Where torch raises, as for a singular matrix, the result is NaN or
+infinite."""
 
 from typing import Any
 

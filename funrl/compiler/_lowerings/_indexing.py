@@ -35,9 +35,9 @@ def aligned(x, dims, indices):
 
 
 def window(x, dims, shape):
-    """Return where the dimensions ``shape`` of the index tensors stand in what is read, and the places of the other dimensions.
+    """Return the position of the dimensions ``shape`` of the index tensors in the result, and the positions of the other dimensions.
 
-    They stand where the indexed dimensions were if those are neighbours, and else in front.
+    They replace the indexed dimensions if these are adjacent; otherwise they come first.
     """
     place = dims[0] if dims[-1] - dims[0] == len(dims) - 1 else 0
     ndim = len(shape) + x.ndim - len(dims)
@@ -45,14 +45,14 @@ def window(x, dims, shape):
 
 
 def read_shape(x, dims, shape):
-    """Return the shape of what is read from ``x`` by index tensors of ``shape`` along ``dims``."""
+    """Return the shape of the result of reading from ``x`` by index tensors of ``shape`` along ``dims``."""
     place, _ = window(x, dims, shape)
     rest = [n for d, n in enumerate(x.shape) if d not in dims]
     return (*rest[:place], *shape, *rest[place:])
 
 
 def starts_of(x, dims, indices):
-    """Return the place [ndim scalars] of the one block that index tensors with one element speak of."""
+    """Return the place [ndim scalars] of the single block that index tensors with one element select."""
     starts = [np.zeros((), indices[0].dtype)] * x.ndim
     for d, i in zip(dims, indices, strict=True):
         starts[d] = lax.reshape(i, ())
@@ -83,7 +83,7 @@ def read(x, dims, indices):
 def places_of(x, indices, mask_counts=None):
     """Return the indexed dimensions and their index tensors; masks become the places where they are true, as many as ``mask_counts``.
 
-    Where a mask is true less often, the places behind are out of range; but one that is true once counts for all, as torch broadcasts it.
+    If a mask is true less often, the remaining places are out of range; but a single one is repeated, as torch broadcasts it.
     """
     longest = max((i.size for i in indices if i is not None and is_mask(i)), default=0)
     dims, found, dim = [], [], 0

@@ -1,4 +1,4 @@
-"""Images made larger or smaller (nearest, linear, cubic): one dimension after the other, each a weighted sum of a few places."""
+"""Resizing of images (nearest, linear, cubic): one dimension after the other, each by a weighted sum of a few places."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +55,7 @@ def _cubic(n: int, out: int, align: bool, scale: float | None) -> Rows:
 
 
 def _rounded(x: Any) -> Any:
-    """Return what bytes hold of ``x``: torch rounds and limits them after each dimension."""
+    """Return ``x`` as bytes: torch rounds and clips them after each dimension."""
     return lax.clamp(np.float32(0), lax.floor(lax.add(x, lax.full_like(x, 0.5))), np.float32(255))
 
 

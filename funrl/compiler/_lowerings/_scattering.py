@@ -60,7 +60,7 @@ def write(x, dims, indices, updates, how="set"):
 
 @lowers(aten.index_put.default, aten._unsafe_index_put.default, aten._index_put_impl.default)
 def _index_put(out, x, indices, values, accumulate=False, unsafe=False):
-    """Write values, broadcast to what the index would read."""
+    """Write values, broadcast to the shape that the index would read."""
     how, values = "add" if accumulate else "set", cast(values, out.dtype)
     given = [i for i in indices if i is not None]
     if not given:
@@ -194,7 +194,7 @@ def _scatter_add(out, x, dim, index, src):
 
 
 def _reduced(x, put, src, reduce, include_self):
-    """Reduce by ``put(x, updates, how)``: where it writes, what was there counts only if ``include_self``."""
+    """Reduce by ``put(x, updates, how)``: where it writes, the old value counts only if ``include_self``."""
     dtype = torch_dtype(x.dtype)
     if not include_self:
         touched = put(lax.full(x.shape, False, np.bool_), lax.full(src.shape, True, np.bool_), "set")

@@ -31,7 +31,8 @@ def _segment_of(starts, ends, size):
 
 @lowers(aten.segment_reduce.default)
 def _segment_reduce(out, data, reduce, lengths=None, indices=None, offsets=None, axis=0, unsafe=False, initial=None):
-    """Reduce the pieces of an axis; an empty piece gives ``initial``, or else what the reduction starts from (NaN for a mean)."""
+    """Reduce the pieces of an axis; an empty piece gives ``initial`` or, without it, the neutral element of the reduction (NaN for a
+    mean)."""
     if lengths is None:
         last = offsets.ndim - 1
         starts, ends = sliced(offsets, last, 0, offsets.shape[last] - 1), sliced(offsets, last, 1, offsets.shape[last])

@@ -1,4 +1,4 @@
-"""The table of lowerings, and what they share: dtypes, dimensions, numbers of Python in the dtype that torch gives them."""
+"""The table of lowerings, and their shared functions for dtypes, dimensions, and Python numbers in the dtype that torch gives them."""
 
 import math
 from collections.abc import Callable

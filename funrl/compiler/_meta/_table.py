@@ -1,4 +1,4 @@
-"""The table of rules, and what they are made of: new meta tensors, promotion, broadcasting, checks."""
+"""The table of rules, and the functions that rules use: new meta tensors, promotion, broadcasting, checks."""
 
 import functools
 from collections.abc import Callable
@@ -15,18 +15,18 @@ _RESULT: dict[Any, torch.dtype] = {}
 
 
 def known(operator: Any) -> Rule | None:
-    """Return what computes the meta tensors of an operator's results from meta tensors, or None where only torch knows."""
+    """Return the rule of an operator, from meta tensors of its arguments to those of its results; None if there is only torch's own."""
     return RULES.get(operator)
 
 
 def on_meta(func: Any, args: Any, kwargs: Any) -> Any:
-    """Run an operator on meta tensors: what shape, strides and dtype its results have."""
+    """Run an operator on meta tensors, to infer the shapes, strides and dtypes of its results."""
     rule = RULES.get(func)
     if rule is not None:
         return rule(*args, **kwargs)
     if takes_device(func):
         kwargs = {**kwargs, "device": "meta"}
-    with private.no_dispatch():  # this may be called by what no operator has led to, with the trace listening
+    with private.no_dispatch():  # the trace may be active
         return func(*args, **kwargs)
 
 
@@ -37,6 +37,7 @@ def takes_device(operator: Any) -> bool:
 
 
 def enter(rule: Rule, *names: str, overloads: tuple[str, ...] = ()) -> None:
+    """Enter a rule for operators by name, for all overloads or only these, except for those that write to arguments."""
     for name in names:
         packet = getattr(aten, name, None)
         if packet is None:
@@ -57,6 +58,7 @@ def new(shape: Any, dtype: torch.dtype, like: torch.Tensor | None = None) -> tor
 
 
 def kind(x: Any) -> Any:
+    """Return the properties of an operand on which promotion depends."""
     return (x.dtype, x.ndim > 0) if isinstance(x, torch.Tensor) else type(x)
 
 
@@ -76,10 +78,12 @@ def result_type(*values: Any) -> torch.dtype:
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:
+    """Return a floating-point or complex dtype unchanged, and the default dtype for others."""
     return dtype if dtype.is_floating_point or dtype.is_complex else torch.get_default_dtype()
 
 
 def broadcast(*values: Any) -> tuple[int, ...]:
+    """Return the common shape of tensors (numbers are ignored); raise a RuntimeError, as torch does, if there is none."""
     shape: tuple[int, ...] = ()
     for x in values:
         if not isinstance(x, torch.Tensor):
@@ -103,10 +107,12 @@ def broadcast(*values: Any) -> tuple[int, ...]:
 
 
 def layout(shape: tuple[int, ...], *values: Any) -> torch.Tensor | None:
+    """Return the first tensor of the shape that is not expanded; its layout is that of a result."""
     return next((x for x in values if isinstance(x, torch.Tensor) and tuple(x.shape) == shape and 0 not in x.stride()), None)
 
 
 def check(right: bool, text: str) -> None:
+    """Raise a RuntimeError with the text unless ``right``."""
     if not right:
         raise RuntimeError(text)
 
