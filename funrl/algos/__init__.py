@@ -12,7 +12,8 @@ Metrics of every algorithm:
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
 
-Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac, td3, varibad:
+Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, option_critic, ppo, pqn, redq, reinforce, rl2, sac, sac_discrete, shac,
+td3, varibad:
 
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
@@ -132,7 +133,6 @@ from funrl.algos import (
     ddpg,
     dqn,
     episodes,
-    feudal,
     images,
     impala,
     off_policy,
@@ -209,7 +209,6 @@ __all__ = [
     "defaults",
     "dqn",
     "episodes",
-    "feudal",
     "images",
     "impala",
     "make",
@@ -234,6 +233,7 @@ __all__ = [
 
 # Algorithms of rooms beside this one, which are imported when they are asked for: the room, and the name of the configuration.
 _ELSEWHERE = {
+    "feudal": ("meta", "FeudalConfig"),
     "maml": ("meta", "MAMLConfig"),
     "meta_a2c": ("meta", "MetaA2CConfig"),
     "rl2": ("meta", "RL2Config"),
@@ -247,7 +247,6 @@ _ALGORITHMS = {
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
-    "feudal": (feudal.make, feudal.FeudalConfig),
     "impala": (impala.make, impala.ImpalaConfig),
     "openes": (openes.make, openes.OpenESConfig),
     "option_critic": (option_critic.make, option_critic.OptionCriticConfig),

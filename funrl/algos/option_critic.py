@@ -98,7 +98,8 @@ def make(
         (torch.Size([4]), tensor(32))
 
     Reference: P.-L. Bacon, J. Harb, D. Precup, "The Option-Critic Architecture", 2016, arXiv:1609.05140; the returns and the deliberation
-        cost are those of J. Harb, P.-L. Bacon, M. Klissarov, D. Precup, "When Waiting is not an Option: Learning Options with a Deliberation
+        cost are those of J. Harb, P.-L. Bacon, M. Klissarov, D. Precup, "When Waiting is not an Option: Learning Options with a
+        Deliberation
         Cost", 2017, arXiv:1709.04571. Deviations: those of :func:`funrl.algos.a2c.make` and :func:`funrl.losses.option_critic_loss`.
     """
     config, given = configure(OptionCriticConfig, options, optimizer=optimizer, loss=loss)

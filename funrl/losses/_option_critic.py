@@ -56,8 +56,8 @@ def option_critic_loss(
     Args:
         params: theta, the parameters of ``apply``; the argument to differentiate.
         batch: the data, see :class:`OptionBatch`; nothing in it carries a gradient.
-        apply: ``apply(params, observation, option) -> (distribution, value [N...], termination [N...])``: the policy of an option, its value
-            Q(s, w), and the probability beta in [0, 1] that it terminates in s.
+        apply: ``apply(params, observation, option) -> (distribution, value [N...], termination [N...])``: the policy of an option, its
+            value Q(s, w), and the probability beta in [0, 1] that it terminates in s.
         deliberation_cost: eta, at least 0, a number or a tensor [].
         termination_weight: c_3, at least 0, a number or a tensor [].
         value_weight: c_1, at least 0, a number or a tensor [].

@@ -1,6 +1,6 @@
-"""Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²)."""
+"""Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²); and two levels (feudal)."""
 
-from funrl.meta import maml, meta_a2c, rl2, varibad
+from funrl.meta import feudal, maml, meta_a2c, rl2, varibad
 from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, maml_loss, reptile_gradient
 from funrl.meta._estimators import dice_loss, magic_box, surrogate_loss
 from funrl.meta._evaluation import Adaptation, evaluate_adaptation, trial_returns
@@ -15,6 +15,7 @@ __all__ = [
     "adapt_first_order",
     "dice_loss",
     "evaluate_adaptation",
+    "feudal",
     "magic_box",
     "maml",
     "maml_loss",

@@ -9,6 +9,7 @@ from funrl.nn._module import Module, from_module
 from funrl.nn._net import Net
 from funrl.nn._norm import BatchNorm, BatchNormState, batch_norm, dropout, layer_norm
 from funrl.nn._recurrent import LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru
+from funrl.nn._universal import universal
 from funrl.tree import describe
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "sequential",
     "squash_dims",
     "torch_default",
+    "universal",
     "variance_scaling",
 ]
