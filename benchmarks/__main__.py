@@ -32,6 +32,7 @@ NAMES = (
         "recurrent",
         "meta",
         "meta_learning",
+        "hierarchy",
         "curves",
         "learning",
         "populations",

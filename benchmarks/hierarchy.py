@@ -3,6 +3,7 @@
 The agents of a row, which differ by their seeds, are one vmapped program.
 """
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,23 @@ DQN = dict(
     huber_delta=float("inf"), epsilon_end=0.1, epsilon_steps=5e4,
 )  # fmt: skip
 SAC = dict(num_envs=8, num_steps=8, num_updates=32, batch_size=128, num_cells=(64, 64), buffer_size=200_000, gamma=0.98)
-SPARSE = {  # learner, its options, environment, its settings, updates
-    "BitFlip, 20 bits": ("dqn", DQN, "BitFlip-misc", {"num_bits": 20}, 5_000),
-    "GoalPointRobot": ("sac", SAC, "GoalPointRobot-misc", {}, 600),
-    "GoalPointRobot, radius 0.02": ("sac", SAC, "GoalPointRobot-misc", {"goal_radius": 0.02}, 600),
-    "GoalPointRobot, radius 0.01": ("sac", SAC, "GoalPointRobot-misc", {"goal_radius": 0.01}, 600),
+SPARSE = {  # learner, its options, environment, its settings, radius of the goals (0: the usual one), updates
+    "BitFlip, 20 bits": ("dqn", DQN, "BitFlip-misc", {"num_bits": 20}, 0.0, 5_000),
+    "GoalPointRobot": ("sac", SAC, "GoalPointRobot-misc", {}, 0.0, 600),
+    "GoalPointRobot, radius 0.02": ("sac", SAC, "GoalPointRobot-misc", {}, 0.02, 600),
+}
+# FourRooms: updates before and after the goal moves from the eastern door to a random tile of the room below it, a window of updates over
+# which lengths of episodes are averaged, and the mean length of a solution.
+BEFORE, AFTER, WINDOW, SOLVED = 300, 300, 25, 40
+ON_POLICY = dict(num_envs=8, num_steps=16, num_cells=(), learning_rate=0.05, lambda_=0.95, entropy_weight=0.01)
+REPLAY = dict(
+    num_envs=8, num_steps=16, num_updates=16, batch_size=128, buffer_size=16_384, num_cells=(64, 64), tau=0.01, epsilon_end=0.1,
+)  # fmt: skip
+ROOMS = {
+    "flat, A2C": ("a2c", ON_POLICY),
+    "option-critic, 4 options": ("option_critic", dict(ON_POLICY, num_options=4, deliberation_cost=0.1)),
+    "flat, DQN": ("dqn", dict(REPLAY, target_period=1, huber_delta=float("inf"))),
+    "two levels, k = 16": ("feudal", dict(REPLAY, goal_steps=16)),
 }
 
 
@@ -30,14 +43,17 @@ def sparse_goals(row: str, hindsight: bool, evaluations: int = 10) -> dict[str, 
     import funrl
     from funrl import buffers, random
 
-    name, options, env_name, settings, updates = SPARSE[row]
-    env = funrl.envs.make(env_name, **{key: value for key, value in settings.items() if key != "goal_radius"})
-    if "goal_radius" in settings:
-        env = env._replace(default_params=env.default_params.replace(goal_radius=torch.tensor(settings["goal_radius"])))
-    rest = {key: value for key, value in options.items() if key != "buffer_size"}
-    buffer = buffers.hindsight(options["buffer_size"], funrl.envs.goal_reward(env), num_envs=options["num_envs"]) if hindsight else None
-    algo = funrl.algos.make(name, env, buffer=buffer, **rest) if hindsight else funrl.algos.make(name, env, **options)
-    part = updates // evaluations
+    name, options, env_name, settings, radius, updates = SPARSE[row]
+    env = funrl.envs.make(env_name, **settings)
+    if radius:
+        env = env._replace(default_params=env.default_params.replace(goal_radius=torch.tensor(radius)))
+    if hindsight:
+        size = options["buffer_size"]
+        rest = {key: value for key, value in options.items() if key != "buffer_size"}
+        buffer = buffers.hindsight(size, funrl.envs.goal_reward(env), num_envs=options["num_envs"])
+        algo = funrl.algos.make(name, env, buffer=buffer, **rest)
+    else:
+        algo = funrl.algos.make(name, env, **options)
 
     def success(key: Any, state: Any) -> Any:
         # An episode that reaches its goal has a return above that of one that does not: -1 for each step.
@@ -45,28 +61,116 @@ def sparse_goals(row: str, hindsight: bool, evaluations: int = 10) -> dict[str, 
         found = funrl.evaluate(learner.params, key, learner.env_params, env=env, act=algo.greedy, num_episodes=NUM_EPISODES)
         return (found.episode_return > -env.max_episode_steps).double().mean()
 
-    program = funrl.compile(torch.func.vmap(algo.step), donate=1)
-    test = funrl.compile(torch.func.vmap(success))
-    key = random.key(0)
+    program, test = funrl.compile(torch.func.vmap(algo.step), donate=1), funrl.compile(torch.func.vmap(success))
+    key, curve = random.key(0), []
     states = torch.func.vmap(algo.init)(random.split(key, NUM_AGENTS))
-    curve = []
     for i in range(updates):
         states, _ = program(random.split(random.fold_in(key, i), NUM_AGENTS), states)
-        if (i + 1) % part == 0:
-            curve.append(test(random.split(random.fold_in(key, updates + i), NUM_AGENTS), states).tolist())
+        if (i + 1) % (updates // evaluations) == 0:
+            curve.append([round(x, 4) for x in test(random.split(random.fold_in(key, updates + i), NUM_AGENTS), states).tolist()])
             say(f"hierarchy: {row}, {'with' if hindsight else 'without'} hindsight, {(i + 1) * algo.steps_per_update:,} steps: {curve[-1]}")
     return {"steps": updates * algo.steps_per_update, "success": curve}
+
+
+def one_hot_rooms() -> Any:
+    """Return FourRooms whose observation is its tile, one-hot [169], so that the goal is not observed."""
+    import torch
+
+    import funrl
+
+    env = funrl.envs.make("FourRooms-misc")
+
+    def seen(timestep: Any) -> Any:
+        x = timestep.observation
+        tile = 13 * x[0] + x[1]
+        return timestep.replace(observation=(torch.arange(169, device=x.device) == tile).to(x.dtype))
+
+    def reset(key: Any, env_params: Any = env.default_params) -> Any:
+        state, timestep = env.reset(key, env_params)
+        return state, seen(timestep)
+
+    def step(key: Any, state: Any, action: Any, env_params: Any = env.default_params) -> Any:
+        state, timestep = env.step(key, state, action, env_params)
+        return state, seen(timestep)
+
+    return env._replace(reset=reset, step=step, observation_space=funrl.spaces.Box(0.0, 1.0, (169,)))
+
+
+def rooms(row: str) -> dict[str, Any]:
+    """Train in FourRooms, move the goal, and return how long the episodes of each agent were afterwards, while it learned on."""
+    import torch
+
+    import funrl
+    from funrl import random
+
+    name, options = ROOMS[row]
+    env, key = one_hot_rooms(), random.key(0)
+    starts, walls = env.default_params.starts, env.default_params.walls
+    if name == "feudal":
+        options = dict(options, goals=torch.nn.functional.one_hot(13 * starts[:, 0] + starts[:, 1], 169).to(torch.float32))
+    algo = funrl.algos.make(name, env, **options)
+    program = funrl.compile(torch.func.vmap(algo.step), donate=1)
+    states = torch.func.vmap(algo.init)(random.split(key, NUM_AGENTS))
+    lower = torch.tensor([[i, j] for i in range(8, 12) for j in range(7, 12) if not walls[i, j]])
+    new = lower[torch.func.vmap(lambda key: random.randint(key, (), 0, len(lower)))(random.split(random.key(77), NUM_AGENTS))]
+    goals, lengths = {0: torch.tensor([[7, 9]]).repeat(NUM_AGENTS, 1), BEFORE: new}, []
+    for i in range(BEFORE + AFTER):
+        if i in goals:
+            learner = states.learner
+            states = states.replace(learner=learner.replace(env_params=learner.env_params.replace(goal=goals[i].clone())))
+        states, metrics = program(random.split(random.fold_in(key, i), NUM_AGENTS), states)
+        lengths.append(metrics["episode_length"])
+    length, per_update = torch.stack(lengths), algo.steps_per_update
+    smooth = length[BEFORE:].unfold(0, WINDOW, 1).mean(-1)
+    solved = smooth < SOLVED
+    steps = [int(x.nonzero()[0] + WINDOW) * per_update if x.any() else None for x in solved.unbind(1)]
+    found = {
+        "before": length[BEFORE - WINDOW : BEFORE].nanmean(0).tolist(),
+        "after": length[BEFORE:].nanmean(0).tolist(),
+        "last": length[-WINDOW:].nanmean(0).tolist(),
+        "steps": steps,
+    }
+    say(f"hierarchy: FourRooms, {row}: {found}")
+    return found
 
 
 ROWS = {
     **{f"{row}, hindsight": lambda row=row: sparse_goals(row, True) for row in SPARSE},
     **{f"{row}, without": lambda row=row: sparse_goals(row, False) for row in SPARSE},
+    **{f"FourRooms, {row}": lambda row=row: rooms(row) for row in ROOMS},
 }
 
 
 def run(options: Options) -> Iterator[Figures]:
     """Yield what the agents of each row learned."""
     for row, learn in ROWS.items():
-        if options.wants(row, False):
+        if options.wants(row, row == "GoalPointRobot, hindsight"):
             say(f"hierarchy: {row}")
             yield {row: learn()}
+
+
+def notes(figures: Figures) -> list[str]:
+    """Return a line for each row."""
+    lines = []
+    for name, row in figures.items():
+        if "success" in row:
+            curve, part = row["success"], row["steps"] // len(row["success"])
+            solved = [next((f"{part * (i + 1):,}" for i, x in enumerate(curve) if x[j] >= 0.95), "not") for j in range(NUM_AGENTS)]
+            shown = ", ".join(f"{x:.2f}" for x in curve[-1])
+            lines.append(f"* {name}: success after {row['steps']:,} steps {shown}; 95 % by step {', '.join(solved)}.")
+        else:
+            steps = ", ".join("not" if x is None else f"{x:,}" for x in row["steps"])
+            means = {part: statistics.mean(row[part]) for part in ("before", "after", "last")}
+            lines.append(
+                f"* {name}: episodes of {means['before']:.1f} steps before the goal moves, {means['after']:.1f} on average afterwards, "
+                f"{means['last']:.1f} at the end; steps until the mean of {WINDOW} updates is below {SOLVED}: {steps}."
+            )
+    return lines
+
+
+BENCHMARK = Benchmark(
+    f"Hindsight for sparse goals, and hierarchies in FourRooms after its goal moves, {NUM_AGENTS} agents as one program.",
+    (),
+    run,
+    notes,
+)

@@ -57,6 +57,7 @@ _LATER = {
     "buffers",
     "collectors",
     "debug",
+    "distributed",
     "envs",
     "evolution",
     "losses",

@@ -138,7 +138,6 @@ from funrl.algos import (
     ddpg,
     dqn,
     episodes,
-    feudal,
     images,
     impala,
     off_policy,
@@ -216,7 +215,6 @@ __all__ = [
     "defaults",
     "dqn",
     "episodes",
-    "feudal",
     "images",
     "impala",
     "make",
@@ -241,6 +239,7 @@ __all__ = [
 
 # Algorithms of rooms beside this one, which are imported when they are asked for: the room, and the name of the configuration.
 _ELSEWHERE = {
+    "feudal": ("meta", "FeudalConfig"),
     "maml": ("meta", "MAMLConfig"),
     "meta_a2c": ("meta", "MetaA2CConfig"),
     "multi_task": ("meta", "MultiTaskConfig"),
@@ -255,7 +254,6 @@ _ALGORITHMS = {
     "crossq": (crossq.make, crossq.CrossQConfig),
     "ddpg": (ddpg.make, ddpg.DDPGConfig),
     "dqn": (dqn.make, dqn.DQNConfig),
-    "feudal": (feudal.make, feudal.FeudalConfig),
     "impala": (impala.make, impala.ImpalaConfig),
     "openes": (openes.make, openes.OpenESConfig),
     "option_critic": (option_critic.make, option_critic.OptionCriticConfig),

@@ -157,10 +157,10 @@ def make(
         def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             timed = isinstance(actor.timestep.discount, torch.Tensor)
             if timed and (config.n_step > 1 or replay.num_envs is not None):
-                raise ValueError(
-                    f"n_step, buffer: expected n_step = 1, and a buffer that does not change rewards, for {env.name}, whose steps have "
-                    f"discounts of their own; got n_step = {config.n_step}"
+                expected = (
+                    "n_step = 1 and a buffer that does not change rewards, as the steps of the environment have discounts of their own"
                 )
+                _check.fail(ValueError, "n_step, buffer", expected, f"n_step = {config.n_step}")
             network, target, optimizer = spec.init(network_key, observation)
             none, first = torch.zeros((), dtype=torch.int64, device=key.device), tree.index(actor.timestep.observation, 0)
             return {

@@ -1,7 +1,7 @@
-"""Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²), and one
-policy for several tasks."""
+"""Meta-learning: learning to learn, by gradients through learning (MAML, meta-gradients) and by memory (RL²); one policy for several
+tasks (multi_task); and two levels (feudal)."""
 
-from funrl.meta import maml, meta_a2c, multi_task, rl2, varibad
+from funrl.meta import feudal, maml, meta_a2c, multi_task, rl2, varibad
 from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, maml_loss, reptile_gradient
 from funrl.meta._estimators import dice_loss, magic_box, surrogate_loss
 from funrl.meta._evaluation import Adaptation, evaluate_adaptation, trial_returns
@@ -20,6 +20,7 @@ __all__ = [
     "adapt_first_order",
     "dice_loss",
     "evaluate_adaptation",
+    "feudal",
     "magic_box",
     "maml",
     "maml_loss",

@@ -11,6 +11,7 @@ from funrl.nn._norm import BatchNorm, BatchNormState, batch_norm, dropout, layer
 from funrl.nn._plain import from_state_dict, to_module, to_state_dict
 from funrl.nn._popart import PopArt, PopArtState, popart, select_task as select_task
 from funrl.nn._recurrent import LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru
+from funrl.nn._universal import universal
 from funrl.tree import describe
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "to_module",
     "to_state_dict",
     "torch_default",
+    "universal",
     "variance_scaling",
 ]

@@ -116,6 +116,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
         4_000_000, {"num_steps": 100, "num_episodes": 1, "learning_rate": 2e-3, "lambda_": 0.3, "anneal_steps": 4e6}
     ),
     ("maml", "PointRobot-misc"): Preset(20_000_000, {"learning_rate": 5e-3}),
+    ("option_critic", "FourRooms-misc"): Preset(300_000, {"num_envs": 16, "learning_rate": 3e-3}),
+    ("feudal", "FourRooms-misc"): Preset(150_000, {"goal_steps": 16}),
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
         {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},

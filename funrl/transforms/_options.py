@@ -125,7 +125,7 @@ def options(
 
 
 def _play(
-    env: Env, act: Act, terminate: Any, keys: torch.Tensor, state: OptionState, params: Any, env_params: OptionParams
+    env: Any, act: Act, terminate: Any, keys: torch.Tensor, state: OptionState, params: Any, env_params: OptionParams
 ) -> tuple[OptionState, Timestep]:
     """Play the option with the parameters ``params`` for as many steps as there are keys, or until it ends."""
     # A compiled loop cannot take two tensors from outside that share memory; in a rollout these are views of one vector.

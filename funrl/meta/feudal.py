@@ -9,22 +9,24 @@ import torch
 
 from funrl import _check, acting, buffers, random, tree
 from funrl.acting import Memory
-from funrl.algos import dqn, episodes, sac
-from funrl.algos._algorithm import (
+from funrl.algos import (
     Algorithm,
-    check_copies,
+    LearnerState,
+    State,
     check_experience,
     collecting,
+    configure,
+    dqn,
+    episodes,
     in_dtype_of,
     make_hparams,
+    sac,
     start_actor,
-    statistics,
 )
-from funrl.algos._arguments import configure
-from funrl.algos._state import LearnerState, State
 from funrl.env import Env, Transition
 from funrl.policies import StatefulPolicy
 from funrl.spaces import Box, Dict, Discrete
+from funrl.transforms import VecNormParams
 from funrl.typing import Metrics
 
 __all__ = ["FeudalConfig", "Goal", "Levels", "make"]
@@ -46,7 +48,7 @@ class FeudalConfig(tree.Replaceable):
         hindsight_ratio: relabelled transitions for one with its own goal, as for :func:`funrl.buffers.hindsight`.
         num_updates: gradient steps of each level in one update.
         batch_size: transitions in a gradient step.
-        buffer_size: capacity of each level's replay buffer, in steps of the environment: that of the manager has one item for k of them.
+        buffer_size: capacity of each level's replay buffer, in steps of the environment: that of the manager has two items for k of them.
         learning_starts: environment steps with random actions and goals, before the first gradient step.
         num_cells: widths of the hidden layers of every network.
         activation: activation of the hidden layers, as for :func:`funrl.nn.mlp`.
@@ -102,11 +104,13 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
     r"""Make a two-level learner: the manager chooses one of G goals every k steps, and the worker is rewarded for reaching it.
 
     The manager is double DQN (:func:`funrl.algos.dqn.make`) over goals. Its transition lasts m = k steps, or fewer at the end of an
-    episode,
-    with the reward :math:`\sum_{i<m} \gamma^i r_i` and the discount :math:`\gamma^m`. It also sets a goal at the start of an episode; it
-    learns from those goals that it set at every k-th step. The worker is double DQN for discrete actions, SAC for continuous ones. It sees
-    observation and goal, has the reward 0 where it reaches its goal and -1 elsewhere, and learns with goals of hindsight
-    (:func:`funrl.buffers.hindsight`). An episode that ends does not end the worker's return, unless the goal is reached there.
+    episode, with the reward :math:`\sum_{i<m} \gamma^i r_i` and the discount :math:`\gamma^m`. It also sets a goal at the start of an
+    episode; it learns from those goals that it set at every k-th step. Each transition is stored twice: with the goal that was set, and
+    with the one that its last state achieved, if there is one within ``goal_radius``.
+
+    The worker is double DQN for discrete actions, SAC for continuous ones. It sees observation and goal, has the reward 0 where it reaches
+    its goal and -1 elsewhere, and learns with goals of hindsight (:func:`funrl.buffers.hindsight`). An episode that ends does not end the
+    worker's return, unless the goal is reached there.
 
     Since the worker knows nothing of the rewards of the environment, only the manager has to learn anew if they change.
 
@@ -135,13 +139,14 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
 
     Reference: P. Dayan, G. Hinton, "Feudal Reinforcement Learning", 1993 (no arXiv id); the two levels are those of T. D. Kulkarni,
         K. R. Narasimhan, A. Saeedi, J. B. Tenenbaum, "Hierarchical Deep Reinforcement Learning", 2016, arXiv:1604.06057. Deviations: a goal
-        lasts k steps, also if it is reached; the worker learns with hindsight, arXiv:1707.01495.
+        lasts k steps, also if it is reached; the worker learns with hindsight, arXiv:1707.01495, and the manager from achieved goals,
+        the hindsight action transitions of
+        A. Levy, G. Konidaris, R. Platt, K. Saenko, "Learning Multi-Level Hierarchies with Hindsight", 2017, arXiv:1712.00948.
     """
     config, given = configure(FeudalConfig, options)
     goals, achieved = _goals(env, goals, achieved)
     _check_config(config, env)
     levels = _levels(config, env, goals, achieved)
-    moved = statistics(env)
 
     def played(which: str) -> StatefulPolicy:
         """Return the policy of both levels, with their functions called ``which``: act or greedy."""
@@ -187,14 +192,14 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         manager, worker = _whole(learner, config)
         data, reached = _for_worker(config, samples, goals, achieved)
         worker, worker_metrics = levels.worker.learn(worker_key, worker, data)
-        manager, manager_metrics = levels.manager.learn(manager_key, manager, _for_manager(config, samples, learner.hparams.gamma))
+        data = _for_manager(config, samples, learner.hparams.gamma, goals, achieved)
+        manager, manager_metrics = levels.manager.learn(manager_key, manager, data)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         learner = learner.replace(
             params=Levels(manager.params, worker.params),
             target=_rest(manager, worker),
             num_steps=num_steps,
             num_updates=worker.num_updates.clone(),
-            env_params=moved(learner.env_params, samples),
             episodes=sums,
         )
         shown = {"manager": manager_metrics, "worker": worker_metrics}
@@ -227,9 +232,9 @@ def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achie
     rates = {name: getattr(config, name) for name in ("learning_rate", "gamma", "tau")}
     k = config.goal_steps
     manager = dqn.make(
-        env._replace(reset=above, action_space=Discrete(len(goals))), num_steps=config.num_steps // k,
-        buffer_size=config.buffer_size // k, learning_starts=-(-config.learning_starts // k), anneal_steps=config.anneal_steps / k,
-        epsilon_steps=config.epsilon_steps / k, **shared, **explore, **rates,
+        env._replace(reset=above, action_space=Discrete(len(goals))), num_steps=2 * config.num_steps // k,
+        buffer_size=2 * config.buffer_size // k, learning_starts=-(-2 * config.learning_starts // k),
+        anneal_steps=2 * config.anneal_steps / k, epsilon_steps=2 * config.epsilon_steps / k, **shared, **explore, **rates,
     )  # fmt: skip
     spaces = Dict({"observation": env.observation_space, "achieved_goal": space, "desired_goal": space})
     discrete = isinstance(env.action_space, Discrete)
@@ -243,7 +248,7 @@ def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achie
 
 def _whole(learner: LearnerState, config: FeudalConfig) -> tuple[LearnerState, LearnerState]:
     """Return the learners of the two levels, with the hyperparameters of the whole."""
-    own, k = learner.hparams, config.goal_steps
+    own, k = learner.hparams, config.goal_steps / 2  # the manager has two transitions for k steps
     result = []
     for params, rest, each in ((learner.params.manager, learner.target.manager, k), (learner.params.worker, learner.target.worker, 1)):
         new = {name: getattr(own, name) for name in ("learning_rate", "gamma", "tau")} | {"anneal_steps": own.anneal_steps / each}
@@ -258,11 +263,17 @@ def _rest(manager: LearnerState, worker: LearnerState) -> Levels:
     return Levels(*(each.replace(params=(), env_params=()) for each in (manager, worker)))
 
 
-def _for_manager(config: FeudalConfig, samples: Transition, gamma: torch.Tensor) -> Transition:
-    """Return the manager's transitions [T / k, B], from every k-th step to the end of its goal or of the episode."""
+def _for_manager(config: FeudalConfig, samples: Transition, gamma: torch.Tensor, goals: torch.Tensor, achieved: Achieved) -> Transition:
+    """Return the manager's transitions [2 T / k, B], from every k-th step to the end of its goal or of the episode: with the goals that it
+    set, and with those that were achieved.
+    """
     joined = buffers.n_step(samples.replace(action=samples.extras["goal"], extras={}, place=()), n=config.goal_steps, gamma=gamma)
     rows = joined.transition.replace(extras={"discount": joined.discount})
-    return tree.map(lambda x: x[:: config.goal_steps], rows)
+    rows = tree.map(lambda x: x[:: config.goal_steps], rows)
+    end = torch.func.vmap(torch.func.vmap(achieved))(rows.next_observation)
+    distance = (end.unsqueeze(-2) - goals.to(end)).square().sum(-1)
+    instead = torch.where(distance.min(-1).values < config.goal_radius**2, distance.argmin(-1), rows.action)
+    return tree.cat([rows, rows.replace(action=instead)])
 
 
 def _for_worker(config: FeudalConfig, samples: Transition, goals: torch.Tensor, achieved: Achieved) -> tuple[Transition, torch.Tensor]:
@@ -299,8 +310,8 @@ def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]
         goals, achieved = env.default_params.starts.to(torch.float32), lambda observation: observation[:2]
     if goals is None:
         raise ValueError(
-            f"feudal: goals: expected a tensor [G, D] for {env.name}, got None; give the goals to choose from, and achieved(observation) if "
-            "they are not observations"
+            f"feudal: goals: expected a tensor [G, D] for {env.name}, got None; give the goals to choose from, and achieved(observation) "
+            "if they are not observations"
         )
     _check.floating("feudal: goals", goals, shape=("G", "D"))
     if achieved is None:
@@ -311,7 +322,8 @@ def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]
 
 
 def _check_config(config: FeudalConfig, env: Env) -> None:
-    check_copies(config, env)
+    if isinstance(env.default_params, VecNormParams):
+        raise ValueError("feudal: env: expected one without vec_norm, whose moments the levels would not share; take observation_norm")
     _check.fields(config, "[1, inf)", "num_envs", "num_steps", "goal_steps", "num_updates", "batch_size", "buffer_size")
     _check.fields(config, "(0, inf)", "goal_radius", "epsilon_steps")
     _check.fields(config, "[0, inf]", "hindsight_ratio")
