@@ -104,12 +104,53 @@ def scales(updates: int = 150) -> dict[str, Any]:
     return result
 
 
+def levels(updates: int = 300, **options: Any) -> dict[str, Any]:
+    """Mazes: PPO with prioritised level replay, and with new mazes only, on the same held-out mazes; all agents are one program."""
+    import torch
+    from torch.func import vmap
+
+    import funrl
+    from funrl import meta, random, transforms
+    from funrl.envs import tasks
+
+    size, most = 7, 50
+    single = funrl.envs.maze(["S" + "." * (size - 1), *["." * size] * (size - 2), "." * (size - 1) + "G"])
+    single = single._replace(max_episode_steps=most, default_params=single.default_params.replace(max_steps=torch.tensor(most)))
+    env = transforms.flatten_observation()(single)
+    steps = 32 * most
+    algo = meta.plr.make(
+        env, num_envs=32, num_steps=most, num_levels=500, learning_rate=2e-3, anneal_steps=float(updates * steps), **options
+    )
+    replay = torch.tensor([0.5, 0.0]).repeat_interleave(NUM_AGENTS)
+    keys = random.split(random.key(0), NUM_AGENTS).repeat(2)
+    states = vmap(lambda key, x: algo.init(key, {"replay_probability": x}))(keys, replay)
+    held_out = tasks.of(single).test(random.key(7), 500)
+
+    def play(params: Any, key: Any, env_params: Any) -> Any:
+        return funrl.evaluate(params, key, env_params, env=env, act=algo.greedy, num_episodes=1)
+
+    score = funrl.compile(vmap(vmap(play, (None, 0, 0)), (0, None, None)))
+    step, play_keys = funrl.compile(vmap(algo.step)), random.split(random.key(8), 500)
+    result: dict[str, Any] = {"updates": updates, "steps": steps * updates, "after": [], "solved": [], "returns": []}
+    for i in range(updates):
+        states, _ = step(random.split(random.fold_in(random.key(1), i), 2 * NUM_AGENTS), states)
+        if (i + 1) % (updates // 5) == 0:
+            found = score(states.learner.params, play_keys, held_out)
+            result["after"].append(i + 1)
+            result["solved"].append((found.episode_return > 0.01 - 0.01 * most).to(torch.float32).mean((1, 2)).tolist())
+            result["returns"].append(found.episode_return.mean((1, 2)).tolist())
+    return result  # of each time [agents with replay, agents without]
+
+
 def _wider(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options for all tasks at once: more environments, and so larger minibatches."""
     return {**options, "num_envs": 4 * options["num_envs"]}
 
 
-ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS} | {"rewards times 1 and 1,000": scales}
+ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS} | {
+    "rewards times 1 and 1,000": scales,
+    "prioritised level replay": levels,
+}
 
 
 def run(options: Options) -> Iterator[Figures]:
@@ -128,8 +169,8 @@ def notes(figures: Figures) -> list[str]:
             agents = [sum(x) / len(x) for x in row["share"]]
             tasks = [sum(x) / len(x) for x in zip(*row["share"], strict=True)]
             lines.append(
-                f"* T{name[1:]}, {row['steps']:,} steps for each task: one policy for all has {100 * sum(agents) / len(agents):.0f} % of the "
-                f"returns of policies for one (agents from {100 * min(agents):.0f} to {100 * max(agents):.0f} %, tasks from "
+                f"* T{name[1:]}, {row['steps']:,} steps for each task: one policy for all has {100 * sum(agents) / len(agents):.0f} % of "
+                f"the returns of policies for one (agents from {100 * min(agents):.0f} to {100 * max(agents):.0f} %, tasks from "
                 f"{100 * min(tasks):.0f} to {100 * max(tasks):.0f} %; 0 % is random)."
             )
         if name == "rewards times 1 and 1,000":
@@ -139,6 +180,13 @@ def notes(figures: Figures) -> list[str]:
                 ends = [f"{sum(x) / len(x):.0f} ({min(x):.0f} to {max(x):.0f})" for x in (small, large)]
                 told.append(f"{'with PopArt' if kind == 'PopArt' else kind} {ends[0]} and {ends[1]}")
             lines.append(f"* Pendulum with rewards times 1 and 1,000, both in the first scale: {'; '.join(told)}.")
+        if name == "prioritised level replay":
+            told = []
+            for i, after in enumerate(row["after"]):
+                solved = [row["solved"][i][:NUM_AGENTS], row["solved"][i][NUM_AGENTS:]]
+                with_, without = (f"{100 * sum(x) / len(x):.1f} % ({100 * min(x):.1f} to {100 * max(x):.1f})" for x in solved)
+                told.append(f"after {after} updates {with_} with it, {without} with new mazes only")
+            lines.append(f"* Held-out mazes that are solved, prioritised level replay: {'; '.join(told)}.")
     return lines
 
 
