@@ -32,6 +32,7 @@ NAMES = (
         "recurrent",
         "meta",
         "meta_learning",
+        "multi_task",
         "curves",
         "learning",
         "populations",

@@ -41,46 +41,65 @@ def _train(algo: Any, updates: int, states: Any) -> Any:
     return states
 
 
-def variants(name: str, scale: float = 1.0) -> dict[str, Any]:
-    """Train one policy for ten variants of an environment, and one for each of them; ``scale`` multiplies all steps."""
-    import torch
+def _drawn(name: str) -> tuple[Any, Any]:
+    """Return an environment, and the params of its ten variants."""
+    import funrl
+    from funrl import random
+    from funrl.envs import tasks
+
+    env = funrl.envs.make(name)
+    return env, tasks.of(env).train(random.key(0), NUM_TASKS)
+
+
+def one_each(name: str, steps: int) -> dict[str, Any]:
+    """Train policies for each of ten variants of an environment; return their returns, [tasks, seeds], and those of random actions."""
     from torch.func import vmap
 
     import funrl
-    from funrl import meta, random, tree
-    from funrl.envs import tasks
+    from funrl import random, tree
 
-    steps, options = KINDS[name]
-    steps = int(steps * scale)
-    env = funrl.envs.make(name)
-    drawn = tasks.of(env).train(random.key(0), NUM_TASKS)
-    result: dict[str, Any] = {"steps": steps}
-
-    one = funrl.algos.ppo.make(env, anneal_steps=float(steps), **options)
-    states = vmap(one.init)(random.split(random.key(0), NUM_TASKS * NUM_SINGLE))
+    env, drawn = _drawn(name)
+    algo = funrl.algos.ppo.make(env, anneal_steps=float(steps), **KINDS[name][1])
+    states = vmap(algo.init)(random.split(random.key(0), NUM_TASKS * NUM_SINGLE))
     each = tree.map(lambda x: x.repeat_interleave(NUM_SINGLE, 0), drawn)
     states = states.replace(learner=states.learner.replace(env_params=each))
-    states = _train(one, steps // one.steps_per_update, states)
+    states = _train(algo, steps // algo.steps_per_update, states)
 
-    def play(params: Any, key: Any, env_params: Any) -> Any:
-        return funrl.evaluate(params, key, env_params, env=env, act=one.greedy, num_episodes=NUM_EPISODES).episode_return.mean()
+    def play(params: Any, key: Any, env_params: Any, act: Any = algo.greedy) -> Any:
+        return funrl.evaluate(params, key, env_params, env=env, act=act, num_episodes=NUM_EPISODES).episode_return.mean()
 
-    def play_at_random(key: Any, env_params: Any) -> Any:
-        return funrl.evaluate(None, key, env_params, env=env, num_episodes=NUM_EPISODES).episode_return.mean()
+    found = funrl.compile(vmap(play))(states.learner.params, random.split(random.key(2), len(states.learner.num_steps)), each)
+    low = funrl.compile(vmap(lambda key, env_params: play(None, key, env_params, None)))(random.split(random.key(3), NUM_TASKS), drawn)
+    return {"single": found.reshape(NUM_TASKS, NUM_SINGLE).tolist(), "random": low.tolist()}
 
-    single = funrl.compile(vmap(play))(states.learner.params, random.split(random.key(2), len(states.learner.num_steps)), each)
-    result["single"] = single.reshape(NUM_TASKS, NUM_SINGLE).tolist()
-    result["random"] = funrl.compile(vmap(play_at_random))(random.split(random.key(3), NUM_TASKS), drawn).tolist()
 
-    several = meta.multi_task.make(env, tasks=drawn, anneal_steps=float(NUM_TASKS * steps), **_wider(options))
-    states = vmap(several.init)(random.split(random.key(0), NUM_AGENTS))
-    states = _train(several, NUM_TASKS * steps // several.steps_per_update, states)
-    returns = funrl.compile(vmap(meta.multi_task.returns(several.env, several.greedy, NUM_EPISODES)))
+def one_for_all(name: str, steps: int) -> dict[str, Any]:
+    """Train policies for all variants, with as many steps for each of them; return their returns, [agents, tasks]."""
+    from torch.func import vmap
+
+    import funrl
+    from funrl import meta, random
+
+    env, drawn = _drawn(name)
+    options = KINDS[name][1]
+    wider = {**options, "num_envs": 4 * options["num_envs"], "anneal_steps": float(NUM_TASKS * steps)}
+    algo = meta.multi_task.make(env, tasks=drawn, **wider)
+    states = _train(algo, NUM_TASKS * steps // algo.steps_per_update, vmap(algo.init)(random.split(random.key(0), NUM_AGENTS)))
+    returns = funrl.compile(vmap(meta.multi_task.returns(algo.env, algo.greedy, NUM_EPISODES)))
     found = returns(states.learner.params, random.split(random.key(4), NUM_AGENTS), states.learner.env_params)
-    result["multi"] = found.mean(-1).tolist()  # [agents, tasks]
-    low = torch.tensor(result["random"])
-    result["share"] = ((found.mean(-1) - low) / (single.reshape(NUM_TASKS, NUM_SINGLE).mean(1) - low)).tolist()
-    return result
+    return {"multi": found.mean(-1).tolist()}
+
+
+def variants(name: str) -> dict[str, Any]:
+    """Train one policy for ten variants of an environment, and one for each of them."""
+    steps = KINDS[name][0]
+    return {"steps": steps, **one_each(name, steps), **one_for_all(name, steps)}
+
+
+def _shares(row: dict[str, Any]) -> list[list[float]]:
+    """Return the share of each agent in each task."""
+    single = [sum(x) / len(x) for x in row["single"]]
+    return [[(x - low) / (high - low) for x, low, high in zip(agent, row["random"], single, strict=True)] for agent in row["multi"]]
 
 
 def scales(updates: int = 150) -> dict[str, Any]:
@@ -142,11 +161,6 @@ def levels(updates: int = 300, **options: Any) -> dict[str, Any]:
     return result  # of each time [agents with replay, agents without]
 
 
-def _wider(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options for all tasks at once: more environments, and so larger minibatches."""
-    return {**options, "num_envs": 4 * options["num_envs"]}
-
-
 ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS} | {
     "rewards times 1 and 1,000": scales,
     "prioritised level replay": levels,
@@ -166,8 +180,8 @@ def notes(figures: Figures) -> list[str]:
     lines = []
     for name, row in figures.items():
         if name.startswith("ten variants"):
-            agents = [sum(x) / len(x) for x in row["share"]]
-            tasks = [sum(x) / len(x) for x in zip(*row["share"], strict=True)]
+            shares = _shares(row)
+            agents, tasks = ([sum(x) / len(x) for x in rows] for rows in (shares, zip(*shares, strict=True)))
             lines.append(
                 f"* T{name[1:]}, {row['steps']:,} steps for each task: one policy for all has {100 * sum(agents) / len(agents):.0f} % of "
                 f"the returns of policies for one (agents from {100 * min(agents):.0f} to {100 * max(agents):.0f} %, tasks from "
