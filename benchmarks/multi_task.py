@@ -102,7 +102,7 @@ def _shares(row: dict[str, Any]) -> list[list[float]]:
     return [[(x - low) / (high - low) for x, low, high in zip(agent, row["random"], single, strict=True)] for agent in row["multi"]]
 
 
-def scales(updates: int = 150) -> dict[str, Any]:
+def scales(updates: int = 120) -> dict[str, Any]:
     """Pendulum with rewards times 1 and 1,000, one policy for both: with PopArt and without."""
     import torch
     from torch.func import vmap
