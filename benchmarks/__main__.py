@@ -33,6 +33,7 @@ NAMES = (
         "meta",
         "meta_learning",
         "hierarchy",
+        "multi_task",
         "curves",
         "learning",
         "populations",

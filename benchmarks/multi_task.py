@@ -41,49 +41,68 @@ def _train(algo: Any, updates: int, states: Any) -> Any:
     return states
 
 
-def variants(name: str, scale: float = 1.0) -> dict[str, Any]:
-    """Train one policy for ten variants of an environment, and one for each of them; ``scale`` multiplies all steps."""
-    import torch
+def _drawn(name: str) -> tuple[Any, Any]:
+    """Return an environment, and the params of its ten variants."""
+    import funrl
+    from funrl import random
+    from funrl.envs import tasks
+
+    env = funrl.envs.make(name)
+    return env, tasks.of(env).train(random.key(0), NUM_TASKS)
+
+
+def one_each(name: str, steps: int) -> dict[str, Any]:
+    """Train policies for each of ten variants of an environment; return their returns, [tasks, seeds], and those of random actions."""
     from torch.func import vmap
 
     import funrl
-    from funrl import meta, random, tree
-    from funrl.envs import tasks
+    from funrl import random, tree
 
-    steps, options = KINDS[name]
-    steps = int(steps * scale)
-    env = funrl.envs.make(name)
-    drawn = tasks.of(env).train(random.key(0), NUM_TASKS)
-    result: dict[str, Any] = {"steps": steps}
-
-    one = funrl.algos.ppo.make(env, anneal_steps=float(steps), **options)
-    states = vmap(one.init)(random.split(random.key(0), NUM_TASKS * NUM_SINGLE))
+    env, drawn = _drawn(name)
+    algo = funrl.algos.ppo.make(env, anneal_steps=float(steps), **KINDS[name][1])
+    states = vmap(algo.init)(random.split(random.key(0), NUM_TASKS * NUM_SINGLE))
     each = tree.map(lambda x: x.repeat_interleave(NUM_SINGLE, 0), drawn)
     states = states.replace(learner=states.learner.replace(env_params=each))
-    states = _train(one, steps // one.steps_per_update, states)
+    states = _train(algo, steps // algo.steps_per_update, states)
 
-    def play(params: Any, key: Any, env_params: Any) -> Any:
-        return funrl.evaluate(params, key, env_params, env=env, act=one.greedy, num_episodes=NUM_EPISODES).episode_return.mean()
+    def play(params: Any, key: Any, env_params: Any, act: Any = algo.greedy) -> Any:
+        return funrl.evaluate(params, key, env_params, env=env, act=act, num_episodes=NUM_EPISODES).episode_return.mean()
 
-    def play_at_random(key: Any, env_params: Any) -> Any:
-        return funrl.evaluate(None, key, env_params, env=env, num_episodes=NUM_EPISODES).episode_return.mean()
+    found = funrl.compile(vmap(play))(states.learner.params, random.split(random.key(2), len(states.learner.num_steps)), each)
+    low = funrl.compile(vmap(lambda key, env_params: play(None, key, env_params, None)))(random.split(random.key(3), NUM_TASKS), drawn)
+    return {"single": found.reshape(NUM_TASKS, NUM_SINGLE).tolist(), "random": low.tolist()}
 
-    single = funrl.compile(vmap(play))(states.learner.params, random.split(random.key(2), len(states.learner.num_steps)), each)
-    result["single"] = single.reshape(NUM_TASKS, NUM_SINGLE).tolist()
-    result["random"] = funrl.compile(vmap(play_at_random))(random.split(random.key(3), NUM_TASKS), drawn).tolist()
 
-    several = meta.multi_task.make(env, tasks=drawn, anneal_steps=float(NUM_TASKS * steps), **_wider(options))
-    states = vmap(several.init)(random.split(random.key(0), NUM_AGENTS))
-    states = _train(several, NUM_TASKS * steps // several.steps_per_update, states)
-    returns = funrl.compile(vmap(meta.multi_task.returns(several.env, several.greedy, NUM_EPISODES)))
+def one_for_all(name: str, steps: int) -> dict[str, Any]:
+    """Train policies for all variants, with as many steps for each of them; return their returns, [agents, tasks]."""
+    from torch.func import vmap
+
+    import funrl
+    from funrl import meta, random
+
+    env, drawn = _drawn(name)
+    options = KINDS[name][1]
+    wider = {**options, "num_envs": 4 * options["num_envs"], "anneal_steps": float(NUM_TASKS * steps)}
+    algo = meta.multi_task.make(env, tasks=drawn, **wider)
+    states = _train(algo, NUM_TASKS * steps // algo.steps_per_update, vmap(algo.init)(random.split(random.key(0), NUM_AGENTS)))
+    returns = funrl.compile(vmap(meta.multi_task.returns(algo.env, algo.greedy, NUM_EPISODES)))
     found = returns(states.learner.params, random.split(random.key(4), NUM_AGENTS), states.learner.env_params)
-    result["multi"] = found.mean(-1).tolist()  # [agents, tasks]
-    low = torch.tensor(result["random"])
-    result["share"] = ((found.mean(-1) - low) / (single.reshape(NUM_TASKS, NUM_SINGLE).mean(1) - low)).tolist()
-    return result
+    return {"multi": found.mean(-1).tolist()}
 
 
-def scales(updates: int = 150) -> dict[str, Any]:
+def variants(name: str) -> dict[str, Any]:
+    """Train one policy for ten variants of an environment, and one for each of them."""
+    steps = KINDS[name][0]
+    return {"steps": steps, **one_each(name, steps), **one_for_all(name, steps)}
+
+
+def _shares(row: dict[str, Any]) -> list[list[float]]:
+    """Return the share of each agent in each task."""
+    single = [sum(x) / len(x) for x in row["single"]]
+    return [[(x - low) / (high - low) for x, low, high in zip(agent, row["random"], single, strict=True)] for agent in row["multi"]]
+
+
+def scales(updates: int = 120) -> dict[str, Any]:
     """Pendulum with rewards times 1 and 1,000, one policy for both: with PopArt and without."""
     import torch
     from torch.func import vmap
@@ -104,12 +123,48 @@ def scales(updates: int = 150) -> dict[str, Any]:
     return result
 
 
-def _wider(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options for all tasks at once: more environments, and so larger minibatches."""
-    return {**options, "num_envs": 4 * options["num_envs"]}
+def levels(updates: int = 300, **options: Any) -> dict[str, Any]:
+    """Mazes: PPO with prioritised level replay, and with new mazes only, on the same held-out mazes; all agents are one program."""
+    import torch
+    from torch.func import vmap
+
+    import funrl
+    from funrl import meta, random, transforms
+    from funrl.envs import tasks
+
+    size, most = 7, 50
+    single = funrl.envs.maze(["S" + "." * (size - 1), *["." * size] * (size - 2), "." * (size - 1) + "G"])
+    single = single._replace(max_episode_steps=most, default_params=single.default_params.replace(max_steps=torch.tensor(most)))
+    env = transforms.flatten_observation()(single)
+    steps = 32 * most
+    algo = meta.plr.make(
+        env, num_envs=32, num_steps=most, num_levels=500, learning_rate=2e-3, anneal_steps=float(updates * steps), **options
+    )
+    replay = torch.tensor([0.5, 0.0]).repeat_interleave(NUM_AGENTS)
+    keys = random.split(random.key(0), NUM_AGENTS).repeat(2)
+    states = vmap(lambda key, x: algo.init(key, {"replay_probability": x}))(keys, replay)
+    held_out = tasks.of(single).test(random.key(7), 500)
+
+    def play(params: Any, key: Any, env_params: Any) -> Any:
+        return funrl.evaluate(params, key, env_params, env=env, act=algo.greedy, num_episodes=1)
+
+    score = funrl.compile(vmap(vmap(play, (None, 0, 0)), (0, None, None)))
+    step, play_keys = funrl.compile(vmap(algo.step)), random.split(random.key(8), 500)
+    result: dict[str, Any] = {"updates": updates, "steps": steps * updates, "after": [], "solved": [], "returns": []}
+    for i in range(updates):
+        states, _ = step(random.split(random.fold_in(random.key(1), i), 2 * NUM_AGENTS), states)
+        if (i + 1) % (updates // 5) == 0:
+            found = score(states.learner.params, play_keys, held_out)
+            result["after"].append(i + 1)
+            result["solved"].append((found.episode_return > 0.01 - 0.01 * most).to(torch.float32).mean((1, 2)).tolist())
+            result["returns"].append(found.episode_return.mean((1, 2)).tolist())
+    return result  # of each time [agents with replay, agents without]
 
 
-ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS} | {"rewards times 1 and 1,000": scales}
+ROWS = {f"ten variants, {name}": lambda name=name: variants(name) for name in KINDS} | {
+    "rewards times 1 and 1,000": scales,
+    "prioritised level replay": levels,
+}
 
 
 def run(options: Options) -> Iterator[Figures]:
@@ -125,11 +180,11 @@ def notes(figures: Figures) -> list[str]:
     lines = []
     for name, row in figures.items():
         if name.startswith("ten variants"):
-            agents = [sum(x) / len(x) for x in row["share"]]
-            tasks = [sum(x) / len(x) for x in zip(*row["share"], strict=True)]
+            shares = _shares(row)
+            agents, tasks = ([sum(x) / len(x) for x in rows] for rows in (shares, zip(*shares, strict=True)))
             lines.append(
-                f"* T{name[1:]}, {row['steps']:,} steps for each task: one policy for all has {100 * sum(agents) / len(agents):.0f} % of the "
-                f"returns of policies for one (agents from {100 * min(agents):.0f} to {100 * max(agents):.0f} %, tasks from "
+                f"* T{name[1:]}, {row['steps']:,} steps for each task: one policy for all has {100 * sum(agents) / len(agents):.0f} % of "
+                f"the returns of policies for one (agents from {100 * min(agents):.0f} to {100 * max(agents):.0f} %, tasks from "
                 f"{100 * min(tasks):.0f} to {100 * max(tasks):.0f} %; 0 % is random)."
             )
         if name == "rewards times 1 and 1,000":
@@ -139,6 +194,13 @@ def notes(figures: Figures) -> list[str]:
                 ends = [f"{sum(x) / len(x):.0f} ({min(x):.0f} to {max(x):.0f})" for x in (small, large)]
                 told.append(f"{'with PopArt' if kind == 'PopArt' else kind} {ends[0]} and {ends[1]}")
             lines.append(f"* Pendulum with rewards times 1 and 1,000, both in the first scale: {'; '.join(told)}.")
+        if name == "prioritised level replay":
+            told = []
+            for i, after in enumerate(row["after"]):
+                solved = [row["solved"][i][:NUM_AGENTS], row["solved"][i][NUM_AGENTS:]]
+                with_, without = (f"{100 * sum(x) / len(x):.1f} % ({100 * min(x):.1f} to {100 * max(x):.1f})" for x in solved)
+                told.append(f"after {after} updates {with_} with it, {without} with new mazes only")
+            lines.append(f"* Held-out mazes that are solved, prioritised level replay: {'; '.join(told)}.")
     return lines
 
 

@@ -39,6 +39,7 @@ ALGORITHMS = {
     "rl2": ("rl2", "BernoulliBandit-misc", dict(PPO, recurrent_size=8)),
     "varibad": ("varibad", "PointRobot-misc", dict(PPO, recurrent_size=8, latent_size=3, decoder_cells=(4,))),
     "multi_task": ("multi_task", "Pendulum-v1", dict(PPO, num_tasks=2, normalize_per_task=True, gradient_surgery=True)),
+    "plr": ("plr", "Maze-misc", dict(PPO, num_channels=(2,), num_levels=8)),
     "crossq": ("crossq", "Pendulum-v1", dict(OFF_POLICY, policy_delay=2)),
     "option_critic": ("option_critic", "FourRooms-misc", dict(ON_POLICY, num_options=3)),
     "openes": ("openes", "Pendulum-v1", dict(EVOLUTION, normalize_observation=True)),
@@ -50,4 +51,4 @@ ALGORITHMS = {
 EVOLUTIONARY = ("openes", "pgpe", "snes", "cma_es", "ars")  # they explore by parameters, and so act without noise
 OFF_POLICY_KINDS = [kind for kind, (_, _, options) in ALGORITHMS.items() if "buffer_size" in options]
 # Their collect is more than a rollout of their policy: they need its beginning, or many tasks.
-OWN_COLLECT = ["apg", "shac", "maml", *(kind for kind, (name, _, _) in ALGORITHMS.items() if name in EVOLUTIONARY)]
+OWN_COLLECT = ["apg", "shac", "maml", "plr", *(kind for kind, (name, _, _) in ALGORITHMS.items() if name in EVOLUTIONARY)]

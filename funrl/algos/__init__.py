@@ -12,24 +12,24 @@ Metrics of every algorithm:
     episode_length      mean length of these episodes, in steps
     episodes            number of episodes that ended in this update
 
-Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, multi_task, option_critic, ppo, pqn, redq, reinforce, rl2, sac,
+Metrics of a2c, apg, crossq, ddpg, dqn, feudal, impala, maml, multi_task, option_critic, plr, ppo, pqn, redq, reinforce, rl2, sac,
 sac_discrete, shac, td3, varibad:
 
     learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
-Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, option_critic, ppo, pqn, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, option_critic, plr, ppo, pqn, reinforce, rl2, shac, varibad:
 
     gradient_norm       norm of the gradient before it is clipped
 
-Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, option_critic, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, apg, impala, maml, meta_a2c, multi_task, option_critic, plr, ppo, reinforce, rl2, shac, varibad:
 
     policy_loss         loss of the policy, without the entropy bonus
 
-Metrics of a2c, impala, meta_a2c, multi_task, option_critic, ppo, reinforce, rl2, shac, varibad:
+Metrics of a2c, impala, meta_a2c, multi_task, option_critic, plr, ppo, reinforce, rl2, shac, varibad:
 
     value_loss          loss of the state values V(s), before ``value_weight``; missing in reinforce without a baseline
 
-Metrics of a2c, impala, meta_a2c, multi_task, option_critic, ppo, reinforce, rl2, varibad:
+Metrics of a2c, impala, meta_a2c, multi_task, option_critic, plr, ppo, reinforce, rl2, varibad:
 
     entropy             mean entropy of the policy
 
@@ -49,7 +49,7 @@ Metrics of option_critic:
     termination         mean probability that an option terminates after a step
     termination_loss    loss of the terminations, before ``termination_weight``
 
-Metrics of multi_task, ppo, rl2, varibad:
+Metrics of multi_task, plr, ppo, rl2, varibad:
 
     approximate_kl      estimate of the divergence KL(old policy || new policy) on the samples
     clip_fraction       fraction of the samples whose probability ratio is outside [1 - ``clip``, 1 + ``clip``]
@@ -81,6 +81,12 @@ Metrics of multi_task:
     episode_return_task_0   running mean of the returns in the first task; NaN before its first episode
     episode_return_task_1   the same in the second; the others are ``episode_return_task_2``, ``episode_return_task_3``, ...
 
+Metrics of plr:
+
+    level_score         mean score of the levels of this update: what there is to learn in them
+    replayed_fraction   fraction of these levels that came from the buffer
+    num_levels          number of levels in the buffer
+
 Metrics of varibad:
 
     belief_kl           divergence KL(belief || previous belief) of the latent task
@@ -99,6 +105,10 @@ Metrics of reinforce:
 Metrics of impala:
 
     importance_ratio    mean ratio of the probabilities of the actions, learned policy over acting policy
+
+Metrics of crossq, ddpg, dqn, redq, sac, sac_discrete, td3:
+
+    learning_rate       learning rate of this update; missing with an optimizer of the user's own
 
 Metrics of crossq, ddpg, dqn, pqn, redq, sac, sac_discrete, td3:
 
@@ -243,6 +253,7 @@ _ELSEWHERE = {
     "maml": ("meta", "MAMLConfig"),
     "meta_a2c": ("meta", "MetaA2CConfig"),
     "multi_task": ("meta", "MultiTaskConfig"),
+    "plr": ("meta", "PLRConfig"),
     "rl2": ("meta", "RL2Config"),
     "varibad": ("meta", "VariBADConfig"),
 }

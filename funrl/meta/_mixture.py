@@ -266,7 +266,8 @@ def one_of(environments: Sequence[Env]) -> Env:
         environments: pure environments with equal action spaces, and observations of equal shapes and dtypes.
 
     Returns:
-        An environment whose ``env_params`` are :class:`OneOfParams`, by default of the first; its states are tuples of theirs.
+        An environment whose ``env_params`` are :class:`OneOfParams`, by default of the first, which also gives the spaces; its states are
+        tuples of theirs.
 
     Raises:
         ValueError: if there is none, one is batched or on the host, or spaces differ.
@@ -308,4 +309,4 @@ def one_of(environments: Sequence[Env]) -> Env:
 
     name = " | ".join(env.name for env in environments)
     longest = max(env.max_episode_steps for env in environments)
-    return first._replace(name=name, reset=reset, step=step, default_params=default, max_episode_steps=longest, render=None)
+    return Env(name, reset, step, first.observation_space, first.action_space, default, longest, None)

@@ -115,6 +115,11 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("rl2", "BernoulliBandit-misc"): Preset(
         4_000_000, {"num_steps": 100, "num_episodes": 1, "learning_rate": 2e-3, "lambda_": 0.3, "anneal_steps": 4e6}
     ),
+    ("multi_task", "CartPole-v1"): Preset(
+        3_000_000,
+        {"num_envs": 128, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0, "anneal_steps": 3e6},
+    ),
+    ("plr", "Maze-misc"): Preset(2_000_000, {"num_envs": 32, "num_steps": 200, "learning_rate": 2e-3, "anneal_steps": 2e6}),
     ("maml", "PointRobot-misc"): Preset(20_000_000, {"learning_rate": 5e-3}),
     ("option_critic", "FourRooms-misc"): Preset(300_000, {"num_envs": 16, "learning_rate": 3e-3}),
     ("feudal", "FourRooms-misc"): Preset(150_000, {"goal_steps": 16}),

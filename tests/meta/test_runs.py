@@ -8,7 +8,7 @@ from tests.registry import ALGORITHMS
 from tests.support import same
 
 
-@pytest.mark.parametrize("kind", ["maml", "meta_a2c", "multi_task", "rl2", "varibad", "apg", "shac"])
+@pytest.mark.parametrize("kind", ["maml", "meta_a2c", "multi_task", "plr", "rl2", "varibad", "apg", "shac"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, capsys):
     name, env, options = ALGORITHMS[kind]
     options = {**options, **({"anneal_steps": "inf"} if "anneal_steps" in algos.defaults(name) else {})}
