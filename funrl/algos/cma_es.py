@@ -15,7 +15,7 @@ __all__ = ["CMAESConfig", "make"]
 
 @tree.dataclass
 class CMAESConfig(EvolutionConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+    """The options of :func:`make`: those of :class:`~funrl.algos.EvolutionConfig`, and these.
 
     Attributes:
         sigma: the first step size, above 0; fixed.
@@ -38,7 +38,7 @@ def make(env: AnyEnv, *, network: Net | Module | None = None, **options: Any) ->
         **options: fields of :class:`CMAESConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos._evolutionary.make`.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.
