@@ -46,7 +46,7 @@ def test_what_is_released_passes_the_checks_of_the_index(tmp_path):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "funrl"):
         (source / name).symlink_to(ROOT / name)
-    subprocess.run([sys.executable, "-m", "build", "-n", "-o", tmp_path / "dist", source], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "build", "-o", tmp_path / "dist", source], check=True, capture_output=True)
     files = sorted((tmp_path / "dist").iterdir())
     assert [path.name.split("-")[0] for path in files] == ["funrl", "funrl"] and {path.suffix for path in files} == {".whl", ".gz"}
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
