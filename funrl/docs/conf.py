@@ -41,7 +41,7 @@ PLACES = {}  # where each public thing is documented, by its identity
 def read(app):
     """Write a page for each module, with all its public names, and copy the notebooks, without links to what is not on the site."""
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        write(HERE / "notebooks" / notebook.name, re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", notebook.read_text()))
+        write(HERE / "notebooks" / notebook.name, re.sub(r'\[([^\]\["]+)\]\(\.\./[^)"]*\)', r"\1", notebook.read_text()))
     api = runpy.run_path(str(ROOT / "tests" / "test_api.py"))
     pages = []
     for module, names in api["public"]():

@@ -36,7 +36,7 @@ def page(name):
 @pytest.mark.parametrize("name", [page(name) for name in NAMES if blocks(name, "python")])
 def test_its_programs_run(name, tmp_path, monkeypatch, capsys):
     """All blocks of a page, in order, as one program in an empty folder; a block of output is what it printed."""
-    for package in ("onnx", "wandb", "optuna", "mujoco"):
+    for package in ("onnx", "wandb", "optuna", "mujoco", "dm_control"):
         if re.search(rf"extra `{package}`", TEXTS[name]):
             pytest.importorskip("onnxruntime" if package == "onnx" else package)
     monkeypatch.chdir(tmp_path)
