@@ -29,7 +29,7 @@ def told(value):
 
 
 def kind_of(value):
-    """What a constant or type is, in a word."""
+    """The kind of a constant or type, in a word."""
     return re.sub(r"[\w.]+\.(\w+)", r"\1", str(value)) if callable(value) else type(value).__name__
 
 

@@ -1,4 +1,4 @@
-"""The pages of the site: their programs run, their commands exist, and they say nothing about names that are not there."""
+"""The pages of the site: their programs run, their commands exist, and each is reached from the front page."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ def page(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [page(name) for name in NAMES if blocks(name, "python")])
 def test_its_programs_run(name, tmp_path, monkeypatch, capsys):
-    """All blocks of a page, in order, as one program in an empty folder; a block of output is what it printed."""
+    """All blocks of a page, in order, as one program in an empty folder; blocks of output show what was printed."""
     for package in ("onnx", "wandb", "optuna", "mujoco", "dm_control"):
         if re.search(rf"extra `{package}`", TEXTS[name]):
             pytest.importorskip("onnxruntime" if package == "onnx" else package)
