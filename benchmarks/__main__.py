@@ -49,16 +49,13 @@ def load(name: str) -> Benchmark:
 
 
 def run(name: str, options: Options) -> None:
-    """Run a benchmark, and keep what it measured."""
-    benchmark, start = load(name), time.perf_counter()
+    """Run a benchmark, and keep each figure as it comes."""
+    benchmark, start, started = load(name), time.perf_counter(), time.time()
+    peers = versions(options.peers, benchmark.packages)
     found: Figures = {}
-    try:
-        for figures in benchmark.run(options):
-            found |= figures
-    finally:
-        if found:
-            seconds = time.perf_counter() - start
-            history.append(name, found, versions(options.peers, benchmark.packages), quick=options.quick, seconds=seconds)
+    for figures in benchmark.run(options):
+        found |= figures
+        history.append(name, found, peers, quick=options.quick, seconds=time.perf_counter() - start, started=started)
 
 
 def check_peers(names: list[str], peers: str) -> None:
@@ -104,9 +101,11 @@ def main() -> None:
     start = time.perf_counter()
     names = [name for name in names if name != "table"]
     check_peers(names, given.peers)
-    for name in names:
-        run(name, Options(given.quick, given.peers, tuple(given.only), given.rounds, given.seconds))
-    history.write({name: load(name) for name in NAMES})
+    try:
+        for name in names:
+            run(name, Options(given.quick, given.peers, tuple(given.only), given.rounds, given.seconds))
+    finally:
+        history.write({name: load(name) for name in NAMES})
     say(f"{time.perf_counter() - start:.0f} s; see {history.TABLE}")
 
 

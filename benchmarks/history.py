@@ -53,8 +53,10 @@ class Row(NamedTuple):
         return self.run["date"] + (", quick" if self.run["quick"] else "")
 
 
-def append(name: str, figures: Figures, peers: Mapping[str, str | None], *, quick: bool, seconds: float) -> None:
-    """Add a run to the history.
+def append(
+    name: str, figures: Figures, peers: Mapping[str, str | None], *, quick: bool, seconds: float, started: float | None = None
+) -> None:
+    """Add a run to the history, in the place of what it had before if its line is the last.
 
     Args:
         name: of the benchmark.
@@ -62,6 +64,7 @@ def append(name: str, figures: Figures, peers: Mapping[str, str | None], *, quic
         peers: versions of the other libraries.
         quick: whether it was a quick run.
         seconds: how long it took.
+        started: the time at which it began, which tells it from others; None: it is added once.
     """
     own = {"python": platform.python_version(), **versions(sys.executable, ("torch", "gymnasium"))}
     line = {
@@ -71,11 +74,16 @@ def append(name: str, figures: Figures, peers: Mapping[str, str | None], *, quic
         "versions": {**own, **peers},
         "quick": quick,
         "seconds": round(seconds, 1),
+        **({} if started is None else {"started": started}),
         "figures": figures,
     }
     RESULTS.mkdir(exist_ok=True)
-    with HISTORY.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    lines = HISTORY.read_text().splitlines() if HISTORY.exists() else []
+    if lines and started is not None and [json.loads(lines[-1]).get(x) for x in ("benchmark", "started")] == [name, started]:
+        lines.pop()
+    partial = HISTORY.with_suffix(".partial")
+    partial.write_text("\n".join([*lines, json.dumps(line), ""]))
+    partial.replace(HISTORY)  # at once: a run that is killed keeps what it had
 
 
 def _gpu() -> str:

@@ -23,22 +23,48 @@ def line(value, what):
     return text.replace("``", "`").replace("|", "\\|")
 
 
-def section(module, seen):
-    """A heading and a row for each public name of a module that no section has yet, then the sections of the modules among them."""
+def told(value):
+    """Whether a value is a function or class of funrl, which has a docstring; the others are constants and types."""
+    return (inspect.isroutine(value) or inspect.isclass(value)) and value.__module__.startswith("funrl")
+
+
+def kind_of(value):
+    """The kind of a constant or type, in a word."""
+    return re.sub(r"[\w.]+\.(\w+)", r"\1", str(value)) if callable(value) else type(value).__name__
+
+
+def public_of(module, seen):
+    """A module with the public names in it that no module before it has, then the modules among them."""
     seen.add(id(module))
-    rows, below = [], []
+    own, below = [], []
     for name in module.__all__:
         value = getattr(module, name)
         if isinstance(value, ModuleType):
-            below += [] if id(value) in seen else section(value, seen)
+            below += [] if id(value) in seen else public_of(value, seen)
         elif id(value) not in seen:
             seen.add(id(value))
-            told = (inspect.isroutine(value) or inspect.isclass(value)) and value.__module__.startswith("funrl")
-            kind = re.sub(r"[\w.]+\.(\w+)", r"\1", str(value)) if callable(value) else type(value).__name__
-            rows.append(f"| `{name}` | {line(value, f'{module.__name__}.{name}') if told else f'`{kind}`'} |")
-    if not rows:
-        return below
-    return ["", f"## {module.__name__}", "", line(module, module.__name__), "", "| | |", "|---|---|", *rows, *below]
+            own.append(name)
+    return [(module, own), *below] if own else below
+
+
+def public():
+    """Every module of funrl that has public names, with these names; a name stands once. The documentation site is made of them too."""
+    seen: set[int] = set()
+    found = public_of(funrl, seen)
+    for file, name in IMPORTS["MODULES"].items():
+        module = importlib.import_module(name)
+        if file != "__main__.py" and not IMPORTS["is_inner"](file) and hasattr(module, "__all__"):
+            found += public_of(module, seen)
+    return found
+
+
+def section(module, names):
+    """A heading, and a row for each public name."""
+    rows = []
+    for name in names:
+        value = getattr(module, name)
+        rows.append(f"| `{name}` | {line(value, f'{module.__name__}.{name}') if told(value) else f'`{kind_of(value)}`'} |")
+    return ["", f"## {module.__name__}", "", line(module, module.__name__), "", "| | |", "|---|---|", *rows]
 
 
 def operators():
@@ -62,13 +88,8 @@ def operators():
 
 
 def document():
-    seen: set[int] = set()
     lines = ["# Every public name of funrl", "", f"Made by `{COMMAND}`; a test keeps it true. What a module hands on stands there only."]
-    lines += section(funrl, seen)
-    for file, name in IMPORTS["MODULES"].items():
-        module = importlib.import_module(name)
-        if file != "__main__.py" and not IMPORTS["is_inner"](file) and hasattr(module, "__all__"):
-            lines += section(module, seen)
+    lines += [line for module, names in public() for line in section(module, names)]
     return "\n".join([*lines, *operators(), ""])
 
 

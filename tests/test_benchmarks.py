@@ -1,5 +1,6 @@
 """The benchmarks' command line, and how their history becomes the tables."""
 
+import json
 import re
 import sys
 
@@ -41,6 +42,24 @@ def test_each_case_of_a_run_is_measured_in_turn(monkeypatch):
     assert called == ["funrl", "peer"] * 2 and figures == {"row": {"funrl": 2.25, "peer": 3.25}}
 
 
+def test_a_run_that_is_cut_off_keeps_what_it_had(monkeypatch, tmp_path):
+    def cut_off(options):
+        yield {"first": {"funrl": 1.0}}
+        assert history.newest("returns")["first"].numbers == {"funrl": 1.0}  # it is there before the next one is measured
+        raise KeyboardInterrupt
+
+    written = []
+    monkeypatch.setattr(history, "HISTORY", tmp_path / "history.jsonl")
+    monkeypatch.setattr(history, "RESULTS", tmp_path)
+    monkeypatch.setattr(history, "write", lambda benchmarks: written.append(history.newest("returns")))
+    benchmark = harness.speed("returns", "", [], unit="s", targets={}, seconds=1.0, rounds=1)
+    monkeypatch.setattr(command, "load", lambda name: benchmark._replace(run=cut_off))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "returns"])
+    with pytest.raises(KeyboardInterrupt):
+        command.main()
+    assert written[0]["first"].numbers == {"funrl": 1.0}
+
+
 def test_full_figures_stay_until_there_are_newer_ones(monkeypatch, tmp_path):
     monkeypatch.setattr(history, "HISTORY", tmp_path / "history.jsonl")
     monkeypatch.setattr(history, "RESULTS", tmp_path)
@@ -53,6 +72,10 @@ def test_full_figures_stay_until_there_are_newer_ones(monkeypatch, tmp_path):
     assert add(3.0, False).numbers["funrl"] == 3.0 and add(4.0, True).numbers["funrl"] == 3.0
     row = add(5.0, False)
     assert row.numbers["funrl"] == 5.0 and "quick" not in row.when()
+    for number, started in ((6.0, 1.0), (7.0, 1.0), (8.0, 2.0)):
+        history.append("name", {"row": {"funrl": number, "peer": 1.0}}, {}, quick=False, seconds=1.0, started=started)
+    lines = [json.loads(line)["figures"]["row"]["funrl"] for line in history.HISTORY.read_text().splitlines()]
+    assert lines == [1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 8.0] and history.newest("name")["row"].numbers["funrl"] == 8.0
     libraries = {"funrl": harness.Library(print)}
     rates, times = (
         harness.speed("name", "", [harness.Case("row", (), libraries)], unit="s", lower=lower, targets={}, seconds=1.0, rounds=1)

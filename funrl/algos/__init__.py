@@ -179,6 +179,7 @@ from funrl.algos._algorithm import (
     start_state as start_state,
 )
 from funrl.algos._arguments import configure as configure
+from funrl.algos._evolutionary import EvolutionConfig
 from funrl.algos._gradients import (
     Learned as Learned,
     apply_all_gradients as apply_all_gradients,
@@ -210,6 +211,7 @@ from funrl.env import AnyEnv, Env, VectorEnv
 __all__ = [
     "ActorParams",
     "Algorithm",
+    "EvolutionConfig",
     "LearnerState",
     "RewardScale",
     "SoftConfig",

@@ -15,7 +15,7 @@ __all__ = ["CMAESConfig", "make"]
 
 @tree.dataclass
 class CMAESConfig(EvolutionConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+    """The options of :func:`make`: those of :class:`~funrl.algos.EvolutionConfig`, and these.
 
     Attributes:
         sigma: the first step size, above 0; fixed.
@@ -36,7 +36,7 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
         **options: fields of :class:`CMAESConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.snes.make`.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError, TypeError: as for :func:`funrl.algos.snes.make`.

@@ -16,7 +16,7 @@ __all__ = ["OpenESConfig", "make"]
 
 @tree.dataclass
 class OpenESConfig(EvolutionConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+    """The options of :func:`make`: those of :class:`~funrl.algos.EvolutionConfig`, and these.
 
     Attributes:
         sigma: the standard deviation of the candidates, above 0.
@@ -38,7 +38,7 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
         **options: fields of :class:`OpenESConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.snes.make`.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError, TypeError: as for :func:`funrl.algos.snes.make`.

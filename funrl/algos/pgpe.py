@@ -16,7 +16,7 @@ __all__ = ["PGPEConfig", "make"]
 
 @tree.dataclass
 class PGPEConfig(EvolutionConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+    """The options of :func:`make`: those of :class:`~funrl.algos.EvolutionConfig`, and these.
 
     Attributes:
         sigma: the first standard deviation of the candidates, above 0; fixed.
@@ -40,7 +40,7 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
         **options: fields of :class:`PGPEConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.snes.make`.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError, TypeError: as for :func:`funrl.algos.snes.make`.

@@ -15,7 +15,7 @@ __all__ = ["SNESConfig", "make"]
 
 @tree.dataclass
 class SNESConfig(EvolutionConfig):
-    """The options of :func:`make`: those of :class:`~funrl.algos._evolutionary.EvolutionConfig`, and these.
+    """The options of :func:`make`: those of :class:`~funrl.algos.EvolutionConfig`, and these.
 
     Attributes:
         sigma: the first standard deviation of the candidates, above 0; fixed.
@@ -36,8 +36,7 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
         **options: fields of :class:`SNESConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`. Its metrics are ``steps``, ``episode_return`` (of the candidates; also ``_min`` and ``_max``),
-        ``episode_length``, ``episodes``, and ``fitness_mean``, ``fitness_max`` and ``fitness_min`` over candidates.
+        An :class:`~funrl.algos.Algorithm`; ``help(funrl.algos)`` lists its metrics.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment.

@@ -128,8 +128,7 @@ def asynchronous(
         queue_size: the number of finished batches that a worker may have before it waits.
         max_staleness: the largest staleness of a delivered batch, at least 0; ``num_workers * queue_size`` by default. Batches that are
             further behind are dropped; they count in ``discarded_frames`` and not in ``total_frames``.
-        create_env, act, params, num_workers, total_frames, max_frames_per_traj, split_trajectories, device, policy_device, env_params,
-            restart_workers, timeout: as for :func:`synchronous`.
+        create_env: as for :func:`synchronous`, and so are all arguments that are not in this list.
 
     Returns:
         A :class:`Collector`.

@@ -115,7 +115,7 @@ def belief_loss(
     r"""Return the two parts of the negative evidence lower bound of rewards: the error of decoded rewards, and the divergences of beliefs.
 
     .. math:: E = \operatorname{mean}_{t, i} \left(r_i - \hat r(s_i, a_i, m_t)\right)^2, \quad m_t = \mu_t + e^{\ell_t / 2} \epsilon_t,
-    \qquad
+        \qquad
         K = \operatorname{mean}_t KL(q_t \| q_{t-1})
 
     At each step t all rewards r_i of the same trial are decoded, past and future ones. Before the first step of a trial the belief is
