@@ -7,6 +7,7 @@ batches. The learner publishes new parameters with ``update_params``; each batch
 from funrl.collectors._collector import Collector, CollectorState
 from funrl.collectors._processes import asynchronous, synchronous
 from funrl.collectors._pure import compiled
+from funrl.collectors._ray import ray
 from funrl.collectors._tracker import Collected
 
-__all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "synchronous"]
+__all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "ray", "synchronous"]
