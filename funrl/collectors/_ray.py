@@ -1,16 +1,16 @@
 """A collector whose workers are actors of Ray, on this machine or on others."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from funrl import _check
 from funrl.collectors._collector import Collector
-from funrl.collectors._messages import Answer, MessagePool, RemoteWorker, Transport
-from funrl.collectors._processes import Asynchronous, CreateEnv, Synchronous
+from funrl.collectors._messages import Answer, RemoteWorker, Transport
+from funrl.collectors._processes import CreateEnv
+from funrl.collectors._remote import by_messages
 
 __all__ = ["ray"]
 
@@ -75,12 +75,7 @@ def ray(
     """
     what = "collectors.ray"
     engine = _load()
-    _check.integer(f"{what}: num_workers", num_workers, 1)
-    _check.integer(f"{what}: queue_size", queue_size, 1)
-    max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
-    _check.integer(f"{what}: max_staleness", max_staleness, 0)
-    options: dict[str, Any] = {} if together else {"num_slots": queue_size, "max_staleness": max_staleness}
-    return (_Together if together else _Apart)(
+    return by_messages(
         what,
         create_env,
         act,
@@ -97,7 +92,9 @@ def ray(
         key=key,
         restart_workers=restart_workers,
         timeout=timeout,
-        **options,
+        together=together,
+        queue_size=queue_size,
+        max_staleness=max_staleness,
     )
 
 
@@ -107,25 +104,6 @@ def _load() -> Any:
     except ImportError:
         raise ImportError("collectors.ray needs Ray: pip install 'funrl[ray]', or use collectors.synchronous on one machine") from None
     return engine
-
-
-class ByMessages:
-    """The part of a collector that makes a :class:`MessagePool`."""
-
-    def __init__(self, *args: Any, transport: Callable[[], Transport], **options: Any):
-        self._transport = transport
-        super().__init__(*args, **options)
-
-    def _make_pool(self, what: str, create_envs: Any, act: Any, key: torch.Tensor, params: Any, **options: Any) -> MessagePool:
-        return MessagePool(what, create_envs, act, key, params, self._transport(), **options)
-
-
-class _Together(ByMessages, Synchronous):
-    """A collector over Ray that assembles each batch from all workers."""
-
-
-class _Apart(ByMessages, Asynchronous):
-    """A collector over Ray that delivers the batches of its workers."""
 
 
 class _Actors(Transport):

@@ -105,10 +105,6 @@ def test_two_processes_of_one_rank():
     variables, ranks.free_port = ranks.free_port, lambda: port
     try:
         running = [one for rank in (0, 1, 1) for one in ranks.start(f, 2, timeout=3.0, ranks=(rank,))]
-            ranks.start(f, 2, timeout=3.0, ranks=(0,))
-            + ranks.start(f, 2, timeout=3.0, ranks=(1,))
-            + ranks.start(f, 2, timeout=3.0, ranks=(1,))
-        )
     finally:
         ranks.free_port = variables
     found = [error for _, error in ranks.results(running) if error]
