@@ -20,7 +20,7 @@ import torch
 import funrl
 from funrl import algos, collectors, distributed, envs, optim, random
 
-ROUNDS, SECONDS = 3, 5.0
+SECONDS = 5.0
 
 
 def _seconds(cpu: bool) -> float:
@@ -79,10 +79,10 @@ def all_reduces(group, cpu: bool) -> list[tuple[int, float]]:
     return found
 
 
-def _ratio(f, cpu: bool, together: bool) -> dict[str, float]:
+def _ratio(f, cpu: bool, together: bool, rounds: int) -> dict[str, float]:
     """Compare one process with two: ``together``: the figure is of both."""
     one, two = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         one += distributed.launch(f, 1, cpu)
         both = distributed.launch(f, 2, cpu)
         two.append(min(both) if together else sum(both))
@@ -113,16 +113,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["populations", "parallel", "allreduce", "collectors"])
     parser.add_argument("--cpu", action="store_true", help="count the processors' time")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     if args.what == "allreduce":
         found = distributed.launch(all_reduces, 2, args.cpu)[0]
         print(json.dumps({"bytes": [size for size, _ in found], "seconds": [seconds for _, seconds in found]}))
     elif args.what == "collectors":
-        rounds = [{kind: collect(kind, False) for kind in ("synchronous", "ray")} for _ in range(ROUNDS)]
+        rounds = [{kind: collect(kind, False) for kind in ("synchronous", "ray")} for _ in range(args.rounds)]
         figures = {kind: statistics.median(r[kind] for r in rounds) for kind in rounds[0]}
         print(json.dumps({**figures, "ratio": figures["ray"] / figures["synchronous"]}))
     else:
-        print(json.dumps(_ratio(population if args.what == "populations" else parallel, args.cpu, args.what == "parallel")))
+        print(json.dumps(_ratio(population if args.what == "populations" else parallel, args.cpu, args.what == "parallel", args.rounds)))
 
 
 if __name__ == "__main__":
