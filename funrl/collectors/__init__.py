@@ -5,8 +5,11 @@ batches. The learner publishes new parameters with ``update_params``; each batch
 """
 
 from funrl.collectors._collector import Collector, CollectorState
+from funrl.collectors._messages import Answer as Answer, RemoteWorker as RemoteWorker, Transport as Transport
 from funrl.collectors._processes import asynchronous, synchronous
 from funrl.collectors._pure import compiled
+from funrl.collectors._ray import ray
+from funrl.collectors._remote import by_messages as by_messages
 from funrl.collectors._tracker import Collected
 
-__all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "synchronous"]
+__all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "ray", "synchronous"]

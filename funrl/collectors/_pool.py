@@ -109,7 +109,7 @@ class WorkerPool:
     ):
         self.what, self.published, self.timeout, self.restart = what, published, timeout, restart
         self.specs = [
-            _serialize(what, WorkerSpec(i, create_env, act, key.cpu(), published.specs["params"], device, max_frames, env_params))
+            serialize(what, WorkerSpec(i, create_env, act, key.cpu(), published.specs["params"], device, max_frames, env_params))
             for i, create_env in enumerate(create_envs)
         ]
         self.handles = [WorkerHandle(i) for i in range(len(create_envs))]
@@ -131,6 +131,11 @@ class WorkerPool:
     @property
     def closed(self) -> bool:
         return not self._finalizer.alive
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The ids of the worker processes."""
+        return tuple(handle.process.pid for handle in self.handles)
 
     def close(self) -> None:
         """End all workers; a second call does nothing."""
@@ -275,13 +280,7 @@ class WorkerPool:
         handle.waiting.discard(kind)
         if kind == "ready":
             (facts,) = rest
-            first = next((known for known in self.facts if known is not None), facts)
-            mine, others = ({"transition": each.transition, "after": each.after} for each in (facts, first))
-            if tree.structure(mine) != tree.structure(others) or tree.leaves(mine) != tree.leaves(others):
-                raise ValueError(
-                    f"{self.what}: create_env: expected environments whose steps are alike; got {_describe(mine)} of {facts.name} "
-                    f"(worker {handle.index}), and {_describe(others)} of {first.name}"
-                )
+            check_alike(self.what, facts, handle.index, self.facts)
             self.facts[handle.index] = facts
             if self.steps:  # it replaces a lost worker
                 self._allocate(handle)
@@ -322,12 +321,23 @@ class WorkerPool:
         self._start(handle)  # _receive does the rest when the worker is ready
 
 
+def check_alike(what: str, facts: Any, index: int, known: Sequence[Any]) -> None:
+    """Raise a ValueError unless the steps of a worker's environment are like those of the others that are known."""
+    first = next((each for each in known if each is not None), facts)
+    mine, others = ({"transition": each.transition, "after": each.after} for each in (facts, first))
+    if tree.structure(mine) != tree.structure(others) or tree.leaves(mine) != tree.leaves(others):
+        raise ValueError(
+            f"{what}: create_env: expected environments whose steps are alike; got {_describe(mine)} of {facts.name} "
+            f"(worker {index}), and {_describe(others)} of {first.name}"
+        )
+
+
 def _describe(specs: Any) -> str:
     leaves = zip(tree.paths(specs), tree.leaves(specs), strict=True)
     return ", ".join(f"{path} {str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}" for path, leaf in leaves)
 
 
-def _serialize(what: str, worker_spec: WorkerSpec) -> bytes:
+def serialize(what: str, worker_spec: WorkerSpec) -> bytes:
     try:
         return cloudpickle.dumps(worker_spec)
     except Exception as error:

@@ -76,7 +76,7 @@ def synchronous(
         torch.Size([10, 3]) tensor([9, 9, 9])
         torch.Size([10, 3]) tensor([19, 19, 19])
     """
-    return _Synchronous(
+    return Synchronous(
         "collectors.synchronous",
         create_env,
         act,
@@ -154,7 +154,7 @@ def asynchronous(
     _check.integer(f"{what}: queue_size", queue_size, 1)
     max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
     _check.integer(f"{what}: max_staleness", max_staleness, 0)
-    return _Asynchronous(
+    return Asynchronous(
         what,
         create_env,
         act,
@@ -175,7 +175,7 @@ def asynchronous(
     )
 
 
-class _Processes(Collector):
+class Processes(Collector):
     """A collector with a worker pool: the base class of both kinds."""
 
     def __init__(
@@ -208,14 +208,12 @@ class _Processes(Collector):
                 f"{what}: create_env: expected a function, or one for each of {num_workers} workers; got {create_env!r}; give lambda: env"
             )
         self._lock = threading.RLock()
-        published = Published(spec(params))
-        published.write(params, 0)
-        self._pool = WorkerPool(
+        self._pool: Any = self._make_pool(
             what,
             create_envs,
             act,
             key,
-            published,
+            params,
             device=None if policy_device is None else torch.device(policy_device),
             max_frames=max_frames_per_traj,
             env_params=None if env_params is None else tree.to(env_params, torch.device("cpu")),
@@ -228,6 +226,12 @@ class _Processes(Collector):
             self.close()
             raise
         self._pool.resume_point = self._tracker.resume_point
+
+    def _make_pool(self, what: str, create_envs: Any, act: Any, key: torch.Tensor, params: Any, **options: Any) -> Any:
+        """Start the workers; all kinds of pools have the methods of :class:`WorkerPool`."""
+        published = Published(spec(params))
+        published.write(params, 0)
+        return WorkerPool(what, create_envs, act, key, published, **options)
 
     def _allocate(self, what: str, frames_per_batch: int, num_slots: int) -> EpisodeTracker:
         """Divide the steps of a batch among the copies of the workers, and give the workers the memory that they write to."""
@@ -252,7 +256,7 @@ class _Processes(Collector):
 
     @property
     def processes(self) -> tuple[int, ...]:
-        return tuple(handle.process.pid for handle in self._pool.handles)
+        return self._pool.processes
 
     @abstractmethod
     def _copies_per_batch(self, copies: list[int]) -> list[int]:
@@ -302,7 +306,7 @@ class _Processes(Collector):
             self._pool.restore()
 
 
-class _Synchronous(_Processes):
+class Synchronous(Processes):
     """Collector that assembles each batch from all workers."""
 
     def _copies_per_batch(self, copies: list[int]) -> list[int]:
@@ -315,7 +319,7 @@ class _Synchronous(_Processes):
             return self._gather(sorted(self._pool.next(len(self._tracker.columns))))
 
 
-class _Asynchronous(_Processes):
+class Asynchronous(Processes):
     """Collector that delivers each worker's batches as they are finished, and requests one for each free slot."""
 
     def __init__(self, *args: Any, num_slots: int, max_staleness: int, **options: Any):

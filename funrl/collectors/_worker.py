@@ -96,7 +96,7 @@ def main(descriptor: int) -> None:
     worker = None
     try:
         worker_spec: WorkerSpec = cloudpickle.loads(pipe.recv_bytes())
-        worker = Worker(worker_spec, pipe)
+        worker = Worker(worker_spec, Published(worker_spec.params, recv_handle(pipe)), pipe)
         worker.serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has ended
@@ -126,10 +126,16 @@ def _stop(number: int, frame: Any) -> None:
 
 
 class Worker:
-    """An environment, its present state, and the parameters of the policy that acts in it."""
+    """An environment, its present state, and the parameters of the policy that acts in it.
 
-    def __init__(self, worker_spec: WorkerSpec, pipe: Connection):
-        self.spec, self.pipe = worker_spec, pipe
+    Args:
+        worker_spec: its specification.
+        published: the parameters, with ``version`` and ``read`` as those of :class:`Published`.
+        pipe: the connection to the collector, for :meth:`serve`.
+    """
+
+    def __init__(self, worker_spec: WorkerSpec, published: Any, pipe: Connection | None = None):
+        self.spec, self.pipe, self.published = worker_spec, pipe, published
         self.heartbeat = memoryview(bytearray(8)).cast("q")
         key = random.fold_in(worker_spec.key, worker_spec.index)
         seed_globals(int(key) & 0xFFFF_FFFF)
@@ -145,7 +151,6 @@ class Worker:
         if worker_spec.act is not None:
             stateful = isinstance(worker_spec.act, StatefulPolicy)
             self.act = worker_spec.act._replace(act=Traced(worker_spec.act.act)) if stateful else Traced(worker_spec.act)
-        self.published = Published(worker_spec.params, recv_handle(pipe))
         self.version, self.params = self.published.read(worker_spec.device)
         self.reset_key, self.key = random.split(key.to(worker_spec.device)).unbind(0)
         self.actor = self._start()
@@ -168,25 +173,28 @@ class Worker:
 
     def serve(self) -> None:
         """Send the facts about the environment, then answer requests."""
-        self._reply("ready", self._facts())
+        assert self.pipe is not None
+        self._reply("ready", self.facts())
         steps, num_slots = pickle.loads(self.pipe.recv_bytes())
-        memories = Memories(self._facts(), steps, num_slots, handle=recv_handle(self.pipe))
+        memories = Memories(self.facts(), steps, num_slots, handle=recv_handle(self.pipe))
         memories.heartbeat[0] = self.heartbeat[0]
         self.heartbeat, self.steps = memories.heartbeat, steps
         while True:
             what, *rest = pickle.loads(self.pipe.recv_bytes())
             if what == "collect":
-                self._collect(memories.slots[rest[0]], rest[1])
+                self.collect(memories.slots[rest[0]], rest[1])
                 self._reply("collected", *rest, self.version)
-                self.ahead = rest[1] + 1, self._draw(rest[1] + 1)  # while the parent reads the batch
+                self.draw_ahead(rest[1] + 1)  # while the parent reads the batch
             else:
-                self._restore(*rest)
+                self.restore(*rest)
                 self._reply("restored")
 
     def _reply(self, *message: Any) -> None:
+        assert self.pipe is not None
         self.pipe.send_bytes(pickle.dumps(message))
 
-    def _facts(self) -> Facts:
+    def facts(self) -> Facts:
+        """Return the facts about the environment."""
         env, timestep, memory = self.env, self.actor.timestep, self.actor.memory
         (choice,) = draw(self.key, env=env, act=self.act, num_steps=1).choices
         _, action, extras = host_chooser(self.params, self.act)(choice, memory, timestep.observation)
@@ -195,7 +203,7 @@ class Worker:
         after = {"observation": seen, "memory": memory}
         return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=1), spec(after, drop=1))
 
-    def _collect(self, slot: dict[str, Any], number: int) -> None:
+    def collect(self, slot: dict[str, Any], number: int) -> None:
         """Collect the batch of a number and write it into shared memory."""
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.spec.device)
@@ -208,13 +216,17 @@ class Worker:
         for place, x in zip(tree.leaves(slot["after"]), tree.leaves(self._after()), strict=True):
             place.copy_(x)
 
+    def draw_ahead(self, number: int) -> None:
+        """Draw the random numbers of the batch of a number already now."""
+        self.ahead = number, self._draw(number)
+
     def _draw(self, number: int) -> Drawn:
         return draw(random.fold_in(self.key, number), env=self.env, act=self.act, num_steps=self.steps)
 
     def _after(self) -> dict[str, Any]:
         return {"observation": self.actor.timestep.observation, "memory": self.actor.memory}
 
-    def _restore(self, part: ResumePoint) -> None:
+    def restore(self, part: ResumePoint) -> None:
         """Bring the environment to a resume point: reset it, and replay the actions of the running episodes."""
         if not part.batches:
             self.actor = self._start()

@@ -115,12 +115,13 @@ def _named_faults(group: Group) -> Iterator[None]:
         ranks = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
         who = f"rank {ranks[1].strip(' ,')} has ended or does not answer" if ranks else "another rank has ended or does not answer"
         raise DistributedError(
-            f"rank {group.rank} of {group.size}: {who} (timeout {group.timeout:g} s): {_short(error)}; start the job again with the same "
+            f"rank {group.rank} of {group.size}: {who} (timeout {group.timeout:g} s): {brief(error)}; start the job again with the same "
             "command, and it goes on from its last checkpoint; torchrun --max-restarts does that by itself"
         ) from error
 
 
-def _short(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """Return the beginning of an error of torch, on one line."""
     return " ".join(str(error).split("Exception raised from")[0].split())[:200].rstrip(" .:")
 
 
@@ -238,7 +239,7 @@ def join(*, timeout: float = 60.0, variables: Mapping[str, str] | None = None) -
         span = datetime.timedelta(seconds=timeout)
         dist.init_process_group("gloo", store=store, rank=job.rank, world_size=job.size, timeout=span)
     except RuntimeError as error:
-        raise DistributedError(f"rank {job.rank} of {job.size}: the ranks cannot reach each other: {_short(error)}") from error
+        raise DistributedError(f"rank {job.rank} of {job.size}: the ranks cannot reach each other: {brief(error)}") from error
     try:
         yield group
         group.gather(None)  # no process leaves, and closes its connections, before all have what they asked for
@@ -270,7 +271,7 @@ def _meet(job: _Job, group: Group) -> Any:
         if isinstance(error, DistributedError):
             raise
         raise DistributedError(
-            f"rank {job.rank} of {job.size}: no rendezvous at {place} within {group.timeout:g} s: {_short(error)}; check MASTER_ADDR and "
+            f"rank {job.rank} of {job.size}: no rendezvous at {place} within {group.timeout:g} s: {brief(error)}; check MASTER_ADDR and "
             "MASTER_PORT, and that rank 0 runs there"
         ) from error
     if len(sizes) > 1:

@@ -36,6 +36,7 @@ def averaged(optimizer: Optimizer) -> Optimizer:
         TypeError: if ``optimizer`` is not one.
 
     Example:
+        >>> from funrl import optim
         >>> opt = averaged(optim.sgd(0.5))
         >>> opt.update(torch.ones(2), opt.init(torch.zeros(2)), torch.zeros(2))[0]
         tensor([-0.5000, -0.5000])
@@ -76,6 +77,7 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
 
     Example:
         >>> import funrl
+        >>> from funrl import optim
         >>> env = funrl.envs.make("CartPole-v1")
         >>> make = lambda num_envs: funrl.algos.a2c.make(env, num_envs=num_envs, num_steps=4, optimizer=averaged(optim.adam(1e-3)))
         >>> algo = data_parallel(make, 4, funrl.distributed.alone())

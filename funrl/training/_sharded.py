@@ -115,12 +115,13 @@ def train_sharded(
         evaluation = _evaluate(algo, states, keys, mine, size, evaluate_episodes, group) if evaluate_episodes else None
         if folder is not None and group.rank == 0 and folder.metrics.exists() and algo.data is None:
             draw(folder, algo, log)
+        lost = group.first(lambda: tuple(log.diverged or ()))
     total = start.compile_seconds + compiling
     steps = update * algo.steps_per_update
     state = tree.cat(states)
     if num_agents == 1:
         state, metrics = tree.index((state, metrics), 0)
-    return Result(state, metrics, evaluation, update, steps, seconds, total, None, tuple(log.diverged or ()))
+    return Result(state, metrics, evaluation, update, steps, seconds, total, None, lost)
 
 
 def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list[int]]:

@@ -65,9 +65,9 @@ def results(running, seconds=60.0):
     return found
 
 
-def run(f, size, *args, **options):
+def run(f, size, *args, seconds=60.0, **options):
     """Return the results of ``f(group, *args)``, in the order of the ranks."""
-    found = results(start(f, size, *args, **options))
+    found = results(start(f, size, *args, **options), seconds)
     faults = [error for _, error in found if error is not None]
     assert not faults, "\n".join(faults)
     return [value for value, _ in found]

@@ -1,0 +1,151 @@
+"""A collector whose workers are actors of Ray, on this machine or on others."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from funrl.collectors._collector import Collector
+from funrl.collectors._messages import Answer, RemoteWorker, Transport
+from funrl.collectors._processes import CreateEnv
+from funrl.collectors._remote import by_messages
+
+__all__ = ["ray"]
+
+
+def ray(
+    create_env: CreateEnv | Sequence[CreateEnv],
+    act: Any,
+    params: Any,
+    *,
+    num_workers: int,
+    frames_per_batch: int,
+    total_frames: int,
+    together: bool = True,
+    max_frames_per_traj: int = -1,
+    split_trajectories: bool = False,
+    device: torch.device | str | None = None,
+    policy_device: torch.device | str | None = None,
+    env_params: Any = None,
+    key: torch.Tensor | None = None,
+    restart_workers: bool = False,
+    timeout: float = 60.0,
+    queue_size: int = 2,
+    max_staleness: int | None = None,
+    address: str | None = None,
+    resources: Mapping[str, float] = MappingProxyType({"num_cpus": 1}),
+) -> Collector:
+    """Collect with actors of Ray, which may be on other machines: the extra ``ray``.
+
+    With one key the batches are those of :func:`synchronous` (``together``), bit for bit. The parameters go to Ray's object store once
+    for each :meth:`~Collector.update_params`, and from there to each machine. A worker acts with the parameters that were the latest when
+    its batch was requested.
+
+    If a machine is lost, its workers begin again on others (``restart_workers``): they replay the running episodes, and collect the batches
+    that were not delivered once more, so that nothing is learned twice.
+
+    Args:
+        together: True: as :func:`synchronous`, all workers contribute to each batch; False: as :func:`asynchronous`, each worker makes
+            complete batches.
+        timeout: the number of seconds that a batch may take before its worker counts as lost.
+        address: of a running cluster, as for ``ray.init``; None: the cluster of this process, or a new one on this machine that ends with
+            the process.
+        resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources`` and so on.
+        create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device,
+            policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
+        queue_size, max_staleness: as for :func:`asynchronous`.
+
+    Returns:
+        A :class:`Collector`.
+
+    Raises:
+        ImportError: if Ray is missing.
+        TypeError, ValueError, HostError: as :func:`synchronous`.
+
+    Example:
+        >>> import funrl
+        >>> create_env = lambda: funrl.envs.gymnasium.make("Pendulum-v1", num_envs=3)
+        >>> options = dict(num_workers=2, frames_per_batch=30, total_frames=60)
+        >>> with funrl.collectors.ray(create_env, None, (), **options) as collector:  # doctest: +SKIP
+        ...     batch = next(collector)
+
+    Reference: P. Moritz et al., "Ray: a distributed framework for emerging AI applications", 2018, arXiv:1712.05889.
+    """
+    what = "collectors.ray"
+    engine = _load()
+    return by_messages(
+        what,
+        create_env,
+        act,
+        params,
+        transport=lambda: _Actors(engine, address, resources),
+        num_workers=num_workers,
+        frames_per_batch=frames_per_batch,
+        total_frames=total_frames,
+        max_frames_per_traj=max_frames_per_traj,
+        split_trajectories=split_trajectories,
+        device=device,
+        policy_device=policy_device,
+        env_params=env_params,
+        key=key,
+        restart_workers=restart_workers,
+        timeout=timeout,
+        together=together,
+        queue_size=queue_size,
+        max_staleness=max_staleness,
+    )
+
+
+def _load() -> Any:
+    try:
+        import ray as engine
+    except ImportError:
+        raise ImportError("collectors.ray needs Ray: pip install 'funrl[ray]', or use collectors.synchronous on one machine") from None
+    return engine
+
+
+class _Actors(Transport):
+    """Workers as actors of Ray. The names of requests are the references of their results."""
+
+    restarts_workers = True
+
+    def __init__(self, engine: Any, address: str | None, resources: Mapping[str, float]):
+        self.engine, self.actors = engine, {}
+        if not engine.is_initialized():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
+                engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+        self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)
+
+    def start(self, worker: int, serialized: bytes) -> None:
+        if worker in self.actors:
+            self.engine.kill(self.actors[worker])
+        self.actors[worker] = self.kind.remote(serialized)
+
+    def send(self, value: Any) -> Any:
+        return self.engine.put(value)
+
+    def request(self, worker: int, method: str, *args: Any) -> Any:
+        return getattr(self.actors[worker], method).remote(*args)
+
+    def wait(self, requests: Sequence[Any], seconds: float) -> tuple[Any, Answer] | None:
+        ready, _ = self.engine.wait(list(requests), num_returns=1, timeout=seconds)
+        if not ready:
+            return None
+        errors = self.engine.exceptions
+        try:
+            return ready[0], Answer(self.engine.get(ready[0]))
+        except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.WorkerCrashedError) as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, Exception):  # its constructor raised
+                return ready[0], Answer(failed=cause)
+            return ready[0], Answer(lost=f"was lost ({type(error).__name__})")
+        except errors.RayTaskError as error:
+            return ready[0], Answer(failed=error.cause if isinstance(error.cause, Exception) else error)
+
+    def close(self) -> None:
+        for actor in self.actors.values():
+            self.engine.kill(actor)
+        self.actors.clear()

@@ -1,0 +1,205 @@
+"""Processes that are missing, killed or slow: an error in time, never a hang, and runs that go on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from funrl import distributed, record, runs, tree
+from funrl.__main__ import main
+from funrl.training._sharded import _Shards
+from tests.distributed import ranks
+from tests.support import same
+
+RUN = ["--env", "CartPole-v1", "--num-agents", "4", "--chunk", "1", "--backend", "eager"]
+SMALL = [f"--set={option}" for option in ("num_envs=2", "num_steps=4", "num_cells=8")]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({}, "WORLD_SIZE: it is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR: it is not set, so the processes do not know where rank 0 is"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "MASTER_PORT: it is not set"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK: it is not set"),
+        ({"RANK": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK: expected a whole number, got 'x'"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK: expected a number from 0 to 1"),
+    ],
+)
+def test_variables_that_are_missing_or_wrong(given, message):
+    with pytest.raises(distributed.DistributedError, match=message), distributed.join(variables=given):
+        pass
+
+
+def test_the_command_names_the_missing_variable(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert main(["train", "a2c", *RUN]) == 1
+    assert capsys.readouterr().err.startswith("funrl: MASTER_ADDR: it is not set")
+
+
+@pytest.mark.parametrize(
+    "hosts, first",
+    [("node[003-005,7],other", "node003"), ("a-1,b[1-2]", "a-1"), ("gpu[12,14]", "gpu12"), ("one", "one"), ("", "127.0.0.1")],
+)
+def test_variables_of_slurm(hosts, first):
+    given = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_ID": "70123", "SLURM_STEP_NODELIST": hosts}
+    job = distributed._group._job(given)
+    assert (job.rank, job.size, job.host, job.port) == (3, 4, first, 20_000 + 70123 % 20_000)
+    assert distributed._group._job({**given, "SLURM_NNODES": "1"}).host == "127.0.0.1"
+    assert distributed.in_job(given) and not distributed.in_job({**given, "SLURM_NTASKS": "1"})
+
+
+def errors(f, size, *args, **options):
+    found = ranks.results(ranks.start(f, size, *args, **options))
+    return [(error or "").splitlines()[0] if error else None for _, error in found]
+
+
+def test_a_rank_that_does_not_come_is_named():
+    begun = time.monotonic()
+    found = errors(lambda group: None, 3, ranks=(0, 2), timeout=2.0)
+    assert all("rank 1 did not come to 127.0.0.1" in error and "start 3 processes" in error for error in found), found
+    (found,) = errors(lambda group: None, 2, ranks=(1,), timeout=2.0)  # the one that has the store
+    assert "no rendezvous at 127.0.0.1" in found and "check MASTER_ADDR" in found, found
+    assert time.monotonic() - begun < 40
+
+
+def test_a_rank_that_ends_or_hangs_is_named():
+    def ends(group):
+        group.gather(group.rank)
+        if group.rank == 1:
+            os._exit(0)
+        group.gather(group.rank)
+
+    def hangs(group):
+        time.sleep(0 if group.rank == 0 else 8)
+        group.gather(group.rank)
+
+    first, second = errors(ends, 2, timeout=20.0)
+    assert "rank 1 has ended or does not answer" in first and second is None
+    first, _ = errors(hangs, 2, timeout=2.0)
+    assert "rank 0 of 2: rank 1 has ended or does not answer (timeout 2 s)" in first
+
+
+def test_an_error_of_rank_0_is_raised_everywhere_and_told_once():
+    def f(group):
+        with pytest.raises(KeyError, match="lost") as caught:
+            group.first(lambda: {}["lost"])
+        return distributed.told(caught.value), group.first(lambda: "found")
+
+    assert ranks.run(f, 2) == [(False, "found"), (True, "found")]
+
+
+def test_two_processes_of_one_rank():
+    def f(group):
+        return group.size
+
+    port = ranks.free_port()
+    variables, ranks.free_port = ranks.free_port, lambda: port
+    try:
+        running = [one for rank in (0, 1, 1) for one in ranks.start(f, 2, timeout=3.0, ranks=(rank,))]
+    finally:
+        ranks.free_port = variables
+    found = [error for _, error in ranks.results(running) if error]
+    assert any("have the rank 1; give each a rank of its own" in error for error in found), found
+
+
+def test_launch_from_python():
+    assert distributed.launch(lambda group, x: group.mean(torch.tensor([x * group.rank])).item(), 2, 3.0) == [1.5, 1.5]
+
+
+def test_a_slow_rank_is_named():
+    class Log:
+        lines = ()
+
+        def say(self, text):
+            self.lines = (*self.lines, text)
+
+    shards = object.__new__(_Shards)
+    shards.log, shards.named, shards.seconds = Log(), -1e9, lambda: 5.0
+    for busy in ([1.0, 1.4, 1.0], [0.1, 0.9, 0.1], [1.0, 1.0, 4.5], [1.0, 1.0, 9.0]):
+        shards._name_slow(7, busy)
+    assert shards.log.lines == ("rank 2 is slow: 4.5 s up to update 7, where the median is 1.0 s",)
+
+
+def torchrun(out, *more, updates=150, restarts=0, **options):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--max-restarts={restarts}",
+        "--nproc-per-node=2",
+        f"--master-port={ranks.free_port()}",
+    ]
+    command += ["-m", "funrl", "train", "a2c", *RUN, *SMALL, "--total-steps", str(updates * 8), "--out", str(out), *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def children(pid):
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if "funrl" in line]
+
+
+def wait_for_checkpoint(out, process, after=None):
+    manifest = runs.Folder(out).manifest
+    while process.poll() is None and (not manifest.exists() or manifest.stat().st_mtime_ns == after):
+        time.sleep(0.01)
+    return manifest.stat().st_mtime_ns
+
+
+def storm(tmp_path, kills, victims=("rank",), updates=150):
+    """Kill so many processes at random moments; return what the run has in the end, and what the last launcher told."""
+    out, chance, told, process = tmp_path / "run", np.random.default_rng(0), "", None
+    killed = 0
+    while True:
+        if process is None:
+            begun = (out / "config.json").exists()
+            process = torchrun(out, *(["--resume"] if begun else []), updates=updates, restarts=kills)
+        seen = wait_for_checkpoint(out, process) if killed < kills else None
+        if killed == kills or process.poll() is not None:
+            told = process.communicate(timeout=240)[1]
+            return out, killed, process.returncode, told
+        time.sleep(0.5 * chance.random())
+        mine = children(process.pid)
+        if chance.choice(victims) == "launcher":
+            process.kill()
+            process.communicate()
+            deadline = time.monotonic() + 20
+            while any(os.path.exists(f"/proc/{pid}") for pid in mine) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not any(os.path.exists(f"/proc/{pid}") for pid in mine), "its processes outlive the launcher"
+            process = None
+        elif mine:
+            os.kill(mine[chance.integers(len(mine))], signal.SIGKILL)
+            wait_for_checkpoint(out, process, seen)
+        killed += 1
+
+
+def check_whole(out, updates):
+    table = record.read_metrics(out / "metrics.csv")
+    assert table["update"].tolist() == [u for u in range(1, updates + 1) for _ in range(4)]
+    assert table["agent"].tolist() == [0, 1, 2, 3] * updates
+    read = runs.load_run(out)
+    assert read.updates == updates
+    return tree.leaves(read.state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills, victims", [(1, ("rank",)), pytest.param(30, ("rank", "launcher"), marks=pytest.mark.nightly)])
+def test_killed_ranks_go_on_from_the_last_checkpoint(kills, victims, tmp_path, monkeypatch):
+    """Processes of torchrun take seconds to start. The bits are those of a run that nobody killed."""
+    monkeypatch.chdir(tmp_path)
+    updates = 150 if kills == 1 else 1500
+    out, killed, code, told = storm(tmp_path, kills, victims, updates)
+    assert code == 0 and killed >= min(kills, 1), told
+    found = check_whole(out, updates)
+    assert re.search(r"continuing after update \d+", told), told
+    assert main(["train", "a2c", *RUN, *SMALL, "--total-steps", str(updates * 8), "--out", str(tmp_path / "whole")]) == 0
+    same(found, check_whole(tmp_path / "whole", updates), rtol=0, atol=0)

@@ -1,0 +1,103 @@
+"""The collector over Ray beside the one with worker processes. Ray is an extra, and takes ten seconds to start."""
+
+import os
+import sys
+import warnings
+
+import pytest
+
+from funrl import algos, collectors, envs, random, training, tree
+from funrl.env import HostError
+from tests.support import same
+
+OPTIONS = dict(num_workers=2, frames_per_batch=32, total_frames=-1)
+
+
+def create_env():
+    return envs.make("gymnasium:CartPole-v1", num_envs=2)
+
+
+def test_without_ray_an_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'funrl\[ray\]', or use collectors.synchronous"):
+        collectors.ray(create_env, None, (), **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    engine = pytest.importorskip("ray")
+    path = os.pathsep.join([os.getcwd(), *sys.path])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            engine.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        yield engine
+        engine.shutdown()
+
+
+ray = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+
+@ray
+@pytest.mark.slow
+def test_batches_are_those_of_worker_processes(engine):
+    with envs.make("gymnasium:CartPole-v1", num_envs=4) as env:
+        algo = algos.a2c.make(env, num_envs=4, num_steps=8, num_cells=(8,))
+        params = algo.init(random.key(0)).learner.params
+    found = []
+    for make in (collectors.synchronous, collectors.ray):
+        with make(create_env, algo.act, params, key=random.key(3), **OPTIONS) as collector:
+            batches = [next(collector)]
+            collector.update_params(tree.map(lambda x: x * 0.5, params))
+            batches += [next(collector), next(collector)]
+            state = collector.state()
+            later = next(collector)
+            collector.restore(state)
+            same(next(collector), later, rtol=0, atol=0)
+            found.append((batches, collector.version, collector.frames))
+    same(found[0][0], found[1][0], rtol=0, atol=0)
+    assert found[0][1:] == found[1][1:]
+
+
+@ray
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_nothing_changes(engine):
+    def collect(kill):
+        options = {**OPTIONS, "restart_workers": kill}
+        with collectors.ray(create_env, None, (), key=random.key(4), **options) as collector:
+            batches = []
+            for i in range(5):
+                if kill and i in (1, 3):
+                    engine.kill(collector._pool.transport.actors[i % 2])
+                batches.append(next(collector))
+            return batches, collector.restarts
+
+    (expected, none), (found, restarts) = collect(False), collect(True)
+    same(found, expected, rtol=0, atol=0)
+    assert (none, restarts) == (0, 2)
+
+
+@ray
+@pytest.mark.slow
+def test_errors_name_the_worker(engine):
+    def broken():
+        raise OSError("no such simulator")
+
+    with pytest.raises(HostError, match=r"collectors\.ray: worker 0: OSError: no such simulator"):
+        collectors.ray([broken, create_env], None, (), **OPTIONS)
+    with collectors.ray(create_env, None, (), **OPTIONS) as collector:
+        engine.kill(collector._pool.transport.actors[1])
+        with pytest.raises(HostError, match=r"worker 1 was lost .*restart_workers=True"):
+            next(collector)
+
+
+@ray
+@pytest.mark.slow
+def test_training_apart(engine):
+    with envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
+        algo = algos.impala.make(env, num_envs=2, num_steps=8, num_minibatches=1, num_cells=(8,))
+        options = dict(num_workers=2, frames_per_batch=16, total_frames=-1, together=False, max_staleness=4)
+        with collectors.ray(create_env, algo.act, algo.init(random.key(0)).learner.params, **options) as collector:
+            result = training.train(algo, random.key(0), 160, collector=collector, evaluate_episodes=0, backend="eager", progress=False)
+        assert result.updates == 10 and 0 <= int(result.metrics["staleness"]) <= 4
