@@ -103,7 +103,7 @@ def make(
     """
     config, given = configure(PLRConfig, options, network=network, optimizer=optimizer, loss=loss)
     _check.instance("env", env, (Env, VectorEnv), "funrl.envs.make makes one", "a funrl.env.Env or VectorEnv")
-    single = env
+    single: Any = env
     while isinstance(single, VectorEnv) and single.below is not None:
         single = single.below
     _check_config(config)
@@ -133,9 +133,11 @@ def make(
         actor = acting.start(reset_key, state.learner.env_params, env=algo.env)
         return algo.collect(key, State(actor, state.learner))
 
+    greedy: Any = algo.greedy
+
     def scores(key: torch.Tensor, learner: Any, transitions: Transition) -> torch.Tensor:
         def value(observation: Any) -> torch.Tensor:
-            each = torch.func.vmap(torch.func.vmap(lambda x: algo.greedy(learner.params, key, x)[1]["value"]))
+            each = torch.func.vmap(torch.func.vmap(lambda x: greedy(learner.params, key, x)[1]["value"]))
             return each(observation)
 
         values = (value(transitions.observation), value(transitions.next_observation))
