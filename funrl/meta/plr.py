@@ -103,9 +103,7 @@ def make(
     """
     config, given = configure(PLRConfig, options, network=network, optimizer=optimizer, loss=loss)
     _check.instance("env", env, (Env, VectorEnv), "funrl.envs.make makes one", "a funrl.env.Env or VectorEnv")
-    single: Any = env
-    while isinstance(single, VectorEnv) and single.below is not None:
-        single = single.below
+    single = _single(env)
     _check_config(config)
     if tasks is not None:
         given["tasks"] = tasks
@@ -172,6 +170,13 @@ def make(
         }
 
     return algo._replace(init=init, collect=collect, learn=learn)
+
+
+def _single(env: Any) -> Any:
+    """Return the single environment of which there are copies."""
+    while isinstance(env, VectorEnv) and env.below is not None:
+        env = env.below
+    return env
 
 
 def _check_config(config: PLRConfig) -> None:
