@@ -103,9 +103,7 @@ def make(
     """
     config, given = configure(PLRConfig, options, network=network, optimizer=optimizer, loss=loss)
     _check.instance("env", env, (Env, VectorEnv), "funrl.envs.make makes one", "a funrl.env.Env or VectorEnv")
-    single = env
-    while isinstance(single, VectorEnv) and single.below is not None:
-        single = single.below
+    single = _single(env)
     _check_config(config)
     if tasks is not None:
         given["tasks"] = tasks
@@ -133,9 +131,11 @@ def make(
         actor = acting.start(reset_key, state.learner.env_params, env=algo.env)
         return algo.collect(key, State(actor, state.learner))
 
+    greedy: Any = algo.greedy
+
     def scores(key: torch.Tensor, learner: Any, transitions: Transition) -> torch.Tensor:
         def value(observation: Any) -> torch.Tensor:
-            each = torch.func.vmap(torch.func.vmap(lambda x: algo.greedy(learner.params, key, x)[1]["value"]))
+            each = torch.func.vmap(torch.func.vmap(lambda x: greedy(learner.params, key, x)[1]["value"]))
             return each(observation)
 
         values = (value(transitions.observation), value(transitions.next_observation))
@@ -170,6 +170,13 @@ def make(
         }
 
     return algo._replace(init=init, collect=collect, learn=learn)
+
+
+def _single(env: Any) -> Any:
+    """Return the single environment of which there are copies."""
+    while isinstance(env, VectorEnv) and env.below is not None:
+        env = env.below
+    return env
 
 
 def _check_config(config: PLRConfig) -> None:
