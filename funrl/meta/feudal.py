@@ -81,7 +81,12 @@ class FeudalConfig(tree.Replaceable):
 
 @tree.dataclass
 class Levels(tree.Replaceable):
-    """What belongs to the two levels: their parameters, or the rest of their learners."""
+    """A pair of one part for each level, such as their parameters.
+
+    Attributes:
+        manager: the part of the manager.
+        worker: the part of the worker.
+    """
 
     manager: Any
     worker: Any
@@ -112,7 +117,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
     its goal and -1 elsewhere, and learns with goals of hindsight (:func:`funrl.buffers.hindsight`). An episode that ends does not end the
     worker's return, unless the goal is reached there.
 
-    Since the worker knows nothing of the rewards of the environment, only the manager has to learn anew if they change.
+    The worker does not see the rewards of the environment. If they change, only the manager has to learn again.
 
     Args:
         env: a pure environment, not batched, with observations that are vectors or dicts of vectors.
@@ -292,7 +297,7 @@ def _reach(config: FeudalConfig, x: torch.Tensor, goal: torch.Tensor) -> tuple[t
 
 
 def _with_goal(achieved: Achieved, observation: Any, goal: torch.Tensor) -> dict[str, Any]:
-    """Return what the worker sees."""
+    """Return the observation of the worker."""
     own = achieved(observation)
     return {"observation": observation, "achieved_goal": own.clone(), "desired_goal": goal.to(own)}
 
