@@ -129,7 +129,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
     Returns:
         An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params`` is a :class:`Levels` of two
         :class:`~funrl.algos.ActorParams`, and ``state.learner.target`` a :class:`Levels` of the rest of two learners. ``act`` and
-        ``greedy`` are stateful policies, whose state is a :class:`Goal`.
+        ``greedy`` are stateful policies, whose state is a :class:`Goal`; they have no ``init``.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment, or ``goals`` do not fit ``achieved``.
@@ -169,7 +169,9 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
             zero = torch.zeros_like(params.manager.random, dtype=torch.int64)
             return Goal(zero, zero.clone())
 
-        return StatefulPolicy(lambda key, observation: init(key).learner.params, start, act)
+        # No init: the parameters of both levels come from ``algo.init``, and a policy travels to workers without its environment.
+        without: Any = None
+        return StatefulPolicy(without, start, act)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         env_key, manager_key, worker_key = random.split(key, 3).unbind(0)
