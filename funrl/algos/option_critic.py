@@ -143,10 +143,14 @@ def make(
         names = ("deliberation_cost", "termination_weight", "value_weight", "entropy_weight")
         return option_critic_loss(params, rows, apply=nets.all, **{name: getattr(hparams, name) for name in names})
 
+    def params_of(key: torch.Tensor, observation: Any) -> ActorParams:
+        network = nets.init(key, observation)
+        return ActorParams(network, random=tree.leaves(network)[0].new_full((), config.epsilon))
+
     spec = Learner(
         nets.init,
-        StatefulPolicy(nets.init, start, act),
-        StatefulPolicy(nets.init, start, greedy),
+        StatefulPolicy(params_of, start, act),
+        StatefulPolicy(params_of, start, greedy),
         prepare,
         own_loss,
         schedule=lambda hparams, num_steps: {"random": hparams.epsilon.clone()},

@@ -54,9 +54,9 @@ def hindsight(
     .. math:: g' = m(s_{i+1}), \qquad i = b \text{ (final)}, \quad i \sim U\{t, \dots, b\} \text{ (future)}, \quad
         i \sim U\{a, \dots, b\} \text{ (episode)}
 
-    It takes the place of ``desired_goal`` in both observations, and ``reward(m(s_{t+1}), g', action)`` those of ``reward`` and
+    The new goal replaces ``desired_goal`` in both observations, and ``reward(m(s_{t+1}), g', action)`` replaces ``reward`` and
     ``terminated``. New goals are drawn at each sampling. They come from the part of the episode that is in the buffer: an episode that has
-    not ended yet ends, so far, with its newest step, and one that was partly overwritten begins with its oldest remaining step.
+    not ended yet ends with its newest step, and one that was partly overwritten begins with its oldest remaining step.
 
     Items have the fields or keys ``observation``, ``action``, ``reward``, ``terminated``, ``truncated`` and ``next_observation``,
     as a :class:`funrl.env.Transition` has; the observations are dicts with ``observation``, ``achieved_goal`` and ``desired_goal``, as in

@@ -81,7 +81,12 @@ class FeudalConfig(tree.Replaceable):
 
 @tree.dataclass
 class Levels(tree.Replaceable):
-    """What belongs to the two levels: their parameters, or the rest of their learners."""
+    """A pair of one part for each level, such as their parameters.
+
+    Attributes:
+        manager: the part of the manager.
+        worker: the part of the worker.
+    """
 
     manager: Any
     worker: Any
@@ -112,7 +117,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
     its goal and -1 elsewhere, and learns with goals of hindsight (:func:`funrl.buffers.hindsight`). An episode that ends does not end the
     worker's return, unless the goal is reached there.
 
-    Since the worker knows nothing of the rewards of the environment, only the manager has to learn anew if they change.
+    The worker does not see the rewards of the environment. If they change, only the manager has to learn again.
 
     Args:
         env: a pure environment, not batched, with observations that are vectors or dicts of vectors.
@@ -124,7 +129,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
     Returns:
         An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params`` is a :class:`Levels` of two
         :class:`~funrl.algos.ActorParams`, and ``state.learner.target`` a :class:`Levels` of the rest of two learners. ``act`` and
-        ``greedy`` are stateful policies, whose state is a :class:`Goal`.
+        ``greedy`` are stateful policies, whose state is a :class:`Goal`; they have no ``init``.
 
     Raises:
         ValueError: if an option is unknown, out of its range, or does not fit the environment, or ``goals`` do not fit ``achieved``.
@@ -164,7 +169,9 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
             zero = torch.zeros_like(params.manager.random, dtype=torch.int64)
             return Goal(zero, zero.clone())
 
-        return StatefulPolicy(lambda key, observation: init(key).learner.params, start, act)
+        # No init: the parameters of both levels come from ``algo.init``, and a policy travels to workers without its environment.
+        without: Any = None
+        return StatefulPolicy(without, start, act)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         env_key, manager_key, worker_key = random.split(key, 3).unbind(0)
@@ -292,7 +299,7 @@ def _reach(config: FeudalConfig, x: torch.Tensor, goal: torch.Tensor) -> tuple[t
 
 
 def _with_goal(achieved: Achieved, observation: Any, goal: torch.Tensor) -> dict[str, Any]:
-    """Return what the worker sees."""
+    """Return the observation of the worker."""
     own = achieved(observation)
     return {"observation": observation, "achieved_goal": own.clone(), "desired_goal": goal.to(own)}
 

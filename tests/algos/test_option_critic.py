@@ -121,3 +121,12 @@ def test_wrong_options():
     ):
         with pytest.raises(ValueError, match=message):
             made(**options)
+
+
+def test_the_policy_makes_parameters_of_its_own():
+    algo = made()
+    params = algo.act.init(random.key(0), torch.zeros(4, dtype=torch.float64))
+    assert tree.structure(params) == tree.structure(algo.init(random.key(0)).learner.params) and params.random == 0.3
+    option = algo.act.start(params, torch.zeros(4, dtype=torch.float64))
+    after, action, extras = algo.act.act(params, random.key(1), option, torch.zeros(4, dtype=torch.float64), torch.tensor(True))
+    assert 0 <= after < 3 and 0 <= action < 4 and torch.equal(extras["option"], after)
