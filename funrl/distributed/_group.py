@@ -274,8 +274,8 @@ def _meet(job: _Job, group: Group) -> Any:
                 "their number"
             ) from None
         raise DistributedError(
-            f"{who}: no rendezvous at {place} within {group.timeout:g} s: {brief(error)}; check MASTER_ADDR and MASTER_PORT, and that rank 0 "
-            "runs there"
+            f"{who}: no rendezvous at {place} within {group.timeout:g} s: {brief(error)}; check MASTER_ADDR and MASTER_PORT, and that "
+            "rank 0 runs there"
         ) from error
     if len(sizes) > 1:
         raise DistributedError(f"WORLD_SIZE: expected one number in all processes, got {sorted(sizes)}; give each the same")
