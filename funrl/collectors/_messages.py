@@ -266,7 +266,8 @@ class MessagePool:
         elif method == "collect":
             version, memory = answer.value
             self.failures[worker] = 0
-            self.finished.append((FinishedBatch(worker, *data, version), memory))
+            slot, number = data
+            self.finished.append((FinishedBatch(worker, slot, number, version), memory))
 
     def _replace(self, worker: int, how: str) -> None:
         """Restart a lost worker, or raise."""

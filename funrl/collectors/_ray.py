@@ -1,5 +1,6 @@
 """A collector whose workers are actors of Ray, on this machine or on others."""
 
+import importlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -101,10 +102,9 @@ def ray(
 
 def _load() -> Any:
     try:
-        import ray as engine
+        return importlib.import_module("ray")
     except ImportError:
         raise ImportError("collectors.ray needs Ray: pip install 'funrl[ray]', or use collectors.synchronous on one machine") from None
-    return engine
 
 
 class _Actors(Transport):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from funrl import _check
 
@@ -253,8 +254,8 @@ def _meet(job: _Job, group: Group) -> Any:
     place, missing = f"{job.host}:{job.port}", []
     who = f"rank {job.rank} of {job.size}"
     try:
-        whole = dist.TCPStore(job.host, job.port, None, job.rank == 0 and not job.agent, span, wait_for_workers=False)
-        store = dist.PrefixStore(f"funrl/{job.attempt}", whole)
+        whole = TCPStore(job.host, job.port, None, job.rank == 0 and not job.agent, span, wait_for_workers=False)
+        store = PrefixStore(f"funrl/{job.attempt}", whole)
         names = [f"rank/{rank}" for rank in range(job.size)]
         if store.add(f"taken/{job.rank}", 1) > 1:
             raise DistributedError(f"RANK: two processes of the job at {place} have the rank {job.rank}; give each a rank of its own")
