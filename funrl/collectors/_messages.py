@@ -30,21 +30,17 @@ class _Held:
 
 
 class RemoteWorker:
-    """A worker whose answers are values: it holds an environment in a process of its own.
+    """A worker whose answers are values: it holds an environment in a process of its own, from :meth:`start` on."""
 
-    Args:
-        serialized: a :class:`WorkerSpec`, by cloudpickle.
-    """
+    worker: Any = None
 
-    def __init__(self, serialized: bytes):
+    def start(self, serialized: bytes) -> Any:
+        """Make the environment of a :class:`WorkerSpec`, which cloudpickle has written, and return the :class:`Facts` about it."""
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
         worker_spec: WorkerSpec = cloudpickle.loads(serialized)
         self.held = _Held(worker_spec.params)
         self.worker = Worker(worker_spec, self.held)
-
-    def facts(self) -> Any:
-        """Return the :class:`Facts` about the environment."""
         return self.worker.facts()
 
     def collect(self, number: int, steps: int, published: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
@@ -64,7 +60,8 @@ class RemoteWorker:
 
     def close(self) -> None:
         """Close the environment."""
-        self.worker.env.close()
+        if self.worker is not None:
+            self.worker.env.close()
 
 
 class _Latest:
@@ -99,8 +96,8 @@ class Transport(ABC):
     restarts_workers: bool
 
     @abstractmethod
-    def start(self, worker: int, serialized: bytes) -> None:
-        """Start a worker, or start it anew."""
+    def start(self, worker: int) -> None:
+        """Start the process of a worker, or a new one."""
 
     @abstractmethod
     def send(self, value: Any) -> Any:
@@ -220,8 +217,8 @@ class MessagePool:
 
     def _start(self, worker: int) -> None:
         self.facts[worker] = None
-        self.transport.start(worker, self.specs[worker])
-        self._request(worker, "facts", None)
+        self.transport.start(worker)
+        self._request(worker, "start", None, self.specs[worker])
 
     def _request_batch(self, worker: int, slot: int, number: int) -> None:
         self._request(worker, "collect", (slot, number), number, self.steps[worker], self.published.message)
@@ -263,13 +260,14 @@ class MessagePool:
             raise HostError(f"{self.what}: worker {worker}: {text}; all workers are ended: make a new collector") from error
         if answer.lost:
             self._replace(worker, answer.lost)
-        elif method == "facts":
+        elif method == "start":
             check_alike(self.what, answer.value, worker, self.facts)
             self.facts[worker] = answer.value
         elif method == "collect":
             version, memory = answer.value
             self.failures[worker] = 0
-            self.finished.append((FinishedBatch(worker, *data, version), memory))
+            slot, number = data
+            self.finished.append((FinishedBatch(worker, slot, number, version), memory))
 
     def _replace(self, worker: int, how: str) -> None:
         """Restart a lost worker, or raise."""

@@ -1,5 +1,7 @@
 """A collector whose workers are actors of Ray, on this machine or on others."""
 
+import importlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -100,10 +102,9 @@ def ray(
 
 def _load() -> Any:
     try:
-        import ray as engine
+        return importlib.import_module("ray")
     except ImportError:
         raise ImportError("collectors.ray needs Ray: pip install 'funrl[ray]', or use collectors.synchronous on one machine") from None
-    return engine
 
 
 class _Actors(Transport):
@@ -114,15 +115,17 @@ class _Actors(Transport):
     def __init__(self, engine: Any, address: str | None, resources: Mapping[str, float]):
         self.engine, self.actors = engine, {}
         if not engine.is_initialized():
+            if address is None:  # of a cluster that begins here; by default Ray's workers yield to everything else
+                os.environ.setdefault("RAY_worker_niceness", "0")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
                 engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
         self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)
 
-    def start(self, worker: int, serialized: bytes) -> None:
+    def start(self, worker: int) -> None:
         if worker in self.actors:
             self.engine.kill(self.actors[worker])
-        self.actors[worker] = self.kind.remote(serialized)
+        self.actors[worker] = self.kind.remote()
 
     def send(self, value: Any) -> Any:
         return self.engine.put(value)
@@ -138,9 +141,6 @@ class _Actors(Transport):
         try:
             return ready[0], Answer(self.engine.get(ready[0]))
         except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.WorkerCrashedError) as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, Exception):  # its constructor raised
-                return ready[0], Answer(failed=cause)
             return ready[0], Answer(lost=f"was lost ({type(error).__name__})")
         except errors.RayTaskError as error:
             return ready[0], Answer(failed=error.cause if isinstance(error.cause, Exception) else error)

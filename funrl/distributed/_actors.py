@@ -125,25 +125,19 @@ def _arrived(work: Any) -> None:
 
 def _serve() -> None:
     """Answer the requests of rank 0 until it has no more."""
-    worker: Any = None
+    worker = RemoteWorker()
     try:
         while (request := _receive(0)) is not None:
             method, args = request
             try:
-                if method == "start":
-                    worker, value = RemoteWorker(*args), None
-                else:
-                    value = getattr(worker, method)(*args)
-                answer = Answer(value)
+                answer = Answer(getattr(worker, method)(*args))
             except Exception as error:
                 answer = Answer(failed=error)
-            if method != "start" or answer.failed is not None:
-                _wait_for(_send(answer, 0))
+            _wait_for(_send(answer, 0))
         _wait_for(_send(None, 0))
     finally:
         torch.set_grad_enabled(True)
-        if worker is not None:
-            worker.close()
+        worker.close()
 
 
 def _wait_for(sent: list[Any]) -> None:
@@ -173,8 +167,8 @@ class _Ranks(Transport):
         except RuntimeError as error:
             self.answers.put((worker, Answer(lost=f"(rank {worker + 1}) has ended: {brief(error)}")))
 
-    def start(self, worker: int, serialized: bytes) -> None:
-        self._tell(worker, ("start", (serialized,)))
+    def start(self, worker: int) -> None:
+        """Do nothing, as the ranks run already."""
 
     def send(self, value: Any) -> Any:
         return value

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from funrl import _check
 
@@ -250,29 +251,32 @@ def join(*, timeout: float = 60.0, variables: Mapping[str, str] | None = None) -
 def _meet(job: _Job, group: Group) -> Any:
     """Return the store of the job, once all ranks have come."""
     span, deadline = datetime.timedelta(seconds=group.timeout), time.monotonic() + group.timeout
-    place = f"{job.host}:{job.port}"
+    place, missing = f"{job.host}:{job.port}", []
+    who = f"rank {job.rank} of {job.size}"
     try:
-        whole = dist.TCPStore(job.host, job.port, None, job.rank == 0 and not job.agent, span, wait_for_workers=False)
-        store = dist.PrefixStore(f"funrl/{job.attempt}", whole)
+        whole = TCPStore(job.host, job.port, None, job.rank == 0 and not job.agent, span, wait_for_workers=False)
+        store = PrefixStore(f"funrl/{job.attempt}", whole)
         names = [f"rank/{rank}" for rank in range(job.size)]
         if store.add(f"taken/{job.rank}", 1) > 1:
             raise DistributedError(f"RANK: two processes of the job at {place} have the rank {job.rank}; give each a rank of its own")
         store.set(names[job.rank], f"{socket.gethostname()} {job.size}")
         while missing := [name for name in names if not store.check([name])]:
             if time.monotonic() > deadline:
-                ranks = ", ".join(name.removeprefix("rank/") for name in missing)
-                raise DistributedError(
-                    f"rank {job.rank} of {job.size}: rank {ranks} did not come to {place} within {group.timeout:g} s; start "
-                    f"{job.size} processes, or set WORLD_SIZE to their number"
-                )
+                raise TimeoutError
             time.sleep(0.02)
         sizes = {int(store.get(name).decode().rsplit(" ", 1)[1]) for name in names}
     except (RuntimeError, OSError) as error:
         if isinstance(error, DistributedError):
             raise
+        if missing:  # rank 0, which has the store, may have left before this one
+            ranks = ", ".join(name.removeprefix("rank/") for name in missing)
+            raise DistributedError(
+                f"{who}: rank {ranks} did not come to {place} within {group.timeout:g} s; start {job.size} processes, or set WORLD_SIZE to "
+                "their number"
+            ) from None
         raise DistributedError(
-            f"rank {job.rank} of {job.size}: no rendezvous at {place} within {group.timeout:g} s: {brief(error)}; check MASTER_ADDR and "
-            "MASTER_PORT, and that rank 0 runs there"
+            f"{who}: no rendezvous at {place} within {group.timeout:g} s: {brief(error)}; check MASTER_ADDR and MASTER_PORT, and that "
+            "rank 0 runs there"
         ) from error
     if len(sizes) > 1:
         raise DistributedError(f"WORLD_SIZE: expected one number in all processes, got {sorted(sizes)}; give each the same")

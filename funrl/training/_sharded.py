@@ -1,6 +1,7 @@
 """The training of agents in chunks, which several processes share: each trains its chunks, and they meet from time to time."""
 
 import contextlib
+import functools
 import math
 import statistics
 import time
@@ -88,15 +89,7 @@ def train_sharded(
             own = {**({"processes": group.size} if whole else {"chunk": size}), **agents.notes, "backend": name, **notes}
             config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, own)
             paths: list[Any] = []
-
-            def load(longer: bool) -> Start | None:
-                if not folder.manifest.exists():
-                    return None
-                found, meta = read_manifest(folder)
-                paths.extend(found)
-                state = algo.config.anneal_steps if longer else None
-                return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], diverged=meta.get("diverged"))
-
+            load = functools.partial(_read, folder, algo, paths)
             return enter(folder, config, start, resume, stack, load), name, paths
 
         start, backend, paths = group.first(open_folder)
@@ -122,6 +115,16 @@ def train_sharded(
     if num_agents == 1:
         state, metrics = tree.index((state, metrics), 0)
     return Result(state, metrics, evaluation, update, steps, seconds, total, None, lost)
+
+
+def _read(folder: Folder, algo: Algorithm, paths: list[Any], longer: bool) -> Start | None:
+    """Return the point of the last checkpoint, with the new ``anneal_steps`` or None as its state; append its files to ``paths``."""
+    if not folder.manifest.exists():
+        return None
+    found, meta = read_manifest(folder)
+    paths.extend(found)
+    state = algo.config.anneal_steps if longer else None
+    return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], diverged=meta.get("diverged"))
 
 
 def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list[int]]:

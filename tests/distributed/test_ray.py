@@ -29,6 +29,7 @@ def engine():
     path = os.pathsep.join([os.getcwd(), *sys.path])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_worker_niceness", "0")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
