@@ -9,12 +9,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 project = "funrl"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "funrl"
 exclude_patterns = ["conf.py"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_math_renderer = "mathml"
 
 # The notebooks are committed as they ran.
@@ -73,11 +74,11 @@ def write(path, text):
 
 
 def reference(app, what, name, obj, options, lines):
-    """Set the source of a docstring, "Reference: ..." with indented lines, as a paragraph."""
+    """Set the source of a docstring, "Reference: ..." with indented lines, as a paragraph; keep colons in "Returns:" from being types."""
     text = "\n".join(lines)
-    lines[:] = re.sub(
-        r"(?m)^Reference: (.*(?:\n +.*)*)", lambda found: ".. rubric:: Reference\n\n" + " ".join(found[1].split()), text
-    ).split("\n")
+    # The backslash keeps initials, such as those of "J. Schulman", from beginning a list.
+    text = re.sub(r"(?m)^Reference: (.*(?:\n +.*)*)", lambda x: ".. rubric:: Reference\n\n\\ " + " ".join(x[1].split()), text)
+    lines[:] = re.sub(r"(?m)^(Returns|Yields):\n( +)", r"\1:\n\2: ", text).split("\n")
 
 
 def tidy(app, what, name, obj, options, lines):
