@@ -153,9 +153,9 @@ def _add_record(sub: Any, command: Callable[[argparse.Namespace], None]) -> None
     recording.set_defaults(command=command)
 
 
-def _add_play(parser: argparse.ArgumentParser, num_episodes: int, told: str) -> None:
+def _add_play(parser: argparse.ArgumentParser, num_episodes: int, meaning: str) -> None:
     parser.add_argument("dir", metavar="DIR", help="the folder of a run")
-    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{told} (default: {num_episodes})")
+    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{meaning} (default: {num_episodes})")
     parser.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
     _add_own(parser)
 

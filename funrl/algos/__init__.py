@@ -249,7 +249,7 @@ __all__ = [
     "td3",
 ]
 
-# Algorithms of rooms beside this one, which are imported when they are asked for: the room, and the name of the configuration.
+# Algorithms of other rooms, which are imported at their first use: the room, and the name of the configuration.
 _ELSEWHERE = {
     "feudal": ("meta", "FeudalConfig"),
     "maml": ("meta", "MAMLConfig"),

@@ -126,9 +126,9 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
                 a for a in taken if a[0] not in _PLACES
             ]:
                 return _into(twin, outs)
-    beside = getattr(getattr(aten, f"{name}_functional", None), private.overload(func), None)
-    if beside is not None:
-        return _and_writes(beside, [schema.arguments.index(a) for a in written])
+    twin = getattr(getattr(aten, f"{name}_functional", None), private.overload(func), None)
+    if twin is not None:
+        return _and_writes(twin, [schema.arguments.index(a) for a in written])
     return _refuse_write
 
 

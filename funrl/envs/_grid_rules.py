@@ -158,8 +158,8 @@ def _handled(
     here, below = grid.mask(position, tiles.shape), grid.at(tiles, position)
     takes, puts = hand & (held == 0) & (below > 0), hand & (held > 0) & (below == 0)
     row, column = position.unbind(0)
-    beside = [(row, column - 1), (row + 1, column), (row, column + 1), (row - 1, column)]
-    places = torch.stack([(rows[:, None] == i) & (columns == j) for i, j in beside])  # [4, N, N], empty beyond the border
+    neighbours = [(row, column - 1), (row + 1, column), (row, column + 1), (row - 1, column)]
+    places = torch.stack([(rows[:, None] == i) & (columns == j) for i, j in neighbours])  # [4, N, N], empty beyond the border
     neighbour = (places * tiles).sum((1, 2))[:, None]
     first, second, product = rules.unbind(1)
     fits = ((held == first) & (neighbour == second)) | ((held == second) & (neighbour == first))  # [4, R]

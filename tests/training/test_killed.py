@@ -15,7 +15,7 @@ from funrl.training import every, hooks
 
 pytestmark = pytest.mark.slow
 
-NUM_WORKERS, COPIES, NUM_STEPS, NUM_UPDATES = 2, 2, 8, 300
+NUM_WORKERS, COPIES, NUM_STEPS, NUM_UPDATES = 2, 2, 8, 150
 OPTIONS = {
     "ppo": ("gymnasium:CartPole-v1", dict(num_cells=(8,), num_epochs=1, num_minibatches=2, normalize_observation=True)),
     "ppo, recurrent": ("gymnasium:CartPole-v1", dict(num_cells=(8,), num_epochs=1, num_minibatches=2, recurrent="gru", recurrent_size=4)),
@@ -66,10 +66,14 @@ def killed(kind, collector, out, times):
     return told
 
 
-@pytest.mark.parametrize("kind", ["ppo", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("ppo, recurrent", "sac"))])
-def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind):
+def nightly(*kinds, times):
+    return [pytest.param(kind, times, marks=pytest.mark.nightly) for kind in kinds]
+
+
+@pytest.mark.parametrize(("kind", "times"), [("ppo", 1), *nightly("ppo", "ppo, recurrent", "sac", times=3)])
+def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind, times):
     whole = run(kind, "synchronous", tmp_path / "whole")
-    told = killed(kind, "synchronous", tmp_path / "run", 3)
+    told = killed(kind, "synchronous", tmp_path / "run", times)
     assert "continuing after update" in told[-1] and "lost" not in told[-1]
     again = run(kind, "synchronous", tmp_path / "run", resume=True)  # it is finished: this only reads it
     assert again.updates == NUM_UPDATES
@@ -82,9 +86,9 @@ def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind):
         np.testing.assert_array_equal(one[name], other[name])
 
 
-@pytest.mark.parametrize("kind", ["impala", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("ppo", "sac"))])
-def test_an_asynchronous_run_loses_what_was_in_flight_and_says_so(tmp_path, kind):
-    told = killed(kind, "asynchronous", tmp_path, 2)
+@pytest.mark.parametrize(("kind", "times"), [("impala", 1), *nightly("impala", "ppo", "sac", times=2)])
+def test_an_asynchronous_run_loses_what_was_in_flight_and_says_so(tmp_path, kind, times):
+    told = killed(kind, "asynchronous", tmp_path, times)
     frames = COPIES * NUM_STEPS
     for text in told[1:]:
         if "continuing after update" in text:

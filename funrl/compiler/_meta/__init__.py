@@ -1,7 +1,7 @@
 """Shapes, strides and dtypes of what common operators give.
 
 torch's own rules for these are written in Python: a quarter of a millisecond each, and their first use imports Dynamo and sympy, which
-takes two seconds. An operator without a rule here takes torch's. The test suite holds the two beside each other.
+takes two seconds. An operator without a rule here takes torch's. The test suite compares the two.
 """
 
 from funrl.compiler._meta import _layers, _pointwise, _shapes  # noqa: F401  (they enter their rules)
