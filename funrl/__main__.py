@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from funrl import algos, collectors, distributed, envs, offline, random, record, runs, training, tree
-from funrl._arguments import COLLECTORS, UsageError, option, parser
+from funrl._arguments import COLLECTORS, UsageError, check_use, option, parser
 from funrl._files import say
 from funrl._plot import plot, report
 from funrl._sweep import sweep
@@ -107,7 +107,7 @@ def _train(args: argparse.Namespace) -> None:
         if "anneal_steps" in options:
             options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, of any length
         options |= given
-    _check_use(args, from_data, collector, num_workers)
+    check_use(args, from_data, collector, num_workers)
     key, notes = _key(seed, runs.read_config(out) if args.resume else None)
     if collector is not None:
         notes["num_workers"] = 2 if num_workers is None else num_workers
@@ -124,16 +124,6 @@ def _train(args: argparse.Namespace) -> None:
         if collector is not None:
             source = stack.enter_context(_collect(collector, notes["num_workers"], args.env, algo, key))
         _run(args, algo, key, total_steps, num_agents=num_agents, collector=source, out=out, notes=notes)
-
-
-def _check_use(args: argparse.Namespace, from_data: bool, collector: str | None, num_workers: int | None) -> None:
-    """Raise if an argument was given that has no effect with this algorithm, or without a collector."""
-    for name, value in (("--data", None if from_data else args.data), ("--collector", collector if from_data else None)):
-        if value is not None:
-            raise UsageError(f"{name}: {args.algorithm} has no use for it; leave it out, or choose another algorithm")
-    for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
-        if collector is None and value is not None:
-            raise UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")
 
 
 def _begun_before(args: argparse.Namespace) -> bool:

@@ -236,3 +236,13 @@ def _parse(value: str, default: Any) -> Any:
     if type(default) is int and "," in value:
         return _parse(value, ())  # an option that is one number or several; algos.make raises if it is wrong
     return type(default)(value)
+
+
+def check_use(args: argparse.Namespace, from_data: bool, collector: str | None, num_workers: int | None) -> None:
+    """Raise if an argument was given that has no effect with this algorithm, or without a collector."""
+    for name, value in (("--data", None if from_data else args.data), ("--collector", collector if from_data else None)):
+        if value is not None:
+            raise UsageError(f"{name}: {args.algorithm} has no use for it; leave it out, or choose another algorithm")
+    for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
+        if collector is None and value is not None:
+            raise UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")

@@ -12,8 +12,6 @@ from funrl.env import AnyEnv, Transition
 from funrl.nn import PopArt, select_task
 from funrl.policies import ActorCritic
 
-__all__ = ["check", "networks", "updated"]
-
 
 def networks(config: Any, env: AnyEnv, network: Any, popart: PopArt) -> tuple[Network, Callable[..., Any]]:
     """Make networks as :func:`funrl.algos.on_policy.networks` does, with a value for each task.
@@ -23,7 +21,11 @@ def networks(config: Any, env: AnyEnv, network: Any, popart: PopArt) -> tuple[Ne
 
     Returns:
         The networks, and ``both(params, inputs) -> (distribution, value)`` with normalised values, for the loss.
+
+    Raises:
+        ValueError: if the policy has a memory, or no value head of its own that could be rescaled.
     """
+    _check(config, network)
     nets = actor_critic.make(config, env, network, popart.num_tasks)
 
     def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
@@ -72,8 +74,7 @@ def _with_last(params: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) 
     return (*params[:-1], change(params[-1]))
 
 
-def check(config: Any, network: Any) -> None:
-    """Raise a ValueError if the policy has no value head of its own that could be rescaled."""
+def _check(config: Any, network: Any) -> None:
     if isinstance(network, ActorCritic):
         raise ValueError("popart, network: expected a net of features with popart, got an ActorCritic, whose value head is its own")
     if config.recurrent != "none":

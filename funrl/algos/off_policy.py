@@ -156,11 +156,7 @@ def make(
 
         def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             timed = isinstance(actor.timestep.discount, torch.Tensor)
-            if timed and (config.n_step > 1 or replay.num_envs is not None):
-                expected = (
-                    "n_step = 1 and a buffer that does not change rewards, as the steps of the environment have discounts of their own"
-                )
-                _check.fail(ValueError, "n_step, buffer", expected, f"n_step = {config.n_step}")
+            _check_discounts(timed, config, replay)
             network, target, optimizer = spec.init(network_key, observation)
             none, first = torch.zeros((), dtype=torch.int64, device=key.device), tree.index(actor.timestep.observation, 0)
             return {
@@ -268,6 +264,12 @@ def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any, ordered: 
         joined = buffers.n_step(samples, n=config.n_step, gamma=hparams.gamma)
         samples = joined.transition.replace(extras={"discount": joined.discount})
     return tree.reshape(samples, (config.num_envs * config.num_steps,), batch_dims=2)
+
+
+def _check_discounts(timed: bool, config: Any, buffer: buffers.Buffer) -> None:
+    if timed and (config.n_step > 1 or buffer.num_envs is not None):
+        expected = "n_step = 1 and a buffer that does not change rewards, as the steps of the environment have discounts of their own"
+        _check.fail(ValueError, "n_step, buffer", expected, f"n_step = {config.n_step}")
 
 
 def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer, own: bool) -> None:

@@ -1,5 +1,6 @@
 """The option-critic: options, their terminations and the choice among them, learned together."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -122,23 +123,6 @@ def make(
     def start(params: ActorParams, observation: Any) -> torch.Tensor:
         return torch.zeros_like(params.random, dtype=torch.int64)
 
-    def prepare(params: Any, samples: Transition, hparams: OptionCriticConfig) -> OptionBatch:
-        option = samples.extras["option"]
-        both = nets.values(params, tree.stack([samples.observation, samples.next_observation]))
-        value, continued = _of(option.expand(2, *option.shape), both)
-        chosen = (1 - hparams.epsilon) * both[1].max(-1).values + hparams.epsilon * both[1].mean(-1)
-        beta = nets.termination(params, samples.next_observation, option)
-        arrival = (1 - beta) * continued + beta * chosen
-        advantage, target = gae(
-            samples.reward, value, arrival, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
-        )
-        return tree.flatten_batch(
-            OptionBatch(
-                samples.observation, samples.action, option, advantage, target, samples.next_observation, continued - chosen,
-                samples.terminated,
-            )
-        )  # fmt: skip
-
     def own_loss(params: Any, rows: OptionBatch, hparams: OptionCriticConfig) -> tuple[torch.Tensor, Metrics]:
         names = ("deliberation_cost", "termination_weight", "value_weight", "entropy_weight")
         return option_critic_loss(params, rows, apply=nets.all, **{name: getattr(hparams, name) for name in names})
@@ -151,7 +135,7 @@ def make(
         nets.init,
         StatefulPolicy(params_of, start, act),
         StatefulPolicy(params_of, start, greedy),
-        prepare,
+        functools.partial(_prepare, nets),
         own_loss,
         schedule=lambda hparams, num_steps: {"random": hparams.epsilon.clone()},
         extras=("option",),
@@ -178,6 +162,25 @@ class _Networks(NamedTuple):
     policy: Callable[..., Any]
     all: Callable[..., Any]
     choose: Callable[..., torch.Tensor]
+
+
+def _prepare(nets: _Networks, params: Any, samples: Transition, hparams: OptionCriticConfig) -> OptionBatch:
+    """Return the rows to learn from: advantages and targets of the options that acted, and what another option would have gained."""
+    option = samples.extras["option"]
+    both = nets.values(params, tree.stack([samples.observation, samples.next_observation]))
+    value, continued = _of(option.expand(2, *option.shape), both)
+    chosen = (1 - hparams.epsilon) * both[1].max(-1).values + hparams.epsilon * both[1].mean(-1)
+    beta = nets.termination(params, samples.next_observation, option)
+    arrival = (1 - beta) * continued + beta * chosen
+    advantage, target = gae(
+        samples.reward, value, arrival, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_
+    )
+    return tree.flatten_batch(
+        OptionBatch(
+            samples.observation, samples.action, option, advantage, target, samples.next_observation, continued - chosen,
+            samples.terminated,
+        )
+    )  # fmt: skip
 
 
 def _networks(config: OptionCriticConfig, env: AnyEnv) -> _Networks:

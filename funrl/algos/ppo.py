@@ -1,5 +1,6 @@
 """Proximal policy optimisation."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from funrl import _check, stats, tree
-from funrl.algos import _actor_critic as actor_critic, _popart as value_heads, _rewards as rewards, on_policy
+from funrl import _check, tree
+from funrl.algos import _actor_critic as actor_critic, _popart as value_heads, _running as running, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
+from funrl.algos._drift import with_drift
 from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
-from funrl.losses import PPOBatch, drift_loss, explained_variance, normalize_advantage, ppo_loss
+from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
 from funrl.nn import Net, PopArt
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
@@ -159,22 +161,10 @@ def build(
         nets = nets or on_policy.networks(config, env, network)
         evaluate = nets.both
     else:
-        value_heads.check(config, network)
         nets, evaluate = value_heads.networks(config, env, network, popart)
 
-    def normalizers(observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
-        moments = stats.moments(observation) if config.normalize_observation else ()
-        return moments, rewards.start(reward) if config.normalize_reward else ()
-
     def normalize(learner: LearnerState, samples: Transition) -> tuple[LearnerState, Transition]:
-        params, seen = learner.params, samples.observation
-        if config.normalize_observation:
-            observation, successor = (actor_critic.normalized(params, x) for x in (seen, samples.next_observation))
-            samples = samples.replace(observation=observation, next_observation=successor)
-            learner = learner.replace(params=params.replace(observation=stats.update(params.observation, seen)))
-        if config.normalize_reward:
-            scale, reward = rewards.scale(learner.normalizers, samples, learner.hparams.gamma)
-            learner, samples = learner.replace(normalizers=scale), samples.replace(reward=reward)
+        learner, samples = running.normalize(config, learner, samples)
         if popart is not None:
             _, (_, target) = estimate(learner.params.network, samples, learner.hparams)
             network = value_heads.updated(learner.params.network, popart, samples.observation, target)
@@ -195,24 +185,14 @@ def build(
             advantage = advantage / popart.scale(state, task)
         return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    def own_loss(params: Any, batch: PPOBatch, hparams: PPOConfig, weight: torch.Tensor | None = None) -> tuple[torch.Tensor, Metrics]:
-        if config.normalize_advantage:
-            batch = batch.replace(advantage=normalize_advantage(batch.advantage))
-        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight, "weight": weight}
-        loss, metrics = ppo_loss(params, batch, apply=evaluate, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
-        if further_loss is None:
-            return loss, metrics
-        further, more = further_loss(params, batch.observation, hparams)
-        return loss + further, {**metrics, **more}
-
     spec = Learner(
         nets.init,
         *on_policy.stochastic(nets, with_value=True),
         prepare,
-        own_loss,
+        functools.partial(_loss, apply=evaluate, further_loss=further_loss),
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
-        normalizers=normalizers,
+        normalizers=functools.partial(running.start, config),
         normalize=normalize,
         stop=lambda metrics, hparams: metrics["approximate_kl"] > hparams.target_kl,
         needed=("approximate_kl",),
@@ -223,39 +203,18 @@ def build(
     return on_policy.make(name, env, config, spec, given, apply=evaluate)
 
 
-def with_drift(drift: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
-    """Make the ``loss=`` of :func:`make` that has a drift function instead of clipping: :func:`funrl.losses.drift_loss`.
-
-    The option ``clip`` has no effect then; all others have.
-
-    Args:
-        drift: ``drift(log_ratio [N], advantage [N]) -> D [N]``: :func:`funrl.losses.dpo_drift`, :func:`funrl.losses.learned_drift` of its
-            parameters, or one of your own.
-
-    Returns:
-        ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)``.
-
-    Example:
-        >>> import funrl
-        >>> discovered = with_drift(funrl.losses.dpo_drift)
-        >>> algo = make(funrl.envs.make("CartPole-v1"), loss=discovered, num_envs=4, num_steps=16)
-        >>> state, metrics = algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))
-        >>> bool(metrics["drift"] >= 0)
-        True
-
-    Reference: C. Lu, J. G. Kuba, A. Letcher, L. Metz, C. Schroeder de Witt, J. Foerster, "Discovered Policy Optimisation", 2022,
-        arXiv:2210.05639.
-    """
-
-    def loss(
-        params: Any, rows: PPOBatch, hparams: PPOConfig, *, default: Any, apply: Callable[..., Any]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if hparams.normalize_advantage:
-            rows = rows.replace(advantage=normalize_advantage(rows.advantage))
-        weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
-        return drift_loss(params, rows, apply=apply, drift=drift, value_clip=hparams.value_clip, **weights)
-
-    return loss
+def _loss(
+    params: Any, batch: PPOBatch, hparams: PPOConfig, weight: torch.Tensor | None = None, *, apply: Any, further_loss: Any
+) -> tuple[torch.Tensor, Metrics]:
+    """Compute the loss of a minibatch, whose advantages are normalised first; ``further_loss`` as for :func:`build`."""
+    if hparams.normalize_advantage:
+        batch = batch.replace(advantage=normalize_advantage(batch.advantage))
+    weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight, "weight": weight}
+    loss, metrics = ppo_loss(params, batch, apply=apply, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
+    if further_loss is None:
+        return loss, metrics
+    further, more = further_loss(params, batch.observation, hparams)
+    return loss + further, {**metrics, **more}
 
 
 def _check_config(config: PPOConfig, env: AnyEnv, network: Any) -> None:

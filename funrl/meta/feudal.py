@@ -153,26 +153,6 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
     _check_config(config, env)
     levels = _levels(config, env, goals, achieved)
 
-    def played(which: str) -> StatefulPolicy:
-        """Return the policy of both levels, with their functions called ``which``: act or greedy."""
-        decide, move = (getattr(level, which) for level in (levels.manager, levels.worker))
-
-        def act(params: Levels, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
-            goal_key, action_key = random.split(key).unbind(0)
-            observation = in_dtype_of(params, observation)
-            new, _ = decide(params.manager, goal_key, observation)
-            index = torch.where((goal.count % config.goal_steps == 0) | reset, new, goal.index)
-            action, _ = move(params.worker, action_key, _with_goal(achieved, observation, _pick(goals, index)))
-            return Goal(index, goal.count + 1), action, {"goal": index, "memory": Memory(goal, reset)}
-
-        def start(params: Levels, observation: Any) -> Goal:
-            zero = torch.zeros_like(params.manager.random, dtype=torch.int64)
-            return Goal(zero, zero.clone())
-
-        # No init: the parameters of both levels come from ``algo.init``, and a policy travels to workers without its environment.
-        without: Any = None
-        return StatefulPolicy(without, start, act)
-
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         env_key, manager_key, worker_key = random.split(key, 3).unbind(0)
         env_params, actor = start_actor(env_key, env, config)
@@ -214,8 +194,29 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         own = {"reached": reached, "updates": worker.num_updates, "learning_rate": worker_metrics["learning_rate"]}
         return learner, {"steps": num_steps, **episode_metrics, **parts, **own}
 
-    policy, greedy = played("act"), played("greedy")
+    policy = _policy(levels.manager.act, levels.worker.act, config, goals, achieved)
+    greedy = _policy(levels.manager.greedy, levels.worker.greedy, config, goals, achieved)
     return Algorithm("feudal", env, config, init, collecting(env, policy, config.num_steps), learn, policy, greedy, given)
+
+
+def _policy(decide: Any, move: Any, config: FeudalConfig, goals: torch.Tensor, achieved: Achieved) -> StatefulPolicy:
+    """Return the policy of both levels: ``decide`` is the manager's, which chooses a goal, and ``move`` the worker's."""
+
+    def act(params: Levels, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
+        goal_key, action_key = random.split(key).unbind(0)
+        observation = in_dtype_of(params, observation)
+        new, _ = decide(params.manager, goal_key, observation)
+        index = torch.where((goal.count % config.goal_steps == 0) | reset, new, goal.index)
+        action, _ = move(params.worker, action_key, _with_goal(achieved, observation, _pick(goals, index)))
+        return Goal(index, goal.count + 1), action, {"goal": index, "memory": Memory(goal, reset)}
+
+    def start(params: Levels, observation: Any) -> Goal:
+        zero = torch.zeros_like(params.manager.random, dtype=torch.int64)
+        return Goal(zero, zero.clone())
+
+    # No init: the parameters of both levels come from ``algo.init``, and a policy travels to workers without its environment.
+    without: Any = None
+    return StatefulPolicy(without, start, act)
 
 
 def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achieved) -> Levels:

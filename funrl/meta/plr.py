@@ -131,35 +131,15 @@ def make(
         actor = acting.start(reset_key, state.learner.env_params, env=algo.env)
         return algo.collect(key, State(actor, state.learner))
 
-    greedy: Any = algo.greedy
-
-    def scores(key: torch.Tensor, learner: Any, transitions: Transition) -> torch.Tensor:
-        def value(observation: Any) -> torch.Tensor:
-            each = torch.func.vmap(torch.func.vmap(lambda x: greedy(learner.params, key, x)[1]["value"]))
-            return each(observation)
-
-        values = (value(transitions.observation), value(transitions.next_observation))
-        flags, hparams = (transitions.terminated, transitions.truncated), learner.hparams
-        advantage, _ = gae(transitions.reward.to(values[0]), *values, *flags, gamma=hparams.gamma, lambda_=hparams.lambda_)
-        return level_score(advantage, config.score)
-
     def learn(key: torch.Tensor, learner: Any, transitions: Transition) -> tuple[Any, Metrics]:
-        key, value_key, fresh_key, replay_key, place_key = random.split(key, 5).unbind(0)
-        score, curriculum, hparams = scores(value_key, learner, transitions), learner.buffer, learner.hparams
+        key, value_key, fresh_key, draw_key = random.split(key, 4).unbind(0)
+        score, curriculum = _scores(value_key, learner, transitions, algo.greedy, config.score), learner.buffer
         learned, metrics = algo.learn(key, learner.in_new_episodes(), transitions)
-        levels, is_new = curriculum.levels, curriculum.places < 0
-        levels = update_levels(levels, curriculum.places, score)
+        is_new = curriculum.places < 0
+        levels = update_levels(curriculum.levels, curriculum.places, score)
         levels = insert_levels(levels, learner.env_params, torch.where(is_new, score, -torch.inf))
         levels = levels.replace(time=levels.time + 1)
-        probability = level_probabilities(
-            levels,
-            prioritization=config.prioritization,
-            temperature=hparams.score_temperature,
-            staleness_weight=hparams.staleness_weight,
-        )
-        drawn = sample_levels(place_key, levels, probability, config.num_envs)
-        again = random.uniform(replay_key, (config.num_envs,), dtype=score.dtype) < hparams.replay_probability
-        places = torch.where(again, drawn, -1)
+        places = _drawn(draw_key, levels, config, learner.hparams)
         played = tree.where(places >= 0, tree.index(levels.levels, places.clamp(min=0)), fresh(fresh_key))
         learned = learned.replace(env_params=played, buffer=Curriculum(levels, places))
         return learned, {
@@ -170,6 +150,33 @@ def make(
         }
 
     return algo._replace(init=init, collect=collect, learn=learn)
+
+
+def _scores(key: torch.Tensor, learner: Any, transitions: Transition, greedy: Any, score: str) -> torch.Tensor:
+    """Return the scores [B] of the levels that were played, by the advantages of the transitions [T, B]."""
+
+    def value(observation: Any) -> torch.Tensor:
+        each = torch.func.vmap(torch.func.vmap(lambda x: greedy(learner.params, key, x)[1]["value"]))
+        return each(observation)
+
+    values = (value(transitions.observation), value(transitions.next_observation))
+    flags, hparams = (transitions.terminated, transitions.truncated), learner.hparams
+    advantage, _ = gae(transitions.reward.to(values[0]), *values, *flags, gamma=hparams.gamma, lambda_=hparams.lambda_)
+    return level_score(advantage, score)
+
+
+def _drawn(key: torch.Tensor, levels: LevelState, config: PLRConfig, hparams: Any) -> torch.Tensor:
+    """Return int64 [B]: the places in the buffer of the levels to play, and -1 for new ones."""
+    replay_key, place_key = random.split(key).unbind(0)
+    probability = level_probabilities(
+        levels,
+        prioritization=config.prioritization,
+        temperature=hparams.score_temperature,
+        staleness_weight=hparams.staleness_weight,
+    )
+    drawn = sample_levels(place_key, levels, probability, config.num_envs)
+    again = random.uniform(replay_key, (config.num_envs,), dtype=levels.score.dtype) < hparams.replay_probability
+    return torch.where(again, drawn, -1)
 
 
 def _single(env: Any) -> Any:

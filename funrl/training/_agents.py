@@ -44,6 +44,10 @@ class Agents(NamedTuple):
     exchange: Exchange | None
     notes: dict[str, Any]
 
+    def columns(self) -> dict[str, list[float]]:
+        """Return the columns of ``metrics.csv`` for the hyperparameters."""
+        return {f"hparams.{name}": x.tolist() for name, x in self.hparams.items()}
+
     def begin(self, algo: Algorithm, keys: torch.Tensor) -> Any:
         """Return their first state, leaves [K, ...], or that of a single one."""
         if self.num_agents > 1:

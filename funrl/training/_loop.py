@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import checkpoint, compiler, runs
+from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.distributed import Group, alone
 from funrl.populations import Population
@@ -20,7 +21,7 @@ from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
 from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, draw, enter
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
-from funrl.training._sharded import train_sharded
+from funrl.training._sharded import Asked, train_sharded
 
 __all__ = ["Result", "train"]
 
@@ -130,16 +131,15 @@ def train(
         (3, 48, ['approximate_kl', 'clip_fraction'])
     """
     _check_arguments(algo, key, total_steps, num_agents, evaluate_episodes, checkpoint_every, out, resume, diverged)
-    called = calling.flatten(hooks)
-    folder = None if out is None else Folder(out)
+    called, folder = calling.flatten(hooks), None if out is None else Folder(out)
     before = runs.read_config(folder.path) if folder is not None and resume else None
     agents = gathered(algo, key, num_agents, hparams, population, before)
     num_agents = agents.num_agents
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
-        given = (evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
-        return train_sharded(algo, key, total_steps, agents, group or alone(), chunk, backend, folder, resume, *given)
+        asked = Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
+        return train_sharded(algo, key, total_steps, agents, group or alone(), chunk, backend, folder, resume, asked)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -152,30 +152,23 @@ def train(
         source = _source(algo, keys, agents, state, collector, backend)
         start = Start(state, diverged=[0] * num_agents)
         if folder is not None:
-            chosen = {"backend": backend} if before is None or "backend" in before else {}
-            notes = {"collector": experience.kind_of(collector), **agents.notes, **chosen, **(notes or {})}
-            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, notes)
+            known = {"collector": experience.kind_of(collector), **agents.notes, **_backend_note(backend, before), **(notes or {})}
+            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, known)
             start = enter(folder, config, start, resume, stack, functools.partial(_loaded, folder, algo, source, state))
 
         def seconds() -> float:
             return start.seconds + time.perf_counter() - started
 
-        columns = {f"hparams.{name}": x.tolist() for name, x in agents.hparams.items()}
         lost = start.diverged if diverged == "continue" else None
-        log = Log(algo, folder, num_agents, start.update, progress, columns=columns, diverged=lost)
+        log = Log(algo, folder, num_agents, start.update, progress, columns=agents.columns(), diverged=lost)
         num_updates = total_steps // algo.steps_per_update
         announce(log, algo, folder, num_agents, num_updates, start, resume)
         stack.enter_context(compiler.listening(log.part))
         end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
         total = seconds()
         evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
-        if folder is not None and evaluation is not None:
-            folder.write_evaluation(evaluation)
-        if folder is not None and folder.metrics.exists() and algo.data is None:  # from data no episode ends
-            draw(folder, algo, log)
-    steps = end.update * algo.steps_per_update
-    compiling = start.compile_seconds + end.compile_seconds
-    return Result(end.state, end.metrics, evaluation, end.update, steps, total, compiling, end.stopped, tuple(log.diverged or ()))
+        _finish(folder, algo, evaluation, log)
+    return _result(algo, start, end, evaluation, total, log)
 
 
 def _loaded(folder: Folder, algo: Algorithm, source: experience.Experience, like: Any, longer: bool) -> Start | None:
@@ -203,6 +196,26 @@ def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, col
     if collector is not None:
         return experience.collected(algo, collector, backend)
     return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, backend)
+
+
+def _result(algo: Algorithm, start: Start, end: "_End", evaluation: Evaluation | None, seconds: float, log: Log) -> Result:
+    steps, compiling = end.update * algo.steps_per_update, start.compile_seconds + end.compile_seconds
+    return Result(end.state, end.metrics, evaluation, end.update, steps, seconds, compiling, end.stopped, tuple(log.diverged or ()))
+
+
+def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]:
+    """Return the entry of ``config.json`` for the backend, which runs of earlier versions lack."""
+    return {"backend": backend} if before is None or "backend" in before else {}
+
+
+def _finish(folder: Folder | None, algo: Algorithm, evaluation: Evaluation | None, log: Log) -> None:
+    """Write the evaluation into the folder, and draw the learning curve; from data no episode ends, so that there is none."""
+    if folder is None:
+        return
+    if evaluation is not None:
+        folder.write_evaluation(evaluation)
+    if folder.metrics.exists() and algo.data is None:
+        draw(folder, algo, log)
 
 
 def _is_sharded(algo: Algorithm, num_agents: int, group: Group | None, chunk: int | None) -> bool:

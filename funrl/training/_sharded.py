@@ -52,6 +52,16 @@ class _Verdict(NamedTuple):
     next: int
 
 
+class Asked(NamedTuple):
+    """The arguments of :func:`funrl.train` by these names; ``proceed``: agents that diverge do not end the run."""
+
+    evaluate_episodes: int
+    checkpoint_every: float
+    progress: bool
+    proceed: bool
+    notes: Mapping[str, Any]
+
+
 def train_sharded(
     algo: Algorithm,
     key: torch.Tensor,
@@ -62,13 +72,9 @@ def train_sharded(
     backend: str,
     folder: Folder | None,
     resume: bool,
-    evaluate_episodes: int,
-    checkpoint_every: float,
-    progress: bool,
-    proceed: bool,
-    notes: Mapping[str, Any],
+    asked: Asked,
 ) -> Result:
-    """Train the agents of this process, as :func:`funrl.train` describes; ``proceed``: agents that diverge go on."""
+    """Train the agents of this process, as :func:`funrl.train` describes."""
     num_agents, whole = agents.num_agents, "processes" in algo.given
     size, mine = (1, [group.rank]) if whole else _chunks(num_agents, chunk, group)
     # The processes of one agent have the same key, and each the part of its environments.
@@ -86,7 +92,7 @@ def train_sharded(
             name = chosen_backend(backend, key, folder if resume else None)
             if folder is None:
                 return start, name, []
-            own = {**({"processes": group.size} if whole else {"chunk": size}), **agents.notes, "backend": name, **notes}
+            own = {**({"processes": group.size} if whole else {"chunk": size}), **agents.notes, "backend": name, **asked.notes}
             config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, own)
             paths: list[Any] = []
             load = functools.partial(_read, folder, algo, paths)
@@ -95,26 +101,22 @@ def train_sharded(
         start, backend, paths = group.first(open_folder)
         stack.enter_context(compiler.using(backend))
         states = _states(algo, keys, agents, mine, size, start, paths)
-        columns = {f"hparams.{name}": x.tolist() for name, x in agents.hparams.items()}
-        lost = start.diverged if proceed else None
-        shown = progress and group.rank == 0
-        log = Log(algo, folder if group.rank == 0 else None, num_agents, start.update, shown, columns=columns, diverged=lost)
+        lost, shown = start.diverged if asked.proceed else None, asked.progress and group.rank == 0
+        log = Log(algo, folder if group.rank == 0 else None, num_agents, start.update, shown, columns=agents.columns(), diverged=lost)
         num_updates = total_steps // algo.steps_per_update
         announce(log, algo, folder, num_agents, num_updates, start, resume)
         stack.enter_context(compiler.listening(log.part))
-        shards = _Shards(algo, group, folder, log, start, started, num_updates, checkpoint_every, keys, mine, size)
+        shards = _Shards(algo, group, folder, log, start, started, num_updates, asked.checkpoint_every, keys, mine, size)
         states, metrics, update, compiling = shards.train(states, backend)
         seconds = start.seconds + time.perf_counter() - started
-        evaluation = _evaluate(algo, states, keys, mine, size, evaluate_episodes, group) if evaluate_episodes else None
+        evaluation = _evaluate(algo, states, keys, mine, size, asked.evaluate_episodes, group) if asked.evaluate_episodes else None
         if folder is not None and group.rank == 0 and folder.metrics.exists() and algo.data is None:
             draw(folder, algo, log)
         lost = group.first(lambda: tuple(log.diverged or ()))
-    total = start.compile_seconds + compiling
-    steps = update * algo.steps_per_update
-    state = tree.cat(states)
+    state, total = tree.cat(states), start.compile_seconds + compiling
     if num_agents == 1:
         state, metrics = tree.index((state, metrics), 0)
-    return Result(state, metrics, evaluation, update, steps, seconds, total, None, lost)
+    return Result(state, metrics, evaluation, update, update * algo.steps_per_update, seconds, total, None, lost)
 
 
 def _read(folder: Folder, algo: Algorithm, paths: list[Any], longer: bool) -> Start | None:
