@@ -123,7 +123,7 @@ def scales(updates: int = 120) -> dict[str, Any]:
     return result
 
 
-def levels(updates: int = 300, **options: Any) -> dict[str, Any]:
+def levels(updates: int = 250, **options: Any) -> dict[str, Any]:
     """Mazes: PPO with prioritised level replay, and with new mazes only, on the same held-out mazes; all agents are one program."""
     import torch
     from torch.func import vmap
