@@ -10,6 +10,7 @@ import torch
 from funrl import _check, acting, buffers, random, tree
 from funrl.acting import Memory
 from funrl.algos import (
+    ActorParams,
     Algorithm,
     LearnerState,
     State,
@@ -127,7 +128,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         **options: fields of :class:`FeudalConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params`` is a :class:`Levels` of two
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` is a :class:`Levels` of two
         :class:`~funrl.algos.ActorParams`, and ``state.learner.target`` a :class:`Levels` of the rest of two learners. ``act`` and
         ``greedy`` are stateful policies, whose state is a :class:`Goal`; they have no ``init``.
 
@@ -157,16 +158,16 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         """Return the policy of both levels, with their functions called ``which``: act or greedy."""
         decide, move = (getattr(level, which) for level in (levels.manager, levels.worker))
 
-        def act(params: Levels, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
+        def act(params: ActorParams, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
             goal_key, action_key = random.split(key).unbind(0)
             observation = in_dtype_of(params, observation)
-            new, _ = decide(params.manager, goal_key, observation)
+            new, _ = decide(params.network.manager, goal_key, observation)
             index = torch.where((goal.count % config.goal_steps == 0) | reset, new, goal.index)
-            action, _ = move(params.worker, action_key, _with_goal(achieved, observation, _pick(goals, index)))
+            action, _ = move(params.network.worker, action_key, _with_goal(achieved, observation, _pick(goals, index)))
             return Goal(index, goal.count + 1), action, {"goal": index, "memory": Memory(goal, reset)}
 
-        def start(params: Levels, observation: Any) -> Goal:
-            zero = torch.zeros_like(params.manager.random, dtype=torch.int64)
+        def start(params: ActorParams, observation: Any) -> Goal:
+            zero = torch.zeros_like(params.network.manager.random, dtype=torch.int64)
             return Goal(zero, zero.clone())
 
         # No init: the parameters of both levels come from ``algo.init``, and a policy travels to workers without its environment.
@@ -179,7 +180,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         reward, count = actor.timestep.reward, torch.zeros((), dtype=torch.int64, device=key.device)
         own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
         manager, worker = (level.init(k).learner for level, k in ((levels.manager, manager_key), (levels.worker, worker_key)))
-        params = Levels(manager.params, worker.params)
+        params = ActorParams(Levels(manager.params, worker.params))
         learner = LearnerState(
             params=params,
             target=_rest(manager, worker),
@@ -203,7 +204,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         manager, manager_metrics = levels.manager.learn(manager_key, manager, data)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         learner = learner.replace(
-            params=Levels(manager.params, worker.params),
+            params=ActorParams(Levels(manager.params, worker.params)),
             target=_rest(manager, worker),
             num_steps=num_steps,
             num_updates=worker.num_updates.clone(),
@@ -257,7 +258,10 @@ def _whole(learner: LearnerState, config: FeudalConfig) -> tuple[LearnerState, L
     """Return the learners of the two levels, with the hyperparameters of the whole."""
     own, k = learner.hparams, config.goal_steps / 2  # the manager has two transitions for k steps
     result = []
-    for params, rest, each in ((learner.params.manager, learner.target.manager, k), (learner.params.worker, learner.target.worker, 1)):
+    for params, rest, each in (
+        (learner.params.network.manager, learner.target.manager, k),
+        (learner.params.network.worker, learner.target.worker, 1),
+    ):
         new = {name: getattr(own, name) for name in ("learning_rate", "gamma", "tau")} | {"anneal_steps": own.anneal_steps / each}
         if hasattr(rest.hparams, "epsilon_end"):
             new |= {"epsilon_end": own.epsilon_end, "epsilon_steps": own.epsilon_steps / each}

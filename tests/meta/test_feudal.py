@@ -87,10 +87,10 @@ def test_hyperparameters_of_the_whole_are_those_of_both_levels():
     key, state = random.key(1), algo.init(random.key(0))
     still = state.replace(learner=state.learner.replace(hparams=state.learner.hparams.replace(learning_rate=torch.tensor(0.0).double())))
     (after, _), (moved, _) = algo.step(key, still), algo.step(key, state)
-    assert tree.equal(after.learner.params.manager.network, state.learner.params.manager.network)
-    assert tree.equal(after.learner.params.worker.network, state.learner.params.worker.network)
+    assert tree.equal(after.learner.params.network.manager.network, state.learner.params.network.manager.network)
+    assert tree.equal(after.learner.params.network.worker.network, state.learner.params.network.worker.network)
     for level in ("manager", "worker"):
-        assert not tree.equal(getattr(moved.learner.params, level).network, getattr(state.learner.params, level).network)
+        assert not tree.equal(getattr(moved.learner.params.network, level).network, getattr(state.learner.params.network, level).network)
 
 
 def test_continuous_actions_goals_of_ones_own_and_dicts():
