@@ -9,7 +9,7 @@ from funrl.acting._evaluate import Evaluation, evaluate
 from funrl.acting._host import Drawn as Drawn, draw as draw, host_steps as host_steps
 from funrl.acting._rollout import rollout
 from funrl.acting._state import ActorState, Memory, start, with_memory
-from funrl.acting._step import rand_step, step_mdp
+from funrl.acting._step import rand_step, step_mdp, with_discount as with_discount
 
 __all__ = [
     "ActorState",

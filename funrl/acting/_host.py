@@ -8,7 +8,7 @@ import torch
 from funrl import random, tree
 from funrl.acting._choose import host_chooser, with_reset
 from funrl.acting._state import ActorState
-from funrl.acting._step import any_of, cleared, restart
+from funrl.acting._step import any_of, cleared, restart, with_discount
 from funrl.env import Transition, VectorEnv
 from funrl.policies import StatefulPolicy
 from funrl.typing import Act
@@ -67,7 +67,7 @@ def host_steps(
     for choice, step_key, reset_key in zip(*drawn, strict=True):
         memory, action, extras = choose(choice, memory, observation)
         env_state, last = env.step(step_key, env_state, action, env_params)
-        rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, extras))
+        rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, with_discount(extras, last)))
         observation, info = last.observation, last.info
         if memory != ():
             memory = with_reset(memory, last.done)

@@ -126,7 +126,8 @@ def cleared(last: Timestep | Transition, observation: Any, info: Any) -> Timeste
         tensor(0.)
     """
     no = torch.zeros_like(last.terminated)
-    return Timestep(observation, torch.where(last.terminated | last.truncated, 0.0, last.reward), no, no.clone(), info)
+    reward = torch.where(last.terminated | last.truncated, 0.0, last.reward)
+    return Timestep(observation, reward, no, no.clone(), info, getattr(last, "discount", ()))
 
 
 def with_discount(extras: dict[str, Any], after: Timestep) -> dict[str, Any]:

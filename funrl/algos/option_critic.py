@@ -105,7 +105,8 @@ def make(
     """
     config, given = configure(OptionCriticConfig, options, optimizer=optimizer, loss=loss)
     _check_config(config, env)
-    nets = _networks(config, env)
+    # Policies know the space, and not the environment, so that they can be sent to workers.
+    nets, project = _networks(config, env), functools.partial(project_action, env.action_space)
 
     def act(params: ActorParams, key: torch.Tensor, option: torch.Tensor, observation: Any, reset: torch.Tensor) -> tuple[Any, Any, Any]:
         choice_key, action_key = random.split(key).unbind(0)
@@ -113,12 +114,12 @@ def make(
         after = nets.choose(params.network, choice_key, option, x, reset, params.random)
         action, log_prob = nets.policy(params.network, x, after).sample_with_log_prob(action_key)
         extras = {"log_prob": log_prob, "unclipped_action": action, "option": after, "memory": Memory(option, reset)}
-        return after, project_action(env.action_space, action), extras
+        return after, project(action), extras
 
     def greedy(params: ActorParams, key: torch.Tensor, option: torch.Tensor, observation: Any, reset: torch.Tensor) -> tuple[Any, Any, Any]:
         x = normalized(params, observation)
         after = nets.choose(params.network, key, option, x, reset, torch.zeros_like(params.random))
-        return after, project_action(env.action_space, nets.policy(params.network, x, after).mode()), {"option": after}
+        return after, project(nets.policy(params.network, x, after).mode()), {"option": after}
 
     def start(params: ActorParams, observation: Any) -> torch.Tensor:
         return torch.zeros_like(params.random, dtype=torch.int64)

@@ -13,7 +13,7 @@ import cloudpickle
 import torch
 
 from funrl import _check, envs, random, transforms, tree
-from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start
+from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start, with_discount
 from funrl.collectors._collector import constants
 from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views
 from funrl.collectors._traced import Traced
@@ -199,7 +199,7 @@ class Worker:
         (choice,) = draw(self.key, env=env, act=self.act, num_steps=1).choices
         _, action, extras = host_chooser(self.params, self.act)(choice, memory, timestep.observation)
         seen = timestep.observation
-        example = Transition(seen, action, timestep.reward, timestep.terminated, timestep.truncated, seen, extras)
+        example = Transition(seen, action, timestep.reward, timestep.terminated, timestep.truncated, seen, with_discount(extras, timestep))
         after = {"observation": seen, "memory": memory}
         return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=1), spec(after, drop=1))
 

@@ -10,6 +10,7 @@ import torch
 from funrl import _check, acting, buffers, random, tree
 from funrl.acting import Memory
 from funrl.algos import (
+    ActorParams,
     Algorithm,
     LearnerState,
     State,
@@ -127,8 +128,8 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         **options: fields of :class:`FeudalConfig`.
 
     Returns:
-        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params`` is a :class:`Levels` of two
-        :class:`~funrl.algos.ActorParams`, and ``state.learner.target`` a :class:`Levels` of the rest of two learners. ``act`` and
+        An :class:`~funrl.algos.Algorithm`, in which ``state.learner.params.network`` and ``random`` are :class:`Levels` of those of
+        two learners, and ``state.learner.target`` a :class:`Levels` of the rest of two learners. ``act`` and
         ``greedy`` are stateful policies, whose state is a :class:`Goal`; they have no ``init``.
 
     Raises:
@@ -159,7 +160,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         reward, count = actor.timestep.reward, torch.zeros((), dtype=torch.int64, device=key.device)
         own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
         manager, worker = (level.init(k).learner for level, k in ((levels.manager, manager_key), (levels.worker, worker_key)))
-        params = Levels(manager.params, worker.params)
+        params = _join(manager.params, worker.params)
         learner = LearnerState(
             params=params,
             target=_rest(manager, worker),
@@ -183,7 +184,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         manager, manager_metrics = levels.manager.learn(manager_key, manager, data)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         learner = learner.replace(
-            params=Levels(manager.params, worker.params),
+            params=_join(manager.params, worker.params),
             target=_rest(manager, worker),
             num_steps=num_steps,
             num_updates=worker.num_updates.clone(),
@@ -202,16 +203,16 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
 def _policy(decide: Any, move: Any, config: FeudalConfig, goals: torch.Tensor, achieved: Achieved) -> StatefulPolicy:
     """Return the policy of both levels: ``decide`` is the manager's, which chooses a goal, and ``move`` the worker's."""
 
-    def act(params: Levels, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
+    def act(params: ActorParams, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
         goal_key, action_key = random.split(key).unbind(0)
         observation = in_dtype_of(params, observation)
-        new, _ = decide(params.manager, goal_key, observation)
+        new, _ = decide(_part(params, "manager"), goal_key, observation)
         index = torch.where((goal.count % config.goal_steps == 0) | reset, new, goal.index)
-        action, _ = move(params.worker, action_key, _with_goal(achieved, observation, _pick(goals, index)))
+        action, _ = move(_part(params, "worker"), action_key, _with_goal(achieved, observation, _pick(goals, index)))
         return Goal(index, goal.count + 1), action, {"goal": index, "memory": Memory(goal, reset)}
 
-    def start(params: Levels, observation: Any) -> Goal:
-        zero = torch.zeros_like(params.manager.random, dtype=torch.int64)
+    def start(params: ActorParams, observation: Any) -> Goal:
+        zero = torch.zeros_like(params.random.manager, dtype=torch.int64)
         return Goal(zero, zero.clone())
 
     # No init: the parameters of both levels come from ``algo.init``, and a policy travels to workers without its environment.
@@ -258,12 +259,25 @@ def _whole(learner: LearnerState, config: FeudalConfig) -> tuple[LearnerState, L
     """Return the learners of the two levels, with the hyperparameters of the whole."""
     own, k = learner.hparams, config.goal_steps / 2  # the manager has two transitions for k steps
     result = []
-    for params, rest, each in ((learner.params.manager, learner.target.manager, k), (learner.params.worker, learner.target.worker, 1)):
+    for params, rest, each in (
+        (_part(learner.params, "manager"), learner.target.manager, k),
+        (_part(learner.params, "worker"), learner.target.worker, 1),
+    ):
         new = {name: getattr(own, name) for name in ("learning_rate", "gamma", "tau")} | {"anneal_steps": own.anneal_steps / each}
         if hasattr(rest.hparams, "epsilon_end"):
             new |= {"epsilon_end": own.epsilon_end, "epsilon_steps": own.epsilon_steps / each}
         result.append(rest.replace(params=params, hparams=rest.hparams.replace(**new), env_params=learner.env_params))
     return result[0], result[1]
+
+
+def _join(manager: ActorParams, worker: ActorParams) -> ActorParams:
+    """Return the parameters of both levels."""
+    return ActorParams(Levels(manager.network, worker.network), random=Levels(manager.random, worker.random))
+
+
+def _part(params: ActorParams, level: str) -> ActorParams:
+    """Return the parameters of one level; neither DQN nor SAC has others."""
+    return ActorParams(getattr(params.network, level), random=getattr(params.random, level))
 
 
 def _rest(manager: LearnerState, worker: LearnerState) -> Levels:
@@ -312,7 +326,7 @@ def _pick(goals: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]:
     """Return the goals [G, D] and the function of observations that achieve them, after checks."""
-    _check.instance("feudal: env", env, Env, "funrl.envs.make returns one")
+    _check.instance("env", env, Env, "funrl.envs.make makes one", "a funrl.env.Env")
     rooms = env.name == "FourRooms-misc" and env.observation_space.shape == (4,)
     if goals is None and rooms and achieved is None:
         goals, achieved = env.default_params.starts.to(torch.float32), lambda observation: observation[:2]
