@@ -37,7 +37,7 @@ class Algorithm(NamedTuple):
         given: the parts that the user gave instead of the default ones, such as ``network`` or ``optimizer``, by name. They are not in the
             configuration.
             not tell them.
-        data: what an offline learner draws batches from in ``collect``, a data set; None: it learns from its environment.
+        data: the data set from which an offline learner draws batches in ``collect``; None: it learns from its environment.
     """
 
     name: str

@@ -56,11 +56,11 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
     parameters that acted, so that experience of another policy cannot be learned from.
 
     Args:
-        name: what ``python -m funrl train`` knows it by.
+        name: its name for ``python -m funrl train``.
         env: a pure environment, not batched.
         config: an :class:`EvolutionConfig`.
         strategy: ``strategy(num_candidates, hparams)``, whose ``ask`` returns its state as it was.
-        given: what its user gave in the place of its own; perhaps a ``network``.
+        given: the parts that the user gave instead of the default ones; perhaps a ``network``.
 
     Returns:
         The algorithm. ``learner.params`` are the ``best`` of the strategy, ``learner.optimizer`` is its state. Its metrics are ``steps``,
@@ -149,7 +149,7 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
         >>> check(EvolutionConfig(num_episodes=3), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: num_episodes: 3 does not divide num_envs = 64, the environments of all candidates; choose a divisor
+        ValueError: num_episodes: expected a divisor of num_envs = 64, got 3; num_envs counts those of all candidates
     """
     check_copies(config, env)
     if isinstance(env, VectorEnv):
@@ -157,11 +157,7 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
         raise ValueError(f"env: expected a single pure environment, as each candidate has its own, but {env.name} {kind}")
     _check.fields(config, "[1, inf)", "num_envs", "num_episodes")
     _check.fields(config, "[0, inf)", "num_steps")
-    if config.num_envs % config.num_episodes:
-        raise ValueError(
-            f"num_episodes: {config.num_episodes} does not divide num_envs = {config.num_envs}, the environments of all candidates; "
-            "choose a divisor"
-        )
+    _check.divisor("num_episodes", config.num_episodes, config.num_envs, "num_envs", "num_envs counts those of all candidates")
     check_actions(SimpleNamespace(uniform_mix=0.0, initial_log_std=0.0), env)
     if network is None:
         check_observations(env)

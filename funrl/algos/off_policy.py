@@ -310,12 +310,12 @@ def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample
 def fit(
     spec: Learner, config: Any, learned: Learned, keys: torch.Tensor, batches: buffers.Sample, hparams: Any
 ) -> tuple[Learned, dict[str, torch.Tensor]]:
-    """Take a gradient step on each batch; return what is learned, and metrics with a row for each step.
+    """Take a gradient step on each batch; return the new state, and metrics with a row for each step.
 
     Args:
         spec: the parts of the learner.
         config: has ``num_updates`` U.
-        learned: what the steps change.
+        learned: the state that the steps change.
         keys: int64 [U], a key for each step.
         batches: leaves [U, N, ...]; transitions with a ``discount`` among their extras have that in the place of gamma.
         hparams: the hyperparameters.

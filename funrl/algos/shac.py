@@ -11,6 +11,7 @@ from funrl.algos._analytic import AnalyticConfig
 from funrl.algos._arguments import configure
 from funrl.algos._networks import batchwise
 from funrl.algos._state import LearnerState
+from funrl.algos.on_policy import check_minibatches
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
 from funrl.optim import Optimizer, apply_updates, global_norm
@@ -164,8 +165,4 @@ def _check_config(config: SHACConfig, env: AnyEnv, actor: Any) -> None:
     _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
     _check.fields(config, "[0, 1]", "lambda_")
     _check.fields(config, "(0, 1]", "tau")
-    if (config.num_envs * config.num_steps) % config.num_minibatches:
-        raise ValueError(
-            f"num_minibatches: {config.num_minibatches} does not divide num_envs * num_steps = "
-            f"{config.num_envs * config.num_steps}; choose a divisor"
-        )
+    check_minibatches(config)

@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
-    """Return what a trace does with an operator: ``(trace, operator, args, kwargs) -> its results``."""
+    """Return the treatment of an operator by a trace: a function ``(trace, operator, args, kwargs) -> results``."""
     schema, tags = private.schema(func), func.tags
     if func in (aten._local_scalar_dense.default, aten.item.default, aten.equal.default) or torch.Tag.data_dependent_output in tags:
         return _refuse_value

@@ -48,7 +48,7 @@ class BanditState:
 
     Attributes:
         pulled: floating-point [K], one-hot: the arm that was pulled last; zeros after a reset.
-        reward: floating-point [], what it paid.
+        reward: floating-point [], the reward of that action.
         time: int64 [], steps since the reset.
     """
 

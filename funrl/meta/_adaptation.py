@@ -103,7 +103,7 @@ def maml_loss(
 
     Args:
         meta: theta and alpha, the argument to differentiate.
-        support: the data of the steps, a tree with leaves [N, ...]; row i is what ``adapt`` takes.
+        support: the data of the steps, a tree with leaves [N, ...]; row i is the ``data`` of ``adapt``.
         query: the data on which the results are judged, a tree with leaves [N, ...].
         loss: ``loss(params, data) -> []`` of one task.
         num_steps: K, the number of steps.
@@ -141,7 +141,7 @@ def reptile_gradient(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int 
 
     Args:
         meta: theta and alpha.
-        data: a tree with leaves [N, ...]; row i is what :func:`adapt` takes.
+        data: a tree with leaves [N, ...]; row i is the ``data`` of :func:`adapt`.
         loss: ``loss(params, data) -> []`` of one task.
         num_steps: K, as for :func:`adapt`; choose at least 2, because with 1 the result is alpha times the gradient of the mean loss.
 

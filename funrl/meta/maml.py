@@ -297,8 +297,7 @@ def _check_config(env: AnyEnv, config: MAMLConfig) -> None:
         raise ValueError(f"env: MAML needs vectors as observations, but {env.name} has {env.observation_space}")
     if config.estimator not in _ESTIMATORS:
         raise ValueError(f"estimator: expected 'surrogate' or 'dice', got {config.estimator!r}")
-    if config.num_envs % config.num_tasks:
-        raise ValueError(f"num_tasks: {config.num_tasks} does not divide num_envs = {config.num_envs}; choose a divisor")
+    _check.divisor("num_tasks", config.num_tasks, config.num_envs, "num_envs")
     if config.num_steps % (config.inner_steps + 1):
         raise ValueError(f"num_steps: expected a multiple of inner_steps + 1 = {config.inner_steps + 1}, got {config.num_steps}")
 

@@ -117,7 +117,7 @@ def hand_over(state: State, offline: State) -> State:
     hyperparameters and environment steps those of ``state``. Under :func:`torch.func.vmap` it does so for each agent.
 
     Args:
-        state: what ``init`` of the online algorithm returned.
+        state: the result of ``init`` of the online algorithm.
         offline: the state of the same algorithm offline, with networks of the same shapes.
 
     Raises:

@@ -207,7 +207,7 @@ def start_state(params: ActorParams, hparams: Any, **parts: Any) -> State:
     """Return the initial state of a learner; nothing acts, so its actor is empty.
 
     Example:
-        >>> start_state(ActorParams(torch.zeros(2)), OfflineConfig(gamma=torch.tensor(0.9))).learner.num_steps
+        >>> start_state(ActorParams(torch.zeros(2)), make_hparams(OfflineConfig(), torch.zeros(()))).learner.num_steps
         tensor(0)
     """
     count = torch.zeros_like(hparams.gamma, dtype=torch.int64)

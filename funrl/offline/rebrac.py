@@ -97,10 +97,7 @@ def make(
     _check.fields(config, "[1, inf)", "policy_delay")
     _check.fields(config, "[0, 1]", "tau")
     _check.fields(config, "[0, inf)", "actor_beta", "critic_beta", "target_noise", "target_noise_clip")
-    if config.num_updates % config.policy_delay:
-        raise ValueError(
-            f"num_updates: expected a multiple of policy_delay, {config.policy_delay}, got {config.num_updates}; change either"
-        )
+    _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
     if isinstance(dataset, Stream):
         raise TypeError("rebrac: dataset: expected a Dataset, whose next actions are a column, got a Stream; give stream.dataset")
     space, seen = env.action_space, env.observation_space

@@ -88,10 +88,7 @@ def make(
     _check.fields(config, "[1, inf)", "policy_delay")
     _check.fields(config, "[0, 1]", "tau")
     _check.fields(config, "[0, inf)", "alpha", "target_noise", "target_noise_clip")
-    if config.num_updates % config.policy_delay:
-        raise ValueError(
-            f"num_updates: expected a multiple of policy_delay, {config.policy_delay}, got {config.num_updates}; change either"
-        )
+    _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
     space, seen = env.action_space, env.observation_space
     policy = deterministic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
     critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))

@@ -35,7 +35,7 @@ class Agents(NamedTuple):
     Attributes:
         num_agents: K.
         hparams: the first hyperparameters, float64 [K] by name.
-        exchange: what they exchange after an update; None: nothing.
+        exchange: the :class:`~funrl.populations.Exchange` after an update; None: none.
         notes: entries for ``config.json``.
     """
 

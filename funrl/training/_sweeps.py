@@ -169,7 +169,7 @@ def _check_agrees(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> 
 
 
 def _records(folder: Folder, num_agents: int, diverged: Sequence[int]) -> Records:
-    """Return what ``metrics.csv`` says of the agents."""
+    """Return the records of the agents in ``metrics.csv``."""
     columns = record.read_metrics(folder.metrics)
     shaped = {name: x.reshape(-1, num_agents) for name, x in columns.items()}
     curves = shaped.get("episode_return", np.full(shaped["update"].shape, np.nan))

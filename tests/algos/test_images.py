@@ -75,7 +75,7 @@ def test_both_layouts_are_one_network():
 
 def test_the_usual_layers_of_an_atari():
     env = pictures(4, 84, 84)
-    algo = algos.make("dqn", env, num_envs=2, num_steps=2, **ATARI)
+    algo = algos.make("dqn", env, num_envs=2, num_steps=2, buffer_size=8, **ATARI)
     sizes = [tuple(x.shape) for x in tree.leaves(algo.init(random.key(0)).learner.params.network) if x.ndim > 1]
     assert sizes[:3] == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3)] and {3136, 512} in [set(size) for size in sizes]
 

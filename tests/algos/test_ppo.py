@@ -339,11 +339,11 @@ def picture():
 def test_learns_from_pictures(trunk):
     network = dict(num_channels=(4,), num_cells=(32,), activation="relu", trunk=trunk)
     algo = ppo.make(picture(), num_envs=16, num_steps=16, learning_rate=3e-3, **network)
-    state = algo.init(random.key(0))
+    state, step = algo.init(random.key(0)), funrl.compile(algo.step)
     keys = random.split(random.key(1), 40).unbind(0)
     returns = []
     for key in keys:
-        state, metrics = algo.step(key, state)
+        state, metrics = step(key, state)
         returns.append(metrics["episode_return"])
     assert torch.stack(returns[:5]).mean() < -0.2 and torch.stack(returns[-5:]).mean() > 0.5, returns
 

@@ -155,7 +155,7 @@ def test_it_learns_to_learn():
 
 def test_errors():
     for options, message in (
-        (dict(num_tasks=4), "num_tasks: 4 does not divide num_envs = 6; choose a divisor"),
+        (dict(num_tasks=4), "num_tasks: expected a divisor of num_envs = 6, got 4"),
         (dict(num_steps=13), r"num_steps: expected a multiple of inner_steps \+ 1 = 2, got 13"),
         (dict(inner_steps=0), "inner_steps: expected a number of at least 1"),
         (dict(estimator="dise"), "estimator: expected 'surrogate' or 'dice', got 'dise'"),

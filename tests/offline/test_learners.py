@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_named():
         offline.bc.make((Box(-1.0, 1.0, (4,)), SPACES[1]), data)
     with pytest.raises(ValueError, match="env: behavioural cloning expects observations that are vectors"):
         offline.bc.make((Dict({"a": SPACES[0]}), SPACES[1]), None)
-    with pytest.raises(ValueError, match="num_updates: expected a multiple of policy_delay, 2, got 3"):
+    with pytest.raises(ValueError, match="policy_delay: expected a divisor of num_updates = 3, got 2"):
         offline.td3_bc.make(SPACES, data, num_updates=3)
     with pytest.raises(TypeError, match=r"dataset: expected a Dataset of funrl\.offline\.datasets, got a str"):
         offline.bc.make(SPACES, "data.hdf5")

@@ -49,7 +49,7 @@ def lowers(*operators: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 
 def apply(operator: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what the lowering of ``operator`` gives, in the dtypes of the meta tensors ``out``.
+    """Return the result of the lowering of ``operator``, in the dtypes of the meta tensors ``out``.
 
     Raises:
         KeyError: if the operator has no lowering.

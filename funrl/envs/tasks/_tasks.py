@@ -52,7 +52,7 @@ class Tasks(NamedTuple):
 
 
 def residue(key: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:
-    """Return what the number of a task is modulo ``SHARES``: 0 where it is held out, else any other, int64 []."""
+    """Draw the number of a task modulo ``SHARES``, int64 []: 0 if it is held out, otherwise any other residue."""
     return torch.where(held_out, 0, 1 + random.randint(key, (), 0, SHARES - 1))
 
 
