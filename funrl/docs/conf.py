@@ -48,7 +48,8 @@ def read(app):
     for module, names in api["public"]():
         whole = module.__name__
         lines = [whole, "=" * len(whole), "", f".. py:module:: {whole}", "", f".. currentmodule:: {whole}", ""]
-        text = (module.__doc__ or "").split("\n")
+        # Names with explanations in columns, such as those of metrics, become a list.
+        text = re.sub(r"(?m)^    (\w+)  +(?=\S)", r"    :\1: ", module.__doc__ or "").split("\n")
         tidy(app, "module", whole, module, None, text)
         lines += [*text, ""]
         for name in names:
