@@ -20,10 +20,10 @@ KINDS = {
         {"num_envs": 32, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0},
     ),
     "Pendulum-v1": (
-        600_000,
+        300_000,
         {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0},
     ),
-    "Acrobot-v1": (300_000, {"num_envs": 16}),
+    "Acrobot-v1": (150_000, {"num_envs": 16}),
 }
 
 
