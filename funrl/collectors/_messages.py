@@ -238,7 +238,10 @@ class MessagePool:
         if self.closed:
             raise HostError(f"{self.what} is closed; make a new one")
         try:
-            found = self.transport.wait(list(self.asked), min(1.0, self.timeout / 4))
+            oldest: dict[int, Any] = {}  # of each worker, as the answers of one may be seen in another order than they were given
+            for request, (worker, _, _) in self.asked.items():
+                oldest.setdefault(worker, request)
+            found = self.transport.wait(list(oldest.values()), min(1.0, self.timeout / 4))
             if found is not None:
                 self._receive(*found)
                 return
