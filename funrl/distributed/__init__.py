@@ -2,9 +2,8 @@ r"""Many processes, on one machine or on several, by torch.distributed: agents d
 
 :func:`join` meets the processes that torchrun or SLURM started, :func:`launch` starts some from Python. Then there are three ways:
 
-* ``funrl.train(algo, key, steps, num_agents=64, chunk=8, group=group)``: each process trains its chunks of agents. They exchange metrics
-about
-  twice a second and nothing else, so that no agent waits for another within an update.
+* ``funrl.train(algo, key, steps, num_agents=64, chunk=8, group=group)``: each process trains its chunks of agents. They exchange
+  metrics about twice a second and nothing else, so that no agent waits for another within an update.
 * :func:`data_parallel` and :func:`averaged`: one learner; the gradients are averaged inside the compiled step, by a call of Python in the
   program of XLA. (A program of inductor cannot call Python: on a GPU, run such a step within ``funrl.compiler.eager()``.)
 * :func:`actors`: rank 0 learns, the other ranks step environments on the host.
@@ -26,16 +25,14 @@ An exchange of n bytes in a ring takes
 .. math:: t(n) = 2 (W - 1) \left(\ell + \frac{n}{W \beta}\right)
 
 with the latency :math:`\ell` of a message and :math:`\beta` bytes a second. A gradient step on one learner's share takes :math:`c`
-seconds; with
-the same environments in each process, averaging brings more than it costs while :math:`W c / (c + t(b P) + 3 t(0)) > 1`, and all
-processes wait
-for the slowest one in each gradient step. A small network on few environments is therefore best trained as several agents in one process
+seconds;
+with the same environments in each process, averaging brings more than it costs while :math:`W c / (c + t(b P) + 3 t(0)) > 1`, and all
+processes wait for the slowest one in each gradient step. A small network on few environments is therefore best trained as several agents in one process
 each, and averaging is for learners whose gradient steps take longer than their exchange.
 
-``python -m benchmarks.scaling_model`` computes efficiencies from these formulas, with nodes of 8 devices, a ring or a tree in and
-between them,
-and a simulation of the slowest device. With the links that it assumes (150 GB/s and 5 µs within a node, 20 GB/s and 15 µs between
-nodes), a model and not a measurement:
+``python -m benchmarks.scaling_model`` computes efficiencies from these formulas, with nodes of 8 devices, a ring or a tree
+in and between them, and a simulation of the slowest device. With the links that it assumes (150 GB/s and 5 µs within a node, 20 GB/s and
+15 µs between nodes), a model and not a measurement:
 
 =============================================  =========  ==========  =============
 PPO with                                       8 devices  64 devices  1,000 devices
