@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import algos, compiler, nn, random, tree
+from funrl import algos, nn, random, tree
 from funrl.algos import _actor_critic as actor_critic, _networks as networks, _normalized as normalized
 from funrl.env import Env
 from funrl.envs import probes
@@ -93,7 +93,7 @@ def learn(name, steps):
     algo = make(torch.tensor(0))
     keys = random.split(random.key(0), (steps + 1, len(NAMES)))
     states = vmap(lambda key, number: make(number).init(key))(keys[0], torch.arange(len(NAMES)))
-    step = compiler.compile(vmap(algo.step))
+    step = vmap(algo.step)
     for key in keys[1:].unbind(0):
         states, _ = step(key, states)
     failed = {}
