@@ -25,10 +25,10 @@ An exchange of n bytes in a ring takes
 .. math:: t(n) = 2 (W - 1) \left(\ell + \frac{n}{W \beta}\right)
 
 with the latency :math:`\ell` of a message and :math:`\beta` bytes a second. A gradient step on one learner's share takes :math:`c`
-seconds;
-with the same environments in each process, averaging brings more than it costs while :math:`W c / (c + t(b P) + 3 t(0)) > 1`, and all
-processes wait for the slowest one in each gradient step. A small network on few environments is therefore best trained as several agents in one process
-each, and averaging is for learners whose gradient steps take longer than their exchange.
+seconds; with the same environments in each process, averaging brings more than it costs while
+:math:`W c / (c + t(b P) + 3 t(0)) > 1`, and all processes wait for the slowest one in each gradient step. A small network on few
+environments is therefore best trained as several agents in one process each, and averaging is for learners whose gradient steps take
+longer than their exchange.
 
 ``python -m benchmarks.scaling_model`` computes efficiencies from these formulas, with nodes of 8 devices, a ring or a tree
 in and between them, and a simulation of the slowest device. With the links that it assumes (150 GB/s and 5 µs within a node, 20 GB/s and
