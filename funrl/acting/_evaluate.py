@@ -82,9 +82,12 @@ def evaluate(
         return _play(params, key, env_params, env=env, act=act, lanes=(num_episodes,), max_steps=max_steps)
     if env.host:
         return _evaluate_host(params, key, env_params, env=env, act=act, num_episodes=num_episodes, max_steps=max_steps)
-    keys = random.split(key, math.ceil(num_episodes / env.num_envs)).unbind(0)
-    rounds = [_play(params, k, env_params, env=env, act=act, lanes=(), max_steps=max_steps) for k in keys]
-    return tree.map(lambda *columns: torch.cat(columns)[:num_episodes], *rounds)
+
+    def one_round(none: tuple[()], key: torch.Tensor) -> tuple[tuple[()], Evaluation]:
+        return none, _play(params, key, env_params, env=env, act=act, lanes=(), max_steps=max_steps)
+
+    _, rounds = scan(one_round, (), random.split(key, math.ceil(num_episodes / env.num_envs)))
+    return tree.map(lambda x: x.flatten(0, 1)[:num_episodes], rounds)
 
 
 def _play(

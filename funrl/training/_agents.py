@@ -10,11 +10,11 @@ from funrl import random, tree
 from funrl.acting import Evaluation, evaluate
 from funrl.algos import Algorithm
 from funrl.compiler import compile
-from funrl.env import on_host
+from funrl.env import VectorEnv, on_host
 from funrl.populations import Exchange, Population, begin, check_hparams, first_hparams, first_state
 from funrl.runs import RunError
 
-# Evaluations of environments with longer episodes than this are compiled.
+# Evaluations of more steps than this are compiled.
 _MANY_STEPS = 1_000
 
 
@@ -122,7 +122,8 @@ def player(algo: Algorithm, num_episodes: int, num_agents: int) -> Callable[[Any
         return evaluate(params, random.fold_in(k, -1), env_params, env=algo.env, act=algo.greedy, num_episodes=num_episodes)
 
     play_all = _one_by_one(play, num_agents) if on_host(algo.env) else over_agents(play, num_agents)
-    if algo.env.max_episode_steps > _MANY_STEPS and not on_host(algo.env):
+    rounds = math.ceil(num_episodes / algo.env.num_envs) if isinstance(algo.env, VectorEnv) else 1
+    if rounds * algo.env.max_episode_steps > _MANY_STEPS and not on_host(algo.env):
         play_all = compile(play_all)
     return lambda state, key: play_all(state.learner.params, agent_keys(key, num_agents), _params_of(algo, state, key, num_agents))
 
@@ -143,8 +144,8 @@ def evaluate_agents(algo: Algorithm, state: Any, key: torch.Tensor, num_episodes
 
     The ``env_params`` are those that the agent learns with, from the state, not the environment's defaults.
 
-    Short episodes run eagerly, as a second or two of Python costs less than a compilation. Episodes of more than a thousand steps are
-    compiled.
+    A few steps run eagerly, as a second or two of Python costs less than a compilation. More than a thousand steps, of one episode or of
+    several one after another in the copies of a :class:`~funrl.env.VectorEnv`, are compiled.
 
     Args:
         algo: the algorithm.
