@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(error: Any, code: int) -> int:
-    if isinstance(error, Exception) and distributed.told(error):
+    if isinstance(error, Exception) and distributed.raised_on_rank_0(error):
         return code  # rank 0 prints it
     say("funrl: " + " ".join(str(error).split()), sys.stderr)
     return code

@@ -23,7 +23,7 @@ def line(value, what):
     return text.replace("``", "`").replace("|", "\\|")
 
 
-def told(value):
+def documented(value):
     """Whether a value is a function or class of funrl, which has a docstring; the others are constants and types."""
     return (inspect.isroutine(value) or inspect.isclass(value)) and value.__module__.startswith("funrl")
 
@@ -63,7 +63,7 @@ def section(module, names):
     rows = []
     for name in names:
         value = getattr(module, name)
-        rows.append(f"| `{name}` | {line(value, f'{module.__name__}.{name}') if told(value) else f'`{kind_of(value)}`'} |")
+        rows.append(f"| `{name}` | {line(value, f'{module.__name__}.{name}') if documented(value) else f'`{kind_of(value)}`'} |")
     return ["", f"## {module.__name__}", "", line(module, module.__name__), "", "| | |", "|---|---|", *rows]
 
 

@@ -36,7 +36,6 @@ class Algorithm(NamedTuple):
         greedy: the same without exploration.
         given: the parts that the user gave instead of the default ones, such as ``network`` or ``optimizer``, by name. They are not in the
             configuration.
-            not tell them.
         data: the data set from which an offline learner draws batches in ``collect``; None: it learns from its environment.
     """
 

@@ -44,7 +44,16 @@ the Atari network, updates of 150 ms           0.91       0.83        0.74
 """
 
 from funrl.distributed._actors import actors
-from funrl.distributed._group import DistributedError, Group, alone, in_job, join, restarts as restarts, share as share, told as told
+from funrl.distributed._group import (
+    DistributedError,
+    Group,
+    alone,
+    in_job,
+    join,
+    restarts as restarts,
+    share as share,
+    raised_on_rank_0 as raised_on_rank_0,
+)
 from funrl.distributed._launch import launch
 from funrl.distributed._parallel import averaged, data_parallel
 

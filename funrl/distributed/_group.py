@@ -93,7 +93,7 @@ class Group(NamedTuple):
 _ELSEWHERE = "raised on rank 0"
 
 
-def told(error: BaseException) -> bool:
+def raised_on_rank_0(error: BaseException) -> bool:
     """Return whether rank 0 raises this error too, so that the other ranks need not print it."""
     return _ELSEWHERE in getattr(error, "__notes__", ())
 

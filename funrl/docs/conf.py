@@ -55,7 +55,7 @@ def read(app):
         for name in names:
             value = getattr(module, name)
             PLACES[id(value)] = f"{whole}.{name}"
-            if not api["told"](value):
+            if not api["documented"](value):
                 lines += [f".. py:data:: {name}", f"   :type: {api['kind_of'](value)}", ""]
             elif isinstance(value, type):
                 lines += [f".. autoclass:: {name}", "   :members:", ""]

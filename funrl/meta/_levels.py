@@ -133,6 +133,9 @@ def sample_levels(key: torch.Tensor, state: LevelState, probability: torch.Tenso
         probability: floating point [N], of each level, by :func:`level_probabilities`.
         n: from 1 to N.
 
+    Raises:
+        ValueError: if n is out of its range.
+
     Example:
         >>> import funrl
         >>> state = start_levels(funrl.envs.maze().default_params, 3)

@@ -183,6 +183,9 @@ def returns(env: AnyEnv, act: Any, num_episodes: int) -> Callable[..., torch.Ten
     Returns:
         ``play(params, key, env_params) -> [K, N]``: the returns; ``env_params`` are those of the learner.
 
+    Raises:
+        ValueError: if the environment is no mixture of tasks.
+
     Example:
         >>> import funrl
         >>> algo = make(funrl.envs.make("CartPole-v1"), num_tasks=3, num_envs=4, num_steps=16)

@@ -8,7 +8,7 @@ import torch
 
 from funrl import _check, tree
 
-# The buffers that layers of torch have beside their weights.
+# The buffers of torch's layers, which are no weights.
 _BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
 
 

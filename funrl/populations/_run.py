@@ -240,15 +240,15 @@ class _Running:
         agents = begin(piece.algo, piece.keys, piece.hparams) if state is None else state.agents
         memory = () if piece.exchange is None else piece.exchange.init(agents)
         self.state = PopulationState(agents, memory) if state is None else state
-        self.piece, self.program, self.told = piece, program, []
+        self.piece, self.program, self.metrics = piece, program, []
 
     def step(self, number: int) -> None:
         self.state, metrics = self.program(self.piece.keys, torch.tensor(number, device=self.piece.keys.device), self.state)
         kept = {name: x for name, x in metrics.items() if name in ("episode_return", "parent") or name.startswith("hparams.")}
-        self.told.append({**kept, "not_finite": not_finite(metrics)})
+        self.metrics.append({**kept, "not_finite": not_finite(metrics)})
 
     def records(self) -> Records:
-        table = {name: torch.stack([told[name] for told in self.told]).cpu().numpy() for name in self.told[0]}
+        table = {name: torch.stack([x[name] for x in self.metrics]).cpu().numpy() for name in self.metrics[0]}
         flags = table.pop("not_finite")
         params = tree.leaves(self.state.agents.learner.params)
         for bad in [(~x.isfinite()).reshape(x.shape[0], -1).any(1).cpu().numpy() for x in params if x.is_floating_point()]:

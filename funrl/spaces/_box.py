@@ -86,7 +86,7 @@ class Box(Space):
 
     def __repr__(self) -> str:
         layout = "" if self.layout is None else f", layout={self.layout!r}"
-        return f"Box({_told(self.low)}, {_told(self.high)}, {self.shape}, {self.dtype}{layout})"
+        return f"Box({_text(self.low)}, {_text(self.high)}, {self.shape}, {self.dtype}{layout})"
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Box):
@@ -148,7 +148,7 @@ class Box(Space):
         return ((x >= low) & (x <= high)).all()
 
 
-def _told(bound: torch.Tensor) -> str:
+def _text(bound: torch.Tensor) -> str:
     """Return a short text of a box's bound: one number if all are equal, otherwise their range."""
     values = bound.flatten().tolist()
     if values and all(x == values[0] for x in values):

@@ -88,11 +88,11 @@ def test_a_rank_that_ends_or_hangs_is_named():
     assert "rank 0 of 2: rank 1 has ended or does not answer (timeout 2 s)" in first
 
 
-def test_an_error_of_rank_0_is_raised_everywhere_and_told_once():
+def test_an_error_of_rank_0_is_raised_everywhere_and_printed_once():
     def f(group):
         with pytest.raises(KeyError, match="lost") as caught:
             group.first(lambda: {}["lost"])
-        return distributed.told(caught.value), group.first(lambda: "found")
+        return distributed.raised_on_rank_0(caught.value), group.first(lambda: "found")
 
     assert ranks.run(f, 2) == [(False, "found"), (True, "found")]
 

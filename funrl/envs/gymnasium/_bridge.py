@@ -165,13 +165,13 @@ class _Host:
         self.tokens, self.trouble = tokens, ""
         arrays = [np.array(tokens, np.int64), reward, terminated, truncated]
         token, gain, end, cut = map(torch.from_numpy, arrays)
-        timestep = Timestep(self.layout.tensors(observation), gain, end, cut, {name: self._told(name) for name in self.info})
+        timestep = Timestep(self.layout.tensors(observation), gain, end, cut, {name: self._info_of(name) for name in self.info})
         if not key.is_cpu:
             token, timestep = token.to(key.device), tree.to(timestep, key.device)
         self.token = token
         return HostState(token), timestep
 
-    def _told(self, name: str) -> torch.Tensor:
+    def _info_of(self, name: str) -> torch.Tensor:
         """Return an entry of the infos of all copies, with the shape and dtype that it had in the first step."""
         arrays = []
         for i in self.all:
