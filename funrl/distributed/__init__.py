@@ -50,9 +50,9 @@ from funrl.distributed._group import (
     alone,
     in_job,
     join,
+    raised_on_rank_0 as raised_on_rank_0,
     restarts as restarts,
     share as share,
-    raised_on_rank_0 as raised_on_rank_0,
 )
 from funrl.distributed._launch import launch
 from funrl.distributed._parallel import averaged, data_parallel
