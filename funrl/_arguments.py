@@ -85,7 +85,7 @@ def _add_train(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
         "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number if that exists)"
     )
     train.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the algorithm, such as learning_rate=3e-4"
+        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="options of the algorithm, such as learning_rate=3e-4"
     )
     train.add_argument(
         "--collector",

@@ -59,7 +59,8 @@ def report(args: argparse.Namespace) -> None:
     except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from None
     films = sum(len(run.films) for run in found.values())
-    say(f"{out}: {len(found)} run{'s' if len(found) > 1 else ''}, {films or 'no'} film{'s' if films != 1 else ''}")
+    shown = f"{films} film{'s' if films > 1 else ''}" if films else "no films; python -m funrl video DIR makes one"
+    say(f"{out}: {len(found)} run{'s' if len(found) > 1 else ''}, {shown}")
 
 
 def _record(folder: Folder) -> record.RunRecord:

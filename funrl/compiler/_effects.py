@@ -45,6 +45,7 @@ def elementwise_call(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor)
         x: a tensor.
 
     Raises:
+        TypeError: if ``f`` returns another shape or dtype.
         TraceError: in a program compiled by inductor.
 
     Example:
@@ -54,7 +55,7 @@ def elementwise_call(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor)
     needed = private.needed()
     if needed.peek_interpreter_stack() is None:
         trace = current()
-        return f(x.detach()) if trace is None else trace.elementwise_call(ElementwiseCall(f), x)
+        return ElementwiseCall(f)(x) if trace is None else trace.elementwise_call(ElementwiseCall(f), x)
     interpreter = needed.retrieve_current_functorch_interpreter()
     level, dim = interpreter.level(), None
     if interpreter.key() == needed.TransformType.Vmap:
@@ -114,7 +115,12 @@ class ElementwiseCall(Effect):
         super().__init__(f, 0)
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
-        return self.f(tensors[0].detach().contiguous())
+        x = tensors[0].detach()
+        result = self.f(x.clone(memory_format=torch.contiguous_format))
+        if not isinstance(result, torch.Tensor) or (result.shape, result.dtype) != (x.shape, x.dtype):
+            found = f"{result.dtype} {list(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
+            raise TypeError(f"elementwise_call: f: expected to return a tensor like its argument, {x.dtype} {list(x.shape)}, got {found}")
+        return result
 
     def value(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``f(x)``, or anything if a call has failed before."""

@@ -327,7 +327,7 @@ def _pick(goals: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]:
     """Return the goals [G, D] and the function of observations that achieve them, after checks."""
     _check.instance("env", env, Env, "funrl.envs.make makes one", "a funrl.env.Env")
-    rooms = env.name == "FourRooms-misc" and env.observation_space.shape == (4,)
+    rooms = hasattr(env.default_params, "starts") and env.name == "FourRooms-misc" and env.observation_space.shape == (4,)
     if goals is None and rooms and achieved is None:
         goals, achieved = env.default_params.starts.to(torch.float32), lambda observation: observation[:2]
     if goals is None:

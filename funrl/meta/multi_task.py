@@ -251,6 +251,9 @@ def _check_config(config: MultiTaskConfig, network: Any, loss: Any) -> None:
     _check.fields(config, "(0, inf)", "temperature")
     _check.fields(config, "[0, 1]", "popart_rate")
     _check.one_of("sampling", config.sampling, ("uniform", "difficulty"))
+    unused = [name for name in ("temperature", "low_return", "high_return") if getattr(config, name) != getattr(MultiTaskConfig(), name)]
+    if config.sampling == "uniform" and unused:
+        raise ValueError(f"{unused[0]}: has an effect with sampling='difficulty' only, got sampling='uniform'; leave {unused[0]} out")
     if config.sampling == "difficulty" and not config.low_return < config.high_return:
         raise ValueError(
             f"low_return, high_return: expected a lower and a higher return with sampling='difficulty', got {config.low_return} and "

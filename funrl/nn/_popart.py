@@ -125,15 +125,20 @@ def popart(
         return {**layer, "weight": layer["weight"] * (old / new)[:, None], "bias": bias}
 
     def scale(state: PopArtState, task: torch.Tensor) -> torch.Tensor:
-        return deviation(state)[task]
+        return _pick(deviation(state), task)
 
     def normalize(state: PopArtState, task: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return (value - state.mean[task]) / scale(state, task)
+        return (value - _pick(state.mean, task)) / scale(state, task)
 
     def denormalize(state: PopArtState, task: torch.Tensor, normalized: torch.Tensor) -> torch.Tensor:
-        return scale(state, task) * normalized + state.mean[task]
+        return scale(state, task) * normalized + _pick(state.mean, task)
 
     return PopArt(num_tasks, task, init, update, rescale, scale, normalize, denormalize)
+
+
+def _pick(x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+    """Return the entries of ``x`` [K] for tasks [N...]."""
+    return x.index_select(0, task.reshape(-1)).reshape(task.shape)
 
 
 def _one_hot(task: torch.Tensor, num_tasks: int, like: torch.Tensor) -> torch.Tensor:

@@ -77,7 +77,8 @@ def pcgrad(optimizer: Optimizer, seed: int = 0) -> Optimizer:
     """Make an optimiser of gradients of K tasks, which are joined by :func:`project_conflicts`.
 
     Its ``update`` takes gradients with a first dimension of tasks, leaves [K, ...] for parameters [...]. The orders of the tasks depend on
-    the seed and on the number of updates, so that they are the same in each run.
+    the seed and on the number of updates, so that they are the same in each run. PPO computes such gradients with
+    ``meta.multi_task.make(env, gradient_surgery=True)``; the ``optimizer=`` of other learners gets the gradient of one loss.
 
     Args:
         optimizer: the optimiser of the joint gradient.

@@ -39,27 +39,48 @@ def to_module(act: Callable[..., Any] | StatefulPolicy, params: Any) -> torch.nn
         torch.Size([5])
     """
     if isinstance(act, StatefulPolicy):
-        return module_of(lambda params, *inputs: torch.func.vmap(lambda *one: act.act(params, None, *one)[:2])(*inputs), params)
+        return module_of(_batched(lambda params, *one: act.act(params, None, *one)[:2]), params)
     _check.function("policies.to_module: act", act, expected="a function act(params, key, observation) or a StatefulPolicy")
-    return module_of(lambda params, observation: torch.func.vmap(lambda one: act(params, None, one)[0])(observation), params)
+    return module_of(_batched(lambda params, one: act(params, None, one)[0]), params)
 
 
-def export(path: str | os.PathLike, act: Callable[..., Any] | StatefulPolicy, params: Any, observation: Any) -> None:
+def _batched(choose: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function over batches of inputs; without a key a policy that draws random numbers fails."""
+
+    def apply(params: Any, *inputs: Any) -> Any:
+        try:
+            return torch.func.vmap(lambda *one: choose(params, *one))(*inputs)
+        except TypeError as error:
+            if "key: expected" not in str(error):
+                raise
+            raise TypeError(
+                "policies.to_module: act: expected a policy that draws no random numbers, such as algo.greedy of ppo, dqn or sac; got one "
+                "that needs a key"
+            ) from error
+
+    return apply
+
+
+def export(
+    path: str | os.PathLike, act: Callable[..., Any] | StatefulPolicy, params: Any, observation: Any, *, batch_size: int | None = None
+) -> None:
     """Write a policy to a file that runs without funrl: ONNX, or a program of ``torch.export``.
 
-    The file computes :func:`to_module` for batches of any size B >= 1. Its inputs and outputs are tensors: the leaves of a tree, in the
-    order of :func:`funrl.tree.leaves`. In an ONNX file they are named ``observation`` and ``action``, or ``state``, ``observation``,
-    ``reset``, ``next_state`` and ``action`` for a StatefulPolicy; the leaf of a tree has its path behind that, such as ``state.hidden``.
+    The file computes :func:`to_module` for batches of any size B >= 1, or of one fixed size. Its inputs and outputs are tensors: the leaves
+    of a tree, in the order of :func:`funrl.tree.leaves`. In an ONNX file they are named ``observation`` and ``action``, or ``state``,
+    ``observation``, ``reset``, ``next_state`` and ``action`` for a StatefulPolicy; the leaf of a tree has its path behind that, such as
+    ``state.hidden``.
 
     Args:
         path: the file, which ends in ``.onnx`` (with the extra ``onnx``) or ``.pt2``; its folder is created.
         act: as for :func:`to_module`.
         params: as for :func:`to_module`.
         observation: an example of one observation, without a batch dimension; only shapes and dtypes matter.
+        batch_size: B, the only size of batches that the file accepts; None: any. Policies with images or dicts as observations need one.
 
     Raises:
         TypeError: as for :func:`to_module`.
-        ValueError: if the suffix is none of these.
+        ValueError: if the suffix is none of these, or ``torch.export`` finds that the policy needs a fixed ``batch_size``.
         ModuleNotFoundError: if onnx or onnxscript is not installed.
 
     Example:
@@ -89,14 +110,31 @@ def export(path: str | os.PathLike, act: Callable[..., Any] | StatefulPolicy, pa
 
     whole = module_of(flat, ())
     whole.add_module("policy", module)
-    examples = tuple(torch.stack([x, x]) for x in leaves)  # the sizes 0 and 1 would be fixed
-    with torch.no_grad():
-        program = torch.export.export(whole, examples, dynamic_shapes=(({0: torch.export.Dim("batch")},) * len(leaves),))
+    program = _program(whole, leaves, batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".pt2":
         torch.export.save(program, path)
     else:
         _write_onnx(path, program, names, shown)
+
+
+def _program(module: torch.nn.Module, leaves: list[torch.Tensor], batch_size: int | None) -> Any:
+    """Return the program of a module for inputs like ``leaves``, with a batch dimension of the given size, or of any."""
+    if batch_size is not None:
+        _check.integer("policies.export: batch_size", batch_size, 1)
+        with torch.no_grad():
+            return torch.export.export(module, tuple(torch.stack([x] * batch_size) for x in leaves))
+    examples = tuple(torch.stack([x, x]) for x in leaves)  # the sizes 0 and 1 would be fixed
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, examples, dynamic_shapes=(({0: torch.export.Dim("batch")},) * len(leaves),))
+    except Exception as error:
+        if "Constraints violated" not in str(error):
+            raise
+        raise ValueError(
+            "policies.export: batch_size: expected a size for this policy, as torch.export cannot leave it open (it is so with images and "
+            "dicts), got None; give batch_size=1, or that of your batches"
+        ) from error
 
 
 def _write_onnx(path: Path, program: Any, inputs: list[str], outputs: list[str]) -> None:

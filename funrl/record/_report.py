@@ -163,8 +163,12 @@ def _with_interval(key: torch.Tensor, scores: torch.Tensor, what: str) -> str:
 
 def _own(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what else decides a run: the parts that the user gave, and the hyperparameters that differ between agents."""
-    given = {f"{name} (given)": value for name, value in config.get("given", {}).items()}
-    for name, values in config.get("hparams", {}).items():
+    parts, hparams = config.get("given", {}), config.get("hparams", {})
+    numbers = isinstance(hparams, Mapping) and all(isinstance(x, int | float) for values in hparams.values() for x in values)
+    if not isinstance(parts, Mapping) or not numbers:
+        raise ValueError("config.json: given, hparams: expected names of parts, and lists of numbers by name; restore a copy")
+    given = {f"{name} (given)": value for name, value in parts.items()}
+    for name, values in hparams.items():
         given[f"{name} (of agents)"] = f"{min(values):g} to {max(values):g}" if values else ""
     return given
 
@@ -210,7 +214,7 @@ def _metrics(runs: Mapping[str, RunRecord], names: list[str]) -> Any:
             if values.shape[1] > 1 and len(steps):
                 low, high = np.quantile(values, (0.25, 0.75), axis=1)
                 ax.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(_drawn(name), fontsize=9)
         ax.tick_params(labelsize=7)
     return figure
 

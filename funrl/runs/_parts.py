@@ -54,7 +54,7 @@ def read_manifest(folder: Folder) -> tuple[list[Path], dict[str, Any]]:
     try:
         manifest = read_json(folder.manifest.read_bytes())
         names, meta = manifest["parts"], manifest["meta"]
-        if not names or not all(type(name) is str and Path(name).name == name for name in names):
+        if not names or names != [_name(meta["update"], i) for i in range(len(names))]:
             raise TypeError
     except OSError as error:
         raise CheckpointError(f"{folder.manifest}: cannot be read: {error.strerror or error}; restore it, or start a new run") from None

@@ -13,6 +13,7 @@ import torch
 from funrl import compiler, random, runs, tree
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
+from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
 from funrl.distributed import Group, share
 from funrl.populations import begin
@@ -145,7 +146,9 @@ def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list
 
 def _states(algo: Algorithm, keys: torch.Tensor, agents: Agents, mine: list[int], size: int, start: Start, paths: list[Any]) -> list[Any]:
     """Return the states of this process's chunks: the first ones, or those of the checkpoint."""
-    states = []
+    states, count = [], len(keys) // size
+    if paths and len(paths) != count:
+        raise CheckpointError(f"{paths[0].parent}: expected the parts of {count} chunks, got {len(paths)}; restore it, or start a new run")
     for number in mine:
         part = slice(number * size, (number + 1) * size)
         hparams = {name: x[part] if len(x) > 1 else x for name, x in agents.hparams.items()}

@@ -378,3 +378,13 @@ def test_elementwise_call_of_a_large_tensor_and_an_error(backend):
 def test_elementwise_call_by_inductor_is_an_error():
     with pytest.raises(compiler.TraceError, match=r"cannot call Python \(funrl.debug, funrl.distributed\)"):
         compiler.compile(lambda x: compiler.elementwise_call(torch.neg, x), backend="inductor")(torch.ones(2))
+
+
+def test_elementwise_call_checks_the_result_and_leaves_the_argument_alone():
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    for f in (lambda z: z.int(), lambda z: z.reshape(2, 2), lambda z: z.sum(), lambda z: None):
+        for run in (lambda g: g, lambda g: compiler.compile(g, backend="xla")):
+            with pytest.raises(TypeError, match="elementwise_call: f: expected to return a tensor like its argument"):
+                run(lambda x, f=f: compiler.elementwise_call(f, x))(x)
+    same(compiler.elementwise_call(lambda z: z.mul_(2), x), 2 * torch.arange(1.0, 5.0))
+    same(x, torch.arange(1.0, 5.0))

@@ -98,8 +98,10 @@ def test_parts_of_another_update_or_a_damaged_manifest_are_errors(tmp_path):
     good = manifest.read_text()
     for text, message in (
         ("{", "manifest.json: it is damaged"),
-        (good.replace('"update": 2', '"update": 1'), "expected the part of update 1"),
+        (good.replace('"update": 2', '"update": 1'), "manifest.json: it is damaged"),
         (json.dumps({"parts": ["../config.json"], "meta": {}}), "manifest.json: it is damaged"),
+        (json.dumps({**json.loads(good), "parts": json.loads(good)["parts"][::-1]}), "manifest.json: it is damaged"),
+        (json.dumps({**json.loads(good), "parts": json.loads(good)["parts"][:2]}), "expected the parts of 4 chunks, got 2"),
     ):
         manifest.write_text(text)
         with pytest.raises(checkpoint.CheckpointError, match=message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from funrl import algos, envs, policies, random, tree
+from funrl import algos, policies, random, tree
 
 KEY = random.key(4)
 SIZES = {"num_envs": 2, "num_cells": (8, 8)}
@@ -27,7 +27,7 @@ def agent(case):
     params = tree.unflatten(tree.flatten(params)[1], moved)
     if params.observation != ():
         params = params.replace(observation=dataclasses.replace(params.observation, var=torch.full((3,), 4.0)))
-    return algo, params, random.normal(KEY, (7, *envs.make(env).observation_space.shape))
+    return algo, params, random.normal(KEY, (7, *algo.env.observation_space.shape))
 
 
 def expected(algo, params, observation):
@@ -57,6 +57,28 @@ def test_onnx_acts_alike(case, tmp_path):
         (action,) = session.run(None, {"observation": observation[:count].numpy()})
         np.testing.assert_allclose(action, expected(algo, params, observation)[:count].numpy(), atol=1e-5, rtol=0)
     assert [x.name for x in tmp_path.iterdir()] == ["policy.onnx"]
+
+
+PICTURES = {"num_envs": 2, "num_steps": 8, "num_cells": (8,), "num_channels": (2,)}
+TASKS = {"num_envs": 2, "num_steps": 8, "num_cells": (8,), "num_tasks": 2, "popart_rate": 0.1}
+
+
+@pytest.mark.parametrize("name, env, options", [("ppo", "Breakout-MinAtar", PICTURES), ("multi_task", "CartPole-v1", TASKS)])
+def test_some_policies_need_a_batch_size(name, env, options, tmp_path):
+    algo = algos.make(name, env, **options)
+    params, shape = algo.init(KEY).learner.params, algo.env.observation_space.shape
+    observation = (random.uniform(KEY, (3, *shape)) < 0.2).to(torch.float32)
+    with pytest.raises(ValueError, match="batch_size: expected a size for this policy"):
+        policies.export(tmp_path / "policy.pt2", algo.greedy, params, observation[0])
+    policies.export(tmp_path / "policy.pt2", algo.greedy, params, observation[0], batch_size=3)
+    found = torch.export.load(tmp_path / "policy.pt2").module()(observation)
+    torch.testing.assert_close(found, expected(algo, params, observation))
+
+
+def test_a_policy_that_needs_a_key(tmp_path):
+    algo = algos.make("ppo", "CartPole-v1", num_envs=2, num_steps=8, num_cells=(8,))
+    with pytest.raises(TypeError, match="expected a policy that draws no random numbers"):
+        policies.to_module(algo.act, algo.init(KEY).learner.params)(torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

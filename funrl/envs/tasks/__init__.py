@@ -41,7 +41,7 @@ def of(env: AnyEnv) -> Tasks:
     PointRobot, SparsePointRobot     goal, in the square of ± 0.5                           1/5
     Pendulum                         mass and length in [0.75, 1.25], gravity in [8, 12]    1/5
     CartPole                         mass, half length of the pole, force: half to twice    1/5
-    Acrobot                          masses in [0.75, 1.25], centre of the lower    1/5
+    Acrobot                          masses in [0.75, 1.25], centre of the lower            1/5
                                      link in [0.4, 0.6], torque in [0.75, 1.5]
     Reacher                          lengths in [0.35, 0.65], masses in [0.5, 2]            1/5
     BernoulliBandit                  probabilities in [0, 1]                                1/5
@@ -79,4 +79,8 @@ def of(env: AnyEnv) -> Tasks:
     if env.name not in _FACTORIES:
         raise ValueError(f"tasks.of: env: there are no tasks for {env.name}; {nearest(env.name, _FACTORIES)}; tasks.uniform makes others")
     factory: Any = _FACTORIES[env.name]
-    return factory(env)
+    try:
+        return factory(env)
+    except AttributeError:
+        kind = type(env.default_params).__name__
+        raise ValueError(f"tasks.of: env: expected {env.name} with env_params of its own, got {kind}, those of a transform") from None
