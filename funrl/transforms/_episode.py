@@ -105,7 +105,8 @@ def frame_skip(num: int) -> Transform:
         def repeat(keys: Any, result: Any, action: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
             """Take the steps after the first one in the copies in the mask."""
             state, timestep = result
-            total, discount = timestep.reward, timestep.discount
+            total: torch.Tensor = timestep.reward
+            discount: Any = timestep.discount
             timed = isinstance(discount, torch.Tensor)
             for key in keys:
                 going = where & ~timestep.done
