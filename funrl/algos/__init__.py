@@ -204,7 +204,7 @@ from funrl.algos._off_policy_actors import (
     init_soft_actor_critic as init_soft_actor_critic,
     soft_policy as soft_policy,
 )
-from funrl.algos._rewards import RewardScale
+from funrl.algos._rewards import RewardScale, scale_rewards as scale_rewards
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.env import AnyEnv, Env, VectorEnv
 

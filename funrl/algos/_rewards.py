@@ -20,11 +20,11 @@ class RewardScale(tree.Replaceable):
 
     Attributes:
         moments: :class:`funrl.stats.Moments` of the discounted return.
-        discounted: floating point [B], discounted returns of the running episodes.
+        discounted: floating point [B], discounted returns of the running episodes, with the discount of their last step.
         number: int64 [K, B], numbers of the episodes that were unfinished at the ends of the last K batches with known ``place``, the
             latest first.
         step_count: int64 [K, B], their numbers of steps; -1: no episode.
-        returns: floating point [K, B], their discounted returns.
+        returns: floating point [K, B], their discounted returns, as ``discounted``.
     """
 
     moments: stats.Moments
@@ -47,15 +47,15 @@ def start(reward: torch.Tensor) -> RewardScale:
     return RewardScale(stats.moments(none[0]), none, number, number - 1, returns)
 
 
-def scale(state: RewardScale, samples: Transition, gamma: torch.Tensor) -> tuple[RewardScale, torch.Tensor]:
+def scale_rewards(state: RewardScale, samples: Transition, gamma: torch.Tensor) -> tuple[RewardScale, torch.Tensor]:
     r"""Divide rewards by the running standard deviation of the discounted return.
 
-    .. math:: R_t = r_t + \gamma (1 - \mathrm{done}_{t-1}) R_{t-1}, \qquad \hat r_t = r_t / \sqrt{\mathrm{Var}(R) + \epsilon}
+    .. math:: R_t = r_t + \gamma_{t-1} (1 - \mathrm{done}_{t-1}) R_{t-1}, \qquad \hat r_t = r_t / \sqrt{\mathrm{Var}(R) + \epsilon}
 
     Args:
         state: the moments so far.
         samples: reward and flags are [T, B].
-        gamma: the discount [].
+        gamma: the discount [], or that of each step [T, B].
 
     Returns:
         The new state, and the rewards [T, B].
@@ -63,7 +63,7 @@ def scale(state: RewardScale, samples: Transition, gamma: torch.Tensor) -> tuple
     Example:
         >>> no = torch.zeros(1, 2, dtype=torch.bool)
         >>> samples = Transition((), (), torch.tensor([[1.0, 3.0]]), no, no, (), {})
-        >>> scale(start(torch.zeros(2)), samples, torch.tensor(0.9))[1]
+        >>> scale_rewards(start(torch.zeros(2)), samples, torch.tensor(0.9))[1]
         tensor([[1., 3.]])
     """
     place = samples.place
@@ -72,12 +72,13 @@ def scale(state: RewardScale, samples: Transition, gamma: torch.Tensor) -> tuple
         latest = same & (same.cumsum(0) == 1)
         state = state.replace(discounted=torch.where(latest, state.returns, 0.0).sum(0))
 
-    def discount(running: torch.Tensor, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        reward, done = x
-        running = reward + gamma * running
-        return torch.where(done, 0.0, running), running
+    def discount(running: torch.Tensor, x: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        reward, factor = x
+        running = reward + running
+        return factor * running, running
 
-    last, discounted = scan(discount, state.discounted, (samples.reward, samples.done))
+    factor = torch.where(samples.done, 0.0, gamma)
+    last, discounted = scan(discount, state.discounted, (samples.reward, factor))
     moments = stats.update(state.moments, discounted)
     around_zero = stats.Moments(moments.count, torch.zeros_like(moments.mean), moments.var)
     state = state.replace(moments=moments, discounted=last)

@@ -16,14 +16,17 @@ def start(config: Any, observation: torch.Tensor, reward: torch.Tensor) -> tuple
     return moments, rewards.start(reward) if config.normalize_reward else ()
 
 
-def normalize(config: Any, learner: LearnerState, samples: Transition) -> tuple[LearnerState, Transition]:
-    """Normalise observations and rewards by the statistics so far, of rewards with these samples, and update the statistics."""
+def normalize(config: Any, learner: LearnerState, samples: Transition, gamma: torch.Tensor) -> tuple[LearnerState, Transition]:
+    """Normalise observations and rewards by the statistics so far, of rewards with these samples, and update the statistics.
+
+    ``gamma`` is [], or [T, B], the discount of each step.
+    """
     params, seen = learner.params, samples.observation
     if config.normalize_observation:
         observation, successor = (actor_critic.normalized(params, x) for x in (seen, samples.next_observation))
         samples = samples.replace(observation=observation, next_observation=successor)
         learner = learner.replace(params=params.replace(observation=stats.update(params.observation, seen)))
     if config.normalize_reward:
-        scale, reward = rewards.scale(learner.normalizers, samples, learner.hparams.gamma)
+        scale, reward = rewards.scale_rewards(learner.normalizers, samples, gamma)
         learner, samples = learner.replace(normalizers=scale), samples.replace(reward=reward)
     return learner, samples

@@ -105,8 +105,8 @@ class Learner(NamedTuple):
             order.
         normalizers: ``normalizers(observation, reward) -> (moments, state)``: the initial ``params.observation`` and
             ``learner.normalizers``; ``reward`` is [B].
-        normalize: ``normalize(learner, samples) -> (learner, samples)``: normalise the transitions, and update the statistics of the
-            learner.
+        normalize: ``normalize(learner, samples, hparams) -> (learner, samples)``: normalise the transitions, and update the statistics of
+            the learner; ``hparams`` as for ``prepare``.
         schedule: ``schedule(hparams, num_steps)``: the fields of :class:`~funrl.algos.ActorParams` that depend on the number of environment
             steps.
         stop: ``stop(metrics, hparams) -> bool []``: True if the update ends before the gradient step that has these metrics.
@@ -125,7 +125,7 @@ class Learner(NamedTuple):
     num_epochs: int = 1
     num_minibatches: int = 1
     normalizers: Callable[..., tuple[Any, Any]] = lambda observation, reward: ((), ())
-    normalize: Callable[..., Any] = lambda learner, samples: (learner, samples)
+    normalize: Callable[..., Any] = lambda learner, samples, hparams: (learner, samples)
     schedule: Callable[..., dict[str, Any]] = lambda hparams, num_steps: {}
     stop: Callable[..., torch.Tensor] | None = None
     describe: Callable[..., Metrics] = lambda rows: {}
@@ -211,9 +211,10 @@ def make(
         samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"]))
         sums, episode_metrics = episodes.record(learner.episodes, samples)
         learner = learner.replace(episodes=sums, env_params=moved(learner.env_params, samples))
-        learner, samples = spec.normalize(learner, samples)
         discount = samples.extras.get("discount", learner.hparams.gamma)  # that of each step, if the environment has one
-        rows = spec.prepare(learner.params.network, samples.replace(place=()), learner.hparams.replace(gamma=discount))
+        hparams = learner.hparams.replace(gamma=discount)
+        learner, samples = spec.normalize(learner, samples, hparams)
+        rows = spec.prepare(learner.params.network, samples.replace(place=()), hparams)
         learning_rate = annealed(learner.hparams, learner.num_steps)
         stepper = joining(optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm))
         network, state, metrics = _fit(key, learner, rows, spec, stepper)

@@ -150,11 +150,18 @@ def build(
         split: ``split(inputs) -> weights [K, N]``: which rows are of which of K tasks, whose gradients are then joined by
             :func:`funrl.optim.pcgrad`.
 
+    Raises:
+        ValueError: if ``further_loss`` and ``split`` are given together, as the further loss is that of all tasks.
+
     Example:
         >>> import funrl
         >>> build("mine", funrl.envs.make("CartPole-v1"), PPOConfig(num_envs=4, num_steps=16), {}).name
         'mine'
     """
+    if split is not None and further_loss is not None:
+        raise ValueError(
+            "further_loss, split: expected one of them, got both; each task would count the further loss, which has no weights"
+        )
     network, popart = given.get("network"), given.get("popart")
     _check_config(config, env, network)
     if popart is None:
@@ -163,10 +170,10 @@ def build(
     else:
         nets, evaluate = value_heads.networks(config, env, network, popart)
 
-    def normalize(learner: LearnerState, samples: Transition) -> tuple[LearnerState, Transition]:
-        learner, samples = running.normalize(config, learner, samples)
+    def normalize(learner: LearnerState, samples: Transition, hparams: PPOConfig) -> tuple[LearnerState, Transition]:
+        learner, samples = running.normalize(config, learner, samples, hparams.gamma)
         if popart is not None:
-            _, (_, target) = estimate(learner.params.network, samples, learner.hparams)
+            _, (_, target) = estimate(learner.params.network, samples, hparams)
             network = value_heads.updated(learner.params.network, popart, samples.observation, target)
             learner = learner.replace(params=learner.params.replace(network=network))
         return learner, samples

@@ -11,7 +11,7 @@ from funrl.meta._trials import shown_beside
 from funrl.nn import Net, orthogonal
 from funrl.spaces import Box
 from funrl.stats import Moments
-from funrl.transforms import Transform
+from funrl.transforms import Transform, VecNormParams
 
 __all__ = ["MixtureParams", "MixtureState", "OneOfParams", "one_of", "task_embedding", "task_mixture", "task_number", "updated_moments"]
 
@@ -71,8 +71,8 @@ def task_mixture(env_params: Any, *, normalize: bool = False) -> Transform:
         other probabilities.
 
     Raises:
-        ValueError: when applied: if the environment runs on the host or is batched, the params do not fit it, or its observations cannot be
-            normalised.
+        ValueError: when applied: if the environment runs on the host or is batched, or has ``vec_norm``, the params do not fit it, or its
+            observations cannot be normalised.
 
     Example:
         >>> import funrl
@@ -89,7 +89,8 @@ def task_mixture(env_params: Any, *, normalize: bool = False) -> Transform:
 def task_number(env: AnyEnv) -> Callable[[Any], torch.Tensor]:
     """Return a function from observations [N..., ...] of a mixture of tasks to the numbers of their tasks, int64 [N...].
 
-    It also accepts observations that were normalised by one mean and variance for all tasks, as PPO can do it.
+    The numbers in them must not be normalised. With ``normalize_observation``, algorithms of :func:`funrl.meta.multi_task.make` and
+    :func:`funrl.meta.multi_task.of` normalise the rest only.
 
     Raises:
         ValueError: if the environment is no mixture of tasks.
@@ -146,6 +147,8 @@ def task_embedding(num_tasks: int, size: int) -> Net:
 def _with_mixture(env: AnyEnv, env_params: Any, normalize: bool) -> AnyEnv:
     if not isinstance(env, Env):
         raise ValueError(f"task_mixture: env: expected a pure environment, not batched, got {env}")
+    if isinstance(env.default_params, VecNormParams):
+        raise ValueError("task_mixture: env: expected one without vec_norm, whose moments would not be updated; take normalize=True")
     if isinstance(env_params, Sequence):
         env_params = tree.stack(_check.some("task_mixture: env_params", list(env_params), "task"))
     tasks, num_tasks = _stacked(env, env_params)

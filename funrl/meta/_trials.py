@@ -145,7 +145,8 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
         episode = state.episode + done.long()
         over = episode >= env_params.num_episodes
         observation = observed(observation, _last_step(actions, action, after.reward, done))
-        timestep = Timestep(observation, after.reward, over, torch.zeros_like(over), {**after.info, "last_step": done})
+        info = {**after.info, "last_step": done}
+        timestep = after.replace(observation=observation, terminated=over, truncated=torch.zeros_like(over), info=info)
         return TrialState(below, state.task, episode), timestep
 
     def render(state: TrialState, env_params: TrialParams = default) -> torch.Tensor:

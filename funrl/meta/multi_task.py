@@ -14,6 +14,7 @@ from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
 from funrl.meta._mixture import MixtureParams, one_of, task_embedding, task_mixture, task_number, updated_moments
 from funrl.optim import Optimizer
+from funrl.stats import Moments
 from funrl.typing import Loss, Metrics
 
 __all__ = ["MultiTaskConfig", "make", "of", "returns"]
@@ -118,7 +119,8 @@ def of(algo: Algorithm, *, targets: tuple[Any, Any] | None = None, temperature: 
 
     .. math:: p_k \propto e^{d_k / \tau}, \qquad d_k = \mathrm{clip}\left(\frac{h_k - r_k}{h_k - l_k}, 0, 1\right)
 
-    and d_k is 1 before its first episode has ended. Moments of the observations of each task are updated if the mixture has them.
+    and d_k is 1 before its first episode has ended. Moments of the observations of each task are updated if the mixture has them. If the
+    algorithm normalises observations itself, it leaves the numbers of tasks in them as they are.
 
     Args:
         algo: any algorithm of funrl in a mixture of tasks, such as ``sac.make(task_mixture(env_params)(env))``.
@@ -166,7 +168,7 @@ def of(algo: Algorithm, *, targets: tuple[Any, Any] | None = None, temperature: 
         if env_params.moments != ():
             seen = tree.flatten_batch(transitions.next_observation)[:, : env_params.moments.mean.shape[-1]]
             env_params = env_params.replace(moments=updated_moments(env_params.moments, task.flatten(), seen))
-        learner = learner.replace(env_params=probabilities(env_params))
+        learner = learner.replace(params=_with_plain_numbers(learner.params, len(env_params.logits)), env_params=probabilities(env_params))
         return learner, {**metrics, **{f"episode_return_task_{k}": x.clone() for k, x in enumerate(env_params.returns.unbind(0))}}
 
     return algo._replace(learn=learn)
@@ -205,6 +207,17 @@ def returns(env: AnyEnv, act: Any, num_episodes: int) -> Callable[..., torch.Ten
         return torch.func.vmap(one)(random.split(key, len(numbers)), numbers)
 
     return play
+
+
+def _with_plain_numbers(params: Any, num_tasks: int) -> Any:
+    """Return parameters that do not normalise the last ``num_tasks`` entries of observations, if they have moments."""
+    moments = getattr(params, "observation", ())
+    if not isinstance(moments, Moments):
+        return params
+    size = moments.mean.shape[-1]
+    number = torch.arange(size, device=moments.mean.device) >= size - num_tasks
+    mean, var = (torch.where(number, plain, x) for plain, x in ((0.0, moments.mean), (1.0, moments.var)))
+    return params.replace(observation=Moments(moments.count, mean, var))
 
 
 def _running_returns(found: torch.Tensor, task: torch.Tensor, sums: torch.Tensor, done: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from funrl import _check, acting, envs, random, tree
-from funrl.algos import Algorithm, State, configure, ppo
+from funrl.algos import Algorithm, RewardScale, State, configure, in_dtype_of, ppo, scale_rewards
 from funrl.env import AnyEnv, Env, Transition, VectorEnv
 from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
@@ -133,15 +133,15 @@ def make(
 
     def learn(key: torch.Tensor, learner: Any, transitions: Transition) -> tuple[Any, Metrics]:
         key, value_key, fresh_key, draw_key = random.split(key, 4).unbind(0)
-        score, curriculum = _scores(value_key, learner, transitions, algo.greedy, config.score), learner.buffer
-        learned, metrics = algo.learn(key, learner.in_new_episodes(), transitions)
+        curriculum, learner = learner.buffer, learner.in_new_episodes()
+        score = _scores(value_key, learner, transitions, algo.greedy, config.score)
+        learned, metrics = algo.learn(key, learner, transitions)
         is_new = curriculum.places < 0
         levels = update_levels(curriculum.levels, curriculum.places, score)
         levels = insert_levels(levels, learner.env_params, torch.where(is_new, score, -torch.inf))
-        levels = levels.replace(time=levels.time + 1)
-        places = _drawn(draw_key, levels, config, learner.hparams)
+        places = _drawn(draw_key, levels, config, learner.hparams)  # at the time of this batch, so that its levels are not stale
         played = tree.where(places >= 0, tree.index(levels.levels, places.clamp(min=0)), fresh(fresh_key))
-        learned = learned.replace(env_params=played, buffer=Curriculum(levels, places))
+        learned = learned.replace(env_params=played, buffer=Curriculum(levels.replace(time=levels.time + 1), places))
         return learned, {
             **metrics,
             "level_score": score.mean(),
@@ -153,15 +153,18 @@ def make(
 
 
 def _scores(key: torch.Tensor, learner: Any, transitions: Transition, greedy: Any, score: str) -> torch.Tensor:
-    """Return the scores [B] of the levels that were played, by the advantages of the transitions [T, B]."""
+    """Return the scores [B] of the levels that were played, by the advantages of the transitions [T, B], in the unit of the values."""
 
     def value(observation: Any) -> torch.Tensor:
         each = torch.func.vmap(torch.func.vmap(lambda x: greedy(learner.params, key, x)[1]["value"]))
         return each(observation)
 
-    values = (value(transitions.observation), value(transitions.next_observation))
-    flags, hparams = (transitions.terminated, transitions.truncated), learner.hparams
-    advantage, _ = gae(transitions.reward.to(values[0]), *values, *flags, gamma=hparams.gamma, lambda_=hparams.lambda_)
+    samples, hparams = in_dtype_of(learner.params, transitions), learner.hparams
+    values = (value(samples.observation), value(samples.next_observation))
+    gamma = samples.extras.get("discount", hparams.gamma)
+    if isinstance(learner.normalizers, RewardScale):
+        samples = samples.replace(reward=scale_rewards(learner.normalizers, samples, gamma)[1])
+    advantage, _ = gae(samples.reward, *values, samples.terminated, samples.truncated, gamma=gamma, lambda_=hparams.lambda_)
     return level_score(advantage, score)
 
 

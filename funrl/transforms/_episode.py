@@ -80,6 +80,9 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
 def frame_skip(num: int) -> Transform:
     """Repeat each action ``num`` times, or until the episode ends, and sum the rewards.
 
+    If steps have discounts of their own, as those of :func:`options` have, the sum is discounted by them, and the discount of the timestep
+    is their product.
+
     The loop is unrolled, so that gradients flow through the steps in a compiled program; the compilation takes ``num`` times as long.
 
     Args:
@@ -102,12 +105,15 @@ def frame_skip(num: int) -> Transform:
         def repeat(keys: Any, result: Any, action: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
             """Take the steps after the first one in the copies in the mask."""
             state, timestep = result
-            total = timestep.reward
+            total: torch.Tensor = timestep.reward
+            discount: Any = timestep.discount
+            timed = isinstance(discount, torch.Tensor)
             for key in keys:
                 going = where & ~timestep.done
                 state, timestep = step_some(env, key, state, timestep, action, going, env_params)
-                total = torch.where(going, total + timestep.reward, total)
-            return state, timestep.replace(reward=total)
+                total = torch.where(going, total + (discount * timestep.reward if timed else timestep.reward), total)
+                discount = torch.where(going, discount * timestep.discount, discount) if timed else ()
+            return state, timestep.replace(reward=total, discount=discount)
 
         def step(
             key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None

@@ -52,7 +52,8 @@ def options(
 
     :func:`funrl.rollout` puts ``timestep.discount`` into the extras of transitions. All off-policy learners, and a2c, ppo, reinforce,
     impala, pqn and option_critic, use it in the place of their own gamma; the other learners raise an error. The returns of episodes in
-    metrics are sums of these r.
+    metrics are sums of these r. If steps of the environment below have discounts of their own, as options of options do, these take the
+    place of :math:`\gamma`.
 
     The parameters of the policies are in ``env_params``, which is an :class:`OptionParams`: others can be given at each step, and they may
     differ between vmapped copies. Apply other transforms before this one.
@@ -61,7 +62,7 @@ def options(
         act: ``act(params, key, observation) -> (action, extras)``, the policy of all options, such as ``algo.greedy``.
         policies: the parameters of K policies, leaves [K, ...]: ``tree.stack`` of several.
         num_steps: the greatest number of steps of an option, at least 1.
-        gamma: the discount of one step, in [0, 1].
+        gamma: the discount of one step, in [0, 1], of an environment without discounts of its own.
         terminate: ``terminate(params, key, observation) -> bool []``: whether the option with these parameters ends in a state; it is asked
             after each step. None: never.
 
@@ -139,15 +140,16 @@ def _play(
         stop = after.done
         if terminate is not None:
             stop = stop | _check.flag("options: terminate", terminate(params, stop_key, after.observation), shape=())
+        if not isinstance(after.discount, torch.Tensor):
+            after = after.replace(discount=env_params.gamma.to(after.reward).clone())
         return OptionState(below, after.observation), after, stop
 
     def further(carry: tuple[Any, ...], key: torch.Tensor) -> tuple[tuple[Any, ...], tuple[()]]:
         state, timestep, over = carry
         new, after, stop = advance(state, key)
-        after = after.replace(reward=timestep.reward + timestep.discount * after.reward, discount=timestep.discount * env_params.gamma)
+        after = after.replace(reward=timestep.reward + timestep.discount * after.reward, discount=timestep.discount * after.discount)
         return tree.where(over, carry, (new, after, stop)), ()
 
     state, first, over = advance(state, keys[0])
-    first = first.replace(discount=env_params.gamma.to(first.reward).clone())
     (state, timestep, _), _ = scan(further, (state, first, over), keys[1:]) if len(keys) > 1 else ((state, first, over), ())
     return state, timestep

@@ -234,3 +234,36 @@ def test_discrete_actions_need_not_start_at_zero():
 def test_errors(name, env, options, message):
     with pytest.raises(ValueError, match=message):
         funrl.algos.make(name, funrl.envs.make(env), **options)
+
+
+def test_rewards_and_values_are_normalised_by_the_discounts_of_the_environment():
+    """A discount of 0.5 in each step is as good as gamma; and with other discounts, returns are those of a loop."""
+    head = funrl.nn.popart(lambda observation: torch.zeros_like(observation[..., 0], dtype=torch.int64), 1, rate=0.5)
+    options = dict(num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1, num_cells=(4,), normalize_reward=True, popart=head)
+    algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), **options)
+    state = algo.init(random.key(0))
+    _, x = algo.collect(random.key(1), state)
+    x = x.replace(truncated=x.truncated.index_fill(0, torch.tensor([3]), True))
+
+    def learned(learner, discount=None):
+        given = x if discount is None else x.replace(extras={**x.extras, "discount": discount})
+        return algo.learn(random.key(2), learner, given)[0]
+
+    half = state.learner.replace(hparams=state.learner.hparams.replace(gamma=torch.tensor(0.5)))
+    one, other = learned(state.learner, torch.full_like(x.reward, 0.5)), learned(half)
+    same((one.params, one.normalizers), (other.params, other.normalizers), rtol=0, atol=0)
+
+    discount, seen = random.uniform(random.key(3), tuple(x.reward.shape)), []
+    for b in range(2):
+        running = 0.0
+        for t in range(8):
+            running = float(x.reward[t, b]) + running
+            seen.append(running)
+            running = 0.0 if x.done[t, b] else float(discount[t, b]) * running
+    found = learned(state.learner, discount).normalizers.moments
+    torch.testing.assert_close(found.var, torch.tensor(seen).var(correction=0))
+
+
+def test_a_further_loss_has_no_weights_for_tasks():
+    with pytest.raises(ValueError, match="further_loss, split: expected one of them, got both"):
+        funrl.algos.ppo.build("both", None, None, {}, further_loss=lambda *_: None, split=lambda _: None)

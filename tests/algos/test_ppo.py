@@ -56,9 +56,9 @@ def scaled(samples, scale, gamma):
     reward, done = samples.reward.numpy(), samples.done.numpy()
     running, seen = scale.discounted.numpy().copy(), []
     for t in range(len(reward)):
-        running = reward[t] + gamma * running
+        running = reward[t] + running
         seen += running.tolist()
-        running = np.where(done[t], 0.0, running)
+        running = np.where(done[t], 0.0, gamma * running)
     count, mean, var = (x.item() for x in (scale.moments.count, scale.moments.mean, scale.moments.var))
     square = count * (var + mean**2) + np.sum(np.square(seen))
     mean = (count * mean + np.sum(seen)) / (count + len(seen))

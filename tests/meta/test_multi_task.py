@@ -170,8 +170,32 @@ def test_pictures_show_the_number_in_a_dict():
     assert state.actor.timestep.observation["task"].shape == (6, 2) and metrics["episode_return_task_0"].isnan()
 
 
+def test_the_numbers_of_tasks_are_not_normalised():
+    """Otherwise the one-hot number of the only task seen so far, of mean 1 and variance 0, would become 0."""
+    seen = []
+
+    def loss(params, rows, hparams, *, default, apply):
+        seen.append(rows.observation)
+        return default(params, rows, hparams)
+
+    algo = meta.multi_task.make(pendulums()[0], tasks=pendulums()[1].default_params.tasks, normalize_observation=True, loss=loss, **PPO)
+    state, only = algo.init(random.key(0)), torch.tensor([-torch.inf, -torch.inf, 0.0])
+    state = state.replace(learner=state.learner.replace(env_params=state.learner.env_params.replace(logits=only)))
+    for i in range(3):
+        _, x = algo.collect(random.key(i), state)
+        number = torch.eye(3)[2].expand(*x.reward.shape, 3)
+        x = x.replace(observation=torch.cat([x.observation[..., :3], number], -1))
+        learner, _ = algo.learn(random.key(i), state.learner, x)
+        state = state.replace(learner=learner)
+        torch.testing.assert_close(seen[-1][:, 3:], number.flatten(0, 1))
+    moments = state.learner.params.observation
+    assert moments.mean[3:].tolist() == [0, 0, 0] and (moments.mean[:3] != 0).all()
+
+
 def test_errors():
     below, env = pendulums()
+    with pytest.raises(ValueError, match=r"task_mixture: env: expected one without vec_norm, .*; take normalize=True"):
+        meta.task_mixture(LENGTHS)(transforms.vec_norm()(below))
     with pytest.raises(ValueError, match="task_mixture: env: expected a pure environment, not batched"):
         meta.task_mixture(below.default_params)(envs.vectorize(below, 3))
     with pytest.raises(

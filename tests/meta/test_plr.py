@@ -112,6 +112,48 @@ def level_of(params, n):
     return tuple(torch.cat([params.walls[n].flatten().long(), params.start[n], params.goal[n]]).tolist())
 
 
+def test_scores_have_the_unit_of_the_values():
+    """With normalised rewards their scale makes no difference to scores, as it makes none to values."""
+    scores = []
+    for scale in (1.0, 1000.0):
+        algo = meta.plr.make(ENV, tasks=tasks.of(ENV), normalize_reward=True, **SMALL)
+        state = algo.init(random.key(0))
+        _, transitions = algo.collect(random.key(1), state)
+        reward = scale * random.normal(random.key(2), tuple(transitions.reward.shape))
+        scores.append(algo.learn(random.key(3), state.learner, transitions.replace(reward=reward))[1]["level_score"])
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-4)
+
+
+def test_scores_take_the_discount_of_each_step():
+    algo = meta.plr.make(ENV, **SMALL)
+    state = algo.init(random.key(0))
+    _, transitions = algo.collect(random.key(1), state)
+    own = transitions.replace(extras={**transitions.extras, "discount": torch.full_like(transitions.reward, 0.3)})
+    hparams = state.learner.hparams.replace(gamma=torch.tensor(0.3))
+    one, other, without = (
+        algo.learn(random.key(2), learner, x)[1]["level_score"]
+        for learner, x in ((state.learner, own), (state.learner.replace(hparams=hparams), transitions), (state.learner, transitions))
+    )
+    torch.testing.assert_close(one, other)
+    assert (one - without).abs() > 1e-4
+
+
+def test_levels_that_were_played_just_now_are_not_stale():
+    """With staleness alone, they are drawn again only if no others are there."""
+    algo = meta.plr.make(ENV, replay_probability=0.6, staleness_weight=1.0, **{**SMALL, "num_levels": 9})
+    state, replayed = algo.init(random.key(0)), 0
+    for i in range(8):
+        state, _ = algo.step(random.key(i), state)
+        levels, places = state.learner.buffer.levels, state.learner.buffer.places
+        assert levels.time == i + 1
+        old = ((levels.score > -torch.inf) & (levels.seen < i)).sum()
+        drawn = places[places >= 0]
+        if old > 0:
+            assert (levels.seen[drawn] < i).all()
+            replayed += len(drawn)
+    assert replayed > 5
+
+
 def test_without_replay_all_levels_are_new_and_of_training():
     algo = meta.plr.make(ENV, **SMALL)
     zero = algo.init(random.key(0), {"replay_probability": torch.tensor(0.0)})

@@ -153,6 +153,24 @@ def test_the_values_are_those_of_the_semi_markov_process():
     torch.testing.assert_close(target, value)
 
 
+@pytest.mark.parametrize("kind", ["options", "frame_skip", "batch", "trials"])
+def test_transforms_above_keep_the_discount(kind):
+    """CartPole gives 1 in each step: options of 2 steps are worth 1 + g with the discount g^2, and so on."""
+    pair = transforms.options(steer, POLICIES, num_steps=2, gamma=GAMMA)(cartpole())
+    steps = 4 if kind == "options" else 2 if kind == "trials" else 6
+    if kind == "options":  # its own gamma has no use
+        env = transforms.options(lambda params, key, observation: (params, {}), torch.arange(K), num_steps=2, gamma=0.1)(pair)
+    elif kind == "trials":
+        same = funrl.envs.tasks.Tasks("same", pair, pair.default_params, lambda key, params, held_out: params, lambda params: params)
+        env = funrl.meta.trials(same, 2)(pair)
+    else:
+        env = transforms.frame_skip(3)(pair if kind == "frame_skip" else envs.vectorize(pair, 2))
+    state, timestep = env.reset(random.key(0))
+    _, timestep = env.step(random.key(1), state, torch.ones_like(timestep.reward, dtype=torch.int64))
+    torch.testing.assert_close(timestep.reward, torch.full_like(timestep.reward, (1 - GAMMA**steps) / (1 - GAMMA)))
+    torch.testing.assert_close(timestep.discount, torch.full_like(timestep.reward, GAMMA**steps))
+
+
 def test_learners_that_would_ignore_the_discount_refuse_it():
     env = optional()
     for make in (lambda: algos.make("ars", env), lambda: algos.make("meta_a2c", env)):
