@@ -1,4 +1,4 @@
-"""Means over the parts of a batch that is divided among processes. In one process they are the values themselves."""
+"""Means and sums over the parts of a batch that is divided among processes. In one process they are the values themselves."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ import torch
 
 from funrl import tree
 
-__all__ = ["count", "divided", "mean"]
+__all__ = ["count", "divided", "mean", "total"]
 
 _STATE = threading.local()
 
@@ -54,3 +54,14 @@ def mean(value: Any) -> Any:
         for i, x in zip(places, unravel(_STATE.now[1](vector)), strict=True):
             leaves[i] = x
     return tree.unflatten(form, leaves)
+
+
+def total(value: Any) -> Any:
+    """Return the sums over all parts of floating-point leaves; other leaves are unchanged, as for :func:`mean`.
+
+    Example:
+        >>> with divided(2, lambda x: x / 2):  # the other part has 0
+        ...     total(torch.tensor(3.0))
+        tensor(3.)
+    """
+    return value if count() == 1 else tree.map(lambda x: count() * x if x.is_floating_point() else x, mean(value))

@@ -167,6 +167,7 @@ from funrl.algos import (
 )
 from funrl.algos._algorithm import (
     Algorithm,
+    Rollouts as Rollouts,
     annealed as annealed,
     check,
     check_experience as check_experience,

@@ -158,7 +158,18 @@ def start_state(
     return tree.map(torch.Tensor.contiguous, State(actor, learner))
 
 
-def collecting(env: AnyEnv, act: Any, num_steps: int) -> Callable[[torch.Tensor, State], tuple[ActorState, Transition]]:
+class Rollouts:
+    """A function ``collect`` that :func:`collecting` made, and that needs no more than a rollout of the policy."""
+
+    def __init__(self, env: AnyEnv, act: Any, num_steps: int) -> None:
+        self.env, self.act, self.num_steps = env, act, num_steps
+
+    def __call__(self, key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+        learner = state.learner
+        return rollout(learner.params, key, state.actor, learner.env_params, env=self.env, act=self.act, num_steps=self.num_steps)
+
+
+def collecting(env: AnyEnv, act: Any, num_steps: int) -> Rollouts:
     """Return the function ``collect`` of an :class:`Algorithm`: rollouts with ``act``, which is compiled if ``env`` runs on the host.
 
     Example:
@@ -171,12 +182,7 @@ def collecting(env: AnyEnv, act: Any, num_steps: int) -> Callable[[torch.Tensor,
     """
     if on_host(env):
         act = act._replace(act=compile(act.act)) if isinstance(act, StatefulPolicy) else compile(act)
-
-    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
-        learner = state.learner
-        return rollout(learner.params, key, state.actor, learner.env_params, env=env, act=act, num_steps=num_steps)
-
-    return collect
+    return Rollouts(env, act, num_steps)
 
 
 def check(algo: Algorithm, key: torch.Tensor) -> None:

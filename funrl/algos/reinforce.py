@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _across, _check, tree
 from funrl.algos import _actor_critic as actor_critic, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -115,8 +115,8 @@ def make(
         return ReinforceRows(ReinforceBatch(nets.inputs(samples), action, returns), counts)
 
     def own_loss(params: Any, rows: ReinforceRows, hparams: ReinforceConfig) -> tuple[torch.Tensor, Metrics]:
-        share = rows.weight.mean()
-        weight = rows.weight / share.clamp(min=1 / len(rows.weight))  # so that the loss is a mean over the steps with weight 1
+        share, least = _across.mean(rows.weight.mean()), 1 / (_across.count() * len(rows.weight))
+        weight = rows.weight / share.clamp(min=least)  # so that the loss is a mean over the steps with weight 1
         options = {"entropy_weight": hparams.entropy_weight, "weight": weight}
         if config.baseline == "none":
             total, metrics = reinforce_loss(params, rows.batch, apply=lambda params, x: nets.both(params, x)[0], **options)

@@ -7,7 +7,7 @@ import torch
 
 from funrl import _across, _check, random, tree
 from funrl.acting import rollout
-from funrl.algos import Algorithm, LearnerState, State
+from funrl.algos import Algorithm, LearnerState, Rollouts, State
 from funrl.algos.episodes import Episodes
 from funrl.compiler import elementwise_call
 from funrl.distributed._group import Group
@@ -53,7 +53,8 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
     """Divide the environments of one learner among the processes of a group; the gradients are the means over all.
 
     Each process has ``num_envs / W`` environments. Environment b has the random numbers that it has in one process with all
-    environments; the statistics of observations and rewards, the moments of advantages and the metrics of a loss are of all processes.
+    environments; the statistics of observations, rewards and tasks, the moments of advantages and the metrics of a loss are of all
+    processes.
     So all have the same parameters, which are those of one process with all environments, up to rounding, if a pass has one minibatch.
     With several, each process divides its own rows among them. The parts of a replay buffer, and the environments of a
     :class:`~funrl.env.VectorEnv`, have random numbers of their own in each process.
@@ -71,8 +72,9 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         file for each process, from which the same number of processes resumes.
 
     Raises:
-        ValueError: if the number of processes does not divide ``num_envs``, the algorithm has no averaged optimizer, or it is CrossQ, whose
-            batch statistics would differ between processes.
+        ValueError: if the number of processes does not divide ``num_envs``, the algorithm has no averaged optimizer, it is CrossQ, whose
+            batch statistics would differ between processes, or its ``collect`` in a single environment is more than a rollout of its
+            policy, as in MAML, APG, SHAC and evolution strategies.
         DistributedError: when it is called, as for :meth:`Group.gather`.
 
     Example:
@@ -92,6 +94,12 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         )
     each, all_envs = num_envs // group.size, make(num_envs)
     algo = make(each)
+    copies = isinstance(algo.env, VectorEnv)
+    if not copies and not isinstance(algo.collect, Rollouts):
+        raise ValueError(
+            f"distributed.data_parallel: make: {algo.name} collects in a way of its own, which cannot be divided among processes; "
+            "choose an algorithm that learns from rollouts of its policy, such as ppo, or train several agents with funrl.train(group=...)"
+        )
     if not isinstance(algo.given.get("optimizer"), _Averaged):
         raise ValueError(
             f"distributed.data_parallel: make: expected {algo.name} with an averaged optimizer, so that all processes take the same steps; "
@@ -100,7 +108,6 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
     if algo.name == "crossq":
         raise ValueError("distributed.data_parallel: make: crossq's batch statistics would differ between processes; choose sac or redq")
     mine = slice(group.rank * each, (group.rank + 1) * each)
-    copies = isinstance(algo.env, VectorEnv)
 
     def mean_of(x: torch.Tensor) -> torch.Tensor:
         return elementwise_call(group.mean, x)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, random, tree
+from funrl import _across, _check, random, tree
 from funrl.env import AnyEnv, Env, Timestep, with_label
 from funrl.meta._trials import shown_beside
 from funrl.nn import Net, orthogonal
@@ -235,12 +235,12 @@ def updated_moments(moments: Moments, task: torch.Tensor, normalized: torch.Tens
     """
     scale, normalized = (moments.var + _EPS).sqrt(), normalized.to(moments.mean.dtype)
     chosen = (task[:, None] == torch.arange(len(moments.count), device=task.device)).to(normalized.dtype)  # [N, K]
-    number = chosen.sum(0)[:, None]
-    some = number.clamp(min=1)
     centred = normalized * (chosen @ scale)  # around the old mean
-    offset = chosen.T @ centred / some
-    var = chosen.T @ (centred - chosen @ offset).square() / some
-    count = moments.count + chosen.sum(0).long()
+    number, offset = _across.total((chosen.sum(0)[:, None], chosen.T @ centred))
+    some = number.clamp(min=1)
+    offset = offset / some
+    var = _across.total(chosen.T @ (centred - chosen @ offset).square()) / some
+    count = moments.count + number[:, 0].round().long()
     new = number / count.clamp(min=1)[:, None].to(normalized.dtype)
     old = 1 - new
     return Moments(count, moments.mean + new * offset, old * moments.var + new * var + old * new * offset.square())

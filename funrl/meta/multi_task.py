@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, nn, random, tree
+from funrl import _across, _check, nn, random, tree
 from funrl.acting import evaluate
 from funrl.algos import Algorithm, configure, episodes, ppo
 from funrl.env import AnyEnv, Env, Transition, VectorEnv
@@ -224,9 +224,10 @@ def _running_returns(found: torch.Tensor, task: torch.Tensor, sums: torch.Tensor
     """Return the running means [K] with the episodes that ended; ``task``, ``sums`` and ``done`` are [T, B]."""
     numbers = torch.arange(len(found), device=found.device)
     ended = ((task[..., None] == numbers) & done[..., None]).flatten(0, 1)  # [T B, K]
-    count = ended.sum(0)
-    mean = torch.where(ended, sums.flatten()[:, None].to(found.dtype), 0.0).sum(0) / count.clamp(min=1)
-    moved = mean + (1 - _RATE) ** count.to(found.dtype) * (found - mean)
+    returns = torch.where(ended, sums.flatten()[:, None].to(found.dtype), 0.0)
+    count, total = _across.total((ended.sum(0).to(found.dtype), returns.sum(0)))
+    mean = total / count.clamp(min=1)
+    moved = mean + (1 - _RATE) ** count * (found - mean)
     return torch.where(count == 0, found, torch.where(found.isnan(), mean, moved))
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, tree
+from funrl import _across, _check, tree
 
 __all__ = ["PopArt", "PopArtState", "popart"]
 
@@ -106,10 +106,11 @@ def popart(
 
     def update(state: PopArtState, task: torch.Tensor, target: torch.Tensor) -> PopArtState:
         chosen = _one_hot(task, num_tasks, target).reshape(-1, num_tasks)
-        number = chosen.sum(0)
-        some, flat = number.clamp(min=1), target.reshape(-1, 1)
-        delta = (chosen * (flat - state.mean)).sum(0) / some
-        spread = (chosen * (flat - state.mean - delta).square()).sum(0) / some
+        flat = target.reshape(-1, 1)
+        number, offset = _across.total((chosen.sum(0), (chosen * (flat - state.mean)).sum(0)))
+        some = number.clamp(min=1)
+        delta = offset / some
+        spread = _across.total((chosen * (flat - state.mean - delta).square()).sum(0)) / some
         weight = state.weight + rate * (1 - state.weight)
         beta = rate / weight
         mean = state.mean + beta * delta

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, random, tree
+from funrl import _across, _check, random, tree
 from funrl.optim._optimizer import Optimizer, wide
 
 __all__ = ["PCGradState", "pcgrad", "project_conflicts"]
@@ -78,7 +78,8 @@ def pcgrad(optimizer: Optimizer, seed: int = 0) -> Optimizer:
 
     Its ``update`` takes gradients with a first dimension of tasks, leaves [K, ...] for parameters [...]. The orders of the tasks depend on
     the seed and on the number of updates, so that they are the same in each run. PPO computes such gradients with
-    ``meta.multi_task.make(env, gradient_surgery=True)``; the ``optimizer=`` of other learners gets the gradient of one loss.
+    ``meta.multi_task.make(env, gradient_surgery=True)``; the ``optimizer=`` of other learners gets the gradient of one loss. In
+    :func:`funrl.distributed.data_parallel` the gradients of each task are averaged over all processes before they are joined.
 
     Args:
         optimizer: the optimiser of the joint gradient.
@@ -105,7 +106,8 @@ def pcgrad(optimizer: Optimizer, seed: int = 0) -> Optimizer:
 
     def update(grads: Any, state: PCGradState, params: Any) -> tuple[Any, PCGradState]:
         key = random.fold_in(random.key(seed, state.count.device), state.count)
-        updates, inner = optimizer.update(project_conflicts(key, grads), state.inner, params)
+        joint = project_conflicts(key, _across.mean(grads))  # averaged before, because a projection is not linear
+        updates, inner = optimizer.update(joint, state.inner, params)
         return updates, PCGradState(state.count + 1, inner)
 
     return Optimizer(init, update)

@@ -8,6 +8,7 @@ import torch
 import funrl
 from funrl import algos, distributed, envs, losses, optim, random, record, runs, stats, training, tree
 from funrl.env import on_host
+from tests import registry
 from tests.distributed import ranks
 from tests.support import same
 
@@ -19,7 +20,19 @@ KINDS = {
     "ppo, recurrent": dict(num_epochs=1, num_minibatches=1, recurrent="gru", recurrent_size=4),
     "a2c": {},
     "reinforce": {},
+    "reinforce, none": dict(baseline="none"),
     "impala": dict(num_minibatches=1),
+    "multi_task": dict(
+        num_epochs=2,
+        num_minibatches=1,
+        num_tasks=3,
+        normalize_per_task=True,
+        gradient_surgery=True,
+        popart_rate=0.1,
+        sampling="difficulty",
+        low_return=8.0,
+        high_return=100.0,
+    ),
 }
 
 
@@ -46,12 +59,20 @@ def learn(group, kind, num_updates=10, backend="eager", **options):
             state, metrics = step(random.fold_in(key, i), state)
     finally:
         torch.set_default_dtype(before)
-    moments = getattr(state.learner.normalizers, "moments", ())
-    return tree.leaves((state.learner.params, state.learner.optimizer, moments)), metrics
+    return learned(state.learner), metrics
+
+
+def learned(learner):
+    """Return whatever all processes have in common."""
+    return tree.leaves((learner.params, learner.optimizer, getattr(learner.normalizers, "moments", ()), learner.env_params))
 
 
 @pytest.mark.parametrize(
-    "kind", ["ppo", "a2c", *(pytest.param(x, marks=pytest.mark.nightly) for x in ("ppo, recurrent", "reinforce", "impala"))]
+    "kind",
+    [
+        *("ppo", "a2c", "multi_task", "reinforce, none"),
+        *(pytest.param(x, marks=pytest.mark.nightly) for x in ("ppo, recurrent", "reinforce", "impala")),
+    ],
 )
 def test_two_processes_learn_as_one_with_all_environments(kind):
     """The one is the algorithm itself, which knows of no processes."""
@@ -62,8 +83,7 @@ def test_two_processes_learn_as_one_with_all_environments(kind):
         state, key = algo.init(random.key(0)), random.key(1)
         for i in range(10):
             state, metrics = algo.step(random.fold_in(key, i), state)
-        moments = getattr(state.learner.normalizers, "moments", ())
-        return tree.leaves((state.learner.params, state.learner.optimizer, moments)), metrics
+        return learned(state.learner), metrics
 
     torch.set_default_dtype(torch.float64)
     try:
@@ -158,6 +178,11 @@ def test_a_run_has_one_table_and_resumes(tmp_path):
         train(distributed.alone(), tmp_path / "run", resume=True)
 
 
+def registered(kind, num_envs):
+    name, env, options = registry.ALGORITHMS[kind]
+    return algos.make(name, env, **options)
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
@@ -165,6 +190,11 @@ def test_a_run_has_one_table_and_resumes(tmp_path):
         (dict(make=functools.partial(make, "a2c", optimizer=OPTIMIZER)), "expected a2c with an averaged optimizer"),
         (dict(make=lambda n: algos.a2c.make(envs.make("CartPole-v1"), num_envs=n)), "expected a2c with an averaged optimizer"),
         (dict(make=functools.partial(make, "crossq", env="Pendulum-v1")), "crossq's batch statistics"),
+        *(
+            (dict(make=functools.partial(registered, kind)), "collects in a way of its own")
+            for kind in registry.OWN_COLLECT
+            if kind != "plr"
+        ),
     ],
 )
 def test_wrong_arguments(given, message):
