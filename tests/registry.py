@@ -49,6 +49,6 @@ ALGORITHMS = {
     "ars": ("ars", "Pendulum-v1", dict(EVOLUTION, num_envs=16, num_episodes=2)),
 }
 EVOLUTIONARY = ("openes", "pgpe", "snes", "cma_es", "ars")  # they explore by parameters, and so act without noise
-OFF_POLICY_KINDS = [kind for kind, (_, _, options) in ALGORITHMS.items() if "buffer_size" in options]
+OFF_POLICY_KINDS = [kind for kind, (name, _, options) in ALGORITHMS.items() if "buffer_size" in options and name != "feudal"]
 # Their collect is more than a rollout of their policy: they need its beginning, or many tasks.
 OWN_COLLECT = ["apg", "shac", "maml", "plr", *(kind for kind, (name, _, _) in ALGORITHMS.items() if name in EVOLUTIONARY)]

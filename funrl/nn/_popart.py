@@ -99,6 +99,8 @@ def popart(
     _check.number("popart: rate", rate, "(0, 1]")
     _check.number("popart: min_scale", min_scale, "(0, inf)")
     _check.number("popart: max_scale", max_scale, "(0, inf)")
+    if not min_scale < max_scale:
+        raise ValueError(f"popart: min_scale, max_scale: expected a lower and a higher scale, got {min_scale} and {max_scale}")
 
     def init(like: torch.Tensor) -> PopArtState:
         zeros = torch.zeros(num_tasks, dtype=like.dtype, device=like.device)
@@ -106,8 +108,8 @@ def popart(
 
     def update(state: PopArtState, task: torch.Tensor, target: torch.Tensor) -> PopArtState:
         chosen = _one_hot(task, num_tasks, target).reshape(-1, num_tasks)
-        flat = target.reshape(-1, 1)
-        number, offset = _across.total((chosen.sum(0), (chosen * (flat - state.mean)).sum(0)))
+        flat = torch.where(chosen > 0, target.reshape(-1, 1), state.mean)  # a target that is not finite spoils its own task only
+        number, offset = _across.total((chosen.sum(0), (flat - state.mean).sum(0)))
         some = number.clamp(min=1)
         delta = offset / some
         spread = _across.total((chosen * (flat - state.mean - delta).square()).sum(0)) / some

@@ -147,3 +147,10 @@ def test_errors():
         funrl.algos.ppo.make(envs.cartpole(), popart=nn.popart)
     with pytest.raises(ValueError, match="popart: expected a policy without memory, got recurrent='gru'"):
         funrl.algos.ppo.make(envs.cartpole(), popart=made(), recurrent="gru")
+
+
+def test_a_target_that_is_not_finite_spoils_its_own_task_only():
+    heads = nn.popart(lambda observation: observation, 3, rate=1.0)
+    for bad in (float("nan"), float("inf")):
+        state = heads.update(heads.init(torch.zeros(())), torch.tensor([0, 1, 1]), torch.tensor([bad, 1.0, 3.0]))
+        assert state.mean[1:].tolist() == [2.0, 0.0] and state.var[1:].tolist() == [1.0, 1.0] and not state.mean[0].isfinite()
