@@ -52,12 +52,11 @@ class _Averaged(Optimizer):
 def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group) -> Algorithm:
     """Divide the environments of one learner among the processes of a group; the gradients are the means over all.
 
-    Each process has ``num_envs / W`` environments. Environment b has the random numbers that it has in one process with all
-    environments; the statistics of observations, rewards and tasks, the moments of advantages and the metrics of a loss are of all
-    processes.
-    So all have the same parameters, which are those of one process with all environments, up to rounding, if a pass has one minibatch.
-    With several, each process divides its own rows among them. The parts of a replay buffer, and the environments of a
-    :class:`~funrl.env.VectorEnv`, have random numbers of their own in each process.
+    Each process has ``num_envs / W`` environments. Environment b has the random numbers that it has in one process with all environments;
+    the statistics of observations, rewards and tasks, the moments of advantages and the metrics of a loss are of all processes. So all have
+    the same parameters, which are those of one process with all environments, up to rounding, if a pass has one minibatch. With several,
+    each process divides its own rows among them. The parts of a replay buffer, and the environments of a :class:`~funrl.env.VectorEnv`,
+    have random numbers of their own in each process.
 
     ``gradient_norm``, ``explained_variance`` and the metrics of off-policy learners are means over the processes; those of episodes are of
     all environments.
