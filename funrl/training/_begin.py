@@ -50,6 +50,14 @@ class Start(NamedTuple):
     diverged: list[int] | None = None
 
 
+def lock(folder: Folder, resume: bool, stack: contextlib.ExitStack) -> None:
+    """Lock a folder that exists; a missing one is created after all other checks have passed."""
+    if folder.path.is_dir():
+        stack.enter_context(folder.lock())
+    elif not resume:
+        folder.check_free()
+
+
 def enter(
     folder: Folder,
     config: dict[str, Any],
@@ -112,7 +120,17 @@ def chosen_backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
     return compiler.backend(key.device)[0] if asked == "auto" else asked
 
 
-def draw(folder: Folder, algo: Algorithm, log: Log) -> None:
+def finish(folder: Folder | None, algo: Algorithm, evaluation: Evaluation | None, log: Log) -> None:
+    """Write the evaluation into the folder, and draw the learning curve; from data no episode ends, so that there is none."""
+    if folder is None:
+        return
+    if evaluation is not None:
+        folder.write_evaluation(evaluation)
+    if folder.metrics.exists() and algo.data is None:
+        _draw(folder, algo, log)
+
+
+def _draw(folder: Folder, algo: Algorithm, log: Log) -> None:
     """Draw the learning curve, or print why it cannot be drawn; such an error must not end the run."""
     try:
         record.learning_curve(record.read_metrics(folder.metrics), folder.curve, title=f"{algo.name} on {algo.env.name}")

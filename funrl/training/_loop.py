@@ -18,7 +18,7 @@ from funrl.populations import Population
 from funrl.runs import Folder, RunError, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
 from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
-from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, draw, enter
+from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
 from funrl.training._sharded import Asked, train_sharded
@@ -143,7 +143,7 @@ def train(
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            _lock(folder, resume, stack)
+            lock(folder, resume, stack)
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
         state = agents.begin(algo, keys)
@@ -167,7 +167,7 @@ def train(
         end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
         total = seconds()
         evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
-        _finish(folder, algo, evaluation, log)
+        finish(folder, algo, evaluation, log)
     return _result(algo, start, end, evaluation, total, log)
 
 
@@ -208,16 +208,6 @@ def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]
     return {"backend": backend} if before is None or "backend" in before else {}
 
 
-def _finish(folder: Folder | None, algo: Algorithm, evaluation: Evaluation | None, log: Log) -> None:
-    """Write the evaluation into the folder, and draw the learning curve; from data no episode ends, so that there is none."""
-    if folder is None:
-        return
-    if evaluation is not None:
-        folder.write_evaluation(evaluation)
-    if folder.metrics.exists() and algo.data is None:
-        draw(folder, algo, log)
-
-
 def _is_sharded(algo: Algorithm, num_agents: int, group: Group | None, chunk: int | None) -> bool:
     """Return whether the agents are in chunks, or in several processes."""
     processes = algo.given.get("processes")
@@ -231,14 +221,6 @@ def _check_sharded(given: dict[str, Any]) -> None:
     what = next((name for name, value in given.items() if value), None)
     if what is not None:
         raise RunError(f"{what}: not with chunks of agents, which may be in several processes; leave group and chunk out")
-
-
-def _lock(folder: Folder, resume: bool, stack: contextlib.ExitStack) -> None:
-    """Lock a folder that exists; a missing one is created after all other checks have passed."""
-    if folder.path.is_dir():
-        stack.enter_context(folder.lock())
-    elif not resume:
-        folder.check_free()
 
 
 def _updates(

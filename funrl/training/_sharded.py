@@ -19,7 +19,7 @@ from funrl.distributed import Group, share
 from funrl.populations import begin
 from funrl.runs import Folder, RunError, finish_parts, load_part, read_manifest, save_part
 from funrl.training._agents import Agents, evaluate_agents
-from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, draw, enter
+from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
 
@@ -86,10 +86,7 @@ def train_sharded(
 
         def open_folder() -> tuple[Start, str, list[Any]]:
             if folder is not None:
-                if folder.path.is_dir():
-                    stack.enter_context(folder.lock())
-                elif not resume:
-                    folder.check_free()
+                lock(folder, resume, stack)
             name = chosen_backend(backend, key, folder if resume else None)
             if folder is None:
                 return start, name, []
@@ -111,8 +108,7 @@ def train_sharded(
         states, metrics, update, compiling = shards.train(states, backend)
         seconds = start.seconds + time.perf_counter() - started
         evaluation = _evaluate(algo, states, keys, mine, size, asked.evaluate_episodes, group) if asked.evaluate_episodes else None
-        if folder is not None and group.rank == 0 and folder.metrics.exists() and algo.data is None:
-            draw(folder, algo, log)
+        finish(folder if group.rank == 0 else None, algo, evaluation, log)
         lost = group.first(lambda: tuple(log.diverged or ()))
     state, total = tree.cat(states), start.compile_seconds + compiling
     if num_agents == 1:

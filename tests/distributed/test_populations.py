@@ -53,6 +53,7 @@ def test_any_number_of_ranks_gives_the_same_bits_and_files(size, tmp_path):
     assert files[0] == files[1] == ["manifest.json", *(f"part-{NUM_UPDATES:012}-{i:05}" for i in range(NUM_AGENTS // CHUNK))]
     read = runs.load_run(tmp_path / "many")
     assert read.updates == NUM_UPDATES
+    same(runs.Folder(tmp_path / "many").read_evaluation().episode_return, alone[2].double())
     same(tree.leaves(read.state), alone[0], rtol=0, atol=0)
 
 
