@@ -91,7 +91,7 @@ class Answer(NamedTuple):
 
 
 class Transport(ABC):
-    """How requests reach workers, and answers come back."""
+    """The way of requests to workers, and of their answers."""
 
     restarts_workers: bool
 

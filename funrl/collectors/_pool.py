@@ -338,6 +338,7 @@ def _describe(specs: Any) -> str:
 
 
 def serialize(what: str, worker_spec: WorkerSpec) -> bytes:
+    """Return what cloudpickle writes of a worker's specification, or raise a TypeError that names the argument it cannot write."""
     try:
         return cloudpickle.dumps(worker_spec)
     except Exception as error:

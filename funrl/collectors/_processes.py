@@ -150,10 +150,6 @@ def asynchronous(
     arXiv:1802.01561.
     """
     what = "collectors.asynchronous"
-    _check.integer(f"{what}: num_workers", num_workers, 1)
-    _check.integer(f"{what}: queue_size", queue_size, 1)
-    max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
-    _check.integer(f"{what}: max_staleness", max_staleness, 0)
     return Asynchronous(
         what,
         create_env,
@@ -171,8 +167,17 @@ def asynchronous(
         restart_workers=restart_workers,
         timeout=timeout,
         num_slots=queue_size,
-        max_staleness=max_staleness,
+        max_staleness=staleness_bound(what, num_workers, queue_size, max_staleness),
     )
+
+
+def staleness_bound(what: str, num_workers: int, queue_size: int, max_staleness: int | None) -> int:
+    """Return the largest staleness of a delivered batch: the given one, or that of queues which are full; check the three numbers."""
+    _check.integer(f"{what}: num_workers", num_workers, 1)
+    _check.integer(f"{what}: queue_size", queue_size, 1)
+    bound = num_workers * queue_size if max_staleness is None else max_staleness
+    _check.integer(f"{what}: max_staleness", bound, 0)
+    return bound
 
 
 class Processes(Collector):

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import _check
 from funrl.collectors._collector import Collector
 from funrl.collectors._messages import MessagePool, Transport
-from funrl.collectors._processes import Asynchronous, Synchronous
+from funrl.collectors._processes import Asynchronous, Synchronous, staleness_bound
 
 
 def by_messages(
@@ -26,12 +25,9 @@ def by_messages(
     Raises:
         TypeError, ValueError, HostError: as :func:`funrl.collectors.synchronous`.
     """
-    _check.integer(f"{what}: num_workers", num_workers, 1)
-    _check.integer(f"{what}: queue_size", queue_size, 1)
-    max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
-    _check.integer(f"{what}: max_staleness", max_staleness, 0)
+    bound = staleness_bound(what, num_workers, queue_size, max_staleness)
     kind: Any = _Together if together else _Apart
-    further = {} if together else {"num_slots": queue_size, "max_staleness": max_staleness}
+    further = {} if together else {"num_slots": queue_size, "max_staleness": bound}
     return kind(what, *args, transport=transport, num_workers=num_workers, **options, **further)
 
 

@@ -127,7 +127,7 @@ def brief(error: BaseException) -> str:
 
 
 class _Job(NamedTuple):
-    """What the variables of a launcher say."""
+    """The place of a process in a job, from the variables of its launcher."""
 
     rank: int
     size: int
