@@ -444,3 +444,14 @@ def test_rewards_of_several_agents_are_refused_by_all_alike(at_reset, num_envs):
         funrl.evaluate(None, random.key(0), env.default_params, env=env, num_episodes=3)
     with pytest.raises(ValueError, match=f"rollout: {message}"):
         funrl.rollout(None, random.key(1), env.reset(random.key(0), env.default_params), env.default_params, env=env, num_steps=4)
+
+
+def test_keys_of_another_number_of_steps():
+    env = funrl.envs.make("CartPole-v1")
+    actor = acting.start(random.key(0), env=env, num_envs=2)
+    keys = random.split(random.key(1), (5, 2, 3))
+    _, one = rollout(None, random.key(1), actor, env.default_params, env=env, num_steps=5)
+    _, other = rollout(None, keys, actor, env.default_params, env=env, num_steps=5)
+    same(one, other, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"rollout: key: expected one key \[\], or those of all steps \[4, 2, 3\], got \[5, 2, 3\]"):
+        rollout(None, keys, actor, env.default_params, env=env, num_steps=4)

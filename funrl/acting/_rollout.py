@@ -54,7 +54,7 @@ def rollout(
         TypeError: if ``act`` is neither a function nor a StatefulPolicy, or ``actor`` neither an ActorState nor what
             ``env.reset`` returned.
         ValueError: if ``num_steps`` is less than 1, ``actor`` is not batched as ``env`` is, a recurrent policy has no memory there, or the
-            reward is not one number for each environment.
+            reward is not one number for each environment, or the keys are not those of these steps.
 
     Example:
         >>> import torch, funrl
@@ -76,6 +76,9 @@ def rollout(
     lanes = shape[len(batch_shape(env)) :]
     # All keys at once, as splits inside the loop make the program slower to compile and to run. Separate tensors are read fastest.
     keys = key if key.ndim else random.split(key, (num_steps, *lanes, 3))
+    if keys.shape != (num_steps, *lanes, 3):
+        expected = f"one key [], or those of all steps {[num_steps, *lanes, 3]}"
+        _check.fail(ValueError, "rollout: key", expected, list(keys.shape), "split one with funrl.random.split")
     keys = tuple(each.contiguous() for each in keys.unbind(-1))
     env_params = _pack(env_params)
 
