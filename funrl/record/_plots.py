@@ -119,8 +119,7 @@ def draw_curves(
         steps, returns = in_windows(steps, returns)
         num_agents = returns.shape[1]
         scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
-        # A path that the locale cannot decode contains surrogates, which cannot be drawn.
-        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        shown = drawable(name)
         label = f"{shown} ({num_agents} agents)" if num_agents > 1 else shown
         colour = f"C{number}"
         axes.plot(steps, interquartile_mean(scores[:, 0]).numpy(), color=colour, linewidth=2.0, label=label)
@@ -133,6 +132,11 @@ def draw_curves(
         title=title,
     )
     axes.legend(loc="best", frameon=False)
+
+
+def drawable(text: str) -> str:
+    """Return a text as it can be drawn: a path that the locale cannot decode contains surrogates, which cannot."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def by_update(what: str, metrics: Mapping[str, np.ndarray], column: str = "episode_return") -> tuple[np.ndarray, np.ndarray]:

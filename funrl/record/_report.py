@@ -16,7 +16,7 @@ from funrl import random
 from funrl._files import write_atomic
 from funrl.acting import Evaluation
 from funrl.record._aggregate import bootstrap_interval
-from funrl.record._plots import by_update, draw_curves, figure_of, in_windows
+from funrl.record._plots import by_update, draw_curves, drawable, figure_of, in_windows
 
 _KINDS = {".mp4": "video/mp4", ".gif": "image/gif", ".png": "image/png"}
 # The columns of metrics.csv that have a place of their own in a report, or say which row it is.
@@ -195,7 +195,7 @@ def _speed(runs: Mapping[str, RunRecord]) -> Any:
         steps, seconds = in_windows(steps, seconds[:, :1])
         spent = np.diff(seconds[:, 0])
         rate = np.diff(steps) * run.config.get("num_agents", 1) / np.where(spent > 0, spent, np.nan)
-        axes[0].plot(steps[1:], rate, label=_drawn(name), linewidth=1.2)
+        axes[0].plot(steps[1:], rate, label=drawable(name), linewidth=1.2)
     axes[0].set(xlabel="environment steps of an agent", ylabel="steps per second")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(loc="best", frameon=False)
@@ -214,7 +214,7 @@ def _metrics(runs: Mapping[str, RunRecord], names: list[str]) -> Any:
             if values.shape[1] > 1 and len(steps):
                 low, high = np.quantile(values, (0.25, 0.75), axis=1)
                 ax.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-        ax.set_title(_drawn(name), fontsize=9)
+        ax.set_title(drawable(name), fontsize=9)
         ax.tick_params(labelsize=7)
     return figure
 
@@ -245,9 +245,5 @@ def _film(name: str, path: Path) -> str:
     return f"<figure>{shown}<figcaption>{_escaped(name)}: {_escaped(path.name)}</figcaption></figure>"
 
 
-def _drawn(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _escaped(text: str) -> str:
-    return html.escape(_drawn(str(text)))
+    return html.escape(drawable(str(text)))
