@@ -19,6 +19,7 @@ __all__ = [
     "Actor",
     "Apply",
     "Evaluate",
+    "GoalReward",
     "Init",
     "Key",
     "Loss",
@@ -54,6 +55,12 @@ class Act(Protocol):
     """
 
     def __call__(self, params: Params, key: Key, observation: Observation, /) -> tuple[Action, Mapping[str, Any]]: ...
+
+
+class GoalReward(Protocol):
+    """The reward for a goal: ``reward(achieved_goal, goal, action) -> (reward [], terminated [])``, of single goals."""
+
+    def __call__(self, achieved_goal: torch.Tensor, goal: torch.Tensor, action: Action, /) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Init(Protocol):

@@ -106,10 +106,6 @@ Metrics of impala:
 
     importance_ratio    mean ratio of the probabilities of the actions, learned policy over acting policy
 
-Metrics of crossq, ddpg, dqn, redq, sac, sac_discrete, td3:
-
-    learning_rate       learning rate of this update; missing with an optimizer of the user's own
-
 Metrics of crossq, ddpg, dqn, pqn, redq, sac, sac_discrete, td3:
 
     critic_loss         loss of the action values Q(s, a)

@@ -66,9 +66,14 @@ def returns(state: Episodes, samples: Transition) -> torch.Tensor:
         >>> returns(start(torch.zeros(1)), samples)[:, 0]
         tensor([1., 2., 1.])
     """
+    return _returns(_resumed(state, samples.place), samples)
+
+
+def _returns(state: Episodes, samples: Transition) -> torch.Tensor:
+    """Return the sums of :func:`returns` from a state that has the running episodes of the first step."""
     done = samples.done
     begins = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
-    return running_sum(samples.reward, begins, _resumed(state, samples.place).running_return)
+    return running_sum(samples.reward, begins, state.running_return)
 
 
 def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, torch.Tensor]]:
@@ -95,8 +100,8 @@ def record(state: Episodes, samples: Transition) -> tuple[Episodes, dict[str, to
         >>> metrics["episode_return"], metrics["episodes"], state.running_return
         (tensor(2.), tensor(1), tensor([1.]))
     """
-    sums, done = returns(state, samples), samples.done
-    state = _resumed(state, samples.place)
+    state, done = _resumed(state, samples.place), samples.done
+    sums = _returns(state, samples)
     time = torch.arange(done.shape[0], device=done.device).unsqueeze(1)
     last_end = torch.where(done, time, -1).cummax(0).values
     before = torch.cat([torch.full_like(last_end[:1], -1), last_end[:-1]])

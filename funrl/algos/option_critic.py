@@ -17,7 +17,7 @@ from funrl.algos._state import ActorParams
 from funrl.algos.images import above, check_observations, encoder
 from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.env import AnyEnv, Transition
-from funrl.losses import OptionBatch, option_critic_loss
+from funrl.losses import OptionBatch, option_critic_loss, take
 from funrl.optim import Optimizer
 from funrl.policies import StatefulPolicy
 from funrl.returns import gae
@@ -169,7 +169,7 @@ def _prepare(nets: _Networks, params: Any, samples: Transition, hparams: OptionC
     """Return the rows to learn from: advantages and targets of the options that acted, and what another option would have gained."""
     option = samples.extras["option"]
     both = nets.values(params, tree.stack([samples.observation, samples.next_observation]))
-    value, continued = _of(option.expand(2, *option.shape), both)
+    value, continued = take(both, option.expand(2, *option.shape))
     chosen = (1 - hparams.epsilon) * both[1].max(-1).values + hparams.epsilon * both[1].mean(-1)
     beta = nets.termination(params, samples.next_observation, option)
     arrival = (1 - beta) * continued + beta * chosen
@@ -204,15 +204,14 @@ def _networks(config: OptionCriticConfig, env: AnyEnv) -> _Networks:
         return parts["value"].apply(params["value"], observation)
 
     def termination(params: dict[str, Any], observation: Any, option: torch.Tensor) -> torch.Tensor:
-        return _of(option, parts["termination"].apply(params["termination"], observation)).sigmoid()
+        return take(parts["termination"].apply(params["termination"], observation), option).sigmoid()
 
     def policy(params: dict[str, Any], observation: Any, option: torch.Tensor) -> Any:
         output = parts["policy"].apply(params["policy"], observation)
-        index = option[..., None, None].expand(*option.shape, 1, output.shape[-1])
-        return head.distribution(output.gather(-2, index).squeeze(-2), params.get("log_std"))
+        return head.distribution(take(output, option), params.get("log_std"))
 
     def all_of(params: dict[str, Any], observation: Any, option: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        value = _of(option, values(params, observation))
+        value = take(values(params, observation), option)
         return policy(params, observation, option), value, termination(params, observation, option)
 
     def choose(params: Any, key: torch.Tensor, option: Any, observation: Any, reset: torch.Tensor, epsilon: Any) -> torch.Tensor:
@@ -222,11 +221,6 @@ def _networks(config: OptionCriticConfig, env: AnyEnv) -> _Networks:
         return torch.where(random.bernoulli(stop_key, termination(params, observation, option)) | reset, new, option)
 
     return _Networks(init, values, termination, policy, all_of, choose)
-
-
-def _of(option: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return the entries [...] of x [..., K] that belong to the options [...]."""
-    return x.gather(-1, option[..., None]).squeeze(-1)
 
 
 def _check_config(config: OptionCriticConfig, env: AnyEnv) -> None:

@@ -1,6 +1,5 @@
 """Hindsight: transitions that are drawn with goals that their episodes achieved."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +9,8 @@ from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batc
 from funrl.buffers._episodes import done
 from funrl.buffers._ring import append, check_items, memory, rows, slots, start
 from funrl.buffers._writing import FRESH, Write
+from funrl.typing import GoalReward
 
-GoalReward = Callable[[torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, torch.Tensor]]
 _STRATEGIES = ("future", "final", "episode")
 _OBSERVATIONS = ("observation", "next_observation")
 _PARTS = ("observation", "achieved_goal", "desired_goal")

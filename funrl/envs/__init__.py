@@ -17,7 +17,7 @@ from funrl.envs._deep_sea import deep_sea
 from funrl.envs._four_rooms import four_rooms
 from funrl.envs._frozen_lake import frozen_lake, frozen_lake_8x8
 from funrl.envs._goal_point_robot import goal_point_robot
-from funrl.envs._goals import goal_reward
+from funrl.envs._goals import goal_reward, reach as reach
 from funrl.envs._grid_rules import grid_rules
 from funrl.envs._maze import maze
 from funrl.envs._memory_chain import memory_chain

@@ -1,14 +1,12 @@
 """The interface of environments with goals, as gymnasium's ``GoalEnv`` has it: observations, and the reward for any goal."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl.env import AnyEnv
 from funrl.spaces import Box, Dict
-
-GoalReward = Callable[[torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, torch.Tensor]]
+from funrl.typing import GoalReward
 
 
 def spaces_of(size: int, low: float, high: float) -> Dict:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from funrl.losses._checks import detach, fields
+from funrl.losses._dqn import take
 
 
 def decision_transformer_loss(
@@ -62,7 +63,7 @@ def decision_transformer_loss(
     else:
         if output.shape[:-1] != rows.action.shape:
             raise ValueError(f"{what}: apply: expected logits {[*rows.action.shape, 'A']}, got {list(output.shape)}")
-        each = -output.log_softmax(-1).gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)
+        each = -take(output.log_softmax(-1), rows.action)
     count = mask.to(each.dtype).sum().clamp(min=1.0)
     loss = torch.where(mask, each, 0.0).sum() / count
     return loss, {"actor_loss": detach(loss)}

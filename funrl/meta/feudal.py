@@ -25,6 +25,7 @@ from funrl.algos import (
     start_actor,
 )
 from funrl.env import Env, Transition
+from funrl.envs import reach
 from funrl.policies import StatefulPolicy
 from funrl.spaces import Box, Dict, Discrete
 from funrl.transforms import VecNormParams
@@ -233,7 +234,7 @@ def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achie
         return state, timestep.replace(observation=_with_goal(achieved, timestep.observation, goals[0].to(timestep.reward)))
 
     def reward(x: torch.Tensor, goal: torch.Tensor, action: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return _reach(config, x, goal)
+        return reach(x, goal, config.goal_radius)
 
     names = ("num_envs", "num_updates", "batch_size", "num_cells", "activation")
     shared = {name: getattr(config, name) for name in names}
@@ -303,14 +304,9 @@ def _for_worker(config: FeudalConfig, samples: Transition, goals: torch.Tensor, 
     goal = torch.func.vmap(torch.func.vmap(lambda index: _pick(goals.to(samples.reward), index)))(samples.extras["goal"])
     see = torch.func.vmap(torch.func.vmap(lambda x, g: _with_goal(achieved, x, g)))
     observation, after = see(samples.observation, goal), see(samples.next_observation, goal)
-    reward, reached = torch.func.vmap(torch.func.vmap(lambda x, g: _reach(config, x, g)))(after["achieved_goal"], goal)
+    reward, reached = torch.func.vmap(torch.func.vmap(lambda x, g: reach(x, g, config.goal_radius)))(after["achieved_goal"], goal)
     rows = Transition(observation, samples.action, reward, reached, samples.done, after, {}, samples.place)
     return rows, reached.to(reward.dtype).mean()
-
-
-def _reach(config: FeudalConfig, x: torch.Tensor, goal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    reached = (x - goal).square().sum() < config.goal_radius**2
-    return reached.to(x.dtype) - 1, reached
 
 
 def _with_goal(achieved: Achieved, observation: Any, goal: torch.Tensor) -> dict[str, Any]:
