@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._origins import is_transposed
+from funrl.compiler._lowerings._origins import before_transposition
 from funrl.compiler._lowerings._table import constant, lowers, torch_dtype
 
 aten = torch.ops.aten
@@ -37,8 +37,10 @@ def product(a: Any, b: Any, contracted: tuple[int, int], batched: int = 0) -> An
 
     The first ``batched`` dimensions belong together. Half precision gives float32, which the table rounds once.
     """
-    if is_transposed(a) and a.ndim == b.ndim == batched + 2 and contracted == (batched + 1, batched) and b.shape[-1] < a.shape[-2]:
-        return _transposed_product(a, b, contracted, batched)
+    if a.ndim == b.ndim == batched + 2 and contracted == (batched + 1, batched) and b.shape[-1] < a.shape[-2]:
+        rows = before_transposition(a)
+        if rows is not None:
+            return _transposed_product(rows, b, batched)
     return _dot(a, b, contracted, batched)
 
 
@@ -48,14 +50,15 @@ def _dot(a: Any, b: Any, contracted: tuple[int, int], batched: int) -> Any:
     return lax.dot_general(wide(a), wide(b), numbers, precision=lax.Precision.HIGHEST)
 
 
-def _transposed_product(a: Any, b: Any, contracted: tuple[int, int], batched: int) -> Any:
-    """Compute the product as the transpose of ``b' a'``, which is 1.3 to 6 times as fast where ``b`` has few columns.
+def _transposed_product(rows: Any, b: Any, batched: int) -> Any:
+    """Return ``rows' b`` as the transpose of ``b' rows``, which is 1.3 to 6 times as fast where ``b`` has few columns.
 
     The gradient of a layer's weights is such a product: of outputs [rows, M], transposed, and inputs [rows, N]. XLA's product of a
-    transposed matrix is vectorised over the columns of the second one. The barrier keeps XLA from exchanging them again.
+    transposed matrix is vectorised over the columns of the second one. The barrier keeps XLA from exchanging them again. A transposition
+    in the program would be computed in the loops of a product with one column.
     """
-    ab = lax.optimization_barrier(_dot(b, a, contracted[::-1], batched))
-    return lax.transpose(ab, (*range(batched), batched + 1, batched))
+    transposed = lax.optimization_barrier(_dot(b, rows, (batched, batched), batched))
+    return lax.transpose(transposed, (*range(batched), batched + 1, batched))
 
 
 def _plus(out: Any, c: Any, ab: Any, beta: float, alpha: float) -> Any:

@@ -39,15 +39,19 @@ def note_count(x, start, step):
     _note(x, "count", start, step)
 
 
-def note_transposed(x, order):
-    """Note that ``x`` is an array with its dimensions in another order."""
-    _note(x, "transposed", order)
+def note_transposed(x, source, order):
+    """Note that ``x`` is ``source`` with its dimensions in another order."""
+    _note(x, "transposed", source, order)
 
 
-def is_transposed(x):
-    """Return whether the last two dimensions of ``x`` were exchanged, so that the last is not the one that is dense in memory."""
+def before_transposition(x):
+    """Return ``x`` with its last two dimensions exchanged, if its last dimension is not the one that is dense in memory, else None."""
     how, *origin = _origin(x)
-    return how == "transposed" and origin[0][-1] == x.ndim - 2
+    if how != "transposed" or origin[1][-1] != x.ndim - 2:
+        return None
+    source, order = origin
+    order = (*order[:-2], order[-1], order[-2])
+    return source if order == tuple(range(x.ndim)) else lax.transpose(source, order)
 
 
 def spread(x):

@@ -70,7 +70,7 @@ def transposed(x, order):
     if order == tuple(range(x.ndim)):
         return x
     result = lax.transpose(x, order)
-    note_transposed(result, order)
+    note_transposed(result, x, order)
     return result
 
 
