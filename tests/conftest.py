@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 
 # Of jax's CPU backend, which an oracle may start before a program of ours does, with as many threads as there are cores.
 os.environ.setdefault("PJRT_NPROC", "1")
@@ -10,6 +11,7 @@ import funrl  # isort: skip  (before torch: see funrl/__init__.py)
 import pytest
 import torch
 
+from tests import preloaded
 from tests.registry import ALGORITHMS
 
 # One thread a test process; FUNRL_TEST_THREADS=2 shows what holds for one number of threads only.
@@ -32,3 +34,18 @@ def algorithm():
 def program(algorithm):
     """``program(kind)``: compiled vmap(algo.step) of ``algorithm(kind)``; each is made once a session."""
     return functools.cache(lambda kind: funrl.compile(torch.func.vmap(algorithm(kind).step), backend="aot_eager"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def preloaded_workers():
+    """Workers of collectors start from a process that has the imports, where a test does not ask for ``fresh_workers``."""
+    with pytest.MonkeyPatch.context() as patch:
+        preloaded.use(patch.setattr)
+        yield
+
+
+@pytest.fixture
+def fresh_workers(monkeypatch):
+    """Workers of collectors start as users' do: each a Python of its own, which takes seconds."""
+    for module in (funrl.collectors._pool, funrl.distributed._launch):
+        monkeypatch.setattr(module, "subprocess", subprocess)

@@ -1,7 +1,6 @@
 import errno
 import math
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from funrl import checkpoint, tree
 from funrl.checkpoint import CheckpointError
+from tests import preloaded
 
 
 @tree.dataclass
@@ -282,7 +282,7 @@ def test_a_disk_without_room_keeps_the_checkpoint_before(tmp_path):
     """The kernel itself refuses to write on, in the middle of the file."""
     checkpoint.save(torch.zeros(10_000), tmp_path / "state", {"update": 1})
     checkpoint.save_kept(tmp_path, 1, torch.zeros(10_000), keep=1)
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100)
+    done = preloaded.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout.split() == [str(errno.EFBIG)] * 2, done.stderr
     assert sorted(os.listdir(tmp_path)) == ["state", "step-000000000001"]
     for name in os.listdir(tmp_path):

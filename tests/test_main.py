@@ -13,6 +13,7 @@ import torch
 
 from funrl import algos, checkpoint, envs, random, record, runs, training, transforms, tree
 from funrl.__main__ import _num_envs, main
+from tests import preloaded
 from tests.record import drifter
 
 TINY = [f"--set={option}" for option in ("num_envs=2", "num_steps=8", "num_epochs=1", "num_minibatches=2", "num_cells=8")]
@@ -629,17 +630,17 @@ def test_a_killed_run_of_ppo_ends_bit_equal(tmp_path):
         return [sys.executable, "-m", "funrl", "train", "ppo", "--env=CartPole-v1", *options, *more]
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = functools.partial(subprocess.run, capture_output=True, text=True, timeout=300, env=environment)
-    whole = done(command("whole"))
+    options = dict(capture_output=True, text=True, timeout=300, env=environment)
+    whole = subprocess.run(command("whole"), **options)
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(command("run"), stderr=subprocess.DEVNULL, env=environment)
+    process = preloaded.Popen(command("run"), stderr=subprocess.DEVNULL, env=environment)
     metrics = tmp_path / "run" / "metrics.csv"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 2000):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 0 < training.load_run(tmp_path / "run").updates < 312
-    resumed = done(command("run", "--resume"))
+    resumed = preloaded.run(command("run", "--resume"), **options)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.split("; ")[-1] == whole.stdout.split("; ")[-1]
     one, other = (training.load_run(tmp_path / name) for name in ("whole", "run"))
@@ -654,7 +655,7 @@ def test_a_killed_run_of_ppo_ends_bit_equal(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c(tmp_path):
     command = [sys.executable, "-m", "funrl", "train", "ppo", "--env=CartPole-v1", "--total-steps=1e8", *TINY, f"--out={tmp_path / 'run'}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    process = preloaded.Popen(command, stderr=subprocess.PIPE, text=True)
     state = tmp_path / "run" / "checkpoint" / "state"
     while process.poll() is None and not state.exists():
         time.sleep(0.01)

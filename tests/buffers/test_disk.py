@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from funrl import buffers, random, tree
+from tests import preloaded
 
 EXAMPLE = {"n": torch.tensor(0), "x": torch.zeros(300)}
 FACTORIES = {"uniform": buffers.uniform, "prioritized": buffers.prioritized}
@@ -174,7 +175,7 @@ while True:
 
 def start(folder, factory="uniform"):
     program = WRITER.format(tests=os.path.dirname(__file__), folder=str(folder), factory=factory)
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    process = preloaded.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     return process
 
@@ -214,7 +215,7 @@ def dying(*arguments):
 journal._write_at = dying
 buffer.extend(state, rows(80, 20))
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=100).returncode == -signal.SIGKILL
+    assert preloaded.run([sys.executable, "-c", program], timeout=100).returncode == -signal.SIGKILL
     buffer = buffers.in_place(buffers.uniform(50, storage=buffers.files(tmp_path)))
     with pytest.warns(UserWarning, match="the writing of 20 rows was cut off: they are lost, and 20 old rows in their places"):
         state = buffers.reopen(buffer, EXAMPLE)

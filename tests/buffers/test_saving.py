@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from funrl import buffers, random, tree
+from tests import preloaded
 
 ITEM = {"x": torch.zeros(3), "n": torch.tensor(0)}
 STEP = {"x": torch.zeros(2, 3), "n": torch.zeros(2, dtype=torch.int64), "done": torch.zeros(2, dtype=torch.bool)}
@@ -102,7 +103,7 @@ while True:
 """
     buffer = buffers.uniform(100_000)
     for attempt in range(4):
-        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        with preloaded.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             try:
                 process.wait(0.05 * attempt + 0.02)

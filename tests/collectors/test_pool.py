@@ -1,5 +1,6 @@
 """Faults: each is an error that names worker and environment, and none leaves a process or memory behind."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -10,9 +11,16 @@ import pytest
 
 from funrl import collectors
 from funrl.env import HostError
+from tests import preloaded
 from tests.collectors.toys import odd
 
 SIZES = dict(frames_per_batch=24, total_frames=240)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def server():
+    """Before tests that count what is open."""
+    preloaded.server()
 
 
 def alive(process):
@@ -62,6 +70,7 @@ def test_faults_name_worker_and_environment(fault, message, seconds):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_workers")
 @pytest.mark.parametrize("fault", ["dies", pytest.param("hangs", marks=pytest.mark.nightly)])
 def test_a_worker_lost_in_mid_batch_is_replaced(fault, tmp_path):
     """It dies in its third step, once; all is as if it had not."""
@@ -150,8 +159,9 @@ for batch in collector:
 
 
 def learner(phase, kind):
-    """Return a process in a phase, and its workers' ids."""
-    process = subprocess.Popen([sys.executable, "-c", LEARNER, phase, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """Return a process in a phase, and its workers' ids. Only one whose workers start, which takes time, starts itself."""
+    start = subprocess.Popen if phase == "starting" else functools.partial(preloaded.Popen, nested=True)
+    process = start([sys.executable, "-c", LEARNER, phase, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     if phase == "starting":
         deadline = time.monotonic() + 60

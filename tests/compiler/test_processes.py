@@ -16,6 +16,7 @@ import torch
 from torch.func import grad, vmap
 
 from funrl import compiler, scan, tree
+from tests import preloaded
 from tests.support import same
 
 HAS_JAX = compiler._backends.has_jax()
@@ -30,9 +31,9 @@ def forgotten():
     compiler.clear()
 
 
-def child(script, *args, env=(), code=0, seconds=300):
+def child(script, *args, env=(), code=0, seconds=300, run=subprocess.run):
     """Run a script in a Python of its own, within seconds; return what it printed."""
-    result = subprocess.run(
+    result = run(
         [sys.executable, "-c", script, *map(str, args)],
         capture_output=True,
         text=True,
@@ -148,7 +149,7 @@ assert abs(queue.get(timeout=30) - ref.sum().item()) < 1e-2
 process.join()
 assert torch.equal(f(x), ref)
 """
-    child(script, backend, threads)
+    child(script, backend, threads, run=preloaded.run)
 
 
 @backends
@@ -297,11 +298,12 @@ state = step((torch.zeros(200, 200), torch.ones(3)), torch.ones(200))  # the pro
 """
     env = {"FUNRL_CACHE": str(tmp_path)}
     assert child(script, env=env).strip() == "['tracing', 'lowering', 'compiling', '']"
-    assert child(script, env=env).strip() == "['tracing', 'loading', '']"
+    again = functools.partial(child, script, run=preloaded.run)
+    assert again(env=env).strip() == "['tracing', 'loading', '']"
     for entry in (tmp_path / "xla").iterdir():
         entry.write_bytes(entry.read_bytes()[:-100])
-    assert child(script, env=env).strip() == "['tracing', 'lowering', 'compiling', '']"
-    assert child(script, env={"FUNRL_CACHE": "0"}).strip() == "['tracing', 'lowering', 'compiling', '']"
+    assert again(env=env).strip() == "['tracing', 'lowering', 'compiling', '']"
+    assert again(env={"FUNRL_CACHE": "0"}).strip() == "['tracing', 'lowering', 'compiling', '']"
 
 
 # jax's settings stay -------------------------------------------------------------------------------------------------------------------------

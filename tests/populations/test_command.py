@@ -1,7 +1,6 @@
 """``python -m funrl sweep``, whole, broken, and with bad input."""
 
 import signal
-import subprocess
 import sys
 import time
 
@@ -10,6 +9,7 @@ import pytest
 
 from funrl import algos, populations, random, record, training
 from funrl.__main__ import main
+from tests import preloaded
 from tests.populations import climber
 
 KEY = random.key(11)
@@ -130,7 +130,7 @@ def killed(out, method, times):
     chance, deaths = np.random.default_rng(), 0
     for number in range(times + 1):
         again = ["resume"] if (out / "sweep.json").exists() else []
-        process = subprocess.Popen([sys.executable, "-c", code, str(out), method, *again])
+        process = preloaded.Popen([sys.executable, "-c", code, str(out), method, *again])
         if number < times:
             states = [out / f"chunk-00{i}" / "checkpoint" / "state" for i in range(2)]
             seen = [x.stat().st_mtime_ns if x.exists() else None for x in states]

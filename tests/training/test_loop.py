@@ -15,6 +15,7 @@ from funrl import algos, checkpoint, compiler, envs, random, record, runs, train
 from funrl.checkpoint import CheckpointError
 from funrl.training import Diverged, RunError
 from funrl.training._log import sparkline
+from tests import preloaded
 from tests.record.drifter import DrifterState, algorithm
 from tests.support import compilations
 
@@ -306,7 +307,7 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, resum
                 train(90, out=tmp_path / "run", resume=resume)
             if resume:  # from another process too
                 command = [sys.executable, "-c", SECOND, str(tmp_path / "run"), str(resume)]
-                found.append(subprocess.run(command, capture_output=True, text=True, timeout=500))
+                found.append(preloaded.run(command, capture_output=True, text=True, timeout=500))
 
     whole = train(50, out=tmp_path / "run", hooks=[hook])
     assert all(x.returncode == 1 and f"run: process {os.getpid()} is training there" in x.stderr for x in found) and len(found) == resume
@@ -322,7 +323,7 @@ def test_a_lock_ends_with_its_process_and_not_with_one_that_it_forked(tmp_path):
         "    if not os.fork(): time.sleep(100)\n"
         "    print('held', flush=True); time.sleep(100)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    holder = preloaded.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunError, match=f"process {holder.pid} is training there"):
@@ -579,7 +580,7 @@ def test_kill_at_random_moments(tmp_path):
     state_file, seen = tmp_path / "checkpoint" / "state", None
     for kills in range(5):
         again = ["resume"] if (tmp_path / "config.json").exists() else []
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), *again], stderr=subprocess.PIPE)
+        process = preloaded.Popen([sys.executable, "-c", KILLED, str(tmp_path), *again], stderr=subprocess.PIPE)
         if kills < 4:
             while (not state_file.exists() or state_file.stat().st_mtime_ns == seen) and process.poll() is None:
                 time.sleep(0.001)
@@ -611,7 +612,7 @@ training.train(algorithm(width=5_000), random.key(5), 90, out=sys.argv[1], evalu
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint_before(tmp_path):
     """The run can go on as if nothing had happened, once there is room."""
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    done = preloaded.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 1 and "OSError: [Errno 27] File too large" in done.stderr
     algo = algorithm(width=5_000)
     state, meta = checkpoint.load(tmp_path / "checkpoint" / "state", algo.init(KEY))

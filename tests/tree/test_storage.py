@@ -1,7 +1,6 @@
 import json
 import os
 import resource
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,7 @@ import safetensors.torch
 import torch
 
 from funrl import buffers, checkpoint, nn, tree
+from tests import preloaded
 
 
 @tree.dataclass
@@ -178,7 +178,7 @@ def test_writing_follows_no_link_out_of_the_folder(tmp_path):
 def test_maps_share_what_is_written(tmp_path):
     value = tree.memmap({"a": torch.zeros(3), "b": torch.tensor([True])}, tmp_path / "m")
     program = f"from funrl import tree; tree.load_memmap({str(tmp_path / 'm')!r})['a'][1] = 7"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
+    preloaded.run([sys.executable, "-c", program], check=True, timeout=100)
     assert value["a"].tolist() == [0, 7, 0]
     assert str(tmp_path) in tree.describe(value).splitlines()[0]
 
