@@ -1,9 +1,11 @@
-"""Offline learners: gradient steps a second beside d3rlpy, memory, what they reach on Pendulum, and RLPD beside SAC.
+"""Offline learners: gradient steps a second beside d3rlpy, memory, what they reach, and learning that goes on in the environment.
 
     python -m benchmarks.offline speed --peers PYTHON     # an interpreter that has d3rlpy
     python -m benchmarks.offline memory
-    python -m benchmarks.offline learn --peers PYTHON
-    python -m benchmarks.offline online
+    python -m benchmarks.offline learn --peers PYTHON     # Pendulum
+    python -m benchmarks.offline hopper --peers PYTHON    # Hopper-v5: one that has mujoco, too
+    python -m benchmarks.offline online                   # RLPD beside SAC
+    python -m benchmarks.offline calibrated               # Cal-QL and CQL before and after the switch
 
 Each appends its rows to ``benchmarks/results/offline.md``. Rates are of CPU time with one thread, so that other processes of the machine
 count less; d3rlpy runs in a process of its own, on the same arrays.
@@ -31,23 +33,27 @@ d3rlpy.seed(told["seed"])
 file = np.load(told["data"])
 data = d3rlpy.dataset.MDPDataset(file["observations"], file["actions"], file["rewards"], file["terminals"], file["timeouts"])
 encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=told["cells"])
-kinds = {"td3_bc": d3rlpy.algos.TD3PlusBCConfig, "iql": d3rlpy.algos.IQLConfig, "bc": d3rlpy.algos.BCConfig, "cql": d3rlpy.algos.CQLConfig}
+kinds = {"td3_bc": d3rlpy.algos.TD3PlusBCConfig, "iql": d3rlpy.algos.IQLConfig, "bc": d3rlpy.algos.BCConfig}
 nets = ("encoder_factory",) if told["name"] == "bc" else ("actor_encoder_factory", "critic_encoder_factory")
 nets += ("value_encoder_factory",) if told["name"] == "iql" else ()
-algo = kinds[told["name"]](batch_size=told["batch"], **{name: encoder for name in nets}, **told["options"]).create(device="cpu:0")
+scalers, reach = {}, np.full(file["actions"].shape[1], told["reach"], np.float32)
+if told["reach"] != 1.0:  # its policies act in [-1, 1]
+    scalers["action_scaler"] = d3rlpy.preprocessing.MinMaxActionScaler(minimum=-reach, maximum=reach)
+if told["name"] == "td3_bc" and told["episodes"]:
+    scalers["observation_scaler"] = d3rlpy.preprocessing.StandardObservationScaler()
+config = kinds[told["name"]](batch_size=told["batch"], **scalers, **{name: encoder for name in nets}, **told["options"])
+algo = config.create(device="cpu:0")
 algo.build_with_dataset(data)
-buffer = data
-update = lambda: algo.update(buffer.sample_transition_batch(told["batch"]))
+update = lambda: algo.update(data.sample_transition_batch(told["batch"]))
 for _ in range(20):
     update()
 start = time.process_time()
 for _ in range(told["updates"]):
     update()
 rate = told["updates"] / (time.process_time() - start)
-states = np.asarray(told.get("states", np.zeros((1, file["observations"].shape[1]))), np.float32)
-if told.get("episodes"):
+if told["episodes"]:
     import gymnasium
-    env, total = gymnasium.make("Pendulum-v1"), []
+    env, total = gymnasium.make(told["env"]), []
     for i in range(told["episodes"]):
         x, _ = env.reset(seed=1000 * told["seed"] + i)
         done, score = False, 0.0
@@ -61,13 +67,16 @@ else:
 """
 
 
+PLAIN = {"seed": 0, "options": {}, "reach": 1.0, "episodes": 0, "env": "Pendulum-v1"}
+
+
 def peer(python: str, arrays: dict, **told) -> dict:
     """Run d3rlpy, and return what it measured."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/data.npz", **arrays)
-        told = json.dumps({"seed": 0, "options": {}, "batch": BATCH, "cells": list(WIDE), **told, "data": f"{folder}/data.npz"})
+        told = json.dumps({**PLAIN, "batch": BATCH, "cells": list(WIDE), **told, "data": f"{folder}/data.npz"})
         done = subprocess.run([python, "-c", PEER, told], capture_output=True, text=True, cwd=folder)
     if done.returncode:
         raise SystemExit(f"benchmarks.offline: d3rlpy: {done.stderr[-2000:]}")
@@ -198,95 +207,94 @@ def pendulum_data(steps: int):
     return env, offline.datasets.from_replay(sac, state), score(sac.greedy), score(None)
 
 
+def trained(algo, updates: int, agents: int = 5):
+    """Return the states of agents after gradient steps, as one program in one thread."""
+    import torch
+
+    import funrl
+    from funrl import random
+
+    keys = random.split(random.key(3), agents)
+    step, states = funrl.compile(torch.func.vmap(algo.step), donate=1, threads=1), torch.func.vmap(algo.init)(keys)
+    for i in range(updates // algo.config.num_updates):
+        states, _ = step(torch.func.vmap(random.fold_in, (0, None))(keys, torch.tensor(i)), states)
+    return states
+
+
+def shown(scores) -> str:
+    """Return the mean of scores, and the lowest and the highest one."""
+    scores = [float(x) for x in scores]
+    return f"{sum(scores) / len(scores):.0f} ({min(scores):.0f} to {max(scores):.0f})"
+
+
+def table(args: argparse.Namespace, env, data, learners: dict, shared: dict, told: dict) -> list[str]:
+    """Train learners and d3rlpy's on the same rows, and return a row for each: its options, its score, and the peer's."""
+    import funrl
+    from funrl import offline, random
+
+    rows = ["| | options | funrl | d3rlpy |", "|---|---|---|---|"]
+    theirs = {"temperature": "weight_temp"}
+    for name in args.only or learners:
+        algo = offline.make(name, env, data, **{**shared, **learners[name]})
+        found = funrl.training.evaluate_agents(algo, trained(algo, args.updates), random.key(4), 20, num_agents=5)
+        cell, rates = "", ("learning_rate",) if name == "bc" else ("actor_learning_rate", "critic_learning_rate")
+        if args.peers and name in ("bc", "td3_bc", "iql"):
+            options = {theirs.get(key, key): x for key, x in learners[name].items()} | {key: shared["learning_rate"] for key in rates}
+            fixed = {"name": name, "batch": shared["batch_size"], "cells": list(shared["num_cells"]), "options": options}
+            runs = [
+                peer(args.peers, arrays_of(data), seed=i, updates=args.updates, episodes=20, **fixed, **told) for i in range(args.seeds)
+            ]
+            cell = shown(run["score"] for run in runs)
+        options = ", ".join(f"{key} {x:g}" for key, x in learners[name].items())
+        rows.append(f"| {name} | {options} | {shown(found.episode_return.mean(1))} | {cell} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
 def learn(args: argparse.Namespace) -> None:
     """Train learners on Pendulum's medium-replay data, five seeds each, d3rlpy's on the same rows."""
     import torch
 
-    import funrl
-    from funrl import offline, random
+    from funrl import offline
 
     torch.set_num_threads(1)
     env, data, expert, by_chance = pendulum_data(args.steps)
-    ends = data.transition.truncated[data.end]
-    behavior = data.episode_return[ends].mean().item()
+    behavior = data.episode_return[data.transition.truncated[data.end]].mean().item()
     scaled = offline.datasets.scale_rewards(data, how="standardize")
     shared = {"num_cells": (64, 64), "batch_size": 128, "num_updates": 100, "learning_rate": 1e-3}
-    options = {
+    learners = {
         "bc": {},
+        "filtered_bc": {},
         "td3_bc": {"alpha": 10.0, "gamma": 0.95, "tau": 0.02},
-        "iql": {"temperature": 5.0, "gamma": 0.95},
+        "iql": {"temperature": 15.0, "expectile": 0.9, "gamma": 0.95},
         "rebrac": {"actor_beta": 0.05, "critic_beta": 0.05, "gamma": 0.95, "tau": 0.02},
-        "awac": {"temperature": 5.0, "gamma": 0.95},
+        "awac": {"temperature": 15.0, "gamma": 0.95},
         "edac": {"num_critics": 4, "gamma": 0.95, "tau": 0.02},
         "cql": {"penalty_weight": 0.5, "num_actions": 4, "gamma": 0.95, "actor_learning_rate": 1e-3, "tau": 0.02},
     }
-    theirs = {
-        "bc": {"learning_rate": 1e-3},
-        "td3_bc": {"alpha": 10.0, "gamma": 0.95, "tau": 0.02, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
-        "iql": {"weight_temp": 5.0, "gamma": 0.95, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
-    }
     rows = [
         f"{data.size:,} transitions of SAC as it learned; behaviour {behavior:.0f}, SAC at the end {expert:.0f}, random {by_chance:.0f}.",
-        f"Five seeds, {args.updates:,} gradient steps, 20 episodes each: mean (lowest to highest).",
+        f"Five seeds (d3rlpy: {args.seeds}), {args.updates:,} gradient steps, 20 episodes each: mean (lowest to highest).",
         "",
-        "| | funrl | d3rlpy |",
-        "|---|---|---|",
+        *table(args, env, scaled, learners, shared, {"reach": 2.0, "env": "Pendulum-v1"}),
     ]
-    for name in args.only or options:
-        algo = offline.make(name, env, scaled, **{**shared, **options[name]})
-        seeds = random.split(random.key(3), 5)
-        step, states = funrl.compile(torch.func.vmap(algo.step), donate=1, threads=1), torch.func.vmap(algo.init)(seeds)
-        for i in range(args.updates // 100):
-            states, _ = step(torch.func.vmap(random.fold_in, (0, None))(seeds, torch.tensor(i)), states)
-        found = funrl.training.evaluate_agents(algo, states, random.key(4), 20, num_agents=5).episode_return.mean(1)
-        cell = ""
-        if args.peers and name in theirs:
-            told = {"name": name, "batch": 128, "cells": [64, 64], "options": theirs[name], "updates": args.updates, "episodes": 20}
-            scores = [peer(args.peers, arrays_of(scaled), seed=seed, **told)["score"] for seed in range(5)]
-            cell = f"{sum(scores) / 5:.0f} ({min(scores):.0f} to {max(scores):.0f})"
-        rows.append(f"| {name} | {found.mean():.0f} ({found.min():.0f} to {found.max():.0f}) | {cell} |")
-        print(rows[-1], flush=True)
     keep("Pendulum, medium-replay", rows)
-
-
-def online(args: argparse.Namespace) -> None:
-    """Compare RLPD with SAC from nothing on Pendulum, and Cal-QL before and after it goes on in the environment."""
-    import torch
-
-    import funrl
-    from funrl import offline, random
-
-    torch.set_num_threads(1)
-    env, data, _, _ = pendulum_data(args.steps)
-    options = {"num_envs": 1, "num_steps": 32, "batch_size": 128, "num_cells": (64, 64), "gamma": 0.95, "learning_rate": 1e-3}
-    rlpd = {"num_critics": 4, "num_updates": 96, "policy_delay": 3, "learning_starts": 200}
-    runs = {
-        "SAC": (funrl.algos.sac.make(env, num_updates=32, learning_starts=200, **options), 4_000),
-        "RLPD": (offline.rlpd.make(env, data, **{**options, **rlpd}), 1_000),
-    }
-    rows = ["| | environment steps | return, mean of five seeds (lowest to highest) |", "|---|---|---|"]
-    for name, (algo, steps) in runs.items():
-        seeds = random.split(random.key(3), 5)
-        step, states = funrl.compile(torch.func.vmap(algo.step), donate=1, threads=1), torch.func.vmap(algo.init)(seeds)
-        for i in range(1, steps // 32 + 1):
-            states, _ = step(torch.func.vmap(random.fold_in, (0, None))(seeds, torch.tensor(i)), states)
-            if i * 32 in (992, 1_984, 4_000):
-                found = funrl.training.evaluate_agents(algo, states, random.key(4), 20, num_agents=5).episode_return.mean(1)
-                rows.append(f"| {name} | {i * 32:,} | {found.mean():.0f} ({found.min():.0f} to {found.max():.0f}) |")
-                print(rows[-1], flush=True)
-    keep("RLPD beside SAC, Pendulum", rows)
 
 
 def main() -> None:
     """Do what the command line asks for."""
+    from benchmarks import offline_online
+
+    parts = {"speed": speed, "memory": memory, "learn": learn, **offline_online.PARTS}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["speed", "memory", "learn", "online"])
+    parser.add_argument("what", choices=list(parts))
     parser.add_argument("--peers", help="an interpreter that has d3rlpy")
     parser.add_argument("--steps", type=int, default=6_400, help="environment steps of the data")
     parser.add_argument("--updates", type=int, default=4_000, help="gradient steps")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of d3rlpy")
     parser.add_argument("--only", action="append", help="a learner")
     args = parser.parse_args()
-    {"speed": speed, "memory": memory, "learn": learn, "online": online}[args.what](args)
+    parts[args.what](args)
 
 
 if __name__ == "__main__":

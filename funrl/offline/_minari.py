@@ -26,6 +26,9 @@ def minari(
 ) -> Dataset:
     """Read a Minari data set: one of the local folder of Minari by its name, or any by the path of its folder.
 
+    This is also how recordings of gymnasium's environments are read. Gymnasium 1 itself writes videos and statistics, but no steps; its
+    recorder is the wrapper ``minari.DataCollector``, whose ``create_dataset`` writes them in this form.
+
     Args:
         name: its name, such as ``"mujoco/hopper/medium-v0"``, which ``minari download`` fetches; or a folder.
         spaces: as for :func:`funrl.offline.datasets.from_transitions`; None: those of the data set.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.algos import Algorithm
 from funrl.populations._population import Population, PopulationState, sweep
 from funrl.populations._run import Chunk, chunk_size, chunks_of, programs, train_chunk
@@ -61,6 +61,7 @@ def successive_halving(
         raise ValueError("successive_halving: population: expected one whose agents do not exchange anything; sweep makes one")
     if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
         raise ValueError(f"successive_halving: eta: expected an integer of at least 2, got {eta!r}")
+    _check.integer("successive_halving: total_steps", total_steps, 1)
     updates = total_steps // population.algo.steps_per_update
     configurations = population.num_agents // population.num_seeds
     most = 1 + min(_log(configurations, eta), _log(max(updates, 1), eta))

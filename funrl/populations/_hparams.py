@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from funrl import algos, random, tree
+from funrl import _check, algos, random, tree
 from funrl._check import nearest
 from funrl.algos import Algorithm, State
 
@@ -94,7 +94,15 @@ def begin(algo: Algorithm, keys: torch.Tensor, hparams: Mapping[str, torch.Tenso
 
     Returns:
         A state with leaves [K, ...].
+
+    Raises:
+        ValueError: if a hyperparameter is unknown or static, or does not have one value for each key.
+        TypeError: if ``keys`` are no keys [K], or ``hparams`` no dict of tensors.
     """
+    check_names("begin", algo, _check.instance("begin: hparams", hparams, Mapping, "give tensors [K] by name", "a dict"))
+    _check.sized("begin: keys", _check.whole("begin: keys", keys, "make them with funrl.random.split(key, K)"), ("K",))
+    for name, x in hparams.items():
+        _check.sized(f"begin: hparams: {name}", _check.tensor(f"begin: hparams: {name}", x), tuple(keys.shape), of="keys")
     state = torch.func.vmap(lambda k, h: first_state(algo, k, h))(keys, dict(hparams))
     return tree.map(torch.clone, state)  # it will be donated, and may share tensors with the environment's default params
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -182,7 +182,7 @@ def _check(n: Any, period: Any, selection: Any, fraction: Any, explore: Any, fac
             raise ValueError(f"pbt: {name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
     if not 0 < fraction <= 0.5:
         raise ValueError(f"pbt: fraction: expected a number above 0 and at most 0.5, got {fraction!r}")
-    if len(factors) != 2 or not all(0 < x < math.inf for x in factors):
+    if not isinstance(factors, Sequence) or len(factors) != 2 or not all(0 < x < math.inf for x in factors):
         raise ValueError(f"pbt: factors: expected two finite numbers above 0, got {factors!r}")
     if not 0 <= probability <= 1:
         raise ValueError(f"pbt: resample_probability: expected a number from 0 to 1, got {probability!r}")

@@ -98,11 +98,11 @@ def run(
         >>> table.curves.shape, table.configuration, table.diverged
         ((4, 3), array([0, 0, 1, 1]), array([0, 0, 0, 0]))
     """
-    several = [populations] if isinstance(populations, Population) else list(populations)
+    several = [populations] if isinstance(populations, Population) else populations
     _check(several, key, total_steps)
+    if devices is not None and (isinstance(devices, str) or not isinstance(devices, Sequence) or not devices):
+        raise ValueError(f"run: devices: expected a list of at least one device, such as ['cuda:0', 'cuda:1'], got {devices!r}")
     places = _devices(key) if devices is None else [torch.device(x) for x in devices]
-    if not places:
-        raise ValueError("run: devices: expected at least one, got none")
     pieces = chunks_of(several, key, chunk_size(several, chunk, places[0]))
     lanes = programs(threads, backend)
     records: list[Records] = []
@@ -294,9 +294,10 @@ def _differing(algos: Iterable[Algorithm]) -> list[str]:
     return [name for name in shared if len({repr(getattr(config, name)) for config in configs}) > 1]
 
 
-def _check(populations: Sequence[Any], key: Any, total_steps: Any) -> None:
-    if not populations or not all(isinstance(p, Population) for p in populations):
-        got = "none" if not populations else next(type(p).__name__ for p in populations if not isinstance(p, Population))
+def _check(populations: Any, key: Any, total_steps: Any) -> None:
+    if not isinstance(populations, Sequence) or not populations or not all(isinstance(p, Population) for p in populations):
+        wrong = populations if isinstance(populations, Sequence) else [populations]
+        got = next((type(p).__name__ for p in wrong if not isinstance(p, Population)), "none")
         raise TypeError(f"run: populations: expected a Population or a list of them, got {got}; seeds, sweep and pbt make one")
     if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim:
         raise ValueError(f"run: key: expected a key, int64 [], got {tree.describe_leaf(key)}; funrl.random.key(seed) makes one")

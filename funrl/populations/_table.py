@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from funrl import _check
 from funrl._files import write_atomic
 
 
@@ -64,6 +65,7 @@ class Table(NamedTuple):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write :meth:`columns` as a CSV file, atomically; :func:`read_table` reads it. The history is not in it."""
+        _check.path("Table.save", path)
         columns = self.columns()
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -83,6 +85,7 @@ def read_table(path: str | os.PathLike) -> Table:
         The :class:`Table`, with an empty ``history``.
 
     Raises:
+        TypeError: if ``path`` is no path.
         ValueError: if it is no such file.
         OSError: if it cannot be read.
 
@@ -94,6 +97,7 @@ def read_table(path: str | os.PathLike) -> Table:
         ...     read_table(f"{folder}/table.csv").scores
         array([2., 4.])
     """
+    _check.instance("read_table: path", path, (str, os.PathLike), "give the file that Table.save wrote", "a str or os.PathLike")
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
     names = rows[0] if rows else []
@@ -131,12 +135,19 @@ def join(parts: Iterable[tuple[Mapping[str, Any], Any, Any, np.ndarray, Any]]) -
 
     Agents have the same configuration if their hyperparameters are the same.
 
+    Raises:
+        TypeError: if ``parts`` are not such tuples.
+        ValueError: if there is none.
+
     Example:
         >>> parts = [({"gamma": [g]}, [0], [64, 128], np.array([[g, 2 * g]]), [0]) for g in (0.5, 1.0, 0.5)]
         >>> join(parts).configuration, join(parts).scores
         (array([0, 1, 0]), array([1., 2., 1.]))
     """
-    parts = list(parts)
+    parts = list(_check.instance("join: parts", parts, Iterable, "give a list of tuples (hparams, keys, steps, curves, diverged)"))
+    _check.some("join: parts", parts, "part")
+    for part in parts:
+        _check.count("join: a part", _check.instance("join: a part", part, tuple), 5, "entries", "hparams, keys, steps, curves, diverged")
     steps = np.asarray(max((p[2] for p in parts), key=len), dtype=np.int64)
     names = list(dict.fromkeys(name for p in parts for name in p[0]))
     hparams = {name: np.concatenate([np.asarray(p[0][name]) for p in parts]) for name in names}

@@ -219,6 +219,36 @@ def test_minari_gives_back_every_bit(tmp_path, monkeypatch):
         datasets.to_minari(data, "cartpole/random-v0")
 
 
+@pytest.mark.filterwarnings("ignore:.*is set to None:UserWarning", "ignore:Implicitly cleaning up:ResourceWarning")  # Minari's own
+def test_a_recording_of_a_gymnasium_environment(tmp_path, monkeypatch):
+    """By Farama's recorder of steps, Minari's DataCollector around gymnasium's wrappers: episodes that end, are truncated, or break off."""
+    minari = pytest.importorskip("minari", reason="the extra minari is not installed")
+    import gymnasium
+    from gymnasium.wrappers import RecordEpisodeStatistics
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env = minari.DataCollector(RecordEpisodeStatistics(gymnasium.make("CartPole-v1", max_episode_steps=15)))
+    expected = {name: [] for name in ("observation", "action", "reward", "terminated", "truncated", "next_observation")}
+    for seed, actions in enumerate(([0, 1] * 10, [1] * 20, [0, 1, 1])):
+        seen, _ = env.reset(seed=seed)
+        for action in actions:
+            after, reward, terminated, truncated, _ = env.step(action)
+            for name, x in zip(expected, (seen, action, reward, terminated, truncated, after), strict=True):
+                expected[name].append(x)
+            seen = after
+            if terminated or truncated:
+                break
+    env.create_dataset("cartpole/recorded-v0", algorithm_name="by hand")
+    env.close()
+    data = datasets.open_dataset("minari:cartpole/recorded-v0")
+    expected["truncated"][-1] = True  # Minari's mark of an episode that broke off
+    for name, rows in expected.items():
+        assert np.array_equal(
+            getattr(data.transition, name).numpy(), np.stack(rows).astype(getattr(data.transition, name).numpy().dtype)
+        ), name
+    assert len(data.begins) == 3 and data.transition.terminated.any() and data.action_space.n == 2
+
+
 def test_minari_by_path_in_parts_and_damaged(tmp_path):
     pytest.importorskip("minari", reason="the extra minari is not installed")
     data = dataset(ends="tut")
