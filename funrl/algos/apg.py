@@ -27,6 +27,7 @@ class APGConfig(AnalyticConfig):
         num_steps: T, steps of each between two updates, through which gradients flow.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
+        normalize_observation: normalise observations by their running mean and variance.
         learning_rate: of Adam, at least 0.
         anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
         gamma: discount, in [0, 1].

@@ -29,6 +29,7 @@ class SHACConfig(AnalyticConfig):
         num_steps: T, steps of each between two updates, through which gradients flow; short.
         num_cells: widths of the hidden layers of policy and value.
         activation: their activation, as for :func:`funrl.nn.mlp`.
+        normalize_observation: normalise observations by their running mean and variance.
         num_epochs: passes of the critic over the T * B samples.
         num_minibatches: gradient steps of the critic in a pass; divides T * B.
         learning_rate: of Adam for the policy and for the critic, at least 0.
@@ -39,9 +40,10 @@ class SHACConfig(AnalyticConfig):
         tau: how far the target critic moves towards the critic at each update, in (0, 1].
     """
 
-    num_steps: int = tree.static(default=16)
+    num_steps: int = tree.static(default=32)
     activation: str = tree.static(default="elu")
-    num_epochs: int = tree.static(default=8)
+    normalize_observation: bool = tree.static(default=True)
+    num_epochs: int = tree.static(default=16)
     num_minibatches: int = tree.static(default=4)
     lambda_: Any = 0.95
     tau: Any = 0.8
@@ -86,7 +88,7 @@ def make(
         tensor(32)
 
     Reference: J. Xu et al., "Accelerated Policy Learning with Parallel Differentiable Simulation", 2022, arXiv:2204.07137. Deviations: the
-        policy is squashed by tanh; observations are not normalised; the decay rates of Adam are the usual ones.
+        scale of the actions depends on the observation.
     """
     config, given = configure(SHACConfig, options, actor=actor, critic=critic, optimizer=optimizer)
     _check_config(config, env, actor)
@@ -95,7 +97,7 @@ def make(
     value_net = own or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
 
     def adam(learning_rate: Any, max_norm: Any) -> Optimizer:
-        return optimizer or optim.flatten(optim.chain(optim.clip_by_global_norm(max_norm), optim.adam(learning_rate)))
+        return optimizer or optim.flatten(optim.chain(optim.clip_by_global_norm(max_norm), optim.adam(learning_rate, 0.7, 0.95)))
 
     def estimate(params: Any, observation: torch.Tensor) -> torch.Tensor:
         return value_net.apply(params, observation).squeeze(-1)
