@@ -31,6 +31,8 @@ def _train(algo: Any, updates: int, seed: int = 0) -> tuple[Any, Any]:
     for i in range(updates):
         states, metrics = step(random.split(random.fold_in(random.key(seed + 1), i), NUM_AGENTS), states)
         returns.append(metrics["episode_return"])
+        if (i + 1) % 20 == 0:
+            say(f"meta_learning: {algo.name}, {i + 1} updates: {[round(x, 2) for x in returns[-1].tolist()]}")
     return states, torch.stack(returns)
 
 
@@ -82,7 +84,7 @@ def baseline_regrets(probability: Any, key: Any) -> dict[str, Any]:
     return result
 
 
-def bandits(updates: int = 600) -> dict[str, Any]:
+def bandits(updates: int = 300) -> dict[str, Any]:
     """Bandits with five arms and 100 pulls: the regret of RL², of UCB1 and of Thompson sampling, on the same bandits."""
     import torch
 
@@ -91,9 +93,9 @@ def bandits(updates: int = 600) -> dict[str, Any]:
     from funrl.envs import tasks
 
     env = funrl.envs.bernoulli_bandit(ARMS)
-    options = dict(num_envs=64, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32)
+    options = dict(num_envs=128, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32)
     algo = meta.rl2.make(
-        env, num_episodes=1, learning_rate=2e-3, anneal_steps=float(64 * PULLS * updates), lambda_=0.3, entropy_weight=0.01, **options
+        env, num_episodes=1, learning_rate=2e-3, anneal_steps=float(128 * PULLS * updates), lambda_=0.3, entropy_weight=0.01, **options
     )
     states, _ = _train(algo, updates)
     drawn = tasks.of(env).test(random.key(7), 1000)

@@ -30,6 +30,7 @@ class AnalyticConfig(tree.Replaceable):
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
         normalize_observation: normalise observations by their running mean and variance.
+        initial_log_std: added to the logarithm of the standard deviation, before the tanh: about the initial one; static.
         learning_rate: of Adam for the policy, at least 0.
         anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
         gamma: discount, in [0, 1].
@@ -41,6 +42,7 @@ class AnalyticConfig(tree.Replaceable):
     num_cells: tuple = tree.static(default=(64, 64))
     activation: str = tree.static(default="tanh")
     normalize_observation: bool = tree.static(default=False)
+    initial_log_std: float = tree.static(default=0.0)
     learning_rate: Any = 2e-3
     anneal_steps: Any = float("inf")
     gamma: Any = 0.99
@@ -76,6 +78,7 @@ def check(name: str, config: AnalyticConfig, env: AnyEnv, actor: Any) -> None:
     _check.fields(config, "[0, inf)", "learning_rate")
     _check.fields(config, "(0, inf]", "anneal_steps", "max_grad_norm")
     _check.fields(config, "[0, 1]", "gamma")
+    _check.fields(config, "[-20, 2]", "initial_log_std")
 
 
 def actor_of(config: AnalyticConfig, env: AnyEnv, actor: Any) -> Net:
@@ -89,7 +92,7 @@ def actor_of(config: AnalyticConfig, env: AnyEnv, actor: Any) -> Net:
     """
     space = env.action_space
     own = None if actor is None else batchwise("actor", actor, env.observation_space, 2 * space.shape[0])
-    return stochastic_actor(config.num_cells, space, config.activation, own)
+    return stochastic_actor(config.num_cells, space, config.activation, own, log_std=config.initial_log_std)
 
 
 def discounts(done: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:

@@ -352,6 +352,8 @@ def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]
         nested = isinstance(env.observation_space, Dict) and "achieved_goal" in env.observation_space.spaces
         achieved = (lambda observation: observation["achieved_goal"]) if nested else lambda observation: observation
     _check.function("feudal: achieved", achieved)
+    found = achieved(env.reset(random.key(0, tree.leaves(env.default_params)[0].device))[1].observation)
+    _check.sized("feudal: goals", goals, ("G", *found.shape), "a goal is like what achieved(observation) returns")
     return goals, achieved
 
 

@@ -44,6 +44,7 @@ def project_conflicts(key: torch.Tensor, gradients: Any) -> Any:
 
     Raises:
         ValueError: if there is no leaf, or the leaves have not the same first dimension.
+        TypeError: if a leaf is not a floating-point tensor.
 
     Example:
         >>> from funrl import random
@@ -59,6 +60,8 @@ def project_conflicts(key: torch.Tensor, gradients: Any) -> Any:
     if not num_tasks or any(x.shape[:1] != leaves[0].shape[:1] for x in leaves):
         shapes = ", ".join(str(list(x.shape)) for x in leaves)
         raise ValueError(f"project_conflicts: gradients: expected leaves [K, ...] with a gradient for each of K tasks, got {shapes}")
+    for x in leaves:
+        _check.floating("project_conflicts: gradients", x)
     rows = torch.cat([wide(x).reshape(num_tasks, -1) for x in leaves], 1)
     size = rows.abs().amax(1)
     size = torch.where(size > 0, size, 1.0)

@@ -122,6 +122,18 @@ def test_the_target_critic_follows():
     same(new.learner.target, tree.map(lambda x, y: 0.25 * x + 0.75 * y, critic, state.learner.target))
 
 
+def test_policy_and_critic_have_learning_rates_of_their_own_and_the_policy_a_first_deviation():
+    algo = algos.make("shac", "Pendulum-v1", **dict(OPTIONS, num_minibatches=1, num_epochs=1), initial_log_std=-1.5)
+    for part, rate in (("actor", "learning_rate"), ("critic", "critic_learning_rate")):
+        state = algo.init(random.key(0), {rate: torch.tensor(0.0)})
+        network = algo.step(random.key(1), state)[0].learner.params.network
+        moved = {name for name in network if not tree.equal(network[name], state.learner.params.network[name])}
+        assert moved == {"actor", "critic"} - {part}
+    actor = analytic.actor_of(algo.config, algo.env, None)
+    scale = actor.apply(state.learner.params.network["actor"], torch.zeros(3)).base.scale
+    torch.testing.assert_close(scale, torch.tensor([-1.5]).exp(), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("name", ["apg", "shac"])
 def test_observations_are_normalised_by_the_moments_of_earlier_updates(name):
     algo = algos.make(name, "Pendulum-v1", **(OPTIONS if name == "apg" else dict(OPTIONS, num_minibatches=1)), normalize_observation=True)
