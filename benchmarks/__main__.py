@@ -32,6 +32,7 @@ NAMES = (
         "recurrent",
         "meta",
         "meta_learning",
+        "analytic",
         "hierarchy",
         "multi_task",
         "curves",

@@ -8,10 +8,12 @@ from typing import Any
 
 from benchmarks import meta_sinusoids
 from benchmarks.harness import Benchmark, Figures, Options, say
+from benchmarks.history import RESULTS
 
 NUM_AGENTS = 5
 NUM_TASKS = 200
 ARMS, PULLS = 5, 100
+WINDOW = 20  # updates that a point of a curve is the mean of
 # The errors after one step on sinusoids: of MAML as Li et al., 2017, arXiv:1707.09835, table 1, measured it.
 PAPER = {5: 1.13, 10: 0.77}
 
@@ -29,6 +31,8 @@ def _train(algo: Any, updates: int, seed: int = 0) -> tuple[Any, Any]:
     for i in range(updates):
         states, metrics = step(random.split(random.fold_in(random.key(seed + 1), i), NUM_AGENTS), states)
         returns.append(metrics["episode_return"])
+        if (i + 1) % 20 == 0:
+            say(f"meta_learning: {algo.name}, {i + 1} updates: {[round(x, 2) for x in returns[-1].tolist()]}")
     return states, torch.stack(returns)
 
 
@@ -80,7 +84,7 @@ def baseline_regrets(probability: Any, key: Any) -> dict[str, Any]:
     return result
 
 
-def bandits(updates: int = 600) -> dict[str, Any]:
+def bandits(updates: int = 300) -> dict[str, Any]:
     """Bandits with five arms and 100 pulls: the regret of RL², of UCB1 and of Thompson sampling, on the same bandits."""
     import torch
 
@@ -89,9 +93,9 @@ def bandits(updates: int = 600) -> dict[str, Any]:
     from funrl.envs import tasks
 
     env = funrl.envs.bernoulli_bandit(ARMS)
-    options = dict(num_envs=64, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32)
+    options = dict(num_envs=128, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32)
     algo = meta.rl2.make(
-        env, num_episodes=1, learning_rate=2e-3, anneal_steps=float(64 * PULLS * updates), lambda_=0.3, entropy_weight=0.01, **options
+        env, num_episodes=1, learning_rate=2e-3, anneal_steps=float(128 * PULLS * updates), lambda_=0.3, entropy_weight=0.01, **options
     )
     states, _ = _train(algo, updates)
     drawn = tasks.of(env).test(random.key(7), 1000)
@@ -124,25 +128,57 @@ def mazes(updates: int = 600) -> dict[str, Any]:
 
 
 def meta_gradients(updates: int = 400, gamma: float = 0.3) -> dict[str, Any]:
-    """Catch, where the reward comes after nine steps: a discount that is learned from a bad start, and fixed ones.
+    """Catch, where the reward comes after nine steps: a discount that is learned from a bad start, and fixed ones, as one program.
 
     All solve it in the end; the mean return over all updates tells how soon.
     """
+    import torch
+    from torch.func import vmap
+
     import funrl
-    from funrl import meta
+    from funrl import meta, random
 
     env = funrl.transforms.flatten_observation()(funrl.envs.catch())
-    options = dict(num_envs=16, num_steps=9, learning_rate=2e-3, lambda_=0.95, num_cells=(32,))
+    algo = meta.meta_a2c.make(env, learned="gamma", num_envs=16, num_steps=9, learning_rate=2e-3, lambda_=0.95, num_cells=(32,))
+    kinds = {"learned": (gamma, 0.05), f"fixed at {gamma}": (gamma, 0.0), "fixed at 0.99": (0.99, 0.0)}
+    start, rate = torch.tensor(list(kinds.values())).repeat_interleave(NUM_AGENTS, 0).unbind(1)
+    keys = random.split(random.key(0), NUM_AGENTS).repeat(len(kinds))
+    states = vmap(lambda key, x, y: algo.init(key, {"gamma": x, "meta_learning_rate": y}))(keys, start, rate)
+    step, found = funrl.compile(vmap(algo.step)), []
+    for i in range(updates):
+        states, metrics = step(random.split(random.fold_in(random.key(1), i), NUM_AGENTS).repeat(len(kinds)), states)
+        found.append((metrics["episode_return"], metrics["gamma"]))
+    returns, gammas = (torch.stack(x).reshape(updates, len(kinds), NUM_AGENTS) for x in zip(*found, strict=True))
+    smooth = returns.unfold(0, WINDOW, WINDOW).mean(-1)  # [updates / WINDOW, kinds, agents]
     result: dict[str, Any] = {"updates": updates}
-    for name, start, rate in (("learned", gamma, 0.05), (f"fixed at {gamma}", gamma, 0.0), ("fixed at 0.99", 0.99, 0.0)):
-        algo = meta.meta_a2c.make(env, gamma=start, meta_learning_rate=rate, learned="gamma", **options)
-        states, returns = _train(algo, updates)
+    for k, name in enumerate(kinds):
         result[name] = {
-            "gamma": states.learner.hparams.gamma.tolist(),
-            "mean": returns.mean(0).tolist(),
-            "last": returns[-50:].mean(0).tolist(),
+            "gamma": gammas[-1, k].tolist(),
+            "mean": returns[:, k].mean(0).tolist(),
+            "last": returns[-50:, k].mean(0).tolist(),
+            "curve": [[round(x, 3) for x in row] for row in smooth[:, k].tolist()],
+            "gammas": [[round(x, 3) for x in row] for row in gammas[WINDOW - 1 :: WINDOW, k].tolist()],
         }
+    _draw(result)
     return result
+
+
+def _draw(found: dict[str, Any]) -> None:
+    """Draw the returns with a learned and with fixed discounts, and the discount that is learned: means and ranges of the agents."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    canvas, (left, right) = FigureCanvasAgg(figure), figure.subplots(1, 2)
+    for name, row in found.items():
+        for axes, part in ((left, "curve"), (right, "gammas")) if isinstance(row, dict) else ():
+            updates = [WINDOW * (i + 1) for i in range(len(row[part]))]
+            (line,) = axes.plot(updates, [sum(x) / len(x) for x in row[part]], label=name)
+            axes.fill_between(updates, [min(x) for x in row[part]], [max(x) for x in row[part]], color=line.get_color(), alpha=0.2)
+    left.set(xlabel="updates", ylabel=f"return, over {WINDOW} updates", title="Catch")
+    right.set(xlabel="updates", ylabel="discount")
+    left.legend(title="discount", fontsize=8)
+    canvas.print_png(RESULTS / "meta_gradients.png")
 
 
 ROWS = {
@@ -199,7 +235,7 @@ def notes(figures: Figures) -> list[str]:
                 discount, mean, last = (sum(x[part]) / len(x[part]) for part in ("gamma", "mean", "last"))
                 ends = f"{min(x['mean']):.2f} to {max(x['mean']):.2f}"
                 told.append(f"{name}: discount {discount:.2f}, mean return of all updates {mean:.2f} ({ends}), of the last 50 {last:.2f}")
-        lines.append(f"* Catch, {row['updates']:,} updates: {'; '.join(told)}.")
+        lines += [f"* Catch, {row['updates']:,} updates: {'; '.join(told)}.", "", "![a discount that is learned](meta_gradients.png)"]
     return lines
 
 

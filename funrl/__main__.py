@@ -79,6 +79,8 @@ def _train(args: argparse.Namespace) -> None:
     missing = [name for name, value in (("algorithm", args.algorithm), ("--env", args.env)) if value is None]
     if missing:
         remedy = "; train --resume --out DIR continues the run in DIR" if args.resume else ""
+        usual = [env for name, env in training.PRESETS if name == args.algorithm]
+        remedy += f"; {args.algorithm} has presets for {', '.join(usual)}" if usual else ""
         raise UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
     try:
         from_data = args.algorithm in offline.names()

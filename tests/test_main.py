@@ -461,7 +461,8 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
     [
         ((), "the following arguments are required"),
         (("tarin",), "invalid choice: 'tarin'"),
-        (("train", "ppo"), "the following arguments are required: --env"),
+        (("train", "ppo"), "the following arguments are required: --env; ppo has presets for CartPole-v1, Acrobot-v1, "),
+        (("train", "feudal"), "required: --env; feudal has presets for FourRooms-misc; see python -m funrl train --help"),
         (("train", "ppo", "--env", "cartpole-v0"), "no environment is called 'cartpole-v0'; did you mean CartPole-v1"),
         (("train", "ppo", "--env", "Go"), "no environment is called 'Go'; choose one of CartPole-v1"),
         (("train", "ppo", "--env", "gymnasium:Go-v1"), "gymnasium.make: id: Environment `Go` doesn't exist"),

@@ -41,6 +41,19 @@ def test_equals_the_loop(num_tasks, dtype, tolerance):
         torch.testing.assert_close(flat, naive(key, joined(gradients)), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("sizes", [(1e-30, 1e-30, 1e-30), (1e30, 1e30, 1e30), (1e-25, 1.0, 1e12), (1e20, 3.0, 1e-20)])
+def test_gradients_of_any_scale(sizes):
+    """In float32, where the square of a number beyond 1e±19 is 0 or infinite."""
+    for seed in range(5):
+        gradients, key = (
+            tree.map(lambda x: x * torch.tensor(sizes).reshape(3, *[1] * (x.ndim - 1)), drawn(seed, 3, torch.float32)),
+            random.key(seed),
+        )
+        flat = torch.cat([x.flatten() for x in tree.leaves(optim.project_conflicts(key, gradients))]).double()
+        expected = naive(key, joined(gradients))
+        torch.testing.assert_close(flat / max(sizes), expected / max(sizes), rtol=1e-4, atol=1e-4)
+
+
 def test_orders_matter_and_are_random():
     gradients = drawn(3, 5)
     found = vmap(optim.project_conflicts, (0, None))(random.split(random.key(0), 20), gradients)["b"]

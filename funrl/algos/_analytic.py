@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from funrl import _check, random, tree
+from funrl import _check, random, stats, tree
 from funrl.acting import ActorState, rollout
 from funrl.algos import episodes
+from funrl.algos._actor_critic import normalized
 from funrl.algos._algorithm import Algorithm, check_copies, check_experience, in_dtype_of, start_state
 from funrl.algos._networks import batchwise, stochastic_actor
 from funrl.algos._state import ActorParams, LearnerState, State
-from funrl.algos.images import check_observations
+from funrl.algos.images import check_observations, is_vector
 from funrl.env import AnyEnv, Transition, on_host
 from funrl.nn import Net
 from funrl.spaces import Box
@@ -28,6 +29,8 @@ class AnalyticConfig(tree.Replaceable):
         num_steps: T, steps of each between two updates, through which gradients flow.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
+        normalize_observation: normalise observations by their running mean and variance.
+        initial_log_std: added to the logarithm of the standard deviation, before the tanh: about the initial one; static.
         learning_rate: of Adam for the policy, at least 0.
         anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
         gamma: discount, in [0, 1].
@@ -38,6 +41,8 @@ class AnalyticConfig(tree.Replaceable):
     num_steps: int = tree.static(default=32)
     num_cells: tuple = tree.static(default=(64, 64))
     activation: str = tree.static(default="tanh")
+    normalize_observation: bool = tree.static(default=False)
+    initial_log_std: float = tree.static(default=0.0)
     learning_rate: Any = 2e-3
     anneal_steps: Any = float("inf")
     gamma: Any = 0.99
@@ -62,15 +67,18 @@ def check(name: str, config: AnalyticConfig, env: AnyEnv, actor: Any) -> None:
     if not bounded or not bool((space.low.isfinite() & space.high.isfinite()).all()):
         raise ValueError(f"env: {name} needs continuous actions between finite bounds, but {env.name} has {space}")
     if isinstance(env.default_params, VecNormParams):
-        raise ValueError(f"env: {name} does not update the moments of vec_norm; scale observations by transforms.observation_norm")
+        raise ValueError(f"env: {name} does not update the moments of vec_norm; set normalize_observation=True instead")
     if actor is None:
         check_observations(env)
         if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
             raise ValueError(f"env: {name} needs vectors, but {env.name} has {env.observation_space}; give an actor of your own")
+    if config.normalize_observation and not is_vector(env.observation_space):
+        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; set it to False")
     _check.fields(config, "[1, inf)", "num_envs", "num_steps")
     _check.fields(config, "[0, inf)", "learning_rate")
     _check.fields(config, "(0, inf]", "anneal_steps", "max_grad_norm")
     _check.fields(config, "[0, 1]", "gamma")
+    _check.fields(config, "[-20, 2]", "initial_log_std")
 
 
 def actor_of(config: AnalyticConfig, env: AnyEnv, actor: Any) -> Net:
@@ -84,7 +92,7 @@ def actor_of(config: AnalyticConfig, env: AnyEnv, actor: Any) -> Net:
     """
     space = env.action_space
     own = None if actor is None else batchwise("actor", actor, env.observation_space, 2 * space.shape[0])
-    return stochastic_actor(config.num_cells, space, config.activation, own)
+    return stochastic_actor(config.num_cells, space, config.activation, own, log_std=config.initial_log_std)
 
 
 def discounts(done: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
@@ -122,22 +130,23 @@ def make(
         actor: the network of the policy, ``params.network["actor"]``.
         init: ``init(key, observation) -> dict(network=..., target=..., optimizer=...)``: parts of the learner.
         update: ``update(key, learner, samples, play) -> (learner, metrics)``; ``play(actor_params)`` is the rollout of ``samples`` with
-            other parameters of the policy: a Transition [T, B, ...] that is differentiable in them.
+            other parameters of the policy: a Transition [T, B, ...] that is differentiable in them. Both have normalised observations.
         given: parts that the user gave.
     """
 
     def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return actor.apply(params.network["actor"], in_dtype_of(params.network, observation)).sample(key), {}
+        return actor.apply(params.network["actor"], normalized(params, observation)).sample(key), {}
 
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return actor.apply(params.network["actor"], in_dtype_of(params.network, observation)).mode(), {}
+        return actor.apply(params.network["actor"], normalized(params, observation)).mode(), {}
 
     def first(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
 
         def parts(actor: ActorState, observation: torch.Tensor, hparams: Any) -> dict[str, Any]:
             own = init(network_key, observation)
-            return {"params": ActorParams(own.pop("network")), **own}
+            moments = stats.moments(observation) if config.normalize_observation else ()
+            return {"params": ActorParams(own.pop("network"), moments), **own}
 
         return start_state(env_key, env, config, hparams, parts)
 
@@ -152,15 +161,22 @@ def make(
         if "replay" not in transitions.extras:
             raise ValueError(f"learn: transitions: {name} differentiates through the rollout; let the algorithm's own collect gather them")
         envs, rollout_key = tree.index(transitions.extras["replay"], 0)
-        samples = in_dtype_of(learner.params, transitions.replace(extras={}))
+        samples, moments = in_dtype_of(learner.params, transitions.replace(extras={})), learner.params.observation
+        seen = samples.observation
+
+        def normal(samples: Transition) -> Transition:
+            observation, successor = (normalized(learner.params, x) for x in (samples.observation, samples.next_observation))
+            return samples.replace(observation=observation, next_observation=successor)
 
         def play(params: Any) -> Transition:
             policy = learner.params.replace(network={**learner.params.network, "actor": params})
             again = rollout(policy, rollout_key[0], envs, learner.env_params, env=env, act=act, num_steps=config.num_steps)[1]
-            return in_dtype_of(learner.params, again)
+            return normal(in_dtype_of(learner.params, again))
 
         sums, episode_metrics = episodes.record(learner.episodes, samples)
-        learner, metrics = update(key, learner.replace(episodes=sums), samples, play)
+        learner, metrics = update(key, learner.replace(episodes=sums), normal(samples), play)
+        if config.normalize_observation:
+            learner = learner.replace(params=learner.params.replace(observation=stats.update(moments, seen)))
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         return learner.replace(num_steps=num_steps), {"steps": num_steps, **episode_metrics, **metrics}
 

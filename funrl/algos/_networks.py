@@ -172,11 +172,11 @@ def deterministic_actor(num_cells: tuple[int, ...], space: Box, activation: str,
     return nn.Net(net.init, apply)
 
 
-def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
+def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None, log_std: float = 0.0) -> nn.Net:
     """Make a network that returns a :class:`~funrl.distributions.TanhNormal` over the action space, with state-dependent deviations.
 
     The logarithm of the standard deviation, before the tanh, is clipped to [-20, 2]. A net of the user's own instead of hidden layers
-    returns [..., 2A].
+    returns [..., 2A]. ``log_std`` is added to it.
 
     Example:
         >>> from funrl import random
@@ -185,17 +185,17 @@ def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str, ne
         torch.Size([5, 1])
     """
     net = net or nn.mlp(num_cells, 2 * space.shape[0], activation=activation, out_init=nn.orthogonal(0.01))
-    return nn.Net(net.init, lambda params, observation: over_the_box(net.apply(params, observation), space))
+    return nn.Net(net.init, lambda params, observation: over_the_box(net.apply(params, observation), space, log_std))
 
 
-def over_the_box(output: torch.Tensor, space: Box) -> Independent:
+def over_the_box(output: torch.Tensor, space: Box, log_std: float = 0.0) -> Independent:
     """Return the :class:`~funrl.distributions.TanhNormal` with the parameters [..., 2A], see :func:`stochastic_actor`.
 
     Example:
         >>> over_the_box(torch.zeros(5, 2), Box(-2.0, 2.0, (1,))).mode().shape
         torch.Size([5, 1])
     """
-    head = normal_params(nn.Net(lambda key: (), lambda params, x: x), lambda x: x.clamp(-20.0, 2.0).exp(), min_scale=1e-8)
+    head = normal_params(nn.Net(lambda key: (), lambda params, x: x), lambda x: (x + log_std).clamp(-20.0, 2.0).exp(), min_scale=1e-8)
     loc, scale = head.apply((), output)
     return Independent(TanhNormal(loc, scale, tuple(space.low.tolist()), tuple(space.high.tolist())), 1)
 

@@ -27,6 +27,8 @@ class APGConfig(AnalyticConfig):
         num_steps: T, steps of each between two updates, through which gradients flow.
         num_cells: widths of the hidden layers.
         activation: their activation, as for :func:`funrl.nn.mlp`.
+        normalize_observation: normalise observations by their running mean and variance.
+        initial_log_std: added to the logarithm of the standard deviation, before the tanh: about the initial one; static.
         learning_rate: of Adam, at least 0.
         anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
         gamma: discount, in [0, 1].

@@ -29,22 +29,28 @@ class SHACConfig(AnalyticConfig):
         num_steps: T, steps of each between two updates, through which gradients flow; short.
         num_cells: widths of the hidden layers of policy and value.
         activation: their activation, as for :func:`funrl.nn.mlp`.
+        normalize_observation: normalise observations by their running mean and variance.
+        initial_log_std: added to the logarithm of the standard deviation, before the tanh: about the initial one; static.
         num_epochs: passes of the critic over the T * B samples.
         num_minibatches: gradient steps of the critic in a pass; divides T * B.
-        learning_rate: of Adam for the policy and for the critic, at least 0.
-        anneal_steps: the learning rate falls linearly to 0 over so many environment steps; infinity: it stays.
+        learning_rate: of Adam for the policy, at least 0.
+        anneal_steps: both learning rates fall linearly to 0 over so many environment steps; infinity: they stay.
         gamma: discount, in [0, 1].
         max_grad_norm: both gradients are shrunk to this norm; infinity: no clipping.
         lambda_: of the critic's targets, TD(λ), in [0, 1].
         tau: how far the target critic moves towards the critic at each update, in (0, 1].
+        critic_learning_rate: of Adam for the critic, at least 0.
     """
 
-    num_steps: int = tree.static(default=16)
+    num_steps: int = tree.static(default=32)
     activation: str = tree.static(default="elu")
-    num_epochs: int = tree.static(default=8)
+    normalize_observation: bool = tree.static(default=True)
+    initial_log_std: float = tree.static(default=-1.0)
+    num_epochs: int = tree.static(default=16)
     num_minibatches: int = tree.static(default=4)
     lambda_: Any = 0.95
     tau: Any = 0.8
+    critic_learning_rate: Any = 2e-4
 
 
 def make(
@@ -65,7 +71,7 @@ def make(
         env: an environment of torch whose step is differentiable, such as Pendulum, PointRobot and Reacher.
         actor: a net from observations [N, D] to locations and scales [N, 2A] in the place of the hidden layers.
         critic: a net from observations [N, D] to values [N, 1].
-        optimizer: any :class:`funrl.optim.Optimizer` for both, which takes the place of ``learning_rate``, ``anneal_steps`` and
+        optimizer: any :class:`funrl.optim.Optimizer` for both, which takes the place of the learning rates, ``anneal_steps`` and
             ``max_grad_norm``; None: Adam with these.
         **options: fields of :class:`SHACConfig`.
 
@@ -86,7 +92,7 @@ def make(
         tensor(32)
 
     Reference: J. Xu et al., "Accelerated Policy Learning with Parallel Differentiable Simulation", 2022, arXiv:2204.07137. Deviations: the
-        policy is squashed by tanh; observations are not normalised; the decay rates of Adam are the usual ones.
+        scale of the actions depends on the observation.
     """
     config, given = configure(SHACConfig, options, actor=actor, critic=critic, optimizer=optimizer)
     _check_config(config, env, actor)
@@ -95,7 +101,7 @@ def make(
     value_net = own or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
 
     def adam(learning_rate: Any, max_norm: Any) -> Optimizer:
-        return optimizer or optim.flatten(optim.chain(optim.clip_by_global_norm(max_norm), optim.adam(learning_rate)))
+        return optimizer or optim.flatten(optim.chain(optim.clip_by_global_norm(max_norm), optim.adam(learning_rate, 0.7, 0.95)))
 
     def estimate(params: Any, observation: torch.Tensor) -> torch.Tensor:
         return value_net.apply(params, observation).squeeze(-1)
@@ -123,8 +129,10 @@ def make(
         value, next_value = estimate(target, torch.stack([samples.observation, samples.next_observation])).unbind(0)
         goal = td_lambda(samples.reward, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_)
         rows = tree.flatten_batch((samples.observation, goal))
+        critic_rate = annealed(hparams.replace(learning_rate=hparams.critic_learning_rate), learner.num_steps)
+        critic_adam = adam(critic_rate, hparams.max_grad_norm)
         critic_params, critic_state, value_loss = _fit(
-            key, network["critic"], learner.optimizer["critic"], rows, config, adam(learning_rate, hparams.max_grad_norm), estimate
+            key, network["critic"], learner.optimizer["critic"], rows, config, critic_adam, estimate
         )
         network = {"actor": apply_updates(network["actor"], updates), "critic": critic_params}
         learner = learner.replace(
@@ -164,5 +172,6 @@ def _check_config(config: SHACConfig, env: AnyEnv, actor: Any) -> None:
     analytic.check("shac", config, env, actor)
     _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
     _check.fields(config, "[0, 1]", "lambda_")
+    _check.fields(config, "[0, inf)", "critic_learning_rate")
     _check.fields(config, "(0, 1]", "tau")
     check_minibatches(config)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.compiler import scan
 
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -40,7 +40,8 @@ def adapt(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int | None = No
         theta_K, like ``meta.params``.
 
     Raises:
-        ValueError: if ``step_size`` fits neither of its forms, or ``num_steps`` is negative.
+        ValueError: if ``step_size`` fits neither of its forms, ``num_steps`` is negative, or ``data`` has no rows without it.
+        TypeError: if an argument is of another kind, or the loss does not return a tensor [].
 
     Example:
         >>> meta = MetaParams(torch.tensor(0.0), torch.tensor(0.25))
@@ -55,7 +56,7 @@ def adapt(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int | None = No
     Learned step sizes, one for each parameter: Z. Li, F. Zhou, F. Chen, H. Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",
     2017, arXiv:1707.09835.
     """
-    return _descend("adapt", meta, data, loss, num_steps, torch.func.grad(loss))
+    return _descend("adapt", meta, data, num_steps, torch.func.grad(_checked("adapt", loss)))
 
 
 def adapt_first_order(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int | None = None) -> Any:
@@ -80,9 +81,10 @@ def adapt_first_order(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int
     """
 
     def gradient(params: Any, data: Any) -> Any:
-        return tree.map(torch.detach, torch.func.grad(loss)(params, data))
+        return tree.map(torch.detach, torch.func.grad(checked)(params, data))
 
-    return _descend("adapt_first_order", meta, data, loss, num_steps, gradient)
+    checked = _checked("adapt_first_order", loss)
+    return _descend("adapt_first_order", meta, data, num_steps, gradient)
 
 
 def maml_loss(
@@ -112,6 +114,9 @@ def maml_loss(
     Returns:
         The loss [], and metrics, each [] and without gradient: ``loss_before`` and ``loss_after`` the steps, on ``query``.
 
+    Raises:
+        ValueError: if ``support`` and ``query`` are not of the same N tasks; otherwise as for :func:`adapt`.
+
     Example:
         >>> def loss(params, target):
         ...     return (params - target).square()
@@ -127,6 +132,10 @@ def maml_loss(
         before = tree.map(torch.detach, meta.params)
         return loss(adapt(meta, support, loss=loss, num_steps=num_steps), query), loss(before, query)
 
+    sizes = {x.shape[:1] for x in tree.leaves((support, query))}
+    if len(sizes) != 1 or not min(sizes):
+        shapes = ", ".join(str(list(x.shape)) for x in tree.leaves((support, query)))
+        raise ValueError(f"maml_loss: support, query: expected leaves [N, ...] of the same N tasks, got {shapes}")
     after, before = (x.mean(0) for x in torch.func.vmap(one)(support, query))
     return after, {"loss_before": before, "loss_after": after.detach()}
 
@@ -161,11 +170,28 @@ def reptile_gradient(meta: MetaParams, data: Any, *, loss: Loss, num_steps: int 
     return tree.map(lambda old, new: (old - new.mean(0)).detach(), meta.params, learned)
 
 
-def _descend(what: str, meta: MetaParams, data: Any, loss: Loss, num_steps: int | None, gradient: Callable[..., Any]) -> Any:
+def _checked(what: str, loss: Any) -> Loss:
+    """Return the loss with a check of its results."""
+    _check.function(f"{what}: loss", loss)
+
+    def called(params: Any, data: Any) -> torch.Tensor:
+        value = loss(params, data)
+        if not isinstance(value, torch.Tensor) or value.ndim:
+            _check.fail(TypeError, f"{what}: loss", "a function that returns a tensor []", _check.describe(value), "take the mean or sum")
+        return value
+
+    return called
+
+
+def _descend(what: str, meta: MetaParams, data: Any, num_steps: int | None, gradient: Callable[..., Any]) -> Any:
     if not isinstance(meta, MetaParams):
         raise TypeError(f"{what}: meta: expected a MetaParams, got {type(meta).__name__}; write MetaParams(params, torch.tensor(0.01))")
-    if num_steps is not None and num_steps < 0:
-        raise ValueError(f"{what}: num_steps: expected at least 0, got {num_steps}")
+    if num_steps is not None:
+        _check.integer(f"{what}: num_steps", num_steps, 0)
+    elif not all(x.ndim for x in tree.leaves(data)):
+        raise ValueError(
+            f"{what}: data: expected leaves [K, ...] with a row for each step, got a tensor []; give num_steps to reuse all of it"
+        )
     sizes = _sizes(what, meta)
 
     def step(params: Any, data: Any) -> tuple[Any, tuple[()]]:
@@ -182,6 +208,8 @@ def _descend(what: str, meta: MetaParams, data: Any, loss: Loss, num_steps: int 
 
 def _sizes(what: str, meta: MetaParams) -> Any:
     """Return the step sizes as a tree like the parameters."""
+    for x in tree.leaves(meta.step_size):
+        _check.tensor(f"{what}: step_size", x)
     if isinstance(meta.step_size, torch.Tensor) and meta.step_size.ndim == 0:
         return tree.map(lambda p: meta.step_size, meta.params)
     if tree.structure(meta.step_size) != tree.structure(meta.params):

@@ -2,6 +2,7 @@
 
 import torch
 
+from funrl import _check
 from funrl.returns import running_sum
 
 
@@ -22,7 +23,13 @@ def magic_box(x: torch.Tensor) -> torch.Tensor:
 
     Reference: J. Foerster et al., "DiCE: The Infinitely Differentiable Monte Carlo Estimator", 2018, arXiv:1802.05098.
     """
+    _check.floating("magic_box: x", x)
     return torch.exp(x - x.detach())
+
+
+def _check_steps(what: str, log_prob: torch.Tensor, advantage: torch.Tensor, done: torch.Tensor) -> None:
+    _check.alike(what, log_prob=log_prob, advantage=advantage)
+    _check.flag(f"{what}: done", done, shape=log_prob.shape)
 
 
 def dice_loss(log_prob: torch.Tensor, advantage: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
@@ -43,6 +50,9 @@ def dice_loss(log_prob: torch.Tensor, advantage: torch.Tensor, done: torch.Tenso
     Returns:
         The loss [], a mean over all N numbers.
 
+    Raises:
+        ValueError, TypeError: if shapes differ, or a dtype is not as above.
+
     Example:
         >>> log_prob, advantage = torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 1.0])
         >>> torch.func.grad(dice_loss)(log_prob, advantage, torch.tensor([False, True]))
@@ -51,6 +61,7 @@ def dice_loss(log_prob: torch.Tensor, advantage: torch.Tensor, done: torch.Tenso
     Reference: arXiv:1802.05098, in the form with advantages of G. Farquhar, S. Whiteson, J. Foerster, "Loaded DiCE: Trading off Bias and
     Variance in Any-Order Score Function Gradient Estimators for Reinforcement Learning", 2019, arXiv:1909.10549, equation 9.
     """
+    _check_steps("dice_loss", log_prob, advantage, done)
     begins = torch.cat([torch.ones_like(done[:1]), done[:-1]])
     total = running_sum(log_prob, begins, torch.zeros_like(log_prob[0]))
     before = torch.where(begins, 0.0, torch.cat([torch.zeros_like(total[:1]), total[:-1]]))
@@ -80,4 +91,5 @@ def surrogate_loss(log_prob: torch.Tensor, advantage: torch.Tensor, done: torch.
     Reference: the low-variance curvature of J. Rothfuss, D. Lee, I. Clavera, T. Asfour, P. Abbeel, "ProMP: Proximal Meta-Policy Search",
     2018, arXiv:1810.06784, section 5.
     """
+    _check_steps("surrogate_loss", log_prob, advantage, done)
     return -(magic_box(log_prob) * advantage.detach()).mean()

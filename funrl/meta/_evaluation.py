@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import compile, scan
 from funrl.env import AnyEnv
 from funrl.envs.tasks import Tasks
@@ -59,7 +59,8 @@ def evaluate_adaptation(
         An :class:`Adaptation`.
 
     Raises:
-        ValueError: if ``confidence`` or ``num_resamples`` is out of its range.
+        ValueError: if ``confidence`` or ``num_resamples`` is out of its range, or leaves have no first dimension of agents or tasks.
+        TypeError: if ``play`` is not a function, or does not return tensors [S + 1].
 
     Example:
         >>> def play(params, key, goal):
@@ -75,10 +76,19 @@ def evaluate_adaptation(
         raise ValueError(f"evaluate_adaptation: confidence: expected a number between 0 and 1, got {confidence!r}")
     if num_resamples < 1:
         raise ValueError(f"evaluate_adaptation: num_resamples: expected at least 1, got {num_resamples!r}")
+    _check.function("evaluate_adaptation: play", play, "meta.trial_returns and meta.maml.returns make such functions")
+    for what, given, letter in (("params", params, "R"), ("env_params", env_params, "N")):
+        sizes = {x.shape[:1] for x in tree.leaves(given)}
+        if len(sizes) != 1 or not min(sizes):
+            raise ValueError(
+                f"evaluate_adaptation: {what}: expected leaves [{letter}, ...] with one first dimension, got {sorted(map(list, sizes))}; "
+                "tree.unsqueeze(x, 0) adds it to a single one"
+            )
     play_key, agent_key, task_key = random.split(key, 3).unbind(0)
     agents, tasks = tree.leaves(params)[0].shape[0], tree.leaves(env_params)[0].shape[0]
     keys = random.split(play_key, (agents, tasks))
     found = compile(torch.func.vmap(torch.func.vmap(play, (None, 0, 0)), (0, 0, None)))(params, keys, env_params)
+    _check.sized("evaluate_adaptation: play's result", found, (agents, tasks, "S"), "play returns [S + 1], the return of each episode")
     weights = [_counts(k, num_resamples, n).to(found.dtype) / n for k, n in ((agent_key, agents), (task_key, tasks))]
     means = torch.einsum("br,rns,bn->bs", weights[0], found, weights[1]).sort(0).values
     tail = (1 - confidence) / 2

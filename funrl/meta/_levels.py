@@ -36,7 +36,8 @@ def start_levels(level: Any, capacity: int) -> LevelState:
         (torch.Size([100, 9, 9]), tensor(-inf))
     """
     _check.integer("start_levels: capacity", capacity, 1)
-    like = next(x for x in tree.leaves(level) if x.is_floating_point()).reshape(-1)[0]
+    numbers = [x for x in tree.leaves(level) if isinstance(x, torch.Tensor) and x.is_floating_point() and x.numel()]
+    like = _check.some("start_levels: level", numbers, "floating-point tensor", "give the env_params of an environment")[0].reshape(-1)[0]
     seen = torch.zeros(capacity, dtype=torch.int64, device=like.device)
     levels = tree.map(lambda x: x.new_zeros(capacity, *x.shape), level)
     return LevelState(levels, torch.full_like(seen, -torch.inf, dtype=like.dtype), seen, seen[0].clone())
@@ -65,6 +66,7 @@ def level_score(advantage: torch.Tensor, kind: str = "magnitude") -> torch.Tenso
         Environment Design", 2021, arXiv:2110.02439.
     """
     _check.one_of("level_score: kind", kind, ("magnitude", "positive"))
+    _check.floating("level_score: advantage", advantage, shape=("T", "B"))
     return (advantage.abs() if kind == "magnitude" else advantage.clamp(min=0)).mean(0)
 
 
@@ -134,7 +136,7 @@ def sample_levels(key: torch.Tensor, state: LevelState, probability: torch.Tenso
         n: from 1 to N.
 
     Raises:
-        ValueError: if n is out of its range.
+        ValueError: if n is out of its range, or there is not one probability for each place.
 
     Example:
         >>> import funrl
@@ -142,6 +144,7 @@ def sample_levels(key: torch.Tensor, state: LevelState, probability: torch.Tenso
         >>> sample_levels(random.key(0), state, torch.tensor([0.0, 0.5, 0.0]), 2)
         tensor([ 1, -1])
     """
+    _check.floating("sample_levels: probability", probability, shape=state.score.shape)
     if not 1 <= n <= len(probability):
         raise ValueError(f"sample_levels: n: expected from 1 to the {len(probability)} places of the buffer, got {n}")
     draws = probability.log() + random.gumbel(key, tuple(probability.shape), dtype=probability.dtype)
@@ -157,12 +160,16 @@ def update_levels(state: LevelState, places: torch.Tensor, score: torch.Tensor) 
         places: int64 [B], the places of different levels; -1: of none.
         score: floating point [B].
 
+    Raises:
+        ValueError: if there is not one score for each place.
+
     Example:
         >>> import funrl
         >>> state = start_levels(funrl.envs.maze().default_params, 3)
         >>> update_levels(state, torch.tensor([2, -1]), torch.tensor([5.0, 7.0])).score
         tensor([-inf, -inf, 5.])
     """
+    _check.sized("update_levels: score", score, places.shape, of="places")
     chosen = places[:, None] == torch.arange(len(state.score), device=places.device)  # [B, N]
     played = chosen.any(0)
     found = torch.where(chosen, score.to(state.score.dtype)[:, None], 0.0).sum(0)
@@ -178,7 +185,7 @@ def insert_levels(state: LevelState, levels: Any, score: torch.Tensor) -> LevelS
         score: floating point [B]; -inf: the level is not inserted.
 
     Raises:
-        ValueError: if there are more new levels than places.
+        ValueError: if there are more new levels than places, or not one score for each.
 
     Example:
         >>> import funrl
@@ -189,6 +196,9 @@ def insert_levels(state: LevelState, levels: Any, score: torch.Tensor) -> LevelS
         tensor([2., 3.])
     """
     size, capacity = len(score), len(state.score)
+    if any(x.shape[:1] != score.shape for x in tree.leaves(levels)):
+        got = ", ".join(str(list(x.shape)) for x in tree.leaves(levels))
+        raise ValueError(f"insert_levels: levels: expected leaves [B, ...] of as many levels as score {list(score.shape)}, got {got}")
     if size > capacity:
         raise ValueError(f"insert_levels: levels: expected at most {capacity}, as many as the buffer has places, got {size}")
     best = torch.argsort(score, descending=True, stable=True)

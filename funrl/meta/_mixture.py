@@ -191,6 +191,8 @@ def _with_mixture(env: AnyEnv, env_params: Any, normalize: bool) -> AnyEnv:
 
 def _stacked(env: Env, env_params: Any) -> tuple[Any, int]:
     """Return the tasks with leaves [K, ...], and K."""
+    for x in tree.leaves(env_params):
+        _check.tensor("task_mixture: env_params", x, f"give params of {env.name} with leaves [K, ...], or a list of K params")
     tree.check_like(
         tree.map(lambda x: x.reshape(-1)[:1], env_params),
         tree.map(lambda x: x.reshape(-1)[:1], env.default_params),

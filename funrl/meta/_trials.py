@@ -65,7 +65,7 @@ def trials(tasks: Tasks, num_episodes: int) -> Transform:
 
     Raises:
         ValueError: if ``num_episodes`` is less than 1, or when it is applied: if the environment runs on the host or is batched, or its
-            actions are neither Discrete nor a Box.
+            actions are neither Discrete nor a Box, or the tasks are those of another one.
         TypeError: if ``tasks`` is not a :class:`~funrl.envs.tasks.Tasks`.
 
     Example:
@@ -99,7 +99,7 @@ def in_trials(env: AnyEnv, tasks: Tasks | None, num_episodes: int) -> AnyEnv:
     """
     _check.instance("env", env, Env, "funrl.envs.make makes one, and funrl.algos.make takes its name, too", "a funrl.env.Env")
     if not isinstance(env.default_params, TrialParams):
-        return trials(distributions.of(env) if tasks is None else tasks, num_episodes)(env)
+        return trials(tasks_of(env, tasks), num_episodes)(env)
     if tasks is not None:
         raise ValueError("tasks: expected None with an environment of trials, which has its own; give the environment below")
     if int(env.default_params.num_episodes) != num_episodes:
@@ -107,9 +107,32 @@ def in_trials(env: AnyEnv, tasks: Tasks | None, num_episodes: int) -> AnyEnv:
     return env
 
 
+def tasks_of(env: Any, tasks: Tasks | None) -> Tasks:
+    """Return the tasks of an environment, or the given ones after a check that they are of it.
+
+    Raises:
+        TypeError: if ``tasks`` is not a :class:`~funrl.envs.tasks.Tasks`.
+        ValueError: if there are no tasks for the environment, or they are those of another one.
+
+    Example:
+        >>> import funrl
+        >>> tasks_of(funrl.envs.point_robot(), None).name
+        'PointRobot-misc'
+    """
+    if tasks is None:
+        return distributions.of(env)
+    _check.instance("tasks", tasks, Tasks, "funrl.envs.tasks.of(env) returns those of env", "funrl.envs.tasks.Tasks")
+    kinds = [type(x.default_params) for x in (env, tasks)]
+    if kinds[0] is not kinds[1]:
+        expected, got = (kind.__name__ for kind in kinds)
+        raise ValueError(f"tasks: expected those of {env.name}, with {expected}, got tasks of {tasks.name}, with {got}")
+    return tasks
+
+
 def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
     if not isinstance(env, Env):
         raise ValueError(f"trials: env: expected a pure environment, not batched, got {env}")
+    tasks_of(env, tasks)
     actions = env.action_space
     if not isinstance(actions, Discrete | Box):
         raise ValueError(f"trials: env: expected actions that are Discrete or a Box, got {actions}")

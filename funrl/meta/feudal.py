@@ -26,6 +26,7 @@ from funrl.algos import (
 )
 from funrl.env import Env, Transition
 from funrl.envs import reach
+from funrl.optim import Optimizer
 from funrl.policies import StatefulPolicy
 from funrl.spaces import Box, Dict, Discrete
 from funrl.transforms import VecNormParams
@@ -107,7 +108,14 @@ class Goal(tree.Replaceable):
     count: torch.Tensor
 
 
-def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | None = None, **options: Any) -> Algorithm:
+def make(
+    env: Env,
+    *,
+    goals: torch.Tensor | None = None,
+    achieved: Achieved | None = None,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Algorithm:
     r"""Make a two-level learner: the manager chooses one of G goals every k steps, and the worker is rewarded for reaching it.
 
     The manager is double DQN (:func:`funrl.algos.dqn.make`) over goals. Its transition lasts m = k steps, or fewer at the end of an
@@ -126,6 +134,7 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         goals: floating point [G, D]; None: for FourRooms all of its tiles.
         achieved: ``achieved(observation) -> [D]``, a pure function of a single observation: the goal that it achieves. None: the entry
             ``achieved_goal`` of a dict, the position in FourRooms, and elsewhere the whole observation.
+        optimizer: as for :func:`funrl.algos.dqn.make`; each network of both levels has a state of it.
         **options: fields of :class:`FeudalConfig`.
 
     Returns:
@@ -150,10 +159,10 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         the hindsight action transitions of
         A. Levy, G. Konidaris, R. Platt, K. Saenko, "Learning Multi-Level Hierarchies with Hindsight", 2017, arXiv:1712.00948.
     """
-    config, given = configure(FeudalConfig, options)
+    config, given = configure(FeudalConfig, options, optimizer=optimizer)
     goals, achieved = _goals(env, goals, achieved)
     _check_config(config, env)
-    levels = _levels(config, env, goals, achieved)
+    levels = _levels(config, env, goals, achieved, optimizer)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         env_key, manager_key, worker_key = random.split(key, 3).unbind(0)
@@ -193,7 +202,9 @@ def make(env: Env, *, goals: torch.Tensor | None = None, achieved: Achieved | No
         )
         shown = {"manager": manager_metrics, "worker": worker_metrics}
         parts = {f"{level}_{name}": x[name] for level, x in shown.items() for name in ("critic_loss", "q_mean", "td_error")}
-        own = {"reached": reached, "updates": worker.num_updates, "learning_rate": worker_metrics["learning_rate"]}
+        own = {"reached": reached, "updates": worker.num_updates}
+        if optimizer is None:
+            own["learning_rate"] = worker_metrics["learning_rate"]
         return learner, {"steps": num_steps, **episode_metrics, **parts, **own}
 
     policy = _policy(levels.manager.act, levels.worker.act, config, goals, achieved)
@@ -221,7 +232,7 @@ def _policy(decide: Any, move: Any, config: FeudalConfig, goals: torch.Tensor, a
     return StatefulPolicy(without, start, act)
 
 
-def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achieved) -> Levels:
+def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achieved, optimizer: Optimizer | None) -> Levels:
     """Return the learners of the levels, whose environments are only reset: experience comes from ``env``."""
     space = Box(float("-inf"), float("inf"), (goals.shape[1],))
 
@@ -236,22 +247,27 @@ def _levels(config: FeudalConfig, env: Env, goals: torch.Tensor, achieved: Achie
     def reward(x: torch.Tensor, goal: torch.Tensor, action: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return reach(x, goal, config.goal_radius)
 
-    names = ("num_envs", "num_updates", "batch_size", "num_cells", "activation")
+    names = ("num_envs", "num_updates", "batch_size", "num_cells", "activation", "gamma", "tau")
     shared = {name: getattr(config, name) for name in names}
+
+    def shared_by(steps: float) -> dict[str, Any]:
+        """Return the options of a level with ``steps`` transitions for each step of the environment."""
+        rates = {"learning_rate": config.learning_rate, "anneal_steps": config.anneal_steps * steps}
+        return {**shared, **(rates if optimizer is None else {"optimizer": optimizer})}
+
     explore = {"epsilon_end": config.epsilon_end, "huber_delta": math.inf, "target_period": 1}
-    rates = {name: getattr(config, name) for name in ("learning_rate", "gamma", "tau")}
     k = config.goal_steps
     manager = dqn.make(
         env._replace(reset=above, action_space=Discrete(len(goals))), num_steps=2 * config.num_steps // k,
         buffer_size=2 * config.buffer_size // k, learning_starts=-(-2 * config.learning_starts // k),
-        anneal_steps=2 * config.anneal_steps / k, epsilon_steps=2 * config.epsilon_steps / k, **shared, **explore, **rates,
+        epsilon_steps=2 * config.epsilon_steps / k, **shared_by(2 / k), **explore,
     )  # fmt: skip
     spaces = Dict({"observation": env.observation_space, "achieved_goal": space, "desired_goal": space})
     discrete = isinstance(env.action_space, Discrete)
     worker = (dqn if discrete else sac).make(
         env._replace(reset=below, observation_space=spaces), num_steps=config.num_steps, learning_starts=config.learning_starts,
         buffer=buffers.hindsight(config.buffer_size, reward, num_envs=config.num_envs, ratio=config.hindsight_ratio),
-        anneal_steps=config.anneal_steps, **shared, **rates, **({**explore, "epsilon_steps": config.epsilon_steps} if discrete else {}),
+        **shared_by(1), **({**explore, "epsilon_steps": config.epsilon_steps} if discrete else {}),
     )  # fmt: skip
     return Levels(manager, worker)
 
@@ -336,6 +352,8 @@ def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]
         nested = isinstance(env.observation_space, Dict) and "achieved_goal" in env.observation_space.spaces
         achieved = (lambda observation: observation["achieved_goal"]) if nested else lambda observation: observation
     _check.function("feudal: achieved", achieved)
+    found = achieved(env.reset(random.key(0, tree.leaves(env.default_params)[0].device))[1].observation)
+    _check.sized("feudal: goals", goals, ("G", *found.shape), "a goal is like what achieved(observation) returns")
     return goals, achieved
 
 

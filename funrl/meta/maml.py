@@ -22,10 +22,10 @@ from funrl.algos import (
     start_state,
 )
 from funrl.env import AnyEnv, Env, Transition
-from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
 from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order
 from funrl.meta._estimators import dice_loss, surrogate_loss
+from funrl.meta._trials import tasks_of
 from funrl.nn import Net
 from funrl.optim import Optimizer, apply_updates, global_norm
 from funrl.returns import reward_to_go
@@ -197,6 +197,10 @@ def returns(algo: Algorithm, *, num_steps: int, tasks: Tasks | None = None) -> C
     Returns:
         ``play(params, key, env_params) -> [S + 1]``: the mean returns of the episodes before the first step and after each.
 
+    Raises:
+        TypeError: if ``algo`` is of another kind.
+        ValueError: if ``num_steps`` is negative.
+
     Example:
         >>> import funrl
         >>> algo = make(funrl.envs.make("PointRobot-misc"), num_tasks=2, num_envs=8, num_steps=10)
@@ -204,7 +208,8 @@ def returns(algo: Algorithm, *, num_steps: int, tasks: Tasks | None = None) -> C
         >>> play(algo.init(random.key(0)).learner.params, random.key(1), algo.env.default_params).shape
         torch.Size([4])
     """
-    config = algo.config
+    config = _check.instance("maml.returns: algo", getattr(algo, "config", algo), MAMLConfig, "maml.make makes one", "one of maml.make")
+    _check.integer("maml.returns: num_steps", num_steps, 0)
     parts = _parts(algo.env, config, tasks, algo.given.get("network"))
     size = config.num_envs // config.num_tasks
 
@@ -283,8 +288,7 @@ def _parts(env: AnyEnv, config: MAMLConfig, tasks: Tasks | None, network: Any) -
     def of_meta(policy: Any) -> Callable[..., Any]:
         return lambda params, key, observation: policy(params.replace(network=params.network.params), key, observation)
 
-    drawn = distributions.of(env) if tasks is None else tasks
-    return _Parts(drawn, init, act, greedy, of_meta, play, prepare, inner_loss, outer_loss, improve)
+    return _Parts(tasks_of(env, tasks), init, act, greedy, of_meta, play, prepare, inner_loss, outer_loss, improve)
 
 
 def _check_config(env: AnyEnv, config: MAMLConfig) -> None:

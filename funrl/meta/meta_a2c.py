@@ -1,6 +1,6 @@
 """A2C whose discount, λ, entropy weight or learning rate are learned online, by differentiating through its updates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,7 @@ from funrl.algos import (
 )
 from funrl.env import AnyEnv, Transition
 from funrl.nn import Net
+from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.transforms import VecNormParams
@@ -73,7 +74,7 @@ class PreviousUpdate:
     happened: torch.Tensor
 
 
-def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
     r"""Make A2C with meta-gradients, for the environments of :func:`funrl.algos.a2c.make`.
 
     An update of the parameters depends on the hyperparameters eta. The transitions tau' that the policy with the new parameters theta'
@@ -92,6 +93,8 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
     Args:
         env: a pure environment, or a batched one of ``num_envs`` copies, which may run on the host.
         network: as for :func:`funrl.algos.a2c.make`.
+        optimizer: as for :func:`funrl.algos.a2c.make`. Its updates must be differentiable in the gradients, as those of :mod:`funrl.optim`
+            are; with it the learning rate cannot be learned.
         **options: fields of :class:`MetaA2CConfig`.
 
     Returns:
@@ -113,10 +116,10 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
     Reference: Z. Xu, H. van Hasselt, D. Silver, "Meta-Gradient Reinforcement Learning", 2018, arXiv:1805.09801. Deviations: Adam instead of
         RMSProp; policy and value are not given eta as an input; only the direct effect of eta on the last update counts (mu = 0, as there).
     """
-    config, given = configure(MetaA2CConfig, options, network=network)
-    _check_config(config, env, network)
+    config, given = configure(MetaA2CConfig, options, network=network, optimizer=optimizer)
+    _check_config(config, env, network, optimizer)
     names = tuple(config.learned.split(","))
-    nets = on_policy.networks(config, env, network)
+    nets, stepper = on_policy.networks(config, env, network), _stepper(optimizer)
     act, greedy = on_policy.stochastic(nets)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
@@ -124,14 +127,12 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
 
         def parts(actor: ActorState, observation: Any, hparams: MetaA2CConfig) -> dict[str, Any]:
             params = ActorParams(nets.init(network_key, observation))
-            optimizer = on_policy.clipped_adam(0.0, 1.0).init(params.network)
-            none = torch.zeros_like(actor.timestep.terminated[0])
-            network, state = tree.clone((params.network, optimizer))
-            target = PreviousUpdate(network, state, _no_samples(act, params, actor, config), none)
+            state, none = stepper(hparams, 0.0).init(params.network), torch.zeros_like(actor.timestep.terminated[0])
+            target = PreviousUpdate(*tree.clone((params.network, state)), _no_samples(act, params, actor, config), none)
             return {
                 "params": params,
                 "target": target,
-                "optimizer": {"network": optimizer, "meta": optim.adam(0.0).init(_raw(hparams, names))},
+                "optimizer": {"network": state, "meta": optim.adam(0.0).init(_raw(hparams, names))},
             }
 
         return start_state(env_key, env, config, hparams, parts)
@@ -141,9 +142,9 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
         samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"], extras={}))
         sums, episode_metrics = episodes.record(learner.episodes, samples)
         samples = samples.replace(place=())
-        hparams, meta_state, meta_metrics = _meta_step(nets, names, learner, samples)
+        hparams, meta_state, meta_metrics = _meta_step(nets, stepper, names, learner, samples)
         before = PreviousUpdate(learner.params.network, learner.optimizer["network"], samples, torch.ones_like(learner.target.happened))
-        network, state, metrics = _update(nets, before, hparams, annealed(hparams, learner.num_steps))
+        network, state, metrics = _update(nets, stepper(hparams, annealed(hparams, learner.num_steps)), before, hparams)
         num_steps = learner.num_steps + config.num_envs * config.num_steps
         learner = learner.replace(
             params=learner.params.replace(network=network),
@@ -158,10 +159,17 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, **options: An
     return Algorithm("meta_a2c", env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 
 
-def _meta_step(nets: Any, names: tuple[str, ...], learner: LearnerState, samples: Transition) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+def _stepper(optimizer: Optimizer | None) -> Callable[..., Optimizer]:
+    """Return ``stepper(hparams, learning_rate)``: the optimizer of an update."""
+    return lambda hparams, learning_rate: optimizer or on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
+
+
+def _meta_step(
+    nets: Any, stepper: Any, names: tuple[str, ...], learner: LearnerState, samples: Transition
+) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     """Take a step of Adam in the hyperparameters; without a previous update they stay. Return them, the state of Adam, and metrics."""
     happened, raw = learner.target.happened, _raw(learner.hparams, names)
-    gradient, meta_loss = torch.func.grad_and_value(_judge)(raw, nets, learner, samples)
+    gradient, meta_loss = torch.func.grad_and_value(_judge)(raw, nets, stepper, learner, samples)
     gradient = tree.map(lambda g: torch.where(happened, g, 0.0), gradient)
     updates, state = optim.adam(learner.hparams.meta_learning_rate).update(gradient, learner.optimizer["meta"], raw)
     state = tree.where(happened, state, learner.optimizer["meta"])
@@ -171,19 +179,19 @@ def _meta_step(nets: Any, names: tuple[str, ...], learner: LearnerState, samples
     return learner.hparams.replace(**values), state, {"meta_loss": torch.where(happened, meta_loss, 0.0), **values, **gradients}
 
 
-def _judge(raw: dict[str, torch.Tensor], nets: Any, learner: LearnerState, samples: Transition) -> torch.Tensor:
+def _judge(raw: dict[str, torch.Tensor], nets: Any, stepper: Any, learner: LearnerState, samples: Transition) -> torch.Tensor:
     """Return J' of the parameters that the previous update results in with hyperparameters ``raw``."""
     hparams = learner.hparams.replace(**_values(raw))
     steps = learner.num_steps - samples.reward.numel()
-    network, _, _ = _update(nets, learner.target, hparams, annealed(hparams, steps.clamp(min=0)))
+    network, _, _ = _update(nets, stepper(hparams, annealed(hparams, steps.clamp(min=0))), learner.target, hparams)
     fixed = hparams.reference_gamma, hparams.reference_lambda
     advantage, _ = _advantages(nets, tree.map(torch.detach, network), samples, *fixed)
     distribution, _ = nets.both(network, nets.inputs(samples))
     return -(nets.rows(advantage) * distribution.log_prob(nets.rows(samples.action))).mean()
 
 
-def _update(nets: Any, before: PreviousUpdate, hparams: Any, learning_rate: torch.Tensor) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-    """Take a step of A2C that is differentiable in the hyperparameters; return the network, the state of Adam, and metrics."""
+def _update(nets: Any, optimizer: Optimizer, before: PreviousUpdate, hparams: Any) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """Take a step of A2C that is differentiable in the hyperparameters; return the network, the optimizer's state, and metrics."""
     samples = before.samples
     advantage, target = nets.rows(_advantages(nets, before.network, samples, hparams.gamma, hparams.lambda_))
 
@@ -195,8 +203,7 @@ def _update(nets: Any, before: PreviousUpdate, hparams: Any, learning_rate: torc
         return policy_loss + hparams.value_weight * value_loss - hparams.entropy_weight * entropy, metrics
 
     gradient, metrics = torch.func.grad(loss, has_aux=True)(before.network)
-    adam = on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
-    updates, state = adam.update(gradient, before.optimizer, before.network)
+    updates, state = optimizer.update(gradient, before.optimizer, before.network)
     metrics["gradient_norm"] = optim.global_norm(tree.ravel(gradient)[0])
     return optim.apply_updates(before.network, updates), state, tree.map(torch.detach, metrics)
 
@@ -225,13 +232,17 @@ def _values(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.sigmoid(x) if name in _FRACTIONS else x.exp() for name, x in raw.items()}
 
 
-def _check_config(config: MetaA2CConfig, env: AnyEnv, network: Any) -> None:
+def _check_config(config: MetaA2CConfig, env: AnyEnv, network: Any, optimizer: Optimizer | None) -> None:
     on_policy.check_actor_critic(config, env, network)
     _check.fields(config, "[0, 1]", "lambda_", "reference_gamma", "reference_lambda")
     _check.fields(config, "[0, inf)", "meta_learning_rate")
     known, names = (*_FRACTIONS, *_POSITIVE), config.learned.split(",")
     if len(set(names)) < len(names) or not set(names) <= set(known):
         raise ValueError(f"learned: expected some of {', '.join(known)}, each once and with commas, got {config.learned!r}")
+    if optimizer is not None and "learning_rate" in names:
+        raise ValueError(
+            "learned, optimizer: expected no 'learning_rate' in learned with an optimizer, which has its own; leave either out"
+        )
     _check.fields(config, "(0, inf)", *(name for name in names if name in _POSITIVE))
     if isinstance(env.default_params, VecNormParams):
         raise ValueError("env: meta_a2c does not update the moments of vec_norm; scale observations by transforms.observation_norm")

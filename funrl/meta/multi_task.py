@@ -10,9 +10,9 @@ from funrl import _across, _check, nn, random, tree
 from funrl.acting import evaluate
 from funrl.algos import Algorithm, configure, episodes, ppo
 from funrl.env import AnyEnv, Env, Transition, VectorEnv
-from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
 from funrl.meta._mixture import MixtureParams, one_of, task_embedding, task_mixture, task_number, updated_moments
+from funrl.meta._trials import tasks_of
 from funrl.optim import Optimizer
 from funrl.stats import Moments
 from funrl.typing import Loss, Metrics
@@ -243,8 +243,7 @@ def _mixture(given: Any, tasks: Any, config: MultiTaskConfig) -> AnyEnv:
             raise ValueError("tasks: expected None with a mixture of tasks, which has its own; give the environment below")
         return env
     if tasks is None or isinstance(tasks, Tasks):
-        drawn = distributions.of(env) if tasks is None else tasks
-        tasks = drawn.train(random.key(config.task_seed, "cpu"), config.num_tasks)
+        tasks = tasks_of(env, tasks).train(random.key(config.task_seed, "cpu"), config.num_tasks)
     return task_mixture(tasks, normalize=config.normalize_per_task)(env)
 
 

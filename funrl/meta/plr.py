@@ -9,9 +9,9 @@ import torch
 from funrl import _check, acting, envs, random, tree
 from funrl.algos import Algorithm, RewardScale, State, configure, in_dtype_of, ppo, scale_rewards
 from funrl.env import AnyEnv, Env, Transition, VectorEnv
-from funrl.envs import tasks as distributions
 from funrl.envs.tasks import Tasks
 from funrl.meta._levels import LevelState, insert_levels, level_probabilities, level_score, sample_levels, start_levels, update_levels
+from funrl.meta._trials import tasks_of
 from funrl.nn import Net
 from funrl.optim import Optimizer
 from funrl.returns import gae
@@ -108,7 +108,7 @@ def make(
     _check_config(config)
     if tasks is not None:
         given["tasks"] = tasks
-    generator = distributions.of(single) if tasks is None else tasks
+    generator = tasks_of(single, tasks)
     copies = env if isinstance(env, VectorEnv) else envs.vectorize(single, config.num_envs)
     algo = ppo.build("plr", copies, config, given)
 

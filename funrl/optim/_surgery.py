@@ -32,7 +32,8 @@ def project_conflicts(key: torch.Tensor, gradients: Any) -> Any:
     .. math:: g_i \leftarrow g_i - \frac{g_i \cdot g_j}{\lVert g_j \rVert^2} g_j
 
     The result is the sum of all :math:`g_i`. It is the sum of the gradients if no two of them conflict. Norms and products are over all
-    leaves. The projections are computed with the inner products of the K gradients only, so that they cost about K² / 2 products.
+    leaves. The projections are computed with the inner products of the K gradients only, so that they cost about K² / 2 products; each
+    gradient is first divided by its largest entry, so that no square of a finite gradient is 0 or infinite.
 
     Args:
         key: a key [], for the orders.
@@ -43,6 +44,7 @@ def project_conflicts(key: torch.Tensor, gradients: Any) -> Any:
 
     Raises:
         ValueError: if there is no leaf, or the leaves have not the same first dimension.
+        TypeError: if a leaf is not a floating-point tensor.
 
     Example:
         >>> from funrl import random
@@ -58,19 +60,25 @@ def project_conflicts(key: torch.Tensor, gradients: Any) -> Any:
     if not num_tasks or any(x.shape[:1] != leaves[0].shape[:1] for x in leaves):
         shapes = ", ".join(str(list(x.shape)) for x in leaves)
         raise ValueError(f"project_conflicts: gradients: expected leaves [K, ...] with a gradient for each of K tasks, got {shapes}")
+    for x in leaves:
+        _check.floating("project_conflicts: gradients", x)
     rows = torch.cat([wide(x).reshape(num_tasks, -1) for x in leaves], 1)
+    size = rows.abs().amax(1)
+    size = torch.where(size > 0, size, 1.0)
+    rows = rows / size[:, None]
     products = rows @ rows.T
     numbers = torch.arange(num_tasks, device=rows.device)
     orders = torch.func.vmap(random.permutation, (0, None))(random.split(key, num_tasks), num_tasks)
-    shares = torch.eye(num_tasks, dtype=rows.dtype, device=rows.device)  # gradient i is now the sum of shares[i, j] g_j
+    shares = torch.eye(num_tasks, dtype=rows.dtype, device=rows.device)  # row i is now the sum of shares[i, j] rows[j]
     for other in orders.unbind(1):
         chosen = (other[:, None] == numbers).to(rows.dtype)
         along = (shares @ products * chosen).sum(1)
         square = chosen @ products.diagonal()
         conflict = (along < 0) & (other != numbers) & (square > 0)
         shares = shares - torch.where(conflict, along / torch.where(conflict, square, 1.0), 0.0)[:, None] * chosen
-    weights = shares.sum(0)
-    return tree.map(lambda x: torch.tensordot(weights, wide(x), 1).to(x.dtype), gradients)
+    joint, form = (size @ shares) @ rows, tree.flatten(gradients)[1]
+    parts = joint.split([x[0].numel() for x in leaves])
+    return tree.unflatten(form, [part.reshape(x.shape[1:]).to(x.dtype) for part, x in zip(parts, leaves, strict=True)])
 
 
 def pcgrad(optimizer: Optimizer, seed: int = 0) -> Optimizer:

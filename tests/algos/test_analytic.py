@@ -5,7 +5,7 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import algos, optim, random, tree
+from funrl import algos, optim, random, stats, tree
 from funrl.algos import _analytic as analytic
 from tests.support import same
 
@@ -30,10 +30,15 @@ def made(name, env):
 def start(algo, seed):
     """An agent whose policy is far from its start, so that all parameters matter, and its target network is not its critic."""
     state = algo.init(random.key(seed))
-    leaves, form = tree.flatten(state.learner.params)
+    params = state.learner.params
+    leaves, form = tree.flatten(params.network)
     keys = random.split(random.key(seed + 50), len(leaves)).unbind(0)
     shaken = [x + 0.3 * random.normal(k, tuple(x.shape), dtype=x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    return state.replace(learner=state.learner.replace(params=tree.unflatten(form, shaken)))
+    params = params.replace(network=tree.unflatten(form, shaken))
+    if algo.config.normalize_observation:
+        seen = random.normal(random.key(seed + 60), (4, *params.observation.mean.shape), dtype=torch.float64)
+        params = params.replace(observation=stats.update(params.observation, 0.1 + 0.7 * seen))
+    return state.replace(learner=state.learner.replace(params=params))
 
 
 def objective(algo, state, key, actor):
@@ -48,7 +53,8 @@ def objective(algo, state, key, actor):
             env_state, timestep = algo.env.step(keys[t, b, 1], env_state, action, state.learner.env_params)
             reward = timestep.reward
             if algo.name == "shac" and (timestep.done or t == T - 1) and not timestep.terminated:
-                value = funrl.nn.mlp((3,), 1, activation="elu").apply(state.learner.target, timestep.observation)
+                observation = stats.normalize(params.observation, timestep.observation)
+                value = funrl.nn.mlp((3,), 1, activation="elu").apply(state.learner.target, observation)
                 reward = reward + 0.9 * value[0]
             total, discount = total + discount * reward, 0.9 * discount
             if timestep.done:
@@ -114,6 +120,31 @@ def test_the_target_critic_follows():
     new, _ = algo.step(random.key(1), state)
     critic = new.learner.params.network["critic"]
     same(new.learner.target, tree.map(lambda x, y: 0.25 * x + 0.75 * y, critic, state.learner.target))
+
+
+def test_policy_and_critic_have_learning_rates_of_their_own_and_the_policy_a_first_deviation():
+    algo = algos.make("shac", "Pendulum-v1", **dict(OPTIONS, num_minibatches=1, num_epochs=1), initial_log_std=-1.5)
+    for part, rate in (("actor", "learning_rate"), ("critic", "critic_learning_rate")):
+        state = algo.init(random.key(0), {rate: torch.tensor(0.0)})
+        network = algo.step(random.key(1), state)[0].learner.params.network
+        moved = {name for name in network if not tree.equal(network[name], state.learner.params.network[name])}
+        assert moved == {"actor", "critic"} - {part}
+    actor = analytic.actor_of(algo.config, algo.env, None)
+    scale = actor.apply(state.learner.params.network["actor"], torch.zeros(3)).base.scale
+    torch.testing.assert_close(scale, torch.tensor([-1.5]).exp(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["apg", "shac"])
+def test_observations_are_normalised_by_the_moments_of_earlier_updates(name):
+    algo = algos.make(name, "Pendulum-v1", **(OPTIONS if name == "apg" else dict(OPTIONS, num_minibatches=1)), normalize_observation=True)
+    state = algo.init(random.key(0))
+    _, transitions = algo.collect(random.key(1), state)
+    learner, _ = algo.learn(random.key(2), state.learner, transitions)
+    same(learner.params.observation, stats.update(state.learner.params.observation, transitions.observation))
+    plain = learner.params.replace(observation=())
+    for act in (algo.act, algo.greedy):
+        seen = stats.normalize(learner.params.observation, transitions.observation[0, 0])
+        assert torch.equal(act(learner.params, random.key(3), transitions.observation[0, 0])[0], act(plain, random.key(3), seen)[0])
 
 
 @pytest.mark.parametrize("name", ["apg", "shac"])

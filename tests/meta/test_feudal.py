@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import envs, meta, random, transforms, tree
+from funrl import envs, meta, optim, random, transforms, tree
 
 OPTIONS = dict(num_envs=2, num_steps=12, goal_steps=4, num_updates=2, batch_size=8, num_cells=(6,), buffer_size=96, learning_starts=0)
 
@@ -91,6 +91,19 @@ def test_hyperparameters_of_the_whole_are_those_of_both_levels():
     assert tree.equal(after.learner.params.network.worker, state.learner.params.network.worker)
     for level in ("manager", "worker"):
         assert not tree.equal(getattr(moved.learner.params.network, level), getattr(state.learner.params.network, level))
+
+
+def test_an_optimizer_of_ones_own_is_that_of_both_levels():
+    algo, key = made(optimizer=optim.sgd(0.0)), random.key(1)
+    state = algo.init(random.key(0))
+    after, metrics = algo.step(key, state)
+    assert tree.equal(after.learner.params.network, state.learner.params.network) and "learning_rate" not in metrics
+    assert metrics["updates"] == 2
+    moved, _ = made(optimizer=optim.sgd(0.1)).step(key, state)
+    for level in ("manager", "worker"):
+        assert not tree.equal(getattr(moved.learner.params.network, level), getattr(state.learner.params.network, level))
+    with pytest.raises(ValueError, match="optimizer, learning_rate: expected one of them, got both"):
+        made(optimizer=optim.sgd(0.1), learning_rate=0.1)
 
 
 def test_continuous_actions_goals_of_ones_own_and_dicts():

@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import meta, random, tree
+from funrl import meta, optim, random, tree
 from tests.support import same
 
 NAMES = ("gamma", "lambda_", "entropy_weight", "learning_rate")
@@ -92,6 +92,19 @@ def test_without_a_meta_learning_rate_it_is_a2c():
         states = [algo.step(random.key(i + 1), state)[0] for algo, state in zip((one, other), states, strict=True)]
     same(*(state.learner.params for state in states), rtol=1e-5, atol=1e-6)
     same(*(state.actor for state in states))
+
+
+def test_an_optimizer_of_ones_own():
+    env, adam = funrl.envs.make("CartPole-v1"), optim.flatten(optim.chain(optim.clip_by_global_norm(0.5), optim.adam(0.02, eps=1e-5)))
+    options = {name: value for name, value in OPTIONS.items() if name != "learning_rate"}
+    algos = meta.meta_a2c.make(env, **OPTIONS), meta.meta_a2c.make(env, optimizer=adam, **options)
+    states = [algo.init(random.key(0)) for algo in algos]
+    for i in range(2):
+        states = [algo.step(random.key(i + 1), state)[0] for algo, state in zip(algos, states, strict=True)]
+    same(*(state.learner.params for state in states), rtol=0, atol=0)
+    assert states[0].learner.hparams.gamma == states[1].learner.hparams.gamma != 0.9
+    with pytest.raises(ValueError, match="learned, optimizer: expected no 'learning_rate' in learned with an optimizer"):
+        meta.meta_a2c.make(env, learned="learning_rate", optimizer=adam)
 
 
 def test_errors():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from funrl import __main__ as command, algos, record, training, tree
+from funrl import __main__ as command, algos, random, record, training, tree
 from tests.registry import ALGORITHMS
 from tests.support import same
 
@@ -30,3 +30,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind, capsys):
     for metric in set(whole) - {"seconds"}:
         torch.testing.assert_close(torch.tensor(whole[metric]), torch.tensor(parts[metric]), rtol=0, atol=0, equal_nan=True)
     assert tree.leaves(one.state)
+
+
+@pytest.mark.parametrize("kind", ["feudal", "option_critic"])
+def test_a_resumed_hierarchy_equals_an_uninterrupted_one(tmp_path, kind):
+    """Without the final evaluation, whose episodes are long."""
+    name, env, options = ALGORITHMS[kind]
+    algo = algos.make(name, env, **options)
+
+    def train(folder, updates, **more):
+        options = dict(out=tmp_path / folder, evaluate_episodes=0, progress=False, backend="eager", **more)
+        return training.train(algo, random.key(3), updates * algo.steps_per_update, **options)
+
+    train("parts", 2)
+    one, other = train("whole", 4), train("parts", 4, resume=True)
+    same((one.state, one.metrics), (other.state, other.metrics), rtol=0, atol=0)
+    assert one.updates == other.updates == 4

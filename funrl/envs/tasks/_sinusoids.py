@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import constants
 from funrl.envs.tasks._tasks import Tasks, uniform
 
@@ -57,5 +57,8 @@ def sinusoid_batch(key: torch.Tensor, task: SinusoidTask, num: int) -> tuple[tor
         >>> bool((y == 2 * x.sin()).all())
         True
     """
+    _check.instance("sinusoid_batch: task", task, SinusoidTask, "tree.index(tasks.train(key, n), 0) is one")
+    _check.sized("sinusoid_batch: task.amplitude", task.amplitude, (), "map over several tasks with torch.func.vmap")
+    _check.integer("sinusoid_batch: num", num, 1)
     x = random.uniform(key, (num, 1), -5.0, 5.0, dtype=task.amplitude.dtype)
     return x, task.amplitude * torch.sin(x - task.phase)

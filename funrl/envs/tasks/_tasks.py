@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.env import Env
 
 # A task belongs to the tests if a number that describes it is a multiple of this one.
@@ -36,19 +36,23 @@ class Tasks(NamedTuple):
     def sample(self, key: torch.Tensor, n: int) -> Any:
         """Draw n tasks of all, those for tests too: ``env_params`` with leaves [n, ...]; ``key`` is a key []."""
         split_key, key = random.split(key).unbind(0)
-        return self._drawn(key, random.bernoulli(split_key, self.test_share, (n,)))
+        return self._drawn(key, random.bernoulli(split_key, self.test_share, (_number(n),)))
 
     def train(self, key: torch.Tensor, n: int) -> Any:
         """Draw n tasks for training: ``env_params`` with leaves [n, ...]; ``key`` is a key []."""
-        return self._drawn(key, torch.zeros(n, dtype=torch.bool, device=key.device))
+        return self._drawn(key, torch.zeros(_number(n), dtype=torch.bool, device=_check.key("tasks: key", key).device))
 
     def test(self, key: torch.Tensor, n: int) -> Any:
         """Draw n tasks for tests: ``env_params`` with leaves [n, ...]; ``key`` is a key []."""
-        return self._drawn(key, torch.ones(n, dtype=torch.bool, device=key.device))
+        return self._drawn(key, torch.ones(_number(n), dtype=torch.bool, device=_check.key("tasks: key", key).device))
 
     def _drawn(self, key: torch.Tensor, held_out: torch.Tensor) -> Any:
         like = tree.to(self.default_params, key.device)
         return torch.func.vmap(self.draw, (0, None, 0))(random.split(key, len(held_out)), like, held_out)
+
+
+def _number(n: Any) -> int:
+    return _check.integer("tasks: n", n, 1)
 
 
 def residue(key: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:
@@ -93,12 +97,12 @@ def uniform(
     """
     default = default_params if env is None else env.default_params
     what = name or (env.name if env is not None else "")
-    for field, (low, high) in ranges.items():
-        value = getattr(default, field, None)
+    for field, given in ranges.items():
+        value, numbers = getattr(default, field, None), isinstance(given, tuple | list) and len(given) == 2
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             raise ValueError(f"tasks.uniform: {field}: expected a floating-point field of the params of {what}, got {value!r}")
-        if not low < high:
-            raise ValueError(f"tasks.uniform: {field}: expected a range (lowest, highest), got {(low, high)}")
+        if not numbers or not given[0] < given[1]:
+            raise ValueError(f"tasks.uniform: {field}: expected a range (lowest, highest), got {given!r}")
     if not ranges:
         raise ValueError("tasks.uniform: ranges: expected at least one, such as length=(0.5, 2.0), got none")
 
