@@ -19,27 +19,26 @@ import time
 from benchmarks import history
 from benchmarks.harness import Benchmark, Figures, Options, say, versions
 
-NAMES = (
-    *(
-        "compile",
-        "ppo",
-        "off_policy",
-        "environments",
-        "collectors",
-        "buffers",
-        "returns",
-        "modules",
-        "recurrent",
-        "meta",
-        "meta_learning",
-        "hierarchy",
-        "multi_task",
-        "curves",
-        "learning",
-        "populations",
-    ),
-    "gpu",
-)
+# Each benchmark, with the rooms of funrl that it measures: figures from before their newest commit are marked in the table.
+NAMES = {
+    "compile": "algos compiler",
+    "ppo": "acting algos compiler losses",
+    "off_policy": "acting algos buffers compiler losses",
+    "environments": "acting compiler envs",
+    "collectors": "collectors envs",
+    "buffers": "buffers compiler",
+    "returns": "compiler returns",
+    "modules": "compiler nn",
+    "recurrent": "acting algos compiler nn",
+    "meta": "compiler meta",
+    "meta_learning": "acting algos compiler meta",
+    "hierarchy": "acting algos buffers compiler meta",
+    "multi_task": "acting algos compiler meta",
+    "curves": "acting algos compiler",
+    "learning": "acting algos buffers envs losses training",
+    "populations": "acting algos compiler populations",
+    "gpu": "algos compiler",
+}
 SPECIAL = {"gpu"}  # not among all: not every machine has what they need
 
 
@@ -105,7 +104,7 @@ def main() -> None:
         for name in names:
             run(name, Options(given.quick, given.peers, tuple(given.only), given.rounds, given.seconds))
     finally:
-        history.write({name: load(name) for name in NAMES})
+        history.write({name: load(name) for name in NAMES}, NAMES)
     say(f"{time.perf_counter() - start:.0f} s; see {history.TABLE}")
 
 
