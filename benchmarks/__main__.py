@@ -1,7 +1,7 @@
 """Measure funrl, and other libraries beside it in the same session.
 
     python -m benchmarks                       # what there is
-    python -m benchmarks all --quick           # a part of each, with one round and short samples
+    python -m benchmarks all --quick           # a part of most, with one round and short samples; long learning runs have none
     python -m benchmarks ppo off_policy        # full figures
     python -m benchmarks off_policy --only dqn # the cases whose name holds that
 

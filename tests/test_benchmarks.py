@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import __main__ as command, harness, history
+from benchmarks import __main__ as command, harness, history, redone
 
 
 def test_without_a_name_it_lists_all(monkeypatch, capsys):
@@ -105,3 +105,10 @@ def test_full_figures_stay_until_there_are_newer_ones(monkeypatch, tmp_path):
     )
     assert history.faster(rates, row, "peer") == 5.0 and history.faster(times, row, "peer") == 0.2
     assert history.newest("other") == {}
+
+
+def test_programs_that_were_redone_end_before_their_training():
+    for page, (_, constant, _, _) in redone.CASES.items():
+        text = redone.program(page, 1_234)
+        assert f"\n{constant} = 1234" in text and "funrl.train(" not in text and "algo = " in text
+        compile(text, page, "exec")
