@@ -1,7 +1,7 @@
 """Measure funrl, and other libraries beside it in the same session.
 
     python -m benchmarks                       # what there is
-    python -m benchmarks all --quick           # a part of each, with one round and short samples
+    python -m benchmarks all --quick           # a part of most, with one round and short samples; long learning runs have none
     python -m benchmarks ppo off_policy        # full figures
     python -m benchmarks off_policy --only dqn # the cases whose name holds that
 
@@ -19,28 +19,27 @@ import time
 from benchmarks import history
 from benchmarks.harness import Benchmark, Figures, Options, say, versions
 
-NAMES = (
-    *(
-        "compile",
-        "ppo",
-        "off_policy",
-        "environments",
-        "collectors",
-        "buffers",
-        "returns",
-        "modules",
-        "recurrent",
-        "meta",
-        "meta_learning",
-        "analytic",
-        "hierarchy",
-        "multi_task",
-        "curves",
-        "learning",
-        "populations",
-    ),
-    "gpu",
-)
+# Each benchmark, with the rooms of funrl that it measures: figures from before their newest commit are marked in the table.
+NAMES = {
+    "compile": "algos compiler",
+    "ppo": "acting algos compiler losses",
+    "off_policy": "acting algos buffers compiler losses",
+    "environments": "acting compiler envs",
+    "collectors": "collectors envs",
+    "buffers": "buffers compiler",
+    "returns": "compiler returns",
+    "modules": "compiler nn",
+    "recurrent": "acting algos compiler nn",
+    "meta": "compiler meta",
+    "meta_learning": "acting algos compiler meta",
+    "analytic": "acting algos compiler envs",
+    "hierarchy": "acting algos buffers compiler meta",
+    "multi_task": "acting algos compiler meta",
+    "curves": "acting algos compiler",
+    "learning": "acting algos buffers envs losses training",
+    "populations": "acting algos compiler populations",
+    "gpu": "algos compiler",
+}
 SPECIAL = {"gpu"}  # not among all: not every machine has what they need
 
 
@@ -106,7 +105,7 @@ def main() -> None:
         for name in names:
             run(name, Options(given.quick, given.peers, tuple(given.only), given.rounds, given.seconds))
     finally:
-        history.write({name: load(name) for name in NAMES})
+        history.write({name: load(name) for name in NAMES}, NAMES)
     say(f"{time.perf_counter() - start:.0f} s; see {history.TABLE}")
 
 

@@ -13,6 +13,7 @@ ENVS = {
     "Pendulum-v1": ("ddpg", "td3", "sac", "redq", "crossq"),
 }
 NUM_AGENTS = (1, 5)
+QUICK = {("ppo", 1), ("dqn", 1), ("sac", 1)}
 
 
 def first_call(name: str, env: str, options: dict[str, Any], num_agents: int, backend: str) -> dict[str, float]:
@@ -148,10 +149,12 @@ def run(options: Options) -> Iterator[Figures]:
     for env, names in ENVS.items():
         for name in names:
             for n in NUM_AGENTS:
-                yield from measured(f"{name}, {n} agent{'s' * (n > 1)}", f"first_call('{name}', '{env}', {{}}, {n}, 'xla')", quick=n == 1)
+                yield from measured(
+                    f"{name}, {n} agent{'s' * (n > 1)}", f"first_call('{name}', '{env}', {{}}, {n}, 'xla')", quick=(name, n) in QUICK
+                )
     for steps in (32, 256):
         recurrent = {"recurrent": "gru", "num_steps": steps}
-        yield from measured(f"recurrent PPO, {steps} steps", f"first_call('ppo', 'CartPole-v1', {recurrent}, 1, 'xla')")
+        yield from measured(f"recurrent PPO, {steps} steps", f"first_call('ppo', 'CartPole-v1', {recurrent}, 1, 'xla')", quick=False)
     for name, sizes in (("ppo", {"num_envs": 8}), ("sac", {"num_envs": 1})):
         yield from measured(
             f"{name} learning, HalfCheetah-v5", f"learning('{name}', 'gymnasium:HalfCheetah-v5', {sizes}, 1, 'xla')", quick=False

@@ -56,7 +56,7 @@ def draw(rates: Any, steps: Any, returns: Any) -> None:
 
 def run(options: Options) -> Iterator[Figures]:
     """Yield how long the agents took, and draw their curves."""
-    if options.wants("curves"):
+    if options.wants("curves", quick=False):
         say(f"curves: {NUM_AGENTS} agents")
         yield {"curves": train()}
 

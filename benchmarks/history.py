@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +44,16 @@ class Row(NamedTuple):
     Attributes:
         numbers: of each library, all from one run.
         run: the line of the history, without its figures.
+        old: whether the code that it measures has a newer commit.
     """
 
     numbers: dict[str, Any]
     run: dict[str, Any]
+    old: bool = False
 
     def when(self) -> str:
-        """The day, and whether the run was quick."""
-        return self.run["date"] + (", quick" if self.run["quick"] else "")
+        """The day, whether the run was quick, and whether its code has changed since."""
+        return self.run["date"] + (", quick" if self.run["quick"] else "") + (", older code" if self.old else "")
 
 
 def append(
@@ -94,32 +97,44 @@ def _gpu() -> str:
     return ", " + subprocess.run(names, capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 
-def newest(name: str) -> dict[str, Row]:
-    """Return the newest figures of each row of a benchmark."""
+def changed(rooms: str) -> float:
+    """Return the time of the newest commit to rooms of funrl, "algos compiler" for instance; 0 without git or a repository."""
+    if shutil.which("git") is None:
+        return 0.0
+    command = ["git", "log", "-1", "--format=%ct", "--", *(f"funrl/{room}" for room in rooms.split())]
+    done = subprocess.run(command, cwd=README.parent, capture_output=True, text=True, check=False)
+    return float(done.stdout or 0)
+
+
+def newest(name: str, since: float = 0.0) -> dict[str, Row]:
+    """Return the newest figures of each row of a benchmark; those from before ``since`` are marked as old."""
     rows: dict[str, Row] = {}
     lines = [json.loads(line) for line in HISTORY.read_text().splitlines()] if HISTORY.exists() else []
     for run in lines:
         figures = run.pop("figures")
         for row, numbers in figures.items() if run["benchmark"] == name else ():
             if row not in rows or rows[row].run["quick"] or not run["quick"]:
-                rows[row] = Row(numbers, run)
+                # Early lines have no time: their day begins before any commit of that day.
+                started = run.get("started", datetime.fromisoformat(run["date"]).replace(tzinfo=UTC).timestamp())
+                rows[row] = Row(numbers, run, started < since)
     return rows
 
 
-def write(benchmarks: Mapping[str, Benchmark]) -> None:
-    """Make the table and its plots anew from the history."""
+def write(benchmarks: Mapping[str, Benchmark], rooms: Mapping[str, str]) -> None:
+    """Make the table and its plots anew from the history, with marks at figures that are older than the code of their ``rooms``."""
     lines = [
         "# What was measured",
         "",
         "Made by `python -m benchmarks` from [history.jsonl](history.jsonl): the newest full figures of each row, or quick ones where",
         "there are no others. Medians; the libraries of a row took turns in one session. *Faster by* says how many times as fast funrl is.",
+        "*Older code*: when this file was made, the rooms of funrl that the row measures had a commit that is newer than the figures.",
         "",
         "| | funrl | beside it | faster by | target | measured |",
         "|---|---|---|---|---|---|",
     ]
     sections = []
     for name, benchmark in benchmarks.items():
-        rows = newest(name)
+        rows = newest(name, changed(rooms[name]))
         if not rows:
             continue
         if benchmark.unit:
@@ -137,23 +152,23 @@ def write(benchmarks: Mapping[str, Benchmark]) -> None:
             sections += ["", f"![how many times as fast funrl is]({name}.png)"]
     TABLE.write_text("\n".join([*lines, *sections, ""]))
     before, rest = README.read_text().split(BEGIN)
-    README.write_text(before + BEGIN + _headlines(benchmarks) + END + rest.split(END)[1])
+    README.write_text(before + BEGIN + _headlines(benchmarks, rooms) + END + rest.split(END)[1])
 
 
-def _headlines(benchmarks: Mapping[str, Benchmark]) -> str:
+def _headlines(benchmarks: Mapping[str, Benchmark], rooms: Mapping[str, str]) -> str:
     """Return the table of the README: a line for each of its rows."""
-    lines, runs = ["| | funrl | times as fast as |", "|---|---|---|"], []
-    for benchmark, rows in ((benchmark, newest(name)) for name, benchmark in benchmarks.items()):
+    lines, shown = ["| | funrl | times as fast as |", "|---|---|---|"], []
+    for benchmark, rows in ((benchmark, newest(name, changed(rooms[name]))) for name, benchmark in benchmarks.items()):
         for name in (name for name in HEADLINES if name in rows):
             row = rows[name]
             beside = [f"{faster(benchmark, row, x):.2g} x {LABELS.get(x, x)}" for x in row.numbers if not x.startswith("funrl")]
             lines.append(f"| {name} | {_number(row.numbers['funrl'])} {benchmark.unit} | {', '.join(beside)} |")
-            runs.append(row.run)
-    days = sorted({run["date"] for run in runs})
+            shown.append(row)
+    runs = [row.run for row in shown]
     machines = " and ".join(sorted({run["machine"] for run in runs}))
     found = {package: version for run in sorted(runs, key=lambda run: run["date"]) for package, version in run["versions"].items()}
     told = ", ".join(f"{package} {version}" for package, version in found.items())
-    return "\n".join([*lines, "", f"Medians on {machines}, {' to '.join(dict.fromkeys((days[0], days[-1])))}: {told}.", ""])
+    return "\n".join([*lines, "", f"Medians on {machines}, {_days(shown)}: {told}.", ""])
 
 
 def _lines(benchmark: Benchmark, rows: Mapping[str, Row]) -> list[str]:
@@ -190,10 +205,15 @@ def _origin(name: str, rows: Mapping[str, Row]) -> list[str]:
         for package, version in run["versions"].items():
             found.setdefault(package, set()).add(str(version))
     machines = " and ".join(sorted({run["machine"] for run in runs}))
-    return [
-        f"`python -m benchmarks {name}` on {machines}: " + ", ".join(f"{k} {' and '.join(sorted(v))}" for k, v in found.items()) + ".",
-        "",
-    ]
+    libraries = ", ".join(f"{k} {' and '.join(sorted(v))}" for k, v in found.items())
+    return [f"`python -m benchmarks {name}` on {machines}, {_days(list(rows.values()))}: {libraries}.", ""]
+
+
+def _days(rows: list[Row]) -> str:
+    """Say when rows were measured, and how many of them with code that has changed since."""
+    days, old = sorted({row.run["date"] for row in rows}), sum(row.old for row in rows)
+    marked = "" if not old else ", with older code" if old == len(rows) else f", {old} of {len(rows)} rows with older code"
+    return " to ".join(dict.fromkeys((days[0], days[-1]))) + marked
 
 
 def _plot(name: str, benchmark: Benchmark, rows: Mapping[str, Row]) -> bool:

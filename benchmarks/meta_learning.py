@@ -195,7 +195,7 @@ ROWS = {
 def run(options: Options) -> Iterator[Figures]:
     """Yield what the agents of each row learned."""
     for row, learn in ROWS.items():
-        if options.wants(row, row == "sinusoids, 10 shots"):
+        if options.wants(row, quick=False):
             say(f"meta_learning: {row}")
             yield {row: learn()}
 

@@ -2,11 +2,12 @@
 
 import json
 import re
+import subprocess
 import sys
 
 import pytest
 
-from benchmarks import __main__ as command, harness, history
+from benchmarks import __main__ as command, harness, history, redone
 
 
 def test_without_a_name_it_lists_all(monkeypatch, capsys):
@@ -51,13 +52,34 @@ def test_a_run_that_is_cut_off_keeps_what_it_had(monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr(history, "HISTORY", tmp_path / "history.jsonl")
     monkeypatch.setattr(history, "RESULTS", tmp_path)
-    monkeypatch.setattr(history, "write", lambda benchmarks: written.append(history.newest("returns")))
+    monkeypatch.setattr(history, "write", lambda benchmarks, rooms: written.append(history.newest("returns")))
     benchmark = harness.speed("returns", "", [], unit="s", targets={}, seconds=1.0, rounds=1)
     monkeypatch.setattr(command, "load", lambda name: benchmark._replace(run=cut_off))
     monkeypatch.setattr(sys, "argv", ["benchmarks", "returns"])
     with pytest.raises(KeyboardInterrupt):
         command.main()
     assert written[0]["first"].numbers == {"funrl": 1.0}
+
+
+def test_figures_from_before_the_newest_commit_are_marked(monkeypatch, tmp_path):
+    monkeypatch.setattr(history, "HISTORY", tmp_path / "history.jsonl")
+    monkeypatch.setattr(history, "RESULTS", tmp_path)
+    for row, started in (("old", 100.0), ("new", 300.0)):
+        history.append("name", {row: {"funrl": 1.0}}, {}, quick=False, seconds=1.0, started=started)
+    rows = history.newest("name", since=200.0)
+    assert {name: row.when().endswith(", older code") for name, row in rows.items()} == {"old": True, "new": False}
+    assert history._days(list(rows.values())).endswith(", 1 of 2 rows with older code")
+    rooms = {room for rooms in command.NAMES.values() for room in rooms.split()}
+    assert all((history.README.parent / "funrl" / room).is_dir() for room in rooms)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.setattr(history, "README", tmp_path / "README.md")
+    assert history.changed("algos compiler") == 0.0
+    (tmp_path / "funrl" / "algos").mkdir(parents=True)
+    (tmp_path / "funrl" / "algos" / "ppo.py").touch()
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
+    subprocess.run(["git", "-C", tmp_path, *identity, "commit", "-q", "-m", "x", "--date", "2026-01-01T00:00:00Z"], check=True)
+    assert history.changed("algos compiler") > 0.0 == history.changed("compiler")
 
 
 def test_full_figures_stay_until_there_are_newer_ones(monkeypatch, tmp_path):
@@ -83,3 +105,10 @@ def test_full_figures_stay_until_there_are_newer_ones(monkeypatch, tmp_path):
     )
     assert history.faster(rates, row, "peer") == 5.0 and history.faster(times, row, "peer") == 0.2
     assert history.newest("other") == {}
+
+
+def test_programs_that_were_redone_end_before_their_training():
+    for page, (_, constant, _, _) in redone.CASES.items():
+        text = redone.program(page, 1_234)
+        assert f"\n{constant} = 1234" in text and "funrl.train(" not in text and "algo = " in text
+        compile(text, page, "exec")

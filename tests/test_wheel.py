@@ -1,6 +1,7 @@
 """The wheel holds what it should, and works away from the source tree."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_a_citation_names_the_version():
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.nightly

@@ -55,8 +55,8 @@ def ray(
         address: of a running cluster, as for ``ray.init``; None: the cluster of this process, or a new one on this machine that ends with
             the process.
         resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources`` and so on.
-        create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device,
-            policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
+        create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj: as for :func:`synchronous`.
+        split_trajectories, device, policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
         queue_size, max_staleness: as for :func:`asynchronous`.
 
     Returns:

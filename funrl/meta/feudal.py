@@ -208,15 +208,18 @@ def make(
         return learner, {"steps": num_steps, **episode_metrics, **parts, **own}
 
     policy = _policy(levels.manager.act, levels.worker.act, config, goals, achieved)
-    greedy = _policy(levels.manager.greedy, levels.worker.greedy, config, goals, achieved)
+    greedy = _policy(levels.manager.greedy, levels.worker.greedy, config, goals, achieved, draws=False)
     return Algorithm("feudal", env, config, init, collecting(env, policy, config.num_steps), learn, policy, greedy, given)
 
 
-def _policy(decide: Any, move: Any, config: FeudalConfig, goals: torch.Tensor, achieved: Achieved) -> StatefulPolicy:
-    """Return the policy of both levels: ``decide`` is the manager's, which chooses a goal, and ``move`` the worker's."""
+def _policy(decide: Any, move: Any, config: FeudalConfig, goals: torch.Tensor, achieved: Achieved, *, draws: bool = True) -> StatefulPolicy:
+    """Return the policy of both levels: ``decide`` is the manager's, which chooses a goal, and ``move`` the worker's.
+
+    Without ``draws`` neither of them uses its key, so that the policy needs none, and can be exported.
+    """
 
     def act(params: ActorParams, key: torch.Tensor, goal: Goal, observation: Any, reset: torch.Tensor) -> tuple[Goal, Any, Any]:
-        goal_key, action_key = random.split(key).unbind(0)
+        goal_key, action_key = random.split(key).unbind(0) if draws else (key, key)
         observation = in_dtype_of(params, observation)
         new, _ = decide(_part(params, "manager"), goal_key, observation)
         index = torch.where((goal.count % config.goal_steps == 0) | reset, new, goal.index)
@@ -341,7 +344,7 @@ def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]
     _check.instance("env", env, Env, "funrl.envs.make makes one", "a funrl.env.Env")
     rooms = hasattr(env.default_params, "starts") and env.name == "FourRooms-misc" and env.observation_space.shape == (4,)
     if goals is None and rooms and achieved is None:
-        goals, achieved = env.default_params.starts.to(torch.float32), lambda observation: observation[:2]
+        goals, achieved = env.default_params.starts.to(torch.float32).contiguous(), lambda observation: observation[:2]
     if goals is None:
         raise ValueError(
             f"feudal: goals: expected a tensor [G, D] for {env.name}, got None; give the goals to choose from, and achieved(observation) "

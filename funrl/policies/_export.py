@@ -80,7 +80,8 @@ def export(
 
     Raises:
         TypeError: as for :func:`to_module`.
-        ValueError: if the suffix is none of these, or ``torch.export`` finds that the policy needs a fixed ``batch_size``.
+        ValueError: if the suffix is none of these, the policy fails on such an observation (with the parameters of several agents, for
+            instance), or ``torch.export`` finds that it needs a fixed ``batch_size``.
         ModuleNotFoundError: if onnx or onnxscript is not installed.
 
     Example:
@@ -100,6 +101,7 @@ def export(
     names = [name + place for name, value in inputs.items() for place in _places(value)]
     leaves, form = tree.flatten(tuple(inputs.values()))
     module, shown = to_module(act, params), []
+    _try(module, form, leaves)
 
     def flat(_: Any, *leaves: torch.Tensor) -> Any:
         output = module(*tree.unflatten(form, leaves))
@@ -116,6 +118,18 @@ def export(
         torch.export.save(program, path)
     else:
         _write_onnx(path, program, names, shown)
+
+
+def _try(module: torch.nn.Module, form: Any, leaves: list[torch.Tensor]) -> None:
+    """Let the module act once, as errors of ``torch.export`` would not show which argument is wrong."""
+    try:
+        with torch.no_grad():
+            module(*tree.unflatten(form, [torch.stack([x, x]) for x in leaves]))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(
+            "policies.export: params, observation: expected the parameters of one agent and an observation without a batch dimension, got "
+            f"some with which the policy fails ({str(error).splitlines()[0]}); of several agents choose one with tree.index(params, 0)"
+        ) from error
 
 
 def _program(module: torch.nn.Module, leaves: list[torch.Tensor], batch_size: int | None) -> Any:

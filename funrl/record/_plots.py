@@ -1,7 +1,7 @@
 """Learning curves. Matplotlib is imported when one is drawn, and its global state is not changed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if a column is missing.
+        ValueError: if a column is missing, or ``update``, ``agent`` or ``steps`` has values that are not finite.
 
     Example:
         >>> import tempfile, numpy as np
@@ -81,7 +81,8 @@ def learning_curves(
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if there are no runs, one has no rows or lacks a column, or the suffix is none of these.
+        ValueError: if there are no runs, one has no rows, lacks a column or numbers its rows by values that are not finite, or the suffix
+            is none of these.
 
     Example:
         >>> import tempfile, numpy as np
@@ -148,9 +149,7 @@ def by_update(what: str, metrics: Mapping[str, np.ndarray], column: str = "episo
         (array([ 8., 16.]), array([[0.5 ],
                [0.25]]))
     """
-    missing = [name for name in ("update", "agent", "steps", column) if name not in metrics]
-    if missing:
-        raise ValueError(f"{what}: expected a column {missing[0]!r}, got {', '.join(metrics)}")
+    check_columns(what, metrics, ("update", "agent", "steps"), (column,))
     updates, row = np.unique(metrics["update"], return_inverse=True)
     agents, place = np.unique(metrics["agent"], return_inverse=True)
     values = np.full((len(updates), len(agents)), np.nan)
@@ -158,6 +157,20 @@ def by_update(what: str, metrics: Mapping[str, np.ndarray], column: str = "episo
     values[row, place] = metrics[column]
     steps[row] = metrics["steps"]
     return steps, values
+
+
+def check_columns(what: str, metrics: Mapping[str, np.ndarray], numbers: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Raise a ValueError that begins with ``what`` if a column is missing, or one of ``numbers`` has a value that is not finite.
+
+    Example:
+        >>> check_columns("metrics", {"update": np.array([1.0, 2.0]), "loss": np.array([0.5, np.nan])}, ["update"], ["loss"])
+    """
+    for name in (*numbers, *others):
+        if name not in metrics:
+            raise ValueError(f"{what}: expected a column {name!r}, got {', '.join(metrics)}")
+    for name in numbers:
+        if (wrong := metrics[name][~np.isfinite(metrics[name])]).size:
+            raise ValueError(f"{what}: {name}: expected finite numbers, got {wrong[0]}; restore a copy of metrics.csv")
 
 
 def in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

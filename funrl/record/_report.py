@@ -16,7 +16,7 @@ from funrl import random
 from funrl._files import write_atomic
 from funrl.acting import Evaluation
 from funrl.record._aggregate import bootstrap_interval
-from funrl.record._plots import by_update, draw_curves, drawable, figure_of, in_windows
+from funrl.record._plots import by_update, check_columns, draw_curves, drawable, figure_of, in_windows
 
 _KINDS = {".mp4": "video/mp4", ".gif": "image/gif", ".png": "image/png"}
 # The columns of metrics.csv that have a place of their own in a report, or say which row it is.
@@ -63,7 +63,8 @@ def report(key: torch.Tensor, runs: Mapping[str, RunRecord], path: str | os.Path
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
-        ValueError: if there are no runs, one has no rows or lacks a column, or a suffix is none of these.
+        ValueError: if there are no runs, one has no rows, lacks a column or has rows whose ``update``, ``agent``, ``steps`` or ``seconds``
+            is not finite, or a suffix is none of these.
         OSError: if a film cannot be read, or the file cannot be written.
 
     Example:
@@ -81,9 +82,7 @@ def report(key: torch.Tensor, runs: Mapping[str, RunRecord], path: str | os.Path
     if not runs:
         raise ValueError("report: runs: expected at least one, got none")
     for name, run in runs.items():
-        missing = [column for column in ("update", "agent", "steps", "seconds") if column not in run.metrics]
-        if missing:
-            raise ValueError(f"report: runs: {name}: expected a column {missing[0]!r}, got {', '.join(run.metrics)}")
+        check_columns(f"report: runs: {name}", run.metrics, ("update", "agent", "steps", "seconds"))
         if not len(run.metrics["update"]):
             raise ValueError(f"report: runs: {name}: expected at least one row, got none; wait for the first update")
     curves_key, results_key = random.split(key).unbind(0)

@@ -81,6 +81,31 @@ def test_a_policy_that_needs_a_key(tmp_path):
         policies.to_module(algo.act, algo.init(KEY).learner.params)(torch.zeros(2, 4))
 
 
+@pytest.mark.parametrize("name, env", [("ppo", "CartPole-v1"), ("sac", "Pendulum-v1")])
+def test_the_parameters_of_several_agents(name, env, tmp_path):
+    algo = algos.make(name, env, num_envs=2, num_cells=(8,))
+    params = torch.func.vmap(algo.init)(random.split(KEY, 3)).learner.params
+    observation = torch.zeros(algo.env.observation_space.shape)
+    with pytest.raises(ValueError, match=r"expected the parameters of one agent .* choose one with tree.index\(params, 0\)"):
+        policies.export(tmp_path / "policy.pt2", algo.greedy, params, observation)
+    policies.export(tmp_path / "policy.pt2", algo.greedy, tree.index(params, 0), observation)
+
+
+def test_the_policy_of_two_levels(tmp_path):
+    """It needs no key when it is greedy, and its state counts the steps of a goal."""
+    algo = algos.make("feudal", "FourRooms-misc", num_envs=2, num_cells=(8,), num_steps=8)
+    params = algo.init(KEY).learner.params
+    actor = algo.init(KEY).actor
+    observation = actor.timestep.observation
+    state = torch.func.vmap(lambda x: algo.greedy.start(params, x))(observation)
+    right = torch.func.vmap(lambda *x: algo.greedy.act(params, KEY, *x)[:2])(state, observation, torch.tensor([False, True]))
+    policies.export(tmp_path / "policy.pt2", algo.greedy, params, tree.index(observation, 0), batch_size=2)
+    program = torch.export.load(tmp_path / "policy.pt2").module()
+    found = program(*tree.leaves(state), *tree.leaves(observation), torch.tensor([False, True]))
+    for x, y in zip(found, tree.leaves(right), strict=True):
+        torch.testing.assert_close(x, y)
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_a_recurrent_policy(cell, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")

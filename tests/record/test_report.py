@@ -109,6 +109,13 @@ def test_a_run_of_one_update_without_returns(tmp_path):
     assert rows["return in training"] == ["no episode has ended"] and rows["final evaluation"] == ["none"]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_metrics_that_are_never_finite(tmp_path, bad):
+    columns = metrics(3) | {"episode_return": np.full(12, bad), "entropy": np.full(12, bad)}
+    rows = {cells[0]: cells[1:] for _, cells in page(tmp_path, {"one": RunRecord({}, columns)}).rows}
+    assert rows["return in training"][0].startswith("no episode" if np.isnan(bad) else "inf")
+
+
 @pytest.mark.parametrize(
     ("runs", "name", "message"),
     [
@@ -116,6 +123,8 @@ def test_a_run_of_one_update_without_returns(tmp_path):
         ({"a": RunRecord({}, metrics())}, "x.pdf", "path: expected a name that ends in .html"),
         ({"a": RunRecord({}, {"update": np.ones(1)})}, "x.html", "runs: a: expected a column 'agent', got update"),
         ({"a": RunRecord({}, {name: x[:0] for name, x in metrics().items()})}, "x.html", "runs: a: expected at least one row"),
+        ({"a": RunRecord({}, {name: x * np.nan for name, x in metrics().items()})}, "x.html", "update: expected finite numbers, got nan"),
+        ({"a": RunRecord({}, metrics() | {"seconds": np.full(8, np.inf)})}, "x.html", "a: seconds: expected finite numbers, got inf"),
         ({"a": RunRecord({}, metrics(), None, ["film.avi"])}, "x.html", "films: expected names that end in .mp4"),
     ],
 )
