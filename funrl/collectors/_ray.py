@@ -37,7 +37,7 @@ def ray(
     queue_size: int = 2,
     max_staleness: int | None = None,
     address: str | None = None,
-    resources: Mapping[str, float] = MappingProxyType({"num_cpus": 1}),
+    resources: Mapping[str, Any] = MappingProxyType({"num_cpus": 1}),
 ) -> Collector:
     """Collect with actors of Ray, which may be on other machines: the extra ``ray``.
 
@@ -54,7 +54,8 @@ def ray(
         timeout: the number of seconds that a batch may take before its worker counts as lost.
         address: of a running cluster, as for ``ray.init``; None: the cluster of this process, or a new one on this machine that ends with
             the process.
-        resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources`` and so on.
+        resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources``, ``scheduling_strategy="SPREAD"`` to
+            use all machines evenly, and so on.
         create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device,
             policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
         queue_size, max_staleness: as for :func:`asynchronous`.
@@ -64,7 +65,8 @@ def ray(
 
     Raises:
         ImportError: if Ray is missing.
-        TypeError, ValueError, HostError: as :func:`synchronous`.
+        ConnectionError: if there is no cluster at ``address``.
+        TypeError, ValueError, HostError: as :func:`synchronous`; a ValueError too if the cluster has less than all workers need.
 
     Example:
         >>> import funrl
@@ -82,7 +84,7 @@ def ray(
         create_env,
         act,
         params,
-        transport=lambda: _Actors(engine, address, resources),
+        transport=lambda: _Actors(engine, address, resources, num_workers),
         num_workers=num_workers,
         frames_per_batch=frames_per_batch,
         total_frames=total_frames,
@@ -112,7 +114,7 @@ class _Actors(Transport):
 
     restarts_workers = True
 
-    def __init__(self, engine: Any, address: str | None, resources: Mapping[str, float]):
+    def __init__(self, engine: Any, address: str | None, resources: Mapping[str, Any], num_workers: int):
         self.engine, self.actors = engine, {}
         if not engine.is_initialized():
             if address is None:  # of a cluster that begins here; by default Ray's workers yield to everything else
@@ -120,6 +122,7 @@ class _Actors(Transport):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
                 engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+        _check_room(engine.cluster_resources(), resources, num_workers)
         self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)
 
     def start(self, worker: int) -> None:
@@ -149,3 +152,14 @@ class _Actors(Transport):
         for actor in self.actors.values():
             self.engine.kill(actor)
         self.actors.clear()
+
+
+def _check_room(there: Mapping[str, float], each: Mapping[str, Any], num_workers: int) -> None:
+    """Raise a ValueError if the cluster has less than the workers need together; Ray itself would wait for more machines."""
+    named = {"CPU": each.get("num_cpus"), "GPU": each.get("num_gpus"), **(each.get("resources") or {})}
+    for name, needed in named.items():
+        if needed and num_workers * needed > there.get(name, 0):
+            raise ValueError(
+                f"collectors.ray: num_workers: {num_workers} workers need {num_workers * needed:g} {name}, and the cluster has "
+                f"{there.get(name, 0):g}; start fewer, add machines, or give less to each: resources={{'num_cpus': 0.5}}"
+            )

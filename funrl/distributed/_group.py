@@ -50,7 +50,7 @@ class Group(NamedTuple):
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _named_faults(self):
+        with named_faults(self):
             dist.monitored_barrier(timeout=datetime.timedelta(seconds=self.timeout), wait_all_ranks=True)
             dist.all_gather_object(values, value)
         return values
@@ -85,7 +85,7 @@ class Group(NamedTuple):
         if self.size == 1:
             return x
         total = x.clone(memory_format=torch.contiguous_format)
-        with _named_faults(self):
+        with named_faults(self):
             dist.all_reduce(total)
         return total / self.size
 
@@ -109,7 +109,8 @@ def alone() -> Group:
 
 
 @contextlib.contextmanager
-def _named_faults(group: Group) -> Iterator[None]:
+def named_faults(group: Group) -> Iterator[None]:
+    """Context in which an error of torch.distributed is raised as a :class:`DistributedError`."""
     try:
         yield
     except RuntimeError as error:

@@ -71,9 +71,9 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         file for each process, from which the same number of processes resumes.
 
     Raises:
-        ValueError: if the number of processes does not divide ``num_envs``, the algorithm has no averaged optimizer, it is CrossQ, whose
-            batch statistics would differ between processes, or its ``collect`` in a single environment is more than a rollout of its
-            policy, as in MAML, APG, SHAC and evolution strategies.
+        ValueError: if the number of processes does not divide ``num_envs``, the algorithm has no averaged optimizer, or its ``collect`` in
+            a single environment is more than a rollout of its policy, as in MAML, APG, SHAC and evolution strategies. When it learns: if a
+            network has a batch normalisation, as in CrossQ.
         DistributedError: when it is called, as for :meth:`Group.gather`.
 
     Example:
@@ -104,8 +104,6 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
             f"distributed.data_parallel: make: expected {algo.name} with an averaged optimizer, so that all processes take the same steps; "
             "give optimizer=distributed.averaged(optim.adam(3e-4))"
         )
-    if algo.name == "crossq":
-        raise ValueError("distributed.data_parallel: make: crossq's batch statistics would differ between processes; choose sac or redq")
     mine = slice(group.rank * each, (group.rank + 1) * each)
 
     def mean_of(x: torch.Tensor) -> torch.Tensor:
