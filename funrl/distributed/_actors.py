@@ -13,6 +13,7 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
+from funrl import _check
 from funrl.collectors import Answer, Collector, RemoteWorker, Transport, by_messages
 from funrl.distributed._group import Group, brief, named_faults
 
@@ -78,6 +79,7 @@ def actors(
 
     Reference: as for :func:`funrl.collectors.asynchronous`.
     """
+    _check.instance("distributed.actors: group", group, Group, "give that of distributed.join")
     if group.size < 2:
         raise ValueError(f"distributed.actors: group: expected at least 2 processes, a learner and its actors, got {group.size}")
     if group.rank:

@@ -71,6 +71,7 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         file for each process, from which the same number of processes resumes.
 
     Raises:
+        TypeError: if an argument is of another type.
         ValueError: if the number of processes does not divide ``num_envs``, the algorithm has no averaged optimizer, or its ``collect`` in
             a single environment is more than a rollout of its policy, as in MAML, APG, SHAC and evolution strategies. When it learns: if a
             network has a batch normalisation, as in CrossQ.
@@ -87,12 +88,16 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         tensor(16)
     """
     _check.integer("distributed.data_parallel: num_envs", num_envs, 1)
+    _check.function("distributed.data_parallel: make", make, "give lambda num_envs: algos.ppo.make(env, num_envs=num_envs, ...)")
+    _check.instance("distributed.data_parallel: group", group, Group, "give that of distributed.join, or distributed.alone()")
     if num_envs % group.size:
         raise ValueError(
             f"distributed.data_parallel: num_envs: {group.size} processes do not divide {num_envs} environments; choose a multiple"
         )
     each, all_envs = num_envs // group.size, make(num_envs)
     algo = make(each)
+    for found in (all_envs, algo):
+        _check.instance("distributed.data_parallel: make", found, Algorithm, "return algos.ppo.make(env, num_envs=num_envs, ...)")
     copies = isinstance(algo.env, VectorEnv)
     if not copies and not isinstance(algo.collect, Rollouts):
         raise ValueError(

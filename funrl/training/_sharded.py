@@ -128,7 +128,8 @@ def _read(folder: Folder, algo: Algorithm, paths: list[Any], longer: bool) -> St
 
 def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list[int]]:
     """Return the size of a chunk, and the numbers of this process's chunks."""
-    remedy = "choose another --num-agents, or another number of processes"
+    one = "give it to distributed.data_parallel, or train several agents"
+    remedy = one if num_agents == 1 else "choose another --num-agents, or another number of processes"
     try:
         share("num_agents", range(num_agents), group, "agents", remedy)
         size = num_agents // group.size if chunk is None else chunk

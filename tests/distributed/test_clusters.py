@@ -1,5 +1,6 @@
 """Collectors in a cluster of Ray with several nodes, which are killed. Each node takes seconds to start."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from tests.distributed.clusters import Cluster
 from tests.distributed.test_ray import connected, create_env, kept
 from tests.support import same
 
-pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]  # Ray's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def cluster():
     assert cluster.is_gone()
 
 
+@pytest.mark.nightly
 def test_training_goes_on_when_a_node_is_killed(cluster):
     """Two nodes with a worker each. The results are those of a run that lost nothing."""
     cluster.start()
@@ -36,7 +38,7 @@ def test_training_goes_on_when_a_node_is_killed(cluster):
             algo = algos.a2c.make(env, num_envs=4, num_steps=8, num_cells=(8,))
             params = algo.init(random.key(0)).learner.params
             with make(create_env, algo.act, params, **options, **more) as collector:
-                calls = [lambda *given: hook(collector, *given) for hook in hooks]
+                calls = [functools.partial(hook, collector) for hook in hooks]
                 settings = dict(evaluate_episodes=0, backend="eager", progress=False, hooks=calls)
                 return training.train(algo, random.key(0), 20 * 32, collector=collector, **settings).state, collector.restarts
 
@@ -82,7 +84,7 @@ def learner(kind, out, updates, address=""):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.weekly)])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.nightly), pytest.param(30, marks=pytest.mark.weekly)])
 def test_a_killed_head_ends_the_learner_which_resumes_in_a_new_cluster(kills, tmp_path):
     """The learner has an error in time, and no process, port or memory is left. The run then has each update once."""
     pytest.importorskip("ray")

@@ -1,6 +1,7 @@
 """One learner in several processes, beside one process with all environments."""
 
 import functools
+import threading
 
 import pytest
 import torch
@@ -207,6 +208,21 @@ def test_batch_statistics_are_refused():
     algo = distributed.data_parallel(functools.partial(make, "crossq", env="Pendulum-v1", learning_starts=0), 4, distributed.Group(0, 2))
     with pytest.raises(ValueError, match=r"divided among 2 processes has other statistics in each; .*sac or redq"):
         algo.step(random.key(0), algo.init(random.key(1)))
+
+
+def test_arguments_of_other_types():
+    for options, message in (
+        (dict(make=3), "make: expected a function, got an int"),
+        (dict(make=lambda num_envs: None), "make: expected an Algorithm, got None"),
+        (dict(group=2), "group: expected a Group, got an int; give that of distributed.join"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            distributed.data_parallel(**{"make": functools.partial(make, "a2c"), "num_envs": 4, "group": distributed.alone(), **options})
+    with pytest.raises(TypeError, match="actors: group: expected a Group, got an int"):
+        next(distributed.actors(2, None, None, (), frames_per_batch=1).gen)
+    for f, args, message in ((None, (), "f: expected a function"), (len, (threading.Lock(),), "cannot be sent to a process")):
+        with pytest.raises(TypeError, match=message):
+            distributed.launch(f, 2, *args)
 
 
 @pytest.mark.nightly

@@ -4,17 +4,14 @@ import contextlib
 import os
 import random as chance
 import signal
-import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import pytest
 
 from funrl import algos, collectors, envs, random, training, tree
 from funrl.env import HostError
-from tests.distributed import clusters
 from tests.support import same
 
 OPTIONS = dict(num_workers=2, frames_per_batch=32, total_frames=-1)
