@@ -130,7 +130,7 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         return rollout(learner.params, keys, state.actor, learner.env_params, env=algo.env, act=algo.act, num_steps=num_steps)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
-        with _across.divided(group.size, mean_of):
+        with _across.divided(group.size, group.rank, mean_of):
             learner, metrics = algo.learn(random.fold_in(key, group.rank), learner, transitions)
             return _of_all(group, learner, metrics)
 
@@ -149,11 +149,9 @@ def _of_all(group: Group, learner: LearnerState, metrics: Metrics) -> tuple[Lear
     if group.size == 1:
         return learner, metrics
     names = [name for name in _EPISODES if name in metrics]
-    rows = torch.stack([metrics[name].double() for name in names])
-    table = torch.zeros(group.size, len(names), dtype=rows.dtype, device=rows.device)
-    table = group.size * _across.mean(torch.cat([table[: group.rank], rows.unsqueeze(0), table[group.rank + 1 :]]).nan_to_num(_NONE))
+    table = _across.every(torch.stack([metrics[name].double() for name in names]).nan_to_num(_NONE))
     found = dict(zip(names, table.unbind(1), strict=True))
-    count = found["episodes"]
+    count = found["episodes"].round()
     # If no episode has ended in this update, these are the means of an earlier one, which all processes have.
     weight = torch.where(count.sum() > 0, count, torch.ones_like(count))
     ended = weight > 0
@@ -163,7 +161,7 @@ def _of_all(group: Group, learner: LearnerState, metrics: Metrics) -> tuple[Lear
         "episode_return_min": torch.where(ended, found["episode_return_min"], torch.inf).amin(),
         "episode_return_max": torch.where(ended, found["episode_return_max"], -torch.inf).amax(),
     }
-    of_all = {name: torch.where(x == _NONE, torch.nan, x).to(metrics[name].dtype) for name, x in of_all.items()}
+    of_all = {name: torch.where(x < _NONE / 2, torch.nan, x).to(metrics[name].dtype) for name, x in of_all.items()}
     further = _across.mean({name: x for name, x in metrics.items() if name not in names})
     episodes = learner.episodes
     if isinstance(episodes, Episodes):
@@ -180,5 +178,5 @@ _EPISODES = {
     "episode_length": "mean_length",
     "episodes": "",
 }
-# A number for the means of episodes before any has ended.
+# A number for the means of episodes before any has ended; it is exchanged with rounding.
 _NONE = -(2.0**100)

@@ -132,7 +132,7 @@ def test_moments_and_advantages_are_of_all_parts():
     def f(group):
         from funrl import _across
 
-        with _across.divided(2, group.mean):
+        with _across.divided(2, group.rank, group.mean):
             x = parts[group.rank]
             return stats.update(stats.moments(x[0]), x), losses.normalize_advantage(x[:, 0]), _across.mean({"n": torch.tensor(group.rank)})
 
