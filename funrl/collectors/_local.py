@@ -169,10 +169,7 @@ class WorkerPool(Pool):
             self._replace(handle.index, self._exit_reason(handle))
             return
         if kind == "failed":
-            text, trace = rest
-            error = self._failure(handle.index, text)
-            error.add_note(f"In the worker process:\n{trace}")
-            raise error
+            raise self._failure(handle.index, *rest)
         self._expect(handle, self.timeout)
         if kind == "collected":
             self._done(FinishedBatch(handle.index, *rest))

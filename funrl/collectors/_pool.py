@@ -181,9 +181,12 @@ class Pool(ABC):
         """Return the name of a worker in messages."""
         return f"{self.what}: worker {worker}"
 
-    def _failure(self, worker: int, text: str) -> HostError:
+    def _failure(self, worker: int, text: str, trace: str = "") -> HostError:
         """Return the error for an exception in a worker."""
-        return HostError(f"{self._name(worker)}: {text}; all workers are ended: make a new collector")
+        error = HostError(f"{self._name(worker)}: {text}; all workers are ended: make a new collector")
+        if trace:
+            error.add_note(f"In the worker process:\n{trace}")
+        return error
 
     def _replace(self, worker: int, how: str) -> None:
         """Start a lost worker again, or raise."""

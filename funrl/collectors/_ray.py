@@ -121,7 +121,13 @@ class _Actors(Transport):
                 os.environ.setdefault("RAY_worker_niceness", "0")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
-                engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                try:
+                    engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                except ConnectionError as error:
+                    raise ConnectionError(
+                        f"collectors.ray: address: {error}; start the cluster with ray start --head, and set RAY_AUTH_MODE=token here if "
+                        "it asks for one"
+                    ) from error
         _check_room(engine.cluster_resources(), resources, num_workers)
         self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)
 

@@ -19,14 +19,16 @@ class Cluster:
     def __init__(self):
         self.port, self.nodes, self.mark = ranks.free_port(), [], f"funrl-test-{uuid.uuid4()}"
         self.address = f"127.0.0.1:{self.port}"
+        # For all who may come to this cluster.
+        self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.mark, "RAY_worker_niceness": "0"}
 
     def start(self, num_cpus=2):
         """Start one more node; it is ready after some seconds."""
         role = [f"--address={self.address}"] if self.nodes else ["--head", f"--port={self.port}", "--include-dashboard=false"]
         command = [Path(sys.executable).with_name("ray"), "start", "--block", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
-        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", *role]
+        command += ["--object-store-memory=80000000", *role]
         path = os.pathsep.join([os.getcwd(), *sys.path])
-        variables = {**os.environ, "PYTHONPATH": path, "RAY_worker_niceness": "0", "FUNRL_TEST": self.mark}
+        variables = {**os.environ, **self.variables, "PYTHONPATH": path, "FUNRL_TEST": self.mark}
         self.nodes.append(
             subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         )

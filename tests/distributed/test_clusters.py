@@ -18,9 +18,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     pytest.importorskip("ray")
     cluster = Cluster()
+    for name, value in cluster.variables.items():
+        monkeypatch.setenv(name, value)
     yield cluster
     cluster.close()
     assert cluster.is_gone()
@@ -79,9 +81,9 @@ with envs.make("gymnasium:CartPole-v1", num_envs=2) as env:
 """
 
 
-def learner(kind, out, updates, address=""):
+def learner(kind, out, updates, address="", **variables):
     command = [sys.executable, "-c", LEARNER, kind, str(out), str(updates), address]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
 
 
 @pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.nightly), pytest.param(30, marks=pytest.mark.weekly)])
@@ -94,7 +96,7 @@ def test_a_killed_head_ends_the_learner_which_resumes_in_a_new_cluster(kills, tm
         cluster = Cluster()
         try:
             cluster.start()
-            process = learner("ray", out, updates, cluster.address)
+            process = learner("ray", out, updates, cluster.address, FUNRL_TEST=cluster.mark, **cluster.variables)
             seen = runs.Folder(out).checkpoint
             then = seen.stat().st_mtime_ns if seen.exists() else 0
             while process.poll() is None and (not seen.exists() or seen.stat().st_mtime_ns == then):
