@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from funrl.collectors._collector import Collector
 from funrl.collectors._messages import Answer, RemoteWorker, Transport
 from funrl.collectors._processes import CreateEnv
 from funrl.collectors._remote import by_messages
+from funrl.env import HostError
 
 __all__ = ["ray"]
 
@@ -128,10 +130,13 @@ class _Actors(Transport):
                         f"collectors.ray: address: {error}; start the cluster with ray start --head, and set RAY_AUTH_MODE=token here if "
                         "it asks for one"
                     ) from error
+        # A program of Ray Client, at "ray://...", need not reach the head itself.
+        self.head = "" if (address or "").startswith("ray://") else engine.get_runtime_context().gcs_address
         _check_room(engine.cluster_resources(), resources, num_workers)
         self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)
 
     def start(self, worker: int) -> None:
+        self._check_head()
         if worker in self.actors:
             self.engine.kill(self.actors[worker])
         self.actors[worker] = self.kind.remote()
@@ -145,6 +150,7 @@ class _Actors(Transport):
     def wait(self, requests: Sequence[Any], seconds: float) -> tuple[Any, Answer] | None:
         ready, _ = self.engine.wait(list(requests), num_returns=1, timeout=seconds)
         if not ready:
+            self._check_head()
             return None
         errors = self.engine.exceptions
         try:
@@ -155,9 +161,27 @@ class _Actors(Transport):
             return ready[0], Answer(failed=error.cause if isinstance(error.cause, Exception) else error)
 
     def close(self) -> None:
-        for actor in self.actors.values():
-            self.engine.kill(actor)
+        if not self._head_is_lost():
+            for actor in self.actors.values():
+                self.engine.kill(actor)
         self.actors.clear()
+
+    def _check_head(self) -> None:
+        """Raise if the cluster has lost its head: calls of Ray then wait for it, and after a minute Ray ends this process."""
+        if self._head_is_lost():
+            raise HostError(
+                f"collectors.ray: the head of the cluster, at {self.head}, cannot be reached; start the cluster again, and resume the run"
+            )
+
+    def _head_is_lost(self) -> bool:
+        if not self.head:
+            return False
+        host, port = self.head.rsplit(":", 1)
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+        except OSError:
+            return True
+        return False
 
 
 def _check_room(there: Mapping[str, float], each: Mapping[str, Any], num_workers: int) -> None:
