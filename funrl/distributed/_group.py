@@ -117,8 +117,8 @@ def named_faults(group: Group) -> Iterator[None]:
         ranks = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
         who = f"rank {ranks[1].strip(' ,')} has ended or does not answer" if ranks else "another rank has ended or does not answer"
         raise DistributedError(
-            f"rank {group.rank} of {group.size}: {who} (timeout {group.timeout:g} s): {brief(error)}; start the job again with the same "
-            "command, and it goes on from its last checkpoint; torchrun --max-restarts does that by itself"
+            f"rank {group.rank} of {group.size}: {who} (timeout {group.timeout:g} s): {brief(error)}; start the job again and let "
+            "it resume from its last checkpoint (--resume); torchrun --max-restarts does that by itself"
         ) from error
 
 
