@@ -84,13 +84,20 @@ class Group(NamedTuple):
         """
         if self.size == 1:
             return x
-        total = x.clone(memory_format=torch.contiguous_format)
+        total, begun = x.clone(memory_format=torch.contiguous_format), time.perf_counter()
         with named_faults(self):
             dist.all_reduce(total)
+        _SPENT[0] += time.perf_counter() - begun
         return total / self.size
 
 
 _ELSEWHERE = "raised on rank 0"
+_SPENT = [0.0]
+
+
+def seconds_of_exchanges() -> float:
+    """Return the seconds that this process has spent in :meth:`Group.mean`, most of them in waiting for others."""
+    return _SPENT[0]
 
 
 def raised_on_rank_0(error: BaseException) -> bool:
