@@ -158,7 +158,7 @@ def test_a_slow_rank_is_named():
 
     shards, clock = object.__new__(_Shards), [0.0]
     shards.log, shards.since, shards.seconds = Log(), -1e9, lambda: clock[0]
-    for busy in [[1.0, 1.4, 1.0]] * 200 + [[0.5, 0.5, 1.0]] * 140:
+    for busy in [[1.0, 1.4, 1.0]] * 200 + [[0.5, 0.5, 1.0]] * 180:
         clock[0] += 0.5
         shards._name_slow(round(clock[0]), busy)
     first, *others = shards.log.lines
