@@ -1,7 +1,7 @@
 """A cost model of funrl.distributed: what averaging gradients costs on 8, 64 and 1,000 devices, by simulation.
 
     python -m benchmarks.scaling_model                             # with the assumed links below
-    python -m benchmarks.scaling_model --fit allreduce.json        # links as python -m benchmarks.distributed allreduce measured
+    python -m benchmarks.scaling_model --fit benchmarks/results/distributed.jsonl        # links as benchmarks.distributed measured
 
 The rates of the links and the times of computing are assumptions that stand in this file, except those of ``--fit``.
 """
@@ -32,14 +32,14 @@ class Job(NamedTuple):
         gradient_steps: of an update.
         compute: the seconds of an update without any exchange, collection included.
         jitter: the standard deviation of the logarithm of that time, from device to device and update to update.
-        small: further exchanges in each gradient step: two moments of the advantages, and the metrics.
+        small: further exchanges in each gradient step: the moments of the advantages.
     """
 
     params: int
     gradient_steps: int
     compute: float
     jitter: float = 0.05
-    small: int = 3
+    small: int = 1
 
 
 # Assumed: what vendors state for links of such kinds, halved, and usual latencies of their libraries.
@@ -94,18 +94,28 @@ def fit(sizes: Sequence[float], seconds: Sequence[float]) -> Link:
     return Link(float(latency), 1 / float(per_byte))
 
 
+def measured(path: str) -> dict[str, dict]:
+    """Return the last line of each kind that ``benchmarks.distributed`` has written."""
+    with open(path, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file if line.strip()]
+    return {line.get("what", "allreduce"): line for line in lines}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fit", metavar="FILE", help='JSON {"bytes": [...], "seconds": [...]} of two processes')
+    parser.add_argument("--fit", metavar="FILE", help="lines of benchmarks.distributed")
     args = parser.parse_args(argv)
     links: dict[str, Link] = {}
     if args.fit:
-        with open(args.fit) as file:
-            measured = json.load(file)
-        link = fit(measured["bytes"], measured["seconds"])
+        lines = measured(args.fit)
+        link = fit(lines["allreduce"]["bytes"], lines["allreduce"]["seconds"])
         print(f"fitted: latency {link.latency * 1e6:.0f} us, {link.bandwidth / 1e9:.2f} GB/s")
         links = {"inside": link, "between": link}
+        if "parallel" in lines:
+            found = lines["parallel"]
+            job = Job(9_155, 16, 64 * 128 / found["one process"])
+            print(f"PPO, 64 environments each, 2 devices: {efficiency(job, 2, **links):.2f}, and {found['efficiency']:.2f} as measured")
     print(
         "| learner | devices | bytes of a gradient step | exchange (ms an update) | update (ms) | efficiency |\n|---|---|---|---|---|---|"
     )

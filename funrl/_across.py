@@ -9,26 +9,27 @@ import torch
 
 from funrl import tree
 
-__all__ = ["count", "divided", "mean", "total"]
+__all__ = ["count", "divided", "every", "mean", "moments", "total"]
 
 _STATE = threading.local()
 
 
 @contextlib.contextmanager
-def divided(parts: int, mean_of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+def divided(parts: int, rank: int, mean_of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Context in which a batch is one of several parts of the same size; a function that is traced in it keeps that meaning.
 
     Args:
         parts: W, their number.
+        rank: the number of this part, from 0.
         mean_of: a function that returns the mean of a tensor over all parts.
 
     Example:
-        >>> with divided(2, lambda x: x / 2):
+        >>> with divided(2, 0, lambda x: x / 2):
         ...     count(), mean({"x": torch.tensor(3.0), "n": torch.tensor(4)})
         (2, {'x': tensor(1.5000), 'n': tensor(4)})
     """
     before = getattr(_STATE, "now", None)
-    _STATE.now = (parts, mean_of)
+    _STATE.now = (parts, rank, mean_of)
     try:
         yield
     finally:
@@ -51,7 +52,7 @@ def mean(value: Any) -> Any:
     for dtype in dict.fromkeys(x.dtype for x in leaves if x.is_floating_point()):
         places = [i for i, x in enumerate(leaves) if x.dtype == dtype]
         vector, unravel = tree.ravel([leaves[i].detach() for i in places])
-        for i, x in zip(places, unravel(_STATE.now[1](vector)), strict=True):
+        for i, x in zip(places, unravel(_STATE.now[2](vector)), strict=True):
             leaves[i] = x
     return tree.unflatten(form, leaves)
 
@@ -60,8 +61,39 @@ def total(value: Any) -> Any:
     """Return the sums over all parts of floating-point leaves; other leaves are unchanged, as for :func:`mean`.
 
     Example:
-        >>> with divided(2, lambda x: x / 2):  # the other part has 0
+        >>> with divided(2, 0, lambda x: x / 2):  # the other part has 0
         ...     total(torch.tensor(3.0))
         tensor(3.)
     """
     return value if count() == 1 else tree.map(lambda x: count() * x if x.is_floating_point() else x, mean(value))
+
+
+def every(x: torch.Tensor) -> torch.Tensor:
+    """Return the tensors of all parts, [W, ...], up to rounding; floating point, in one exchange, without gradient.
+
+    Example:
+        >>> with divided(2, 1, lambda x: x / 2):  # the other part has 0
+        ...     every(torch.tensor(3.0))
+        tensor([0., 3.])
+    """
+    if count() == 1:
+        return x.unsqueeze(0)
+    parts, rank, _ = _STATE.now
+    rows = [torch.zeros_like(x)] * parts
+    rows[rank] = x
+    return parts * mean(torch.stack(rows))
+
+
+def moments(mean_of_part: torch.Tensor, var_of_part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and the biased variance of the whole batch, from those of this part, in one exchange; no gradient.
+
+    Example:
+        >>> with divided(2, 0, lambda x: x / 2):  # the other part has 0
+        ...     moments(torch.tensor(2.0), torch.tensor(4.0))
+        (tensor(1.), tensor(3.))
+    """
+    if count() == 1:
+        return mean_of_part, var_of_part
+    means, variances = every(torch.stack([mean_of_part, var_of_part])).unbind(1)
+    whole = means.mean(0)
+    return whole, (variances + (means - whole).square()).mean(0)

@@ -89,10 +89,7 @@ def update(state: Moments, batch: Any) -> Moments:
         batch_var = (centred - offset).square().mean(0)
         new = number / total.to(mean.dtype)
         old = state.count.to(mean.dtype) / total.to(mean.dtype)
-        delta = (first - mean) + offset
-        if _across.count() > 1:  # the mean of the parts' variances, and the variance of their means
-            own, delta = delta, _across.mean(delta)
-            batch_var = _across.mean(batch_var + (own - delta).square())
+        delta, batch_var = _across.moments((first - mean) + offset, batch_var)
         return (mean + new * delta).to(dtype), (old * var + new * batch_var + old * new * delta.square()).to(dtype)
 
     means, form = tree.flatten(state.mean)

@@ -248,10 +248,10 @@ def _fit(
             gradient = torch.func.vmap(one, (None, 0))(network, spec.split(part))
             _, metrics = loss(network, part)
             whole = tree.map(lambda g: g.sum(0), gradient)
-        metrics = _across.mean(metrics)
         updates, stepped = optimizer.update(gradient, state, network)
         after = (optim.apply_updates(network, updates), stepped)
         if spec.stop is not None:
+            metrics = _across.mean(metrics)
             going = going & ~spec.stop(metrics, hparams)
             after = tree.where(going, after, (network, state))
         # The norm of one vector, which the clipping computes too, so that a program computes it once.

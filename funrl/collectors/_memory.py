@@ -44,6 +44,17 @@ def tensor_views(specs: Any, memory: torch.Tensor) -> Any:
     return tree.unflatten(form, views)
 
 
+def write(places: Any, values: Any) -> None:
+    """Copy a tree of tensors into another of the same structure."""
+    for place, x in zip(tree.leaves(places), tree.leaves(values), strict=True):
+        place.copy_(x.detach())
+
+
+def copies(value: Any, device: torch.device | None) -> Any:
+    """Return copies of the tensors of a tree, on a device; None: on their own."""
+    return tree.map(lambda x: x.clone() if device is None else x.to(device, copy=True), value)
+
+
 def _bytes(leaf: Spec) -> int:
     return torch.Size(leaf.shape).numel() * leaf.dtype.itemsize
 
@@ -97,8 +108,7 @@ class Published:
         with self.threads:
             fcntl.lockf(self.shared.handle, fcntl.LOCK_EX)
             try:
-                for place, x in zip(tree.leaves(self.tensors["params"]), tree.leaves(params), strict=True):
-                    place.copy_(x.detach())
+                write(self.tensors["params"], params)
                 self.tensors["version"].fill_(version)
             finally:
                 fcntl.lockf(self.shared.handle, fcntl.LOCK_UN)
@@ -111,6 +121,6 @@ class Published:
         """Return the version of the latest parameters, and a copy of them."""
         fcntl.lockf(self.shared.handle, fcntl.LOCK_SH)
         try:
-            return self.version, tree.map(lambda x: x.clone() if device is None else x.to(device, copy=True), self.tensors["params"])
+            return self.version, copies(self.tensors["params"], device)
         finally:
             fcntl.lockf(self.shared.handle, fcntl.LOCK_UN)

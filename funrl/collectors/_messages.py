@@ -2,7 +2,6 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,12 +9,10 @@ import cloudpickle
 import numpy as np
 import torch
 
-from funrl import tree
-from funrl.collectors._memory import size, spec, tensor_views
-from funrl.collectors._pool import MAX_RESTARTS, START_SECONDS, FinishedBatch, check_alike, serialize
+from funrl.collectors._memory import copies, size, spec, tensor_views, write
+from funrl.collectors._pool import START_SECONDS, FinishedBatch, Pool
 from funrl.collectors._tracker import ResumePoint
-from funrl.collectors._worker import Worker, WorkerSpec, slot_specs
-from funrl.env import HostError
+from funrl.collectors._worker import Worker, WorkerSpec, describe, slot_specs
 
 
 class _Held:
@@ -25,8 +22,7 @@ class _Held:
         self.specs, self.version, self.bytes = specs, 0, torch.zeros(size(specs), dtype=torch.uint8)
 
     def read(self, device: torch.device | None = None) -> tuple[int, Any]:
-        params = tensor_views(self.specs, self.bytes)
-        return self.version, tree.map(lambda x: x.clone() if device is None else x.to(device, copy=True), params)
+        return self.version, copies(tensor_views(self.specs, self.bytes), device)
 
 
 class RemoteWorker:
@@ -64,17 +60,16 @@ class RemoteWorker:
             self.worker.env.close()
 
 
-class _Latest:
+class Latest:
     """The latest parameters, in the form in which workers are sent them."""
 
     def __init__(self, params: Any, send: Callable[[Any], Any]):
-        self.specs, self.send = spec(params), send
+        self.specs, self.send = {"params": spec(params)}, send
         self.write(params, 0)
 
     def write(self, params: Any, version: int) -> None:
         memory = torch.zeros(size(self.specs), dtype=torch.uint8)
-        for place, x in zip(tree.leaves(tensor_views(self.specs, memory)), tree.leaves(params), strict=True):
-            place.copy_(x.detach())
+        write(tensor_views(self.specs["params"], memory), params)
         self.memory = memory
         self.message = self.send((version, memory.numpy()))
 
@@ -116,178 +111,108 @@ class Transport(ABC):
         """End all workers; a second call does nothing."""
 
 
-class MessagePool:
-    """The workers of one collector, behind a :class:`Transport`, with the methods of :class:`funrl.collectors._pool.WorkerPool`.
+class MessagePool(Pool):
+    """Workers behind a :class:`Transport`.
 
-    Parameters are those at the request of a batch. ``timeout`` is for one batch, as a worker that works tells nothing.
+    The parameters are a :class:`Latest`; a batch is made with those at its request. ``timeout`` is for one batch, as a worker that works
+    sends nothing.
     """
 
-    def __init__(
-        self,
-        what: str,
-        create_envs: Sequence[Callable[[], Any]],
-        act: Any,
-        key: torch.Tensor,
-        params: Any,
-        transport: Transport,
-        *,
-        device: torch.device | None,
-        max_frames: int,
-        env_params: Any,
-        timeout: float,
-        restart: bool,
-    ):
-        self.what, self.timeout, self.restart, self.transport = what, timeout, restart, transport
-        self.published = _Latest(params, transport.send)
-        self.specs = [
-            serialize(what, WorkerSpec(i, create_env, act, key.cpu(), self.published.specs, device, max_frames, env_params))
-            for i, create_env in enumerate(create_envs)
-        ]
-        count = len(self.specs)
-        self.facts: list[Any] = [None] * count
-        self.finished: deque[tuple[FinishedBatch, np.ndarray]] = deque()
-        self.values: dict[FinishedBatch, Any] = {}  # of the batches that next returned
-        self.restarts, self.closed = 0, False
-        self.resume_point: Callable[[int], ResumePoint | None] = lambda worker: None
-        self.steps: list[int] = []
-        self.pending: list[list[tuple[int, int]]] = [[] for _ in range(count)]  # slots and numbers that are not taken yet, in order
+    def __init__(self, *args: Any, transport: Transport, **options: Any):
+        super().__init__(*args, **options)
+        self.transport, self.replaces, self._closed = transport, transport.restarts_workers, False
+        self.values: dict[FinishedBatch, np.ndarray] = {}  # of the batches that are not taken yet
         self.asked: dict[Any, tuple[int, str, Any]] = {}  # worker, method and further data of each request without an answer
-        self.since = [time.monotonic()] * count
-        self.failures = [0] * count  # restarts since the last batch
-        try:
-            for worker in range(count):
-                self._start(worker)
-            while any(each is None for each in self.facts):
-                self._poll()
-        except BaseException:
-            self.close()
-            raise
+        self.since = [time.monotonic()] * len(self.specs)
+        self._begin()
 
-    processes: tuple[int, ...] = ()
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def close(self) -> None:
-        """End all workers; a second call does nothing."""
-        if not self.closed:
-            self.closed = True
+        if not self._closed:
+            self._closed = True
             self.transport.close()
             self.finished.clear()
             self.values.clear()
 
     def allocate(self, steps: Sequence[int], num_slots: int) -> None:
-        """Note the steps of each worker's batches."""
         self.steps = list(steps)
 
-    def ask(self, worker: int, slot: int, number: int) -> None:
-        """Request a batch from a worker. It collects the requested batches one after another."""
-        self.pending[worker].append((slot, number))
-        self._request_batch(worker, slot, number)
-
-    def next(self, num: int = 1) -> list[FinishedBatch]:
-        """Wait for ``num`` batches, and return them in the order in which they were finished."""
-        while len(self.finished) < num:
-            self._poll()
-        batches = [self.finished.popleft() for _ in range(num)]
-        self.values |= dict(batches)
-        return [batch for batch, _ in batches]
-
     def take(self, batch: FinishedBatch) -> None:
-        """Forget a batch that :meth:`next` returned, once it is read."""
-        self.pending[batch.worker].remove((batch.slot, batch.number))
+        super().take(batch)
         del self.values[batch]
 
     def slot(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Return the tensors of a batch."""
         memory = torch.from_numpy(np.array(self.values[batch]))
         return tensor_views(slot_specs(self.facts[batch.worker], self.steps[batch.worker]), memory)
 
     def drop(self) -> None:
-        """Wait until all workers are idle, and drop all requests."""
-        while self.asked:
-            self._poll()
-        self.finished.clear()
-        for pending in self.pending:
-            pending.clear()
+        super().drop()
+        self.values.clear()
 
     def restore(self) -> None:
-        """Bring each worker to its resume point."""
         for worker in range(len(self.specs)):
-            self._request(worker, "restore", None, self.resume_point(worker), self.steps[worker])
+            self._restore(worker)
         while self.asked:
             self._poll()
 
+    def _busy(self) -> bool:
+        return bool(self.asked)
+
     def _start(self, worker: int) -> None:
-        self.facts[worker] = None
+        # What a lost worker has made and was asked for is made again.
+        self.asked = {request: entry for request, entry in self.asked.items() if entry[0] != worker}
+        self.values = {batch: memory for batch, memory in self.values.items() if batch.worker != worker}
         self.transport.start(worker)
         self._request(worker, "start", None, self.specs[worker])
+        if self.steps:
+            self._restore(worker)
+            for slot, number in self.pending[worker]:
+                self._collect(worker, slot, number)
 
-    def _request_batch(self, worker: int, slot: int, number: int) -> None:
+    def _restore(self, worker: int) -> None:
+        self._request(worker, "restore", None, self.resume_point(worker), self.steps[worker])
+
+    def _collect(self, worker: int, slot: int, number: int) -> None:
         self._request(worker, "collect", (slot, number), number, self.steps[worker], self.published.message)
 
     def _request(self, worker: int, method: str, data: Any, *args: Any) -> None:
-        if self.closed:
-            raise HostError(f"{self.what} is closed; make a new one")
+        self._check_open()
         if not any(each == worker for each, _, _ in self.asked.values()):
             self.since[worker] = time.monotonic()
         try:
             self.asked[self.transport.request(worker, method, *args)] = (worker, method, data)
         except OSError as error:
-            self._replace(worker, f"cannot be reached: {error}")
+            raise self._failure(worker, f"it cannot be reached: {error}") from error
 
-    def _poll(self) -> None:
+    def _receive(self) -> None:
         """Receive an answer, or find that a worker is lost."""
-        if self.closed:
-            raise HostError(f"{self.what} is closed; make a new one")
-        try:
-            oldest: dict[int, Any] = {}  # of each worker, as the answers of one may be seen in another order than they were given
-            for request, (worker, _, _) in self.asked.items():
-                oldest.setdefault(worker, request)
-            found = self.transport.wait(list(oldest.values()), min(1.0, self.timeout / 4))
-            if found is not None:
-                self._receive(*found)
-                return
-            now = time.monotonic()
-            for worker in {each for each, _, _ in self.asked.values()}:
-                patience = self.timeout + (START_SECONDS if self.facts[worker] is None else 0.0)
-                if now - self.since[worker] > patience:
-                    self._replace(worker, f"gave no answer for {patience:g} s")
-        except BaseException:
-            self.close()
-            raise
+        oldest: dict[int, Any] = {}  # of each worker, as the answers of one may be seen in another order than they were given
+        for request, (worker, _, _) in self.asked.items():
+            oldest.setdefault(worker, request)
+        found = self.transport.wait(list(oldest.values()), min(1.0, self.timeout / 4))
+        if found is not None:
+            self._read(*found)
+            return
+        now = time.monotonic()
+        for worker, request in oldest.items():
+            patience = self.timeout + (START_SECONDS if self.asked[request][1] == "start" else 0.0)
+            if now - self.since[worker] > patience:
+                self._replace(worker, f"gave no answer for {patience:g} s")
 
-    def _receive(self, request: Any, answer: Answer) -> None:
+    def _read(self, request: Any, answer: Answer) -> None:
         worker, method, data = self.asked.pop(request)
         self.since[worker] = time.monotonic()
         if answer.failed is not None:
-            error = answer.failed
-            text = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
-            raise HostError(f"{self.what}: worker {worker}: {text}; all workers are ended: make a new collector") from error
+            raise self._failure(worker, describe(answer.failed)) from answer.failed
         if answer.lost:
             self._replace(worker, answer.lost)
         elif method == "start":
-            check_alike(self.what, answer.value, worker, self.facts)
-            self.facts[worker] = answer.value
+            self._ready(worker, answer.value)
         elif method == "collect":
             version, memory = answer.value
-            self.failures[worker] = 0
-            slot, number = data
-            self.finished.append((FinishedBatch(worker, slot, number, version), memory))
-
-    def _replace(self, worker: int, how: str) -> None:
-        """Restart a lost worker, or raise."""
-        story = f"{self.what}: worker {worker} {how}"
-        if not self.restart or not self.transport.restarts_workers or not self.steps:
-            remedy = "" if self.restart or not self.transport.restarts_workers else ", with restart_workers=True to replace it"
-            raise HostError(f"{story}; all workers are ended: make a new collector{remedy}")
-        if self.failures[worker] == MAX_RESTARTS:
-            raise HostError(f"{story}, for the {MAX_RESTARTS + 1}th time without a batch; all workers are ended")
-        self.failures[worker] += 1
-        self.restarts += 1
-        self.asked = {request: entry for request, entry in self.asked.items() if entry[0] != worker}
-        # Its finished batches are requested again: the new worker starts after the last batch that was taken.
-        self.finished = deque((batch, memory) for batch, memory in self.finished if batch.worker != worker)
-        known = self.facts[worker]
-        self._start(worker)
-        self.facts[worker] = known  # needed to read its batches; the new ones are compared with it
-        self._request(worker, "restore", None, self.resume_point(worker), self.steps[worker])
-        for slot, number in self.pending[worker]:
-            self._request_batch(worker, slot, number)
+            batch = FinishedBatch(worker, *data, version)
+            self.values[batch] = memory
+            self._done(batch)

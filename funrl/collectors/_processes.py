@@ -9,8 +9,9 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.collectors._collector import Collector, CollectorState
+from funrl.collectors._local import WorkerPool
 from funrl.collectors._memory import Published, spec
-from funrl.collectors._pool import FinishedBatch, WorkerPool
+from funrl.collectors._pool import FinishedBatch, Pool
 from funrl.collectors._tracker import Collected, EpisodeTracker
 from funrl.env import AnyEnv, HostError, Place
 
@@ -213,7 +214,7 @@ class Processes(Collector):
                 f"{what}: create_env: expected a function, or one for each of {num_workers} workers; got {create_env!r}; give lambda: env"
             )
         self._lock = threading.RLock()
-        self._pool: Any = self._make_pool(
+        self._pool = self._make_pool(
             what,
             create_envs,
             act,
@@ -232,8 +233,8 @@ class Processes(Collector):
             raise
         self._pool.resume_point = self._tracker.resume_point
 
-    def _make_pool(self, what: str, create_envs: Any, act: Any, key: torch.Tensor, params: Any, **options: Any) -> Any:
-        """Start the workers; all kinds of pools have the methods of :class:`WorkerPool`."""
+    def _make_pool(self, what: str, create_envs: Any, act: Any, key: torch.Tensor, params: Any, **options: Any) -> Pool:
+        """Start the workers."""
         published = Published(spec(params))
         published.write(params, 0)
         return WorkerPool(what, create_envs, act, key, published, **options)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from funrl.collectors._collector import Collector
 from funrl.collectors._messages import Answer, RemoteWorker, Transport
 from funrl.collectors._processes import CreateEnv
 from funrl.collectors._remote import by_messages
+from funrl.env import HostError
 
 __all__ = ["ray"]
 
@@ -37,7 +39,7 @@ def ray(
     queue_size: int = 2,
     max_staleness: int | None = None,
     address: str | None = None,
-    resources: Mapping[str, float] = MappingProxyType({"num_cpus": 1}),
+    resources: Mapping[str, Any] = MappingProxyType({"num_cpus": 1}),
 ) -> Collector:
     """Collect with actors of Ray, which may be on other machines: the extra ``ray``.
 
@@ -54,9 +56,10 @@ def ray(
         timeout: the number of seconds that a batch may take before its worker counts as lost.
         address: of a running cluster, as for ``ray.init``; None: the cluster of this process, or a new one on this machine that ends with
             the process.
-        resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources`` and so on.
-        create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj: as for :func:`synchronous`.
-        split_trajectories, device, policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
+        resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources``, ``scheduling_strategy="SPREAD"`` to
+            use all machines evenly, and so on.
+        create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device,
+            policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
         queue_size, max_staleness: as for :func:`asynchronous`.
 
     Returns:
@@ -64,7 +67,8 @@ def ray(
 
     Raises:
         ImportError: if Ray is missing.
-        TypeError, ValueError, HostError: as :func:`synchronous`.
+        ConnectionError: if there is no cluster at ``address``.
+        TypeError, ValueError, HostError: as :func:`synchronous`; a ValueError too if the cluster has less than all workers need.
 
     Example:
         >>> import funrl
@@ -82,7 +86,7 @@ def ray(
         create_env,
         act,
         params,
-        transport=lambda: _Actors(engine, address, resources),
+        transport=lambda: _Actors(engine, address, resources, num_workers),
         num_workers=num_workers,
         frames_per_batch=frames_per_batch,
         total_frames=total_frames,
@@ -112,17 +116,27 @@ class _Actors(Transport):
 
     restarts_workers = True
 
-    def __init__(self, engine: Any, address: str | None, resources: Mapping[str, float]):
+    def __init__(self, engine: Any, address: str | None, resources: Mapping[str, Any], num_workers: int):
         self.engine, self.actors = engine, {}
         if not engine.is_initialized():
             if address is None:  # of a cluster that begins here; by default Ray's workers yield to everything else
                 os.environ.setdefault("RAY_worker_niceness", "0")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
-                engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                try:
+                    engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                except ConnectionError as error:
+                    raise ConnectionError(
+                        f"collectors.ray: address: {error}; start the cluster with ray start --head, and set RAY_AUTH_MODE=token here if "
+                        "it asks for one"
+                    ) from error
+        # A program of Ray Client, at "ray://...", need not reach the head itself.
+        self.head = "" if (address or "").startswith("ray://") else engine.get_runtime_context().gcs_address
+        _check_room(engine.cluster_resources(), resources, num_workers)
         self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)
 
     def start(self, worker: int) -> None:
+        self._check_head()
         if worker in self.actors:
             self.engine.kill(self.actors[worker])
         self.actors[worker] = self.kind.remote()
@@ -136,6 +150,7 @@ class _Actors(Transport):
     def wait(self, requests: Sequence[Any], seconds: float) -> tuple[Any, Answer] | None:
         ready, _ = self.engine.wait(list(requests), num_returns=1, timeout=seconds)
         if not ready:
+            self._check_head()
             return None
         errors = self.engine.exceptions
         try:
@@ -146,6 +161,35 @@ class _Actors(Transport):
             return ready[0], Answer(failed=error.cause if isinstance(error.cause, Exception) else error)
 
     def close(self) -> None:
-        for actor in self.actors.values():
-            self.engine.kill(actor)
+        if not self._head_is_lost():
+            for actor in self.actors.values():
+                self.engine.kill(actor)
         self.actors.clear()
+
+    def _check_head(self) -> None:
+        """Raise if the cluster has lost its head: calls of Ray then wait for it, and after a minute Ray ends this process."""
+        if self._head_is_lost():
+            raise HostError(
+                f"collectors.ray: the head of the cluster, at {self.head}, cannot be reached; start the cluster again, and resume the run"
+            )
+
+    def _head_is_lost(self) -> bool:
+        if not self.head:
+            return False
+        host, port = self.head.rsplit(":", 1)
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+        except OSError:
+            return True
+        return False
+
+
+def _check_room(there: Mapping[str, float], each: Mapping[str, Any], num_workers: int) -> None:
+    """Raise a ValueError if the cluster has less than the workers need together; Ray itself would wait for more machines."""
+    named = {"CPU": each.get("num_cpus"), "GPU": each.get("num_gpus"), **(each.get("resources") or {})}
+    for name, needed in named.items():
+        if needed and num_workers * needed > there.get(name, 0):
+            raise ValueError(
+                f"collectors.ray: num_workers: {num_workers} workers need {num_workers * needed:g} {name}, and the cluster has "
+                f"{there.get(name, 0):g}; start fewer, add machines, or give less to each: resources={{'num_cpus': 0.5}}"
+            )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl.collectors._collector import Collector
-from funrl.collectors._messages import MessagePool, Transport
+from funrl.collectors._messages import Latest, MessagePool, Transport
 from funrl.collectors._processes import Asynchronous, Synchronous, staleness_bound
 
 
@@ -39,7 +39,8 @@ class _ByMessages:
         super().__init__(*args, **options)
 
     def _make_pool(self, what: str, create_envs: Any, act: Any, key: torch.Tensor, params: Any, **options: Any) -> MessagePool:
-        return MessagePool(what, create_envs, act, key, params, self._transport(), **options)
+        transport = self._transport()
+        return MessagePool(what, create_envs, act, key, Latest(params, transport.send), transport=transport, **options)
 
 
 class _Together(_ByMessages, Synchronous):

@@ -15,7 +15,7 @@ import torch
 from funrl import _check, envs, random, transforms, tree
 from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start, with_discount
 from funrl.collectors._collector import constants
-from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views
+from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views, write
 from funrl.collectors._traced import Traced
 from funrl.collectors._tracker import ResumePoint
 from funrl.env import AnyEnv, Env, HostError, Timestep, Transition, VectorEnv, seed_globals
@@ -101,15 +101,19 @@ def main(descriptor: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has ended
     except Exception as error:
-        text = str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
         try:
-            pipe.send_bytes(pickle.dumps(("failed", text, traceback.format_exc())))
+            pipe.send_bytes(pickle.dumps(("failed", describe(error), traceback.format_exc())))
         except OSError:
             pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if worker is not None:
             worker.env.close()
+
+
+def describe(error: BaseException) -> str:
+    """Return the text of an exception in a worker, for messages."""
+    return str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
 
 
 def _work_in_batches() -> None:
@@ -213,8 +217,7 @@ class Worker:
         places = [getattr(transition, name) for name in Transition.__dataclass_fields__ if name != "place"]
         for place, column in zip(places, zip(*rows, strict=True), strict=True):
             _write(place, column)
-        for place, x in zip(tree.leaves(slot["after"]), tree.leaves(self._after()), strict=True):
-            place.copy_(x)
+        write(slot["after"], self._after())
 
     def draw_ahead(self, number: int) -> None:
         """Draw the random numbers of the batch of a number already now."""

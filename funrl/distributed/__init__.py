@@ -52,6 +52,7 @@ from funrl.distributed._group import (
     join,
     raised_on_rank_0 as raised_on_rank_0,
     restarts as restarts,
+    seconds_of_exchanges as seconds_of_exchanges,
     share as share,
 )
 from funrl.distributed._launch import launch

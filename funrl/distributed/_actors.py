@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,13 +13,17 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
+from funrl import _check
 from funrl.collectors import Answer, Collector, RemoteWorker, Transport, by_messages
-from funrl.distributed._group import Group, brief
+from funrl.distributed._group import Group, brief, named_faults
 
 __all__ = ["actors"]
 
-# An actor waits for the next request as long as the learner lives; a learner that dies closes the connection.
+# The pool of workers has its own patience for an answer; an actor that dies closes the connection.
 _LONG = datetime.timedelta(days=7)
+# A message without a request: the learner says that it lives, however long it learns.
+_ALIVE = ()
+_GRACE_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -63,6 +68,7 @@ def actors(
     Raises:
         ValueError: if there is only one process, or as :func:`funrl.collectors.synchronous`.
         HostError: on rank 0, if an actor raises, ends, or gives no batch in time.
+        DistributedError: on an actor, if rank 0 ends, or shows no sign of life for the ``timeout`` of the group.
 
     Example:
         >>> with actors(Group(), None, None, (), frames_per_batch=8) as collector:
@@ -73,10 +79,12 @@ def actors(
 
     Reference: as for :func:`funrl.collectors.asynchronous`.
     """
+    _check.instance("distributed.actors: group", group, Group, "give that of distributed.join")
     if group.size < 2:
         raise ValueError(f"distributed.actors: group: expected at least 2 processes, a learner and its actors, got {group.size}")
     if group.rank:
-        _serve()
+        with named_faults(group):
+            _serve(datetime.timedelta(seconds=group.timeout))
         yield None
         return
     settings = {"max_frames_per_traj": -1, "split_trajectories": False, "device": None, "policy_device": None}
@@ -111,42 +119,40 @@ def _send(value: Any, rank: int) -> list[Any]:
     return [data, *(dist.isend(x, rank) for x in (torch.tensor([len(data)]), data))]
 
 
-def _receive(rank: int) -> Any:
+def _receive(rank: int, span: datetime.timedelta = _LONG) -> Any:
     length = torch.zeros(1, dtype=torch.int64)
-    _arrived(dist.irecv(length, rank))
+    dist.irecv(length, rank).wait(span)
     data = torch.empty(int(length), dtype=torch.uint8)
-    _arrived(dist.irecv(data, rank))
+    dist.irecv(data, rank).wait(span)
     return cloudpickle.loads(data.numpy().tobytes())
 
 
-def _arrived(work: Any) -> None:
-    work.wait(_LONG)
-
-
-def _serve() -> None:
-    """Answer the requests of rank 0 until it has no more."""
+def _serve(span: datetime.timedelta) -> None:
+    """Answer the requests of rank 0 until it has no more; ``span``: the longest time without a message."""
     worker = RemoteWorker()
     try:
-        while (request := _receive(0)) is not None:
+        while (request := _receive(0, span)) is not None:
+            if request == _ALIVE:
+                continue
             method, args = request
             try:
                 answer = Answer(getattr(worker, method)(*args))
             except Exception as error:
                 answer = Answer(failed=error)
-            _wait_for(_send(answer, 0))
-        _wait_for(_send(None, 0))
+            _wait_for(_send(answer, 0), span)
+        _wait_for(_send(None, 0), span)
     finally:
         torch.set_grad_enabled(True)
         worker.close()
 
 
-def _wait_for(sent: list[Any]) -> None:
+def _wait_for(sent: list[Any], span: datetime.timedelta) -> None:
     for work in sent[1:]:
-        _arrived(work)
+        work.wait(span)
 
 
 class _Ranks(Transport):
-    """Workers on the ranks 1, 2, ...; a thread for each receives its answers."""
+    """Workers on the ranks 1, 2, ...; a thread for each receives its answers, and one sends signs of life."""
 
     restarts_workers = False
 
@@ -154,11 +160,20 @@ class _Ranks(Transport):
         self.group = group
         self.answers: queue.Queue[tuple[int, Answer | None]] = queue.Queue()
         self.asked: list[collections.deque[Any]] = [collections.deque() for _ in range(group.size - 1)]
-        self.sent: list[collections.deque[Any]] = [collections.deque(maxlen=64) for _ in range(group.size - 1)]
-        self.number, self.closed = 0, False
+        # Messages that may not have arrived, with their numbers. The answer to one shows that all earlier ones have.
+        self.sent: list[collections.deque[Any]] = [collections.deque() for _ in range(group.size - 1)]
+        self.number, self.closed = 0, threading.Event()
+        self.lock = threading.Lock()  # a message is two transfers
         self.threads = [threading.Thread(target=self._listen, args=(worker,), daemon=True) for worker in range(group.size - 1)]
-        for thread in self.threads:
+        self.alive = threading.Thread(target=self._live, daemon=True)
+        for thread in (*self.threads, self.alive):
             thread.start()
+
+    def _live(self) -> None:
+        while not self.closed.wait(self.group.timeout / 4):
+            for worker in range(self.group.size - 1):
+                with contextlib.suppress(OSError):  # the thread that listens finds it too
+                    self._tell(worker, _ALIVE)
 
     def _listen(self, worker: int) -> None:
         try:
@@ -174,16 +189,18 @@ class _Ranks(Transport):
         return value
 
     def request(self, worker: int, method: str, *args: Any) -> Any:
-        self.number += 1
-        self.asked[worker].append((worker, self.number))
-        self._tell(worker, (method, args))
-        return worker, self.number
+        request = worker, self._tell(worker, (method, args))
+        self.asked[worker].append(request)
+        return request
 
-    def _tell(self, worker: int, message: Any) -> None:
+    def _tell(self, worker: int, message: Any) -> int:
         try:
-            self.sent[worker].append(_send(message, worker + 1))
+            with self.lock:
+                self.number += 1
+                self.sent[worker].append((self.number, _send(message, worker + 1)))
+                return self.number
         except RuntimeError as error:
-            raise OSError(brief(error)) from error
+            raise OSError(f"rank {worker + 1}: {brief(error)}") from error
 
     def wait(self, requests: Sequence[Any], seconds: float) -> tuple[Any, Answer] | None:
         try:
@@ -191,14 +208,20 @@ class _Ranks(Transport):
         except queue.Empty:
             return None
         assert answer is not None
-        return self.asked[worker].popleft(), answer
+        request = self.asked[worker].popleft()
+        with self.lock:
+            while self.sent[worker] and self.sent[worker][0][0] <= request[1]:
+                self.sent[worker].popleft()
+        return request, answer
 
     def close(self) -> None:
-        if self.closed:
+        if self.closed.is_set():
             return
-        self.closed = True
+        self.closed.set()
+        self.alive.join()
         for worker in range(self.group.size - 1):
             with contextlib.suppress(OSError):
                 self._tell(worker, None)
-        for thread in self.threads:
-            thread.join(self.group.timeout)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for thread in self.threads:  # others end when their actors have finished their batches
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -50,7 +50,7 @@ class Group(NamedTuple):
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _named_faults(self):
+        with named_faults(self):
             dist.monitored_barrier(timeout=datetime.timedelta(seconds=self.timeout), wait_all_ranks=True)
             dist.all_gather_object(values, value)
         return values
@@ -84,13 +84,20 @@ class Group(NamedTuple):
         """
         if self.size == 1:
             return x
-        total = x.clone(memory_format=torch.contiguous_format)
-        with _named_faults(self):
+        total, begun = x.clone(memory_format=torch.contiguous_format), time.perf_counter()
+        with named_faults(self):
             dist.all_reduce(total)
+        _SPENT[0] += time.perf_counter() - begun
         return total / self.size
 
 
 _ELSEWHERE = "raised on rank 0"
+_SPENT = [0.0]
+
+
+def seconds_of_exchanges() -> float:
+    """Return the seconds that this process has spent in :meth:`Group.mean`, most of them in waiting for others."""
+    return _SPENT[0]
 
 
 def raised_on_rank_0(error: BaseException) -> bool:
@@ -109,15 +116,16 @@ def alone() -> Group:
 
 
 @contextlib.contextmanager
-def _named_faults(group: Group) -> Iterator[None]:
+def named_faults(group: Group) -> Iterator[None]:
+    """Context in which an error of torch.distributed is raised as a :class:`DistributedError`."""
     try:
         yield
     except RuntimeError as error:
         ranks = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
         who = f"rank {ranks[1].strip(' ,')} has ended or does not answer" if ranks else "another rank has ended or does not answer"
         raise DistributedError(
-            f"rank {group.rank} of {group.size}: {who} (timeout {group.timeout:g} s): {brief(error)}; start the job again with the same "
-            "command, and it goes on from its last checkpoint; torchrun --max-restarts does that by itself"
+            f"rank {group.rank} of {group.size}: {who} (timeout {group.timeout:g} s): {brief(error)}; start the job again and let "
+            "it resume from its last checkpoint (--resume); torchrun --max-restarts does that by itself"
         ) from error
 
 

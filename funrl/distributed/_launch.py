@@ -39,7 +39,7 @@ def launch(f: Callable[..., Any], num_processes: int, *args: Any, timeout: float
 
     Raises:
         DistributedError: if a process raises or is killed; the others are ended then. The message names the first one.
-        TypeError: if ``num_processes`` is not an integer.
+        TypeError: if ``num_processes`` is not an integer, or ``f`` or an argument cannot be sent to a process.
         ValueError: if it is less than 1.
 
     Example:
@@ -47,9 +47,16 @@ def launch(f: Callable[..., Any], num_processes: int, *args: Any, timeout: float
         [10, 10]
     """
     _check.integer("distributed.launch: num_processes", num_processes, 1)
+    _check.function("distributed.launch: f", f, "give lambda group: ...")
+    try:
+        call = cloudpickle.dumps((f, args, timeout))
+    except Exception as error:
+        raise TypeError(
+            f"distributed.launch: f: it or an argument cannot be sent to a process ({type(error).__name__}: {error}); make it in f"
+        ) from error
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="funrl-") as folder:
-        Path(folder, "call").write_bytes(cloudpickle.dumps((f, args, timeout)))
+        Path(folder, "call").write_bytes(call)
         processes = []
         try:
             for rank in range(num_processes):

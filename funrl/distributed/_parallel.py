@@ -71,9 +71,10 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         file for each process, from which the same number of processes resumes.
 
     Raises:
-        ValueError: if the number of processes does not divide ``num_envs``, the algorithm has no averaged optimizer, it is CrossQ, whose
-            batch statistics would differ between processes, or its ``collect`` in a single environment is more than a rollout of its
-            policy, as in MAML, APG, SHAC and evolution strategies.
+        TypeError: if an argument is of another type.
+        ValueError: if the number of processes does not divide ``num_envs``, the algorithm has no averaged optimizer, or its ``collect`` in
+            a single environment is more than a rollout of its policy, as in MAML, APG, SHAC and evolution strategies. When it learns: if a
+            network has a batch normalisation, as in CrossQ.
         DistributedError: when it is called, as for :meth:`Group.gather`.
 
     Example:
@@ -87,12 +88,16 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         tensor(16)
     """
     _check.integer("distributed.data_parallel: num_envs", num_envs, 1)
+    _check.function("distributed.data_parallel: make", make, "give lambda num_envs: algos.ppo.make(env, num_envs=num_envs, ...)")
+    _check.instance("distributed.data_parallel: group", group, Group, "give that of distributed.join, or distributed.alone()")
     if num_envs % group.size:
         raise ValueError(
             f"distributed.data_parallel: num_envs: {group.size} processes do not divide {num_envs} environments; choose a multiple"
         )
     each, all_envs = num_envs // group.size, make(num_envs)
     algo = make(each)
+    for found in (all_envs, algo):
+        _check.instance("distributed.data_parallel: make", found, Algorithm, "return algos.ppo.make(env, num_envs=num_envs, ...)")
     copies = isinstance(algo.env, VectorEnv)
     if not copies and not isinstance(algo.collect, Rollouts):
         raise ValueError(
@@ -104,8 +109,6 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
             f"distributed.data_parallel: make: expected {algo.name} with an averaged optimizer, so that all processes take the same steps; "
             "give optimizer=distributed.averaged(optim.adam(3e-4))"
         )
-    if algo.name == "crossq":
-        raise ValueError("distributed.data_parallel: make: crossq's batch statistics would differ between processes; choose sac or redq")
     mine = slice(group.rank * each, (group.rank + 1) * each)
 
     def mean_of(x: torch.Tensor) -> torch.Tensor:
@@ -127,7 +130,7 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
         return rollout(learner.params, keys, state.actor, learner.env_params, env=algo.env, act=algo.act, num_steps=num_steps)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
-        with _across.divided(group.size, mean_of):
+        with _across.divided(group.size, group.rank, mean_of):
             learner, metrics = algo.learn(random.fold_in(key, group.rank), learner, transitions)
             return _of_all(group, learner, metrics)
 
@@ -146,11 +149,9 @@ def _of_all(group: Group, learner: LearnerState, metrics: Metrics) -> tuple[Lear
     if group.size == 1:
         return learner, metrics
     names = [name for name in _EPISODES if name in metrics]
-    rows = torch.stack([metrics[name].double() for name in names])
-    table = torch.zeros(group.size, len(names), dtype=rows.dtype, device=rows.device)
-    table = group.size * _across.mean(torch.cat([table[: group.rank], rows.unsqueeze(0), table[group.rank + 1 :]]).nan_to_num(_NONE))
+    table = _across.every(torch.stack([metrics[name].double() for name in names]).nan_to_num(_NONE))
     found = dict(zip(names, table.unbind(1), strict=True))
-    count = found["episodes"]
+    count = found["episodes"].round()
     # If no episode has ended in this update, these are the means of an earlier one, which all processes have.
     weight = torch.where(count.sum() > 0, count, torch.ones_like(count))
     ended = weight > 0
@@ -160,7 +161,7 @@ def _of_all(group: Group, learner: LearnerState, metrics: Metrics) -> tuple[Lear
         "episode_return_min": torch.where(ended, found["episode_return_min"], torch.inf).amin(),
         "episode_return_max": torch.where(ended, found["episode_return_max"], -torch.inf).amax(),
     }
-    of_all = {name: torch.where(x == _NONE, torch.nan, x).to(metrics[name].dtype) for name, x in of_all.items()}
+    of_all = {name: torch.where(x < _NONE / 2, torch.nan, x).to(metrics[name].dtype) for name, x in of_all.items()}
     further = _across.mean({name: x for name, x in metrics.items() if name not in names})
     episodes = learner.episodes
     if isinstance(episodes, Episodes):
@@ -177,5 +178,5 @@ _EPISODES = {
     "episode_length": "mean_length",
     "episodes": "",
 }
-# A number for the means of episodes before any has ended.
+# A number for the means of episodes before any has ended; it is exchanged with rounding.
 _NONE = -(2.0**100)

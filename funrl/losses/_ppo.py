@@ -49,8 +49,9 @@ def normalize_advantage(advantage: torch.Tensor, eps: float | torch.Tensor = 1e-
         tensor([-1.,  1.])
     """
     wide = advantage.detach().to(torch.promote_types(advantage.dtype, torch.float32))  # eps underflows in half precision
-    centred = wide - _across.mean(wide.mean())
-    return (centred / (_across.mean(centred.square().mean()).sqrt() + eps)).to(advantage.dtype)
+    mean = wide.mean()
+    mean, var = _across.moments(mean, (wide - mean).square().mean())
+    return ((wide - mean) / (var.sqrt() + eps)).to(advantage.dtype)
 
 
 def clipped_surrogate(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from funrl import _check, random, tree
+from funrl import _across, _check, random, tree
 from funrl.nn._net import Net, check_features, check_input
 
 
@@ -91,7 +91,7 @@ def batch_norm(momentum: float = 0.1, eps: float = 1e-5) -> BatchNorm:
 
     Raises:
         ValueError: if an argument is out of its range; from ``apply`` and ``train``, if x has another width than D; from ``train``,
-            if the batch has a single sample.
+            if the batch has a single sample, or is divided among processes (:func:`funrl.distributed.data_parallel`).
         TypeError: if an input is not floating point, or not of the parameters' dtype.
 
     Example:
@@ -125,6 +125,11 @@ def batch_norm(momentum: float = 0.1, eps: float = 1e-5) -> BatchNorm:
 
     def train(params: dict[str, torch.Tensor], state: BatchNormState, x: torch.Tensor) -> tuple[BatchNormState, torch.Tensor]:
         check_features("batch_norm.train: x", x, params["scale"])
+        if _across.count() > 1:
+            raise ValueError(
+                f"batch_norm.train: x: a batch that is divided among {_across.count()} processes has other statistics in each; use "
+                "layer_norm, or an algorithm without it (sac or redq instead of crossq), or train in one process"
+            )
         number = x.numel() // x.shape[-1]
         if number < 2:
             raise ValueError(f"batch_norm.train: x: expected at least two samples, got {list(x.shape)}; use apply for a single one")

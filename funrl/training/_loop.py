@@ -210,6 +210,8 @@ def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]
 
 def _is_sharded(algo: Algorithm, num_agents: int, group: Group | None, chunk: int | None) -> bool:
     """Return whether the agents are in chunks, or in several processes."""
+    if group is not None and not isinstance(group, Group):
+        raise RunError(f"group: expected that of distributed.join, got {group!r}")
     processes = algo.given.get("processes")
     if processes is not None and (num_agents, processes) != (1, (group or alone()).size):
         raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")

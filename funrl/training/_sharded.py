@@ -15,7 +15,7 @@ from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
-from funrl.distributed import Group, share
+from funrl.distributed import Group, seconds_of_exchanges, share
 from funrl.populations import begin
 from funrl.runs import Folder, RunError, finish_parts, load_part, read_manifest, save_part
 from funrl.training._agents import Agents, evaluate_agents
@@ -25,8 +25,8 @@ from funrl.training._log import Log
 
 # The processes meet about twice a second.
 _MEET_SECONDS = 0.5
-# A process is slow if it takes so many times as long as the median, and a second longer; it is named once a minute.
-_SLOW, _SLOW_SECONDS, _SLOW_PAUSE = 1.5, 1.0, 60.0
+# A process is slow if within a minute it computes so many times as long as the median, and so many seconds longer; it is named once.
+_SLOW, _SLOW_SECONDS, _SLOW_WINDOW = 1.5, 3.0, 60.0
 
 
 class _Report(NamedTuple):
@@ -36,12 +36,14 @@ class _Report(NamedTuple):
         metrics: of the updates since the last meeting, [U, n] by name, for its n agents.
         finite: bool [n], whether all parameters of an agent are finite.
         asked: whether Ctrl-C was pressed.
-        busy: the seconds of these updates.
+        seconds: the seconds of these updates.
+        busy: those without the exchanges within updates, in which one process waits for others.
     """
 
     metrics: dict[str, torch.Tensor]
     finite: torch.Tensor
     asked: bool
+    seconds: float
     busy: float
 
 
@@ -128,7 +130,8 @@ def _read(folder: Folder, algo: Algorithm, paths: list[Any], longer: bool) -> St
 
 def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list[int]]:
     """Return the size of a chunk, and the numbers of this process's chunks."""
-    remedy = "choose another --num-agents, or another number of processes"
+    one = "give it to distributed.data_parallel, or train several agents"
+    remedy = one if num_agents == 1 else "choose another --num-agents, or another number of processes"
     try:
         share("num_agents", range(num_agents), group, "agents", remedy)
         size = num_agents // group.size if chunk is None else chunk
@@ -178,7 +181,8 @@ class _Shards:
         self.keys = [keys[number * size : (number + 1) * size] for number in mine]
         self.waiting: list[tuple[float, dict[str, torch.Tensor]]] = []
         self.whole = "processes" in algo.given
-        self.compiling, self.saved, self.named = 0.0, -math.inf, -math.inf
+        self.compiling, self.saved = 0.0, -math.inf
+        self.busy, self.since, self.named = [0.0] * group.size, -math.inf, False  # of all processes, in this minute
 
     def seconds(self) -> float:
         """Return the seconds of the run so far."""
@@ -191,7 +195,7 @@ class _Shards:
         metrics: dict[str, torch.Tensor] = {}
         first = number = self.start.update
         due, begun, interrupt = first + 1, self.seconds(), Interrupt()
-        busy = time.perf_counter()
+        met = time.perf_counter(), seconds_of_exchanges()
         try:
             for number in range(first + 1, self.num_updates + 1):
                 now = torch.tensor(number, device=self.keys[0].device)
@@ -203,7 +207,7 @@ class _Shards:
                     interrupt.wait_for_update()
                 if number < due:
                     continue
-                report = self._report(states, interrupt.asked, time.perf_counter() - busy)
+                report = self._report(states, interrupt.asked, time.perf_counter() - met[0], seconds_of_exchanges() - met[1])
                 reports = self.group.gather(report)
                 verdict = self.group.first(lambda number=number, reports=reports: self._judge(number, reports))
                 metrics = self._of_agents(reports, -1)
@@ -212,19 +216,19 @@ class _Shards:
                     self._save(number, states)
                 if verdict.end:
                     raise KeyboardInterrupt
-                due, busy = verdict.next, time.perf_counter()
+                due, met = verdict.next, (time.perf_counter(), seconds_of_exchanges())
         finally:
             interrupt.restore()
             self.log.close()
         return states, metrics, number, self.compiling
 
-    def _report(self, states: list[Any], asked: bool, busy: float) -> _Report:
+    def _report(self, states: list[Any], asked: bool, seconds: float, exchanging: float) -> _Report:
         metrics = {name: torch.stack([m[name] for _, m in self.waiting]).cpu() for name in self.waiting[0][1]}
         finite = []
         for state in states:
             flags = [x.isfinite().reshape(self.size, -1).all(1) for x in tree.leaves(state.learner.params) if x.is_floating_point()]
             finite.append(torch.stack(flags).all(0).cpu() if flags else torch.ones(self.size, dtype=torch.bool))
-        return _Report(metrics, torch.cat(finite), asked, busy)
+        return _Report(metrics, torch.cat(finite), asked, seconds, seconds - exchanging)
 
     def _judge(self, number: int, reports: list[_Report]) -> _Verdict:
         """Write the metrics of all agents, and decide how to go on; only rank 0 does."""
@@ -241,10 +245,11 @@ class _Shards:
             self.log.flush()
             self.log.check_finite(number, torch.cat([r.finite for r in reports[: 1 if self.whole else None]]).tolist(), last)
             self.log.sync()
-        self._name_slow(number, [r.busy for r in reports])
-        pace = max(r.busy for r in reports) / len(self.waiting)
+        pace = max(r.seconds for r in reports) / len(self.waiting)
         if begun == self.start.update:
             pace = 0.0  # that was the time of compiling
+        else:
+            self._name_slow(number, [r.busy for r in reports])
         step = 1 if not pace else max(1, min(int(_MEET_SECONDS / pace), 2 * len(self.waiting)))
         return _Verdict(save and self.folder is not None, asked, min(number + step, self.num_updates))
 
@@ -254,10 +259,14 @@ class _Shards:
         return {name: torch.cat([r.metrics[name][row] for r in reports]) for name in reports[0].metrics}
 
     def _name_slow(self, number: int, busy: list[float]) -> None:
-        usual, longest = statistics.median_low(busy), max(busy)
-        if longest > _SLOW * usual and longest - usual > _SLOW_SECONDS and self.seconds() - self.named > _SLOW_PAUSE:
-            self.named = self.seconds()
-            self.log.say(f"rank {busy.index(longest)} is slow: {longest:.1f} s up to update {number:,}, where the median is {usual:.1f} s")
+        if self.seconds() - self.since > _SLOW_WINDOW:
+            self.busy, self.since, self.named = [0.0] * len(busy), self.seconds(), False
+        self.busy = [x + y for x, y in zip(self.busy, busy, strict=True)]
+        usual, longest = statistics.median_low(self.busy), max(self.busy)
+        if not self.named and longest > _SLOW * usual and longest - usual > _SLOW_SECONDS:
+            self.named = True
+            rank = self.busy.index(longest)
+            self.log.say(f"rank {rank} is slow: {longest:.1f} s for the updates up to {number:,}, where the median is {usual:.1f} s")
 
     def _save(self, number: int, states: list[Any]) -> None:
         folder = self.folder

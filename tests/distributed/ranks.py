@@ -37,9 +37,9 @@ def _rank(pipe, names, timeout, call):
         pipe.send_bytes(cloudpickle.dumps((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
 
 
-def start(f, size, *args, timeout=30.0, ranks=None):
+def start(f, size, *args, timeout=30.0, ranks=None, port=None):
     """Start ``f(group, *args)`` in processes; return them with their pipes."""
-    port, running = free_port(), []
+    port, running = port or free_port(), []
     for rank in range(size) if ranks is None else ranks:
         mine, theirs = _SERVER.Pipe()
         call = cloudpickle.dumps((f, args))
@@ -63,6 +63,15 @@ def results(running, seconds=60.0):
         process.join(max(0.1, deadline - time.monotonic()))
         process.kill()
     return found
+
+
+def results_of_one(running, which, seconds=60.0):
+    """Wait for the text of the error of one process only; the others may be stopped."""
+    there = running[which][1].poll(seconds)
+    for i, (process, _) in enumerate(running):
+        if i != which or not there:
+            process.kill()
+    return results(running)[which][1]
 
 
 def run(f, size, *args, seconds=60.0, **options):

@@ -1,6 +1,8 @@
 """A learner on one rank, and its actors on others."""
 
 import os
+import signal
+import time
 
 import pytest
 import torch
@@ -85,3 +87,40 @@ def test_a_killed_actor_and_an_exception_are_errors_of_the_learner():
     assert "HostError: distributed.actors: worker 0: OSError: no such simulator" in found[0][1]
     found = ranks.results(ranks.start(dies, 2, timeout=20.0))
     assert "HostError" in found[0][1] and "rank 1" in found[0][1], found
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_learner_and_actors_that_are_cut_off_find_it_in_time(stopped):
+    """One of them is stopped: its connections stay, and nothing comes through them."""
+
+    def f(group):
+        def stop(*args):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+        def make():
+            env = create_env()
+            return env._replace(step=stop) if stopped == 1 else env
+
+        with distributed.actors(group, make, None, (), frames_per_batch=4, timeout=2.0) as source:
+            if source is not None:
+                next(source)
+                stop()
+
+    found = ranks.results_of_one(ranks.start(f, 2, timeout=3.0), 1 - stopped)
+    expected = (
+        "HostError: distributed.actors: worker 0 gave no answer for 2 s" if stopped else "DistributedError: rank 1 of 2: another rank"
+    )
+    assert expected in found, found
+
+
+def test_a_learner_may_learn_for_longer_than_the_timeout():
+    def f(group):
+        with distributed.actors(group, create_env, None, (), frames_per_batch=4) as source:
+            if source is not None:
+                for _ in range(2):
+                    next(source)
+                    time.sleep(3.0)
+                return source.frames, max(map(len, source._pool.transport.sent))
+
+    frames, held = ranks.run(f, 2, timeout=2.0)[0]
+    assert frames == 8 and held < 16

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from funrl import distributed, record, runs, tree
+from funrl import algos, distributed, envs, optim, random, record, runs, training, tree
 from funrl.__main__ import main
 from funrl.training._sharded import _Shards
 from tests.distributed import ranks
@@ -71,6 +71,44 @@ def test_a_rank_that_does_not_come_is_named():
     assert time.monotonic() - begun < 40
 
 
+def test_two_sizes_of_the_world():
+    def f(group):
+        return group.size
+
+    port = ranks.free_port()
+    running = [one for rank, size in ((0, 2), (1, 3)) for one in ranks.start(f, size, timeout=3.0, ranks=(rank,), port=port)]
+    found = [error for _, error in ranks.results(running)]
+    assert all(found) and any("WORLD_SIZE: expected one number in all processes, got [2, 3]" in error for error in found), found
+
+
+def stop(group):
+    """Stop rank 1: its connections stay, and nothing comes through them."""
+    if group.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def gathers(group):
+    group.gather(0)
+    stop(group)
+    group.gather(1)
+
+
+def averages(group):
+    env, adam = envs.make("CartPole-v1"), distributed.averaged(optim.adam(1e-3))
+    make = lambda count: algos.a2c.make(env, num_envs=count, num_steps=2, num_cells=(2,), optimizer=adam)  # noqa: E731
+    algo = distributed.data_parallel(make, 4, group)
+    state, _ = algo.step(random.key(1), algo.init(random.key(0)))
+    stop(group)
+    algo.step(random.key(2), state)
+
+
+@pytest.mark.parametrize("f", [gathers, averages])
+def test_a_rank_that_is_cut_off_is_an_error_in_time(f):
+    """As in a partition of the network."""
+    found = ranks.results_of_one(ranks.start(f, 2, timeout=2.0), 0)
+    assert "DistributedError: rank 0 of 2" in found and "has ended or does not answer (timeout 2 s)" in found, found
+
+
 def test_a_rank_that_ends_or_hangs_is_named():
     def ends(group):
         group.gather(group.rank)
@@ -102,11 +140,7 @@ def test_two_processes_of_one_rank():
         return group.size
 
     port = ranks.free_port()
-    variables, ranks.free_port = ranks.free_port, lambda: port
-    try:
-        running = [one for rank in (0, 1, 1) for one in ranks.start(f, 2, timeout=3.0, ranks=(rank,))]
-    finally:
-        ranks.free_port = variables
+    running = [one for rank in (0, 1, 1) for one in ranks.start(f, 2, timeout=3.0, ranks=(rank,), port=port)]
     found = [error for _, error in ranks.results(running) if error]
     assert any("have the rank 1; give each a rank of its own" in error for error in found), found
 
@@ -122,11 +156,33 @@ def test_a_slow_rank_is_named():
         def say(self, text):
             self.lines = (*self.lines, text)
 
-    shards = object.__new__(_Shards)
-    shards.log, shards.named, shards.seconds = Log(), -1e9, lambda: 5.0
-    for busy in ([1.0, 1.4, 1.0], [0.1, 0.9, 0.1], [1.0, 1.0, 4.5], [1.0, 1.0, 9.0]):
-        shards._name_slow(7, busy)
-    assert shards.log.lines == ("rank 2 is slow: 4.5 s up to update 7, where the median is 1.0 s",)
+    shards, clock = object.__new__(_Shards), [0.0]
+    shards.log, shards.since, shards.seconds = Log(), -1e9, lambda: clock[0]
+    for busy in [[1.0, 1.4, 1.0]] * 200 + [[0.5, 0.5, 1.0]] * 180:
+        clock[0] += 0.5
+        shards._name_slow(round(clock[0]), busy)
+    first, *others = shards.log.lines
+    assert first.startswith("rank 2 is slow: ") and len(others) == 1, shards.log.lines
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("one_learner", [False, True])
+def test_a_slow_rank_is_named_in_the_log_of_a_run(one_learner, capfd):
+    """Its environment is slow. Within the updates of one learner the others wait for it, and are not slow themselves."""
+
+    def f(group):
+        env, adam = envs.make("CartPole-v1"), distributed.averaged(optim.adam(1e-3))
+
+        def step(*args):
+            time.sleep(0.02 * group.rank)
+            return env.step(*args)
+
+        make = lambda n: algos.a2c.make(env._replace(step=step), num_envs=n, num_steps=4, num_cells=(2,), optimizer=adam)  # noqa: E731
+        algo, agents = (distributed.data_parallel(make, 4, group), {}) if one_learner else (make(2), {"num_agents": 2})
+        training.train(algo, random.key(0), 80 * algo.steps_per_update, group=group, backend="eager", evaluate_episodes=0, **agents)
+
+    ranks.run(f, 2)
+    assert re.findall(r"rank \d is slow", capfd.readouterr().err) == ["rank 1 is slow"]
 
 
 def torchrun(out, *more, updates=150, restarts=0, **options):

@@ -1,11 +1,13 @@
 """One learner in several processes, beside one process with all environments."""
 
 import functools
+import threading
 
 import pytest
 import torch
 
 import funrl
+from benchmarks import distributed as distributed_benchmark
 from funrl import algos, distributed, envs, losses, optim, random, record, runs, stats, training, tree
 from funrl.env import on_host
 from tests import registry
@@ -130,7 +132,7 @@ def test_moments_and_advantages_are_of_all_parts():
     def f(group):
         from funrl import _across
 
-        with _across.divided(2, group.mean):
+        with _across.divided(2, group.rank, group.mean):
             x = parts[group.rank]
             return stats.update(stats.moments(x[0]), x), losses.normalize_advantage(x[:, 0]), _across.mean({"n": torch.tensor(group.rank)})
 
@@ -189,7 +191,6 @@ def registered(kind, num_envs):
         (dict(num_envs=3), "2 processes do not divide 3 environments"),
         (dict(make=functools.partial(make, "a2c", optimizer=OPTIMIZER)), "expected a2c with an averaged optimizer"),
         (dict(make=lambda n: algos.a2c.make(envs.make("CartPole-v1"), num_envs=n)), "expected a2c with an averaged optimizer"),
-        (dict(make=functools.partial(make, "crossq", env="Pendulum-v1")), "crossq's batch statistics"),
         *(
             (dict(make=functools.partial(registered, kind)), "collects in a way of its own")
             for kind in registry.OWN_COLLECT
@@ -200,6 +201,38 @@ def registered(kind, num_envs):
 def test_wrong_arguments(given, message):
     with pytest.raises(ValueError, match=message):
         distributed.data_parallel(**{"make": functools.partial(make, "a2c"), "num_envs": 4, "group": distributed.Group(0, 2), **given})
+
+
+def test_batch_statistics_are_refused():
+    """Each process would have others; nothing is exchanged before."""
+    algo = distributed.data_parallel(functools.partial(make, "crossq", env="Pendulum-v1", learning_starts=0), 4, distributed.Group(0, 2))
+    with pytest.raises(ValueError, match=r"divided among 2 processes has other statistics in each; .*sac or redq"):
+        algo.step(random.key(0), algo.init(random.key(1)))
+
+
+def test_arguments_of_other_types():
+    for options, message in (
+        (dict(make=3), "make: expected a function, got an int"),
+        (dict(make=lambda num_envs: None), "make: expected an Algorithm, got None"),
+        (dict(group=2), "group: expected a Group, got an int; give that of distributed.join"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            distributed.data_parallel(**{"make": functools.partial(make, "a2c"), "num_envs": 4, "group": distributed.alone(), **options})
+    with pytest.raises(TypeError, match="actors: group: expected a Group, got an int"):
+        next(distributed.actors(2, None, None, (), frames_per_batch=1).gen)
+    for f, args, message in ((None, (), "f: expected a function"), (len, (threading.Lock(),), "cannot be sent to a process")):
+        with pytest.raises(TypeError, match=message):
+            distributed.launch(f, 2, *args)
+
+
+@pytest.mark.nightly
+def test_learning_curves_of_five_seeds_are_alike():
+    """PPO with minibatches, whose rows are not those of one process; the seeds are one program. Means of the returns of all updates."""
+    one, two = (ranks.run(distributed_benchmark.curves, size, seconds=240.0)[0] for size in (1, 2))
+    areas = torch.stack([torch.tensor(one).mean(0), torch.tensor(two).mean(0)])
+    error = (areas.var(1) / areas.shape[1]).sum().sqrt()
+    assert (areas[0].mean() - areas[1].mean()).abs() < 2 * error, areas
+    assert (torch.tensor(one)[-1].mean() > 100) and (torch.tensor(two)[-1].mean() > 100)
 
 
 def test_environments_on_the_host():

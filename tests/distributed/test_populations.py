@@ -131,17 +131,20 @@ def test_hyperparameters_and_divergence_are_those_of_the_agent(tmp_path):
         (dict(chunk=3), "chunk: expected a divisor of the 8 agents, got 3"),
         (dict(chunk=0), "chunk: expected a divisor of the 8 agents, got 0"),
         (dict(hooks=[lambda step, state, metrics: None]), "hooks: not with chunks"),
+        (dict(group=2), "group: expected that of distributed.join, got 2"),
     ],
 )
 def test_wrong_arguments(options, message):
     with pytest.raises(training.RunError, match=message):
-        train(distributed.alone(), **options)
+        train(**{"group": distributed.alone(), **options})
 
 
 def test_what_several_processes_cannot_share():
     many = distributed.Group(rank=0, size=3)
     with pytest.raises(training.RunError, match="3 processes do not divide 8 agents; choose another --num-agents"):
         train(many, chunk=None)
+    with pytest.raises(training.RunError, match=r"3 processes do not divide 1 agents; give it to distributed.data_parallel"):
+        train(many, chunk=None, num_agents=1)
     with pytest.raises(training.RunError, match="2 processes do not divide 1 chunks; choose a --chunk that divides 4"):
         train(distributed.Group(0, 2), chunk=8)
     algo = learner()

@@ -1,7 +1,11 @@
 """The collector over Ray beside the one with worker processes. Ray is an extra, and takes ten seconds to start."""
 
+import contextlib
 import os
+import random as chance
+import signal
 import sys
+import time
 import warnings
 
 import pytest
@@ -23,8 +27,18 @@ def test_without_ray_an_error_names_the_extra(monkeypatch):
         collectors.ray(create_env, None, (), **OPTIONS)
 
 
-@pytest.fixture(scope="module")
-def engine():
+def test_a_cluster_that_is_too_small_is_an_error_at_once():
+    """Ray itself would wait for more machines."""
+    check = collectors._ray._check_room
+    check({"CPU": 4.0}, {"num_cpus": 1, "scheduling_strategy": "SPREAD"}, 4)
+    with pytest.raises(ValueError, match=r"num_workers: 5 workers need 5 CPU, and the cluster has 4; start fewer"):
+        check({"CPU": 4.0}, {"num_cpus": 1}, 5)
+    with pytest.raises(ValueError, match=r"2 workers need 2 arm, and the cluster has 0"):
+        check({"CPU": 4.0}, {"num_cpus": 1, "resources": {"arm": 1}}, 2)
+
+
+@contextlib.contextmanager
+def connected(**options):
     engine = pytest.importorskip("ray")
     path = os.pathsep.join([os.getcwd(), *sys.path])
     with pytest.MonkeyPatch.context() as patch:
@@ -32,9 +46,24 @@ def engine():
         patch.setenv("RAY_worker_niceness", "0")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            engine.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+            engine.init(log_to_driver=False, logging_level="error", **options)
+        try:
+            yield engine
+        finally:
+            engine.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with connected(num_cpus=2, include_dashboard=False) as engine:
         yield engine
-        engine.shutdown()
+
+
+def kept(collector, engine):
+    """Return the processes of the workers, and the nodes that they are on."""
+    actors = collector._pool.transport.actors
+    ask = lambda worker: (os.getpid(), engine.get_runtime_context().get_node_id())  # noqa: E731
+    return [engine.get(actors[worker].__ray_call__.remote(ask)) for worker in sorted(actors)]
 
 
 ray = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -102,3 +131,26 @@ def test_training_apart(engine):
         with collectors.ray(create_env, algo.act, algo.init(random.key(0)).learner.params, **options) as collector:
             result = training.train(algo, random.key(0), 160, collector=collector, evaluate_episodes=0, backend="eager", progress=False)
         assert result.updates == 10 and 0 <= int(result.metrics["staleness"]) <= 4
+
+
+@ray
+@pytest.mark.nightly
+def test_thirty_killed_workers(engine):
+    """At random moments; the batches are those without kills, so that no frame is lost or double."""
+    chance.seed(0)
+    with collectors.synchronous(create_env, None, (), key=random.key(4), **OPTIONS) as collector:
+        expected = [next(collector) for _ in range(70)]
+    seen = set()
+    with collectors.ray(create_env, None, (), key=random.key(4), restart_workers=True, **OPTIONS) as collector:
+        for i, batch in enumerate(expected):
+            if i % 2 and collector.restarts < 30:
+                processes = [pid for pid, _ in kept(collector, engine)]
+                seen.update(processes)
+                os.kill(chance.choice(processes), signal.SIGKILL)
+                time.sleep(0.1 * chance.random())
+            same(next(collector), batch, rtol=0, atol=0)
+        assert collector.restarts == 30
+    deadline = time.monotonic() + 30
+    while any(os.path.exists(f"/proc/{pid}") for pid in seen) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(seen) > 30 and not any(os.path.exists(f"/proc/{pid}") for pid in seen)

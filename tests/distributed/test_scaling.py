@@ -36,3 +36,7 @@ def test_the_table(tmp_path, capsys):
     model.main(["--fit", str(file)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("fitted: latency 50 us") and len(lines) == 3 + len(model.JOBS) * len(model.DEVICES)
+    with open(file, "a") as more:
+        more.write("\n" + json.dumps({"what": "parallel", "one process": 1e5, "efficiency": 0.75}) + "\n")
+    model.main(["--fit", str(file)])
+    assert "0.75 as measured" in capsys.readouterr().out.splitlines()[1]
