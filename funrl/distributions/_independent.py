@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
+from funrl.distributions._distribution import Distribution
 
 
 @tree.dataclass
@@ -83,7 +84,7 @@ class Independent:
         return self._sum(self.base.kl(other.base))
 
 
-def kl_divergence(p: Any, q: Any) -> torch.Tensor:
+def kl_divergence(p: Distribution, q: Distribution) -> torch.Tensor:
     r"""Return KL(p || q) in nats, if it has a closed form.
 
     .. math:: \mathrm{KL}(p \| q) = \mathbb E_{x \sim p}\left[\log p(x) - \log q(x)\right]

@@ -6,14 +6,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from funrl import checkpoint, compiler, runs
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
-from funrl.distributed import Group, alone
 from funrl.populations import Population
 from funrl.runs import Folder, RunError, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
@@ -21,7 +20,9 @@ from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
 from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
-from funrl.training._sharded import Asked, train_sharded
+
+if TYPE_CHECKING:
+    from funrl.distributed import Group
 
 __all__ = ["Result", "train"]
 
@@ -35,7 +36,7 @@ def train(
     hparams: Mapping[str, torch.Tensor] | None = None,
     population: Population | None = None,
     diverged: str = "stop",
-    group: Group | None = None,
+    group: "Group | None" = None,
     chunk: int | None = None,
     collector: Any = None,
     hooks: Sequence[calling.Hook | calling.Every] = (),
@@ -138,6 +139,9 @@ def train(
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
+        from funrl.distributed import alone  # it brings sockets and worker processes, which other runs do not need
+        from funrl.training._sharded import Asked, train_sharded
+
         asked = Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
         return train_sharded(algo, key, total_steps, agents, group or alone(), chunk, backend, folder, resume, asked)
     _check_sources(algo, collector, num_agents)
@@ -208,10 +212,10 @@ def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]
     return {"backend": backend} if before is None or "backend" in before else {}
 
 
-def _is_sharded(algo: Algorithm, num_agents: int, group: Group | None, chunk: int | None) -> bool:
+def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: int | None) -> bool:
     """Return whether the agents are in chunks, or in several processes."""
     processes = algo.given.get("processes")
-    if processes is not None and (num_agents, processes) != (1, (group or alone()).size):
+    if processes is not None and (num_agents, processes) != (1, 1 if group is None else group.size):
         raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")
     return chunk is not None or processes is not None or (group is not None and group.size > 1)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check
+from funrl import _check, tree
 from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform
@@ -140,7 +140,7 @@ def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Seque
 
         def f(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
             digits = x.reshape(len(sizes)).unbind(0)
-            hot = [digit == torch.arange(first, first + n, device=x.device) for digit, first, n in zip(digits, starts, sizes, strict=True)]
+            hot = [tree.one_hot(digit - first, n) for digit, first, n in zip(digits, starts, sizes, strict=True)]
             return torch.cat(hot).to(dtype)
 
         return Box(0.0, 1.0, (sum(sizes),)), f

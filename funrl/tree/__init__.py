@@ -10,7 +10,7 @@ more. The functions of shape (:func:`index`, :func:`stack`, :func:`reshape`, ...
 from the front; their errors name the leaf that does not have them.
 """
 
-from funrl.tree._batch import cat, gather, index, set, split, stack, unbind, where
+from funrl.tree._batch import cat, gather, index, one_hot as one_hot, rows as rows, set, split, stack, unbind, where
 from funrl.tree._names import exclude, flatten_keys, get, rename, select, unflatten_keys, update
 from funrl.tree._nodes import Replaceable, dataclass, static
 from funrl.tree._shapes import batch_shape, expand, flatten_batch, permute, reshape, squeeze, unsqueeze
