@@ -24,7 +24,7 @@ from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
-__all__ = ["PPOConfig", "build", "make", "with_drift"]
+__all__ = ["PPOConfig", "make", "with_drift"]
 
 
 @tree.dataclass

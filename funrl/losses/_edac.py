@@ -27,7 +27,7 @@ def ensemble_diversity_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], from -1 to E, and metrics, without gradient: ``loss_diversity`` [].
+        The loss [], from -1 to E, and metrics, without gradient: ``diversity_loss`` [].
 
     Raises:
         ValueError: if there is one critic only, or shapes do not fit.
@@ -65,4 +65,4 @@ def ensemble_diversity_loss(
     together = unit.sum(0)
     pairs = together.square().sum(-1) - unit.square().sum(-1).sum(0)
     loss = mean(what, pairs / (num - 1), weight)
-    return loss, {"loss_diversity": loss.detach()}
+    return loss, {"diversity_loss": loss.detach()}

@@ -31,7 +31,7 @@ from funrl.spaces import Box, Dict, Discrete
 from funrl.transforms import VecNormParams
 from funrl.typing import Metrics
 
-__all__ = ["FeudalConfig", "Goal", "Levels", "make"]
+__all__ = ["FeudalConfig", "make"]
 
 Achieved = Callable[[Any], torch.Tensor]
 

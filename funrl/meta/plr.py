@@ -17,7 +17,7 @@ from funrl.nn import Net
 from funrl.optim import Optimizer
 from funrl.typing import Loss, Metrics
 
-__all__ = ["Curriculum", "PLRConfig", "make"]
+__all__ = ["PLRConfig", "make"]
 
 
 @tree.dataclass
@@ -48,7 +48,7 @@ class Curriculum(tree.Replaceable):
     """The ``buffer`` of a learner with prioritised levels; the levels that are played now are its ``env_params``, leaves [B, ...].
 
     Attributes:
-        levels: :class:`funrl.meta.LevelState`.
+        levels: :class:`LevelState`.
         places: int64 [B], the places of the present levels in it; -1: the level is new.
     """
 

@@ -15,20 +15,28 @@ from funrl.tree._names import exclude, flatten_keys, get, rename, select, unflat
 from funrl.tree._nodes import Replaceable, dataclass, static
 from funrl.tree._shapes import batch_shape, expand, flatten_batch, permute, reshape, squeeze, unsqueeze
 from funrl.tree._storage import load, load_memmap, memmap, memmap_like, pin_memory, save, share_memory
-from funrl.tree._values import allclose, clone, contiguous, describe, equal, global_norm, nbytes, ravel, to, zeros_like
-from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, same_rows as same_rows, structure, unflatten
+from funrl.tree._values import allclose, clone, contiguous, describe, equal, global_norm as global_norm, nbytes, ravel, to, zeros_like
+from funrl.tree._walks import (
+    check_like as check_like,
+    describe_leaf as describe_leaf,
+    flatten,
+    leaves,
+    map,
+    paths,
+    same_rows as same_rows,
+    structure,
+    unflatten,
+)
 
 __all__ = [
     "Replaceable",
     "allclose",
     "batch_shape",
     "cat",
-    "check_like",
     "clone",
     "contiguous",
     "dataclass",
     "describe",
-    "describe_leaf",
     "equal",
     "exclude",
     "expand",
@@ -37,7 +45,6 @@ __all__ = [
     "flatten_keys",
     "gather",
     "get",
-    "global_norm",
     "index",
     "leaves",
     "load",
