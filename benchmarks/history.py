@@ -1,4 +1,4 @@
-"""What was measured, by whom and when: ``results/history.jsonl``, a line for each run, and the table and plots that are made from it."""
+"""Measurements, with machine and date: ``results/history.jsonl``, a line for each run, and the table and plots that are made from it."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def newest(name: str) -> dict[str, Row]:
 
 
 def write(benchmarks: Mapping[str, Benchmark]) -> None:
-    """Make the table and its plots anew from the history."""
+    """Make the table and its plots from the history."""
     lines = [
         "# What was measured",
         "",

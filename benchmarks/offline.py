@@ -1,4 +1,4 @@
-"""Offline learners: gradient steps a second beside d3rlpy, memory, what they reach on Pendulum, and RLPD beside SAC.
+"""Offline learners: gradient steps a second of funrl and d3rlpy, memory, returns on Pendulum, and RLPD compared with SAC.
 
     python -m benchmarks.offline speed --peers PYTHON     # an interpreter that has d3rlpy
     python -m benchmarks.offline memory

@@ -14,7 +14,7 @@ Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 def ensemble_diversity_loss(
     critic_params: Any, batch: Any, *, critic: Critic, weight: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""Return how alike the critics' gradients in the action are: the mean cosine of all pairs, which EDAC makes small.
+    r"""Return the similarity of the critics' gradients in the action: the mean cosine of all pairs, which EDAC makes small.
 
     .. math:: L = \frac1N \sum_i w_i \frac{1}{E - 1} \sum_{e} \sum_{f \ne e}
         \left\langle \frac{\nabla_a Q_{\theta_e}(s_i, a_i)}{\lVert \nabla_a Q_{\theta_e}(s_i, a_i) \rVert},

@@ -1,4 +1,4 @@
-"""Transforms of environments, pure ones and copies alike, and :func:`compose`, which chains them."""
+"""Transforms of single environments and of copies, and :func:`compose`, which chains them."""
 
 from funrl.transforms._action import action_discretize, action_mask, action_scale, sticky_actions
 from funrl.transforms._core import Transform, TransformState as TransformState, compose, parent, stateful, stateless
