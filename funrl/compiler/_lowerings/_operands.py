@@ -38,13 +38,13 @@ def operands(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
 
 
 def unrounded(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
-    """Return :func:`operands`, but numbers and arrays without dimensions as they are: what mul, div and lerp do in half precision."""
+    """Return :func:`operands`, but numbers and arrays without dimensions as they are, as mul, div and lerp in half precision do."""
     dtype, shape = opmath(out.dtype), tuple(out.shape)
     return tuple(broadcast(cast(x, out.dtype) if getattr(x, "ndim", 0) else x, dtype, shape) for x in args)
 
 
 def promoted(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
-    """Return arrays and numbers in the shape of ``out`` and their own common dtype: what comparisons need."""
+    """Return arrays and numbers in the shape of ``out`` and their own common dtype, as comparisons need them."""
     dtype, shape = promoted_dtype(*args), tuple(out.shape)
     return tuple(broadcast(cast(x, dtype), opmath(dtype), shape) for x in args)
 
