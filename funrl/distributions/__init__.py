@@ -12,7 +12,7 @@ from funrl.distributions._continuous import Normal, TanhNormal
 from funrl.distributions._delta import Delta, TanhDelta
 from funrl.distributions._discrete import Categorical, MultiCategorical, OneHotCategorical
 from funrl.distributions._distribution import Distribution
-from funrl.distributions._independent import Independent, kl_divergence
+from funrl.distributions._independent import Independent
 from funrl.distributions._params import normal_params
 from funrl.distributions._product import Joint, joint
 from funrl.distributions._truncated import TruncatedNormal
@@ -31,6 +31,5 @@ __all__ = [
     "TanhNormal",
     "TruncatedNormal",
     "joint",
-    "kl_divergence",
     "normal_params",
 ]
