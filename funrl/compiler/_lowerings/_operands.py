@@ -25,7 +25,12 @@ def broadcast(x: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> jax.Array:
     """Return an array or a number in a dtype of torch, expanded to ``shape``."""
     if not isinstance(x, jax.Array):
         return constant(x, dtype, shape)
-    x = cast(x, dtype)
+    return expanded(cast(x, dtype), shape)
+
+
+def expanded(x: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Return ``x`` broadcast to ``shape`` by torch's rule: from the last dimension, where ones repeat."""
+    shape = tuple(shape)
     if x.shape == shape:
         return x
     return lax.broadcast_in_dim(x, shape, tuple(range(len(shape) - x.ndim, len(shape))))
