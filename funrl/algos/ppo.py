@@ -161,9 +161,7 @@ def build(
         'mine'
     """
     if split is not None and further_loss is not None:
-        raise ValueError(
-            "further_loss, split: expected one of them, got both; each task would count the further loss, which has no weights"
-        )
+        raise ValueError("further_loss, split: expected one of them, got both; each task would count the further loss")
     network, popart = given.get("network"), given.get("popart")
     _check_config(config, env, network)
     if popart is None:

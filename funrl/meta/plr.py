@@ -1,5 +1,6 @@
 """Prioritised level replay: PPO that plays those levels again in which there is most to learn."""
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -110,12 +111,7 @@ def make(
         given["tasks"] = tasks
     generator = distributions.of(single) if tasks is None else tasks
     copies = env if isinstance(env, VectorEnv) else envs.vectorize(single, config.num_envs)
-
-    def scores(batch: PPOBatch) -> Metrics:
-        """Return the scores [B] of the levels that were played, by the advantages before they are normalised."""
-        return {"level_score": level_score(batch.advantage.reshape(config.num_steps, config.num_envs), config.score)}
-
-    algo = ppo.build("plr", copies, config, given, describe=scores)
+    algo = ppo.build("plr", copies, config, given, describe=functools.partial(_scores, config))
 
     def fresh(key: torch.Tensor) -> Any:
         """Return B new levels."""
@@ -156,6 +152,11 @@ def make(
         }
 
     return algo._replace(init=init, collect=collect, learn=learn)
+
+
+def _scores(config: PLRConfig, batch: PPOBatch) -> Metrics:
+    """Return the scores [B] of the levels that were played, by the advantages before they are normalised."""
+    return {"level_score": level_score(batch.advantage.reshape(config.num_steps, config.num_envs), config.score)}
 
 
 def _drawn(key: torch.Tensor, levels: LevelState, config: PLRConfig, hparams: Any) -> torch.Tensor:
