@@ -1,4 +1,4 @@
-"""Measure funrl, and other libraries beside it in the same session.
+"""Measure funrl, and other libraries in the same session.
 
     python -m benchmarks                       # what there is
     python -m benchmarks all --quick           # a part of most, with one round and short samples; long learning runs have none
@@ -7,7 +7,7 @@
 
 The other libraries come from the ``bench`` extra, whose versions are pinned: ``pip install -e ".[bench]"``, here or in another
 environment, whose interpreter is then given as ``--peers PYTHON``. A run appends a line to ``benchmarks/results/history.jsonl``, and makes
-``benchmarks/results/README.md`` and its plots anew from all of them (``table`` does only that).
+``benchmarks/results/README.md`` and its plots from all of them (``table`` does only that).
 """
 
 import argparse
@@ -64,7 +64,7 @@ def check_peers(names: list[str], peers: str) -> None:
     missing = [package for package, version in versions(peers, needed).items() if version is None]
     if missing:
         raise SystemExit(
-            f'benchmarks: {peers} lacks {", ".join(missing)}, which funrl is measured beside: pip install -e ".[bench]", or give '
+            f'benchmarks: {peers} lacks {", ".join(missing)}, with which funrl is compared: pip install -e ".[bench]", or give '
             "the interpreter of an environment that has it, as --peers PYTHON"
         )
 

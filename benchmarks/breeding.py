@@ -1,4 +1,4 @@
-"""Population-based training beside as many fixed random configurations: PPO on Acrobot and Pendulum, five repetitions.
+"""Population-based training, compared with as many fixed random configurations: PPO on Acrobot and Pendulum, five repetitions.
 
     python -m benchmarks.breeding        # the repetitions that are missing
 

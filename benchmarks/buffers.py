@@ -1,4 +1,4 @@
-"""Replay buffers beside TorchRL's and flashbax's: time of a call on the CPU, memory held, and a training program on a large buffer."""
+"""Replay buffers of funrl, TorchRL and flashbax: time of a call on the CPU, memory held, and a training program on a large buffer."""
 
 from typing import Any
 

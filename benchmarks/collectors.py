@@ -1,4 +1,4 @@
-"""Collectors: frames a second beside TorchRL's, and beside environments that are only stepped; and memory over a long time.
+"""Collectors: frames a second of funrl, of TorchRL and of environments that are only stepped; and memory over a long time.
 
     python -m benchmarks.collectors 30      (minutes; prints the memory that all processes hold, and writes ``results/collectors_soak.md``)
 
@@ -18,7 +18,7 @@ HIDDEN = (64, 64)
 
 
 class Settings(NamedTuple):
-    """What all share.
+    """Settings of all rows.
 
     Attributes:
         num_workers: processes.

@@ -1,4 +1,4 @@
-"""What ``benchmarks/collectors.py`` holds funrl's collectors against, timed.
+"""Times of the peers of ``benchmarks/collectors.py``.
 
 A sample is the environment steps a second. Starting the workers and two batches come before the clock. All have the workers and copies of
 ``SETTINGS``. This module imports torch, as the network of a worker is pickled by its name.

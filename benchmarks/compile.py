@@ -1,4 +1,4 @@
-"""First calls: how long a program takes to start, part by part, with nothing cached and in a second process, beside rejax and inductor."""
+"""First calls: how long a program takes to start, part by part, with empty caches and in a second process; and rejax and inductor."""
 
 import functools
 import sys

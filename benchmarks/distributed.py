@@ -1,4 +1,4 @@
-"""funrl.distributed on two processes of this machine, one thread each, beside one process.
+"""funrl.distributed on two processes of this machine, one thread each, compared with one process.
 
     python -m benchmarks.distributed populations      # agents a second of two processes, in times of one
     python -m benchmarks.distributed parallel         # one PPO learner, 64 environments each

@@ -1,4 +1,4 @@
-"""Rollouts beside other libraries: pure environments with a small policy beside gymnax, the bridge beside gymnasium and TorchRL."""
+"""Rollouts: pure environments with a small policy and those of gymnax; the bridge, gymnasium and TorchRL."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Measure funrl.evolution: progress on test functions beside evosax and pycma, CartPole, an archive, and a loss that evolution finds.
+"""Measure funrl.evolution: test functions, compared with evosax and pycma, CartPole, an archive, and a loss that evolution finds.
 
     pip install evosax cma
     python -m benchmarks.evolution functions        # some minutes each

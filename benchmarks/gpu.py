@@ -1,11 +1,11 @@
-"""PPO on CartPole-v1 on a GPU: whole updates a second beside rejax, in the same precision."""
+"""PPO on CartPole-v1 on a GPU: whole updates a second of funrl and rejax, in the same precision."""
 
 from benchmarks import ppo, ppo_peers
 from benchmarks.harness import Case, Library, speed
 
 
 def ours(num_envs: int, num_steps: int, num_agents: int, seconds: float) -> list[float]:
-    """Return samples of steps a second; matrix products take TF32, as those of JAX do unless it is told otherwise."""
+    """Return samples of steps a second; matrix products take TF32, as those of JAX do by default."""
     import funrl  # isort: skip  # noqa: F401
     import torch
 

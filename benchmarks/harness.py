@@ -1,4 +1,4 @@
-"""The form that all benchmarks share, and the measurement of libraries beside each other.
+"""The form that all benchmarks share, and the measurement of libraries in turn.
 
 A benchmark is a module of this folder with a constant ``BENCHMARK``. Most are of speed: :func:`speed` makes them from cases, and from
 one function for each library. Every measurement is a process of its own, one after another, on a machine that should do nothing else;
@@ -23,7 +23,7 @@ Figures = dict[str, dict[str, Any]]
 
 
 class Options(NamedTuple):
-    """What the command line asks of a benchmark.
+    """Options from the command line.
 
     Attributes:
         quick: fewer rounds, shorter samples, and only the cases that are meant for it.
@@ -40,12 +40,12 @@ class Options(NamedTuple):
     seconds: float | None = None
 
     def wants(self, case: str, quick: bool = True) -> bool:
-        """Whether a case is to run that is called ``case`` and is part of a quick run, or not."""
+        """Return whether to run the case called ``case``, which is part of a quick run or not."""
         return (quick or not self.quick) and (not self.only or any(part in case for part in self.only))
 
 
 class Benchmark(NamedTuple):
-    """What ``python -m benchmarks NAME`` runs.
+    """A benchmark, which ``python -m benchmarks NAME`` runs.
 
     Attributes:
         summary: one line.
@@ -75,7 +75,7 @@ class Library(NamedTuple):
     Attributes:
         measure: ``measure(*case.arguments, seconds)`` returns samples, each over at least so many seconds, or those of several rows by
             name.
-        package: the distribution whose version is told; ``None`` for funrl, which runs in this interpreter.
+        package: the distribution whose version is reported; ``None`` for funrl, which runs in this interpreter.
     """
 
     measure: Callable[..., list[float] | dict[str, list[float]]]
@@ -83,7 +83,7 @@ class Library(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is measured in one process.
+    """A measurement in a process of its own.
 
     Attributes:
         name: its row, unless what measures it returns several.
@@ -173,5 +173,5 @@ def versions(python: str, packages: Sequence[str]) -> dict[str, str | None]:
 
 
 def say(text: str) -> None:
-    """Tell whoever waits what is measured now."""
+    """Print the name of the present measurement."""
     print(text, file=sys.stderr, flush=True)

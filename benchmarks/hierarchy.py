@@ -1,4 +1,4 @@
-"""What hindsight and hierarchies are worth: sparse goals with and without hindsight, and FourRooms after its goal moves.
+"""The gain by hindsight and hierarchies: sparse goals with and without hindsight, and FourRooms after its goal moves.
 
 The agents of a row, which differ by their seeds, are one vmapped program.
 """

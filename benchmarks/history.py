@@ -1,4 +1,4 @@
-"""What was measured, by whom and when: ``results/history.jsonl``, a line for each run, and the table and plots that are made from it."""
+"""Measurements, with machine and date: ``results/history.jsonl``, a line for each run, and the table and plots that are made from it."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def newest(name: str, since: float = 0.0) -> dict[str, Row]:
 
 
 def write(benchmarks: Mapping[str, Benchmark], rooms: Mapping[str, str]) -> None:
-    """Make the table and its plots anew from the history, with marks at figures that are older than the code of their ``rooms``."""
+    """Make the table and its plots from the history, with marks at figures that are older than the code of their ``rooms``."""
     lines = [
         "# What was measured",
         "",

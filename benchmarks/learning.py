@@ -1,4 +1,4 @@
-"""What the algorithms learn with the presets of ``python -m funrl train``: the agents of a row as one vmapped program."""
+"""Returns of the algorithms with the presets of ``python -m funrl train``: the agents of a row as one vmapped program."""
 
 import math
 import tempfile

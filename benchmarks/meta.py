@@ -1,4 +1,4 @@
-"""MAML over 64 tasks, inner and outer steps as one program, beside eager torch and JAX."""
+"""MAML over 64 tasks, inner and outer steps as one program, compared with eager torch and JAX."""
 
 from functools import partial
 from typing import Any

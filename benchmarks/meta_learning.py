@@ -1,4 +1,4 @@
-"""What learning to learn is worth: MAML, RL² and meta-gradients on tasks that were held out.
+"""The gain by learning to learn: MAML, RL² and meta-gradients on tasks that were held out.
 
 The agents of a row, which differ by their seeds, are one vmapped program. Intervals are of 95 %, over agents and tasks.
 """

@@ -19,7 +19,7 @@ __all__ = ["SETTINGS", "jax", "loop", "points", "rates"]
 
 
 class Settings(NamedTuple):
-    """What every peer shares (and ``benchmarks/meta.py`` gives to funrl)."""
+    """Settings of every peer (and ``benchmarks/meta.py`` gives to funrl)."""
 
     tasks: int = 64
     shots: int = 10

@@ -1,4 +1,4 @@
-"""An ensemble of 100 networks by ``funrl.nn.ensemble``, forward and backward, beside a loop over torch modules and tensordict's vmap."""
+"""An ensemble of 100 networks by ``funrl.nn.ensemble``, forward and backward; a loop over torch modules; and tensordict's vmap."""
 
 from functools import partial
 from typing import Any

@@ -18,7 +18,7 @@ __all__ = ["SETTINGS", "loop", "tensordict", "timed"]
 
 
 class Settings(NamedTuple):
-    """What every peer shares (and ``benchmarks/modules.py`` gives to funrl)."""
+    """Settings of every peer (and ``benchmarks/modules.py`` gives to funrl)."""
 
     members: int = 100
     hidden: tuple[int, ...] = (64, 64)

@@ -1,4 +1,4 @@
-"""What one policy for several tasks is worth beside policies for each of them.
+"""One policy for several tasks, compared with a policy for each of them.
 
 The agents of a row, which differ by their seeds or their tasks, are one vmapped program. The share of a task is
 (multi - random) / (single - random), of the mean returns of one policy for all tasks, of policies of that task only, and of random actions.

@@ -1,4 +1,4 @@
-"""SAC and DQN: gradient steps a second beside other libraries, of several agents at once, and with a larger buffer.
+"""SAC and DQN: gradient steps a second of funrl and other libraries, of several agents at once, and with a larger buffer.
 
 One gradient step on a batch of 256 to each step of one environment; rates are over all agents. A program takes one thread where its row
 does not say otherwise: two gain where the work is one large batch.

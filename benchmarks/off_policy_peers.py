@@ -19,7 +19,7 @@ ENVIRONMENTS = {"sac": "Pendulum-v1", "dqn": "CartPole-v1"}
 
 
 class Settings(NamedTuple):
-    """What every peer shares (and ``benchmarks/off_policy.py`` gives to funrl)."""
+    """Settings of every peer (and ``benchmarks/off_policy.py`` gives to funrl)."""
 
     batch_size: int = 256
     buffer_size: int = 100_000

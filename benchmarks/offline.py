@@ -1,4 +1,4 @@
-"""Offline learners: gradient steps a second beside d3rlpy, memory, what they reach, and learning that goes on in the environment.
+"""Offline learners: gradient steps a second of funrl and d3rlpy, memory, what they reach, and learning that goes on in the environment.
 
     python -m benchmarks.offline speed --peers PYTHON     # an interpreter that has d3rlpy
     python -m benchmarks.offline memory

@@ -1,4 +1,4 @@
-"""Populations of PPO on CartPole-v1: what 1 to 256 agents as one program take, beside rejax's vmapped training.
+"""Populations of PPO on CartPole-v1: time and memory of 1 to 256 agents as one program, and of rejax's vmapped training.
 
 python -m benchmarks populations --peers PYTHON
 python -m benchmarks.populations funrl 64       # steps a second of the processor's time, where other processes take theirs

@@ -1,4 +1,4 @@
-"""PPO on CartPole-v1: whole updates a second beside other libraries, the time of a first call, and a run beside a busy process."""
+"""PPO on CartPole-v1: updates a second of funrl and other libraries, the time of a first call, and a run while another process is busy."""
 
 import subprocess
 import sys
@@ -88,7 +88,7 @@ def _alone(call: str, **environment: str) -> float:
 
 
 def notes(figures: Figures) -> list[str]:
-    """Say what the times of a first call, and beside a busy process, mean."""
+    """Explain the times of a first call, and of a run while another process is busy."""
     lines = []
     if COLD in figures:
         cold, warm = figures[COLD]["funrl"], figures[WARM]["funrl"]

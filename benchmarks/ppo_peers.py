@@ -90,7 +90,7 @@ class Stopwatch:
 
     @property
     def done(self) -> bool:
-        """Whether all samples are taken."""
+        """Return whether all samples are taken."""
         return len(self.samples) >= self.repeats
 
 

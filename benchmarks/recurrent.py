@@ -1,4 +1,4 @@
-"""What a memory is good for, and what its compilation costs: PPO with a recurrent policy in MemoryChain.
+"""The gain by a memory, and the time of its compilation: PPO with a recurrent policy in MemoryChain.
 
 A bit has to be recalled 20 steps after it was shown. The agents of a row, which differ by their seeds, are one vmapped program, and
 are evaluated over 100 episodes each without exploration. The learning step of one agent is compiled for rollouts of 32 and of 256 steps,

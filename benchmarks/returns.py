@@ -1,4 +1,4 @@
-"""Generalized advantage estimation beside rlax under jit and TorchRL.
+"""Generalized advantage estimation, compared with rlax under jit and TorchRL.
 
 Each library computes on arrays [T, B] of its own kind, with the threads that it takes by default (funrl's programs: one). rlax returns
 advantages alone, and is compared with our advantages alone too; of TorchRL's two functions both are measured, and the faster one counts.

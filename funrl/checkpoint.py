@@ -22,7 +22,7 @@ from funrl import _check, tree
 from funrl._files import read_json, write_atomic, write_tensors
 from funrl.tree import same_rows
 
-__all__ = ["CheckpointError", "best", "check_keep", "latest", "load", "save", "save_kept", "write_atomic"]
+__all__ = ["CheckpointError", "best", "latest", "load", "save", "save_kept"]
 
 _VERSION = 3
 # Files of versions 1 and 2 began with a line of text.

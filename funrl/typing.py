@@ -1,4 +1,4 @@
-"""Types of what travels between rooms: data by name, and functions as protocols that a type checker compares with yours.
+"""Types of the data that travels between rooms, by name, and functions as protocols that a type checker compares with yours.
 
 The arguments of a function are positional, so that yours may have other names. ``Any`` stands for a tree of tensors.
 

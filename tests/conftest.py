@@ -1,4 +1,4 @@
-"""What all tests share: the thread policy, and small programs of all algorithms that compile once."""
+"""Shared by all tests: the thread policy, and small programs of all algorithms that compile once."""
 
 import functools
 import os

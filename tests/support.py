@@ -1,4 +1,4 @@
-"""What tests of many files share: comparisons of trees, and how many programs were traced."""
+"""Shared by tests of many files: comparisons of trees, and how many programs were traced."""
 
 import contextlib
 

@@ -50,7 +50,7 @@ def start(env, env_params, copies=COPIES, seed=0):
 
 
 def expected_rollout(params, state, env_params, env, act, last, batch):
-    """What the oracle makes of the keys that a rollout was seen to use."""
+    """Return the rollout of the oracle for the keys that a rollout used."""
     shown = torch.cat([batch.observation["reset"][1:], last.timestep.observation["reset"][None]])
     return oracle.rollout(
         params,
@@ -278,7 +278,7 @@ def torch_cell(params):
 
 
 def expected_features(params, batch, hidden, reset):
-    """What a loop over torch's cell makes of the observations, which starts again in each episode."""
+    """Return the outputs of a loop over torch's cell, which starts again in each episode."""
     cell, (steps, copies) = torch_cell(params), batch.reward.shape
     expected = torch.zeros(steps, copies, 5, dtype=batch.reward.dtype)
     for b in range(copies):

@@ -1,4 +1,4 @@
-"""``funrl/API.md`` holds every public name with the first lines of its docstring. ``python tests/test_api.py`` writes it anew."""
+"""``funrl/API.md`` holds every public name with the first lines of its docstring. ``python tests/test_api.py`` writes it."""
 
 import importlib
 import inspect
@@ -24,7 +24,7 @@ def line(value, what):
 
 
 def documented(value):
-    """Whether a value is a function or class of funrl, which has a docstring; the others are constants and types."""
+    """Return whether a value is a function or class of funrl, which has a docstring; the others are constants and types."""
     return (inspect.isroutine(value) or inspect.isclass(value)) and value.__module__.startswith("funrl")
 
 

@@ -245,7 +245,7 @@ def wrapped(**functions):
 
 
 def edit(part, **fields):
-    """What changes fields of the state (part 0) or the timestep (part 1) of a result."""
+    """Return a function that changes fields of the state (part 0) or the timestep (part 1) of a result."""
 
     def f(arguments, result):
         result = list(result)

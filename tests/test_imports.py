@@ -114,7 +114,7 @@ def floor(module):
 
 
 def allowed(file, target):
-    """Whether ``file`` may import the module ``target`` of funrl."""
+    """Return whether ``file`` may import the module ``target`` of funrl."""
     module = MODULES[file]
     mine, theirs = module.split(".")[1:], target.split(".")[1:]
     if not mine:
@@ -135,7 +135,7 @@ def allowed(file, target):
 
 
 def is_inner(file):
-    """Whether a file serves its own folder only, as its name or that of a folder says."""
+    """Return whether a file serves its own folder only, as its name or that of a folder says."""
     return any(part.startswith("_") and not part.startswith("__") for part in file.split("/"))
 
 

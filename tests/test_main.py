@@ -699,7 +699,7 @@ assert main(["evaluate", run + "x"]) == 2
 
 @pytest.mark.slow
 def test_names_that_the_locale_cannot_encode(tmp_path):
-    """In the C locale without Python's coercion to UTF-8, in which files are read as ASCII unless told otherwise."""
+    """In the C locale without Python's coercion to UTF-8, in which files are read as ASCII by default."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-W", "ignore", "-c", ANYWHERE, os.fsencode(tmp_path / "r\xfcn")]
     done = subprocess.run(command, capture_output=True, timeout=300, env=environment)

@@ -26,7 +26,7 @@ def source(cell):
 
 
 def public(module, name):
-    """Whether ``name`` is in the module's ``__all__``, or a file of it that users see."""
+    """Return whether ``name`` is in the module's ``__all__``, or a file of it that users see."""
     if name in module.__all__:
         return True
     return not name.startswith("_") and isinstance(getattr(module, name, None), types.ModuleType)
@@ -79,7 +79,7 @@ def dotted(node):
 
 
 def kinds(cell):
-    """What a cell shows, save its warnings: the kinds of its outputs in order."""
+    """Return the kinds of the outputs of a cell in order, without warnings."""
     shown = []
     for output in cell["outputs"]:
         if output["output_type"] == "stream":

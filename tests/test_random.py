@@ -388,12 +388,12 @@ def test_long_permutations_are_uniform(n):
     assert scipy.stats.chisquare(torch.bincount(steps, minlength=n)[1:]).pvalue > P
 
 
-def test_permutation_and_shuffle_keep_slices_whole_and_the_input_as_it_was():
+def test_permutations_keep_slices_whole_and_the_input_as_it_was():
     x = torch.arange(24).reshape(2, 3, 4)
     before = x.clone()
     order = random.permutation(random.key(1), 3)
-    torch.testing.assert_close(random.shuffle(random.key(1), x, 1), x[:, order])
-    torch.testing.assert_close(random.shuffle(random.key(1), x, -2), x[:, order])
+    torch.testing.assert_close(random.permutation(random.key(1), x, 1), x[:, order])
+    torch.testing.assert_close(random.permutation(random.key(1), x, -2), x[:, order])
     torch.testing.assert_close(random.permutation(random.key(1), x), x[random.permutation(random.key(1), 2)])
     torch.testing.assert_close(x, before)
 
@@ -444,7 +444,7 @@ EVERY = {
     "categorical": lambda k: random.categorical(k, torch.zeros(6, 3)),
     "permutation": lambda k: random.permutation(k, 9),
     "permutation long": lambda k: random.permutation(k, 2048),
-    "shuffle": lambda k: random.shuffle(k, torch.arange(6).reshape(2, 3), 1),
+    "permutation of columns": lambda k: random.permutation(k, torch.arange(6).reshape(2, 3), 1),
     "choice": lambda k: random.choice(k, 5, (2, 2)),
     "choice p": lambda k: random.choice(k, 3, (2, 2), p=torch.tensor([0.2, 0.0, 0.8])),
     "choice without": lambda k: random.choice(k, torch.arange(5.0), 3, replace=False),
@@ -560,7 +560,6 @@ SAMPLERS = {
     "randint": lambda k: random.randint(k, (), 0, 2),
     "bernoulli": random.bernoulli,
     "permutation": lambda k: random.permutation(k, 3),
-    "shuffle": lambda k: random.shuffle(k, torch.zeros(3)),
     "choice": lambda k: random.choice(k, 3),
     "exponential ": random.gumbel,
     "exponential  ": lambda k: random.categorical(k, torch.zeros(3)),
@@ -630,8 +629,8 @@ ERRORS = [
     (ValueError, "categorical: expected logits to have at least one class along axis -1", lambda: random.categorical(K, torch.zeros(3, 0))),
     (ValueError, "permutation: shape: expected integers of at least 0", lambda: random.permutation(K, -1)),
     (TypeError, "permutation: expected a size or shape of integers", lambda: random.permutation(K, 2.5)),
-    (ValueError, "shuffle: x: expected at least one dim", lambda: random.permutation(K, torch.tensor(3))),
-    (TypeError, "shuffle: x: expected a tensor, got a list; give torch.as_tensor", lambda: random.shuffle(K, [1, 2, 3])),
+    (ValueError, "permutation: x: expected at least one dim", lambda: random.permutation(K, torch.tensor(3))),
+    (TypeError, "permutation: expected a size or shape of integers", lambda: random.permutation(K, [1, 2, 3])),
     (ValueError, "choice: shape: expected integers of at least 0", lambda: random.choice(K, -3)),
     (ValueError, "choice: expected a to hold at least one element, got 0", lambda: random.choice(K, 0)),
     (ValueError, r"choice: expected a to hold at least one element, got shape \[0, 2\]", lambda: random.choice(K, torch.zeros(0, 2))),

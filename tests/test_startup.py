@@ -1,4 +1,4 @@
-"""What importing funrl brings with it, and what it leaves for later."""
+"""Modules that importing funrl loads, and those that it loads later."""
 
 import subprocess
 import sys

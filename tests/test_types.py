@@ -59,7 +59,7 @@ losses.ddpg_actor_loss((), (), (), actor=critic_of_one, critic=critic_of_one)  #
 
 
 def errors(*options):
-    """What pyright reports, as (file, line from 1, message), and how many files it read."""
+    """Return the errors of pyright as (file, line from 1, message), and the number of files that it read."""
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)

@@ -167,7 +167,7 @@ from funrl.algos._algorithm import (
     annealed as annealed,
     check,
     check_experience as check_experience,
-    collecting,
+    collecting as collecting,
     environment as environment,
     in_dtype_of as in_dtype_of,
     make_config,
@@ -201,7 +201,7 @@ from funrl.algos._off_policy_actors import (
     init_soft_actor_critic as init_soft_actor_critic,
     soft_policy as soft_policy,
 )
-from funrl.algos._rewards import RewardScale, scale_rewards as scale_rewards
+from funrl.algos._rewards import scale_rewards as scale_rewards
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.env import AnyEnv, Env, VectorEnv
 
@@ -210,7 +210,6 @@ __all__ = [
     "Algorithm",
     "EvolutionConfig",
     "LearnerState",
-    "RewardScale",
     "SoftConfig",
     "State",
     "a2c",
@@ -218,7 +217,6 @@ __all__ = [
     "ars",
     "check",
     "cma_es",
-    "collecting",
     "crossq",
     "ddpg",
     "defaults",

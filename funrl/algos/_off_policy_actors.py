@@ -134,8 +134,10 @@ def apply_gradients_with_temperature(
     return learned, {**metrics, **further}
 
 
-def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:
+def soft_policy(actor: nn.Net, exploration: Schedule | None = None) -> tuple[Any, Any, Any]:
     """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` with a stochastic policy.
+
+    The share of uniformly random actions is ``exploration(num_steps)`` if given, else 0.
 
     Example:
         >>> from funrl import spaces
@@ -155,6 +157,6 @@ def soft_policy(actor: nn.Net) -> tuple[Any, Any, Any]:
         return actor.apply(params.network.actor, observation).mode()
 
     def schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        return torch.zeros_like(hparams.gamma), ()
+        return torch.zeros_like(hparams.gamma) if exploration is None else scheduled(exploration, num_steps, hparams.gamma), ()
 
     return sample, greedy, schedule

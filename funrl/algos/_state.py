@@ -36,7 +36,7 @@ class LearnerState(tree.Replaceable):
         target: parameters of target networks, without shared memory, or other values that targets are computed from.
         optimizer: the state of the optimizer.
         buffer: the state of the replay buffer.
-        normalizers: running statistics that are only needed for learning, such as :class:`funrl.algos.RewardScale`.
+        normalizers: running statistics that are only needed for learning, such as those of rewards.
         hparams: the configuration with its hyperparameters as tensors [], which may differ between vmapped agents. Its static fields are
             equal to those of ``algo.config``; to change one, make another algorithm.
         num_steps: int64 [], environment steps so far, summed over all B environments.

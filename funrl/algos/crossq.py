@@ -18,6 +18,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer
+from funrl.schedules import Schedule
 from funrl.typing import Loss
 
 __all__ = ["CrossQConfig", "make"]
@@ -49,6 +50,7 @@ def make(
     critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -62,7 +64,7 @@ def make(
             normalisation, are its running statistics; other nets have none.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], as for ``actor``, which is used for each critic. A torch
             module needs an ``init``, so that the critics begin with different parameters.
-        optimizer, buffer: as for :func:`funrl.algos.sac.make`.
+        optimizer, buffer, exploration: as for :func:`funrl.algos.sac.make`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.crossq_critic_loss`.
             ``default(*args, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to those of a
             step; ``td_error`` [N] and ``statistics`` must be among them.
@@ -89,8 +91,8 @@ def make(
         when it acts and in the targets by the running moments. Deviations: batch normalisation instead of batch renormalisation; Adam with
         its usual b1; critics of the width ``num_cells``.
     """
-    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
-    config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
+    further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     _check_config(config, env, observations(actor, critic))
     space, (policy, critics) = env.action_space, _networks(config, env, actor, critic)
     critic_objective = with_default(critic_loss, crossq_critic_loss, needed=("td_error", "statistics"))
@@ -132,7 +134,7 @@ def make(
         network = learned.network
         return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 
-    spec = Learner(init, learn, *soft_policy(policy), move_actor, config.policy_delay)  # pyright: ignore
+    spec = Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)  # pyright: ignore
     return off_policy.make("crossq", env, config, spec, given)
 
 

@@ -8,7 +8,7 @@ from funrl import tree
 from funrl.env import Place, Transition
 from funrl.returns import running_sum
 
-__all__ = ["Episodes", "record", "returns", "start"]
+__all__ = ["Episodes", "record", "start"]
 
 
 @tree.dataclass

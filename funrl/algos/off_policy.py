@@ -31,8 +31,6 @@ from funrl.typing import Metrics
 __all__ = [
     "Learner",
     "OffPolicyConfig",
-    "check",
-    "fit",
     "make",
 ]
 

@@ -32,8 +32,6 @@ __all__ = [
     "ActorCriticConfig",
     "Learner",
     "OnPolicyConfig",
-    "check",
-    "check_actor_critic",
     "clipped_adam",
     "make",
     "networks",

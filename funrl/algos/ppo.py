@@ -24,7 +24,7 @@ from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
-__all__ = ["PPOConfig", "build", "make", "with_drift"]
+__all__ = ["PPOConfig", "make", "with_drift"]
 
 
 @tree.dataclass
@@ -136,6 +136,7 @@ def build(
     nets: Any = None,
     further_loss: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]] | None = None,
     split: Callable[[Any], torch.Tensor] | None = None,
+    describe: Callable[[PPOBatch], dict[str, torch.Tensor]] = lambda batch: {},
 ) -> Algorithm:
     """Make PPO of a configuration that may have further options, for algorithms that are PPO in an environment of their own.
 
@@ -149,6 +150,7 @@ def build(
             ``nets`` for a minibatch.
         split: ``split(inputs) -> weights [K, N]``: which rows are of which of K tasks, whose gradients are then joined by
             :func:`funrl.optim.pcgrad`.
+        describe: ``describe(batch) -> metrics``: further metrics of all rows together, before the gradient steps.
 
     Raises:
         ValueError: if ``further_loss`` and ``split`` are given together, as the further loss is that of all tasks.
@@ -159,9 +161,7 @@ def build(
         'mine'
     """
     if split is not None and further_loss is not None:
-        raise ValueError(
-            "further_loss, split: expected one of them, got both; each task would count the further loss, which has no weights"
-        )
+        raise ValueError("further_loss, split: expected one of them, got both; each task would count the further loss")
     network, popart = given.get("network"), given.get("popart")
     _check_config(config, env, network)
     if popart is None:
@@ -203,7 +203,7 @@ def build(
         normalize=normalize,
         stop=lambda metrics, hparams: metrics["approximate_kl"] > hparams.target_kl,
         needed=("approximate_kl",),
-        describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target)},
+        describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target), **describe(batch)},
         extras=("log_prob",),
         split=None if split is None else lambda batch: split(batch.observation),
     )

@@ -17,6 +17,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
+from funrl.schedules import Schedule
 from funrl.typing import Loss
 
 __all__ = ["REDQConfig", "make"]
@@ -45,6 +46,7 @@ def make(
     critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -52,7 +54,7 @@ def make(
     """Make REDQ: SAC with an ensemble of critics, many gradient steps for each environment step, and an actor with fewer updates.
 
     Args:
-        env, actor, critic, optimizer, buffer: as for :func:`funrl.algos.sac.make`.
+        env, actor, critic, optimizer, buffer, exploration: as for :func:`funrl.algos.sac.make`.
         critic_loss: ``critic_loss(*args, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.redq_critic_loss`.
             ``default(*args, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to those of a
             step; one of them must be ``td_error`` [N].
@@ -79,8 +81,8 @@ def make(
         arXiv:2101.05982, algorithm 1. As in the paper, the defaults have 20 gradient steps of the critics and one of the actor for each
         environment step. The preset for Pendulum (``funrl.training.preset``) has 5 and one, which is enough there and four times as fast.
     """
-    losses = {"critic_loss": critic_loss, "actor_loss": actor_loss}
-    config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **losses)
+    further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
+    config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("REDQ", env, config, discrete=False, observations=observations(actor, critic))
     _check.fields(config, "[1, inf)", "num_critics", "subset", "policy_delay")
     _check.fields(config, "(0, inf)", "initial_alpha")
@@ -122,5 +124,5 @@ def make(
         )
         return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
 
-    spec = Learner(init, learn, *soft_policy(policy), move_actor, config.policy_delay)
+    spec = Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)
     return off_policy.make("redq", env, config, spec, given)

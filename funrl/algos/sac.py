@@ -17,6 +17,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_loss
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
+from funrl.schedules import Schedule
 from funrl.typing import Loss
 
 __all__ = ["SACConfig", "make"]
@@ -37,6 +38,7 @@ def make(
     critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -55,6 +57,8 @@ def make(
             ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
             ``learner.hparams``.
         buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
+        exploration: a schedule of :mod:`funrl.schedules`, or another function of the number of environment steps so far, int64 []. It
+            returns the share of uniformly random actions, in [0, 1]; None: all actions are drawn from the policy.
         loss: ``loss(params, target, key, batch, *, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.sac_loss`.
             ``default(params, target, key, batch, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are
             added to those of a step; one of them must be ``td_error`` [N].
@@ -77,7 +81,8 @@ def make(
 
     Reference: T. Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018, arXiv:1812.05905.
     """
-    config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
+    further = {"exploration": exploration, "loss": loss}
+    config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("SAC", env, config, discrete=False, observations=observations(actor, critic))
     _check.fields(config, "(0, inf)", "initial_alpha")
     _check.fields(config, "[0, inf)", "entropy_share")
@@ -108,5 +113,5 @@ def make(
         learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *soft_policy(policy))
+    spec = Learner(init, learn, *soft_policy(policy, exploration))
     return off_policy.make("sac", env, config, spec, given)

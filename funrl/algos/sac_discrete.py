@@ -20,6 +20,7 @@ from funrl.losses import SoftActorCritic, sac_discrete_loss
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
 from funrl.random import split
+from funrl.schedules import Schedule
 from funrl.typing import Loss
 
 __all__ = ["SACDiscreteConfig", "make"]
@@ -48,6 +49,7 @@ def make(
     critic: OwnNet = None,
     optimizer: Optimizer | None = None,
     buffer: Buffer | None = None,
+    exploration: Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -59,7 +61,7 @@ def make(
         critic: a net from observations [N, ...] to [N, A], which is used for each critic; None: the network that the options describe.
             :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that the critics begin
             with different parameters.
-        optimizer, buffer: as for :func:`funrl.algos.sac.make`.
+        optimizer, buffer, exploration: as for :func:`funrl.algos.sac.make`.
         loss: ``loss(params, target, batch, *, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.sac_discrete_loss`.
             ``default(params, target, batch, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are added to
             those of a step; one of them must be ``td_error`` [N].
@@ -82,7 +84,8 @@ def make(
     Reference: P. Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019, arXiv:1910.07207.
         Deviation: the target entropy is lower; the paper has a fraction of 0.98.
     """
-    config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, loss=loss)
+    further = {"exploration": exploration, "loss": loss}
+    config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("SAC for discrete actions", env, config, discrete=True, observations=observations(actor, critic))
     _check.fields(config, "(0, inf)", "initial_alpha")
     _check.fields(config, "[0, 1]", "tau", "entropy_share")
@@ -115,5 +118,5 @@ def make(
         learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *soft_policy(policy))
+    spec = Learner(init, learn, *soft_policy(policy, exploration))
     return off_policy.make("sac_discrete", env, config, spec, given)

@@ -9,17 +9,16 @@
 torch.Size([32, 4])
 """
 
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage
+from funrl.buffers._buffer import Buffer, Sample, Storage
 from funrl.buffers._disk import files, follow, reopen
-from funrl.buffers._frames import FramesState, decode_pixels, encode_pixels, frame_stacks
-from funrl.buffers._hindsight import HindsightState, hindsight
-from funrl.buffers._objects import ObjectsState, Shelf, objects
+from funrl.buffers._frames import frame_stacks
+from funrl.buffers._hindsight import hindsight
+from funrl.buffers._objects import objects
 from funrl.buffers._priorities import Exponents
-from funrl.buffers._prioritized import PrioritizedState, prioritized
+from funrl.buffers._prioritized import prioritized
 from funrl.buffers._ring import memory
 from funrl.buffers._saving import load, save
-from funrl.buffers._sequence import SequenceSample, SequenceState, prioritized_sequence, sequence
-from funrl.buffers._sums import SumTree
+from funrl.buffers._sequence import SequenceSample, prioritized_sequence, sequence
 from funrl.buffers._trajectories import NStep, Trajectories, n_step, split_trajectories
 from funrl.buffers._uniform import first_in_first_out, uniform, without_replacement
 from funrl.buffers._writing import in_place
@@ -27,21 +26,11 @@ from funrl.buffers._writing import in_place
 __all__ = [
     "Buffer",
     "Exponents",
-    "FramesState",
-    "HindsightState",
     "NStep",
-    "ObjectsState",
-    "PrioritizedState",
-    "RingState",
     "Sample",
     "SequenceSample",
-    "SequenceState",
-    "Shelf",
     "Storage",
-    "SumTree",
     "Trajectories",
-    "decode_pixels",
-    "encode_pixels",
     "files",
     "first_in_first_out",
     "follow",

@@ -38,7 +38,6 @@ def frame_stacks(
     next_observation: Any = "next_observation",
     done: Callable[[Any], torch.Tensor] = done_of,
     storage: Storage = memory,
-    postprocess: Callable[[Any], Any] | None = None,
 ) -> Buffer:
     """Make a buffer that draws transitions uniformly, and stores only the newest frame of each stack.
 
@@ -57,7 +56,7 @@ def frame_stacks(
         observation: the path of the observations in an item (see :func:`funrl.tree.get`): a tensor [E, K, ...].
         next_observation: the path of their successors.
         done: ``done(item) -> bool [E]``: the ends of episodes; by default ``item.done``, or ``terminated | truncated``, as field or key.
-        storage, postprocess: as for :func:`uniform`.
+        storage: as for :func:`uniform`.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`FramesState`. Its ``size`` counts transitions that can be drawn: the K - 1 oldest steps
@@ -94,8 +93,7 @@ def frame_stacks(
         return FramesState(ring, torch.ones_like(over), sum_tree(capacity * shape[0], over.device))
 
     def sample(key: torch.Tensor, state: FramesState, batch_size: int) -> Sample:
-        drawn = _sample(spec, key, state, batch_size)
-        return drawn if postprocess is None else drawn.replace(batch=postprocess(drawn.batch))
+        return _sample(spec, key, state, batch_size)
 
     def writers(write: Write) -> dict[str, Any]:
         return {
@@ -229,32 +227,3 @@ def _restore(spec: _Spec, ring: RingState) -> FramesState:
     padding = ring.data[2].index_select(0, (ring.cursor - 1 - age) % spec.capacity)
     padding = torch.where((age < ring.size)[:, None], padding, 2)
     return FramesState(ring, over, _mark(spec, IN_PLACE, sum_tree(spec.capacity * over.shape[0], over.device), ring, padding))
-
-
-def encode_pixels(x: torch.Tensor) -> torch.Tensor:
-    """Encode numbers in [0, 1] as bytes, a quarter of the memory of float32: round(255 x), clipped. :func:`decode_pixels` is the inverse.
-
-    Raises:
-        TypeError: if ``x`` is not floating-point.
-
-    Example:
-        >>> encode_pixels(torch.tensor([0.0, 0.5, 1.0]))
-        tensor([  0, 128, 255], dtype=torch.uint8)
-    """
-    _check.floating("buffers.encode_pixels: x", x)
-    return (x * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def decode_pixels(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Decode bytes to numbers in [0, 1]: x / 255, for example as ``postprocess`` of a buffer.
-
-    Raises:
-        TypeError: if ``x`` is not uint8.
-
-    Example:
-        >>> decode_pixels(torch.tensor([0, 255], dtype=torch.uint8))
-        tensor([0., 1.])
-    """
-    if x.dtype != torch.uint8:
-        raise TypeError(f"buffers.decode_pixels: expected uint8, got {x.dtype}")
-    return x.to(dtype) / 255

@@ -1,6 +1,5 @@
 """Prioritised replay: items are drawn in proportion to a power of their priority."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +36,6 @@ def prioritized(
     *,
     epsilon: float = 1e-8,
     storage: Storage = memory,
-    postprocess: Callable[[Any], Any] | None = None,
 ) -> Buffer:
     r"""Make a buffer that draws item i in proportion to a power of its priority :math:`\delta_i`.
 
@@ -61,7 +59,7 @@ def prioritized(
         beta: at least 0, a number or a tensor []; values above 1 increase the weights of rare items further. It is
             ``state.exponents.beta``: to anneal it, replace it there.
         epsilon: at least 0; with a positive value items of priority 0 are still drawn.
-        storage, postprocess: as for :func:`uniform`.
+        storage: as for :func:`uniform`.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`PrioritizedState`.
@@ -105,9 +103,8 @@ def prioritized(
     def sample(key: torch.Tensor, state: PrioritizedState, batch_size: int) -> Sample:
         check_batch_size(name, batch_size, state.ring.size, 1)
         index, probabilities, weights = draw(key, state.priorities, state.exponents, capacity, batch_size)
-        batch = rows(state.ring.data, index)
         address = addresses(index, state.ring, state.laps, capacity)
-        return Sample(batch if postprocess is None else postprocess(batch), address, probabilities, weights)
+        return Sample(rows(state.ring.data, index), address, probabilities, weights)
 
     def writers(write: Write) -> dict[str, Any]:
         adds = adding(name, lambda state: state.ring.data, lambda state, batch: _write_rows(write, state, batch, epsilon))

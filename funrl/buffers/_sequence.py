@@ -68,7 +68,6 @@ def sequence(
     slices: str = "whole",
     done: Function = done_of,
     storage: Storage = memory,
-    postprocess: Function | None = None,
 ) -> Buffer:
     """Make a buffer that draws slices of ``burn_in + length`` consecutive steps, each with the same probability.
 
@@ -90,7 +89,7 @@ def sequence(
         burn_in: the steps before them, from which a recurrent state is computed; at least 0.
         slices: "whole" or "masked".
         done: ``done(item) -> bool [E]``: the ends of episodes; by default ``item.done``, or ``terminated | truncated``, as field or key.
-        storage, postprocess: as for :func:`uniform`.
+        storage: as for :func:`uniform`.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`SequenceState`, and that draws a :class:`SequenceSample`. Its ``size`` counts slices.
@@ -110,7 +109,7 @@ def sequence(
     """
     make_exponents = exponents("sequence", 0.0, 0.0, 0.0)
     spec = _spec("sequence", capacity, length, period, burn_in, slices, done, make_exponents, 0.0)
-    return _buffer(spec, storage, postprocess)
+    return _buffer(spec, storage)
 
 
 def prioritized_sequence(
@@ -125,12 +124,11 @@ def prioritized_sequence(
     slices: str = "whole",
     done: Function = done_of,
     storage: Storage = memory,
-    postprocess: Function | None = None,
 ) -> Buffer:
     """Make a buffer that draws slices in proportion to a power of their priority: :func:`sequence` combined with :func:`prioritized`.
 
     Args:
-        capacity, length, period, burn_in, slices, done, storage, postprocess: as for :func:`sequence`.
+        capacity, length, period, burn_in, slices, done, storage: as for :func:`sequence`.
         alpha, beta, epsilon: as for :func:`prioritized`.
 
     Returns:
@@ -162,7 +160,7 @@ def prioritized_sequence(
 
         return {"update_priority": update_priority}
 
-    return _buffer(spec, storage, postprocess, updating)
+    return _buffer(spec, storage, updating)
 
 
 class _Spec(NamedTuple):
@@ -210,9 +208,7 @@ def _spec(
     return _Spec(name, capacity, span, burn_in, period, slices == "whole", done, make_exponents, epsilon)
 
 
-def _buffer(
-    spec: _Spec, storage: Storage, postprocess: Function | None, more: Callable[[Write], dict[str, Any]] = lambda write: {}
-) -> Buffer:
+def _buffer(spec: _Spec, storage: Storage, more: Callable[[Write], dict[str, Any]] = lambda write: {}) -> Buffer:
     """Return the buffer; ``more(write)`` returns further functions that write, in addition to ``add`` and ``extend``."""
 
     def init(example: Any) -> SequenceState:
@@ -221,8 +217,7 @@ def _buffer(
         return _empty(spec, start(spec.name, example, spec.capacity, storage))
 
     def sample(key: torch.Tensor, state: SequenceState, batch_size: int) -> SequenceSample:
-        drawn = _sample(spec, key, state, batch_size)
-        return drawn if postprocess is None else drawn.replace(batch=postprocess(drawn.batch))
+        return _sample(spec, key, state, batch_size)
 
     def writers(write: Write) -> dict[str, Any]:
         adds = adding(spec.name, lambda state: state.ring.data, lambda state, batch: _write_steps(spec, write, state, batch))

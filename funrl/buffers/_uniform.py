@@ -12,16 +12,13 @@ from funrl.buffers._order import ordered
 from funrl.buffers._ring import adding, append, capacity_of, memory, rows, slots, start
 from funrl.buffers._writing import FRESH, Write
 
-Postprocess = Callable[[Any], Any]
 
-
-def uniform(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
+def uniform(capacity: int, *, storage: Storage = memory) -> Buffer:
     """Make a buffer that draws with replacement: each of the ``batch_size`` draws returns any item with probability 1 / size.
 
     Args:
         capacity: N >= 1 items.
         storage: :data:`memory` of the device, or :func:`files`.
-        postprocess: a function of each drawn batch, such as ``lambda x: x.float() / 255``.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`RingState`.
@@ -44,19 +41,19 @@ def uniform(capacity: int, *, storage: Storage = memory, postprocess: Postproces
         u = random.uniform(key, (batch_size,), dtype=torch.float64)
         # The product is below size, as u is at most 1 - 2**-53.
         index = slots(state, (u * state.size).to(torch.int64))
-        return _sample(state, index, (state.size > 0).expand(batch_size), postprocess)
+        return _sample(state, index, (state.size > 0).expand(batch_size))
 
     return _ring_buffer("uniform", capacity, storage, sample)
 
 
-def without_replacement(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
+def without_replacement(capacity: int, *, storage: Storage = memory) -> Buffer:
     """Make a buffer that draws without replacement: each set of ``batch_size`` items is equally likely.
 
     ``buffer.sample_epoch(key, state, batch_size, number)`` returns the batches of an epoch, which contains each item once: use one
     key and the numbers 0 to ceil(size / batch_size) - 1. The time of both functions depends on the batch size alone.
 
     Args:
-        capacity, storage, postprocess: as for :func:`uniform`.
+        capacity, storage: as for :func:`uniform`.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`RingState`.
@@ -84,18 +81,18 @@ def without_replacement(capacity: int, *, storage: Storage = memory, postprocess
         place = torch.arange(batch_size, device=state.size.device) + number * batch_size
         there = place < state.size
         place = torch.minimum(place, (state.size - 1).clamp(min=0))
-        return _sample(state, slots(state, ordered(key, place, state.size)), there, postprocess)
+        return _sample(state, slots(state, ordered(key, place, state.size)), there)
 
     return _ring_buffer("without_replacement", capacity, storage, sample)._replace(sample_epoch=sample_epoch)
 
 
-def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess: Postprocess | None = None) -> Buffer:
+def first_in_first_out(capacity: int, *, storage: Storage = memory) -> Buffer:
     """Make a queue: ``buffer.take(state, batch_size)`` returns the oldest items and removes them; ``sample`` returns and leaves them.
 
     The key of ``sample`` is not used. A queue that is full loses its oldest items: compare ``size`` with ``capacity`` before adding.
 
     Args:
-        capacity, storage, postprocess: as for :func:`uniform`.
+        capacity, storage: as for :func:`uniform`.
 
     Returns:
         A :class:`Buffer` whose state is a :class:`RingState`.
@@ -119,7 +116,7 @@ def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess:
         check_batch_size("first_in_first_out", batch_size, state.size, batch_size)
         order = torch.arange(batch_size, device=state.size.device)
         age = (state.size - 1 - order).clamp(min=0)
-        result = _sample(state, slots(state, age), order < state.size, postprocess)
+        result = _sample(state, slots(state, age), order < state.size)
         return result.replace(probabilities=result.weights)
 
     def taking(write: Write) -> dict[str, Any]:
@@ -140,11 +137,10 @@ def first_in_first_out(capacity: int, *, storage: Storage = memory, postprocess:
     return _ring_buffer("first_in_first_out", capacity, storage, sample, taking)
 
 
-def _sample(state: RingState, index: torch.Tensor, there: torch.Tensor, postprocess: Postprocess | None) -> Sample:
-    batch = rows(state.data, index)
+def _sample(state: RingState, index: torch.Tensor, there: torch.Tensor) -> Sample:
     weights = there.to(torch.float32)
     probabilities = weights / state.size.clamp(min=1)
-    return Sample(batch if postprocess is None else postprocess(batch), index, probabilities, weights)
+    return Sample(rows(state.data, index), index, probabilities, weights)
 
 
 def _ring_buffer(

@@ -1,4 +1,4 @@
-"""Calls of Python functions from a running program: for what they do, or for a tensor that they return."""
+"""Calls of Python functions from a running program: for their side effects, or for a tensor that they return."""
 
 import hashlib
 import itertools

@@ -7,20 +7,17 @@ from typing import Any
 
 import torch
 
+from funrl._check import describe
+
 
 class TraceError(RuntimeError):
     """A function that cannot be traced; the message names the line and the remedy."""
 
 
-def described(x: torch.Tensor) -> str:
-    """Return dtype and shape, for messages."""
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
-
-
 def value_asked(x: torch.Tensor, how: str) -> TraceError:
     """Return the error for a traced tensor whose value was asked for, by ``how``."""
     return TraceError(
-        f"{line()}the value of a traced tensor ({described(x)}) was asked for ({how}): while a function is compiled, tensors have shapes "
+        f"{line()}the value of a traced tensor ({describe(x)}) was asked for ({how}): while a function is compiled, tensors have shapes "
         "but no values. For `if` use torch.where, for a loop funrl.scan with a mask; keep numbers as tensors instead of int(), float() or "
         ".item(); funrl.debug.print shows values, and `with funrl.compiler.eager():` runs without compiling"
     )

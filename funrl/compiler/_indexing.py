@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from funrl._check import describe
 from funrl.compiler import _torch_private as private
-from funrl.compiler._errors import TraceError, described, line, value_asked
+from funrl.compiler._errors import TraceError, line, value_asked
 from funrl.compiler._trace import current
 from funrl.compiler._traced import Reshaped, Traced
 
@@ -59,12 +60,12 @@ def _set_data(target: torch.Tensor, value: torch.Tensor) -> None:
     if not isinstance(target, Traced):
         what = "a tensor of a transform" if private.is_transformed(target) else "a tensor from outside the function"
         raise TraceError(
-            f"{line()}`.data =` would change {what} ({described(target)}); a traced function changes nothing that it is given: compute a "
+            f"{line()}`.data =` would change {what} ({describe(target)}); a traced function changes nothing that it is given: compute a "
             "new tensor and return it (torch.func.functional_call calls a module with other parameters)"
         )
     if target.memory.readonly:
         what = target.memory.readonly
-        raise TraceError(f"{line()}`.data =` would change {what} ({described(target)}); compute a new tensor and return it")
+        raise TraceError(f"{line()}`.data =` would change {what} ({describe(target)}); compute a new tensor and return it")
     value = value if isinstance(value, Traced) else trace.capture(value)
     _SET_DATA(target, value)
     target.become(value)

@@ -1,4 +1,4 @@
-"""From a function and the leaves of its arguments to a graph."""
+"""Tracing of a function and the leaves of its arguments to a graph."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

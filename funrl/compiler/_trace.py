@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from funrl._check import describe
 from funrl.compiler import _torch_private as private
-from funrl.compiler._errors import TraceError, described, line
+from funrl.compiler._errors import TraceError, line
 from funrl.compiler._graph import Loop, Node, replaced
 from funrl.compiler._meta import on_meta
 from funrl.compiler._traced import Frame, Memory, Traced
@@ -131,11 +132,11 @@ class Trace(private.TorchDispatchMode):
             return known[1]
         if private.is_transformed(x):
             raise TraceError(
-                f"{line()}a tensor of an outer vmap or grad ({described(x)}) is used in a traced function; hand it in as an argument"
+                f"{line()}a tensor of an outer vmap or grad ({describe(x)}) is used in a traced function; hand it in as an argument"
             )
         if x.device.type != self.device.type and x.ndim:
             raise TraceError(
-                f"{line()}a tensor on {x.device} ({described(x)}) is used in a program that runs on {self.device}; move it there first"
+                f"{line()}a tensor on {x.device} ({describe(x)}) is used in a program that runs on {self.device}; move it there first"
             )
         root = self.frame
         while root.parent is not None:
@@ -209,7 +210,7 @@ class Trace(private.TorchDispatchMode):
         if out is NotImplemented and self.decompositions is not None:
             return self.recorded(func, args, kwargs)
         if out is NotImplemented:
-            given = ", ".join(described(x) for x in args if isinstance(x, torch.Tensor))
+            given = ", ".join(describe(x) for x in args if isinstance(x, torch.Tensor))
             raise TraceError(
                 f"{line()}the operator {func} ({given}) has no lowering for backend='{self.backend}'"
                 + ("; compile this function with backend='inductor', or write it with other operators" if self.backend == "xla" else "")
@@ -276,7 +277,7 @@ class Trace(private.TorchDispatchMode):
         reason = memory.readonly or ("" if memory.frame is self.frame else "a tensor from outside the loop's body")
         if reason:
             raise TraceError(
-                f"{line()}{func} would change {reason} ({described(target)}) in place; a traced function changes nothing "
+                f"{line()}{func} would change {reason} ({describe(target)}) in place; a traced function changes nothing "
                 "that it is given: "
                 "compute a new tensor and return it (funrl.compile's donate= lets it take the old one's memory)"
             )

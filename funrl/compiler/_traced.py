@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from funrl._check import describe
 from funrl.compiler import _torch_private as private
-from funrl.compiler._errors import TraceError, described, line, value_asked
+from funrl.compiler._errors import TraceError, line, value_asked
 from funrl.compiler._graph import Graph, Node
 
 _SERIAL = itertools.count()
@@ -56,7 +57,7 @@ class Traced(torch.Tensor):
         self.memory, self.steps, self.meta, self.node, self.version = other.memory, other.steps, other.meta, other.node, other.version
 
     def __repr__(self, **options: Any) -> str:
-        return f"<traced {described(self)}: it has no value before the program runs; funrl.debug.print shows it then>"
+        return f"<traced {describe(self)}: it has no value before the program runs; funrl.debug.print shows it then>"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """Programs on XLA, by jax: a recorded graph as a jax function, its executable, and how tensors go in and out.
 
-Small leaves of one argument and one dtype travel as one vector, so that a call hands over a few arrays and not hundreds. What comes out
-shares the memory of jax's arrays, and remembers them: going in again it costs no conversion.
+Small leaves of one argument and one dtype travel as one vector, so that a call hands over a few arrays and not hundreds. The results
+share the memory of jax's arrays, and remember them, so that they go in again without a conversion.
 """
 
 import collections
@@ -333,7 +333,9 @@ _VIEWS = (*_TRANSPOSES, aten.view.default, aten.reshape.default, aten.slice.Tens
 
 
 def _transposed(body: Graph, values: dict[int, Any]) -> dict[int, Any]:
-    """Return transposes of what a loop's steps share, by their nodes. XLA would copy a matrix at each step, to read it in another order."""
+    """Return transposes of the values that all steps of a loop share, by their nodes.
+
+    XLA would copy such a matrix at each step, to read it in another order."""
     from funrl.compiler import _lowerings
 
     found: dict[int, Any] = {}

@@ -292,7 +292,7 @@ def _meet(job: _Job, group: Group) -> Any:
 
 
 def _end_with_parent() -> None:
-    """End this process when the launcher has ended, as nobody would end it then."""
+    """End this process when the launcher has ended, as no other process would end it then."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,9 +1,7 @@
 """Probability distributions: frozen trees of parameters whose methods are pure functions.
 
-All of them have the methods ``sample(key)``, ``sample_with_log_prob(key)``, ``log_prob(x)``, ``entropy()``, ``mode()``, ``mean()``,
-``stddev()`` and ``kl(other)``; if there is no closed form, the docstring and the error name the alternative. The methods listed in
-``estimated`` take a key and a number of samples: ``mean(key, num_samples)``. A distribution has the batch shape of its parameters; use
-:func:`torch.func.vmap` over keys for more samples.
+All of them have the methods of :class:`Distribution`. A distribution has the batch shape of its parameters; use :func:`torch.func.vmap`
+over keys for more samples.
 
 Shapes and dtypes are checked when a method is called. Values (a scale that is not positive, a mask that forbids everything) are checked
 where that is cheap: in eager mode on the CPU, but neither inside a compiled program nor under torch.func.
@@ -13,7 +11,8 @@ from funrl.distributions._bernoulli import Bernoulli
 from funrl.distributions._continuous import Normal, TanhNormal
 from funrl.distributions._delta import Delta, TanhDelta
 from funrl.distributions._discrete import Categorical, MultiCategorical, OneHotCategorical
-from funrl.distributions._independent import Independent, kl_divergence
+from funrl.distributions._distribution import Distribution
+from funrl.distributions._independent import Independent
 from funrl.distributions._params import normal_params
 from funrl.distributions._product import Joint, joint
 from funrl.distributions._truncated import TruncatedNormal
@@ -22,6 +21,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Delta",
+    "Distribution",
     "Independent",
     "Joint",
     "MultiCategorical",
@@ -31,6 +31,5 @@ __all__ = [
     "TanhNormal",
     "TruncatedNormal",
     "joint",
-    "kl_divergence",
     "normal_params",
 ]

@@ -1,4 +1,4 @@
-"""Distributions of arrays with independent parts, and the KL divergence of two distributions."""
+"""Distributions of arrays with independent parts."""
 
 from typing import Any
 
@@ -81,28 +81,3 @@ class Independent:
         if self.event_dims != other.event_dims:
             raise ValueError(f"Independent.kl: other: expected event_dims {self.event_dims}, got {other.event_dims}; give both the same")
         return self._sum(self.base.kl(other.base))
-
-
-def kl_divergence(p: Any, q: Any) -> torch.Tensor:
-    r"""Return KL(p || q) in nats, if it has a closed form.
-
-    .. math:: \mathrm{KL}(p \| q) = \mathbb E_{x \sim p}\left[\log p(x) - \log q(x)\right]
-
-    Args:
-        p: a distribution.
-        q: a distribution of the same class (and with the same bounds, if any).
-
-    Returns:
-        Floating point, of the batch shape of the two.
-
-    Raises:
-        TypeError: if there is no closed form for the pair.
-        ValueError: if shapes or bounds do not fit.
-
-    Example:
-        >>> import torch
-        >>> from funrl.distributions import Normal
-        >>> kl_divergence(Normal(torch.tensor(1.0), torch.tensor(1.0)), Normal(torch.tensor(0.0), torch.tensor(1.0)))
-        tensor(0.5000)
-    """
-    return p.kl(q)

@@ -167,7 +167,7 @@ def _bandit(name: str, default: Any, pay: Callable, bars: Callable, *, low: floa
         """Pull an arm."""
         check_step(name, state, BanditState, action, actions, env_params, kind)
         check_params(name, env_params, default)
-        pulled = (torch.arange(num_arms, device=action.device) == action).to(state.pulled.dtype)
+        pulled = tree.one_hot(action, num_arms, state.pulled)
         reward = pay(key, pulled, env_params)
         new = BanditState(pulled, reward, state.time + 1)
         truncated = new.time >= env_params.max_steps

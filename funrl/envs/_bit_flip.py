@@ -71,7 +71,7 @@ def bit_flip(num_bits: int = 8) -> Env:
     actions = Discrete(num_bits)
 
     def flip(bits: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-        return torch.where(torch.arange(num_bits, device=bits.device) == number, 1 - bits, bits)
+        return torch.where(tree.one_hot(number, num_bits), 1 - bits, bits)
 
     def reset(key: torch.Tensor, env_params: BitFlipParams = default) -> tuple[BitFlipState, Timestep]:
         """Return a state with random bits and another random goal, and its timestep."""

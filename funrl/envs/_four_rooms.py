@@ -67,7 +67,7 @@ def reset(key: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[Grid
     is_goal = (starts == env_params.goal).all(-1)
     goal = torch.where(is_goal, number, len(starts)).min()
     drawn = random.randint(key, (), 0, len(starts) - is_goal.sum())
-    position = starts.gather(0, (drawn + (drawn >= goal)).expand(1, 2)).reshape(2)
+    position = tree.rows(starts, drawn + (drawn >= goal))
     state = GridState(position, torch.zeros_like(drawn))
     zero = torch.zeros_like(env_params.failure_probability)
     no = torch.zeros_like(zero, dtype=torch.bool)

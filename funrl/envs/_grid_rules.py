@@ -107,8 +107,8 @@ def grid_rules(size: int = 5) -> Env:
         check_params(NAME, env_params, default)
         zero = torch.zeros_like(env_params.goal_reward)
         places = random.permutation(key, size * size)[: num_objects + 1]
-        here = torch.arange(size * size, device=places.device)[:, None] == places[:num_objects]
-        tiles = (here * env_params.objects).sum(1).reshape(size, size)
+        here = tree.one_hot(places[:num_objects], size * size)
+        tiles = (here * env_params.objects[:, None]).sum(0).reshape(size, size)
         position = torch.stack([places[num_objects] // size, places[num_objects] % size])
         nothing = torch.zeros_like(zero, dtype=torch.int64)
         state = GridRulesState(tiles, position, nothing, nothing.clone())

@@ -83,7 +83,7 @@ def tabular_mdp(num_states: int = 10, num_actions: int = 5) -> Env:
     actions = Discrete(num_actions)
 
     def observe(state: TabularMDPState, p: TabularMDPParams) -> torch.Tensor:
-        return (torch.arange(num_states, device=state.number.device) == state.number).to(p.reward.dtype)
+        return tree.one_hot(state.number, num_states, p.reward)
 
     def reset(key: torch.Tensor, env_params: TabularMDPParams = default) -> tuple[TabularMDPState, Timestep]:
         """Return the first state, and its timestep; the key is not used."""
@@ -101,9 +101,8 @@ def tabular_mdp(num_states: int = 10, num_actions: int = 5) -> Env:
         check_params(NAME, env_params, default)
         p = env_params
         state_key, reward_key = random.split(key).unbind(0)
-        row = (state.number * num_actions + action).reshape(1)
-        weights = p.transition.reshape(-1, num_states).gather(0, row[:, None].expand(1, num_states))[0]
-        mean = p.reward.reshape(-1).gather(0, row)[0]
+        row = state.number * num_actions + action
+        weights, mean = tree.rows((p.transition.reshape(-1, num_states), p.reward.reshape(-1)), row)
         new = TabularMDPState(random.categorical(state_key, weights.log()), state.time + 1)
         reward = mean + p.scale * random.normal(reward_key, dtype=mean.dtype)
         return new, Timestep(observe(new, p), reward, torch.zeros_like(new.time, dtype=torch.bool), new.time >= p.max_steps, {})

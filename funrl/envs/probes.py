@@ -27,7 +27,7 @@ from funrl import _check, random, tree
 from funrl.env import Env, Timestep, check_step, constants
 from funrl.spaces import Box, Discrete
 
-__all__ = ["PROBES", "ProbeParams", "ProbeState", "Solution", "action", "discount", "observation", "solution", "truncation", "value"]
+__all__ = ["PROBES", "Solution", "action", "discount", "observation", "solution", "truncation", "value"]
 
 
 @tree.dataclass

@@ -105,7 +105,7 @@ def cvt_cells(
     points = bounds[0] + (bounds[1] - bounds[0]) * points
 
     def move(centres: torch.Tensor, _: Any) -> tuple[torch.Tensor, Any]:
-        mine = (nearest(points, centres)[:, None] == torch.arange(num_cells, device=points.device)).to(points.dtype)
+        mine = tree.one_hot(nearest(points, centres), num_cells, points)
         count = mine.sum(0)[:, None]
         return torch.where(count > 0, mine.T @ points / count.clamp(min=1), centres), ()
 
@@ -161,7 +161,7 @@ def insert(archive: Archive, candidates: Any, fitness: torch.Tensor, descriptors
     fitness, descriptors = fitness.to(archive.fitness.dtype), descriptors.to(archive.cells.dtype)
     valid = fitness.isfinite() & descriptors.isfinite().all(-1)
     cell = nearest(torch.where(valid[:, None], descriptors, 0.0), archive.cells)
-    here = (cell[:, None] == torch.arange(archive.cells.shape[0], device=cell.device)) & valid[:, None]
+    here = tree.one_hot(cell, archive.cells.shape[0]) & valid[:, None]
     offered = torch.where(here, fitness[:, None], -torch.inf)
     best = offered.amax(0)
     number = torch.arange(n, device=cell.device)[:, None]

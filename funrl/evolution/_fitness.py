@@ -116,7 +116,7 @@ def training_fitness(
     prepare: Callable[[Any, Any], Any] | None = None,
     same_seeds: bool = False,
 ) -> Fitness:
-    """Make a fitness function of whatever a training run depends on: how well a new agent learns with each candidate.
+    """Make a fitness function of training runs: how well a new agent learns with each candidate, such as a loss or hyperparameters.
 
     For each candidate an :class:`funrl.algos.Algorithm` is made, agents are initialised, and ``algo.step`` is scanned over the updates,
     all within one program. A candidate may be the parameters of a loss, a reward, or hyperparameters.

@@ -123,6 +123,18 @@ def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.T
     }
 
 
+def squared_errors(what: str, values: Any, target: torch.Tensor, weight: torch.Tensor | None, scale: float = 1.0) -> tuple[Any, Metrics]:
+    """Return ``scale`` times the mean of squared errors, summed over critics [E, N...], and its metrics.
+
+    Example:
+        >>> squared_errors("sac_loss", torch.tensor([[1.0], [2.0]]), torch.zeros(1), None, 0.5)[0]
+        tensor(2.5000)
+    """
+    _check.floating(f"{what}: critic's values", values, shape=("E", *target.shape))
+    loss = mean(what, scale * (target - values).square().sum(0), weight)
+    return loss, critic_metrics(loss, values, target)
+
+
 def evaluate(
     what: str, apply: Evaluate, params: Any, batch: Any, **tensors: torch.Tensor
 ) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:

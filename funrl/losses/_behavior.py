@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
+from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, squared_errors
 from funrl.losses._checks import detach, fields, mean
 from funrl.losses._imitation import distance
 from funrl.losses._td3 import smoothed
@@ -195,10 +195,7 @@ def rebrac_critic_loss(
     apart = distance(what, next_action, batch.extras["next_action"], scale).sum(-1)
     penalty = torch.where(batch.extras["has_next"], _check.in_dtype(f"{what}: beta", beta, batch.reward) * apart, 0.0)
     target = bootstrap(what, batch, next_values.amin(0) - penalty, gamma)
-    values = critic(critic_params, batch.observation, batch.action)
-    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
-    loss = mean(what, (target - values).square().sum(0), weight)
-    return loss, critic_metrics(loss, values, target)
+    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
 
 
 def awac_critic_loss(
@@ -256,12 +253,9 @@ def awac_critic_loss(
     target_params = detach(target_params)
     next_action = actor(target_params.actor, batch.next_observation).sample(key).detach()
     next_values = critic(target_params.critic, batch.next_observation, next_action)
-    values = critic(critic_params, batch.observation, batch.action)
-    for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
-        _check.floating(f"{what}: {name}", x, shape=("E", *batch.reward.shape))
+    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0), gamma)
-    loss = mean(what, (target - values).square().sum(0), weight)
-    return loss, critic_metrics(loss, values, target)
+    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
 
 
 def _size(values: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition
+from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, squared_errors
 from funrl.losses._checks import detach, fields
-from funrl.losses._sac import next_soft_action, sac_actor_loss, squared_errors, with_temperature
+from funrl.losses._sac import next_soft_action, sac_actor_loss, with_temperature
 from funrl.typing import Actor, Metrics
 
 Critic = Callable[[Any, Any, Any, torch.Tensor], tuple[torch.Tensor, Any]]
@@ -87,7 +87,7 @@ def crossq_critic_loss(
     _check.floating(f"{what}: critic's values", both, shape=("E", 2 * batch.reward.shape[0]))
     values, next_values = both.chunk(2, 1)
     target = bootstrap(what, batch, next_values.detach().amin(0) - alpha * next_log_prob, gamma)
-    loss, metrics = squared_errors(what, values, target, weight)
+    loss, metrics = squared_errors(what, values, target, weight, 0.5)
     return loss, {**metrics, "statistics": detach(statistics)}
 
 

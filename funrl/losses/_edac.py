@@ -14,7 +14,7 @@ Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
 def ensemble_diversity_loss(
     critic_params: Any, batch: Any, *, critic: Critic, weight: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    r"""Return how alike the critics' gradients in the action are: the mean cosine of all pairs, which EDAC makes small.
+    r"""Return the similarity of the critics' gradients in the action: the mean cosine of all pairs, which EDAC makes small.
 
     .. math:: L = \frac1N \sum_i w_i \frac{1}{E - 1} \sum_{e} \sum_{f \ne e}
         \left\langle \frac{\nabla_a Q_{\theta_e}(s_i, a_i)}{\lVert \nabla_a Q_{\theta_e}(s_i, a_i) \rVert},
@@ -27,7 +27,7 @@ def ensemble_diversity_loss(
         weight: w, floating point [N...]; None: all 1.
 
     Returns:
-        The loss [], from -1 to E, and metrics, without gradient: ``loss_diversity`` [].
+        The loss [], from -1 to E, and metrics, without gradient: ``diversity_loss`` [].
 
     Raises:
         ValueError: if there is one critic only, or shapes do not fit.
@@ -65,4 +65,4 @@ def ensemble_diversity_loss(
     together = unit.sum(0)
     pairs = together.square().sum(-1) - unit.square().sum(-1).sum(0)
     loss = mean(what, pairs / (num - 1), weight)
-    return loss, {"loss_diversity": loss.detach()}
+    return loss, {"diversity_loss": loss.detach()}

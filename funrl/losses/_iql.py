@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import bootstrap, check_transition, critic_metrics
+from funrl.losses._actor_critic import bootstrap, check_transition, squared_errors
 from funrl.losses._checks import detach, mean
 
 Value = Callable[[Any, Any], torch.Tensor]
@@ -145,7 +145,4 @@ def iql_critic_loss(
     after = value(detach(value_params), batch.next_observation)
     _check.alike(what, **{"batch.reward": batch.reward, "value's values of next_observation": after})
     target = bootstrap(what, batch, after, gamma)
-    values = critic(critic_params, batch.observation, batch.action)
-    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
-    loss = mean(what, (target - values).square().sum(0), weight)
-    return loss, critic_metrics(loss, values, target)
+    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)

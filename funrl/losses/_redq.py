@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition
+from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, squared_errors
 from funrl.losses._checks import detach, fields
-from funrl.losses._sac import next_soft_action, soft_actor_loss, soft_values, squared_errors, with_temperature
+from funrl.losses._sac import next_soft_action, soft_actor_loss, soft_values, with_temperature
 from funrl.typing import ActionValue, Actor, Metrics
 
 
@@ -80,7 +80,7 @@ def redq_critic_loss(
     next_values = critic(members, batch.next_observation, next_action)
     _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("M", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0) - alpha * next_log_prob, gamma)
-    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
+    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight, 0.5)
 
 
 def redq_actor_loss(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, critic_metrics
+from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, squared_errors
 from funrl.losses._checks import detach, fields, mean
 from funrl.typing import ActionValue, Actor, Metrics
 
@@ -76,7 +76,7 @@ def sac_critic_loss(
     next_values = critic(detach(target_critic_params), batch.next_observation, next_action)
     _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0) - alpha * next_log_prob, gamma)
-    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
+    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight, 0.5)
 
 
 def sac_actor_loss(
@@ -265,13 +265,6 @@ def soft_actor_loss(what: str, value: torch.Tensor, log_prob: torch.Tensor, alph
     loss = mean(what, alpha * log_prob - value, weight)
     log_prob = log_prob.detach()
     return loss, {"actor_loss": loss.detach(), "entropy": -log_prob.mean(), "log_prob": log_prob}
-
-
-def squared_errors(what: str, values: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> Part:
-    """Return the mean of half the squared errors, summed over critics [E, N...], and its metrics."""
-    _check.floating(f"{what}: critic's values", values, shape=("E", *target.shape))
-    loss = mean(what, 0.5 * (target - values).square().sum(0), weight)
-    return loss, critic_metrics(loss, values, target)
 
 
 def _sample(what: str, distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

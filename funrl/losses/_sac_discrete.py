@@ -5,10 +5,10 @@ from typing import Any
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap
+from funrl.losses._actor_critic import SoftActorCritic, bootstrap, squared_errors
 from funrl.losses._checks import detach, fields
 from funrl.losses._dqn import check_discrete, index_of, take
-from funrl.losses._sac import soft_actor_loss, squared_errors, with_temperature
+from funrl.losses._sac import soft_actor_loss, with_temperature
 from funrl.typing import Actor, Apply, Metrics
 
 
@@ -73,7 +73,7 @@ def sac_discrete_critic_loss(
     alpha = params.log_alpha.detach().exp()
     target = bootstrap(what, batch, (probs * next_values.amin(0)).sum(-1) + alpha * entropy, gamma)
     action = index_of(what, batch.action, getattr(policy, "start", 0), probs.shape[-1], "the actor's Categorical(..., start=)")
-    return squared_errors(what, take(values, action.expand(values.shape[:-1])), target, weight)
+    return squared_errors(what, take(values, action.expand(values.shape[:-1])), target, weight, 0.5)
 
 
 def sac_discrete_actor_loss(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random
-from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
+from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, squared_errors
 from funrl.losses._checks import detach, fields, mean
 from funrl.typing import ActionValue, Apply, Metrics
 
@@ -78,12 +78,9 @@ def td3_critic_loss(
     options: dict[str, Any] = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
     next_action = smoothed(what, actor(target_params.actor, batch.next_observation), key, **options)
     next_values = critic(target_params.critic, batch.next_observation, next_action)
-    values = critic(critic_params, batch.observation, batch.action)
-    for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
-        _check.floating(f"{what}: {name}", x, shape=("E", *batch.reward.shape))
+    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
     target = bootstrap(what, batch, next_values.amin(0), gamma)
-    loss = mean(what, (target - values).square().sum(0), weight)
-    return loss, critic_metrics(loss, values, target)
+    return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
 
 
 def td3_actor_loss(

@@ -6,32 +6,24 @@ from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, maml_lo
 from funrl.meta._estimators import dice_loss, magic_box, surrogate_loss
 from funrl.meta._evaluation import Adaptation, evaluate_adaptation, trial_returns
 from funrl.meta._levels import (
-    LevelState,
-    insert_levels,
+    insert_levels as insert_levels,
     level_probabilities,
     level_score,
-    sample_levels,
-    start_levels,
-    update_levels,
+    sample_levels as sample_levels,
+    start_levels as start_levels,
+    update_levels as update_levels,
 )
-from funrl.meta._mixture import MixtureParams, MixtureState, OneOfParams, one_of, task_embedding, task_mixture, task_number
-from funrl.meta._trials import TrialParams, TrialState, trials
+from funrl.meta._mixture import one_of, task_embedding, task_mixture, task_number
+from funrl.meta._trials import trials
 
 __all__ = [
     "Adaptation",
-    "LevelState",
     "MetaParams",
-    "MixtureParams",
-    "MixtureState",
-    "OneOfParams",
-    "TrialParams",
-    "TrialState",
     "adapt",
     "adapt_first_order",
     "dice_loss",
     "evaluate_adaptation",
     "feudal",
-    "insert_levels",
     "level_probabilities",
     "level_score",
     "magic_box",
@@ -43,14 +35,11 @@ __all__ = [
     "plr",
     "reptile_gradient",
     "rl2",
-    "sample_levels",
-    "start_levels",
     "surrogate_loss",
     "task_embedding",
     "task_mixture",
     "task_number",
     "trial_returns",
     "trials",
-    "update_levels",
     "varibad",
 ]

@@ -170,7 +170,7 @@ def update_levels(state: LevelState, places: torch.Tensor, score: torch.Tensor) 
         tensor([-inf, -inf, 5.])
     """
     _check.sized("update_levels: score", score, places.shape, of="places")
-    chosen = places[:, None] == torch.arange(len(state.score), device=places.device)  # [B, N]
+    chosen = tree.one_hot(places, len(state.score))  # [B, N]
     played = chosen.any(0)
     found = torch.where(chosen, score.to(state.score.dtype)[:, None], 0.0).sum(0)
     return state.replace(score=torch.where(played, found, state.score), seen=torch.where(played, state.time, state.seen))

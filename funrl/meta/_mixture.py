@@ -236,7 +236,7 @@ def updated_moments(moments: Moments, task: torch.Tensor, normalized: torch.Tens
                 [2.]])
     """
     scale, normalized = (moments.var + _EPS).sqrt(), normalized.to(moments.mean.dtype)
-    chosen = (task[:, None] == torch.arange(len(moments.count), device=task.device)).to(normalized.dtype)  # [N, K]
+    chosen = tree.one_hot(task, len(moments.count), normalized)  # [N, K]
     centred = normalized * (chosen @ scale)  # around the old mean
     number, offset = _across.total((chosen.sum(0)[:, None], chosen.T @ centred))
     some = number.clamp(min=1)

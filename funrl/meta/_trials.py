@@ -189,7 +189,7 @@ def _with_trials(env: AnyEnv, tasks: Tasks, num_episodes: int) -> AnyEnv:
 def _last_step(space: Any, action: torch.Tensor, reward: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
     """Return the vector of action, reward and the flag of a new episode that the next observation shows."""
     if isinstance(space, Discrete):
-        action = torch.arange(space.n, device=action.device) == action - space.start
+        action = tree.one_hot(action - space.start, space.n)
     return torch.cat([action.reshape(-1).to(reward.dtype), reward.reshape(1), begins.reshape(1).to(reward.dtype)])
 
 

@@ -32,7 +32,7 @@ from funrl.spaces import Box, Dict, Discrete
 from funrl.transforms import VecNormParams
 from funrl.typing import Metrics
 
-__all__ = ["FeudalConfig", "Goal", "Levels", "make"]
+__all__ = ["FeudalConfig", "make"]
 
 Achieved = Callable[[Any], torch.Tensor]
 
@@ -223,7 +223,7 @@ def _policy(decide: Any, move: Any, config: FeudalConfig, goals: torch.Tensor, a
         observation = in_dtype_of(params, observation)
         new, _ = decide(_part(params, "manager"), goal_key, observation)
         index = torch.where((goal.count % config.goal_steps == 0) | reset, new, goal.index)
-        action, _ = move(_part(params, "worker"), action_key, _with_goal(achieved, observation, _pick(goals, index)))
+        action, _ = move(_part(params, "worker"), action_key, _with_goal(achieved, observation, tree.rows(goals.to(index.device), index)))
         return Goal(index, goal.count + 1), action, {"goal": index, "memory": Memory(goal, reset)}
 
     def start(params: ActorParams, observation: Any) -> Goal:
@@ -320,7 +320,7 @@ def _for_manager(config: FeudalConfig, samples: Transition, gamma: torch.Tensor,
 
 def _for_worker(config: FeudalConfig, samples: Transition, goals: torch.Tensor, achieved: Achieved) -> tuple[Transition, torch.Tensor]:
     """Return the worker's transitions [T, B], and the share [] of steps that reach their goals."""
-    goal = torch.func.vmap(torch.func.vmap(lambda index: _pick(goals.to(samples.reward), index)))(samples.extras["goal"])
+    goal = tree.rows(goals.to(samples.reward), samples.extras["goal"])
     see = torch.func.vmap(torch.func.vmap(lambda x, g: _with_goal(achieved, x, g)))
     observation, after = see(samples.observation, goal), see(samples.next_observation, goal)
     reward, reached = torch.func.vmap(torch.func.vmap(lambda x, g: reach(x, g, config.goal_radius)))(after["achieved_goal"], goal)
@@ -332,11 +332,6 @@ def _with_goal(achieved: Achieved, observation: Any, goal: torch.Tensor) -> dict
     """Return the observation of the worker."""
     own = achieved(observation)
     return {"observation": observation, "achieved_goal": own.clone(), "desired_goal": goal.to(own)}
-
-
-def _pick(goals: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return the goal [D] with a number []."""
-    return goals.to(index.device).index_select(0, index.reshape(1)).squeeze(0)
 
 
 def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]:

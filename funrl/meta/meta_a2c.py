@@ -30,7 +30,7 @@ from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.transforms import VecNormParams
 
-__all__ = ["MetaA2CConfig", "PreviousUpdate", "make"]
+__all__ = ["MetaA2CConfig", "make"]
 
 _FRACTIONS = ("gamma", "lambda_")  # between 0 and 1
 _POSITIVE = ("entropy_weight", "learning_rate")

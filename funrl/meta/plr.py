@@ -1,5 +1,6 @@
 """Prioritised level replay: PPO that plays those levels again in which there is most to learn."""
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -7,17 +8,17 @@ from typing import Any
 import torch
 
 from funrl import _check, acting, envs, random, tree
-from funrl.algos import Algorithm, RewardScale, State, configure, in_dtype_of, ppo, scale_rewards
+from funrl.algos import Algorithm, State, configure, ppo
 from funrl.env import AnyEnv, Env, Transition, VectorEnv
 from funrl.envs.tasks import Tasks
+from funrl.losses import PPOBatch
 from funrl.meta._levels import LevelState, insert_levels, level_probabilities, level_score, sample_levels, start_levels, update_levels
 from funrl.meta._trials import tasks_of
 from funrl.nn import Net
 from funrl.optim import Optimizer
-from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
-__all__ = ["Curriculum", "PLRConfig", "make"]
+__all__ = ["PLRConfig", "make"]
 
 
 @tree.dataclass
@@ -48,7 +49,7 @@ class Curriculum(tree.Replaceable):
     """The ``buffer`` of a learner with prioritised levels; the levels that are played now are its ``env_params``, leaves [B, ...].
 
     Attributes:
-        levels: :class:`funrl.meta.LevelState`.
+        levels: :class:`LevelState`.
         places: int64 [B], the places of the present levels in it; -1: the level is new.
     """
 
@@ -110,7 +111,7 @@ def make(
         given["tasks"] = tasks
     generator = tasks_of(single, tasks)
     copies = env if isinstance(env, VectorEnv) else envs.vectorize(single, config.num_envs)
-    algo = ppo.build("plr", copies, config, given)
+    algo = ppo.build("plr", copies, config, given, describe=functools.partial(_scores, config))
 
     def fresh(key: torch.Tensor) -> Any:
         """Return B new levels."""
@@ -133,10 +134,10 @@ def make(
         return algo.collect(key, State(actor, state.learner))
 
     def learn(key: torch.Tensor, learner: Any, transitions: Transition) -> tuple[Any, Metrics]:
-        key, value_key, fresh_key, draw_key = random.split(key, 4).unbind(0)
+        key, _, fresh_key, draw_key = random.split(key, 4).unbind(0)
         curriculum, learner = learner.buffer, learner.in_new_episodes()
-        score = _scores(value_key, learner, transitions, algo.greedy, config.score)
         learned, metrics = algo.learn(key, learner, transitions)
+        score = metrics["level_score"]
         is_new = curriculum.places < 0
         levels = update_levels(curriculum.levels, curriculum.places, score)
         levels = insert_levels(levels, learner.env_params, torch.where(is_new, score, -torch.inf))
@@ -153,20 +154,9 @@ def make(
     return algo._replace(init=init, collect=collect, learn=learn)
 
 
-def _scores(key: torch.Tensor, learner: Any, transitions: Transition, greedy: Any, score: str) -> torch.Tensor:
-    """Return the scores [B] of the levels that were played, by the advantages of the transitions [T, B], in the unit of the values."""
-
-    def value(observation: Any) -> torch.Tensor:
-        each = torch.func.vmap(torch.func.vmap(lambda x: greedy(learner.params, key, x)[1]["value"]))
-        return each(observation)
-
-    samples, hparams = in_dtype_of(learner.params, transitions), learner.hparams
-    values = (value(samples.observation), value(samples.next_observation))
-    gamma = samples.extras.get("discount", hparams.gamma)
-    if isinstance(learner.normalizers, RewardScale):
-        samples = samples.replace(reward=scale_rewards(learner.normalizers, samples, gamma)[1])
-    advantage, _ = gae(samples.reward, *values, samples.terminated, samples.truncated, gamma=gamma, lambda_=hparams.lambda_)
-    return level_score(advantage, score)
+def _scores(config: PLRConfig, batch: PPOBatch) -> Metrics:
+    """Return the scores [B] of the levels that were played, by the advantages before they are normalised."""
+    return {"level_score": level_score(batch.advantage.reshape(config.num_steps, config.num_envs), config.score)}
 
 
 def _drawn(key: torch.Tensor, levels: LevelState, config: PLRConfig, hparams: Any) -> torch.Tensor:

@@ -1,29 +1,25 @@
 """Networks as pairs of pure functions: ``params = net.init(key, example)`` and ``y = net.apply(params, x)``."""
 
-from funrl.nn._compose import Chain, Keyed, chain, ensemble, keyed, sequential
+from funrl.nn._compose import Keyed, chain, ensemble, keyed, sequential
 from funrl.nn._conv import conv, squash_dims
 from funrl.nn._heads import dueling, noisy_linear
 from funrl.nn._initializers import orthogonal, torch_default, variance_scaling
 from funrl.nn._mlp import activation_function as activation_function, mlp
 from funrl.nn._module import Module, OwnNet as OwnNet, from_module
 from funrl.nn._net import Net
-from funrl.nn._norm import BatchNorm, BatchNormState, batch_norm, dropout, layer_norm
+from funrl.nn._norm import BatchNorm, batch_norm, dropout, layer_norm
 from funrl.nn._plain import from_state_dict, to_module, to_state_dict
-from funrl.nn._popart import PopArt, PopArtState, popart, select_task as select_task
-from funrl.nn._recurrent import LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru
+from funrl.nn._popart import PopArt, PopArtState as PopArtState, popart, select_task as select_task
+from funrl.nn._recurrent import LSTMCarry as LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru
 from funrl.nn._universal import universal
 from funrl.tree import describe
 
 __all__ = [
     "BatchNorm",
-    "BatchNormState",
-    "Chain",
     "Keyed",
-    "LSTMCarry",
     "Module",
     "Net",
     "PopArt",
-    "PopArtState",
     "Recurrent",
     "batch_norm",
     "chain",

@@ -107,7 +107,7 @@ def popart(
         return PopArtState(zeros, torch.ones_like(zeros), zeros.clone())
 
     def update(state: PopArtState, task: torch.Tensor, target: torch.Tensor) -> PopArtState:
-        chosen = _one_hot(task, num_tasks, target).reshape(-1, num_tasks)
+        chosen = tree.one_hot(task, num_tasks, target).reshape(-1, num_tasks)
         flat = torch.where(chosen > 0, target.reshape(-1, 1), state.mean)  # a target that is not finite spoils its own task only
         number, offset = _across.total((chosen.sum(0), (flat - state.mean).sum(0)))
         some = number.clamp(min=1)
@@ -128,24 +128,15 @@ def popart(
         return {**layer, "weight": layer["weight"] * (old / new)[:, None], "bias": bias}
 
     def scale(state: PopArtState, task: torch.Tensor) -> torch.Tensor:
-        return _pick(deviation(state), task)
+        return tree.rows(deviation(state), task)
 
     def normalize(state: PopArtState, task: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return (value - _pick(state.mean, task)) / scale(state, task)
+        return (value - tree.rows(state.mean, task)) / scale(state, task)
 
     def denormalize(state: PopArtState, task: torch.Tensor, normalized: torch.Tensor) -> torch.Tensor:
-        return scale(state, task) * normalized + _pick(state.mean, task)
+        return scale(state, task) * normalized + tree.rows(state.mean, task)
 
     return PopArt(num_tasks, task, init, update, rescale, scale, normalize, denormalize)
-
-
-def _pick(x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-    """Return the entries of ``x`` [K] for tasks [N...]."""
-    return x.index_select(0, task.reshape(-1)).reshape(task.shape)
-
-
-def _one_hot(task: torch.Tensor, num_tasks: int, like: torch.Tensor) -> torch.Tensor:
-    return (task[..., None] == torch.arange(num_tasks, device=task.device)).to(like.dtype)
 
 
 def select_task(values: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
@@ -155,4 +146,4 @@ def select_task(values: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
         >>> select_task(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
         tensor([2., 3.])
     """
-    return (values * _one_hot(task, values.shape[-1], values)).sum(-1)
+    return (values * tree.one_hot(task, values.shape[-1], values)).sum(-1)

@@ -131,7 +131,7 @@ def fitted_q_evaluation(
 
     def inputs(observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         if isinstance(space, Discrete):
-            action = (action - space.start).unsqueeze(-1) == torch.arange(space.n, device=action.device)
+            action = tree.one_hot(action - space.start, space.n)
         return torch.cat([observation.to(dtype), action.to(dtype)], -1)
 
     def value(critic: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ import torch
 
 from funrl import tree
 from funrl.env import AnyEnv, Transition
-from funrl.envs import gymnasium as bridge
 from funrl.offline._dataset import Dataset, from_transitions, spaces_of
 from funrl.offline._files import save
 from funrl.offline._views import merge
@@ -57,6 +56,8 @@ def minari(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{name}: the data set is damaged ({error}); fetch it again") from None
     if spaces is None:
+        from funrl.envs import gymnasium as bridge  # it takes a tenth of a second
+
         spaces = tuple(bridge.from_gymnasium(getattr(source, kind), f"{name}: {kind}") for kind in ("observation_space", "action_space"))
     parts = _parts(str(name), source, spaces_of(str(name), spaces), dtype, episodes)
     return save(parts, folder) if folder is not None else merge(*parts)
@@ -160,6 +161,8 @@ def to_minari(
     if (folder / "metadata.json").exists():
         raise ValueError(f"to_minari: name: there is a data set in {folder}; delete it, or choose another name")
     folder.mkdir(parents=True, exist_ok=True)
+    from funrl.envs import gymnasium as bridge
+
     spaces = [bridge.as_gymnasium_space(space) for space in (dataset.observation_space, dataset.action_space)]
     storage = MinariStorage.new(folder, *spaces, env_spec=_spec(env), data_format="hdf5", jpeg_encoding=False)
     storage.update_episodes([EpisodeBuffer(id=number, **buffer) for number, buffer in enumerate(buffers)])

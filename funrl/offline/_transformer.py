@@ -80,7 +80,7 @@ def episode_transformer(
         params: dict[str, Any], observation: Any, action: Any, return_to_go: Any, step: Any, mask: Any, *, key: Any = None
     ) -> torch.Tensor:
         length, keys = mask.shape[-1], None if key is None or not dropout else random.split(key, 1 + 2 * num_layers)
-        given = action if num_actions is None else _one_hot(action, num_actions, observation)
+        given = action if num_actions is None else tree.one_hot(action, num_actions, observation)
         time = params["step"][step.clamp(0, max_steps - 1)]
         tokens = [
             _linear(params["return"], return_to_go.unsqueeze(-1)) + time,
@@ -119,10 +119,6 @@ def _linear(layer: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
 
 def _norm(layer: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     return functional.layer_norm(x, x.shape[-1:], layer["scale"], layer["bias"])
-
-
-def _one_hot(action: torch.Tensor, count: int, like: torch.Tensor) -> torch.Tensor:
-    return (action.unsqueeze(-1) == torch.arange(count, device=action.device)).to(like.dtype)
 
 
 def _dropped(x: torch.Tensor, rate: float, key: torch.Tensor | None) -> torch.Tensor:

@@ -44,7 +44,7 @@ def make(
         >>> data = funrl.offline.datasets.record(None, funrl.random.key(0), env=env, num_steps=100, num_envs=2)
         >>> algo = make(env, data, num_critics=3, num_updates=2, batch_size=8, num_cells=(8,))
         >>> state, metrics = algo.step(funrl.random.key(2), algo.init(funrl.random.key(1)))
-        >>> bool(metrics["loss_diversity"] <= 3)
+        >>> bool(metrics["diversity_loss"] <= 3)
         True
 
     Reference: G. An, S. Moon, J.-H. Kim, H. O. Song, "Uncertainty-Based Offline Reinforcement Learning with Diversified Q-Ensemble", 2021,

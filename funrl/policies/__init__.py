@@ -6,8 +6,6 @@ extras)``.
 
 from funrl.policies._acting import deterministic, keyed, q_value, random, safe, stochastic
 from funrl.policies._exploration import (
-    ExplorationState,
-    OrnsteinUhlenbeckState,
     additive_gaussian,
     epsilon_greedy,
     ornstein_uhlenbeck,
@@ -18,8 +16,6 @@ from funrl.policies._policy import Policy, StatefulPolicy
 
 __all__ = [
     "ActorCritic",
-    "ExplorationState",
-    "OrnsteinUhlenbeckState",
     "Policy",
     "StatefulPolicy",
     "actor_critic",

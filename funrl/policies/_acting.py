@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from funrl import _check, random as keys
+from funrl.distributions import Distribution
 from funrl.nn import Keyed, Net, keyed as keyed_net
 from funrl.policies._policy import (
     Policy,
@@ -60,7 +61,7 @@ def deterministic(net: Any) -> Policy:
     return Policy(net.init, act, tuple(name for name in names or () if name != "action"), _in_keys(net))
 
 
-def stochastic(net: Any, distribution: Callable[..., Any], return_log_prob: bool = True) -> Policy:
+def stochastic(net: Any, distribution: Callable[..., Distribution], return_log_prob: bool = True) -> Policy:
     """Make a policy that samples its actions from a distribution whose parameters are the output of a network.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random as keys
+from funrl.distributions import Distribution
 from funrl.nn import Net
 from funrl.policies._policy import StatefulPolicy, check_net, choose, make_distribution
 
@@ -35,7 +36,7 @@ class ActorCritic(NamedTuple):
     projects: bool = False
 
 
-def actor_critic(trunk: Net, actor: Net, critic: Net, distribution: Callable[..., Any]) -> ActorCritic:
+def actor_critic(trunk: Net, actor: Net, critic: Net, distribution: Callable[..., Distribution]) -> ActorCritic:
     """Make a policy and a value function that share their first layers.
 
     Args:

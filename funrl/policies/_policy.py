@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, tree
+from funrl.distributions import Distribution
 from funrl.spaces import Discrete
 from funrl.typing import Init, Observation, Params, State
 
@@ -155,7 +156,7 @@ def call_net(net: Any, params: Any, observation: Any, key: torch.Tensor | None) 
     return net.apply(params, observation, key=key) if net.noisy else net.apply(params, observation)
 
 
-def make_distribution(make: Callable[..., Any], output: Any) -> Any:
+def make_distribution(make: Callable[..., Distribution], output: Any) -> Distribution:
     """Return the distribution for a net's output: a tensor is one argument, a tuple several, and a dict keyword arguments.
 
     Example:

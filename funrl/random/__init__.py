@@ -30,7 +30,7 @@ from funrl.random._checks import watch as watch
 from funrl.random._continuous import exponential, gumbel, normal, truncated_normal, uniform
 from funrl.random._discrete import bernoulli, categorical, randint
 from funrl.random._keys import bits, fold_in, key, split
-from funrl.random._orders import choice, feistel as feistel, permutation, shuffle
+from funrl.random._orders import choice, feistel as feistel, permutation
 from funrl.random._splitmix import FOLD as FOLD, output as output, shift as shift
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
     "normal",
     "permutation",
     "randint",
-    "shuffle",
     "split",
     "truncated_normal",
     "uniform",

@@ -1,4 +1,4 @@
-"""Checks of arguments, and who hears of the keys that are drawn from."""
+"""Checks of arguments, and listeners to the keys that are drawn from."""
 
 import operator
 from collections.abc import Callable, Sequence

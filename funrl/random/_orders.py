@@ -12,61 +12,40 @@ from funrl.random._discrete import randint
 from funrl.random._splitmix import M1, M2, shift, words_of
 
 
-def permutation(key: torch.Tensor, x: int | torch.Tensor) -> torch.Tensor:
-    """Return the numbers 0 to x - 1, or the rows of x, in random order.
+def permutation(key: torch.Tensor, x: int | torch.Tensor, axis: int = 0) -> torch.Tensor:
+    """Return the numbers 0 to x - 1, or the rows of x, or its slices along another dimension, in random order.
 
     The order is that of N words of a key, which are never equal, so it is the same on every device. If N is a power of two and
     at least 1024, no sort is needed: the numbers are permuted by a Feistel network of twelve rounds, keyed by twelve words.
 
     Args:
         key: int64 [].
-        x: an integer N >= 0, or a tensor [N, ...].
+        x: an integer N >= 0, or a tensor [..., N, ...].
+        axis: the dimension of size N of a tensor.
 
     Returns:
         int64 [N], or a tensor like ``x``.
 
     Raises:
         TypeError: if ``key`` is not a key, or ``x`` is neither an integer nor a tensor.
-        ValueError: if ``key`` or ``x`` has the wrong dims, or the integer is below 0.
+        ValueError: if ``key`` has dims, a tensor has none, or the integer is below 0.
 
     Example:
         >>> from funrl import random
         >>> random.permutation(random.key(0), 5)
         tensor([3, 1, 0, 4, 2])
+        >>> random.permutation(random.key(0), torch.tensor([[1, 2, 3], [4, 5, 6]]), axis=1)
+        tensor([[2, 1, 3],
+                [5, 4, 6]])
 
     Reference: R. Mitchell, D. Stokes, E. Frank, G. Holmes, "Bandwidth-Optimal Random Shuffling for GPUs", 2021, arXiv:2106.06161
         (a keyed bijection for a shuffle).
     """
-    if isinstance(x, torch.Tensor):
-        return shuffle(key, x)
-    return _order(key, x, "permutation")
-
-
-def shuffle(key: torch.Tensor, x: torch.Tensor, axis: int = 0) -> torch.Tensor:
-    """Return a copy of x whose slices along one dimension are in random order; the slices themselves do not change.
-
-    Args:
-        key: int64 [].
-        x: a tensor [..., N, ...].
-        axis: the dimension of size N.
-
-    Returns:
-        A tensor like ``x``.
-
-    Raises:
-        TypeError: if ``key`` is not a key, or ``x`` is not a tensor.
-        ValueError: if ``key`` has dims, or ``x`` has none.
-
-    Example:
-        >>> from funrl import random
-        >>> random.shuffle(random.key(0), torch.tensor([[1, 2, 3], [4, 5, 6]]), axis=1)
-        tensor([[2, 1, 3],
-                [5, 4, 6]])
-    """
-    _check.tensor("random.shuffle: x", x, "give torch.as_tensor(x)")
+    if not isinstance(x, torch.Tensor):
+        return _order(key, x, "permutation")
     if x.ndim == 0:
-        _check.fail(ValueError, "random.shuffle: x", "at least one dim", "[]", "for the numbers 0 to n - 1 give permutation an int")
-    return x.index_select(axis, _order(key, x.shape[axis], "shuffle"))
+        _check.fail(ValueError, "random.permutation: x", "at least one dim", "[]", "for the numbers 0 to n - 1 give an int")
+    return x.index_select(axis, _order(key, x.shape[axis], "permutation"))
 
 
 def _order(key: torch.Tensor, n: int, name: str) -> torch.Tensor:

@@ -1,6 +1,14 @@
 """Runs: the folder of a training run, and functions that read its configuration, algorithm and latest state."""
 
-from funrl.runs._folder import Folder, RunError, check_algorithm as check_algorithm, describe, options_of, read_config, rebuild
+from funrl.runs._folder import (
+    Folder as Folder,
+    RunError,
+    check_algorithm as check_algorithm,
+    describe as describe,
+    options_of as options_of,
+    read_config,
+    rebuild as rebuild,
+)
 from funrl.runs._parts import (
     finish_parts as finish_parts,
     load_part as load_part,
@@ -17,12 +25,8 @@ from funrl.runs._run import (
 )
 
 __all__ = [
-    "Folder",
     "Run",
     "RunError",
-    "describe",
     "load_run",
-    "options_of",
     "read_config",
-    "rebuild",
 ]

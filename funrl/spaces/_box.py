@@ -185,10 +185,6 @@ class Binary(Space):
         """The dtype of an element, torch.bool."""
         return torch.bool
 
-    def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is bool ``shape``."""
-        check_element(x, name, self.shape, self.dtype)
-
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return an element, bool ``shape``, all equally likely; ``key`` is int64 []."""
         return random.uniform(key, self.shape) < 0.5

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random
-from funrl.spaces._space import Space, check_element
+from funrl.spaces._space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,6 @@ class Discrete(Space):
     def dtype(self) -> torch.dtype:
         """The dtype of an element, torch.int64."""
         return torch.int64
-
-    def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is int64 []."""
-        check_element(x, name, self.shape, self.dtype)
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return an element, int64 [], all equally likely; ``key`` is int64 []."""
@@ -108,10 +104,6 @@ class MultiDiscrete(Space):
     def dtype(self) -> torch.dtype:
         """The dtype of an element, torch.int64."""
         return torch.int64
-
-    def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is int64 [K]."""
-        check_element(x, name, self.shape, self.dtype)
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return an element, int64 [K], all equally likely; ``key`` is int64 []."""

@@ -1,7 +1,7 @@
 """Dicts and tuples of other spaces."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,52 @@ from funrl import _check, random
 from funrl.spaces._space import Space
 
 
+class _Nested(Space):
+    """The functions of both kinds, over entries by name or number."""
+
+    spaces: Any
+    check_entries: Callable[..., None]
+
+    def _names(self) -> list[Any]:
+        return list(self.spaces if isinstance(self.spaces, Mapping) else range(len(self.spaces)))
+
+    def _each(self, call: Callable[..., Any], *elements: Any) -> Any:
+        """Return ``call(space, entry, ...)`` of each entry, as a dict or tuple."""
+        results = {name: call(self.spaces[name], *(x[name] for x in elements)) for name in self._names()}
+        return results if isinstance(self.spaces, Mapping) else tuple(results.values())
+
+    @property
+    def shape(self) -> Any:
+        """The shape of each entry."""
+        return self._each(lambda space: space.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of each entry."""
+        return self._each(lambda space: space.dtype)
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` has these entries, each of the right shape and dtype."""
+        self.check_entries(x, name)
+        for entry in self._names():
+            self.spaces[entry].check(x[entry], f"{name}[{entry!r}]")
+
+    def sample(self, key: torch.Tensor) -> Any:
+        """Return a random element, its entries independent; ``key`` is int64 []."""
+        keys = dict(zip(sorted(self._names()), random.split(key, len(self.spaces)).unbind(0), strict=True))
+        return self._each(lambda space, key: space.sample(key), keys)
+
+    def project(self, x: Any) -> Any:
+        """Return the element nearest to ``x``, entry by entry; raises as :meth:`check`."""
+        self.check(x)
+        return self._each(lambda space, entry: space.project(entry), x)
+
+    def _contains(self, x: Any) -> torch.Tensor:
+        return torch.stack([self.spaces[name]._contains(x[name]) for name in self._names()]).all()
+
+
 @dataclasses.dataclass(frozen=True)
-class Dict(Space):
+class Dict(_Nested):
     """Dicts with one entry for each name, each an element of its space.
 
     Args:
@@ -44,44 +88,15 @@ class Dict(Space):
     def __hash__(self) -> int:
         return hash(frozenset(self.spaces.items()))
 
-    @property
-    def shape(self) -> dict[str, Any]:
-        """The shape of each entry."""
-        return {name: space.shape for name, space in self.spaces.items()}
-
-    @property
-    def dtype(self) -> dict[str, Any]:
-        """The dtype of each entry."""
-        return {name: space.dtype for name, space in self.spaces.items()}
-
     def check_entries(self, x: Any, name: str = "x") -> None:
         """Raise TypeError or ValueError unless ``x`` is a dict with these names; the entries are not checked."""
         if not isinstance(x, Mapping) or x.keys() != self.spaces.keys():
             kind, got = (ValueError, sorted(x, key=str)) if isinstance(x, Mapping) else (TypeError, _check.describe(x))
             _check.fail(kind, name, f"a dict with the entries {sorted(self.spaces)}", got)
 
-    def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` has these entries, each of the right shape and dtype."""
-        self.check_entries(x, name)
-        for entry, space in self.spaces.items():
-            space.check(x[entry], f"{name}[{entry!r}]")
-
-    def sample(self, key: torch.Tensor) -> dict[str, Any]:
-        """Return a random element, its entries independent; ``key`` is int64 []."""
-        keys = dict(zip(sorted(self.spaces), random.split(key, len(self.spaces)).unbind(0), strict=True))
-        return {name: space.sample(keys[name]) for name, space in self.spaces.items()}
-
-    def project(self, x: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the element nearest to ``x``, entry by entry; raises as :meth:`check`."""
-        self.check(x)
-        return {name: space.project(x[name]) for name, space in self.spaces.items()}
-
-    def _contains(self, x: Mapping[str, Any]) -> torch.Tensor:
-        return torch.stack([space._contains(x[name]) for name, space in self.spaces.items()]).all()
-
 
 @dataclasses.dataclass(frozen=True)
-class Tuple(Space):
+class Tuple(_Nested):
     """Tuples with one entry for each space.
 
     Args:
@@ -107,36 +122,8 @@ class Tuple(Space):
         _check.some("Tuple: spaces", self.spaces, "space")
         object.__setattr__(self, "spaces", tuple(self.spaces))
 
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """The shape of each entry."""
-        return tuple(space.shape for space in self.spaces)
-
-    @property
-    def dtype(self) -> tuple[Any, ...]:
-        """The dtype of each entry."""
-        return tuple(space.dtype for space in self.spaces)
-
     def check_entries(self, x: Any, name: str = "x") -> None:
         """Raise TypeError or ValueError unless ``x`` is a tuple of this length; the entries are not checked."""
         if not isinstance(x, tuple) or len(x) != len(self.spaces):
             kind, got = (ValueError, len(x)) if isinstance(x, tuple) else (TypeError, _check.describe(x))
             _check.fail(kind, name, f"a tuple of {len(self.spaces)} entries", got)
-
-    def check(self, x: Any, name: str = "x") -> None:
-        """Raise TypeError or ValueError unless ``x`` is a tuple of this length, with entries of the right shapes and dtypes."""
-        self.check_entries(x, name)
-        for i, (entry, space) in enumerate(zip(x, self.spaces, strict=True)):
-            space.check(entry, f"{name}[{i}]")
-
-    def sample(self, key: torch.Tensor) -> tuple[Any, ...]:
-        """Return a random element, its entries independent; ``key`` is int64 []."""
-        return tuple(space.sample(k) for space, k in zip(self.spaces, random.split(key, len(self.spaces)).unbind(0), strict=True))
-
-    def project(self, x: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the element nearest to ``x``, entry by entry; raises as :meth:`check`."""
-        self.check(x)
-        return tuple(space.project(entry) for space, entry in zip(self.spaces, x, strict=True))
-
-    def _contains(self, x: tuple[Any, ...]) -> torch.Tensor:
-        return torch.stack([space._contains(entry) for space, entry in zip(self.spaces, x, strict=True)]).all()

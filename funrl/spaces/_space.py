@@ -31,8 +31,13 @@ def check_element(x: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype,
 class Space:
     """Base class of all spaces: membership is a check of shape and dtype, then a comparison of values."""
 
-    check: Callable[..., None]
+    shape: Any
+    dtype: Any
     _contains: Callable[[Any], Any]
+
+    def check(self, x: Any, name: str = "x") -> None:
+        """Raise TypeError or ValueError unless ``x`` has the shape and dtype of a single element; the message calls it ``name``."""
+        check_element(x, name, self.shape, self.dtype)
 
     def contains(self, x: Any) -> torch.Tensor | bool:
         """Return whether ``x`` is an element: a bool tensor [], or ``False`` if its structure, shape or dtype is wrong."""

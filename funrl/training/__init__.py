@@ -5,7 +5,7 @@ from funrl.training import hooks
 from funrl.training._agents import evaluate_agents
 from funrl.training._log import Diverged
 from funrl.training._loop import Result, train
-from funrl.training._sweeps import read_sweep, train_populations
+from funrl.training._sweeps import read_sweep as read_sweep, train_populations
 from funrl.training.hooks import Stop, every
 from funrl.training.presets import PRESETS, Preset, preset
 
@@ -22,7 +22,6 @@ __all__ = [
     "hooks",
     "load_run",
     "preset",
-    "read_sweep",
     "train",
     "train_populations",
 ]

@@ -6,14 +6,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from funrl import checkpoint, compiler, runs
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
-from funrl.distributed import Group, alone
 from funrl.populations import Population
 from funrl.runs import Folder, RunError, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
@@ -21,7 +20,9 @@ from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
 from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
-from funrl.training._sharded import Asked, train_sharded
+
+if TYPE_CHECKING:
+    from funrl.distributed import Group
 
 __all__ = ["Result", "train"]
 
@@ -35,7 +36,7 @@ def train(
     hparams: Mapping[str, torch.Tensor] | None = None,
     population: Population | None = None,
     diverged: str = "stop",
-    group: Group | None = None,
+    group: "Group | None" = None,
     chunk: int | None = None,
     collector: Any = None,
     hooks: Sequence[calling.Hook | calling.Every] = (),
@@ -138,8 +139,8 @@ def train(
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
-        asked = Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
-        return train_sharded(algo, key, total_steps, agents, group or alone(), chunk, backend, folder, resume, asked)
+        asked = (evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
+        return _train_sharded((algo, key, total_steps, agents), group, (chunk, backend, folder, resume), asked)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -208,14 +209,22 @@ def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]
     return {"backend": backend} if before is None or "backend" in before else {}
 
 
-def _is_sharded(algo: Algorithm, num_agents: int, group: Group | None, chunk: int | None) -> bool:
+def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: int | None) -> bool:
     """Return whether the agents are in chunks, or in several processes."""
     if group is not None and not isinstance(group, Group):
         raise RunError(f"group: expected that of distributed.join, got {group!r}")
     processes = algo.given.get("processes")
-    if processes is not None and (num_agents, processes) != (1, (group or alone()).size):
+    if processes is not None and (num_agents, processes) != (1, 1 if group is None else group.size):
         raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")
     return chunk is not None or processes is not None or (group is not None and group.size > 1)
+
+
+def _train_sharded(what: tuple[Any, ...], group: "Group | None", how: tuple[Any, ...], asked: tuple[Any, ...]) -> Result:
+    """Train agents in chunks, or in several processes; the code for these, with sockets and worker processes, is loaded here."""
+    from funrl.distributed import alone
+    from funrl.training._sharded import Asked, train_sharded
+
+    return train_sharded(*what, group or alone(), *how, Asked(*asked))
 
 
 def _check_sharded(given: dict[str, Any]) -> None:

@@ -149,7 +149,7 @@ def action_mask(in_key: str = "action_mask") -> Transform:
 
         def act(noise: torch.Tensor, mask: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             actions.check(action, "action_mask: action")
-            chosen = torch.arange(actions.n, device=mask.device) == action - actions.start
+            chosen = tree.one_hot(action - actions.start, actions.n)
             other = torch.where(mask, noise, -torch.inf).argmax() + actions.start
             return mask, torch.where((chosen & mask).any(), action, other)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check
+from funrl import _check, tree
 from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform
@@ -55,7 +55,7 @@ def observation_norm(
         if not isinstance(space, Box):
             raise misfit("observation_norm", place, "numbers (a Box)", space, "put discrete_to_one_hot or cast before it")
         for name, value in (("loc", loc), ("scale", scale)):
-            if isinstance(value, torch.Tensor) and not _broadcasts(value.shape, space.shape):
+            if isinstance(value, torch.Tensor) and not _check.broadcasts(value.shape, space.shape):
                 raise misfit("observation_norm", place, f"a shape that {name} {list(value.shape)} broadcasts to", space, f"reshape {name}")
         one, other = f(space.low, torch.float32), f(space.high, torch.float32)
         return Box(torch.minimum(one, other), torch.maximum(one, other), dtype=one.dtype, layout=space.layout), f
@@ -65,10 +65,6 @@ def observation_norm(
         return map_parts(env, where, where.label(loc=loc, scale=scale), fit)
 
     return apply
-
-
-def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
-    return len(shape) <= len(target) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False))
 
 
 def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
@@ -140,7 +136,7 @@ def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Seque
 
         def f(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
             digits = x.reshape(len(sizes)).unbind(0)
-            hot = [digit == torch.arange(first, first + n, device=x.device) for digit, first, n in zip(digits, starts, sizes, strict=True)]
+            hot = [tree.one_hot(digit - first, n) for digit, first, n in zip(digits, starts, sizes, strict=True)]
             return torch.cat(hot).to(dtype)
 
         return Box(0.0, 1.0, (sum(sizes),)), f

@@ -109,7 +109,7 @@ def options(
         ) -> tuple[OptionState, Timestep]:
             _check.instance(f"{env.name}: env_params", env_params, OptionParams, "an environment with options has those")
             actions.check(action, f"{env.name}: action")
-            params = tree.map(lambda x: x.index_select(0, action.reshape(1)).squeeze(0), env_params.policies)
+            params = tree.rows(env_params.policies, action)
             return _play(env, act, terminate, random.split(key, num_steps), state, params, env_params)
 
         def render(state: OptionState, env_params: OptionParams = default) -> torch.Tensor:

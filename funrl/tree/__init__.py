@@ -10,25 +10,33 @@ more. The functions of shape (:func:`index`, :func:`stack`, :func:`reshape`, ...
 from the front; their errors name the leaf that does not have them.
 """
 
-from funrl.tree._batch import cat, gather, index, set, split, stack, unbind, where
+from funrl.tree._batch import cat, gather, index, one_hot as one_hot, rows as rows, set, split, stack, unbind, where
 from funrl.tree._names import exclude, flatten_keys, get, rename, select, unflatten_keys, update
 from funrl.tree._nodes import Replaceable, dataclass, static
 from funrl.tree._shapes import batch_shape, expand, flatten_batch, permute, reshape, squeeze, unsqueeze
 from funrl.tree._storage import load, load_memmap, memmap, memmap_like, pin_memory, save, share_memory
-from funrl.tree._values import allclose, clone, contiguous, describe, equal, global_norm, nbytes, ravel, to, zeros_like
-from funrl.tree._walks import check_like, describe_leaf, flatten, leaves, map, paths, same_rows as same_rows, structure, unflatten
+from funrl.tree._values import allclose, clone, contiguous, describe, equal, global_norm as global_norm, nbytes, ravel, to, zeros_like
+from funrl.tree._walks import (
+    check_like as check_like,
+    describe_leaf as describe_leaf,
+    flatten,
+    leaves,
+    map,
+    paths,
+    same_rows as same_rows,
+    structure,
+    unflatten,
+)
 
 __all__ = [
     "Replaceable",
     "allclose",
     "batch_shape",
     "cat",
-    "check_like",
     "clone",
     "contiguous",
     "dataclass",
     "describe",
-    "describe_leaf",
     "equal",
     "exclude",
     "expand",
@@ -37,7 +45,6 @@ __all__ = [
     "flatten_keys",
     "gather",
     "get",
-    "global_norm",
     "index",
     "leaves",
     "load",

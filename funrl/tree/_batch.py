@@ -246,3 +246,27 @@ def where(condition: torch.Tensor, yes: Any, no: Any) -> Any:
         return torch.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
 
     return map(choose, yes, no)
+
+
+def rows(tree: Any, i: torch.Tensor) -> Any:
+    """Return the rows [N..., ...] of every leaf at indices int64 [N...], which may differ between vmapped calls and are never read.
+
+    Example:
+        >>> import torch
+        >>> rows({"a": torch.tensor([[1, 2], [3, 4]])}, torch.tensor(1))
+        {'a': tensor([3, 4])}
+    """
+    return map(lambda x: x.index_select(0, i.reshape(-1)).reshape((*i.shape, *x.shape[1:])), tree)
+
+
+def one_hot(i: torch.Tensor, n: int, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Return one-hot vectors [N..., n] of whole numbers [N...], bool or in the dtype of ``like``; those outside 0, ..., n - 1 give none.
+
+    Example:
+        >>> import torch
+        >>> one_hot(torch.tensor([1, 2]), 2, torch.zeros(()))
+        tensor([[0., 1.],
+                [0., 0.]])
+    """
+    hot = i.unsqueeze(-1) == torch.arange(n, device=i.device)
+    return hot if like is None else hot.to(like.dtype)

@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc):
 
 
 def stateless(policy, example):
-    """What a policy does with the first observation of an episode: one with a memory starts anew."""
+    """Make a policy with a memory act as at the first observation of an episode."""
     if not isinstance(policy, StatefulPolicy):
         return policy
 
@@ -101,7 +101,7 @@ def test_no_two_parts_of_a_learner_share_memory(algorithm, kind):
 
 
 def test_observations_in_another_precision_than_rewards(algorithm, kind):
-    """As those of gymnasium's MuJoCo, float64: the learner computes and remembers in the dtype of rewards."""
+    """Observations are float64, as those of gymnasium's MuJoCo: the learner computes and remembers in the dtype of rewards."""
     algo = algorithm(kind)
     options = {field.name: getattr(algo.config, field.name) for field in dataclasses.fields(algo.config)}
     double = funrl.algos.make(algo.name, transforms.cast(torch.float64)(algo.env), **options)
@@ -147,7 +147,7 @@ def test_everything_is_on_the_device_of_the_key(algorithm, kind):
 
 
 def learned(network):
-    """What has gradients: not the running moments of normalisation."""
+    """Return the parameters with gradients: all but the running moments of normalisation."""
     return {path: x for path, x in zip(tree.paths(network), tree.leaves(network), strict=True) if "statistics" not in path}
 
 

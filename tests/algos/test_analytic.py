@@ -42,7 +42,7 @@ def start(algo, seed):
 
 
 def objective(algo, state, key, actor):
-    """What the policy gradient is the gradient of, by a loop over steps."""
+    """Return the objective of the policy gradient, by a loop over steps."""
     params = state.learner.params.replace(network={**state.learner.params.network, "actor": actor})
     keys, total, done_any = random.split(key, (T, B, 3)), 0.0, 0
     for b in range(B):

@@ -549,9 +549,9 @@ def test_actions_that_do_not_fit():
         algos.ppo.make(env._replace(action_space=spaces.MultiDiscrete((2, 3))), initial_log_std=-1.0)
 
 
-@pytest.mark.parametrize("name", ["dqn", "pqn"])
+@pytest.mark.parametrize("name", ["dqn", "pqn", "sac", "sac_discrete"])
 def test_random_actions_by_a_schedule_of_the_users_own(name):
-    options = dict(learning_starts=16) if name == "dqn" else {}
+    options = {} if name == "pqn" else dict(learning_starts=16)
     algo = make(name, exploration=schedules.cosine(0.8, 0.2, 64), **options)
     state, found = algo.init(random.key(0)), []
     for i in range(4):
@@ -559,7 +559,7 @@ def test_random_actions_by_a_schedule_of_the_users_own(name):
         state, _ = algo.step(random.key(i), state)
     steps = torch.arange(4) * algo.steps_per_update
     expected = schedules.cosine(0.8, 0.2, 64)(steps)
-    torch.testing.assert_close(torch.stack(found), torch.where(steps < 16, 1.0, expected) if name == "dqn" else expected)
+    torch.testing.assert_close(torch.stack(found), expected if name == "pqn" else torch.where(steps < 16, 1.0, expected))
     learns(algo, compiled=False, updates=3)
 
 

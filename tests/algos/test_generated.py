@@ -1,4 +1,4 @@
-"""What XLA generates, which the other tests replace by ``aot_eager``: whole updates of vmapped agents, bits, and tanh."""
+"""Programs that XLA generates, which the other tests replace by ``aot_eager``: whole updates of vmapped agents, bits, and tanh."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Where learners look for the channels of pictures, and with which layers."""
+"""Layouts of images that learners find, and the layers for them."""
 
 import gymnasium as gym
 import numpy as np

@@ -31,7 +31,7 @@ def make(kind):
 
 
 def by_hand(algo):
-    """What ``algo.step`` does, of public parts."""
+    """Do the same as ``algo.step``, with public parts."""
 
     def step(key, state):
         rollout_key, learn_key = random.split(key).unbind(0)
@@ -110,7 +110,7 @@ def test_a_recurrent_policy_learns_from_the_middle_of_episodes_without_the_learn
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
 def test_a_policy_travels_without_its_environment(kind):
-    """What acts in a worker process knows the spaces of the environment, but not the environment, which may be none that can be sent."""
+    """A policy in a worker process knows the spaces of the environment, but not the environment, which may be none that can be sent."""
     name, env, options = ALGORITHMS[kind]
     env, thread = funrl.envs.make(env), threading.Lock()
     env = env._replace(reset=lambda *args: [thread, env.reset(*args)][1], step=lambda *args: [thread, env.step(*args)][1])

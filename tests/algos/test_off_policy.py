@@ -1,4 +1,4 @@
-"""What off-policy learners have in common; each is held to the contract in test_algorithm.py."""
+"""Common properties of off-policy learners; test_algorithm.py has the contract of each."""
 
 import functools
 import gc
@@ -65,7 +65,7 @@ def test_actions_are_uniform_and_nothing_is_learned_before_learning_starts(kind)
 
 
 def ring(state):
-    """Where a state remembers transitions."""
+    """Return the ring of transitions in a state."""
     return getattr(state.learner.buffer, "ring", state.learner.buffer)
 
 

@@ -24,7 +24,7 @@ def short(name, limit=5, dtype=torch.float64):
 
 
 def experience(algo, key, state):
-    """What the update with this key learns from: its rollout again, and its minibatches."""
+    """Return the experience of the update with this key: its rollout again, and its minibatches."""
     rollout_key, epoch_key = random.split(key).unbind(0)
     _, samples = rollout(
         state.learner.params,

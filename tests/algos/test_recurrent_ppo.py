@@ -32,7 +32,7 @@ def distance(one, other):
 
 
 def experience(algo, key, state):
-    """What the update with this key learns from, as the oracle takes it: its rollout again, and its minibatches of environments."""
+    """Return the experience of the update with this key, as the oracle takes it: its rollout again, and its minibatches of environments."""
     rollout_key, epoch_key = random.split(key).unbind(0)
     config, memory = algo.config, state.actor.memory
     _, samples = rollout(

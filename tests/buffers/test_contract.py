@@ -1,4 +1,4 @@
-"""What every buffer of tensors keeps to."""
+"""The contract of every buffer of tensors."""
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ COPIES, STEPS, CAPACITY = [2, 1], [4, 8], 10
 
 
 def batches(num, key):
-    """What two workers hand over: ends of episodes, and actions that are numbered."""
+    """Return batches of two workers: ends of episodes, and actions that are numbered."""
     for n in range(num):
         for worker, (copies, steps) in enumerate(zip(COPIES, STEPS, strict=True)):
             shape = (steps, copies)

@@ -94,7 +94,7 @@ def test_a_row_at_a_tensor_index_keeps_its_shape_within_derivatives():
 
 
 def test_vmap_over_captured_tensors_that_are_not_contiguous():
-    """What torch does with them goes by their strides."""
+    """torch treats them by their strides."""
     base = torch.arange(24).reshape(2, 3, 4) % 5
     functions = [
         lambda r: r.reshape(-1) * 2,

@@ -1,4 +1,4 @@
-"""What makes another program, and what a program reads anew at each call: nothing that counts is left out."""
+"""Changes that need another program, and values that a program reads at each call: none of them is missed."""
 
 import copy
 import io

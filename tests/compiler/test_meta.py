@@ -181,7 +181,7 @@ def test_promotion():
 
 
 def test_errors_of_rules():
-    """What torch refuses to run, where it is the rule that has to say so."""
+    """Operators that torch refuses to run, where the rule has to raise the error."""
     silent = []
     x, y, z = (torch.empty(shape, device="meta") for shape in ((2, 3), (2, 4), (3,)))
     for func, *args in (

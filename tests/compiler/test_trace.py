@@ -1,4 +1,4 @@
-"""What a traced function may do, and the errors of what it may not: each names the user's own line."""
+"""Programs that a traced function may contain, and the errors of the others: each names the user's own line."""
 
 import copy
 import functools
@@ -147,7 +147,7 @@ def test_dropout_that_draws_nothing():
 
 
 class Holder:
-    """What a test closes over; made anew by each."""
+    """An object that a test closes over; each test makes its own."""
 
 
 def test_arguments_and_captured_tensors_are_not_mutated():

@@ -1,4 +1,4 @@
-"""Independent, kl_divergence, and the contract that all distributions keep."""
+"""Independent, and the contract that all distributions keep."""
 
 import chex
 import pytest
@@ -17,7 +17,6 @@ from funrl.distributions import (
     TanhDelta,
     TanhNormal,
     TruncatedNormal,
-    kl_divergence,
 )
 
 
@@ -71,7 +70,7 @@ def test_samples_and_their_log_probabilities(name, dtype):
     torch.testing.assert_close(log_prob, dist.log_prob(x), rtol=1e-4, atol=1e-4)
     assert x.dtype == (torch.bool if name == "Bernoulli" else torch.int64 if name in LABELS else dtype)
     assert dist.mode().shape == x.shape and dist.mode().dtype == x.dtype
-    torch.testing.assert_close(kl_divergence(dist, dist), torch.zeros_like(log_prob))
+    torch.testing.assert_close(dist.kl(dist), torch.zeros_like(log_prob))
     assert dist.log_prob(dist.mode()).isfinite().all()
 
 
@@ -94,7 +93,7 @@ def test_entropy_and_divergence_are_expectations(name):
     x, log_prob = vmap(dist.sample_with_log_prob)(random.split(random.key(2), 40000))
     entropy = dist.entropy(random.key(3), 20000) if "entropy" in dist.estimated else dist.entropy()
     torch.testing.assert_close(entropy, -log_prob.mean(0), atol=0.03, rtol=0.01)
-    torch.testing.assert_close(kl_divergence(dist, other), (log_prob - other.log_prob(x)).mean(0), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(dist.kl(other), (log_prob - other.log_prob(x)).mean(0), atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -129,7 +128,7 @@ def test_independent_sums_over_events():
     torch.testing.assert_close(Independent(base, 2).entropy(), reference.entropy())
     other = parameters(4, 3, 2, seed=1)
     expected = torch.distributions.kl_divergence(reference, torch.distributions.Independent(torch.distributions.Normal(*other), 2))
-    torch.testing.assert_close(kl_divergence(Independent(base, 2), Independent(Normal(*other), 2)), expected)
+    torch.testing.assert_close(Independent(base, 2).kl(Independent(Normal(*other), 2)), expected)
     assert torch.equal(Independent(base, 0).entropy(), base.entropy())
     assert torch.equal(Independent(base, 1).mode(), loc) and torch.equal(Independent(base, 1).mean(), loc)
     assert torch.equal(Independent(base, 1).stddev(), scale) and Independent(base, 1).estimated == ()
@@ -160,7 +159,7 @@ ZERO, ONE = torch.zeros(3), torch.ones(3)
         (lambda: Independent(Normal(ZERO, ONE), 1).kl(Normal(ZERO, ONE)), TypeError, "expected an Independent"),
         (lambda: Independent(Normal(ZERO, ONE), 1).kl(Independent(Normal(ZERO, ONE), 0)), ValueError, "event_dims 1, got 0"),
         (lambda: Independent(Normal(ZERO, ONE), 1).kl(Independent(Categorical(ONE), 1)), TypeError, "got a Categorical"),
-        (lambda: kl_divergence(Normal(ZERO, ONE), TruncatedNormal(ZERO, ONE)), TypeError, "expected a Normal, got a TruncatedNormal"),
+        (lambda: Normal(ZERO, ONE).kl(TruncatedNormal(ZERO, ONE)), TypeError, "expected a Normal, got a TruncatedNormal"),
     ],
 )
 def test_errors(call, error, message):

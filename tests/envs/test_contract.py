@@ -1,4 +1,4 @@
-"""What holds for every pure environment."""
+"""The contract of every pure environment."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The bridge to dm_control beside dm_control itself, with MuJoCo's physics and pictures drawn without a screen."""
+"""The bridge to dm_control, compared with dm_control itself, with MuJoCo's physics and pictures drawn without a screen."""
 
 import importlib
 import math

@@ -1,4 +1,4 @@
-"""The bridge to gymnasium: one contract whatever steps the copies, true successors, and faults that say who failed."""
+"""The bridge to gymnasium: one contract for all ways to step the copies, true successors, and faults that name the failed copy."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ def short():
 
 
 class Odd(gymnasium.Env):
-    """Counts its steps; at the third it does what it is told to."""
+    """Counts its steps; at the third it does what its argument says."""
 
     observation_space = gymnasium.spaces.Box(-100.0, 100.0, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)

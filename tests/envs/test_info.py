@@ -1,4 +1,4 @@
-"""What else gymnasium's environments tell and take: info, options of a reset, limits, wide integers, reused arrays, specs that travel."""
+"""More of gymnasium's environments: info, options of a reset, limits, wide integers, reused arrays, specs that travel."""
 
 import copy
 import pickle

@@ -47,7 +47,7 @@ def test_an_episode_begins_as_in_bsuite():
 
 
 def test_the_recall_task_over_twenty_steps():
-    """What is shown first is asked for at the end, and nothing in between tells it."""
+    """The answer at the end is what was shown first, and no observation in between contains it."""
     env = memory_chain(memory_length=20)
     assert env.max_episode_steps == 21
     seen = {}

@@ -1,4 +1,4 @@
-"""The way back: a pure environment under gymnasium's own checks, and its copies beside gymnasium's SyncVectorEnv."""
+"""The way back: a pure environment under gymnasium's own checks, and its copies, compared with gymnasium's SyncVectorEnv."""
 
 import warnings
 

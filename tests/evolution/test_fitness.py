@@ -1,4 +1,4 @@
-"""Fitness by episodes and by training runs, each beside a loop over candidates."""
+"""Fitness by episodes and by training runs, each compared with a loop over candidates."""
 
 import pytest
 import torch

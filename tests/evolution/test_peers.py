@@ -1,4 +1,4 @@
-"""Strategies step for step beside those of evosax, which are told the same candidates and the same fitness."""
+"""Strategies step for step with those of evosax, which get the same candidates and the same fitness."""
 
 import cma
 import jax

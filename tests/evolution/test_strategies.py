@@ -1,4 +1,4 @@
-"""What holds for every strategy: trees, transforms, dtypes, fitness that is not finite, and bad arguments."""
+"""The contract of every strategy: trees, transforms, dtypes, fitness that is not finite, and bad arguments."""
 
 import math
 
@@ -34,7 +34,7 @@ def quadratic(candidates):
 
 
 def evaluate(name, candidates):
-    """What ``tell`` takes after the candidates."""
+    """Return the arguments of ``tell`` after the candidates."""
     fitness = quadratic(candidates)
     return (fitness, candidates["b"].tanh()) if name == "map_elites" else (fitness,)
 

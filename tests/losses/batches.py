@@ -166,5 +166,5 @@ def same_as_autograd(gradient, loss, params, leaves):
 
 
 def unused(gradient):
-    """Whether a gradient is nothing at all."""
+    """Return whether a gradient is 0 everywhere."""
     return all((x == 0).all() for x in tree.leaves(gradient) if x.is_floating_point())

@@ -1,4 +1,4 @@
-"""What holds for every loss of a whole learner: masks, weights, dtypes, transforms and compiled programs."""
+"""The contract of every loss of a whole learner: masks, weights, dtypes, transforms and compiled programs."""
 
 import functools
 from collections.abc import Callable
@@ -223,7 +223,7 @@ def test_any_batch_dimensions(family):
 
 @over(FAMILIES)
 def test_a_column_of_rewards_is_refused(family):
-    """[B, 1] beside [B] would broadcast to [B, B] in silence."""
+    """[B, 1] with [B] would broadcast to [B, B] in silence."""
     params, target, key, batch, number = arguments(family)
     with pytest.raises(ValueError, match=r"expected the shape \[12(, 1)?\].* got \[12(, 1)?\]"):
         family.call(params, target, key, batch.replace(reward=batch.reward[:, None]), number, None)
@@ -271,7 +271,7 @@ def agents(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_vmapped_agrees_with_a_loop(name):
-    """Over all arguments, and over parameters and numbers alone beside one batch."""
+    """Over all arguments, and over parameters and numbers alone with one batch."""
     step, given, expected = agents(name)
     same(vmap(step)(*given), expected, rtol=1e-4, atol=1e-5)
     params, target, key, batch, number = given

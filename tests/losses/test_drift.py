@@ -1,4 +1,4 @@
-"""Drift functions beside loops in float64, and mirror learning beside PPO."""
+"""Drift functions, compared with loops in float64, and mirror learning, compared with PPO."""
 
 import math
 

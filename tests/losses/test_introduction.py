@@ -1,4 +1,4 @@
-"""What the TorchRL introduction says of objectives: its example, and a test named after each objective file that its tree lists."""
+"""The objectives of the TorchRL introduction: its example, and a test named after each objective file that its tree lists."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Losses of offline learners beside loops over samples, in value and gradient."""
+"""Losses of offline learners, compared with loops over samples, in value and gradient."""
 
 import pytest
 import torch

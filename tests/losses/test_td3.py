@@ -101,7 +101,7 @@ def call(**options):
         (call(noise_std=-0.1), ValueError, "td3_critic_loss: noise_std: expected a number of at least 0, got -0.1"),
         (call(noise_clip=-0.1), ValueError, "noise_clip"),
         (call(low=1.0, high=-1.0), ValueError, "low and high: expected low < high, got 1.0 and -1.0"),
-        (call(critic=lambda p, s, a: critics(p, s, a)[0]), ValueError, r"critic's values: expected the shape \[E, 12\], got \[12\]"),
+        (call(critic=lambda p, s, a: critics(p, s, a)[0]), ValueError, r"next_observation: expected the shape \[E, 12\], got \[12\]"),
         (lambda: td3_loss(PARAMS.actor, TARGET, KEY, BATCH, gamma=0.9, **NETWORKS), TypeError, "td3_loss: params: .*ActorCritic"),
         (lambda: td3_loss(PARAMS, TARGET, KEY, {}, gamma=0.9, **NETWORKS), TypeError, "batch: expected a funrl.env.Transition"),
     ],

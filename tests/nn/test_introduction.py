@@ -1,4 +1,4 @@
-"""What the TorchRL introduction shows of modules, one test for each example, in its order."""
+"""The modules of the TorchRL introduction, one test for each example, in its order."""
 
 import pytest
 import torch

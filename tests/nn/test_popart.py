@@ -1,4 +1,4 @@
-"""PopArt: its statistics beside those of rlax and of a loop in float64, and values that an update preserves."""
+"""PopArt: its statistics, compared with those of rlax and of a loop in float64, and values that an update preserves."""
 
 import math
 

@@ -6,7 +6,7 @@ STEPS = {0: (0, -1), 1: (1, 0), 2: (0, 1), 3: (-1, 0)}
 
 
 def walk(walls, position, direction):
-    """Where a step from a position leads: nowhere, at the border or into a wall."""
+    """Return the position after a step: the same at the border or in front of a wall."""
     row, column = position[0] + STEPS[direction][0], position[1] + STEPS[direction][1]
     if row < 0 or column < 0 or row >= len(walls) or column >= len(walls[0]) or walls[row][column]:
         return tuple(position)

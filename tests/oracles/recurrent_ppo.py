@@ -39,7 +39,7 @@ def cell_weights(kind, cell):
 
 
 def run(cell, carry, observation, next_observation, reset):
-    """What the cell makes of the observations [T, B, D], and of their successors as if each had been the last."""
+    """Return the outputs of the cell for the observations [T, B, D], and for their successors as if each were the last."""
     features, successors = [], []
     for t in range(len(observation)):
         carry = [torch.where(reset[t].unsqueeze(-1), torch.zeros_like(x), x) for x in carry]

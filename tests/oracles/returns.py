@@ -10,7 +10,7 @@ def _each(f, *arrays):
 
 
 def _length(terminated, truncated):
-    """How many steps are left of the episode, or of the data."""
+    """Return the number of steps to the end of the episode, or of the data."""
     ends = np.flatnonzero(terminated | truncated)
     return int(ends[0]) + 1 if len(ends) else len(terminated)
 

@@ -1,4 +1,4 @@
-"""Loggers write what they are given; who reads it here is csv, json, TensorBoard's own reader, and wandb's protocol."""
+"""Files of loggers, as csv, json, TensorBoard's own reader and wandb's protocol read them."""
 
 import csv
 import io

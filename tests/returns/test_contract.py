@@ -1,4 +1,4 @@
-"""What holds for every return: batches, transforms and compiled programs give the same numbers."""
+"""The contract of every return: batches, transforms and compiled programs give the same numbers."""
 
 import pytest
 import torch

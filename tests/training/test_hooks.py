@@ -190,7 +190,7 @@ def test_a_logger_is_a_hook(tmp_path):
 
 
 def test_checkpoints_keep_the_latest_and_the_best(tmp_path):
-    """In the folder of a run, beside the one that it is resumed from, and each can be loaded."""
+    """In the folder of a run, in addition to the one that it is resumed from, and each can be loaded."""
     scores = {10: 1.0, 20: 5.0, 30: math.nan, 40: 5.0, 50: 2.0, 60: 3.0}
     folder, states = tmp_path / "checkpoint", {}
 

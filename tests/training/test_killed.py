@@ -50,7 +50,7 @@ def run(kind, collector, out, num_updates, resume=False):
 
 
 def killed(kind, collector, out, times, num_updates):
-    """Run it in a process of its own, which dies so many times at random moments, until it ends; return what each one told."""
+    """Run it in a process of its own, which dies so many times at random moments, until it ends; return the output of each."""
     state_file, told, chance = out / "checkpoint" / "state", [], np.random.default_rng()
     code = "import sys; from tests.training.test_killed import run; run(*sys.argv[1:4], int(sys.argv[4]), resume=len(sys.argv) > 5)"
     for number in range(times + 1):

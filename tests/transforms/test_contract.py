@@ -1,4 +1,4 @@
-"""What holds for every transform: on pure and host environments, single and batched."""
+"""The contract of every transform: on pure and host environments, single and batched."""
 
 import inspect
 

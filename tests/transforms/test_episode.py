@@ -1,4 +1,4 @@
-"""How episodes begin and end, against gymnasium and by hand."""
+"""Begins and ends of episodes, compared with gymnasium and by hand."""
 
 import gymnasium
 import numpy as np

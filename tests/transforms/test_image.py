@@ -16,7 +16,7 @@ NUMBERS = np.random.default_rng(0)
 
 
 def show(image, transform, space=None, layout=None):
-    """What a transform makes of one picture, and its space."""
+    """Return one picture after a transform, and its space."""
     if space is None:
         high, dtype = (255, torch.uint8) if image.dtype == torch.uint8 else (1.0, torch.float32)
         space = Box(0, high, image.shape, dtype, layout)

@@ -1,4 +1,4 @@
-"""What the introduction to TorchRL does with transforms, under the names of its examples."""
+"""The transforms of the TorchRL introduction, under the names of its examples."""
 
 import pytest
 import torch

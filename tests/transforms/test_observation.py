@@ -26,7 +26,7 @@ INF = float("inf")
 
 
 def see(transform, observation, space):
-    """What a transform makes of one observation, and its space."""
+    """Return one observation after a transform, and its space."""
     env = transform(toys.constant(observation, space))
     shown = env.reset(random.key(0), env.default_params)[1].observation
     assert bool(env.observation_space.contains(shown))

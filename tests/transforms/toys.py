@@ -135,7 +135,7 @@ def constant(observation, space):
 
 @tree.dataclass
 class Token:
-    """What a host environment hands out instead of a state: the steps since the reset, int64 [] or [B]."""
+    """The state that a host environment returns: the steps since the reset, int64 [] or [B]."""
 
     number: torch.Tensor
 

@@ -25,7 +25,12 @@ def broadcast(x: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> jax.Array:
     """Return an array or a number in a dtype of torch, expanded to ``shape``."""
     if not isinstance(x, jax.Array):
         return constant(x, dtype, shape)
-    x = cast(x, dtype)
+    return expanded(cast(x, dtype), shape)
+
+
+def expanded(x: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Return ``x`` broadcast to ``shape`` by torch's rule: from the last dimension, where ones repeat."""
+    shape = tuple(shape)
     if x.shape == shape:
         return x
     return lax.broadcast_in_dim(x, shape, tuple(range(len(shape) - x.ndim, len(shape))))
@@ -38,13 +43,13 @@ def operands(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
 
 
 def unrounded(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
-    """Return :func:`operands`, but numbers and arrays without dimensions as they are: what mul, div and lerp do in half precision."""
+    """Return :func:`operands`, but numbers and arrays without dimensions as they are, as mul, div and lerp in half precision do."""
     dtype, shape = opmath(out.dtype), tuple(out.shape)
     return tuple(broadcast(cast(x, out.dtype) if getattr(x, "ndim", 0) else x, dtype, shape) for x in args)
 
 
 def promoted(out: torch.Tensor, *args: Any) -> tuple[jax.Array, ...]:
-    """Return arrays and numbers in the shape of ``out`` and their own common dtype: what comparisons need."""
+    """Return arrays and numbers in the shape of ``out`` and their own common dtype, as comparisons need them."""
     dtype, shape = promoted_dtype(*args), tuple(out.shape)
     return tuple(broadcast(cast(x, dtype), opmath(dtype), shape) for x in args)
 

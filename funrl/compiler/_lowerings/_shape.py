@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jax import lax
 
+from funrl.compiler._lowerings._operands import expanded
 from funrl.compiler._lowerings._origins import note_expanded, note_transposed, reshaped
 from funrl.compiler._lowerings._table import axis, cast, jax_dtype, lowers
 
@@ -42,14 +43,6 @@ def _reshape(out, x, *args, **kwargs):
 @lowers(aten._neg_view.default, aten._neg_view_copy.default)
 def _negative(out, x):
     return lax.neg(x)
-
-
-def expanded(x, shape):
-    """Return ``x`` broadcast to ``shape`` by torch's rule: from the last dimension, where ones repeat."""
-    shape = tuple(shape)
-    if x.shape == shape:
-        return x
-    return lax.broadcast_in_dim(x, shape, tuple(range(len(shape) - x.ndim, len(shape))))
 
 
 @lowers(aten.expand.default, aten.expand_copy.default, aten.expand_as.default)

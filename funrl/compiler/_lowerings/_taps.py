@@ -1,4 +1,4 @@
-"""Sums and maxima over windows of one dimension after the other: what pooling and resampling have in common.
+"""Sums and maxima over windows of one dimension after the other, as pooling and resampling need them.
 
 A window is a row of ``index`` [out, taps]: the places of the input that it covers, and -1 for none.
 """

@@ -1,4 +1,4 @@
-"""Shapes, strides and dtypes of what common operators give.
+"""Shapes, strides and dtypes of the results of common operators.
 
 torch's own rules for these are written in Python: a quarter of a millisecond each, and their first use imports Dynamo and sympy, which
 takes two seconds. An operator without a rule here takes torch's. The test suite compares the two.

@@ -1,4 +1,4 @@
-"""Rules of reductions, of what gathers, scatters, joins and sorts, and of what makes tensors."""
+"""Rules of reductions, of operators that gather, scatter, join and sort, and of those that make tensors."""
 
 import math
 from typing import Any

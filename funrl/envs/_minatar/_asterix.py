@@ -136,7 +136,7 @@ def step(key: torch.Tensor, state: AsterixState, action: torch.Tensor, env_param
 
     row = (state.row + screen.down(action)).clamp(1, 8)
     column = (state.column + screen.right(action)).clamp(0, 9)
-    here = torch.arange(1, 9, device=row.device) == row
+    here = tree.one_hot(row - 1, 8)
     met = here & (lane_column == column)
     lane_column = torch.where(met & lane_gold, -1, lane_column)
     moves = state.move_timer == 0

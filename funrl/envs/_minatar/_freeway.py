@@ -104,7 +104,7 @@ def step(key: torch.Tensor, state: FreewayState, action: torch.Tensor, env_param
     timer = torch.where(won, speed.abs(), state.timer)
     drives = timer == 0
     column = (state.column + speed.sign() * drives) % screen.SIZE
-    here = torch.arange(1, 9, device=row.device) == row
+    here = tree.one_hot(row - 1, 8)
     hit = (here & ((state.column == CHICKEN) | (column == CHICKEN))).any()
     new = FreewayState(
         row=torch.where(hit, 9, row),
@@ -136,7 +136,7 @@ def _speeds(u: torch.Tensor) -> torch.Tensor:
 
 def _observe(state: FreewayState) -> torch.Tensor:
     trail = screen.lanes((state.column - state.speed.sign()) % screen.SIZE)
-    kinds = state.speed.abs()[:, None] == torch.arange(1, 6, device=trail.device)
+    kinds = tree.one_hot(state.speed.abs() - 1, 5)
     road = torch.cat([screen.lanes(state.column)[..., None], trail[..., None] & kinds[:, None, :]], -1)
     chicken = screen.cell(state.row, torch.full_like(state.row, CHICKEN))
     return torch.cat([chicken[..., None], screen.pad(road)], -1)

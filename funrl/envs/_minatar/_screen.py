@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from funrl import tree
 from funrl.env import Timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.spaces import Discrete
@@ -46,7 +47,7 @@ def cell(row: torch.Tensor | int, column: torch.Tensor) -> torch.Tensor:
 
 def lanes(column: torch.Tensor) -> torch.Tensor:
     """Return bool [8, 10], true at the column of each lane's actor [8]; lane i is row i + 1 of the screen."""
-    return column[:, None] == torch.arange(SIZE, device=column.device)
+    return tree.one_hot(column, SIZE)
 
 
 def pad(board: torch.Tensor) -> torch.Tensor:

@@ -13,11 +13,11 @@ from funrl._check import nearest
 from funrl.env import AnyEnv, Env
 from funrl.envs.tasks._control import CONTROL
 from funrl.envs.tasks._grids import GRIDS
-from funrl.envs.tasks._sinusoids import SinusoidTask, sinusoid_batch, sinusoids
+from funrl.envs.tasks._sinusoids import sinusoid_batch, sinusoids
 from funrl.envs.tasks._tables import TABLES
 from funrl.envs.tasks._tasks import Tasks, uniform
 
-__all__ = ["SinusoidTask", "Tasks", "names", "of", "sinusoid_batch", "sinusoids", "uniform"]
+__all__ = ["Tasks", "names", "of", "sinusoid_batch", "sinusoids", "uniform"]
 
 _FACTORIES = {**CONTROL, **TABLES, **GRIDS}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random
+from funrl import random, tree
 from funrl.env import Env
 from funrl.envs._grid_rules import NUM_KINDS
 from funrl.envs.tasks._tasks import SHARES, Tasks, check_params_kind, residue
@@ -79,11 +79,11 @@ def four_rooms(env: Env) -> Tasks:
         chosen = [random.randint(key, (), 0, len(wall)) for key, wall in zip(door_keys, doors, strict=True)]
         wanted = (residue(residue_key, held_out) - sum(chosen)) % SHARES
         goal = SHARES * random.randint(goal_key, (), 0, len(rooms) // SHARES) + wanted
-        places = [_row(wall.to(device), number) for wall, number in zip(doors, chosen, strict=True)]
+        places = [tree.rows(wall.to(device), number) for wall, number in zip(doors, chosen, strict=True)]
         starts = torch.cat([rooms.to(device), torch.stack(places)])
         number = torch.arange(walls.numel(), device=device).reshape(walls.shape)
         is_door = sum((number == row * walls.shape[1] + column) for row, column in (place.unbind(0) for place in places)) > 0
-        return env_params.replace(walls=walls.to(device) & ~is_door, starts=starts, goal=_row(rooms.to(device), goal))
+        return env_params.replace(walls=walls.to(device) & ~is_door, starts=starts, goal=tree.rows(rooms.to(device), goal))
 
     def is_held_out(env_params: Any) -> torch.Tensor:
         check_params_kind(env.name, env_params, default)
@@ -94,11 +94,6 @@ def four_rooms(env: Env) -> Tasks:
         return total % SHARES == 0
 
     return Tasks(env.name, env, default, draw, is_held_out)
-
-
-def _row(table: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-    """Return a row [D] of a table [N, D]."""
-    return table.gather(0, number.reshape(1, 1).expand(1, table.shape[1]))[0]
 
 
 def _number(table: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
@@ -115,7 +110,7 @@ def grid_rules(env: Env) -> Tasks:
     def draw(key: torch.Tensor, env_params: Any, held_out: torch.Tensor) -> Any:
         residue_key, order_key, goal_key = random.split(key, 3).unbind(0)
         number = SHARES * random.randint(order_key, (), 0, len(orders) // SHARES) + residue(residue_key, held_out)
-        a, b, c, d, e, f = _row(orders.to(env_params.rules.device), number).unbind(0)
+        a, b, c, d, e, f = tree.rows(orders.to(env_params.rules.device), number).unbind(0)
         deep, task = random.randint(goal_key, (2,), 0, 2).unbind(0)
         return env_params.replace(
             objects=torch.stack([a, b, d, f]),

@@ -15,7 +15,7 @@ def attributes(state, params):
 
 
 def speeds(u):
-    """What minatar draws of them: first how fast, then the directions."""
+    """Draw them as minatar does: first the speeds, then the directions."""
     return [(2 * u) % 1, u]
 
 

@@ -76,7 +76,7 @@ def midst(game, n, seed):
         return torch.rand(n, *size, generator=numbers)
 
     def places(size, where, spread):
-        """Return who are there, of ages that differ."""
+        """Return the actors that are there, of ages that differ."""
         return torch.where(where, integers(0, 10, size), -1), time[:, None] - 1 - spread * chance(size).argsort(1)
 
     time, column, row = integers(150, 300), integers(0, 10), integers(-2, 9).clamp(min=0)
