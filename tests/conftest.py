@@ -47,5 +47,5 @@ def preloaded_workers():
 @pytest.fixture
 def fresh_workers(monkeypatch):
     """Workers of collectors start as users' do: each a Python of its own, which takes seconds."""
-    for module in (funrl.collectors._pool, funrl.distributed._launch):
+    for module in (funrl.collectors._local, funrl.distributed._launch):
         monkeypatch.setattr(module, "subprocess", subprocess)

@@ -21,7 +21,7 @@ import threading
 import time
 import types
 
-from funrl.collectors import _pool
+from funrl.collectors import _local
 from funrl.distributed import _launch
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -115,7 +115,7 @@ def use(change=setattr):
     """Let workers of collectors and processes of ``distributed.launch`` be preloaded ones, by ``change``: monkeypatch.setattr."""
     module = _Subprocess("subprocess")
     module.Popen = Popen
-    for where in (_pool, _launch):
+    for where in (_local, _launch):
         change(where, "subprocess", module)
 
 

@@ -121,9 +121,9 @@ def _send(value: Any, rank: int) -> list[Any]:
 
 def _receive(rank: int, span: datetime.timedelta = _LONG) -> Any:
     length = torch.zeros(1, dtype=torch.int64)
-    dist.irecv(length, rank).wait(span)
+    _wait_for([length, dist.irecv(length, rank)], span)
     data = torch.empty(int(length), dtype=torch.uint8)
-    dist.irecv(data, rank).wait(span)
+    _wait_for([data, dist.irecv(data, rank)], span)
     return cloudpickle.loads(data.numpy().tobytes())
 
 
@@ -147,6 +147,7 @@ def _serve(span: datetime.timedelta) -> None:
 
 
 def _wait_for(sent: list[Any], span: datetime.timedelta) -> None:
+    """Wait for works, which follow the tensor that has to live until then."""
     for work in sent[1:]:
         work.wait(span)
 

@@ -139,8 +139,10 @@ def train(
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
-        asked = (evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
-        return _train_sharded((algo, key, total_steps, agents), group, (chunk, backend, folder, resume), asked)
+        from funrl.training import _sharded  # here, because it loads sockets and worker processes
+
+        asked = _sharded.Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
+        return _sharded.train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -217,14 +219,6 @@ def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: 
     if processes is not None and (num_agents, processes) != (1, 1 if group is None else group.size):
         raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")
     return chunk is not None or processes is not None or (group is not None and group.size > 1)
-
-
-def _train_sharded(what: tuple[Any, ...], group: "Group | None", how: tuple[Any, ...], asked: tuple[Any, ...]) -> Result:
-    """Train agents in chunks, or in several processes; the code for these, with sockets and worker processes, is loaded here."""
-    from funrl.distributed import alone
-    from funrl.training._sharded import Asked, train_sharded
-
-    return train_sharded(*what, group or alone(), *how, Asked(*asked))
 
 
 def _check_sharded(given: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
-from funrl.distributed import Group, seconds_of_exchanges, share
+from funrl.distributed import Group, alone, seconds_of_exchanges, share
 from funrl.populations import begin
 from funrl.runs import Folder, RunError, finish_parts, load_part, read_manifest, save_part
 from funrl.training._agents import Agents, evaluate_agents
@@ -70,7 +70,7 @@ def train_sharded(
     key: torch.Tensor,
     total_steps: int,
     agents: Agents,
-    group: Group,
+    group: Group | None,
     chunk: int | None,
     backend: str,
     folder: Folder | None,
@@ -78,6 +78,7 @@ def train_sharded(
     asked: Asked,
 ) -> Result:
     """Train the agents of this process, as :func:`funrl.train` describes."""
+    group = group or alone()
     num_agents, whole = agents.num_agents, "processes" in algo.given
     size, mine = (1, [group.rank]) if whole else _chunks(num_agents, chunk, group)
     # The processes of one agent have the same key, and each the part of its environments.
