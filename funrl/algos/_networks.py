@@ -283,15 +283,9 @@ def _dueling(value: nn.Net, advantage: nn.Net, num_actions: int) -> nn.Net:
         value_key, advantage_key = random.split(key).unbind(0)
         return {"value": value.init(value_key, example), "advantage": advantage.init(advantage_key, example)}
 
-    def joined(value: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
-        advantage = advantage.unflatten(-1, (num_actions, -1))
-        return value.unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
-
-    def apply(params: dict[str, Any], x: torch.Tensor) -> torch.Tensor:
-        return joined(value.apply(params["value"], x), advantage.apply(params["advantage"], x))
-
-    def noisy(params: dict[str, Any], x: torch.Tensor, *, key: torch.Tensor | None = None) -> torch.Tensor:
+    def apply(params: dict[str, Any], x: torch.Tensor, *, key: torch.Tensor | None = None) -> torch.Tensor:
         keys = (None, None) if key is None else random.split(key).unbind(0)
-        return joined(value.apply(params["value"], x, key=keys[0]), advantage.apply(params["advantage"], x, key=keys[1]))
+        advantages = advantage.apply(params["advantage"], x, key=keys[1]).unflatten(-1, (num_actions, -1))
+        return value.apply(params["value"], x, key=keys[0]).unsqueeze(-2) + advantages - advantages.mean(-2, keepdim=True)
 
-    return nn.Net(init, noisy, True) if value.noisy else nn.Net(init, apply)
+    return nn.Net(init, apply, value.noisy)

@@ -138,7 +138,7 @@ def task_embedding(num_tasks: int, size: int) -> Net:
     def init(key: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
         return orthogonal(1.0)(key, (num_tasks, size), example.dtype, example.device)
 
-    def apply(params: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def apply(params: torch.Tensor, x: torch.Tensor, *, key: Any = None) -> torch.Tensor:
         return torch.cat([x[..., :-num_tasks], x[..., -num_tasks:] @ params], -1)
 
     return Net(init, apply)

@@ -50,7 +50,7 @@ def sequential(*parts: Any) -> Net:
             inputs = (_call(net, part, inputs, noise_key),)
         return inputs[0]
 
-    return _with_noise(init, apply, any(net.noisy for net in nets))
+    return Net(init, apply, any(net.noisy for net in nets))
 
 
 class Keyed(NamedTuple):
@@ -250,13 +250,13 @@ def ensemble(net: Any, n: int, *, inputs: str = "shared") -> Net:
         _check_members("ensemble.apply: params", params, n)
         if dim == 0:
             _check_members("ensemble.apply: x", xs, n)
-        if key is None:
+        if key is None or not net.noisy:
             return torch.func.vmap(net.apply, (0, *(dim for _ in xs)))(params, *xs)
         return torch.func.vmap(lambda params, key, *xs: net.apply(params, *xs, key=key), (0, 0, *(dim for _ in xs)))(
             params, random.split(key, n), *xs
         )
 
-    return _with_noise(init, apply, net.noisy)
+    return Net(init, apply, net.noisy)
 
 
 def _check_members(what: str, value: Any, n: int) -> None:
@@ -273,12 +273,7 @@ def _as_net(what: str, net: Any) -> Any:
         got = f"{_check.describe(net)} whose parameters would not be learned"
         _check.fail(TypeError, what, "a net or a function", got, "nn.from_module makes a net of it")
     _check.function(what, net, "nn.from_module makes a net of a torch module", "a net or a function")
-    return Net(lambda key, *examples: (), lambda params, *inputs: net(*inputs))
-
-
-def _with_noise(init: Callable, apply: Callable, noisy: bool) -> Net:
-    """Return a net whose apply takes a key only if it is noisy."""
-    return Net(init, apply, True) if noisy else Net(init, lambda params, *inputs: apply(params, *inputs))
+    return Net(lambda key, *examples: (), lambda params, *inputs, key=None: net(*inputs))
 
 
 def _keys_for(key: torch.Tensor | None, n: int) -> Sequence[torch.Tensor | None]:

@@ -102,7 +102,7 @@ def conv(
             channels = out
         return tuple(layers)
 
-    def apply(params: tuple[dict[str, torch.Tensor], ...], x: torch.Tensor) -> torch.Tensor:
+    def apply(params: tuple[dict[str, torch.Tensor], ...], x: torch.Tensor, *, key: Any = None) -> torch.Tensor:
         _check_image("conv.apply: x", x)
         _check.count("conv.apply: params", params, len(cells), "layers", "make them with this net's init")
         weight = params[0]["weight"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -57,7 +58,7 @@ def dueling(
         keys = random.split(key, 2).unbind(0)
         return {name: net.init(k, *examples) for k, (name, net) in zip(keys, heads.items(), strict=True)}
 
-    def apply(params: dict[str, tuple], *inputs: torch.Tensor) -> torch.Tensor:
+    def apply(params: dict[str, tuple], *inputs: torch.Tensor, key: Any = None) -> torch.Tensor:
         value, advantage = (net.apply(params[name], *inputs) for name, net in heads.items())
         return value + advantage - advantage.mean(-1, keepdim=True)
 

@@ -82,7 +82,7 @@ def mlp(
             layers.append({"weight": weight, "bias": bias, **extra})
         return tuple(layers)
 
-    def apply(params: tuple[dict[str, Any], ...], *inputs: torch.Tensor) -> torch.Tensor:
+    def apply(params: tuple[dict[str, Any], ...], *inputs: torch.Tensor, key: Any = None) -> torch.Tensor:
         x = concatenate("mlp.apply", inputs)
         _check.count("mlp.apply: params", params, len(widths), "layers", "make them with this net's init")
         check_features("mlp.apply: x", x, params[0]["weight"])

@@ -29,8 +29,8 @@ class Net(NamedTuple):
     Attributes:
         init: ``init(key, example) -> params``; only shape, dtype and device of the example, an input, matter. A network
             of several inputs takes an example of each.
-        apply: ``apply(params, x) -> y``, for any leading batch dimensions of x.
-        noisy: whether ``apply`` takes a key, ``apply(params, x, key=key)``; without one (None) it adds no noise.
+        apply: ``apply(params, x, key=None) -> y``, for any leading batch dimensions of x. Without a key it adds no noise.
+        noisy: whether ``apply`` uses its key. That of a net of your own that is not noisy need not take one.
     """
 
     init: Init

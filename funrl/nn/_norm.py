@@ -38,7 +38,7 @@ def layer_norm(eps: float = 1e-5) -> Net:
     """
     _check.number("layer_norm: eps", eps, "(0, inf]")
 
-    def apply(params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    def apply(params: dict[str, torch.Tensor], x: torch.Tensor, *, key: Any = None) -> torch.Tensor:
         check_features("layer_norm.apply: x", x, params["scale"])
         return functional.layer_norm(x, x.shape[-1:], params["scale"], params["bias"], eps)
 

@@ -69,7 +69,7 @@ def universal(
         state, aim = parts("universal.init: example", example)
         return {"state": phi.init(state_key, state), "goal": psi.init(goal_key, aim)}
 
-    def apply(params: dict[str, Any], x: Any) -> torch.Tensor:
+    def apply(params: dict[str, Any], x: Any, *, key: Any = None) -> torch.Tensor:
         state, aim = parts("universal.apply: x", x)
         features = phi.apply(params["state"], state).reshape(*state.shape[:-1], out_features, num_features)
         return (features * psi.apply(params["goal"], aim).unsqueeze(-2)).sum(-1)

@@ -103,6 +103,24 @@ def test_the_program_of_the_default_is_a_linear_layer_and_an_activation():
     assert operators == ["aten.t.default", "aten.addmm.default", "aten.tanh.default"] * 2 + ["aten.t.default", "aten.addmm.default"]
 
 
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (nn.mlp((4,), 2), (3,)),
+        (nn.conv((4,), 3), (2, 5, 5)),
+        (nn.dueling((4,), 2), (3,)),
+        (nn.layer_norm(), (3,)),
+        (nn.sequential(nn.mlp((4,)), torch.relu), (3,)),
+        (nn.ensemble(nn.mlp((4,), 2), 2), (3,)),
+    ],
+)
+def test_a_net_without_noise_ignores_its_key(net, shape):
+    x = torch.ones(2, *shape)
+    params = net.init(random.key(0), x[0])
+    assert not net.noisy
+    torch.testing.assert_close(net.apply(params, x, key=random.key(1)), net.apply(params, x), rtol=0, atol=0)
+
+
 def test_compiled_and_vmapped_agree_with_a_loop():
     net = nn.mlp((6, 5), 2)
 
