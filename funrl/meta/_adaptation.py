@@ -17,7 +17,9 @@ class MetaParams(tree.Replaceable):
 
     Attributes:
         params: theta, the initial parameters of every task, a tree.
-        step_size: alpha: floating point [], or a tree of the structure of ``params`` whose leaves broadcast to those of ``params``.
+        step_size: alpha: floating point [], or a tree of the structure of ``params`` whose leaves broadcast to those of ``params``. Sizes
+            that are learned fit the number of steps that they are learned with: those for one step become large, and more steps with them
+            may diverge.
     """
 
     params: Any
