@@ -208,7 +208,8 @@ def _metrics(runs: Mapping[str, RunRecord], names: list[str]) -> Any:
         for number, run in enumerate(runs.values()):
             if name not in run.metrics:
                 continue
-            steps, values = in_windows(*by_update("report: runs", run.metrics, name))
+            steps, values = by_update("report: runs", run.metrics, name)
+            steps, values = in_windows(steps, np.where(np.isfinite(values), values, np.nan))
             ax.plot(steps, values.mean(1), color=f"C{number}", linewidth=1.2)
             if values.shape[1] > 1 and len(steps):
                 low, high = np.quantile(values, (0.25, 0.75), axis=1)
