@@ -1,7 +1,7 @@
 """The beginning and the end of a run: its result, its folder, and the point from which it starts or resumes."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +37,16 @@ class Result(NamedTuple):
     compile_seconds: float
     stopped: str | None = None
     diverged: tuple[int, ...] = ()
+
+
+class Asked(NamedTuple):
+    """The arguments of :func:`funrl.train` by these names; ``proceed``: agents that diverge do not end the run."""
+
+    evaluate_episodes: int
+    checkpoint_every: float
+    progress: bool
+    proceed: bool
+    notes: Mapping[str, Any]
 
 
 class Start(NamedTuple):

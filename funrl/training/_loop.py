@@ -17,7 +17,7 @@ from funrl.populations import Population
 from funrl.runs import Folder, RunError, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
 from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
-from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
+from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
 
@@ -139,10 +139,8 @@ def train(
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
-        from funrl.training import _sharded  # here, because it loads sockets and worker processes
-
-        asked = _sharded.Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
-        return _sharded.train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
+        asked = Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
+        return _train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -213,12 +211,21 @@ def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]
 
 def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: int | None) -> bool:
     """Return whether the agents are in chunks, or in several processes."""
-    if group is not None and not isinstance(group, Group):
-        raise RunError(f"group: expected that of distributed.join, got {group!r}")
+    if group is not None:
+        from funrl import distributed
+
+        if not isinstance(group, distributed.Group):
+            raise RunError(f"group: expected that of distributed.join, got {group!r}")
     processes = algo.given.get("processes")
     if processes is not None and (num_agents, processes) != (1, 1 if group is None else group.size):
         raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")
     return chunk is not None or processes is not None or (group is not None and group.size > 1)
+
+
+def _train_sharded(*args: Any) -> Result:
+    from funrl.training._sharded import train_sharded  # here, because it loads sockets and worker processes
+
+    return train_sharded(*args)
 
 
 def _check_sharded(given: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from funrl.distributed import Group, alone, seconds_of_exchanges, share
 from funrl.populations import begin
 from funrl.runs import Folder, RunError, finish_parts, load_part, read_manifest, save_part
 from funrl.training._agents import Agents, evaluate_agents
-from funrl.training._begin import Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
+from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log
 
@@ -53,16 +52,6 @@ class _Verdict(NamedTuple):
     save: bool
     end: bool
     next: int
-
-
-class Asked(NamedTuple):
-    """The arguments of :func:`funrl.train` by these names; ``proceed``: agents that diverge do not end the run."""
-
-    evaluate_episodes: int
-    checkpoint_every: float
-    progress: bool
-    proceed: bool
-    notes: Mapping[str, Any]
 
 
 def train_sharded(
