@@ -10,11 +10,11 @@ import warnings
 import jax
 import torch
 from torch._decomp import core_aten_decompositions
-from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from funrl.compiler._lowerings import _table
+from tests.compiler.opinfo import op_db
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
 FILE = pathlib.Path(__file__).with_name("operators.json")

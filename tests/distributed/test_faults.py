@@ -79,7 +79,7 @@ def test_a_rank_that_ends_or_hangs_is_named():
         group.gather(group.rank)
 
     def hangs(group):
-        time.sleep(0 if group.rank == 0 else 8)
+        time.sleep(0 if group.rank == 0 else 4)
         group.gather(group.rank)
 
     first, second = errors(ends, 2, timeout=20.0)
