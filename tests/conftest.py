@@ -2,7 +2,6 @@
 
 import functools
 import os
-import subprocess
 
 # Of jax's CPU backend, which an oracle may start before a program of ours does, with as many threads as there are cores.
 os.environ.setdefault("PJRT_NPROC", "1")
@@ -38,14 +37,7 @@ def program(algorithm):
 
 @pytest.fixture(autouse=True, scope="session")
 def preloaded_workers():
-    """Workers of collectors start from a process that has the imports, where a test does not ask for ``fresh_workers``."""
+    """Workers of collectors start from a process that has the imports; in doctests each starts a Python of its own, as users' do."""
     with pytest.MonkeyPatch.context() as patch:
         preloaded.use(patch.setattr)
         yield
-
-
-@pytest.fixture
-def fresh_workers(monkeypatch):
-    """Workers of collectors start as users' do: each a Python of its own, which takes seconds."""
-    for module in (funrl.collectors._local, funrl.distributed._launch):
-        monkeypatch.setattr(module, "subprocess", subprocess)

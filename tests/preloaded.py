@@ -36,7 +36,7 @@ def server():
     if not _SERVER or _SERVER[1] != os.getpid():
         mine, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-c", _SERVE, str(theirs.fileno()), *sys.path]
+            command = [sys.executable, "-c", _SERVE, str(theirs.fileno()), *sys.path, os.path.dirname(os.path.dirname(__file__))]
             process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, stdin=subprocess.DEVNULL)
         _SERVER[:] = mine, os.getpid(), process
         atexit.register(_end, mine, os.getpid(), process)

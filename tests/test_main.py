@@ -672,8 +672,10 @@ def test_ctrl_c(tmp_path):
 
 ANYWHERE = """
 import sys, torch, funrl
-from funrl import debug, record, training, tree
+from funrl import algos, debug, record, tree
 from funrl.__main__ import main
+from tests.record import drifter
+algos._ALGORITHMS["drifter"] = drifter.make, drifter.DrifterConfig
 name = "gr\\xf6\\xdfe \\u5927"
 run = sys.argv[1]
 debug.print(name + " {}", torch.ones(1))
@@ -684,11 +686,10 @@ for keep in (0, 1):
         for each in (log, console):
             each.log(keep + 1, {name: torch.tensor(1.0)})
 assert len(record.read_metrics(run + ".csv")[name]) == 2
-command = ["train", "ppo", "--env", "CartPole-v1", "--backend", "eager", "--set", "num_envs=2", "--set", "num_steps=8"]
-command += ["--set", "anneal_steps=inf", "--out", run]
+command = ["train", "drifter", "--env", "CartPole-v1", "--backend", "eager", "--out", run]
 for command in (
-    [*command, "--total-steps", "32"],
-    [*command, "--total-steps", "48", "--resume"],
+    [*command, "--total-steps", "30"],
+    [*command, "--total-steps", "50", "--resume"],
     ["plot", run, "--out", run + ".png"],
     ["evaluate", run, "--episodes", "1"],
 ):

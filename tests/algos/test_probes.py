@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funrl import algos, nn, random, tree
+from funrl import algos, compiler, nn, random, tree
 from funrl.algos import _actor_critic as actor_critic, _networks as networks, _normalized as normalized
 from funrl.env import Env
 from funrl.envs import probes
@@ -85,7 +85,7 @@ def critic(learner, config, state, env):
     return lambda x, a: networks.q_ensemble(size, config.num_cells, activation).apply(network.critic, x, a).mean(0)
 
 
-def learn(name, steps):
+def learn(name, steps, compiled=False):
     """Learn in all probes at once, one agent each; return what went wrong in which."""
     learner, kind, options = LEARNERS[name]
     env = joined(kind)
@@ -93,7 +93,7 @@ def learn(name, steps):
     algo = make(torch.tensor(0))
     keys = random.split(random.key(0), (steps + 1, len(NAMES)))
     states = vmap(lambda key, number: make(number).init(key))(keys[0], torch.arange(len(NAMES)))
-    step = vmap(algo.step)
+    step = compiler.compile(vmap(algo.step), donate=1, backend="xla") if compiled else vmap(algo.step)
     for key in keys[1:].unbind(0):
         states, _ = step(key, states)
     failed = {}
@@ -117,7 +117,7 @@ STEPS = {"ppo, discrete": 60, "a2c": 150, "reinforce": 150, "reinforce, no basel
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_probe_is_solved(name):
-    failed = learn(name, STEPS.get(name, 80))
+    failed = learn(name, STEPS.get(name, 80), compiled=compiler._backends.has_jax())
     assert failed == {}
 
 

@@ -70,7 +70,6 @@ def test_faults_name_worker_and_environment(fault, message, seconds):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fresh_workers")
 @pytest.mark.parametrize("fault", ["dies", pytest.param("hangs", marks=pytest.mark.nightly)])
 def test_a_worker_lost_in_mid_batch_is_replaced(fault, tmp_path):
     """It dies in its third step, once; all is as if it had not."""

@@ -1,6 +1,7 @@
 """Lowerings beside torch itself: each aten operator that an OpInfo sample runs is run by its lowering too, on the same numbers."""
 
 import concurrent.futures
+import functools
 import json
 import multiprocessing
 import pathlib
@@ -9,8 +10,6 @@ import warnings
 
 import jax
 import torch
-from torch._decomp import core_aten_decompositions
-from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +17,13 @@ from funrl.compiler._lowerings import _table
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
 FILE = pathlib.Path(__file__).with_name("operators.json")
-DECOMPOSITIONS = core_aten_decompositions()
+
+
+@functools.cache
+def decompositions():
+    from torch._decomp import core_aten_decompositions  # it and OpInfo take seconds, also where tests are only collected
+
+    return core_aten_decompositions()
 
 
 class Record(TorchDispatchMode):
@@ -32,7 +37,8 @@ class Record(TorchDispatchMode):
         kwargs = kwargs or {}
         if func not in _table.TABLE and not func._schema.is_mutable and not func.is_view:
             with self:
-                decomposed = DECOMPOSITIONS[func](*args, **kwargs) if func in DECOMPOSITIONS else func.decompose(*args, **kwargs)
+                known = decompositions().get(func, func.decompose)
+                decomposed = known(*args, **kwargs)
             if decomposed is not NotImplemented:
                 return decomposed
         given = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
@@ -48,6 +54,8 @@ class Record(TorchDispatchMode):
 
 def calls_of(name, dtype, most_samples=8):
     """Return the aten calls of an operator of op_db (``name`` or ``name.variant``) and the operators that have no lowering."""
+    from tests.compiler.opinfo import op_db
+
     mode = Record()
     for info in op_db:
         if info.name + (f".{info.variant_test_name}" if info.variant_test_name else "") != name or not info.supports_dtype(dtype, "cpu"):
@@ -169,6 +177,8 @@ def verdict(name, dtypes=DTYPES, most_samples=6):
 
 def all_names():
     """Return the names of all operators of op_db, variants after a dot."""
+    from tests.compiler.opinfo import op_db
+
     return sorted({info.name + (f".{info.variant_test_name}" if info.variant_test_name else "") for info in op_db})
 
 

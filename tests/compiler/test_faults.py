@@ -13,7 +13,7 @@ from funrl import buffers, compiler, random, returns, scan, tree
 from tests.support import compilations, same
 
 BACKENDS = ["aot_eager", pytest.param("xla", marks=pytest.mark.skipif(not compiler._backends.has_jax(), reason="jax is not installed"))]
-BACKENDS += [pytest.param("inductor", marks=pytest.mark.nightly)]
+BACKENDS += [pytest.param("inductor", marks=pytest.mark.weekly)]  # minutes of g++; tests/compiler/test_inductor.py runs each day
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -593,9 +593,8 @@ def test_every_layout_is_one_program():
 # c21, c22, c27: gradients through mapped bodies, of the first carry, second derivatives ---------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS[:-1], pytest.param("inductor", marks=pytest.mark.weekly)])
+@backends
 def test_gradients(backend):
-    """Inductor takes more than a minute for them."""
     xs, w, p = numbers(0, 3, 4), numbers(1, 4), torch.tensor(0.5, dtype=torch.float64)
     mapped = lambda p, x: scan(lambda c, _: (vmap(lambda c: torch.tanh(c * p))(c), c), x, length=3)[0].sum()
     inner = lambda w, x: w - 0.1 * grad(lambda v: (x @ v) ** 2)(w)

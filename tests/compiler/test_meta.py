@@ -54,7 +54,7 @@ def packets():
 @functools.cache
 def samples(dtype, most=3):
     """Return the calls of OpInfo's operators that a rule is for."""
-    from torch.testing._internal.common_methods_invocations import op_db
+    from tests.compiler.opinfo import op_db
 
     mode = Calls()
     for info in op_db:
@@ -242,9 +242,8 @@ LENIENT |= {"nn.functional.gelu", "bucketize", "amax", "amin", "kthvalue"}
 def test_what_torch_refuses_is_refused_when_it_is_traced(part):
     """OpInfo's inputs that are errors: traced for XLA they are errors too, for an executable has no way to complain."""
     pytest.importorskip("jax")
-    from torch.testing._internal.common_methods_invocations import op_db
-
     from funrl.compiler import _xla
+    from tests.compiler.opinfo import op_db
 
     silent, count = [], 0
     for info in op_db[part::4]:

@@ -13,14 +13,20 @@ COUNT, TOGETHER = 300, 25
 
 
 @functools.cache
+def drawn():
+    """Return the programs with what they give, those left out, and how many steps of each kind there are."""
+    programs.COUNTS.clear()
+    return *programs.valid(COUNT), dict(programs.COUNTS)
+
+
 def found():
-    return programs.valid(COUNT)
+    return drawn()[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forgotten():
     yield
-    found.cache_clear()
+    drawn.cache_clear()
     compiler.clear()
 
 
@@ -78,34 +84,41 @@ def agree(backend, which, rights):
 
 def test_the_programs_are_varied():
     """Nearly all random programs run eagerly, and each kind of step comes about in many."""
-    programs.COUNTS.clear()
-    found.cache_clear()
-    _, left_out = found()
+    _, left_out, counts = drawn()
     assert len(left_out) < COUNT / 20
-    assert min(programs.COUNTS.get(step.__name__, 0) for step in programs.STEPS) > 100
+    assert min(counts.get(step.__name__, 0) for step in programs.STEPS) > 100
 
 
 def test_traced():
-    wrong = [fault(compiler.compile(program, backend="aot_eager"), program, right) for program, right in found()[0]]
+    wrong = [fault(compiler.compile(program, backend="aot_eager"), program, right) for program, right in found()]
     assert not any(wrong), "\n".join(x for x in wrong if x)
 
 
-@pytest.mark.parametrize("start", [pytest.param(k, marks=[pytest.mark.nightly] * (k > 0)) for k in range(0, COUNT, TOGETHER)])
-def test_compiled_by_xla(start):
-    """XLA takes 10 s for 25 of these programs: so many each day, all by night."""
+@pytest.mark.parametrize(
+    "start, count",
+    [
+        (0, 10),
+        *(
+            pytest.param(k, TOGETHER, marks=pytest.mark.nightly if k < 3 * TOGETHER else pytest.mark.weekly)
+            for k in range(0, COUNT, TOGETHER)
+        ),
+    ],
+)
+def test_compiled_by_xla(start, count):
+    """XLA takes a second for each of these programs: ten each day, 75 by night, all in a week."""
     pytest.importorskip("jax")
-    agree("xla", *zip(*found()[0][start : start + TOGETHER], strict=True))
+    agree("xla", *zip(*found()[start : start + count], strict=True))
 
 
 @pytest.mark.weekly
 @pytest.mark.parametrize("start", range(0, COUNT, TOGETHER))
 def test_compiled_by_inductor(start):
     """Inductor and g++ take three minutes for 25 of these programs."""
-    agree("inductor", *zip(*found()[0][start : start + TOGETHER], strict=True))
+    agree("inductor", *zip(*found()[start : start + TOGETHER], strict=True))
 
 
-@pytest.mark.nightly
+@pytest.mark.weekly
 def test_more_are_traced():
-    """Two thousand seeds more."""
+    """Two thousand seeds more; the first 300 are traced each day."""
     wrong = [fault(compiler.compile(program, backend="aot_eager"), program, right) for program, right in programs.valid(2000, 1000)[0]]
     assert not any(wrong), "\n".join(x for x in wrong if x)

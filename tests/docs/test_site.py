@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("site")  # one process builds it, also where tests of a file are shared out
+
 ROOT = Path(__file__).parents[2]
 API = runpy.run_path(str(ROOT / "tests" / "test_api.py"))
 

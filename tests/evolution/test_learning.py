@@ -11,7 +11,7 @@ SEEDS, GENERATIONS = 5, 20
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["openes", "pgpe", "snes", "cma_es", "ars"])
+@pytest.mark.parametrize("name", ["openes", "cma_es", *(pytest.param(name, marks=pytest.mark.weekly) for name in ("pgpe", "snes", "ars"))])
 def test_cartpole(name):
     env = funrl.envs.make("CartPole-v1")
     algo = funrl.algos.make(name, env)

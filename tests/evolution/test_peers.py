@@ -1,6 +1,5 @@
 """Strategies step for step with those of evosax, which get the same candidates and the same fitness."""
 
-import cma
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +112,8 @@ def generations_until(curves, target):
 
 def test_cma_es_is_as_fast_as_pycma():
     """The median over 20 searches of Rosenbrock's valley in 6 dimensions; benchmarks/evolution.py has more functions and dimensions."""
+    import cma
+
     dim, n, seeds, most, target = 6, 9, 20, 160, 0.3
     first = np.random.default_rng(0).uniform(-1.0, 1.0, (seeds, dim))
     quiet = {"popsize": n, "verbose": -9}

@@ -211,11 +211,11 @@ def test_td3_bc_finds_the_best_action_and_cloning_the_mean():
     [
         ("iql", {"temperature": 30.0}),
         ("awac", {"temperature": 30.0}),
-        ("rebrac", {"actor_beta": 0.01, "critic_beta": 0.01}),
         ("cql", {"penalty_weight": 0.1, "num_actions": 4, "actor_learning_rate": 3e-3}),
-        ("sac_n", {"num_critics": 4}),
-        ("edac", {"num_critics": 4}),
-        ("filtered_bc", {}),
+        pytest.param("rebrac", {"actor_beta": 0.01, "critic_beta": 0.01}, marks=pytest.mark.weekly),
+        pytest.param("sac_n", {"num_critics": 4}, marks=pytest.mark.weekly),
+        pytest.param("edac", {"num_critics": 4}, marks=pytest.mark.weekly),
+        pytest.param("filtered_bc", {}, marks=pytest.mark.weekly),
     ],
 )
 def test_learners_find_the_best_action(name, options):

@@ -1,5 +1,6 @@
 """Runs with worker processes whose learner dies; slow, as each process takes seconds to begin."""
 
+import functools
 import re
 import signal
 import subprocess
@@ -68,11 +69,17 @@ def killed(kind, collector, out, times, num_updates):
     return told
 
 
-def nightly(*kinds, times):
-    return [pytest.param(kind, times, 150, marks=pytest.mark.nightly) for kind in kinds]
+def often(mark, *kinds, times):
+    """Return a parameter for each kind: so many deaths in 150 updates. Weekly are the kinds that die each day, once."""
+    return [pytest.param(kind, times, 150, marks=mark) for kind in kinds]
 
 
-@pytest.mark.parametrize(("kind", "times", "num_updates"), [("ppo", 1, 25), *nightly("ppo", "ppo, recurrent", "sac", times=3)])
+nightly, weekly = (functools.partial(often, mark) for mark in (pytest.mark.nightly, pytest.mark.weekly))
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "num_updates"), [("ppo", 1, 25), *nightly("ppo, recurrent", "sac", times=3), *weekly("ppo", times=3)]
+)
 def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind, times, num_updates):
     whole = run(kind, "synchronous", tmp_path / "whole", num_updates)
     told = killed(kind, "synchronous", tmp_path / "run", times, num_updates)
@@ -88,7 +95,7 @@ def test_a_synchronous_run_ends_with_the_same_bits(tmp_path, kind, times, num_up
         np.testing.assert_array_equal(one[name], other[name])
 
 
-@pytest.mark.parametrize(("kind", "times", "num_updates"), [("impala", 1, 25), *nightly("impala", "ppo", "sac", times=2)])
+@pytest.mark.parametrize(("kind", "times", "num_updates"), [("impala", 1, 25), *nightly("ppo", "sac", times=2), *weekly("impala", times=2)])
 def test_an_asynchronous_run_loses_what_was_in_flight_and_says_so(tmp_path, kind, times, num_updates):
     told = killed(kind, "asynchronous", tmp_path, times, num_updates)
     frames = COPIES * NUM_STEPS
