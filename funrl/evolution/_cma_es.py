@@ -6,7 +6,19 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.evolution._strategy import Number, Strategy, by_rank, check_count, check_positive, checked, full, like_rows, like_vector, start
+from funrl.evolution._strategy import (
+    Number,
+    Strategy,
+    by_rank,
+    check_count,
+    check_positive,
+    checked,
+    full,
+    guarded,
+    like_rows,
+    like_vector,
+    start,
+)
 
 
 @tree.dataclass
@@ -146,7 +158,7 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
             count=count,
         )
 
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return guarded("cma_es", CMAESState, init, ask, tell, lambda state: state.mean)
 
 
 def _decompose(covariance: torch.Tensor) -> tuple[torch.Tensor, Any]:

@@ -7,7 +7,7 @@ import torch
 from funrl import _check, random, tree
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, guarded, like_rows, rows, start
 
 
 @tree.dataclass
@@ -76,7 +76,7 @@ def map_elites(
     def tell(state: MAPElitesState, candidates: Any, fitness: torch.Tensor, descriptors: torch.Tensor) -> MAPElitesState:
         return MAPElitesState(add("map_elites", state.archive, candidates, fitness, descriptors))
 
-    return Strategy(init, ask, tell, lambda state: _archive.elite(state.archive))
+    return guarded("map_elites", MAPElitesState, init, ask, tell, lambda state: _archive.elite(state.archive))
 
 
 def check_variation(what: str, num_candidates: int, cells: Any, sigma: Number, line_sigma: Number, spread: Number) -> None:

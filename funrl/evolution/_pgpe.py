@@ -16,6 +16,7 @@ from funrl.evolution._strategy import (
     check_positive,
     checked,
     full,
+    guarded,
     like_rows,
     mirrored,
     start,
@@ -117,4 +118,4 @@ def pgpe(
         mean, optimizer_state = ascend(optimizer, mean_gradient, state.optimizer, state.mean)
         return PGPEState(mean, state.sigma + change, optimizer_state)
 
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return guarded("pgpe", PGPEState, init, ask, tell, lambda state: state.mean)
