@@ -104,7 +104,8 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
     """
     check_count("cma_es", "num_candidates", num_candidates, 4)
     check_positive("cma_es", "sigma", sigma)
-    _check.number("cma_es: learning_rate", learning_rate, "[0, inf]", tensor=True)
+    _check.instance("cma_es: separable", separable, bool)
+    _check.number("cma_es: learning_rate", learning_rate, "[0, inf)", tensor=True)
 
     def init(key: torch.Tensor, params: Any) -> CMAESState:
         mean = start("cma_es", params)

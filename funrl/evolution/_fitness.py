@@ -59,6 +59,9 @@ def episode_fitness(
     _check.instance("episode_fitness: env", env, (Env, VectorEnv), "funrl.envs.make makes one", "a funrl.env.Env")
     if not isinstance(act, StatefulPolicy):
         _check.function("episode_fitness: act", act, "give act(params, key, observation) -> (action, extras), or a StatefulPolicy")
+    if env_params is not None:
+        _check.instance("episode_fitness: env_params", env_params, type(env.default_params), "env.default_params.replace changes some")
+    _check.instance("episode_fitness: same_episodes", same_episodes, bool)
     if describe is not None:
         _check.function("episode_fitness: describe", describe)
     steps = env.max_episode_steps if max_steps is None else max_steps

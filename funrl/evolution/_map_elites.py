@@ -85,8 +85,8 @@ def check_variation(what: str, num_candidates: int, cells: Any, sigma: Number, l
     if not isinstance(cells, torch.Tensor) or not cells.is_floating_point() or cells.ndim != 2 or not cells.numel():
         got = tree.describe_leaf(cells) if isinstance(cells, torch.Tensor) else f"a {type(cells).__name__}"
         raise TypeError(f"{what}: cells: expected floating point [C, M], got {got}; grid_cells or cvt_cells make them")
-    _check.number(f"{what}: sigma", sigma, "[0, inf]", tensor=True)
-    _check.number(f"{what}: line_sigma", line_sigma, "[0, inf]", tensor=True)
+    _check.number(f"{what}: sigma", sigma, "[0, inf)", tensor=True)
+    _check.number(f"{what}: line_sigma", line_sigma, "[0, inf)", tensor=True)
     check_positive(what, "spread", spread)
 
 

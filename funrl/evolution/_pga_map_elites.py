@@ -166,7 +166,7 @@ def _check_options(what: str, env: Env, num_candidates: int, counts: dict[str, A
     if counts["num_gradient"] > num_candidates:
         raise ValueError(f"{what}: num_gradient: expected at most num_candidates = {num_candidates}, got {counts['num_gradient']}")
     for name, value in rates.items():
-        _check.number(f"{what}: {name}", value, "[0, inf]", tensor=True)
+        _check.number(f"{what}: {name}", value, "[0, inf)", tensor=True)
     space = env.action_space
     if not isinstance(space, Box) or not space.dtype.is_floating_point or not bool((space.high - space.low).isfinite().all()):
         raise ValueError(f"{what}: env: expected a bounded floating-point Box of actions, got {space} of {env.name}")

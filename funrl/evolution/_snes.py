@@ -75,9 +75,9 @@ def snes(num_candidates: int, *, sigma: Number = 1.0, learning_rate: Number = 1.
     """
     check_count("snes", "num_candidates", num_candidates, 2)
     check_positive("snes", "sigma", sigma)
-    _check.number("snes: learning_rate", learning_rate, "[0, inf]", tensor=True)
+    _check.number("snes: learning_rate", learning_rate, "[0, inf)", tensor=True)
     if sigma_learning_rate is not None:
-        _check.number("snes: sigma_learning_rate", sigma_learning_rate, "[0, inf]", tensor=True)
+        _check.number("snes: sigma_learning_rate", sigma_learning_rate, "[0, inf)", tensor=True)
     raw = [max(0.0, math.log(num_candidates / 2 + 1) - math.log(rank)) for rank in range(1, num_candidates + 1)]
     total = sum(raw)
     utilities = [x / total - 1 / num_candidates for x in raw]

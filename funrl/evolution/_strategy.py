@@ -70,6 +70,7 @@ def start(what: str, params: Any) -> Any:
     if not leaves:
         raise ValueError(f"{what}: params: expected a tree with at least one leaf, got none")
     for path, x in zip(tree.paths(params), leaves, strict=True):
+        _check.tensor(f"{what}: params", x)
         if not x.is_floating_point() or x.dtype != leaves[0].dtype:
             raise TypeError(
                 f"{what}: params: expected floating-point leaves of one dtype, got {tree.describe_leaf(x)} at {path or 'its only leaf'} "

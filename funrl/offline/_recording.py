@@ -59,6 +59,8 @@ def record(
         _check.instance("record: dtype", dtype, torch.dtype, "such as torch.float32")
     _check.integer("record: num_steps", num_steps, 1)
     _check.integer("record: num_envs", num_envs, 1)
+    if env_params is not None:
+        _check.instance("record: env_params", env_params, type(env.default_params), "env.default_params.replace changes some")
     env_params = env.default_params if env_params is None else env_params
     lanes = env.num_envs if isinstance(env, VectorEnv) else num_envs
     copies = None if isinstance(env, VectorEnv) else num_envs

@@ -125,6 +125,10 @@ def test_odd_arguments_are_named(odd):
     generations = {"strategy": strategies["snes"], "fitness": len, "num_generations": 1}
     calls |= {
         "snes: key": lambda: strategies["snes"].ask(odd, state),
+        "openes: shaping": lambda: evolution.openes(4, optimizer, shaping=odd),
+        "cma_es: separable": lambda: evolution.cma_es(4, separable=odd),
+        "episode_fitness: env_params": lambda: evolution.episode_fitness(env, len, env_params=odd if odd is not None else ()),
+        "record: env_params": lambda: funrl.offline.datasets.record(None, key, odd if odd is not None else (), env=env, num_steps=2),
         "evolve: strategy": lambda: evolution.evolve(key, state, **{**generations, "strategy": odd}),
         "evolve: fitness": lambda: evolution.evolve(key, state, **{**generations, "fitness": odd}),
         "episode_fitness: env": lambda: evolution.episode_fitness(odd, len),
