@@ -303,9 +303,9 @@ def learn(args: argparse.Namespace) -> None:
         "bc": {},
         "filtered_bc": {},
         "td3_bc": {"alpha": 10.0, "gamma": 0.95, "tau": 0.02},
-        "iql": {"temperature": 15.0, "expectile": 0.9, "gamma": 0.95},
+        "iql": {"temperature": 5.0, "gamma": 0.95},
         "rebrac": {"actor_beta": 0.05, "critic_beta": 0.05, "gamma": 0.95, "tau": 0.02},
-        "awac": {"temperature": 15.0, "gamma": 0.95},
+        "awac": {"temperature": 5.0, "gamma": 0.95},
         "edac": {"num_critics": 4, "gamma": 0.95, "tau": 0.02},
         "cql": {"penalty_weight": 0.5, "num_actions": 4, "gamma": 0.95, "actor_learning_rate": 1e-3, "tau": 0.02},
     }
