@@ -284,7 +284,7 @@ def test_the_mixed_buffer_and_the_hand_over():
 
 
 def test_rlpd_has_the_options_of_its_paper():
-    """Table 1 and algorithm 1 of arXiv:2302.02948; one collection is 32 steps, each with 20 gradient steps of critics and one of the actor."""
+    """Table 1 and algorithm 1 of arXiv:2302.02948: to each environment step 20 gradient steps of the critics and one of the actor."""
     found = offline.defaults("rlpd")
     paper = {"num_critics": 10, "subset": 2, "policy_delay": 20, "num_updates": 20 * found["num_steps"], "offline_share": 0.5}
     paper |= {"entropy_share": 0.5, "learning_rate": 3e-4, "gamma": 0.99, "tau": 0.005, "initial_alpha": 1.0, "batch_size": 256}
