@@ -3,6 +3,7 @@
     pip install evosax cma
     python -m benchmarks.evolution functions        # some minutes each
     python -m benchmarks.evolution cartpole archive drift
+    python -m benchmarks.evolution arm --peers PYTHON    # an interpreter that has QDax
 
 Each part replaces its section of ``benchmarks/results/evolution.md``.
 """
@@ -259,9 +260,10 @@ def cartpole(num_seeds: int = 5) -> None:
 def main() -> None:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evolution", description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="+", choices=["functions", "cartpole", "archive", "drift"])
+    parser.add_argument("parts", nargs="+", choices=["functions", "cartpole", "archive", "drift", "arm"])
     parser.add_argument("--seeds", type=int, default=200, help="searches of each strategy on a function (default: 200)")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows of functions that hold this text; the others stay")
+    parser.add_argument("--peers", default="", help="an interpreter that has QDax, for arm")
     given = parser.parse_args()
     for part in given.parts:
         if part == "functions":
@@ -271,7 +273,7 @@ def main() -> None:
         else:
             from benchmarks import evolution_learned
 
-            getattr(evolution_learned, part)()
+            getattr(evolution_learned, part)(*[given.peers] * (part == "arm"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Parts of :mod:`benchmarks.evolution` that learn: archives of MAP-Elites, and a drift function that OpenES finds for PPO."""
 
+import json
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -99,6 +101,72 @@ def drawing(strategy: evolution.Strategy, params: Any) -> evolution.Strategy:
         return strategy.ask(key, strategy.init(key, params))[0], state
 
     return strategy._replace(ask=ask)
+
+
+# Run by the interpreter of the peers: QDax on its planar arm, from the same first candidates, cells and sizes of mutations.
+QDAX = r"""
+import functools, json, sys
+import jax, jax.numpy as jnp
+from qdax.core.emitters.mutation_operators import isoline_variation
+from qdax.core.emitters.standard_emitters import MixingEmitter
+from qdax.core.map_elites import MAPElites
+from qdax.tasks.arm import arm_scoring_function
+from qdax.utils.metrics import default_qd_metrics
+told = json.loads(sys.argv[1])
+side = (jnp.arange(told["side"]) + 0.5) / told["side"]
+cells = jnp.stack(jnp.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+variation = functools.partial(isoline_variation, iso_sigma=told["sigma"], line_sigma=told["line_sigma"])
+emitter = MixingEmitter(lambda x, key: (x, key), variation, 1.0, told["candidates"])
+search = MAPElites(arm_scoring_function, emitter, functools.partial(default_qd_metrics, qd_offset=1.0))
+update, found = jax.jit(search.update), []
+for seed in range(told["seeds"]):
+    key = jax.random.PRNGKey(seed)
+    first = 0.5 + told["spread"] * jax.random.normal(key, (told["candidates"], told["joints"]))
+    repertoire, state, _ = search.init(first, cells, key)
+    for i in range(told["generations"] - 1):
+        repertoire, state, metrics = update(repertoire, state, jax.random.fold_in(key, i))
+    found.append([float(metrics["coverage"]) / 100, float(metrics["qd_score"])])
+print(json.dumps(found))
+"""
+ARM = {"joints": 8, "side": 32, "sigma": 0.01, "line_sigma": 0.1, "spread": 0.3}
+
+
+def arm(peers: str) -> None:
+    """Fill the archive of QDax's planar arm: where its end is, and how equal its joints are; beside QDax."""
+    told = {**ARM, "seeds": SEEDS, "candidates": CANDIDATES, "generations": GENERATIONS}
+    cells = evolution.grid_cells([0.0, 0.0], [1.0, 1.0], [ARM["side"]] * 2)
+    options = {name: ARM[name] for name in ("sigma", "line_sigma", "spread")}
+    strategy = evolution.map_elites(CANDIDATES, cells, **options)
+
+    def fitness(key: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = candidates.clamp(0.0, 1.0)
+        angles = (2 * torch.pi * x - torch.pi).cumsum(1)
+        end = torch.stack([angles.cos().sum(1), angles.sin().sum(1)], 1) / (2 * ARM["joints"]) + 0.5
+        return -x.std(1, correction=0), end
+
+    def search(key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = random.split(key)
+        first = strategy.init(keys[0], torch.full((ARM["joints"],), 0.5))
+        state, _ = evolution.evolve(keys[1], first, strategy=strategy, fitness=fitness, num_generations=GENERATIONS)
+        return evolution.coverage(state.archive), evolution.qd_score(state.archive, -1.0)
+
+    coverage, score = funrl.compile(torch.func.vmap(search))(random.split(random.key(0), SEEDS))
+    rows = {"funrl": list(zip(coverage.tolist(), score.tolist(), strict=True))}
+    if peers:
+        done = subprocess.run([peers, "-c", QDAX, json.dumps(told)], capture_output=True, text=True, check=True)
+        rows["QDax"] = json.loads(done.stdout.splitlines()[-1])
+    lines = [
+        f"{ARM['joints']} joints, {len(cells)} cells, {GENERATIONS * CANDIDATES:,} evaluations, directional variation of {ARM['sigma']}",
+        f"and {ARM['line_sigma']}, {SEEDS} seeds: mean (lowest to highest).",
+        "",
+        "| | coverage | QD score |",
+        "|---|---|---|",
+    ]
+    for name, found in rows.items():
+        cells_of = [f"{sum(x) / len(x):.4g} ({min(x):.4g} to {max(x):.4g})" for x in zip(*found, strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells_of)} |")
+    print("\n".join(lines), flush=True)
+    keep("arm", "\n".join(lines))
 
 
 INNER = dict(num_envs=4, num_steps=64, num_epochs=4, num_minibatches=4, num_cells=(16,), learning_rate=5e-3, entropy_weight=0.0)

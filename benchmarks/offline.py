@@ -123,7 +123,7 @@ def speed(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     data, spaces = random_data(100_000)
-    rows = ["| | funrl | d3rlpy | ratio | first call | 8 agents | 8 / 1 |", "|---|---|---|---|---|---|---|"]
+    rows, floors = ["| | funrl | d3rlpy | ratio | first call | 8 agents | 8 / 1 |", "|---|---|---|---|---|---|---|"], []
     for name in ("td3_bc", "iql"):
         algo = offline.make(name, spaces, data, num_updates=50, num_cells=WIDE, batch_size=BATCH)
         found, first = {}, 0.0
@@ -150,7 +150,44 @@ def speed(args: argparse.Namespace) -> None:
             f"{found[8] / found[1]:.2f}",
         ]
         rows.append(f"| {name}, {WIDE[0]} units, batch {BATCH} | " + " | ".join(cells) + " |")
-    keep("Gradient steps a second of CPU time, one thread", rows)
+        work = products(offline.make(name, spaces, data, num_updates=2, num_cells=WIDE, batch_size=BATCH)) / 1e9
+        floors.append(
+            f"{name}: {work * 1e3:.0f} MFLOP of products in a gradient step, so {work * found[1]:.0f} GFLOP/s with one agent and "
+            f"{work * found[8]:.0f} with eight; five times d3rlpy would be {5 * work * theirs:.0f}."
+        )
+    rates = ", ".join(f"{shape} {rate:.0f}" for shape, rate in product_rates().items())
+    keep("Gradient steps a second of CPU time, one thread", [*rows, "", *floors, f"Products alone, compiled, GFLOP/s: {rates}."])
+
+
+def products(algo) -> float:
+    """Return the floating-point operations of the matrix products in a gradient step, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from funrl import random
+
+    state = algo.init(random.key(0))
+    with FlopCounterMode(display=False) as counter:
+        algo.step(random.key(1), state)
+    return counter.get_total_flops() / algo.config.num_updates
+
+
+def product_rates() -> dict[str, float]:
+    """Return operations a second of products of the sizes of the learners, of many of them as a batch, and of a large one, in 1e9."""
+    import torch
+
+    import funrl
+
+    rates = {}
+    for shape, times in (((BATCH, WIDE[0]), 200), ((16, BATCH, WIDE[0]), 20), ((2048, 2048), 3)):
+        x, y = torch.randn(shape), torch.randn((*shape[:-2], shape[-1], shape[-1]))
+        multiply = funrl.compile(lambda x, y: x @ y, threads=1)
+        multiply(x, y)
+        start = time.process_time()
+        for _ in range(times):
+            z = multiply(x, y)
+        z.sum().item()
+        rates["x".join(map(str, (*shape, shape[-1])))] = 2e-9 * x.numel() * shape[-1] * times / (time.process_time() - start)
+    return rates
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -266,9 +303,9 @@ def learn(args: argparse.Namespace) -> None:
         "bc": {},
         "filtered_bc": {},
         "td3_bc": {"alpha": 10.0, "gamma": 0.95, "tau": 0.02},
-        "iql": {"temperature": 15.0, "expectile": 0.9, "gamma": 0.95},
+        "iql": {"temperature": 5.0, "gamma": 0.95},
         "rebrac": {"actor_beta": 0.05, "critic_beta": 0.05, "gamma": 0.95, "tau": 0.02},
-        "awac": {"temperature": 15.0, "gamma": 0.95},
+        "awac": {"temperature": 5.0, "gamma": 0.95},
         "edac": {"num_critics": 4, "gamma": 0.95, "tau": 0.02},
         "cql": {"penalty_weight": 0.5, "num_actions": 4, "gamma": 0.95, "actor_learning_rate": 1e-3, "tau": 0.02},
     }
@@ -286,7 +323,7 @@ def main() -> None:
     from benchmarks import offline_online
 
     parts = {"speed": speed, "memory": memory, "learn": learn, **offline_online.PARTS}
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=list(parts))
     parser.add_argument("--peers", help="an interpreter that has d3rlpy")
     parser.add_argument("--steps", type=int, default=6_400, help="environment steps of the data")

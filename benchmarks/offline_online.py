@@ -32,9 +32,9 @@ def online(args: argparse.Namespace) -> None:
     """Compare RLPD with SAC from nothing on Pendulum, each with one environment and updates after every 8 steps."""
     torch.set_num_threads(1)
     env, data, _, _ = pendulum_data(args.steps)
-    shared = {"num_envs": 1, "num_steps": 8, "batch_size": 128, "num_cells": (64, 64), "gamma": 0.95, "learning_rate": 1e-3}
+    shared: dict[str, Any] = {"num_envs": 1, "num_steps": 8, "batch_size": 128, "num_cells": (64, 64), "gamma": 0.95, "learning_rate": 1e-3}
     shared["learning_starts"] = 200
-    rlpd = {"num_updates": 80, "policy_delay": 10}  # and 10 critics: the paper has 20 gradient steps to an environment step
+    rlpd: dict[str, Any] = {"num_updates": 80, "policy_delay": 10}  # and 10 critics: the paper has 20 gradient steps to an environment step
     runs = {
         "SAC": (funrl.algos.sac.make(env, num_updates=8, **shared), {1_000, 2_000, 4_000}),
         "RLPD": (offline.rlpd.make(env, data, **shared, **rlpd), {400, 600, 800, 1_000}),
@@ -56,7 +56,7 @@ def calibrated(args: argparse.Namespace) -> None:
     """Train Cal-QL and CQL on Pendulum's data, then let both go on in the environment."""
     torch.set_num_threads(1)
     env, data, _, _ = pendulum_data(args.steps)
-    shared = {"num_cells": (64, 64), "batch_size": 128, "num_actions": 4, "gamma": 0.95, "learning_rate": 1e-3, "tau": 0.02}
+    shared: dict[str, Any] = {"num_cells": (64, 64), "batch_size": 128, "num_actions": 4, "gamma": 0.95, "learning_rate": 1e-3, "tau": 0.02}
     shared |= {"actor_learning_rate": 1e-3, "penalty_weight": 0.5}
     at = {64, 128, 256, 512, 1_024}
     rows = [

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import scan
 
 
@@ -54,12 +54,12 @@ def grid_cells(low: Sequence[float], high: Sequence[float], shape: Sequence[int]
                 [ 0.7500, -0.5000],
                 [ 0.7500,  0.5000]])
     """
+    _check_bounds("grid_cells", low, high)
+    _check.integers("grid_cells: shape", shape, 1)
     if not len(low) == len(high) == len(shape) or not len(low):
         raise ValueError(f"grid_cells: expected low, high and shape of one length, got {len(low)}, {len(high)} and {len(shape)}")
     if not all(a < b for a, b in zip(low, high, strict=True)):
         raise ValueError(f"grid_cells: low, high: expected low < high for each descriptor, got {list(low)} and {list(high)}")
-    if min(shape) < 1:
-        raise ValueError(f"grid_cells: shape: expected at least 1 cell along each descriptor, got {list(shape)}")
     axes = [a + (torch.arange(n) + 0.5) * ((b - a) / n) for a, b, n in zip(low, high, shape, strict=True)]
     return torch.cartesian_prod(*axes).reshape(-1, len(shape))
 
@@ -94,12 +94,14 @@ def cvt_cells(
     Reference: V. Vassiliades, K. Chatzilygeroudis, J.-B. Mouret, "Using Centroidal Voronoi Tessellations to Scale Up the
         Multidimensional Archive of Phenotypic Elites Algorithm", 2016, arXiv:1610.05729.
     """
+    _check_bounds("cvt_cells", low, high)
+    for name, x in (("num_cells", num_cells), ("num_samples", num_samples), ("num_iterations", num_iterations)):
+        _check.integer(f"cvt_cells: {name}", x, 1)
+    _check.key("cvt_cells: key", key)
     if len(low) != len(high) or not len(low) or not all(a < b for a, b in zip(low, high, strict=True)):
         raise ValueError(f"cvt_cells: low, high: expected two sequences of one length, low < high, got {list(low)} and {list(high)}")
     if not 1 <= num_cells <= num_samples:
         raise ValueError(f"cvt_cells: num_cells: expected 1 to num_samples = {num_samples}, got {num_cells}")
-    if num_iterations < 1:
-        raise ValueError(f"cvt_cells: num_iterations: expected at least 1, got {num_iterations}")
     bounds = torch.tensor([list(low), list(high)], device=key.device)
     points = random.uniform(key, (num_samples, len(low)))
     points = bounds[0] + (bounds[1] - bounds[0]) * points
@@ -110,6 +112,12 @@ def cvt_cells(
         return torch.where(count > 0, mine.T @ points / count.clamp(min=1), centres), ()
 
     return scan(move, points[:num_cells].clone(), torch.arange(num_iterations, device=points.device))[0]
+
+
+def _check_bounds(what: str, low: Any, high: Any) -> None:
+    for name, bounds in (("low", low), ("high", high)):
+        for x in _check.instance(f"{what}: {name}", bounds, (list, tuple), "give one number for each descriptor", "a list"):
+            _check.number(f"{what}: {name}", x)
 
 
 def nearest(descriptors: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
@@ -155,7 +163,8 @@ def insert(archive: Archive, candidates: Any, fitness: torch.Tensor, descriptors
 
     Reference: J.-B. Mouret, J. Clune, "Illuminating search spaces by mapping elites", 2015, arXiv:1504.04909.
     """
-    n, num_measures = fitness.shape[0], archive.cells.shape[1]
+    n, num_measures = _check.floating("insert: fitness", fitness, shape=("N",)).shape[0], _known("insert", archive).cells.shape[1]
+    _check.floating("insert: descriptors", descriptors)
     if descriptors.shape != (n, num_measures):
         raise ValueError(f"insert: descriptors: expected [{n}, {num_measures}], got {list(descriptors.shape)}; one row for each candidate")
     fitness, descriptors = fitness.to(archive.fitness.dtype), descriptors.to(archive.cells.dtype)
@@ -180,7 +189,7 @@ def coverage(archive: Archive) -> torch.Tensor:
         >>> coverage(empty({"x": torch.zeros(1)}, grid_cells([0.0], [1.0], [2])))
         tensor(0.)
     """
-    return archive.filled.to(archive.fitness.dtype).mean()
+    return _known("coverage", archive).filled.to(archive.fitness.dtype).mean()
 
 
 def qd_score(archive: Archive, least: float | torch.Tensor = 0.0) -> torch.Tensor:
@@ -196,7 +205,11 @@ def qd_score(archive: Archive, least: float | torch.Tensor = 0.0) -> torch.Tenso
     Reference: J. K. Pugh, L. B. Soros, K. O. Stanley, "Quality Diversity: A New Frontier for Evolutionary Computation", 2016,
         doi:10.3389/frobt.2016.00040 (no arXiv id).
     """
-    return torch.where(archive.filled, archive.fitness - least, 0.0).sum()
+    return torch.where(_known("qd_score", archive).filled, archive.fitness - least, 0.0).sum()
+
+
+def _known(what: str, archive: Any) -> Archive:
+    return _check.instance(f"{what}: archive", archive, Archive, "state.archive of map_elites is one")
 
 
 def elite(archive: Archive) -> Any:

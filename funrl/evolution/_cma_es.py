@@ -6,7 +6,19 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.evolution._strategy import Number, Strategy, by_rank, check_count, check_positive, checked, full, like_rows, like_vector, start
+from funrl.evolution._strategy import (
+    Number,
+    Strategy,
+    by_rank,
+    check_count,
+    check_positive,
+    checked,
+    full,
+    guarded,
+    like_rows,
+    like_vector,
+    start,
+)
 
 
 @tree.dataclass
@@ -92,7 +104,8 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
     """
     check_count("cma_es", "num_candidates", num_candidates, 4)
     check_positive("cma_es", "sigma", sigma)
-    _check.number("cma_es: learning_rate", learning_rate, "[0, inf]", tensor=True)
+    _check.instance("cma_es: separable", separable, bool)
+    _check.number("cma_es: learning_rate", learning_rate, "[0, inf)", tensor=True)
 
     def init(key: torch.Tensor, params: Any) -> CMAESState:
         mean = start("cma_es", params)
@@ -146,7 +159,7 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
             count=count,
         )
 
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return guarded("cma_es", CMAESState, init, ask, tell, lambda state: state.mean)
 
 
 def _decompose(covariance: torch.Tensor) -> tuple[torch.Tensor, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.compiler import scan
 from funrl.evolution._strategy import Strategy
 
@@ -62,8 +62,9 @@ def evolve(
         >>> bool(generations.fitness_max[-1] > -1e-6), generations.fitness_mean.shape
         (True, torch.Size([60]))
     """
-    if num_generations < 1:
-        raise ValueError(f"evolve: num_generations: expected at least 1, got {num_generations}")
+    _check.integer("evolve: num_generations", num_generations, 1)
+    _check.instance("evolve: strategy", strategy, Strategy, "call the factory, as in evolution.snes(16)")
+    _check.function("evolve: fitness", fitness, "give fitness(key, candidates) -> [N]")
 
     def generation(state: Any, keys: torch.Tensor) -> tuple[Any, Generations]:
         ask_key, fitness_key = keys.unbind(0)

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from funrl import acting, random, tree
+from funrl import _check, acting, random, tree
 from funrl.compiler import scan
 from funrl.env import Env, Transition, VectorEnv
+from funrl.policies import StatefulPolicy
 
 Fitness = Callable[[torch.Tensor, Any], Any]
 
@@ -55,10 +56,17 @@ def episode_fitness(
         >>> fitness(random.key(1), candidates).shape
         torch.Size([3])
     """
+    _check.instance("episode_fitness: env", env, (Env, VectorEnv), "funrl.envs.make makes one", "a funrl.env.Env")
+    if not isinstance(act, StatefulPolicy):
+        _check.function("episode_fitness: act", act, "give act(params, key, observation) -> (action, extras), or a StatefulPolicy")
+    if env_params is not None:
+        _check.instance("episode_fitness: env_params", env_params, type(env.default_params), "env.default_params.replace changes some")
+    _check.instance("episode_fitness: same_episodes", same_episodes, bool)
+    if describe is not None:
+        _check.function("episode_fitness: describe", describe)
     steps = env.max_episode_steps if max_steps is None else max_steps
-    for name, value in (("num_episodes", num_episodes), ("max_steps", steps)):
-        if value < 1:
-            raise ValueError(f"episode_fitness: {name}: expected at least 1, got {value}")
+    _check.integer("episode_fitness: num_episodes", num_episodes, 1)
+    _check.integer("episode_fitness: max_steps", steps, 1)
     if isinstance(env, VectorEnv):
         kind = "runs on the host" if env.host else f"has {env.num_envs} copies"
         raise ValueError(f"episode_fitness: env: expected a single pure environment, as each candidate has its own, but {env.name} {kind}")
@@ -103,6 +111,7 @@ def first_episodes(done: torch.Tensor) -> torch.Tensor:
         >>> first_episodes(torch.tensor([False, True, False, True]))
         tensor([ True,  True, False, False])
     """
+    _check.flag("first_episodes: done", done)
     return done.to(torch.int64).cumsum(0) - done.to(torch.int64) == 0
 
 
@@ -149,8 +158,11 @@ def training_fitness(
     """
     last = num_updates if num_last is None else num_last
     for name, value in (("num_updates", num_updates), ("num_seeds", num_seeds), ("num_last", last)):
-        if value < 1:
-            raise ValueError(f"training_fitness: {name}: expected at least 1, got {value}")
+        _check.integer(f"training_fitness: {name}", value, 1)
+    _check.function("training_fitness: make", make, "give make(candidate) -> algo")
+    _check.instance("training_fitness: metric", metric, str, "give the name of a metric of algo.step", "a name")
+    if prepare is not None:
+        _check.function("training_fitness: prepare", prepare)
     if last > num_updates:
         raise ValueError(f"training_fitness: num_last: expected at most num_updates = {num_updates}, got {last}")
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, guarded, like_rows, rows, start
 
 
 @tree.dataclass
@@ -86,4 +86,4 @@ def genetic(num_candidates: int, *, num_parents: int = 20, num_elites: int = 1, 
         order = fitness.sort(descending=True, stable=True).indices[:num_parents]
         return GeneticState(like_rows(matrix[order], example), fitness[order])
 
-    return Strategy(init, ask, tell, lambda state: tree.index(state.parents, 0))
+    return guarded("genetic", GeneticState, init, ask, tell, lambda state: tree.index(state.parents, 0))

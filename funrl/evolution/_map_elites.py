@@ -7,7 +7,7 @@ import torch
 from funrl import _check, random, tree
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, guarded, like_rows, rows, start
 
 
 @tree.dataclass
@@ -76,7 +76,7 @@ def map_elites(
     def tell(state: MAPElitesState, candidates: Any, fitness: torch.Tensor, descriptors: torch.Tensor) -> MAPElitesState:
         return MAPElitesState(add("map_elites", state.archive, candidates, fitness, descriptors))
 
-    return Strategy(init, ask, tell, lambda state: _archive.elite(state.archive))
+    return guarded("map_elites", MAPElitesState, init, ask, tell, lambda state: _archive.elite(state.archive))
 
 
 def check_variation(what: str, num_candidates: int, cells: Any, sigma: Number, line_sigma: Number, spread: Number) -> None:
@@ -85,8 +85,8 @@ def check_variation(what: str, num_candidates: int, cells: Any, sigma: Number, l
     if not isinstance(cells, torch.Tensor) or not cells.is_floating_point() or cells.ndim != 2 or not cells.numel():
         got = tree.describe_leaf(cells) if isinstance(cells, torch.Tensor) else f"a {type(cells).__name__}"
         raise TypeError(f"{what}: cells: expected floating point [C, M], got {got}; grid_cells or cvt_cells make them")
-    _check.number(f"{what}: sigma", sigma, "[0, inf]", tensor=True)
-    _check.number(f"{what}: line_sigma", line_sigma, "[0, inf]", tensor=True)
+    _check.number(f"{what}: sigma", sigma, "[0, inf)", tensor=True)
+    _check.number(f"{what}: line_sigma", line_sigma, "[0, inf)", tensor=True)
     check_positive(what, "spread", spread)
 
 

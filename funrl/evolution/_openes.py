@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.evolution._strategy import Number, Strategy, by_gradient, centered_ranks
 from funrl.optim import Optimizer
 
@@ -66,4 +66,5 @@ def openes(
     def gradient(noise: torch.Tensor, fitness: torch.Tensor) -> torch.Tensor:
         return shaping(fitness) @ noise / (num_candidates * sigma)
 
+    _check.function("openes: shaping", shaping, "such as evolution.centered_ranks")
     return by_gradient("openes", OpenESState, num_candidates, optimizer, sigma, gradient)

@@ -12,7 +12,7 @@ from funrl.env import Env, Transition
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
 from funrl.evolution._map_elites import add, check_variation, varied
-from funrl.evolution._strategy import Number, Strategy, check_count, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, check_count, guarded, like_rows, rows, start
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
 from funrl.spaces import Box
@@ -157,7 +157,7 @@ def pga_map_elites(
     def init(key: torch.Tensor, params: Any) -> PGAMAPElitesState:
         return _init(td3, key, start(what, params), cells, env, critic)
 
-    return Strategy(init, ask, tell, lambda state: _archive.elite(state.archive))
+    return guarded("pga_map_elites", PGAMAPElitesState, init, ask, tell, lambda state: _archive.elite(state.archive))
 
 
 def _check_options(what: str, env: Env, num_candidates: int, counts: dict[str, Any], rates: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ def _check_options(what: str, env: Env, num_candidates: int, counts: dict[str, A
     if counts["num_gradient"] > num_candidates:
         raise ValueError(f"{what}: num_gradient: expected at most num_candidates = {num_candidates}, got {counts['num_gradient']}")
     for name, value in rates.items():
-        _check.number(f"{what}: {name}", value, "[0, inf]", tensor=True)
+        _check.number(f"{what}: {name}", value, "[0, inf)", tensor=True)
     space = env.action_space
     if not isinstance(space, Box) or not space.dtype.is_floating_point or not bool((space.high - space.low).isfinite().all()):
         raise ValueError(f"{what}: env: expected a bounded floating-point Box of actions, got {space} of {env.name}")

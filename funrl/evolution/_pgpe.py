@@ -16,6 +16,7 @@ from funrl.evolution._strategy import (
     check_positive,
     checked,
     full,
+    guarded,
     like_rows,
     mirrored,
     start,
@@ -91,8 +92,9 @@ def pgpe(
     check_count("pgpe", "num_candidates", num_candidates, 2, even=True)
     check_optimizer("pgpe", optimizer)
     check_positive("pgpe", "sigma", sigma)
-    _check.number("pgpe: sigma_learning_rate", sigma_learning_rate, "[0, inf]", tensor=True)
-    _check.number("pgpe: max_change", max_change, "[0, inf]", tensor=True)
+    _check.function("pgpe: shaping", shaping, "such as evolution.centered_ranks")
+    _check.number("pgpe: sigma_learning_rate", sigma_learning_rate, "[0, inf)", tensor=True)
+    _check.number("pgpe: max_change", max_change, "[0, inf)", tensor=True)
     if not isinstance(max_change, torch.Tensor) and not max_change < 1:
         raise ValueError(f"pgpe: max_change: expected a number in [0, 1), got {max_change}; at 1 a standard deviation could become 0")
 
@@ -117,4 +119,4 @@ def pgpe(
         mean, optimizer_state = ascend(optimizer, mean_gradient, state.optimizer, state.mean)
         return PGPEState(mean, state.sigma + change, optimizer_state)
 
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return guarded("pgpe", PGPEState, init, ask, tell, lambda state: state.mean)

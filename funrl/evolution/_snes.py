@@ -6,7 +6,19 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.evolution._strategy import Number, Strategy, by_rank, check_count, check_positive, checked, full, like_rows, like_vector, start
+from funrl.evolution._strategy import (
+    Number,
+    Strategy,
+    by_rank,
+    check_count,
+    check_positive,
+    checked,
+    full,
+    guarded,
+    like_rows,
+    like_vector,
+    start,
+)
 
 
 @tree.dataclass
@@ -63,9 +75,9 @@ def snes(num_candidates: int, *, sigma: Number = 1.0, learning_rate: Number = 1.
     """
     check_count("snes", "num_candidates", num_candidates, 2)
     check_positive("snes", "sigma", sigma)
-    _check.number("snes: learning_rate", learning_rate, "[0, inf]", tensor=True)
+    _check.number("snes: learning_rate", learning_rate, "[0, inf)", tensor=True)
     if sigma_learning_rate is not None:
-        _check.number("snes: sigma_learning_rate", sigma_learning_rate, "[0, inf]", tensor=True)
+        _check.number("snes: sigma_learning_rate", sigma_learning_rate, "[0, inf)", tensor=True)
     raw = [max(0.0, math.log(num_candidates / 2 + 1) - math.log(rank)) for rank in range(1, num_candidates + 1)]
     total = sum(raw)
     utilities = [x / total - 1 / num_candidates for x in raw]
@@ -90,4 +102,4 @@ def snes(num_candidates: int, *, sigma: Number = 1.0, learning_rate: Number = 1.
         sigma = state.sigma * torch.exp(0.5 * rate * (utility @ (noise.square() - 1)))
         return SNESState(like_vector(mean + learning_rate * state.sigma * (utility @ noise), state.mean), sigma)
 
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return guarded("snes", SNESState, init, ask, tell, lambda state: state.mean)

@@ -31,8 +31,25 @@ class Strategy(NamedTuple):
     best: Callable[[Any], Any]
 
 
+def guarded(what: str, kind: type, init: Any, ask: Any, tell: Any, best: Any) -> Strategy:
+    """Return a :class:`Strategy` whose functions raise a TypeError unless their state is of its class and the key of ``ask`` a key."""
+
+    def known(state: Any) -> Any:
+        return _check.instance(f"{what}: state", state, kind, "strategy.init(key, params) returns the first one")
+
+    def checked_ask(key: torch.Tensor, state: Any) -> tuple[Any, Any]:
+        return ask(_check.key(f"{what}: key", key), known(state))
+
+    def checked_tell(state: Any, *found: Any, **named: Any) -> Any:
+        return tell(known(state), *found, **named)
+
+    return Strategy(init, checked_ask, checked_tell, lambda state: best(known(state)))
+
+
 def rows(candidates: Any) -> torch.Tensor:
     """Return a tree with leaves [N, ...] as a matrix [N, D], one row a candidate."""
+    for x in _check.some("rows: candidates", tree.leaves(candidates), "leaf"):
+        _check.sized("rows: candidates", _check.tensor("rows: candidates", x), ("N", ...))
     return torch.func.vmap(lambda one: tree.ravel(one)[0])(candidates)
 
 
@@ -53,6 +70,7 @@ def start(what: str, params: Any) -> Any:
     if not leaves:
         raise ValueError(f"{what}: params: expected a tree with at least one leaf, got none")
     for path, x in zip(tree.paths(params), leaves, strict=True):
+        _check.tensor(f"{what}: params", x)
         if not x.is_floating_point() or x.dtype != leaves[0].dtype:
             raise TypeError(
                 f"{what}: params: expected floating-point leaves of one dtype, got {tree.describe_leaf(x)} at {path or 'its only leaf'} "
@@ -112,6 +130,7 @@ def centered_ranks(fitness: torch.Tensor) -> torch.Tensor:
     Reference: T. Salimans, J. Ho, X. Chen, S. Sidor, I. Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement
         Learning", 2017, arXiv:1703.03864. Deviation: candidates of equal fitness do not get different ranks.
     """
+    _check.floating("centered_ranks: fitness", fitness, shape=("N",))
     return by_rank(fitness, torch.linspace(0.5, -0.5, fitness.shape[0], dtype=fitness.dtype, device=fitness.device))
 
 
@@ -129,6 +148,7 @@ def standardized(fitness: torch.Tensor) -> torch.Tensor:
         >>> standardized(torch.tensor([1.0, 3.0]))
         tensor([-1.,  1.])
     """
+    _check.floating("standardized: fitness", fitness, shape=("N",))
     centred = fitness - fitness.mean()
     return centred / (centred.square().mean().sqrt() + 1e-8)
 
@@ -174,7 +194,7 @@ def by_gradient(
         noise = (matrix - tree.ravel(state.mean)[0]) / sigma
         return kind(*ascend(optimizer, gradient(noise, fitness), state.optimizer, state.mean))
 
-    return Strategy(init, ask, tell, lambda state: state.mean)
+    return guarded(what, kind, init, ask, tell, lambda state: state.mean)
 
 
 def check_count(what: str, name: str, value: Any, low: int, *, even: bool = False) -> None:

@@ -7,6 +7,7 @@ agents, which share one copy of the data. :mod:`funrl.offline.datasets` reads, r
 import dataclasses
 from typing import Any
 
+from funrl import _check
 from funrl._check import nearest
 from funrl.algos import Algorithm, environment
 from funrl.env import AnyEnv, VectorEnv
@@ -132,6 +133,7 @@ def make(name: str, env: AnyEnv | str | tuple[Any, Any], dataset: Any, **options
 
 
 def _find(name: str) -> tuple[Any, Any]:
+    _check.instance("offline.make: name", name, str, f"the learners are {', '.join(_ALGORITHMS)}", "a name")
     if name not in _ALGORITHMS:
         raise ValueError(f"offline.make: name: no learner is called {name!r}; {nearest(name, _ALGORITHMS)}")
     return _ALGORITHMS[name]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import returns, tree
+from funrl import _check, returns, tree
 from funrl.env import AnyEnv, Place, Transition
 from funrl.spaces import Binary, Box, Dict, Discrete, Tuple
 
@@ -97,6 +97,7 @@ def from_transitions(
         >>> data.size, data.end, data.return_to_go
         (3, tensor([False,  True,  True]), tensor([2., 1., 1.]))
     """
+    _check.instance(f"{what}: transition", transition, Transition, "make one of the columns", "a funrl.env.Transition")
     transition = transition.replace(place=(), extras=transition.extras if isinstance(transition.extras, dict) else {})
     _check_columns(what, transition)
     if spaces is None:
@@ -142,7 +143,11 @@ def from_rollouts(batches: Transition | Iterable[Transition], *, spaces: Any, wh
         >>> data.size, bool((data.episode_return.sum() == 200))
         (200, True)
     """
-    batches = [batches] if isinstance(batches, Transition) else list(batches)
+    batches = [batches] if isinstance(batches, Transition | torch.Tensor) else batches
+    remedy = "give what rollout or a collector returns"
+    batches = list(_check.instance(f"{what}: batches", batches, Iterable, remedy, "batches of transitions"))
+    for batch in batches:
+        _check.instance(f"{what}: batches", batch, Transition, remedy, "a funrl.env.Transition")
     if not batches:
         raise ValueError(f"{what}: batches: expected at least one batch of transitions, got none; record some steps first")
     whole = tree.cat(batches)
@@ -161,6 +166,18 @@ def from_rollouts(batches: Transition | Iterable[Transition], *, spaces: Any, wh
     else:
         cut = (torch.arange(num_steps * num_envs, device=rows.reward.device) + 1) % num_steps == 0
     return from_transitions(rows, end=rows.done | cut, spaces=spaces, what=what)
+
+
+def check_dataset(what: str, dataset: Any) -> Dataset:
+    """Return a data set; raise a TypeError if it is none.
+
+    Example:
+        >>> check_dataset("top", "data.npz")
+        Traceback (most recent call last):
+        ...
+        TypeError: top: dataset: expected a Dataset, got a str; datasets.open_dataset opens files, and a stream has a dataset
+    """
+    return _check.instance(f"{what}: dataset", dataset, Dataset, "datasets.open_dataset opens files, and a stream has a dataset")
 
 
 def spaces_of(what: str, spaces: Any) -> tuple[Any, Any]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import nn, optim, random, tree
+from funrl import _check, nn, optim, random, tree
 from funrl.compiler import scan
-from funrl.offline._dataset import Dataset
+from funrl.offline._dataset import Dataset, check_dataset
 from funrl.spaces import Discrete
 
 # States that episodes begin with, drawn for the estimate of a return.
@@ -46,7 +46,13 @@ def normalized_score(
 
     Reference: J. Fu et al., "D4RL: Datasets for Deep Data-Driven Reinforcement Learning", 2020, arXiv:2004.07219, section 5.
     """
+    if not isinstance(episode_return, float):
+        _check.floating("normalized_score: episode_return", episode_return)
+    for name, x in (("low", low), ("high", high)):
+        if x is not None:
+            _check.number(f"normalized_score: {name}", x)
     if env is not None:
+        _check.instance("normalized_score: env", env, str, "", "a name")
         name = env.rsplit(":", 1)[-1].rsplit("-v", 1)[0]
         if name not in REFERENCE_SCORES or low is not None or high is not None:
             known = ", ".join(REFERENCE_SCORES)
@@ -122,8 +128,13 @@ def fitted_q_evaluation(
     Reference: H. M. Le, C. Voloshin, Y. Yue, "Batch Policy Learning under Constraints", 2019, arXiv:1903.08738, algorithm 3, with gradient
         steps and a target network in the place of regression to the end.
     """
-    if num_updates < 10:
-        raise ValueError(f"fitted_q_evaluation: num_updates: expected at least 10, got {num_updates}")
+    what = "fitted_q_evaluation"
+    check_dataset(what, dataset)
+    _check.function(f"{what}: act", act, "give act(params, key, observation) -> (action, extras), such as algo.greedy")
+    _check.integer(f"{what}: num_updates", num_updates, 10)
+    _check.integer(f"{what}: batch_size", batch_size, 1)
+    for name, x, interval in (("gamma", gamma, "[0, 1]"), ("tau", tau, "[0, 1]"), ("learning_rate", learning_rate, "[0, inf)")):
+        _check.number(f"{what}: {name}", x, interval, tensor=True)
     space = dataset.action_space
     net = nn.mlp(num_cells, 1)
     init_key, step_key, first_key = random.split(key, 3).unbind(0)
@@ -218,13 +229,12 @@ def tuning_curve(
     Reference: M. T. Jackson, U. Berdica, J. Liesen, S. Whiteson, J. N. Foerster, "A Clean Slate for Offline Reinforcement Learning", 2025,
         arXiv:2504.11453, section 3. Here the bonus is in units of the range of returns.
     """
-    if episode_return.ndim != 2:
-        raise ValueError(f"tuning_curve: episode_return: expected [P, R], policies and episodes, got {list(episode_return.shape)}")
+    _check.floating("tuning_curve: episode_return", episode_return, shape=("P", "R"))
     policies, episodes = episode_return.shape
-    if not 1 <= num_policies <= policies:
-        raise ValueError(f"tuning_curve: num_policies: expected from 1 to the {policies} policies there are, got {num_policies}")
-    if num_evaluations < 1 or num_trials < 1:
-        raise ValueError(f"tuning_curve: expected at least 1 evaluation and trial, got {num_evaluations} and {num_trials}")
+    _check.integer("tuning_curve: num_policies", num_policies, 1, policies, "draw from the policies there are")
+    _check.integer("tuning_curve: num_evaluations", num_evaluations, 1)
+    _check.integer("tuning_curve: num_trials", num_trials, 1)
+    _check.number("tuning_curve: exploration", exploration, "[0, inf)")
     width = (episode_return.max() - episode_return.min()).clamp(min=1e-12)
 
     def trial(key: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from funrl import _check, tree
 from funrl._files import read_json, write_atomic
 from funrl.env import Transition
-from funrl.offline._dataset import Dataset
+from funrl.offline._dataset import Dataset, check_dataset
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
 _NOTES = "dataset.json"
@@ -45,8 +45,11 @@ def save(dataset: Dataset | Iterable[Dataset], folder: str | os.PathLike) -> Dat
     """
     _check.path("datasets.save", folder)
     folder = Path(folder)
-    parts = iter([dataset] if isinstance(dataset, Dataset) else dataset)
+    source = [dataset] if isinstance(dataset, Dataset | torch.Tensor) else dataset
+    parts = iter(_check.instance("datasets.save: dataset", source, Iterable, "datasets.open_dataset opens files", "a Dataset"))
     first = next(parts, None)
+    if first is not None:
+        check_dataset("datasets.save", first)
     if first is None:
         raise ValueError("datasets.save: dataset: expected at least one part, got none")
     if (folder / _NOTES).exists():
@@ -91,13 +94,17 @@ def load(folder: str | os.PathLike) -> Dataset:
         ...
         ValueError: /nowhere: there is no complete data set here (no dataset.json); give a folder that datasets.save wrote
     """
-    folder = Path(folder)
+    folder = Path(_path("datasets.load", folder))
     text = _read_notes(folder)
     plain: dict[str, Any] = {}
     for row in text["columns"]:
         array = _mapped(folder / row["file"], text["size"], row["shape"], row["dtype"])
         _put(plain, row["keys"], array)
     return _whole(plain, text)
+
+
+def _path(what: str, folder: Any) -> Any:
+    return _check.instance(f"{what}: folder", folder, (str, os.PathLike), "give the folder that datasets.save wrote", "a path")
 
 
 def _whole(plain: dict[str, Any], text: dict[str, Any]) -> Dataset:
@@ -240,7 +247,7 @@ def stream(folder: str | os.PathLike) -> Stream:
         ...     stream(folder).rows(torch.tensor([[1, 0, 1]])).reward
         tensor([[2., 1., 2.]])
     """
-    return Stream(folder)
+    return Stream(_path("datasets.stream", folder))
 
 
 def space_to_json(space: Any) -> Any:

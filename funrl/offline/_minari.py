@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.env import AnyEnv, Transition
-from funrl.offline._dataset import Dataset, from_transitions, spaces_of
+from funrl.envs import gymnasium as bridge
+from funrl.offline._dataset import Dataset, check_dataset, from_transitions, spaces_of
 from funrl.offline._files import save
 from funrl.offline._views import merge
 
@@ -46,6 +47,7 @@ def minari(
         ...
         FileNotFoundError: /nowhere: there is no Minari data set; give the folder of one, or a name that `minari list local` shows
     """
+    _check.instance("minari: name", name, (str, os.PathLike), "give a name of Minari, or a folder", "a path")
     if not _is_folder(name) and (os.path.isabs(name) or Path(name).exists()):
         raise FileNotFoundError(f"{name}: there is no Minari data set; give the folder of one, or a name that `minari list local` shows")
     package = _package()
@@ -152,6 +154,8 @@ def to_minari(
         ...
         ValueError: to_minari: dataset: expected each successor to be the next observation of its piece, ...
     """
+    _check.instance("to_minari: name", name, (str, os.PathLike), "give a name for Minari, or a folder", "a path")
+    check_dataset("to_minari", dataset)
     buffers = [_episode(dataset, int(low), int(high)) for low, high in _borders(dataset)]
     package = _package()
     from minari.data_collector.episode_buffer import EpisodeBuffer
@@ -161,7 +165,6 @@ def to_minari(
     if (folder / "metadata.json").exists():
         raise ValueError(f"to_minari: name: there is a data set in {folder}; delete it, or choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    from funrl.envs import gymnasium as bridge
 
     spaces = [bridge.as_gymnasium_space(space) for space in (dataset.observation_space, dataset.action_space)]
     storage = MinariStorage.new(folder, *spaces, env_spec=_spec(env), data_format="hdf5", jpeg_encoding=False)

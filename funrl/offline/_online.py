@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, random, stats, tree
+from funrl import _check, buffers, random, stats, tree
 from funrl.algos import Algorithm, State, off_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.env import AnyEnv, Transition
@@ -81,8 +81,8 @@ def mixed_buffer(dataset: Dataset, buffer: buffers.Buffer, *, share: float = 0.5
     """
     if isinstance(dataset, Stream) or not isinstance(dataset, Dataset):
         raise TypeError(f"mixed_buffer: dataset: expected a Dataset, got a {type(dataset).__name__}; of a stream give stream.dataset")
-    if not 0 <= share < 1:
-        raise ValueError(f"offline_share: expected a number of at least 0 and below 1, got {share!r}")
+    _check.instance("mixed_buffer: buffer", buffer, buffers.Buffer, "buffers.uniform makes one", "a funrl.buffers.Buffer")
+    _check.number("offline_share", share, "[0, 1)")
 
     def sample(key: torch.Tensor, state: Any, batch_size: int) -> buffers.Sample:
         count = round(share * batch_size)
@@ -133,6 +133,8 @@ def hand_over(state: State, offline: State) -> State:
         ...
         ValueError: hand_over: offline: the parameters: ...
     """
+    for name, x in (("state", state), ("offline", offline)):
+        _check.instance(f"hand_over: {name}", x, State, "algo.init and algo.step return one", "a State")
     if isinstance(offline.learner.params.observation, stats.Moments):
         raise ValueError("hand_over: offline: expected a learner without normalize_observation, got one with normalize_observation=True")
     new, old = state.learner, offline.learner

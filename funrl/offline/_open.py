@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.env import AnyEnv
-from funrl.offline._dataset import Dataset
+from funrl.offline._dataset import Dataset, check_dataset
 from funrl.offline._files import load, save
 from funrl.offline._minari import minari, to_minari
 from funrl.offline._readers import d4rl, directory
@@ -34,7 +34,7 @@ def open_dataset(name: str | os.PathLike, *, spaces: Any = None) -> Dataset:
         ...
         FileNotFoundError: data.txt: there is no such data; expected minari:ID, a Minari folder, a folder of datasets.save, FILE.hdf5, ...
     """
-    text = os.fspath(name)
+    text = os.fspath(_check.instance("open_dataset: name", name, (str, os.PathLike), f"give {_NAMES}", "a path"))
     if text.startswith("minari:"):
         return minari(text.removeprefix("minari:"), spaces=spaces)
     path = Path(text)
@@ -74,7 +74,8 @@ def write(dataset: Dataset, name: str | os.PathLike, *, env: AnyEnv | None = Non
         ...     tree.equal(open_dataset(f"{folder}/random.npz", spaces=funrl.envs.make("Pendulum-v1")).transition, data.transition)
         True
     """
-    text = os.fspath(name)
+    check_dataset("write", dataset)
+    text = os.fspath(_check.instance("write: name", name, (str, os.PathLike), "give a file, a folder, or minari:ID", "a path"))
     if text.startswith("minari:"):
         to_minari(dataset, text.removeprefix("minari:"), env=env, algorithm=algorithm)
         return

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import tree
+from funrl import _check, tree
 from funrl.env import Transition
 from funrl.offline._dataset import Dataset, from_transitions
 from funrl.offline._files import save
@@ -52,6 +52,7 @@ def d4rl(
 
     Reference: J. Fu et al., "D4RL: Datasets for Deep Data-Driven Reinforcement Learning", 2020, arXiv:2004.07219.
     """
+    _check.instance("d4rl: path", path, (str, os.PathLike), "give the file", "a path")
     with open(path, "rb"):  # raises an error that names a missing file
         pass
     with _hdf5(path) as file:
@@ -138,7 +139,7 @@ def ogbench(
 
     Reference: S. Park, K. Frans, B. Eysenbach, S. Levine, "OGBench: Benchmarking Offline Goal-Conditioned RL", 2024, arXiv:2410.20092.
     """
-    place = str(path)
+    place = str(_check.instance("ogbench: path", path, (str, os.PathLike), "give the file", "a path"))
     arrays = _npz(path)
     found = rename(place, arrays, needed=("observation", "action", "terminated"))
     made = columns_of(place, {name: found[name] for name in ("observation", "action", "terminated")}, dtype)
@@ -197,7 +198,7 @@ def directory(
         ...     directory(folder).transition.next_observation.squeeze(-1)
         tensor([1., 2.])
     """
-    path = Path(path)
+    path = Path(_check.instance("directory: path", path, (str, os.PathLike), "give the directory, or a file", "a path"))
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".npz", ".safetensors"))
         if not files:

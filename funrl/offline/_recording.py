@@ -6,9 +6,11 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.acting import rollout, start
+from funrl.algos import Algorithm, State
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Transition, VectorEnv, on_host
 from funrl.offline._dataset import Dataset, from_rollouts, from_transitions
+from funrl.policies import StatefulPolicy
 
 
 def record(
@@ -49,8 +51,16 @@ def record(
         >>> data.size, len(data.episode_return), data.transition.action.shape
         (1000, 5, torch.Size([1000, 1]))
     """
+    _check.key("record: key", key)
+    _check.instance("record: env", env, AnyEnv, "funrl.envs.make makes one", "an environment")
+    if act is not None and not isinstance(act, StatefulPolicy):
+        _check.function("record: act", act, "give act(params, key, observation) -> (action, extras), a StatefulPolicy, or None")
+    if dtype is not None:
+        _check.instance("record: dtype", dtype, torch.dtype, "such as torch.float32")
     _check.integer("record: num_steps", num_steps, 1)
     _check.integer("record: num_envs", num_envs, 1)
+    if env_params is not None:
+        _check.instance("record: env_params", env_params, type(env.default_params), "env.default_params.replace changes some")
     env_params = env.default_params if env_params is None else env_params
     lanes = env.num_envs if isinstance(env, VectorEnv) else num_envs
     copies = None if isinstance(env, VectorEnv) else num_envs
@@ -96,6 +106,8 @@ def from_replay(algo: Any, state: Any, *, dtype: torch.dtype | None = torch.floa
         >>> data.size, bool((data.transition.observation[1:8] == data.transition.next_observation[:7]).all())
         (16, True)
     """
+    _check.instance("from_replay: algo", algo, Algorithm, "funrl.algos.make returns one")
+    _check.instance("from_replay: state", state, State, "algo.init(key) returns the first one")
     ring = getattr(state.learner.buffer, "ring", state.learner.buffer)
     if not all(hasattr(ring, name) for name in ("data", "cursor", "size")) or not isinstance(ring.data, Transition):
         raise ValueError(f"from_replay: state: expected a learner with a buffer of single transitions, got that of {algo.name}")

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, returns, stats, tree
-from funrl.offline._dataset import Dataset
+from funrl import _check, buffers, returns, stats, tree
+from funrl.offline._dataset import Dataset, check_dataset
 
 
 @tree.dataclass
@@ -36,7 +36,7 @@ def moments(dataset: Dataset) -> stats.Moments:
         >>> moments(from_transitions(rows)).mean
         tensor([2.])
     """
-    observation = dataset.transition.observation
+    observation = check_dataset("moments", dataset).transition.observation
     dtype = dataset.transition.reward.dtype
     state = stats.moments(tree.to(tree.index(observation, 0), torch.float64))
     for part in range(0, dataset.size, 65536):
@@ -64,9 +64,8 @@ def scale_rewards(dataset: Dataset, *, how: str = "return_range", scale: float =
         >>> scale_rewards(from_transitions(rows), scale=10.0).transition.reward
         tensor([ 5., 15.])
     """
-    reward = dataset.transition.reward.double()
-    if not scale > 0:
-        raise ValueError(f"scale_rewards: scale: expected a number above 0, got {scale!r}")
+    reward = check_dataset("scale_rewards", dataset).transition.reward.double()
+    _check.number("scale_rewards: scale", scale, "(0, inf)")
     if how == "return_range":
         total = dataset.episode_return.double()
         width = float(total.max() - total.min())
@@ -102,7 +101,8 @@ def n_step(dataset: Dataset, *, n: int, gamma: float) -> Dataset:
         >>> data.transition.reward, data.transition.extras["discount"], data.transition.terminated
         (tensor([1.5000, 1.5000, 1.0000]), tensor([0.2500, 0.2500, 0.5000]), tensor([False,  True,  True]))
     """
-    flagged = dataset.transition.replace(truncated=dataset.end & ~dataset.transition.terminated)
+    _check.number("n_step: gamma", gamma, "[0, 1]")
+    flagged = check_dataset("n_step", dataset).transition.replace(truncated=dataset.end & ~dataset.transition.terminated)
     joined = buffers.n_step(flagged, n=n, gamma=gamma)
     rows = joined.transition
     return dataset.replace(transition=rows.replace(extras={**dataset.transition.extras, "discount": joined.discount}))
@@ -122,6 +122,14 @@ def select(dataset: Dataset, pieces: torch.Tensor) -> Dataset:
         >>> select(from_transitions(rows), torch.tensor([True, False])).size
         2
     """
+    check_dataset("select", dataset)
+    _check.tensor("select: pieces", pieces, "give flags, bool [E], or numbers of pieces, int64")
+    if pieces.dtype != torch.bool:
+        _check.whole("select: pieces", pieces, "give flags, bool [E], or numbers of pieces, int64")
+    elif pieces.shape != dataset.begins.shape:
+        _check.fail(ValueError, "select: pieces", f"one flag for each of {len(dataset.begins)} pieces", list(pieces.shape))
+    if pieces.dtype != torch.bool and bool(((pieces < 0) | (pieces >= len(dataset.begins))).any()):
+        _check.fail(ValueError, "select: pieces", f"numbers from 0 to {len(dataset.begins) - 1}", pieces.tolist())
     number = torch.cat([torch.zeros_like(dataset.end[:1], dtype=torch.int64), dataset.end[:-1].cumsum(0)])
     chosen = torch.zeros(len(dataset.begins), dtype=torch.bool, device=number.device)
     chosen[pieces] = True
@@ -148,6 +156,8 @@ def merge(*datasets: Dataset) -> Dataset:
     """
     if not datasets:
         raise ValueError("merge: datasets: expected at least one, got none")
+    for data in datasets:
+        check_dataset("merge", data)
     first = datasets[0]
     for other in datasets[1:]:
         pairs = {"observation_space": "observations", "action_space": "actions"}
@@ -172,6 +182,7 @@ def normalize_observations(dataset: Dataset, state: stats.Moments | None = None)
         >>> normalize_observations(from_transitions(rows)).transition.observation.squeeze(-1)
         tensor([-1.0000,  1.0000])
     """
+    check_dataset("normalize_observations", dataset)
     state = moments(dataset) if state is None else state
     rows = dataset.transition
     kinds = tree.map(lambda x: x.dtype, state.mean)
@@ -194,9 +205,8 @@ def top(dataset: Dataset, fraction: float) -> Dataset:
         >>> top(from_transitions(rows), 0.5).transition.reward
         tensor([3.])
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"top: fraction: expected a number above 0 and at most 1, got {fraction!r}")
-    total = dataset.episode_return
+    _check.number("top: fraction", fraction, "(0, 1]")
+    total = check_dataset("top", dataset).episode_return
     count = max(1, -int(-len(total) * fraction // 1))
     return select(dataset, torch.argsort(total, descending=True, stable=True)[:count])
 
@@ -224,9 +234,9 @@ def windows(dataset: Dataset, index: torch.Tensor, length: int, step: torch.Tens
                 [False,  True]]), tensor([[2., 1.],
                 [0., 1.]]))
     """
-    if length < 1:
-        raise ValueError(f"windows: length: expected at least 1, got {length}")
-    step = dataset.step if step is None else step
+    _check.integer("windows: length", length, 1)
+    _check.whole("windows: index", index)
+    step = check_dataset("windows", dataset).step if step is None else step
     back = torch.arange(length - 1, -1, -1, device=index.device)
     mask = back <= step[index].unsqueeze(-1)
     rows = torch.where(mask, index.unsqueeze(-1) - back, 0)

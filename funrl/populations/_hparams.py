@@ -27,14 +27,17 @@ def hparam_names(algo: Algorithm) -> list[str]:
         >>> hparam_names(funrl.algos.sac.make(funrl.envs.make("Pendulum-v1")))
         ['learning_rate', 'anneal_steps', 'gamma', 'tau', 'entropy_share']
     """
-    return [field.name for field in dataclasses.fields(algo.config) if not field.metadata.get("static")]
+    return [field.name for field in dataclasses.fields(check_algo("hparam_names", algo).config) if not field.metadata.get("static")]
+
+
+def check_algo(what: str, algo: Any) -> Algorithm:
+    """Return an algorithm; raise a TypeError if it is none."""
+    return _check.instance(f"{what}: algo", algo, Algorithm, "funrl.algos.make returns one")
 
 
 def check_names(what: str, algo: Any, names: Any) -> None:
     """Raise a ValueError unless each name is of a hyperparameter that may differ between agents."""
-    if not isinstance(algo, Algorithm):
-        raise TypeError(f"{what}: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
-    known, kind = hparam_names(algo), type(algo.config).__name__
+    known, kind = hparam_names(check_algo(what, algo)), type(algo.config).__name__
     static = {field.name for field in dataclasses.fields(algo.config)} - set(known)
     for name in names:
         if name in static:
@@ -74,7 +77,10 @@ def check_hparams(what: str, algo: Algorithm, hparams: Any, num_agents: int) -> 
     check_names(what, algo, hparams)
     checked = {}
     for name, x in hparams.items():
-        x = torch.as_tensor(x)
+        try:
+            x = torch.as_tensor(x)
+        except (RuntimeError, TypeError, ValueError):
+            raise TypeError(f"{what}: {name}: expected a number for each of the {num_agents} agents, got {_check.describe(x)}") from None
         if x.shape != (num_agents,) or x.is_complex() or x.dtype == torch.bool:
             raise ValueError(f"{what}: {name}: expected a number for each of the {num_agents} agents, got {x.dtype} {list(x.shape)}")
         if bool(x.isnan().any()):
@@ -150,8 +156,8 @@ def by_value(algo: Algorithm, values: Mapping[str, Sequence[Any]], *, make: Call
         >>> [(one.config.num_envs, one.config.num_epochs) for one in by_value(algo, {"num_epochs": [2, 4]})]
         [(8, 2), (8, 4)]
     """
-    if not isinstance(algo, Algorithm):
-        raise TypeError(f"by_value: algo: expected an Algorithm, got {type(algo).__name__}; funrl.algos.make returns one")
+    check_algo("by_value", algo)
+    _check.instance("by_value: values", values, Mapping, "give a list of values by the name of each field", "a dict")
     fields = {field.name: bool(field.metadata.get("static")) for field in dataclasses.fields(algo.config)}
     for name, some in values.items():
         if name not in fields:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import random
+from funrl import _check, random
 from funrl.algos import Algorithm
 from funrl.populations._population import Population, checked_space, described
 from funrl.populations._run import chunks_of, programs, table_of, train_together
@@ -70,6 +70,7 @@ def optuna_search(
     except ImportError:
         raise ImportError('optuna_search needs optuna; install it with: pip install "funrl[optuna]"') from None
     checked = checked_space("optuna_search", algo, space)
+    _check.instance("optuna_search: study", study, optuna.Study, "optuna.create_study makes one", "an optuna.Study")
     if [x.name for x in study.directions] != ["MAXIMIZE"]:
         got = ", ".join(x.name for x in study.directions)
         raise ValueError(f'optuna_search: study: expected one objective to maximize, got {got}; create_study(direction="maximize")')

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.algos import Algorithm, State
 from funrl.populations import _spaces
 from funrl.populations._population import Exchange, Population, checked_space, described, sweep
@@ -93,7 +93,7 @@ def pbt(
         at the same update, and an agent without a finished episode since the last exchange has its previous score.
     """
     checked = checked_space("pbt", algo, space)
-    _check(n, period, selection, fraction, explore, factors, resample_probability)
+    _check_options(n, period, selection, fraction, explore, factors, resample_probability)
     first = sweep(algo, space, n, method=method)
     options = {"factors": factors if explore == "perturb" else None, "probability": resample_probability}
     explored = functools.partial(_explored, space=checked, **options)
@@ -173,16 +173,16 @@ def _tournament(keys: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
     return (torch.arange(n, device=score.device) + away) % n
 
 
-def _check(n: Any, period: Any, selection: Any, fraction: Any, explore: Any, factors: Any, probability: Any) -> None:
+def _check_options(n: Any, period: Any, selection: Any, fraction: Any, explore: Any, factors: Any, probability: Any) -> None:
     for name, value, low in (("n", n, 2), ("period", period, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise ValueError(f"pbt: {name}: expected an integer of at least {low}, got {value!r}")
     for name, value, known in (("selection", selection, _SELECTIONS), ("explore", explore, _EXPLORATIONS)):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise ValueError(f"pbt: {name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
-    if not 0 < fraction <= 0.5:
-        raise ValueError(f"pbt: fraction: expected a number above 0 and at most 0.5, got {fraction!r}")
-    if not isinstance(factors, Sequence) or len(factors) != 2 or not all(0 < x < math.inf for x in factors):
+    _check.number("pbt: fraction", fraction, "(0, 0.5]")
+    if not isinstance(factors, Sequence) or len(factors) != 2:
         raise ValueError(f"pbt: factors: expected two finite numbers above 0, got {factors!r}")
-    if not 0 <= probability <= 1:
-        raise ValueError(f"pbt: resample_probability: expected a number from 0 to 1, got {probability!r}")
+    for factor in factors:
+        _check.number("pbt: factors", factor, "(0, inf)")
+    _check.number("pbt: resample_probability", probability, "[0, 1]")

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.algos import Algorithm, State
 from funrl.populations import _spaces
-from funrl.populations._hparams import begin, check_names, check_values
+from funrl.populations._hparams import begin, check_algo, check_names, check_values
 
 
 @tree.dataclass
@@ -75,6 +75,7 @@ class Population(NamedTuple):
         Returns:
             The new state, and the metrics, a dict of tensors [K].
         """
+        _check.instance("Population.step: state", state, PopulationState, "population.init(key) returns the first one")
         return advance(self.algo, self.exchange, random.split(key, self.num_agents), state)
 
 
@@ -82,7 +83,7 @@ def advance(
     algo: Algorithm, exchange: Exchange | None, keys: torch.Tensor, state: PopulationState
 ) -> tuple[PopulationState, dict[str, torch.Tensor]]:
     """Update all agents, agent k with ``keys[k]``, then exchange their parameters if the population has an exchange."""
-    agents, metrics = torch.func.vmap(algo.step)(keys, state.agents)
+    agents, metrics = torch.func.vmap(check_algo("advance", algo).step)(keys, state.agents)
     memory = state.memory
     if exchange is not None:
         agents, memory, metrics = exchange.move(torch.func.vmap(lambda k: random.fold_in(k, -5))(keys), agents, memory, metrics)
@@ -91,7 +92,7 @@ def advance(
 
 def first_hparams(population: Population, key: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the first hyperparameters of a run with this key, float64 [K] by name."""
-    return population.draw(random.fold_in(key, -4))
+    return _check.instance("first_hparams: population", population, Population).draw(random.fold_in(key, -4))
 
 
 def seeds(algo: Algorithm, n: int) -> Population:

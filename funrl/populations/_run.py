@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.algos import Algorithm
 from funrl.compiler import compile
 from funrl.env import on_host
-from funrl.populations._hparams import begin
+from funrl.populations._hparams import begin, check_algo
 from funrl.populations._population import Exchange, Population, PopulationState, advance, first_hparams
 from funrl.populations._table import Table, final_scores, first_true, join, not_finite
+
+# The bytes of an agent outside of its program: its key, hyperparameters, and row of the table.
+_ROW_BYTES = 128
 
 
 class Chunk(NamedTuple):
@@ -99,10 +102,12 @@ def run(
         ((4, 3), array([0, 0, 1, 1]), array([0, 0, 0, 0]))
     """
     several = [populations] if isinstance(populations, Population) else populations
-    _check(several, key, total_steps)
+    _check_arguments(several, key, total_steps)
     if devices is not None and (isinstance(devices, str) or not isinstance(devices, Sequence) or not devices):
         raise ValueError(f"run: devices: expected a list of at least one device, such as ['cuda:0', 'cuda:1'], got {devices!r}")
-    places = _devices(key) if devices is None else [torch.device(x) for x in devices]
+    if train is not None:
+        _check.function("run: train", train)
+    places = _devices(key) if devices is None else [_device(x) for x in devices]
     pieces = chunks_of(several, key, chunk_size(several, chunk, places[0]))
     lanes = programs(threads, backend)
     records: list[Records] = []
@@ -146,7 +151,12 @@ def chunk_size(populations: Sequence[Population], chunk: int | None, device: tor
     """
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"run: chunk: expected an integer of at least 1, got {chunk!r}")
-    free = free_bytes(device)
+    free, total = free_bytes(device), sum(population.num_agents for population in populations)
+    if _ROW_BYTES * total > free:
+        raise ValueError(
+            f"run: the keys and results of {total:,} agents need about {_ROW_BYTES * total / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are "
+            "free; take fewer agents"
+        )
     sizes = []
     for population in populations:
         each, together = agent_bytes(population.algo), population.num_agents if population.exchange is not None else 1
@@ -192,7 +202,7 @@ def agent_bytes(algo: Algorithm) -> int:
         >>> 100_000 < agent_bytes(algo) < 10_000_000
         True
     """
-    state = algo.init(random.key(0))
+    state = check_algo("agent_bytes", algo).init(random.key(0))
     config = algo.config
     observation = tree.nbytes(state.actor.timestep.observation) if hasattr(state.actor, "timestep") else 0
     row = 2 * observation + 64 * getattr(config, "num_envs", 1)
@@ -280,6 +290,16 @@ def _at_device(piece: Chunk, device: torch.device) -> Chunk:
     return piece._replace(keys=piece.keys.to(device), hparams={name: x.to(device) for name, x in piece.hparams.items()})
 
 
+def _device(name: Any) -> torch.device:
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"run: devices: {error}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"run: devices: torch finds no GPU here, got {name!r}; leave it out")
+    return device
+
+
 def _devices(key: torch.Tensor) -> list[torch.device]:
     if key.device.type == "cuda":
         return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
@@ -294,7 +314,7 @@ def _differing(algos: Iterable[Algorithm]) -> list[str]:
     return [name for name in shared if len({repr(getattr(config, name)) for config in configs}) > 1]
 
 
-def _check(populations: Any, key: Any, total_steps: Any) -> None:
+def _check_arguments(populations: Any, key: Any, total_steps: Any) -> None:
     if not isinstance(populations, Sequence) or not populations or not all(isinstance(p, Population) for p in populations):
         wrong = populations if isinstance(populations, Sequence) else [populations]
         got = next((type(p).__name__ for p in wrong if not isinstance(p, Population)), "none")

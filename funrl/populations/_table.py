@@ -144,6 +144,7 @@ def join(parts: Iterable[tuple[Mapping[str, Any], Any, Any, np.ndarray, Any]]) -
         >>> join(parts).configuration, join(parts).scores
         (array([0, 1, 0]), array([1., 2., 1.]))
     """
+    parts = [parts] if isinstance(parts, torch.Tensor) else parts
     parts = list(_check.instance("join: parts", parts, Iterable, "give a list of tuples (hparams, keys, steps, curves, diverged)"))
     _check.some("join: parts", parts, "part")
     for part in parts:
@@ -194,6 +195,9 @@ def checked_metrics(names: Iterable[str]) -> list[str]:
         ['policy_loss', 'entropy']
     """
     others = ("entropy", "approximate_kl", "gradient_norm")
+    names = [names] if isinstance(names, torch.Tensor) else names
+    names = list(_check.instance("checked_metrics: names", names, Iterable, "give the names of metrics", "a list of names"))
+    names = list(_check.strings("checked_metrics: names", names)) if names else names
     return [name for name in names if name.endswith("_loss") or name in others]
 
 
@@ -212,8 +216,7 @@ def not_finite(metrics: Mapping[str, torch.Tensor]) -> torch.Tensor:
         >>> not_finite({"policy_loss": torch.tensor([0.5, float("nan")]), "steps": torch.tensor([8, 8])})
         tensor([False,  True])
     """
-    if not metrics:
-        raise ValueError("not_finite: metrics: expected at least one, got none")
+    _check.some("not_finite: metrics", _check.instance("not_finite: metrics", metrics, Mapping, "give tensors by name", "a dict"), "metric")
     bad = torch.zeros_like(next(iter(metrics.values())), dtype=torch.bool)
     for name in checked_metrics(metrics):
         bad = bad | ~metrics[name].isfinite()

@@ -5,7 +5,7 @@ import torch
 from torch.func import vmap
 
 import funrl
-from funrl import evolution, random, tree
+from funrl import evolution, nn, optim, random, tree
 from tests.oracles import map_elites as oracle
 from tests.support import same
 
@@ -85,7 +85,7 @@ def test_searches_vmap_over_archives_of_their_own():
     [
         (lambda: evolution.grid_cells([0.0], [1.0, 2.0], [3]), "grid_cells: expected low, high and shape of one length"),
         (lambda: evolution.grid_cells([0.0], [0.0], [3]), "grid_cells: low, high: expected low < high"),
-        (lambda: evolution.grid_cells([0.0], [1.0], [0]), "grid_cells: shape: expected at least 1"),
+        (lambda: evolution.grid_cells([0.0], [1.0], [0]), "grid_cells: shape: expected integers of at least 1"),
         (lambda: evolution.cvt_cells(random.key(0), [1.0], [0.0], 3), "cvt_cells: low, high"),
         (lambda: evolution.cvt_cells(random.key(0), [0.0], [1.0], 0), "cvt_cells: num_cells"),
         (lambda: evolution.cvt_cells(random.key(0), [0.0], [1.0], 3, num_iterations=0), "cvt_cells: num_iterations"),
@@ -103,3 +103,48 @@ def test_bad_descriptors():
         strategy.tell(state, torch.zeros(2, 1), torch.zeros(2), torch.zeros(2, 3))
     with pytest.raises(TypeError, match=r"map_elites: descriptors: expected floating point \[N, 1\], got a list"):
         strategy.tell(state, torch.zeros(2, 1), torch.zeros(2), [[0.0], [0.0]])
+
+
+@pytest.mark.parametrize("odd", [None, 3, "x", [], torch.tensor(1)])
+def test_odd_arguments_are_named(odd):
+    """Whatever stands in the place of an argument: the message begins with the function and the argument."""
+    env, key = funrl.envs.make("CartPole-v1"), random.key(0)
+    optimizer, cells = optim.sgd(0.1), evolution.grid_cells([0.0], [1.0], [2])
+    net = nn.mlp((), 2)
+    pga = evolution.pga_map_elites(4, cells, funrl.envs.make("PointRobot-misc"), net.apply, net, num_gradient=2)
+    strategies = {"openes": evolution.openes(4, optimizer), "ars": evolution.ars(4, optimizer), "pgpe": evolution.pgpe(4, optimizer)}
+    strategies |= {"snes": evolution.snes(4), "cma_es": evolution.cma_es(4), "genetic": evolution.genetic(4, num_parents=2, num_elites=1)}
+    strategies |= {"map_elites": evolution.map_elites(4, cells), "pga_map_elites": pga}
+    calls = {f"{name}: state": lambda one=one: one.ask(key, odd) for name, one in strategies.items()}
+    for name, one in strategies.items():
+        with pytest.raises(TypeError, match=f"^{name}: state"):
+            one.tell(odd, {}, torch.zeros(4))
+        with pytest.raises(TypeError, match=f"^{name}: state"):
+            one.best(odd)
+    state = strategies["snes"].init(key, {"x": torch.zeros(2)})
+    generations = {"strategy": strategies["snes"], "fitness": len, "num_generations": 1}
+    calls |= {
+        "snes: key": lambda: strategies["snes"].ask(odd, state),
+        "openes: shaping": lambda: evolution.openes(4, optimizer, shaping=odd),
+        "cma_es: separable": lambda: evolution.cma_es(4, separable=odd),
+        "episode_fitness: env_params": lambda: evolution.episode_fitness(env, len, env_params=odd if odd is not None else ()),
+        "record: env_params": lambda: funrl.offline.datasets.record(None, key, odd if odd is not None else (), env=env, num_steps=2),
+        "evolve: strategy": lambda: evolution.evolve(key, state, **{**generations, "strategy": odd}),
+        "evolve: fitness": lambda: evolution.evolve(key, state, **{**generations, "fitness": odd}),
+        "episode_fitness: env": lambda: evolution.episode_fitness(odd, len),
+        "episode_fitness: act": lambda: evolution.episode_fitness(env, odd),
+        "training_fitness: make": lambda: evolution.training_fitness(odd, num_updates=2),
+        "first_episodes: done": lambda: evolution.first_episodes(odd),
+        "coverage: archive": lambda: evolution.coverage(odd),
+        "qd_score: archive": lambda: evolution.qd_score(odd),
+        "insert: archive": lambda: evolution.insert(odd, {}, torch.zeros(1), torch.zeros(1, 1)),
+        "centered_ranks: fitness": lambda: evolution.centered_ranks(odd),
+        "standardized: fitness": lambda: evolution.standardized(odd),
+        "grid_cells: ": lambda: evolution.grid_cells(odd, odd, odd),
+        "cvt_cells: low": lambda: evolution.cvt_cells(key, [odd], [1.0], 2) if odd != 3 else evolution.cvt_cells(key, odd, [1.0], 2),
+    }
+    if isinstance(odd, torch.Tensor):  # it is a key
+        del calls["snes: key"]
+    for name, call in calls.items():
+        with pytest.raises((TypeError, ValueError), match=f"^{name}"):
+            call()

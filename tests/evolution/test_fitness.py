@@ -90,11 +90,14 @@ def test_a_candidate_may_be_part_of_a_loss():
 @pytest.mark.parametrize(
     "make, text",
     [
-        (lambda: evolution.episode_fitness(CARTPOLE, ACT, num_episodes=0), "episode_fitness: num_episodes: expected at least 1, got 0"),
-        (lambda: evolution.episode_fitness(CARTPOLE, ACT, max_steps=0), "episode_fitness: max_steps: expected at least 1"),
+        (
+            lambda: evolution.episode_fitness(CARTPOLE, ACT, num_episodes=0),
+            "episode_fitness: num_episodes: expected an integer of at least 1, got 0",
+        ),
+        (lambda: evolution.episode_fitness(CARTPOLE, ACT, max_steps=0), "episode_fitness: max_steps: expected an integer of at least 1"),
         (lambda: evolution.episode_fitness(funrl.envs.vectorize(CARTPOLE, 2), ACT), "expected a single pure environment.* has 2 copies"),
         (lambda: evolution.episode_fitness(CARTPOLE, ACT, with_transitions=True), "with_transitions: expected describe with it"),
-        (lambda: evolution.training_fitness(len, num_updates=0), "training_fitness: num_updates: expected at least 1, got 0"),
+        (lambda: evolution.training_fitness(len, num_updates=0), "training_fitness: num_updates: expected an integer of at least 1, got 0"),
         (lambda: evolution.training_fitness(len, num_updates=2, num_last=3), "training_fitness: num_last: expected at most num_updates"),
         (lambda: unknown_metric(), "training_fitness: metric: a2c has no 'return'; its metrics are steps"),
     ],

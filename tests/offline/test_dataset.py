@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import funrl
-from funrl import random, tree
+from funrl import buffers, offline, random, tree
 from funrl.env import Place, Transition
 from funrl.offline import datasets
 from funrl.spaces import Box, Dict, Discrete
@@ -55,6 +55,53 @@ def test_bad_data_is_named():
     with pytest.raises(ValueError, match="action: 1 of 9 rows are outside Discrete"):
         chosen = torch.tensor([0, 1, 0, 1, 5, 0, 0, 1, 1])
         datasets.from_transitions(rows(action=chosen), spaces=(SPACES[0], Discrete(2)))
+
+
+@pytest.mark.parametrize("odd", [None, 3, [], torch.tensor(1.0), {}])
+def test_odd_arguments_are_named(odd, tmp_path):
+    """Whatever stands in the place of an argument: the message begins with the function and the argument, and no file is opened."""
+    data, env, key = dataset(), funrl.envs.make("Pendulum-v1"), random.key(0)
+    one = torch.tensor([0])
+    functions = {
+        **{name: getattr(datasets, name) for name in ("moments", "scale_rewards", "normalize_observations", "merge")},
+        "n_step": lambda x: datasets.n_step(x, n=2, gamma=0.9),
+        "select": lambda x: datasets.select(x, one),
+        "top": lambda x: datasets.top(x, 0.5),
+        "windows": lambda x: datasets.windows(x, one, 2),
+        "write": lambda x: datasets.write(x, tmp_path / "rows.npz"),
+        "to_minari": lambda x: datasets.to_minari(x, tmp_path / "own"),
+        "fitted_q_evaluation": lambda x: offline.fitted_q_evaluation(None, key, dataset=x, act=len),
+        "mixed_buffer": lambda x: offline.mixed_buffer(x, buffers.uniform(8)),
+    }
+    calls = {f"{name}: dataset": lambda f=f: f(odd) for name, f in functions.items()}
+    places = {
+        "datasets.load: folder": datasets.load,
+        "datasets.stream: folder": datasets.stream,
+        "open_dataset: name": datasets.open_dataset,
+    }
+    places |= {f"{f.__name__}: path": f for f in (datasets.d4rl, datasets.ogbench, datasets.directory)}
+    places |= {"minari: name": datasets.minari, "write: name": lambda x: datasets.write(data, x)}
+    calls |= {name: lambda f=f: f(odd) for name, f in places.items()}
+    calls |= {
+        "datasets.save: ": lambda: datasets.save(odd, tmp_path / "rows"),
+        "dataset: transition": lambda: datasets.from_transitions(odd),
+        "dataset: batches": lambda: datasets.from_rollouts(odd, spaces=env),
+        "record: env": lambda: datasets.record(None, key, env=odd, num_steps=8),
+        "record: key": lambda: datasets.record(None, odd, env=env, num_steps=8),
+        "from_replay: algo": lambda: datasets.from_replay(odd, odd),
+        "mixed_buffer: buffer": lambda: offline.mixed_buffer(data, odd),
+        "offline_share": lambda: offline.mixed_buffer(data, buffers.uniform(8), share=odd),
+        "hand_over: state": lambda: offline.hand_over(odd, odd),
+        "offline.make: name": lambda: offline.make(odd, env, None),
+        "select: pieces": lambda: datasets.select(data, odd),
+        "top: fraction": lambda: datasets.top(data, odd),
+        "windows: index": lambda: datasets.windows(data, odd, 2),
+        "tuning_curve: episode_return": lambda: offline.tuning_curve(key, odd),
+    }
+    for name, call in calls.items():
+        with pytest.raises((TypeError, ValueError), match=f"^{name}"):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_may_be_meant_is_a_counted_warning():

@@ -53,5 +53,5 @@ def test_tuning_curves():
     assert bool((curve.low <= curve.mean + 1e-6).all()) and bool((curve.mean <= curve.high + 1e-6).all())
     alone = offline.tuning_curve(random.key(0), returns[2:3], num_policies=1, num_evaluations=3, num_trials=10)
     assert alone.mean.tolist() == [10.0] * 3
-    with pytest.raises(ValueError, match="expected from 1 to the 4 policies"):
+    with pytest.raises(ValueError, match="num_policies: expected an integer from 1 to 4, got 5"):
         offline.tuning_curve(random.key(0), returns, num_policies=5)

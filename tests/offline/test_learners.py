@@ -283,6 +283,16 @@ def test_the_mixed_buffer_and_the_hand_over():
     assert int(metrics["steps"]) == 8 and int(metrics["updates"]) == 4 and bool(metrics["critic_loss"].isfinite())
 
 
+def test_rlpd_has_the_options_of_its_paper():
+    """Table 1 and algorithm 1 of arXiv:2302.02948: to each environment step 20 gradient steps of the critics and one of the actor."""
+    found = offline.defaults("rlpd")
+    paper = {"num_critics": 10, "subset": 2, "policy_delay": 20, "num_updates": 20 * found["num_steps"], "offline_share": 0.5}
+    paper |= {"entropy_share": 0.5, "learning_rate": 3e-4, "gamma": 0.99, "tau": 0.005, "initial_alpha": 1.0, "batch_size": 256}
+    assert {name: found[name] for name in paper} == paper
+    critic = offline.rlpd.make(funrl.envs.make("Pendulum-v1"), None, num_cells=(4,)).init(random.key(0)).learner.params.network.critic
+    assert [set(layer) for layer in critic] == [{"weight", "bias", "norm"}, {"weight", "bias"}] and critic[0]["weight"].shape[0] == 10
+
+
 @pytest.mark.parametrize("name", ["rlpd", "iql_online", "awac_online", "cql_online"])
 def test_online_learners_keep_the_contract(name):
     env = funrl.envs.make("Pendulum-v1")

@@ -226,6 +226,33 @@ def test_bad_input(call, message):
         call()
 
 
+@pytest.mark.parametrize("odd", [None, 3, "x", [], torch.tensor(1.0)])
+def test_odd_arguments_are_named(odd):
+    """Whatever stands in the place of an argument: the message begins with the function and the argument."""
+    population = populations.seeds(climber.algorithm(), 2)
+    calls = {
+        "begin: hparams": lambda: populations.begin(population.algo, random.split(KEY, 2), odd),
+        "begin: keys": lambda: populations.begin(population.algo, odd, {}),
+        "hparam_names: algo": lambda: populations.hparam_names(odd),
+        "agent_bytes: algo": lambda: populations.agent_bytes(odd),
+        "advance: algo": lambda: populations.advance(odd, None, KEY, ()),
+        "first_hparams: population": lambda: populations.first_hparams(odd, KEY),
+        "Population.step: state": lambda: population.step(KEY, odd),
+        "by_value: values": lambda: populations.by_value(population.algo, odd),
+        "not_finite: metrics": lambda: populations.not_finite(odd),
+        "pbt: fraction": lambda: populations.pbt(population.algo, {"rate": [0.1]}, 2, fraction=odd),
+        "pbt: factors": lambda: populations.pbt(population.algo, {"rate": [0.1]}, 2, factors=odd),
+        "run: populations": lambda: populations.run(odd, KEY, 100),
+        "run: devices": lambda: populations.run(population, KEY, 100, devices=[odd, "nowhere"]),
+    }
+    calls |= {} if isinstance(odd, str) else {"read_table: path": lambda: populations.read_table(odd)}
+    for name, call in calls.items():
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+            call()
+    with pytest.raises(ValueError, match="1,000,000,000,000 agents need about"):
+        populations.run(populations.seeds(population.algo, 10**12), KEY, 100)
+
+
 def test_a_population_that_is_larger_than_the_memory(monkeypatch):
     """It is divided into chunks; one agent that is larger, or a population that has to be one program, is an error before anything runs."""
     from funrl.populations import _run
