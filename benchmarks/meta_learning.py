@@ -93,7 +93,9 @@ def bandits(updates: int = 300) -> dict[str, Any]:
     from funrl.envs import tasks
 
     env = funrl.envs.bernoulli_bandit(ARMS)
-    options = dict(num_envs=128, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32)
+    options = dict(
+        num_envs=128, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32, normalize_reward=True
+    )
     algo = meta.rl2.make(
         env, num_episodes=1, learning_rate=2e-3, anneal_steps=float(128 * PULLS * updates), lambda_=0.3, entropy_weight=0.01, **options
     )

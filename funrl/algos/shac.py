@@ -65,7 +65,9 @@ def make(
 
     through the environment, where t_0 is the first step of the rollout or of the episode, and E are the steps at which the rollout ends or
     the episode is truncated (not terminated). Then it fits the critic to targets of TD(λ), made by the target critic, with ``num_epochs``
-    passes over the T * B samples. Short rollouts keep gradients small where long ones would make them explode.
+    passes over the T * B samples. Short rollouts keep gradients small where long ones would make them explode. The policy follows the slope
+    of the critic, not its height: a critic that is fitted too closely to each batch misleads it, so ``critic_learning_rate`` should be
+    below ``learning_rate``, by a factor of 10 to 50.
 
     Args:
         env: an environment of torch whose step is differentiable, such as Pendulum, PointRobot and Reacher.
@@ -92,7 +94,7 @@ def make(
         tensor(32)
 
     Reference: J. Xu et al., "Accelerated Policy Learning with Parallel Differentiable Simulation", 2022, arXiv:2204.07137. Deviations: the
-        scale of the actions depends on the observation.
+        standard deviation of the policy depends on the observation, and the networks have no layer normalisation.
     """
     config, given = configure(SHACConfig, options, actor=actor, critic=critic, optimizer=optimizer)
     _check_config(config, env, actor)
