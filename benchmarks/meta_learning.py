@@ -85,7 +85,10 @@ def baseline_regrets(probability: Any, key: Any) -> dict[str, Any]:
 
 
 def bandits(updates: int = 300) -> dict[str, Any]:
-    """Bandits with five arms and 100 pulls: the regret of RL², of UCB1 and of Thompson sampling, on the same bandits."""
+    """Bandits with five arms and 100 pulls: the regret of RL², of UCB1 and of Thompson sampling, on the same bandits.
+
+    Rewards are normalised: the values of 100 pulls are so large that their loss would drown that of the policy.
+    """
     import torch
 
     import funrl
