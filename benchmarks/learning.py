@@ -34,6 +34,11 @@ CLAIMS = {
     "impala/CartPole-v1": _mean(475),
     "pqn/Breakout-MinAtar": _mean(10),
     "apg/Pendulum-v1": _mean(-200),
+    "shac/Pendulum-v1": _mean(-300),
+    "shac/Reacher-misc": _mean(-15),
+    "option_critic/FourRooms-misc": _mean(0.9, num_agents=2),
+    "feudal/FourRooms-misc": _mean(0.9, num_agents=2),
+    "multi_task/CartPole-v1": _mean(400, num_agents=2),
     "ppo/gymnasium:HalfCheetah-v5": _mean(1500, num_agents=1),
     "sac/gymnasium:Hopper-v5": _mean(1000, num_agents=1),
 }

@@ -18,18 +18,18 @@ WINDOW = 20  # updates that a point of a curve is the mean of
 PAPER = {5: 1.13, 10: 0.77}
 
 
-def _train(algo: Any, updates: int, seed: int = 0) -> tuple[Any, Any]:
-    """Train all agents, and return their states and the returns of episodes after each update, [updates, agents]."""
+def _train(algo: Any, updates: int, seed: int = 0, num_agents: int = NUM_AGENTS) -> tuple[Any, Any]:
+    """Train agents, and return their states and the returns of episodes after each update, [updates, agents]."""
     import torch
 
     import funrl
     from funrl import random
 
     step = funrl.compile(torch.func.vmap(algo.step))
-    states = torch.func.vmap(algo.init)(random.split(random.key(seed), NUM_AGENTS))
+    states = torch.func.vmap(algo.init)(random.split(random.key(seed), num_agents))
     returns = []
     for i in range(updates):
-        states, metrics = step(random.split(random.fold_in(random.key(seed + 1), i), NUM_AGENTS), states)
+        states, metrics = step(random.split(random.fold_in(random.key(seed + 1), i), num_agents), states)
         returns.append(metrics["episode_return"])
         if (i + 1) % 20 == 0:
             say(f"meta_learning: {algo.name}, {i + 1} updates: {[round(x, 2) for x in returns[-1].tolist()]}")
@@ -85,7 +85,10 @@ def baseline_regrets(probability: Any, key: Any) -> dict[str, Any]:
 
 
 def bandits(updates: int = 300) -> dict[str, Any]:
-    """Bandits with five arms and 100 pulls: the regret of RL², of UCB1 and of Thompson sampling, on the same bandits."""
+    """Bandits with five arms and 100 pulls: the regret of RL², of UCB1 and of Thompson sampling, on the same bandits.
+
+    Rewards are normalised: the values of 100 pulls are so large that their loss would drown that of the policy.
+    """
     import torch
 
     import funrl
@@ -93,11 +96,13 @@ def bandits(updates: int = 300) -> dict[str, Any]:
     from funrl.envs import tasks
 
     env = funrl.envs.bernoulli_bandit(ARMS)
-    options = dict(num_envs=128, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32)
+    options = dict(
+        num_envs=128, num_steps=PULLS, num_epochs=4, num_minibatches=4, num_cells=(32,), recurrent_size=32, normalize_reward=True
+    )
     algo = meta.rl2.make(
         env, num_episodes=1, learning_rate=2e-3, anneal_steps=float(128 * PULLS * updates), lambda_=0.3, entropy_weight=0.01, **options
     )
-    states, _ = _train(algo, updates)
+    states, _ = _train(algo, updates, num_agents=2)
     drawn = tasks.of(env).test(random.key(7), 1000)
     found = meta.evaluate_adaptation(meta.trial_returns(algo.env, algo.act, 1), states.learner.params, random.key(8), drawn)
     best = PULLS * drawn.probability.max(1).values.mean()

@@ -3,6 +3,11 @@
 A step returns metrics, a dict of tensors []. They are means over the gradient steps of an update, unless the table says otherwise. A
 loss of the user's own adds its metrics to them, and a collector adds ``staleness``, the age of the parameters that acted.
 
+Returns of episodes in these metrics differ from those of ``funrl.evaluate``. The policy explores, and in a given number of steps short
+episodes end more often than long ones, so that they count for more: a copy that finds the goal of a maze in 10 steps adds ten episodes
+while another adds a single one that fails. Levels of ``plr`` moreover are those in which there is most to learn. ``evaluate`` plays a
+number of episodes in each copy that is fixed in advance, and ``algo.greedy`` does not explore.
+
 Metrics of every algorithm:
 
     steps               environment steps of the agent so far

@@ -32,7 +32,7 @@ _REPLACED = {
     "network": (*_CONVOLUTIONS, "num_cells", "activation", "trunk", "dueling", "noisy"),
     "buffer": ("buffer_size", "prioritized", "priority_alpha", "priority_beta"),
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_steps", "exploration_noise"),
-    "optimizer": ("learning_rate", "critic_learning_rate", "anneal_steps", "max_grad_norm"),
+    "optimizer": ("learning_rate", "critic_learning_ratio", "anneal_steps", "max_grad_norm"),
 }
 # Names that other libraries use for them, the most likely first.
 _WORDS = {

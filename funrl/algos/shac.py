@@ -33,13 +33,13 @@ class SHACConfig(AnalyticConfig):
         initial_log_std: added to the logarithm of the standard deviation, before the tanh: about the initial one; static.
         num_epochs: passes of the critic over the T * B samples.
         num_minibatches: gradient steps of the critic in a pass; divides T * B.
-        learning_rate: of Adam for the policy, at least 0.
+        learning_rate: of Adam for the policy, at least 0; that of the critic is ``critic_learning_ratio`` times as great.
         anneal_steps: both learning rates fall linearly to 0 over so many environment steps; infinity: they stay.
         gamma: discount, in [0, 1].
         max_grad_norm: both gradients are shrunk to this norm; infinity: no clipping.
         lambda_: of the critic's targets, TD(λ), in [0, 1].
         tau: how far the target critic moves towards the critic at each update, in (0, 1].
-        critic_learning_rate: of Adam for the critic, at least 0.
+        critic_learning_ratio: the learning rate of the critic divided by that of the policy, at least 0.
     """
 
     num_steps: int = tree.static(default=32)
@@ -50,7 +50,7 @@ class SHACConfig(AnalyticConfig):
     num_minibatches: int = tree.static(default=4)
     lambda_: Any = 0.95
     tau: Any = 0.8
-    critic_learning_rate: Any = 2e-4
+    critic_learning_ratio: Any = 0.05
 
 
 def make(
@@ -65,7 +65,9 @@ def make(
 
     through the environment, where t_0 is the first step of the rollout or of the episode, and E are the steps at which the rollout ends or
     the episode is truncated (not terminated). Then it fits the critic to targets of TD(λ), made by the target critic, with ``num_epochs``
-    passes over the T * B samples. Short rollouts keep gradients small where long ones would make them explode.
+    passes over the T * B samples. Short rollouts keep gradients small where long ones would make them explode. The policy follows the slope
+    of the critic, not its height: a critic that is fitted too closely to each batch misleads it, so ``critic_learning_ratio`` should be
+    well below 1: from 0.02 to 0.1.
 
     Args:
         env: an environment of torch whose step is differentiable, such as Pendulum, PointRobot and Reacher.
@@ -92,7 +94,7 @@ def make(
         tensor(32)
 
     Reference: J. Xu et al., "Accelerated Policy Learning with Parallel Differentiable Simulation", 2022, arXiv:2204.07137. Deviations: the
-        scale of the actions depends on the observation.
+        standard deviation of the policy depends on the observation, and the networks have no layer normalisation.
     """
     config, given = configure(SHACConfig, options, actor=actor, critic=critic, optimizer=optimizer)
     _check_config(config, env, actor)
@@ -129,8 +131,7 @@ def make(
         value, next_value = estimate(target, torch.stack([samples.observation, samples.next_observation])).unbind(0)
         goal = td_lambda(samples.reward, next_value, samples.terminated, samples.truncated, gamma=hparams.gamma, lambda_=hparams.lambda_)
         rows = tree.flatten_batch((samples.observation, goal))
-        critic_rate = annealed(hparams.replace(learning_rate=hparams.critic_learning_rate), learner.num_steps)
-        critic_adam = adam(critic_rate, hparams.max_grad_norm)
+        critic_adam = adam(hparams.critic_learning_ratio * learning_rate, hparams.max_grad_norm)
         critic_params, critic_state, value_loss = _fit(
             key, network["critic"], learner.optimizer["critic"], rows, config, critic_adam, estimate
         )
@@ -172,6 +173,6 @@ def _check_config(config: SHACConfig, env: AnyEnv, actor: Any) -> None:
     analytic.check("shac", config, env, actor)
     _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
     _check.fields(config, "[0, 1]", "lambda_")
-    _check.fields(config, "[0, inf)", "critic_learning_rate")
+    _check.fields(config, "[0, inf)", "critic_learning_ratio")
     _check.fields(config, "(0, 1]", "tau")
     check_minibatches(config)

@@ -84,8 +84,9 @@ def make(
     Returns:
         An :class:`~funrl.algos.Algorithm` with the metrics of :func:`funrl.algos.ppo.make`, ``level_score``, the mean score of the levels
         of this update, ``replayed_fraction``, the part of them that came from the buffer, and ``num_levels``, how many it holds. Returns
-        are those of the episodes that ended within T steps. ``algo.env`` has B copies; its ``env_params`` in ``learner`` are the present
-        levels. To evaluate in others, give them to ``funrl.evaluate`` with the single environment. In
+        are those of the episodes that ended within T steps: a level that is solved soon adds more episodes than one that is not, so that
+        they are above those of ``funrl.evaluate`` in the same levels. ``algo.env`` has B copies; its ``env_params`` in ``learner`` are
+        the present levels. To evaluate in others, give them to ``funrl.evaluate`` with the single environment. In
         :func:`funrl.distributed.data_parallel` each process has a buffer of its own, whose levels ``num_levels`` counts.
 
     Raises:

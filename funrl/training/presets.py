@@ -111,10 +111,20 @@ PRESETS: dict[tuple[str, str], Preset] = {
         200_000,
         {"num_envs": 8, "activation": "elu", "learning_rate": 5e-3, "max_grad_norm": 0.5, "anneal_steps": 2e5},
     ),
-    ("shac", "Reacher-misc"): Preset(150_000, {"num_envs": 16, "learning_rate": 2e-2, "critic_learning_rate": 1e-3, "anneal_steps": 1.5e5}),
-    ("shac", "Pendulum-v1"): Preset(150_000, {"num_envs": 16, "learning_rate": 1e-2, "anneal_steps": 1.5e5}),
+    ("shac", "Reacher-misc"): Preset(150_000, {"num_envs": 16, "learning_rate": 2e-2, "anneal_steps": 1.5e5}),
+    ("shac", "Pendulum-v1"): Preset(150_000, {"num_envs": 16, "learning_rate": 1e-2, "critic_learning_ratio": 0.02, "anneal_steps": 1.5e5}),
     ("rl2", "BernoulliBandit-misc"): Preset(
-        4_000_000, {"num_steps": 100, "num_episodes": 1, "learning_rate": 2e-3, "lambda_": 0.3, "anneal_steps": 4e6}
+        # Without normalised rewards the loss of the values, which are near 30, is far greater than that of the policy.
+        4_000_000,
+        {
+            "num_envs": 128,
+            "num_steps": 100,
+            "num_episodes": 1,
+            "normalize_reward": True,
+            "learning_rate": 2e-3,
+            "lambda_": 0.3,
+            "anneal_steps": 4e6,
+        },
     ),
     ("multi_task", "CartPole-v1"): Preset(
         3_000_000,

@@ -122,13 +122,13 @@ def test_the_target_critic_follows():
     same(new.learner.target, tree.map(lambda x, y: 0.25 * x + 0.75 * y, critic, state.learner.target))
 
 
-def test_policy_and_critic_have_learning_rates_of_their_own_and_the_policy_a_first_deviation():
+def test_the_critic_has_a_learning_rate_of_its_own_and_the_policy_a_first_deviation():
     algo = algos.make("shac", "Pendulum-v1", **dict(OPTIONS, num_minibatches=1, num_epochs=1), initial_log_std=-1.5)
-    for part, rate in (("actor", "learning_rate"), ("critic", "critic_learning_rate")):
-        state = algo.init(random.key(0), {rate: torch.tensor(0.0)})
+    for ratio in (0.0, 0.5):  # the first step of Adam is as long as the learning rate
+        state = algo.init(random.key(0), {"critic_learning_ratio": torch.tensor(ratio)})
         network = algo.step(random.key(1), state)[0].learner.params.network
-        moved = {name for name in network if not tree.equal(network[name], state.learner.params.network[name])}
-        assert moved == {"actor", "critic"} - {part}
+        longest = [tree.ravel(tree.map(torch.sub, network[x], state.learner.params.network[x]))[0].abs().max() for x in ("actor", "critic")]
+        torch.testing.assert_close(torch.stack(longest), algo.config.learning_rate * torch.tensor([1.0, ratio]), rtol=1e-2, atol=1e-7)
     actor = analytic.actor_of(algo.config, algo.env, None)
     scale = actor.apply(state.learner.params.network["actor"], torch.zeros(3)).base.scale
     torch.testing.assert_close(scale, torch.tensor([-1.5]).exp(), rtol=1e-4, atol=0)

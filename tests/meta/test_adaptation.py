@@ -116,7 +116,7 @@ def test_errors():
     start = initial()
     with pytest.raises(TypeError, match=r"adapt: meta: expected a MetaParams, got tuple; write MetaParams\(params, torch.tensor"):
         meta.adapt(start.params, tree.index(SUPPORT, 0), loss=loss, num_steps=1)
-    with pytest.raises(ValueError, match="adapt: num_steps: expected at least 0, got -1"):
+    with pytest.raises(ValueError, match="adapt: num_steps: expected an integer of at least 0, got -1"):
         meta.adapt(start, tree.index(SUPPORT, 0), loss=loss, num_steps=-1)
     with pytest.raises(ValueError, match=r"adapt_first_order: step_size: expected a tensor \[\] or a tree like params, got"):
         meta.adapt_first_order(start.replace(step_size=torch.zeros(2)), tree.index(SUPPORT, 0), loss=loss, num_steps=1)
