@@ -212,7 +212,7 @@ def _origin(name: str, rows: Mapping[str, Row]) -> list[str]:
 def _days(rows: list[Row]) -> str:
     """Say when rows were measured, and how many of them with code that has changed since."""
     days, old = sorted({row.run["date"] for row in rows}), sum(row.old for row in rows)
-    marked = "" if not old else ", with older code" if old == len(rows) else f", {old} of {len(rows)} rows with older code"
+    marked = f"{', all' if old == len(rows) else f', {old} of {len(rows)}'} before the newest changes of the code" * bool(old)
     return " to ".join(dict.fromkeys((days[0], days[-1]))) + marked
 
 
