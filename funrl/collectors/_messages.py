@@ -212,7 +212,7 @@ class MessagePool(Pool):
         elif method == "start":
             self._ready(worker, answer.value)
         elif method == "collect":
-            version, memory = answer.value
-            batch = FinishedBatch(worker, *data, version)
+            (slot, number), (version, memory) = data, answer.value
+            batch = FinishedBatch(worker, slot, number, version)
             self.values[batch] = memory
             self._done(batch)
