@@ -176,13 +176,13 @@ def test_a_slow_rank_is_named_in_the_log_of_a_run(one_learner):
         env, adam = envs.make("CartPole-v1"), distributed.averaged(optim.adam(1e-3))
 
         def step(*args):
-            time.sleep(0.02 * group.rank)
+            time.sleep(0.04 * group.rank)
             return env.step(*args)
 
         make = lambda n: algos.a2c.make(env._replace(step=step), num_envs=n, num_steps=4, num_cells=(2,), optimizer=adam)  # noqa: E731
         algo, agents = (distributed.data_parallel(make, 4, group), {}) if one_learner else (make(2), {"num_agents": 2})
         with contextlib.redirect_stderr(io.StringIO()) as told:
-            training.train(algo, random.key(0), 80 * algo.steps_per_update, group=group, backend="eager", evaluate_episodes=0, **agents)
+            training.train(algo, random.key(0), 60 * algo.steps_per_update, group=group, backend="eager", evaluate_episodes=0, **agents)
         return re.findall(r"rank \d is slow", told.getvalue())
 
     assert ranks.run(f, 2, seconds=120.0) == [["rank 1 is slow"], []]
