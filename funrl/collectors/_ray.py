@@ -124,7 +124,7 @@ class _Actors(Transport):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
                 try:
-                    engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                    engine.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="error")
                 except ConnectionError as error:
                     raise ConnectionError(
                         f"collectors.ray: address: {error}; start the cluster with ray start --head, and set RAY_AUTH_MODE=token here if "
