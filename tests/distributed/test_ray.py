@@ -11,6 +11,7 @@ import pytest
 
 from funrl import algos, collectors, envs, random, training, tree
 from funrl.env import HostError
+from tests.distributed import ranks
 from tests.support import same
 
 OPTIONS = dict(num_workers=2, frames_per_batch=32, total_frames=-1)
@@ -34,6 +35,15 @@ def test_a_cluster_that_is_too_small_is_an_error_at_once():
         check({"CPU": 4.0}, {"num_cpus": 1}, 5)
     with pytest.raises(ValueError, match=r"2 workers need 2 arm, and the cluster has 0"):
         check({"CPU": 4.0}, {"num_cpus": 1, "resources": {"arm": 1}}, 2)
+
+
+def test_an_address_without_a_cluster_is_an_error_at_once():
+    """Ray itself would try for minutes."""
+    for address in (f"127.0.0.1:{ranks.free_port()}", "127.0.0.1", "here"):
+        with pytest.raises(ConnectionError, match=f"address: nothing listens at '{address}'; start the cluster"):
+            collectors._ray._check_address(address)
+    for address in (None, "auto", "local", "ray://there:10001"):
+        collectors._ray._check_address(address)
 
 
 @pytest.fixture(scope="module")
