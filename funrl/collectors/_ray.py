@@ -191,7 +191,7 @@ def _check_address(address: str | None) -> None:
     """Raise a ConnectionError if nothing listens at "HOST:PORT"; Ray itself would try for minutes."""
     if address not in (None, "auto", "local") and "://" not in address and not _is_there(address):
         raise ConnectionError(
-            f"collectors.ray: address: nothing listens at {address!r}; start the cluster there with ray start --head, and give its HOST:PORT"
+            f"collectors.ray: address: nothing listens at {address!r}; start the cluster with ray start --head, and give its HOST:PORT"
         )
 
 
