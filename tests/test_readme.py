@@ -1,7 +1,10 @@
 """The README: its programs run, and its names and links exist."""
 
 import functools
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +46,21 @@ def test_agent_with_own_network_trains(tmp_path, capsys):
     (reading,) = [block for block in blocks("") if "load_run" in block]
     exec(reading.replace("runs/mine", str(tmp_path)), names)
     assert names["action"] in (0, 1)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("way, processes, steps", [("data_parallel(", 2, "200_000"), ("distributed.actors(", 3, "100_000")])
+def test_programs_of_several_processes_run(way, processes, steps, tmp_path):
+    """Each starts as the text says, here for fewer steps."""
+    (program,) = [block for block in blocks("") if way in block]
+    assert program.count(steps) == 1
+    file = tmp_path / "program.py"
+    file.write_text(program.replace(steps, "16_384"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(file)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert re.fullmatch(r"tensor\([\d.]+\)( tensor\([\d.]+\))?", ended.stdout.strip()), ended.stdout
 
 
 def test_names_in_the_torchrl_table_exist():

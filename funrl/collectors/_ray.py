@@ -119,12 +119,13 @@ class _Actors(Transport):
     def __init__(self, engine: Any, address: str | None, resources: Mapping[str, Any], num_workers: int):
         self.engine, self.actors = engine, {}
         if not engine.is_initialized():
+            _check_address(address)
             if address is None:  # of a cluster that begins here; by default Ray's workers yield to everything else
                 os.environ.setdefault("RAY_worker_niceness", "0")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
                 try:
-                    engine.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                    engine.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="error")
                 except ConnectionError as error:
                     raise ConnectionError(
                         f"collectors.ray: address: {error}; start the cluster with ray start --head, and set RAY_AUTH_MODE=token here if "
@@ -174,14 +175,24 @@ class _Actors(Transport):
             )
 
     def _head_is_lost(self) -> bool:
-        if not self.head:
-            return False
-        host, port = self.head.rsplit(":", 1)
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
-        except OSError:
-            return True
+        return bool(self.head) and not _is_there(self.head)
+
+
+def _is_there(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+    except (OSError, ValueError):
         return False
+    return True
+
+
+def _check_address(address: str | None) -> None:
+    """Raise a ConnectionError if nothing listens at "HOST:PORT"; Ray itself would try for minutes."""
+    if address not in (None, "auto", "local") and "://" not in address and not _is_there(address):
+        raise ConnectionError(
+            f"collectors.ray: address: nothing listens at {address!r}; start the cluster with ray start --head, and give its HOST:PORT"
+        )
 
 
 def _check_room(there: Mapping[str, float], each: Mapping[str, Any], num_workers: int) -> None:

@@ -121,9 +121,9 @@ def _send(value: Any, rank: int) -> list[Any]:
 
 def _receive(rank: int, span: datetime.timedelta = _LONG) -> Any:
     length = torch.zeros(1, dtype=torch.int64)
-    _wait_for([length, dist.irecv(length, rank)], span)
+    _wait_for([dist.irecv(length, rank)], span)
     data = torch.empty(int(length), dtype=torch.uint8)
-    _wait_for([data, dist.irecv(data, rank)], span)
+    _wait_for([dist.irecv(data, rank)], span)
     return cloudpickle.loads(data.numpy().tobytes())
 
 
@@ -139,16 +139,17 @@ def _serve(span: datetime.timedelta) -> None:
                 answer = Answer(getattr(worker, method)(*args))
             except Exception as error:
                 answer = Answer(failed=error)
-            _wait_for(_send(answer, 0), span)
-        _wait_for(_send(None, 0), span)
+            sent = _send(answer, 0)
+            _wait_for(sent[1:], span)
+        sent = _send(None, 0)
+        _wait_for(sent[1:], span)
     finally:
         torch.set_grad_enabled(True)
         worker.close()
 
 
-def _wait_for(sent: list[Any], span: datetime.timedelta) -> None:
-    """Wait for works, which follow the tensor that has to live until then."""
-    for work in sent[1:]:
+def _wait_for(transfers: list[Any], span: datetime.timedelta) -> None:
+    for work in transfers:
         work.wait(span)
 
 

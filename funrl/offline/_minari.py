@@ -10,7 +10,6 @@ import torch
 
 from funrl import _check, tree
 from funrl.env import AnyEnv, Transition
-from funrl.envs import gymnasium as bridge
 from funrl.offline._dataset import Dataset, check_dataset, from_transitions, spaces_of
 from funrl.offline._files import save
 from funrl.offline._views import merge

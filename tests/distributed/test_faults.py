@@ -1,5 +1,7 @@
 """Processes that are missing, killed or slow: an error in time, never a hang, and runs that go on."""
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -167,22 +169,23 @@ def test_a_slow_rank_is_named():
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("one_learner", [False, True])
-def test_a_slow_rank_is_named_in_the_log_of_a_run(one_learner, capfd):
+def test_a_slow_rank_is_named_in_the_log_of_a_run(one_learner):
     """Its environment is slow. Within the updates of one learner the others wait for it, and are not slow themselves."""
 
     def f(group):
         env, adam = envs.make("CartPole-v1"), distributed.averaged(optim.adam(1e-3))
 
         def step(*args):
-            time.sleep(0.02 * group.rank)
+            time.sleep(0.04 * group.rank)
             return env.step(*args)
 
         make = lambda n: algos.a2c.make(env._replace(step=step), num_envs=n, num_steps=4, num_cells=(2,), optimizer=adam)  # noqa: E731
         algo, agents = (distributed.data_parallel(make, 4, group), {}) if one_learner else (make(2), {"num_agents": 2})
-        training.train(algo, random.key(0), 80 * algo.steps_per_update, group=group, backend="eager", evaluate_episodes=0, **agents)
+        with contextlib.redirect_stderr(io.StringIO()) as told:
+            training.train(algo, random.key(0), 60 * algo.steps_per_update, group=group, backend="eager", evaluate_episodes=0, **agents)
+        return re.findall(r"rank \d is slow", told.getvalue())
 
-    ranks.run(f, 2)
-    assert re.findall(r"rank \d is slow", capfd.readouterr().err) == ["rank 1 is slow"]
+    assert ranks.run(f, 2, seconds=120.0) == [["rank 1 is slow"], []]
 
 
 def torchrun(out, *more, updates=150, restarts=0, **options):
@@ -203,22 +206,21 @@ def children(pid):
     return [int(line.split()[0]) for line in found.splitlines() if "funrl" in line]
 
 
-def wait_for_checkpoint(out, process, after=None):
+def checkpoint_time(out):
     manifest = runs.Folder(out).manifest
-    while process.poll() is None and (not manifest.exists() or manifest.stat().st_mtime_ns == after):
-        time.sleep(0.01)
-    return manifest.stat().st_mtime_ns
+    return manifest.stat().st_mtime_ns if manifest.exists() else None
 
 
 def storm(tmp_path, kills, victims=("rank",), updates=150):
-    """Kill so many processes at random moments; return what the run has in the end, and what the last launcher told."""
-    out, chance, told, process = tmp_path / "run", np.random.default_rng(0), "", None
-    killed = 0
+    """Kill so many processes at random moments after a checkpoint; return what the run has in the end, and what the last launcher told."""
+    out, chance, killed, process, seen = tmp_path / "run", np.random.default_rng(0), 0, None, None
     while True:
         if process is None:
             begun = (out / "config.json").exists()
             process = torchrun(out, *(["--resume"] if begun else []), updates=updates, restarts=kills)
-        seen = wait_for_checkpoint(out, process) if killed < kills else None
+        while killed < kills and process.poll() is None and checkpoint_time(out) == seen:
+            time.sleep(0.01)
+        seen = checkpoint_time(out)
         if killed == kills or process.poll() is not None:
             told = process.communicate(timeout=240)[1]
             return out, killed, process.returncode, told
@@ -234,8 +236,7 @@ def storm(tmp_path, kills, victims=("rank",), updates=150):
             process = None
         elif mine:
             os.kill(mine[chance.integers(len(mine))], signal.SIGKILL)
-            wait_for_checkpoint(out, process, seen)
-        killed += 1
+        killed += process is None or len(mine) > 0
 
 
 def check_whole(out, updates):
@@ -252,15 +253,15 @@ def check_whole(out, updates):
     "kills, victims, updates",
     [
         (1, ("rank",), 30),
-        pytest.param(6, ("rank", "launcher"), 300, marks=pytest.mark.nightly),
-        pytest.param(30, ("rank", "launcher"), 1500, marks=pytest.mark.weekly),
+        pytest.param(6, ("rank", "launcher"), 120, marks=pytest.mark.nightly),
+        pytest.param(30, ("rank", "launcher"), 600, marks=pytest.mark.weekly),
     ],
 )
 def test_killed_ranks_go_on_from_the_last_checkpoint(kills, victims, updates, tmp_path, monkeypatch):
     """Processes of torchrun take seconds to start, after each kill. The bits are those of a run that nobody killed."""
     monkeypatch.chdir(tmp_path)
     out, killed, code, told = storm(tmp_path, kills, victims, updates)
-    assert code == 0 and killed >= min(kills, 1), told
+    assert code == 0 and killed == kills, told
     found = check_whole(out, updates)
     assert re.search(r"continuing after update \d+", told), told
     assert main(["train", "a2c", *RUN, *SMALL, "--total-steps", str(updates * 8), "--out", str(tmp_path / "whole")]) == 0

@@ -1,6 +1,5 @@
 """The collector over Ray beside the one with worker processes. Ray is an extra, and takes ten seconds to start."""
 
-import contextlib
 import os
 import random as chance
 import signal
@@ -12,6 +11,7 @@ import pytest
 
 from funrl import algos, collectors, envs, random, training, tree
 from funrl.env import HostError
+from tests.distributed import ranks
 from tests.support import same
 
 OPTIONS = dict(num_workers=2, frames_per_batch=32, total_frames=-1)
@@ -37,8 +37,17 @@ def test_a_cluster_that_is_too_small_is_an_error_at_once():
         check({"CPU": 4.0}, {"num_cpus": 1, "resources": {"arm": 1}}, 2)
 
 
-@contextlib.contextmanager
-def connected(**options):
+def test_an_address_without_a_cluster_is_an_error_at_once():
+    """Ray itself would try for minutes."""
+    for address in (f"127.0.0.1:{ranks.free_port()}", "127.0.0.1", "here"):
+        with pytest.raises(ConnectionError, match=f"address: nothing listens at '{address}'; start the cluster"):
+            collectors._ray._check_address(address)
+    for address in (None, "auto", "local", "ray://there:10001"):
+        collectors._ray._check_address(address)
+
+
+@pytest.fixture(scope="module")
+def engine():
     engine = pytest.importorskip("ray")
     path = os.pathsep.join([os.getcwd(), *sys.path])
     with pytest.MonkeyPatch.context() as patch:
@@ -46,24 +55,15 @@ def connected(**options):
         patch.setenv("RAY_worker_niceness", "0")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            engine.init(log_to_driver=False, logging_level="error", **options)
-        try:
-            yield engine
-        finally:
-            engine.shutdown()
-
-
-@pytest.fixture(scope="module")
-def engine():
-    with connected(num_cpus=2, include_dashboard=False) as engine:
+            engine.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
         yield engine
+        engine.shutdown()
 
 
-def kept(collector, engine):
-    """Return the processes of the workers, and the nodes that they are on."""
+def processes(collector, engine):
+    """Return the processes of the workers."""
     actors = collector._pool.transport.actors
-    ask = lambda worker: (os.getpid(), engine.get_runtime_context().get_node_id())  # noqa: E731
-    return [engine.get(actors[worker].__ray_call__.remote(ask)) for worker in sorted(actors)]
+    return [engine.get(actors[worker].__ray_call__.remote(lambda worker: os.getpid())) for worker in sorted(actors)]
 
 
 ray = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -144,9 +144,8 @@ def test_thirty_killed_workers(engine):
     with collectors.ray(create_env, None, (), key=random.key(4), restart_workers=True, **OPTIONS) as collector:
         for i, batch in enumerate(expected):
             if i % 2 and collector.restarts < 30:
-                processes = [pid for pid, _ in kept(collector, engine)]
-                seen.update(processes)
-                os.kill(chance.choice(processes), signal.SIGKILL)
+                seen.update(found := processes(collector, engine))
+                os.kill(chance.choice(found), signal.SIGKILL)
                 time.sleep(0.1 * chance.random())
             same(next(collector), batch, rtol=0, atol=0)
         assert collector.restarts == 30
