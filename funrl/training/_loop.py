@@ -222,7 +222,8 @@ def _train_sharded(what: tuple[Any, ...], group: "Group | None", how: tuple[Any,
     from funrl.distributed import alone
     from funrl.training._sharded import Asked, train_sharded
 
-    return train_sharded(*what, group or alone(), *how, Asked(*asked))
+    arguments: list[Any] = [*what, group or alone(), *how, Asked(*asked)]
+    return train_sharded(*arguments)
 
 
 def _check_sharded(given: dict[str, Any]) -> None:
