@@ -17,7 +17,7 @@ from funrl._files import say
 from funrl._plot import plot, report
 from funrl._sweep import sweep
 from funrl.acting import Evaluation
-from funrl.algos import Algorithm
+from funrl.algos import Algorithm, State
 from funrl.checkpoint import CheckpointError
 from funrl.env import HostError, on_host
 from funrl.record import _films as films, _plots as plots
@@ -196,11 +196,7 @@ def _scores(algo: Algorithm, key: torch.Tensor, total_steps: int) -> list[Any]:
 
 def _record(args: argparse.Namespace) -> None:
     run = training.load_run(args.dir, algo=runs.named(args.algo), file=args.checkpoint, trust=args.trust)
-    num_agents, state = run.config["num_agents"], run.state
-    if not 0 <= args.agent < num_agents:
-        raise UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
-    state = tree.index(state, args.agent) if num_agents > 1 else state
-    env = run.algo.env
+    state, env = _agent(run, args.agent), run.algo.env
     with env:
         try:
             if args.policy == "replay":
@@ -217,6 +213,19 @@ def _record(args: argparse.Namespace) -> None:
             raise UsageError(str(error)) from None
     mean = data.episode_return.double().mean()
     say(f"{args.out}: {data.size:,} steps in {len(data.episode_return):,} episodes or pieces of mean return {mean:.1f}")
+
+
+def _agent(run: runs.Run, number: int) -> State:
+    """Return the state of one agent of a run."""
+    num_agents = run.config["num_agents"]
+    if not 0 <= number < num_agents:
+        raise UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {number}")
+    return tree.index(run.state, number) if num_agents > 1 else run.state
+
+
+def _check_episodes(number: int) -> None:
+    if number < 1:
+        raise UsageError(f"--episodes: expected at least 1, got {number}")
 
 
 def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -289,8 +298,7 @@ def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.
 
 def _evaluate(args: argparse.Namespace) -> None:
     run = training.load_run(args.dir, algo=runs.named(args.algo), trust=args.trust)
-    if args.episodes < 1:
-        raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
+    _check_episodes(args.episodes)
     num_agents = run.config["num_agents"]
     with run.algo.env:
         result = training.evaluate_agents(run.algo, run.state, random.key(args.seed), args.episodes, num_agents=num_agents)
@@ -303,16 +311,10 @@ def _video(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         env = run.algo.env
         stack.enter_context(env)
-        num_agents = run.config["num_agents"]
-        if args.episodes < 1:
-            raise UsageError(f"--episodes: expected at least 1, got {args.episodes}")
-        if not 0 <= args.agent < num_agents:
-            raise UsageError(f"--agent: expected one of the run's {num_agents}, from 0 to {num_agents - 1}, got {args.agent}")
+        _check_episodes(args.episodes)
+        learner = _agent(run, args.agent).learner
         out = _file(args.out, runs.Folder(args.dir).path / "video.mp4", films.SUFFIXES)
-        learner = run.state.learner
-        params, env_params = learner.params, getattr(learner, "env_params", None)
-        if num_agents > 1:
-            params, env_params = tree.index((params, env_params), args.agent)
+        env_params = getattr(learner, "env_params", None)
         env_params = env.default_params if env_params is None else env_params
         name = run.config["env"]
         try:
@@ -322,7 +324,7 @@ def _video(args: argparse.Namespace) -> None:
             if env.render is None:
                 raise UsageError(f"{name} has no pictures")
             key, greedy = random.key(args.seed), run.algo.greedy
-            result = record.film(out, params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
+            result = record.film(out, learner.params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
         except (ValueError, TypeError, ImportError) as error:
             raise UsageError(str(error)) from None
     say(f"{out}: {_summary(result, 1)}")

@@ -87,19 +87,25 @@ def needed() -> Any:
     Raises:
         RuntimeError: that names the first one which this version of torch lacks.
     """
-    found: dict[str, Any] = {}
-    for module_name, names in _NAMES.items():
-        module = functorch if module_name == "torch._C._functorch" else importlib.import_module(module_name)
-        for name in names:
-            if not hasattr(module, name):
-                raise RuntimeError(
-                    f"funrl.compile: torch {torch.__version__} has no {module_name}.{name}, which tracing needs; funrl knows torch 2.13 "
-                    "and 2.14: install one of them"
-                )
-            found[name] = getattr(module, name)
+    found = _private(_NAMES, "tracing")
     with _NEEDED:
         _listen_to_wrapping()
     return SimpleNamespace(**found)
+
+
+def _private(names: dict[str, tuple[str, ...]], user: str, remedy: str = "") -> dict[str, Any]:
+    """Return private functions by name, for ``user`` in the message if this version of torch lacks one."""
+    found: dict[str, Any] = {}
+    for module_name, attributes in names.items():
+        module = functorch if module_name == "torch._C._functorch" else importlib.import_module(module_name)
+        for name in attributes:
+            if not hasattr(module, name):
+                raise RuntimeError(
+                    f"funrl.compile: torch {torch.__version__} has no {module_name}.{name}, which {user} needs; funrl knows torch 2.13 and "
+                    f"2.14: install one of them{remedy}"
+                )
+            found[name] = getattr(module, name)
+    return found
 
 
 def without_dynamo(mode: type) -> type:
@@ -285,16 +291,7 @@ def inductor() -> Any:
     Raises:
         RuntimeError: that names the first one which this version of torch lacks.
     """
-    found: dict[str, Any] = {}
-    for module_name, names in _INDUCTOR.items():
-        module = importlib.import_module(module_name)
-        for name in names:
-            if not hasattr(module, name):
-                raise RuntimeError(
-                    f"funrl.compile: torch {torch.__version__} has no {module_name}.{name}, which backend='inductor' needs; funrl knows "
-                    "torch 2.13 and 2.14: install one of them, or compile with backend='xla'"
-                )
-            found[name] = getattr(module, name)
+    found = _private(_INDUCTOR, "backend='inductor'", ", or compile with backend='xla'")
     _let_integers_wrap(importlib.import_module("torch._inductor.cpp_builder"))
     _keep_results_of_loops(importlib.import_module("torch._inductor.ir"), found["V"])
     passes = getattr(importlib.import_module("torch._inductor.compile_fx"), "_recursive_joint_graph_passes", None)

@@ -8,6 +8,7 @@ from funrl.env._data import (
     Transition,
     check_step as check_step,
     constants,
+    first_timestep as first_timestep,
     seed_globals as seed_globals,
 )
 from funrl.env._interface import (

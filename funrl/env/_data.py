@@ -35,6 +35,17 @@ class Timestep(tree.Replaceable):
         return self.terminated | self.truncated
 
 
+def first_timestep(observation: Any, like: torch.Tensor) -> Timestep:
+    """Return the timestep of a reset: the reward is 0 in the dtype of ``like`` [], and no flag is set.
+
+    Example:
+        >>> first_timestep(torch.ones(2), torch.tensor(3.0)).reward
+        tensor(0.)
+    """
+    no = torch.zeros_like(like, dtype=torch.bool)
+    return Timestep(observation, torch.zeros_like(like), no, no.clone(), {})
+
+
 @tree.dataclass
 class Place:
     """Positions of steps in their episodes, for batches of collectors, where successive batches may come from different workers.

@@ -5,7 +5,7 @@ import math
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box, Discrete
 
@@ -93,8 +93,7 @@ def reset(key: torch.Tensor, env_params: AcrobotParams = PARAMS) -> tuple[Acrobo
     noise = random.uniform(key, (4,), dtype=env_params.reset_scale.dtype)
     angle_1, angle_2, angular_velocity_1, angular_velocity_2 = (env_params.reset_scale * (2 * noise - 1)).unbind(0)
     state = AcrobotState(angle_1, angle_2, angular_velocity_1, angular_velocity_2, torch.zeros_like(angle_1, dtype=torch.int64))
-    no = torch.zeros_like(angle_1, dtype=torch.bool)
-    return state, Timestep(_observe(state), torch.zeros_like(angle_1), no, no.clone(), {})
+    return state, first_timestep(_observe(state), angle_1)
 
 
 def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, env_params: AcrobotParams = PARAMS) -> tuple[AcrobotState, Timestep]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
@@ -160,8 +160,7 @@ def _bandit(name: str, default: Any, pay: Callable, bars: Callable, *, low: floa
         pulled = torch.zeros_like(tree.leaves(env_params)[0])
         zero = pulled.sum()
         state = BanditState(pulled, zero, torch.zeros_like(zero, dtype=torch.int64))
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state, env_params), zero.clone(), no, no.clone(), {})
+        return state, first_timestep(observe(state, env_params), zero)
 
     def step(key: torch.Tensor, state: BanditState, action: torch.Tensor, env_params: Any = default) -> tuple[BanditState, Timestep]:
         """Pull an arm."""

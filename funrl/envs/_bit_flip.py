@@ -3,7 +3,7 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _goals as goals, _grid as grid
 from funrl.spaces import Discrete
 
@@ -80,9 +80,8 @@ def bit_flip(num_bits: int = 8) -> Env:
         bits, goal = (random.bernoulli(k, 0.5, (num_bits,)).to(zero.dtype) for k in (bits_key, goal_key))
         other = flip(goal, random.randint(place_key, (), 0, num_bits))
         goal = torch.where((goal == bits).all(), other, goal)
-        no = torch.zeros_like(zero, dtype=torch.bool)
         state = BitFlipState(bits, goal, torch.zeros_like(zero, dtype=torch.int64))
-        return state, Timestep(goals.observe(bits, goal), zero, no, no.clone(), {})
+        return state, first_timestep(goals.observe(bits, goal), zero)
 
     def step(
         key: torch.Tensor, state: BitFlipState, action: torch.Tensor, env_params: BitFlipParams = default

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box, Discrete
 
@@ -81,8 +81,7 @@ def reset(key: torch.Tensor, env_params: CartPoleParams = PARAMS) -> tuple[CartP
     noise = random.uniform(key, (4,), dtype=env_params.reset_scale.dtype)
     position, velocity, angle, angular_velocity = (env_params.reset_scale * (2 * noise - 1)).unbind(0)
     state = CartPoleState(position, velocity, angle, angular_velocity, torch.zeros_like(position, dtype=torch.int64))
-    no = torch.zeros_like(position, dtype=torch.bool)
-    return state, Timestep(_observe(state), torch.zeros_like(position), no, no.clone(), {})
+    return state, first_timestep(_observe(state), position)
 
 
 def step(

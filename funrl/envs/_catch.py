@@ -3,7 +3,7 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.spaces import Box, Discrete
 
@@ -83,8 +83,7 @@ def catch(rows: int = 10, columns: int = 5) -> Env:
         ball_column = random.randint(key, (), 0, columns)
         state = CatchState(torch.zeros_like(ball_column), ball_column, torch.full_like(ball_column, columns // 2))
         zero = torch.zeros_like(env_params.catch_reward)
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state, zero.dtype), zero, no, no.clone(), {})
+        return state, first_timestep(observe(state, zero.dtype), zero)
 
     def step(key: torch.Tensor, state: CatchState, action: torch.Tensor, env_params: CatchParams = default) -> tuple[CatchState, Timestep]:
         """Move the paddle, then drop the ball by one row; the key is not used."""

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
@@ -86,8 +86,7 @@ def deep_sea(size: int = 10) -> Env:
         zero = torch.zeros_like(env_params.move_cost)
         corner = torch.zeros_like(zero, dtype=torch.int64)
         state = DeepSeaState(corner, corner.clone())
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state, zero.dtype), zero, no, no.clone(), {})
+        return state, first_timestep(observe(state, zero.dtype), zero)
 
     def step(
         key: torch.Tensor, state: DeepSeaState, action: torch.Tensor, env_params: DeepSeaParams = default

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.envs._checks import check_params
 from funrl.envs._grid import GridState
@@ -70,8 +70,7 @@ def reset(key: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[Grid
     position = tree.rows(starts, drawn + (drawn >= goal))
     state = GridState(position, torch.zeros_like(drawn))
     zero = torch.zeros_like(env_params.failure_probability)
-    no = torch.zeros_like(zero, dtype=torch.bool)
-    return state, Timestep(_observe(state, env_params), zero, no, no.clone(), {})
+    return state, first_timestep(_observe(state, env_params), zero)
 
 
 def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[GridState, Timestep]:

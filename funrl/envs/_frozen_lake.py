@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.envs._checks import check_params
 from funrl.envs._grid import GridState
@@ -96,8 +96,7 @@ def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
         """Return the state at the start, and its timestep; the key is not used."""
         zero = torch.zeros_like(env_params.slip_probability)
         state = GridState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state), zero, no, no.clone(), {})
+        return state, first_timestep(observe(state), zero)
 
     def step(
         key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: FrozenLakeParams = default

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _goals as goals
 from funrl.spaces import Box
 
@@ -55,8 +55,7 @@ def reset(key: torch.Tensor, env_params: GoalPointRobotParams = PARAMS) -> tuple
     offset = (2 * random.uniform(key, (2,), dtype=zero.dtype) - 1) * env_params.goal_range
     start = env_params.start.clone()
     state = GoalPointRobotState(start, start + offset, torch.zeros_like(zero, dtype=torch.int64))
-    no = torch.zeros_like(zero, dtype=torch.bool)
-    return state, Timestep(goals.observe(start, state.goal), zero, no, no.clone(), {})
+    return state, first_timestep(goals.observe(start, state.goal), zero)
 
 
 def step(

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
@@ -112,8 +112,7 @@ def grid_rules(size: int = 5) -> Env:
         position = torch.stack([places[num_objects] // size, places[num_objects] % size])
         nothing = torch.zeros_like(zero, dtype=torch.int64)
         state = GridRulesState(tiles, position, nothing, nothing.clone())
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state, env_params), zero, no, no.clone(), {})
+        return state, first_timestep(observe(state, env_params), zero)
 
     def step(
         key: torch.Tensor, state: GridRulesState, action: torch.Tensor, env_params: GridRulesParams = default

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Timestep
+from funrl.env import Timestep, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
@@ -62,8 +62,7 @@ def reset(key: torch.Tensor, env_params: MountainCarParams) -> tuple[MountainCar
     position = p.reset_low + (p.reset_high - p.reset_low) * random.uniform(key, dtype=p.reset_low.dtype)
     velocity = torch.zeros_like(position)
     state = MountainCarState(position, velocity, torch.zeros_like(position, dtype=torch.int64))
-    no = torch.zeros_like(position, dtype=torch.bool)
-    return state, Timestep(observe(state), velocity.clone(), no, no.clone(), {})
+    return state, first_timestep(observe(state), position)
 
 
 def drive(state: MountainCarState, pedal: torch.Tensor, env_params: MountainCarParams) -> tuple[MountainCarState, torch.Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from funrl import tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.envs._checks import check_params
 from funrl.envs._grid import GridState
@@ -93,8 +93,7 @@ def maze(layout: str | Sequence[str] = LAYOUT) -> Env:
         check_params(NAME, env_params, default)
         zero = torch.zeros_like(env_params.goal_reward)
         state = GridState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state, env_params), zero, no, no.clone(), {})
+        return state, first_timestep(observe(state, env_params), zero)
 
     def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: MazeParams = default) -> tuple[GridState, Timestep]:
         """Walk one tile; the key is not used."""

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box, Discrete
 
@@ -93,8 +93,7 @@ def memory_chain(memory_length: int = 20, num_bits: int = 1) -> Env:
         query = random.randint(query_key, (), 0, num_bits)
         state = MemoryChainState(random.randint(context_key, (num_bits,), 0, 2), query, torch.zeros_like(query))
         zero = torch.zeros_like(env_params.right_reward)
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state, state.time, env_params), zero, no, no.clone(), {})
+        return state, first_timestep(observe(state, state.time, env_params), zero)
 
     def step(
         key: torch.Tensor, state: MemoryChainState, action: torch.Tensor, env_params: MemoryChainParams = default

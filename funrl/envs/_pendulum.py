@@ -5,7 +5,7 @@ import math
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
@@ -74,8 +74,7 @@ def reset(key: torch.Tensor, env_params: PendulumParams = PARAMS) -> tuple[Pendu
     angle, angular_velocity = (2 * random.uniform(key, (2,), dtype=env_params.reset_angle.dtype) - 1).unbind(0)
     angle, angular_velocity = env_params.reset_angle * angle, env_params.reset_speed * angular_velocity
     state = PendulumState(angle, angular_velocity, torch.zeros_like(angle, dtype=torch.int64))
-    no = torch.zeros_like(angle, dtype=torch.bool)
-    return state, Timestep(_observe(state), torch.zeros_like(angle), no, no.clone(), {})
+    return state, first_timestep(_observe(state), angle)
 
 
 def step(

@@ -3,7 +3,7 @@
 import torch
 
 from funrl import tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
@@ -51,8 +51,7 @@ def reset(key: torch.Tensor, env_params: PointRobotParams = PARAMS) -> tuple[Poi
     """Return the state at the start, and its timestep; the key is not used."""
     zero = torch.zeros_like(env_params.max_action)
     state = PointRobotState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
-    no = torch.zeros_like(zero, dtype=torch.bool)
-    return state, Timestep(state.position.clone(), zero, no, no.clone(), {})
+    return state, first_timestep(state.position.clone(), zero)
 
 
 def sparse_reset(key: torch.Tensor, env_params: PointRobotParams = SPARSE) -> tuple[PointRobotState, Timestep]:

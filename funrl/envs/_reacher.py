@@ -5,7 +5,7 @@ import math
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
@@ -82,8 +82,7 @@ def reset(key: torch.Tensor, env_params: ReacherParams = PARAMS) -> tuple[Reache
     goal = distance * torch.stack([direction.cos(), direction.sin()])
     angle = math.pi * (2 * drawn[:2] - 1)
     state = ReacherState(angle, torch.zeros_like(angle), goal, torch.zeros_like(distance, dtype=torch.int64))
-    no = torch.zeros_like(distance, dtype=torch.bool)
-    return state, Timestep(_observe(state, p), torch.zeros_like(distance), no, no.clone(), {})
+    return state, first_timestep(_observe(state, p), distance)
 
 
 def step(key: torch.Tensor, state: ReacherState, action: torch.Tensor, env_params: ReacherParams = PARAMS) -> tuple[ReacherState, Timestep]:

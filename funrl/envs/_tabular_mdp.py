@@ -5,7 +5,7 @@ import math
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.envs._checks import check_params
 from funrl.spaces import Box, Discrete
@@ -90,8 +90,7 @@ def tabular_mdp(num_states: int = 10, num_actions: int = 5) -> Env:
         check_params(NAME, env_params, default)
         zero = torch.zeros_like(env_params.scale)
         state = TabularMDPState(torch.zeros_like(zero, dtype=torch.int64), torch.zeros_like(zero, dtype=torch.int64))
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return state, Timestep(observe(state, env_params), zero, no, no.clone(), {})
+        return state, first_timestep(observe(state, env_params), zero)
 
     def step(
         key: torch.Tensor, state: TabularMDPState, action: torch.Tensor, env_params: TabularMDPParams = default

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.spaces import Box, Discrete
 
 __all__ = ["PROBES", "Solution", "action", "discount", "observation", "solution", "truncation", "value"]
@@ -229,8 +229,7 @@ def _probe(name: str, actions: str, length: int, start: Callable, play: Callable
         """Return the first state, and its timestep."""
         place = start(key)
         zero = torch.zeros_like(env_params.reward)
-        no = torch.zeros_like(zero, dtype=torch.bool)
-        return ProbeState(place, torch.zeros_like(place)), Timestep(observe(place, zero), zero, no, no.clone(), {})
+        return ProbeState(place, torch.zeros_like(place)), first_timestep(observe(place, zero), zero)
 
     def step(key: torch.Tensor, state: ProbeState, action: torch.Tensor, env_params: ProbeParams = default) -> tuple[ProbeState, Timestep]:
         """Take one step; the key is not used."""

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from funrl import tree
-from funrl.env import Timestep
+from funrl.env import Timestep, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
 from funrl.spaces import Discrete
 
@@ -76,9 +76,7 @@ def shift(board: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
 def start(observation: torch.Tensor, dtype: torch.dtype) -> Timestep:
     """Return the timestep of a reset, with a reward of the given dtype."""
-    zero = torch.zeros((), dtype=dtype, device=observation.device)
-    no = torch.zeros((), dtype=torch.bool, device=observation.device)
-    return Timestep(observation, zero, no, no.clone(), {})
+    return first_timestep(observation, torch.zeros((), dtype=dtype, device=observation.device))
 
 
 def picture(observation: torch.Tensor, colours: Sequence[draw.Colour]) -> torch.Tensor:
