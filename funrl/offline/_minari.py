@@ -160,6 +160,8 @@ def to_minari(
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
+    from funrl.envs import gymnasium as bridge  # it takes a tenth of a second
+
     folder = _data(name) if _is_path(name) else _named(name)
     if (folder / "metadata.json").exists():
         raise ValueError(f"to_minari: name: there is a data set in {folder}; delete it, or choose another name")

@@ -8,7 +8,7 @@ from funrl import _check, random, tree
 from funrl.acting import rollout, start
 from funrl.algos import Algorithm, State
 from funrl.compiler import compile
-from funrl.env import AnyEnv, Transition, VectorEnv, on_host
+from funrl.env import AnyEnv, Env, Transition, VectorEnv, on_host
 from funrl.offline._dataset import Dataset, from_rollouts, from_transitions
 from funrl.policies import StatefulPolicy
 
@@ -52,7 +52,7 @@ def record(
         (1000, 5, torch.Size([1000, 1]))
     """
     _check.key("record: key", key)
-    _check.instance("record: env", env, AnyEnv, "funrl.envs.make makes one", "an environment")
+    _check.instance("record: env", env, (Env, VectorEnv), "funrl.envs.make makes one", "an environment")
     if act is not None and not isinstance(act, StatefulPolicy):
         _check.function("record: act", act, "give act(params, key, observation) -> (action, extras), a StatefulPolicy, or None")
     if dtype is not None:
