@@ -23,7 +23,7 @@ from funrl.algos import (
 )
 from funrl.env import AnyEnv, Env, Transition
 from funrl.envs.tasks import Tasks
-from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order
+from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, reptile_gradient
 from funrl.meta._estimators import dice_loss, surrogate_loss
 from funrl.meta._trials import tasks_of
 from funrl.nn import Net
@@ -47,6 +47,8 @@ class MAMLConfig(on_policy.OnPolicyConfig):
         inner_steps: K, gradient steps in each task, at least 1.
         estimator: of the inner steps: ``"surrogate"``, :func:`funrl.meta.surrogate_loss`, or ``"dice"``, :func:`funrl.meta.dice_loss`.
         first_order: whether inner gradients count as constants, :func:`funrl.meta.adapt_first_order`.
+        reptile: whether theta moves towards the learned parameters, :func:`funrl.meta.reptile_gradient`; the last batch is then
+            one more inner step. It learns no step sizes.
         learn_step_size: whether the step size of each tensor of parameters is learned, too.
         initial_log_std: continuous actions only: the logarithm of the first standard deviation.
         inner_learning_rate: the first step size, above 0.
@@ -58,6 +60,7 @@ class MAMLConfig(on_policy.OnPolicyConfig):
     inner_steps: int = tree.static(default=1)
     estimator: str = tree.static(default="surrogate")
     first_order: bool = tree.static(default=False)
+    reptile: bool = tree.static(default=False)
     learn_step_size: bool = tree.static(default=True)
     initial_log_std: float = tree.static(default=0.0)
     inner_learning_rate: Any = 0.1
@@ -108,7 +111,8 @@ def make(
         tensor(80)
 
     Reference: C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017, arXiv:1703.03400,
-        algorithm 3. Deviations: Adam instead of TRPO, and step sizes are learned unless ``learn_step_size`` is false.
+        algorithm 3. Deviations: Adam instead of TRPO, and step sizes are learned unless ``learn_step_size`` is false. ``reptile`` is of
+        A. Nichol, J. Achiam, J. Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999.
     """
     config, given = configure(MAMLConfig, options, network=network, optimizer=optimizer)
     parts = _parts(env, config, tasks, network)
@@ -137,6 +141,13 @@ def make(
 
         return torch.func.vmap(one)(rows).mean()
 
+    def gradient_of(meta: MetaParams, rows: Any) -> tuple[MetaParams, torch.Tensor]:
+        """Return the vector that the optimizer takes as the gradient, and the mean loss."""
+        if config.reptile:
+            return MetaParams(reptile_gradient(meta, rows, loss=parts.inner_loss), tree.zeros_like(meta.step_size)), loss(meta, rows)
+        gradient, value = torch.func.grad_and_value(loss)(meta, rows)
+        return gradient if config.learn_step_size else gradient.replace(step_size=tree.zeros_like(gradient.step_size)), value
+
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         check_experience(learner, transitions, config, "unclipped_action")
         samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"], extras={}))
@@ -145,9 +156,7 @@ def make(
         shape = (config.inner_steps + 1, -1, config.num_tasks, size)
         batches = tree.map(lambda x: x.reshape(*shape, *x.shape[2:]).movedim(2, 0), samples.replace(place=()))  # [N, K + 1, T, R, ...]
         rows = torch.func.vmap(torch.func.vmap(lambda batch: parts.prepare(batch, hparams.gamma)))(batches)
-        gradient, value = torch.func.grad_and_value(loss)(meta, rows)
-        if not config.learn_step_size:
-            gradient = gradient.replace(step_size=tree.zeros_like(gradient.step_size))
+        gradient, value = gradient_of(meta, rows)
         learning_rate = annealed(hparams, learner.num_steps)
         stepper = optimizer or on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
         updates, state = stepper.update(gradient, learner.optimizer, meta)
@@ -299,6 +308,8 @@ def _check_config(env: AnyEnv, config: MAMLConfig) -> None:
         raise ValueError(f"env: MAML plays many tasks of a pure environment at once, got {env}; give a single one of torch")
     if len(getattr(env.observation_space, "shape", ()) or ()) != 1:
         raise ValueError(f"env: MAML needs vectors as observations, but {env.name} has {env.observation_space}")
+    if config.reptile and config.learn_step_size:
+        raise ValueError("reptile: learns no step sizes; set learn_step_size=False")
     if config.estimator not in _ESTIMATORS:
         raise ValueError(f"estimator: expected 'surrogate' or 'dice', got {config.estimator!r}")
     _check.divisor("num_tasks", config.num_tasks, config.num_envs, "num_envs")

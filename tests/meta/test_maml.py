@@ -93,6 +93,30 @@ def test_first_order_and_fixed_step_sizes():
     assert not torch.allclose(tree.ravel(moved["first"].params)[0], tree.ravel(moved[""].params)[0], rtol=1e-6, atol=0)
 
 
+def test_reptile_moves_to_the_mean_of_the_learned_parameters():
+    """An SGD step of size 1; the learned parameters by loops over the tasks and over their two batches."""
+    algo = made(optimizer=optim.sgd(1.0), reptile=True, learn_step_size=False)
+    state = algo.init(random.key(0))
+    _, samples = algo.collect(random.key(1), state)
+    network, parts = state.learner.params.network, _parts(algo.env, algo.config, None, None)
+    learned = []
+    for task in range(3):
+        params = network.params
+        for k in range(2):
+            batch = tree.map(lambda x, k=k, task=task: x[k * 6 : (k + 1) * 6, 2 * task : 2 * task + 2], samples)
+            batch = batch.replace(action=batch.extras["unclipped_action"], extras={})
+            observation, action, advantage, _ = parts.prepare(batch, torch.tensor(algo.config.gamma, dtype=torch.float64))
+            step = torch.func.grad(lambda p, x=observation, a=action, w=advantage: -(log_prob(p, x, a) * w).mean())(params)
+            params = tree.map(lambda p, g: p - 0.1 * g, params, step)
+        learned.append(params)
+    expected = tree.map(lambda *x: torch.stack(x).mean(0), *learned)
+    new, metrics = algo.learn(random.key(2), state.learner, samples)
+    same(new.params.network.params, expected)
+    assert metrics["step_size"] == torch.tensor(0.1, dtype=torch.float64) and metrics["policy_loss"].isfinite()
+    with pytest.raises(ValueError, match="reptile: learns no step sizes; set learn_step_size=False"):
+        made(reptile=True)
+
+
 def test_it_gathers_batches_of_tasks_before_and_after_inner_steps():
     algo = made(torch.float32)
     state = algo.init(random.key(0))
