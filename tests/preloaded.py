@@ -6,6 +6,7 @@ they start, is that of the first process. A test of imports, threads or such var
 """
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -134,11 +135,16 @@ def _exactly(connection, count):
 
 def serve(fd):
     """Fork a process for each request; in the process itself, run its program, and return."""
+
     import funrl.algos.ppo
     import funrl.collectors._worker
     import funrl.distributed._launch
     import funrl.envs.gymnasium
     import funrl.training  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # of an extra
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
 
     gc.collect()
     gc.freeze()  # what is there is not touched again, and so stays shared
