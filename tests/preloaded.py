@@ -6,9 +6,11 @@ they start, is that of the first process. A test of imports, threads or such var
 """
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import gc
+import importlib
 import os
 import pickle
 import runpy
@@ -27,6 +29,11 @@ from funrl.distributed import _launch
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SET_CHILD_SUBREAPER = 36  # of prctl: the parent of orphans among its descendants is then the caller, not process 1
 _SERVE = "import sys; sys.path[:] = sys.argv[2:]; from tests import preloaded; preloaded.serve(int(sys.argv[1]))"
+# With what torch imports at the first gradient of a mapped function, for seconds, and what a run draws its curve with.
+PRELOADED = (
+    *("funrl.training", "funrl.algos.ppo", "funrl.collectors._worker", "funrl.distributed._launch", "funrl.envs.gymnasium"),
+    *("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"),
+)
 _LOCK = threading.Lock()
 _SERVER: list = []  # of this process: its socket, the id of this process, and a Popen
 
@@ -134,12 +141,9 @@ def _exactly(connection, count):
 
 def serve(fd):
     """Fork a process for each request; in the process itself, run its program, and return."""
-    import funrl.algos.ppo
-    import funrl.collectors._worker
-    import funrl.distributed._launch
-    import funrl.envs.gymnasium
-    import funrl.training  # noqa: F401
-
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):  # of an extra
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is there is not touched again, and so stays shared
     _wait_for_requests(socket.socket(fileno=fd))

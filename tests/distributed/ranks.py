@@ -11,7 +11,7 @@ import cloudpickle
 from funrl import distributed
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["funrl.training", "funrl.collectors", "torch.distributed"])
+_SERVER.set_forkserver_preload(["torch.distributed", "torch._dynamo", "matplotlib.figure", "funrl.training", "funrl.collectors"])
 
 
 def free_port():
