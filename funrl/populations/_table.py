@@ -144,8 +144,8 @@ def join(parts: Iterable[tuple[Mapping[str, Any], Any, Any, np.ndarray, Any]]) -
         >>> join(parts).configuration, join(parts).scores
         (array([0, 1, 0]), array([1., 2., 1.]))
     """
-    parts = [parts] if isinstance(parts, torch.Tensor) else parts
-    parts = list(_check.instance("join: parts", parts, Iterable, "give a list of tuples (hparams, keys, steps, curves, diverged)"))
+    given: Any = [parts] if isinstance(parts, torch.Tensor) else parts
+    parts = list(_check.instance("join: parts", given, Iterable, "give a list of tuples (hparams, keys, steps, curves, diverged)"))
     _check.some("join: parts", parts, "part")
     for part in parts:
         _check.count("join: a part", _check.instance("join: a part", part, tuple), 5, "entries", "hparams, keys, steps, curves, diverged")
@@ -195,10 +195,9 @@ def checked_metrics(names: Iterable[str]) -> list[str]:
         ['policy_loss', 'entropy']
     """
     others = ("entropy", "approximate_kl", "gradient_norm")
-    names = [names] if isinstance(names, torch.Tensor) else names
-    names = list(_check.instance("checked_metrics: names", names, Iterable, "give the names of metrics", "a list of names"))
-    names = list(_check.strings("checked_metrics: names", names)) if names else names
-    return [name for name in names if name.endswith("_loss") or name in others]
+    given: Any = [names] if isinstance(names, torch.Tensor) else names
+    known = list(_check.instance("checked_metrics: names", given, Iterable, "give the names of metrics", "a list of names"))
+    return [name for name in (_check.strings("checked_metrics: names", known) if known else ()) if name.endswith("_loss") or name in others]
 
 
 def not_finite(metrics: Mapping[str, torch.Tensor]) -> torch.Tensor:
