@@ -143,9 +143,9 @@ def from_rollouts(batches: Transition | Iterable[Transition], *, spaces: Any, wh
         >>> data.size, bool((data.episode_return.sum() == 200))
         (200, True)
     """
-    batches = [batches] if isinstance(batches, Transition | torch.Tensor) else batches
+    given: Any = [batches] if isinstance(batches, Transition | torch.Tensor) else batches
     remedy = "give what rollout or a collector returns"
-    batches = list(_check.instance(f"{what}: batches", batches, Iterable, remedy, "batches of transitions"))
+    batches = list(_check.instance(f"{what}: batches", given, Iterable, remedy, "batches of transitions"))
     for batch in batches:
         _check.instance(f"{what}: batches", batch, Transition, remedy, "a funrl.env.Transition")
     if not batches:

@@ -45,13 +45,12 @@ def save(dataset: Dataset | Iterable[Dataset], folder: str | os.PathLike) -> Dat
     """
     _check.path("datasets.save", folder)
     folder = Path(folder)
-    source = [dataset] if isinstance(dataset, Dataset | torch.Tensor) else dataset
+    source: Any = [dataset] if isinstance(dataset, Dataset | torch.Tensor) else dataset
     parts = iter(_check.instance("datasets.save: dataset", source, Iterable, "datasets.open_dataset opens files", "a Dataset"))
     first = next(parts, None)
-    if first is not None:
-        check_dataset("datasets.save", first)
     if first is None:
         raise ValueError("datasets.save: dataset: expected at least one part, got none")
+    check_dataset("datasets.save", first)
     if (folder / _NOTES).exists():
         raise ValueError(f"datasets.save: {folder} holds a data set already; open it with datasets.load, or give another folder")
     folder.mkdir(parents=True, exist_ok=True)
