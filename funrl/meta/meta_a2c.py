@@ -128,8 +128,8 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, optimizer: Op
         def parts(actor: ActorState, observation: Any, hparams: MetaA2CConfig) -> dict[str, Any]:
             params = ActorParams(nets.init(network_key, observation))
             state, none = stepper(hparams, 0.0).init(params.network), torch.zeros_like(actor.timestep.terminated[0])
-            network, optimizer = tree.clone((params.network, state))
-            target = PreviousUpdate(network, optimizer, _no_samples(act, params, actor, config), none)
+            network, before = tree.clone((params.network, state))
+            target = PreviousUpdate(network, before, _no_samples(act, params, actor, config), none)
             return {
                 "params": params,
                 "target": target,
