@@ -19,7 +19,7 @@ def test_without_a_name_it_lists_all(monkeypatch, capsys):
 
 def test_missing_libraries_are_an_error_with_the_remedy(monkeypatch):
     monkeypatch.setattr(command, "versions", lambda python, packages: {name: None if name == "rejax" else "1" for name in packages})
-    with pytest.raises(SystemExit, match=re.escape('lacks rejax, which funrl is measured beside: pip install -e ".[bench]"')):
+    with pytest.raises(SystemExit, match=re.escape('lacks rejax, with which funrl is compared: pip install -e ".[bench]"')):
         command.check_peers(["ppo"], "python")
     command.check_peers(["recurrent"], "python")
 

@@ -141,13 +141,6 @@ def make(
 
         return torch.func.vmap(one)(rows).mean()
 
-    def gradient_of(meta: MetaParams, rows: Any) -> tuple[MetaParams, torch.Tensor]:
-        """Return the vector that the optimizer takes as the gradient, and the mean loss."""
-        if config.reptile:
-            return MetaParams(reptile_gradient(meta, rows, loss=parts.inner_loss), tree.zeros_like(meta.step_size)), loss(meta, rows)
-        gradient, value = torch.func.grad_and_value(loss)(meta, rows)
-        return gradient if config.learn_step_size else gradient.replace(step_size=tree.zeros_like(gradient.step_size)), value
-
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         check_experience(learner, transitions, config, "unclipped_action")
         samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"], extras={}))
@@ -156,7 +149,7 @@ def make(
         shape = (config.inner_steps + 1, -1, config.num_tasks, size)
         batches = tree.map(lambda x: x.reshape(*shape, *x.shape[2:]).movedim(2, 0), samples.replace(place=()))  # [N, K + 1, T, R, ...]
         rows = torch.func.vmap(torch.func.vmap(lambda batch: parts.prepare(batch, hparams.gamma)))(batches)
-        gradient, value = gradient_of(meta, rows)
+        gradient, value = _gradient(parts, config, loss, meta, rows)
         learning_rate = annealed(hparams, learner.num_steps)
         stepper = optimizer or on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
         updates, state = stepper.update(gradient, learner.optimizer, meta)
@@ -193,6 +186,16 @@ def _collect(parts: "_Parts", config: MAMLConfig, key: torch.Tensor, state: Stat
             params = step(params, samples)
     samples = tree.map(lambda *xs: torch.cat([x.transpose(0, 1).flatten(1, 2) for x in xs]), *batches)
     return tree.map(lambda x: x.flatten(0, 1), envs), samples
+
+
+def _gradient(
+    parts: "_Parts", config: MAMLConfig, loss: Callable[..., torch.Tensor], meta: MetaParams, rows: Any
+) -> tuple[Any, torch.Tensor]:
+    """Return the vector that the optimizer takes as the gradient, and the mean loss."""
+    if config.reptile:
+        return MetaParams(reptile_gradient(meta, rows, loss=parts.inner_loss), tree.zeros_like(meta.step_size)), loss(meta, rows)
+    gradient, value = torch.func.grad_and_value(loss)(meta, rows)
+    return gradient if config.learn_step_size else gradient.replace(step_size=tree.zeros_like(gradient.step_size)), value
 
 
 def returns(algo: Algorithm, *, num_steps: int, tasks: Tasks | None = None) -> Callable[..., torch.Tensor]:

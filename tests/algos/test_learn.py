@@ -112,8 +112,8 @@ def test_a_recurrent_policy_learns_from_the_middle_of_episodes_without_the_learn
 def test_a_policy_travels_without_its_environment(kind):
     """A policy in a worker process knows the spaces of the environment, but not the environment, which may be none that can be sent."""
     name, env, options = ALGORITHMS[kind]
-    env, thread = funrl.envs.make(env), threading.Lock()
-    env = env._replace(reset=lambda *args: [thread, env.reset(*args)][1], step=lambda *args: [thread, env.step(*args)][1])
+    whole, thread = funrl.envs.make(env), threading.Lock()
+    env = whole._replace(reset=lambda *args: [thread, whole.reset(*args)][1], step=lambda *args: [thread, whole.step(*args)][1])
     algo = funrl.algos.make(name, env, **options)
     with pytest.raises(TypeError, match="pickle"):
         cloudpickle.dumps(algo)
