@@ -58,8 +58,8 @@ def ray(
             the process.
         resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources``, ``scheduling_strategy="SPREAD"`` to
             use all machines evenly, and so on.
-        create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device,
-            policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
+        create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj: as for :func:`synchronous`.
+        split_trajectories, device, policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
         queue_size, max_staleness: as for :func:`asynchronous`.
 
     Returns:

@@ -26,7 +26,7 @@ from funrl.env import AnyEnv, on_host
 from funrl.runs import RunError
 from funrl.training._agents import player
 
-__all__ = ["Hook", "Stop", "annealing", "at_least", "checkpoints", "evaluation", "every", "plateau"]
+__all__ = ["Every", "Hook", "Stop", "annealing", "at_least", "checkpoints", "evaluation", "every", "plateau"]
 
 Hook = Callable[[int, Any, dict[str, torch.Tensor]], Any]
 

@@ -37,8 +37,8 @@ class Record(TorchDispatchMode):
         kwargs = kwargs or {}
         if func not in _table.TABLE and not func._schema.is_mutable and not func.is_view:
             with self:
-                known = decompositions().get(func, func.decompose)
-                decomposed = known(*args, **kwargs)
+                known = decompositions()  # its get does not find what it has
+                decomposed = known[func](*args, **kwargs) if func in known else func.decompose(*args, **kwargs)
             if decomposed is not NotImplemented:
                 return decomposed
         given = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
