@@ -33,13 +33,13 @@ class Canvas(NamedTuple):
     """A grid of pixels over a window of the world.
 
     Attributes:
-        image: float32 [3, H, W], between 0 and 1.
+        image: red, green and blue, each float32 [H, W] between 0 and 1. In one tensor, XLA would compute each shape for each colour.
         x: float32 [1, W], the x coordinates of the pixels' centres.
         y: float32 [H, 1], their y coordinates.
         pixel: the width of a pixel in units of the world.
     """
 
-    image: torch.Tensor
+    image: tuple[torch.Tensor, ...]
     x: torch.Tensor
     y: torch.Tensor
     pixel: float
@@ -73,7 +73,7 @@ def canvas(
     x = centre[0] + pixel * (torch.arange(w, device=device, dtype=torch.float32) - (w - 1) / 2)
     y = centre[1] - pixel * (torch.arange(h, device=device, dtype=torch.float32) - (h - 1) / 2)
     down = torch.linspace(0.0, 1.0, h, device=device)[:, None]
-    image = torch.stack([(a + (b - a) * down).expand(h, w) for a, b in zip(top, bottom, strict=True)])
+    image = tuple((a + (b - a) * down).expand(h, w) for a, b in zip(top, bottom, strict=True))
     return Canvas(image, x[None, :], y[:, None], pixel)
 
 
@@ -87,8 +87,7 @@ def paint(picture: Canvas, distance: torch.Tensor, colour: Colour, opacity: floa
         tensor([[0.5000, 0.0000, 0.5000]])
     """
     cover = opacity * (0.5 - distance / picture.pixel).clamp(0.0, 1.0)
-    layers = [channel + cover * (value - channel) for channel, value in zip(picture.image.unbind(0), colour, strict=True)]
-    return picture._replace(image=torch.stack(layers))
+    return picture._replace(image=tuple(channel + cover * (value - channel) for channel, value in zip(picture.image, colour, strict=True)))
 
 
 def circle(picture: Canvas, x: Number, y: Number, radius: float) -> torch.Tensor:
@@ -141,7 +140,7 @@ def polygon(picture: Canvas, points: Sequence[tuple[Number, Number]]) -> torch.T
 
 def to_uint8(picture: Canvas) -> torch.Tensor:
     """Return the picture as uint8 [H, W, 3]."""
-    return (picture.image.permute(1, 2, 0) * 255.0).round().to(torch.uint8).contiguous()
+    return (torch.stack(picture.image, -1) * 255.0).round().to(torch.uint8)
 
 
 def pie(picture: Canvas, x: Number, y: Number, radius: float) -> Canvas:

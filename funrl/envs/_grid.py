@@ -108,7 +108,7 @@ def tiles(picture: draw.Canvas, where: torch.Tensor, *, half: float = 0.46, corn
         corner: the radius of its corners.
     """
     rows, columns = where.shape
-    height, width = picture.image.shape[-2] // rows, picture.image.shape[-1] // columns
+    height, width = picture.y.shape[0] // rows, picture.x.shape[1] // columns
     x, y = picture.x - picture.x.round(), picture.y - picture.y.round()
     square = draw.box(draw.Canvas(picture.image, x, y, picture.pixel), (0.0, 0.0), (half, half), corner=corner)
     mask = where[:, None, :, None].expand(rows, height, columns, width).reshape(rows * height, columns * width)

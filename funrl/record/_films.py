@@ -25,7 +25,7 @@ from funrl.typing import Act
 SUFFIXES = (".mp4", ".gif")
 
 # Rendering is compiled once it has taken as many seconds as a compilation takes; short videos are drawn without compilation.
-_SECONDS_TO_COMPILE = 20.0
+_SECONDS_TO_COMPILE = 5.0
 _SECONDS_BETWEEN_MESSAGES = 5.0
 
 

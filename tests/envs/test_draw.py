@@ -53,5 +53,5 @@ def test_a_turned_box_is_turned_counter_clockwise():
 def test_opacity_mixes_colours():
     picture = blank()
     image = draw.paint(picture, draw.circle(picture, 0.5, -0.25, 1.0), (0.0, 0.5, 1.0), 0.5).image
-    np.testing.assert_allclose(image[:, 60, 80], [0.5, 0.75, 1.0], atol=1e-6)
+    np.testing.assert_allclose([channel[60, 80] for channel in image], [0.5, 0.75, 1.0], atol=1e-6)
     assert draw.to_uint8(picture._replace(image=image))[60, 80].tolist() == [128, 191, 255]
