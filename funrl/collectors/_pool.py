@@ -96,7 +96,7 @@ class Pool(ABC):
     @property
     @abstractmethod
     def closed(self) -> bool:
-        """Whether the workers are ended."""
+        """True once the workers are ended."""
 
     @abstractmethod
     def close(self) -> None:
