@@ -124,12 +124,13 @@ def select(dataset: Dataset, pieces: torch.Tensor) -> Dataset:
     """
     check_dataset("select", dataset)
     _check.tensor("select: pieces", pieces, "give flags, bool [E], or numbers of pieces, int64")
-    if pieces.dtype != torch.bool:
+    if pieces.dtype == torch.bool:
+        if pieces.shape != dataset.begins.shape:
+            _check.fail(ValueError, "select: pieces", f"one flag for each of {len(dataset.begins)} pieces", list(pieces.shape))
+    else:
         _check.whole("select: pieces", pieces, "give flags, bool [E], or numbers of pieces, int64")
-    elif pieces.shape != dataset.begins.shape:
-        _check.fail(ValueError, "select: pieces", f"one flag for each of {len(dataset.begins)} pieces", list(pieces.shape))
-    if pieces.dtype != torch.bool and bool(((pieces < 0) | (pieces >= len(dataset.begins))).any()):
-        _check.fail(ValueError, "select: pieces", f"numbers from 0 to {len(dataset.begins) - 1}", pieces.tolist())
+        if bool(((pieces < 0) | (pieces >= len(dataset.begins))).any()):
+            _check.fail(ValueError, "select: pieces", f"numbers from 0 to {len(dataset.begins) - 1}", pieces.tolist())
     number = torch.cat([torch.zeros_like(dataset.end[:1], dtype=torch.int64), dataset.end[:-1].cumsum(0)])
     chosen = torch.zeros(len(dataset.begins), dtype=torch.bool, device=number.device)
     chosen[pieces] = True
