@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from funrl import compile
+from funrl import compile, compiler
 
 
 def spincount(**environment: str) -> str:
@@ -51,3 +52,15 @@ def test_threads_have_to_be_a_number():
     for threads in (0, -1, True, 1.5):
         with pytest.raises(ValueError, match="threads"):
             compile(lambda x: x, threads=threads)
+
+
+def test_lanes_make_calls_at_the_same_time():
+    """Each waits for the other; with one thread they come one after another. Both have the backend that the caller has chosen."""
+    meeting = threading.Barrier(2, timeout=10)
+    with compiler.using("eager"), compiler.lanes(2, "auto") as together:
+        results = together([lambda: (meeting.wait(), compiler.backend())[1], lambda: (meeting.wait(), compiler.backend())[1]])
+    assert results == [("eager", "it was chosen for this run")] * 2
+    with compiler.lanes(1, "xla") as together:
+        assert together([threading.get_ident] * 2) == [threading.get_ident()] * 2
+    with compiler.lanes(2, "eager") as together, pytest.raises(ZeroDivisionError):
+        together([lambda: 1, lambda: 1 // 0])

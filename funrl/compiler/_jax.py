@@ -64,6 +64,12 @@ def start(threads: int) -> Any:
     return jax
 
 
+def prepare(threads: int) -> None:
+    """Start jax with this number of threads, for as many programs of one thread at the same time; a jax that runs already is kept."""
+    _TOLD.update((1, threads))
+    start(threads)
+
+
 def _num_threads() -> int:
     """Return the number of threads of jax's CPU backend in this process, as far as the system reports it: 0 before its start."""
     names = []

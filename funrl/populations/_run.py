@@ -1,6 +1,7 @@
 """Training of populations, in chunks that fit into the memory and on all devices; the results are one table."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from funrl import _check, random, tree
+from funrl import _check, compiler, random, tree
 from funrl.algos import Algorithm
 from funrl.compiler import compile
 from funrl.env import on_host
@@ -81,7 +82,8 @@ def run(
         total_steps: environment steps of each agent, rounded down to whole updates.
         chunk: how many agents a program trains at once. None: as many as fit into the free memory, by :func:`agent_bytes`.
         devices: where to train, a chunk on each at a time; None: the key's device, or all GPUs if it is one.
-        threads: the threads of a program on the CPU, as for :func:`funrl.compile`.
+        threads: the threads on the CPU. That many chunks are trained at the same time, each on a thread of its own; a single chunk has them
+            all, as for :func:`funrl.compile`.
         backend: as for :func:`funrl.compile`.
         train: a function that trains a chunk; None: in memory. ``python -m funrl sweep`` passes one that writes a folder for each chunk.
 
@@ -109,14 +111,16 @@ def run(
         _check.function("run: train", train)
     places = _devices(key) if devices is None else [_device(x) for x in devices]
     pieces = chunks_of(several, key, chunk_size(several, chunk, places[0]))
-    lanes = programs(threads, backend)
-    records: list[Records] = []
     if train is not None:
-        records = [train(piece) for piece in pieces]
-    else:
-        for i in range(0, len(pieces), len(places)):
-            some = [_at_device(piece, place) for piece, place in zip(pieces[i : i + len(places)], places, strict=False)]
-            records += train_together(some, total_steps, lanes)
+        return table_of(pieces, [train(piece) for piece in pieces])
+    records: list[Records] = []
+    _check.integer("run: threads", threads, 1)
+    at_once = min(threads, len(pieces)) if places == [torch.device("cpu")] else 1
+    program, lanes = programs(threads if at_once == 1 else 1, backend), places * at_once
+    with compiler.lanes(at_once, backend) as together:
+        for i in range(0, len(pieces), len(lanes)):
+            some = [_at_device(piece, place) for piece, place in zip(pieces[i : i + len(lanes)], lanes, strict=False)]
+            records += train_together(some, total_steps, program, together)
     return table_of(pieces, records)
 
 
@@ -275,14 +279,22 @@ def train_chunk(piece: Chunk, state: PopulationState | None, updates: range, pro
     return running.state, running.records()
 
 
-def train_together(pieces: Sequence[Chunk], total_steps: int, program: Callable[..., Any]) -> list[Records]:
-    """Train a chunk on each device, one update of each in turn: a GPU computes while the next one receives its update."""
+def train_together(
+    pieces: Sequence[Chunk], total_steps: int, program: Callable[..., Any], together: Callable[..., Any] | None = None
+) -> list[Records]:
+    """Train a chunk on each device or thread, one update of each in turn: a GPU computes while the next one receives its update.
+
+    ``together`` makes the calls of an update, all but the first ones, which compile (:func:`funrl.compiler.lanes`).
+    """
     running = [_Running(piece, program(piece.algo, piece.exchange)) for piece in pieces]
     counts = [total_steps // piece.algo.steps_per_update for piece in pieces]
     for number in range(1, max(counts) + 1):
-        for one, count in zip(running, counts, strict=True):
-            if number <= count:
-                one.step(number)
+        calls = [functools.partial(one.step, number) for one, count in zip(running, counts, strict=True) if number <= count]
+        if together is None or number == 1:
+            for call in calls:
+                call()
+        else:
+            together(calls)
     return [one.records() for one in running]
 
 

@@ -5,6 +5,7 @@ import functools
 import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -97,7 +98,9 @@ def train_sharded(
         announce(log, algo, folder, num_agents, num_updates, start, resume)
         stack.enter_context(compiler.listening(log.part))
         shards = _Shards(algo, group, folder, log, start, started, num_updates, asked.checkpoint_every, keys, mine, size)
-        states, metrics, update, compiling = shards.train(states, backend)
+        threads = min(torch.get_num_threads(), len(states)) if key.device.type == "cpu" else 1
+        together = stack.enter_context(compiler.lanes(threads, backend))
+        states, metrics, update, compiling = shards.train(states, backend, together)
         seconds = start.seconds + time.perf_counter() - started
         evaluation = _evaluate(algo, states, keys, mine, size, asked.evaluate_episodes, group) if asked.evaluate_episodes else None
         finish(folder if group.rank == 0 else None, algo, evaluation, log)
@@ -178,7 +181,9 @@ class _Shards:
         """Return the seconds of the run so far."""
         return self.start.seconds + time.perf_counter() - self.started
 
-    def train(self, states: list[Any], backend: str) -> tuple[list[Any], dict[str, torch.Tensor], int, float]:
+    def train(
+        self, states: list[Any], backend: str, together: Callable[..., list[Any]]
+    ) -> tuple[list[Any], dict[str, torch.Tensor], int, float]:
         """Do the updates that are left; return the states, the metrics of the last one, its number and the seconds of compiling."""
         step = torch.func.vmap(lambda k, number, state: self.algo.step(random.fold_in(k, number), state), (0, None, 0))
         program = compile(step, donate=2, backend=backend)
@@ -189,7 +194,8 @@ class _Shards:
         try:
             for number in range(first + 1, self.num_updates + 1):
                 now = torch.tensor(number, device=self.keys[0].device)
-                done = [program(keys, now, state) for keys, state in zip(self.keys, states, strict=True)]
+                calls = [functools.partial(program, keys, now, state) for keys, state in zip(self.keys, states, strict=True)]
+                done = together(calls) if number > first + 1 else [call() for call in calls]  # which compiles
                 states = [state for state, _ in done]
                 self.waiting.append((self.seconds(), {name: torch.cat([m[name] for _, m in done]) for name in done[0][1]}))
                 if number == first + 1:

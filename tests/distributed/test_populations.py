@@ -1,6 +1,9 @@
 """Agents in chunks, in one process and in several."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,6 +58,29 @@ def test_any_number_of_ranks_gives_the_same_bits_and_files(size, tmp_path):
     assert read.updates == NUM_UPDATES
     same(runs.Folder(tmp_path / "many").read_evaluation().episode_return, alone[2].double())
     same(tree.leaves(read.state), alone[0], rtol=0, atol=0)
+
+
+ON_THREADS = """
+import sys
+import torch
+from tests.distributed.test_populations import compiled
+torch.set_num_threads(2)
+torch.save(compiled(), sys.argv[1])
+"""
+
+
+def compiled():
+    return flat(train(None, chunk=4, backend="xla"))
+
+
+def test_any_number_of_threads_gives_the_same_bits(tmp_path, monkeypatch):
+    """Two chunks at the same time, in programs of a jax with one thread and of one with two."""
+    alone = compiled()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    same(compiled(), alone, rtol=0, atol=0)
+    clean = {k: v for k, v in os.environ.items() if k not in ("PJRT_NPROC", "NPROC")}
+    subprocess.run([sys.executable, "-W", "error", "-c", ON_THREADS, str(tmp_path / "two")], env=clean, check=True)
+    same(torch.load(tmp_path / "two", weights_only=False), alone, rtol=0, atol=0)
 
 
 def test_chunks_change_an_agent_by_rounding_only():

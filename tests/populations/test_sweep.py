@@ -49,11 +49,12 @@ def test_a_sweep_gives_what_single_runs_give():
 
 
 def test_a_compiled_sweep_in_chunks_gives_what_it_gives_eagerly():
-    """Two chunks of one size are one program, here on two lanes in turn."""
+    """Two chunks of one size are one program, here for two devices in turn, and on two threads."""
     algo = funrl.algos.a2c.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=16, num_cells=(4,))
     swept = populations.sweep(algo, {"learning_rate": log_uniform(1e-4, 1e-2)}, 4)
     with compilations(1):
         halves = populations.run(swept, KEY, 96, chunk=2, devices=["cpu", "cpu"])
+    np.testing.assert_array_equal(halves.curves, populations.run(swept, KEY, 96, chunk=2, threads=2).curves)
     np.testing.assert_allclose(halves.curves, populations.run(swept, KEY, 96, backend="eager").curves, rtol=1e-4)
 
 

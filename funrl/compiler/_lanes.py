@@ -1,0 +1,39 @@
+"""Programs that run at the same time, each on a thread of its own."""
+
+import concurrent.futures
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from funrl.compiler._backends import STATE, chosen
+from funrl.compiler._jax import prepare
+
+__all__ = ["lanes"]
+
+
+@contextlib.contextmanager
+def lanes(threads: int, backend: str) -> Iterator[Callable[[Sequence[Callable[[], Any]]], list[Any]]]:
+    """Context of a function that makes some calls and returns their results, up to ``threads`` of them at the same time.
+
+    A program that was compiled before runs without Python's lock, so that two programs take two cores. The bits of each are those of a
+    call alone. With one thread, the caller's thread makes the calls, one after another.
+    """
+    if threads < 2:
+        yield lambda calls: [call() for call in calls]
+        return
+    if chosen(backend, torch.device("cpu"))[0] == "xla":
+        prepare(threads)
+    with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="funrl-lane") as pool:
+
+        def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+            here = dict(STATE.__dict__)  # the backend that this thread has chosen
+
+            def run(call: Callable[[], Any]) -> Any:
+                STATE.__dict__.update(here)
+                return call()
+
+            return list(pool.map(run, calls))
+
+        yield together
