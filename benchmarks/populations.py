@@ -4,12 +4,13 @@ python -m benchmarks populations --peers PYTHON
 python -m benchmarks.populations funrl 64       # steps a second of the processor's time, where other processes take theirs
 """
 
+import os
 import resource
 import sys
 import time
 
 from benchmarks.harness import Case, Figures, Library, speed
-from benchmarks.ppo import program
+from benchmarks.ppo import learner, program
 from benchmarks.ppo_peers import rejax
 
 NUM_ENVS, NUM_STEPS = 16, 128
@@ -19,6 +20,11 @@ AGENTS = (1, 4, 16, 64, 256)
 def row(num_agents: int) -> str:
     """Return the name of a row."""
     return f"PPO, {num_agents} agent{'s' if num_agents > 1 else ''} with {NUM_ENVS} environments each"
+
+
+def threaded(num_agents: int) -> str:
+    """Return the name of a row where every library has two cores."""
+    return f"{row(num_agents)}, two threads"
 
 
 def measure(num_agents: int, seconds: float) -> dict[str, list[float]]:
@@ -38,9 +44,41 @@ def measure(num_agents: int, seconds: float) -> dict[str, list[float]]:
     return {row(num_agents): samples, f"{row(num_agents)}: first call (s)": [first], f"{row(num_agents)}: memory (MiB)": [memory]}
 
 
-def peer(num_agents: int, seconds: float) -> dict[str, list[float]]:
-    """Return samples of rejax's steps a second."""
-    return {row(num_agents): rejax(NUM_ENVS, NUM_STEPS, num_agents, seconds, steps_per_call=2**17)}
+def on_threads(num_agents: int, seconds: float) -> list[float]:
+    """Return samples of steps a second of :func:`funrl.train`, the agents as two programs on two threads."""
+    import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
+    import torch
+
+    torch.set_num_threads(2)
+    algo = learner(NUM_ENVS, NUM_STEPS)
+    updates, samples = 2, []
+    while len(samples) < 3:
+        result = funrl.train(
+            algo,
+            funrl.random.key(0),
+            updates * algo.steps_per_update,
+            num_agents=num_agents,
+            chunk=num_agents // 2,
+            evaluate_episodes=0,
+            progress=False,
+        )
+        spent = result.seconds - result.compile_seconds  # which is that of the first update
+        if spent < seconds:
+            updates *= 2
+            continue
+        samples.append((updates - 1) * algo.steps_per_update * num_agents / spent)
+    return samples
+
+
+def peer(num_agents: int, seconds: float) -> list[float]:
+    """Return samples of rejax's steps a second, with the threads that XLA takes by itself: as many as there are cores."""
+    return rejax(NUM_ENVS, NUM_STEPS, num_agents, seconds, steps_per_call=2**17)
+
+
+def one_core(num_agents: int, seconds: float) -> list[float]:
+    """Return samples of rejax's steps a second in one thread."""
+    os.environ["PJRT_NPROC"] = "1"
+    return peer(num_agents, seconds)
 
 
 def notes(figures: Figures) -> list[str]:
@@ -49,6 +87,9 @@ def notes(figures: Figures) -> list[str]:
     if row(1) in figures and row(256) in figures:
         times = figures[row(1)]["funrl"] / figures[row(256)]["funrl"]
         lines.append(f"256 agents as one program take {times:.2f} x the time of 256 runs one after another, on one core (target 0.5).")
+    if row(1) in figures and threaded(256) in figures:
+        times = figures[row(1)]["funrl"] / figures[threaded(256)]["funrl"]
+        lines.append(f"256 agents as two programs on two threads take {times:.2f} x the time of 256 runs one after another on one core.")
     for n in AGENTS:
         if f"{row(n)}: memory (MiB)" in figures:
             first, memory = (figures[f"{row(n)}: {name}"]["funrl"] for name in ("first call (s)", "memory (MiB)"))
@@ -59,9 +100,12 @@ def notes(figures: Figures) -> list[str]:
 BENCHMARK = speed(
     "populations",
     "Populations of PPO on CartPole-v1: steps a second of 1 to 256 agents as one program, its first call, and its memory.",
-    [Case(row(n), (n,), {"funrl": Library(measure), "rejax": Library(peer, "rejax")}, quick=n in (1, 64)) for n in AGENTS],
+    [
+        *(Case(row(n), (n,), {"funrl": Library(measure), "rejax": Library(one_core, "rejax")}, quick=n in (1, 64)) for n in AGENTS),
+        *(Case(threaded(n), (n,), {"funrl": Library(on_threads), "rejax": Library(peer, "rejax")}, quick=False) for n in (8, 64, 256)),
+    ],
     unit="environment steps/s",
-    targets={(row(64), "rejax"): 1.5},
+    targets={(row(64), "rejax"): 1.5, (threaded(64), "rejax"): 1.5},
     seconds=2.0,
     rounds=2,
     notes=notes,

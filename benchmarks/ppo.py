@@ -13,16 +13,23 @@ from benchmarks.ppo_peers import SETTINGS, rejax, sb3, torchrl, torchrl_serial
 THREADS = {(64, 128, 1): 2, (16, 128, 8): 2}
 
 
+def learner(num_envs: int, num_steps: int) -> Any:
+    """Return PPO with the settings of all libraries."""
+    import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
+
+    options = {name: getattr(SETTINGS, name) for name in ("num_epochs", "num_minibatches", "learning_rate", "gamma", "lambda_", "clip")}
+    options |= {name: getattr(SETTINGS, name) for name in ("entropy_weight", "value_weight", "max_grad_norm")}
+    return funrl.algos.ppo.make(
+        funrl.envs.make("CartPole-v1"), num_envs=num_envs, num_steps=num_steps, num_cells=SETTINGS.hidden, **options
+    )
+
+
 def program(num_envs: int, num_steps: int, num_agents: int, device: str = "cpu", threads: int | None = None) -> tuple[Any, Any, Any]:
     """Return the compiled update, the first state, and a function from the update's number to its key."""
     import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
     import torch
 
-    options = {name: getattr(SETTINGS, name) for name in ("num_epochs", "num_minibatches", "learning_rate", "gamma", "lambda_", "clip")}
-    options |= {name: getattr(SETTINGS, name) for name in ("entropy_weight", "value_weight", "max_grad_norm")}
-    algo = funrl.algos.ppo.make(
-        funrl.envs.make("CartPole-v1"), num_envs=num_envs, num_steps=num_steps, num_cells=SETTINGS.hidden, **options
-    )
+    algo = learner(num_envs, num_steps)
     key, threads = funrl.random.key(0, device=device), threads or THREADS.get((num_envs, num_steps, num_agents), 1)
     if num_agents == 1:
         return funrl.compile(algo.step, donate=1, threads=threads), algo.init(key), lambda i: funrl.random.fold_in(key, i)
