@@ -363,6 +363,7 @@ def test_permutations_are_uniform():
     assert random.permutation(random.key(8), 0).shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1024, 2048])
 def test_long_permutations_are_uniform(n):
     """Where a number goes, where two neighbours go, how many stay, and whether the order has runs."""

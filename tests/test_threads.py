@@ -18,6 +18,7 @@ def spincount(**environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_threads_spin_shortly_unless_told_otherwise():
     assert spincount() == "2000"
     assert spincount(OMP_WAIT_POLICY="passive") == "None"

@@ -174,6 +174,7 @@ class Convolution(torch.nn.Module):
         return self.head(torch.relu(self.convolution(x.to(self.head.weight.dtype).movedim(-1, -3))).flatten(-3))
 
 
+@pytest.mark.slow
 def test_ppo_with_a_transformer_and_an_annealed_adamw():
     network = nn.from_module(Transformer())
     algo = make("ppo", network=network, optimizer=annealed_adamw(), num_steps=4, num_epochs=1)
@@ -183,6 +184,7 @@ def test_ppo_with_a_transformer_and_an_annealed_adamw():
     learns(algo)
 
 
+@pytest.mark.slow
 def test_dqn_with_a_convolution_of_the_users_own():
     env = funrl.envs.make("Breakout-MinAtar")
     algo = algos.dqn.make(env, network=nn.from_module(Convolution(4, env.action_space.n)), **without(OFF_POLICY, "num_cells"))
@@ -231,6 +233,7 @@ def test_a_noisy_network_explores_in_dqn(options):
     learns(algo, compiled=False)
 
 
+@pytest.mark.slow
 def test_pqn_takes_a_network():
     learns(make("pqn", network=nn.from_module(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 2)))))
 
@@ -269,6 +272,7 @@ def module(*args, **options):
     return nn.from_module(Critic(*args, **options), init=nn.orthogonal())
 
 
+@pytest.mark.slow
 def test_sac_with_layer_norm_critics_and_a_prioritized_buffer_of_n_steps():
     critic = module(3 + 1, torch.nn.LayerNorm(8))
     algo = make("sac", critic=critic, buffer=buffers.prioritized(64, 0.7, 0.5), n_step=3)
@@ -282,7 +286,7 @@ def test_sac_with_layer_norm_critics_and_a_prioritized_buffer_of_n_steps():
     learns(algo)
 
 
-@pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "redq", "crossq"])
+@pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "redq", pytest.param("crossq", marks=pytest.mark.slow)])
 def test_actors_and_critics(name):
     outputs = 1 if name in ("ddpg", "td3") else 2
     norm = torch.nn.BatchNorm1d if name == "crossq" else torch.nn.LayerNorm
@@ -322,6 +326,7 @@ def test_the_default_actor_critic_and_buffer_can_be_given():
     same(*results, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_ppo_with_one_more_term_in_its_loss():
     def loss(params, rows, hparams, *, default, apply):
         total, metrics = default(params, rows, hparams)
@@ -428,6 +433,7 @@ class Both(torch.nn.Module):
         return self.head(torch.cat([pixels, x["state"]["vector"]], -1))
 
 
+@pytest.mark.slow
 def test_ppo_on_a_dict_observation():
     algo = algos.ppo.make(with_a_picture(funrl.envs.make("CartPole-v1")), num_channels=(2,), **PPO)
     params = algo.init(random.key(0)).learner.params.network
@@ -491,6 +497,7 @@ def with_more_actions(env):
     return env._replace(step=step, action_space=PRODUCT)
 
 
+@pytest.mark.slow
 def test_ppo_with_a_product_of_continuous_and_discrete_actions():
     algo = algos.ppo.make(with_more_actions(funrl.envs.make("CartPole-v1")), initial_log_std=1.0, **PPO)
     state = algo.init(random.key(0))

@@ -108,6 +108,7 @@ def test_with_one_option_its_returns_are_those_of_an_actor_critic():
     assert (kept[0].option_advantage.abs() < 1e-12).all() and (samples.extras["option"] == 0).all()
 
 
+@pytest.mark.slow
 def test_continuous_actions_and_the_contract():
     algos.check(algos.option_critic.make(envs.make("Pendulum-v1"), num_envs=2, num_steps=4, num_cells=(4,)), random.key(0))
 

@@ -335,7 +335,7 @@ def picture():
     return funrl.transforms.unsqueeze(-1)(funrl.envs.make("Catch-bsuite"))
 
 
-@pytest.mark.parametrize("trunk", ["separate", "shared"])
+@pytest.mark.parametrize("trunk", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
 def test_learns_from_pictures(trunk):
     network = dict(num_channels=(4,), num_cells=(32,), activation="relu", trunk=trunk)
     algo = ppo.make(picture(), num_envs=16, num_steps=16, learning_rate=3e-3, **network)

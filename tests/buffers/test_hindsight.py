@@ -119,6 +119,7 @@ def test_buffers_in_files_go_on_where_they_ended(tmp_path):
     assert tree.equal(buffer.sample(random.key(2), state, 30).batch, twin.sample(random.key(2), other, 30).batch)
 
 
+@pytest.mark.slow
 def test_a_step_of_an_agent_with_it_compiles_under_vmap():
     env = funrl.envs.make("BitFlip-misc", num_bits=4)
     buffer = buffers.hindsight(64, funrl.envs.goal_reward(env), num_envs=2)

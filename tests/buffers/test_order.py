@@ -24,6 +24,7 @@ def test_all_orders_are_equally_likely(n):
     assert stats.chisquare(counts).pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_neighbours_are_independent_in_large_orders():
     n = 1000
     keys = random.split(random.key(0), 500)

@@ -218,6 +218,7 @@ def test_which_outputs_are_written_in_place():
     assert _inductor.written(graph(lambda g, x, put: [g.add(aten.neg.default, (put,), {}, x.meta)]), {0}) == {}
 
 
+@pytest.mark.slow
 def test_replay_buffers():
     buffer = buffers.uniform(64)
     state = vmap(buffer.extend)(vmap(lambda _: buffer.init(torch.zeros(40)))(torch.zeros(8)), torch.rand(8, 50, 40))

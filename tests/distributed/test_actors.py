@@ -24,6 +24,7 @@ def settings(algo, **options):
     return {"frames_per_batch": algo.steps_per_update, "key": random.key(3), **options}
 
 
+@pytest.mark.slow
 def test_batches_of_all_actors_are_those_of_worker_processes():
     def collect(source):
         batches = [next(source) for _ in range(2)]
@@ -89,6 +90,7 @@ def test_a_killed_actor_and_an_exception_are_errors_of_the_learner():
     assert "HostError" in found[0][1] and "rank 1" in found[0][1], found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_learner_and_actors_that_are_cut_off_find_it_in_time(stopped):
     """One of them is stopped: its connections stay, and nothing comes through them."""
@@ -113,6 +115,7 @@ def test_learner_and_actors_that_are_cut_off_find_it_in_time(stopped):
     assert expected in found, found
 
 
+@pytest.mark.slow
 def test_a_learner_may_learn_for_longer_than_the_timeout():
     def f(group):
         with distributed.actors(group, create_env, None, (), frames_per_batch=4) as source:

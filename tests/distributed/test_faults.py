@@ -64,6 +64,7 @@ def errors(f, size, *args, **options):
     return [(error or "").splitlines()[0] if error else None for _, error in found]
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_come_is_named():
     begun = time.monotonic()
     found = errors(lambda group: None, 3, ranks=(0, 2), timeout=2.0)
@@ -147,6 +148,7 @@ def test_two_processes_of_one_rank():
     assert any("have the rank 1; give each a rank of its own" in error for error in found), found
 
 
+@pytest.mark.slow
 def test_launch_from_python():
     assert distributed.launch(lambda group, x: group.mean(torch.tensor([x * group.rank])).item(), 2, 3.0) == [1.5, 1.5]
 

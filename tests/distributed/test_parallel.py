@@ -100,6 +100,7 @@ def test_two_processes_learn_as_one_with_all_environments(kind):
     same(first, second, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_compiled_with_minibatches_all_processes_have_the_same_parameters():
     """The exchange is a call inside the program."""
     first, second = ranks.run(lambda group: learn(group, "ppo", 3, "xla", num_minibatches=2), 2)
@@ -160,6 +161,7 @@ def train(group, out, resume=False, num_updates=4):
     return tree.leaves(result.state.learner.params), result.metrics, result.evaluation.episode_return, result.steps
 
 
+@pytest.mark.slow
 def test_a_run_has_one_table_and_resumes(tmp_path):
     whole = ranks.run(lambda group: train(group, tmp_path / "whole"), 2)
     same(whole[0], whole[1], rtol=0, atol=0)

@@ -339,6 +339,7 @@ def test_a_worker_that_does_not_come_up_is_named(monkeypatch):
         bridge.make("Slow-v0", num_envs=2, vectorization="async", start_method="fork", timeout=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_async", [20, pytest.param(1000, marks=pytest.mark.nightly)])
 def test_making_and_closing_leaks_nothing(num_async):
     def held():

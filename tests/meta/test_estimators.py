@@ -46,6 +46,7 @@ def differences(f, at, size=1e-5):
     return torch.stack([(f(at + x) - f(at - x)) / (2 * size) for x in offsets])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [0.0, 0.7])
 def test_dice_has_the_derivatives_of_the_expected_return(baseline):
     def f(params):

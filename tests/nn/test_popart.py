@@ -119,6 +119,7 @@ def test_ppo_learns_normalised_values_and_acts_with_those_of_the_task(trunk):
     assert not torch.equal(tree.leaves(before.network["value"])[-1], tree.leaves(params.network["value"])[-1])
 
 
+@pytest.mark.slow
 def test_statistics_get_no_gradient_and_agents_have_their_own():
     ours = nn.popart(lambda observation: torch.zeros_like(observation[..., 0], dtype=torch.int64), 1)
     algo = funrl.algos.ppo.make(envs.make("CartPole-v1"), popart=ours, num_envs=4, num_steps=8, num_cells=(4,), trunk="shared")

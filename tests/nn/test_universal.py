@@ -33,6 +33,7 @@ def test_its_rank_is_at_most_the_number_of_features():
     assert torch.linalg.matrix_rank(table) == 3
 
 
+@pytest.mark.slow
 def test_dqn_takes_it_and_it_needs_its_entries():
     env = funrl.envs.make("BitFlip-misc", num_bits=3)
     algo = funrl.algos.dqn.make(env, network=nn.universal(3, 4, (4,)), num_envs=2, num_steps=4, num_updates=1, batch_size=4, buffer_size=64)

@@ -28,6 +28,7 @@ def test_recorded_data_is_that_of_the_run(folder, capsys):
     assert "40 steps in" in capsys.readouterr().out and datasets.load(folder / "rows").size == 40
 
 
+@pytest.mark.slow
 def test_training_from_data(folder, capsys):
     run = folder / "bc"
     command = ["train", "bc", "--data", str(folder / "data.npz"), "--env", "CartPole-v1", "--out", str(run), *SMALL]

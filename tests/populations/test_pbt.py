@@ -56,6 +56,7 @@ def test_an_agent_that_diverges_takes_anothers_place():
     assert (table.history["hparams.rate"][:, -1] == 0.5).all() and np.isfinite(table.scores).all()
 
 
+@pytest.mark.slow
 def test_a_learner_breeds_in_one_program():
     """Replaced agents have the parameters of their parents, compiled and eagerly."""
     algo = funrl.algos.a2c.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=32, num_cells=(4,))

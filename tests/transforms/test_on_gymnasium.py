@@ -49,6 +49,7 @@ def test_what_remembers_keeps_the_contract_on_gymnasium():
         assert (batch.next_observation["episode_return"][batch.done] == 5).all()
 
 
+@pytest.mark.slow
 def test_pixels_of_gymnasium_are_learned_from():
     """The chain of notebooks/from_gymnasium.ipynb; without its end learners take the dict, or say what lacks."""
     with bridge.make("CartPole-v1", num_envs=2, from_pixels=True, pixels_only=True) as base:
