@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 import os
 import threading
 import types
@@ -102,6 +103,9 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
 
 # Replaces the value of a float in the key of a program that has the float as an input.
 _NUMBER = "a number that changes"
+# The parts of the key of a call whose leaves are all plain tensors, at the speed of C.
+_TENSOR = frozenset({torch.Tensor})
+_SHAPE, _DTYPE, _DEVICE = (operator.attrgetter(name) for name in ("shape", "dtype", "device"))
 
 
 class _Compiled:
@@ -157,18 +161,34 @@ class _Compiled:
         """
         key: list[Any] = [form]
         mapped = private.level() > 0
+        plain = not mapped and _TENSOR.issuperset(map(type, leaves))
+        if plain and not any([x.requires_grad or "_funrl_donated" in x.__dict__ for x in leaves]):
+            key += zip(map(_SHAPE, leaves), map(_DTYPE, leaves), map(_DEVICE, leaves), strict=True)
+        elif (kinds := self._kinds(leaves, form, mapped, args, kwargs)) is None:
+            return None
+        else:
+            key += kinds
+        key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
+        if self.backend == "auto":
+            key.append((getattr(STATE, "backend", None), os.environ.get("FUNRL_BACKEND")))
+        key += [tuple(place((args, kwargs))) for place in dicts(form)]
+        return tuple(key)
+
+    def _kinds(self, leaves: list[Any], form: Any, mapped: bool, args: Any, kwargs: Any) -> list[Any] | None:
+        """Return the part of the key of each leaf, of whatever type; None under a transform of torch.func."""
+        kinds: list[Any] = []
         inputs = self.floats[form][1] if form in self.floats else ()
         for i, x in enumerate(leaves):
             if type(x) is not torch.Tensor:
                 if i in inputs and type(x) is float:
                     leaves[i] = torch.tensor(x, dtype=torch.float64)
-                    key.append(_NUMBER)
+                    kinds.append(_NUMBER)
                     continue
                 x = leaves[i] = as_leaf(x)
                 if not isinstance(x, torch.Tensor):
                     if type(x).__hash__ is object.__hash__ and not callable(x) and type(x) not in FIXED:
                         raise changeable(self.name, args, kwargs, i)
-                    key.append((float, x, math.copysign(1, x)) if isinstance(x, float) and x == 0 else (type(x), x))
+                    kinds.append((float, x, math.copysign(1, x)) if isinstance(x, float) and x == 0 else (type(x), x))
                     continue
             if mapped and private.is_transformed(x):
                 return None
@@ -176,12 +196,8 @@ class _Compiled:
                 check_usable(x, self.name, (args, kwargs), i)
             if x.requires_grad and not self.warned and torch.is_grad_enabled():  # a parameter is plain by now
                 self._tell(args, kwargs, i)
-            key.append((x.shape, x.dtype, x.device))
-        key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
-        if self.backend == "auto":
-            key.append((getattr(STATE, "backend", None), os.environ.get("FUNRL_BACKEND")))
-        key += [tuple(place((args, kwargs))) for place in dicts(form)]
-        return tuple(key)
+            kinds.append((x.shape, x.dtype, x.device))
+        return kinds
 
     def _tell(self, args: Any, kwargs: Any, place: int) -> None:
         self.warned = True
@@ -190,7 +206,7 @@ class _Compiled:
             f"{self.name}: {where} requires a gradient, and torch.autograd sees nothing of a compiled function: take the gradient in the "
             "function (torch.func.grad), or hand in .detach()",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":

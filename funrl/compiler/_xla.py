@@ -6,7 +6,8 @@ share the memory of jax's arrays, and remember them, so that they go in again wi
 
 import collections
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from funrl.compiler._graph import Graph, Loop, Node, Plan, flat_nodes, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
 aten = torch.ops.aten
+_ADDRESS, _IS_CONTIGUOUS = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
 
 
 def lowers(operator: Any) -> bool:
@@ -48,6 +50,8 @@ class _Layout:
                 self.single.append(i)
             else:
                 vectors.setdefault((group, dtype), []).append(i)
+        for vector in vectors.values():  # leaves of one shape side by side: torch makes their views in one call
+            vector.sort(key=lambda i: tuple(specs[i][1]))
         order = {i: k for k, i in enumerate(first)}
         self.single.sort(key=lambda i: order.get(i, len(order)))
         self.vectors = list(vectors.values())
@@ -57,11 +61,26 @@ class _Layout:
         self.single_dtypes = [specs[i][2] for i in self.single]
         self.lengths = [[self.sizes[i] for i in vector] for vector in self.vectors]
         self.offsets = [[0, *itertools.accumulate(lengths)] for lengths in self.lengths]
+        self.runs = [list(self._runs(vector)) for vector in self.vectors]
+        self.run_lengths = [[n for n, _ in runs] for runs in self.runs]
+
+    def _runs(self, vector: list[int]) -> Iterator[tuple[int, tuple[int, ...] | None]]:
+        """Yield length and shape [N, ...] of N leaves of one shape that are side by side; a leaf with one dimension is as it is (None)."""
+        for shape, run in itertools.groupby(self.shapes[i] for i in vector):
+            many, size = len(list(run)), math.prod(shape)
+            yield from [(size, None)] * many if len(shape) == 1 else [(many * size, (many, *shape))]
 
     def avals(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Return shape and dtype of each array: the vectors, then the single leaves."""
         vectors = [((offsets[-1],), dtype) for offsets, dtype in zip(self.offsets, self.dtypes, strict=True)]
         return vectors + [(self.shapes[i], dtype) for i, dtype in zip(self.single, self.single_dtypes, strict=True)]
+
+    def views(self, k: int, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Return the leaves of vector k, as views of the tensor that holds them."""
+        leaves: list[torch.Tensor] = []
+        for part, (_, shape) in zip(flat.split_with_sizes(self.run_lengths[k]), self.runs[k], strict=True):
+            leaves += (part,) if shape is None else part.view(shape).unbind(0)
+        return leaves
 
     def unpack(self, arrays: Sequence[Any]) -> list[Any]:
         """Return the leaves, as jax arrays, of the arrays in which they travel."""
@@ -100,12 +119,12 @@ class _Kept:
 
 
 class Vector(_Kept):
-    """A jax array in which leaves travel, with a tensor over the same memory."""
+    """A jax array in which leaves travel, with a tensor over the same memory, and the addresses of the leaves."""
 
-    __slots__ = ("flat", "layout")
+    __slots__ = ("addresses", "flat", "layout")
 
-    def __init__(self, array: Any, flat: torch.Tensor, layout: tuple[Any, ...]) -> None:
-        self.array, self.flat, self.layout = array, flat, layout
+    def __init__(self, array: Any, flat: torch.Tensor, layout: tuple[Any, ...], addresses: list[int]) -> None:
+        self.array, self.flat, self.layout, self.addresses = array, flat, layout, addresses
 
 
 def _to_jax(x: torch.Tensor) -> Any:
@@ -189,10 +208,8 @@ class Executable:
 
     def _arrays(self, leaves: list[torch.Tensor]) -> list[Any]:
         arrays = []
-        for vector, layout, offsets, dtype in zip(
-            self.inputs.vectors, self.input_layouts, self.inputs.offsets, self.inputs.dtypes, strict=True
-        ):
-            arrays.append(self._vector(leaves, vector, layout, offsets, dtype))
+        for vector, layout, dtype in zip(self.inputs.vectors, self.input_layouts, self.inputs.dtypes, strict=True):
+            arrays.append(self._vector([leaves[i] for i in vector], layout, dtype))
         for i in self.inputs.single:
             x = leaves[i]
             known = x.__dict__.get("_funrl_array")
@@ -221,36 +238,24 @@ class Executable:
             arrays.append(known)
         return arrays
 
-    def _vector(
-        self, leaves: list[torch.Tensor], places: list[int], layout: tuple[int, ...], offsets: list[int], dtype: torch.dtype
-    ) -> Any:
-        known = leaves[places[0]].__dict__.get("_funrl_vector")
+    def _vector(self, leaves: list[torch.Tensor], layout: tuple[int, ...], dtype: torch.dtype) -> Any:
+        known = leaves[0].__dict__.get("_funrl_vector")
         if type(known) is Vector and known.layout == layout:
-            begin, size = known.flat.data_ptr(), dtype.itemsize
-            for i, offset in zip(places, offsets, strict=False):
-                x = leaves[i]
-                if x.__dict__.get("_funrl_vector") is not known or not x.is_contiguous():
-                    break
-                if x.data_ptr() != begin + offset * size and self.inputs.sizes[i]:
-                    break
-            else:
+            # A tensor that lies where a leaf of the vector was, in memory that the vector keeps, has the numbers of that leaf.
+            if list(map(_ADDRESS, leaves)) == known.addresses and all(map(_IS_CONTIGUOUS, leaves)):
                 return known.array
-        parts = [leaves[i].detach().reshape(-1) for i in places]
+        parts = [x.detach().reshape(-1) for x in leaves]
         flat = torch.cat(parts) if len(parts) > 1 else parts[0].clone()
         # jax takes NumPy's arrays in a tenth of the time, but knows no bfloat16 of theirs.
         return _to_jax(flat) if dtype == torch.bfloat16 else flat.numpy()
 
     def _tensors(self, results: list[Any]) -> list[torch.Tensor]:
         leaves: list[Any] = [None] * len(self.outputs.shapes)
-        shapes = self.outputs.shapes
         for k, vector in enumerate(self.outputs.vectors):
-            array = results[k]
-            flat = _to_torch(array)
-            memory = Vector(array, flat, self.layouts[k])
-            for i, part in zip(vector, flat.split_with_sizes(self.outputs.lengths[k]), strict=True):
-                shape = shapes[i]
-                x = part if len(shape) == 1 else part.view(shape)
-                x._funrl_vector = memory  # pyright: ignore
+            flat = _to_torch(results[k])
+            parts = self.outputs.views(k, flat)
+            parts[0]._funrl_vector = Vector(results[k], flat, self.layouts[k], list(map(_ADDRESS, parts)))  # pyright: ignore
+            for i, x in zip(vector, parts, strict=True):
                 leaves[i] = x
         for i, array in zip(self.outputs.single, results[len(self.outputs.vectors) :], strict=True):
             leaves[i] = x = _to_torch(array)

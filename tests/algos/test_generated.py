@@ -18,7 +18,11 @@ OFF_POLICY = dict(num_envs=2, num_steps=8, num_updates=4, batch_size=16, num_cel
 # Where an action falls on the edge between two, the last bit of a logit decides: other seeds may need another look.
 @pytest.mark.parametrize(
     ("algorithm", "env", "options", "agents", "seed"),
-    [("ppo", "CartPole-v1", PPO, 8, 0), ("sac", "Pendulum-v1", OFF_POLICY, 2, 0), pytest.param("ppo", "Pendulum-v1", PPO, 8, 1, marks=pytest.mark.slow)],
+    [
+        ("ppo", "CartPole-v1", PPO, 8, 0),
+        ("sac", "Pendulum-v1", OFF_POLICY, 2, 0),
+        pytest.param("ppo", "Pendulum-v1", PPO, 8, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_agents_in_one_generated_program_are_so_many_single_runs(algorithm, env, options, agents, seed):
     algo = funrl.algos.make(algorithm, funrl.envs.make(env), **options)
