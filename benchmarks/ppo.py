@@ -53,6 +53,34 @@ def throughput(num_envs: int, num_steps: int, num_agents: int, seconds: float, d
     return samples
 
 
+def several(num_envs: int, num_steps: int, num_updates: int, seconds: float) -> list[float]:
+    """Return samples of steps a second of a program that makes several updates of one agent, as rejax's does."""
+    import funrl  # isort: skip  (before torch, as its threads then wait as funrl wants)
+    import torch
+
+    algo, numbers = learner(num_envs, num_steps), torch.arange(num_updates)
+
+    def updates(key: Any, state: Any) -> Any:
+        return funrl.scan(lambda state, i: algo.step(funrl.random.fold_in(key, i), state), state, numbers)
+
+    program, state = funrl.compile(updates, donate=1), algo.init(funrl.random.key(0))
+    calls, samples = 0, []
+    for sample in range(4):
+        start, done = time.perf_counter(), 0
+        while done < 3 or time.perf_counter() - start < seconds:
+            state, metrics = program(funrl.random.fold_in(funrl.random.key(1), calls), state)
+            calls, done = calls + 1, done + 1
+            metrics["steps"].tolist()
+        if sample:  # the first holds the compilation
+            samples.append(done * num_updates * num_envs * num_steps / (time.perf_counter() - start))
+    return samples
+
+
+def one_agent(num_envs: int, num_steps: int, num_updates: int, seconds: float) -> list[float]:
+    """Return samples of rejax's steps a second, many updates of one agent in a program."""
+    return rejax(num_envs, num_steps, 1, seconds)
+
+
 def first_call() -> float:
     """Return the seconds of a first call."""
     step, state, key = program(*SIZE)
@@ -111,6 +139,7 @@ FUNRL = Library(throughput)
 SB3, REJAX = Library(sb3, "stable-baselines3"), Library(rejax, "rejax")
 TORCHRL, SERIAL = Library(torchrl, "torchrl"), Library(torchrl_serial, "torchrl")
 SIZE = (64, 128, 1)
+SEVERAL = "PPO, 4 environments, 16 updates in a program"
 COLD, WARM = "PPO, 64 environments: first call, nothing cached (s)", "PPO, 64 environments: first call in a second process (s)"
 THREADED = {1: "in one thread", 2: "in two threads"}  # a program takes one where nothing else is said
 QUIET = {n: f"PPO, 64 environments: a run of 500,000 steps {text} (s)" for n, text in THREADED.items()}
@@ -121,6 +150,7 @@ BENCHMARK = speed(
     [
         Case("PPO, 64 environments", SIZE, {"funrl": FUNRL, "sb3": SB3, "torchrl": TORCHRL, "torchrl, serial": SERIAL, "rejax": REJAX}),
         Case("PPO, 4 environments", (4, 128, 1), {"funrl": FUNRL, "sb3": SB3, "torchrl": TORCHRL, "rejax": REJAX}, quick=False),
+        Case(SEVERAL, (4, 128, 16), {"funrl": Library(several), "rejax": Library(one_agent, "rejax")}, quick=False),
         Case("PPO, 8 agents with 16 environments each", (16, 128, 8), {"funrl": FUNRL, "rejax": REJAX}),
         Case("PPO, first call", (), {"funrl": Library(first_calls)}, quick=False),
         Case("PPO, a run", (), {"funrl": Library(runs)}, quick=False),
@@ -132,7 +162,8 @@ BENCHMARK = speed(
         ("PPO, 64 environments", "torchrl, serial"): 25.0,
         ("PPO, 64 environments", "rejax"): 1.0,
         ("PPO, 4 environments", "sb3"): 10.0,
-        ("PPO, 4 environments", "rejax"): 0.6,
+        ("PPO, 4 environments", "rejax"): 1.0,
+        (SEVERAL, "rejax"): 1.0,
         ("PPO, 8 agents with 16 environments each", "rejax"): 1.2,
     },
     seconds=4.0,
