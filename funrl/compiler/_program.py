@@ -290,7 +290,12 @@ class _Program:
         computed = {k: n for n, k in enumerate(self.computed)}
         donated = {k: computed.get(successors[i]) for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
         captured = [x for x, _ in trace.captured.values()]
-        leaf_groups, output_groups = [groups[i] for i in tensors], [output_groups[k] for k in self.computed]
+        # Donated leaves that are returned as they are, such as hyperparameters, are groups of their own (negative numbers).
+        carried = kept & donated_leaves
+        self.carried = [(k, tensors.index(i)) for k, i in self.passed if i in carried]
+        self.passed = [(k, i) for k, i in self.passed if i not in carried]
+        leaf_groups = [~groups[i] if i in carried else groups[i] for i in tensors]
+        output_groups = [output_groups[k] for k in self.computed]
         plan = Plan(graph, leaf_groups, captured, output_groups, donated, owner.threads, self.name, timer)
         self.executable = executable(self.kind, device)(plan)
         timer("")
@@ -334,12 +339,14 @@ class _Program:
             values[k] = x
         for k, i in self.passed:
             values[k] = leaves[i]
+        for k, place in self.carried:
+            values[k] = tensors[place]
         for k, x in self.fixed:
             values[k] = x
         for k in self.numbers:
             values[k] = values[k].item()
         if self.positions:
-            passed = {id(leaves[i]) for _, i in self.passed}
+            passed = {id(leaves[i]) for _, i in self.passed} | {id(leaves[self.places[place]]) for _, place in self.carried}
             mark_donated(self.name, [leaves[i] for i in self.donated_leaves if id(leaves[i]) not in passed])
         return optree.tree_unflatten(self.form, values)
 

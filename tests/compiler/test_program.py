@@ -739,3 +739,24 @@ def test_a_second_process_finds_the_program(tmp_path):
     assert first["carry"] == second["carry"]
     assert first["parts"] == ["tracing", "lowering", "compiling", ""]
     assert second["parts"] == ["tracing", "loading", ""]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_donated_leaves_that_come_back_as_they_are_keep_their_present_values(dtype):
+    """They travel in a vector that the next call takes as it is, unless a leaf was replaced."""
+    step = compiler.compile(lambda s: {**s, "w": s["w"] - s["rate"] * s["scale"].sum()}, donate=0, backend="xla")
+    eager = step.fn
+    first = {"w": torch.ones(3), "rate": torch.tensor(0.5), "scale": torch.tensor([[1.0, 2.0]]), "none": torch.ones(0)}
+    first = tree.map(lambda x: x.to(dtype), first)
+    state, expected = step(first), eager(first)
+    same(state, expected, rtol=0, atol=0)
+    for change in (
+        lambda s: s["rate"].mul_(2),
+        lambda s: s.update(scale=torch.full((1, 2), 3.0, dtype=dtype)),
+        lambda s: s.update(scale=s["scale"].mT.contiguous().mT),
+        lambda s: None,
+    ):
+        state, expected = step(state), eager(tree.clone(expected))
+        change(state), change(expected)
+        same(state, expected, rtol=0, atol=0)
+    assert first["rate"].item() == 0.5 and first["scale"].tolist() == [[1.0, 2.0]]
