@@ -3,11 +3,12 @@
     python -m benchmarks.tuning                      # all pairs that have no result yet
     python -m benchmarks.tuning ppo/Catch-bsuite     # these again
 
-The configuration with the best mean score, rounded to two digits, is trained again with eight agents of other keys, whose mean is what
-counts. ``benchmarks/results/tuning.jsonl`` keeps a line for each sweep, and ``tuning.md`` is made of it.
+The three configurations with the best mean scores, rounded to two digits, are trained again with eight agents of other keys, whose mean
+is what counts. ``benchmarks/results/tuning.jsonl`` keeps a line for each sweep, and ``tuning.md`` is made of it.
 """
 
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -16,7 +17,8 @@ from benchmarks.harness import say
 from benchmarks.history import RESULTS
 
 KEPT, PAGE = RESULTS / "tuning.jsonl", RESULTS / "tuning.md"
-CONFIGURATIONS, SEEDS, CONFIRMING = 16, 2, 8
+THREADS = 2
+CONFIGURATIONS, SEEDS, BEST, CONFIRMING = 16, 2, 3, 8
 # Algorithm/environment: the steps of an agent, and options that are not swept.
 PAIRS: dict[str, tuple[int, dict[str, Any]]] = {
     "ppo/PointRobot-misc": (100_000, {"num_envs": 16, "num_steps": 32}),
@@ -53,19 +55,26 @@ def tune(pair: str) -> dict[str, Any]:
     algo = funrl.algos.make(name, env, **options)
     start = time.process_time()
     sweep = populations.sweep(algo, space_of(algo), CONFIGURATIONS * SEEDS, method="sobol", num_seeds=SEEDS)
-    table = populations.run(sweep, funrl.random.key(0), steps)
-    best = {k: float(f"{x:.2g}") for k, x in table.best().items()}
-    again = populations.run(populations.seeds(funrl.algos.make(name, env, **options, **best), CONFIRMING), funrl.random.key(1), steps)
-    default = populations.run(populations.seeds(algo, CONFIRMING), funrl.random.key(1), steps)
+    table = populations.run(sweep, funrl.random.key(0), steps, chunk=CONFIGURATIONS * SEEDS // THREADS, threads=THREADS)
     scores = table.scores.reshape(-1, SEEDS).mean(1)
+    order = sorted(range(CONFIGURATIONS), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i], reverse=True)
+    some = [{k: float(f"{x[SEEDS * i]:.2g}") for k, x in table.hparams.items()} for i in order[:BEST]]
+
+    def confirmed(config: dict[str, float]) -> list[float]:
+        several = populations.seeds(funrl.algos.make(name, env, **options, **config), CONFIRMING)
+        scores = populations.run(several, funrl.random.key(1), steps, chunk=CONFIRMING // THREADS, threads=THREADS).scores
+        return [round(float(x), 2) for x in scores]
+
+    found = [confirmed(config) for config in some]
+    again, best = max(zip(found, some, strict=True), key=lambda one: sum(one[0]))
     return {
         "pair": pair,
         "when": time.strftime("%Y-%m-%d"),
         "steps": steps,
         "options": {**options, **best},
         "sweep": sorted((None if x != x else round(float(x), 2) for x in scores), key=lambda x: (x is None, x)),
-        "confirmed": [round(float(x), 2) for x in again.scores],
-        "default": [round(float(x), 2) for x in default.scores],
+        "confirmed": again,
+        "default": confirmed({}),
         "cpu_seconds": round(time.process_time() - start, 1),
     }
 
@@ -75,7 +84,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# The sweeps that chose presets",
         "",
-        f"Made by `python -m benchmarks.tuning`: {CONFIGURATIONS} configurations with {SEEDS} agents each as one program; the best one",
+        f"Made by `python -m benchmarks.tuning`: {CONFIGURATIONS} configurations with {SEEDS} agents each as one sweep; the best {BEST}",
         f"trained again with {CONFIRMING} agents of other keys, beside as many with the algorithm's defaults. Scores are means of the last",
         "tenth of an agent's returns, which it has while it explores.",
         "",
