@@ -85,15 +85,8 @@ def one_hot_rooms() -> Any:
         tile = 13 * x[0] + x[1]
         return timestep.replace(observation=(torch.arange(169, device=x.device) == tile).to(x.dtype))
 
-    def reset(key: Any, env_params: Any = env.default_params) -> Any:
-        state, timestep = env.reset(key, env_params)
-        return state, seen(timestep)
-
-    def step(key: Any, state: Any, action: Any, env_params: Any = env.default_params) -> Any:
-        state, timestep = env.step(key, state, action, env_params)
-        return state, seen(timestep)
-
-    return env._replace(reset=reset, step=step, observation_space=funrl.spaces.Box(0.0, 1.0, (169,)))
+    space = funrl.spaces.Box(0.0, 1.0, (169,))
+    return funrl.transforms.stateless(env, "one_hot_rooms()", start=seen, finish=seen, observation_space=space)
 
 
 def rooms(row: str) -> dict[str, Any]:
