@@ -9,21 +9,23 @@ from typing import Any
 
 from benchmarks.harness import Benchmark, Figures, Options, say
 
-NUM_AGENTS = 5  # of one policy for all tasks
+NUM_AGENTS = 5
 NUM_SINGLE = 2  # of each task alone
 NUM_TASKS = 10
 NUM_EPISODES = 20
-# Environment steps of a policy of one task (a policy of all ten has as many for each), and options.
+# Environment steps of a policy of one task (a policy of all ten has as many for each), agents with one policy for all tasks, and options.
 KINDS = {
     "CartPole-v1": (
         300_000,
+        NUM_AGENTS,
         {"num_envs": 32, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0},
     ),
     "Pendulum-v1": (
         300_000,
+        3,
         {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0},
     ),
-    "Acrobot-v1": (150_000, {"num_envs": 16}),
+    "Acrobot-v1": (150_000, NUM_AGENTS, {"num_envs": 16}),
 }
 
 
@@ -59,7 +61,7 @@ def one_each(name: str, steps: int) -> dict[str, Any]:
     from funrl import random, tree
 
     env, drawn = _drawn(name)
-    algo = funrl.algos.ppo.make(env, anneal_steps=float(steps), **KINDS[name][1])
+    algo = funrl.algos.ppo.make(env, anneal_steps=float(steps), **KINDS[name][2])
     states = vmap(algo.init)(random.split(random.key(0), NUM_TASKS * NUM_SINGLE))
     each = tree.map(lambda x: x.repeat_interleave(NUM_SINGLE, 0), drawn)
     states = states.replace(learner=states.learner.replace(env_params=each))
@@ -81,12 +83,12 @@ def one_for_all(name: str, steps: int) -> dict[str, Any]:
     from funrl import meta, random
 
     env, drawn = _drawn(name)
-    options = KINDS[name][1]
+    _, num_agents, options = KINDS[name]
     wider = {**options, "num_envs": 4 * options["num_envs"], "anneal_steps": float(NUM_TASKS * steps)}
     algo = meta.multi_task.make(env, tasks=drawn, **wider)
-    states = _train(algo, NUM_TASKS * steps // algo.steps_per_update, vmap(algo.init)(random.split(random.key(0), NUM_AGENTS)))
+    states = _train(algo, NUM_TASKS * steps // algo.steps_per_update, vmap(algo.init)(random.split(random.key(0), num_agents)))
     returns = funrl.compile(vmap(meta.multi_task.returns(algo.env, algo.greedy, NUM_EPISODES)))
-    found = returns(states.learner.params, random.split(random.key(4), NUM_AGENTS), states.learner.env_params)
+    found = returns(states.learner.params, random.split(random.key(4), num_agents), states.learner.env_params)
     return {"multi": found.mean(-1).tolist()}
 
 
@@ -112,7 +114,7 @@ def scales(updates: int = 120) -> dict[str, Any]:
 
     pendulum = funrl.envs.make("Pendulum-v1")
     both = [pendulum, funrl.transforms.reward_scale(1000.0)(pendulum)]
-    options = KINDS["Pendulum-v1"][1]
+    options = KINDS["Pendulum-v1"][2]
     result: dict[str, Any] = {"updates": updates}
     for name, rate in (("PopArt", 0.1), ("without", 0.0)):
         algo = meta.multi_task.make(both, popart_rate=rate, anneal_steps=float(updates * 32 * 128), **{**options, "num_envs": 32})
