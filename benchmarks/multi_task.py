@@ -4,6 +4,7 @@ The agents of a row, which differ by their seeds or their tasks, are one vmapped
 (multi - random) / (single - random), of the mean returns of one policy for all tasks, of policies of that task only, and of random actions.
 """
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +99,12 @@ def variants(name: str) -> dict[str, Any]:
     return {"steps": steps, **one_each(name, steps), **one_for_all(name, steps)}
 
 
+def _interval(x: list[float]) -> str:
+    """Return the mean with its interval of 95 %, by the normal distribution."""
+    mean, half = statistics.mean(x), 1.96 * statistics.stdev(x) / len(x) ** 0.5
+    return f"{mean:.1f} ({mean - half:.1f} to {mean + half:.1f})"
+
+
 def _shares(row: dict[str, Any]) -> list[list[float]]:
     """Return the share of each agent in each task."""
     single = [sum(x) / len(x) for x in row["single"]]
@@ -125,7 +132,7 @@ def scales(updates: int = 120) -> dict[str, Any]:
     return result
 
 
-def levels(updates: int = 250, **options: Any) -> dict[str, Any]:
+def levels(updates: int = 200, num_agents: int = 10) -> dict[str, Any]:
     """Mazes: PPO with prioritised level replay, and with new mazes only, on the same held-out mazes; all agents are one program."""
     import torch
     from torch.func import vmap
@@ -140,10 +147,10 @@ def levels(updates: int = 250, **options: Any) -> dict[str, Any]:
     env = transforms.flatten_observation()(single)
     steps = 32 * most
     algo = meta.plr.make(
-        env, num_envs=32, num_steps=most, num_levels=500, learning_rate=2e-3, anneal_steps=float(updates * steps), **options
+        env, num_envs=32, num_steps=most, num_levels=500, learning_rate=2e-3, anneal_steps=float(updates * steps), score_temperature=0.1
     )
-    replay = torch.tensor([0.5, 0.0]).repeat_interleave(NUM_AGENTS)
-    keys = random.split(random.key(0), NUM_AGENTS).repeat(2)
+    replay = torch.tensor([0.5, 0.0]).repeat_interleave(num_agents)
+    keys = random.split(random.key(0), num_agents).repeat(2)
     states = vmap(lambda key, x: algo.init(key, {"replay_probability": x}))(keys, replay)
     held_out = tasks.of(single).test(random.key(7), 500)
 
@@ -154,7 +161,7 @@ def levels(updates: int = 250, **options: Any) -> dict[str, Any]:
     step, play_keys = funrl.compile(vmap(algo.step)), random.split(random.key(8), 500)
     result: dict[str, Any] = {"updates": updates, "steps": steps * updates, "after": [], "solved": [], "returns": []}
     for i in range(updates):
-        states, _ = step(random.split(random.fold_in(random.key(1), i), 2 * NUM_AGENTS), states)
+        states, _ = step(random.split(random.fold_in(random.key(1), i), 2 * num_agents), states)
         if (i + 1) % (updates // 5) == 0:
             found = score(states.learner.params, play_keys, held_out)
             result["after"].append(i + 1)
@@ -197,12 +204,15 @@ def notes(figures: Figures) -> list[str]:
                 told.append(f"{'with PopArt' if kind == 'PopArt' else kind} {ends[0]} and {ends[1]}")
             lines.append(f"* Pendulum with rewards times 1 and 1,000, both in the first scale: {'; '.join(told)}.")
         if name == "prioritised level replay":
-            told = []
-            for i, after in enumerate(row["after"]):
-                solved = [row["solved"][i][:NUM_AGENTS], row["solved"][i][NUM_AGENTS:]]
-                with_, without = (f"{100 * sum(x) / len(x):.1f} % ({100 * min(x):.1f} to {100 * max(x):.1f})" for x in solved)
+            half, told = len(row["solved"][0]) // 2, []
+            along = [statistics.mean(x) for x in zip(*row["solved"], strict=True)]
+            for after, agents in zip([*row["after"], "all"], [*row["solved"], along], strict=True):
+                with_, without = (_interval([100 * x for x in part]) for part in (agents[:half], agents[half:]))
                 told.append(f"after {after} updates {with_} with it, {without} with new mazes only")
-            lines.append(f"* Held-out mazes that are solved, prioritised level replay: {'; '.join(told)}.")
+            lines.append(
+                f"* Held-out mazes that are solved, in %, prioritised level replay, {half} agents each, intervals of the means: "
+                f"{'; '.join(told)} (the last: the mean along the training)."
+            )
     return lines
 
 
