@@ -4,26 +4,29 @@ The agents of a row, which differ by their seeds or their tasks, are one vmapped
 (multi - random) / (single - random), of the mean returns of one policy for all tasks, of policies of that task only, and of random actions.
 """
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.harness import Benchmark, Figures, Options, say
 
-NUM_AGENTS = 5  # of one policy for all tasks
+NUM_AGENTS = 5
 NUM_SINGLE = 2  # of each task alone
 NUM_TASKS = 10
 NUM_EPISODES = 20
-# Environment steps of a policy of one task (a policy of all ten has as many for each), and options.
+# Environment steps of a policy of one task (a policy of all ten has as many for each), agents with one policy for all tasks, and options.
 KINDS = {
     "CartPole-v1": (
         300_000,
+        NUM_AGENTS,
         {"num_envs": 32, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0},
     ),
     "Pendulum-v1": (
         300_000,
+        3,
         {"num_envs": 16, "num_epochs": 10, "num_minibatches": 8, "gamma": 0.9, "entropy_weight": 0.0},
     ),
-    "Acrobot-v1": (150_000, {"num_envs": 16}),
+    "Acrobot-v1": (150_000, NUM_AGENTS, {"num_envs": 16}),
 }
 
 
@@ -59,7 +62,7 @@ def one_each(name: str, steps: int) -> dict[str, Any]:
     from funrl import random, tree
 
     env, drawn = _drawn(name)
-    algo = funrl.algos.ppo.make(env, anneal_steps=float(steps), **KINDS[name][1])
+    algo = funrl.algos.ppo.make(env, anneal_steps=float(steps), **KINDS[name][2])
     states = vmap(algo.init)(random.split(random.key(0), NUM_TASKS * NUM_SINGLE))
     each = tree.map(lambda x: x.repeat_interleave(NUM_SINGLE, 0), drawn)
     states = states.replace(learner=states.learner.replace(env_params=each))
@@ -81,12 +84,12 @@ def one_for_all(name: str, steps: int) -> dict[str, Any]:
     from funrl import meta, random
 
     env, drawn = _drawn(name)
-    options = KINDS[name][1]
+    _, num_agents, options = KINDS[name]
     wider = {**options, "num_envs": 4 * options["num_envs"], "anneal_steps": float(NUM_TASKS * steps)}
     algo = meta.multi_task.make(env, tasks=drawn, **wider)
-    states = _train(algo, NUM_TASKS * steps // algo.steps_per_update, vmap(algo.init)(random.split(random.key(0), NUM_AGENTS)))
+    states = _train(algo, NUM_TASKS * steps // algo.steps_per_update, vmap(algo.init)(random.split(random.key(0), num_agents)))
     returns = funrl.compile(vmap(meta.multi_task.returns(algo.env, algo.greedy, NUM_EPISODES)))
-    found = returns(states.learner.params, random.split(random.key(4), NUM_AGENTS), states.learner.env_params)
+    found = returns(states.learner.params, random.split(random.key(4), num_agents), states.learner.env_params)
     return {"multi": found.mean(-1).tolist()}
 
 
@@ -94,6 +97,12 @@ def variants(name: str) -> dict[str, Any]:
     """Train one policy for ten variants of an environment, and one for each of them."""
     steps = KINDS[name][0]
     return {"steps": steps, **one_each(name, steps), **one_for_all(name, steps)}
+
+
+def _interval(x: list[float]) -> str:
+    """Return the mean with its interval of 95 %, by the normal distribution."""
+    mean, half = statistics.mean(x), 1.96 * statistics.stdev(x) / len(x) ** 0.5
+    return f"{mean:.1f} ({mean - half:.1f} to {mean + half:.1f})"
 
 
 def _shares(row: dict[str, Any]) -> list[list[float]]:
@@ -112,7 +121,7 @@ def scales(updates: int = 120) -> dict[str, Any]:
 
     pendulum = funrl.envs.make("Pendulum-v1")
     both = [pendulum, funrl.transforms.reward_scale(1000.0)(pendulum)]
-    options = KINDS["Pendulum-v1"][1]
+    options = KINDS["Pendulum-v1"][2]
     result: dict[str, Any] = {"updates": updates}
     for name, rate in (("PopArt", 0.1), ("without", 0.0)):
         algo = meta.multi_task.make(both, popart_rate=rate, anneal_steps=float(updates * 32 * 128), **{**options, "num_envs": 32})
@@ -123,7 +132,7 @@ def scales(updates: int = 120) -> dict[str, Any]:
     return result
 
 
-def levels(updates: int = 250, **options: Any) -> dict[str, Any]:
+def levels(updates: int = 200, num_agents: int = 10) -> dict[str, Any]:
     """Mazes: PPO with prioritised level replay, and with new mazes only, on the same held-out mazes; all agents are one program."""
     import torch
     from torch.func import vmap
@@ -138,10 +147,10 @@ def levels(updates: int = 250, **options: Any) -> dict[str, Any]:
     env = transforms.flatten_observation()(single)
     steps = 32 * most
     algo = meta.plr.make(
-        env, num_envs=32, num_steps=most, num_levels=500, learning_rate=2e-3, anneal_steps=float(updates * steps), **options
+        env, num_envs=32, num_steps=most, num_levels=500, learning_rate=2e-3, anneal_steps=float(updates * steps), score_temperature=0.1
     )
-    replay = torch.tensor([0.5, 0.0]).repeat_interleave(NUM_AGENTS)
-    keys = random.split(random.key(0), NUM_AGENTS).repeat(2)
+    replay = torch.tensor([0.5, 0.0]).repeat_interleave(num_agents)
+    keys = random.split(random.key(0), num_agents).repeat(2)
     states = vmap(lambda key, x: algo.init(key, {"replay_probability": x}))(keys, replay)
     held_out = tasks.of(single).test(random.key(7), 500)
 
@@ -152,7 +161,7 @@ def levels(updates: int = 250, **options: Any) -> dict[str, Any]:
     step, play_keys = funrl.compile(vmap(algo.step)), random.split(random.key(8), 500)
     result: dict[str, Any] = {"updates": updates, "steps": steps * updates, "after": [], "solved": [], "returns": []}
     for i in range(updates):
-        states, _ = step(random.split(random.fold_in(random.key(1), i), 2 * NUM_AGENTS), states)
+        states, _ = step(random.split(random.fold_in(random.key(1), i), 2 * num_agents), states)
         if (i + 1) % (updates // 5) == 0:
             found = score(states.learner.params, play_keys, held_out)
             result["after"].append(i + 1)
@@ -195,12 +204,15 @@ def notes(figures: Figures) -> list[str]:
                 told.append(f"{'with PopArt' if kind == 'PopArt' else kind} {ends[0]} and {ends[1]}")
             lines.append(f"* Pendulum with rewards times 1 and 1,000, both in the first scale: {'; '.join(told)}.")
         if name == "prioritised level replay":
-            told = []
-            for i, after in enumerate(row["after"]):
-                solved = [row["solved"][i][:NUM_AGENTS], row["solved"][i][NUM_AGENTS:]]
-                with_, without = (f"{100 * sum(x) / len(x):.1f} % ({100 * min(x):.1f} to {100 * max(x):.1f})" for x in solved)
+            half, told = len(row["solved"][0]) // 2, []
+            along = [statistics.mean(x) for x in zip(*row["solved"], strict=True)]
+            for after, agents in zip([*row["after"], "all"], [*row["solved"], along], strict=True):
+                with_, without = (_interval([100 * x for x in part]) for part in (agents[:half], agents[half:]))
                 told.append(f"after {after} updates {with_} with it, {without} with new mazes only")
-            lines.append(f"* Held-out mazes that are solved, prioritised level replay: {'; '.join(told)}.")
+            lines.append(
+                f"* Held-out mazes that are solved, in %, prioritised level replay, {half} agents each, intervals of the means: "
+                f"{'; '.join(told)} (the last: the mean along the training)."
+            )
     return lines
 
 

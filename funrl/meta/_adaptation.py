@@ -9,6 +9,8 @@ from funrl import _check, tree
 from funrl.compiler import scan
 
 Loss = Callable[[Any, Any], torch.Tensor]
+# At most so many steps on the same data are written out: the gradient of a loop runs each step twice. Every step adds to the compile time.
+_UNROLLED = 5
 
 
 @tree.dataclass
@@ -203,9 +205,12 @@ def _descend(what: str, meta: MetaParams, data: Any, num_steps: int | None, grad
         data, num_steps = tree.index(data, 0), 1
     if num_steps is None:
         return scan(step, meta.params, data)[0]
-    if num_steps <= 1:  # no loop
-        return step(meta.params, data)[0] if num_steps else meta.params
-    return scan(lambda params, _: step(params, data), meta.params, length=num_steps)[0]
+    if num_steps > _UNROLLED:
+        return scan(lambda params, _: step(params, data), meta.params, length=num_steps)[0]
+    params = meta.params
+    for _ in range(num_steps):
+        params, _ = step(params, data)
+    return params
 
 
 def _sizes(what: str, meta: MetaParams) -> Any:

@@ -62,13 +62,20 @@ def test_many_steps_are_a_loop_of_single_ones():
     start = initial(torch.tensor(0.02, dtype=torch.float64))
     one, (x, y) = tree.index(SUPPORT, 0), tree.index(SUPPORT, 0)
     params, values = start.params, []
-    for _ in range(4):
+    for _ in range(6):
         values.append(params)
         params = tree.map(lambda p, g: p - 0.02 * g, params, grad(loss)(params, one))
     for i, expected in enumerate([*values, params]):
         same(meta.adapt(start, one, loss=loss, num_steps=i), expected)
         same(meta.adapt_first_order(start, one, loss=loss, num_steps=i), expected)
-    each = tree.stack([one] * 4)
+
+    def after(start, *parts):
+        for steps in parts:
+            start = start.replace(params=meta.adapt(start, one, loss=loss, num_steps=steps))
+        return loss(start.params, one)
+
+    same(grad(after)(start, 6), grad(after)(start, 3, 3))  # few steps are written out, six are a loop
+    each = tree.stack([one] * 6)
     same(meta.adapt(start, each, loss=loss), params)
     other = tree.stack([(x, y), (x + 1, y), (x, y - 2)])
     params = start.params
