@@ -70,7 +70,7 @@ LEARNERS = {"Pendulum-v1": PENDULUM, "CartPole-v1": CARTPOLE}
 def recordings(name: str, steps: int, folder: str) -> tuple[Any, dict[str, offline.Dataset]]:
     """Return the environment, and its data sets of a number of steps each, recorded once into a folder.
 
-    ``medium`` is the agent with its exploration after half of its steps, ``expert`` the one at the end without.
+    ``medium`` is the agent with its exploration after half of its steps; ``expert`` the best of ten of its states, without.
     """
     host = name.startswith("gymnasium:")
     env = funrl.envs.make(name, num_envs=4) if host else funrl.envs.make(name)
@@ -80,15 +80,17 @@ def recordings(name: str, steps: int, folder: str) -> tuple[Any, dict[str, offli
         algorithm, options = RUNS[name]
         algo = funrl.algos.make(algorithm, env, buffer_size=steps, **options)
         step, state = algo.step if host else funrl.compile(algo.step, threads=1), algo.init(random.key(0))
-        half, count = state, steps // (options["num_envs"] * options["num_steps"])
-        for i in range(count):
+        count, params, scores = steps // (options["num_envs"] * options["num_steps"]), [], []
+        for i in range(1, count + 1):
             state, _ = step(random.fold_in(random.key(1), i), state)
-            if i == count // 2:
-                half = state
-        actors = {"random": (None, None), "medium": (half, algo.act), "expert": (state, algo.greedy)}
+            if i % (count // 10) == 0:
+                params.append(tree.map(torch.clone, state.learner.params))
+                played = funrl.evaluate(params[-1], random.key(2), env.default_params, env=env, act=algo.greedy, num_episodes=12)
+                scores.append(played.episode_return.mean().item())
+        best = params[max(range(len(scores)), key=scores.__getitem__)]
+        actors = {"random": ((), None), "medium": (params[4], algo.act), "expert": (best, algo.greedy)}
         found = {"medium-replay": datasets.from_replay(algo, state)}
-        for i, (kind, (agent, act)) in enumerate(actors.items()):
-            params = () if agent is None else agent.learner.params
+        for i, (kind, (params, act)) in enumerate(actors.items()):
             found[kind] = datasets.record(params, random.key(7 + i), env=env, act=act, num_steps=steps)
         for kind in kinds:
             datasets.save(found[kind], place / kind)
@@ -226,7 +228,7 @@ def row_of(line: dict[str, Any]) -> str:
         cell, where = shown(line["peer"]), "above" if mean > their_mean + their_half else "within"
         where = "below" if mean < their_mean - their_half else where
     peer = "plain torch" if line["learner"] == "edac" else "d3rlpy"
-    return f"| {line['learner']} | {shown(line['funrl'])} | {cell} | {peer if cell else ''} | {above} | {where} |"
+    return f"| {line['learner']} | {line['updates']:,} | {shown(line['funrl'])} | {cell} | {peer if cell else ''} | {above} | {where} |"
 
 
 def table(args: argparse.Namespace) -> None:
@@ -236,11 +238,11 @@ def table(args: argparse.Namespace) -> None:
         found = [x for (env, _), x in lines.items() if env == name]
         first = found[0]
         rows = [
-            f"{first['transitions']:,} transitions; {first['updates']:,} gradient steps, batches of {first['batch']}, two layers of "
-            f"{first['cells']} units. Behaviour {first['behavior']:.0f}, expert {first['expert']:.0f}, random {first['random']:.0f}.",
+            f"{first['transitions']:,} transitions, batches of {first['batch']} (of 32 windows of 10 steps for the transformer), layers of "
+            f"{first['cells']} and {first['cells']} units. Behaviour {first['behavior']:.0f}, expert {first['expert']:.0f}, random {first['random']:.0f}.",
             "",
-            "| | funrl | peer | peer is | above behaviour | in the peer's interval |",
-            "|---|---|---|---|---|---|",
+            "| | gradient steps | funrl | peer | peer is | above behaviour | in the peer's interval |",
+            "|---|---|---|---|---|---|---|",
         ]
         keep(f"{name.removeprefix('gymnasium:')}, medium-replay, five seeds, mean and 95% interval", [*rows, *map(row_of, found)])
 
