@@ -146,8 +146,13 @@ def shown(scores: Any) -> str:
     return "{:.0f} ± {:.0f}".format(*interval(scores))
 
 
+def episodes_in(env: Any) -> int:
+    """Return the episodes of each agent's evaluation: those of pure environments run side by side and cost little."""
+    return 100 if isinstance(env, funrl.env.Env) else 20
+
+
 def played(env: Any, layers: dict[int, list], shift: Any, scale: Any) -> list[float]:
-    """Return the mean return of 20 episodes for each seed of a peer, whose policy is a perceptron."""
+    """Return the mean return for each seed of a peer, whose policy is a perceptron."""
 
     def act(params: list, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict]:
         x = (observation.to(shift) - shift) / scale
@@ -161,7 +166,7 @@ def played(env: Any, layers: dict[int, list], shift: Any, scale: Any) -> list[fl
     for seed, arrays in layers.items():
         params = [torch.from_numpy(x) for x in arrays]
         key = random.fold_in(random.key(4), seed)
-        played = funrl.evaluate(params, key, env.default_params, env=env, act=act, num_episodes=20)
+        played = funrl.evaluate(params, key, env.default_params, env=env, act=act, num_episodes=episodes_in(env))
         found.append(played.episode_return.mean().item())
     return found
 
@@ -172,7 +177,7 @@ def beside(args: argparse.Namespace, name: str, env: Any, rows: offline.Dataset,
     shared = {**SHARED, "num_cells": (args.cells, args.cells)} if not transformer else {**SHARED, "num_cells": (), "batch_size": 32}
     algo = offline.make(name, env, rows, **{**shared, **ours})
     states = trained(algo, args.updates)
-    mine = funrl.training.evaluate_agents(algo, states, random.key(4), 20, num_agents=5).episode_return.mean(1).tolist()
+    mine = funrl.training.evaluate_agents(algo, states, random.key(4), episodes_in(env), num_agents=5).episode_return.mean(1).tolist()
     if not args.peers:
         return mine, [], None
     used = datasets.top(rows, 0.1) if name == "filtered_bc" else rows
@@ -207,7 +212,11 @@ def learn(args: argparse.Namespace) -> None:
     how = "standardize" if name == "Pendulum-v1" else "return_range"
     scaled = replay if name == "CartPole-v1" else datasets.scale_rewards(replay, how=how)
     setting = {"env": name, "transitions": replay.size, "updates": args.updates, "batch": SHARED["batch_size"], "cells": args.cells}
-    setting |= {"behavior": behavior(replay), **{kind: behavior(found[kind]) for kind in ("random", "expert")}}
+    setting |= {
+        "episodes": episodes_in(env),
+        "behavior": behavior(replay),
+        **{kind: behavior(found[kind]) for kind in ("random", "expert")},
+    }
     learners = LEARNERS.get(name, MUJOCO)
     for learner in args.only or learners:
         used = replay if learner == "decision_transformer" else scaled
@@ -227,8 +236,9 @@ def row_of(line: dict[str, Any]) -> str:
         their_mean, their_half = interval(line["peer"])
         cell, where = shown(line["peer"]), "above" if mean > their_mean + their_half else "within"
         where = "below" if mean < their_mean - their_half else where
-    peer = "plain torch" if line["learner"] == "edac" else "d3rlpy"
-    return f"| {line['learner']} | {line['updates']:,} | {shown(line['funrl'])} | {cell} | {peer if cell else ''} | {above} | {where} |"
+    peer = ("plain torch" if line["learner"] == "edac" else "d3rlpy") if cell else ""
+    numbers = f"{line['updates']:,} | {line.get('episodes', 20)}"
+    return f"| {line['learner']} | {numbers} | {shown(line['funrl'])} | {cell} | {peer} | {above} | {where} |"
 
 
 def table(args: argparse.Namespace) -> None:
@@ -238,11 +248,12 @@ def table(args: argparse.Namespace) -> None:
         found = [x for (env, _), x in lines.items() if env == name]
         first = found[0]
         rows = [
-            f"{first['transitions']:,} transitions, batches of {first['batch']} (of 32 windows of 10 steps for the transformer), layers of "
-            f"{first['cells']} and {first['cells']} units. Behaviour {first['behavior']:.0f}, expert {first['expert']:.0f}, random {first['random']:.0f}.",
+            f"{first['transitions']:,} transitions, batches of {first['batch']} (of 32 windows of 10 steps for the transformer), two",
+            f"layers of {first['cells']} units. Mean return: behaviour {first['behavior']:.0f}, expert {first['expert']:.0f},",
+            f"random {first['random']:.0f}.",
             "",
-            "| | gradient steps | funrl | peer | peer is | above behaviour | in the peer's interval |",
-            "|---|---|---|---|---|---|---|",
+            "| | gradient steps | episodes | funrl | peer | peer is | above behaviour | in the peer's interval |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         keep(f"{name.removeprefix('gymnasium:')}, medium-replay, five seeds, mean and 95% interval", [*rows, *map(row_of, found)])
 
