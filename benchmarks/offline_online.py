@@ -65,12 +65,13 @@ def online(args: argparse.Namespace) -> None:
 def in_turn(algo: Any, at: set[int]) -> dict[int, torch.Tensor]:
     """Return the scores of three agents, trained in turn on the host, after numbers of environment steps."""
     found: dict[int, list[float]] = {steps: [] for steps in sorted(at)}
+    judge = algo._replace(env=funrl.envs.make(f"gymnasium:{algo.env.name.removeprefix('gymnasium:')}", num_envs=4))  # one line of play each
     for seed in range(3):
         key, state = random.key(seed), algo.init(random.key(10 + seed))
         for i in range(1, max(at) // algo.steps_per_update + 1):
             state, _ = algo.step(random.fold_in(key, i), state)
             if i * algo.steps_per_update in at:
-                score = funrl.training.evaluate_agents(algo, state, random.key(4), 20).episode_return.mean()
+                score = funrl.training.evaluate_agents(judge, state, random.key(4), 20).episode_return.mean()
                 found[i * algo.steps_per_update].append(score.item())
     return {steps: torch.tensor(x) for steps, x in found.items()}
 

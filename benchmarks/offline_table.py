@@ -80,12 +80,13 @@ def recordings(name: str, steps: int, folder: str) -> tuple[Any, dict[str, offli
         algorithm, options = RUNS[name]
         algo = funrl.algos.make(algorithm, env, buffer_size=steps, **options)
         step, state = algo.step if host else funrl.compile(algo.step, threads=1), algo.init(random.key(0))
+        other = funrl.envs.make(name, num_envs=4) if host else env  # a host environment has one line of play
         count, params, scores = steps // (options["num_envs"] * options["num_steps"]), [], []
         for i in range(1, count + 1):
             state, _ = step(random.fold_in(random.key(1), i), state)
             if i % (count // 10) == 0:
                 params.append(tree.map(torch.clone, state.learner.params))
-                played = funrl.evaluate(params[-1], random.key(2), env.default_params, env=env, act=algo.greedy, num_episodes=12)
+                played = funrl.evaluate(params[-1], random.key(2), env.default_params, env=other, act=algo.greedy, num_episodes=12)
                 scores.append(played.episode_return.mean().item())
         best = params[max(range(len(scores)), key=scores.__getitem__)]
         actors = {"random": ((), None), "medium": (params[4], algo.act), "expert": (best, algo.greedy)}
