@@ -39,7 +39,7 @@ PENDULUM: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bc": ({}, {}),
     "filtered_bc": ({}, {}),
     "td3_bc": ({"alpha": 10.0, **DELAYED}, {"alpha": 10.0, **DELAYED}),
-    "iql": ({"temperature": 5.0, **DELAYED}, {"weight_temp": 5.0, **DELAYED}),
+    "iql": ({"temperature": 20.0, "expectile": 0.9, **DELAYED}, {"weight_temp": 20.0, "expectile": 0.9, **DELAYED}),
     "awac": ({"temperature": 5.0, **DELAYED}, {"lam": 0.2, **DELAYED}),
     "cql": (
         {"penalty_weight": 0.5, "num_actions": 4, "actor_learning_rate": 1e-3, **DELAYED},
@@ -239,22 +239,23 @@ def row_of(line: dict[str, Any]) -> str:
         where = "below" if mean < their_mean - their_half else where
     peer = ("plain torch" if line["learner"] == "edac" else "d3rlpy") if cell else ""
     numbers = f"{line['updates']:,} | {line.get('episodes', 20)}"
-    return f"| {line['learner']} | {numbers} | {shown(line['funrl'])} | {cell} | {peer} | {above} | {where} |"
+    options = ", ".join(f"{name} {x:g}" for name, x in line["options"].items() if name not in (*DELAYED, "actor_learning_rate"))
+    return f"| {line['learner']} | {options} | {numbers} | {shown(line['funrl'])} | {cell} | {peer} | {above} | {where} |"
 
 
 def table(args: argparse.Namespace) -> None:
-    """Write the tables of the last scores of each learner."""
-    lines = {(x["env"], x["learner"]): x for x in map(json.loads, LINES.read_text().splitlines())}
-    for name in dict.fromkeys(name for name, _ in lines):
-        found = [x for (env, _), x in lines.items() if env == name]
+    """Write the tables of the last scores of each learner with each choice of its options."""
+    lines = {(x["env"], x["learner"], str(x["options"])): x for x in map(json.loads, LINES.read_text().splitlines())}
+    for name in dict.fromkeys(name for name, _, _ in lines):
+        found = [x for (env, _, _), x in lines.items() if env == name]
         first = found[0]
         rows = [
             f"{first['transitions']:,} transitions, batches of {first['batch']} (of 32 windows of 10 steps for the transformer), two",
             f"layers of {first['cells']} units. Mean return: behaviour {first['behavior']:.0f}, expert {first['expert']:.0f},",
             f"random {first['random']:.0f}.",
             "",
-            "| | gradient steps | episodes | funrl | peer | peer is | above behaviour | in the peer's interval |",
-            "|---|---|---|---|---|---|---|---|",
+            "| | options | gradient steps | episodes | funrl | peer | peer is | above behaviour | in the peer's interval |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         keep(f"{name.removeprefix('gymnasium:')}, medium-replay, five seeds, mean and 95% interval", [*rows, *map(row_of, found)])
 
