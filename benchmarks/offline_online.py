@@ -1,15 +1,16 @@
-"""Parts of :mod:`benchmarks.offline`: learning that goes on in the environment, and data of Hopper."""
+"""Parts of :mod:`benchmarks.offline`: learning that goes on in the environment."""
 
 import argparse
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 import funrl
-from benchmarks.offline import keep, pendulum_data, shown, table, trained
-from funrl import offline, random, tree
+from benchmarks.offline import keep
+from benchmarks.offline_table import behavior, recordings, shown, trained
+from funrl import offline, random
+from funrl.transforms import compose, reward_scale
 
 
 def scores(algo: Any, states: Any, agents: int = 5) -> torch.Tensor:
@@ -29,95 +30,85 @@ def going_on(algo: Any, states: Any, at: set[int]) -> dict[int, torch.Tensor]:
 
 
 def online(args: argparse.Namespace) -> None:
-    """Compare RLPD with SAC from nothing on Pendulum, each with one environment and updates after every 8 steps."""
+    """Compare RLPD with SAC from nothing: on Pendulum five agents at once, on Hopper three in turn."""
     torch.set_num_threads(1)
-    env, data, _, _ = pendulum_data(args.steps)
-    shared: dict[str, Any] = {"num_envs": 1, "num_steps": 8, "batch_size": 128, "num_cells": (64, 64), "gamma": 0.95, "learning_rate": 1e-3}
-    shared["learning_starts"] = 200
-    rlpd: dict[str, Any] = {"num_updates": 80, "policy_delay": 10}  # and 10 critics: the paper has 20 gradient steps to an environment step
+    env, found = recordings(args.env or "Pendulum-v1", args.steps, args.folder)
+    data, host = found["medium-replay"], args.env is not None
+    shared: dict[str, Any] = {"num_steps": 8, "batch_size": 128, "num_cells": (64, 64), "learning_rate": 1e-3}
+    shared |= {"num_envs": 4, "learning_starts": 1_000} if host else {"num_envs": 1, "learning_starts": 200, "gamma": 0.95}
+    each = 8 * shared["num_envs"]
+    count = 5 if host else 10  # critics, and gradient steps to an environment step: the paper has 10 and 20
+    rlpd: dict[str, Any] = {"num_updates": count * each, "policy_delay": count, "num_critics": count}
+    end = args.online
     runs = {
-        "SAC": (funrl.algos.sac.make(env, num_updates=8, **shared), {1_000, 2_000, 4_000}),
-        "RLPD": (offline.rlpd.make(env, data, **shared, **rlpd), {400, 600, 800, 1_000}),
+        "SAC": (funrl.algos.sac.make(env, num_updates=each, **shared), [end // 4, end // 2, end]),
+        "RLPD": (offline.rlpd.make(env, data, **shared, **rlpd), [end // 8, end // 4]),
     }
     rows = [
-        f"RLPD has {data.size:,} transitions of SAC as it learned, and 10 gradient steps of 10 critics to an environment step.",
+        f"RLPD has {data.size:,} transitions of SAC as it learned (mean return {behavior(data):.0f}), {count} critics, and {count}",
+        f"gradient steps to an environment step; SAC one. Mean of {3 if host else 5} seeds with its 95% interval, 20 episodes each.",
         "",
-        "| | environment steps | return, mean of five seeds (lowest to highest) |",
+        "| | environment steps | return |",
         "|---|---|---|",
     ]
     for name, (algo, at) in runs.items():
-        states = torch.func.vmap(algo.init)(random.split(random.key(3), 5))
-        rows += [f"| {name} | {steps:,} | {shown(found)} |" for steps, found in going_on(algo, states, at).items()]
-        print(rows[-1], flush=True)
-    keep("RLPD beside SAC, Pendulum", rows)
+        at = {steps // each * each for steps in at}
+        if host:
+            found = in_turn(algo, at)
+        else:
+            found = going_on(algo, torch.func.vmap(algo.init)(random.split(random.key(3), 5)), at)
+        rows += [f"| {name} | {steps:,} | {shown(x)} |" for steps, x in found.items()]
+        print(*rows[-len(found) :], sep="\n", flush=True)
+    keep(f"RLPD beside SAC, {(args.env or 'Pendulum-v1').removeprefix('gymnasium:')}", rows)
+
+
+def in_turn(algo: Any, at: set[int]) -> dict[int, torch.Tensor]:
+    """Return the scores of three agents, trained in turn on the host, after numbers of environment steps."""
+    found: dict[int, list[float]] = {steps: [] for steps in sorted(at)}
+    judge = algo._replace(env=funrl.envs.make(f"gymnasium:{algo.env.name.removeprefix('gymnasium:')}", num_envs=4))  # one line of play each
+    for seed in range(3):
+        key, state = random.key(seed), algo.init(random.key(10 + seed))
+        for i in range(1, max(at) // algo.steps_per_update + 1):
+            state, _ = algo.step(random.fold_in(key, i), state)
+            if i * algo.steps_per_update in at:
+                score = funrl.training.evaluate_agents(judge, state, random.key(4), 20).episode_return.mean()
+                found[i * algo.steps_per_update].append(score.item())
+    return {steps: torch.tensor(x) for steps, x in found.items()}
 
 
 def calibrated(args: argparse.Namespace) -> None:
-    """Train Cal-QL and CQL on Pendulum's data, then let both go on in the environment."""
+    """Train Cal-QL and CQL on Pendulum's data, then let both go on in the environment, and, as a control, on the data alone.
+
+    Rewards are a tenth, in the data and in the environment.
+    """
     torch.set_num_threads(1)
-    env, data, _, _ = pendulum_data(args.steps)
+    plain, found = recordings("Pendulum-v1", args.steps, args.folder)
+    env, rows = compose(plain, reward_scale(0.1)), found["medium-replay"].transition
+    data = offline.datasets.from_transitions(rows.replace(reward=rows.reward * 0.1), end=found["medium-replay"].end, spaces=env)
     shared: dict[str, Any] = {"num_cells": (64, 64), "batch_size": 128, "num_actions": 4, "gamma": 0.95, "learning_rate": 1e-3, "tau": 0.02}
     shared |= {"actor_learning_rate": 1e-3, "penalty_weight": 0.5}
-    at = {64, 128, 256, 512, 1_024}
-    rows = [
-        f"{data.size:,} transitions of SAC as it learned; {args.updates:,} gradient steps on them, then one to each environment step,",
-        "half of each batch from the data. Means of five seeds (lowest to highest).",
+    at = [64, 128, 256, 512, 1_024]
+    lines = [
+        f"{data.size:,} transitions, medium-replay; {args.updates:,} gradient steps on them, then one to each environment step, with",
+        "half of each batch from the data; or as many on the data alone. Mean return of five seeds with its 95% interval, and, after the",
+        "switch, of the difference to the same agent's return before.",
         "",
-        "| | offline | " + " | ".join(f"after {steps:,} steps" for steps in sorted(at)) + " |",
-        "|---|---|" + "---|" * len(at),
+        "| | offline | goes on | " + " | ".join(f"after {steps:,}" for steps in at) + " |",
+        "|---|---|---|" + "---|" * len(at),
     ]
-    for name in ("Cal-QL", "CQL"):
+    for name in args.only or ("Cal-QL", "CQL"):
         options = {**shared, "calibrated": name == "Cal-QL"}
-        before = offline.cql.make(env, data, num_updates=100, **options)
-        after = offline.cql.online(env, data, num_envs=1, num_steps=32, num_updates=32, **options)
+        before = offline.cql.make(env, data, num_updates=32, **options)
         states = trained(before, args.updates)
-        first = scores(before, states)
+        first = 10 * scores(before, states)
+        after = offline.cql.online(env, data, num_envs=1, num_steps=32, num_updates=32, **options)
         fresh = torch.func.vmap(after.init)(random.split(random.key(6), 5))
-        found = going_on(after, torch.func.vmap(offline.hand_over)(fresh, states), at)
-        rows.append(f"| {name} | {shown(first)} | " + " | ".join(shown(x) for x in found.values()) + " |")
-        print(rows[-1], flush=True)
-    keep("Before and after the switch to the environment, Pendulum", rows)
+        begun = torch.func.vmap(offline.hand_over)(fresh, states)
+        for place, algo, own in (("in the environment", after, begun), ("on the data", before, states)):
+            found = {steps: 10 * x - first for steps, x in going_on(algo, own, set(at)).items()}
+            lines.append(f"| {name} | {shown(first)} | {place} | " + " | ".join(shown(found[steps]) for steps in at) + " |")
+            print(lines[-1], flush=True)
+    keep("Before and after the switch to the environment, Pendulum", lines)
 
 
-def hopper(args: argparse.Namespace) -> None:
-    """Record SAC on Hopper-v5 as it learns, write the data with Minari and read it back, and train learners on it."""
-    torch.set_num_threads(1)
-    env = funrl.envs.make("gymnasium:Hopper-v5", num_envs=4)
-    sac = funrl.algos.sac.make(
-        env, num_envs=4, num_steps=8, num_updates=32, batch_size=128, buffer_size=max(1_000, args.steps), learning_starts=2_000
-    )
-    state = sac.init(random.key(0))
-    for i in range(args.steps // 32):
-        state, _ = sac.step(random.fold_in(random.key(1), i), state)
-    data = offline.datasets.from_replay(sac, state)
-    others = {
-        "random": offline.datasets.record(None, random.key(7), env=env, num_steps=10_000),
-        "medium": offline.datasets.record(state.learner.params, random.key(8), env=env, act=sac.act, num_steps=10_000),
-        "expert": offline.datasets.record(state.learner.params, random.key(9), env=env, act=sac.greedy, num_steps=10_000),
-    }
-    means = {name: x.episode_return[x.transition.done[x.end]].mean().item() for name, x in {**others, "medium-replay": data}.items()}
-    same = all(bits_of(x, env) for x in [data, *others.values()])
-    shared = {"num_cells": (64, 64), "batch_size": 128, "num_updates": 100, "learning_rate": 1e-3}
-    learners = {"bc": {}, "td3_bc": {"alpha": 2.5}, "iql": {"temperature": 3.0}}
-    scaled = offline.datasets.scale_rewards(data)
-    rows = [
-        f"SAC's {data.size:,} steps. Mean returns: " + ", ".join(f"{name} {x:.0f}" for name, x in means.items()) + ".",
-        f"Written by Minari's writer and read back, the four data sets are {'equal bit for bit' if same else 'NOT equal'}.",
-        f"Five seeds (d3rlpy: {args.seeds}), {args.updates:,} gradient steps, 20 episodes each: mean (lowest to highest).",
-        "",
-        *table(args, env, scaled, learners, shared, {"env": "Hopper-v5"}),
-    ]
-    keep("Hopper-v5, medium-replay", rows)
-
-
-def bits_of(data: offline.Dataset, env: Any) -> bool:
-    """Return whether Minari's writer and our reader give back every bit of a data set."""
-    with tempfile.TemporaryDirectory() as folder:
-        offline.datasets.to_minari(data, f"{folder}/own", env=env)
-        back = offline.datasets.minari(f"{folder}/own")
-        cut = data.end & ~data.transition.done  # Minari's episodes have no third end
-        expected = data.transition.replace(truncated=data.transition.truncated | cut)
-        return tree.equal(back.transition, expected) and torch.equal(back.end, data.end)
-
-
-PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"online": online, "calibrated": calibrated, "hopper": hopper}
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"online": online, "calibrated": calibrated}

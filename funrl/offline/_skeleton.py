@@ -161,7 +161,7 @@ def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, give
     example = _zeros(env.observation_space, dtype)
     known: Any = ()
     if config.normalize_observation:
-        known = stats.moments(example) if source is None else moments(source)
+        known = stats.moments(example) if dataset is None else moments(dataset)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         observation = tree.to(tree.map(lambda x: x.to(dtype), example), key.device)

@@ -6,6 +6,7 @@ import torch
 
 from funrl import _check, buffers, returns, stats, tree
 from funrl.offline._dataset import Dataset, check_dataset
+from funrl.offline._files import Stream
 
 
 @tree.dataclass
@@ -25,8 +26,10 @@ class Window(tree.Replaceable):
     mask: torch.Tensor
 
 
-def moments(dataset: Dataset) -> stats.Moments:
-    """Return the :class:`funrl.stats.Moments` of all observations, by which learners normalise; they are computed in parts.
+def moments(dataset: Dataset | Stream) -> stats.Moments:
+    """Return the :class:`funrl.stats.Moments` of all observations, by which learners normalise.
+
+    They are computed in parts of about 4 million numbers, of which a stream has only one in memory.
 
     Example:
         >>> from funrl.env import Transition
@@ -36,11 +39,18 @@ def moments(dataset: Dataset) -> stats.Moments:
         >>> moments(from_transitions(rows)).mean
         tensor([2.])
     """
-    observation = check_dataset("moments", dataset).transition.observation
-    dtype = dataset.transition.reward.dtype
-    state = stats.moments(tree.to(tree.index(observation, 0), torch.float64))
-    for part in range(0, dataset.size, 65536):
-        state = stats.update(state, tree.to(tree.map(lambda x, part=part: x[part : part + 65536], observation), torch.float64))
+    source = dataset.dataset if isinstance(dataset, Stream) else check_dataset("moments", dataset)
+    observation, dtype = source.transition.observation, source.transition.reward.dtype
+    example = tree.index(observation, 0)
+    state = stats.moments(tree.to(example, torch.float64))
+    size = max(1, 2**22 // max(1, sum(x.numel() for x in tree.leaves(example))))
+    for first in range(0, source.size, size):
+        last = min(first + size, source.size)
+        if isinstance(dataset, Stream):
+            part = tree.index(dataset.rows(torch.arange(first, last)[None]).observation, 0)
+        else:
+            part = tree.index(observation, slice(first, last))
+        state = stats.update(state, tree.to(part, torch.float64))
     return stats.Moments(state.count, tree.to(state.mean, dtype), tree.to(state.var, dtype))
 
 

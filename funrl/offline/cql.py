@@ -42,7 +42,8 @@ class CQLConfig(OfflineConfig):
     Attributes:
         num_actions: n; the penalty for continuous actions evaluates 3 n actions.
         calibrated: whether the penalty of the policy's actions is bounded by the discounted returns of the data: Cal-QL. Its column
-            ``return_to_go`` is computed with the ``gamma`` of the configuration.
+            ``return_to_go`` is computed with the ``gamma`` of the configuration. Returns of pieces that were cut off lack what came after;
+            so with negative rewards there is no penalty of the policy's actions in their last rows.
         initial_alpha: the first temperature, above 0.
         penalty_weight: alpha, the weight of the penalty, at least 0.
         tau: how far the targets follow at each gradient step, in [0, 1].

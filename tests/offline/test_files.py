@@ -1,13 +1,15 @@
 """Data sets in files: D4RL's, OGBench's and Minari's layouts, folders of arrays, and streams; whole, truncated and damaged."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 import torch
 
 import funrl
-from funrl import random, tree
+from funrl import offline, random, tree
+from funrl.env import Transition
 from funrl.offline import datasets
 from funrl.spaces import Box, Dict
 from tests.offline.data import SPACES, dataset, episodes
@@ -196,6 +198,35 @@ def test_a_stream_reads_the_same_rows(tmp_path):
     stream = datasets.stream(tmp_path / "rows")
     index = random.randint(random.key(0), (3, 7), 0, 100)
     assert tree.equal(stream.rows(index), data.rows(index))
+    assert tree.equal(datasets.moments(stream), datasets.moments(data))
+
+
+def resident(name):
+    """Return the bytes of files in a folder that are mapped and resident in this process."""
+    total, ours = 0, False
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            ours = name in line
+        elif ours and line.startswith("Rss:"):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/smaps").exists(), reason="the system does not tell which pages are resident")
+def test_a_stream_leaves_the_data_in_the_files(tmp_path):
+    """A learner that normalises observations reads all of them once, and gives their pages back."""
+    no = torch.zeros(20_000, dtype=torch.bool)
+    seen = torch.randn(20_000, 300)
+    rows = Transition(seen, torch.rand(20_000, 1), torch.rand(20_000), no, no | (torch.arange(20_000) % 100 == 99), seen, {})
+    spaces = (Box(-float("inf"), float("inf"), (300,)), Box(-1.0, 1.0, (1,)))
+    datasets.save(datasets.from_transitions(rows, spaces=spaces), tmp_path / "rows")
+    stream = datasets.stream(tmp_path / "rows")
+    algo = offline.td3_bc.make(spaces, stream, num_updates=2, batch_size=8, num_cells=(8,))
+    state, metrics = algo.step(random.key(1), algo.init(random.key(0)))
+    assert bool(metrics["critic_loss"].isfinite())
+    torch.testing.assert_close(state.learner.params.observation.mean, seen.mean(0), atol=1e-5, rtol=1e-5)
+    assert resident(str(tmp_path)) < 4e6  # of 48e6 bytes
+    assert float(stream.dataset.transition.observation.sum().isfinite()) and resident(str(tmp_path)) > 20e6
 
 
 def test_minari_gives_back_every_bit(tmp_path, monkeypatch):
