@@ -143,7 +143,7 @@ def mazes(updates: int = 300) -> dict[str, Any]:
     from funrl import meta, random
 
     env, kind = hidden_maze()
-    options = dict(num_envs=64, num_steps=60, num_epochs=4, num_minibatches=4, num_cells=(64,), recurrent_size=64)
+    options: dict[str, Any] = dict(num_envs=64, num_steps=60, num_epochs=4, num_minibatches=4, num_cells=(64,), recurrent_size=64)
     algo = meta.rl2.make(env, tasks=kind, learning_rate=2e-3, anneal_steps=float(64 * 60 * updates), **options)
     states, _ = _train(algo, updates)
     found = meta.evaluate_adaptation(

@@ -99,9 +99,11 @@ def variants(name: str) -> dict[str, Any]:
     return {"steps": steps, **one_each(name, steps), **one_for_all(name, steps)}
 
 
-def _interval(x: list[float]) -> str:
-    """Return the mean with its interval of 95 %, by the normal distribution."""
-    mean, half = statistics.mean(x), 1.96 * statistics.stdev(x) / len(x) ** 0.5
+def _interval(x: list[float], less: list[float] | None = None) -> str:
+    """Return the mean, or the difference of two means, with its interval of 95 %, by the normal distribution."""
+    parts = [x] if less is None else [x, less]
+    mean = statistics.mean(x) - (0.0 if less is None else statistics.mean(less))
+    half = 1.96 * sum(statistics.variance(part) / len(part) for part in parts) ** 0.5
     return f"{mean:.1f} ({mean - half:.1f} to {mean + half:.1f})"
 
 
@@ -207,11 +209,11 @@ def notes(figures: Figures) -> list[str]:
             half, told = len(row["solved"][0]) // 2, []
             along = [statistics.mean(x) for x in zip(*row["solved"], strict=True)]
             for after, agents in zip([*row["after"], "all"], [*row["solved"], along], strict=True):
-                with_, without = (_interval([100 * x for x in part]) for part in (agents[:half], agents[half:]))
-                told.append(f"after {after} updates {with_} with it, {without} with new mazes only")
+                with_, without = ([100 * x for x in part] for part in (agents[:half], agents[half:]))
+                told.append(f"after {after} {_interval(with_)} with it, {_interval(without)} without: {_interval(with_, without)} more")
             lines.append(
-                f"* Held-out mazes that are solved, in %, prioritised level replay, {half} agents each, intervals of the means: "
-                f"{'; '.join(told)} (the last: the mean along the training)."
+                f"* Held-out mazes that are solved, in %, with prioritised level replay and with new mazes only, {half} agents each, after "
+                f"so many updates (all: the mean along the training): {'; '.join(told)}."
             )
     return lines
 
