@@ -103,7 +103,7 @@ def mean(x: torch.Tensor) -> torch.Tensor:
 def _rows(count: int, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, list[memoryview]]:
     """Return memory for the tensors of all ranks, [W, size], and the bytes of each row."""
     rows = torch.empty(count, size, dtype=dtype)
-    return rows, [memoryview(row.view(torch.uint8).numpy()) for row in rows]
+    return rows, [row.view(torch.uint8).numpy().data for row in rows]
 
 
 def _receive(rank: int, each: socket.socket, memory: memoryview) -> None:
