@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 import funrl
 from funrl import algos, collectors, distributed, envs, optim, random
@@ -95,7 +94,7 @@ def profiled(group, cpu: bool, num_envs: int = 64) -> dict[str, float]:
     class Clocked(type(group)):
         def mean(self, x: torch.Tensor) -> torch.Tensor:
             begun = time.perf_counter()
-            dist.barrier()  # until the other has come to this exchange too; the exchange itself follows
+            super().mean(x[:1])  # until the other has come to this exchange too; the exchange itself follows
             met = time.perf_counter()
             x = super().mean(x)
             for name, seconds in (("waiting", met - begun), ("exchange", time.perf_counter() - met), ("calls", 1e-3)):

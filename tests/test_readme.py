@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +62,24 @@ def test_programs_of_several_processes_run(way, processes, steps, tmp_path):
     ended = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     assert re.fullmatch(r"tensor\([\d.]+\)( tensor\([\d.]+\))?", ended.stdout.strip()), ended.stdout
+
+
+@pytest.mark.nightly
+def test_lines_for_ray_run(tmp_path):
+    """With the environment and the learner of the program before them, here for fewer steps. Ray takes ten seconds to start."""
+    pytest.importorskip("ray")
+    (lines,) = [block for block in blocks("") if "collectors.ray(" in block]
+    (before,) = [block for block in blocks("") if "distributed.actors(" in block]
+    start = before.split("    with distributed.actors(")[0].replace("distributed.join() as group, ", "")
+    assert lines.count("100_000") == 1 and start.count("create_env() as env") == 1
+    file = tmp_path / "program.py"
+    file.write_text(
+        f"{start}{textwrap.indent(lines.replace('100_000', '16_384'), '    ')}    print(result.evaluation.episode_return.mean())\n"
+    )
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    ended = subprocess.run([sys.executable, file], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert re.fullmatch(r"tensor\([\d.]+\)", ended.stdout.strip().splitlines()[-1]), ended.stdout
 
 
 def test_names_in_the_torchrl_table_exist():

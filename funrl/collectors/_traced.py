@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from funrl import tree
+from funrl.compiler import operators_of
 
 
 class Traced:
@@ -52,12 +52,15 @@ def _recorded(fn: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Callab
         return tuple(tree.leaves(fn(*tree.unflatten(form, list(values)))))
 
     try:
-        graph = make_fx(flat)(*leaves)
-        program: Any = graph
-        if not any(x.is_cuda for x in leaves):  # on a GPU torch.jit fuses kernels after a while, which changes last bits
+        if any(x.is_cuda for x in leaves):  # there torch.jit fuses kernels after a while, which changes last bits
+            from torch.fx.experimental.proxy_tensor import make_fx
+
+            program: Any = make_fx(flat)(*leaves)
+        else:  # not by make_fx, for which torch imports Dynamo and Inductor, two seconds in each worker
+            graph = operators_of(flat, *leaves)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch.jit is deprecated
-                program = torch.jit.trace(lambda *values: graph(*values), tuple(leaves), check_trace=False)
+                program = torch.jit.trace(lambda *values: tuple(graph(*values)), tuple(leaves), check_trace=False)
         same = tree.allclose(list(program(*leaves)), tree.leaves(out), atol=1e-6)
     except Exception:
         return None

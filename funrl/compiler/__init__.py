@@ -8,6 +8,7 @@ from funrl.compiler._effects import (
     instances as instances,
 )
 from funrl.compiler._errors import TraceError
+from funrl.compiler._interpreter import operators_of as operators_of
 from funrl.compiler._lanes import lanes as lanes
 from funrl.compiler._listening import listening as listening
 from funrl.compiler._program import clear, compile, transformed as transformed

@@ -41,7 +41,8 @@ def elementwise_call(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor)
     raised after the end of the program, and later calls of ``f`` are left out.
 
     Args:
-        f: a function from a tensor on the CPU to a tensor of the same shape and dtype, which treats each element by itself.
+        f: a function from a tensor on the CPU to a tensor of the same shape and dtype, which treats each element by itself. It may
+            neither change nor keep its argument, whose memory a program uses again.
         x: a tensor.
 
     Raises:
@@ -101,6 +102,7 @@ class Effect:
     def __init__(self, f: Callable[..., Any], batch_dims: int) -> None:
         self.f, self.batch_dims = f, batch_dims
         self.raised: list[BaseException] = []  # exceptions that it raised in a program, which owns this list
+        self.calls: list[Any] = []  # of it, in programs
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
         shape = tensors[0].shape[: self.batch_dims] if tensors else ()
@@ -115,9 +117,12 @@ class ElementwiseCall(Effect):
         super().__init__(f, 0)
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
-        x = tensors[0].detach()
-        result = self.f(x.clone(memory_format=torch.contiguous_format))
-        if not isinstance(result, torch.Tensor) or (result.shape, result.dtype) != (x.shape, x.dtype):
+        return self.checked(tensors[0].detach().clone(memory_format=torch.contiguous_format))
+
+    def checked(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``f(x)`` for a contiguous tensor without gradient."""
+        result = self.f(x)
+        if not isinstance(result, torch.Tensor) or result.shape != x.shape or result.dtype != x.dtype:
             found = f"{result.dtype} {list(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
             raise TypeError(f"elementwise_call: f: expected to return a tensor like its argument, {x.dtype} {list(x.shape)}, got {found}")
         return result
@@ -126,7 +131,7 @@ class ElementwiseCall(Effect):
         """Return ``f(x)``, or anything if a call has failed before."""
         if not self.raised:
             try:
-                return self(x).contiguous()
+                return self.checked(x)
             except BaseException as error:
                 self.raised.append(error)
         return torch.zeros_like(x)

@@ -1,8 +1,9 @@
-"""Programs without generated code, for tests: a recorded graph is run operator by operator, so a wrong result is an error of the trace."""
+"""Programs without generated code: a recorded graph is run operator by operator, so a wrong result is an error of the trace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import optree
 import torch
 
 from funrl.compiler._graph import Graph, Loop, Node, Plan, replaced
@@ -27,6 +28,26 @@ class Executable:
         with torch.no_grad():
             outputs = _evaluate(self.graph, [*leaves, *self.captured])
         return [x.clone(memory_format=torch.contiguous_format) for x in outputs]
+
+
+def operators_of(fn: Callable[..., Any], *tensors: torch.Tensor) -> Callable[..., list[torch.Tensor]]:
+    """Record ``fn(*tensors)``, a tuple of tensors, and return a function of such tensors that runs its operators, in a list of results.
+
+    Raises:
+        TraceError: if its operators depend on values.
+
+    Example:
+        >>> operators_of(lambda x: (x + x.numel(),), torch.zeros(2))(torch.ones(2))
+        [tensor([3., 3.])]
+    """
+    from funrl.compiler._recording import record
+
+    form = optree.tree_structure((tensors, {}), namespace="funrl")  # pyright: ignore
+    recording = record(fn, "aot_eager", torch.device("cpu"), list(tensors), form, set())
+    graph = recording.trace.frame.graph
+    graph.outputs = [node for node in recording.nodes if node is not None]
+    captured = [x for x, _ in recording.trace.captured.values()]
+    return lambda *values: _evaluate(graph, [*values, *captured])
 
 
 def _evaluate(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

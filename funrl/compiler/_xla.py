@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from funrl.compiler import _cache
-from funrl.compiler._calls import call, value_of_call
+from funrl.compiler._calls import call, first_turn
 from funrl.compiler._constants import taken_out
 from funrl.compiler._donation import LARGE
-from funrl.compiler._effects import Effect, ElementwiseCall
+from funrl.compiler._effects import Effect
 from funrl.compiler._graph import Graph, Loop, Node, Plan, flat_nodes, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
@@ -166,7 +166,8 @@ class Executable:
 
         def program(*arrays: Any) -> list[Any]:
             values = [*self.inputs.unpack(arrays[:num_arrays]), *arrays[num_arrays:rest]]
-            return self.outputs.pack(_evaluate(graph, values, arrays[rest:]))
+            turn = [first_turn()] if self.effects else []
+            return [*self.outputs.pack(_evaluate(graph, values, arrays[rest:], turn)), *turn]
 
         program.__name__ = name
 
@@ -180,16 +181,16 @@ class Executable:
             note("compiling")
             return lowered.compile(compiler_options=options)
 
-        self.has_effects = bool(graph.effects)
+        self.effects = _effects_of(graph)
         self.raised: list[BaseException] = []  # by calls of Python, until the program has ended
-        for effect in _effects_of(graph):
+        for effect in self.effects:
             effect.raised = self.raised
         with settings():
             self.numbers = [jax.numpy.asarray(x) for x in numbers]
             num_given = len(avals) + len(numbers)
             self.compiled = (
                 build()
-                if self.has_effects
+                if self.effects
                 else _cache.loaded(graph, (self.inputs, self.outputs), (places, POOL[0]), options, num_given, build, note)
             )
 
@@ -198,9 +199,8 @@ class Executable:
         with in_settings():
             arrays = self._arrays(leaves)
             results = self.compiled(*arrays, *self.numbers)
-            if self.has_effects:
-                jax.block_until_ready(results)
-                jax.effects_barrier()
+            if self.effects:
+                jax.block_until_ready(results.pop())  # the last turn
         del arrays
         if self.raised:
             error, self.raised[:] = self.raised[0], []
@@ -275,9 +275,17 @@ class Executable:
 
 
 def _evaluate(
-    graph: Graph, inputs: Sequence[Any], numbers: Sequence[Any], used: Sequence[int] | None = None, known: dict[int, Any] | None = None
+    graph: Graph,
+    inputs: Sequence[Any],
+    numbers: Sequence[Any],
+    turn: list[Any],
+    used: Sequence[int] | None = None,
+    known: dict[int, Any] | None = None,
 ) -> list[Any]:
-    """Return the outputs of a graph (those of positions ``used``) for jax arrays; values of nodes that are ``known`` already are taken."""
+    """Return the outputs of a graph (those of positions ``used``) for jax arrays; values of nodes that are ``known`` already are taken.
+
+    ``turn`` has the turn of the first call of Python, and then that after the last one; it is empty if there are none.
+    """
     from funrl.compiler import _lowerings
 
     values: dict[int, Any] = {**(known or {}), **{id(node): x for node, x in zip(graph.inputs, inputs, strict=True)}}
@@ -299,11 +307,10 @@ def _evaluate(
         elif node.op == "item":
             values[id(node)] = values[id(node.args[0])][node.args[1]]
         elif isinstance(node.op, Loop):
-            values[id(node)] = _loop(node.op, [value(x) for x in node.args], numbers, wanted.get(id(node), set()))
-        elif isinstance(node.op, ElementwiseCall):
-            values[id(node)] = value_of_call(node.op, node.meta, *[value(x) for x in node.args])
+            values[id(node)] = _loop(node.op, [value(x) for x in node.args], numbers, turn, wanted.get(id(node), set()))
         elif isinstance(node.op, Effect):
-            call(node.op, [x.meta for x in node.args], [value(x) for x in node.args])
+            turn[0], *found = call(node.op, [x.meta for x in node.args], [value(x) for x in node.args], *turn)
+            values[id(node)] = found[0] if found else None
         else:
             values[id(node)] = _lowerings.apply(node.op, node.meta, replaced(node.args, Node, value), replaced(node.kwargs, Node, value))
     return [values[id(node)] for node in outputs]
@@ -324,7 +331,7 @@ def _constant(x: torch.Tensor) -> Any:
     return jax.numpy.asarray(np.array(x.contiguous().numpy()))
 
 
-def _loop(loop: Loop, operands: list[Any], numbers: Sequence[Any], wanted: set[int]) -> dict[int, Any]:
+def _loop(loop: Loop, operands: list[Any], numbers: Sequence[Any], turn: list[Any], wanted: set[int]) -> dict[int, Any]:
     """Return the results of a loop that are wanted, by their position."""
     from jax import lax
 
@@ -334,13 +341,15 @@ def _loop(loop: Loop, operands: list[Any], numbers: Sequence[Any], wanted: set[i
     ys = [i for i in range(loop.num_carries, len(loop.body.outputs)) if i in wanted]
     moved = _transposed(loop.body, dict(zip(map(id, loop.body.inputs[rows_end:]), constants, strict=True)))
 
-    def step(carry: Any, row: Any) -> tuple[Any, Any]:
-        outputs = _evaluate(loop.body, [*carry, *row, *constants], numbers, [*carries, *ys], moved)
-        return outputs[: loop.num_carries], outputs[loop.num_carries :]
+    def step(state: Any, row: Any) -> tuple[Any, Any]:
+        carry, turn = state
+        turn = [*turn]
+        outputs = _evaluate(loop.body, [*carry, *row, *constants], numbers, turn, [*carries, *ys], moved)
+        return (outputs[: loop.num_carries], turn), outputs[loop.num_carries :]
 
-    carry, stacked = lax.scan(
-        step, operands[: loop.num_carries], operands[loop.num_carries : rows_end], length=loop.length, reverse=loop.reverse
-    )
+    start = (operands[: loop.num_carries], turn if loop.body.effects else [])
+    (carry, last), stacked = lax.scan(step, start, operands[loop.num_carries : rows_end], length=loop.length, reverse=loop.reverse)
+    turn[:] = last or turn
     return {**dict(enumerate(carry)), **dict(zip(ys, stacked, strict=True))}
 
 

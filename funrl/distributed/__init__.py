@@ -16,7 +16,7 @@ With W processes, K agents and P parameters of b bytes:
 way                bytes of a process                                          exchanges
 =================  ==========================================================  =========================================
 agents in chunks   about 8 K / W for each metric of an update                  2 each half a second
-one learner        2 b P (W - 1) / W in each gradient step (a ring)            2 in each gradient step, 3 in each update
+one learner        2 b P (W - 1) / W in each gradient step (a ring)            2 or 3 in each gradient step, 2 in each update
 actors             b P and a batch of experience, in each batch                2 in each batch
 =================  ==========================================================  =========================================
 
@@ -24,8 +24,11 @@ An exchange of n bytes in a ring takes
 
 .. math:: t(n) = 2 (W - 1) \left(\ell + \frac{n}{W \beta}\right)
 
-with the latency :math:`\ell` of a message and :math:`\beta` bytes a second. A gradient step on one learner's share takes :math:`c`
-seconds; with the same environments in each process, averaging brings more than it costs while
+with the latency :math:`\ell` of a message and :math:`\beta` bytes a second. Up to 8 processes of one machine exchange tensors of up to
+1 MiB by sockets instead, each with each, because gloo hands an exchange from thread to thread.
+
+A gradient step on one learner's share takes :math:`c` seconds; with the same environments in each process, averaging brings more than it
+costs while
 :math:`W c / (c + t(b P) + t(0)) > 1`, and all processes wait for the slowest one in each gradient step. A small network on few
 environments is therefore best trained as several agents in one process each, and averaging is for learners whose gradient steps take
 longer than their exchange.

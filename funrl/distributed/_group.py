@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from funrl import _check
+from funrl.distributed import _direct
 
 __all__ = ["DistributedError", "Group", "alone", "in_job", "join", "restarts"]
 
@@ -84,11 +85,16 @@ class Group(NamedTuple):
         """
         if self.size == 1:
             return x
-        total, begun = x.clone(memory_format=torch.contiguous_format), time.perf_counter()
+        begun = time.perf_counter()
         with named_faults(self):
-            dist.all_reduce(total)
+            if _direct.suits(x):
+                result = _direct.mean(x)
+            else:
+                total = x.clone(memory_format=torch.contiguous_format)
+                dist.all_reduce(total)
+                result = total / self.size
         _SPENT[0] += time.perf_counter() - begun
-        return total / self.size
+        return result
 
 
 _ELSEWHERE = "raised on rank 0"
@@ -117,10 +123,12 @@ def alone() -> Group:
 
 @contextlib.contextmanager
 def named_faults(group: Group) -> Iterator[None]:
-    """Context in which an error of torch.distributed is raised as a :class:`DistributedError`."""
+    """Context in which an error of torch.distributed or of a socket is raised as a :class:`DistributedError`."""
     try:
         yield
-    except RuntimeError as error:
+    except DistributedError:
+        raise
+    except (RuntimeError, OSError) as error:
         ranks = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
         who = f"rank {ranks[1].strip(' ,')} has ended or does not answer" if ranks else "another rank has ended or does not answer"
         raise DistributedError(
@@ -250,8 +258,11 @@ def join(*, timeout: float = 60.0, variables: Mapping[str, str] | None = None) -
     except RuntimeError as error:
         raise DistributedError(f"rank {job.rank} of {job.size}: the ranks cannot reach each other: {brief(error)}") from error
     try:
-        yield group
-        group.gather(None)  # no process leaves, and closes its connections, before all have what they asked for
+        with contextlib.ExitStack() as stack:
+            with named_faults(group):
+                stack.enter_context(_direct.connected(group.rank, group.size, group.timeout, group.gather))
+            yield group
+            group.gather(None)  # no process leaves, and closes its connections, before all have what they asked for
     finally:
         dist.destroy_process_group()
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -29,20 +30,17 @@ class Cluster:
         command += ["--object-store-memory=80000000", *role]
         path = os.pathsep.join([os.getcwd(), *sys.path])
         variables = {**os.environ, **self.variables, "PYTHONPATH": path, "FUNRL_TEST": self.mark}
-        self.nodes.append(
-            subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        )
-        if len(self.nodes) == 1:
-            self._wait_for_head()
+        with tempfile.NamedTemporaryFile() as told:
+            self.nodes.append(subprocess.Popen(command, env=variables, start_new_session=True, stdout=told, stderr=told))
+            if len(self.nodes) == 1:
+                self._wait_for_head(told)
 
-    def _wait_for_head(self):
+    def _wait_for_head(self, told):
+        """Wait until Ray says that its head runs; it listens at its port long before, and may still fail on a busy machine."""
         deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
-                return
-            assert self.nodes[0].poll() is None, "the head of Ray did not start"
+        while "Ray runtime started" not in (text := Path(told.name).read_text()):
+            assert self.nodes[0].poll() is None and time.monotonic() < deadline, f"the head of Ray did not start: {text}"
             time.sleep(0.2)
-        raise TimeoutError("the head of Ray did not start")
 
     def kill(self, node):
         """Kill all processes of a node at once, as if its machine were lost."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -79,18 +80,18 @@ def check_as_whole(path, updates, workers=1):
 
 @pytest.mark.nightly
 def test_training_goes_on_when_a_node_is_killed(tmp_path):
-    """Two nodes with a worker each."""
+    """Two nodes with a worker each. Ray may start the next worker on the lost node too, until it has noticed the loss."""
     with cluster_of(2) as cluster:
         process = learner(tmp_path / "run", 200, 2, cluster)
         wait_for_checkpoint(tmp_path / "run", process)
         cluster.kill(1)
         told, errors = process.communicate(timeout=240)
-        assert process.returncode == 0 and "restarts 1" in told, errors
+        assert process.returncode == 0 and re.search(r"restarts [12]\b", told), told + errors
     check_as_whole(tmp_path, 200, 2)
 
 
 @pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.nightly), pytest.param(30, marks=pytest.mark.weekly)])
-def test_a_killed_head_ends_the_learner_which_resumes_in_a_new_cluster(kills, tmp_path):
+def test_a_killed_head_ends_the_learner_which_resumes_in_a_new_cluster(kills, tmp_path, record_property):
     """The learner has an error in time, and no process, port or memory is left. The run then has each update once."""
     updates, chance, killed, told = 40 * kills, np.random.default_rng(0), 0, ""
     out, before, code = tmp_path / "run", set(os.listdir("/dev/shm")), 1
@@ -105,6 +106,7 @@ def test_a_killed_head_ends_the_learner_which_resumes_in_a_new_cluster(kills, tm
             begun = time.monotonic()
             told, code = process.communicate(timeout=300)[1], process.returncode
             assert code == 0 or (lost and time.monotonic() - begun < 90), told
+    record_property("killed head of Ray", killed)
     assert killed == kills, told
     check_as_whole(tmp_path, updates)
     assert {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("plasma", "ray"))} == set()

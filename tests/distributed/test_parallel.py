@@ -146,6 +146,17 @@ def test_moments_and_advantages_are_of_all_parts():
     assert [int(each["n"]) for _, _, each in found] == [0, 1]
 
 
+def test_means_of_each_type_and_size_are_the_same_bits_everywhere():
+    """Tensors of one piece and of several go by sockets, and a large one by gloo."""
+    kinds = [(torch.float64, 1), (torch.bfloat16, 5), (torch.float32, 100_000), (torch.float32, 300_000)]
+    given = [[torch.rand(n, generator=torch.Generator().manual_seed(rank)).to(dtype) for dtype, n in kinds] for rank in range(3)]
+    found = ranks.run(lambda group: [group.mean(x) for x in given[group.rank]] + [group.mean(torch.zeros(()))], 3)
+    same(found[0], found[1], rtol=0, atol=0)
+    same(found[0], found[2], rtol=0, atol=0)
+    for *parts, mean in zip(*given, found[0], strict=False):
+        same(mean.double(), torch.stack(parts).double().mean(0), rtol=0, atol=1e-2 if mean.dtype == torch.bfloat16 else 1e-6)
+
+
 def test_one_process_is_the_algorithm_itself():
     algo = make("ppo", NUM_ENVS, optimizer=OPTIMIZER)
     parallel = distributed.data_parallel(functools.partial(make, "ppo"), NUM_ENVS, distributed.alone())

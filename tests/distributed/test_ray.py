@@ -135,7 +135,7 @@ def test_training_apart(engine):
 
 @ray
 @pytest.mark.nightly
-def test_thirty_killed_workers(engine):
+def test_thirty_killed_workers(engine, record_property):
     """At random moments; the batches are those without kills, so that no frame is lost or double."""
     chance.seed(0)
     with collectors.synchronous(create_env, None, (), key=random.key(4), **OPTIONS) as collector:
@@ -148,6 +148,7 @@ def test_thirty_killed_workers(engine):
                 os.kill(chance.choice(found), signal.SIGKILL)
                 time.sleep(0.1 * chance.random())
             same(next(collector), batch, rtol=0, atol=0)
+        record_property("killed worker of Ray", collector.restarts)
         assert collector.restarts == 30
     deadline = time.monotonic() + 30
     while any(os.path.exists(f"/proc/{pid}") for pid in seen) and time.monotonic() < deadline:
