@@ -39,7 +39,7 @@ PENDULUM: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bc": ({}, {}),
     "filtered_bc": ({}, {}),
     "td3_bc": ({"alpha": 10.0, **DELAYED}, {"alpha": 10.0, **DELAYED}),
-    "iql": ({"temperature": 20.0, "expectile": 0.9, **DELAYED}, {"weight_temp": 20.0, "expectile": 0.9, **DELAYED}),
+    "iql": ({"temperature": 5.0, **DELAYED}, {"weight_temp": 5.0, **DELAYED}),
     "awac": ({"temperature": 5.0, **DELAYED}, {"lam": 0.2, **DELAYED}),
     "cql": (
         {"penalty_weight": 0.5, "num_actions": 4, "actor_learning_rate": 1e-3, **DELAYED},
@@ -244,8 +244,8 @@ def row_of(line: dict[str, Any]) -> str:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Write the tables of the last scores of each learner with each choice of its options."""
-    lines = {(x["env"], x["learner"], str(x["options"])): x for x in map(json.loads, LINES.read_text().splitlines())}
+    """Write the tables of the last scores of each learner with each choice of options and gradient steps."""
+    lines = {(x["env"], x["learner"], str([x["options"], x["updates"]])): x for x in map(json.loads, LINES.read_text().splitlines())}
     for name in dict.fromkeys(name for name, _, _ in lines):
         found = [x for (env, _, _), x in lines.items() if env == name]
         first = found[0]

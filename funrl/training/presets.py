@@ -112,7 +112,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         {"num_envs": 8, "activation": "elu", "learning_rate": 5e-3, "max_grad_norm": 0.5, "anneal_steps": 2e5},
     ),
     ("shac", "Reacher-misc"): Preset(150_000, {"num_envs": 16, "learning_rate": 2e-2, "anneal_steps": 1.5e5}),
-    ("shac", "Pendulum-v1"): Preset(150_000, {"num_envs": 16, "learning_rate": 1e-2, "critic_learning_ratio": 0.15, "anneal_steps": 1.5e5}),
+    ("shac", "Pendulum-v1"): Preset(300_000, {"num_envs": 16, "learning_rate": 1e-2, "critic_learning_ratio": 0.15, "anneal_steps": 3e5}),
     ("rl2", "BernoulliBandit-misc"): Preset(
         # Without normalised rewards the loss of the values is far greater than that of the policy. benchmarks/meta_learning.py has more.
         3_072_000,
