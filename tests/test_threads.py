@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 from funrl import compile, compiler
 
@@ -63,5 +64,8 @@ def test_lanes_make_calls_at_the_same_time():
     assert results == [("eager", "it was chosen for this run")] * 2
     with compiler.lanes(1, "xla") as together:
         assert together([threading.get_ident] * 2) == [threading.get_ident()] * 2
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), compiler.lanes(2, "eager") as together:
+        assert together([lambda: (x @ x).dtype, torch.is_grad_enabled]) == [torch.bfloat16, False]
     with compiler.lanes(2, "eager") as together, pytest.raises(ZeroDivisionError):
         together([lambda: 1, lambda: 1 // 0])

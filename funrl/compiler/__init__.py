@@ -11,8 +11,8 @@ from funrl.compiler._errors import TraceError
 from funrl.compiler._interpreter import operators_of as operators_of
 from funrl.compiler._lanes import lanes as lanes
 from funrl.compiler._listening import listening as listening
-from funrl.compiler._program import clear, compile, transformed as transformed
+from funrl.compiler._program import clear, compile
 from funrl.compiler._scan import scan
-from funrl.compiler._trace import tracing
+from funrl.compiler._trace import tracing, transformed as transformed
 
 __all__ = ["TraceError", "backend", "clear", "compile", "eager", "scan", "tracing", "using"]

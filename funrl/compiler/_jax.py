@@ -36,8 +36,11 @@ POOL: list[int] = []
 _TOLD: set[int] = set()
 
 
-def start(threads: int) -> Any:
-    """Return jax; if its CPU backend has not been started, start it with this number of threads."""
+def start(threads: int, lanes: bool = False) -> Any:
+    """Return jax; if its CPU backend has not been started, start it with this number of threads.
+
+    With ``lanes`` the threads are for as many programs of one thread each, and a jax that runs already is kept without a word.
+    """
     jax = load()
     with _STARTING:
         if not POOL:
@@ -52,6 +55,9 @@ def start(threads: int) -> Any:
                     del os.environ["PJRT_NPROC"]
             POOL.append(running or int(size))
             atexit.register(_rest)
+        if lanes:
+            _TOLD.update({1} if POOL[0] == threads else ())
+            return jax
         unheard = POOL[0] != threads and threads not in _TOLD
         _TOLD.add(threads)
     if unheard:
@@ -62,12 +68,6 @@ def start(threads: int) -> Any:
             stacklevel=6,
         )
     return jax
-
-
-def prepare(threads: int) -> None:
-    """Start jax with this number of threads, for as many programs of one thread at the same time; a jax that runs already is kept."""
-    _TOLD.update((1, threads))
-    start(threads)
 
 
 def _num_threads() -> int:

@@ -146,9 +146,8 @@ class _Compiled:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self.name} is a compiled function, which cannot be pickled: send the function itself and compile it there; "
-            "the program is found "
-            "again on disk"
+            f"{self.name} is a compiled function, which cannot be pickled: send the function itself and compile it there; the program is "
+            "found again on disk"
         )
 
     def __repr__(self) -> str:
@@ -164,9 +163,10 @@ class _Compiled:
         plain = not mapped and _TENSOR.issuperset(map(type, leaves))
         if plain and not any([x.requires_grad or "_funrl_donated" in x.__dict__ for x in leaves]):
             key += zip(map(_SHAPE, leaves), map(_DTYPE, leaves), map(_DEVICE, leaves), strict=True)
-        elif (kinds := self._kinds(leaves, form, mapped, args, kwargs)) is None:
-            return None
         else:
+            kinds = self._kinds(leaves, form, mapped, args, kwargs)
+            if kinds is None:
+                return None
             key += kinds
         key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
         if self.backend == "auto":
@@ -217,10 +217,8 @@ class _Compiled:
             if self._has_changed(form, leaves):
                 return None
             if len(self.programs) >= MOST_PROGRAMS:
-                raise ValueError(
-                    f"{self.name} has been compiled {MOST_PROGRAMS} times, each for other arguments; "
-                    f"{what_changes(list(self.programs), args, kwargs)}"
-                )
+                why = what_changes(list(self.programs), args, kwargs)
+                raise ValueError(f"{self.name} has been compiled {MOST_PROGRAMS} times, each for other arguments; {why}")
             if self.donated and max(self.donated) >= len(args):
                 raise ValueError(f"{self.name}: argument {max(self.donated)} is to be donated, but only {len(args)} were given")
             numbers = {i for i, kind in enumerate(key[1:]) if kind is _NUMBER}
@@ -290,11 +288,8 @@ class _Program:
         computed = {k: n for n, k in enumerate(self.computed)}
         donated = {k: computed.get(successors[i]) for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
         captured = [x for x, _ in trace.captured.values()]
-        # Donated leaves that are returned as they are, such as hyperparameters, are groups of their own (negative numbers).
-        carried = kept & donated_leaves
-        self.carried = [(k, tensors.index(i)) for k, i in self.passed if i in carried]
-        self.passed = [(k, i) for k, i in self.passed if i not in carried]
-        leaf_groups = [~groups[i] if i in carried else groups[i] for i in tensors]
+        # Leaves that are returned as they are, such as hyperparameters, are groups of their own: the others come back in one vector.
+        leaf_groups = [~groups[i] if i in kept else groups[i] for i in tensors]
         output_groups = [output_groups[k] for k in self.computed]
         plan = Plan(graph, leaf_groups, captured, output_groups, donated, owner.threads, self.name, timer)
         self.executable = executable(self.kind, device)(plan)
@@ -339,14 +334,12 @@ class _Program:
             values[k] = x
         for k, i in self.passed:
             values[k] = leaves[i]
-        for k, place in self.carried:
-            values[k] = tensors[place]
         for k, x in self.fixed:
             values[k] = x
         for k in self.numbers:
             values[k] = values[k].item()
         if self.positions:
-            passed = {id(leaves[i]) for _, i in self.passed} | {id(leaves[self.places[place]]) for _, place in self.carried}
+            passed = {id(leaves[i]) for _, i in self.passed}
             mark_donated(self.name, [leaves[i] for i in self.donated_leaves if id(leaves[i]) not in passed])
         return optree.tree_unflatten(self.form, values)
 
@@ -375,33 +368,14 @@ def clear() -> None:
         trim(0)
 
 
-def transformed(*trees: Any) -> bool:
-    """Return True inside a compiled program, or if torch.func transforms a leaf of ``trees``.
-
-    Otherwise values can be read, and kernels without rules for transforms can be used.
-
-    Args:
-        *trees: any trees of tensors.
-
-    Example:
-        >>> import torch
-        >>> transformed(torch.ones(2)), torch.func.vmap(lambda x: x + transformed(x))(torch.zeros(2))
-        (False, tensor([1., 1.]))
-    """
-    if current() is not None:
-        return True
-    return any(isinstance(x, torch.Tensor) and private.is_transformed(x) for x in tree.leaves(trees))
-
-
 def _plainly(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Call a function without compiling; in a forked process with one thread, because the threads of the parent do not exist there."""
     if _FORKED and not _FORKED[0]:
         _FORKED[0] = True
         torch.set_num_threads(1)
         warnings.warn(
-            "funrl: this process was forked from one that had compiled programs, whose threads it does not have: "
-            "compiled functions run eagerly "
-            "here; start it by spawn or forkserver instead",
+            "funrl: this process was forked from one that had compiled programs, whose threads it does not have: compiled functions run "
+            "eagerly here; start it by spawn or forkserver instead",
             RuntimeWarning,
             stacklevel=3,
         )

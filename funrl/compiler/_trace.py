@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from funrl import tree
 from funrl._check import describe
 from funrl.compiler import _torch_private as private
 from funrl.compiler._errors import TraceError, line
@@ -370,3 +371,21 @@ def _meta_of(node: Node) -> Any:
 
 def meta_of_tensor(x: torch.Tensor) -> torch.Tensor:
     return x.meta if isinstance(x, Traced) else torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def transformed(*trees: Any) -> bool:
+    """Return True inside a compiled program, or if torch.func transforms a leaf of ``trees``.
+
+    Otherwise values can be read, and kernels without rules for transforms can be used.
+
+    Args:
+        *trees: any trees of tensors.
+
+    Example:
+        >>> import torch
+        >>> transformed(torch.ones(2)), torch.func.vmap(lambda x: x + transformed(x))(torch.zeros(2))
+        (False, tensor([1., 1.]))
+    """
+    if current() is not None:
+        return True
+    return any(isinstance(x, torch.Tensor) and private.is_transformed(x) for x in tree.leaves(trees))

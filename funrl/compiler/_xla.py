@@ -22,7 +22,7 @@ from funrl.compiler._graph import Graph, Loop, Node, Plan, flat_nodes, replaced
 from funrl.compiler._jax import POOL, in_settings, load, settings, start
 
 aten = torch.ops.aten
-_ADDRESS, _IS_CONTIGUOUS = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+_ADDRESS, _IS_CONTIGUOUS, _IS_NEGATED = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.is_neg
 
 
 def lowers(operator: Any) -> bool:
@@ -37,7 +37,7 @@ class _Layout:
     """Layout of the leaves of a call: small ones of one group and dtype in one vector, each large one by itself.
 
     Args:
-        specs: for each leaf its group, shape and dtype. The leaves of a negative group are those that a call returns as they are.
+        specs: for each leaf its group, shape and dtype.
         first: large leaves that come before the others, in this order. jax gives the memory of a donated array to the first output of its
             shape and dtype.
     """
@@ -56,7 +56,6 @@ class _Layout:
         self.single.sort(key=lambda i: order.get(i, len(order)))
         self.vectors = list(vectors.values())
         self.dtypes = [dtype for _, dtype in vectors]
-        self.kept = [group < 0 for group, _ in vectors]
         self.shapes = [tuple(shape) for _, shape, _ in specs]
         self.sizes = [shape.numel() for _, shape, _ in specs]
         self.single_dtypes = [specs[i][2] for i in self.single]
@@ -209,8 +208,8 @@ class Executable:
 
     def _arrays(self, leaves: list[torch.Tensor]) -> list[Any]:
         arrays = []
-        for k in range(len(self.inputs.vectors)):
-            arrays.append(self._vector(k, leaves))
+        for vector, layout, dtype in zip(self.inputs.vectors, self.input_layouts, self.inputs.dtypes, strict=True):
+            arrays.append(self._vector([leaves[i] for i in vector], layout, dtype))
         for i in self.inputs.single:
             x = leaves[i]
             known = x.__dict__.get("_funrl_array")
@@ -239,24 +238,15 @@ class Executable:
             arrays.append(known)
         return arrays
 
-    def _vector(self, k: int, every: list[torch.Tensor]) -> Any:
-        """Return vector k of the inputs; leaves that the call returns as they are become views of it, for the next call."""
-        places, layout, dtype = self.inputs.vectors[k], self.input_layouts[k], self.inputs.dtypes[k]
-        leaves = [every[i] for i in places]
+    def _vector(self, leaves: list[torch.Tensor], layout: tuple[int, ...], dtype: torch.dtype) -> Any:
         known = leaves[0].__dict__.get("_funrl_vector")
         if type(known) is Vector and known.layout == layout:
-            # A tensor that lies where a leaf of the vector was, in memory that the vector keeps, has the numbers of that leaf.
-            if list(map(_ADDRESS, leaves)) == known.addresses and all(map(_IS_CONTIGUOUS, leaves)):
+            # A tensor that lies where a leaf of the vector was, in memory that the vector keeps, has the present numbers of that leaf.
+            lies = list(map(_ADDRESS, leaves)) == known.addresses and all(map(_IS_CONTIGUOUS, leaves))
+            if lies and not any(map(_IS_NEGATED, leaves)) and not (dtype.is_complex and any(map(torch.is_conj, leaves))):
                 return known.array
         parts = [x.detach().reshape(-1) for x in leaves]
         flat = torch.cat(parts) if len(parts) > 1 else parts[0].clone()
-        if self.inputs.kept[k]:
-            array, views = _to_jax(flat), self.inputs.views(k, flat)
-            if array.unsafe_buffer_pointer() == flat.data_ptr():
-                views[0]._funrl_vector = Vector(array, flat, layout, list(map(_ADDRESS, views)))  # pyright: ignore
-                for i, x in zip(places, views, strict=True):
-                    every[i] = x
-            return array
         # jax takes NumPy's arrays in a tenth of the time, but knows no bfloat16 of theirs.
         return _to_jax(flat) if dtype == torch.bfloat16 else flat.numpy()
 

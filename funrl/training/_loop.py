@@ -70,9 +70,9 @@ def train(
     draws them from the key, and its agents may exchange parameters and hyperparameters (:func:`funrl.populations.pbt`).
 
     With a ``group`` (:func:`funrl.distributed.join`) the agents are divided among its processes, and with a ``chunk`` into programs of
-    that many agents, which run at the same time on ``torch.get_num_threads()`` threads. Agent k is the same as without, and for one chunk
-    size its results are bit-equal for any number of threads and processes, also after a resume with another number. Rank 0 writes the
-    metrics; the checkpoint has a file for each chunk.
+    that many agents. Up to ``torch.get_num_threads()`` of them run at the same time, a core each, and take memory. Agent k is the same as
+    without, and for one chunk size its results by compiled programs are bit-equal for any number of threads and processes, also after a
+    resume with another number. Rank 0 writes the metrics; the checkpoint has a file for each chunk.
 
     The run stops as soon as a metric named ``..._loss``, ``entropy``, ``approximate_kl`` or ``gradient_norm`` is
     not finite. Metrics are checked twice a second and before each checkpoint. Parameters are checked before each checkpoint, so that

@@ -5,7 +5,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -144,12 +144,24 @@ def _states(algo: Algorithm, keys: torch.Tensor, agents: Agents, mine: list[int]
     for number in mine:
         part = slice(number * size, (number + 1) * size)
         hparams = {name: x[part] if len(x) > 1 else x for name, x in agents.hparams.items()}
-        state = begin(algo, keys[part], hparams)
+        with _one_thread():
+            state = begin(algo, keys[part], hparams)
         if paths:
             state = load_part(paths[number], start.update, state)
             state = state if start.state is None else anneal_longer(state, start.state)
         states.append(state)
     return states
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Context in which torch's operators use one thread, so that their bits are the same in processes with different numbers of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Shards:

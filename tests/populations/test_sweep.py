@@ -265,6 +265,12 @@ def test_a_population_that_is_larger_than_the_memory(monkeypatch):
     pieces = _run.chunks_of(five, KEY, _run.chunk_size(five, None, torch.device("cpu")))
     assert [len(piece.keys) for piece in pieces] == [2, 2, 1]
     assert torch.cat([piece.keys for piece in pieces]).tolist() == random.split(KEY, 5).tolist()
+    together = []
+    with monkeypatch.context() as patch:
+        patch.setattr(_run, "train_together", lambda some, *rest: together.append(len(some)) or [])
+        patch.setattr(_run, "table_of", lambda pieces, records: [len(piece.keys) for piece in pieces])
+        assert populations.run(five, KEY, 50, threads=2) == [1, 1, 1, 1, 1]  # as two of them share the memory
+    assert together == [2, 2, 1]
     monkeypatch.setattr(_run, "train_together", lambda *args: pytest.fail("it runs"))
     with pytest.raises(ValueError, match=r"5 agents of climber need about \d+ MiB, and \d+ are free; take fewer agents"):
         populations.run(populations.pbt(algo, {"rate": [0.1, 0.2]}, 5), KEY, 50)
