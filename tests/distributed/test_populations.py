@@ -74,6 +74,7 @@ def compiled():
     return flat(train(None, chunk=4, algo=learner(num_cells=(64, 64)), backend="xla"))
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits(tmp_path, monkeypatch):
     """Two chunks at the same time, in programs of a jax with one thread and of one with two."""
     alone = compiled()
