@@ -21,7 +21,8 @@ HISTORY, TABLE = RESULTS / "history.jsonl", RESULTS / "README.md"
 README, BEGIN, END = Path(__file__).parents[1] / "README.md", "<!-- speed: written by python -m benchmarks -->\n", "<!-- end of speed -->\n"
 # What the README shows.
 HEADLINES = (
-    *("PPO, 64 environments", "PPO, 4 environments", "PPO, 8 agents with 16 environments each"),
+    *("PPO, 64 environments", "PPO, 4 environments", "PPO, 4 environments, 16 updates in a program"),
+    *("PPO, 8 agents with 16 environments each", "PPO, 64 agents with 16 environments each, two threads"),
     *("SAC, 64 units", "DQN, 64 units", "SAC, 64 units, 8 agents"),
     *("CartPole-v1 with a policy, 2048 copies", "Breakout-MinAtar with a policy, 2048 copies", "gymnasium:CartPole-v1, 8 copies"),
     "buffer: sample, 100,000 transitions",

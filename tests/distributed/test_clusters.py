@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import time
@@ -71,7 +70,9 @@ def cluster_of(nodes):
 
 def check_as_whole(path, updates, workers=1):
     """Compare the metrics of a run with those of a run in processes of this machine, which lost nothing."""
-    assert learner(path / "whole", updates, workers).wait() == 0
+    whole = learner(path / "whole", updates, workers)
+    _, errors = whole.communicate(timeout=600)
+    assert whole.returncode == 0, errors
     found, expected = (record.read_metrics(path / name / "metrics.csv") for name in ("run", "whole"))
     assert found["update"].tolist() == list(range(1, updates + 1))
     for name in set(expected) - {"seconds"}:
@@ -80,13 +81,13 @@ def check_as_whole(path, updates, workers=1):
 
 @pytest.mark.nightly
 def test_training_goes_on_when_a_node_is_killed(tmp_path):
-    """Two nodes with a worker each. Ray may start the next worker on the lost node too, until it has noticed the loss."""
+    """Two nodes with a worker each."""
     with cluster_of(2) as cluster:
         process = learner(tmp_path / "run", 200, 2, cluster)
         wait_for_checkpoint(tmp_path / "run", process)
         cluster.kill(1)
         told, errors = process.communicate(timeout=240)
-        assert process.returncode == 0 and re.search(r"restarts [12]\b", told), told + errors
+        assert process.returncode == 0 and "restarts 1" in told, told + errors
     check_as_whole(tmp_path, 200, 2)
 
 
