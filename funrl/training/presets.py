@@ -74,6 +74,19 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "anneal_steps": 1.5e6,
         },
     ),
+    # benchmarks/results/tuning.md has the sweeps that chose this one, A2C on Acrobot-v1 and PQN on CartPole-v1.
+    ("ppo", "PointRobot-misc"): Preset(
+        100_000,
+        {
+            "num_envs": 16,
+            "num_steps": 32,
+            "anneal_steps": 100000.0,
+            "learning_rate": 0.012,
+            "gamma": 0.98,
+            "entropy_weight": 0.003,
+            "lambda_": 0.7,
+        },
+    ),
     ("dqn", "CartPole-v1"): Preset(100_000, {"target_period": 1, "tau": 0.005, "huber_delta": math.inf, "anneal_steps": 1e5}),
     ("ddpg", "Pendulum-v1"): Preset(50_000, {}),
     ("td3", "Pendulum-v1"): Preset(50_000, {}),
@@ -96,6 +109,18 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("sac_discrete", "CartPole-v1"): Preset(60_000, {}),
     ("a2c", "CartPole-v1"): Preset(
         1_000_000, {"num_envs": 16, "learning_rate": 3e-3, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0, "anneal_steps": 1e6}
+    ),
+    ("a2c", "Acrobot-v1"): Preset(
+        200_000,
+        {
+            "num_envs": 16,
+            "num_steps": 16,
+            "anneal_steps": 200000.0,
+            "learning_rate": 0.005,
+            "gamma": 0.98,
+            "entropy_weight": 0.03,
+            "lambda_": 0.9,
+        },
     ),
     ("reinforce", "CartPole-v1"): Preset(1_000_000, {"num_envs": 16, "num_steps": 256, "learning_rate": 1e-2, "anneal_steps": 1e6}),
     ("impala", "CartPole-v1"): Preset(
@@ -139,6 +164,18 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("maml", "PointRobot-misc"): Preset(8_000_000, {"learning_rate": 5e-3}),
     ("option_critic", "FourRooms-misc"): Preset(300_000, {"num_envs": 16, "learning_rate": 3e-3}),
     ("feudal", "FourRooms-misc"): Preset(150_000, {"goal_steps": 16}),
+    ("pqn", "CartPole-v1"): Preset(
+        200_000,
+        {
+            "num_envs": 16,
+            "num_steps": 32,
+            "anneal_steps": 200000.0,
+            "epsilon_steps": 40000.0,
+            "learning_rate": 0.0037,
+            "gamma": 0.99,
+            "lambda_": 0.7,
+        },
+    ),
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
         {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},
