@@ -224,7 +224,10 @@ def storm(tmp_path, kills, victims=("rank",), updates=150):
             time.sleep(0.01)
         seen = checkpoint_time(out)
         if killed == kills or process.poll() is not None:
-            told = process.communicate(timeout=240)[1]
+            try:
+                told = process.communicate(timeout=240 + updates // 2)[1]
+            finally:
+                process.kill()  # its processes end with it
             return out, killed, process.returncode, told
         time.sleep(0.5 * chance.random() * (kills > 1))
         mine = children(process.pid)
