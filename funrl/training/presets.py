@@ -74,7 +74,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "anneal_steps": 1.5e6,
         },
     ),
-    # benchmarks/results/tuning.md has the sweeps that chose this one, A2C on Acrobot-v1 and PQN on CartPole-v1.
+    # benchmarks/results/tuning.md has the sweeps that chose this one, A2C, IMPALA and PQN on Acrobot-v1, and PQN on CartPole-v1.
     ("ppo", "PointRobot-misc"): Preset(
         100_000,
         {
@@ -126,6 +126,18 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("impala", "CartPole-v1"): Preset(
         1_000_000, {"num_envs": 64, "num_steps": 16, "learning_rate": 2e-3, "gamma": 0.98, "lambda_": 0.9, "anneal_steps": 1e6}
     ),
+    ("impala", "Acrobot-v1"): Preset(
+        200_000,
+        {
+            "num_envs": 16,
+            "num_steps": 16,
+            "anneal_steps": 200000.0,
+            "learning_rate": 0.0016,
+            "gamma": 0.95,
+            "entropy_weight": 0.01,
+            "lambda_": 0.8,
+        },
+    ),
     # A generation of 64 candidates is 32,000 steps.
     ("openes", "CartPole-v1"): Preset(640_000, {}),
     ("pgpe", "CartPole-v1"): Preset(640_000, {}),
@@ -165,6 +177,18 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("option_critic", "FourRooms-misc"): Preset(300_000, {"num_envs": 16, "learning_rate": 3e-3}),
     ("feudal", "FourRooms-misc"): Preset(150_000, {"goal_steps": 16}),
     ("pqn", "CartPole-v1"): Preset(
+        200_000,
+        {
+            "num_envs": 16,
+            "num_steps": 32,
+            "anneal_steps": 200000.0,
+            "epsilon_steps": 40000.0,
+            "learning_rate": 0.0037,
+            "gamma": 0.99,
+            "lambda_": 0.7,
+        },
+    ),
+    ("pqn", "Acrobot-v1"): Preset(
         200_000,
         {
             "num_envs": 16,
