@@ -111,14 +111,15 @@ def run(
         _check.function("run: train", train)
     places = _devices(key) if devices is None else [_device(x) for x in devices]
     _check.integer("run: threads", threads, 1)
+    on_cpu = places == [torch.device("cpu")]
     size = chunk_size(several, chunk, places[0])
     pieces = chunks_of(several, key, size)
-    if chunk is None and len(pieces) > len(several) and not any(population.exchange for population in several):
+    if on_cpu and chunk is None and len(pieces) > len(several) and not any(population.exchange for population in several):
         pieces = chunks_of(several, key, max(1, size // threads))  # that many of them share the memory
     if train is not None:
         return table_of(pieces, [train(piece) for piece in pieces])
     records: list[Records] = []
-    at_once = min(threads, len(pieces)) if places == [torch.device("cpu")] else 1
+    at_once = min(threads, len(pieces)) if on_cpu else 1
     program, lanes = programs(threads if at_once == 1 else 1, backend), places * at_once
     with compiler.lanes(at_once, backend) as together:
         for i in range(0, len(pieces), len(lanes)):
