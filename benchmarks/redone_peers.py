@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequential
 from torchrl.collectors import Collector
-from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement, TensorDictPrioritizedReplayBuffer
+from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement
 from torchrl.envs import Compose, DoubleToFloat, GymEnv, ObservationNorm, RewardScaling, RewardSum, StepCounter, TransformedEnv
 from torchrl.modules import MLP, OrnsteinUhlenbeckProcessModule, ProbabilisticActor, TanhDelta, TanhNormal, ValueOperator
 from torchrl.objectives import ClipPPOLoss, DDPGLoss, SoftUpdate
@@ -68,6 +68,35 @@ def ppo(total: int) -> None:
         schedule.step()
 
 
+class Prioritized:
+    """TorchRL's ``TensorDictPrioritizedReplayBuffer``, whose compiled part in the wheel of 0.14.1 does not load with torch 2.13."""
+
+    def __init__(self, capacity: int, alpha: float, beta: float) -> None:
+        self.storage, self.alpha, self.beta = LazyTensorStorage(capacity), alpha, beta
+        self.priority, self.size, self.highest = torch.zeros(capacity), 0, 1.0
+
+    def extend(self, data: Any) -> None:
+        """Append rows with the highest priority so far."""
+        rows = torch.arange(self.size, self.size + len(data))
+        self.storage.set(rows, data)
+        self.priority[rows] = self.highest**self.alpha
+        self.size += len(data)
+
+    def sample(self, count: int) -> Any:
+        """Return rows with probabilities proportional to their priorities, with ``index`` and ``priority_weight``."""
+        present = self.priority[: self.size]
+        rows = torch.multinomial(present, count, replacement=True)
+        data = self.storage.get(rows)
+        data["index"], data["priority_weight"] = rows, (present[rows] / present.min()) ** -self.beta
+        return data
+
+    def update(self, sample: Any) -> None:
+        """Set the priorities of a sample to its errors."""
+        errors = sample["td_error"].detach().reshape(-1) + 1e-8
+        self.highest = max(self.highest, errors.max().item())
+        self.priority[sample["index"]] = errors**self.alpha
+
+
 def ddpg(total: int) -> None:
     """Train as the tutorial of DDPG does: every 500 steps, 32 gradient steps on batches of 128 with priorities."""
     batch = 500
@@ -93,23 +122,21 @@ def ddpg(total: int) -> None:
     loss.make_value_estimator(gamma=0.99)
     target = SoftUpdate(loss, tau=0.005)
     optimizers = [torch.optim.Adam(list(x.values(True, True)), 5e-4) for x in (loss.actor_network_params, loss.value_network_params)]
-    buffer = TensorDictPrioritizedReplayBuffer(alpha=0.7, beta=0.5, storage=LazyTensorStorage(total), batch_size=128)
+    buffer = Prioritized(total, alpha=0.7, beta=0.5)
     frames = 0
     for data in Collector(env, TensorDictSequential(actor, noise), frames_per_batch=batch, total_frames=total):
         frames += data.numel()
         report(data, frames)
         buffer.extend(data.reshape(-1))
         for _ in range(32):
-            sample = buffer.sample()
+            sample = buffer.sample(128)
             terms = loss(sample)
-            terms["loss_value"].backward()
-            optimizers[1].step()
-            optimizers[1].zero_grad()
-            terms["loss_actor"].backward()
-            optimizers[0].step()
-            optimizers[0].zero_grad()
+            (terms["loss_value"] + terms["loss_actor"]).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             target.step()
-            buffer.update_tensordict_priority(sample)
+            buffer.update(sample)
         noise.step(data.numel())
 
 
