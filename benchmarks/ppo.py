@@ -40,17 +40,7 @@ def program(num_envs: int, num_steps: int, num_agents: int, device: str = "cpu",
 
 def throughput(num_envs: int, num_steps: int, num_agents: int, seconds: float, device: str = "cpu") -> list[float]:
     """Return samples of steps a second, each over at least ``seconds``."""
-    step, state, key = program(num_envs, num_steps, num_agents, device)
-    update, samples = 0, []
-    for sample in range(4):
-        start, updates = time.perf_counter(), 0
-        while updates < 3 or time.perf_counter() - start < seconds:
-            state, metrics = step(key(update), state)
-            update, updates = update + 1, updates + 1
-            metrics["steps"].tolist()  # a GPU works behind the program
-        if sample:  # the first holds the compilation
-            samples.append(updates * num_envs * num_steps * num_agents / (time.perf_counter() - start))
-    return samples
+    return _samples(*program(num_envs, num_steps, num_agents, device), num_envs * num_steps * num_agents, seconds)
 
 
 def several(num_envs: int, num_steps: int, num_updates: int, seconds: float) -> list[float]:
@@ -63,16 +53,22 @@ def several(num_envs: int, num_steps: int, num_updates: int, seconds: float) -> 
     def updates(key: Any, state: Any) -> Any:
         return funrl.scan(lambda state, i: algo.step(funrl.random.fold_in(key, i), state), state, numbers)
 
-    program, state = funrl.compile(updates, donate=1), algo.init(funrl.random.key(0))
-    calls, samples = 0, []
+    program, key = funrl.compile(updates, donate=1), funrl.random.key(1)
+    start = algo.init(funrl.random.key(0))
+    return _samples(program, start, lambda i: funrl.random.fold_in(key, i), num_updates * num_envs * num_steps, seconds)
+
+
+def _samples(step: Any, state: Any, key: Any, steps: int, seconds: float) -> list[float]:
+    """Return samples of steps a second of a program whose calls make ``steps`` each."""
+    call, samples = 0, []
     for sample in range(4):
-        start, done = time.perf_counter(), 0
-        while done < 3 or time.perf_counter() - start < seconds:
-            state, metrics = program(funrl.random.fold_in(funrl.random.key(1), calls), state)
-            calls, done = calls + 1, done + 1
-            metrics["steps"].tolist()
+        start, calls = time.perf_counter(), 0
+        while calls < 3 or time.perf_counter() - start < seconds:
+            state, metrics = step(key(call), state)
+            call, calls = call + 1, calls + 1
+            metrics["steps"].tolist()  # a GPU works behind the program
         if sample:  # the first holds the compilation
-            samples.append(done * num_updates * num_envs * num_steps / (time.perf_counter() - start))
+            samples.append(calls * steps / (time.perf_counter() - start))
     return samples
 
 

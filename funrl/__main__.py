@@ -4,7 +4,6 @@
 import argparse
 import contextlib
 import functools
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from funrl import algos, collectors, distributed, envs, offline, random, record, runs, training, tree
-from funrl._arguments import COLLECTORS, UsageError, check_use, option, parser
+from funrl._arguments import COLLECTORS, UsageError, check_use, option, parser, run_folder
 from funrl._files import say
 from funrl._plot import plot, report
 from funrl._sweep import sweep
@@ -88,7 +87,7 @@ def _train(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from None
     given = dict(option(text, defaults) for text in args.set)
-    out = args.group.first(lambda: _default_out(args, args.algorithm, args.env)) if args.out is None else Path(args.out)
+    out = _folder(args, args.algorithm, args.env)
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
     collector, num_workers = args.collector, args.num_workers
     if args.resume:
@@ -132,13 +131,12 @@ def _begun_before(args: argparse.Namespace) -> bool:
     """Return whether torchrun has restarted the job, and its run has begun."""
     if not distributed.restarts():
         return False
-    args = argparse.Namespace(**{**vars(args), "resume": True})
     names = (args.algorithm, args.env) if args.algo is None else ()
     if args.out is None and not names:
         algo = runs.named(args.algo)
         assert algo is not None
         names = (algo.name, algo.env.name)
-    return runs.Folder(_default_out(args, *names) if args.out is None else Path(args.out)).config.exists()
+    return runs.Folder(run_folder(*names, seed=args.seed, last=True) if args.out is None else Path(args.out)).config.exists()
 
 
 def _train_own(args: argparse.Namespace) -> None:
@@ -158,7 +156,7 @@ def _train_own(args: argparse.Namespace) -> None:
             raise UsageError(f"{name}: an algorithm of --algo has its own environment and options; leave {name} out, and {where}")
     algo = runs.named(args.algo)
     assert algo is not None
-    out = args.group.first(lambda: _default_out(args, algo.name, algo.env.name)) if args.out is None else Path(args.out)
+    out = _folder(args, algo.name, algo.env.name)
     old = runs.read_config(out) if args.resume else {}
     if old.get("collector") is not None:
         raise RunError(f"{out}: cannot resume here: the run has a collector; continue with funrl.train(algo, ..., collector=, resume=True)")
@@ -364,16 +362,11 @@ def _summary(evaluation: Evaluation, num_agents: int) -> str:
     return f"mean return {means.mean():.1f} over {episodes} episodes each (agents from {means.min():.1f} to {means.max():.1f})"
 
 
-def _default_out(args: argparse.Namespace, algorithm: str, env: str) -> Path:
-    """Return the folder of a new run, or with ``--resume`` that of the last one."""
-    algorithm, env = (re.sub(r"[^\w.-]", "-", name) for name in (algorithm, env))  # "gymnasium:ALE/Pong-v5"
-    base = Path("runs") / f"{algorithm}-{env}-{0 if args.seed is None else args.seed}"
-    taken, number = None, 1
-    folder = base
-    while folder.exists():
-        taken, number = folder, number + 1
-        folder = base.with_name(f"{base.name}-{number}")
-    return (taken or base) if args.resume else folder
+def _folder(args: argparse.Namespace, *names: str) -> Path:
+    """Return the folder of the run; without --out the first process chooses it."""
+    if args.out is not None:
+        return Path(args.out)
+    return args.group.first(lambda: run_folder(*names, seed=args.seed, last=args.resume))
 
 
 def _options_before(args: argparse.Namespace, out: Path, config: dict[str, Any], trust: bool) -> dict[str, Any]:

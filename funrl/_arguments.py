@@ -4,6 +4,7 @@
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from funrl import algos, offline, populations
@@ -19,6 +20,18 @@ class UsageError(ValueError):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def run_folder(*names: str, seed: int | None, last: bool) -> Path:
+    """Return the folder of a new run, ``runs/NAMES-SEED`` with a number if it is taken; or that of the last one."""
+    words = [re.sub(r"[^\w.-]", "-", name) for name in names]  # "gymnasium:ALE/Pong-v5"
+    base = Path("runs") / "-".join([*words, str(0 if seed is None else seed)])
+    taken, number = None, 1
+    folder = base
+    while folder.exists():
+        taken, number = folder, number + 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return (taken or base) if last else folder
 
 
 def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:

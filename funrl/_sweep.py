@@ -1,12 +1,11 @@
 """``python -m funrl sweep``: agents with different hyperparameters from the command line."""
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
 from funrl import algos, populations, random, training
-from funrl._arguments import UsageError, values_of
+from funrl._arguments import UsageError, run_folder, values_of
 from funrl._files import say
 from funrl.runs import RunError
 
@@ -19,7 +18,9 @@ def sweep(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in _KEPT if getattr(args, name) is not None}
     out = None if args.out is None else Path(args.out)
     if args.resume:
-        out = _last(given) if out is None else out
+        if out is None and not ("algorithm" in given and "env" in given):
+            raise UsageError("--out: expected the folder of the sweep to resume, or its algorithm and --env")
+        out = _folder(given, last=True) if out is None else out
         old = training.read_sweep(out)["notes"]
         for name, value in given.items():
             if old.get(name) != value:
@@ -30,7 +31,7 @@ def sweep(args: argparse.Namespace) -> None:
     if missing:
         raise UsageError(f"the following arguments are required: {', '.join(missing)}; see python -m funrl sweep --help")
     several, steps, key = _populations(given)
-    out = _free(given) if out is None else out
+    out = _folder(given, last=False) if out is None else out
     options: dict[str, Any] = {} if args.backend is None else {"backend": args.backend}
     table = training.train_populations(several, key, steps, out=out, resume=args.resume, chunk=args.chunk, notes=given, **options)
     lost = int((table.diverged > 0).sum())
@@ -81,25 +82,5 @@ def _population(algo: algos.Algorithm, space: dict[str, Any], given: dict[str, A
     return populations.sweep(algo, space, count, method=method, num_seeds=seeds)
 
 
-def _base(given: dict[str, Any]) -> Path:
-    algorithm, env = (re.sub(r"[^\w.-]", "-", str(given.get(name, ""))) for name in ("algorithm", "env"))
-    return Path("runs") / f"sweep-{algorithm}-{env}-{given.get('seed', 0)}"
-
-
-def _free(given: dict[str, Any]) -> Path:
-    base, number = _base(given), 1
-    folder = base
-    while folder.exists():
-        number += 1
-        folder = base.with_name(f"{base.name}-{number}")
-    return folder
-
-
-def _last(given: dict[str, Any]) -> Path:
-    if "algorithm" not in given or "env" not in given:
-        raise UsageError("--out: expected the folder of the sweep to resume, or its algorithm and --env")
-    base, number = _base(given), 1
-    taken = base
-    while (folder := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
-        taken, number = folder, number + 1
-    return taken
+def _folder(given: dict[str, Any], *, last: bool) -> Path:
+    return run_folder("sweep", given["algorithm"], given["env"], seed=given.get("seed"), last=last)

@@ -1,7 +1,7 @@
 """Acting in environments: ``rollout`` gathers transitions, ``evaluate`` measures whole episodes.
 
-An :class:`ActorState` has environments, their latest timesteps and, for a recurrent policy, its memory. :func:`start` makes one.
-A rollout of pure environments is one program with a scan; those on the host are stepped by a loop in Python.
+An :class:`ActorState` consists of the states of environments, their latest timesteps and, for a recurrent policy, its memory.
+:func:`start` makes one. A rollout in pure environments can be compiled; environments on the host are stepped by a loop in Python.
 """
 
 from funrl.acting._choose import check_act as check_act, host_chooser as host_chooser

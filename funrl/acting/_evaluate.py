@@ -42,10 +42,9 @@ def evaluate(
     num_episodes: int,
     max_steps: int | None = None,
 ) -> Evaluation:
-    """Play ``num_episodes`` whole episodes: each in a separate copy of an Env, or in the copies of a VectorEnv.
+    """Play ``num_episodes`` whole episodes: each in its own copy of an Env, or divided among the copies of a VectorEnv.
 
-    The result is not biased towards short episodes: in separate copies only the first episode of each counts, and each copy of a
-    :class:`~funrl.env.VectorEnv` plays a number of episodes that is fixed in advance.
+    The result is not biased towards short episodes, as how many episodes a copy plays is fixed in advance.
 
     Args:
         params: the parameters of ``act``.
@@ -55,8 +54,8 @@ def evaluate(
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a
             :class:`funrl.policies.StatefulPolicy`. None: random actions.
         num_episodes: N >= 1.
-        max_steps: the maximum length of an episode; ``env.max_episode_steps`` by default, regardless of a limit in ``env_params``.
-            An episode that does not end before it is not ``finished``.
+        max_steps: the number of steps after which an episode is given up, and counts as not ``finished``; ``env.max_episode_steps`` by
+            default, whatever limit ``env_params`` has.
 
     Returns:
         An :class:`Evaluation` with leaves [N].

@@ -28,23 +28,23 @@ def rollout(
 ) -> tuple[ActorState, Transition]:
     """Act for ``num_steps`` steps in one environment or in B environments.
 
-    An environment is reset at the end of its episode, by this function only. ``next_observation`` is always the true
-    successor, so that a learner can bootstrap from it after a truncation.
+    When an episode ends, its environment is reset, and the next step begins a new episode. ``next_observation`` is never the observation
+    of the reset but always the true successor, so that a learner can bootstrap from it after a truncation.
 
-    Step t calls ``act``, ``env.step`` and :func:`step_mdp`. In this order they use the three keys of ``random.split(key, (num_steps,
-    3))[t]`` or, with B states of a single environment, of ``random.split(key, (num_steps, B, 3))[t, b]``.
+    Step t calls ``act``, ``env.step`` and then, as :func:`step_mdp` does, ``env.reset``. Each uses one of the three keys
+    ``random.split(key, (num_steps, 3))[t]``; copy b of an Env uses ``random.split(key, (num_steps, B, 3))[t, b]``.
 
     Args:
         params: the parameters of ``act``.
-        key: a key []; or those of all steps themselves, [T, 3] or [T, B, 3], such as a part of a greater rollout's.
+        key: a key [], or the keys of all steps, [T, 3] or [T, B, 3], such as some of those of a longer rollout.
         actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or the result of ``env.reset``.
             With B environments all its leaves are [B, ...].
         env_params: the physical constants, shared by all environments; those of :func:`funrl.envs.vectorize` may have
             separate values for each copy.
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv`, pure or on the host.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation; a VectorEnv maps it over
-            ``random.split(key, B)``. None: random actions, and ``extras`` are {}. Or a
-            :class:`funrl.policies.StatefulPolicy`: then ``actor`` has its memory, and the flag of the first step of an episode.
+            ``random.split(key, B)``. None: random actions, and ``extras`` are {}. A recurrent policy is a
+            :class:`funrl.policies.StatefulPolicy`, whose memory ``actor`` has.
         num_steps: T >= 1.
 
     Returns:
@@ -53,8 +53,8 @@ def rollout(
     Raises:
         TypeError: if ``act`` is neither a function nor a StatefulPolicy, or ``actor`` neither an ActorState nor what
             ``env.reset`` returned.
-        ValueError: if ``num_steps`` is less than 1, ``actor`` is not batched as ``env`` is, a recurrent policy has no memory there, or the
-            reward is not one number for each environment, or the keys are not those of these steps.
+        ValueError: if ``num_steps`` is less than 1, the shape of ``key`` is none of these, ``actor`` is not batched as ``env`` is or lacks
+            the memory of a recurrent policy, or there is not one reward for each environment.
 
     Example:
         >>> import torch, funrl

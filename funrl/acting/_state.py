@@ -24,9 +24,9 @@ class Memory(tree.Replaceable):
 
 @tree.dataclass
 class ActorState(tree.Replaceable):
-    """State of one environment or of B environments, with which a rollout starts and ends.
+    """What a rollout starts from and returns: one environment or B environments, and the memory of a recurrent policy.
 
-    ``ActorState(*env.reset(key, env_params))`` is the start of an environment; :func:`start` also makes B copies, and a memory.
+    ``ActorState(*env.reset(key, env_params))`` is that of one environment; :func:`start` also makes B copies, and a memory.
 
     Attributes:
         env: the state of the environment, as ``env.reset`` and ``env.step`` return it; leaves [...] or [B, ...].
@@ -45,12 +45,12 @@ def start(
     """Reset an environment, or B copies of it, and start the memory of a recurrent policy.
 
     Args:
-        key: a key []; with ``num_envs`` copy b is reset by ``random.split(key, B)[b]``.
+        key: a key []; with ``num_envs`` copy b is reset with ``random.split(key, B)[b]``.
         env_params: the physical constants; None: ``env.default_params``.
         env: the environment.
         num_envs: B, copies of an :class:`~funrl.env.Env`, by ``vmap``; None: ``env`` as it is.
-        act: the policy that will act; one with a memory is a :class:`funrl.policies.StatefulPolicy`.
-        params: its parameters; only a policy with a memory needs them here.
+        act: the policy that will act; it is needed only if it is recurrent, a :class:`funrl.policies.StatefulPolicy`.
+        params: the parameters of such a policy.
 
     Returns:
         An :class:`ActorState` with leaves [...] or [B, ...].

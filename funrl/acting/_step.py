@@ -11,7 +11,7 @@ from funrl.env import AnyEnv, Timestep, Transition, masked, on_host
 
 
 def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: AnyEnv) -> ActorState:
-    """Return the actor for the next step: ``actor`` itself, or a reset one if its episode is over.
+    """Return the actor for the next step: ``actor`` itself, or if its episode is over, a new episode.
 
     Args:
         key: a key [], for the resets.

@@ -267,25 +267,10 @@ def q_network(
 
     if dueling:
         trunk, last = config.num_cells[:-1], config.num_cells[-1:]
-        heads = _dueling(layers(last, num_atoms), layers(last, num_actions * num_atoms), num_actions)
+        heads = nn.dueling_of(layers(last, num_atoms), layers(last, num_actions * num_atoms), num_actions)
         net = nn.sequential(layers(trunk), heads) if trunk else heads
     else:
         net = nn.sequential(layers(config.num_cells, num_actions * num_atoms), lambda x: x.unflatten(-1, (num_actions, num_atoms)))
     below = encoder(config, env.observation_space)
     net = net if below is None else nn.sequential(below, net)
     return nn.sequential(net, lambda x: x.squeeze(-1)) if num_atoms == 1 else net
-
-
-def _dueling(value: nn.Net, advantage: nn.Net, num_actions: int) -> nn.Net:
-    """Return the network whose outputs [..., A, K] are combined from values [..., K] and advantages [..., A * K]."""
-
-    def init(key: torch.Tensor, example: torch.Tensor) -> dict[str, Any]:
-        value_key, advantage_key = random.split(key).unbind(0)
-        return {"value": value.init(value_key, example), "advantage": advantage.init(advantage_key, example)}
-
-    def apply(params: dict[str, Any], x: torch.Tensor, *, key: torch.Tensor | None = None) -> torch.Tensor:
-        keys = (None, None) if key is None else random.split(key).unbind(0)
-        advantages = advantage.apply(params["advantage"], x, key=keys[1]).unflatten(-1, (num_actions, -1))
-        return value.apply(params["value"], x, key=keys[0]).unsqueeze(-2) + advantages - advantages.mean(-2, keepdim=True)
-
-    return nn.Net(init, apply, value.noisy)

@@ -16,7 +16,7 @@ from funrl.algos.images import ImageConfig, check_layers
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
-from funrl.losses import c51_loss, double_c51_loss, double_dqn_loss, dqn_loss
+from funrl.losses import c51_loss, dqn_loss
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer, hard_update, soft_update
 from funrl.random import split
@@ -123,7 +123,7 @@ def make(
     _check_config(config, env, network)
     atoms = config.num_atoms if config.c51 else 1
     q_net = q_network(config, env, network, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
-    objective = with_default(loss, _own_loss(config), needed=("td_error",))
+    objective = with_default(loss, c51_loss if config.c51 else dqn_loss, needed=("td_error",))
 
     def support(like: torch.Tensor) -> torch.Tensor:
         return torch.linspace(config.v_min, config.v_max, atoms, dtype=like.dtype, device=like.device)
@@ -168,12 +168,6 @@ def make(
     spec = Learner(init, learn, sample, greedy, _schedule(config, exploration))
     replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
     return off_policy.make("dqn", env, config, spec, given, buffer=replay)
-
-
-def _own_loss(config: DQNConfig) -> Callable[..., Any]:
-    if config.c51:
-        return double_c51_loss if config.double else c51_loss
-    return double_dqn_loss if config.double else dqn_loss
 
 
 def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., Any]:

@@ -75,8 +75,8 @@ def make(
 
     An update collects T steps of B environments, estimates advantages by GAE, and takes ``num_epochs`` times ``num_minibatches`` steps of
     Adam on :func:`funrl.losses.ppo_loss`. Continuous actions come from a normal distribution whose standard deviation does not depend on
-    the observation. The environment receives the clipped action, which ``act`` returns. The extras of ``act`` have the action before
-    clipping, ``unclipped_action``, its ``log_prob``, and ``value``.
+    the observation. ``act`` returns the action clipped to the bounds of the environment. Its extras are ``unclipped_action``, which is the
+    action before clipping, the ``log_prob`` of that action, and ``value``.
 
     The carry of a recurrent policy is reset at the start of each episode. The policy learns from whole rollouts: a minibatch consists of
     some of the B environments. ``act`` and ``greedy`` are then a :class:`funrl.policies.StatefulPolicy`, which ``funrl.rollout`` and
@@ -99,8 +99,8 @@ def make(
             those of a step; one of them must be ``approximate_kl``. :func:`with_drift` makes such a loss of a drift function, for example
             of :func:`funrl.losses.dpo_drift`.
         popart: a value head with normalised outputs for each task, from :func:`funrl.nn.popart`. Advantages are then divided by the scale
-            of their task, and ``value_loss``, and the values of a ``loss``, are normalised; the extras of ``act`` are not. The statistics
-            are an entry ``popart`` of the network's parameters; an optimizer with weight decay would decay them too.
+            of their task. The metric ``value_loss`` and the values in the rows of a ``loss`` are normalised, but the ``value`` of ``act``
+            is not. The statistics are the entry ``popart`` of the network's parameters, which weight decay would decay too.
         **options: fields of :class:`PPOConfig`.
 
     Returns:

@@ -44,15 +44,16 @@ def make(
 ) -> Algorithm:
     """Make SAC for continuous actions, with two critics, their target networks, and a learned temperature.
 
-    A gradient step updates actor, critics and temperature at once, each with the gradient of its own loss (:func:`funrl.losses.sac_loss`).
+    One gradient step updates actor, critics and temperature, each by the gradient of its own loss; :func:`funrl.losses.sac_loss` is their
+    sum.
 
     Args:
         env: an :class:`~funrl.env.Env`, or a :class:`~funrl.env.VectorEnv` of ``num_envs`` copies, pure or on the host.
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
             that the options describe.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the
-            options describe. :func:`funrl.nn.from_module` makes a net from a torch module; a module for critics needs an ``init``, so that
-            the critics begin with different parameters.
+            options describe. :func:`funrl.nn.from_module` makes a net from a torch module. A module for critics needs an ``init``,
+            as both would otherwise begin with its own parameters.
         optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
             ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
             ``learner.hparams``.

@@ -10,7 +10,7 @@ from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batc
 from funrl.buffers._episodes import breaks, done as done_of, positions
 from funrl.buffers._ring import append, check_items, memory, rows, start
 from funrl.buffers._sums import SumTree, find, put, sum_tree, total
-from funrl.buffers._writing import FRESH, IN_PLACE, Write
+from funrl.buffers._writing import IN_PLACE, Write, buffer_of
 
 
 @tree.dataclass
@@ -101,17 +101,15 @@ def frame_stacks(
             "extend": lambda state, batch: _write_steps(spec, write, state, batch),
         }
 
-    return Buffer(
+    return buffer_of(
         init=init,
         sample=sample,
         size=_size,
-        can_sample=lambda state, batch_size: _size(state) >= batch_size,
         restore=lambda ring: _restore(spec, ring),
         capacity=capacity,
         storage=storage,
         kept=kept,
         writers=writers,
-        **writers(FRESH),
     )
 
 

@@ -7,8 +7,8 @@ import torch
 from funrl import _check, random, tree
 from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
 from funrl.buffers._episodes import done
-from funrl.buffers._ring import append, check_items, memory, rows, slots, start
-from funrl.buffers._writing import FRESH, Write
+from funrl.buffers._ring import adding, append, memory, rows, slots, start
+from funrl.buffers._writing import Write, buffer_of
 from funrl.typing import GoalReward
 
 _STRATEGIES = ("future", "final", "episode")
@@ -110,28 +110,18 @@ def hindsight(
         return _empty(spec, start("hindsight", kept(example), capacity, storage))
 
     def writers(write: Write) -> dict[str, Any]:
-        def extend(state: HindsightState, batch: Any) -> HindsightState:
-            check_items("buffers.hindsight: extend: batch", state.ring.data[0], batch, 1)
-            return _write_rows(spec, write, state, batch)
+        return adding("hindsight", lambda state: state.ring.data[0], lambda state, batch: _write_rows(spec, write, state, batch))
 
-        def add(state: HindsightState, item: Any) -> HindsightState:
-            check_items("buffers.hindsight: add: item", state.ring.data[0], item, 0)
-            return _write_rows(spec, write, state, tree.map(lambda x: x[None], item))
-
-        return {"add": add, "extend": extend}
-
-    return Buffer(
+    return buffer_of(
         init=init,
         sample=lambda key, state, batch_size: _sample(spec, key, state, batch_size),
         size=lambda state: state.ring.size,
-        can_sample=lambda state, batch_size: state.ring.size >= batch_size,
         restore=lambda ring: _restore(spec, ring),
         capacity=capacity,
         storage=storage,
         kept=kept,
         num_envs=num_envs,
         writers=writers,
-        **writers(FRESH),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from funrl import random, tree
 from funrl.buffers._buffer import Buffer, Sample, Storage, check_batch_size, check_capacity
-from funrl.buffers._writing import FRESH, Write
+from funrl.buffers._writing import FRESH, Write, buffer_of
 
 
 class Shelf:
@@ -87,14 +87,12 @@ def objects(capacity: int, *, postprocess: Callable[[list[Any]], Any] | None = N
     def restore(ring: ObjectsState) -> ObjectsState:
         return ring
 
-    return Buffer(
+    return buffer_of(
         init=init,
         sample=sample,
         size=size,
-        can_sample=lambda state, batch_size: size(state) >= batch_size,
         restore=restore,
         capacity=capacity,
         storage=Storage(lambda example, capacity: None),
         writers=writers,
-        **writers(FRESH),
     )

@@ -9,7 +9,7 @@ from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batc
 from funrl.buffers._priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
 from funrl.buffers._ring import adding, append, capacity_of, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
-from funrl.buffers._writing import FRESH, IN_PLACE, Write
+from funrl.buffers._writing import IN_PLACE, Write, buffer_of
 
 
 @tree.dataclass
@@ -116,16 +116,14 @@ def prioritized(
 
         return {**adds, "update_priority": update_priority}
 
-    return Buffer(
+    return buffer_of(
         init=init,
         sample=sample,
         size=lambda state: state.ring.size,
-        can_sample=lambda state, batch_size: state.ring.size >= batch_size,
         restore=restore,
         capacity=capacity,
         storage=storage,
         writers=writers,
-        **writers(FRESH),
     )
 
 

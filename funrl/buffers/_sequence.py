@@ -11,7 +11,7 @@ from funrl.buffers._episodes import breaks, done as done_of, positions
 from funrl.buffers._priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
 from funrl.buffers._ring import adding, append, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
-from funrl.buffers._writing import FRESH, IN_PLACE, Write
+from funrl.buffers._writing import FRESH, IN_PLACE, Write, buffer_of
 
 Function = Callable[[Any], Any]
 
@@ -223,16 +223,14 @@ def _buffer(spec: _Spec, storage: Storage, more: Callable[[Write], dict[str, Any
         adds = adding(spec.name, lambda state: state.ring.data, lambda state, batch: _write_steps(spec, write, state, batch))
         return {**adds, **more(write)}
 
-    return Buffer(
+    return buffer_of(
         init=init,
         sample=sample,
         size=lambda state: state.count,
-        can_sample=lambda state, batch_size: state.count >= batch_size,
         restore=lambda ring: _restore(spec, ring),
         capacity=spec.capacity,
         storage=storage,
         writers=writers,
-        **writers(FRESH),
     )
 
 

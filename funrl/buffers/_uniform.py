@@ -10,7 +10,7 @@ from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batc
 from funrl.buffers._journal import home, take_from_files
 from funrl.buffers._order import ordered
 from funrl.buffers._ring import adding, append, capacity_of, memory, rows, slots, start
-from funrl.buffers._writing import FRESH, Write
+from funrl.buffers._writing import FRESH, Write, buffer_of
 
 
 def uniform(capacity: int, *, storage: Storage = memory) -> Buffer:
@@ -157,14 +157,12 @@ def _ring_buffer(
             raise ValueError(f"buffers.{name}: restore: ring: expected {capacity} places, got {capacity_of(ring)}")
         return ring
 
-    return Buffer(
+    return buffer_of(
         init=lambda example: start(name, example, capacity, storage),
         sample=sample,
         size=lambda state: state.size,
-        can_sample=lambda state, batch_size: state.size >= batch_size,
         restore=restore,
         capacity=capacity,
         storage=storage,
         writers=writers,
-        **writers(FRESH),
     )

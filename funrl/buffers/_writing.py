@@ -1,7 +1,7 @@
 """Write operations of buffers: into new tensors, or in place into the tensors of the given state."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,6 +29,15 @@ def _fresh_rows(x: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> t
 
 FRESH = Write(_fresh_rows, lambda old, new: new)
 IN_PLACE = Write(lambda x, index, values: x.index_copy_(0, index, values), lambda old, new: old.copy_(new))
+
+
+def buffer_of(size: Callable[[Any], torch.Tensor], writers: Callable[[Write], dict[str, Callable[..., Any]]], **functions: Any) -> Buffer:
+    """Return the buffer of these functions that writes into new tensors, and can be sampled once it has ``batch_size`` items."""
+
+    def can_sample(state: Any, batch_size: int) -> torch.Tensor:
+        return size(state) >= batch_size
+
+    return Buffer(size=size, can_sample=can_sample, writers=writers, **writers(FRESH), **functions)
 
 
 def in_place(buffer: Buffer) -> Buffer:

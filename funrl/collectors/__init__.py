@@ -1,7 +1,7 @@
 """Collectors of experience: batches from environments in worker processes, or from a compiled program, with the latest parameters.
 
-A collector is made from a function that makes an environment, from a policy and from its parameters. A loop over the collector yields
-batches. The learner publishes new parameters with ``update_params``; each batch records the version of the parameters that made it.
+A collector is made of a function that makes an environment, a policy, and the parameters of the policy. A loop over it yields batches. The
+learner sends new parameters with ``update_params``; each batch has the version number of the parameters that acted.
 """
 
 from funrl.collectors._collector import Collector, CollectorState

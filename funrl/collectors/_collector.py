@@ -14,7 +14,7 @@ from funrl.transforms import VecNormParams
 
 @tree.dataclass
 class CollectorState:
-    """State that a collector resumes from: a tree of tensors of constant shapes, except that ``tracker.actions`` grows with the episodes.
+    """What a collector resumes from. The shapes of its tensors are constant, except that ``tracker.actions`` grows with the episodes.
 
     Attributes:
         tracker: the state of the episode tracker.
@@ -67,9 +67,9 @@ class Collector(ABC):
     Attributes:
         frames: the number of steps delivered so far.
         version: the version of the latest parameters; 0 until :meth:`update_params` is called.
-        staleness: how many versions the parameters of the last batch were behind the latest ones when it was delivered.
+        staleness: how many versions older than the latest ones the parameters of the last batch were when it was delivered.
         discarded_frames: the number of steps that were collected but not delivered, because their parameters were too old.
-        lost_frames: the number of steps that were in flight when a restored state was saved, and so had to be collected again.
+        lost_frames: the number of steps that were requested but not delivered when a restored state was saved; they are collected again.
         restarts: the number of lost workers that were replaced.
         processes: the ids of the worker processes.
     """
@@ -132,7 +132,7 @@ class Collector(ABC):
         return self._tracker.num_copies
 
     def update_params(self, params: Any) -> None:
-        """Publish new parameters. Batches that start from now on use them.
+        """Give the workers new parameters. Batches that begin from now on use them.
 
         Args:
             params: a tree of the same structure, shapes and dtypes as the one given to the collector.

@@ -37,26 +37,26 @@ def synchronous(
 ) -> Collector:
     """Collect with worker processes that make each batch together.
 
-    A batch is collected when it is requested, with the latest published parameters; between batches the workers wait. The same
-    key gives the same batches, regardless of the speed of the workers, and of workers that were lost and replaced.
+    A batch is collected when it is requested, with the latest parameters; between batches the workers wait. The same key gives the same
+    batches, however fast the workers are, and also if a worker was lost and replaced.
 
     Args:
-        create_env: a function that returns a :class:`~funrl.env.VectorEnv`, or an :class:`~funrl.env.Env`, of which there is one copy then;
-            it is called in the worker. Or a list of such functions, one for each worker. It is sent by cloudpickle, so a lambda is allowed.
+        create_env: a function that returns a :class:`~funrl.env.VectorEnv`, or an :class:`~funrl.env.Env`, which counts as one copy; each
+            worker calls it. Or a list of such functions, one for each worker. cloudpickle sends them, so a lambda is allowed.
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a :class:`funrl.policies.StatefulPolicy`.
             None: random actions.
         params: the parameters of ``act``, a tree of tensors; may be ().
         num_workers: W, the number of processes.
-        frames_per_batch: the number of steps of a batch over all B copies of all workers; a multiple of B: T = frames_per_batch / B.
-        total_frames: the number of steps after which it ends, rounded up to a whole batch; -1: never.
+        frames_per_batch: the number of steps in a batch [T, B], T * B; a multiple of B, the copies of all workers together.
+        total_frames: the number of steps after which the iteration ends, rounded up to whole batches; -1: never.
         max_frames_per_traj: the number of steps after which an episode is truncated; -1: only its environment truncates.
         split_trajectories: whether a batch is cut where episodes end: one padded row [T] for each trajectory instead of [T, B].
         device: the device of the batches; None: the CPU.
         policy_device: the device of ``act`` in each worker; None: the CPU.
         env_params: the physical constants of the environments, such as ``state.learner.env_params``; None: their ``default_params``.
         key: int64 [], the source of all random numbers of resets and actions; ``random.key(0)`` by default.
-        restart_workers: whether to replace a worker that dies or hangs. The new worker replays the running episodes, which requires a
-            deterministic environment, and collects the batch again.
+        restart_workers: whether to replace a worker that dies or hangs. The new worker takes the actions of the running episodes once more,
+            which brings only a deterministic environment to the same state, and collects the batch again.
         timeout: the number of seconds that one step or reset of an environment may take before its worker counts as lost.
 
     Returns:
@@ -65,8 +65,8 @@ def synchronous(
     Raises:
         TypeError: if ``create_env`` or ``act`` cannot be sent to a process, or a leaf of ``params`` is not a tensor.
         ValueError: if a number is out of range, or ``frames_per_batch`` is not a multiple of the number of copies.
-        HostError: here or when a batch is requested, if an environment or ``act`` raises, dies, hangs or returns NaN. It names the worker.
-            All processes are ended then.
+        HostError: here or when a batch is requested, if an environment or ``act`` raises, dies, hangs or returns NaN. It names the worker,
+            and all processes have ended.
 
     Example:
         >>> import funrl
@@ -117,18 +117,18 @@ def asynchronous(
 ) -> Collector:
     """Collect with worker processes that each make complete batches, while the learner learns from earlier ones.
 
-    A batch comes from one worker: T = ``frames_per_batch`` divided by the worker's copies. Batches are delivered in the order in which
-    they are finished. Each is made with the parameters that are the latest at its start; its staleness is the number of versions that
-    these are behind at its delivery. If the learner publishes once a batch and all workers are equally fast, the staleness stays below
+    A batch [T, B] comes from one worker with B copies. Batches are delivered in the order in which they are finished. A worker uses the
+    parameters that are the latest when it begins a batch. The staleness of the batch is the number of newer versions that there are when
+    it is delivered. If the learner calls ``update_params`` once for each batch and all workers are equally fast, it stays below
     ``num_workers * queue_size``.
 
     Args:
         frames_per_batch: the number of steps of a batch; a multiple of the copies of each worker.
-        key: as for :func:`synchronous`. The random numbers of a worker's n-th batch are always the same, but the order of the batches
-            and their parameters are not.
+        key: as for :func:`synchronous`. With the same key the n-th batch of a worker has the same random numbers, but the order of
+            batches, and the parameters that acted, depend on time.
         queue_size: the number of finished batches that a worker may have before it waits.
         max_staleness: the largest staleness of a delivered batch, at least 0; ``num_workers * queue_size`` by default. Batches that are
-            further behind are dropped; they count in ``discarded_frames`` and not in ``total_frames``.
+            staler are dropped; they count in ``discarded_frames`` and not in ``total_frames``.
         create_env: as for :func:`synchronous`, and so are all arguments that are not in this list.
 
     Returns:

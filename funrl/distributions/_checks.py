@@ -52,6 +52,24 @@ def positive(what: str, x: Any) -> torch.Tensor:
     return x
 
 
+def same_bounds(what: str, one: Any, other: Any) -> None:
+    """Raise unless two distributions have the same bounds: otherwise one may have mass where the other has none.
+
+    Raises:
+        ValueError: if they differ; the message begins with ``what``.
+
+    Example:
+        >>> from funrl.distributions import TanhNormal
+        >>> same_bounds("TanhNormal.kl: other", *(TanhNormal(torch.zeros(()), torch.ones(()), low, 1.0) for low in (-1.0, 0.0)))
+        Traceback (most recent call last):
+        ...
+        ValueError: TanhNormal.kl: other: expected the bounds -1.0 and 1.0, got 0.0 and 1.0; give both the same bounds
+    """
+    (low, high), (other_low, other_high) = ((x.low, x.high) for x in (one, other))
+    if (low, high) != (other_low, other_high):
+        _check.fail(ValueError, what, f"the bounds {low} and {high}", f"{other_low} and {other_high}", "give both the same bounds")
+
+
 def log_ratio(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Return log(first / second) of numbers above 0: accurate if they are nearly equal, and finite if their ratio over- or underflows.
 

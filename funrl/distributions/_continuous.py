@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.distributions._checks import ESTIMATE, broadcast, log_ratio, positive
+from funrl.distributions._checks import ESTIMATE, broadcast, log_ratio, positive, same_bounds
 from funrl.distributions._squash import Interval, interval
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -208,9 +208,5 @@ class TanhNormal:
             ValueError: if the bounds differ, so that one may have mass where the other has none.
         """
         _check.instance("TanhNormal.kl: other", other, TanhNormal, ESTIMATE)
-        if (self.low, self.high) != (other.low, other.high):
-            raise ValueError(
-                f"TanhNormal.kl: other: expected the bounds {self.low} and {self.high}, got {other.low} and {other.high}; "
-                "give both the same bounds"
-            )
+        same_bounds("TanhNormal.kl: other", self, other)
         return self._parts()[0].kl(other._parts()[0])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from funrl import _check, random, tree
-from funrl.distributions._checks import ESTIMATE, broadcast, positive
+from funrl.distributions._checks import ESTIMATE, broadcast, positive, same_bounds
 from funrl.distributions._squash import Interval, interval
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -137,11 +137,7 @@ class TruncatedNormal:
             ValueError: if the bounds differ, so that one may have mass where the other has none.
         """
         _check.instance("TruncatedNormal.kl: other", other, TruncatedNormal, ESTIMATE)
-        if (self.low, self.high) != (other.low, other.high):
-            raise ValueError(
-                f"TruncatedNormal.kl: other: expected the bounds {self.low} and {self.high}, got {other.low} and {other.high}; "
-                "give both the same bounds"
-            )
+        same_bounds("TruncatedNormal.kl: other", self, other)
         broadcast("TruncatedNormal.kl: self and other", self._parts()[0], other._parts()[0])
         ends, other_ends = self._ends(), other._ends()
         mean, deviation = _moments(*ends)

@@ -100,7 +100,7 @@ def constants(kind: Callable[..., Any], **values: Any) -> Any:
 
     Args:
         kind: the class of the params, a :func:`funrl.tree.dataclass`.
-        **values: its fields: numbers, lists of numbers (of lists, ...), or tensors.
+        **values: its fields: numbers, lists of numbers (of lists, ...), or tensors; those marked by ``tree.constant`` may be left out.
 
     Example:
         >>> from funrl import tree
@@ -111,6 +111,8 @@ def constants(kind: Callable[..., Any], **values: Any) -> Any:
         >>> constants(BallParams, gravity=9.8, max_steps=200).gravity
         tensor(9.8000)
     """
+    fields = getattr(kind, "__dataclass_fields__", {}).items()
+    values = {name: field.metadata["constant"] for name, field in fields if "constant" in field.metadata} | values
     tensors = {name: torch.as_tensor(value, device="cpu") for name, value in values.items()}
     return kind(**tree.to(tensors, torch.float32))
 

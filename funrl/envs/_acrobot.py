@@ -9,6 +9,8 @@ from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box, Discrete
 
+MAX_STEPS = 500
+
 
 @tree.dataclass
 class AcrobotParams:
@@ -31,20 +33,20 @@ class AcrobotParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    gravity: torch.Tensor
-    length_1: torch.Tensor
-    mass_1: torch.Tensor
-    mass_2: torch.Tensor
-    centre_1: torch.Tensor
-    centre_2: torch.Tensor
-    inertia: torch.Tensor
-    torque: torch.Tensor
-    dt: torch.Tensor
-    max_speed_1: torch.Tensor
-    max_speed_2: torch.Tensor
-    goal_height: torch.Tensor
-    reset_scale: torch.Tensor
-    max_steps: torch.Tensor
+    gravity: torch.Tensor = tree.constant(9.8)
+    length_1: torch.Tensor = tree.constant(1.0)
+    mass_1: torch.Tensor = tree.constant(1.0)
+    mass_2: torch.Tensor = tree.constant(1.0)
+    centre_1: torch.Tensor = tree.constant(0.5)
+    centre_2: torch.Tensor = tree.constant(0.5)
+    inertia: torch.Tensor = tree.constant(1.0)
+    torque: torch.Tensor = tree.constant(1.0)
+    dt: torch.Tensor = tree.constant(0.2)
+    max_speed_1: torch.Tensor = tree.constant(4 * math.pi)
+    max_speed_2: torch.Tensor = tree.constant(9 * math.pi)
+    goal_height: torch.Tensor = tree.constant(1.0)
+    reset_scale: torch.Tensor = tree.constant(0.1)
+    max_steps: torch.Tensor = tree.constant(MAX_STEPS)
 
 
 @tree.dataclass
@@ -66,24 +68,7 @@ class AcrobotState:
     time: torch.Tensor
 
 
-MAX_STEPS = 500
-PARAMS = constants(
-    AcrobotParams,
-    gravity=9.8,
-    length_1=1.0,
-    mass_1=1.0,
-    mass_2=1.0,
-    centre_1=0.5,
-    centre_2=0.5,
-    inertia=1.0,
-    torque=1.0,
-    dt=0.2,
-    max_speed_1=4 * math.pi,
-    max_speed_2=9 * math.pi,
-    goal_height=1.0,
-    reset_scale=0.1,
-    max_steps=MAX_STEPS,
-)
+PARAMS = constants(AcrobotParams)
 OBSERVATIONS = Box([-1.0, -1.0, -1.0, -1.0, -4 * math.pi, -9 * math.pi], [1.0, 1.0, 1.0, 1.0, 4 * math.pi, 9 * math.pi])
 ACTIONS = Discrete(3)
 

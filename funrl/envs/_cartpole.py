@@ -7,6 +7,8 @@ from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box, Discrete
 
+MAX_STEPS = 500
+
 
 @tree.dataclass
 class CartPoleParams:
@@ -25,16 +27,16 @@ class CartPoleParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    gravity: torch.Tensor
-    cart_mass: torch.Tensor
-    pole_mass: torch.Tensor
-    pole_half_length: torch.Tensor
-    force: torch.Tensor
-    dt: torch.Tensor
-    position_limit: torch.Tensor
-    angle_limit: torch.Tensor
-    reset_scale: torch.Tensor
-    max_steps: torch.Tensor
+    gravity: torch.Tensor = tree.constant(9.8)
+    cart_mass: torch.Tensor = tree.constant(1.0)
+    pole_mass: torch.Tensor = tree.constant(0.1)
+    pole_half_length: torch.Tensor = tree.constant(0.5)
+    force: torch.Tensor = tree.constant(10.0)
+    dt: torch.Tensor = tree.constant(0.02)
+    position_limit: torch.Tensor = tree.constant(2.4)
+    angle_limit: torch.Tensor = tree.constant(0.20943951023931953)
+    reset_scale: torch.Tensor = tree.constant(0.05)
+    max_steps: torch.Tensor = tree.constant(MAX_STEPS)
 
 
 @tree.dataclass
@@ -56,20 +58,7 @@ class CartPoleState:
     time: torch.Tensor
 
 
-MAX_STEPS = 500
-PARAMS = constants(
-    CartPoleParams,
-    gravity=9.8,
-    cart_mass=1.0,
-    pole_mass=0.1,
-    pole_half_length=0.5,
-    force=10.0,
-    dt=0.02,
-    position_limit=2.4,
-    angle_limit=0.20943951023931953,
-    reset_scale=0.05,
-    max_steps=MAX_STEPS,
-)
+PARAMS = constants(CartPoleParams)
 OBSERVATIONS = Box(
     [-2 * 2.4, float("-inf"), -2 * 0.20943951023931953, float("-inf")], [2 * 2.4, float("inf"), 2 * 0.20943951023931953, float("inf")]
 )

@@ -19,8 +19,8 @@ class CatchParams:
         miss_reward: the reward for a ball that does not.
     """
 
-    catch_reward: torch.Tensor
-    miss_reward: torch.Tensor
+    catch_reward: torch.Tensor = tree.constant(1.0)
+    miss_reward: torch.Tensor = tree.constant(-1.0)
 
 
 @tree.dataclass
@@ -66,7 +66,7 @@ def catch(rows: int = 10, columns: int = 5) -> Env:
     """
     _check.integer(f"{NAME}: rows", rows, 2, remedy="shapes have to be known while compiling")
     _check.integer(f"{NAME}: columns", columns, 1, remedy="shapes have to be known while compiling")
-    default = constants(CatchParams, catch_reward=1.0, miss_reward=-1.0)
+    default = constants(CatchParams)
     actions = Discrete(3)
 
     def ball(state: CatchState) -> torch.Tensor:

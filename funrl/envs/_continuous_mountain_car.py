@@ -21,7 +21,7 @@ class ContinuousMountainCarParams(MountainCarParams):
 
 
 MAX_STEPS = 999
-PARAMS = constants(ContinuousMountainCarParams, force=0.0015, goal_position=0.45, max_action=1.0, max_steps=MAX_STEPS, **hill.VALLEY)
+PARAMS = constants(ContinuousMountainCarParams, force=0.0015, goal_position=0.45, max_action=1.0, max_steps=MAX_STEPS)
 ACTIONS = Box(-1.0, 1.0, (1,))
 
 

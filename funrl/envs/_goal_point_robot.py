@@ -8,6 +8,7 @@ from funrl.envs import _draw as draw, _goals as goals
 from funrl.spaces import Box
 
 NAME = "GoalPointRobot-misc"
+MAX_STEPS = 50
 
 
 @tree.dataclass
@@ -22,11 +23,11 @@ class GoalPointRobotParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    start: torch.Tensor
-    goal_range: torch.Tensor
-    max_action: torch.Tensor
-    goal_radius: torch.Tensor
-    max_steps: torch.Tensor
+    start: torch.Tensor = tree.constant([0.0, 0.0])
+    goal_range: torch.Tensor = tree.constant(1.0)
+    max_action: torch.Tensor = tree.constant(0.1)
+    goal_radius: torch.Tensor = tree.constant(0.05)
+    max_steps: torch.Tensor = tree.constant(MAX_STEPS)
 
 
 @tree.dataclass
@@ -44,8 +45,7 @@ class GoalPointRobotState:
     time: torch.Tensor
 
 
-MAX_STEPS = 50
-PARAMS = constants(GoalPointRobotParams, start=[0.0, 0.0], goal_range=1.0, max_action=0.1, goal_radius=0.05, max_steps=MAX_STEPS)
+PARAMS = constants(GoalPointRobotParams)
 ACTIONS = Box(-0.1, 0.1, (2,))
 
 

@@ -28,12 +28,12 @@ class GridRulesParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    objects: torch.Tensor
-    rules: torch.Tensor
-    goal: torch.Tensor
-    goal_reward: torch.Tensor
-    step_cost: torch.Tensor
-    max_steps: torch.Tensor
+    objects: torch.Tensor = tree.constant([1, 2, 4, 6])
+    rules: torch.Tensor = tree.constant([[1, 2, 3], [3, 4, 5]])
+    goal: torch.Tensor = tree.constant([0, 5])
+    goal_reward: torch.Tensor = tree.constant(1.0)
+    step_cost: torch.Tensor = tree.constant(0.01)
+    max_steps: torch.Tensor = tree.constant(MAX_STEPS)
 
 
 @tree.dataclass
@@ -85,15 +85,7 @@ def grid_rules(size: int = 5) -> Env:
     arXiv:2312.12044; the rules, goals and their encoding are this library's own, and far fewer.
     """
     _check.integer(f"{NAME}: size", size, 3)
-    default = constants(
-        GridRulesParams,
-        objects=[1, 2, 4, 6],
-        rules=[[1, 2, 3], [3, 4, 5]],
-        goal=[0, 5],
-        goal_reward=1.0,
-        step_cost=0.01,
-        max_steps=MAX_STEPS,
-    )
+    default = constants(GridRulesParams)
     shape, actions, num_objects = (size, size), Discrete(5), 4
     observations = Box(0.0, 1.0, (2 * NUM_KINDS + 1, size, size), layout="chw")
 

@@ -26,14 +26,14 @@ class MountainCarParams:
     """
 
     force: torch.Tensor
-    gravity: torch.Tensor
-    min_position: torch.Tensor
-    max_position: torch.Tensor
-    max_speed: torch.Tensor
+    gravity: torch.Tensor = tree.constant(0.0025)
+    min_position: torch.Tensor = tree.constant(-1.2)
+    max_position: torch.Tensor = tree.constant(0.6)
+    max_speed: torch.Tensor = tree.constant(0.07)
     goal_position: torch.Tensor
-    goal_velocity: torch.Tensor
-    reset_low: torch.Tensor
-    reset_high: torch.Tensor
+    goal_velocity: torch.Tensor = tree.constant(0.0)
+    reset_low: torch.Tensor = tree.constant(-0.6)
+    reset_high: torch.Tensor = tree.constant(-0.4)
     max_steps: torch.Tensor
 
 
@@ -52,7 +52,6 @@ class MountainCarState:
     time: torch.Tensor
 
 
-VALLEY = dict(gravity=0.0025, min_position=-1.2, max_position=0.6, max_speed=0.07, goal_velocity=0.0, reset_low=-0.6, reset_high=-0.4)
 OBSERVATIONS = Box([-1.2, -0.07], [0.6, 0.07])
 
 

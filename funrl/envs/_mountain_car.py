@@ -8,7 +8,7 @@ from funrl.envs._hill import MountainCarParams, MountainCarState
 from funrl.spaces import Discrete
 
 MAX_STEPS = 200
-PARAMS = constants(MountainCarParams, force=0.001, goal_position=0.5, max_steps=MAX_STEPS, **hill.VALLEY)
+PARAMS = constants(MountainCarParams, force=0.001, goal_position=0.5, max_steps=MAX_STEPS)
 ACTIONS = Discrete(3)
 
 

@@ -9,6 +9,8 @@ from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
+MAX_STEPS = 200
+
 
 @tree.dataclass
 class PendulumParams:
@@ -26,15 +28,15 @@ class PendulumParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    gravity: torch.Tensor
-    mass: torch.Tensor
-    length: torch.Tensor
-    dt: torch.Tensor
-    max_speed: torch.Tensor
-    max_torque: torch.Tensor
-    reset_angle: torch.Tensor
-    reset_speed: torch.Tensor
-    max_steps: torch.Tensor
+    gravity: torch.Tensor = tree.constant(10.0)
+    mass: torch.Tensor = tree.constant(1.0)
+    length: torch.Tensor = tree.constant(1.0)
+    dt: torch.Tensor = tree.constant(0.05)
+    max_speed: torch.Tensor = tree.constant(8.0)
+    max_torque: torch.Tensor = tree.constant(2.0)
+    reset_angle: torch.Tensor = tree.constant(math.pi)
+    reset_speed: torch.Tensor = tree.constant(1.0)
+    max_steps: torch.Tensor = tree.constant(MAX_STEPS)
 
 
 @tree.dataclass
@@ -52,19 +54,7 @@ class PendulumState:
     time: torch.Tensor
 
 
-MAX_STEPS = 200
-PARAMS = constants(
-    PendulumParams,
-    gravity=10.0,
-    mass=1.0,
-    length=1.0,
-    dt=0.05,
-    max_speed=8.0,
-    max_torque=2.0,
-    reset_angle=math.pi,
-    reset_speed=1.0,
-    max_steps=MAX_STEPS,
-)
+PARAMS = constants(PendulumParams)
 OBSERVATIONS = Box([-1.0, -1.0, -8.0], [1.0, 1.0, 8.0])
 ACTIONS = Box(-2.0, 2.0, (1,))
 

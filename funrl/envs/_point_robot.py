@@ -7,6 +7,8 @@ from funrl.env import Env, Timestep, check_step, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
+MAX_STEPS = 100
+
 
 @tree.dataclass
 class PointRobotParams:
@@ -20,11 +22,11 @@ class PointRobotParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    goal: torch.Tensor
-    start: torch.Tensor
-    max_action: torch.Tensor
-    goal_radius: torch.Tensor
-    max_steps: torch.Tensor
+    goal: torch.Tensor = tree.constant([0.4, 0.3])
+    start: torch.Tensor = tree.constant([0.0, 0.0])
+    max_action: torch.Tensor = tree.constant(0.1)
+    goal_radius: torch.Tensor = tree.constant(0.01)
+    max_steps: torch.Tensor = tree.constant(MAX_STEPS)
 
 
 @tree.dataclass
@@ -40,8 +42,7 @@ class PointRobotState:
     time: torch.Tensor
 
 
-MAX_STEPS = 100
-PARAMS = constants(PointRobotParams, goal=[0.4, 0.3], start=[0.0, 0.0], max_action=0.1, goal_radius=0.01, max_steps=MAX_STEPS)
+PARAMS = constants(PointRobotParams)
 SPARSE = PARAMS.replace(goal_radius=torch.tensor(0.1, device="cpu"))
 OBSERVATIONS = Box(float("-inf"), float("inf"), (2,))
 ACTIONS = Box(-0.1, 0.1, (2,))

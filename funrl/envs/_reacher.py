@@ -10,6 +10,7 @@ from funrl.envs import _draw as draw
 from funrl.spaces import Box
 
 NAME = "Reacher-misc"
+MAX_STEPS = 50
 
 
 @tree.dataclass
@@ -28,15 +29,15 @@ class ReacherParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    length: torch.Tensor
-    mass: torch.Tensor
-    damping: torch.Tensor
-    max_torque: torch.Tensor
-    dt: torch.Tensor
-    goal_range: torch.Tensor
-    control_cost: torch.Tensor
-    smoothing: torch.Tensor
-    max_steps: torch.Tensor
+    length: torch.Tensor = tree.constant([0.5, 0.5])
+    mass: torch.Tensor = tree.constant([1.0, 1.0])
+    damping: torch.Tensor = tree.constant(0.2)
+    max_torque: torch.Tensor = tree.constant(1.0)
+    dt: torch.Tensor = tree.constant(0.05)
+    goal_range: torch.Tensor = tree.constant([0.3, 0.9])
+    control_cost: torch.Tensor = tree.constant(0.01)
+    smoothing: torch.Tensor = tree.constant(0.05)
+    max_steps: torch.Tensor = tree.constant(MAX_STEPS)
 
 
 @tree.dataclass
@@ -56,19 +57,7 @@ class ReacherState:
     time: torch.Tensor
 
 
-MAX_STEPS = 50
-PARAMS = constants(
-    ReacherParams,
-    length=[0.5, 0.5],
-    mass=[1.0, 1.0],
-    damping=0.2,
-    max_torque=1.0,
-    dt=0.05,
-    goal_range=[0.3, 0.9],
-    control_cost=0.01,
-    smoothing=0.05,
-    max_steps=MAX_STEPS,
-)
+PARAMS = constants(ReacherParams)
 OBSERVATIONS = Box(float("-inf"), float("inf"), (10,))
 ACTIONS = Box(-1.0, 1.0, (2,))
 

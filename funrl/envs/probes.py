@@ -38,7 +38,7 @@ class ProbeParams:
         reward: floating-point []; all rewards, and so all values, are multiples of it.
     """
 
-    reward: torch.Tensor
+    reward: torch.Tensor = tree.constant(1.0)
 
 
 @tree.dataclass
@@ -220,7 +220,7 @@ def _probe(name: str, actions: str, length: int, start: Callable, play: Callable
         raise ValueError(f"probes.{name}: actions: expected discrete or continuous, got {actions!r}; {_check.nearest(actions, kinds)}")
     space = kinds[actions]
     name = f"Probe-{name}"
-    default = constants(ProbeParams, reward=1.0)
+    default = constants(ProbeParams)
 
     def observe(place: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
         return place.reshape(1).to(reward.dtype)

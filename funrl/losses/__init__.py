@@ -7,11 +7,11 @@ The first argument is the one to differentiate; networks are keyword arguments, 
 from funrl.losses._a2c import A2CBatch, a2c_loss
 from funrl.losses._actor_critic import ActorCritic, SoftActorCritic
 from funrl.losses._behavior import awac_critic_loss, rebrac_actor_loss, rebrac_critic_loss, td3_bc_actor_loss
-from funrl.losses._c51 import c51_loss, double_c51_loss, project_categorical
+from funrl.losses._c51 import c51_loss, project_categorical
 from funrl.losses._cql import cql_critic_loss, cql_penalty, discrete_cql_loss
-from funrl.losses._crossq import crossq_actor_loss, crossq_critic_loss, crossq_loss
+from funrl.losses._crossq import crossq_actor_loss, crossq_critic_loss
 from funrl.losses._ddpg import ddpg_actor_loss, ddpg_critic_loss, ddpg_loss
-from funrl.losses._dqn import double_dqn_loss, dqn_loss, take as take
+from funrl.losses._dqn import dqn_loss, take as take
 from funrl.losses._drift import LearnedDrift, clip_drift, dpo_drift, drift_loss, init_drift, learned_drift
 from funrl.losses._edac import ensemble_diversity_loss
 from funrl.losses._imitation import advantage_weighted_loss, bc_loss
@@ -27,13 +27,13 @@ from funrl.losses._ppo import (
     ppo_kl_loss,
     ppo_loss,
 )
-from funrl.losses._qr_dqn import double_qr_dqn_loss, qr_dqn_loss, quantile_huber
+from funrl.losses._qr_dqn import qr_dqn_loss, quantile_huber
 from funrl.losses._redq import redq_actor_loss, redq_critic_loss, redq_loss
 from funrl.losses._reinforce import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
 from funrl.losses._sac import sac_actor_loss, sac_critic_loss, sac_loss, temperature_loss
 from funrl.losses._sac_discrete import sac_discrete_actor_loss, sac_discrete_critic_loss, sac_discrete_loss
 from funrl.losses._sequence import decision_transformer_loss
-from funrl.losses._td3 import td3_actor_loss, td3_critic_loss, td3_loss
+from funrl.losses._td3 import td3_actor_loss, td3_critic_loss
 from funrl.losses._terms import explained_variance, huber
 
 __all__ = [
@@ -57,15 +57,11 @@ __all__ = [
     "cql_penalty",
     "crossq_actor_loss",
     "crossq_critic_loss",
-    "crossq_loss",
     "ddpg_actor_loss",
     "ddpg_critic_loss",
     "ddpg_loss",
     "decision_transformer_loss",
     "discrete_cql_loss",
-    "double_c51_loss",
-    "double_dqn_loss",
-    "double_qr_dqn_loss",
     "dpo_drift",
     "dqn_loss",
     "drift_loss",
@@ -101,6 +97,5 @@ __all__ = [
     "td3_actor_loss",
     "td3_bc_actor_loss",
     "td3_critic_loss",
-    "td3_loss",
     "temperature_loss",
 ]

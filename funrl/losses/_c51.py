@@ -6,8 +6,8 @@ import torch
 
 from funrl import _check
 from funrl.losses._actor_critic import bootstrap, critic_metrics
-from funrl.losses._checks import detach, mean
-from funrl.losses._dqn import check_discrete, index_of, take
+from funrl.losses._checks import mean
+from funrl.losses._dqn import check_discrete, index_of, next_outputs, take
 from funrl.typing import Apply, Metrics
 
 
@@ -55,6 +55,7 @@ def c51_loss(
     *,
     apply: Apply,
     target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
     support: torch.Tensor,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
@@ -66,13 +67,15 @@ def c51_loss(
         q = \Phi\left(r + \gamma (1 - \mathrm{terminated}) z, \; p_{\bar\theta}(s', a^*)\right), \qquad
         a^* = \arg\max_{a'} \sum_k z_k p_{\bar\theta,k}(s', a')
 
+    With ``chooser_apply`` this is double Q-learning, as in Rainbow: theta in place of theta bar chooses a*.
+
     For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after them, and ``gamma`` a tensor of
     gamma^m with the m of each sample.
 
     Args:
         apply: ``apply(params, observation) -> logits of the atoms of every action [N..., A, K]``.
         support: z, floating point [K], evenly spaced and rising.
-        params, target_params, batch, target_apply, gamma, weight, action_start: as for :func:`funrl.losses.dqn_loss`.
+        params, target_params, batch, target_apply, chooser_apply, gamma, weight, action_start: as for :func:`funrl.losses.dqn_loss`.
 
     Returns:
         The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
@@ -95,67 +98,11 @@ def c51_loss(
         (tensor(1.0986), tensor(1.3333))
 
     Reference: M. G. Bellemare, W. Dabney, R. Munos, "A Distributional Perspective on Reinforcement Learning", 2017, arXiv:1707.06887,
-        algorithm 1; KL as priority as in M. Hessel et al., "Rainbow", 2017, arXiv:1710.02298.
+        algorithm 1; KL as priority, and double Q-learning, as in M. Hessel et al., "Rainbow", 2017, arXiv:1710.02298, section 3.
     """
-    target_apply = apply if target_apply is None else target_apply
-    check_discrete("c51_loss", batch)
-    next_logits = target_apply(detach(target_params), batch.next_observation)
-    return _loss("c51_loss", params, batch, next_logits, next_logits, apply, support, gamma, weight, action_start)
-
-
-def double_c51_loss(
-    params: Any,
-    target_params: Any,
-    batch: Any,
-    *,
-    apply: Apply,
-    target_apply: Apply | None = None,
-    chooser_apply: Apply | None = None,
-    support: torch.Tensor,
-    gamma: float | torch.Tensor,
-    weight: torch.Tensor | None = None,
-    action_start: int = 0,
-) -> tuple[torch.Tensor, Metrics]:
-    r"""The loss of categorical double Q-learning, as in Rainbow: the learned network chooses the next action.
-
-    .. math:: a^* = \arg\max_{a'} \sum_k z_k p_{\theta,k}(s', a')
-
-    Arguments, results and errors are as for :func:`c51_loss`. ``chooser_apply`` takes theta to choose a*;
-    ``apply`` unless given (for noisy networks, which draw separate noise for each).
-
-    Example:
-        >>> import torch
-        >>> from funrl.env import Transition
-        >>> ended = torch.tensor([False, True])
-        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
-        >>> params = torch.zeros(2, 4, 3)
-        >>> def apply(params, observation):
-        ...     return torch.einsum("nd,dak->nak", observation, params)
-        >>> loss, metrics = double_c51_loss(params, params, batch, apply=apply, support=torch.tensor([0.0, 1.0, 2.0]), gamma=1.0)
-        >>> loss
-        tensor(1.0986)
-
-    Reference: M. Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2017, arXiv:1710.02298, section 3.
-    """
-    target_apply = apply if target_apply is None else target_apply
-    check_discrete("double_c51_loss", batch)
-    next_logits = target_apply(detach(target_params), batch.next_observation)
-    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
-    return _loss("double_c51_loss", params, batch, next_logits, chooser, apply, support, gamma, weight, action_start)
-
-
-def _loss(
-    what: str,
-    params: Any,
-    batch: Any,
-    next_logits: torch.Tensor,
-    chooser: torch.Tensor,
-    apply: Apply,
-    support: torch.Tensor,
-    gamma: float | torch.Tensor,
-    weight: torch.Tensor | None,
-    action_start: int,
-) -> tuple[torch.Tensor, Metrics]:
+    what = "c51_loss"
+    check_discrete(what, batch)
+    next_logits, chooser = next_outputs(params, target_params, batch.next_observation, apply, target_apply, chooser_apply)
     _check.floating(f"{what}: support", support)
     _check_support(what, support)
     logits = apply(params, batch.observation)

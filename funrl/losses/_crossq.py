@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from funrl import _check, random, tree
+from funrl import _check, tree
 from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, squared_errors
-from funrl.losses._checks import detach, fields
-from funrl.losses._sac import next_soft_action, sac_actor_loss, with_temperature
+from funrl.losses._checks import detach
+from funrl.losses._sac import next_soft_action, sac_actor_loss
 from funrl.typing import Actor, Metrics
 
 Critic = Callable[[Any, Any, Any, torch.Tensor], tuple[torch.Tensor, Any]]
@@ -150,71 +150,3 @@ def crossq_actor_loss(
         critic=lambda critic_params, observation, action: frozen_critic(critic_params, statistics, observation, action),
         weight=weight,
     )
-
-
-def crossq_loss(
-    params: SoftActorCritic,
-    statistics: Any,
-    key: torch.Tensor,
-    batch: Any,
-    *,
-    actor: Actor,
-    critic: Critic,
-    frozen_critic: Callable[[Any, Any, Any, torch.Tensor], torch.Tensor],
-    gamma: float | torch.Tensor,
-    target_entropy: float | torch.Tensor,
-    weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    r"""The sum of :func:`crossq_critic_loss`, :func:`crossq_actor_loss` and :func:`funrl.losses.temperature_loss`.
-
-    Each part of ``params`` gets the gradient of its own loss alone. The critics in the actor's loss normalise by the given ``statistics``.
-
-    Args:
-        params: :class:`~funrl.losses.SoftActorCritic`; the argument to differentiate. There are no target params.
-        statistics: the running moments of the critics' normalisation, a tree.
-        key: int64 [], for the samples of the actions.
-        batch: as for :func:`crossq_critic_loss`.
-        actor: as for :func:`crossq_critic_loss`.
-        critic: as for :func:`crossq_critic_loss`.
-        frozen_critic: as for :func:`crossq_actor_loss`.
-        gamma: as for :func:`crossq_critic_loss`.
-        target_entropy: as for :func:`funrl.losses.temperature_loss`.
-        weight: as for :func:`crossq_critic_loss`; of all three losses.
-
-    Returns:
-        The loss [], and metrics, as of :func:`funrl.losses.sac_loss`, and ``statistics``, the new running moments.
-
-    Raises:
-        ValueError, TypeError: as for :func:`crossq_critic_loss`.
-
-    Example:
-        >>> import torch
-        >>> from funrl import random
-        >>> from funrl.distributions import Independent, TanhNormal
-        >>> from funrl.env import Transition
-        >>> no = torch.tensor([False, False])
-        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.zeros(2, 3), ())
-        >>> def normalized(p, mean, x):
-        ...     return (p[:, None] * (x - mean)).sum(-1)
-        >>> networks = dict(
-        ...     actor=lambda p, s: Independent(TanhNormal(s @ p, torch.ones(2, 1)), 1),
-        ...     critic=lambda p, mean, s, a: (normalized(p, (x := torch.cat([s, a], -1)).mean(0), x), 0.9 * mean + 0.1 * x.mean(0)),
-        ...     frozen_critic=lambda p, mean, s, a: normalized(p, mean, torch.cat([s, a], -1)),
-        ... )
-        >>> params = SoftActorCritic(actor=torch.zeros(3, 1), critic=torch.zeros(2, 4), log_alpha=torch.tensor(0.0))
-        >>> loss, metrics = crossq_loss(params, torch.zeros(4), random.key(0), batch, gamma=0.0, target_entropy=-1.0, **networks)
-        >>> metrics["critic_loss"]
-        tensor(1.)
-
-    Reference: A. Bhatt et al., "CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and Simplicity",
-        2019, arXiv:1902.05605.
-    """
-    critic_key, actor_key = random.split(key).unbind(0)
-    fields("crossq_loss: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
-    critic_part = crossq_critic_loss(
-        params.critic, params, statistics, critic_key, batch, actor=actor, critic=critic, gamma=gamma, weight=weight
-    )
-    actor_part = crossq_actor_loss(
-        params.actor, params, statistics, actor_key, batch, actor=actor, frozen_critic=frozen_critic, weight=weight
-    )
-    return with_temperature(critic_part, actor_part, params, target_entropy, weight)

@@ -30,7 +30,7 @@ def check_discrete(what: str, batch: Any) -> None:
     """
     check_transition(what, batch)
     name, remedy = f"{what}: batch.action", "squeeze it, and turn one-hot actions into numbers by argmax(-1)"
-    action = _check.whole(name, batch.action, "for continuous actions use ddpg_loss, td3_loss or sac_loss")
+    action = _check.whole(name, batch.action, "for continuous actions use ddpg_loss, td3_critic_loss or sac_loss")
     _check.sized(name, action, batch.reward.shape, remedy, of="batch.reward")
 
 
@@ -70,6 +70,23 @@ def take(values: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     return values.gather(dim, index).squeeze(dim)
 
 
+def next_outputs(
+    params: Any, target_params: Any, observation: Any, apply: Apply, target_apply: Apply | None, chooser_apply: Apply | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the target network's outputs for the next ``observation``, and the outputs whose values choose the next action.
+
+    Example:
+        >>> import torch
+        >>> params, target_params, observation = torch.tensor(1.0), torch.tensor(2.0), torch.ones(1)
+        >>> next_outputs(params, target_params, observation, torch.mul, None, None)
+        (tensor([2.]), tensor([2.]))
+        >>> next_outputs(params, target_params, observation, torch.mul, None, chooser_apply=torch.mul)
+        (tensor([2.]), tensor([1.]))
+    """
+    out = (apply if target_apply is None else target_apply)(detach(target_params), observation)
+    return out, out if chooser_apply is None else chooser_apply(detach(params), observation)
+
+
 def dqn_loss(
     params: Any,
     target_params: Any,
@@ -77,15 +94,19 @@ def dqn_loss(
     *,
     apply: Apply,
     target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
     action_start: int = 0,
 ) -> tuple[torch.Tensor, Metrics]:
-    r"""The loss of Q-learning with a target network.
+    r"""The loss of Q-learning with a target network; with ``chooser_apply``, of double Q-learning.
 
     .. math:: L = \frac1N \sum_i w_i\, h(y_i - Q_\theta(s_i, a_i)), \qquad
-        y = r + \gamma (1 - \mathrm{terminated}) \max_{a'} Q_{\bar\theta}(s', a')
+        y = r + \gamma (1 - \mathrm{terminated}) Q_{\bar\theta}(s', a^*)
+
+    The target network evaluates the next action. It also chooses it, :math:`a^* = \arg\max_{a'} Q_{\bar\theta}(s', a')`, unless
+    ``chooser_apply`` is given. In double Q-learning the learned network chooses it, :math:`a^* = \arg\max_{a'} Q_\theta(s', a')`.
 
     For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after them, and ``gamma`` a tensor of
     gamma^m with the m of each sample.
@@ -97,6 +118,8 @@ def dqn_loss(
             ``truncated`` is not used: a truncated step bootstraps from its ``next_observation``.
         apply: ``apply(params, observation) -> Q of every action [N..., A]``.
         target_apply: the function of ``target_params``; ``apply`` unless given (for noisy networks, which draw separate noise for it).
+        chooser_apply: for double Q-learning, the function of ``params`` that chooses the next action: ``apply``, or for noisy networks
+            one with separate noise; None: the target network chooses.
         gamma: in [0, 1], a number or a tensor [] or [N...].
         huber_delta: the error beyond which the loss h is linear, see :func:`~funrl.losses.huber`; infinity: half the squared error.
         weight: w, floating point [N...], of importance sampling; None: all 1.
@@ -121,69 +144,18 @@ def dqn_loss(
         >>> loss, metrics = dqn_loss(params, params, batch, apply=apply, gamma=0.5)
         >>> loss, metrics["td_error"]
         (tensor(1.5000), tensor([1., 3.]))
-
-    Reference: V. Mnih et al., "Playing Atari with Deep Reinforcement Learning", 2013, arXiv:1312.5602, equation 2; the target network and
-        the bounded error are those of "Human-level control through deep reinforcement learning", Nature 518, 2015.
-    """
-    target_apply = apply if target_apply is None else target_apply
-    check_discrete("dqn_loss", batch)
-    next_q = target_apply(detach(target_params), batch.next_observation)
-    return _loss("dqn_loss", params, batch, next_q, next_q, apply, gamma, huber_delta, weight, action_start)
-
-
-def double_dqn_loss(
-    params: Any,
-    target_params: Any,
-    batch: Any,
-    *,
-    apply: Apply,
-    target_apply: Apply | None = None,
-    chooser_apply: Apply | None = None,
-    gamma: float | torch.Tensor,
-    huber_delta: float | torch.Tensor = 1.0,
-    weight: torch.Tensor | None = None,
-    action_start: int = 0,
-) -> tuple[torch.Tensor, Metrics]:
-    r"""The loss of double Q-learning: the learned network chooses the next action, and the target network evaluates it.
-
-    .. math:: y = r + \gamma (1 - \mathrm{terminated})\, Q_{\bar\theta}\big(s', \arg\max_{a'} Q_\theta(s', a')\big)
-
-    Arguments, results and errors are as for :func:`dqn_loss`. ``chooser_apply`` takes theta to choose the next
-    action; ``apply`` unless given (for noisy networks, which draw separate noise for each).
-
-    Example:
-        >>> import torch
-        >>> from funrl.env import Transition
-        >>> ended = torch.tensor([False, True])
-        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
-        >>> def apply(params, observation):
-        ...     return observation @ params
-        >>> params, target_params = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[8.0, 6.0], [0.0, 0.0]])
-        >>> loss, metrics = double_dqn_loss(params, target_params, batch, apply=apply, gamma=0.5)
+        >>> target_params = torch.tensor([[8.0, 6.0], [0.0, 0.0]])
+        >>> _, metrics = dqn_loss(params, target_params, batch, apply=apply, chooser_apply=apply, gamma=0.5)
         >>> metrics["td_error"]
         tensor([3., 3.])
 
-    Reference: H. van Hasselt, A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4.
+    Reference: V. Mnih et al., "Playing Atari with Deep Reinforcement Learning", 2013, arXiv:1312.5602, equation 2; the target network and
+        the bounded error are those of "Human-level control through deep reinforcement learning", Nature 518, 2015. H. van Hasselt,
+        A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4.
     """
-    target_apply = apply if target_apply is None else target_apply
-    check_discrete("double_dqn_loss", batch)
-    next_q = target_apply(detach(target_params), batch.next_observation)
-    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
-    return _loss("double_dqn_loss", params, batch, next_q, chooser, apply, gamma, huber_delta, weight, action_start)
-
-
-def _loss(
-    what: str,
-    params: Any,
-    batch: Any,
-    next_q: torch.Tensor,
-    chooser: torch.Tensor,
-    apply: Apply,
-    gamma: float | torch.Tensor,
-    huber_delta: float | torch.Tensor,
-    weight: torch.Tensor | None,
-    action_start: int,
-) -> tuple[torch.Tensor, Metrics]:
+    what = "dqn_loss"
+    check_discrete(what, batch)
+    next_q, chooser = next_outputs(params, target_params, batch.next_observation, apply, target_apply, chooser_apply)
     q = apply(params, batch.observation)
     for name, x in {"apply's values": q, "target_apply's values": next_q, "apply's values of next_observation": chooser}.items():
         _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A"))

@@ -7,8 +7,8 @@ import torch
 
 from funrl import _check
 from funrl.losses._actor_critic import bootstrap, critic_metrics
-from funrl.losses._checks import detach, mean
-from funrl.losses._dqn import check_discrete, index_of, take
+from funrl.losses._checks import mean
+from funrl.losses._dqn import check_discrete, index_of, next_outputs, take
 from funrl.losses._terms import huber
 from funrl.typing import Apply, Metrics
 
@@ -58,6 +58,7 @@ def qr_dqn_loss(
     *,
     apply: Apply,
     target_apply: Apply | None = None,
+    chooser_apply: Apply | None = None,
     gamma: float | torch.Tensor,
     huber_delta: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
@@ -68,13 +69,14 @@ def qr_dqn_loss(
     .. math:: L = \frac1N \sum_i w_i\, \ell(\theta(s_i, a_i), y_i), \qquad y_j = r + \gamma (1 - \mathrm{terminated})\,
         \bar\theta_j(s', a^*), \qquad a^* = \arg\max_{a'} \sum_j \bar\theta_j(s', a')
 
-    with the loss l of :func:`quantile_huber`. For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after
-    them, and ``gamma`` a tensor of gamma^m with the m of each sample.
+    with the loss l of :func:`quantile_huber`. With ``chooser_apply`` this is double Q-learning: theta in place of theta bar chooses a*.
+    For n-step targets, ``reward`` is the sum of m rewards, ``next_observation`` the one after them, and ``gamma`` a tensor of
+    gamma^m with the m of each sample.
 
     Args:
         apply: ``apply(params, observation) -> K quantiles of every action [N..., A, K]``.
         huber_delta: above 0, see :func:`quantile_huber`.
-        params, target_params, batch, target_apply, gamma, weight, action_start: as for :func:`funrl.losses.dqn_loss`.
+        params, target_params, batch, target_apply, chooser_apply, gamma, weight, action_start: as for :func:`funrl.losses.dqn_loss`.
 
     Returns:
         The loss [], and metrics, without gradient: ``critic_loss``, ``q_mean``, ``q_max``, ``target_mean``,
@@ -95,66 +97,11 @@ def qr_dqn_loss(
         (tensor(0.7500), tensor([1., 1.]))
 
     Reference: W. Dabney, M. Rowland, M. G. Bellemare, R. Munos, "Distributional Reinforcement Learning with Quantile Regression", 2017,
-        arXiv:1710.10044, algorithm 1.
+        arXiv:1710.10044, algorithm 1; double Q-learning as in H. van Hasselt et al., 2015, arXiv:1509.06461, equation 4.
     """
-    target_apply = apply if target_apply is None else target_apply
-    check_discrete("qr_dqn_loss", batch)
-    next_quantiles = target_apply(detach(target_params), batch.next_observation)
-    return _loss("qr_dqn_loss", params, batch, next_quantiles, next_quantiles, apply, gamma, huber_delta, weight, action_start)
-
-
-def double_qr_dqn_loss(
-    params: Any,
-    target_params: Any,
-    batch: Any,
-    *,
-    apply: Apply,
-    target_apply: Apply | None = None,
-    chooser_apply: Apply | None = None,
-    gamma: float | torch.Tensor,
-    huber_delta: float | torch.Tensor = 1.0,
-    weight: torch.Tensor | None = None,
-    action_start: int = 0,
-) -> tuple[torch.Tensor, Metrics]:
-    r"""The loss of double Q-learning by quantile regression: the learned network chooses the next action.
-
-    .. math:: a^* = \arg\max_{a'} \sum_j \theta_j(s', a')
-
-    Arguments, results and errors are as for :func:`qr_dqn_loss`. ``chooser_apply`` takes theta to choose a*;
-    ``apply`` unless given (for noisy networks, which draw separate noise for each).
-
-    Example:
-        >>> import torch
-        >>> from funrl.env import Transition
-        >>> ended = torch.tensor([False, True])
-        >>> batch = Transition(torch.eye(2), torch.tensor([0, 1]), torch.ones(2), ended, ~ended, torch.eye(2), ())
-        >>> params = torch.zeros(2, 4, 3)
-        >>> loss, metrics = double_qr_dqn_loss(params, params, batch, apply=lambda p, x: torch.einsum("nd,dak->nak", x, p), gamma=1.0)
-        >>> loss
-        tensor(0.7500)
-
-    Reference: H. van Hasselt, A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4,
-        applied to the means of the distributions of arXiv:1710.10044.
-    """
-    target_apply = apply if target_apply is None else target_apply
-    check_discrete("double_qr_dqn_loss", batch)
-    next_quantiles = target_apply(detach(target_params), batch.next_observation)
-    chooser = (apply if chooser_apply is None else chooser_apply)(detach(params), batch.next_observation)
-    return _loss("double_qr_dqn_loss", params, batch, next_quantiles, chooser, apply, gamma, huber_delta, weight, action_start)
-
-
-def _loss(
-    what: str,
-    params: Any,
-    batch: Any,
-    next_quantiles: torch.Tensor,
-    chooser: torch.Tensor,
-    apply: Apply,
-    gamma: float | torch.Tensor,
-    huber_delta: float | torch.Tensor,
-    weight: torch.Tensor | None,
-    action_start: int,
-) -> tuple[torch.Tensor, Metrics]:
+    what = "qr_dqn_loss"
+    check_discrete(what, batch)
+    next_quantiles, chooser = next_outputs(params, target_params, batch.next_observation, apply, target_apply, chooser_apply)
     quantiles = apply(params, batch.observation)
     given = {
         "apply's quantiles": quantiles,

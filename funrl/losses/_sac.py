@@ -269,6 +269,6 @@ def soft_actor_loss(what: str, value: torch.Tensor, log_prob: torch.Tensor, alph
 
 def _sample(what: str, distribution: Any, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     expected = "it to return a distribution with sample_with_log_prob(key), as those of funrl.distributions"
-    remedy = "a deterministic actor is for ddpg_loss or td3_loss"
+    remedy = "a deterministic actor is for ddpg_loss or td3_critic_loss"
     _check.has(f"{what}: actor", distribution, ["sample_with_log_prob"], expected, remedy)
     return distribution.sample_with_log_prob(key)

@@ -123,59 +123,6 @@ def td3_actor_loss(
     return loss, {"actor_loss": loss.detach()}
 
 
-def td3_loss(
-    params: ActorCritic,
-    target_params: ActorCritic,
-    key: torch.Tensor,
-    batch: Any,
-    *,
-    actor: Apply,
-    critic: ActionValue,
-    gamma: float | torch.Tensor,
-    noise_std: float | torch.Tensor = 0.2,
-    noise_clip: float | torch.Tensor = 0.5,
-    low: float | torch.Tensor = -1.0,
-    high: float | torch.Tensor = 1.0,
-    weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, Metrics]:
-    r"""The sum of :func:`td3_critic_loss` and :func:`td3_actor_loss`: each part of ``params`` gets the gradient of its own loss alone.
-
-    Args:
-        params: :class:`~funrl.losses.ActorCritic` of phi and theta; the argument to differentiate.
-        target_params: :class:`~funrl.losses.ActorCritic` of phi bar and theta bar; carries no gradient.
-        key, batch, actor, critic, gamma, noise_std, noise_clip, low, high: as for :func:`td3_critic_loss`.
-        weight: floating point [N...], of both losses.
-
-    Returns:
-        The loss [], and the metrics of both, without gradient, with ``td_error`` [N...] for prioritised replay.
-
-    Raises:
-        ValueError: if shapes do not fit, or a Python number is outside its range.
-        TypeError: if ``batch`` or one of the params lacks a field, or a dtype is not as above.
-
-    Example:
-        >>> import torch
-        >>> from funrl import random
-        >>> from funrl.env import Transition
-        >>> no = torch.tensor([False, False])
-        >>> batch = Transition(torch.ones(2, 3), torch.ones(2, 1), torch.ones(2), no, no, torch.ones(2, 3), ())
-        >>> networks = dict(actor=lambda p, s: s @ p, critic=lambda p, s, a: (p[:, None] * torch.cat([s, a], -1)).sum(-1))
-        >>> params = ActorCritic(actor=torch.ones(3, 1), critic=torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2]]))
-        >>> loss, metrics = td3_loss(params, params, random.key(0), batch, gamma=0.5, **networks)
-        >>> loss, metrics["critic_loss"], metrics["actor_loss"]
-        (tensor(20.), tensor(26.), tensor(-6.))
-
-    Reference: S. Fujimoto, H. van Hoof, D. Meger, "Addressing Function Approximation Error in Actor-Critic Methods", 2018,
-        arXiv:1802.09477.
-    """
-    fields("td3_loss: params", params, ("actor", "critic"), "funrl.losses.ActorCritic")
-    noise = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
-    networks = {"actor": actor, "critic": critic, "weight": weight}
-    critic_loss, metrics = td3_critic_loss(params.critic, target_params, key, batch, gamma=gamma, **noise, **networks)
-    actor_loss, actor_metrics = td3_actor_loss(params.actor, params.critic, batch, **networks)
-    return critic_loss + actor_loss, {**actor_metrics, **metrics}
-
-
 def smoothed(
     what: str,
     action: torch.Tensor,

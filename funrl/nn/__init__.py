@@ -2,7 +2,7 @@
 
 from funrl.nn._compose import Keyed, chain, ensemble, keyed, sequential
 from funrl.nn._conv import conv, squash_dims
-from funrl.nn._heads import dueling, noisy_linear
+from funrl.nn._heads import dueling, dueling_of as dueling_of, noisy_linear
 from funrl.nn._initializers import orthogonal, torch_default, variance_scaling
 from funrl.nn._mlp import activation_function as activation_function, mlp
 from funrl.nn._module import Module, OwnNet as OwnNet, from_module

@@ -49,20 +49,24 @@ def dueling(
     Reference: Z. Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", 2015, arXiv:1511.06581, equation 9.
     """
     _check.integer("dueling: num_actions", num_actions, 1)
-    heads = {
-        "value": mlp(num_cells, 1, activation=activation, init=init),
-        "advantage": mlp(num_cells, num_actions, activation=activation, init=init),
-    }
+    heads = [mlp(num_cells, size, activation=activation, init=init) for size in (1, num_actions)]
+    net = dueling_of(*heads, num_actions)
+    return Net(net.init, lambda params, *inputs, key=None: net.apply(params, *inputs, key=key).squeeze(-1))
 
-    def init_params(key: torch.Tensor, *examples: torch.Tensor) -> dict[str, tuple]:
-        keys = random.split(key, 2).unbind(0)
-        return {name: net.init(k, *examples) for k, (name, net) in zip(keys, heads.items(), strict=True)}
 
-    def apply(params: dict[str, tuple], *inputs: torch.Tensor, key: Any = None) -> torch.Tensor:
-        value, advantage = (net.apply(params[name], *inputs) for name, net in heads.items())
-        return value + advantage - advantage.mean(-1, keepdim=True)
+def dueling_of(value: Net, advantage: Net, num_actions: int) -> Net:
+    """Make the network whose outputs [..., A, K] are combined from values [..., K] and advantages [..., A * K]."""
 
-    return Net(init_params, apply)
+    def init(key: torch.Tensor, *examples: torch.Tensor) -> dict[str, Any]:
+        value_key, advantage_key = random.split(key).unbind(0)
+        return {"value": value.init(value_key, *examples), "advantage": advantage.init(advantage_key, *examples)}
+
+    def apply(params: dict[str, Any], *inputs: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
+        keys = (None, None) if key is None else random.split(key).unbind(0)
+        advantages = advantage.apply(params["advantage"], *inputs, key=keys[1]).unflatten(-1, (num_actions, -1))
+        return value.apply(params["value"], *inputs, key=keys[0]).unsqueeze(-2) + advantages - advantages.mean(-2, keepdim=True)
+
+    return Net(init, apply, value.noisy)
 
 
 def noisy_linear(out_features: int, sigma: float = 0.5) -> Net:

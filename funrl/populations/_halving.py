@@ -59,8 +59,7 @@ def successive_halving(
     """
     if not isinstance(population, Population) or population.exchange is not None:
         raise ValueError("successive_halving: population: expected one whose agents do not exchange anything; sweep makes one")
-    if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
-        raise ValueError(f"successive_halving: eta: expected an integer of at least 2, got {eta!r}")
+    _check.integer("successive_halving: eta", eta, 2)
     _check.integer("successive_halving: total_steps", total_steps, 1)
     updates = total_steps // population.algo.steps_per_update
     configurations = population.num_agents // population.num_seeds
@@ -141,8 +140,7 @@ def hyperband(
         optimization", 2016, arXiv:1603.06560.
     """
     for name, value, low in (("eta", eta, 2), ("num_brackets", num_brackets, 1), ("num_seeds", num_seeds, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"hyperband: {name}: expected an integer of at least {low}, got {value!r}")
+        _check.integer(f"hyperband: {name}", value, low)
     if method == "grid":
         raise ValueError("hyperband: method: expected 'random' or 'sobol', as the brackets have other sizes, got 'grid'")
     tables = []

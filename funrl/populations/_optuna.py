@@ -9,7 +9,7 @@ import torch
 from funrl import _check, random
 from funrl.algos import Algorithm
 from funrl.populations._population import Population, checked_space, described
-from funrl.populations._run import chunks_of, programs, table_of, train_together
+from funrl.populations._run import chunks_of, programs, table_of, train_chunk
 from funrl.populations._spaces import Range
 from funrl.populations._table import Table, join
 
@@ -75,8 +75,7 @@ def optuna_search(
         got = ", ".join(x.name for x in study.directions)
         raise ValueError(f'optuna_search: study: expected one objective to maximize, got {got}; create_study(direction="maximize")')
     for name, value in (("num_trials", num_trials), ("batch", batch), ("num_seeds", num_seeds)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"optuna_search: {name}: expected an integer of at least 1, got {value!r}")
+        _check.integer(f"optuna_search: {name}", value, 1)
     if num_trials % batch:
         raise ValueError(f"optuna_search: num_trials: expected a multiple of batch, {batch}, got {num_trials}")
     program, tables, numbers = programs(threads, backend), [], []
@@ -90,8 +89,9 @@ def optuna_search(
 
         settings = {"kind": "optuna", "space": described(checked)}
         population = Population(algo, batch * num_seeds, draw, num_seeds, settings=settings)
-        pieces = chunks_of([population], random.fold_in(key, turn), batch * num_seeds)
-        table = table_of(pieces, train_together(pieces, total_steps, program))
+        (piece,) = chunks_of([population], random.fold_in(key, turn), batch * num_seeds)
+        _, records = train_chunk(piece, None, range(1, total_steps // algo.steps_per_update + 1), program(algo, None))
+        table = table_of([piece], [records])
         for trial, score in zip(trials, table.scores.reshape(batch, num_seeds).mean(1).tolist(), strict=True):
             if np.isnan(score):
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)

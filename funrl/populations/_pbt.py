@@ -175,8 +175,7 @@ def _tournament(keys: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
 
 def _check_options(n: Any, period: Any, selection: Any, fraction: Any, explore: Any, factors: Any, probability: Any) -> None:
     for name, value, low in (("n", n, 2), ("period", period, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"pbt: {name}: expected an integer of at least {low}, got {value!r}")
+        _check.integer(f"pbt: {name}", value, low)
     for name, value, known in (("selection", selection, _SELECTIONS), ("explore", explore, _EXPLORATIONS)):
         if not isinstance(value, str) or value not in known:
             raise ValueError(f"pbt: {name}: expected one of {', '.join(map(repr, known))}, got {value!r}")

@@ -194,7 +194,6 @@ def described(space: Mapping[str, _spaces.Space]) -> dict[str, Any]:
 
 def _check_size(what: str, n: Any, num_seeds: Any) -> None:
     for name, x in (("n", n), ("num_seeds", num_seeds)):
-        if isinstance(x, bool) or not isinstance(x, int) or x < 1:
-            raise ValueError(f"{what}: {name}: expected an integer of at least 1, got {x!r}")
+        _check.integer(f"{what}: {name}", x, 1)
     if n % num_seeds:
         raise ValueError(f"{what}: n: expected a multiple of num_seeds, {num_seeds}, as n counts all agents, got {n}")

@@ -157,8 +157,8 @@ def chunk_size(populations: Sequence[Population], chunk: int | None, device: tor
         >>> chunk_size([populations.seeds(algo, 3)], None, torch.device("cpu"))
         3
     """
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"run: chunk: expected an integer of at least 1, got {chunk!r}")
+    if chunk is not None:
+        _check.integer("run: chunk", chunk, 1)
     free, total = free_bytes(device), sum(population.num_agents for population in populations)
     if _ROW_BYTES * total > free:
         raise ValueError(
@@ -283,9 +283,7 @@ def train_chunk(piece: Chunk, state: PopulationState | None, updates: range, pro
     return running.state, running.records()
 
 
-def train_together(
-    pieces: Sequence[Chunk], total_steps: int, program: Callable[..., Any], together: Callable[..., Any] | None = None
-) -> list[Records]:
+def train_together(pieces: Sequence[Chunk], total_steps: int, program: Callable[..., Any], together: Callable[..., Any]) -> list[Records]:
     """Train a chunk on each device or thread, one update of each in turn: a GPU computes while the next one receives its update.
 
     ``together`` makes the calls of an update, all but the first ones, which compile (:func:`funrl.compiler.lanes`).
@@ -294,11 +292,11 @@ def train_together(
     counts = [total_steps // piece.algo.steps_per_update for piece in pieces]
     for number in range(1, max(counts) + 1):
         calls = [functools.partial(one.step, number) for one, count in zip(running, counts, strict=True) if number <= count]
-        if together is None or number == 1:
+        if number > 1:
+            together(calls)
+        else:
             for call in calls:
                 call()
-        else:
-            together(calls)
     return [one.records() for one in running]
 
 

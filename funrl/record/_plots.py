@@ -12,6 +12,7 @@ from funrl import random
 from funrl.record._aggregate import bootstrap_interval, interquartile_mean
 
 SUFFIXES = (".png", ".svg", ".pdf")
+_SIZE = (7.0, 4.2)
 
 # The maximum number of points of a curve of several runs. An interval for each of ten thousand updates would take minutes.
 _POINTS = 200
@@ -43,7 +44,7 @@ def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *
     steps, returns = steps[ended], returns[ended]
     num_agents = returns.shape[1]
 
-    axes = _axes()
+    figure, (axes,) = figure_of(1, _SIZE)
     if num_agents > 1:
         axes.plot(steps, returns, color="tab:blue", linewidth=0.6, alpha=0.4)
         low, high = np.nanquantile(returns, (0.25, 0.75), axis=1) if len(steps) else (steps, steps)
@@ -53,7 +54,7 @@ def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *
     axes.set(xlabel="environment steps of an agent", ylabel="mean return of finished episodes", title=title)
     if num_agents > 1:
         axes.legend(loc="best", frameon=False)
-    _save(axes, Path(path), "png")
+    save_figure(figure, Path(path), "png")
 
 
 def learning_curves(
@@ -92,14 +93,12 @@ def learning_curves(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     learning_curves(random.key(0), {"slow": slow, "fast": fast}, f"{folder}/curves.png")
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"learning_curves: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+    path = picture_path("learning_curves", path)
     if not runs:
         raise ValueError("learning_curves: runs: expected at least one, got none")
-    axes = _axes()
+    figure, (axes,) = figure_of(1, _SIZE)
     draw_curves(axes, key, "learning_curves: runs", runs, title=title, confidence=confidence)
-    _save(axes, path, path.suffix[1:].lower())
+    save_figure(figure, path)
 
 
 def draw_curves(
@@ -109,7 +108,7 @@ def draw_curves(
 
     Example:
         >>> columns = {name: np.ones(1) for name in ("update", "agent", "steps", "episode_return")}
-        >>> draw_curves(axes := _axes(), random.key(0), "runs", {"one": columns})
+        >>> draw_curves(axes := figure_of(1, (7.0, 4.2))[1][0], random.key(0), "runs", {"one": columns})
         >>> axes.get_legend().get_texts()[0].get_text()
         'one'
     """
@@ -118,21 +117,39 @@ def draw_curves(
         if not len(steps):
             raise ValueError(f"{what}: {name}: expected at least one row, got none; wait for the first update")
         steps, returns = in_windows(steps, returns)
-        num_agents = returns.shape[1]
-        scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
-        shown = drawable(name)
+        shown, num_agents = drawable(name), returns.shape[1]
         label = f"{shown} ({num_agents} agents)" if num_agents > 1 else shown
-        colour = f"C{number}"
-        axes.plot(steps, interquartile_mean(scores[:, 0]).numpy(), color=colour, linewidth=2.0, label=label)
-        if num_agents > 1:
-            low, high = bootstrap_interval(random.fold_in(key, number), scores, confidence=confidence)
-            axes.fill_between(steps, low.numpy(), high.numpy(), color=colour, alpha=0.2, linewidth=0)
-    axes.set(
-        xlabel="environment steps of an agent",
-        ylabel=f"return: interquartile mean, {100 * confidence:g} % interval",
-        title=title,
-    )
+        draw_curve(axes, random.fold_in(key, number), steps, returns, f"C{number}", label, confidence=confidence)
+    name_axes(axes, title, confidence)
     axes.legend(loc="best", frameon=False)
+
+
+def draw_curve(axes: Any, key: torch.Tensor, steps: np.ndarray, returns: np.ndarray, colour: str, label: str, **options: Any) -> None:
+    """Draw the interquartile mean of returns [points, agents]; of several agents also its interval, with options of bootstrap_interval.
+
+    Example:
+        >>> axes = figure_of(1, (7.0, 4.2))[1][0]
+        >>> draw_curve(axes, random.key(0), np.array([8.0, 16.0]), np.array([[1.0], [2.0]]), "C0", "one agent")
+        >>> axes.lines[0].get_ydata()
+        array([1., 2.])
+    """
+    scores = torch.from_numpy(returns.T[:, None].copy())  # [agents, one task, points]
+    axes.plot(steps, interquartile_mean(scores[:, 0]).numpy(), color=colour, linewidth=2.0, label=label)
+    if len(scores) > 1:
+        low, high = bootstrap_interval(key, scores, **options)
+        axes.fill_between(steps, low.numpy(), high.numpy(), color=colour, alpha=0.2, linewidth=0)
+
+
+def name_axes(axes: Any, title: str, confidence: float) -> None:
+    """Write what the axes of such curves are.
+
+    Example:
+        >>> name_axes(axes := figure_of(1, (7.0, 4.2))[1][0], "runs", 0.95)
+        >>> axes.get_ylabel()
+        'return: interquartile mean, 95 % interval'
+    """
+    label = f"return: interquartile mean, {100 * confidence:g} % interval"
+    axes.set(xlabel="environment steps of an agent", ylabel=label, title=title)
 
 
 def drawable(text: str) -> str:
@@ -191,11 +208,6 @@ def in_windows(steps: np.ndarray, returns: np.ndarray) -> tuple[np.ndarray, np.n
     return steps[ends - 1][begun], table[begun]
 
 
-def _axes() -> Any:
-    """Return the axes of a new figure of a learning curve."""
-    return figure_of(1, (7.0, 4.2))[1][0]
-
-
 def figure_of(columns: int, size: tuple[float, float], count: int | None = None) -> tuple[Any, list[Any]]:
     """Return a new figure that needs no display, and its axes side by side, ``count`` of them in rows if given.
 
@@ -217,8 +229,17 @@ def figure_of(columns: int, size: tuple[float, float], count: int | None = None)
     return figure, axes
 
 
-def _save(axes: Any, path: Path, kind: str) -> None:
-    save_figure(axes.figure, path, kind)
+def picture_path(what: str, path: str | os.PathLike) -> Path:
+    """Return the path of a picture; raise a ValueError if its suffix is none of those that can be written.
+
+    Example:
+        >>> picture_path("comparison", "curves.png").suffix
+        '.png'
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{what}: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
+    return path
 
 
 def save_figure(figure: Any, path: Path, kind: str = "") -> None:

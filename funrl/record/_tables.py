@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from funrl.record._aggregate import (
     performance_profile,
     probability_of_improvement,
 )
-from funrl.record._plots import SUFFIXES, figure_of, in_windows, save_figure
+from funrl.record._plots import draw_curve, figure_of, in_windows, name_axes, picture_path, save_figure
 
 
 def score_matrix(tables: Mapping[str, Table], *, diverged: float | None = None) -> np.ndarray:
@@ -72,7 +71,7 @@ def hyperparameters(table: Table, path: str | os.PathLike, *, title: str = "") -
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     hyperparameters(table, f"{folder}/sweep.png")
     """
-    path = _checked("hyperparameters", path)
+    path = picture_path("hyperparameters", path)
     names = list(table.hparams)
     figure, axes = figure_of(1 + len(names), (4.2 * (1 + len(names)), 3.6))
     first = table.hparams[names[0]] if names else np.arange(len(table.keys))
@@ -123,7 +122,7 @@ def configurations(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     configurations(random.key(0), table, f"{folder}/curves.png")
     """
-    path = _checked("configurations", path)
+    path = picture_path("configurations", path)
     scores = np.where(np.isnan(table.scores), -np.inf, table.scores)
     numbers = np.unique(table.configuration)
     order = sorted(numbers.tolist(), key=lambda c: -scores[table.configuration == c].mean())
@@ -135,13 +134,8 @@ def configurations(
             continue
         agent = int(mine.argmax())
         label = ", ".join(f"{name} {_shown(x[agent].item())}" for name, x in table.hparams.items()) or "all agents"
-        points = torch.from_numpy(returns.T[:, None].copy())
-        ax.plot(steps, interquartile_mean(points[:, 0]).numpy(), color=f"C{rank}", linewidth=1.8, label=label)
-        if mine.sum() > 1:
-            low, high = bootstrap_interval(random.fold_in(key, rank), points, confidence=confidence, num_resamples=500)
-            ax.fill_between(steps, low.numpy(), high.numpy(), color=f"C{rank}", alpha=0.2, linewidth=0)
-    label = f"return: interquartile mean, {100 * confidence:g} % interval"
-    ax.set(xlabel="environment steps of an agent", ylabel=label, title=title)
+        draw_curve(ax, random.fold_in(key, rank), steps, returns, f"C{rank}", label, confidence=confidence, num_resamples=500)
+    name_axes(ax, title, confidence)
     if ax.lines:
         ax.legend(loc="best", frameon=False, fontsize=8)
     save_figure(figure, path)
@@ -171,7 +165,7 @@ def comparison(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     comparison(random.key(0), scores, f"{folder}/comparison.png")
     """
-    path = _checked("comparison", path)
+    path = picture_path("comparison", path)
     tables = {name: torch.from_numpy(np.asarray(x, dtype=np.float64)) for name, x in scores.items()}
     shapes = {name: list(x.shape) for name, x in tables.items()}
     if len({tuple(x.shape[1:]) for x in tables.values()}) != 1 or any(x.ndim != 2 for x in tables.values()):
@@ -232,10 +226,3 @@ def _is_log(values: np.ndarray) -> bool:
 
 def _shown(x: Any) -> str:
     return f"{x:.3g}" if isinstance(x, float) else str(x)
-
-
-def _checked(what: str, path: str | os.PathLike) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{what}: path: expected a name that ends in {' or '.join(SUFFIXES)}, got {str(path)!r}")
-    return path

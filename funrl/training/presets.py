@@ -19,6 +19,18 @@ class Preset(NamedTuple):
     options: Mapping[str, Any]
 
 
+_PQN = Preset(
+    200_000,
+    {
+        "num_envs": 16,
+        "num_steps": 32,
+        "anneal_steps": 200000.0,
+        "epsilon_steps": 40000.0,
+        "learning_rate": 0.0037,
+        "gamma": 0.99,
+        "lambda_": 0.7,
+    },
+)
 PRESETS: dict[tuple[str, str], Preset] = {
     ("ppo", "CartPole-v1"): Preset(
         500_000,
@@ -176,30 +188,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("maml", "PointRobot-misc"): Preset(8_000_000, {"learning_rate": 5e-3}),
     ("option_critic", "FourRooms-misc"): Preset(300_000, {"num_envs": 16, "learning_rate": 3e-3}),
     ("feudal", "FourRooms-misc"): Preset(150_000, {"goal_steps": 16}),
-    ("pqn", "CartPole-v1"): Preset(
-        200_000,
-        {
-            "num_envs": 16,
-            "num_steps": 32,
-            "anneal_steps": 200000.0,
-            "epsilon_steps": 40000.0,
-            "learning_rate": 0.0037,
-            "gamma": 0.99,
-            "lambda_": 0.7,
-        },
-    ),
-    ("pqn", "Acrobot-v1"): Preset(
-        200_000,
-        {
-            "num_envs": 16,
-            "num_steps": 32,
-            "anneal_steps": 200000.0,
-            "epsilon_steps": 40000.0,
-            "learning_rate": 0.0037,
-            "gamma": 0.99,
-            "lambda_": 0.7,
-        },
-    ),
+    ("pqn", "CartPole-v1"): _PQN,
+    ("pqn", "Acrobot-v1"): _PQN,
     ("pqn", "Breakout-MinAtar"): Preset(
         2_500_000,
         {"num_envs": 128, "num_minibatches": 16, "num_cells": (64,), "epsilon_steps": 2.5e5, "anneal_steps": 2.5e6},

@@ -9,7 +9,7 @@ from funrl.compiler import scan
 from funrl.env import AnyEnv, Timestep, masked, with_label
 from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms._core import Transform, reset_some, stateful, stateless, step_some
-from funrl.transforms._parts import add_entry, label, misfit, neutral, signal
+from funrl.transforms._parts import add_entry, followed_entry, label, misfit, neutral, signal
 
 
 def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
@@ -187,20 +187,7 @@ def step_counter(*, out_key: str = "step_count") -> Transform:
         (tensor(0), tensor(1))
     """
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        put, space = add_entry(env, "step_counter", out_key, Box(0, 2**31 - 1, (), torch.int64))
-
-        def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
-            zero = _zero(timestep)
-            return zero, put(timestep, zero)
-
-        def finish(time: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
-            time = time + 1
-            return time, put(timestep, time)
-
-        return stateful(env, label("step_counter", out_key=out_key), start=start, finish=finish, observation_space=space)
-
-    return apply
+    return followed_entry("step_counter", out_key, Box(0, 2**31 - 1, (), torch.int64), _zero, lambda time, timestep: time + 1)
 
 
 def init_tracker(*, out_key: str = "is_init") -> Transform:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from funrl import _check
-from funrl.env import AnyEnv
 from funrl.spaces import Box, picture_layout
 from funrl.transforms._core import Transform
-from funrl.transforms._parts import Map, map_parts, misfit, parts
+from funrl.transforms._parts import Map, map_parts, misfit
 
 # The default in_keys of a dict observation.
 PIXELS = "pixels"
@@ -52,11 +51,7 @@ def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[
 
         return Box(f(space.low, torch.float32), f(space.high, torch.float32), layout="chw"), f
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, "to_tensor_image", in_keys, out_keys, default=PIXELS)
-        return map_parts(env, where, where.label(), fit)
-
-    return apply
+    return map_parts("to_tensor_image", fit, in_keys, out_keys, PIXELS)
 
 
 def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None, layout: str | None = None) -> Transform:
@@ -99,11 +94,7 @@ def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] |
         followed = Box(low, high, dtype=space.dtype, layout=_LAYOUTS[dim])
         return followed, lambda x, _: f(x) if space.dtype == torch.uint8 else _within(f(x), low, high)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, "grayscale", in_keys, out_keys, default=PIXELS)
-        return map_parts(env, where, where.label(), fit)
-
-    return apply
+    return map_parts("grayscale", fit, in_keys, out_keys, PIXELS)
 
 
 def resize(
@@ -156,11 +147,7 @@ def resize(
         low, high = space.low.amin(sides, keepdim=True), space.high.amax(sides, keepdim=True)
         return Box(low, high, shape, space.dtype, _LAYOUTS[dim]), lambda x, _: _within(f(x), low, high).to(x.dtype)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, "resize", in_keys, out_keys, default=PIXELS)
-        return map_parts(env, where, where.label(height=height, width=width, mode=mode), fit)
-
-    return apply
+    return map_parts("resize", fit, in_keys, out_keys, PIXELS, height=height, width=width, mode=mode)
 
 
 def center_crop(
@@ -208,11 +195,7 @@ def center_crop(
 
         return Box(f(space.low), f(space.high), dtype=space.dtype, layout=_LAYOUTS[dim]), lambda x, _: f(x)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, "center_crop", in_keys, out_keys, default=PIXELS)
-        return map_parts(env, where, where.label(height=height, width=width), fit)
-
-    return apply
+    return map_parts("center_crop", fit, in_keys, out_keys, PIXELS, height=height, width=width)
 
 
 def _channel_dim(transform: str, space: Any, place: str, layout: str | None) -> int:

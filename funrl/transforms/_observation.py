@@ -6,10 +6,9 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
-from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform
-from funrl.transforms._parts import Map, as_box, check_tensor, map_parts, misfit, moved, parts
+from funrl.transforms._parts import Map, as_box, check_tensor, map_parts, misfit, moved
 
 
 def observation_norm(
@@ -60,11 +59,7 @@ def observation_norm(
         one, other = f(space.low, torch.float32), f(space.high, torch.float32)
         return Box(torch.minimum(one, other), torch.maximum(one, other), dtype=one.dtype, layout=space.layout), f
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, "observation_norm", in_keys, out_keys)
-        return map_parts(env, where, where.label(loc=loc, scale=scale), fit)
-
-    return apply
+    return map_parts("observation_norm", fit, in_keys, out_keys, loc=loc, scale=scale)
 
 
 def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
@@ -99,11 +94,7 @@ def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: 
             followed = Box(box.low.to(dtype), box.high.to(dtype), dtype=dtype, layout=box.layout)
         return followed, lambda x, _: x.to(dtype)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, "cast", in_keys, out_keys)
-        return map_parts(env, where, where.label(dtype=dtype), fit)
-
-    return apply
+    return map_parts("cast", fit, in_keys, out_keys, dtype=dtype)
 
 
 def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
@@ -141,11 +132,7 @@ def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Seque
 
         return Box(0.0, 1.0, (sum(sizes),)), f
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, "discrete_to_one_hot", in_keys, out_keys)
-        return map_parts(env, where, where.label(), fit)
-
-    return apply
+    return map_parts("discrete_to_one_hot", fit, in_keys, out_keys)
 
 
 def flatten_observation(
@@ -282,8 +269,4 @@ def _reshaping(
             raise misfit(name, place, expected, space, f"change {' or '.join(settings)}: these are dimensions of a single observation")
         return moved(space, f), lambda x, _: f(x)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        where = parts(env, name, in_keys, out_keys)
-        return map_parts(env, where, where.label(**settings), fit)
-
-    return apply
+    return map_parts(name, fit, in_keys, out_keys, **settings)

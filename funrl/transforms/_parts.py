@@ -9,7 +9,7 @@ import torch
 from funrl import _check
 from funrl.env import AnyEnv, Timestep, on_host
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
-from funrl.transforms._core import stateless
+from funrl.transforms._core import Transform, stateful, stateless
 
 Map = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
 
@@ -95,23 +95,59 @@ def parts(env: AnyEnv, transform: str, in_keys: Any, out_keys: Any = None, *, de
     return Parts(transform, names, names if outs is None else outs, space)
 
 
-def map_parts(env: AnyEnv, where: Parts, label: str, fit: Callable[[Any, str], tuple[Any, Map]]) -> AnyEnv:
-    """Return ``env`` with a function applied to each part of its observations.
+def map_parts(
+    transform: str, fit: Callable[[Any, str], tuple[Any, Map]], in_keys: Any, out_keys: Any, default: str | None = None, **settings: Any
+) -> Transform:
+    """Return the transform that applies a function to each part of an observation.
 
     Args:
-        env: the environment below.
-        where: its parts.
-        label: the text of the transform in a ``repr``.
+        transform: its name.
         fit: ``fit(space, place) -> (space, f)``: the new space of a part, and ``f(x, dtype)``, where ``dtype`` is the floating-point
             dtype of the episode. It raises if the transform does not apply to the space.
+        in_keys: as for :func:`parts`.
+        out_keys: as for :func:`parts`.
+        default: as for :func:`parts`.
+        **settings: the other arguments of the transform, for its ``repr``.
     """
-    spaces, maps = zip(*[fit(space, place) for space, place in where.spaces()], strict=True)
 
-    def observe(timestep: Timestep) -> Timestep:
-        values = [f(x, timestep.reward.dtype) for f, x in zip(maps, where.read(timestep.observation), strict=True)]
-        return timestep.replace(observation=where.write(timestep.observation, values))
+    def apply(env: AnyEnv) -> AnyEnv:
+        where = parts(env, transform, in_keys, out_keys, default=default)
+        spaces, maps = zip(*[fit(space, place) for space, place in where.spaces()], strict=True)
 
-    return stateless(env, label, start=observe, finish=observe, observation_space=where.replace(spaces))
+        def observe(timestep: Timestep) -> Timestep:
+            values = [f(x, timestep.reward.dtype) for f, x in zip(maps, where.read(timestep.observation), strict=True)]
+            return timestep.replace(observation=where.write(timestep.observation, values))
+
+        return stateless(env, where.label(**settings), start=observe, finish=observe, observation_space=where.replace(spaces))
+
+    return apply
+
+
+def followed_entry(
+    transform: str,
+    out_key: Any,
+    space: Any,
+    first: Callable[[Timestep], torch.Tensor],
+    follow: Callable[[torch.Tensor, Timestep], torch.Tensor],
+    **settings: Any,
+) -> Transform:
+    """Return the transform that adds an entry: ``first(timestep)`` after a reset, and then ``follow(entry, timestep)`` after each step."""
+
+    def apply(env: AnyEnv) -> AnyEnv:
+        put, spaces = add_entry(env, transform, out_key, space)
+
+        def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
+            entry = first(timestep)
+            return entry, put(timestep, entry)
+
+        def finish(entry: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
+            entry = follow(entry, timestep)
+            return entry, put(timestep, entry)
+
+        shown = label(transform, **settings, out_key=out_key)
+        return stateful(env, shown, start=start, finish=finish, observation_space=spaces)
+
+    return apply
 
 
 def add_entry(env: AnyEnv, transform: str, name: Any, space: Any) -> tuple[Callable[[Timestep, torch.Tensor], Timestep], Any]:

@@ -7,8 +7,8 @@ import torch
 from funrl import _check
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box
-from funrl.transforms._core import Transform, stateful, stateless
-from funrl.transforms._parts import add_entry, label
+from funrl.transforms._core import Transform, stateless
+from funrl.transforms._parts import followed_entry, label
 
 
 def reward_scale(scale: float, *, loc: float = 0.0) -> Transform:
@@ -90,20 +90,10 @@ def reward_sum(*, out_key: str = "episode_return") -> Transform:
         tensor(3.)
     """
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        put, space = add_entry(env, "reward_sum", out_key, Box(-math.inf, math.inf, ()))
-
-        def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
-            zero = torch.zeros_like(timestep.reward)
-            return zero, put(timestep, zero)
-
-        def finish(total: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
-            total = total + timestep.reward
-            return total, put(timestep, total)
-
-        return stateful(env, label("reward_sum", out_key=out_key), start=start, finish=finish, observation_space=space)
-
-    return apply
+    space = Box(-math.inf, math.inf, ())
+    return followed_entry(
+        "reward_sum", out_key, space, lambda timestep: torch.zeros_like(timestep.reward), lambda total, timestep: total + timestep.reward
+    )
 
 
 def target_return(target: float, *, mode: str = "reduce", out_key: str = "target_return") -> Transform:
@@ -132,18 +122,10 @@ def target_return(target: float, *, mode: str = "reduce", out_key: str = "target
     _check.number("target_return: target", target)
     _check.one_of("target_return: mode", mode, ("reduce", "constant"))
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        put, space = add_entry(env, "target_return", out_key, Box(-math.inf, math.inf, ()))
+    def first(timestep: Timestep) -> torch.Tensor:
+        return torch.full_like(timestep.reward, target)
 
-        def start(timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
-            left = torch.full_like(timestep.reward, target)
-            return left, put(timestep, left)
+    def follow(left: torch.Tensor, timestep: Timestep) -> torch.Tensor:
+        return left - timestep.reward if mode == "reduce" else left
 
-        def finish(left: torch.Tensor, timestep: Timestep) -> tuple[torch.Tensor, Timestep]:
-            left = left - timestep.reward if mode == "reduce" else left
-            return left, put(timestep, left)
-
-        shown = label("target_return", target=target, mode=mode, out_key=out_key)
-        return stateful(env, shown, start=start, finish=finish, observation_space=space)
-
-    return apply
+    return followed_entry("target_return", out_key, Box(-math.inf, math.inf, ()), first, follow, target=target, mode=mode)

@@ -12,7 +12,7 @@ from the front; their errors name the leaf that does not have them.
 
 from funrl.tree._batch import cat, gather, index, one_hot as one_hot, rows as rows, set, split, stack, unbind, where
 from funrl.tree._names import exclude, flatten_keys, get, rename, select, unflatten_keys, update
-from funrl.tree._nodes import Replaceable, dataclass, static
+from funrl.tree._nodes import Replaceable, constant as constant, dataclass, static
 from funrl.tree._shapes import batch_shape, expand, flatten_batch, permute, reshape, squeeze, unsqueeze
 from funrl.tree._storage import load, load_memmap, memmap, memmap_like, pin_memory, save, share_memory
 from funrl.tree._values import allclose, clone, contiguous, describe, equal, global_norm as global_norm, nbytes, ravel, to, zeros_like

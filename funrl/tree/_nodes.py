@@ -60,6 +60,20 @@ def static(**options: Any) -> Any:
     return dataclasses.field(metadata=metadata, **options)
 
 
+def constant(value: Any) -> Any:
+    """Note beside a field the number, or list of numbers, by which :func:`funrl.env.constants` fills it.
+
+    Example:
+        >>> from funrl.env import constants
+        >>> @dataclass
+        ... class BallParams:
+        ...     gravity: Any = constant(9.8)
+        >>> constants(BallParams).gravity
+        tensor(9.8000)
+    """
+    return dataclasses.field(metadata={"constant": value})
+
+
 class Replaceable:
     """Base class that declares ``replace`` of a :func:`dataclass` for type checkers, which cannot see methods added by a decorator.
 
@@ -81,7 +95,7 @@ class Replaceable:
         return CLASSES[kind._funrl_id](**{**fields, **changes})
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, constant, dataclasses.field))
 def dataclass(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that optree and torch treat as a pytree.
 

@@ -167,8 +167,8 @@ def negative_reward(batch):
 
 
 FAULTS = {
-    "bootstraps from a terminal state": ("dqn", (algos.dqn, "double_dqn_loss"), with_batch(without_end), {"value", "discount"}),
-    "takes a cut-off for an end": ("c51", (algos.dqn, "double_c51_loss"), with_batch(cut_off_is_end), {"truncation"}),
+    "bootstraps from a terminal state": ("dqn", (algos.dqn, "dqn_loss"), with_batch(without_end), {"value", "discount"}),
+    "takes a cut-off for an end": ("c51", (algos.dqn, "c51_loss"), with_batch(cut_off_is_end), {"truncation"}),
     "the actor moves the critic": ("ddpg", (ddpg_losses, "detach"), undetached, {"value"}),
     "the actor goes down": ("td3", (algos.td3, "td3_actor_loss"), negated, {"action", "observation"}),
     "mixes up rows": ("sac", (algos.sac, "sac_loss"), with_batch(mixed_rows), {"observation"}),

@@ -6,7 +6,15 @@ from torch.func import vmap
 from funrl import nn, random, tree
 from funrl.distributions import Categorical
 from funrl.env import Transition
-from funrl.losses import ActorCritic, SoftActorCritic
+from funrl.losses import (
+    ActorCritic,
+    SoftActorCritic,
+    crossq_actor_loss,
+    crossq_critic_loss,
+    td3_actor_loss,
+    td3_critic_loss,
+    temperature_loss,
+)
 from tests.support import same
 
 OBSERVATIONS, ACTIONS = 4, 3
@@ -150,6 +158,26 @@ def soft_actor_critic(seed=0, dtype=torch.float64, members=2, discrete=False):
         critic=parameters(net, seed + 1, inputs, dtype, members),
         log_alpha=torch.tensor(-0.7, dtype=dtype),
     )
+
+
+def td3_sum(params, target_params, key, batch, *, weight=None, **options):
+    """The losses of TD3 as one, of both critics and of the actor."""
+    networks = {"actor": actor, "critic": critics, "weight": weight}
+    critic_loss, metrics = td3_critic_loss(params.critic, target_params, key, batch, **networks, **options)
+    actor_loss, more = td3_actor_loss(params.actor, params.critic, batch, **networks)
+    return critic_loss + actor_loss, {**metrics, **more}
+
+
+def crossq_sum(params, statistics, key, batch, *, actor, target_entropy, weight=None, **options):
+    """The losses of CrossQ as one, of the critics, the actor and the temperature."""
+    options = {"critic": normalized_critics, "frozen_critic": frozen_critics, **options}
+    frozen_critic, (critic_key, actor_key) = options.pop("frozen_critic"), random.split(key)
+    both = {"actor": actor, "weight": weight}
+    critic_loss, metrics = crossq_critic_loss(params.critic, params, statistics, critic_key, batch, **both, **options)
+    actor_loss, more = crossq_actor_loss(params.actor, params, statistics, actor_key, batch, frozen_critic=frozen_critic, **both)
+    log_prob = more.pop("log_prob")
+    temperature, last = temperature_loss(params.log_alpha, log_prob, target_entropy=target_entropy, weight=weight)
+    return critic_loss + actor_loss + temperature, {**metrics, **more, **last}
 
 
 def leaves_of_autograd(params):

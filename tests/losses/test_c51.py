@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import grad, grad_and_value
 
-from funrl.losses import c51_loss, double_c51_loss, project_categorical
+from funrl.losses import c51_loss, project_categorical
 from tests.losses.batches import ACTIONS, OBSERVATIONS, normal, transitions, unused, weights
 from tests.oracles import losses
 from tests.oracles.deepmind import rlax
@@ -43,8 +43,8 @@ def test_projection_at_the_edges_and_on_the_atoms():
 
 
 @pytest.mark.filterwarnings("ignore:Rlax categorical_cross_entropy:PendingDeprecationWarning")
-@pytest.mark.parametrize("loss, double", [(c51_loss, False), (double_c51_loss, True)])
-def test_agrees_with_rlax(loss, double):
+@pytest.mark.parametrize("double", [False, True])
+def test_agrees_with_rlax(double):
     """Value and gradient of a linear network, with weights and a discount for each sample."""
     batch, weight = transitions(discrete=True, dtype=torch.float32), weights(dtype=torch.float32)
     gamma = torch.linspace(0.8, 1.0, 12)
@@ -63,9 +63,8 @@ def test_agrees_with_rlax(loss, double):
             each = jax.vmap(rlax.categorical_q_learning, (None, 0, 0, 0, 0, None, 0))(*arguments)
         return jnp.mean(weight.numpy() * each)
 
-    gradient, (got, metrics) = grad_and_value(loss, has_aux=True)(
-        W, TARGET_W, batch, apply=linear, support=SUPPORT, gamma=gamma, weight=weight
-    )
+    options = {"support": SUPPORT, "gamma": gamma, "weight": weight, "chooser_apply": linear if double else None}
+    gradient, (got, metrics) = grad_and_value(c51_loss, has_aux=True)(W, TARGET_W, batch, apply=linear, **options)
     value, expected_gradient = jax.value_and_grad(expected)(W.numpy())
     close(got, value)
     close(gradient, expected_gradient)
@@ -89,12 +88,12 @@ def test_the_error_is_a_divergence():
     assert loss > 0.5 and metrics["td_error"] < 1e-6 and gradient.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("loss", [c51_loss, double_c51_loss])
-def test_targets_carry_no_gradient(loss):
+@pytest.mark.parametrize("chooser", [None, linear])
+def test_targets_carry_no_gradient(chooser):
     batch = transitions(discrete=True, dtype=torch.float32)
-    options = {"apply": linear, "support": SUPPORT, "gamma": 0.9}
-    assert unused(grad(lambda p: loss(W, p, batch, **options)[0])(TARGET_W))
-    assert unused(grad(lambda x: loss(W, TARGET_W, batch.replace(next_observation=x), **options)[0])(batch.next_observation))
+    options = {"apply": linear, "chooser_apply": chooser, "support": SUPPORT, "gamma": 0.9}
+    assert unused(grad(lambda p: c51_loss(W, p, batch, **options)[0])(TARGET_W))
+    assert unused(grad(lambda x: c51_loss(W, TARGET_W, batch.replace(next_observation=x), **options)[0])(batch.next_observation))
 
 
 B = transitions(4, discrete=True, dtype=torch.float32)
@@ -107,7 +106,7 @@ B = transitions(4, discrete=True, dtype=torch.float32)
         (lambda: project_categorical(SUPPORT, SUPPORT, SUPPORT[:1]), ValueError, r"support: .* K at least 2, got \[1\]"),
         (lambda: c51_loss(W, W, B, apply=linear, support=SUPPORT[:6], gamma=0.9), ValueError, r"logits: .*\[4, A, 6\], got \[4, 3, 7\]"),
         (lambda: c51_loss(W, W, B, apply=linear, support=SUPPORT.int(), gamma=0.9), TypeError, "c51_loss: support: .* got torch.int32"),
-        (lambda: double_c51_loss(W, W, B, apply=linear, support=SUPPORT, gamma=2.0), ValueError, "double_c51_loss: gamma: .* got 2.0"),
+        (lambda: c51_loss(W, W, B, apply=linear, support=SUPPORT, gamma=2.0), ValueError, "c51_loss: gamma: .* got 2.0"),
         (lambda: c51_loss(W, W, transitions(4), apply=linear, support=SUPPORT, gamma=0.9), TypeError, "action: expected a tensor"),
     ],
 )

@@ -1,7 +1,7 @@
 """The contract of every loss of a whole learner: masks, weights, dtypes, transforms and compiled programs."""
 
-import functools
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,15 +22,15 @@ from tests.losses.batches import (
     categorical,
     critic,
     critics,
-    frozen_critics,
+    crossq_sum,
     normalized_actor_critic,
-    normalized_critics,
     parameters,
     policy_and_value,
     q_critics,
     q_values,
     same,
     soft_actor_critic,
+    td3_sum,
     transitions,
     unused,
     weights,
@@ -115,22 +115,16 @@ def kl(p, t, k, b, n, w):
 SOFT = {"actor": squashed, "critic": critics, "target_entropy": -3.0}
 OFF_POLICY = {
     "dqn_loss": Family(q_learning(losses.dqn_loss, q_values), net(Q)),
-    "double_dqn_loss": Family(q_learning(losses.double_dqn_loss, q_values), net(Q)),
+    "dqn_loss, double": Family(q_learning(partial(losses.dqn_loss, chooser_apply=q_values), q_values), net(Q)),
     "c51_loss": Family(q_learning(losses.c51_loss, atoms, support=support), net(ATOMS)),
-    "double_c51_loss": Family(q_learning(losses.double_c51_loss, atoms, support=support), net(ATOMS)),
+    "c51_loss, double": Family(q_learning(partial(losses.c51_loss, chooser_apply=atoms), atoms, support=support), net(ATOMS)),
     "qr_dqn_loss": Family(q_learning(losses.qr_dqn_loss, atoms), net(ATOMS)),
-    "double_qr_dqn_loss": Family(q_learning(losses.double_qr_dqn_loss, atoms), net(ATOMS)),
+    "qr_dqn_loss, double": Family(q_learning(partial(losses.qr_dqn_loss, chooser_apply=atoms), atoms), net(ATOMS)),
     "ddpg_loss": Family(without_key(losses.ddpg_loss, actor=actor, critic=critic), pair(actor_critic), False),
-    "td3_loss": Family(
-        with_key(losses.td3_loss, actor=actor, critic=critics), pair(lambda seed, dtype: actor_critic(seed, dtype, members=2)), False
-    ),
+    "td3, sum": Family(with_key(td3_sum), pair(lambda seed, dtype: actor_critic(seed, dtype, members=2)), False),
     "sac_loss": Family(with_key(losses.sac_loss, **SOFT), soft(2), False),
     "redq_loss": Family(with_key(losses.redq_loss, **SOFT), soft(4), False),
-    "crossq_loss": Family(
-        with_key(losses.crossq_loss, **{**SOFT, "critic": normalized_critics, "frozen_critic": frozen_critics}),
-        normalized_actor_critic,
-        False,
-    ),
+    "crossq, sum": Family(with_key(crossq_sum, actor=squashed, target_entropy=-3.0), normalized_actor_critic, False),
     "sac_discrete_loss": Family(
         without_key(losses.sac_discrete_loss, actor=categorical, critic=q_critics, target_entropy=0.8), soft(2, discrete=True)
     ),
@@ -168,7 +162,8 @@ def test_every_loss_is_here():
     pieces = {"temperature_loss", "clipped_value_loss", "expectile_loss", "advantage_weighted_loss", "ensemble_diversity_loss"}
     offline = {name for name in losses.__all__ if name.startswith(("bc_", "iql_", "discrete_cql", "decision_transformer"))}
     elsewhere = offline  # test_offline.py
-    assert FAMILIES.keys() == {name for name in losses.__all__ if name.endswith("_loss")} - parts - pieces - elsewhere
+    whole = {name for name in losses.__all__ if name.endswith("_loss")} - parts - pieces - elsewhere
+    assert {name.partition(",")[0] for name in FAMILIES} == whole | {"td3", "crossq"}
 
 
 @over(OFF_POLICY | IMPALA)
@@ -184,7 +179,7 @@ def test_terminated_alone_masks_a_bootstrap(family):
         return loss(next_observation=other, **fields) - loss(**fields)
 
     no, yes = torch.zeros(12, dtype=torch.bool), torch.ones(12, dtype=torch.bool)
-    if family is not OFF_POLICY["crossq_loss"]:  # whose normalisation looks at both halves
+    if family is not OFF_POLICY["crossq, sum"]:  # whose normalisation looks at both halves
         assert at_next(terminated=yes, truncated=no).abs() < 1e-12
     assert at_next(terminated=no, truncated=no).abs() > 1e-3
     assert at_next(terminated=no, truncated=yes).abs() > 1e-3
@@ -240,7 +235,7 @@ def test_dtypes_stay_and_nothing_is_changed(family):
     params, target, key, batch, number = given
     narrow = family.call(*cast((params, target)), key, cast(batch), number, None)
     assert all(x.dtype == torch.float64 for x in tree.leaves(wide)) and all(x.dtype == torch.float32 for x in tree.leaves(narrow))
-    if family not in (OFF_POLICY["td3_loss"], OFF_POLICY["sac_loss"], OFF_POLICY["redq_loss"], OFF_POLICY["crossq_loss"]):
+    if family not in (OFF_POLICY["td3, sum"], OFF_POLICY["sac_loss"], OFF_POLICY["redq_loss"], OFF_POLICY["crossq, sum"]):
         same(tree.map(torch.Tensor.double, narrow), wide, rtol=1e-4, atol=1e-5)  # the others draw other noise in another dtype
     assert not any(x.requires_grad for x in tree.leaves(wide[1]))
 
@@ -257,7 +252,7 @@ def test_metrics_carry_no_gradient():
         assert loss.requires_grad and not any(x.requires_grad for x in tree.leaves(metrics))
 
 
-@functools.cache
+@cache
 def agents(name):
     """Three learners that differ in params, targets, keys, batches and numbers; and a step of all of them, one by one."""
     family = FAMILIES[name]

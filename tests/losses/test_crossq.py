@@ -3,9 +3,10 @@ import torch
 from torch.func import grad, grad_and_value
 
 from funrl import random, tree
-from funrl.losses import crossq_actor_loss, crossq_critic_loss, crossq_loss
+from funrl.losses import crossq_actor_loss, crossq_critic_loss
 from tests.losses.batches import (
     ACTOR,
+    crossq_sum,
     frozen_critics,
     gaussian,
     leaves_of_autograd,
@@ -21,8 +22,7 @@ from tests.oracles import losses
 
 PARAMS, MOMENTS = normalized_actor_critic(0)
 BATCH, WEIGHT, KEY = transitions(), weights(), random.key(7)
-NETWORKS = {"critic": normalized_critics, "frozen_critic": frozen_critics}
-OPTIONS = {"gamma": 0.9, "target_entropy": -2.5, **NETWORKS}
+OPTIONS = {"gamma": 0.9, "target_entropy": -2.5}
 
 
 def policy(params):
@@ -32,9 +32,9 @@ def policy(params):
 def test_agrees_with_plain_batch_normalisation():
     """One forward pass of both halves, whose normalisation lets gradients of the first half reach both; none comes from the targets."""
     drawn = []
-    crossq_loss(PARAMS, MOMENTS, KEY, BATCH, actor=gaussian(drawn), weight=WEIGHT, **OPTIONS)
+    crossq_sum(PARAMS, MOMENTS, KEY, BATCH, actor=gaussian(drawn), weight=WEIGHT, **OPTIONS)
     next_noise, noise = drawn
-    gradient, (loss, metrics) = grad_and_value(crossq_loss, has_aux=True)(
+    gradient, (loss, metrics) = grad_and_value(crossq_sum, has_aux=True)(
         PARAMS, MOMENTS, KEY, BATCH, actor=gaussian([]), weight=WEIGHT, **OPTIONS
     )
     learned, leaves = leaves_of_autograd(PARAMS)
@@ -91,7 +91,7 @@ def test_what_carries_no_gradient():
 
 
 def call(params=PARAMS, batch=BATCH, **options):
-    return lambda: crossq_loss(params, MOMENTS, KEY, batch, **{"actor": gaussian([]), **OPTIONS} | options)
+    return lambda: crossq_sum(params, MOMENTS, KEY, batch, **{"actor": gaussian([]), **OPTIONS} | options)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,11 @@ def call(params=PARAMS, batch=BATCH, **options):
         (call(frozen_critic=lambda p, m, s, a: s[:, 0]), ValueError, r"critic's values: expected the shape \[E, 12\], got \[12\]"),
         (call(gamma=1.5), ValueError, "crossq_critic_loss: gamma: .* got 1.5"),
         (call(weight=WEIGHT[:, None]), ValueError, r"weight: .* got \[12, 1\]"),
-        (call(params=PARAMS.actor), TypeError, "crossq_loss: params: .*SoftActorCritic"),
+        (
+            lambda: crossq_actor_loss(PARAMS.actor, PARAMS.actor, MOMENTS, KEY, BATCH, actor=gaussian([]), frozen_critic=frozen_critics),
+            TypeError,
+            "sac_actor_loss: params: .*SoftActorCritic",
+        ),
     ],
 )
 def test_errors(call, error, message):

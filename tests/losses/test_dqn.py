@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import chex
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch.func import grad, grad_and_value
 
 from funrl.env import Transition
-from funrl.losses import double_c51_loss, double_dqn_loss, double_qr_dqn_loss, dqn_loss, huber
+from funrl.losses import c51_loss, dqn_loss, huber, qr_dqn_loss
 from tests.losses.batches import ACTIONS, OBSERVATIONS, Q, normal, parameters, q_values, transitions, unused, weights
 from tests.oracles.deepmind import rlax
 
@@ -34,8 +35,8 @@ def test_huber_agrees_with_rlax():
     assert torch.equal(huber(x, delta=math.inf), 0.5 * x.square())
 
 
-@pytest.mark.parametrize("loss, double", [(dqn_loss, False), (double_dqn_loss, True)])
-def test_agrees_with_rlax(loss, double):
+@pytest.mark.parametrize("double", [False, True])
+def test_agrees_with_rlax(double):
     """Value, gradient and errors of a linear network, with weights and a discount for each sample."""
     batch, weight = transitions(discrete=True, dtype=torch.float32), weights(dtype=torch.float32)
     gamma = torch.linspace(0.8, 1.0, 12)
@@ -52,7 +53,8 @@ def test_agrees_with_rlax(loss, double):
             errors = jax.vmap(rlax.q_learning)(observation @ w, action, reward, discount, next_observation @ TARGET_W.numpy())
         return jnp.mean(weight.numpy() * rlax.huber_loss(errors, 1.0)), errors
 
-    gradient, (got, metrics) = grad_and_value(loss, has_aux=True)(W, TARGET_W, batch, apply=linear, gamma=gamma, weight=weight)
+    options = {"gamma": gamma, "weight": weight, "chooser_apply": linear if double else None}
+    gradient, (got, metrics) = grad_and_value(dqn_loss, has_aux=True)(W, TARGET_W, batch, apply=linear, **options)
     (value, errors), expected_gradient = jax.value_and_grad(expected, has_aux=True)(W.numpy())
     close(got, value)
     close(gradient, expected_gradient)
@@ -88,10 +90,10 @@ def test_the_learned_network_chooses_in_double_learning():
         return params
 
     assert dqn_loss(learned, target, batch, apply=apply, gamma=1.0)[1]["target_mean"] == 5.0
-    assert double_dqn_loss(learned, target, batch, apply=apply, gamma=1.0)[1]["target_mean"] == 3.0
+    assert dqn_loss(learned, target, batch, apply=apply, chooser_apply=apply, gamma=1.0)[1]["target_mean"] == 3.0
 
 
-@pytest.mark.parametrize("loss", [dqn_loss, double_dqn_loss])
+@pytest.mark.parametrize("loss", [dqn_loss, partial(dqn_loss, chooser_apply=q_values)])
 def test_another_function_may_take_the_target_params(loss):
     batch, params = transitions(discrete=True), parameters(Q, 3, OBSERVATIONS)
     got = loss(params, params, batch, apply=q_values, target_apply=lambda p, x: 2 * q_values(p, x), gamma=0.9)[1]["target_mean"]
@@ -99,7 +101,7 @@ def test_another_function_may_take_the_target_params(loss):
     torch.testing.assert_close(got, batch.reward.mean() + 2 * plain)
 
 
-@pytest.mark.parametrize("loss", [dqn_loss, double_dqn_loss])
+@pytest.mark.parametrize("loss", [dqn_loss, partial(dqn_loss, chooser_apply=q_values)])
 def test_targets_carry_no_gradient(loss):
     batch, params, target = transitions(discrete=True), parameters(Q, 3, OBSERVATIONS), parameters(Q, 4, OBSERVATIONS)
     assert unused(grad(lambda p: loss(params, p, batch, apply=q_values, gamma=0.9)[0])(target))
@@ -109,8 +111,8 @@ def test_targets_carry_no_gradient(loss):
 B = transitions(4, discrete=True, dtype=torch.float32)
 
 
-def call(batch=B, loss=dqn_loss, apply=linear, **options):
-    return lambda: loss(W, TARGET_W, batch, **{"apply": apply, "gamma": 0.9} | options)
+def call(batch=B, apply=linear, **options):
+    return lambda: dqn_loss(W, TARGET_W, batch, **{"apply": apply, "gamma": 0.9} | options)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,11 @@ def call(batch=B, loss=dqn_loss, apply=linear, **options):
         (call(gamma=1.5), ValueError, r"dqn_loss: gamma: expected a number in \[0, 1\], got 1.5"),
         (call(gamma=torch.ones(4, 1)), ValueError, r"gamma: .* shape \[\] or \[4\], got \[4, 1\]"),
         (call(huber_delta=-1.0), ValueError, "huber_delta: expected a number of at least 0, got -1.0"),
-        (call(loss=double_dqn_loss, batch=transitions(4)), TypeError, "double_dqn_loss: batch.action"),
+        (
+            call(chooser_apply=lambda p, x: x[:2]),
+            ValueError,
+            r"apply's values of next_observation: expected the shape \[4, A\], got \[2, 4\]",
+        ),
     ],
 )
 def test_errors(call, error, message):
@@ -148,9 +154,9 @@ def test_a_noisy_choice_has_a_noise_of_its_own():
         truncated=torch.tensor([False, False]), next_observation=torch.eye(2), extras=(),
     )  # fmt: skip
     for loss, tail, options in (
-        (double_dqn_loss, (), {}),
-        (double_c51_loss, (3,), {"support": torch.tensor([0.0, 1.0, 2.0])}),
-        (double_qr_dqn_loss, (3,), {}),
+        (dqn_loss, (), {}),
+        (c51_loss, (3,), {"support": torch.tensor([0.0, 1.0, 2.0])}),
+        (qr_dqn_loss, (3,), {}),
     ):
         seen = []
 

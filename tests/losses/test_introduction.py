@@ -124,8 +124,9 @@ def test_ddpg():
 def test_dqn():
     net = nn.mlp((8,), 2)
     params = net.init(KEY, torch.zeros(3))
-    for loss in (losses.dqn_loss, losses.double_dqn_loss):
-        first, last, metrics = descend(loss, params, params, batch(actions=2), apply=net.apply, gamma=0.99)
+    for chooser in (None, net.apply):
+        options = {"apply": net.apply, "chooser_apply": chooser, "gamma": 0.99}
+        first, last, metrics = descend(losses.dqn_loss, params, params, batch(actions=2), **options)
         assert last < first and metrics["td_error"].shape == (10,)
 
 

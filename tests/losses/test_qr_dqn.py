@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import grad, grad_and_value
 
-from funrl.losses import double_qr_dqn_loss, qr_dqn_loss, quantile_huber
+from funrl.losses import qr_dqn_loss, quantile_huber
 from tests.losses.batches import ACTIONS, OBSERVATIONS, normal, transitions, unused, weights
 from tests.oracles.deepmind import rlax
 
@@ -45,8 +45,8 @@ def test_the_minimum_is_at_the_quantiles():
     assert (off > 0.04).all()
 
 
-@pytest.mark.parametrize("loss, double", [(qr_dqn_loss, False), (double_qr_dqn_loss, True)])
-def test_agrees_with_rlax(loss, double):
+@pytest.mark.parametrize("double", [False, True])
+def test_agrees_with_rlax(double):
     """Value and gradient of a linear network, with weights and a discount for each sample. rlax has quantiles before actions."""
     batch, weight = transitions(discrete=True, dtype=torch.float32), weights(dtype=torch.float32)
     gamma = torch.linspace(0.8, 1.0, 12)
@@ -64,7 +64,8 @@ def test_agrees_with_rlax(loss, double):
         )
         return jnp.mean(weight.numpy() * each)
 
-    gradient, (got, metrics) = grad_and_value(loss, has_aux=True)(W, TARGET_W, batch, apply=linear, gamma=gamma, weight=weight)
+    options = {"gamma": gamma, "weight": weight, "chooser_apply": linear if double else None}
+    gradient, (got, metrics) = grad_and_value(qr_dqn_loss, has_aux=True)(W, TARGET_W, batch, apply=linear, **options)
     value, expected_gradient = jax.value_and_grad(expected)(W.numpy())
     close(got, value)
     close(gradient, expected_gradient)
@@ -80,11 +81,12 @@ def test_a_terminated_step_has_its_reward_alone():
     torch.testing.assert_close(metrics["target_mean"], batch.reward.mean())
 
 
-@pytest.mark.parametrize("loss", [qr_dqn_loss, double_qr_dqn_loss])
-def test_targets_carry_no_gradient(loss):
+@pytest.mark.parametrize("chooser", [None, linear])
+def test_targets_carry_no_gradient(chooser):
     batch = transitions(discrete=True, dtype=torch.float32)
-    assert unused(grad(lambda p: loss(W, p, batch, apply=linear, gamma=0.9)[0])(TARGET_W))
-    assert unused(grad(lambda x: loss(W, TARGET_W, batch.replace(next_observation=x), apply=linear, gamma=0.9)[0])(batch.observation))
+    options = {"apply": linear, "chooser_apply": chooser, "gamma": 0.9}
+    assert unused(grad(lambda p: qr_dqn_loss(W, p, batch, **options)[0])(TARGET_W))
+    assert unused(grad(lambda x: qr_dqn_loss(W, TARGET_W, batch.replace(next_observation=x), **options)[0])(batch.observation))
 
 
 B = transitions(4, discrete=True, dtype=torch.float32)
@@ -101,7 +103,7 @@ B = transitions(4, discrete=True, dtype=torch.float32)
             TypeError,
             "qr_dqn_loss: batch.action: expected a tensor of integers",
         ),
-        (lambda: double_qr_dqn_loss(W, W, B, apply=linear, gamma=-1.0), ValueError, "double_qr_dqn_loss: gamma"),
+        (lambda: qr_dqn_loss(W, W, B, apply=linear, gamma=-1.0), ValueError, "qr_dqn_loss: gamma"),
     ],
 )
 def test_errors(call, error, message):

@@ -103,7 +103,7 @@ def call(**options):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (call(actor=actor), TypeError, "sac_critic_loss: actor: .*sample_with_log_prob.* got float64 .*; .*ddpg_loss or td3_loss"),
+        (call(actor=actor), TypeError, "sac_critic_loss: actor: .*sample_with_log_prob.* got float64 .*; .*ddpg_loss or td3_critic_loss"),
         (call(critic=lambda p, s, a: critics(p, s, a)[0]), ValueError, r"of next_observation: expected the shape \[E, 12\], got \[12\]"),
         (call(gamma=-0.1), ValueError, "sac_critic_loss: gamma: .* got -0.1"),
         (call(weight=WEIGHT[:, None]), ValueError, r"weight: .* got \[12, 1\]"),

@@ -3,7 +3,7 @@ import torch
 from torch.func import grad, grad_and_value
 
 from funrl import random
-from funrl.losses import td3_actor_loss, td3_critic_loss, td3_loss
+from funrl.losses import td3_actor_loss, td3_critic_loss
 from tests.losses.batches import (
     ACTIONS,
     actor,
@@ -12,6 +12,7 @@ from tests.losses.batches import (
     leaves_of_autograd,
     member,
     same_as_autograd,
+    td3_sum,
     transitions,
     unused,
     weights,
@@ -25,9 +26,7 @@ NETWORKS = {"actor": actor, "critic": critics}
 
 def test_agrees_with_the_naive_loop():
     options = {"noise_std": 0.8, "noise_clip": 0.6, "low": -0.9, "high": 0.7}
-    gradient, (loss, metrics) = grad_and_value(td3_loss, has_aux=True)(
-        PARAMS, TARGET, KEY, BATCH, gamma=0.9, weight=WEIGHT, **options, **NETWORKS
-    )
+    gradient, (loss, metrics) = grad_and_value(td3_sum, has_aux=True)(PARAMS, TARGET, KEY, BATCH, gamma=0.9, weight=WEIGHT, **options)
     learned, leaves = leaves_of_autograd(PARAMS)
     noise = 0.8 * random.normal(KEY, (12, ACTIONS), dtype=torch.float64)
     assert (noise.abs() > 0.6).any()
@@ -85,14 +84,14 @@ def test_the_target_is_the_smaller_and_the_first_critic_judges():
 
 
 def test_what_carries_no_gradient():
-    assert unused(grad(lambda t: td3_loss(PARAMS, t, KEY, BATCH, gamma=0.9, **NETWORKS)[0])(TARGET))
+    assert unused(grad(lambda t: td3_sum(PARAMS, t, KEY, BATCH, gamma=0.9)[0])(TARGET))
     assert unused(grad(lambda c: td3_actor_loss(PARAMS.actor, c, BATCH, **NETWORKS)[0])(PARAMS.critic))
-    next_gradient = grad(lambda x: td3_loss(PARAMS, TARGET, KEY, BATCH.replace(next_observation=x), gamma=0.9, **NETWORKS)[0])
+    next_gradient = grad(lambda x: td3_sum(PARAMS, TARGET, KEY, BATCH.replace(next_observation=x), gamma=0.9)[0])
     assert unused(next_gradient(BATCH.next_observation))
 
 
 def call(**options):
-    return lambda: td3_loss(PARAMS, TARGET, KEY, BATCH, **{"gamma": 0.9, **NETWORKS} | options)
+    return lambda: td3_critic_loss(PARAMS.critic, TARGET, KEY, BATCH, **{"gamma": 0.9, **NETWORKS} | options)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +101,16 @@ def call(**options):
         (call(noise_clip=-0.1), ValueError, "noise_clip"),
         (call(low=1.0, high=-1.0), ValueError, "low and high: expected low < high, got 1.0 and -1.0"),
         (call(critic=lambda p, s, a: critics(p, s, a)[0]), ValueError, r"next_observation: expected the shape \[E, 12\], got \[12\]"),
-        (lambda: td3_loss(PARAMS.actor, TARGET, KEY, BATCH, gamma=0.9, **NETWORKS), TypeError, "td3_loss: params: .*ActorCritic"),
-        (lambda: td3_loss(PARAMS, TARGET, KEY, {}, gamma=0.9, **NETWORKS), TypeError, "batch: expected a funrl.env.Transition"),
+        (
+            lambda: td3_critic_loss(PARAMS.critic, TARGET.critic, KEY, BATCH, gamma=0.9, **NETWORKS),
+            TypeError,
+            "td3_critic_loss: target_params: .*ActorCritic",
+        ),
+        (
+            lambda: td3_critic_loss(PARAMS.critic, TARGET, KEY, {}, gamma=0.9, **NETWORKS),
+            TypeError,
+            "batch: expected a funrl.env.Transition",
+        ),
     ],
 )
 def test_errors(call, error, message):

@@ -84,9 +84,13 @@ def q_losses():
     quantiles = VALUES.unsqueeze(-1).expand(2, 3, 4)
     logits = torch.nn.functional.one_hot((VALUES / 10 - 1).long(), 3) * 100.0
     support = torch.tensor([10.0, 20.0, 30.0])
-    yield from ((getattr(losses, f"{name}dqn_loss"), {"apply": lambda p, o: VALUES}) for name in ("", "double_"))
-    yield from ((getattr(losses, f"{name}qr_dqn_loss"), {"apply": lambda p, o: quantiles}) for name in ("", "double_"))
-    yield from ((getattr(losses, f"{name}c51_loss"), {"apply": lambda p, o: logits, "support": support}) for name in ("", "double_"))
+    for loss, out, options in (
+        (losses.dqn_loss, VALUES, {}),
+        (losses.qr_dqn_loss, quantiles, {}),
+        (losses.c51_loss, logits, {"support": support}),
+    ):
+        apply = lambda p, o, out=out: out  # noqa: E731
+        yield from ((loss, {"apply": apply, "chooser_apply": chooser, **options}) for chooser in (None, apply))
 
 
 def batch_of(action):

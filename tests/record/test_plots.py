@@ -48,7 +48,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
 def drawn(monkeypatch):
     """``drawn(runs)``: the axes of their picture."""
     seen = []
-    monkeypatch.setattr(plots, "_save", lambda axes, path, kind: seen.append(axes))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path, kind="": seen.append(figure.axes[0]))
 
     def draw(runs, **options):
         learning_curves(KEY, runs, "curves.png", **options)

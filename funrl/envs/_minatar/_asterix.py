@@ -25,13 +25,13 @@ class AsterixParams:
         max_steps: the number of steps after which the episode is truncated.
     """
 
-    sticky_action_prob: torch.Tensor
-    gold_prob: torch.Tensor
-    spawn_interval: torch.Tensor
-    move_interval: torch.Tensor
-    ramping: torch.Tensor
-    ramp_interval: torch.Tensor
-    max_steps: torch.Tensor
+    sticky_action_prob: torch.Tensor = tree.constant(0.1)
+    gold_prob: torch.Tensor = tree.constant(1 / 3)
+    spawn_interval: torch.Tensor = tree.constant(10)
+    move_interval: torch.Tensor = tree.constant(5)
+    ramping: torch.Tensor = tree.constant(True)
+    ramp_interval: torch.Tensor = tree.constant(100)
+    max_steps: torch.Tensor = tree.constant(screen.MAX_STEPS)
 
 
 @tree.dataclass
@@ -69,16 +69,7 @@ class AsterixState:
     time: torch.Tensor
 
 
-PARAMS = constants(
-    AsterixParams,
-    sticky_action_prob=0.1,
-    gold_prob=1 / 3,
-    spawn_interval=10,
-    move_interval=5,
-    ramping=True,
-    ramp_interval=100,
-    max_steps=screen.MAX_STEPS,
-)
+PARAMS = constants(AsterixParams)
 OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4), layout="hwc")
 COLOURS = (draw.TEAL, draw.CORAL, draw.PALE, draw.AMBER)
 

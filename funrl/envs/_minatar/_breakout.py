@@ -20,8 +20,8 @@ class BreakoutParams:
         max_steps: int64 []; the number of steps after which the episode is truncated.
     """
 
-    sticky_action_prob: torch.Tensor
-    max_steps: torch.Tensor
+    sticky_action_prob: torch.Tensor = tree.constant(0.1)
+    max_steps: torch.Tensor = tree.constant(screen.MAX_STEPS)
 
 
 @tree.dataclass
@@ -55,7 +55,7 @@ class BreakoutState:
     time: torch.Tensor
 
 
-PARAMS = constants(BreakoutParams, sticky_action_prob=0.1, max_steps=screen.MAX_STEPS)
+PARAMS = constants(BreakoutParams)
 OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4), layout="hwc")
 COLOURS = (draw.TEAL, draw.AMBER, draw.PALE, draw.CORAL)
 

@@ -23,10 +23,10 @@ class FreewayParams:
         max_steps: the number of steps after which the episode is truncated.
     """
 
-    sticky_action_prob: torch.Tensor
-    player_speed: torch.Tensor
-    time_limit: torch.Tensor
-    max_steps: torch.Tensor
+    sticky_action_prob: torch.Tensor = tree.constant(0.1)
+    player_speed: torch.Tensor = tree.constant(3)
+    time_limit: torch.Tensor = tree.constant(2500)
+    max_steps: torch.Tensor = tree.constant(screen.MAX_STEPS)
 
 
 @tree.dataclass
@@ -52,7 +52,7 @@ class FreewayState:
     time: torch.Tensor
 
 
-PARAMS = constants(FreewayParams, sticky_action_prob=0.1, player_speed=3, time_limit=2500, max_steps=screen.MAX_STEPS)
+PARAMS = constants(FreewayParams)
 OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 7), layout="hwc")
 COLOURS = (draw.AMBER, draw.INK, draw.CORAL, draw.TEAL, draw.LEAF, draw.STEEL, draw.PALE)
 

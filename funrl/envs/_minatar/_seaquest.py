@@ -29,17 +29,17 @@ class SeaquestParams:
         max_steps: the number of steps after which the episode is truncated.
     """
 
-    sticky_action_prob: torch.Tensor
-    submarine_prob: torch.Tensor
-    oxygen: torch.Tensor
-    shot_interval: torch.Tensor
-    spawn_interval: torch.Tensor
-    move_interval: torch.Tensor
-    enemy_shot_interval: torch.Tensor
-    diver_spawn_interval: torch.Tensor
-    diver_move_interval: torch.Tensor
-    ramping: torch.Tensor
-    max_steps: torch.Tensor
+    sticky_action_prob: torch.Tensor = tree.constant(0.1)
+    submarine_prob: torch.Tensor = tree.constant(1 / 3)
+    oxygen: torch.Tensor = tree.constant(200)
+    shot_interval: torch.Tensor = tree.constant(5)
+    spawn_interval: torch.Tensor = tree.constant(20)
+    move_interval: torch.Tensor = tree.constant(5)
+    enemy_shot_interval: torch.Tensor = tree.constant(10)
+    diver_spawn_interval: torch.Tensor = tree.constant(30)
+    diver_move_interval: torch.Tensor = tree.constant(5)
+    ramping: torch.Tensor = tree.constant(True)
+    max_steps: torch.Tensor = tree.constant(screen.MAX_STEPS)
 
 
 @tree.dataclass
@@ -108,20 +108,7 @@ class SeaquestState:
     time: torch.Tensor
 
 
-PARAMS = constants(
-    SeaquestParams,
-    sticky_action_prob=0.1,
-    submarine_prob=1 / 3,
-    oxygen=200,
-    shot_interval=5,
-    spawn_interval=20,
-    move_interval=5,
-    enemy_shot_interval=10,
-    diver_spawn_interval=30,
-    diver_move_interval=5,
-    ramping=True,
-    max_steps=screen.MAX_STEPS,
-)
+PARAMS = constants(SeaquestParams)
 OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 10), layout="hwc")
 COLOURS = (draw.TEAL, draw.LEAF, draw.AMBER, draw.PALE, draw.INK, draw.CORAL, draw.STEEL, draw.TEAL, draw.AMBER, draw.AMBER)
 # The maximum numbers of actors at a time: an actor crosses the screen in at most ten moves.

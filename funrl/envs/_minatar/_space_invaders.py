@@ -25,13 +25,13 @@ class SpaceInvadersParams:
         max_steps: the number of steps after which the episode is truncated.
     """
 
-    sticky_action_prob: torch.Tensor
-    shot_interval: torch.Tensor
-    alien_shot_interval: torch.Tensor
-    alien_move_interval: torch.Tensor
-    least_move_interval: torch.Tensor
-    ramping: torch.Tensor
-    max_steps: torch.Tensor
+    sticky_action_prob: torch.Tensor = tree.constant(0.1)
+    shot_interval: torch.Tensor = tree.constant(5)
+    alien_shot_interval: torch.Tensor = tree.constant(10)
+    alien_move_interval: torch.Tensor = tree.constant(12)
+    least_move_interval: torch.Tensor = tree.constant(6)
+    ramping: torch.Tensor = tree.constant(True)
+    max_steps: torch.Tensor = tree.constant(screen.MAX_STEPS)
 
 
 @tree.dataclass
@@ -65,16 +65,7 @@ class SpaceInvadersState:
     time: torch.Tensor
 
 
-PARAMS = constants(
-    SpaceInvadersParams,
-    sticky_action_prob=0.1,
-    shot_interval=5,
-    alien_shot_interval=10,
-    alien_move_interval=12,
-    least_move_interval=6,
-    ramping=True,
-    max_steps=screen.MAX_STEPS,
-)
+PARAMS = constants(SpaceInvadersParams)
 OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 6), layout="hwc")
 COLOURS = (draw.TEAL, draw.CORAL, draw.CORAL, draw.CORAL, draw.AMBER, draw.INK)
 

@@ -32,20 +32,40 @@ from funrl.envs.gymnasium._spaces import Misfit, layout
 from funrl.envs.gymnasium._wrappers import Copied
 
 
-class Copies:
-    """Driver of environments in this process, stepped one after another."""
+class _Driver:
+    """What drivers have in common: the latest observation and info of each copy, and the spaces."""
 
-    def __init__(self, envs: list[gymnasium.Env], name: str, close: Callable[[], None]):
-        self.envs, self.name, self.close = envs, name, close
-        self.layout = layout(envs[0].observation_space, f"{name}: observation_space")
-        self.action_layout = layout(envs[0].action_space, f"{name}: action_space")
-        self.num, self.steps = len(envs), [env.step for env in envs]
-        self.latest: list[Any] = [None] * self.num
-        self.infos: list[dict[str, Any]] = [{} for _ in envs]
+    def __init__(self, num: int, name: str, observation_space: Any, action_space: Any):
+        self.num, self.name = num, name
+        self.layout = layout(observation_space, f"{name}: observation_space")
+        self.action_layout = layout(action_space, f"{name}: action_space")
+        self.latest: list[Any] = [None] * num
+        self.infos: list[dict[str, Any]] = [{}] * num
         self.options: dict[str, Any] | None = None
 
     def name_of(self, i: int) -> str:
-        return self.name if self.num == 1 else f"{self.name}: copy {i}"
+        return f"{self.name}: copy {i}"
+
+    def observe(self) -> Any:
+        try:
+            return self.layout.stack(self.latest)
+        except Misfit:
+            for i, observation in enumerate(self.latest):
+                text = self.layout.misfit(observation)
+                if text:
+                    raise HostError(f"{self.name_of(i)} returned an observation {text}") from None
+            raise
+
+
+class Copies(_Driver):
+    """Driver of environments in this process, stepped one after another."""
+
+    def __init__(self, envs: list[gymnasium.Env], name: str, close: Callable[[], None]):
+        super().__init__(len(envs), name, envs[0].observation_space, envs[0].action_space)
+        self.envs, self.close, self.steps = envs, close, [env.step for env in envs]
+
+    def name_of(self, i: int) -> str:
+        return self.name if self.num == 1 else super().name_of(i)
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
         i = rows[0]
@@ -69,25 +89,17 @@ class Copies:
             raise HostError(f"{self.name_of(i)} raised in step: {_words(error)}") from error
         return reward, terminated, truncated
 
-    def observe(self) -> Any:
-        return batch(self)
-
     def render(self) -> list[Any]:
         return [env.render() for env in self.envs]
 
 
-class Workers:
+class Workers(_Driver):
     """Driver of the processes of gymnasium's AsyncVectorEnv. It sends messages to each process separately, with a timeout for each."""
 
     def __init__(self, vector: AsyncVectorEnv, name: str, timeout: float):
-        self.vector, self.name, self.timeout = vector, name, timeout
-        self.num = vector.num_envs
-        self.layout = layout(vector.single_observation_space, f"{name}: observation_space")
-        self.action_layout = layout(vector.single_action_space, f"{name}: action_space")
+        super().__init__(vector.num_envs, name, vector.single_observation_space, vector.single_action_space)
+        self.vector, self.timeout = vector, timeout
         self.pipes, self.processes = list(vector.parent_pipes), vector.processes
-        self.latest: list[Any] = [None] * self.num
-        self.infos: list[dict[str, Any]] = [{}] * self.num
-        self.options: dict[str, Any] | None = None
         self.warned = False
         self.all = list(range(self.num))
         self.same_step = vector.autoreset_mode == AutoresetMode.SAME_STEP
@@ -126,15 +138,11 @@ class Workers:
         return reward, terminated, truncated
 
     def observe(self) -> Any:
-        return self.layout.copy(self.vector.observations) if self.vector.shared_memory else batch(self)
+        return self.layout.copy(self.vector.observations) if self.vector.shared_memory else super().observe()
 
     def render(self) -> list[Any]:
         answers = self._ask("_call", [(i, ("render", (), {})) for i in self.all])
         return [answers[i] for i in self.all]
-
-    def attribute(self, name: str) -> Any:
-        """Return an attribute of the first copy."""
-        return self._ask("_call", [(0, (name, (), {}))])[0]
 
     def close(self) -> None:
         self._stop(())
@@ -249,14 +257,12 @@ class Workers:
         self.vector.error_queue.close()
 
 
-class Vectors:
+class Vectors(_Driver):
     """Driver of any other vector environment, such as one with wrappers around the whole batch; it can only step all copies at once."""
 
     def __init__(self, vector: VectorEnv, name: str):
-        self.vector, self.name, self.num = vector, name, vector.num_envs
-        self.layout = layout(vector.single_observation_space, f"{name}: observation_space")
-        self.action_layout = layout(vector.single_action_space, f"{name}: action_space")
-        self.close = vector.close
+        super().__init__(vector.num_envs, name, vector.single_observation_space, vector.single_action_space)
+        self.vector, self.close = vector, vector.close
         self.mode = vector.metadata.get("autoreset_mode")
         self.takes_seeds = isinstance(vector.unwrapped, (SyncVectorEnv, AsyncVectorEnv, PureVectorEnv))
         if not self.takes_seeds and self.mode != AutoresetMode.DISABLED:
@@ -267,12 +273,6 @@ class Vectors:
             )
         if self.mode == AutoresetMode.SAME_STEP and isinstance(vector.unwrapped, SyncVectorEnv):
             vector.unwrapped.envs = [Copied(env) for env in vector.unwrapped.envs]
-        self.latest: list[Any] = []
-        self.infos: list[dict[str, Any]] = [{}] * self.num
-        self.options: dict[str, Any] | None = None
-
-    def name_of(self, i: int) -> str:
-        return f"{self.name}: copy {i}"
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
         mask = np.zeros(self.num, np.bool_)
@@ -311,9 +311,6 @@ class Vectors:
                 if isinstance(self.vector.unwrapped, AsyncVectorEnv) and is_written_over(self.latest[i], first):
                     raise _overwritten(self.name_of(int(i)))
         return list(reward), list(terminated), list(truncated)
-
-    def observe(self) -> Any:
-        return batch(self)
 
     def render(self) -> list[Any]:
         return list(self.vector.render() or ())
@@ -362,18 +359,6 @@ def _overwritten(name: str) -> HostError:
         "an environment gives the same array each time, its last observation is lost there: make the vector environment with "
         "autoreset_mode=AutoresetMode.DISABLED, or let the environment return copies"
     )
-
-
-def batch(driver: Any) -> Any:
-    """Return the latest observations of all copies as one tree of arrays."""
-    try:
-        return driver.layout.stack(driver.latest)
-    except Misfit:
-        for i, observation in enumerate(driver.latest):
-            text = driver.layout.misfit(observation)
-            if text:
-                raise HostError(f"{driver.name_of(i)} returned an observation {text}") from None
-        raise
 
 
 def _words(error: BaseException) -> str:

@@ -18,8 +18,8 @@ class SinusoidTask(tree.Replaceable):
         phase: floating point [].
     """
 
-    amplitude: torch.Tensor
-    phase: torch.Tensor
+    amplitude: torch.Tensor = tree.constant(1.0)
+    phase: torch.Tensor = tree.constant(0.0)
 
 
 def sinusoids() -> Tasks:
@@ -36,7 +36,7 @@ def sinusoids() -> Tasks:
     Reference: C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017, arXiv:1703.03400,
     section 5.1.
     """
-    default = constants(SinusoidTask, amplitude=1.0, phase=0.0)
+    default = constants(SinusoidTask)
     return uniform(None, name="sinusoids", default_params=default, amplitude=(0.1, 5.0), phase=(0.0, math.pi))
 
 
