@@ -9,14 +9,13 @@ import torch
 
 from funrl import tree
 
-__all__ = ["count", "divided", "every", "mean", "moments", "total"]
+__all__ = ["count", "divided", "every", "mean", "moments", "total", "undivided"]
 
 _STATE = threading.local()
 
 
-@contextlib.contextmanager
-def divided(parts: int, rank: int, mean_of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Context in which a batch is one of several parts of the same size; a function that is traced in it keeps that meaning.
+def divided(parts: int, rank: int, mean_of: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a context in which a batch is one of several parts of the same size; a function that is traced in it keeps that meaning.
 
     Args:
         parts: W, their number.
@@ -28,8 +27,24 @@ def divided(parts: int, rank: int, mean_of: Callable[[torch.Tensor], torch.Tenso
         ...     count(), mean({"x": torch.tensor(3.0), "n": torch.tensor(4)})
         (2, {'x': tensor(1.5000), 'n': tensor(4)})
     """
+    return _within((parts, rank, mean_of))
+
+
+def undivided() -> Any:
+    """Return a context in which nothing is exchanged, for what each process computes from means over all parts.
+
+    Example:
+        >>> with divided(2, 0, lambda x: x / 2), undivided():
+        ...     count(), mean(torch.tensor(3.0))
+        (1, tensor(3.))
+    """
+    return _within(None)
+
+
+@contextlib.contextmanager
+def _within(now: Any) -> Iterator[None]:
     before = getattr(_STATE, "now", None)
-    _STATE.now = (parts, rank, mean_of)
+    _STATE.now = now
     try:
         yield
     finally:
@@ -68,8 +83,8 @@ def total(value: Any) -> Any:
     return value if count() == 1 else tree.map(lambda x: count() * x if x.is_floating_point() else x, mean(value))
 
 
-def every(x: torch.Tensor) -> torch.Tensor:
-    """Return the tensors of all parts, [W, ...], up to rounding; floating point, in one exchange, without gradient.
+def every(value: Any) -> Any:
+    """Return the leaves of all parts, [W, ...], up to rounding; floating point, one exchange for each dtype, without gradient.
 
     Example:
         >>> with divided(2, 1, lambda x: x / 2):  # the other part has 0
@@ -77,11 +92,10 @@ def every(x: torch.Tensor) -> torch.Tensor:
         tensor([0., 3.])
     """
     if count() == 1:
-        return x.unsqueeze(0)
+        return tree.map(lambda x: x.unsqueeze(0), value)
     parts, rank, _ = _STATE.now
-    rows = [torch.zeros_like(x)] * parts
-    rows[rank] = x
-    return parts * mean(torch.stack(rows))
+    rows = tree.map(lambda x: torch.stack([x if i == rank else torch.zeros_like(x) for i in range(parts)]), value)
+    return tree.map(lambda x: parts * x, mean(rows))
 
 
 def moments(mean_of_part: torch.Tensor, var_of_part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,6 +108,6 @@ def moments(mean_of_part: torch.Tensor, var_of_part: torch.Tensor) -> tuple[torc
     """
     if count() == 1:
         return mean_of_part, var_of_part
-    means, variances = every(torch.stack([mean_of_part, var_of_part])).unbind(1)
+    means, variances = every((mean_of_part, var_of_part))
     whole = means.mean(0)
     return whole, (variances + (means - whole).square()).mean(0)

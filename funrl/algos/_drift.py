@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl.losses import PPOBatch, drift_loss, normalize_advantage
+from funrl.losses import PPOBatch, drift_loss
 
 
 def with_drift(drift: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
@@ -35,8 +35,6 @@ def with_drift(drift: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> C
     def loss(
         params: Any, rows: PPOBatch, hparams: Any, *, default: Any, apply: Callable[..., Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if hparams.normalize_advantage:
-            rows = rows.replace(advantage=normalize_advantage(rows.advantage))
         weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight}
         return drift_loss(params, rows, apply=apply, drift=drift, value_clip=hparams.value_clip, **weights)
 

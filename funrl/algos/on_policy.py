@@ -25,6 +25,7 @@ from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import ImageConfig, check_layers
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
+from funrl.losses import normalize_advantage
 from funrl.policies import StatefulPolicy
 from funrl.typing import Metrics
 
@@ -109,6 +110,8 @@ class Learner(NamedTuple):
             steps.
         stop: ``stop(metrics, hparams) -> bool []``: True if the update ends before the gradient step that has these metrics.
         describe: ``describe(rows) -> metrics``: metrics of all rows together.
+        normalized: names of fields [N, ...] of the rows that each minibatch has normalised, by
+            :func:`funrl.losses.normalize_advantage`.
         extras: names of further extras of ``act`` that are needed for learning.
         needed: names of metrics of the loss that the learner reads.
         split: ``split(rows) -> weights [K, N]``: which rows are of which of K tasks. Their gradients are then joined by
@@ -127,6 +130,7 @@ class Learner(NamedTuple):
     schedule: Callable[..., dict[str, Any]] = lambda hparams, num_steps: {}
     stop: Callable[..., torch.Tensor] | None = None
     describe: Callable[..., Metrics] = lambda rows: {}
+    normalized: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
     split: Callable[[Any], torch.Tensor] | None = None
@@ -235,29 +239,31 @@ def _fit(
     def loss(network: Any, part: Any) -> tuple[torch.Tensor, Metrics]:
         return spec.loss(network, part, hparams)
 
-    def descend(carry: tuple[Any, Any, torch.Tensor], indices: torch.Tensor) -> tuple[Any, Any]:
-        network, state, going = carry
+    def descend(carry: tuple[Any, Any, torch.Tensor], minibatch: tuple[torch.Tensor, Metrics]) -> tuple[Any, Any]:
+        (network, state, going), (indices, normalized) = carry, minibatch
         part = rows if spec.num_minibatches == 1 else tree.index(rows, indices)
+        part = part.replace(**normalized) if normalized else part
         if spec.split is None:
             gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(network, part)
-            whole = gradient
         else:
             one = torch.func.grad(lambda network, weight: spec.loss(network, part, hparams, weight=weight)[0])
             gradient = torch.func.vmap(one, (None, 0))(network, spec.split(part))
             _, metrics = loss(network, part)
-            whole = tree.map(lambda g: g.sum(0), gradient)
-        updates, stepped = optimizer.update(gradient, state, network)
+        gradient, metrics = _across.mean((gradient, metrics))
+        with _across.undivided():
+            updates, stepped = optimizer.update(gradient, state, network)
+        whole = gradient if spec.split is None else tree.map(lambda g: g.sum(0), gradient)
         after = (optim.apply_updates(network, updates), stepped)
         if spec.stop is not None:
-            metrics = _across.mean(metrics)
             going = going & ~spec.stop(metrics, hparams)
             after = tree.where(going, after, (network, state))
         # The norm of one vector, which the clipping computes too, so that a program computes it once.
         return (*after, going), ({**metrics, "gradient_norm": optim.global_norm(tree.ravel(whole)[0])}, going)
 
     order = _minibatches(key, rows, spec)
+    normalized = {name: torch.func.vmap(normalize_advantage)(getattr(rows, name)[order]) for name in spec.normalized}
     going = torch.ones_like(order[:1, 0], dtype=torch.bool)[0]
-    (network, state, _), (metrics, going) = scan(descend, (learner.params.network, learner.optimizer, going), order)
+    (network, state, _), (metrics, going) = scan(descend, (learner.params.network, learner.optimizer, going), (order, normalized))
     if spec.stop is None:
         return network, state, tree.map(lambda x: x.mean(0), metrics)
     share = going.to(metrics["gradient_norm"].dtype)

@@ -17,7 +17,7 @@ from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
-from funrl.losses import PPOBatch, explained_variance, normalize_advantage, ppo_loss
+from funrl.losses import PPOBatch, explained_variance, ppo_loss
 from funrl.nn import Net, PopArt
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
@@ -94,10 +94,10 @@ def make(
         optimizer: any :class:`funrl.optim.Optimizer`; None: Adam with the options ``learning_rate``, ``anneal_steps`` and
             ``max_grad_norm``. With an optimizer these options cannot be given, and have no effect in ``learner.hparams``.
         loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of :func:`funrl.losses.ppo_loss`.
-            ``default(params, rows, hparams)`` computes the original loss, ``rows`` is a :class:`~funrl.losses.PPOBatch`, and
-            ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors [] without gradient, are added to
-            those of a step; one of them must be ``approximate_kl``. :func:`with_drift` makes such a loss of a drift function, for example
-            of :func:`funrl.losses.dpo_drift`.
+            ``default(params, rows, hparams)`` computes the original loss, ``rows`` is a :class:`~funrl.losses.PPOBatch` whose advantages
+            are normalised already, and ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors []
+            without gradient, are added to those of a step; one of them must be ``approximate_kl``. :func:`with_drift` makes such a loss of
+            a drift function, for example of :func:`funrl.losses.dpo_drift`.
         popart: a value head with normalised outputs for each task, from :func:`funrl.nn.popart`. Advantages are then divided by the scale
             of their task. The metric ``value_loss`` and the values in the rows of a ``loss`` are normalised, but the ``value`` of ``act``
             is not. The statistics are the entry ``popart`` of the network's parameters, which weight decay would decay too.
@@ -204,6 +204,7 @@ def build(
         stop=lambda metrics, hparams: metrics["approximate_kl"] > hparams.target_kl,
         needed=("approximate_kl",),
         describe=lambda batch: {"explained_variance": explained_variance(batch.value, batch.target), **describe(batch)},
+        normalized=("advantage",) if config.normalize_advantage else (),
         extras=("log_prob",),
         split=None if split is None else lambda batch: split(batch.observation),
     )
@@ -213,9 +214,7 @@ def build(
 def _loss(
     params: Any, batch: PPOBatch, hparams: PPOConfig, weight: torch.Tensor | None = None, *, apply: Any, further_loss: Any
 ) -> tuple[torch.Tensor, Metrics]:
-    """Compute the loss of a minibatch, whose advantages are normalised first; ``further_loss`` as for :func:`build`."""
-    if hparams.normalize_advantage:
-        batch = batch.replace(advantage=normalize_advantage(batch.advantage))
+    """Compute the loss of a minibatch; ``further_loss`` as for :func:`build`."""
     weights = {"value_weight": hparams.value_weight, "entropy_weight": hparams.entropy_weight, "weight": weight}
     loss, metrics = ppo_loss(params, batch, apply=apply, clip=hparams.clip, value_clip=hparams.value_clip, **weights)
     if further_loss is None:

@@ -16,7 +16,7 @@ With W processes, K agents and P parameters of b bytes:
 way                bytes of a process                                          exchanges
 =================  ==========================================================  =========================================
 agents in chunks   about 8 K / W for each metric of an update                  2 each half a second
-one learner        2 b P (W - 1) / W in each gradient step (a ring)            2 or 3 in each gradient step, 2 in each update
+one learner        2 b P (W - 1) / W in each gradient step (a ring)            1 or 2 in each gradient step, 2 in each update
 actors             b P and a batch of experience, in each batch                2 in each batch
 =================  ==========================================================  =========================================
 
@@ -28,8 +28,7 @@ with the latency :math:`\ell` of a message and :math:`\beta` bytes a second. Up 
 1 MiB by sockets instead, each with each, because gloo hands an exchange from thread to thread.
 
 A gradient step on one learner's share takes :math:`c` seconds; with the same environments in each process, averaging brings more than it
-costs while
-:math:`W c / (c + t(b P) + t(0)) > 1`, and all processes wait for the slowest one in each gradient step. A small network on few
+costs while :math:`W c / (c + t(b P)) > 1`, and all processes wait for the slowest one in each gradient step. A small network on few
 environments is therefore best trained as several agents in one process each, and averaging is for learners whose gradient steps take
 longer than their exchange.
 
@@ -40,8 +39,8 @@ in and between them, and a simulation of the slowest device. With the links that
 =============================================  =========  ==========  =============
 PPO with                                       8 devices  64 devices  1,000 devices
 =============================================  =========  ==========  =============
-2 x 64 units, updates of 10 ms                 0.85       0.66        0.51
-the Atari network, updates of 150 ms           0.92       0.85        0.77
+2 x 64 units, updates of 10 ms                 0.89       0.74        0.62
+the Atari network, updates of 150 ms           0.92       0.85        0.78
 100 million parameters, updates of 2 s         0.90       0.83        0.78
 =============================================  =========  ==========  =============
 

@@ -15,7 +15,7 @@ import torch
 
 __all__ = ["connected", "mean", "suits"]
 
-_MOST_PROCESSES, _MOST_BYTES, _PIECE = 8, 1 << 20, 1 << 15
+_MOST_PROCESSES, _MOST_BYTES, _PIECE = 8, 1 << 20, 1 << 16
 # For so many seconds a process looks for an answer again and again, as to be woken takes a core out of its sleep.
 _SPIN = 0.001
 # The sockets to the other ranks, in their order; None at the place of this rank. Empty: there are none.

@@ -58,8 +58,7 @@ def data_parallel(make: Callable[[int], Algorithm], num_envs: int, group: Group)
     each process divides its own rows among them. The parts of a replay buffer, and the environments of a :class:`~funrl.env.VectorEnv`,
     have random numbers of their own in each process.
 
-    ``gradient_norm``, ``explained_variance`` and the metrics of off-policy learners are means over the processes; those of episodes are of
-    all environments.
+    ``explained_variance`` and the metrics of off-policy learners are means over the processes; those of episodes are of all environments.
 
     Args:
         make: ``make(num_envs) -> Algorithm``, with an ``optimizer`` that :func:`averaged` made.
@@ -149,8 +148,8 @@ def _of_all(group: Group, learner: LearnerState, metrics: Metrics) -> tuple[Lear
     if group.size == 1:
         return learner, metrics
     names = [name for name in _EPISODES if name in metrics]
-    table = _across.every(torch.stack([metrics[name].double() for name in names]).nan_to_num(_NONE))
-    found = dict(zip(names, table.unbind(1), strict=True))
+    numbers = {name: x.double() for name, x in metrics.items() if name in names or x.is_floating_point()}
+    found = _across.every({**numbers, **{name: numbers[name].nan_to_num(_NONE) for name in names}})
     count = found["episodes"].round()
     # If no episode has ended in this update, these are the means of an earlier one, which all processes have.
     weight = torch.where(count.sum() > 0, count, torch.ones_like(count))
@@ -162,7 +161,7 @@ def _of_all(group: Group, learner: LearnerState, metrics: Metrics) -> tuple[Lear
         "episode_return_max": torch.where(ended, found["episode_return_max"], -torch.inf).amax(),
     }
     of_all = {name: torch.where(x < _NONE / 2, torch.nan, x).to(metrics[name].dtype) for name, x in of_all.items()}
-    further = _across.mean({name: x for name, x in metrics.items() if name not in names})
+    further = {name: x.mean(0).to(metrics[name].dtype) for name, x in found.items() if name not in names}
     episodes = learner.episodes
     if isinstance(episodes, Episodes):
         values = {place: of_all[name] for name, place in _EPISODES.items() if place}

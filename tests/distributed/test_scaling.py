@@ -26,8 +26,8 @@ def test_fit_finds_the_link_and_more_devices_are_less_efficient():
         found = [model.efficiency(job, n) for n in (1, *model.DEVICES)]
         assert found[0] == 1 and found == sorted(found, reverse=True)
         calm = job._replace(jitter=0.0)
-        exchange = model.all_reduce(4 * job.params, 8) + job.small * model.all_reduce(64, 8)
-        assert model.step_seconds(calm, 8) == pytest.approx(job.compute + job.gradient_steps * exchange)
+        exchanges = job.gradient_steps * model.all_reduce(4 * job.params, 8) + 2 * model.all_reduce(64, 8)
+        assert model.step_seconds(calm, 8) == pytest.approx(job.compute + exchanges)
 
 
 def test_the_table(tmp_path, capsys):
