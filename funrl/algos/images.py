@@ -130,7 +130,7 @@ def check_layers(config: Any, env: AnyEnv) -> None:
         ...
         ValueError: stride: expected 1 integer of at least 1, got (0,); give one number, or one for each of the layers of num_channels
     """
-    num = len(config.num_channels)
+    num = len(_check.integers("num_channels", config.num_channels, 1))
     for name in ("kernel_size", "stride"):
         value = getattr(config, name)
         sizes = value if isinstance(value, tuple) else (value,) * num

@@ -318,6 +318,8 @@ def _check_config(env: AnyEnv, config: MAMLConfig) -> None:
     _check.divisor("num_tasks", config.num_tasks, config.num_envs, "num_envs")
     if config.num_steps % (config.inner_steps + 1):
         raise ValueError(f"num_steps: expected a multiple of inner_steps + 1 = {config.inner_steps + 1}, got {config.num_steps}")
+    if config.num_envs == config.num_tasks and config.num_steps == config.inner_steps + 1:
+        raise ValueError("num_envs, num_steps: expected at least two samples in each batch, whose advantages are normalised, got one")
 
 
 def _baseline(observation: torch.Tensor, to_go: torch.Tensor, done: torch.Tensor) -> torch.Tensor:

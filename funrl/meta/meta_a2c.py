@@ -129,7 +129,7 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, optimizer: Op
             params = ActorParams(nets.init(network_key, observation))
             state, none = stepper(hparams, 0.0).init(params.network), torch.zeros_like(actor.timestep.terminated[0])
             network, before = tree.clone((params.network, state))
-            target = PreviousUpdate(network, before, _no_samples(act, params, actor, config), none)
+            target = PreviousUpdate(network, before, _no_samples(random.fold_in(network_key, 0), act, params, actor, config), none)
             return {
                 "params": params,
                 "target": target,
@@ -215,10 +215,10 @@ def _advantages(nets: Any, network: Any, samples: Transition, gamma: Any, lambda
     return gae(samples.reward, value, next_value, samples.terminated, samples.truncated, gamma=gamma, lambda_=lambda_)
 
 
-def _no_samples(act: Any, params: ActorParams, actor: ActorState, config: MetaA2CConfig) -> Transition:
-    """Return zeros [T, B, ...] in the form of the transitions of an update."""
+def _no_samples(key: torch.Tensor, act: Any, params: ActorParams, actor: ActorState, config: MetaA2CConfig) -> Transition:
+    """Return zeros [T, B, ...] in the form of the transitions of an update; the key is for an action that is not used."""
     observation, reward, flags = actor.timestep.observation, actor.timestep.reward, actor.timestep.terminated
-    _, extras = act(params, random.key(0, reward.device), tree.index(observation, 0))
+    _, extras = act(params, key, tree.index(observation, 0))
     action = tree.map(lambda x: x.expand(config.num_envs, *x.shape), extras["unclipped_action"])
     empty = in_dtype_of(params, Transition(observation, action, reward, flags, flags, observation, {}))
     return tree.map(lambda x: torch.zeros_like(x).expand(config.num_steps, *x.shape).clone(), empty)

@@ -7,6 +7,7 @@ from torch.func import vmap
 import funrl
 from funrl import algos, envs, random, tree
 from tests.oracles import options as plain
+from tests.support import same
 
 OPTIONS = dict(num_envs=3, num_steps=40, num_options=3, num_cells=(6,), epsilon=0.3, lambda_=0.7, gamma=0.9)
 
@@ -93,19 +94,27 @@ def algo_values(algo, network, observation):
     return torch.stack([found[0](network, observation, torch.tensor(k))[1] for k in range(3)])
 
 
-def test_with_one_option_its_returns_are_those_of_an_actor_critic():
-    """Then V and U are both the value of the option, whether it terminates or not."""
-    kept = []
-
-    def loss(params, rows, hparams, *, default, apply):
-        kept.append(rows)
-        return default(params, rows, hparams)
-
-    algo = made(num_options=1, loss=loss)
-    state = algo.init(random.key(3))
-    _, samples = algo.collect(random.key(4), state)
-    algo.learn(random.key(5), state.learner, samples)
-    assert (kept[0].option_advantage.abs() < 1e-12).all() and (samples.extras["option"] == 0).all()
+def test_one_option_learns_as_a2c_does():
+    """Then V and U are the value of the option, whether it terminates or not, and an update is one of A2C."""
+    options = dict(OPTIONS, num_options=1, deliberation_cost=0.0)
+    algo = made(**options)
+    same_options = {name: options[name] for name in ("num_envs", "num_steps", "num_cells", "lambda_", "gamma")}
+    flat = algos.a2c.make(algo.env, **same_options)
+    state, other = algo.init(random.key(3)), flat.init(random.key(8)).learner
+    shared = {name: state.learner.params.network[name] for name in ("policy", "value")}
+    assert tree.structure(shared) == tree.structure(other.params.network)
+    other = other.replace(params=other.params.replace(network=shared))
+    for i in range(3):
+        actor, samples = algo.collect(random.key(4 + i), state)
+        learner, metrics = algo.learn(random.key(5), state.learner, samples)
+        other, expected = flat.learn(random.key(5), other, samples)
+        state = state.replace(actor=actor, learner=learner)
+        for name in shared:
+            same(learner.params.network[name], other.params.network[name], rtol=1e-12, atol=1e-12)
+        assert samples.done.any() and not samples.extras["option"].any()
+        same([metrics[name] for name in ("policy_loss", "value_loss", "entropy", "gradient_norm")],
+             [expected[name] for name in ("policy_loss", "value_loss", "entropy", "gradient_norm")], rtol=1e-12, atol=1e-12)  # fmt: skip
+        assert metrics["termination_loss"].abs() < 1e-15
 
 
 @pytest.mark.slow

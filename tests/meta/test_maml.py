@@ -184,6 +184,7 @@ def test_errors():
         (dict(inner_steps=0), "inner_steps: expected a number of at least 1"),
         (dict(estimator="dise"), "estimator: expected 'surrogate' or 'dice', got 'dise'"),
         (dict(inner_learning_rate=0.0), "inner_learning_rate: expected a number above 0"),
+        (dict(num_tasks=6, num_steps=2), "num_envs, num_steps: expected at least two samples in each batch"),
     ):
         with pytest.raises(ValueError, match=message):
             made(**options)

@@ -73,6 +73,9 @@ def test_the_forward_pass_over_a_rollout_is_that_of_acting():
 def test_errors():
     for options, message in (
         (dict(latent_size=0), "latent_size: expected a number of at least 1"),
+        (dict(recurrent_size=0), "recurrent_size: expected a number of at least 1"),
+        (dict(decoder_cells=(0,)), "decoder_cells: expected integers of at least 1"),
+        (dict(num_channels=(0,)), "num_channels: expected integers of at least 1"),
         (dict(kl_weight=-1.0), "kl_weight: expected a number of at least 0"),
         (dict(recurrent="none"), "recurrent: expected one of gru, lstm, min_gru, got 'none'"),
         (dict(normalize_observation=True), "normalize_observation: the decoder reads rewards from observations"),
