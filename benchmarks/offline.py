@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=4_000, help="gradient steps")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of d3rlpy")
     parser.add_argument("--only", action="append", help="a learner")
+    parser.add_argument("--same-weights", action="store_true", help="learn: the peer's first weights are drawn as funrl's")
     args = parser.parse_args()
     parts[args.what](args)
 

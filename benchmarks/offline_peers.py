@@ -36,11 +36,22 @@ def d3rlpy_learner(task: dict, data: Any, seed: int) -> tuple[Callable[[], Any],
     rates = {name: task["rate"] for name in fields if name.endswith("learning_rate") and not name.startswith("alpha")}
     algo = kind(**{"batch_size": task["batch"], **encoders, **rates, **task["options"]}).create(device="cpu:0")
     algo.build_with_dataset(data)
+    if task.get("same_weights"):
+        orthogonal(algo.impl.policy, 0.01)
 
     def update() -> None:
         algo.update(data.sample_transition_batch(task["batch"]))
 
     return update, lambda: algo.impl.q_function[0] if KINDS[task["name"]] == "DiscreteCQL" else algo.impl.policy
+
+
+def orthogonal(network: nn.Module, last: float) -> nn.Module:
+    """Give a perceptron the initial weights of funrl's: orthogonal of sqrt(2), of ``last`` in the last layer, and no biases."""
+    layers = [x for x in network.modules() if isinstance(x, nn.Linear)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, last if layer is layers[-1] else 2**0.5)
+        nn.init.zeros_(layer.bias)
+    return network
 
 
 def perceptron(sizes: list[int]) -> nn.Sequential:
@@ -55,7 +66,7 @@ def edac_learner(task: dict, arrays: Any, seed: int) -> tuple[Callable[[], Any],
     """Return the same two functions of EDAC, by the equations of arXiv:2110.01548, algorithm 1.
 
     It has E critics with the target r + gamma (min Q' - alpha log pi), and eta times the mean, over states, of the sum over pairs of
-    critics of the cosine between their gradients in the action, divided by E - 1.
+    critics of the cosine between their gradients in the action, divided by E - 1; its temperature's loss has log alpha, as the authors'.
     """
     torch.manual_seed(seed)
     options, rate = task["options"], task["rate"]
@@ -66,6 +77,10 @@ def edac_learner(task: dict, arrays: Any, seed: int) -> tuple[Callable[[], Any],
     width, size, count = data["observations"].shape[1], data["actions"].shape[1], options["n_critics"]
     actor = perceptron([width, *task["cells"], 2 * size])
     critics, targets = ([perceptron([width + size, *task["cells"], 1]) for _ in range(count)] for _ in range(2))
+    unit = task["reach"] if task.get("same_weights") else 1.0  # of the actions that critics see
+    if task.get("same_weights"):
+        orthogonal(actor, 0.01)
+        critics = [orthogonal(q, 1.0) for q in critics]
     for a, b in zip(critics, targets, strict=True):
         b.load_state_dict(a.state_dict())
     log_alpha = torch.zeros((), requires_grad=True)
@@ -79,7 +94,7 @@ def edac_learner(task: dict, arrays: Any, seed: int) -> tuple[Callable[[], Any],
         return u.tanh(), (normal.log_prob(u) - 2 * (np.log(2.0) - u - F.softplus(-2 * u))).sum(-1)
 
     def values(networks: list, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        return torch.stack([q(torch.cat([x, a], -1)).squeeze(-1) for q in networks])
+        return torch.stack([q(torch.cat([x, unit * a], -1)).squeeze(-1) for q in networks])
 
     def update() -> None:
         index = torch.randint(len(data["rewards"]), (task["batch"],))
@@ -97,7 +112,7 @@ def edac_learner(task: dict, arrays: Any, seed: int) -> tuple[Callable[[], Any],
         slopes = slopes / (slopes.norm(dim=-1, keepdim=True) + 1e-10)
         alike = torch.einsum("ind,jnd->nij", slopes, slopes) * (1 - torch.eye(count))
         loss = (q - target).square().mean(1).sum() + options["eta"] * alike.sum((1, 2)).mean() / (count - 1)
-        temperature_loss = -(log_alpha.exp() * (log_prob.detach() - size).mean())
+        temperature_loss = -(log_alpha * (log_prob.detach() - size).mean())
         optimizers[1].zero_grad()
         loss.backward()
         for p, g in zip(actor.parameters(), gradients, strict=True):

@@ -195,8 +195,11 @@ def beside(args: argparse.Namespace, name: str, env: Any, rows: offline.Dataset,
         "batch": shared["batch_size"],
         "rate": shared["learning_rate"],
     }
+    if args.same_weights and name not in ("bc", "filtered_bc", "edac"):
+        raise SystemExit(f"--same-weights: {name}: only bc, filtered_bc and edac have peers whose first weights are drawn as funrl's")
+    task |= {"same_weights": args.same_weights, "reach": 1.0 if discrete else env.action_space.high.max().item()}
     if transformer:
-        task |= {"hidden": ours["hidden_size"], "scale": 1000.0, "target": ours["target_return"], "reach": 2.0, "episodes": 20}
+        task |= {"hidden": ours["hidden_size"], "scale": 1000.0, "target": ours["target_return"], "episodes": 20}
         task |= {"mean": shift.tolist(), "std": scale.tolist()}
     found = peer(args.peers, arrays, **task, cells=[args.cells] * 2, options=theirs, seeds=args.seeds, updates=args.updates)
     if transformer:
@@ -223,6 +226,7 @@ def learn(args: argparse.Namespace) -> None:
         used = replay if learner == "decision_transformer" else scaled
         mine, theirs, rate = beside(args, learner, env, used, *learners[learner])
         line = {**setting, "learner": learner, "options": learners[learner][0], "funrl": mine, "peer": theirs, "peer_rate": rate}
+        line |= {"same_weights": True} if args.same_weights else {}
         with open(LINES, "a") as file:
             file.write(json.dumps(line) + "\n")
         print(row_of(line), flush=True)
@@ -238,6 +242,7 @@ def row_of(line: dict[str, Any]) -> str:
         cell, where = shown(line["peer"]), "above" if mean > their_mean + their_half else "within"
         where = "below" if mean < their_mean - their_half else where
     peer = ("plain torch" if line["learner"] == "edac" else "d3rlpy") if cell else ""
+    peer += ", weights drawn as ours" if line.get("same_weights") else ""
     numbers = f"{line['updates']:,} | {line.get('episodes', 20)}"
     options = ", ".join(f"{name} {x:g}" for name, x in line["options"].items() if name not in (*DELAYED, "actor_learning_rate"))
     return f"| {line['learner']} | {options} | {numbers} | {shown(line['funrl'])} | {cell} | {peer} | {above} | {where} |"
@@ -245,7 +250,10 @@ def row_of(line: dict[str, Any]) -> str:
 
 def table(args: argparse.Namespace) -> None:
     """Write the tables of the last scores of each learner with each choice of options and gradient steps."""
-    lines = {(x["env"], x["learner"], str([x["options"], x["updates"]])): x for x in map(json.loads, LINES.read_text().splitlines())}
+    lines = {
+        (x["env"], x["learner"], str([x["options"], x["updates"], x.get("same_weights")])): x
+        for x in map(json.loads, LINES.read_text().splitlines())
+    }
     for name in dict.fromkeys(name for name, _, _ in lines):
         found = [x for (env, _, _), x in lines.items() if env == name]
         first = found[0]

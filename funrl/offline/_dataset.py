@@ -234,6 +234,8 @@ def _check_columns(what: str, transition: Transition) -> None:
         flag = getattr(transition, name)
         if not isinstance(flag, torch.Tensor) or flag.dtype != torch.bool:
             raise TypeError(f"{what}: {name}: expected bool [N], got {tree.describe_leaf(flag)}; cast it with .bool()")
+        if flag.shape != reward.shape:
+            raise ValueError(f"{what}: {name}: expected the shape {list(reward.shape)}, as the reward has, got {list(flag.shape)}")
     for path, x in zip(tree.paths(transition), tree.leaves(transition), strict=True):
         if not isinstance(x, torch.Tensor) or x.ndim == 0 or len(x) != len(reward):
             raise ValueError(f"{what}: {path}: expected {len(reward)} rows, as the reward has, got {tree.describe_leaf(x)}")
@@ -268,12 +270,24 @@ def _check_values(what: str, transition: Transition, seen: Any, chosen: Any) -> 
                         f"{what}: {where}: {int(bad.sum())} of {len(x)} rows are not finite, the first is row {int(bad.int().argmax())}; "
                         "drop these episodes, or repair them"
                     )
-    for path, space, x in _pairs("action", chosen, transition.action):
-        outside = _outside(space, x)
+    check_actions(what, chosen, transition.action)
+
+
+def check_actions(what: str, space: Any, actions: Any) -> None:
+    """Raise if integer actions [N, ...] are outside their space, and warn with their number if continuous ones are.
+
+    Example:
+        >>> check_actions("bc", Discrete(2), torch.tensor([0, 2]))
+        Traceback (most recent call last):
+        ...
+        ValueError: bc: action: 1 of 2 rows are outside Discrete(n=2, start=0), the first is row 1; give the space that the data has
+    """
+    for path, part, x in _pairs("action", space, actions):
+        outside = _outside(part, x)
         if outside is None or not bool(outside.any()):
             continue
-        text = f"{what}: {path}: {int(outside.sum())} of {len(x)} rows are outside {space}, the first is row {int(outside.int().argmax())}"
-        if not isinstance(space, Box) or not space.dtype.is_floating_point:
+        text = f"{what}: {path}: {int(outside.sum())} of {len(x)} rows are outside {part}, the first is row {int(outside.int().argmax())}"
+        if not isinstance(part, Box) or not part.dtype.is_floating_point:
             raise ValueError(f"{text}; give the space that the data has")
         warnings.warn(f"{text}; learners take them as they are: clip them, or give the space that the data has", UserWarning, stacklevel=4)
 

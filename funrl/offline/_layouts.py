@@ -1,5 +1,6 @@
 """Conversion of the columns of a file, in one of several layouts, to a data set."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from funrl import tree
 from funrl.env import Transition
 from funrl.offline._dataset import Dataset, from_transitions
 
+_NUMBERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_NUMBERS += (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # The names of columns in files, the usual one first.
 ALIASES = {
     "observation": ("observations", "observation", "obs", "states"),
@@ -60,8 +63,10 @@ def columns_of(place: str, columns: Mapping[str, Any], dtype: torch.dtype | None
             x = np.asarray(x)
             x = x.astype(x.dtype.newbyteorder("="), copy=False)
             y = torch.from_numpy(np.ascontiguousarray(x)) if not isinstance(x, torch.Tensor) else x
-        except TypeError as error:
-            raise ValueError(f"{place}: {name}: expected numbers, got an array of {x.dtype} ({error})") from None
+        except TypeError:
+            y = None
+        if y is None or y.dtype not in _NUMBERS:
+            raise ValueError(f"{place}: {name}: expected bool, uint8, signed integers or real numbers, got an array of {x.dtype}")
         return y.to(dtype) if dtype is not None and y.is_floating_point() else y
 
     result = {}
@@ -70,11 +75,35 @@ def columns_of(place: str, columns: Mapping[str, Any], dtype: torch.dtype | None
         if name in ("reward", "terminated", "truncated", "end") and isinstance(made, torch.Tensor):
             made = made.squeeze(-1) if made.ndim == 2 and made.shape[-1] == 1 else made
             if name != "reward":
-                made = made != 0
+                made = _flags(f"{place}: {name}", made)
             elif not made.is_floating_point():
                 made = made.to(dtype or torch.float32)
         result[name] = made
     return result
+
+
+def check_single_numbers(place: str, columns: Mapping[str, Any]) -> None:
+    """Raise unless rewards and flags are columns [N] or [N, 1].
+
+    Example:
+        >>> check_single_numbers("a.npz", {"reward": np.ones((2, 3))})
+        Traceback (most recent call last):
+        ...
+        ValueError: a.npz: reward: expected a column [N], one number a row, got [2, 3]
+    """
+    for name in ("reward", "terminated", "truncated", "end"):
+        x = columns.get(name)
+        if x is not None and (isinstance(x, dict) or not x.shape or tuple(x.shape[1:]) not in ((), (1,))):
+            got = f"a group with {sorted(x)}" if isinstance(x, dict) else list(x.shape)
+            raise ValueError(f"{place}: {name}: expected a column [N], one number a row, got {got}")
+
+
+def _flags(what: str, x: torch.Tensor) -> torch.Tensor:
+    wrong = ((x != 0) & (x != 1)).flatten()
+    if bool(wrong.any()):
+        first = int(wrong.int().argmax())
+        raise ValueError(f"{what}: expected 0 or 1 in each row, got {x.flatten()[first].item()} in row {first}; write flags")
+    return x != 0
 
 
 def from_arrays(
@@ -89,7 +118,8 @@ def from_arrays(
 
     Without ``next_observation`` the successor of a row is the observation of the next one. It is missing in rows that end an episode:
     a terminated one does not need it, and gets its own observation; one that was truncated, and the last row, are dropped, and the row
-    before becomes the last of its piece.
+    before becomes the last of its piece. With ``next_observation``, and without ``end``, a piece also ends where the next row is not the
+    successor, as in files without timeouts.
 
     Args:
         place: the beginning of messages: the name of a file.
@@ -101,6 +131,9 @@ def from_arrays(
     Raises:
         ValueError, TypeError: as for :func:`funrl.offline.datasets.from_transitions`.
 
+    Warns:
+        UserWarning: with their number, if rows have another successor than the next row and no flag.
+
     Example:
         >>> columns = {"observation": np.arange(4.0)[:, None], "action": np.zeros((4, 1)), "reward": np.ones(4),
         ...            "terminated": np.array([0, 1, 0, 0]), "truncated": np.array([0, 0, 0, 1])}
@@ -109,6 +142,7 @@ def from_arrays(
         (tensor([1., 1., 3.]), tensor([False,  True,  True]), ('1 of 4 rows were dropped, as their successors are not in the data',))
     """
     made = columns_of(place, columns, dtype)
+    check_single_numbers(place, made)
     reward = made["reward"]
     none = torch.zeros(reward.shape, dtype=torch.bool)
     terminated, truncated = made.get("terminated", none), made.get("truncated", none)
@@ -118,7 +152,15 @@ def from_arrays(
     if "next_observation" in made:
         rows = Transition(observation=made["observation"], action=made["action"], reward=reward, **parts,
                           next_observation=made["next_observation"])  # fmt: skip
-        return from_transitions(rows, end=end, spaces=spaces, what=place)
+        notes: tuple[str, ...] = ()
+        if end is None and len(reward):
+            end = _breaks(rows)
+            count = int((end & ~rows.done)[:-1].sum())
+            text = f"{count} of {len(reward)} rows have another successor than the next row and no flag; a piece ends at each"
+            if count:
+                warnings.warn(f"{place}: {text}", UserWarning, stacklevel=2)
+                notes = (text,)
+        return from_transitions(rows, end=end, spaces=spaces, notes=notes, what=place)
     observation = made["observation"]
     after = tree.map(lambda x: torch.cat([x[1:], x[-1:]]), observation)
     after = tree.where(terminated, observation, after) if len(reward) else after
@@ -136,6 +178,15 @@ def from_arrays(
     return from_transitions(
         tree.index(rows, kept), end=(cut | terminated)[kept], spaces=spaces, notes=(note,) * bool(dropped.any()), what=place
     )
+
+
+def _breaks(rows: Transition) -> torch.Tensor:
+    """Return where the next row is not the successor, bool [N]; rounding in the file is no break."""
+    broken = torch.zeros_like(rows.terminated)
+    for after, before in zip(tree.leaves(rows.next_observation), tree.leaves(rows.observation), strict=True):
+        same = torch.isclose(after[:-1].double(), before[1:].double(), rtol=1e-4, atol=1e-5).reshape(len(broken) - 1, -1).all(1)
+        broken = torch.cat([broken[:-1] | ~same, broken[-1:]])
+    return broken
 
 
 def _check_lengths(place: str, columns: Mapping[str, Any]) -> None:

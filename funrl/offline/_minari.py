@@ -54,8 +54,8 @@ def minari(
         source = package.MinariDataset(_data(name)) if _is_folder(name) else package.load_dataset(os.fspath(name))
     except (FileNotFoundError, LookupError) as error:
         raise FileNotFoundError(f"{name}: there is no such data set here; fetch it with `minari download {name}` ({error})") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{name}: the data set is damaged ({error}); fetch it again") from None
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"{name}: the data set is damaged ({str(error) or 'its metadata lack an entry'}); fetch it again") from None
     if spaces is None:
         from funrl.envs import gymnasium as bridge  # it takes a tenth of a second
 

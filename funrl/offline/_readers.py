@@ -14,7 +14,7 @@ from funrl import _check, tree
 from funrl.env import Transition
 from funrl.offline._dataset import Dataset, from_transitions
 from funrl.offline._files import save
-from funrl.offline._layouts import columns_of, from_arrays, rename
+from funrl.offline._layouts import check_single_numbers, columns_of, from_arrays, rename
 from funrl.offline._views import merge
 
 
@@ -42,6 +42,7 @@ def d4rl(
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, no HDF5 file, lacks a column, or a column is shorter than the others; the message names the place.
+        TypeError: if an argument has another type.
         ImportError: without h5py (the extra ``minari``).
 
     Example:
@@ -55,8 +56,11 @@ def d4rl(
     _check.instance("d4rl: path", path, (str, os.PathLike), "give the file", "a path")
     with open(path, "rb"):  # raises an error that names a missing file
         pass
+    if dtype is not None:
+        _check.instance("d4rl: dtype", dtype, torch.dtype, "such as torch.float32")
+    _check.integer("d4rl: rows", rows, 1)
     with _hdf5(path) as file:
-        found = rename(str(path), _entries(file), needed=("observation", "action", "reward", "terminated"))
+        found = rename(str(path), _entries(str(path), file), needed=("observation", "action", "reward", "terminated"))
         parts = _parts(str(path), found, spaces, dtype, rows)
         return save(parts, folder) if folder is not None else _joined(parts)
 
@@ -74,12 +78,22 @@ def _hdf5(path: str | os.PathLike) -> Iterator[Any]:
         raise ValueError(f"{path}: the file is truncated, damaged or no HDF5 file ({error}); restore a copy") from None
 
 
-def _entries(group: Any) -> dict[str, Any]:
-    return {name: value if hasattr(value, "dtype") else _entries(value) for name, value in group.items()}
+def _entries(place: str, group: Any) -> dict[str, Any]:
+    """Return the columns of a group of an HDF5 file, in dicts where there are groups in it."""
+    found = {}
+    for name, value in group.items():
+        if value is None:
+            raise ValueError(f"{place}: {name} leads nowhere: the file is damaged, or another file of it is missing; restore a copy")
+        if not hasattr(value, "dtype"):
+            found[name] = _entries(place, value)
+        elif value.shape:
+            found[name] = value
+    return found
 
 
 def _parts(place: str, found: dict[str, Any], spaces: Any, dtype: torch.dtype | None, rows: int) -> Iterator[Dataset]:
     """Yield parts of a file that end with episodes; the last one ends with the file."""
+    check_single_numbers(place, found)
     lengths = {name: len(x) for name, value in found.items() for x in tree.leaves(value)}
     size = len(found["reward"])
     short = [name for name, length in lengths.items() if length != size]
@@ -142,8 +156,8 @@ def ogbench(
     place = str(_check.instance("ogbench: path", path, (str, os.PathLike), "give the file", "a path"))
     arrays = _npz(path)
     found = rename(place, arrays, needed=("observation", "action", "terminated"))
-    made = columns_of(place, {name: found[name] for name in ("observation", "action", "terminated")}, dtype)
-    last, observation, action = made["terminated"], made["observation"], made["action"]
+    columns = columns_of(place, {name: found[name] for name in ("observation", "action", "terminated")}, dtype)
+    last, observation, action = columns["terminated"], columns["observation"], columns["action"]
     if not len(last) == len(observation) == len(action):
         got = f"{len(observation)} observations, {len(action)} actions and {len(last)} terminals"
         raise ValueError(f"{place}: expected columns of one length, got {got}; the file is cut off or mixed")
@@ -153,11 +167,19 @@ def ogbench(
     rows = rows[rows < len(last) - 1]
     seen, chosen, after = observation[rows], action[rows], observation[rows + 1]
     if "reward" in found:
-        values = columns_of(place, {"reward": found["reward"]}, dtype)["reward"][rows]
-        mask = torch.as_tensor(np.asarray(arrays["masks"])).bool()[rows] if "masks" in arrays else torch.ones(len(rows), dtype=torch.bool)
-        terminated = ~mask
+        columns = columns_of(place, {"reward": found["reward"], "end": arrays.get("masks", np.ones(len(last)))}, dtype)
+        for name, x in (("rewards", columns["reward"]), ("masks", columns["end"])):
+            if x.shape != last.shape:
+                raise ValueError(f"{place}: {name}: expected {list(last.shape)}, as the terminals, got {list(x.shape)}; restore a copy")
+        values, terminated = columns["reward"][rows], ~columns["end"][rows]
     elif reward is not None:
-        values, terminated = reward(seen, chosen, after)
+        made = reward(seen, chosen, after)
+        if not isinstance(made, tuple) or len(made) != 2:
+            got = f"{len(made)} values" if isinstance(made, tuple) else f"a {type(made).__name__}"
+            raise TypeError(
+                f"ogbench: reward: expected a function that returns rewards [N] and terminations [N], got one that returns {got}"
+            )
+        values, terminated = made
     else:
         raise ValueError(f"{place}: reward: expected a function, as the file has no rewards, got None; it returns rewards and terminations")
     truncated = last[rows + 1]
@@ -214,7 +236,7 @@ def directory(
 
 def _file(path: Path, spaces: Any, dtype: torch.dtype | None) -> Dataset:
     arrays = _npz(path) if path.suffix == ".npz" else _safetensors(path)
-    found = rename(str(path), _nested(arrays), needed=("observation", "action", "reward"))
+    found = rename(str(path), _nested(str(path), arrays), needed=("observation", "action", "reward"))
     columns = columns_of(str(path), found, dtype)
     first = tree.leaves(columns["observation"])
     one_more = "next_observation" not in columns and first and len(first[0]) == len(columns["reward"]) + 1
@@ -225,7 +247,7 @@ def _file(path: Path, spaces: Any, dtype: torch.dtype | None) -> Dataset:
     return from_arrays(str(path), columns, spaces=spaces, dtype=dtype)
 
 
-def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
+def _nested(where: str, arrays: dict[str, Any]) -> dict[str, Any]:
     """Return the columns with those named ``a/b`` or ``a.b`` in dicts."""
     found: dict[str, Any] = {}
     for name, x in arrays.items():
@@ -233,6 +255,8 @@ def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
         place = found
         for key in inner:
             place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{where}: expected {key!r} to be a column or a dict of them, got both {key!r} and {name!r}")
         place[last] = x
     return found
 

@@ -11,7 +11,7 @@ from funrl import _check, buffers, random, stats, tree
 from funrl.algos import ActorParams, Algorithm, Learned, LearnerState, State, in_dtype_of, make_hparams, off_policy
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Env, Transition
-from funrl.offline._dataset import Dataset, spaces_of
+from funrl.offline._dataset import Dataset, check_actions, spaces_of
 from funrl.offline._files import Stream
 from funrl.offline._views import moments
 from funrl.spaces import Box, Discrete
@@ -61,7 +61,10 @@ def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
 
     Raises:
         TypeError: if ``place`` is neither an environment nor a pair of spaces, or ``dataset`` no data set.
-        ValueError: if the data has other spaces.
+        ValueError: if the data has other spaces, or integer actions outside that of the environment.
+
+    Warns:
+        UserWarning: with their number, if continuous actions are outside the action space of the environment.
 
     Example:
         >>> environment("bc", (Box(-1.0, 1.0, (2,)), Discrete(3)), None).name
@@ -88,6 +91,8 @@ def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
         action = source.transition.action
         if isinstance(action, torch.Tensor) and action.is_floating_point() == discrete:
             raise ValueError(f"{what}: dataset: expected actions as in {chosen}, got {action.dtype}; give the environment of the data")
+        if source.action_space != chosen:
+            check_actions(f"{what}: dataset", chosen, action)
     if isinstance(place, AnyEnv):
         return place
 

@@ -17,7 +17,7 @@ class EDACConfig(SACNConfig):
     """The options of :func:`make`: those of :class:`~funrl.offline.sac_n.SACNConfig`, and these.
 
     Attributes:
-        diversity: eta, the weight of :func:`funrl.losses.ensemble_diversity_loss`, at least 0.
+        diversity: eta, the weight of :func:`funrl.losses.ensemble_diversity_loss` against squared errors, at least 0.
     """
 
     diversity: Any = 1.0

@@ -123,7 +123,7 @@ def ensemble(
             if not diverse:
                 return loss, metrics
             alike, further = ensemble_diversity_loss(network.critic, batch, critic=critics.apply, weight=weight)
-            return loss + hparams.diversity * alike, {**metrics, **further}
+            return loss + 0.5 * hparams.diversity * alike, {**metrics, **further}  # the paper's squared errors have no factor 1/2
 
         gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(learned.network)
         learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)

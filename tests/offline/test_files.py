@@ -86,6 +86,64 @@ def test_a_truncated_file_names_the_place(tmp_path):
         datasets.d4rl(tmp_path / "nowhere.hdf5")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"terminals": np.full(9, np.nan)}, "terminated: expected 0 or 1 in each row, got nan in row 0"),
+        ({"timeouts": np.arange(9)}, "truncated: expected 0 or 1 in each row, got 2 in row 2"),
+        (
+            {"observations": np.zeros((9, 3), np.complex64)},
+            "observation: expected bool, uint8, signed integers or real numbers, got .* complex64",
+        ),
+        ({"actions": np.zeros(9, np.uint64)}, "action: expected bool, uint8, signed integers or real numbers, got an array of uint64"),
+        ({"terminals": np.zeros((9, 2))}, r"terminated: expected .*, got \[9, 2\]"),
+        ({"rewards": np.ones((9, 2))}, r"reward: expected .*, got \[9, 2\]"),
+    ],
+)
+def test_columns_that_are_no_data(tmp_path, changes, message):
+    columns = d4rl_file(tmp_path / "a.hdf5", **changes)
+    names = {"observations": "observation", "actions": "action", "rewards": "reward", "terminals": "terminated", "timeouts": "truncated"}
+    np.savez(tmp_path / "a.npz", **{name: columns[ours] for name, ours in names.items()} | changes)
+    for name in ("a.hdf5", "a.npz"):
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            datasets.open_dataset(tmp_path / name)
+
+
+def test_broken_files_are_named(tmp_path):
+    path = tmp_path / "a.hdf5"
+    d4rl_file(path, actions=None, rewards=np.float32(1))  # a single number is no column
+    with h5py.File(path, "a") as file:
+        file["actions"] = h5py.ExternalLink("nowhere.hdf5", "/actions")
+    with pytest.raises(ValueError, match=r"a\.hdf5: actions leads nowhere"):
+        datasets.d4rl(path)
+    with h5py.File(path, "a") as file:
+        del file["actions"]
+        file["actions/left"] = np.zeros((9, 1))
+    with pytest.raises(ValueError, match=r"a\.hdf5: expected a column 'rewards'"):
+        datasets.d4rl(path)
+    with h5py.File(path, "a") as file:
+        del file["rewards"]
+        file["rewards/left"] = np.zeros(9)
+    with pytest.raises(ValueError, match=r"a\.hdf5: reward: expected a column \[N\], .* got a group with \['left'\]"):
+        datasets.d4rl(path)
+    with pytest.raises(ValueError, match="d4rl: rows: expected"):
+        datasets.d4rl(path, rows=0)
+    np.savez(tmp_path / "a.npz", **{"observations": np.ones((2, 1)), "observations/a": np.ones((2, 1))})
+    with pytest.raises(ValueError, match=r"a\.npz: expected 'observations' to be a column or a dict"):
+        datasets.open_dataset(tmp_path / "a.npz")
+
+
+def test_rows_that_do_not_follow_end_a_piece(tmp_path):
+    """A file without timeouts, with successors: without this, returns to go and n-step transitions would go on in another episode."""
+    columns = d4rl_file(tmp_path / "a.hdf5", timeouts=None)
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        file["next_observations"] = columns["next_observation"].astype(np.float64)
+    text = "1 of 9 rows have another successor than the next row and no flag"
+    with pytest.warns(UserWarning, match=rf"a\.hdf5: {text}"):
+        data = datasets.d4rl(tmp_path / "a.hdf5", spaces=SPACES)
+    assert data.end.tolist() == columns["end"].tolist() and data.notes[0].startswith(text)
+
+
 def test_a_file_without_ends_is_a_counted_warning(tmp_path):
     d4rl_file(tmp_path / "a.hdf5", terminals=np.zeros(9, bool), timeouts=None)
     with pytest.warns(UserWarning, match="none of 8 rows ends an episode"):
@@ -119,6 +177,11 @@ def test_ogbench(tmp_path):
     assert data.transition.truncated.tolist() == [False, True, False, False, True] and not bool(data.transition.terminated.any())
     with pytest.raises(ValueError, match="reward: expected a function, as the file has no rewards"):
         datasets.ogbench(path)
+    np.savez(tmp_path / "short.npz", observations=states, actions=states, terminals=[0, 0, 1, 0, 0, 0, 1], rewards=states[:3, 0])
+    with pytest.raises(ValueError, match=r"short\.npz: rewards: expected \[7\], as the terminals, got \[3\]"):
+        datasets.ogbench(tmp_path / "short.npz")
+    with pytest.raises(TypeError, match=r"reward: expected a function that returns rewards .* got one that returns a Tensor"):
+        datasets.ogbench(path, reward=lambda x, a, y: y[:, 0])
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"play\.npz: the file is truncated, damaged or no npz file"):
         datasets.ogbench(path, reward=lambda *_: None)
@@ -291,6 +354,10 @@ def test_minari_by_path_in_parts_and_damaged(tmp_path):
     file = next((tmp_path / "own").rglob("*.hdf5"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match="damaged"):
+        datasets.minari(tmp_path / "own")
+    metadata = next((tmp_path / "own").rglob("metadata.json"))
+    metadata.write_text("{}")
+    with pytest.raises(ValueError, match="the data set is damaged"):
         datasets.minari(tmp_path / "own")
     with pytest.raises(FileNotFoundError, match="fetch it with `minari download nowhere/none-v0`"):
         datasets.minari("nowhere/none-v0")

@@ -96,6 +96,31 @@ def test_policies_act_in_the_space(kind):
         empty.step(random.key(0), empty.init(random.key(0)))
 
 
+def test_edac_weighs_diversity_as_its_paper():
+    """A step of the critics, with gamma 0, is along the gradient of the paper's loss: squared errors without a factor, and eta ES."""
+    data, eta = dataset(lengths=(20,), ends="t"), 3.0
+    options = {"num_critics": 3, "num_updates": 1, "batch_size": 8, "num_cells": (8,), "activation": "tanh"}
+    algo = offline.edac.make(SPACES, data, gamma=0.0, diversity=eta, optimizer=optim.sgd(0.01), **options)
+    state = algo.init(random.key(0))
+    batches = algo.collect(random.key(1), state)[1]
+    after, _ = algo.learn(random.key(2), state.learner, batches)
+    before = state.learner.params.network.critic
+    params, rows = tree.map(lambda x: x.double().requires_grad_(), before), tree.map(lambda x: x[0], batches)
+    action, values, slopes = rows.action.double().requires_grad_(), [], []
+    for e in range(3):
+        x = torch.cat([rows.observation.double(), action], -1)
+        for i, layer in enumerate(params):
+            x = torch.nn.functional.linear(x.tanh() if i else x, layer["weight"][e], layer["bias"][e])
+        values.append(x[:, 0])
+        slope = torch.autograd.grad(x.sum(), action, create_graph=True)[0]
+        slopes.append(slope / slope.norm(dim=-1, keepdim=True))
+    alike = sum((slopes[i] * slopes[j]).sum(-1).mean() for i in range(3) for j in range(3) if i != j) / (3 - 1)
+    loss = sum((x - rows.reward).square().mean() for x in values) + eta * alike
+    gradients = torch.autograd.grad(loss, tree.leaves(params))
+    for old, new, gradient in zip(tree.leaves(before), tree.leaves(after.params.network.critic), gradients, strict=True):
+        torch.testing.assert_close((new - old).double(), -0.01 * 0.5 * gradient, rtol=1e-3, atol=2e-7)
+
+
 @pytest.mark.parametrize("name", ["td3_bc", "iql"])
 def test_an_xla_program_is_the_eager_step(name):
     algo = learner(name)
@@ -176,6 +201,11 @@ def test_what_does_not_fit_is_named():
         offline.td3_bc.make(SPACES, data, num_updates=3)
     with pytest.raises(TypeError, match=r"dataset: expected a Dataset of funrl\.offline\.datasets, got a str"):
         offline.bc.make(SPACES, "data.hdf5")
+    narrow = (SPACES[0], Box(-0.5, 0.5, (2,)))
+    with pytest.warns(UserWarning, match=r"td3_bc: dataset: action: \d of 9 rows are outside Box\(-0\.5, 0\.5"):
+        offline.td3_bc.make(narrow, data)
+    with pytest.raises(ValueError, match=r"bc: dataset: action: \d+ of 40 rows are outside Discrete"):
+        offline.bc.make((SPACES[0], Discrete(2, start=2)), discrete_data())
     with pytest.raises(ValueError, match="has no environment to act in"):
         algo = offline.bc.make(SPACES, data, **SMALL)
         funrl.training.evaluate_agents(algo, algo.init(random.key(0)), random.key(1), 1)
