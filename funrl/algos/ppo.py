@@ -138,22 +138,22 @@ def build(
     split: Callable[[Any], torch.Tensor] | None = None,
     describe: Callable[[PPOBatch], dict[str, torch.Tensor]] = lambda batch: {},
 ) -> Algorithm:
-    """Make PPO of a configuration that may have further options, for algorithms that are PPO in an environment of their own.
+    """Make PPO from a configuration that may have further options: for algorithms that are PPO except for environment or loss.
 
     Args:
         name: of the algorithm.
         env: the environment.
         config: a :class:`PPOConfig`, or an instance of a class that inherits from it.
-        given: the parts that the user gave in the place of its own, by name, as :func:`make` takes them.
-        nets: networks of the form of :func:`funrl.algos.on_policy.networks`; None: those.
+        given: by name, the parts that the user gave instead of PPO's own, as :func:`make` takes them.
+        nets: networks like those that :func:`funrl.algos.on_policy.networks` returns; None: those.
         further_loss: ``further_loss(params, inputs, hparams) -> (loss, metrics)``, which is added to the loss; ``inputs`` are those of
             ``nets`` for a minibatch.
-        split: ``split(inputs) -> weights [K, N]``: which rows are of which of K tasks, whose gradients are then joined by
-            :func:`funrl.optim.pcgrad`.
+        split: ``split(inputs) -> weights [K, N]``, 1 where a row is of a task and else 0. There is then a gradient for each of the K tasks,
+            and :func:`funrl.optim.pcgrad` combines them.
         describe: ``describe(batch) -> metrics``: further metrics of all rows together, before the gradient steps.
 
     Raises:
-        ValueError: if ``further_loss`` and ``split`` are given together, as the further loss is that of all tasks.
+        ValueError: if ``further_loss`` and ``split`` are given together, as a further loss belongs to no single task.
 
     Example:
         >>> import funrl

@@ -49,8 +49,8 @@ def dueling(
     Reference: Z. Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", 2015, arXiv:1511.06581, equation 9.
     """
     _check.integer("dueling: num_actions", num_actions, 1)
-    heads = [mlp(num_cells, size, activation=activation, init=init) for size in (1, num_actions)]
-    net = dueling_of(*heads, num_actions)
+    value, advantage = (mlp(num_cells, size, activation=activation, init=init) for size in (1, num_actions))
+    net = dueling_of(value, advantage, num_actions)
     return Net(net.init, lambda params, *inputs, key=None: net.apply(params, *inputs, key=key).squeeze(-1))
 
 
