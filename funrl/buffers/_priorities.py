@@ -101,8 +101,8 @@ def set_priority(
             raise ValueError(f"{what}: {part}: expected it on {priorities.weights.device}, as the buffer is, got {x.device}; move it there")
     if indices.ndim == 0 or indices.dtype != torch.int64:
         indices, priority = indices.reshape(-1).to(torch.int64), priority.reshape(-1)
-    if priority.requires_grad or priority.dtype != torch.float32:
-        priority = priority.detach().to(torch.float32)
+    if priority.requires_grad or priority.dtype != priorities.weights.dtype:
+        priority = priority.detach().to(priorities.weights.dtype)
     if len(indices) == 0:
         return priorities, exponents
     if home(priorities.weights) == home(indices) == home(priority) == "host":

@@ -38,6 +38,20 @@ def test_sampling_follows_the_power_of_the_priority():
     assert np.abs(counts - 1000 * p).max() < 2
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_state_in_float64_takes_priorities_of_either_dtype(in_place):
+    """That of a learner that was moved to float64 as a whole."""
+    buffer, state = with_priorities([1.0, 2.0, 4.0])
+    buffer = buffers.in_place(buffer) if in_place else buffer
+    state = tree.map(lambda x: x.double() if x.is_floating_point() else x, state)
+    for priority in (torch.tensor([3.0, 5.0]), torch.tensor([0.1, 8.0], dtype=torch.float64)):
+        state = buffer.update_priority(state, torch.tensor([0, 1]), priority)
+        expected = torch.cat([priority.double(), torch.tensor([4.0]).double()]).add(1e-8).pow(0.7)
+        assert state.priorities.weights.dtype == torch.float64
+        torch.testing.assert_close(state.priorities.weights[:3], expected, rtol=1e-6, atol=0)
+    assert buffer.sample(KEY, state, 4).indices.max() < 3
+
+
 def test_each_row_of_a_batch_is_uniform_in_its_part():
     buffer, state = with_priorities(torch.ones(64), alpha=1.0)
     keys = random.split(random.key(0), 4000)
