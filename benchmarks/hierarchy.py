@@ -1,5 +1,8 @@
 """The gain by hindsight and hierarchies: sparse goals with and without hindsight, and FourRooms after its goal moves.
 
+"Table" rows have the setting of arXiv:1609.05140: one environment, tables that begin at 0, and a step of gradient descent along one-step
+errors after each of its steps.
+
 The agents of a row, which differ by their seeds, are one vmapped program.
 """
 
@@ -36,6 +39,19 @@ ROOMS = {
     "flat, DQN": ("dqn", dict(REPLAY, target_period=1, huber_delta=float("inf"))),
     "two levels, k = 16": ("feudal", dict(REPLAY, goal_steps=16)),
 }
+
+# Rates of gradient descent and options of the table rows. Of each learner 44 settings were tried, 20 with 8 agents and 24 with 20 others;
+# these took the fewest steps for the first 100 episodes after the move.
+TABLES = {
+    "flat, A2C, table": ("a2c", {"entropy_weight": 0.001}, {"policy": 2.0, "value": 0.35}),
+    "option-critic, 2 options, table": (
+        "option_critic",
+        {"num_options": 2, "epsilon": 0.1, "deliberation_cost": 0.0, "entropy_weight": 0.001},
+        {"policy": 2.0, "value": 0.25, "termination": 0.5},
+    ),
+}
+# The goal moves after so many episodes of an agent, or after so many steps if that is earlier; it then learns on for MORE steps.
+MOVE, LATEST, MORE, CHUNK, FIRST, EPISODES = 1_000, 60_000, 40_000, 500, 100, 25
 
 
 def sparse_goals(row: str, hindsight: bool, evaluations: int = 10) -> dict[str, Any]:
@@ -91,6 +107,23 @@ def one_hot_rooms() -> Any:
     return funrl.transforms.stateless(env, "one_hot_rooms()", start=seen, finish=seen, observation_space=space)
 
 
+def _moved(states: Any, goals: Any) -> Any:
+    """Return the states of agents with other goals [N, 2]."""
+    learner = states.learner
+    return states.replace(learner=learner.replace(env_params=learner.env_params.replace(goal=goals.clone())))
+
+
+def _new_goals(walls: Any, num_agents: int) -> tuple[Any, Any]:
+    """Return the first goals [N, 2], the eastern door, and the later ones, random tiles of the room below it."""
+    import torch
+
+    from funrl import random
+
+    lower = torch.tensor([[i, j] for i in range(8, 12) for j in range(7, 12) if not walls[i, j]])
+    drawn = torch.func.vmap(lambda key: random.randint(key, (), 0, len(lower)))(random.split(random.key(77), num_agents))
+    return torch.tensor([[7, 9]]).repeat(num_agents, 1), lower[drawn]
+
+
 def rooms(row: str) -> dict[str, Any]:
     """Train in FourRooms, move the goal, and return how long the episodes of each agent were afterwards, while it learned on."""
     import torch
@@ -107,13 +140,11 @@ def rooms(row: str) -> dict[str, Any]:
     algo = funrl.algos.make(name, env, **options)
     program = funrl.compile(torch.func.vmap(algo.step), donate=1)
     states = torch.func.vmap(algo.init)(random.split(key, num_agents))
-    lower = torch.tensor([[i, j] for i in range(8, 12) for j in range(7, 12) if not walls[i, j]])
-    new = lower[torch.func.vmap(lambda key: random.randint(key, (), 0, len(lower)))(random.split(random.key(77), num_agents))]
-    goals, lengths = {0: torch.tensor([[7, 9]]).repeat(num_agents, 1), BEFORE: new}, []
+    first, new = _new_goals(walls, num_agents)
+    goals, lengths = {0: first, BEFORE: new}, []
     for i in range(BEFORE + AFTER):
         if i in goals:
-            learner = states.learner
-            states = states.replace(learner=learner.replace(env_params=learner.env_params.replace(goal=goals[i].clone())))
+            states = _moved(states, goals[i])
         states, metrics = program(random.split(random.fold_in(key, i), num_agents), states)
         lengths.append(metrics["episode_length"])
     length, per_update = torch.stack(lengths), algo.steps_per_update
@@ -130,10 +161,64 @@ def rooms(row: str) -> dict[str, Any]:
     return found
 
 
+def tables(row: str, num_agents: int = 100, seed: int = 202) -> dict[str, Any]:
+    """Train in FourRooms as in the paper, move the goal, and return how many steps the episodes of each agent took afterwards."""
+    import torch
+
+    import funrl
+    from funrl import optim, random, tree
+
+    name, options, rates = TABLES[row]
+    env, key, n = one_hot_rooms(), random.key(seed), num_agents
+    env = env._replace(max_episode_steps=1_000, default_params=env.default_params.replace(max_steps=torch.tensor(1_000)))
+
+    def descend(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        return {part: tree.map(lambda g: -rates[part] * g, x) for part, x in gradient.items()}, state  # noqa: B023
+
+    algo = funrl.algos.make(
+        name, env, num_envs=1, num_steps=1, num_cells=(), lambda_=0.0, value_weight=1.0,
+        optimizer=optim.Optimizer(lambda params: (), descend), **options,
+    )  # fmt: skip
+
+    def play(key: Any, state: Any) -> Any:
+        def step(state: Any, key: Any) -> tuple[Any, Any]:
+            collect_key, learn_key = random.split(key).unbind(0)
+            actor, samples = algo.collect(collect_key, state)
+            learner, _ = algo.learn(learn_key, state.learner, samples)
+            return state.replace(actor=actor, learner=learner), samples.done[0, 0]
+
+        return funrl.scan(step, state, random.split(key, CHUNK))
+
+    program = funrl.compile(torch.func.vmap(play), donate=1)
+    states = torch.func.vmap(algo.init)(random.split(key, n))
+    params = states.learner.params
+    states = states.replace(learner=states.learner.replace(params=params.replace(network=tree.zeros_like(params.network))))
+    goal, new = _new_goals(env.default_params.walls, n)
+    ends, moved, episodes = [], torch.full((n,), LATEST), torch.zeros(n, dtype=torch.int64)
+    while len(ends) * CHUNK < int(moved.max()) + MORE:
+        time = torch.tensor(len(ends) * CHUNK)
+        moved = torch.where((episodes >= MOVE) & (time < moved), time, moved)
+        states = _moved(states, torch.where((moved <= time)[:, None], new, goal))
+        states, done = program(random.split(random.fold_in(key, len(ends)), n), states)
+        ends.append(done)
+        episodes = episodes + done.sum(1)
+    found: dict[str, Any] = {"before": [], "first": [], "steps": []}
+    for done, start in zip(torch.cat(ends, 1), moved.tolist(), strict=True):
+        earlier, later = (part.nonzero()[:, 0] + 1 for part in (done[:start], done[start : start + MORE]))
+        length = torch.diff(later, prepend=torch.zeros(1, dtype=torch.int64)).to(torch.float64)
+        solved = (length.unfold(0, EPISODES, 1).mean(-1) < SOLVED).nonzero() if len(length) >= EPISODES else ()
+        found["before"].append(torch.diff(earlier).to(torch.float64)[-FIRST:].mean().item())
+        found["first"].append(int(later[FIRST - 1]) if len(later) >= FIRST else None)
+        found["steps"].append(int(later[int(solved[0]) + EPISODES - 1]) if len(solved) else None)
+    say(f"hierarchy: FourRooms, {row}: {found}")
+    return found
+
+
 ROWS = {
     **{f"{row}, hindsight": lambda row=row: sparse_goals(row, True) for row in SPARSE},
     **{f"{row}, without": lambda row=row: sparse_goals(row, False) for row in SPARSE},
     **{f"FourRooms, {row}": lambda row=row: rooms(row) for row in ROOMS},
+    **{f"FourRooms, {row}": lambda row=row: tables(row) for row in TABLES},
 }
 
 
@@ -154,6 +239,16 @@ def notes(figures: Figures) -> list[str]:
             solved = [next((f"{part * (i + 1):,}" for i, x in enumerate(curve) if x[j] >= 0.95), "not") for j in range(NUM_AGENTS)]
             shown = ", ".join(f"{x:.2f}" for x in curve[-1])
             lines.append(f"* {name}: success after {row['steps']:,} steps {shown}; 95 % by step {', '.join(solved)}.")
+        elif "first" in row:
+            first = [MORE if x is None else x for x in row["first"]]
+            half = 1.96 * statistics.stdev(first) / len(first) ** 0.5
+            median = statistics.median(MORE if x is None else x for x in row["steps"])
+            lines.append(
+                f"* {name}: episodes of {statistics.mean(row['before']):.1f} steps before the goal moves; the first {FIRST} episodes after "
+                f"it take {statistics.mean(first):,.0f} ± {half:,.0f} steps (mean of {len(first)} agents with its interval of 95 %, "
+                f"{row['first'].count(None)} of them not within {MORE:,}); median of the steps until the mean of {EPISODES} episodes is "
+                f"below {SOLVED}: {median:,.0f}."
+            )
         else:
             steps = ", ".join("not" if x is None else f"{x:,}" for x in row["steps"])
             means = {part: statistics.mean(row[part]) for part in ("before", "after", "last")}
