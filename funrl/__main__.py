@@ -193,6 +193,8 @@ def _scores(algo: Algorithm, key: torch.Tensor, total_steps: int) -> list[Any]:
 
 
 def _record(args: argparse.Namespace) -> None:
+    if args.steps < 1:
+        raise UsageError(f"--steps: expected at least 1, got {args.steps}")
     run = training.load_run(args.dir, algo=runs.named(args.algo), file=args.checkpoint, trust=args.trust)
     state, env = _agent(run, args.agent), run.algo.env
     with env:

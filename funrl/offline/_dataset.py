@@ -112,11 +112,12 @@ def from_transitions(
     if not isinstance(end, torch.Tensor) or end.dtype != torch.bool or end.shape != done.shape:
         raise ValueError(f"{what}: end: expected bool {list(done.shape)}, one flag a row, got {tree.describe_leaf(end)}")
     _check_values(what, transition, seen, chosen)
+    end = end | done
     if not bool(end.any()):
         warnings.warn(
             f"{what}: none of {len(done)} rows ends an episode; the data counts as one piece that was cut off", UserWarning, stacklevel=3
         )
-    end = torch.cat([(end | done)[:-1], torch.ones_like(done[:1])])
+    end = torch.cat([end[:-1], torch.ones_like(done[:1])])
     reward = transition.reward
     to_go = returns.reward_to_go(reward.double(), end, torch.zeros_like(end), gamma=1.0).to(reward.dtype)
     return Dataset(transition, end, to_go, seen, chosen, tuple(notes))

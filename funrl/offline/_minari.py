@@ -237,6 +237,12 @@ def _is_folder(name: str | os.PathLike) -> bool:
 
 
 def _named(name: str | os.PathLike) -> Path:
+    from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage.datasets_root_dir import get_dataset_path
+
+    try:
+        parse_dataset_id(os.fspath(name))
+    except ValueError:
+        raise ValueError(f"to_minari: name: expected NAME-v0, perhaps with a folder as in FOLDER/NAME-v0, got {name!r}") from None
 
     return Path(get_dataset_path(os.fspath(name))) / "data"

@@ -35,6 +35,8 @@ def open_dataset(name: str | os.PathLike, *, spaces: Any = None) -> Dataset:
         FileNotFoundError: data.txt: there is no such data; expected minari:ID, a Minari folder, a folder of datasets.save, FILE.hdf5, ...
     """
     text = os.fspath(_check.instance("open_dataset: name", name, (str, os.PathLike), f"give {_NAMES}", "a path"))
+    if text in ("", "minari:"):
+        raise ValueError(f"open_dataset: name: expected {_NAMES}, got {text!r}")
     if text.startswith("minari:"):
         return minari(text.removeprefix("minari:"), spaces=spaces)
     path = Path(text)
@@ -63,7 +65,7 @@ def write(dataset: Dataset, name: str | os.PathLike, *, env: AnyEnv | None = Non
 
     Raises:
         FileExistsError: if the file is there already.
-        ValueError: as the functions above.
+        ValueError: if the name is empty or that of an HDF5 file; or as the functions above.
 
     Example:
         >>> import tempfile, funrl
@@ -76,10 +78,14 @@ def write(dataset: Dataset, name: str | os.PathLike, *, env: AnyEnv | None = Non
     """
     check_dataset("write", dataset)
     text = os.fspath(_check.instance("write: name", name, (str, os.PathLike), "give a file, a folder, or minari:ID", "a path"))
+    if text in ("", "minari:"):
+        raise ValueError(f"write: name: expected a file, a folder, or minari:ID, got {text!r}")
     if text.startswith("minari:"):
         to_minari(dataset, text.removeprefix("minari:"), env=env, algorithm=algorithm)
         return
     path = Path(text)
+    if path.suffix in (".hdf5", ".h5"):
+        raise ValueError(f"write: name: HDF5 files are only read, got {text}; give FILE.npz, FILE.safetensors, a folder, or minari:ID")
     if path.suffix not in (".npz", ".safetensors"):
         save(dataset, path)
         return

@@ -48,10 +48,13 @@ def test_training_from_data(folder, capsys):
     [
         (["train", "bc", "--env", "CartPole-v1"], "--data: bc learns from data; give minari:ID, a file, or a folder"),
         (["train", "bc", "--env", "CartPole-v1", "--data", "nowhere.npz"], "nowhere.npz: there is no such data"),
+        (["train", "bc", "--env", "CartPole-v1", "--data", ""], "open_dataset: name: expected minari:ID, a Minari folder, "),
         (["train", "ppo", "--env", "CartPole-v1", "--data", "x.npz"], "--data: ppo has no use for it"),
         (["train", "iql", "--env", "CartPole-v1", "--data", "DATA"], "env: IQL expects a floating-point Box"),
         (["record", "RUN", "--out", "x.npz", "--steps", "9", "--policy", "replay"], "expected a learner with a buffer"),
         (["record", "RUN", "--out", "DATA", "--steps", "9"], "it is there already"),
+        (["record", "RUN", "--out", "x.npz", "--steps", "-2", "--policy", "replay"], "--steps: expected at least 1, got -2"),
+        (["record", "RUN", "--out", "x.hdf5", "--steps", "9"], "HDF5 files are only read, got x.hdf5"),
         (["record", "RUN", "--out", "x.npz", "--steps", "9", "--agent", "3"], "--agent: expected one of the run's 1"),
     ],
 )

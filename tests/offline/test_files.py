@@ -142,6 +142,9 @@ def test_rows_that_do_not_follow_end_a_piece(tmp_path):
     with pytest.warns(UserWarning, match=rf"a\.hdf5: {text}"):
         data = datasets.d4rl(tmp_path / "a.hdf5", spaces=SPACES)
     assert data.end.tolist() == columns["end"].tolist() and data.notes[0].startswith(text)
+    after = np.concatenate([columns["observation"][1:], columns["observation"][:1]])
+    d4rl_file(tmp_path / "b.hdf5", next_observations=after)  # flags alone end pieces where each row follows
+    assert datasets.d4rl(tmp_path / "b.hdf5", spaces=SPACES).end.nonzero().flatten().tolist() == [3, 5, 8]
 
 
 def test_a_file_without_ends_is_a_counted_warning(tmp_path):
@@ -309,6 +312,8 @@ def test_minari_gives_back_every_bit(tmp_path, monkeypatch):
             source = minari.load_dataset(name)
             assert source.total_steps == 430 and source.storage.metadata["algorithm_name"] == "random"
         assert minari.load_dataset("cartpole/random-v0").env_spec.id == "CartPole-v1"
+    with pytest.raises(ValueError, match=r"to_minari: name: expected NAME-v0, .* got 'a b'"):
+        datasets.to_minari(data, "a b")
     with pytest.raises(ValueError, match="there is a data set in"):
         datasets.to_minari(data, "cartpole/random-v0")
 
