@@ -102,7 +102,11 @@ def test_messages_in_the_table_of_errors_are_those_that_come():
     algo = funrl.algos.a2c.make(env, num_envs=2, num_steps=4, num_cells=(4,))
     agent, (state, _) = algo.init(key), env.reset(key)
     compiled = functools.partial(funrl.compile, backend="aot_eager")
-    step = compiled(lambda key, state: state + 1, donate=1)
+
+    def step(key, state):
+        return state + 1
+
+    step = compiled(step, donate=1)
     step(key, given := torch.zeros(3))
     power, x = compiled(lambda x, n: x + n), torch.zeros(2)
     mistakes = [
