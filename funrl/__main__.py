@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from funrl import algos, collectors, distributed, envs, offline, random, record, runs, training, tree
+from funrl import _check, algos, collectors, distributed, envs, offline, random, record, runs, training, tree
 from funrl._arguments import COLLECTORS, UsageError, check_use, option, parser, run_folder
 from funrl._files import say
 from funrl._plot import plot, report
@@ -81,11 +81,10 @@ def _train(args: argparse.Namespace) -> None:
         usual = [env for name, env in training.PRESETS if name == args.algorithm]
         remedy += f"; {args.algorithm} has presets for {', '.join(usual)}" if usual else ""
         raise UsageError(f"the following arguments are required: {', '.join(missing)}{remedy}; see python -m funrl train --help")
-    try:
-        from_data = args.algorithm in offline.names()
-        defaults = (offline if from_data else algos).defaults(args.algorithm)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    if args.algorithm not in (known := (*algos.names(), *offline.names())):
+        raise UsageError(f"no algorithm is called {args.algorithm!r}; {_check.nearest(args.algorithm, known)}")
+    from_data = args.algorithm in offline.names()
+    defaults = (offline if from_data else algos).defaults(args.algorithm)
     given = dict(option(text, defaults) for text in args.set)
     out = _folder(args, args.algorithm, args.env)
     seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given

@@ -77,6 +77,21 @@ def fail(kind: type[Exception], what: str, expected: str, got: Any, remedy: str 
     raise kind(f"{what}: expected {expected}, got {got}{'; ' if remedy else ''}{remedy}")
 
 
+def pair(what: str, x: Any, parts: str, remedy: str = "") -> tuple[Any, Any]:
+    """Return what a function of the user's returned, which has to be a pair.
+
+    Example:
+        >>> pair("act", 1.0, "(action, extras)")
+        Traceback (most recent call last):
+        ...
+        TypeError: act: expected it to return the pair (action, extras), got a float
+    """
+    if not isinstance(x, tuple) or len(x) != 2:
+        got = f"{len(x)} of them" if isinstance(x, tuple) else f"a {type(x).__name__}"
+        fail(TypeError, what, f"it to return the pair {parts}", got, remedy)
+    return x
+
+
 def integer(what: str, x: Any, low: int | None = None, high: int | None = None, remedy: str = "") -> int:
     """Return a Python integer, no bool, from ``low`` to ``high``.
 

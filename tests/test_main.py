@@ -468,6 +468,7 @@ WORKERS = ("train", "ppo", "--env", "gymnasium:CartPole-v1", "--total-steps", 10
         (("train", "ppo", "--env", "gymnasium:Go-v1"), "gymnasium.make: id: Environment `Go` doesn't exist"),
         (("train", "ppo", "--env", "dm_control:cartpole"), "dm_control.make: task: cartpole has none called ''"),
         (("train", "pop", "--env", "CartPole-v1"), "no algorithm is called 'pop'; did you mean ppo?"),
+        (("train", "td3bc", "--env", "Pendulum-v1"), "no algorithm is called 'td3bc'; did you mean td3_bc"),
         ((*CARTPOLE, "--set", "learnin_rate=1"), "unknown option 'learnin_rate': did you mean learning_rate"),
         ((*CARTPOLE, "--set", "zzz=big"), "unknown option 'zzz': choose one of num_channels, kernel_size, "),
         ((*CARTPOLE, "--set", "norm=layer"), "; help(funrl.algos.ppo.PPOConfig) says what each of them does"),

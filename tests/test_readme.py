@@ -95,6 +95,45 @@ def test_names_in_the_torchrl_table_exist():
     assert len(ours) > 30 and checked > 60
 
 
+def test_messages_in_the_table_of_errors_are_those_that_come():
+    table = TEXT.split("## Errors that you may meet")[1].split("\n## ")[0]
+    quoted = re.findall(r"^\| `(.*?)` \|", table, flags=re.MULTILINE)
+    key, env = funrl.random.key(0), funrl.envs.make("CartPole-v1")
+    algo = funrl.algos.a2c.make(env, num_envs=2, num_steps=4, num_cells=(4,))
+    agent, (state, _) = algo.init(key), env.reset(key)
+    compiled = functools.partial(funrl.compile, backend="aot_eager")
+
+    def step(key, state):
+        return state + 1
+
+    step = compiled(step, donate=1)
+    step(key, given := torch.zeros(3))
+    power, x = compiled(lambda x, n: x + n), torch.zeros(2)
+    mistakes = [
+        lambda: funrl.random.normal(0),
+        lambda: funrl.random.normal(funrl.random.split(key, 8)),
+        lambda: env.step(key, state, torch.tensor(1.0)),
+        lambda: env.observation_space.check(torch.zeros(16, 4), "observation"),
+        lambda: algo.greedy(agent.learner.params, key, torch.zeros(4).numpy()),
+        lambda: algo.greedy(agent, key, torch.zeros(4)),
+        lambda: funrl.rollout(None, key, state, env.default_params, env=env, num_steps=2),
+        lambda: funrl.scan(lambda c, x: (c + 0.5, x), torch.tensor(1), torch.ones(3)),
+        lambda: funrl.scan(lambda c, x: (c + x, x), 1.0, torch.ones(3)),
+        lambda: step(key, given),
+        lambda: compiled(lambda x: x.sum().item())(x),
+        lambda: compiled(lambda x: x + torch.randn(2))(x),
+        lambda: compiled(lambda x: x.add_(1))(x),
+        lambda: [power(x, n) for n in range(65)],
+        lambda: funrl.distributed.join(variables={"RANK": "0", "WORLD_SIZE": "2"}).__enter__(),
+        lambda: funrl.algos.ppo.make(env, gama=0.9),
+    ]
+    for mistake in mistakes:
+        with pytest.raises(Exception) as caught:
+            mistake()
+        known = [row for row in quoted if re.search(".*".join(map(re.escape, re.split(r" ?\.\.\. ?", row))), str(caught.value))]
+        assert known, f"the table has no row for: {caught.value}"
+
+
 def test_linked_files_exist():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
     assert len(links) > 8 and [link for link in links if not (ROOT / link).exists()] == []

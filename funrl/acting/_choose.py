@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
+from funrl import _check, random, tree
 from funrl.acting._state import Memory
 from funrl.env import AnyEnv, VectorEnv
 from funrl.policies import StatefulPolicy
@@ -123,7 +123,4 @@ def mapped(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pair(chosen: Any) -> tuple[Any, Any]:
-    if not isinstance(chosen, tuple) or len(chosen) != 2:
-        got = f"{len(chosen)} of them" if isinstance(chosen, tuple) else f"a {type(chosen).__name__}"
-        raise TypeError(f"act: expected it to return the pair (action, extras), got {got}; without extras, return (action, {{}})")
-    return chosen
+    return _check.pair("act", chosen, "(action, extras)", "without extras, return (action, {})")

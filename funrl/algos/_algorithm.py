@@ -357,6 +357,9 @@ def in_dtype_of(params: Any, value: Any) -> Any:
         >>> in_dtype_of({"weight": torch.zeros(2)}, torch.zeros(3, dtype=torch.float64)).dtype
         torch.float32
     """
+    if not all(isinstance(x, torch.Tensor) for x in tree.leaves(value)):
+        other = next(x for x in tree.leaves(value) if not isinstance(x, torch.Tensor))
+        _check.fail(TypeError, "observation", "tensors", _check.describe(other), "torch.as_tensor makes one of an array of NumPy")
     return tree.to(value, next(x.dtype for x in tree.leaves(params) if x.is_floating_point()))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import Module
 
 from funrl import _check, tree
 from funrl.algos import _actor_critic as actor_critic, _popart as value_heads, _running as running, on_policy
@@ -18,7 +17,7 @@ from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import PPOBatch, explained_variance, ppo_loss
-from funrl.nn import Net, PopArt
+from funrl.nn import Module, Net, PopArt
 from funrl.optim import Optimizer
 from funrl.policies import ActorCritic
 from funrl.returns import gae

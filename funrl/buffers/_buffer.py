@@ -130,6 +130,8 @@ def check_batch_size(name: str, batch_size: Any, size: torch.Tensor, at_least: i
         ...
         ValueError: buffers.uniform: sample: the buffer is empty; add to it, and ask can_sample first
     """
+    if callable(size):  # the method of a tensor: the arguments were swapped
+        _check.fail(TypeError, f"buffers.{name}: sample: state", "that of a buffer", "a tensor", "write sample(key, state, batch_size)")
     _check.integer(f"buffers.{name}: sample: batch_size", batch_size, 1)
     if _check.seen(lambda: size < at_least):
         if _check.seen(lambda: size < 1):

@@ -211,8 +211,9 @@ def _sample(spec: _Spec, key: torch.Tensor, state: HindsightState, batch_size: i
 
 def _relabel(spec: _Spec, items: Any, goal: torch.Tensor, where: torch.Tensor) -> Any:
     """Replace the goals of the items [B] where ``where`` [B] holds, and their rewards and flags."""
-    reward, terminated = torch.func.vmap(spec.reward)(tree.get(items, _ACHIEVED), goal, tree.get(items, "action"))
     what = "buffers.hindsight: reward"
+    judged = torch.func.vmap(spec.reward)(tree.get(items, _ACHIEVED), goal, tree.get(items, "action"))
+    reward, terminated = _check.pair(what, judged, "(reward, terminated)")
     _check.flag(f"{what}: terminated", terminated, shape=where.shape)
     _check.floating(what, reward, shape=where.shape)
     new = {"reward": reward, "terminated": terminated, **{(name, "desired_goal"): goal for name in _OBSERVATIONS}}

@@ -14,12 +14,12 @@ class TraceError(RuntimeError):
     """A function that cannot be traced; the message names the line and the remedy."""
 
 
-def value_asked(x: torch.Tensor, how: str) -> TraceError:
-    """Return the error for a traced tensor whose value was asked for, by ``how``."""
+def value_asked(x: torch.Tensor, how: str, remedy: str = "") -> TraceError:
+    """Return the error for a traced tensor whose value was asked for, by ``how``; ``remedy`` is a sentence for this case."""
     return TraceError(
         f"{line()}the value of a traced tensor ({describe(x)}) was asked for ({how}): while a function is compiled, tensors have shapes "
-        "but no values. For `if` use torch.where, for a loop funrl.scan with a mask; keep numbers as tensors instead of int(), float() or "
-        ".item(); funrl.debug.print shows values, and `with funrl.compiler.eager():` runs without compiling"
+        f"but no values. {remedy}For `if` use torch.where, for a loop funrl.scan with a mask; keep numbers as tensors instead of int(), "
+        "float() or .item(); funrl.debug.print shows values, and `with funrl.compiler.eager():` runs without compiling"
     )
 
 

@@ -18,7 +18,8 @@ aten = torch.ops.aten
 def plan(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
     """Return the treatment of an operator by a trace: a function ``(trace, operator, args, kwargs) -> results``."""
     schema, tags = private.schema(func), func.tags
-    if func in (aten._local_scalar_dense.default, aten.item.default, aten.equal.default) or torch.Tag.data_dependent_output in tags:
+    asking = (aten._local_scalar_dense.default, aten.item.default, aten.equal.default, aten._is_all_true.default)
+    if func in asking or torch.Tag.data_dependent_output in tags:
         return _refuse_value
     if torch.Tag.nondeterministic_seeded in tags:
         return _refuse_random
@@ -218,6 +219,9 @@ def _refuse_write(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _refuse_value(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
     tensors = [x for x in args if isinstance(x, torch.Tensor)]
+    if func is aten._is_all_true.default:
+        remedy = "Use funrl.distributions, or torch's with validate_args=False. "
+        raise value_asked(tensors[0], "torch.distributions, which checks its arguments", remedy)
     raise value_asked(tensors[0], "bool(), int(), float(), .item() or `if`" if func is not aten.equal.default else "torch.equal")
 
 

@@ -15,6 +15,7 @@ import optree
 import torch
 
 from funrl import tree
+from funrl._check import describe
 from funrl.compiler import _torch_private as private
 from funrl.compiler._arguments import FIXED, as_leaf, changeable, dicts, path, unhashable, what_changes
 from funrl.compiler._backends import BACKENDS, STATE, chosen
@@ -90,7 +91,7 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
         tensor([2., 2., 2.])
     """
     if not callable(fn):
-        raise TypeError(f"compile: fn is a {type(fn).__name__}; expected a function")
+        raise TypeError(f"compile: fn is {describe(fn)}; expected a function")
     positions = (donate,) if isinstance(donate, int) else tuple(donate)
     if not all(isinstance(i, int) and i >= 0 for i in positions):
         raise TypeError(f"compile: donate is {donate!r}; expected positions of arguments, such as 0 or (0, 2)")

@@ -272,6 +272,7 @@ class Trace(private.TorchDispatchMode):
 
     def write(self, func: Any, args: Any, kwargs: Any, target: torch.Tensor, compute: Callable[[], Node]) -> torch.Tensor:
         """Give ``target`` the value that ``compute`` records, as an in-place operator does."""
+        parameter = target.requires_grad and target.is_leaf
         if not isinstance(target, Traced):
             target = self.capture(target)
         memory = target.memory
@@ -281,6 +282,7 @@ class Trace(private.TorchDispatchMode):
                 f"{line()}{func} would change {reason} ({describe(target)}) in place; a traced function changes nothing "
                 "that it is given: "
                 "compute a new tensor and return it (funrl.compile's donate= lets it take the old one's memory)"
+                + ("; an optimizer of torch does this: use torch.func.grad and funrl.optim" if parameter else "")
             )
         if (
             func is aten.copy_.default

@@ -11,6 +11,7 @@ from funrl.compiler._errors import TraceError, line, value_asked
 from funrl.compiler._graph import Graph, Node
 
 _SERIAL = itertools.count()
+_TORCH = "Use torch's functions for NumPy's, and torch.as_tensor for an array of NumPy. "
 
 
 def serial() -> int:
@@ -79,13 +80,13 @@ class Traced(torch.Tensor):
         return repr(self)
 
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
-        raise value_asked(self, "numpy()")
+        raise value_asked(self, "numpy()", _TORCH)
 
     def tolist(self) -> Any:
         raise value_asked(self, "tolist()")
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise value_asked(self, "NumPy")
+        raise value_asked(self, "NumPy", _TORCH)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TraceError(f"{line()}a traced tensor cannot be pickled or deep-copied; it has no value before the program runs")

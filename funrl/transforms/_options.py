@@ -135,7 +135,7 @@ def _play(
     def advance(state: OptionState, key: torch.Tensor) -> tuple[OptionState, Timestep, torch.Tensor]:
         """Take one step; return also whether the option ends after it."""
         act_key, step_key, stop_key = random.split(key, 3).unbind(0)
-        action, _ = act(params, act_key, state.observation)
+        action, _ = _check.pair("options: act", act(params, act_key, state.observation), "(action, extras)")
         below, after = env.step(step_key, state.below, action, env_params.below)
         stop = after.done
         if terminate is not None:

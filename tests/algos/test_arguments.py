@@ -70,6 +70,12 @@ def annealed_adamw(steps=100):
     return optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(schedules.cosine(1e-2, 0.0, steps), eps=1e-4))
 
 
+def test_an_observation_of_numpy_is_refused():
+    for algo in (make("ppo"), make("dqn")):
+        with pytest.raises(TypeError, match="observation: expected tensors, got a ndarray"):
+            algo.greedy(algo.init(random.key(0)).learner.params, random.key(1), torch.zeros(4).numpy())
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_any_optimizer(name):
     metrics = learns(make(name, optimizer=annealed_adamw()), compiled=False)

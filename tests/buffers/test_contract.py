@@ -191,6 +191,11 @@ def test_an_empty_buffer(case):
             buffer.sample(random.key(0), filled(case), wrong)
 
 
+def test_a_key_in_the_place_of_the_state():
+    with pytest.raises(TypeError, match=r"buffers.uniform: sample: state: .* write sample\(key, state, batch_size\)"):
+        buffers.uniform(4).sample({"x": torch.zeros(1)}, random.key(0), 2)
+
+
 @pytest.mark.parametrize("name", ["uniform", "without_replacement", "prioritized"])
 def test_an_empty_buffer_in_a_compiled_program_gives_rows_that_count_nothing(name):
     buffer, make = BUFFERS[name]

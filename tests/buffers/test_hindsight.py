@@ -184,6 +184,9 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match="reward: terminated: expected a bool tensor"):
         wrong = buffers.hindsight(64, lambda achieved, goal, action: (achieved[0], achieved[0]), num_envs=2)
         wrong.sample(random.key(0), written(wrong, steps(FLAGS), (4,)), 4)
+    with pytest.raises(TypeError, match=r"reward: expected it to return the pair \(reward, terminated\), got a Tensor"):
+        wrong = buffers.hindsight(64, lambda achieved, goal, action: achieved[0], num_envs=2)
+        wrong.sample(random.key(0), written(wrong, steps(FLAGS), (4,)), 4)
 
 
 def test_each_agent_has_a_buffer_of_its_own():

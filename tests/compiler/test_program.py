@@ -466,7 +466,7 @@ def test_errors_of_checks_arrive_as_they_were_raised():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: compiler.compile(3), "fn is a int; expected a function"),
+        (lambda: compiler.compile(3), "fn is an int; expected a function"),
         (lambda: compiler.compile(copy, donate="x"), "donate is 'x'; expected positions"),
         (lambda: compiler.compile(copy, donate=-1), "donate is -1"),
         (lambda: compiler.compile(copy, donate=(0, 1.0)), r"donate is \(0, 1.0\)"),

@@ -79,6 +79,22 @@ def test_a_value_is_asked_for(name):
         compile(f)(torch.ones(2))
 
 
+def test_a_value_is_asked_for_by_another_library():
+    refused(lambda x: x + np.ones(2, np.float32), torch.ones(2), match="torch.as_tensor for an array of NumPy")  # here
+    refused(lambda x: torch.distributions.Normal(x, 1.0).log_prob(x), torch.ones(2), match="funrl.distributions")  # here
+
+
+def test_an_optimizer_of_torch_is_refused():
+    weight = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], 0.1)
+
+    def f(x):
+        (weight * x).sum().backward()
+        optimizer.step()  # here
+
+    assert "use torch.func.grad and funrl.optim" in refused(f, torch.ones(2), match="would change a tensor from outside")
+
+
 def test_a_slice_of_unknown_length():
     remedy = r"take a fixed number of rows: x\[i \+ torch.arange\(n\)\]"
     refused(lambda x, i: x.clone()[i:], torch.ones(3), torch.tensor(1), match=remedy)  # here

@@ -192,6 +192,9 @@ def test_wrong_arguments():
             transforms.options(**{"act": steer, "policies": POLICIES, "num_steps": 2, "gamma": 0.9, **options})
     with pytest.raises(TypeError, match="options: env: expected an Env"):
         transforms.options(steer, POLICIES, num_steps=2, gamma=0.9)(envs.vectorize(cartpole(), 2))
+    env = transforms.options(lambda params, key, observation: params, torch.arange(2), num_steps=2, gamma=0.9)(cartpole())
+    with pytest.raises(TypeError, match=r"options: act: expected it to return the pair \(action, extras\), got a Tensor"):
+        env.step(random.key(0), env.reset(random.key(0))[0], torch.tensor(0))
     env = optional(terminate=lambda params, key, observation: params["stop"])
     with pytest.raises(TypeError, match="options: terminate: expected a bool tensor"):
         env.step(random.key(0), env.reset(random.key(0))[0], torch.tensor(0))
