@@ -1,7 +1,11 @@
 """Arguments of a call: their leaves, the part of them in the key of a program, and messages that name a leaf."""
 
 import functools
+import itertools
+import operator
+import os
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,8 @@ import torch
 
 from funrl import tree
 from funrl.compiler import _torch_private as private
+from funrl.compiler._backends import STATE
+from funrl.compiler._donation import MARK
 from funrl.compiler._traced import Traced
 
 # Objects that are compared by identity and never change.
@@ -19,11 +25,7 @@ FIXED = (object, torch.dtype, torch.layout, torch.memory_format, types.EllipsisT
 def as_leaf(x: Any) -> Any:
     """Return a leaf as a plain tensor if it is a tensor or an array, a number of NumPy as a Python number, and others unchanged."""
     if isinstance(x, torch.Tensor):
-        return (
-            x
-            if isinstance(x, Traced) or private.is_transformed(x) or "_funrl_donated" in x.__dict__
-            else x.detach().as_subclass(torch.Tensor)
-        )
+        return x if isinstance(x, Traced) or private.is_transformed(x) or MARK in x.__dict__ else x.detach().as_subclass(torch.Tensor)
     if isinstance(x, np.ndarray):
         if not x.dtype.isnative:  # torch supports the machine's byte order only
             x = x.astype(x.dtype.newbyteorder("="))
@@ -32,15 +34,63 @@ def as_leaf(x: Any) -> Any:
     return x.item() if isinstance(x, np.generic) else x
 
 
+def settings(backend: str) -> tuple[Any, ...]:
+    """Return the part of a key that is not of the arguments: settings of torch, and for "auto" the choice of a backend."""
+    cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+    choice = (getattr(STATE, "backend", None), os.environ.get("FUNRL_BACKEND")) if backend == "auto" else ()
+    return torch.get_default_dtype(), cast, *choice
+
+
+class Usual:
+    """A test of whether a call has the key of a program whose leaves are plain tensors, at the speed of C.
+
+    It is never true for another key. It may be false for the program's own key, as when a leaf is not contiguous.
+    """
+
+    def __init__(self, leaves: list[torch.Tensor], form: Any, trees: Any, backend: str) -> None:
+        self.form, self.backend, self.settings = form, backend, settings(backend)
+        self.order = orders(form)
+        self.ordered = self.order(trees)
+        self.of_kinds = private.of_kinds(leaves)
+
+    def __call__(self, leaves: list[Any], form: Any, trees: Any) -> bool:
+        return (
+            form == self.form
+            and self.of_kinds(*leaves)
+            and not any(map(hasattr, leaves, itertools.repeat(MARK)))
+            and self.order(trees) == self.ordered
+            and settings(self.backend) == self.settings
+        )
+
+
 @functools.lru_cache(4096)
-def dicts(form: Any) -> list[Any]:
-    """Return a function that finds the dicts in (args, kwargs) of a structure, which does not contain the order of their entries."""
-    places = {}
-    for accessor in form.accessors():
-        for k, entry in enumerate(accessor):
-            if k > 1 and isinstance(entry, optree.MappingEntry):
-                places[accessor[:k]] = None
-    return list(places)
+def orders(form: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function from (args, kwargs) to the order of the keys of each dict, which their structure does not contain."""
+    steps = [(accessor, k, entry) for accessor in form.accessors() for k, entry in enumerate(accessor)]
+    dicts = {tuple(accessor[:k]): None for accessor, k, entry in steps if k > 1 and isinstance(entry, optree.MappingEntry)}
+    numbers: dict[Any, int] = {(): 0}  # of the nodes on the way, in the order in which they are reached
+    walk: list[tuple[int, Callable[[Any], Any]]] = []
+    for place in dicts:
+        for k, entry in enumerate(place, start=1):
+            if place[:k] not in numbers:
+                walk.append((numbers[place[: k - 1]], _getter(entry)))
+                numbers[place[:k]] = len(walk)
+    ends = [numbers[place] for place in dicts]
+
+    def order(trees: Any) -> tuple[Any, ...]:
+        nodes = [trees]
+        for parent, get in walk:
+            nodes.append(get(nodes[parent]))
+        return tuple([tuple(nodes[k]) for k in ends])
+
+    return order
+
+
+def _getter(entry: Any) -> Callable[[Any], Any]:
+    """Return a function from a node to the child of an entry, at the speed of C where there is one."""
+    if type(entry) is optree.GetAttrEntry:
+        return operator.attrgetter(entry.entry)
+    return operator.itemgetter(entry.entry) if isinstance(entry, (optree.SequenceEntry, optree.MappingEntry)) else entry
 
 
 def changeable(name: str, args: Any, kwargs: Any, place: int) -> TypeError:

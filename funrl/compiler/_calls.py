@@ -1,7 +1,7 @@
 """Calls of Python from programs of XLA, by a pointer to a function: some microseconds each, while a callback of jax takes 0.2 ms.
 
 XLA calls :func:`_handle` with a frame, as the header ``xla/ffi/api/c_api.h`` of jaxlib declares it. Its first buffer has the number of the
-call. The second is an empty turn, which each call takes from the one before it, so that their order is that of the program.
+call. The second has the number of the run, which each call passes on to the next, so that their order is that of the program.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import weakref
 from ctypes import POINTER, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from typing import Any
 
+import numpy as np
 import torch
 
 from funrl.compiler._effects import Effect, ElementwiseCall
@@ -29,12 +30,16 @@ class _Call:
         f.calls.append(self)
         _CALLS[self.number] = self
 
-    def __call__(self, arguments: Any, results: Any) -> None:
+    def __call__(self, arguments: Any, results: Any, run: "Run") -> None:
         tensors = [self.tensor(arguments[2 + i].contents.data, i) for i in range(len(self.metas))]
-        if isinstance(self.f, ElementwiseCall):
-            self.tensor(results[1].contents.data, 0).copy_(self.f.value(*tensors))
-        else:
+        if not isinstance(self.f, ElementwiseCall):
             self.f(*(x.clone() for x in tensors))  # f may keep them
+            return
+        x, value = tensors[0], None
+        try:
+            value = None if run.raised else self.f.checked(x)
+        finally:
+            self.tensor(results[1].contents.data, 0).copy_(torch.zeros_like(x) if value is None else value)
 
     def tensor(self, address: int, place: int) -> torch.Tensor:
         """Return a tensor over the memory of a buffer, which XLA uses for other things after the call."""
@@ -54,9 +59,21 @@ _NUMBERS = itertools.count()
 _CALLS: weakref.WeakValueDictionary[int, _Call] = weakref.WeakValueDictionary()
 
 
-def first_turn() -> Any:
-    """Return the turn of the first call of a program."""
-    return load().numpy.zeros((), "int32")
+class Run:
+    """One run of a program that has calls: the exceptions that they raise in it."""
+
+    def __init__(self) -> None:
+        self.raised: list[BaseException] = []
+        self.number = next(_NUMBERS)
+        _RUNS[self.number] = self
+
+    @property
+    def turn(self) -> Any:
+        """The turn of the first call."""
+        return np.asarray(self.number)
+
+
+_RUNS: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
 
 
 def call(f: Effect, metas: list[torch.Tensor], arrays: list[Any], turn: Any) -> list[Any]:
@@ -97,12 +114,13 @@ def _handle(pointer: Any) -> None:
         version, own = frame.extension.contents.metadata.contents.version, frame.api.contents.version
         version.major, version.minor = own.major, own.minor
         return
-    arguments = frame.arguments.buffers
-    found = _CALLS[c_int64.from_address(arguments[0].contents.data).value]
+    arguments, results = frame.arguments.buffers, frame.results.buffers
+    call, run = (c_int64.from_address(arguments[i].contents.data).value for i in range(2))
+    c_int64.from_address(results[0].contents.data).value = run
     try:
-        found(arguments, frame.results.buffers)
+        _CALLS[call](arguments, results, _RUNS[run])
     except BaseException as error:
-        found.f.raised.append(error)
+        _RUNS[run].raised.append(error)
 
 
 @functools.cache

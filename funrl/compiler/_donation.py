@@ -1,6 +1,8 @@
 """Donated arguments: the outputs that use their memory, and tensors that must not be used again."""
 
-from collections.abc import Sequence
+import collections
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from funrl import tree
 
 # The number of bytes from which a donated tensor is written in place. For smaller ones a new tensor costs less.
 LARGE = 1 << 16
+# The attribute of a donated tensor: the name of the function that it was donated to.
+MARK = "_funrl_donated"
 
 
 class _Donated(torch.Tensor):
@@ -17,11 +21,11 @@ class _Donated(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = next((x for x in (*args, *(kwargs or {}).values()) if isinstance(x, _Donated)), None)
-        name = "a compiled function" if given is None else given.__dict__.get("_funrl_donated", "a compiled function")
+        name = "a compiled function" if given is None else given.__dict__.get(MARK, "a compiled function")
         raise ValueError(f"this tensor was donated to {name}, which wrote over it; use what that call returned")
 
     def __repr__(self, **options: Any) -> str:
-        return f"<a tensor that was donated to {self.__dict__.get('_funrl_donated')}>"
+        return f"<a tensor that was donated to {self.__dict__.get(MARK)}>"
 
 
 def matched(name: str, positions: tuple[int, ...], args: tuple[Any, ...], out: Any) -> tuple[bool, list[int]]:
@@ -50,14 +54,13 @@ def _alike(part: Any, old: Any) -> bool:
     return all(isinstance(x, torch.Tensor) and x.shape == y.shape and x.dtype == y.dtype for x, y in pairs)
 
 
-def mark_donated(name: str, donated: list[torch.Tensor]) -> None:
-    """Mark tensors that must not be used again."""
-    for x in donated:
-        if "_funrl_donated" in x.__dict__:
-            continue  # it occurs twice among the arguments
-        large = "_funrl_array" not in x.__dict__ and (x.nbytes >= LARGE or x.numel() == 0)
+def mark_donated(name: str, small: Iterable[torch.Tensor], large: Iterable[torch.Tensor]) -> None:
+    """Mark tensors that must not be used again, ``large`` ones (or empty ones) so that each use is an error."""
+    collections.deque(map(setattr, small, itertools.repeat(MARK), itertools.repeat(name)), 0)
+    for x in large:
+        kept = MARK in x.__dict__ or "_funrl_array" in x.__dict__  # it occurs twice among the arguments, or was copied
         x._funrl_donated = name  # pyright: ignore[reportAttributeAccessIssue]
-        if large:
+        if not kept:
             x.__class__ = _Donated
 
 
@@ -67,7 +70,7 @@ def check_usable(x: torch.Tensor, name: str, trees: tuple[tuple[Any, ...], dict[
     Raises:
         ValueError: if so; the message names the leaf and the function that it was donated to.
     """
-    donated = x.__dict__.get("_funrl_donated")
+    donated = x.__dict__.get(MARK)
     if donated is None:
         return
     args, kwargs = trees

@@ -101,7 +101,6 @@ class Effect:
 
     def __init__(self, f: Callable[..., Any], batch_dims: int) -> None:
         self.f, self.batch_dims = f, batch_dims
-        self.raised: list[BaseException] = []  # exceptions that it raised in a program, which owns this list
         self.calls: list[Any] = []  # of it, in programs
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
@@ -126,15 +125,6 @@ class ElementwiseCall(Effect):
             found = f"{result.dtype} {list(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
             raise TypeError(f"elementwise_call: f: expected to return a tensor like its argument, {x.dtype} {list(x.shape)}, got {found}")
         return result
-
-    def value(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``f(x)``, or anything if a call has failed before."""
-        if not self.raised:
-            try:
-                return self.checked(x)
-            except BaseException as error:
-                self.raised.append(error)
-        return torch.zeros_like(x)
 
 
 def instances(x: torch.Tensor) -> list[Any]:

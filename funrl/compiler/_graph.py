@@ -79,6 +79,7 @@ class Plan(NamedTuple):
         captured: tensors whose present values are read at each call.
         output_groups: for each output the part of the result that contains it.
         donated: the leaves whose memory may be used, each with the output that replaces it (None if that is not computed).
+        returned: the donated leaves that are part of the result as they are; the backend may replace them by copies that it keeps.
         threads: the number of CPU threads that the program may use.
         name: the name for messages and profiles.
         note: a function that is called with the name of each stage when it begins.
@@ -89,6 +90,7 @@ class Plan(NamedTuple):
     captured: list[Any]
     output_groups: list[int]
     donated: dict[int, int | None]
+    returned: set[int]
     threads: int
     name: str
     note: Callable[[str], Any]

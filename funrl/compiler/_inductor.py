@@ -47,7 +47,7 @@ class Executable:
     """A recorded graph, compiled for a device."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
-        graph, groups, captured, _, donated, threads, name, note = plan
+        graph, groups, captured, _, donated, _, threads, name, note = plan
         self.threads, self.captured, self.device = threads, captured, device
         num_leaves, num_outputs = len(groups), len(graph.outputs)
         in_place = written(graph, {i for i in donated if graph.inputs[i].meta.nbytes >= LARGE})

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import operator
 import os
 import threading
 import types
@@ -17,9 +16,9 @@ import torch
 from funrl import tree
 from funrl._check import describe
 from funrl.compiler import _torch_private as private
-from funrl.compiler._arguments import FIXED, as_leaf, changeable, dicts, path, unhashable, what_changes
+from funrl.compiler._arguments import FIXED, Usual, as_leaf, changeable, orders, path, settings, unhashable, what_changes
 from funrl.compiler._backends import BACKENDS, STATE, chosen
-from funrl.compiler._donation import LARGE, check_usable, mark_donated, matched, own_copies
+from funrl.compiler._donation import LARGE, MARK, check_usable, mark_donated, matched, own_copies
 from funrl.compiler._graph import Plan
 from funrl.compiler._listening import Timer
 from funrl.compiler._numbers import NotATensor
@@ -104,9 +103,6 @@ def compile(fn: Callable[..., Any], *, donate: int | Sequence[int] = (), threads
 
 # Replaces the value of a float in the key of a program that has the float as an input.
 _NUMBER = "a number that changes"
-# The parts of the key of a call whose leaves are all plain tensors, at the speed of C.
-_TENSOR = frozenset({torch.Tensor})
-_SHAPE, _DTYPE, _DEVICE = (operator.attrgetter(name) for name in ("shape", "dtype", "device"))
 
 
 class _Compiled:
@@ -117,6 +113,7 @@ class _Compiled:
         self.fn, self.donated, self.threads, self.backend = fn, donated, threads, backend
         self.name = getattr(fn, "__name__", type(fn).__name__).replace("<lambda>", "fn")
         self.programs: dict[Any, _Program] = {}
+        self.last: _Program | None = None
         # For each structure: the first value of each float, and the positions of the floats that are inputs because they have changed.
         self.floats: dict[Any, tuple[dict[int, float], set[int]]] = {}
         self.fixed: set[int] = set()
@@ -129,18 +126,29 @@ class _Compiled:
         if current() is not None or getattr(STATE, "eager", 0) or "eager" in (self.backend, getattr(STATE, "backend", None)) or _FORKED:
             return _plainly(self.fn, args, kwargs)
         leaves, form = optree.tree_flatten((args, kwargs), namespace="funrl")  # pyright: ignore[reportArgumentType]
-        key = self._key(leaves, form, args, kwargs)
-        if key is None:
-            return self.fn(*args, **kwargs)  # inside a transform
-        try:
-            program = self.programs.get(key)
-        except TypeError:
-            raise unhashable(self.name, args, kwargs, leaves) from None
-        if program is None:
-            program = self._made(key, args, kwargs, leaves, form)
+        program = self.last
+        if program is None or program.usual is None or not program.usual(leaves, form, (args, kwargs)):
+            program = self._found(leaves, form, args, kwargs)
             if program is None:
-                return self(*args, **kwargs)
+                return self.fn(*args, **kwargs)  # inside a transform
+            self.last = program
         return program(leaves)
+
+    def _found(self, leaves: list[Any], form: Any, args: Any, kwargs: Any) -> "_Program | None":
+        """Return the program of a call, which is made if it is the first of its kind; None under a transform of torch.func."""
+        program = None
+        while program is None:
+            key = self._key(leaves, form, args, kwargs)
+            if key is None:
+                return None
+            try:
+                program = self.programs.get(key)
+            except TypeError:
+                raise unhashable(self.name, args, kwargs, leaves) from None
+            if program is None:
+                program = self._made(key, args, kwargs, leaves, form)
+                leaves[:] = optree.tree_leaves((args, kwargs), namespace="funrl") if program is None else leaves  # pyright: ignore
+        return program
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -159,21 +167,8 @@ class _Compiled:
 
         Leaves that are not plain tensors are replaced in the list: arrays by tensors, numbers that change by tensors.
         """
-        key: list[Any] = [form]
-        mapped = private.level() > 0
-        plain = not mapped and _TENSOR.issuperset(map(type, leaves))
-        if plain and not any([x.requires_grad or "_funrl_donated" in x.__dict__ for x in leaves]):
-            key += zip(map(_SHAPE, leaves), map(_DTYPE, leaves), map(_DEVICE, leaves), strict=True)
-        else:
-            kinds = self._kinds(leaves, form, mapped, args, kwargs)
-            if kinds is None:
-                return None
-            key += kinds
-        key.append((torch.get_default_dtype(), torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")))
-        if self.backend == "auto":
-            key.append((getattr(STATE, "backend", None), os.environ.get("FUNRL_BACKEND")))
-        key += [tuple(place((args, kwargs))) for place in dicts(form)]
-        return tuple(key)
+        kinds = self._kinds(leaves, form, private.level() > 0, args, kwargs)
+        return None if kinds is None else (form, *kinds, settings(self.backend), orders(form)((args, kwargs)))
 
     def _kinds(self, leaves: list[Any], form: Any, mapped: bool, args: Any, kwargs: Any) -> list[Any] | None:
         """Return the part of the key of each leaf, of whatever type; None under a transform of torch.func."""
@@ -193,7 +188,7 @@ class _Compiled:
                     continue
             if mapped and private.is_transformed(x):
                 return None
-            if "_funrl_donated" in x.__dict__:
+            if MARK in x.__dict__:
                 check_usable(x, self.name, (args, kwargs), i)
             if x.requires_grad and not self.warned and torch.is_grad_enabled():  # a parameter is plain by now
                 self._tell(args, kwargs, i)
@@ -207,7 +202,7 @@ class _Compiled:
             f"{self.name}: {where} requires a gradient, and torch.autograd sees nothing of a compiled function: take the gradient in the "
             "function (torch.func.grad), or hand in .detach()",
             UserWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
     def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":
@@ -232,6 +227,8 @@ class _Compiled:
                 self.fixed |= numbers
                 self.floats[form][1].clear()
                 return None
+            if all(type(x) is torch.Tensor for x in leaves) and not numbers:
+                program.usual = Usual(leaves, form, (args, kwargs), self.backend)
             self.programs[key] = program
             return program
 
@@ -249,6 +246,7 @@ class _Program:
 
     def __init__(self, owner: _Compiled, args: tuple[Any, ...], leaves: list[Any], form: Any, numbers: set[int]) -> None:
         self.name, self.positions = owner.name, owner.donated
+        self.usual: Usual | None = None
         tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
         for i in tensors:
             if leaves[i].layout != torch.strided:
@@ -263,7 +261,6 @@ class _Program:
         for i in sorted(donated_leaves):
             if not isinstance(leaves[i], torch.Tensor):
                 raise self._no_tensor(args, leaves, groups, i)
-        self.donated_leaves = donated_leaves
         timer = Timer(self.name, self.kind)
         timer("tracing")
         recording = record(owner.fn, self.kind, device, leaves, form, numbers)
@@ -278,9 +275,9 @@ class _Program:
         output_groups: list[int] = []
         for k, part in enumerate(parts):
             output_groups += [k] * len(optree.tree_leaves(part, namespace="funrl"))  # pyright: ignore
-        self._sort_outputs(nodes, values, {id(node): i for i, node in zip(tensors, graph.inputs, strict=False)})
+        self._sort_outputs(nodes, values, {id(node): k for k, node in enumerate(graph.inputs[: len(tensors)])})
         graph.outputs = [node for k in self.computed if (node := nodes[k]) is not None]
-        kept = {i for _, i in self.passed}
+        kept = {tensors[k] for _, k in self.passed}
         successors = {
             groups.index(position) + k: output_groups.index(part) + k
             for position, part in zip(self.positions, taken, strict=True)
@@ -292,15 +289,20 @@ class _Program:
         # Leaves that are returned as they are, such as hyperparameters, are groups of their own: the others come back in one vector.
         leaf_groups = [~groups[i] if i in kept else groups[i] for i in tensors]
         output_groups = [output_groups[k] for k in self.computed]
-        plan = Plan(graph, leaf_groups, captured, output_groups, donated, owner.threads, self.name, timer)
+        returned = {k for k, i in enumerate(tensors) if i in kept and i in donated_leaves}
+        plan = Plan(graph, leaf_groups, captured, output_groups, donated, returned, owner.threads, self.name, timer)
         self.executable = executable(self.kind, device)(plan)
         timer("")
-        self.large = [k for k, i in enumerate(tensors) if leaves[i].nbytes >= LARGE]
         self.num_outputs = len(values)
+        self.passed = [(k, n, n in returned) for k, n in self.passed]
+        self.large = [k for k, i in enumerate(tensors) if leaves[i].nbytes >= LARGE]
+        gone = sorted(donated_leaves - kept)
+        self.gone_large = [i for i in gone if leaves[i].nbytes >= LARGE or leaves[i].numel() == 0]
+        self.gone = [i for i in gone if i not in self.gone_large]
 
     def _sort_outputs(self, nodes: list[Any], values: list[Any], arguments: dict[int, int]) -> None:
         """Find the outputs that are computed; inputs and numbers that are returned unchanged are not outputs of the executable."""
-        self.passed: list[tuple[int, int]] = []
+        self.passed: list[Any] = []
         self.fixed: list[tuple[int, Any]] = []
         self.computed: list[int] = []
         for k, (node, x) in enumerate(zip(nodes, values, strict=True)):
@@ -333,15 +335,16 @@ class _Program:
         values: list[Any] = [None] * self.num_outputs
         for k, x in zip(self.computed, computed, strict=True):
             values[k] = x
-        for k, i in self.passed:
-            values[k] = leaves[i]
+        for k, n, is_donated in self.passed:  # the executable may have replaced a donated one
+            values[k] = tensors[n] if is_donated else leaves[self.places[n]]
         for k, x in self.fixed:
             values[k] = x
         for k in self.numbers:
             values[k] = values[k].item()
         if self.positions:
-            passed = {id(leaves[i]) for _, i in self.passed}
-            mark_donated(self.name, [leaves[i] for i in self.donated_leaves if id(leaves[i]) not in passed])
+            passed = {id(leaves[self.places[n]]) for _, n, _ in self.passed}
+            small, large = ([leaves[i] for i in gone if id(leaves[i]) not in passed] for gone in (self.gone, self.gone_large))
+            mark_donated(self.name, small, large)
         return optree.tree_unflatten(self.form, values)
 
 

@@ -15,6 +15,7 @@ Needed (without one of them the first trace raises an error that names it):
 * ``torch._functorch.eager_transforms.lazy_dynamo_disallow`` (optional): where linearize is refused by a clear error.
 * ``torch.autograd.forward_ad``: forward-mode rules of the loop (public, but for ``_make_dual``'s level).
 * ``torch._decomp.core_aten_decompositions``: operators without a lowering of their own.
+* ``torch._C._dynamo.guards.TensorGuards`` (optional): recognises the arguments of most calls in C++; without it in Python.
 
 Needed by ``backend="inductor"`` alone (:func:`inductor`): ``torch._inductor.{compile_fx.compile_fx_inner,config,decomposition,
 virtualized.V,custom_graph_pass}``, fake tensors (``torch._subclasses``), ``torch._guards.tracing``; and ``cpp_builder.
@@ -52,6 +53,7 @@ __all__ = [
     "needed",
     "no_dispatch",
     "no_torch_function",
+    "of_kinds",
     "on_wrapping",
     "overload",
     "replayed_views",
@@ -139,6 +141,20 @@ def level() -> int:
     """Return the number of active transforms of torch.func."""
     top = functorch.peek_interpreter_stack()
     return 0 if top is None else top.level()
+
+
+def of_kinds(like: list[torch.Tensor]) -> Callable[..., bool]:
+    """Return a function of as many tensors, true only if each is plain, contiguous, and of the same shape, dtype and device.
+
+    It may be false even so: if a tensor requires a gradient, or a transform or another mode is at work that was not when it was made.
+    """
+    guards: Any = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
+    try:
+        plain = [torch.empty((), dtype=x.dtype, device=x.device).expand(x.shape) for x in like]
+        strides = [list(torch.empty(x.shape, device="meta").stride()) for x in like]
+        return guards(*plain, dynamic_dims_sizes=[list(x.shape) for x in like], dynamic_dims_strides=strides).check
+    except TypeError:  # this version of torch has none, or another one
+        return lambda *tensors: False
 
 
 def unwrapped(x: torch.Tensor, above: int = 0) -> torch.Tensor:

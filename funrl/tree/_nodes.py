@@ -3,6 +3,7 @@
 import builtins
 import dataclasses
 import math
+import operator
 from typing import Any, Self, TypeVar, dataclass_transform
 
 import optree
@@ -23,7 +24,9 @@ class _Statics(tuple[Any, ...]):
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return tuple.__eq__(self, other) is True and isinstance(other, tuple) and all(builtins.map(_alike, self, other))
+        if tuple.__eq__(self, other) is not True or not isinstance(other, tuple):
+            return False
+        return all(builtins.map(operator.is_, self, other)) or all(builtins.map(_alike, self, other))
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -128,17 +131,18 @@ def dataclass(cls: type[T]) -> type[T]:
     static_names = tuple(f.name for f in fields if f.metadata.get("static"))
     names = data_names + static_names
 
-    def children(node: Any) -> tuple[Any, ...]:
-        return tuple([getattr(node, name) for name in data_names])
+    children, statics = _fields(data_names), _fields(static_names)
 
     def context(node: Any) -> tuple[Any, ...]:
-        return _Statics([getattr(node, name) for name in static_names]) if static_names else ()
+        return _Statics(statics(node)) if static_names else ()
 
     def with_keys(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
         return [(torch_pytree.GetAttrKey(name), getattr(node, name)) for name in data_names], context(node)
 
-    def rebuild(context: Any, children: Any) -> Any:
-        return made(**dict(zip(names, (*children, *context), strict=True)))
+    def rebuild(context: Any, children: Any) -> Any:  # the constructor of a frozen dataclass takes three times as long
+        node = object.__new__(made)
+        node.__dict__.update(zip(names, (*children, *context), strict=True))
+        return node
 
     made._funrl_id, made._funrl_data, made._funrl_static = len(CLASSES), data_names, static_names
     CLASSES.append(made)
@@ -154,8 +158,15 @@ def dataclass(cls: type[T]) -> type[T]:
     torch_pytree.register_pytree_node(
         made,
         lambda node: (list(children(node)), context(node)),
-        lambda children, context: rebuild(context, children),
+        lambda children, context: made(**dict(zip(names, (*children, *context), strict=True))),  # which torch.compile can trace
         flatten_with_keys_fn=with_keys,
         serialized_type_name=f"{made.__module__}.{made.__qualname__}",
     )
     return made
+
+
+def _fields(names: tuple[str, ...]) -> Any:
+    """Return a function from a node to the tuple of some of its fields."""
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return lambda node: tuple([getattr(node, name) for name in names])

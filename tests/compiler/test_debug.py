@@ -155,27 +155,36 @@ def test_a_callback_may_compute(backend):
 
 
 @backends
-def test_errors_of_callbacks_stay_in_their_thread(backend):
-    def check(x):
-        if x.item() == 1:
-            raise ValueError("one")
+@pytest.mark.parametrize("shared", [True, False])
+def test_errors_of_callbacks_stay_in_their_call(backend, shared):
+    """Three threads, each with a program of its own, or all with one: each call raises what its own values raise."""
 
-    seen = []
+    def check(x):
+        if x.item():
+            raise ValueError(str(int(x.item())))
+
+    def compiled():
+        f = lambda x: compiler.elementwise_call(lambda x: check(x) or 2 * x, x) + 1
+        return compiler.compile(lambda x: debug.callback(check, x) or f(x), backend=backend)
+
+    seen, one = [], compiled()
+    one(torch.zeros(1))
 
     def work(k):
-        f = compiler.compile(lambda x: debug.callback(check, x) or x, backend=backend)
-        for _ in range(20):
+        f = one if shared else compiled()
+        for i in range(40):
+            expected = 10 * i + k if k else 0
             try:
-                f(torch.full((1,), float(k)))
-            except ValueError:
-                seen.append(k)
+                seen.append((f(torch.full((1,), float(expected))).item() == 1, expected == 0))
+            except ValueError as error:
+                seen.append((str(error) == str(expected), expected != 0))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seen == [1] * 20
+    assert seen == [(True, True)] * 120
 
 
 def test_inductor_says_that_it_cannot():

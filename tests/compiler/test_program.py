@@ -4,8 +4,10 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch.func import grad, grad_and_value, jacrev, vjp, vmap
@@ -773,3 +775,91 @@ def test_donated_leaves_that_come_back_as_they_are_keep_their_present_values():
             state, expected = step(state), step.fn(expected)
             change(state), change(expected)
             same(state, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_results_have_memory_of_their_own(dtype):
+    """Small results travel in one vector; no write to one, nor a change of its size, reaches another one."""
+    f = compiler.compile(lambda x: {"a": x[0] ^ x[1] if dtype == torch.bool else x[0] + x[1], "b": x[:, :1].clone(), "c": x[:0].clone()})
+    x = torch.ones(2, 3).to(dtype)
+    for _ in range(2):
+        out, right = f(x), f.fn(x)
+        same(out, right, rtol=0, atol=0)
+        assert all(x.stride() == right[k].stride() and x.untyped_storage().nbytes() == right[k].nbytes for k, x in out.items())
+        with pytest.raises(RuntimeError, match="not resizable"):
+            out["a"].resize_(4)
+        same(out["b"], right["b"], rtol=0, atol=0)
+        out["a"] = f(x)["a"].resize_(2)
+        out["b"].fill_(0)
+        same(out, {**right, "a": right["a"][:2], "b": torch.zeros_like(right["b"])}, rtol=0, atol=0)
+
+
+def test_a_call_unlike_the_last_one_is_noticed():
+    """A call is compared with the last one at the speed of C; each thing that is part of a program's key counts there."""
+
+    def f(ball, x, d):
+        return (
+            ball.height + x + (ball.name == "other"),
+            torch.zeros(1),
+            "".join(d) == "ab",
+            torch.is_autocast_enabled("cpu"),
+            d["a"] - d["b"],
+        )
+
+    def usual():
+        return Ball(torch.ones(2), torch.ones(2)), torch.ones(2), {"a": torch.ones(1), "b": torch.zeros(1)}
+
+    compiled = compile(f)
+    ball, x, d = usual()
+    part = Ball(torch.ones(2, requires_grad=True), torch.ones(2))
+    with torch.inference_mode():
+        inference = torch.ones(2)
+    for changed in (
+        (ball, x, {"b": d["b"], "a": d["a"]}),
+        (ball.replace(name="other"), x, d),
+        (ball, x.double(), d),
+        (ball, torch.ones(1), d),
+        (ball, torch.ones(2, 2)[:, 0], d),
+        (ball, torch.ones(2, 1).expand(2, 2)[0], d),
+        (ball, torch.zeros(2)._neg_view(), d),
+        (ball, torch.nn.Parameter(x), d),
+        (ball, x.numpy(), d),
+        (ball, inference, d),
+        (part, x, d),
+        (ball, 1.0, d),
+        (ball, 2.0, d),
+        (ball, 2, d),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            same(compiled(*usual()), f(*usual()), rtol=0, atol=0)
+            given = [torch.as_tensor(a) if isinstance(a, np.ndarray) else a for a in changed]
+            with torch.no_grad():
+                same(compiled(*changed), f(*given), rtol=0, atol=0)
+    for context in (torch.autocast("cpu"), torch.inference_mode(), torch.no_grad(), compiler.eager()):
+        with context:
+            same(compiled(*usual()), f(*usual()), rtol=0, atol=0)
+        same(compiled(*usual()), f(*usual()), rtol=0, atol=0)
+    double = torch.zeros((), dtype=torch.float64)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert compiled(*usual())[1].dtype == double.dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    same(vmap(lambda x: compiled(ball, x, d)[0])(torch.ones(3, 2)), torch.full((3, 2), 2.0))
+    same(grad(lambda x: compiled(ball, x, d)[0].sum())(x), torch.ones(2))
+
+
+def test_donated_leaves_that_come_back_are_apart_from_what_was_given():
+    """They are new tensors in one vector; another state, and another program, may have been given the same ones."""
+    step = compiler.compile(lambda s: {**s, "n": s["n"] + s["rate"]}, donate=0)
+    rate, size = torch.tensor(1.0), torch.ones(2)
+    one, two = ({"n": torch.zeros(()), "rate": rate, "size": size} for _ in range(2))
+    one, two = step(one), step(two)
+    one["rate"].fill_(5.0)
+    for _ in range(3):
+        one, two = step(one), step(two)
+    assert (one["n"].item(), two["n"].item(), rate.item()) == (16, 4, 1)
+    places = [x.data_ptr() for x in (one["rate"], one["size"])]
+    one = step(one)
+    assert [x.data_ptr() for x in (one["rate"], one["size"])] == places  # no copies any more
