@@ -236,8 +236,8 @@ def test_processes_end_with_a_launcher_that_is_killed_before_they_meet(tmp_path)
     """They import for seconds first. Nothing is left of them."""
     code = "import time\nfrom funrl import distributed\ndistributed.launch(lambda group: time.sleep(60), 2)"
     launcher, mine = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}), []
-    while len(mine) < 2:
-        mine = children(launcher.pid)
+    while len(mine) < 2 and launcher.poll() is None:
+        mine = children(launcher.pid, "")
     launcher.kill()
     launcher.wait()
     deadline = time.monotonic() + 30
@@ -259,9 +259,9 @@ def torchrun(out, *more, updates=150, restarts=0, **options):
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
 
 
-def children(pid):
+def children(pid, name="funrl"):
     found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "funrl" in line]
+    return [int(line.split()[0]) for line in found.splitlines() if name in line]
 
 
 def checkpoint_time(out):
