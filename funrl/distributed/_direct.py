@@ -15,7 +15,7 @@ import torch
 
 __all__ = ["connected", "mean", "suits"]
 
-_MOST_PROCESSES, _MOST_BYTES, _PIECE = 8, 1 << 20, 1 << 16
+_MOST_PROCESSES, _MOST_BYTES, _PIECE, _TITLE = 8, 1 << 20, 1 << 16, 32
 # For so many seconds a process looks for an answer again and again, as to be woken takes a core out of its sleep.
 _SPIN = 0.001
 # The sockets to the other ranks, in their order; None at the place of this rank. Empty: there are none.
@@ -87,26 +87,33 @@ def mean(x: torch.Tensor) -> torch.Tensor:
 
     Raises:
         OSError: if a rank has ended or does not answer.
+        ValueError: if a rank has a tensor of another size or dtype.
     """
     rows, memories = _rows(len(_SOCKETS), x.numel(), x.dtype)
     here = _SOCKETS.index(None)
-    rows[here].copy_(x.reshape(-1))
+    rows[here].copy_(x.detach().reshape(-1))
     others = [(rank, each) for rank, each in enumerate(_SOCKETS) if each is not None]
     # In pieces that fit into the buffers of a socket, as all ranks send before they receive.
-    for piece in range(0, x.nbytes, _PIECE):
+    for piece in range(0, len(memories[here]), _PIECE):
         part = slice(piece, piece + _PIECE)
         for _, each in others:
             each.sendall(memories[here][part])
         for rank, each in others:
             _receive(rank, each, memories[rank][part])
+            if memories[rank][:_TITLE] != memories[here][:_TITLE]:
+                raise ValueError(
+                    f"Group.mean: x: rank {rank} gives a tensor of another size or dtype than rank {here}, {x.dtype} {list(x.shape)}; "
+                    "each process has to compute the same with its part of the data"
+                )
     return (rows.sum(0) / len(rows)).view(x.shape)
 
 
 @functools.lru_cache(maxsize=32)
 def _rows(count: int, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, list[memoryview]]:
-    """Return memory for the tensors of all ranks, [W, size], and the bytes of each row."""
-    rows = torch.empty(count, size, dtype=dtype)
-    return rows, [row.view(torch.uint8).numpy().data for row in rows]
+    """Return memory for the tensors of all ranks, [W, size], and the bytes of each row, which begin with a title: size and dtype."""
+    whole = torch.empty(count, _TITLE + size * dtype.itemsize, dtype=torch.uint8)
+    whole[:, :_TITLE] = torch.tensor(list(f"{size} {dtype}".ljust(_TITLE).encode()), dtype=torch.uint8)
+    return whole[:, _TITLE:].view(dtype), [row.numpy().data for row in whole]
 
 
 def _receive(rank: int, each: socket.socket, memory: memoryview) -> None:

@@ -2,8 +2,11 @@
 
 import contextlib
 import datetime
+import functools
 import os
+import pickle
 import re
+import shutil
 import socket
 import threading
 import time
@@ -20,6 +23,7 @@ from funrl.distributed import _direct
 __all__ = ["DistributedError", "Group", "alone", "in_job", "join", "restarts"]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_GRACE_SECONDS = 2.0
 
 
 class DistributedError(RuntimeError):
@@ -69,7 +73,7 @@ class Group(NamedTuple):
             try:
                 result = (f(), None)
             except Exception as error:
-                self.gather((None, error))
+                self.gather((None, _sendable(error)))
                 raise
         result, error = self.gather(result)[0]
         if error is not None:
@@ -82,6 +86,7 @@ class Group(NamedTuple):
 
         Raises:
             DistributedError: if a rank has ended, or does not call it within ``timeout`` seconds.
+            ValueError: if a rank gives a tensor of another size or dtype.
         """
         if self.size == 1:
             return x
@@ -95,6 +100,14 @@ class Group(NamedTuple):
                 result = total / self.size
         _SPENT[0] += time.perf_counter() - begun
         return result
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that another process can read: itself, or one with its text."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 _ELSEWHERE = "raised on rank 0"
@@ -124,6 +137,8 @@ def alone() -> Group:
 @contextlib.contextmanager
 def named_faults(group: Group) -> Iterator[None]:
     """Context in which an error of torch.distributed or of a socket is raised as a :class:`DistributedError`."""
+    if not dist.is_initialized():
+        raise DistributedError(f"rank {group.rank} of {group.size}: its job has ended or never began; use a group within distributed.join")
     try:
         yield
     except DistributedError:
@@ -188,7 +203,8 @@ def _job(given: Mapping[str, str]) -> _Job:
         agent = given.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         job = _Job(rank, size, given["MASTER_ADDR"], _whole(given, "MASTER_PORT"), int(given.get("TORCHELASTIC_RESTART_COUNT", "0")), agent)
     elif "SLURM_PROCID" in given:
-        port = int(given.get("MASTER_PORT", 20_000 + int(given.get("SLURM_JOB_ID", "0")) % 20_000))
+        port = _whole(given, "MASTER_PORT" if "MASTER_PORT" in given else "SLURM_JOB_ID")
+        port = port if "MASTER_PORT" in given else 20_000 + port % 20_000
         host = given.get("MASTER_ADDR") or _first_host(given)
         job = _Job(_whole(given, "SLURM_PROCID"), _whole(given, "SLURM_NTASKS"), host, port, int(given.get("SLURM_RESTART_COUNT", "0")))
     else:
@@ -196,6 +212,10 @@ def _job(given: Mapping[str, str]) -> _Job:
             "WORLD_SIZE: it is not set, so this process is not one of several; start them with torchrun --nproc-per-node N, with srun, or "
             "with funrl.distributed.launch"
         )
+    if job.size < 1:
+        raise DistributedError(f"WORLD_SIZE: expected at least 1, got {job.size}")
+    if not 0 < job.port < 1 << 16:
+        raise DistributedError(f"MASTER_PORT: expected a number from 1 to 65535, got {job.port}")
     if not 0 <= job.rank < job.size:
         raise DistributedError(f"RANK: expected a number from 0 to {job.size - 1} (WORLD_SIZE is {job.size}), got {job.rank}")
     return job
@@ -248,15 +268,12 @@ def join(*, timeout: float = 60.0, variables: Mapping[str, str] | None = None) -
     if job.size == 1:
         yield group
         return
-    _end_with_parent()
+    if dist.is_initialized():
+        raise DistributedError("distributed.join: this process is in a job already; use its group, or leave that job first")
+    end_with_parent(os.getppid())
     if job.host in _LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = _meet(job, group)
-    try:
-        span = datetime.timedelta(seconds=timeout)
-        dist.init_process_group("gloo", store=store, rank=job.rank, world_size=job.size, timeout=span)
-    except RuntimeError as error:
-        raise DistributedError(f"rank {job.rank} of {job.size}: the ranks cannot reach each other: {brief(error)}") from error
+    _in_time(functools.partial(_begin, job, group), group.timeout + _GRACE_SECONDS, job)
     try:
         with contextlib.ExitStack() as stack:
             with named_faults(group):
@@ -265,6 +282,37 @@ def join(*, timeout: float = 60.0, variables: Mapping[str, str] | None = None) -
             group.gather(None)  # no process leaves, and closes its connections, before all have what they asked for
     finally:
         dist.destroy_process_group()
+
+
+def _in_time(f: Callable[[], None], seconds: float, job: _Job) -> None:
+    """Call ``f``, which waits for others within torch where nothing interrupts it, and leave it there after so many seconds."""
+    ended: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            f()
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not ended:
+        raise DistributedError(
+            f"rank {job.rank} of {job.size}: no rendezvous at {job.host}:{job.port} within {seconds:g} s: no answer; check MASTER_ADDR and "
+            "MASTER_PORT, and that rank 0 runs there"
+        )
+    if ended[0] is not None:
+        raise ended[0]
+
+
+def _begin(job: _Job, group: Group) -> None:
+    store, span = _meet(job, group), datetime.timedelta(seconds=group.timeout)
+    try:
+        dist.init_process_group("gloo", store=store, rank=job.rank, world_size=job.size, timeout=span)
+    except RuntimeError as error:
+        raise DistributedError(f"rank {job.rank} of {job.size}: the ranks cannot reach each other: {brief(error)}") from error
 
 
 def _meet(job: _Job, group: Group) -> Any:
@@ -302,13 +350,14 @@ def _meet(job: _Job, group: Group) -> Any:
     return store
 
 
-def _end_with_parent() -> None:
-    """End this process when the launcher has ended, as no other process would end it then."""
-    parent = os.getppid()
+def end_with_parent(parent: int, folder: str | None = None) -> None:
+    """End this process when the launcher has ended, as no other process would end it then; remove a folder of the launcher."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

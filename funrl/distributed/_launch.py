@@ -13,15 +13,15 @@ from typing import Any
 import cloudpickle
 
 from funrl import _check
-from funrl.distributed._group import DistributedError
+from funrl.distributed._group import DistributedError, end_with_parent, join
 
 __all__ = ["launch"]
 
 _BOOT = """
 import sys
-sys.path[:] = sys.argv[2:]
+sys.path[:] = sys.argv[3:]
 from funrl.distributed._launch import main
-main(sys.argv[1])
+main(sys.argv[1], int(sys.argv[2]))
 """
 
 
@@ -62,7 +62,9 @@ def launch(f: Callable[..., Any], num_processes: int, *args: Any, timeout: float
             for rank in range(num_processes):
                 names = {"RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
                 variables = {**os.environ, **{name: str(x) for name, x in names.items()}}
-                processes.append(subprocess.Popen([sys.executable, "-c", _BOOT, folder, *sys.path], env=variables, process_group=0))
+                processes.append(
+                    subprocess.Popen([sys.executable, "-c", _BOOT, folder, str(os.getpid()), *sys.path], env=variables, process_group=0)
+                )
             codes = _wait(processes)
         finally:
             for process in processes:
@@ -101,20 +103,20 @@ def _results(folder: str, codes: list[int | None]) -> list[Any]:
     return [value for value, _ in results]
 
 
-def main(folder: str) -> None:
-    """Call the function in ``folder`` as one of the processes of a job, and write its result there."""
-    from funrl.distributed._group import join
-
+def main(folder: str, launcher: int) -> None:
+    """Call the function in ``folder`` as one of the processes of a job, and write its result there; end when the launcher has ended."""
+    end_with_parent(launcher, folder)
     f, args, timeout = cloudpickle.loads(Path(folder, "call").read_bytes())
+    code = 0
     try:
         with join(timeout=timeout) as group:
-            result = (f(group, *args), None)
+            result = cloudpickle.dumps((f(group, *args), None))
     except Exception as error:
-        result = (None, f"{type(error).__name__}: {error}")
+        result, code = cloudpickle.dumps((None, f"{type(error).__name__}: {error}")), 1
     path = Path(folder, f"result-{os.environ['RANK']}")
-    path.with_suffix(".partial").write_bytes(cloudpickle.dumps(result))
+    path.with_suffix(".partial").write_bytes(result)
     path.with_suffix(".partial").rename(path)
-    sys.exit(0 if result[1] is None else 1)
+    sys.exit(code)
 
 
 def _free_port() -> int:

@@ -73,6 +73,7 @@ def train_sharded(
     size, mine = (1, [group.rank]) if whole else _chunks(num_agents, chunk, group)
     # The processes of one agent have the same key, and each the part of its environments.
     keys = key.flatten()[:1].expand(group.size) if whole else key if key.ndim else random.split(key, num_agents)
+    _check_alike(group, algo, keys, total_steps, agents, size, asked)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         start = Start(None, diverged=[0] * num_agents)
@@ -109,6 +110,22 @@ def train_sharded(
     if num_agents == 1:
         state, metrics = tree.index((state, metrics), 0)
     return Result(state, metrics, evaluation, update, update * algo.steps_per_update, seconds, total, None, lost)
+
+
+def _check_alike(group: Group, algo: Algorithm, keys: torch.Tensor, total_steps: int, agents: Agents, size: int, asked: Asked) -> None:
+    """Raise a RunError if another process was called with other arguments, whose agents would not be those of one process."""
+    config = runs.describe(algo, keys[0], total_steps, agents.num_agents)
+    own = {name: config[name] for name in ("algorithm", "env", "num_agents", "total_steps")} | config["options"]
+    own |= {"key": keys.tolist(), "chunk": size}
+    own |= {"hparams": {name: x.tolist() for name, x in agents.hparams.items()}, "evaluate_episodes": asked.evaluate_episodes}
+    first, *others = group.gather(own)
+    for rank, other in enumerate(others, 1):
+        for name in own:
+            if other.get(name) != first.get(name):
+                shown = "" if name in ("key", "hparams") else f", {other.get(name)!r} instead of {first.get(name)!r}"
+                raise RunError(
+                    f"group: rank {rank} has another {name} than rank 0{shown}; each process has to call train with the same arguments"
+                )
 
 
 def _read(folder: Folder, algo: Algorithm, paths: list[Any], longer: bool) -> Start | None:

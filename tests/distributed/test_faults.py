@@ -1,10 +1,12 @@
 """Processes that are missing, killed or slow: an error in time, never a hang, and runs that go on."""
 
 import contextlib
+import functools
 import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +34,12 @@ SMALL = [f"--set={option}" for option in ("num_envs=2", "num_steps=4", "num_cell
         ({"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK: it is not set"),
         ({"RANK": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK: expected a whole number, got 'x'"),
         ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK: expected a number from 0 to 1"),
+        ({"RANK": "0", "WORLD_SIZE": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "WORLD_SIZE: expected at least 1, got 0"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"},
+            "MASTER_PORT: expected a number from 1 to 65535",
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "a"}, "SLURM_JOB_ID: expected a whole number, got 'a'"),
     ],
 )
 def test_variables_that_are_missing_or_wrong(given, message):
@@ -72,6 +80,39 @@ def test_a_rank_that_does_not_come_is_named():
     (found,) = errors(lambda group: None, 2, ranks=(1,), timeout=2.0)  # the one that has the store
     assert "no rendezvous at 127.0.0.1" in found and "check MASTER_ADDR" in found, found
     assert time.monotonic() - begun < 40
+
+
+def test_an_address_where_something_else_listens():
+    """It takes the connection and says nothing, for which torch waits without an end."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        (found,) = errors(lambda group: None, 2, ranks=(1,), timeout=0.5, port=other.getsockname()[1])
+    assert "within 2.5 s: no answer; check MASTER_ADDR and MASTER_PORT" in found, found
+
+
+def test_misuse_of_a_group_is_named():
+    class Held(Exception):
+        def __init__(self, what, why):
+            super().__init__(f"{what} {why}")
+
+    def raises():
+        raise Held("no", "disk")
+
+    def f(group):
+        with pytest.raises(distributed.DistributedError, match="this process is in a job already"), distributed.join():
+            pass
+        with pytest.raises(Exception, match="no disk"):  # of a class that cannot be read by another process
+            group.first(raises)
+        assert not group.mean(torch.ones(2, requires_grad=True)).requires_grad
+        train = functools.partial(training.train, algos.a2c.make(envs.make("CartPole-v1"), gamma=0.9 + 0.01 * group.rank))
+        with pytest.raises(training.RunError, match=r"rank 1 has another gamma than rank 0, 0.91 instead of 0.9; each process has to"):
+            train(random.key(0), 512, num_agents=2, group=group)
+        group.mean(torch.ones(2 + group.rank))
+
+    first, second = errors(f, 2)
+    assert first.startswith("ValueError: Group.mean: x: rank 1 gives a tensor of another size or dtype than rank 0"), first
+    assert second.startswith("DistributedError"), second
+    with pytest.raises(distributed.DistributedError, match="its job has ended or never began"):
+        distributed.Group(0, 2).mean(torch.ones(1))
 
 
 def test_two_sizes_of_the_world():
@@ -190,6 +231,21 @@ def test_a_slow_rank_is_named_in_the_log_of_a_run(one_learner):
     assert ranks.run(f, 2, seconds=120.0) == [["rank 1 is slow"], []]
 
 
+@pytest.mark.nightly
+def test_processes_end_with_a_launcher_that_is_killed_before_they_meet(tmp_path):
+    """They import for seconds first. Nothing is left of them."""
+    code = "import time\nfrom funrl import distributed\ndistributed.launch(lambda group: time.sleep(60), 2)"
+    launcher, mine = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}), []
+    while len(mine) < 2 and launcher.poll() is None:
+        mine = children(launcher.pid, "")
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in mine if os.path.exists(f"/proc/{pid}")]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left and not list(tmp_path.iterdir())
+
+
 def torchrun(out, *more, updates=150, restarts=0, **options):
     command = [
         sys.executable,
@@ -203,9 +259,9 @@ def torchrun(out, *more, updates=150, restarts=0, **options):
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
 
 
-def children(pid):
+def children(pid, name="funrl"):
     found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "funrl" in line]
+    return [int(line.split()[0]) for line in found.splitlines() if name in line]
 
 
 def checkpoint_time(out):
