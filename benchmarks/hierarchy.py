@@ -206,10 +206,10 @@ def tables(row: str, num_agents: int = 100, seed: int = 202) -> dict[str, Any]:
     for done, start in zip(torch.cat(ends, 1), moved.tolist(), strict=True):
         earlier, later = (part.nonzero()[:, 0] + 1 for part in (done[:start], done[start : start + MORE]))
         length = torch.diff(later, prepend=torch.zeros(1, dtype=torch.int64)).to(torch.float64)
-        solved = (length.unfold(0, EPISODES, 1).mean(-1) < SOLVED).nonzero() if len(length) >= EPISODES else ()
+        solved = (length.unfold(0, EPISODES, 1).mean(-1) < SOLVED).nonzero().flatten().tolist() if len(length) >= EPISODES else []
         found["before"].append(torch.diff(earlier).to(torch.float64)[-FIRST:].mean().item())
         found["first"].append(int(later[FIRST - 1]) if len(later) >= FIRST else None)
-        found["steps"].append(int(later[int(solved[0]) + EPISODES - 1]) if len(solved) else None)
+        found["steps"].append(int(later[solved[0] + EPISODES - 1]) if len(solved) else None)
     say(f"hierarchy: FourRooms, {row}: {found}")
     return found
 

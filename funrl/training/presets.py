@@ -184,7 +184,21 @@ PRESETS: dict[tuple[str, str], Preset] = {
         3_000_000,
         {"num_envs": 128, "num_steps": 32, "num_epochs": 8, "gamma": 0.98, "lambda_": 0.8, "entropy_weight": 0.0, "anneal_steps": 3e6},
     ),
-    ("plr", "Maze-misc"): Preset(2_000_000, {"num_envs": 32, "num_steps": 200, "learning_rate": 2e-3, "anneal_steps": 2e6}),
+    # Kernels of the size of a maze are a dense layer: on a CPU several times as fast as the default ones.
+    ("plr", "Maze-misc"): Preset(
+        2_500_000,
+        {
+            "num_envs": 32,
+            "num_steps": 200,
+            "num_channels": (128,),
+            "kernel_size": 9,
+            "num_cells": (128,),
+            "activation": "relu",
+            "trunk": "shared",
+            "learning_rate": 1e-3,
+            "anneal_steps": 2.5e6,
+        },
+    ),
     ("maml", "PointRobot-misc"): Preset(8_000_000, {"learning_rate": 5e-3}),
     ("option_critic", "FourRooms-misc"): Preset(300_000, {"num_envs": 16, "learning_rate": 3e-3}),
     ("feudal", "FourRooms-misc"): Preset(150_000, {"goal_steps": 16}),

@@ -897,12 +897,13 @@ def test_tensors_that_have_no_program():
         compile(lambda x: x + 1)(torch.eye(2).to_sparse())
 
 
-def test_products_of_a_transposed_matrix_and_few_columns():
-    """XLA gets ``a' b`` as the transpose of ``b' a`` where b has fewer columns."""
+def test_products_with_a_transposed_matrix():
+    """XLA gets ``a' b`` as the transpose of ``b' a`` where b has fewer columns, and ``a b'`` of several matrices without a transposition."""
 
     def products(a, b):  # [K, M], [K, N]
         weight = torch.zeros(a.shape[1], b.shape[1], dtype=a.dtype) + 1
-        return a.mT @ b, a.T @ b + weight, torch.addmm(weight, a.t(), b), b.mT @ a, vmap(lambda a, b: a.mT @ b)(a[None], b[None])
+        mapped = vmap(lambda a, b: (a.mT @ b, a @ (a + 1).mT, a.mT @ b @ b.mT))(a[None], b[None])
+        return a.mT @ b, a.T @ b + weight, torch.addmm(weight, a.t(), b), b.mT @ a, mapped
 
     pairs = [
         tuple((4 * random.normal(random.key(seed), (4, 16, n))).round().to(dtype) for seed, n in ((0, 8), (1, columns)))

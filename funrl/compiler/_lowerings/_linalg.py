@@ -35,12 +35,17 @@ def scaled(x: Any, factor: float) -> Any:
 def product(a: Any, b: Any, contracted: tuple[int, int], batched: int = 0) -> Any:
     """Return the sum of products over dimension ``contracted[0]`` of ``a`` and ``contracted[1]`` of ``b``.
 
-    The first ``batched`` dimensions belong together. Half precision gives float32, which the table rounds once.
+    The first ``batched`` dimensions belong together. Half precision gives float32, which the table rounds once. Several matrices ``b`` that
+    were transposed are taken as they were, because XLA would copy them.
     """
     if a.ndim == b.ndim == batched + 2 and contracted == (batched + 1, batched) and b.shape[-1] < a.shape[-2]:
         rows = before_transposition(a)
         if rows is not None:
             return _transposed_product(rows, b, batched)
+    if batched and b.ndim == batched + 2 and contracted[1] == batched:
+        columns = before_transposition(b)
+        if columns is not None:
+            return _dot(a, columns, (contracted[0], batched + 1), batched)
     return _dot(a, b, contracted, batched)
 
 
