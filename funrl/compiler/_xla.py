@@ -254,7 +254,8 @@ class Executable:
             arrays.append(known)
         for k, x in enumerate(self.captured):
             known = self.shared[k]
-            if known is None or known.unsafe_buffer_pointer() != x.data_ptr() or not x.is_contiguous() or x.shape != self.kinds[k][0]:
+            plain = x.is_contiguous() and not x.is_neg()
+            if known is None or known.unsafe_buffer_pointer() != x.data_ptr() or not plain or (x.shape, x.dtype) != self.kinds[k]:
                 if (x.shape, x.dtype) != self.kinds[k]:
                     shape, dtype = self.kinds[k]
                     raise ValueError(
@@ -262,8 +263,8 @@ class Executable:
                         f"{dtype} {list(shape)}: compile the function again, or make the tensor an argument"
                     )
                 x = x.detach()
-                known = _to_jax(x if x.is_contiguous() else x.contiguous())
-                self.shared[k] = known if known.unsafe_buffer_pointer() == x.data_ptr() else None
+                known = _to_jax(x if plain else x.resolve_neg().contiguous())
+                self.shared[k] = known if plain and known.unsafe_buffer_pointer() == x.data_ptr() else None
             arrays.append(known)
         return arrays
 

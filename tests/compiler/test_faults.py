@@ -852,7 +852,8 @@ def test_signs_of_zeros(dtype):
     cases = {f.__name__: f for f in functions}
     cases["clamp"] = lambda x: torch.stack([x.clamp(0), x.clamp_min(0), x.clamp(max=-0.0), x.clamp(0, 1)])
     exactly(cases, torch.tensor([-0.0, 0.0, 1, -1, torch.nan, 0.25, -torch.inf, torch.inf]).repeat(8).to(dtype))
-    exactly({"gelu": F.gelu}, torch.tensor([-0.0, 0.0, -30]).repeat(32).to(dtype))
+    if dtype != torch.float32:  # whose sign depends on the processor: torch calls another library on some
+        exactly({"gelu": F.gelu}, torch.tensor([-0.0, 0.0, -30]).repeat(32).to(dtype))
 
 
 @needs_xla

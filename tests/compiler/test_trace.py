@@ -773,9 +773,10 @@ def test_captured_tensors_that_are_given_other_data(backend):
     """Other values, the same memory in another order, and another shape, which is an error."""
     w = torch.arange(4.0).reshape(2, 2)
     f = compiler.compile(lambda x: x * w, backend=backend)
-    for change in (lambda: w.data, lambda: w.data.t(), lambda: w.data.clone(), lambda: w.data.t(), lambda: torch.ones(4).reshape(2, 2).t()):
-        w.data = change()
+    for change in (torch.t, torch.clone, torch.t, torch._neg_view, lambda _: torch.ones(4).reshape(2, 2).t()):
         same(f(torch.ones(2)), w)
+        w.data = change(w.data)
+        same(f(torch.ones(2)), w.resolve_neg())
     large = torch.randn(200, 200)
     g = compiler.compile(lambda x: x * 1, backend=backend)
     y = g(large)
@@ -790,6 +791,11 @@ def test_captured_tensors_that_are_given_other_data(backend):
                 ValueError, match=r"a tensor that it closes over has become .* when it was traced, it was torch.float32 \[2, 2\]"
             ):
                 f(torch.ones(2))
+        w.data = torch.ones(2, 2)
+        f(torch.ones(2))
+        w.data = w.data.view(torch.int32)  # at the same address
+        with pytest.raises(ValueError, match=r"has become torch.int32 \[2, 2\]"):
+            f(torch.ones(2))
 
 
 def test_other_settings_of_torch_are_other_programs():

@@ -219,8 +219,7 @@ def _gelu_tanh(x):
 def _gelu(out, x, approximate="none"):
     (x,) = operands(out, x)
     if approximate == "none":
-        y = lax.mul(x, _normal_cdf(x))
-        return where(lax.eq(y, like(y, 0)), 0, y) if out.dtype == torch.float32 else y  # of both zeros torch gives 0.0 in float32 alone
+        return lax.mul(x, _normal_cdf(x))
     return lax.mul(_times(x, 0.5), lax.add(_gelu_tanh(x)[0], like(x, 1)))
 
 
