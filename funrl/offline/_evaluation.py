@@ -150,7 +150,11 @@ def fitted_q_evaluation(
 
     def chosen(key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         keys = random.split(key, observation.shape[0])
-        return torch.func.vmap(lambda key, x: act(params, key, x)[0])(keys, observation)
+
+        def one(key: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return _check.pair(f"{what}: act", act(params, key, x), "(action, extras)", "without extras, return (action, {})")[0]
+
+        return torch.func.vmap(one)(keys, observation)
 
     def once(carry: Any, key: torch.Tensor) -> tuple[Any, torch.Tensor]:
         critic, target, state = carry

@@ -18,7 +18,7 @@ ALIASES = {
     "observation": ("observations", "observation", "obs", "states"),
     "action": ("actions", "action"),
     "reward": ("rewards", "reward"),
-    "terminated": ("terminals", "terminations", "terminated", "dones"),
+    "terminated": ("terminals", "terminations", "terminated", "dones", "terminal", "done"),
     "truncated": ("timeouts", "truncations", "truncated"),
     "next_observation": ("next_observations", "next_observation", "next_obs"),
     "end": ("ends", "end"),
@@ -27,6 +27,9 @@ ALIASES = {
 
 def rename(place: str, arrays: Mapping[str, Any], *, needed: tuple[str, ...]) -> dict[str, Any]:
     """Return the columns by funrl's names.
+
+    Warns:
+        UserWarning: if none says which rows are terminal, and there are columns of unknown names; these are not read.
 
     Raises:
         ValueError: if one of ``needed`` is missing; the message lists the existing ones.
@@ -47,6 +50,10 @@ def rename(place: str, arrays: Mapping[str, Any], *, needed: tuple[str, ...]) ->
             if name in needed:
                 got = ", ".join(sorted(map(str, arrays))) or "nothing"
                 raise ValueError(f"{place}: expected a column {words[0]!r} (or {', '.join(words[1:])}), got only {got}")
+    unread = sorted(str(word) for word in arrays if not any(word in words for words in ALIASES.values()))
+    if unread and "terminated" not in found:
+        words = f"no column {ALIASES['terminated'][0]!r} (or {', '.join(ALIASES['terminated'][1:])}), so that no row is terminal"
+        warnings.warn(f"{place}: {words}; not read: {', '.join(unread)}", stacklevel=3)
     return found
 
 
@@ -198,6 +205,5 @@ def _check_lengths(place: str, columns: Mapping[str, Any]) -> None:
     expected = len(columns["reward"]) if columns["reward"].ndim else None
     for (name, path), length in lengths.items():
         if length != expected:
-            raise ValueError(
-                f"{place}: {name}{path}: expected {expected} rows, as the reward has, got {length}; the file is cut off or mixed"
-            )
+            where = name if path == "(the whole tree)" else name + path
+            raise ValueError(f"{place}: {where}: expected {expected} rows, as the reward has, got {length}; the file is cut off or mixed")

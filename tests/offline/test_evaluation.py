@@ -18,6 +18,11 @@ def test_scores():
         offline.normalized_score(torch.tensor(1.0), low=3.0)
 
 
+def test_fitted_q_evaluation_of_a_policy_without_extras():
+    with pytest.raises(TypeError, match=r"fitted_q_evaluation: act: expected it to return the pair \(action, extras\), got a Tensor"):
+        offline.fitted_q_evaluation(None, random.key(0), dataset=bandit(), act=lambda *_: torch.zeros(1), num_updates=10, num_cells=(2,))
+
+
 def test_fitted_q_evaluation_finds_the_values_of_two_policies():
     """Of one-step episodes with rewards 1 - (a - 0.5)^2: those of a = 0.5 and a = -0.25 are 1 and 0.4375."""
     data = bandit()

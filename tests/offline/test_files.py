@@ -153,6 +153,19 @@ def test_a_file_without_ends_is_a_counted_warning(tmp_path):
         datasets.d4rl(tmp_path / "a.hdf5", spaces=SPACES)
 
 
+def test_columns_that_may_say_which_rows_are_terminal_are_not_passed_over(tmp_path):
+    rows = {"observations": np.zeros((4, 2), np.float32), "actions": np.zeros((4, 1), np.float32), "rewards": np.zeros(4, np.float32)}
+    flags = np.array([False, True, False, True])
+    np.savez(tmp_path / "a.npz", **rows, done=flags)
+    assert datasets.directory(tmp_path / "a.npz").transition.terminated.tolist() == flags.tolist()
+    np.savez(tmp_path / "b.npz", **rows, masks=~flags, truncations=flags)
+    with pytest.warns(UserWarning, match=r"no column 'terminals' .* no row is terminal; not read: masks"):
+        datasets.directory(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", **rows, done=flags[:3])
+    with pytest.raises(ValueError, match="terminated: expected 4 rows, as the reward has, got 3"):
+        datasets.directory(tmp_path / "c.npz")
+
+
 def test_parts_of_a_large_file_are_the_whole(tmp_path):
     columns = episodes(lengths=(7, 3, 9, 1, 5, 8), ends="tututc", seed=1)
     arrays = {"observations": "observation", "actions": "action", "rewards": "reward", "terminals": "terminated", "timeouts": "truncated"}
