@@ -579,6 +579,22 @@ def test_modules_with_buffers_and_parameters(backend):
     assert not compiled(x).requires_grad
 
 
+@pytest.mark.parametrize("options", [dict(bidirectional=True, num_layers=2), dict(bias=False, batch_first=True), dict(proj_size=2)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_lstm_of_torch(options, dtype):
+    torch.manual_seed(0)
+    module, x = torch.nn.LSTM(3, 4, dtype=dtype, **options), torch.randn(5, 2, 3, dtype=dtype)
+    params = {name: p.detach() for name, p in module.named_parameters()}
+
+    def loss(params, x):
+        y, (h, c) = functional_call(module, params, (x,))
+        return y.square().sum() + h.sin().sum() + c.pow(3).sum(), (y, h, c)
+
+    f = grad(loss, argnums=(0, 1), has_aux=True)
+    same(compiler.compile(f)(params, x), f(params, x), rtol=1e-4, atol=1e-5)
+
+
 # Compiled functions in compiled functions, and threads ---------------------------------------------------------------------------------------------
 
 
