@@ -149,12 +149,10 @@ def fitted_q_evaluation(
         return net.apply(critic, inputs(observation, action)).squeeze(-1)
 
     def chosen(key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
-        keys = random.split(key, observation.shape[0])
-
         def one(key: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
             return _check.pair(f"{what}: act", act(params, key, x), "(action, extras)", "without extras, return (action, {})")[0]
 
-        return torch.func.vmap(one)(keys, observation)
+        return torch.func.vmap(one)(random.split(key, observation.shape[0]), observation)
 
     def once(carry: Any, key: torch.Tensor) -> tuple[Any, torch.Tensor]:
         critic, target, state = carry
@@ -173,11 +171,16 @@ def fitted_q_evaluation(
     carry = (critic, tree.map(torch.clone, critic), opt.init(critic))
     (critic, _, _), losses = scan(once, carry, random.split(step_key, num_updates))
     rank_key, act_key = random.split(first_key).unbind(0)
-    begun = torch.cat([torch.ones_like(dataset.end[:1]), dataset.end[:-1]]).cumsum(0)  # a program cannot have as many rows as there are
-    rank = random.randint(rank_key, (_FIRST_STATES,), 1, begun[-1], endpoint=True)
-    first = dataset.rows(torch.searchsorted(begun, rank)).observation
+    first = _first_observations(rank_key, dataset)
     result = value(critic, first, chosen(act_key, first)).mean()
     return FQEResult(result, losses[-(num_updates // 10) :].mean(), critic)
+
+
+def _first_observations(key: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """Return the first observations of episodes that are drawn with replacement."""
+    begun = torch.cat([torch.ones_like(dataset.end[:1]), dataset.end[:-1]]).cumsum(0)  # a program cannot have as many rows as there are
+    rank = random.randint(key, (_FIRST_STATES,), 1, begun[-1], endpoint=True)
+    return dataset.rows(torch.searchsorted(begun, rank)).observation
 
 
 @tree.dataclass
