@@ -24,7 +24,7 @@ class Memory(tree.Replaceable):
 
 @tree.dataclass
 class ActorState(tree.Replaceable):
-    """What a rollout starts from and returns: one environment or B environments, and the memory of a recurrent policy.
+    """The state before or after a rollout: of one environment or B environments, and the memory of a recurrent policy.
 
     ``ActorState(*env.reset(key, env_params))`` is that of one environment; :func:`start` also makes B copies, and a memory.
 

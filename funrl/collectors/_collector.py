@@ -14,7 +14,7 @@ from funrl.transforms import VecNormParams
 
 @tree.dataclass
 class CollectorState:
-    """What a collector resumes from. The shapes of its tensors are constant, except that ``tracker.actions`` grows with the episodes.
+    """The state that a collector resumes from. Shapes of tensors are constant, except that ``tracker.actions`` grows with the episodes.
 
     Attributes:
         tracker: the state of the episode tracker.

@@ -33,7 +33,7 @@ from funrl.envs.gymnasium._wrappers import Copied
 
 
 class _Driver:
-    """What drivers have in common: the latest observation and info of each copy, and the spaces."""
+    """The common part of drivers: the latest observation and info of each copy, and the spaces."""
 
     def __init__(self, num: int, name: str, observation_space: Any, action_space: Any):
         self.num, self.name = num, name
