@@ -1,10 +1,13 @@
 """SplitMix64 with a counter as its state: the 64-bit words of all random numbers, see the docstring of the package."""
 
 import math
+from typing import Any
 
 import torch
 
 from funrl.random._checks import Shape, check_key, size_of
+
+Words = Any  # int64: a torch.Tensor or, which is faster for a few words on the host, a np.ndarray
 
 
 def int64(x: int) -> int:
@@ -18,20 +21,20 @@ M1, M2 = int64(0xBF58476D1CE4E5B9), int64(0x94D049BB133111EB)
 SEED, SPLIT, FOLD, BITS = map(int64, (0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1))
 
 
-def shift(z: torch.Tensor, n: int) -> torch.Tensor:
-    """Shift the words z right by n bits and fill with zeros (torch's own shift copies the sign)."""
+def shift(z: Words, n: int) -> Words:
+    """Shift the words z, int64, right by n bits and fill with zeros (torch's own shift, as NumPy's, copies the sign)."""
     return (z >> n) & ((1 << (64 - n)) - 1)
 
 
-def mix(z: torch.Tensor) -> torch.Tensor:
+def mix(z: Words) -> Words:
     """Return the output function of SplitMix64 of the words z, a bijection in which every input bit affects all output bits."""
     z = (z ^ shift(z, 30)) * M1
     z = (z ^ shift(z, 27)) * M2
     return z ^ shift(z, 31)
 
 
-def output(key: torch.Tensor, counter: torch.Tensor, domain: int) -> torch.Tensor:
-    """Return the words of a key for the counters, int64; ``domain`` is one of the constants C above."""
+def output(key: Words, counter: Words, domain: int) -> Words:
+    """Return the words of a key for the counters, int64, tensors or arrays [n]; ``domain`` is one of the constants C above."""
     # The xor is first, as inductor treats arange * constant + key as an index, and fails for integers beyond 64 bits.
     return mix(key + (counter ^ domain) * GOLDEN)
 
