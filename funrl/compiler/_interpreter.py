@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import optree
 import torch
 
+from funrl.compiler._arguments import flatten
 from funrl.compiler._graph import Graph, Loop, Node, Plan, replaced
 
 aten = torch.ops.aten
@@ -42,8 +42,7 @@ def operators_of(fn: Callable[..., Any], *tensors: torch.Tensor) -> Callable[...
     """
     from funrl.compiler._recording import record
 
-    form = optree.tree_structure((tensors, {}), namespace="funrl")  # pyright: ignore
-    recording = record(fn, "aot_eager", torch.device("cpu"), list(tensors), form, set())
+    recording = record(fn, "aot_eager", torch.device("cpu"), *flatten((tensors, {})), set())
     graph = recording.trace.frame.graph
     graph.outputs = [node for node in recording.nodes if node is not None]
     captured = [x for x, _ in recording.trace.captured.values()]
