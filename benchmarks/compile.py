@@ -87,7 +87,7 @@ def around(backend: str) -> dict[str, float]:
         state = step(state)
         whole.append(time.perf_counter() - start)
     (program,) = step.programs.values()
-    arrays = program.executable._arrays(funrl.tree.leaves(state))
+    arrays = program.executable._arrays(list(state.values()))
     for _ in range(2000):
         start = time.perf_counter()
         program.executable.compiled(*arrays)[0].block_until_ready()

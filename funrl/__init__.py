@@ -32,7 +32,7 @@ from funrl.acting import ActorState, evaluate, rand_step, rollout, step_mdp
 from funrl.compiler import compile, scan
 
 if TYPE_CHECKING:
-    from funrl import (  # noqa: F401
+    from funrl import (
         algos,
         buffers,
         collectors,
@@ -50,25 +50,6 @@ if TYPE_CHECKING:
         transforms,
     )
     from funrl.training import train
-
-# Packages of many files, imported at their first use, so that importing funrl takes hardly longer than importing torch.
-_LATER = {
-    "algos",
-    "buffers",
-    "collectors",
-    "debug",
-    "distributed",
-    "envs",
-    "evolution",
-    "losses",
-    "meta",
-    "offline",
-    "populations",
-    "record",
-    "runs",
-    "training",
-    "transforms",
-}
 
 __all__ = [
     "ActorState",
@@ -105,6 +86,7 @@ __all__ = [
     "stats",
     "step_mdp",
     "train",
+    "training",
     "transforms",
     "tree",
     "typing",
@@ -112,10 +94,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    # Packages of many files are imported at their first use, so that importing funrl takes hardly longer than importing torch.
     if name == "train":
         globals()[name] = importlib.import_module("funrl.training").train
         return globals()[name]
-    if name in _LATER:
+    if name in __all__:
         return importlib.import_module(f"funrl.{name}")
     raise AttributeError(f"module 'funrl' has no attribute {name!r}")
 

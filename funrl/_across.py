@@ -9,8 +9,6 @@ import torch
 
 from funrl import tree
 
-__all__ = ["count", "divided", "every", "mean", "moments", "total", "undivided"]
-
 _STATE = threading.local()
 
 

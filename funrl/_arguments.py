@@ -2,6 +2,7 @@
 ``record`` and ``envs``."""
 
 import argparse
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ class UsageError(ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
@@ -36,52 +40,41 @@ def run_folder(*names: str, seed: int | None, last: bool) -> Path:
 
 def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
     """Return the parser of ``python -m funrl``, whose result has the function of the command as ``command``."""
-    parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
-    sub = parser.add_subparsers(title="commands", required=True, metavar="{train,sweep,evaluate,video,plot,report,record,envs}")
+    parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.")
+    sub = parser.add_subparsers(title="commands", required=True, metavar=f"{{{','.join(commands)}}}")
 
-    _add_train(sub, commands["train"])
-    _add_sweep(sub, commands["sweep"])
+    def command(name: str, help: str, description: str = "") -> argparse.ArgumentParser:
+        made = sub.add_parser(name, help=help, description=description or f"{help.capitalize()}.")
+        made.set_defaults(command=commands[name])
+        return made
 
-    evaluate = sub.add_parser("evaluate", help="evaluate trained agents", description="Evaluate the agents of a run without exploration.")
+    _add_train(command("train", "train agents", "Train one agent, or several as one program."))
+    description = "Train many agents with different hyperparameters as one program."
+    _add_sweep(command("sweep", "train agents with different hyperparameters", description))
+    evaluate = command("evaluate", "evaluate trained agents", "Evaluate the agents of a run without exploration.")
     _add_play(evaluate, 100, "episodes of each agent")
-    evaluate.set_defaults(command=commands["evaluate"])
 
-    video = sub.add_parser(
-        "video", help="film a trained agent", description="Film an agent of a run as it plays without exploration.", allow_abbrev=False
-    )
+    video = command("video", "film a trained agent", "Film an agent of a run as it plays without exploration.")
     _add_play(video, 4, "number of episodes, side by side")
     video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
     video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
-    video.set_defaults(command=commands["video"])
 
-    plot = sub.add_parser(
-        "plot",
-        help="draw learning curves",
-        description="Draw the learning curves of runs, or of a sweep, or compare sweeps.",
-        allow_abbrev=False,
-    )
+    plot = command("plot", "draw learning curves", "Draw the learning curves of runs, or of a sweep, or compare sweeps.")
     plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run or a sweep")
     plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
     plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
-    plot.set_defaults(command=commands["plot"])
 
-    report = sub.add_parser("report", help="write a page about runs", allow_abbrev=False)
-    report.description = (
-        "Write one HTML page about runs: results, curves, metrics, hyperparameters, versions, and the films in their folders."
-    )
+    description = "Write one HTML page about runs: results, curves, metrics, hyperparameters, versions, and the films in their folders."
+    report = command("report", "write a page about runs", description)
     report.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
     report.add_argument("--out", metavar="FILE", help="the page, .html (default: DIR/report.html; of several runs report.html)")
-    report.set_defaults(command=commands["report"])
 
-    _add_record(sub, commands["record"])
-
-    listing = sub.add_parser("envs", help="list the environments", description="List the environments.")
-    listing.set_defaults(command=commands["envs"])
+    _add_record(command("record", "record data", "Record a data set with an agent of a run."))
+    command("envs", "list the environments")
     return parser
 
 
-def _add_train(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
-    train = sub.add_parser("train", help="train agents", description="Train one agent, or several as one program.", allow_abbrev=False)
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}; or from data {', '.join(offline.names())}")
     train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
     train.add_argument("--data", metavar="DATA", help="what a learner from data learns from: minari:ID, a file, or a folder")
@@ -114,16 +107,9 @@ def _add_train(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
     )
     train.add_argument("--resume", action="store_true", help="continue the run in DIR; options that are not given are those of the run")
     _add_own(train)
-    train.set_defaults(command=command)
 
 
-def _add_sweep(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
-    sweep = sub.add_parser(
-        "sweep",
-        help="train agents with different hyperparameters",
-        description="Train many agents with different hyperparameters as one program.",
-        allow_abbrev=False,
-    )
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
     sweep.add_argument("--env", help="an environment in torch; 'python -m funrl envs' lists them")
     sweep.add_argument("--num-agents", type=_whole, metavar="K", help="agents in all, with all seeds; of each value of a static option")
@@ -143,11 +129,9 @@ def _add_sweep(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
     sweep.add_argument("--out", metavar="DIR", help="the folder of the sweep (default: runs/sweep-ALGORITHM-ENV-SEED)")
     sweep.add_argument("--backend", choices=["auto", "xla", "inductor", "eager"], help="the compiler, as for train")
     sweep.add_argument("--resume", action="store_true", help="go on with the sweep in DIR, with its own options")
-    sweep.set_defaults(command=command)
 
 
-def _add_record(sub: Any, command: Callable[[argparse.Namespace], None]) -> None:
-    recording = sub.add_parser("record", help="record data", description="Record a data set with an agent of a run.", allow_abbrev=False)
+def _add_record(recording: argparse.ArgumentParser) -> None:
     recording.add_argument("dir", metavar="DIR", help="the folder of a run")
     recording.add_argument(
         "--out", metavar="DATA", required=True, help="minari:ID, minari:./FOLDER, FILE.npz, FILE.safetensors, or a folder of funrl's own"
@@ -163,7 +147,6 @@ def _add_record(sub: Any, command: Callable[[argparse.Namespace], None]) -> None
     recording.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
     recording.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
     _add_own(recording)
-    recording.set_defaults(command=command)
 
 
 def _add_play(parser: argparse.ArgumentParser, num_episodes: int, meaning: str) -> None:
@@ -180,17 +163,12 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
 
 def _whole(text: str) -> int:
     """Parse an integer such as ``500000``, ``500_000`` or ``5e5``."""
-    try:
+    with contextlib.suppress(ValueError):
         return int(text)
-    except ValueError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.5
-    if not value.is_integer():
-        raise argparse.ArgumentTypeError(f"expected a whole number such as 500000 or 5e5, got {text!r}")
-    return int(value)
+    with contextlib.suppress(ValueError):
+        if (value := float(text)).is_integer():
+            return int(value)
+    raise argparse.ArgumentTypeError(f"expected a whole number such as 500000 or 5e5, got {text!r}")
 
 
 def option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:

@@ -29,14 +29,9 @@ def describe(x: Any) -> str:
     """
     if isinstance(x, torch.Tensor):
         return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
-    named = callable(x) and hasattr(x, "__name__")
-    return (
-        "None"
-        if x is None
-        else f"the {'class' if isinstance(x, type) else 'function'} {x.__name__}"
-        if named
-        else article(type(x).__name__)
-    )
+    if callable(x) and hasattr(x, "__name__"):
+        return f"the {'class' if isinstance(x, type) else 'function'} {x.__name__}"
+    return "None" if x is None else article(type(x).__name__)
 
 
 def article(noun: str) -> str:
@@ -147,13 +142,7 @@ def number(what: str, x: Any, interval: str = "(-inf, inf)", remedy: str = "", *
     """
     if tensor and isinstance(x, torch.Tensor):
         if x.ndim or not x.is_floating_point():
-            fail(
-                TypeError,
-                what,
-                "a number or a floating-point tensor []",
-                describe(x),
-                remedy or _INSIDE,
-            )
+            fail(TypeError, what, "a number or a floating-point tensor []", describe(x), remedy or _INSIDE)
         return x
     least, greatest, expected = _interval(interval)
     if not isinstance(x, _NUMBERS) or isinstance(x, bool):
@@ -349,13 +338,8 @@ def key(what: str, x: Any, remedy: str = "make it with funrl.random.key") -> tor
     """Return a random key."""
     if not isinstance(x, torch.Tensor) or x.dtype is not torch.int64 or x.ndim:
         many = isinstance(x, torch.Tensor) and x.dtype is torch.int64
-        fail(
-            ValueError if many else TypeError,
-            what,
-            "one key, int64 []",
-            describe(x),
-            "map over keys with torch.func.vmap" if many else remedy,
-        )
+        kind, remedy = (ValueError, "map over keys with torch.func.vmap") if many else (TypeError, remedy)
+        fail(kind, what, "one key, int64 []", describe(x), remedy)
     return x
 
 

@@ -164,16 +164,17 @@ def _leading(what: str, state: Moments, x: Any) -> torch.Size:
             f"{what}: expected the structure of the state, with the leaves {expected}; got {got}{kinds}; give a tree like the example"
         )
     leading: Any = None
-    for path, value, mean in zip(tree.paths(x), tree.leaves(x), tree.leaves(state.mean), strict=True):
+    for i, (value, mean) in enumerate(zip(tree.leaves(x), tree.leaves(state.mean), strict=True)):
         split = value.ndim - mean.ndim
         if split < 0 or value.shape[split:] != mean.shape or value.dtype != mean.dtype:
             raise ValueError(
                 f"{what}: expected {mean.dtype} [N..., {', '.join(str(n) for n in mean.shape)}], "
-                f"got {value.dtype} {list(value.shape)} at {path}"
+                f"got {value.dtype} {list(value.shape)} at {tree.paths(x)[i]}"
             )
         if leading is not None and value.shape[:split] != leading:
             raise ValueError(
-                f"{what}: expected the leading dimensions {list(leading)} of the leaves before, got {list(value.shape)} at {path}"
+                f"{what}: expected the leading dimensions {list(leading)} of the leaves before, "
+                f"got {list(value.shape)} at {tree.paths(x)[i]}"
             )
         leading = value.shape[:split]
     return leading

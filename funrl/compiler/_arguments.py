@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import operator
 import os
 import types
 from collections.abc import Callable
@@ -12,11 +11,15 @@ import numpy as np
 import optree
 import torch
 
-from funrl import tree
 from funrl.compiler import _torch_private as private
 from funrl.compiler._backends import STATE
 from funrl.compiler._donation import MARK
 from funrl.compiler._traced import Traced
+
+# In the structure of a call, the keys of a dict are in their own order: a function may loop over them.
+_ORDERED = optree.dict_insertion_ordered(True, namespace="funrl.calls")
+_ORDERED.__enter__()
+flatten: Callable[[Any], tuple[list[Any], Any]] = functools.partial(optree.tree_flatten, namespace="funrl.calls")  # pyright: ignore
 
 # Objects that are compared by identity and never change.
 FIXED = (object, torch.dtype, torch.layout, torch.memory_format, types.EllipsisType)
@@ -47,88 +50,72 @@ class Usual:
     It is never true for another key. It may be false for the program's own key, as when a leaf is not contiguous.
     """
 
-    def __init__(self, leaves: list[torch.Tensor], form: Any, trees: Any, backend: str) -> None:
+    def __init__(self, leaves: list[torch.Tensor], form: Any, backend: str) -> None:
         self.form, self.backend, self.settings = form, backend, settings(backend)
-        self.order = orders(form)
-        self.ordered = self.order(trees)
         self.of_kinds = private.of_kinds(leaves)
 
-    def __call__(self, leaves: list[Any], form: Any, trees: Any) -> bool:
+    def __call__(self, leaves: list[Any], form: Any) -> bool:
         return (
             form == self.form
             and self.of_kinds(*leaves)
             and not any(map(hasattr, leaves, itertools.repeat(MARK)))
-            and self.order(trees) == self.ordered
             and settings(self.backend) == self.settings
         )
 
 
-@functools.lru_cache(4096)
-def orders(form: Any) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a function from (args, kwargs) to the order of the keys of each dict, which their structure does not contain."""
-    steps = [(accessor, k, entry) for accessor in form.accessors() for k, entry in enumerate(accessor)]
-    dicts = {tuple(accessor[:k]): None for accessor, k, entry in steps if k > 1 and isinstance(entry, optree.MappingEntry)}
-    numbers: dict[Any, int] = {(): 0}  # of the nodes on the way, in the order in which they are reached
-    walk: list[tuple[int, Callable[[Any], Any]]] = []
-    for place in dicts:
-        for k, entry in enumerate(place, start=1):
-            if place[:k] not in numbers:
-                walk.append((numbers[place[: k - 1]], _getter(entry)))
-                numbers[place[:k]] = len(walk)
-    ends = [numbers[place] for place in dicts]
-
-    def order(trees: Any) -> tuple[Any, ...]:
-        nodes = [trees]
-        for parent, get in walk:
-            nodes.append(get(nodes[parent]))
-        return tuple([tuple(nodes[k]) for k in ends])
-
-    return order
+def _place(form: Any, i: int) -> tuple[str, str]:
+    _, argument, *inside = form.accessors()[i]
+    return f"argument {argument.entry!r}", optree.PyTreeAccessor(inside).codify("")
 
 
-def _getter(entry: Any) -> Callable[[Any], Any]:
-    """Return a function from a node to the child of an entry, at the speed of C where there is one."""
-    if type(entry) is optree.GetAttrEntry:
-        return operator.attrgetter(entry.entry)
-    return operator.itemgetter(entry.entry) if isinstance(entry, (optree.SequenceEntry, optree.MappingEntry)) else entry
+def place_of(form: Any, i: int) -> str:
+    """Return the place of leaf ``i`` of (args, kwargs), for messages."""
+    return "".join(_place(form, i))
 
 
-def changeable(name: str, args: Any, kwargs: Any, place: int) -> TypeError:
-    """Return the error for a leaf that is an object whose attributes may change."""
-    where, kind = path(optree.tree_paths((args, kwargs), namespace="funrl")[place]), type(tree.leaves((args, kwargs))[place])  # pyright: ignore
+def leaf_of(form: Any, i: int) -> str:
+    """Return leaf ``i`` of (args, kwargs) by its path in an argument, for messages."""
+    argument, inside = _place(form, i)
+    return f"leaf {inside or '(the whole tree)'} of {argument}"
+
+
+def check_usable(x: torch.Tensor, name: str, form: Any, i: int) -> None:
+    """Raise if leaf ``i`` of (args, kwargs) was donated before.
+
+    Raises:
+        ValueError: if so; the message names the leaf and the function that it was donated to.
+    """
+    if donated := x.__dict__.get(MARK):
+        raise ValueError(f"{name}: {leaf_of(form, i)} was donated to {donated} before, which wrote over it; use what that call returned")
+
+
+def changeable(name: str, form: Any, leaves: list[Any], i: int) -> TypeError:
+    """Return the error for leaf ``i``, which is an object whose attributes may change."""
+    where, kind = place_of(form, i), type(leaves[i])
     return TypeError(
         f"{name}: {where} is an object of {kind.__module__}.{kind.__qualname__}, whose attributes would stay as they are: "
         "make the class a funrl.tree.dataclass (its tensors are inputs, static fields part of the program), or give it __eq__ and __hash__"
     )
 
 
-def unhashable(name: str, args: Any, kwargs: Any, leaves: list[Any]) -> TypeError:
+def unhashable(name: str, form: Any, leaves: list[Any]) -> TypeError:
     """Return the error for a leaf that cannot be a part of a key."""
-    places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
-    for place, x in zip(places, leaves, strict=True):
+    for i, x in enumerate(leaves):
         try:
             hash(x)
         except TypeError:
-            return TypeError(
-                f"{name}: leaf {path(place)} is a {type(x).__name__}, which is neither a tensor nor a fixed value; make it a tensor"
-            )
+            where = place_of(form, i)
+            return TypeError(f"{name}: leaf {where} is a {type(x).__name__}, which is neither a tensor nor a fixed value; make it a tensor")
     return TypeError(f"{name}: a static field of an argument cannot be hashed")
 
 
-def path(place: tuple[Any, ...]) -> str:
-    """Return the path of a leaf of (args, kwargs), for messages."""
-    which, *rest = place
-    where = f"argument {rest[0]}" if which == 0 and isinstance(rest[0], int) else f"argument {rest[0]!r}"
-    return where + "".join(f"[{step!r}]" for step in rest[1:])
-
-
-def what_changes(keys: list[Any], args: Any, kwargs: Any) -> str:
+def what_changes(keys: list[Any], form: Any) -> str:
     """Return the reason for the many programs."""
-    places = optree.tree_paths((args, kwargs), namespace="funrl")  # pyright: ignore
-    for k, place in enumerate(places, start=1):
-        kinds = {key[k] for key in keys if len(key) > k}
+    for i in range(form.num_leaves):
+        kinds = {key[1 + i] for key in keys if len(key) > 1 + i}
         if len(kinds) > 1 and any(isinstance(kind[0], type) for kind in kinds):
-            return f"{path(place)} is a Python number (or another fixed value) that changes: make it a tensor, as in torch.tensor(0.1)"
+            where = place_of(form, i)
+            return f"{where} is a Python number (or another fixed value) that changes: make it a tensor, as in torch.tensor(0.1)"
         if len(kinds) > 1:
-            return f"{path(place)} has another shape or dtype each time: pad it, or use a mask"
+            return f"{place_of(form, i)} has another shape or dtype each time: pad it, or use a mask"
     return "their structure or static fields differ each time"

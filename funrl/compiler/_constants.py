@@ -25,13 +25,14 @@ _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 _PLAIN = (0.0, 1.0, -1.0)
 
 
-def taken_out(graph: Graph) -> list[np.generic]:
-    """Put nodes ("number", place) where a graph, or the body of a loop in it, has numbers; return the numbers by their places.
+def taken_out(graph: Graph) -> tuple[list[np.generic], list[Node]]:
+    """Put nodes ("number", place) where a graph, or the body of a loop in it, has numbers; return the numbers by place, and the nodes.
 
     Equal numbers of one dtype share an input where they are combined with tensors with dimensions, so that XLA finds equal computations.
     """
     places: dict[Any, int] = {}
     numbers: list[np.generic] = []
+    nodes: list[Node] = []
 
     def taken(x: Any, meta: torch.Tensor, shared: bool) -> Any:
         if type(x) is not float or x in _PLAIN or not math.isfinite(x) or meta.dtype not in _DTYPES:
@@ -41,14 +42,15 @@ def taken_out(graph: Graph) -> list[np.generic]:
         place = places.setdefault((meta.dtype, number.tobytes()), len(numbers)) if shared else len(numbers)
         if place == len(numbers):
             numbers.append(number)
-        return Node(graph, "number", (place,), {}, torch.empty((), dtype=meta.dtype, device="meta"))
+        nodes.append(Node(graph, "number", (place,), {}, torch.empty((), dtype=meta.dtype, device="meta")))
+        return nodes[-1]
 
     def visit(graph: Graph) -> None:
         live = graph.live()
-        users: dict[int, list[Node | None]] = {id(node): [None] for node in graph.outputs}
+        users: dict[Node, list[Node | None]] = {node: [None] for node in graph.outputs}
         for node in live:
             for given in flat_nodes((node.args, node.kwargs)):
-                users.setdefault(id(given), []).append(node)
+                users.setdefault(given, []).append(node)
         for node in live:
             args: Any = node.args
             if isinstance(node.op, Loop):
@@ -56,8 +58,8 @@ def taken_out(graph: Graph) -> list[np.generic]:
             elif node.op in _SUMS and len(args) > 1:
                 x, other, *rest = args
                 node.args = (x, taken(other, node.meta, node.meta.ndim > 0), *rest)
-            elif node.op is aten.scalar_tensor.default and all(x is not None and x.op in _TAKE_TENSORS for x in users.get(id(node), ())):
+            elif node.op is aten.scalar_tensor.default and all(x is not None and x.op in _TAKE_TENSORS for x in users.get(node, ())):
                 node.args = tuple(taken(x, node.meta, False) for x in node.args)
 
     visit(graph)
-    return numbers
+    return numbers, nodes

@@ -64,24 +64,6 @@ def mark_donated(name: str, small: Iterable[torch.Tensor], large: Iterable[torch
             x.__class__ = _Donated
 
 
-def check_usable(x: torch.Tensor, name: str, trees: tuple[tuple[Any, ...], dict[str, Any]], place: int) -> None:
-    """Raise if a leaf, the one numbered ``place`` of (args, kwargs), was donated before.
-
-    Raises:
-        ValueError: if so; the message names the leaf and the function that it was donated to.
-    """
-    donated = x.__dict__.get(MARK)
-    if donated is None:
-        return
-    args, kwargs = trees
-    for i, arg in enumerate((*args, *kwargs.values())):
-        paths = tree.paths(arg)
-        if place < len(paths):
-            where = f"leaf {paths[place]} of argument {i}"
-            raise ValueError(f"{name}: {where} was donated to {donated} before, which wrote over it; use what that call returned")
-        place -= len(paths)
-
-
 def own_copies(leaves: list[torch.Tensor], large: Sequence[int]) -> None:
     """Replace large leaves that are strided, or share memory with another one, by copies: one layout is one program.
 

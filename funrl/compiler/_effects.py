@@ -55,8 +55,8 @@ def elementwise_call(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor)
     """
     needed = private.needed()
     if needed.peek_interpreter_stack() is None:
-        trace = current()
-        return ElementwiseCall(f)(x) if trace is None else trace.elementwise_call(ElementwiseCall(f), x)
+        trace, call = current(), ElementwiseCall(f)
+        return call(x) if trace is None else trace.fresh(trace.call(call, [x], torch.empty(x.shape, dtype=x.dtype, device="meta")))
     interpreter = needed.retrieve_current_functorch_interpreter()
     level, dim = interpreter.level(), None
     if interpreter.key() == needed.TransformType.Vmap:
@@ -70,13 +70,9 @@ def elementwise_call(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor)
 
 def _bind(f: Callable[..., Any], tensors: list[torch.Tensor], batch_dims: int) -> None:
     needed = private.needed()
-    top = needed.peek_interpreter_stack()
-    if top is None:
-        trace = current()
-        if trace is None:
-            Effect(f, batch_dims)(*tensors)
-        else:
-            trace.effect(Effect(f, batch_dims), tensors)
+    if needed.peek_interpreter_stack() is None:
+        trace, call = current(), Effect(f, batch_dims)
+        call(*tensors) if trace is None else trace.call(call, tensors)
         return
     interpreter = needed.retrieve_current_functorch_interpreter()
     level = interpreter.level()

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import optree
 import torch
 
+from funrl.compiler._arguments import flatten
 from funrl.compiler._graph import Graph, Loop, Node, Plan, replaced
 
 aten = torch.ops.aten
@@ -42,8 +42,7 @@ def operators_of(fn: Callable[..., Any], *tensors: torch.Tensor) -> Callable[...
     """
     from funrl.compiler._recording import record
 
-    form = optree.tree_structure((tensors, {}), namespace="funrl")  # pyright: ignore
-    recording = record(fn, "aot_eager", torch.device("cpu"), list(tensors), form, set())
+    recording = record(fn, "aot_eager", torch.device("cpu"), *flatten((tensors, {})), set())
     graph = recording.trace.frame.graph
     graph.outputs = [node for node in recording.nodes if node is not None]
     captured = [x for x, _ in recording.trace.captured.values()]
@@ -51,28 +50,25 @@ def operators_of(fn: Callable[..., Any], *tensors: torch.Tensor) -> Callable[...
 
 
 def _evaluate(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    values: dict[int, Any] = {id(node): x for node, x in zip(graph.inputs, inputs, strict=True)}
-
-    def value(node: Node) -> Any:
-        return values[id(node)]
+    values: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
 
     def flat(node: Node) -> Any:
-        return values[id(node)].contiguous()
+        return values[node].contiguous()
 
     for node in graph.live():
         if node.op == "constant":
             result = node.args[0]
         elif node.op == "item":
-            result = value(node.args[0])[node.args[1]]
+            result = values[node.args[0]][node.args[1]]
         elif isinstance(node.op, Loop):
-            result = _loop(node.op, [value(x) for x in node.args])
+            result = _loop(node.op, [values[x] for x in node.args])
         else:
-            given = flat if node.op in _OF_MEMORY else value  # a value has one layout here, and another one in what was traced
+            given = flat if node.op in _OF_MEMORY else values.__getitem__  # a value has one layout here, and another one in what was traced
             result = node.op(*replaced(node.args, Node, given), **replaced(node.kwargs, Node, given))
             if node.op in _LAZY:
                 result = result.resolve_conj().resolve_neg()
-        values[id(node)] = result  # None for a call of Python
-    return [value(node) for node in graph.outputs]
+        values[node] = result  # None for a call of Python
+    return [values[node] for node in graph.outputs]
 
 
 def _loop(loop: Loop, operands: list[torch.Tensor]) -> list[torch.Tensor]:

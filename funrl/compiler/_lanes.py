@@ -10,8 +10,6 @@ import torch
 from funrl.compiler._backends import STATE, chosen
 from funrl.compiler._jax import start
 
-__all__ = ["lanes"]
-
 
 @contextlib.contextmanager
 def lanes(threads: int, backend: str) -> Iterator[Callable[[Sequence[Callable[[], Any]]], list[Any]]]:

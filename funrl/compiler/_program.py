@@ -15,10 +15,9 @@ import torch
 
 from funrl import tree
 from funrl._check import describe
-from funrl.compiler import _torch_private as private
-from funrl.compiler._arguments import FIXED, Usual, as_leaf, changeable, orders, path, settings, unhashable, what_changes
+from funrl.compiler import _arguments as arguments, _torch_private as private
 from funrl.compiler._backends import BACKENDS, STATE, chosen
-from funrl.compiler._donation import LARGE, MARK, check_usable, mark_donated, matched, own_copies
+from funrl.compiler._donation import LARGE, MARK, mark_donated, matched, own_copies
 from funrl.compiler._graph import Plan
 from funrl.compiler._listening import Timer
 from funrl.compiler._numbers import NotATensor
@@ -125,9 +124,9 @@ class _Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if current() is not None or getattr(STATE, "eager", 0) or "eager" in (self.backend, getattr(STATE, "backend", None)) or _FORKED:
             return _plainly(self.fn, args, kwargs)
-        leaves, form = optree.tree_flatten((args, kwargs), namespace="funrl")  # pyright: ignore[reportArgumentType]
+        leaves, form = arguments.flatten((args, kwargs))
         program = self.last
-        if program is None or program.usual is None or not program.usual(leaves, form, (args, kwargs)):
+        if program is None or program.usual is None or not program.usual(leaves, form):
             program = self._found(leaves, form, args, kwargs)
             if program is None:
                 return self.fn(*args, **kwargs)  # inside a transform
@@ -138,16 +137,16 @@ class _Compiled:
         """Return the program of a call, which is made if it is the first of its kind; None under a transform of torch.func."""
         program = None
         while program is None:
-            key = self._key(leaves, form, args, kwargs)
+            key = self._key(leaves, form)
             if key is None:
                 return None
             try:
                 program = self.programs.get(key)
             except TypeError:
-                raise unhashable(self.name, args, kwargs, leaves) from None
+                raise arguments.unhashable(self.name, form, leaves) from None
             if program is None:
-                program = self._made(key, args, kwargs, leaves, form)
-                leaves[:] = optree.tree_leaves((args, kwargs), namespace="funrl") if program is None else leaves  # pyright: ignore
+                program = self._made(key, leaves, form)
+                leaves[:] = arguments.flatten((args, kwargs))[0] if program is None else leaves
         return program
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -162,15 +161,15 @@ class _Compiled:
     def __repr__(self) -> str:
         return f"<funrl.compile({self.name}), {len(self.programs)} programs>"
 
-    def _key(self, leaves: list[Any], form: Any, args: Any, kwargs: Any) -> Any:
+    def _key(self, leaves: list[Any], form: Any) -> Any:
         """Return the key of a call's program: structure, shapes, dtypes and fixed values; None under a transform of torch.func.
 
         Leaves that are not plain tensors are replaced in the list: arrays by tensors, numbers that change by tensors.
         """
-        kinds = self._kinds(leaves, form, private.level() > 0, args, kwargs)
-        return None if kinds is None else (form, *kinds, settings(self.backend), orders(form)((args, kwargs)))
+        kinds = self._kinds(leaves, form, private.level() > 0)
+        return None if kinds is None else (form, *kinds, arguments.settings(self.backend))
 
-    def _kinds(self, leaves: list[Any], form: Any, mapped: bool, args: Any, kwargs: Any) -> list[Any] | None:
+    def _kinds(self, leaves: list[Any], form: Any, mapped: bool) -> list[Any] | None:
         """Return the part of the key of each leaf, of whatever type; None under a transform of torch.func."""
         kinds: list[Any] = []
         inputs = self.floats[form][1] if form in self.floats else ()
@@ -180,24 +179,24 @@ class _Compiled:
                     leaves[i] = torch.tensor(x, dtype=torch.float64)
                     kinds.append(_NUMBER)
                     continue
-                x = leaves[i] = as_leaf(x)
+                x = leaves[i] = arguments.as_leaf(x)
                 if not isinstance(x, torch.Tensor):
-                    if type(x).__hash__ is object.__hash__ and not callable(x) and type(x) not in FIXED:
-                        raise changeable(self.name, args, kwargs, i)
+                    if type(x).__hash__ is object.__hash__ and not callable(x) and type(x) not in arguments.FIXED:
+                        raise arguments.changeable(self.name, form, leaves, i)
                     kinds.append((float, x, math.copysign(1, x)) if isinstance(x, float) and x == 0 else (type(x), x))
                     continue
             if mapped and private.is_transformed(x):
                 return None
             if MARK in x.__dict__:
-                check_usable(x, self.name, (args, kwargs), i)
+                arguments.check_usable(x, self.name, form, i)
             if x.requires_grad and not self.warned and torch.is_grad_enabled():  # a parameter is plain by now
-                self._tell(args, kwargs, i)
+                self._tell(form, i)
             kinds.append((x.shape, x.dtype, x.device))
         return kinds
 
-    def _tell(self, args: Any, kwargs: Any, place: int) -> None:
+    def _tell(self, form: Any, i: int) -> None:
         self.warned = True
-        where = path(optree.tree_paths((args, kwargs), namespace="funrl")[place])  # pyright: ignore
+        where = arguments.place_of(form, i)
         warnings.warn(
             f"{self.name}: {where} requires a gradient, and torch.autograd sees nothing of a compiled function: take the gradient in the "
             "function (torch.func.grad), or hand in .detach()",
@@ -205,7 +204,7 @@ class _Compiled:
             stacklevel=6,
         )
 
-    def _made(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], form: Any) -> "_Program | None":
+    def _made(self, key: Any, leaves: list[Any], form: Any) -> "_Program | None":
         """Return a new program, or None if the program has to be looked up again under another key."""
         with self.lock:
             if key in self.programs:
@@ -213,13 +212,13 @@ class _Compiled:
             if self._has_changed(form, leaves):
                 return None
             if len(self.programs) >= MOST_PROGRAMS:
-                why = what_changes(list(self.programs), args, kwargs)
+                why = arguments.what_changes(list(self.programs), form)
                 raise ValueError(f"{self.name} has been compiled {MOST_PROGRAMS} times, each for other arguments; {why}")
-            if self.donated and max(self.donated) >= len(args):
-                raise ValueError(f"{self.name}: argument {max(self.donated)} is to be donated, but only {len(args)} were given")
+            if self.donated and max(self.donated) >= (num_given := form.child(0).num_children):
+                raise ValueError(f"{self.name}: argument {max(self.donated)} is to be donated, but only {num_given} were given")
             numbers = {i for i, kind in enumerate(key[1:]) if kind is _NUMBER}
             try:
-                program = _Program(self, args, leaves, form, numbers)
+                program = _Program(self, leaves, form, numbers)
             except (Exception, NotATensor):
                 if not numbers:
                     raise
@@ -228,7 +227,7 @@ class _Compiled:
                 self.floats[form][1].clear()
                 return None
             if all(type(x) is torch.Tensor for x in leaves) and not numbers:
-                program.usual = Usual(leaves, form, (args, kwargs), self.backend)
+                program.usual = arguments.Usual(leaves, form, self.backend)
             self.programs[key] = program
             return program
 
@@ -244,45 +243,41 @@ class _Compiled:
 class _Program:
     """One program: the trace and the executable."""
 
-    def __init__(self, owner: _Compiled, args: tuple[Any, ...], leaves: list[Any], form: Any, numbers: set[int]) -> None:
+    def __init__(self, owner: _Compiled, leaves: list[Any], form: Any, numbers: set[int]) -> None:
         self.name, self.positions = owner.name, owner.donated
-        self.usual: Usual | None = None
+        self.usual: arguments.Usual | None = None
         tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
         for i in tensors:
             if leaves[i].layout != torch.strided:
                 raise TypeError(f"{self.name}: an argument holds a tensor of layout {leaves[i].layout}, which has none; use .to_dense()")
         device = next((leaves[i].device for i in tensors), torch.device("cpu"))
         self.kind, _ = chosen(owner.backend, device)
-        groups: list[int] = []
-        for position, arg in enumerate((*args, form.unflatten(leaves)[1])):
-            groups += [position] * len(optree.tree_leaves(arg, namespace="funrl"))
+        groups = _groups((*form.child(0).children(), form.child(1)))
         self.places = tensors
         donated_leaves = {k for k, group in enumerate(groups) if group in self.positions}
         for i in sorted(donated_leaves):
             if not isinstance(leaves[i], torch.Tensor):
-                raise self._no_tensor(args, leaves, groups, i)
+                kind = type(leaves[i]).__name__
+                raise TypeError(f"{self.name}: {arguments.leaf_of(form, i)}, which is donated, is a {kind}; make it a tensor")
         timer = Timer(self.name, self.kind)
         timer("tracing")
         recording = record(owner.fn, self.kind, device, leaves, form, numbers)
         trace, values, self.form, self.numbers = recording.trace, recording.values, recording.form, recording.numbers
         nodes = recording.nodes
         whole, taken = matched(self.name, self.positions, recording.args, recording.out)
-        parts = list(recording.out) if type(recording.out) is tuple and not whole else [recording.out]
+        in_parts = type(recording.out) is tuple and not whole
         graph = trace.frame.graph
         # An input to which as_strided is applied has to be contiguous.
         self.laid_out = [i for i, node in zip(tensors, graph.inputs, strict=False) if node in trace.laid_out]
         self._check_layout(leaves)
-        output_groups: list[int] = []
-        for k, part in enumerate(parts):
-            output_groups += [k] * len(optree.tree_leaves(part, namespace="funrl"))  # pyright: ignore
+        output_groups = _groups(self.form.children() if in_parts else [self.form])
         self._sort_outputs(nodes, values, {id(node): k for k, node in enumerate(graph.inputs[: len(tensors)])})
         graph.outputs = [node for k in self.computed if (node := nodes[k]) is not None]
         kept = {tensors[k] for _, k in self.passed}
-        successors = {
-            groups.index(position) + k: output_groups.index(part) + k
-            for position, part in zip(self.positions, taken, strict=True)
-            for k in range(groups.count(position))
-        }
+        given, made = form.unflatten(range(len(leaves)))[0], self.form.unflatten(range(len(values)))
+        pairs = [(given[position], made[part] if in_parts else made) for position, part in zip(self.positions, taken, strict=True)]
+        # Not in the order of leaves, as the keys of a dict may have another one in the successor.
+        successors = {i: k for old, new in pairs for i, k in zip(tree.leaves(old), tree.leaves(new), strict=True)}
         computed = {k: n for n, k in enumerate(self.computed)}
         donated = {k: computed.get(successors[i]) for k, i in enumerate(tensors) if i in donated_leaves and i not in kept}
         captured = [x for x, _ in trace.captured.values()]
@@ -313,13 +308,6 @@ class _Program:
             else:
                 self.computed.append(k)
 
-    def _no_tensor(self, args: tuple[Any, ...], leaves: list[Any], groups: list[int], i: int) -> TypeError:
-        position = groups[i]
-        where = tree.paths(args[position])[i - groups.index(position)]
-        return TypeError(
-            f"{self.name}: leaf {where} of argument {position}, which is donated, is a {type(leaves[i]).__name__}; make it a tensor"
-        )
-
     def _check_layout(self, leaves: list[Any]) -> None:
         for i in self.laid_out:
             if not leaves[i].is_contiguous():
@@ -346,6 +334,11 @@ class _Program:
             small, large = ([leaves[i] for i in gone if id(leaves[i]) not in passed] for gone in (self.gone, self.gone_large))
             mark_donated(self.name, small, large)
         return optree.tree_unflatten(self.form, values)
+
+
+def _groups(parts: Sequence[Any]) -> list[int]:
+    """Return for each leaf of several structures, one after another, the number of its structure."""
+    return [k for k, part in enumerate(parts) for _ in range(part.num_leaves)]
 
 
 _ALL: weakref.WeakSet[_Compiled] = weakref.WeakSet()

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import optree
 import torch
 
+from funrl.compiler._arguments import flatten
 from funrl.compiler._graph import Node
 from funrl.compiler._numbers import Number
 from funrl.compiler._trace import Trace
@@ -62,7 +62,7 @@ def record(fn: Callable[..., Any], kind: str, device: torch.device, leaves: list
         args, kwargs = form.unflatten(given)
         with trace.active():
             out = fn(*args, **kwargs)
-            values, out_form = optree.tree_flatten(out, namespace="funrl")  # pyright: ignore
+            values, out_form = flatten(out)
             floats = [k for k, x in enumerate(values) if isinstance(x, Number)]
             values = [x.value if isinstance(x, Number) else x for x in values]
             nodes = [trace.node(x) if isinstance(x, torch.Tensor) else None for x in values]

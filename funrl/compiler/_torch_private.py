@@ -34,35 +34,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
-__all__ = [
-    "TorchDispatchMode",
-    "copy_all",
-    "decompositions",
-    "enable_tangents",
-    "fake_tensor",
-    "functorch",
-    "heard",
-    "inductor",
-    "is_composite",
-    "is_differentiated",
-    "is_transformed",
-    "level",
-    "memory",
-    "needed",
-    "no_dispatch",
-    "no_torch_function",
-    "of_kinds",
-    "on_wrapping",
-    "overload",
-    "replayed_views",
-    "schema",
-    "single_level_function",
-    "unwrapped",
-    "without_dynamo",
-    "wrapper_tensor",
-]
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]  (a part of C without stubs)
 no_dispatch: Any = torch._C._DisableTorchDispatch  # pyright: ignore[reportAttributeAccessIssue]

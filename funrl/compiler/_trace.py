@@ -338,16 +338,8 @@ class Trace(private.TorchDispatchMode):
             self.frame.graph.effects.append(node)
         return [self.fresh(self.result(node, i)) for i in range(len(metas))]
 
-    def elementwise_call(self, f: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
-        """Record a call of Python that returns a tensor like ``x``."""
-        node = self._call(f, [x], torch.empty(x.shape, dtype=x.dtype, device="meta"))
-        return self.fresh(node)
-
-    def effect(self, f: Callable[..., Any], tensors: list[torch.Tensor]) -> None:
-        """Record a call of Python."""
-        self._call(f, tensors, ())
-
-    def _call(self, f: Callable[..., Any], tensors: list[torch.Tensor], meta: Any) -> Node:
+    def call(self, f: Callable[..., Any], tensors: list[torch.Tensor], meta: Any = ()) -> Node:
+        """Record a call of Python, whose result is like ``meta``, a meta tensor or ()."""
         if self.backend == "inductor":
             raise TraceError(
                 f"{line()}a program that inductor compiles cannot call Python (funrl.debug, funrl.distributed): compile with "

@@ -189,15 +189,15 @@ class Executable:
         self.donated = frozenset(places)
         options = {"xla_cpu_multi_thread_eigen": threads > 1, "xla_allow_excess_precision": False}
         avals = self.inputs.avals() + [(tuple(x.shape), x.dtype) for x in captured]
-        numbers = taken_out(graph)
+        numbers, places_of_numbers = taken_out(graph)
         rest = num_arrays + len(captured)
         self.effects = _effects_of(graph)
 
         def program(*arrays: Any) -> list[Any]:
-            values = [*self.inputs.unpack(arrays[:num_arrays]), *arrays[num_arrays:rest]]
-            end = rest + len(numbers)
-            turn = [*arrays[end:]]  # of the first call of Python, if there are any
-            return [*self.outputs.pack(_evaluate(graph, values, arrays[rest:end], turn)), *turn]
+            inputs = [*self.inputs.unpack(arrays[:num_arrays]), *arrays[num_arrays:rest]]
+            values = {node: arrays[rest + node.args[0]] for node in places_of_numbers} | dict(zip(graph.inputs, inputs, strict=True))
+            turn = [*arrays[rest + len(numbers) :]]  # of the first call of Python, if there are any
+            return [*self.outputs.pack(_evaluate(graph, graph.outputs, values, turn)), *turn]
 
         program.__name__ = name
 
@@ -291,46 +291,38 @@ class Executable:
         return leaves
 
 
-def _evaluate(
-    graph: Graph,
-    inputs: Sequence[Any],
-    numbers: Sequence[Any],
-    turn: list[Any],
-    used: Sequence[int] | None = None,
-    known: dict[int, Any] | None = None,
-) -> list[Any]:
-    """Return the outputs of a graph (those of positions ``used``) for jax arrays; values of nodes that are ``known`` already are taken.
+def _evaluate(graph: Graph, outputs: Sequence[Node], values: dict[Node, Any], turn: list[Any]) -> list[Any]:
+    """Return outputs of a graph as jax arrays.
 
-    ``turn`` has the turn of the first call of Python, and then that after the last one; it is empty if there are none.
+    Args:
+        graph: the graph.
+        outputs: some of its nodes.
+        values: those of its inputs, of numbers, and of other nodes that are known; it gets those of all nodes.
+        turn: the turn of the first call of Python, and then that after the last one; empty if there are none.
     """
     from funrl.compiler import _lowerings
 
-    values: dict[int, Any] = {**(known or {}), **{id(node): x for node, x in zip(graph.inputs, inputs, strict=True)}}
-    outputs = graph.outputs if used is None else [graph.outputs[i] for i in used]
     live = graph.live(outputs)
-    wanted: dict[int, set[int]] = {}
+    wanted: dict[Node, set[int]] = {}
     for node in live:
         if node.op == "item":
-            wanted.setdefault(id(node.args[0]), set()).add(node.args[1])
-
-    def value(node: Node) -> Any:
-        return numbers[node.args[0]] if node.op == "number" else values[id(node)]
-
+            wanted.setdefault(node.args[0], set()).add(node.args[1])
     for node in live:
-        if id(node) in values:
+        if node in values:
             pass
         elif node.op == "constant":
-            values[id(node)] = _constant(node.args[0])
+            values[node] = _constant(node.args[0])
         elif node.op == "item":
-            values[id(node)] = values[id(node.args[0])][node.args[1]]
+            values[node] = values[node.args[0]][node.args[1]]
         elif isinstance(node.op, Loop):
-            values[id(node)] = _loop(node.op, [value(x) for x in node.args], numbers, turn, wanted.get(id(node), set()))
+            values[node] = _loop(node.op, [values[x] for x in node.args], values, turn, wanted.get(node, set()))
         elif isinstance(node.op, Effect):
-            turn[0], *found = call(node.op, [x.meta for x in node.args], [value(x) for x in node.args], *turn)
-            values[id(node)] = found[0] if found else None
+            turn[0], *found = call(node.op, [x.meta for x in node.args], [values[x] for x in node.args], *turn)
+            values[node] = found[0] if found else None
         else:
-            values[id(node)] = _lowerings.apply(node.op, node.meta, replaced(node.args, Node, value), replaced(node.kwargs, Node, value))
-    return [values[id(node)] for node in outputs]
+            args, kwargs = (replaced(x, Node, values.__getitem__) for x in (node.args, node.kwargs))
+            values[node] = _lowerings.apply(node.op, node.meta, args, kwargs)
+    return [values[node] for node in outputs]
 
 
 def _effects_of(graph: Graph) -> list[Effect]:
@@ -348,21 +340,22 @@ def _constant(x: torch.Tensor) -> Any:
     return jax.numpy.asarray(np.array(x.contiguous().numpy()))
 
 
-def _loop(loop: Loop, operands: list[Any], numbers: Sequence[Any], turn: list[Any], wanted: set[int]) -> dict[int, Any]:
-    """Return the results of a loop that are wanted, by their position."""
+def _loop(loop: Loop, operands: list[Any], outside: dict[Node, Any], turn: list[Any], wanted: set[int]) -> dict[int, Any]:
+    """Return the results of a loop that are wanted, by their position; numbers in its body are among the values ``outside``."""
     from jax import lax
 
     rows_end = loop.num_carries + loop.num_columns
     constants = operands[rows_end:]
-    carries = range(loop.num_carries)
     ys = [i for i in range(loop.num_carries, len(loop.body.outputs)) if i in wanted]
-    moved = _transposed(loop.body, dict(zip(map(id, loop.body.inputs[rows_end:]), constants, strict=True)))
+    outputs = [loop.body.outputs[i] for i in (*range(loop.num_carries), *ys)]
+    moved = _transposed(loop.body, dict(zip(loop.body.inputs[rows_end:], constants, strict=True)))
 
     def step(state: Any, row: Any) -> tuple[Any, Any]:
         carry, turn = state
         turn = [*turn]
-        outputs = _evaluate(loop.body, [*carry, *row, *constants], numbers, turn, [*carries, *ys], moved)
-        return (outputs[: loop.num_carries], turn), outputs[loop.num_carries :]
+        inputs = dict(zip(loop.body.inputs, [*carry, *row, *constants], strict=True))
+        results = _evaluate(loop.body, outputs, outside | moved | inputs, turn)
+        return (results[: loop.num_carries], turn), results[loop.num_carries :]
 
     start = (operands[: loop.num_carries], turn if loop.body.effects else [])
     (carry, last), stacked = lax.scan(step, start, operands[loop.num_carries : rows_end], length=loop.length, reverse=loop.reverse)
@@ -374,18 +367,18 @@ _TRANSPOSES = (aten.t.default, aten.transpose.int, aten.permute.default)
 _VIEWS = (*_TRANSPOSES, aten.view.default, aten.reshape.default, aten.slice.Tensor, aten.select.int, aten.unsqueeze.default)
 
 
-def _transposed(body: Graph, values: dict[int, Any]) -> dict[int, Any]:
+def _transposed(body: Graph, values: dict[Node, Any]) -> dict[Node, Any]:
     """Return transposes of the values that all steps of a loop share, by their nodes.
 
     XLA would copy such a matrix at each step, to read it in another order."""
     from funrl.compiler import _lowerings
 
-    found: dict[int, Any] = {}
+    found: dict[Node, Any] = {}
     for node in body.nodes:
         nodes = list(flat_nodes((node.args, node.kwargs)))
-        if node.op in _VIEWS and nodes and all(id(x) in values for x in nodes):
-            args, kwargs = (replaced(x, Node, lambda x: values[id(x)]) for x in (node.args, node.kwargs))
-            values[id(node)] = _lowerings.apply(node.op, node.meta, args, kwargs)
+        if node.op in _VIEWS and nodes and all(x in values for x in nodes):
+            args, kwargs = (replaced(x, Node, values.__getitem__) for x in (node.args, node.kwargs))
+            values[node] = _lowerings.apply(node.op, node.meta, args, kwargs)
             if node.op in _TRANSPOSES:
-                found[id(node)] = values[id(node)]
+                found[node] = values[node]
     return found

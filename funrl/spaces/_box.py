@@ -175,15 +175,11 @@ class Binary(Space):
 
     shape: tuple[int, ...] = ()
     layout: str | None = dataclasses.field(default=None, repr=False, compare=False)
+    dtype = torch.bool
 
     def __post_init__(self):
         object.__setattr__(self, "shape", sizes_of(self.shape, "Binary: shape"))
         _check_layout("Binary", self.layout, self.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of an element, torch.bool."""
-        return torch.bool
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return an element, bool ``shape``, all equally likely; ``key`` is int64 []."""

@@ -1,6 +1,7 @@
 """Integers, one or a vector of them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,28 @@ from funrl import _check, random
 from funrl.spaces._space import Space
 
 
+class _Integers(Space):
+    """The functions of both kinds, by the first and the last integer of an element."""
+
+    dtype = torch.int64
+    _bounds: Callable[[torch.device], tuple[Any, Any]]
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return an element, int64 ``shape``, all equally likely; ``key`` is int64 []."""
+        return random.randint(key, self.shape, *self._bounds(key.device), endpoint=True)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the element nearest to ``x``, int64 ``shape``; raises as :meth:`check`."""
+        self.check(x)
+        return torch.clamp(x, *self._bounds(x.device))
+
+    def _contains(self, x: torch.Tensor) -> torch.Tensor:
+        first, last = self._bounds(x.device)
+        return ((x >= first) & (x <= last)).all()
+
+
 @dataclasses.dataclass(frozen=True)
-class Discrete(Space):
+class Discrete(_Integers):
     """The integers start, start + 1, ..., start + n - 1, as int64 [].
 
     Args:
@@ -36,31 +57,14 @@ class Discrete(Space):
         _check.integer("Discrete: start", self.start, remedy="its value has to be known while compiling")
         _check_int64("Discrete", self.start, self.n)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of an element, ()."""
-        return ()
+    shape = ()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of an element, torch.int64."""
-        return torch.int64
-
-    def sample(self, key: torch.Tensor) -> torch.Tensor:
-        """Return an element, int64 [], all equally likely; ``key`` is int64 []."""
-        return random.randint(key, (), self.start, self.start + self.n - 1, endpoint=True)
-
-    def project(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the element nearest to ``x``, int64 []; raises as :meth:`check`."""
-        self.check(x)
-        return torch.clamp(x, self.start, self.start + self.n - 1)
-
-    def _contains(self, x: torch.Tensor) -> torch.Tensor:
-        return (x >= self.start) & (x <= self.start + self.n - 1)
+    def _bounds(self, device: torch.device) -> tuple[int, int]:
+        return self.start, self.start + self.n - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiDiscrete(Space):
+class MultiDiscrete(_Integers):
     """Vectors of integers: element i is one of ``start[i]``, ..., ``start[i] + nvec[i] - 1``, as int64 [K].
 
     Args:
@@ -99,25 +103,6 @@ class MultiDiscrete(Space):
     def shape(self) -> tuple[int, ...]:
         """The shape of an element, (K,)."""
         return (len(self.nvec),)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of an element, torch.int64."""
-        return torch.int64
-
-    def sample(self, key: torch.Tensor) -> torch.Tensor:
-        """Return an element, int64 [K], all equally likely; ``key`` is int64 []."""
-        first, last = self._bounds(key.device)
-        return random.randint(key, self.shape, first, last, endpoint=True)
-
-    def project(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the element nearest to ``x``, int64 [K]; raises as :meth:`check`."""
-        self.check(x)
-        return torch.clamp(x, *self._bounds(x.device))
-
-    def _contains(self, x: torch.Tensor) -> torch.Tensor:
-        first, last = self._bounds(x.device)
-        return ((x >= first) & (x <= last)).all()
 
     def _bounds(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         first = torch.tensor(self.start, dtype=torch.int64, device=device)

@@ -32,13 +32,19 @@ def check_class(cls: type) -> None:
             )
 
 
-def check_decorated(kind: type, base: type) -> None:
-    """Raise a TypeError for a class that inherits from the dataclass ``base`` without the decorator, as its new fields would be lost.
+def check_decorated(kind: Any) -> None:
+    """Raise a TypeError for a class that inherits from a dataclass without the decorator, as its new fields would be lost.
 
     Example:
-        >>> check_decorated(int, int)
+        >>> import torch
+        >>> from funrl.tree import dataclass
+        >>> @dataclass
+        ... class Ball:
+        ...     height: torch.Tensor
+        >>> check_decorated(Ball)
     """
-    if base is not kind:
+    if "_funrl_data" not in vars(kind):
+        base = next(base for base in kind.__mro__ if "_funrl_data" in vars(base))
         raise TypeError(
             f"tree: {kind.__name__} inherits from {base.__name__}, which is a tree.dataclass, but is not one itself, so that its fields "
             f"and its type would be lost; put @tree.dataclass above class {kind.__name__}"

@@ -13,7 +13,7 @@ from torch.utils import _pytree as torch_pytree
 
 from funrl.tree._checks import check_class, check_decorated
 from funrl.tree._show import shown_short
-from funrl.tree._walks import CLASSES, leaves
+from funrl.tree._walks import leaves
 
 T = TypeVar("T")
 
@@ -92,10 +92,8 @@ class Replaceable:
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with the named fields changed."""
-        kind: Any = type(self)
-        check_decorated(kind, CLASSES[kind._funrl_id])
-        fields = {name: getattr(self, name) for name in (*kind._funrl_data, *kind._funrl_static)}
-        return CLASSES[kind._funrl_id](**{**fields, **changes})
+        check_decorated(type(self))
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, constant, dataclasses.field))
@@ -144,8 +142,7 @@ def dataclass(cls: type[T]) -> type[T]:
         node.__dict__.update(zip(names, (*children, *context), strict=True))
         return node
 
-    made._funrl_id, made._funrl_data, made._funrl_static = len(CLASSES), data_names, static_names
-    CLASSES.append(made)
+    made._funrl_data, made._funrl_static = data_names, static_names
 
     made.replace = Replaceable.replace
     optree.register_pytree_node(
@@ -158,7 +155,7 @@ def dataclass(cls: type[T]) -> type[T]:
     torch_pytree.register_pytree_node(
         made,
         lambda node: (list(children(node)), context(node)),
-        lambda children, context: made(**dict(zip(names, (*children, *context), strict=True))),  # which torch.compile can trace
+        lambda children, context: rebuild(context, children),
         flatten_with_keys_fn=with_keys,
         serialized_type_name=f"{made.__module__}.{made.__qualname__}",
     )

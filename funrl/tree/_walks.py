@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import optree
 import torch
 
 from funrl._check import describe as describe_leaf
 from funrl.tree._checks import check_decorated, check_leaf
-
-# All classes made by dataclass(). torch.compile can only build an object of a class that it reaches from a module.
-CLASSES: list[Any] = []
 
 
 def flatten(tree: Any) -> tuple[list[Any], Any]:
@@ -27,33 +25,9 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
         >>> unflatten(form, [10, 11, 12]) == {"b": 12, "a": (10, 11)}
         True
     """
-    # Implemented here, because torch.compile cannot trace optree's functions of dicts, and torch's pytree orders dicts differently. The
-    # functions leaves and map have separate implementations: they run at each step of a compiled program, and are several times as fast
-    # without a structure.
-    values: list[Any] = []
-    return values, _flatten_into(values, tree)
-
-
-_LEAF = "leaf"
-
-
-def _flatten_into(values: list[Any], node: Any) -> Any:
-    kind = type(node)
-    if kind is dict:
-        return (kind, tuple(node), tuple([_flatten_into(values, node[key]) for key in sorted(node)]))
-    if kind is tuple or kind is list:
-        return (kind, len(node), tuple([_flatten_into(values, child) for child in node]))
-    if hasattr(kind, "_funrl_data"):
-        check_decorated(kind, CLASSES[kind._funrl_id])
-        context = tuple([getattr(node, name) for name in kind._funrl_static])
-        return (kind, context, tuple([_flatten_into(values, getattr(node, name)) for name in kind._funrl_data]))
-    if isinstance(node, tuple) and hasattr(kind, "_fields"):
-        return (kind, kind._fields, tuple([_flatten_into(values, child) for child in node]))
-    if node is None:
-        return (kind, 0, ())
-    check_leaf(node)
-    values.append(node)
-    return _LEAF
+    # leaves refuses optree's other containers. It and map are not by optree, as they take half the time, at each step on the host.
+    values = leaves(tree)
+    return values, optree.tree_structure(tree, namespace="funrl")  # pyright: ignore[reportArgumentType]
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:
@@ -64,26 +38,7 @@ def unflatten(structure: Any, leaves: Any) -> Any:
         >>> unflatten(form, [10 * x for x in values])
         {'a': 10, 'b': (20, 30)}
     """
-    return _unflatten_from(iter(leaves), structure)
-
-
-def _unflatten_from(values: Any, form: Any) -> Any:
-    if form is _LEAF:
-        return next(values)
-    kind, context, forms = form
-    children = [_unflatten_from(values, child) for child in forms]
-    if kind is dict:
-        entries = dict(zip(sorted(context), children, strict=True))
-        return {key: entries[key] for key in context}
-    if kind is list:
-        return children
-    if kind is tuple:
-        return tuple(children)
-    if kind is type(None):
-        return None
-    if hasattr(kind, "_funrl_data"):
-        return CLASSES[kind._funrl_id](**dict(zip((*kind._funrl_data, *kind._funrl_static), (*children, *context), strict=True)))
-    return kind(*children)
+    return structure.unflatten(leaves)
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -112,7 +67,7 @@ def _leaves_into(values: list[Any], node: Any) -> None:
         for child in node:
             _leaves_into(values, child)
     elif hasattr(kind, "_funrl_data"):
-        check_decorated(kind, CLASSES[kind._funrl_id])
+        check_decorated(kind)
         for name in kind._funrl_data:
             _leaves_into(values, getattr(node, name))
     elif isinstance(node, tuple) and hasattr(kind, "_fields"):
@@ -130,14 +85,7 @@ def structure(tree: Any) -> Any:
         >>> structure({"a": 1}) == structure({"a": 2}), structure({"a": 1}) == structure([1])
         (True, False)
     """
-    return _canonical(flatten(tree)[1])
-
-
-def _canonical(form: Any) -> Any:
-    if form is _LEAF:
-        return form
-    kind, context, forms = form
-    return (kind, tuple(sorted(context)) if kind is dict else context, tuple([_canonical(child) for child in forms]))
+    return flatten(tree)[1]
 
 
 def paths(tree: Any) -> list[str]:
@@ -147,22 +95,7 @@ def paths(tree: Any) -> list[str]:
         >>> paths({"b": 2, "a": (0, 1)})
         ["['a'][0]", "['a'][1]", "['b']"]
     """
-    return [path or "(the whole tree)" for path in _paths(structure(tree), "")]
-
-
-def _paths(form: Any, path: str) -> list[str]:
-    if form is _LEAF:
-        return [path]
-    kind, context, forms = form
-    if kind is dict:
-        steps = [f"[{key!r}]" for key in sorted(context)]
-    elif hasattr(kind, "_funrl_data"):
-        steps = [f".{name}" for name in kind._funrl_data]
-    elif hasattr(kind, "_fields"):
-        steps = [f".{name}" for name in context]
-    else:
-        steps = [f"[{i}]" for i in range(len(forms))]
-    return [found for step, child in zip(steps, forms, strict=True) for found in _paths(child, path + step)]
+    return [accessor.codify("") or "(the whole tree)" for accessor in structure(tree).accessors()]
 
 
 def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
@@ -182,7 +115,7 @@ def map(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     columns = [values]
     for position, other in enumerate(rest):
         other_values, other_form = flatten(other)
-        if other_form != form and _canonical(other_form) != _canonical(form):
+        if other_form != form:
             raise ValueError(_difference(other, tree, f"tree.map: tree number {position + 2}", "the first"))
         columns.append(other_values)
     return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
@@ -198,10 +131,10 @@ def _map_one(f: Callable[[Any], Any], node: Any) -> Any:
     if kind is tuple or kind is list:
         return kind([_map_one(f, child) for child in node])
     if hasattr(kind, "_funrl_data"):
-        check_decorated(kind, CLASSES[kind._funrl_id])
+        check_decorated(kind)
         fields = {name: _map_one(f, getattr(node, name)) for name in kind._funrl_data}
         fields.update({name: getattr(node, name) for name in kind._funrl_static})
-        return CLASSES[kind._funrl_id](**fields)
+        return kind(**fields)
     if isinstance(node, tuple) and hasattr(kind, "_fields"):
         return kind(*[_map_one(f, child) for child in node])
     if node is None:
@@ -234,7 +167,7 @@ def check_like(tree: Any, reference: Any, what: str, reference_name: str, *, dty
     """
     values, form = flatten(tree)
     expected, expected_form = flatten(reference)
-    if form != expected_form and _canonical(form) != _canonical(expected_form):
+    if form != expected_form:
         raise ValueError(_difference(tree, reference, what, reference_name))
     for i, (x, y) in enumerate(zip(values, expected, strict=True)):
         if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
@@ -260,17 +193,7 @@ def same_rows(tree: Any, i: int, shape: Any, expected: Any) -> bool:
     """
     if len(shape) == 0 or len(shape) != len(expected) or list(shape[1:]) != list(expected[1:]):
         return False
-    return _of_any_length(flatten(tree)[1], False)[i]
-
-
-def _of_any_length(form: Any, inside: bool) -> list[bool]:
-    if form is _LEAF:
-        return [inside]
-    kind, _, forms = form
-    free = [inside] * len(forms)
-    if hasattr(kind, "_funrl_any_length"):
-        free = [inside or name in kind._funrl_any_length for name in kind._funrl_data]
-    return [found for child, each in zip(forms, free, strict=True) for found in _of_any_length(child, each)]
+    return any(step.entry in getattr(step.type, "_funrl_any_length", ()) for step in structure(tree).accessors()[i])
 
 
 def _difference(tree: Any, reference: Any, what: str, reference_name: str) -> str:

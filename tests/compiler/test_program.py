@@ -637,6 +637,15 @@ def test_a_tuple_is_donated_to_a_tuple():
     assert both[0].data_ptr() == place and (both[1] == 2).all() and total == 1 << 15
 
 
+def test_a_donated_dict_gives_its_memory_by_key():
+    step = compiler.compile(lambda s: {"a": s["a"] + 1, "b": s["b"] * 2}, donate=0)
+    old = owned({"b": torch.ones(BIG), "a": torch.zeros(BIG)})
+    places = {name: x.data_ptr() for name, x in old.items()}
+    new = step(old)
+    assert list(new) == ["a", "b"] and {name: x.data_ptr() for name, x in new.items()} == places
+    same(new, {"a": torch.ones(BIG), "b": torch.full((BIG,), 2.0)})
+
+
 def test_a_donated_argument_is_used_once():
     step, other = compile(lambda s: {"n": s["n"] + 1}, donate=0), compile(lambda x, s: s["n"] + x)
     old = {"n": torch.zeros(2)}
