@@ -9,10 +9,10 @@ import torch
 from funrl import _check, nn, random, stats, tree
 from funrl.acting import Memory
 from funrl.algos._algorithm import in_dtype_of
-from funrl.algos._heads import action_head, check_actions, project_action, project_boxes
+from funrl.algos._heads import action_head, project_action, project_boxes
 from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos._state import ActorParams
-from funrl.algos.images import above, check_layers, check_observations, encoder
+from funrl.algos.images import above, encoder
 from funrl.env import AnyEnv, Transition
 from funrl.policies import ActorCritic, StatefulPolicy
 
@@ -54,7 +54,7 @@ def make(config: Any, env: AnyEnv, network: Any = None, num_values: int = 0) -> 
     Args:
         config: an object with the options ``num_channels``, ``kernel_size``, ``stride``, ``layout``, ``num_cells``, ``activation``,
             ``trunk``, ``uniform_mix`` and ``initial_log_std`` of :class:`funrl.algos.ppo.PPOConfig`.
-        env: the environment, checked by :func:`check`.
+        env: the environment, checked by :func:`funrl.algos.on_policy.check_actor_critic`.
         network: a net from observations to features that policy and value share, or a :class:`funrl.policies.ActorCritic`, which computes
             both; None: the network that the options describe.
         num_values: K, the number of values of an observation, [..., K]; 0: there is one, [...].
@@ -103,7 +103,7 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
 
     Args:
         config: as for :func:`make`, with ``recurrent`` and ``recurrent_size``.
-        env: the environment, checked by :func:`check`.
+        env: the environment, checked by :func:`funrl.algos.on_policy.check_actor_critic`.
         network: a net from observations to the inputs of the recurrent layer; None: convolutions of images, and vectors without change.
 
     Returns:
@@ -283,43 +283,14 @@ def _whole(network: ActorCritic, env: AnyEnv) -> Network:
     return Network(init, policy, values, tree.flatten_batch, inputs, both, project)
 
 
-def check(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise unless :func:`make` supports the spaces of an environment, and the options fit them.
-
-    Args:
-        config: as for :func:`make`.
-        env: the environment.
-        network: as for :func:`make`; with it any observations are allowed, and with an ActorCritic any actions.
-
-    Raises:
-        ValueError: if they are not supported or do not fit.
-
-    Example:
-        >>> import funrl
-        >>> check(funrl.algos.ppo.PPOConfig(trunk="both"), funrl.envs.make("CartPole-v1"))
-        Traceback (most recent call last):
-        ...
-        ValueError: trunk: expected 'separate' or 'shared', got 'both'
-    """
-    _check.fields(config, "[-20, 20]", "initial_log_std")
-    _check.fields(config, "[0, 0.999999]", "uniform_mix")
-    _check.one_of("trunk", config.trunk, ("separate", "shared"))
-    if network is None:
-        check_observations(env)
-        check_layers(config, env)
-    if not isinstance(network, ActorCritic):
-        check_actions(config, env)
-
-
 def check_recurrent(config: Any) -> None:
-    """Raise unless the options ``recurrent``, ``recurrent_size`` and ``num_minibatches`` (of environments) are valid for a recurrent
-    policy.
+    """Raise unless the options ``recurrent`` and ``num_minibatches`` (of environments) are valid for a recurrent policy.
 
     Args:
         config: an object with these options and ``num_envs``.
 
     Raises:
-        ValueError: if one is unknown or out of its range.
+        ValueError: if one is not.
 
     Example:
         >>> import funrl
@@ -328,7 +299,6 @@ def check_recurrent(config: Any) -> None:
         ...
         ValueError: recurrent: expected 'none', 'gru', 'lstm' or 'min_gru', got 'gnu'
     """
-    _check.fields(config, "[1, inf)", "recurrent_size")
     _check.one_of("recurrent", config.recurrent, ("none", *_CELLS))
     if config.recurrent != "none":
         _check.divisor(

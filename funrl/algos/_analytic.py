@@ -74,10 +74,7 @@ def check(name: str, config: AnalyticConfig, env: AnyEnv, actor: Any) -> None:
             raise ValueError(f"env: {name} needs vectors, but {env.name} has {env.observation_space}; give an actor of your own")
     if config.normalize_observation and not is_vector(env.observation_space):
         raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; set it to False")
-    _check.fields(config, "[1, inf)", "num_envs", "num_steps")
-    _check.fields(config, "[0, inf)", "learning_rate")
-    _check.fields(config, "(0, inf]", "anneal_steps", "max_grad_norm")
-    _check.fields(config, "[0, 1]", "gamma")
+    _check.fields(config, "[1, inf)", "num_steps")
     _check.fields(config, "[-20, 2]", "initial_log_std")
 
 

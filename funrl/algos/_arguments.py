@@ -34,6 +34,22 @@ _REPLACED = {
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_steps", "exploration_noise"),
     "optimizer": ("learning_rate", "critic_learning_ratio", "anneal_steps", "max_grad_norm"),
 }
+# The interval of a number, which is the same in every algorithm.
+_INTERVALS = {
+    "[1, inf)": ("num_envs", "num_updates", "batch_size", "buffer_size", "num_epochs", "num_minibatches", "num_episodes", "num_options",
+                 "num_critics", "subset", "policy_delay", "target_period", "recurrent_size"),
+    "[2, inf)": ("num_atoms",),
+    "[0, inf)": ("learning_starts", "learning_rate", "critic_learning_ratio", "sigma_learning_rate", "weight_decay", "value_weight",
+                 "entropy_weight", "entropy_share", "deliberation_cost", "termination_weight", "priority_alpha", "priority_beta",
+                 "exploration_noise", "target_noise", "target_noise_clip", "clip", "num_elites"),
+    "[0, inf]": ("value_clip", "huber_delta"),
+    "(0, inf)": ("initial_alpha", "sigma", "epsilon_steps"),
+    "(0, inf]": ("anneal_steps", "max_grad_norm", "target_kl", "rho_clip", "c_clip"),
+    "[0, 1]": ("gamma", "lambda_", "tau", "momentum", "epsilon", "epsilon_start", "epsilon_end"),
+    "[0, 1)": ("max_change",),
+    "[0, 0.999999]": ("uniform_mix",),
+    "[-20, 20]": ("initial_log_std",),
+}  # fmt: skip
 # Names that other libraries use for them, the most likely first.
 _WORDS = {
     "network": ("net", "model", "module", "policy", "policy_network", "value_network", "q_network", "q_net", "actor_critic", "encoder",
@@ -61,7 +77,7 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         The configuration, and the arguments that are not None.
 
     Raises:
-        ValueError: for an unknown name, or an option that one of the arguments replaces.
+        ValueError: for an unknown name, a number out of its interval, or an option that one of the arguments replaces.
         TypeError: for a value of another type than that of the field, or an argument of the wrong kind.
 
     Example:
@@ -83,6 +99,8 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         if name not in fields:
             _check_word(kind, name, arguments)
     config = make_config(kind, dict(options))
+    for interval, names in _INTERVALS.items():
+        _check.fields(config, interval, *(name for name in names if name in fields))
     given = {name: value for name, value in arguments.items() if value is not None}
     if "actor" in given and "critic" in given:
         _check_unused("actor, critic", ("num_cells", "activation", "momentum"), options)

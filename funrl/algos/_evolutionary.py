@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -155,10 +155,9 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
     if isinstance(env, VectorEnv):
         kind = "runs outside torch" if env.host else f"has {env.num_envs} copies"
         raise ValueError(f"env: expected a single pure environment, as each candidate has its own, but {env.name} {kind}")
-    _check.fields(config, "[1, inf)", "num_envs", "num_episodes")
     _check.fields(config, "[0, inf)", "num_steps")
     _check.divisor("num_episodes", config.num_episodes, config.num_envs, "num_envs", "num_envs counts those of all candidates")
-    check_actions(SimpleNamespace(uniform_mix=0.0, initial_log_std=0.0), env)
+    check_actions(env)
     if network is None:
         check_observations(env)
         check_layers(config, env)

@@ -1,5 +1,6 @@
 """Gradient steps of off-policy learners, with Adam or an optimizer of the user's own."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,11 +79,32 @@ def apply_all_gradients(
         >>> apply_all_gradients(learned, gradient, torch.tensor(0.5), clipped, ("actor", "critic")).network
         ActorCritic(actor=tensor([0.5000]), critic=tensor([0.]))
     """
-    if optimizer is None:
-        return apply_gradients(learned, gradient, learning_rate)
+    if optimizer is None or not parts:
+        return apply_gradients(learned, gradient, learning_rate, optimizer)
     for part in parts:
         learned = apply_gradients(learned, getattr(gradient, part), learning_rate, optimizer, part=part)
     return learned
+
+
+def minimize(
+    loss: Callable[[Any], tuple[torch.Tensor, Any]], learned: Learned, learning_rate: torch.Tensor, optimizer: Any, *parts: str
+) -> tuple[Learned, Any]:
+    """Take a gradient step on ``loss(params) -> (loss, metrics)``; return the result and the metrics.
+
+    ``params`` are those of the network or, if there is only one of ``parts``, of this part, and no other changes. Several parts are as for
+    :func:`apply_all_gradients`.
+
+    Example:
+        >>> learned = Learned(torch.ones(1), (), start_optimizer(None, torch.ones(1)), torch.tensor(0))
+        >>> minimize(lambda params: (params.sum(), {}), learned, torch.tensor(0.5), None)[0].network
+        tensor([0.5000])
+    """
+    alone = parts[0] if len(parts) == 1 else None
+    params = learned.network if alone is None else getattr(learned.network, alone)
+    gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(params)
+    if alone is None:
+        return apply_all_gradients(learned, gradient, learning_rate, optimizer, parts), metrics
+    return apply_gradients(learned, gradient, learning_rate, optimizer, part=alone), metrics
 
 
 def _adam(learning_rate: Any) -> optim.Optimizer:

@@ -7,9 +7,18 @@ import torch
 from funrl import nn, random, tree
 from funrl.algos._arguments import scheduled
 from funrl.algos._gradients import Learned, apply_gradients
-from funrl.algos._networks import target_entropy, with_noise
+from funrl.algos._networks import (
+    batchwise,
+    critic_member,
+    deterministic_actor,
+    q_ensemble,
+    stochastic_actor,
+    target_entropy,
+    with_noise,
+)
 from funrl.algos._state import ActorParams
 from funrl.algos.off_policy import OffPolicyConfig
+from funrl.env import AnyEnv
 from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
 from funrl.optim import Optimizer
 from funrl.schedules import Schedule
@@ -30,6 +39,22 @@ class SoftConfig(OffPolicyConfig):
     initial_alpha: float = tree.static(default=1.0)
     tau: Any = 0.005
     entropy_share: Any = 1.0
+
+
+def actor_and_critics(config: Any, env: AnyEnv, actor: Any, critic: Any, num: int, *, stochastic: bool) -> tuple[nn.Net, nn.Net]:
+    """Make the networks of an actor and of ``num`` critics, as the options describe them or from nets of the user's own.
+
+    Example:
+        >>> import funrl
+        >>> config, env = OffPolicyConfig(num_cells=(8,)), funrl.envs.make("Pendulum-v1")
+        >>> policy, critics = actor_and_critics(config, env, None, None, 2, stochastic=True)
+        >>> policy.apply(policy.init(random.key(0), torch.zeros(3)), torch.zeros(5, 3)).mode().shape
+        torch.Size([5, 1])
+    """
+    space, seen = env.action_space, env.observation_space
+    make, size = (stochastic_actor, 2 * space.shape[0]) if stochastic else (deterministic_actor, space.shape[0])
+    policy = make(config.num_cells, space, config.activation, batchwise("actor", actor, seen, size))
+    return policy, q_ensemble(num, config.num_cells, config.activation, critic_member(critic, num, seen, 1))
 
 
 def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box) -> ActorCritic:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import tree
 from funrl.algos import _actor_critic as actor_critic, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -77,7 +77,6 @@ def make(
     """
     config, given = configure(A2CConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
-    _check.fields(config, "[0, 1]", "lambda_")
     nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: A2CConfig) -> A2CBatch:

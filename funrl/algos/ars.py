@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from funrl import _check, evolution, optim, tree
+from funrl import evolution, optim, tree
 from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -54,8 +54,6 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
         arXiv:1803.07055: version V1-t, or V2-t with ``normalize_observation``.
     """
     config, given = configure(ARSConfig, options, network=network, optimizer=optimizer)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate", "num_elites")
 
     def strategy(num_candidates: int, hparams: ARSConfig) -> evolution.Strategy:
         rule = optimizer or optim.sgd(hparams.learning_rate)

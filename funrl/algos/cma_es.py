@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from funrl import _check, evolution, tree
+from funrl import evolution, tree
 from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -52,8 +52,6 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
         :func:`funrl.evolution.cma_es`.
     """
     config, given = configure(CMAESConfig, options, network=network)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate")
 
     def strategy(num_candidates: int, hparams: CMAESConfig) -> evolution.Strategy:
         return evolution.cma_es(num_candidates, sigma=hparams.sigma, learning_rate=hparams.learning_rate, separable=hparams.separable)

@@ -8,7 +8,7 @@ from funrl import _check, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
 from funrl.algos._normalized import NormalizedActor, NormalizedCritics, chain_of, normalized_actor, normalized_critics
 from funrl.algos._off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
@@ -93,7 +93,8 @@ def make(
     """
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    _check_config(config, env, observations(actor, critic))
+    off_policy.check("CrossQ", env, config, discrete=False, observations=observations(actor, critic))
+    _check.integer("batch_size", config.batch_size, 2, remedy="a batch of one has no variance to normalise by")
     space, (policy, critics) = env.action_space, _networks(config, env, actor, critic)
     critic_objective = with_default(critic_loss, crossq_critic_loss, needed=("td_error", "statistics"))
     actor_objective = with_default(actor_loss, crossq_actor_loss, needed=("log_prob",))
@@ -103,19 +104,13 @@ def make(
         return network, critics.start(network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
-            learned.network.critic,
-            learned.network,
-            learned.target,
-            key,
-            batch,
-            actor=policy.apply,
-            critic=critics.train,
-            gamma=gamma,
-            weight=weight,
-        )
-        statistics = metrics.pop("statistics")
-        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic").replace(target=statistics), metrics
+        networks = {"actor": policy.apply, "critic": critics.train}
+
+        def loss(critic: Any) -> tuple[torch.Tensor, Any]:
+            return critic_objective(critic, learned.network, learned.target, key, batch, gamma=gamma, weight=weight, **networks)
+
+        learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "critic")
+        return learned.replace(target=metrics.pop("statistics")), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
@@ -144,12 +139,3 @@ def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tup
     policy = normalized_actor(config.num_cells, space, config.activation, config.momentum, own)
     own = chain_of(critic, critic_member(critic, 2, seen, 1))
     return policy, normalized_critics(2, config.num_cells, config.activation, config.momentum, own)
-
-
-def _check_config(config: CrossQConfig, env: AnyEnv, observations: str) -> None:
-    off_policy.check("CrossQ", env, config, discrete=False, observations=observations)
-    _check.fields(config, "[1, inf)", "policy_delay")
-    _check.fields(config, "[0, 1]", "momentum")
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, inf)", "entropy_share")
-    _check.integer("batch_size", config.batch_size, 2, remedy="a batch of one has no variance to normalise by")

@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
-from funrl.algos._networks import batchwise, critic_member, deterministic_actor, observations, q_ensemble
-from funrl.algos._off_policy_actors import init_actor_critic, noisy_policy
+from funrl.algos._gradients import Learned, minimize, start_optimizer
+from funrl.algos._networks import observations
+from funrl.algos._off_policy_actors import actor_and_critics, init_actor_critic, noisy_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
@@ -18,7 +18,7 @@ from funrl.losses import ActorCritic, ddpg_loss
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
 from funrl.schedules import Schedule
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["DDPGConfig", "make"]
 
@@ -88,12 +88,7 @@ def make(
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
-    _check.fields(config, "[0, 1]", "tau")
-    _check.fields(config, "[0, inf)", "exploration_noise")
-    space, seen = env.action_space, env.observation_space
-    own = batchwise("actor", actor, seen, space.shape[0])
-    policy = deterministic_actor(config.num_cells, space, config.activation, own)
-    critics = q_ensemble(1, config.num_cells, config.activation, critic_member(critic, 1, seen, 1))
+    space, (policy, critics) = env.action_space, actor_and_critics(config, env, actor, critic, 1, stochastic=False)
 
     def single_critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return critics.apply(params, observation, action).squeeze(0)
@@ -105,10 +100,10 @@ def make(
         return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
-            learned.network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight
-        )
-        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
+        def total(network: ActorCritic) -> tuple[torch.Tensor, Metrics]:
+            return objective(network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight)
+
+        learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *noisy_policy(policy, space, exploration))

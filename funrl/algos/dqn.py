@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from funrl import _check, buffers, tree
+from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, scheduled, with_default
-from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
+from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import q_network
 from funrl.algos._state import ActorParams
 from funrl.algos.images import ImageConfig, check_layers
@@ -21,7 +21,7 @@ from funrl.nn import OwnNet
 from funrl.optim import Optimizer, hard_update, soft_update
 from funrl.random import split
 from funrl.schedules import Schedule, linear
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["DQNConfig", "make"]
 
@@ -120,7 +120,11 @@ def make(
         Deviation: sums of n rewards end with their rollout: the last n - 1 of its ``num_steps`` steps bootstrap after fewer steps.
     """
     config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, exploration=exploration, loss=loss)
-    _check_config(config, env, network)
+    off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
+    if network is None:
+        check_layers(config, env)
+    if not config.v_min < config.v_max:
+        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
     atoms = config.num_atoms if config.c51 else 1
     q_net = q_network(config, env, network, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
     objective = with_default(loss, c51_loss if config.c51 else dqn_loss, needed=("td_error",))
@@ -144,17 +148,13 @@ def make(
         options: dict[str, Any] = {"support": support(batch.reward)} if config.c51 else {"huber_delta": hparams.huber_delta}
         if config.double:
             options["chooser_apply"] = lambda params, observation: output(params, observation, chooser_key)
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
-            learned.network,
-            learned.target,
-            batch,
-            apply=lambda params, observation: output(params, observation, key),
-            target_apply=lambda params, observation: output(params, observation, target_key),
-            gamma=gamma,
-            weight=weight,
-            **options,
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
+        options["apply"] = lambda params, observation: output(params, observation, key)
+        options["target_apply"] = lambda params, observation: output(params, observation, target_key)
+
+        def total(network: Any) -> tuple[torch.Tensor, Metrics]:
+            return objective(network, learned.target, batch, gamma=gamma, weight=weight, **options)
+
+        learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer)
         nearer = soft_update(learned.network, learned.target, tau=hparams.tau)
         target = hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
         return learned.replace(target=target), metrics
@@ -178,17 +178,3 @@ def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., 
         return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
     return schedule
-
-
-def _check_config(config: DQNConfig, env: AnyEnv, network: Any) -> None:
-    off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
-    _check.fields(config, "[1, inf)", "target_period")
-    if network is None:
-        check_layers(config, env)
-    _check.fields(config, "[0, inf)", "priority_alpha", "priority_beta")
-    _check.fields(config, "[0, inf]", "huber_delta")
-    _check.fields(config, "[0, 1]", "tau", "epsilon_start", "epsilon_end")
-    _check.fields(config, "(0, inf)", "epsilon_steps")
-    _check.fields(config, "[2, inf)", "num_atoms")
-    if not config.v_min < config.v_max:
-        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")

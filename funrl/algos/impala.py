@@ -85,9 +85,7 @@ def make(
     """
     config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
-    _check.fields(config, "[1, inf)", "num_minibatches")
-    _check.fields(config, "[0, 1]", "lambda_")
-    _check.fields(config, "(0, inf]", "rho_clip", "c_clip")
+
     _check.divisor("num_minibatches", config.num_minibatches, config.num_envs, "num_envs", "batches are of whole unrolls")
     nets = actor_critic.make(config, env, network)
 

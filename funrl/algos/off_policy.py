@@ -368,11 +368,8 @@ def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: 
         ValueError: env: DQN expects Discrete actions, got Box(...); for continuous ones take ddpg, td3 or sac
     """
     check_copies(config, env)
-    _check.fields(config, "[1, inf)", "num_envs", "num_steps", "num_updates", "batch_size", "buffer_size")
+    _check.fields(config, "[1, inf)", "num_steps")
     _check.fields(config, f"[1, {config.num_steps}]", "n_step")
-    _check.fields(config, "[0, inf)", "learning_starts", "learning_rate")
-    _check.fields(config, "(0, inf]", "anneal_steps")
-    _check.fields(config, "[0, 1]", "gamma")
     actions, space = env.action_space, env.observation_space
     if discrete and not isinstance(actions, Discrete):
         raise ValueError(f"env: {name} expects Discrete actions, got {actions}; for continuous ones take ddpg, td3 or sac")

@@ -21,12 +21,13 @@ from funrl.algos._algorithm import (
     statistics,
 )
 from funrl.algos._arguments import with_default
+from funrl.algos._heads import check_actions
 from funrl.algos._state import ActorParams, LearnerState, State
-from funrl.algos.images import ImageConfig, check_layers
+from funrl.algos.images import ImageConfig, check_layers, check_observations
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
 from funrl.losses import normalize_advantage
-from funrl.policies import StatefulPolicy
+from funrl.policies import ActorCritic, StatefulPolicy
 from funrl.typing import Metrics
 
 __all__ = [
@@ -339,37 +340,39 @@ def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tu
 
 
 def check(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise a ValueError unless the options of :class:`OnPolicyConfig` are in their ranges and fit the environment.
+    """Raise a ValueError unless the options of :class:`OnPolicyConfig` fit the environment.
 
     Example:
         >>> import funrl
-        >>> check(OnPolicyConfig(gamma=1.5), funrl.envs.make("CartPole-v1"))
+        >>> check(OnPolicyConfig(num_steps=0), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: gamma: expected a number in [0, 1], got 1.5
+        ValueError: num_steps: expected a number of at least 1, got 0
     """
     check_copies(config, env)
-    _check.fields(config, "[1, inf)", "num_envs", "num_steps")
+    _check.fields(config, "[1, inf)", "num_steps")
     if network is None:
         check_layers(config, env)
-    _check.fields(config, "[0, inf)", "learning_rate")
-    _check.fields(config, "(0, inf]", "anneal_steps", "max_grad_norm")
-    _check.fields(config, "[0, 1]", "gamma")
 
 
 def check_actor_critic(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise a ValueError unless an :class:`ActorCriticConfig` is in its ranges and fits the environment.
+    """Raise a ValueError unless an :class:`ActorCriticConfig` fits the environment.
+
+    With a ``network`` any observations are allowed, and with a :class:`funrl.policies.ActorCritic` any actions.
 
     Example:
         >>> import funrl
-        >>> check_actor_critic(ActorCriticConfig(value_weight=-1.0), funrl.envs.make("CartPole-v1"))
+        >>> check_actor_critic(ActorCriticConfig(trunk="both"), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: value_weight: expected a number of at least 0, got -1.0
+        ValueError: trunk: expected 'separate' or 'shared', got 'both'
     """
     check(config, env, network)
-    _check.fields(config, "[0, inf)", "value_weight", "entropy_weight")
-    actor_critic.check(config, env, network)
+    _check.one_of("trunk", config.trunk, ("separate", "shared"))
+    if network is None:
+        check_observations(env)
+    if not isinstance(network, ActorCritic):
+        check_actions(env, config.uniform_mix, config.initial_log_std)
 
 
 def check_minibatches(config: Any) -> None:

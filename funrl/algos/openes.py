@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from funrl import _check, evolution, optim, tree
+from funrl import evolution, optim, tree
 from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -54,8 +54,6 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
         Learning", 2017, arXiv:1703.03864. Deviations: as for :func:`funrl.evolution.openes`.
     """
     config, given = configure(OpenESConfig, options, network=network, optimizer=optimizer)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate", "weight_decay")
 
     def strategy(num_candidates: int, hparams: OpenESConfig) -> evolution.Strategy:
         adamw = optim.adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)

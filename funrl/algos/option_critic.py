@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, nn, random, tree
+from funrl import nn, random, tree
 from funrl.acting import Memory
 from funrl.algos import on_policy
 from funrl.algos._actor_critic import normalized
@@ -104,7 +104,9 @@ def make(
         Cost", 2017, arXiv:1709.04571. Deviations: those of :func:`funrl.algos.a2c.make` and :func:`funrl.losses.option_critic_loss`.
     """
     config, given = configure(OptionCriticConfig, options, optimizer=optimizer, loss=loss)
-    _check_config(config, env)
+    on_policy.check(config, env)
+    check_observations(env)
+    check_actions(env, config.uniform_mix, config.initial_log_std)
     # Policies know the space, and not the environment, so that they can be sent to workers.
     nets, project = _networks(config, env), functools.partial(project_action, env.action_space)
 
@@ -221,14 +223,3 @@ def _networks(config: OptionCriticConfig, env: AnyEnv) -> _Networks:
         return torch.where(random.bernoulli(stop_key, termination(params, observation, option)) | reset, new, option)
 
     return _Networks(init, values, termination, policy, all_of, choose)
-
-
-def _check_config(config: OptionCriticConfig, env: AnyEnv) -> None:
-    on_policy.check(config, env)
-    check_observations(env)
-    check_actions(config, env)
-    _check.fields(config, "[1, inf)", "num_options")
-    _check.fields(config, "[-20, 20]", "initial_log_std")
-    _check.fields(config, "[0, 0.999999]", "uniform_mix")
-    _check.fields(config, "[0, 1]", "lambda_", "epsilon")
-    _check.fields(config, "[0, inf)", "deliberation_cost", "termination_weight", "value_weight", "entropy_weight")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from funrl import _check, evolution, optim, tree
+from funrl import evolution, optim, tree
 from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -56,9 +56,6 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
         Neural Networks 23, 2010, doi:10.1016/j.neunet.2009.12.004 (no arXiv id), and more as for :func:`funrl.evolution.pgpe`.
     """
     config, given = configure(PGPEConfig, options, network=network, optimizer=optimizer)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate", "sigma_learning_rate")
-    _check.fields(config, "[0, 1)", "max_change")
 
     def strategy(num_candidates: int, hparams: PGPEConfig) -> evolution.Strategy:
         return evolution.pgpe(

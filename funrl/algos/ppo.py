@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import tree
 from funrl.algos import _actor_critic as actor_critic, _popart as value_heads, _running as running, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -224,11 +224,6 @@ def _loss(
 
 def _check_config(config: PPOConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check_actor_critic(config, env, network)
-    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
-    _check.fields(config, "[0, inf)", "clip")
-    _check.fields(config, "[0, inf]", "value_clip")
-    _check.fields(config, "(0, inf]", "target_kl")
-    _check.fields(config, "[0, 1]", "lambda_")
     actor_critic.check_recurrent(config)
     if config.normalize_observation and not is_vector(env.observation_space):
         raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; leave it off")

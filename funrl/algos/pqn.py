@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, random, tree
+from funrl import random, tree
 from funrl.algos import on_policy
 from funrl.algos._algorithm import Algorithm, in_dtype_of
 from funrl.algos._arguments import configure, scheduled
@@ -150,9 +150,7 @@ def make(
 
 def _check_config(config: PQNConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check(config, env, network)
-    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
-    _check.fields(config, "[0, 1]", "lambda_", "epsilon_start", "epsilon_end")
-    _check.fields(config, "(0, inf)", "epsilon_steps")
+
     if network is None:
         check_observations(env)
     if not isinstance(env.action_space, Discrete):

@@ -9,7 +9,7 @@ from funrl import _check, nn, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
+from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
 from funrl.algos._off_policy_actors import SoftConfig, soft_policy
 from funrl.algos.off_policy import Learner
@@ -21,7 +21,7 @@ from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
 from funrl.random import split
 from funrl.schedules import Schedule
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["SACDiscreteConfig", "make"]
 
@@ -87,8 +87,7 @@ def make(
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("SAC for discrete actions", env, config, discrete=True, observations=observations(actor, critic))
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, 1]", "tau", "entropy_share")
+    _check.fields(config, "[0, 1]", "entropy_share")
     num_actions = env.action_space.n
     logits = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(0.01))
     logits = batchwise("actor", actor, env.observation_space, num_actions) or logits
@@ -105,17 +104,12 @@ def make(
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
-            learned.network,
-            learned.target,
-            batch,
-            actor=policy.apply,
-            critic=critics.apply,
-            gamma=gamma,
-            target_entropy=hparams.entropy_share * math.log(num_actions),
-            weight=weight,
-        )
-        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
+        options = {"gamma": gamma, "target_entropy": hparams.entropy_share * math.log(num_actions), "weight": weight}
+
+        def total(network: SoftActorCritic) -> tuple[torch.Tensor, Metrics]:
+            return objective(network, learned.target, batch, actor=policy.apply, critic=critics.apply, **options)
+
+        learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     spec = Learner(init, learn, *soft_policy(policy, exploration))

@@ -171,8 +171,5 @@ def _fit(
 
 def _check_config(config: SHACConfig, env: AnyEnv, actor: Any) -> None:
     analytic.check("shac", config, env, actor)
-    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
-    _check.fields(config, "[0, 1]", "lambda_")
-    _check.fields(config, "[0, inf)", "critic_learning_ratio")
     _check.fields(config, "(0, 1]", "tau")
     check_minibatches(config)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from funrl import _check, evolution, tree
+from funrl import evolution, tree
 from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
@@ -53,8 +53,6 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
         2011, doi:10.1145/2001576.2001692 (no arXiv id), and more as for :func:`funrl.evolution.snes`.
     """
     config, given = configure(SNESConfig, options, network=network)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate")
 
     def strategy(num_candidates: int, hparams: SNESConfig) -> evolution.Strategy:
         return evolution.snes(num_candidates, sigma=hparams.sigma, learning_rate=hparams.learning_rate)
