@@ -74,12 +74,5 @@ def a2c_loss(
     what = "a2c_loss"
     fields(f"{what}: batch", batch, ("observation", "action", "advantage", "target"), "funrl.losses.A2CBatch")
     _, log_prob, entropy, value = evaluate(what, apply, params, batch, **{"batch.advantage": batch.advantage, "batch.target": batch.target})
-    return sum_terms(
-        what,
-        policy_loss=-batch.advantage.detach() * log_prob,
-        value_loss=0.5 * (batch.target.detach() - value).square(),
-        entropy=entropy,
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
-        weight=weight,
-    )
+    policy_loss, value_loss = -batch.advantage.detach() * log_prob, 0.5 * (batch.target.detach() - value).square()
+    return sum_terms(what, policy_loss, value_loss, entropy, value_weight, entropy_weight, weight)

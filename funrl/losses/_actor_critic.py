@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
-from funrl.losses._checks import fields, mean
+from funrl.losses._checks import detach, fields, mean
 from funrl.returns import td0
-from funrl.typing import Evaluate, Metrics
+from funrl.typing import ActionValue, Evaluate, Metrics
 
 
 @tree.dataclass
@@ -94,6 +94,24 @@ def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | to
     return td0(reward, next_value[None], terminated, gamma=gamma)[0].detach()
 
 
+def q_values(what: str, critic: ActionValue, params: Any, batch: Any, action: torch.Tensor, *, after: bool = False) -> torch.Tensor:
+    """Return the values [E, N...] that E critics give an action in the observations or, if ``after``, in the next observations.
+
+    Raises:
+        ValueError: if they have another shape.
+        TypeError: if they are not a floating-point tensor.
+    """
+    values = critic(params, batch.next_observation if after else batch.observation, action)
+    place = " of next_observation" if after else ""
+    return _check.floating(f"{what}: critic's values{place}", values, shape=("E", *batch.reward.shape))
+
+
+def target_networks(what: str, target_params: Any) -> ActorCritic:
+    """Return the parameters of target networks without gradient; raise a TypeError unless there are those of an actor and of critics."""
+    fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
+    return detach(target_params)
+
+
 def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor) -> Metrics:
     """Return the metrics that every critic's loss reports, without gradient.
 
@@ -174,7 +192,6 @@ def sum_terms(
     policy_loss: torch.Tensor,
     value_loss: torch.Tensor,
     entropy: torch.Tensor,
-    *,
     value_weight: float | torch.Tensor,
     entropy_weight: float | torch.Tensor,
     weight: torch.Tensor | None,

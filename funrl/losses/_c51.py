@@ -7,7 +7,7 @@ import torch
 from funrl import _check
 from funrl.losses._actor_critic import bootstrap, critic_metrics
 from funrl.losses._checks import mean
-from funrl.losses._dqn import check_discrete, index_of, next_outputs, take
+from funrl.losses._dqn import outputs_of, take
 from funrl.typing import Apply, Metrics
 
 
@@ -101,19 +101,18 @@ def c51_loss(
         algorithm 1; KL as priority, and double Q-learning, as in M. Hessel et al., "Rainbow", 2017, arXiv:1710.02298, section 3.
     """
     what = "c51_loss"
-    check_discrete(what, batch)
-    next_logits, chooser = next_outputs(params, target_params, batch.next_observation, apply, target_apply, chooser_apply)
     _check.floating(f"{what}: support", support)
     _check_support(what, support)
-    logits = apply(params, batch.observation)
-    for name, x in {"apply's logits": logits, "target_apply's logits": next_logits, "apply's logits of next_observation": chooser}.items():
-        _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A", support.shape[0]))
+    networks = {"apply": apply, "target_apply": target_apply, "chooser_apply": chooser_apply}
+    logits, next_logits, chooser = outputs_of(
+        what, "logits", ("A", support.shape[0]), params, target_params, batch, action_start, **networks
+    )
 
     best = (chooser.softmax(-1) * support).sum(-1).argmax(-1)
     next_probs = take(next_logits, best).softmax(-1)
     atoms = bootstrap(what, batch, support.expand_as(next_probs), gamma)
     target = project_categorical(atoms, next_probs, support).detach()
-    log_probs = take(logits, index_of(what, batch.action, action_start, logits.shape[batch.action.ndim])).log_softmax(-1)
+    log_probs = logits.log_softmax(-1)
     cross_entropy = -(target * log_probs).sum(-1)
     loss = mean(what, cross_entropy, weight)
 

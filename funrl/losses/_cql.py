@@ -1,18 +1,15 @@
 """The losses of conservative Q-learning (CQL), for continuous and discrete actions, and of Cal-QL."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import _check, random, tree
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, critic_metrics
+from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, critic_metrics, q_values
 from funrl.losses._checks import detach, fields, mean
 from funrl.losses._dqn import take
-
-Actor = Callable[[Any, Any], Any]
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.typing import ActionValue, Actor, Apply, Metrics
 
 
 def cql_penalty(
@@ -22,7 +19,7 @@ def cql_penalty(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     num_actions: int = 10,
     low: float | torch.Tensor = -1.0,
     high: float | torch.Tensor = 1.0,
@@ -73,8 +70,7 @@ def cql_penalty(
         al., "Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online Fine-Tuning", 2023, arXiv:2303.05479, equation 5.1.
     """
     what = "cql_penalty"
-    if num_actions < 1:
-        raise ValueError(f"{what}: num_actions: expected at least 1, got {num_actions}")
+    _check.integer(f"{what}: num_actions", num_actions, 1)
     uniform_key, here_key, next_key = random.split(key, 3).unbind(0)
     action, actor_params = batch.action, detach(actor_params)
     low, high = (torch.as_tensor(end, dtype=action.dtype, device=action.device).expand(action.shape[-1:]) for end in (low, high))
@@ -106,7 +102,7 @@ def cql_critic_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     penalty_weight: float | torch.Tensor,
     num_actions: int = 10,
@@ -114,7 +110,7 @@ def cql_critic_loss(
     high: float | torch.Tensor = 1.0,
     lower_bound: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of CQL for continuous actions.
 
     .. math:: L = \sum_e \frac1N \sum_i w_i \left(\tfrac12 (y_i - Q_{\theta_e}(s_i, a_i))^2 + \alpha R_e(s_i, a_i)\right), \qquad
@@ -166,10 +162,8 @@ def cql_critic_loss(
     fields(f"{what}: params", params, ("actor", "critic"), "funrl.losses.SoftActorCritic")
     next_key, penalty_key = random.split(key).unbind(0)
     next_action = actor(detach(params.actor), batch.next_observation).sample_with_log_prob(next_key)[0].detach()
-    next_values = critic(detach(target_critic_params), batch.next_observation, next_action)
-    values = critic(critic_params, batch.observation, batch.action)
-    for name, x in {"critic's values": values, "critic's values of next_observation": next_values}.items():
-        _check.floating(f"{what}: {name}", x, shape=("E", *batch.reward.shape))
+    next_values = q_values(what, critic, detach(target_critic_params), batch, next_action, after=True)
+    values = q_values(what, critic, critic_params, batch, batch.action)
     target = bootstrap(what, batch, next_values.amin(0), gamma)
     options: dict[str, Any] = {"num_actions": num_actions, "low": low, "high": high, "lower_bound": lower_bound}
     penalty = cql_penalty(critic_params, params.actor, penalty_key, batch, actor=actor, critic=critic, **options)
@@ -183,11 +177,11 @@ def discrete_cql_loss(
     target_params: Any,
     batch: Any,
     *,
-    apply: Callable[[Any, Any], torch.Tensor],
+    apply: Apply,
     gamma: float | torch.Tensor,
     penalty_weight: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of CQL for discrete actions: double Q-learning and the conservative penalty.
 
     .. math:: L = \frac1N \sum_i w_i \left(\tfrac12 (y_i - Q_\theta(s_i, a_i))^2 +

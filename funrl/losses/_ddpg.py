@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics
+from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, critic_metrics, target_networks
 from funrl.losses._checks import detach, fields, mean
 from funrl.typing import ActionValue, Apply, Metrics
 
@@ -59,8 +59,7 @@ def ddpg_critic_loss(
     """
     what = "ddpg_critic_loss"
     check_transition(what, batch)
-    fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
-    target_params = detach(target_params)
+    target_params = target_networks(what, target_params)
     next_value = critic(target_params.critic, batch.next_observation, actor(target_params.actor, batch.next_observation))
     value = critic(critic_params, batch.observation, batch.action)
     _check.alike(what, **{"batch.reward": batch.reward, "critic's value": value, "critic's value of next_observation": next_value})

@@ -70,21 +70,36 @@ def take(values: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     return values.gather(dim, index).squeeze(dim)
 
 
-def next_outputs(
-    params: Any, target_params: Any, observation: Any, apply: Apply, target_apply: Apply | None, chooser_apply: Apply | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the target network's outputs for the next ``observation``, and the outputs whose values choose the next action.
+def outputs_of(
+    what: str,
+    noun: str,
+    shape: tuple[Any, ...],
+    params: Any,
+    target_params: Any,
+    batch: Any,
+    action_start: int,
+    *,
+    apply: Apply,
+    target_apply: Apply | None,
+    chooser_apply: Apply | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the outputs [N..., ...] of the actions taken, and for the next observations [N..., A, ...] the target network's outputs and
+    those whose values choose the next action.
 
-    Example:
-        >>> import torch
-        >>> params, target_params, observation = torch.tensor(1.0), torch.tensor(2.0), torch.ones(1)
-        >>> next_outputs(params, target_params, observation, torch.mul, None, None)
-        (tensor([2.]), tensor([2.]))
-        >>> next_outputs(params, target_params, observation, torch.mul, None, chooser_apply=torch.mul)
-        (tensor([2.]), tensor([1.]))
+    Args:
+        what: the name of the loss, for messages.
+        noun: the word for outputs, likewise.
+        shape: of the outputs of an observation, as for :func:`funrl._check.sized`.
+        params, target_params, batch, action_start, apply, target_apply, chooser_apply: as for :func:`dqn_loss`.
     """
-    out = (apply if target_apply is None else target_apply)(detach(target_params), observation)
-    return out, out if chooser_apply is None else chooser_apply(detach(params), observation)
+    check_discrete(what, batch)
+    after = (apply if target_apply is None else target_apply)(detach(target_params), batch.next_observation)
+    chooser = after if chooser_apply is None else chooser_apply(detach(params), batch.next_observation)
+    output = apply(params, batch.observation)
+    names = (f"apply's {noun}", f"target_apply's {noun}", f"apply's {noun} of next_observation")
+    for name, x in zip(names, (output, after, chooser), strict=True):
+        _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, *shape))
+    return take(output, index_of(what, batch.action, action_start, output.shape[batch.action.ndim])), after, chooser
 
 
 def dqn_loss(
@@ -154,12 +169,8 @@ def dqn_loss(
         A. Guez, D. Silver, "Deep Reinforcement Learning with Double Q-learning", 2015, arXiv:1509.06461, equation 4.
     """
     what = "dqn_loss"
-    check_discrete(what, batch)
-    next_q, chooser = next_outputs(params, target_params, batch.next_observation, apply, target_apply, chooser_apply)
-    q = apply(params, batch.observation)
-    for name, x in {"apply's values": q, "target_apply's values": next_q, "apply's values of next_observation": chooser}.items():
-        _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A"))
-    prediction = take(q, index_of(what, batch.action, action_start, q.shape[batch.action.ndim]))
+    networks = {"apply": apply, "target_apply": target_apply, "chooser_apply": chooser_apply}
+    prediction, next_q, chooser = outputs_of(what, "values", ("A",), params, target_params, batch, action_start, **networks)
     target = bootstrap(what, batch, take(next_q, chooser.argmax(-1)), gamma)
     delta = _check.in_dtype(f"{what}: huber_delta", huber_delta, prediction)
     loss = mean(what, huber(target - prediction, delta=delta), weight)

@@ -1,19 +1,17 @@
 """The diversity of an ensemble of critics, which EDAC adds to the critics' loss of SAC."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import _check, tree
 from funrl.losses._checks import fields, mean
-
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.typing import ActionValue, Metrics
 
 
 def ensemble_diversity_loss(
-    critic_params: Any, batch: Any, *, critic: Critic, weight: torch.Tensor | None = None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    critic_params: Any, batch: Any, *, critic: ActionValue, weight: torch.Tensor | None = None
+) -> tuple[torch.Tensor, Metrics]:
     r"""Return the similarity of the critics' gradients in the action: the mean cosine of all pairs, which EDAC makes small.
 
     .. math:: L = \frac1N \sum_i w_i \frac{1}{E - 1} \sum_{e} \sum_{f \ne e}

@@ -1,15 +1,13 @@
 """Losses that make a policy resemble the data: behavioural cloning, and cloning weighted by advantages."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import _check
 from funrl.losses._checks import fields, mean
-
-Actor = Callable[[Any, Any], Any]
+from funrl.typing import Actor, Metrics
 
 
 def bc_loss(
@@ -19,7 +17,7 @@ def bc_loss(
     actor: Actor,
     scale: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of behavioural cloning: the squared distance of a deterministic policy, or minus the log-probability of a stochastic one.
 
     .. math:: L = \frac1N \sum_i w_i \frac1A \left\lVert \frac{\mu_\phi(s_i) - a_i}{c} \right\rVert^2 \quad\text{or}\quad
@@ -66,7 +64,7 @@ def advantage_weighted_loss(
     temperature: float | torch.Tensor,
     max_weight: float | torch.Tensor = 100.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of AWAC and IQL: cloning of actions by the exponential of their advantage.
 
     .. math:: L = -\frac1N \sum_i w_i \min\left(e^{\beta A_i}, c\right) \log \pi_\phi(a_i|s_i)

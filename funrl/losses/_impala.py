@@ -77,31 +77,12 @@ def impala_loss(
         raise TypeError(f"{what}: batch.extras: expected a dict with log_prob, got {got}; act has to return it, as stochastic policies do")
     behaviour = batch.extras["log_prob"]
     _, next_value = apply(params, batch.next_observation)
-    _, log_prob, entropy, value = evaluate(
-        what,
-        apply,
-        params,
-        batch,
-        **{"batch.reward": batch.reward, "batch.extras['log_prob']": behaviour, "apply's value of next_observation": next_value},
-    )
+    alike = {"batch.reward": batch.reward, "batch.extras['log_prob']": behaviour, "apply's value of next_observation": next_value}
+    _, log_prob, entropy, value = evaluate(what, apply, params, batch, **alike)
     log_ratio = log_prob - behaviour
-    advantage, target = detach(
-        vtrace(
-            *(batch.reward, value, next_value, batch.terminated, batch.truncated, log_ratio),
-            gamma=gamma,
-            lambda_=lambda_,
-            rho_clip=rho_clip,
-            c_clip=c_clip,
-            advantage_clip=rho_clip,
-        )
-    )
-    loss, metrics = sum_terms(
-        what,
-        policy_loss=-advantage * log_prob,
-        value_loss=0.5 * (target - value).square(),
-        entropy=entropy,
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
-        weight=weight,
-    )
+    experience = (batch.reward, value, next_value, batch.terminated, batch.truncated, log_ratio)
+    clips = {"rho_clip": rho_clip, "c_clip": c_clip, "advantage_clip": rho_clip}
+    advantage, target = detach(vtrace(*experience, gamma=gamma, lambda_=lambda_, **clips))
+    policy_loss, value_loss = -advantage * log_prob, 0.5 * (target - value).square()
+    loss, metrics = sum_terms(what, policy_loss, value_loss, entropy, value_weight, entropy_weight, weight)
     return loss, {**metrics, "importance_ratio": log_ratio.detach().exp().mean()}

@@ -1,16 +1,13 @@
 """The losses of implicit Q-learning (IQL)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import bootstrap, check_transition, squared_errors
+from funrl.losses._actor_critic import bootstrap, check_transition, q_values, squared_errors
 from funrl.losses._checks import detach, mean
-
-Value = Callable[[Any, Any], torch.Tensor]
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.typing import ActionValue, Apply, Metrics
 
 
 def expectile_loss(error: torch.Tensor, *, expectile: float | torch.Tensor) -> torch.Tensor:
@@ -44,11 +41,11 @@ def iql_value_loss(
     target_critic_params: Any,
     batch: Any,
     *,
-    value: Value,
-    critic: Critic,
+    value: Apply,
+    critic: ActionValue,
     expectile: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of IQL's value function, an expectile of the target critics over the actions of the data.
 
     .. math:: L = \frac1N \sum_i w_i L_2^\tau\left(\min_e Q_{\bar\theta_e}(s_i, a_i) - V_\psi(s_i)\right)
@@ -87,8 +84,7 @@ def iql_value_loss(
     """
     what = "iql_value_loss"
     check_transition(what, batch)
-    values = critic(detach(target_critic_params), batch.observation, batch.action)
-    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
+    values = q_values(what, critic, detach(target_critic_params), batch, batch.action)
     baseline = value(value_params, batch.observation)
     _check.alike(what, **{"batch.reward": batch.reward, "value's values": baseline})
     error = values.amin(0) - baseline
@@ -101,11 +97,11 @@ def iql_critic_loss(
     value_params: Any,
     batch: Any,
     *,
-    value: Value,
-    critic: Critic,
+    value: Apply,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of IQL: their targets are the value function at the successors, so that no action outside the data is asked about.
 
     .. math:: L = \sum_e \frac1N \sum_i w_i (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad

@@ -102,14 +102,7 @@ def option_critic_loss(
     share = _check.in_dtype(f"{what}: termination_weight", termination_weight, value)
     worse = termination * (batch.option_advantage.detach() + cost)
     termination_loss = mean(what, torch.where(batch.terminated, 0.0, worse), weight)
-    loss, metrics = sum_terms(
-        what,
-        policy_loss=-batch.advantage.detach() * log_prob,
-        value_loss=0.5 * (batch.target.detach() - value).square(),
-        entropy=entropy,
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
-        weight=weight,
-    )
+    policy_loss, value_loss = -batch.advantage.detach() * log_prob, 0.5 * (batch.target.detach() - value).square()
+    loss, metrics = sum_terms(what, policy_loss, value_loss, entropy, value_weight, entropy_weight, weight)
     means = {"termination_loss": termination_loss.detach(), "termination": termination.detach().mean()}
     return loss + share * termination_loss, {**metrics, **means}

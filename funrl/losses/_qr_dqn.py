@@ -8,7 +8,7 @@ import torch
 from funrl import _check
 from funrl.losses._actor_critic import bootstrap, critic_metrics
 from funrl.losses._checks import mean
-from funrl.losses._dqn import check_discrete, index_of, next_outputs, take
+from funrl.losses._dqn import outputs_of, take
 from funrl.losses._terms import huber
 from funrl.typing import Apply, Metrics
 
@@ -100,17 +100,8 @@ def qr_dqn_loss(
         arXiv:1710.10044, algorithm 1; double Q-learning as in H. van Hasselt et al., 2015, arXiv:1509.06461, equation 4.
     """
     what = "qr_dqn_loss"
-    check_discrete(what, batch)
-    next_quantiles, chooser = next_outputs(params, target_params, batch.next_observation, apply, target_apply, chooser_apply)
-    quantiles = apply(params, batch.observation)
-    given = {
-        "apply's quantiles": quantiles,
-        "target_apply's quantiles": next_quantiles,
-        "apply's quantiles of next_observation": chooser,
-    }
-    for name, x in given.items():
-        _check.floating(f"{what}: {name}", x, shape=(*batch.reward.shape, "A", "K"))
-    prediction = take(quantiles, index_of(what, batch.action, action_start, quantiles.shape[batch.action.ndim]))
+    networks = {"apply": apply, "target_apply": target_apply, "chooser_apply": chooser_apply}
+    prediction, next_quantiles, chooser = outputs_of(what, "quantiles", ("A", "K"), params, target_params, batch, action_start, **networks)
     target = bootstrap(what, batch, take(next_quantiles, chooser.mean(-1).argmax(-1)), gamma)
     loss = mean(what, quantile_huber(prediction, target, huber_delta=huber_delta), weight)
     return loss, critic_metrics(loss, prediction.mean(-1), target.mean(-1))

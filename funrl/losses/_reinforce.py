@@ -123,12 +123,5 @@ def reinforce_with_baseline_loss(
     fields(f"{what}: batch", batch, ("observation", "action", "returns"), "funrl.losses.ReinforceBatch")
     _, log_prob, entropy, value = evaluate(what, apply, params, batch, **{"batch.returns": batch.returns})
     returns = batch.returns.detach()
-    return sum_terms(
-        what,
-        policy_loss=-(returns - value.detach()) * log_prob,
-        value_loss=0.5 * (returns - value).square(),
-        entropy=entropy,
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
-        weight=weight,
-    )
+    policy_loss, value_loss = -(returns - value.detach()) * log_prob, 0.5 * (returns - value).square()
+    return sum_terms(what, policy_loss, value_loss, entropy, value_weight, entropy_weight, weight)

@@ -7,6 +7,7 @@ import torch
 
 from funrl.losses._checks import detach, fields
 from funrl.losses._dqn import take
+from funrl.typing import Metrics
 
 
 def decision_transformer_loss(
@@ -16,7 +17,7 @@ def decision_transformer_loss(
     apply: Callable[..., torch.Tensor],
     key: torch.Tensor | None = None,
     scale: float | torch.Tensor = 1.0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of a decision transformer: the actions of the data, predicted from what came before them and from the return to go.
 
     .. math:: L = \frac{\sum_{i,t} m_{i,t}\, \ell(\hat a_{i,t}, a_{i,t})}{\sum_{i,t} m_{i,t}}, \qquad

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from funrl import _check, random
-from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, squared_errors
-from funrl.losses._checks import detach, fields, mean
+from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, q_values, squared_errors, target_networks
+from funrl.losses._checks import detach, mean
 from funrl.typing import ActionValue, Apply, Metrics
 
 
@@ -73,12 +73,10 @@ def td3_critic_loss(
     """
     what = "td3_critic_loss"
     check_transition(what, batch)
-    fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
-    target_params = detach(target_params)
+    target_params = target_networks(what, target_params)
     options: dict[str, Any] = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
     next_action = smoothed(what, actor(target_params.actor, batch.next_observation), key, **options)
-    next_values = critic(target_params.critic, batch.next_observation, next_action)
-    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
+    next_values = q_values(what, critic, target_params.critic, batch, next_action, after=True)
     target = bootstrap(what, batch, next_values.amin(0), gamma)
     return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
 
@@ -117,8 +115,7 @@ def td3_actor_loss(
     """
     what = "td3_actor_loss"
     check_transition(what, batch)
-    values = critic(detach(critic_params), batch.observation, actor(actor_params, batch.observation))
-    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
+    values = q_values(what, critic, detach(critic_params), batch, actor(actor_params, batch.observation))
     loss = -mean(what, values[0], weight)
     return loss, {"actor_loss": loss.detach()}
 
