@@ -19,6 +19,7 @@ from funrl.algos._algorithm import (
     start_state,
     statistics,
 )
+from funrl.algos._arguments import configure
 from funrl.algos._heads import action_head, check_actions, project_action
 from funrl.algos._networks import batchwise
 from funrl.algos._state import ActorParams, LearnerState, State
@@ -48,7 +49,9 @@ class EvolutionConfig(ImageConfig):
     normalize_observation: bool = tree.static(default=False)
 
 
-def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Strategy], given: dict[str, Any]) -> Algorithm:
+def evolving(
+    name: str, env: AnyEnv, kind: type, options: Mapping[str, Any], strategy: Callable[[int, Any], Strategy], **arguments: Any
+) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`funrl.evolution.Strategy`.
 
     An update is a generation: ``collect`` asks for N candidates, each of which acts for E episodes from their start, without noise in its
@@ -58,9 +61,10 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
     Args:
         name: its name for ``python -m funrl train``.
         env: a pure environment, not batched.
-        config: an :class:`EvolutionConfig`.
+        kind: the class of its configuration, an :class:`EvolutionConfig`.
+        options: fields of the configuration.
         strategy: ``strategy(num_candidates, hparams)``, whose ``ask`` returns its state as it was.
-        given: the parts that the user gave instead of the default ones; perhaps a ``network``.
+        **arguments: the parts that the user gave, such as ``network``; None: the default.
 
     Returns:
         The algorithm. ``learner.params`` are the ``best`` of the strategy, ``learner.optimizer`` is its state. Its metrics are ``steps``,
@@ -77,6 +81,7 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
         >>> metrics["steps"], bool(metrics["fitness_max"] <= 50)
         (tensor(400), True)
     """
+    config, given = configure(kind, options, **arguments)
     check(config, env, given.get("network"))
     config = config.replace(num_steps=config.num_steps or env.max_episode_steps)
     number, each = config.num_envs // config.num_episodes, config.num_episodes

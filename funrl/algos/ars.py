@@ -3,10 +3,8 @@
 from typing import Any
 
 from funrl import evolution, optim, tree
-from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer
@@ -53,10 +51,9 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
     Reference: H. Mania, A. Guy, B. Recht, "Simple random search provides a competitive approach to reinforcement learning", 2018,
         arXiv:1803.07055: version V1-t, or V2-t with ``normalize_observation``.
     """
-    config, given = configure(ARSConfig, options, network=network, optimizer=optimizer)
 
     def strategy(num_candidates: int, hparams: ARSConfig) -> evolution.Strategy:
         rule = optimizer or optim.sgd(hparams.learning_rate)
         return evolution.ars(num_candidates, rule, num_elites=hparams.num_elites or None, sigma=hparams.sigma)
 
-    return _evolutionary.make("ars", env, config, strategy, given)
+    return evolving("ars", env, ARSConfig, options, strategy, network=network, optimizer=optimizer)

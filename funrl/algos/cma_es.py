@@ -3,10 +3,8 @@
 from typing import Any
 
 from funrl import evolution, tree
-from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
 from funrl.nn import OwnNet
 
@@ -51,9 +49,8 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
     Reference: N. Hansen, "The CMA Evolution Strategy: A Tutorial", 2016, arXiv:1604.00772, and more as for
         :func:`funrl.evolution.cma_es`.
     """
-    config, given = configure(CMAESConfig, options, network=network)
 
     def strategy(num_candidates: int, hparams: CMAESConfig) -> evolution.Strategy:
         return evolution.cma_es(num_candidates, sigma=hparams.sigma, learning_rate=hparams.learning_rate, separable=hparams.separable)
 
-    return _evolutionary.make("cma_es", env, config, strategy, given)
+    return evolving("cma_es", env, CMAESConfig, options, strategy, network=network)

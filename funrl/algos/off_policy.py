@@ -28,11 +28,7 @@ from funrl.env import AnyEnv, Place, Transition
 from funrl.spaces import Box, Dict, Discrete
 from funrl.typing import Metrics
 
-__all__ = [
-    "Learner",
-    "OffPolicyConfig",
-    "make",
-]
+__all__ = ["Learner", "OffPolicyConfig", "make"]
 
 
 @tree.dataclass

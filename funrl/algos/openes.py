@@ -3,10 +3,8 @@
 from typing import Any
 
 from funrl import evolution, optim, tree
-from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer
@@ -53,10 +51,9 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
     Reference: T. Salimans, J. Ho, X. Chen, S. Sidor, I. Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement
         Learning", 2017, arXiv:1703.03864. Deviations: as for :func:`funrl.evolution.openes`.
     """
-    config, given = configure(OpenESConfig, options, network=network, optimizer=optimizer)
 
     def strategy(num_candidates: int, hparams: OpenESConfig) -> evolution.Strategy:
         adamw = optim.adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)
         return evolution.openes(num_candidates, optimizer or adamw, sigma=hparams.sigma)
 
-    return _evolutionary.make("openes", env, config, strategy, given)
+    return evolving("openes", env, OpenESConfig, options, strategy, network=network, optimizer=optimizer)

@@ -3,10 +3,8 @@
 from typing import Any
 
 from funrl import evolution, optim, tree
-from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer
@@ -55,7 +53,6 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
     Reference: F. Sehnke, C. Osendorfer, T. Rückstieß, A. Graves, J. Peters, J. Schmidhuber, "Parameter-exploring policy gradients",
         Neural Networks 23, 2010, doi:10.1016/j.neunet.2009.12.004 (no arXiv id), and more as for :func:`funrl.evolution.pgpe`.
     """
-    config, given = configure(PGPEConfig, options, network=network, optimizer=optimizer)
 
     def strategy(num_candidates: int, hparams: PGPEConfig) -> evolution.Strategy:
         return evolution.pgpe(
@@ -66,4 +63,4 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
             max_change=hparams.max_change,
         )
 
-    return _evolutionary.make("pgpe", env, config, strategy, given)
+    return evolving("pgpe", env, PGPEConfig, options, strategy, network=network, optimizer=optimizer)

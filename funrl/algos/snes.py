@@ -3,10 +3,8 @@
 from typing import Any
 
 from funrl import evolution, tree
-from funrl.algos import _evolutionary
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
 from funrl.nn import OwnNet
 
@@ -52,9 +50,8 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
     Reference: T. Schaul, T. Glasmachers, J. Schmidhuber, "High Dimensions and Heavy Tails for Natural Evolution Strategies", GECCO
         2011, doi:10.1145/2001576.2001692 (no arXiv id), and more as for :func:`funrl.evolution.snes`.
     """
-    config, given = configure(SNESConfig, options, network=network)
 
     def strategy(num_candidates: int, hparams: SNESConfig) -> evolution.Strategy:
         return evolution.snes(num_candidates, sigma=hparams.sigma, learning_rate=hparams.learning_rate)
 
-    return _evolutionary.make("snes", env, config, strategy, given)
+    return evolving("snes", env, SNESConfig, options, strategy, network=network)
