@@ -80,19 +80,17 @@ def make(config: Any, env: AnyEnv, network: Any = None, num_values: int = 0) -> 
 
     def policy(choose: Choose) -> Callable[..., Any]:
         def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
-            x = normalized(params, observation)
-            return choose(heads.policy(params.network, x), lambda: heads.value(params.network, x), key)
+            x = heads.features(params.network, normalized(params, observation))
+            return choose(heads.distribution(params.network, x), lambda: heads.value(params.network, x), key)
 
         return act
 
-    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
-        return heads.value(params, samples.observation), heads.value(params, samples.next_observation)
-
-    def inputs(samples: Transition) -> Any:
-        return tree.flatten_batch(samples.observation)
+    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, ...]:
+        both = (samples.observation, samples.next_observation)
+        return tuple([heads.value(params, heads.features(params, x)) for x in both])
 
     project = functools.partial(project_action, env.action_space)
-    return Network(heads.init, policy, values, tree.flatten_batch, inputs, heads.both, project)
+    return Network(heads.init, policy, values, tree.flatten_batch, _observations, heads.both, project)
 
 
 def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
@@ -131,16 +129,16 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
 
     def remember(params: dict[str, Any], carry: Any, observation: Any, reset: torch.Tensor | None = None) -> tuple[Any, torch.Tensor]:
         """Return the carry after an observation, and the features of the observation."""
-        return cell.apply(params["memory"]["cell"], carry, encode(params, observation), reset)
+        carry, x = cell.apply(params["memory"]["cell"], carry, encode(params, observation), reset)
+        return carry, heads.features(params, x)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         memory_key, network_key = random.split(key).unbind(0)
         encoder_key, cell_key = random.split(memory_key).unbind(0)
         params = below.init(encoder_key, observation)
         x = below.apply(params, observation)
-        params = {"memory": {"below": params, "cell": cell.init(cell_key, x)}}
-        _, features = remember(params, cell.start(x), observation)
-        return {**params, **heads.init(network_key, features)}
+        memory = {"below": params, "cell": cell.init(cell_key, x)}
+        return {"memory": memory, **heads.init(network_key, cell.apply(memory["cell"], cell.start(x), x)[1])}
 
     def policy(choose: Choose) -> StatefulPolicy:
         def start(params: ActorParams, observation: torch.Tensor) -> Any:
@@ -148,7 +146,7 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
 
         def act(params: ActorParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
             after, features = remember(params.network, carry, normalized(params, observation), reset)
-            action, extras = choose(heads.policy(params.network, features), lambda: heads.value(params.network, features), key)
+            action, extras = choose(heads.distribution(params.network, features), lambda: heads.value(params.network, features), key)
             return after, action, {**extras, "memory": Memory(carry, reset)}
 
         return StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)
@@ -185,13 +183,21 @@ def normalized(params: ActorParams, observation: Any) -> Any:
     return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
 
+def _observations(samples: Transition) -> Any:
+    return tree.flatten_batch(samples.observation)
+
+
 class _Heads(NamedTuple):
-    """Functions ``init(key, x)``, ``policy(params, x) -> distribution``, ``value(params, x) -> [...]``, and both together."""
+    """Functions ``init(key, x)``, ``features(params, x)``, and ``distribution`` and ``value`` of parameters and features."""
 
     init: Callable[..., Any]
-    policy: Callable[..., Any]
+    features: Callable[..., Any]
+    distribution: Callable[..., Any]
     value: Callable[..., Any]
-    both: Callable[..., Any]
+
+    def both(self, params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
+        x = self.features(params, observation)
+        return self.distribution(params, x), self.value(params, x)
 
 
 def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None = None, num_values: int = 0) -> _Heads:
@@ -230,16 +236,7 @@ def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None 
         values = value.apply(params["value"], features)
         return values if num_values else values.squeeze(-1)
 
-    def both(params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
-        x = features(params, observation)
-        return distribution(params, x), estimate(params, x)
-
-    return _Heads(
-        init,
-        lambda params, observation: distribution(params, features(params, observation)),
-        lambda params, observation: estimate(params, features(params, observation)),
-        both,
-    )
+    return _Heads(init, features, distribution, estimate)
 
 
 def _whole(network: ActorCritic, env: AnyEnv) -> Network:
@@ -271,16 +268,13 @@ def _whole(network: ActorCritic, env: AnyEnv) -> Network:
         value, next_value = network.value(params, tree.flatten_batch(observation, 3)).reshape(2, *samples.reward.shape)
         return value, next_value
 
-    def inputs(samples: Transition) -> Any:
-        return tree.flatten_batch(samples.observation)
-
     def both(params: Any, observation: Any) -> tuple[Any, torch.Tensor]:
         if len(batch_of(env.observation_space, observation)) > 1:  # the policy of the user takes one batch dimension
             return torch.func.vmap(lambda x: both(params, x))(observation)
         return network.evaluate(params, observation)
 
     project = torch.func.vmap(functools.partial(project_boxes, space))
-    return Network(init, policy, values, tree.flatten_batch, inputs, both, project)
+    return Network(init, policy, values, tree.flatten_batch, _observations, both, project)
 
 
 def check_recurrent(config: Any) -> None:

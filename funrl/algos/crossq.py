@@ -10,7 +10,7 @@ from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
-from funrl.algos._normalized import NormalizedActor, NormalizedCritics, chain_of, normalized_actor, normalized_critics
+from funrl.algos._normalized import Normalized, NormalizedActor, chain_of, normalized_actor, normalized_critics
 from funrl.algos._off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
@@ -133,7 +133,7 @@ def make(
     return off_policy.make("crossq", env, config, spec, given)
 
 
-def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tuple[NormalizedActor, NormalizedCritics]:
+def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tuple[NormalizedActor, Normalized]:
     space, seen = env.action_space, env.observation_space
     own = chain_of(actor, batchwise("actor", actor, seen, 2 * space.shape[0]))
     policy = normalized_actor(config.num_cells, space, config.activation, config.momentum, own)
