@@ -5,10 +5,9 @@ from typing import Any
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, q_values, squared_errors, target_networks
-from funrl.losses._checks import detach, mean
+from funrl.losses._deterministic import smoothed
 from funrl.losses._imitation import distance
-from funrl.losses._td3 import smoothed
+from funrl.losses._parts import ActorCritic, bootstrap, check_transition, detach, mean, q_values, squared_errors, target_networks
 from funrl.typing import ActionValue, Actor, Metrics
 
 

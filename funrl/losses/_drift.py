@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.losses._actor_critic import evaluate, sum_terms
+from funrl.losses._parts import evaluate, sum_terms
 from funrl.losses._ppo import PPOBatch, _columns as columns, _ratio as ratio_of, clipped_value_loss
 from funrl.typing import Evaluate, Metrics
 

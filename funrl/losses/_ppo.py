@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _across, _check, tree
-from funrl.losses._actor_critic import evaluate, sum_terms
-from funrl.losses._checks import detach, fields, mean
+from funrl.losses._parts import detach, evaluate, fields, mean, sum_terms
 from funrl.typing import Evaluate, Metrics
 
 _MAX_LOG_RATIO = 20.0

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, q_values, squared_errors
-from funrl.losses._checks import detach, fields, mean
+from funrl.losses._parts import SoftActorCritic, bootstrap, check_transition, detach, fields, mean, q_values, squared_errors
 from funrl.typing import ActionValue, Actor, Metrics
 
 
