@@ -182,12 +182,6 @@ from funrl.algos._algorithm import (
 )
 from funrl.algos._arguments import configure as configure
 from funrl.algos._evolutionary import EvolutionConfig
-from funrl.algos._gradients import (
-    Learned as Learned,
-    apply_all_gradients as apply_all_gradients,
-    apply_gradients as apply_gradients,
-    start_optimizer as start_optimizer,
-)
 from funrl.algos._networks import (
     batchwise as batchwise,
     critic_member as critic_member,
@@ -199,15 +193,18 @@ from funrl.algos._networks import (
     stochastic_actor as stochastic_actor,
     target_entropy as target_entropy,
 )
-from funrl.algos._off_policy_actors import (
+from funrl.algos._off_policy_parts import (
     SoftConfig,
+    apply_all_gradients as apply_all_gradients,
+    apply_gradients as apply_gradients,
     apply_gradients_with_temperature as apply_gradients_with_temperature,
     init_actor_critic as init_actor_critic,
     init_soft_actor_critic as init_soft_actor_critic,
     soft_policy as soft_policy,
+    start_optimizer as start_optimizer,
 )
 from funrl.algos._rewards import scale_rewards as scale_rewards
-from funrl.algos._state import ActorParams, LearnerState, State
+from funrl.algos._state import ActorParams, Learned as Learned, LearnerState, State
 from funrl.env import AnyEnv, Env, VectorEnv
 
 __all__ = [

@@ -80,3 +80,20 @@ class State(tree.Replaceable):
 
     actor: ActorState
     learner: LearnerState
+
+
+@tree.dataclass
+class Learned(tree.Replaceable):
+    """The part of a learner that a gradient step changes.
+
+    Attributes:
+        network: the parameters.
+        target: the target parameters, without shared memory, or other values that targets are computed from.
+        optimizer: the state of the optimizer, or of several.
+        num_updates: int64 [], gradient steps so far.
+    """
+
+    network: Any
+    target: Any
+    optimizer: Any
+    num_updates: torch.Tensor

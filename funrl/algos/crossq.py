@@ -8,10 +8,10 @@ from funrl import _check, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
 from funrl.algos._normalized import Normalized, NormalizedActor, chain_of, normalized_actor, normalized_critics
-from funrl.algos._off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
+from funrl.algos._off_policy_parts import apply_gradients_with_temperature, init_soft_actor_critic, minimize, soft_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition

@@ -9,9 +9,9 @@ from funrl import buffers, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, scheduled, with_default
-from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import q_network
-from funrl.algos._state import ActorParams
+from funrl.algos._off_policy_parts import minimize, start_optimizer
+from funrl.algos._state import ActorParams, Learned
 from funrl.algos.images import ImageConfig, check_layers
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer

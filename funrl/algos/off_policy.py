@@ -20,8 +20,7 @@ from funrl.algos._algorithm import (
     start_state,
     statistics,
 )
-from funrl.algos._gradients import Learned
-from funrl.algos._state import ActorParams, LearnerState, State
+from funrl.algos._state import ActorParams, Learned, LearnerState, State
 from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Place, Transition

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.algos import _actor_critic as actor_critic, _popart as value_heads, _running as running, on_policy
+from funrl.algos import _actor_critic as actor_critic, _ppo_parts as parts, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
-from funrl.algos._drift import with_drift
+from funrl.algos._ppo_parts import with_drift
 from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
 from funrl.algos.on_policy import ActorCriticConfig, Learner
@@ -167,13 +167,13 @@ def build(
         nets = nets or on_policy.networks(config, env, network)
         evaluate = nets.both
     else:
-        nets, evaluate = value_heads.networks(config, env, network, popart)
+        nets, evaluate = parts.popart_networks(config, env, network, popart)
 
     def normalize(learner: LearnerState, samples: Transition, hparams: PPOConfig) -> tuple[LearnerState, Transition]:
-        learner, samples = running.normalize(config, learner, samples, hparams.gamma)
+        learner, samples = parts.normalize(config, learner, samples, hparams.gamma)
         if popart is not None:
             _, (_, target) = estimate(learner.params.network, samples, hparams)
-            network = value_heads.updated(learner.params.network, popart, samples.observation, target)
+            network = parts.popart_updated(learner.params.network, popart, samples.observation, target)
             learner = learner.replace(params=learner.params.replace(network=network))
         return learner, samples
 
@@ -198,7 +198,7 @@ def build(
         functools.partial(_loss, apply=evaluate, further_loss=further_loss),
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
-        normalizers=functools.partial(running.start, config),
+        normalizers=functools.partial(parts.start_normalizers, config),
         normalize=normalize,
         stop=lambda metrics, hparams: metrics["approximate_kl"] > hparams.target_kl,
         needed=("approximate_kl",),

@@ -9,9 +9,9 @@ from funrl import _check, nn, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
-from funrl.algos._off_policy_actors import SoftConfig, soft_policy
+from funrl.algos._off_policy_parts import SoftConfig, minimize, soft_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.algos.off_policy import Learner
 from funrl.buffers import Buffer
 from funrl.distributions import Categorical

@@ -8,9 +8,9 @@ from funrl import tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, minimize, start_optimizer
 from funrl.algos._networks import half_width, observations
-from funrl.algos._off_policy_actors import actor_and_critics, init_actor_critic, noisy_policy
+from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
