@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, nn, random, stats, tree
-from funrl.acting import Memory
+from funrl import _check, acting, nn, policies, random, stats, tree
 from funrl.algos._algorithm import in_dtype_of
 from funrl.algos._heads import action_head, project_action, project_boxes
 from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos._state import ActorParams
 from funrl.algos.images import above, encoder
 from funrl.env import AnyEnv, Transition
-from funrl.policies import ActorCritic, StatefulPolicy
 
 Choose = Callable[[Any, Callable[[], torch.Tensor], torch.Tensor], tuple[Any, dict[str, Any]]]
 
@@ -71,7 +69,7 @@ def make(config: Any, env: AnyEnv, network: Any = None, num_values: int = 0) -> 
         >>> policy.logits.shape, value.shape
         (torch.Size([5, 3, 2]), torch.Size([5, 3]))
     """
-    if isinstance(network, ActorCritic):
+    if isinstance(network, policies.ActorCritic):
         return _whole(network, env)
     if network is not None:
         heads = _heads(config, env, None, batchwise("network", network, env.observation_space), num_values)
@@ -140,16 +138,16 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
         memory = {"below": params, "cell": cell.init(cell_key, x)}
         return {"memory": memory, **heads.init(network_key, cell.apply(memory["cell"], cell.start(x), x)[1])}
 
-    def policy(choose: Choose) -> StatefulPolicy:
+    def policy(choose: Choose) -> policies.StatefulPolicy:
         def start(params: ActorParams, observation: torch.Tensor) -> Any:
             return cell.start(encode(params.network, in_dtype_of(params.network, observation)))
 
         def act(params: ActorParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
             after, features = remember(params.network, carry, normalized(params, observation), reset)
             action, extras = choose(heads.distribution(params.network, features), lambda: heads.value(params.network, features), key)
-            return after, action, {**extras, "memory": Memory(carry, reset)}
+            return after, action, {**extras, "memory": acting.Memory(carry, reset)}
 
-        return StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)
+        return policies.StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)
 
     def values(params: dict[str, Any], samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
         before = samples.extras["memory"]
@@ -239,7 +237,7 @@ def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None 
     return _Heads(init, features, distribution, estimate)
 
 
-def _whole(network: ActorCritic, env: AnyEnv) -> Network:
+def _whole(network: policies.ActorCritic, env: AnyEnv) -> Network:
     """Make the networks from an ActorCritic of the user's own, which is called with observations [N, ...] only."""
     space = env.action_space
 

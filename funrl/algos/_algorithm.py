@@ -7,13 +7,11 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 
-from funrl import _check, envs, random, schedules, tree
-from funrl.acting import ActorState, rollout, start
+from funrl import _check, acting, envs, policies, random, schedules, tree
 from funrl.algos import episodes
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Place, Transition, VectorEnv, on_host
-from funrl.policies import StatefulPolicy
 from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
 from funrl.typing import Metrics
 
@@ -43,10 +41,10 @@ class Algorithm(NamedTuple):
     env: AnyEnv
     config: Any
     init: Callable[..., Any]
-    collect: Callable[[Any, Any], tuple[ActorState, Transition]]
+    collect: Callable[[Any, Any], tuple[acting.ActorState, Transition]]
     learn: Callable[[Any, Any, Transition], tuple[Any, dict[str, torch.Tensor]]]
-    act: Callable[[Any, Any, Any], Any] | StatefulPolicy
-    greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
+    act: Callable[[Any, Any, Any], Any] | policies.StatefulPolicy
+    greedy: Callable[[Any, Any, Any], Any] | policies.StatefulPolicy
     given: Mapping[str, Any] = MappingProxyType({})
     data: Any = None
 
@@ -93,7 +91,7 @@ def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
     return programs[donate]
 
 
-def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool = False) -> tuple[Any, ActorState]:
+def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool = False) -> tuple[Any, acting.ActorState]:
     """Return a copy of the parameters of an environment, and ``config.num_envs`` copies of it at the start of an episode.
 
     Raises:
@@ -107,7 +105,7 @@ def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool 
         torch.Size([2, 4])
     """
     env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-    actor = start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
+    actor = acting.start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
     if not discounts and isinstance(actor.timestep.discount, torch.Tensor):
         raise ValueError(
             f"env: expected one whose steps all have the learner's discount, got {env.name} with discounts of its own; take an off-policy "
@@ -121,7 +119,7 @@ def start_state(
     env: AnyEnv,
     config: Any,
     hparams: Mapping[str, torch.Tensor],
-    parts: Callable[[ActorState, Any, Any], dict[str, Any]],
+    parts: Callable[[acting.ActorState, Any, Any], dict[str, Any]],
     *,
     discounts: bool = False,
 ) -> State:
@@ -164,9 +162,9 @@ class Rollouts:
     def __init__(self, env: AnyEnv, act: Any, num_steps: int) -> None:
         self.env, self.act, self.num_steps = env, act, num_steps
 
-    def __call__(self, key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+    def __call__(self, key: torch.Tensor, state: State) -> tuple[acting.ActorState, Transition]:
         learner = state.learner
-        return rollout(learner.params, key, state.actor, learner.env_params, env=self.env, act=self.act, num_steps=self.num_steps)
+        return acting.rollout(learner.params, key, state.actor, learner.env_params, env=self.env, act=self.act, num_steps=self.num_steps)
 
 
 def collecting(env: AnyEnv, act: Any, num_steps: int) -> Rollouts:
@@ -181,7 +179,7 @@ def collecting(env: AnyEnv, act: Any, num_steps: int) -> Rollouts:
         torch.Size([5, 2])
     """
     if on_host(env):
-        act = act._replace(act=compile(act.act)) if isinstance(act, StatefulPolicy) else compile(act)
+        act = act._replace(act=compile(act.act)) if isinstance(act, policies.StatefulPolicy) else compile(act)
     return Rollouts(env, act, num_steps)
 
 

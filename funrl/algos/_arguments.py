@@ -6,12 +6,8 @@ from typing import Any
 
 import torch
 
-from funrl import _check, optim, tree
+from funrl import _check, buffers, nn, optim, policies, schedules, tree
 from funrl.algos._algorithm import make_config
-from funrl.buffers import Buffer
-from funrl.nn import PopArt
-from funrl.policies import ActorCritic
-from funrl.schedules import Schedule
 from funrl.typing import Metrics
 
 # The options that each argument replaces.
@@ -110,7 +106,7 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
     return config, given
 
 
-def scheduled(exploration: Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def scheduled(exploration: schedules.Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return the value [] of a schedule of exploration, in the dtype of ``like``.
 
     Raises:
@@ -177,7 +173,7 @@ def _check_unused(name: str, replaced: tuple[str, ...], options: Mapping[str, An
 
 def _replaced(name: str, value: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the options that an argument replaces."""
-    if name == "network" and isinstance(value, ActorCritic):
+    if name == "network" and isinstance(value, policies.ActorCritic):
         return (*_REPLACED[name], "uniform_mix", "initial_log_std", "recurrent", "recurrent_size")
     if name == "network" and options.get("recurrent", "none") != "none":  # the hidden layers are above the recurrent layer
         return _CONVOLUTIONS
@@ -209,15 +205,15 @@ def _check_kind(kind: type, name: str, value: Any) -> None:
     if (name.endswith("loss") or name == "exploration") and (not callable(value) or isinstance(value, type | torch.nn.Module)):
         raise TypeError(f"{name}: expected a function, got {_check.describe(value)}; help({kind.__module__}.make) says of what")
     if name == "buffer":
-        _check.instance(name, value, Buffer, "call the factory, as in buffers.uniform(100_000)", "a funrl.buffers.Buffer")
+        _check.instance(name, value, buffers.Buffer, "call the factory, as in buffers.uniform(100_000)", "a funrl.buffers.Buffer")
     if name == "popart":
-        _check.instance(name, value, PopArt, "call the factory, as in nn.popart(task, num_tasks)", "a funrl.nn.PopArt")
+        _check.instance(name, value, nn.PopArt, "call the factory, as in nn.popart(task, num_tasks)", "a funrl.nn.PopArt")
     if name == "optimizer":
         _check.instance(name, value, optim.Optimizer, "call the factory, as in optim.adamw(1e-3)", "a funrl.optim.Optimizer")
 
 
 def _check_net(name: str, net: Any, *, whole: bool) -> None:
-    if whole and isinstance(net, ActorCritic):
+    if whole and isinstance(net, policies.ActorCritic):
         return
     if isinstance(net, torch.nn.Module):
         raise TypeError(f"{name}: expected a net of pure functions, got a module of torch; give funrl.nn.from_module({name})")

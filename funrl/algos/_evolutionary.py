@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, nn, random, stats, tree
-from funrl.acting import ActorState, rollout, start
+from funrl import _check, acting, nn, random, stats, tree
 from funrl.algos import episodes
 from funrl.algos._actor_critic import normalized
 from funrl.algos._algorithm import (
@@ -91,7 +90,7 @@ def evolving(
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key, strategy_key = random.split(key, 3).unbind(0)
 
-        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+        def parts(actor: acting.ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             chosen = strategy(number, hparams)
             state = chosen.init(strategy_key, net.init(network_key, observation))
             moments = stats.moments(observation) if config.normalize_observation else ()
@@ -99,15 +98,15 @@ def evolving(
 
         return start_state(env_key, env, config, hparams, parts)
 
-    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+    def collect(key: torch.Tensor, state: State) -> tuple[acting.ActorState, Transition]:
         ask_key, reset_key, step_key = random.split(key, 3).unbind(0)
         learner = state.learner
         candidates, _ = strategy(number, learner.hparams).ask(ask_key, learner.optimizer)
-        actor = start(reset_key, learner.env_params, env=env, num_envs=config.num_envs)
+        actor = acting.start(reset_key, learner.env_params, env=env, num_envs=config.num_envs)
 
-        def run(network: Any, key: torch.Tensor, actor: ActorState) -> tuple[ActorState, Transition]:
+        def run(network: Any, key: torch.Tensor, actor: acting.ActorState) -> tuple[acting.ActorState, Transition]:
             params = learner.params.replace(network=network)
-            return rollout(params, key, actor, learner.env_params, env=env, act=act, num_steps=config.num_steps)
+            return acting.rollout(params, key, actor, learner.env_params, env=env, act=act, num_steps=config.num_steps)
 
         keys = random.split(step_key, number)
         actor, transitions = torch.func.vmap(run)(candidates, keys, tree.reshape(actor, (number, each)))

@@ -5,11 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import nn, random, tree
+from funrl import distributions, nn, random, spaces, tree
 from funrl.algos._networks import over_the_box
-from funrl.distributions import Independent
-from funrl.nn import Module, OwnNet
-from funrl.spaces import Box
 
 
 class Normalized(NamedTuple):
@@ -43,7 +40,7 @@ class NormalizedActor(NamedTuple):
 
 
 def normalized_actor(
-    num_cells: tuple[int, ...], space: Box, activation: str, momentum: float, chain: Normalized | None = None
+    num_cells: tuple[int, ...], space: spaces.Box, activation: str, momentum: float, chain: Normalized | None = None
 ) -> NormalizedActor:
     """Make an actor as :func:`~funrl.algos._networks.stochastic_actor`, with batch normalisation of the input and of each hidden layer.
 
@@ -62,11 +59,11 @@ def normalized_actor(
         layers = chain.init(key, observation)
         return {"layers": layers, "statistics": chain.start(layers)}
 
-    def train(params: dict[str, Any], observation: torch.Tensor) -> tuple[Independent, Any]:
+    def train(params: dict[str, Any], observation: torch.Tensor) -> tuple[distributions.Independent, Any]:
         output, statistics = chain.train(params["layers"], params["statistics"], observation)
         return over_the_box(output, space), statistics
 
-    def apply(params: dict[str, Any], observation: torch.Tensor) -> Independent:
+    def apply(params: dict[str, Any], observation: torch.Tensor) -> distributions.Independent:
         return over_the_box(chain.apply(params["layers"], params["statistics"], observation), space)
 
     return NormalizedActor(init, train, apply)
@@ -134,7 +131,7 @@ def _normalized(layers: list[nn.Net], momentum: float) -> Normalized:
     return Normalized(init, start, train, apply)
 
 
-def chain_of(net: OwnNet, batchwise: Any) -> Any:
+def chain_of(net: nn.OwnNet, batchwise: Any) -> Any:
     """Return a net of the user's own for :func:`normalized_actor` or :func:`normalized_critics`; a torch module may have statistics.
 
     Example:
@@ -143,7 +140,7 @@ def chain_of(net: OwnNet, batchwise: Any) -> Any:
     """
     if net is None:
         return None
-    if not isinstance(net, Module):
+    if not isinstance(net, nn.Module):
         return Normalized(
             batchwise.init,
             lambda params: (),

@@ -5,16 +5,13 @@ from typing import Any
 
 import torch
 
-from funrl import nn, optim, random, tree
+from funrl import nn, optim, random, schedules, spaces, tree
+from funrl.algos import off_policy
 from funrl.algos._arguments import scheduled
 from funrl.algos._networks import batchwise, critic_member, deterministic_actor, q_ensemble, stochastic_actor, target_entropy, with_noise
 from funrl.algos._state import ActorParams, Learned
-from funrl.algos.off_policy import OffPolicyConfig
 from funrl.env import AnyEnv
 from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
-from funrl.optim import Optimizer
-from funrl.schedules import Schedule
-from funrl.spaces import Box
 from funrl.typing import Metrics
 
 
@@ -105,7 +102,7 @@ def _adam(learning_rate: Any) -> optim.Optimizer:
 
 
 @tree.dataclass
-class SoftConfig(OffPolicyConfig):
+class SoftConfig(off_policy.OffPolicyConfig):
     """The options of soft actor-critics, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
@@ -124,7 +121,7 @@ def actor_and_critics(config: Any, env: AnyEnv, actor: Any, critic: Any, num: in
 
     Example:
         >>> import funrl
-        >>> config, env = OffPolicyConfig(num_cells=(8,)), funrl.envs.make("Pendulum-v1")
+        >>> config, env = off_policy.OffPolicyConfig(num_cells=(8,)), funrl.envs.make("Pendulum-v1")
         >>> policy, critics = actor_and_critics(config, env, None, None, 2, stochastic=True)
         >>> policy.apply(policy.init(random.key(0), torch.zeros(3)), torch.zeros(5, 3)).mode().shape
         torch.Size([5, 1])
@@ -135,12 +132,12 @@ def actor_and_critics(config: Any, env: AnyEnv, actor: Any, critic: Any, num: in
     return policy, q_ensemble(num, config.num_cells, config.activation, critic_member(critic, num, seen, 1))
 
 
-def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: Box) -> ActorCritic:
+def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: spaces.Box) -> ActorCritic:
     """Return the initial parameters of an actor and of critics.
 
     Example:
         >>> from funrl.algos._networks import deterministic_actor, q_ensemble
-        >>> space = Box(-2.0, 2.0, (1,))
+        >>> space = spaces.Box(-2.0, 2.0, (1,))
         >>> actor, critic = deterministic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
         >>> init_actor_critic(random.key(0), actor, critic, torch.zeros(3), space).critic[0]["weight"].shape
         torch.Size([2, 8, 4])
@@ -151,13 +148,13 @@ def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observat
 
 
 def init_soft_actor_critic(
-    key: torch.Tensor, actor: nn.Net, critic: Any, observation: torch.Tensor, space: Box, alpha: float
+    key: torch.Tensor, actor: nn.Net, critic: Any, observation: torch.Tensor, space: spaces.Box, alpha: float
 ) -> SoftActorCritic:
     """Return the initial parameters of an actor and of critics, and the temperature ``alpha``.
 
     Example:
         >>> from funrl.algos._networks import q_ensemble, stochastic_actor
-        >>> space = Box(-2.0, 2.0, (1,))
+        >>> space = spaces.Box(-2.0, 2.0, (1,))
         >>> actor, critic = stochastic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
         >>> init_soft_actor_critic(random.key(0), actor, critic, torch.zeros(3), space, 1.0).log_alpha
         tensor(0.)
@@ -166,14 +163,14 @@ def init_soft_actor_critic(
     return SoftActorCritic(both.actor, both.critic, tree.leaves(observation)[0].new_full((), alpha).log())
 
 
-def noisy_policy(actor: nn.Net, space: Box, exploration: Schedule | None = None) -> tuple[Any, Any, Any]:
+def noisy_policy(actor: nn.Net, space: spaces.Box, exploration: schedules.Schedule | None = None) -> tuple[Any, Any, Any]:
     """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` that explores by noise on its actions.
 
     The standard deviation of the noise is the hyperparameter ``exploration_noise`` or, if given, ``exploration(num_steps)``.
 
     Example:
         >>> from funrl.algos import _networks as networks
-        >>> space = Box(-2.0, 2.0, (1,))
+        >>> space = spaces.Box(-2.0, 2.0, (1,))
         >>> actor = networks.deterministic_actor((8,), space, "relu")
         >>> network = ActorCritic(actor.init(random.key(0), torch.zeros(3)), ())
         >>> sample, greedy, _ = noisy_policy(actor, space)
@@ -201,8 +198,8 @@ def apply_gradients_with_temperature(
     metrics: Metrics,
     weight: torch.Tensor,
     hparams: Any,
-    space: Box,
-    optimizer: Optimizer | None = None,
+    space: spaces.Box,
+    optimizer: optim.Optimizer | None = None,
 ) -> tuple[Learned, dict[str, torch.Tensor]]:
     """Take a step of the actor along its ``gradient``, and a step of the temperature, each with its own optimizer state.
 
@@ -224,7 +221,7 @@ def apply_gradients_with_temperature(
         >>> learned = Learned(network, (), start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
         >>> hparams = SoftConfig(learning_rate=torch.tensor(0.1), entropy_share=torch.tensor(1.0))
         >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
-        >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, Box(-1.0, 1.0, (1,)))
+        >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, spaces.Box(-1.0, 1.0, (1,)))
         >>> learned.network.actor, learned.network.log_alpha
         (tensor([-0.1000]), tensor(-0.1000))
     """
@@ -237,7 +234,7 @@ def apply_gradients_with_temperature(
     return learned, {**metrics, **further}
 
 
-def soft_policy(actor: nn.Net, exploration: Schedule | None = None) -> tuple[Any, Any, Any]:
+def soft_policy(actor: nn.Net, exploration: schedules.Schedule | None = None) -> tuple[Any, Any, Any]:
     """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` with a stochastic policy.
 
     The share of uniformly random actions is ``exploration(num_steps)`` if given, else 0.

@@ -5,14 +5,12 @@ from typing import Any
 
 import torch
 
-from funrl import stats, tree
+from funrl import nn, policies, stats, tree
 from funrl.algos import _actor_critic as actor_critic, _rewards as rewards
 from funrl.algos._actor_critic import Network
 from funrl.algos._state import LearnerState
 from funrl.env import AnyEnv, Transition
 from funrl.losses import PPOBatch, drift_loss
-from funrl.nn import PopArt, select_task
-from funrl.policies import ActorCritic
 
 
 def start_normalizers(config: Any, observation: torch.Tensor, reward: torch.Tensor) -> tuple[Any, Any]:
@@ -37,7 +35,7 @@ def normalize(config: Any, learner: LearnerState, samples: Transition, gamma: to
     return learner, samples
 
 
-def popart_networks(config: Any, env: AnyEnv, network: Any, popart: PopArt) -> tuple[Network, Callable[..., Any]]:
+def popart_networks(config: Any, env: AnyEnv, network: Any, popart: nn.PopArt) -> tuple[Network, Callable[..., Any]]:
     """Make networks as :func:`funrl.algos.on_policy.networks` does, with a value for each task.
 
     Their parameters have an entry ``popart`` too, the statistics, which get no gradient. Values are those of the task of the observation,
@@ -58,7 +56,7 @@ def popart_networks(config: Any, env: AnyEnv, network: Any, popart: PopArt) -> t
 
     def value(params: dict[str, Any], observation: Any, values: torch.Tensor) -> torch.Tensor:
         task = popart.task(observation)
-        return popart.denormalize(tree.map(torch.detach, params["popart"]), task, select_task(values, task))
+        return popart.denormalize(tree.map(torch.detach, params["popart"]), task, nn.select_task(values, task))
 
     def policy(choose: Any) -> Callable[..., Any]:
         def act(params: Any, key: torch.Tensor, observation: Any) -> tuple[Any, dict[str, Any]]:
@@ -75,7 +73,7 @@ def popart_networks(config: Any, env: AnyEnv, network: Any, popart: PopArt) -> t
 
     def normalized(params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
         distribution, values = nets.both(params, observation)
-        return distribution, select_task(values, popart.task(observation))
+        return distribution, nn.select_task(values, popart.task(observation))
 
     def both(params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
         distribution, values = nets.both(params, observation)
@@ -84,7 +82,7 @@ def popart_networks(config: Any, env: AnyEnv, network: Any, popart: PopArt) -> t
     return nets._replace(init=init, policy=policy, values=values, both=both), normalized
 
 
-def popart_updated(params: dict[str, Any], popart: PopArt, observation: Any, target: torch.Tensor) -> dict[str, Any]:
+def popart_updated(params: dict[str, Any], popart: nn.PopArt, observation: Any, target: torch.Tensor) -> dict[str, Any]:
     """Return parameters with the statistics of further targets, whose values are the same as before."""
     before = params["popart"]
     after = popart.update(before, popart.task(observation), target)
@@ -99,7 +97,7 @@ def _with_last(params: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 
 def _check(config: Any, network: Any) -> None:
-    if isinstance(network, ActorCritic):
+    if isinstance(network, policies.ActorCritic):
         raise ValueError("popart, network: expected a net of features with popart, got an ActorCritic, whose value head is its own")
     if config.recurrent != "none":
         raise ValueError(f"popart: expected a policy without memory, got recurrent={config.recurrent!r}; leave either out")

@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.acting import ActorState
+from funrl import acting, tree
 from funrl.algos._rewards import RewardScale
 from funrl.algos.episodes import Episodes
 
@@ -78,7 +77,7 @@ class State(tree.Replaceable):
         learner: :class:`LearnerState`.
     """
 
-    actor: ActorState
+    actor: acting.ActorState
     learner: LearnerState
 
 

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from funrl import evolution, optim, tree
+from funrl import evolution, nn, optim, tree
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
 
 __all__ = ["ARSConfig", "make"]
 
@@ -27,7 +25,7 @@ class ARSConfig(EvolutionConfig):
     num_elites: int = tree.static(default=0)
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, optimizer: optim.Optimizer | None = None, **options: Any) -> Algorithm:
     """Make ARS for a pure environment: an update is a generation of :func:`funrl.evolution.ars`.
 
     Args:

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from funrl import evolution, tree
+from funrl import evolution, nn, tree
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
 
 __all__ = ["CMAESConfig", "make"]
 
@@ -26,7 +25,7 @@ class CMAESConfig(EvolutionConfig):
     learning_rate: Any = 1.0
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, **options: Any) -> Algorithm:
     """Make CMA-ES for a pure environment: an update is a generation of :func:`funrl.evolution.cma_es`.
 
     Args:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _check, buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
@@ -12,20 +12,15 @@ from funrl.algos._networks import batchwise, critic_member, observations
 from funrl.algos._normalized import Normalized, NormalizedActor, chain_of, normalized_actor, normalized_critics
 from funrl.algos._off_policy_parts import apply_gradients_with_temperature, init_soft_actor_critic, minimize, soft_policy, start_optimizer
 from funrl.algos._state import Learned
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
-from funrl.schedules import Schedule
 from funrl.typing import Loss
 
 __all__ = ["CrossQConfig", "make"]
 
 
 @tree.dataclass
-class CrossQConfig(OffPolicyConfig):
+class CrossQConfig(off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
@@ -46,11 +41,11 @@ class CrossQConfig(OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -129,7 +124,7 @@ def make(
         network = learned.network
         return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)  # pyright: ignore
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)  # pyright: ignore
     return off_policy.make("crossq", env, config, spec, given)
 
 

@@ -4,20 +4,15 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._networks import observations
 from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
 from funrl.algos._state import Learned
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, ddpg_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
 from funrl.typing import Loss, Metrics
 
 __all__ = ["DDPGConfig", "make"]
@@ -27,7 +22,7 @@ _PARTS = ("actor", "critic")
 
 
 @tree.dataclass
-class DDPGConfig(OffPolicyConfig):
+class DDPGConfig(off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
@@ -42,11 +37,11 @@ class DDPGConfig(OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -104,7 +99,7 @@ def make(
             return objective(network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight)
 
         learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
-        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+        return learned.replace(target=optim.soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *noisy_policy(policy, space, exploration))
+    spec = off_policy.Learner(init, learn, *noisy_policy(policy, space, exploration))
     return off_policy.make("ddpg", env, config, spec, given)

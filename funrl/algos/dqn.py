@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import buffers, tree
+from funrl import buffers, nn, optim, random, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, scheduled, with_default
@@ -13,21 +13,15 @@ from funrl.algos._networks import q_network
 from funrl.algos._off_policy_parts import minimize, start_optimizer
 from funrl.algos._state import ActorParams, Learned
 from funrl.algos.images import ImageConfig, check_layers
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import c51_loss, dqn_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, hard_update, soft_update
-from funrl.random import split
-from funrl.schedules import Schedule, linear
 from funrl.typing import Loss, Metrics
 
 __all__ = ["DQNConfig", "make"]
 
 
 @tree.dataclass
-class DQNConfig(ImageConfig, OffPolicyConfig):
+class DQNConfig(ImageConfig, off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig` and
     :class:`~funrl.algos.images.ImageConfig`.
 
@@ -74,10 +68,10 @@ class DQNConfig(ImageConfig, OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    network: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    network: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -144,7 +138,7 @@ def make(
         return params, tree.map(torch.clone, params), start_optimizer(optimizer, params)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNConfig) -> Any:
-        key, target_key, chooser_key = split(key, 3).unbind(0)
+        key, target_key, chooser_key = random.split(key, 3).unbind(0)
         options: dict[str, Any] = {"support": support(batch.reward)} if config.c51 else {"huber_delta": hparams.huber_delta}
         if config.double:
             options["chooser_apply"] = lambda params, observation: output(params, observation, chooser_key)
@@ -155,8 +149,8 @@ def make(
             return objective(network, learned.target, batch, gamma=gamma, weight=weight, **options)
 
         learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer)
-        nearer = soft_update(learned.network, learned.target, tau=hparams.tau)
-        target = hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
+        nearer = optim.soft_update(learned.network, learned.target, tau=hparams.tau)
+        target = optim.hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
         return learned.replace(target=target), metrics
 
     def sample(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
@@ -165,16 +159,16 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation).argmax(-1)
 
-    spec = Learner(init, learn, sample, greedy, _schedule(config, exploration))
+    spec = off_policy.Learner(init, learn, sample, greedy, _schedule(config, exploration))
     replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
     return off_policy.make("dqn", env, config, spec, given, buffer=replay)
 
 
-def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., Any]:
+def _schedule(config: DQNConfig, exploration: schedules.Schedule | None) -> Callable[..., Any]:
     def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
         if exploration is not None:
             return scheduled(exploration, num_steps, hparams.gamma), ()
         steps = (num_steps - config.learning_starts).clamp(min=0)
-        return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
+        return schedules.linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
     return schedule

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _across, _check, buffers, random, tree
-from funrl.acting import ActorState
+from funrl import _across, _check, acting, buffers, random, tree
 from funrl.algos import episodes
 from funrl.algos._algorithm import (
     Algorithm,
@@ -147,7 +146,7 @@ def make(
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
 
-        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+        def parts(actor: acting.ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             timed = isinstance(actor.timestep.discount, torch.Tensor)
             _check_discounts(timed, config, replay)
             network, target, optimizer = spec.init(network_key, observation)

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _across, _check, acting, optim, random, tree
-from funrl.acting import ActorState
+from funrl import _across, _check, acting, optim, policies, random, tree
 from funrl.algos import _actor_critic as actor_critic, episodes
 from funrl.algos._algorithm import (
     Algorithm,
@@ -27,7 +26,6 @@ from funrl.algos.images import ImageConfig, check_layers, check_observations
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
 from funrl.losses import normalize_advantage
-from funrl.policies import ActorCritic, StatefulPolicy
 from funrl.typing import Metrics
 
 __all__ = [
@@ -182,7 +180,7 @@ def make(
         (tensor(0.2500), tensor(2.))
     """
     moved = statistics(env)
-    recurrent = isinstance(spec.act, StatefulPolicy)
+    recurrent = isinstance(spec.act, policies.StatefulPolicy)
     given = given or {}
     optimizer = given.get("optimizer")
     joining = (lambda stepper: stepper) if spec.split is None else optim.pcgrad
@@ -193,7 +191,7 @@ def make(
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
 
-        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+        def parts(actor: acting.ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             moments, normalizers = spec.normalizers(observation, actor.timestep.reward)
             network = spec.init(network_key, observation)
             none = torch.zeros((), dtype=torch.int64, device=key.device)
@@ -371,7 +369,7 @@ def check_actor_critic(config: Any, env: AnyEnv, network: Any = None) -> None:
     _check.one_of("trunk", config.trunk, ("separate", "shared"))
     if network is None:
         check_observations(env)
-    if not isinstance(network, ActorCritic):
+    if not isinstance(network, policies.ActorCritic):
         check_actions(env, config.uniform_mix, config.initial_log_std)
 
 

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from funrl import evolution, optim, tree
+from funrl import evolution, nn, optim, tree
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
 
 __all__ = ["OpenESConfig", "make"]
 
@@ -27,7 +25,7 @@ class OpenESConfig(EvolutionConfig):
     weight_decay: Any = 0.0
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, optimizer: optim.Optimizer | None = None, **options: Any) -> Algorithm:
     """Make OpenES for a pure environment: an update is a generation of :func:`funrl.evolution.openes`.
 
     Args:

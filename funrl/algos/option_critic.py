@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import nn, random, tree
-from funrl.acting import Memory
+from funrl import acting, nn, optim, policies, random, tree
 from funrl.algos import on_policy
 from funrl.algos._actor_critic import normalized
 from funrl.algos._algorithm import Algorithm
@@ -15,11 +14,8 @@ from funrl.algos._arguments import configure
 from funrl.algos._heads import action_head, check_actions, project_action
 from funrl.algos._state import ActorParams
 from funrl.algos.images import above, check_observations, encoder
-from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.env import AnyEnv, Transition
 from funrl.losses import OptionBatch, option_critic_loss, take
-from funrl.optim import Optimizer
-from funrl.policies import StatefulPolicy
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
@@ -27,7 +23,7 @@ __all__ = ["OptionCriticConfig", "make"]
 
 
 @tree.dataclass
-class OptionCriticConfig(OnPolicyConfig):
+class OptionCriticConfig(on_policy.OnPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.OnPolicyConfig`.
 
     Attributes:
@@ -56,7 +52,7 @@ class OptionCriticConfig(OnPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    optimizer: Optimizer | None = None,
+    optimizer: optim.Optimizer | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -115,7 +111,7 @@ def make(
         x = normalized(params, observation)
         after = nets.choose(params.network, choice_key, option, x, reset, params.random)
         action, log_prob = nets.policy(params.network, x, after).sample_with_log_prob(action_key)
-        extras = {"log_prob": log_prob, "unclipped_action": action, "option": after, "memory": Memory(option, reset)}
+        extras = {"log_prob": log_prob, "unclipped_action": action, "option": after, "memory": acting.Memory(option, reset)}
         return after, project(action), extras
 
     def greedy(params: ActorParams, key: torch.Tensor, option: torch.Tensor, observation: Any, reset: torch.Tensor) -> tuple[Any, Any, Any]:
@@ -134,10 +130,10 @@ def make(
         network = nets.init(key, observation)
         return ActorParams(network, random=tree.leaves(network)[0].new_full((), config.epsilon))
 
-    spec = Learner(
+    spec = on_policy.Learner(
         nets.init,
-        StatefulPolicy(params_of, start, act),
-        StatefulPolicy(params_of, start, greedy),
+        policies.StatefulPolicy(params_of, start, act),
+        policies.StatefulPolicy(params_of, start, greedy),
         functools.partial(_prepare, nets),
         own_loss,
         schedule=lambda hparams, num_steps: {"random": hparams.epsilon.clone()},

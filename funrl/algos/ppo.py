@@ -7,19 +7,15 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import nn, optim, policies, tree
 from funrl.algos import _actor_critic as actor_critic, _ppo_parts as parts, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
 from funrl.algos._ppo_parts import with_drift
 from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
-from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import PPOBatch, explained_variance, ppo_loss
-from funrl.nn import Module, Net, PopArt
-from funrl.optim import Optimizer
-from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
@@ -27,7 +23,7 @@ __all__ = ["PPOConfig", "make", "with_drift"]
 
 
 @tree.dataclass
-class PPOConfig(ActorCriticConfig):
+class PPOConfig(on_policy.ActorCriticConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
@@ -64,10 +60,10 @@ class PPOConfig(ActorCriticConfig):
 def make(
     env: AnyEnv,
     *,
-    network: Net | Module | ActorCritic | None = None,
-    optimizer: Optimizer | None = None,
+    network: nn.Net | nn.Module | policies.ActorCritic | None = None,
+    optimizer: optim.Optimizer | None = None,
     loss: Loss | None = None,
-    popart: PopArt | None = None,
+    popart: nn.PopArt | None = None,
     **options: Any,
 ) -> Algorithm:
     r"""Make PPO for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
@@ -191,7 +187,7 @@ def build(
             advantage = advantage / popart.scale(state, task)
         return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    spec = Learner(
+    spec = on_policy.Learner(
         nets.init,
         *on_policy.stochastic(nets, with_value=True),
         prepare,

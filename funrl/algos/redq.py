@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _check, buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
@@ -19,13 +19,8 @@ from funrl.algos._off_policy_parts import (
     start_optimizer,
 )
 from funrl.algos._state import Learned
-from funrl.algos.off_policy import Learner
-from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
 from funrl.typing import Loss, Metrics
 
 __all__ = ["REDQConfig", "make"]
@@ -50,11 +45,11 @@ class REDQConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -112,7 +107,7 @@ def make(
             return critic_objective(critic, learned.network, learned.target, key, batch, **networks, **options)
 
         learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "critic")
-        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+        return learned.replace(target=optim.soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
@@ -121,5 +116,5 @@ def make(
         )
         return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)
     return off_policy.make("redq", env, config, spec, given)

@@ -4,20 +4,15 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._networks import observations, target_entropy
 from funrl.algos._off_policy_parts import SoftConfig, actor_and_critics, init_soft_actor_critic, minimize, soft_policy, start_optimizer
 from funrl.algos._state import Learned
-from funrl.algos.off_policy import Learner
-from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
 from funrl.typing import Loss, Metrics
 
 __all__ = ["SACConfig", "make"]
@@ -34,11 +29,11 @@ class SACConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -99,7 +94,7 @@ def make(
             return objective(network, learned.target, key, batch, actor=policy.apply, critic=critics.apply, **options)
 
         learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
-        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+        return learned.replace(target=optim.soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration))
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration))
     return off_policy.make("sac", env, config, spec, given)

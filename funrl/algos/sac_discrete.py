@@ -5,22 +5,15 @@ from typing import Any
 
 import torch
 
-from funrl import _check, nn, tree
+from funrl import _check, buffers, distributions, nn, optim, random, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._networks import batchwise, critic_member, observations
 from funrl.algos._off_policy_parts import SoftConfig, minimize, soft_policy, start_optimizer
 from funrl.algos._state import Learned
-from funrl.algos.off_policy import Learner
-from funrl.buffers import Buffer
-from funrl.distributions import Categorical
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_discrete_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.random import split
-from funrl.schedules import Schedule
 from funrl.typing import Loss, Metrics
 
 __all__ = ["SACDiscreteConfig", "make"]
@@ -45,11 +38,11 @@ class SACDiscreteConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -91,14 +84,14 @@ def make(
     num_actions = env.action_space.n
     logits = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(0.01))
     logits = batchwise("actor", actor, env.observation_space, num_actions) or logits
-    policy = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
+    policy = nn.Net(logits.init, lambda params, observation: distributions.Categorical(logits.apply(params, observation)))
     values = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(1.0))
     critics = nn.ensemble(critic_member(critic, 2, env.observation_space, num_actions) or values, 2)
 
     objective = with_default(loss, sac_discrete_loss, needed=("td_error",))
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        actor_key, critic_key = split(key).unbind(0)
+        actor_key, critic_key = random.split(key).unbind(0)
         log_alpha = tree.leaves(observation)[0].new_full((), config.initial_alpha).log()
         network = SoftActorCritic(policy.init(actor_key, observation), critics.init(critic_key, observation), log_alpha)
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
@@ -110,7 +103,7 @@ def make(
             return objective(network, learned.target, batch, actor=policy.apply, critic=critics.apply, **options)
 
         learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
-        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+        return learned.replace(target=optim.soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration))
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration))
     return off_policy.make("sac_discrete", env, config, spec, given)

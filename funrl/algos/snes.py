@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from funrl import evolution, tree
+from funrl import evolution, nn, tree
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
 
 __all__ = ["SNESConfig", "make"]
 
@@ -24,7 +23,7 @@ class SNESConfig(EvolutionConfig):
     learning_rate: Any = 1.0
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, **options: Any) -> Algorithm:
     """Make SNES for a pure environment: an update is a generation of :func:`funrl.evolution.snes`.
 
     Args:

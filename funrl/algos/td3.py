@@ -4,27 +4,22 @@ from typing import Any
 
 import torch
 
-from funrl import tree
+from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._networks import half_width, observations
 from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
 from funrl.algos._state import Learned
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
 from funrl.typing import Loss, Metrics
 
 __all__ = ["TD3Config", "make"]
 
 
 @tree.dataclass
-class TD3Config(OffPolicyConfig):
+class TD3Config(off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     The unit of the noise is half the width of the action space.
@@ -48,11 +43,11 @@ class TD3Config(OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -122,7 +117,7 @@ def make(
             return actor_objective(actor, learned.network.critic, batch, weight=weight, **networks)
 
         learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "actor")
-        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+        return learned.replace(target=optim.soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
-    spec = Learner(init, learn, *noisy_policy(policy, space, exploration), move_actor, config.policy_delay)
+    spec = off_policy.Learner(init, learn, *noisy_policy(policy, space, exploration), move_actor, config.policy_delay)
     return off_policy.make("td3", env, config, spec, given)
