@@ -73,15 +73,7 @@ def rand_step(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: Any
     before = actor.timestep
     _, action, extras = chooser(None, env)(None, act_key, (), before.observation)
     env_state, after = env.step(step_key, actor.env, action, env_params)
-    return actor.replace(env=env_state, timestep=after), Transition(
-        observation=before.observation,
-        action=action,
-        reward=after.reward,
-        terminated=after.terminated,
-        truncated=after.truncated,
-        next_observation=after.observation,
-        extras=with_discount(extras, after),
-    )
+    return actor.replace(env=env_state, timestep=after), Transition(*_fields(before.observation, action, extras, after))
 
 
 def renew(key: torch.Tensor, actor: ActorState, where: torch.Tensor, env_params: Any, env: AnyEnv) -> ActorState:
@@ -142,6 +134,11 @@ def with_discount(extras: dict[str, Any], after: Timestep) -> dict[str, Any]:
         {'discount': tensor(0.8100)}
     """
     return {**extras, "discount": after.discount} if isinstance(after.discount, torch.Tensor) else extras
+
+
+def _fields(observation: Any, action: Any, extras: dict[str, Any], after: Timestep) -> tuple[Any, ...]:
+    """Return the fields of the transition to the timestep ``after``, in order."""
+    return observation, action, after.reward, after.terminated, after.truncated, after.observation, with_discount(extras, after)
 
 
 def any_of(flag: torch.Tensor) -> bool:
@@ -215,7 +212,7 @@ def host_steps(
     for choice, step_key, reset_key in zip(*drawn, strict=True):
         memory, action, extras = choose(choice, memory, observation)
         env_state, last = env.step(step_key, env_state, action, env_params)
-        rows.append((observation, action, last.reward, last.terminated, last.truncated, last.observation, with_discount(extras, last)))
+        rows.append(_fields(observation, action, extras, last))
         observation, info = last.observation, last.info
         if memory != ():
             memory = with_reset(memory, last.done)
@@ -320,15 +317,7 @@ def rollout(
         memory, action, extras = choose(params, act_key, memory, observation)
         env_state, after = env.step(step_key, env_state, action, constants)
         check_reward("rollout", after, env)
-        transition = Transition(
-            observation=observation,
-            action=action,
-            reward=after.reward,
-            terminated=after.terminated,
-            truncated=after.truncated,
-            next_observation=after.observation,
-            extras=with_discount(extras, after),
-        )
+        transition = Transition(*_fields(observation, action, extras, after))
         reset_state, reset = env.reset(reset_key, constants)
         new = (reset_state, reset.observation, reset.info)
         going = tree.where(after.done, new, (env_state, after.observation, after.info))

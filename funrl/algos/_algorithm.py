@@ -250,18 +250,15 @@ def make_config(kind: type, options: dict[str, Any]) -> Any:
             advice = _check.nearest(name, fields)
             more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
             raise ValueError(f"unknown option {name!r}: {advice}{more}")
-        kinds = get_args(fields[name].type)  # of ``int | tuple``
-        if tuple in kinds and isinstance(value, list | tuple):
-            options = {**options, name: tuple(value)}
-            continue
         expected = type(fields[name].default)
-        right = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+        kinds = {expected, *(kind for kind in get_args(fields[name].type) if kind is tuple)}  # both of ``int | tuple``
+        if tuple in kinds and isinstance(value, list):
+            value = tuple(value)
         if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            options = {**options, name: float(value)}
-        elif expected is tuple and isinstance(value, list):
-            options = {**options, name: tuple(value)}
-        elif not right:
+            value = float(value)
+        if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
             raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
+        options = {**options, name: value}
     return kind(**options)
 
 

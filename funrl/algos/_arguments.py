@@ -12,16 +12,7 @@ from funrl.typing import Metrics
 
 # The options that each argument replaces.
 # Metrics that a step adds itself, and metrics of losses that have one value for each sample.
-_RESERVED = (
-    "steps",
-    "episode_return",
-    "episode_return_min",
-    "episode_return_max",
-    "episode_length",
-    "episodes",
-    "updates",
-    "learning_rate",
-)
+_RESERVED = "steps episode_return episode_return_min episode_return_max episode_length episodes updates learning_rate".split()
 _SHAPED = ("td_error", "log_prob", "statistics")
 _CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
 _REPLACED = {

@@ -216,12 +216,12 @@ def apply_gradients_with_temperature(
         The learned part after the steps, and the metrics of both losses.
 
     Example:
-        >>> from funrl.algos._off_policy_parts import start_optimizer
         >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
         >>> learned = Learned(network, (), start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
         >>> hparams = SoftConfig(learning_rate=torch.tensor(0.1), entropy_share=torch.tensor(1.0))
         >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
-        >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, torch.ones(4), hparams, spaces.Box(-1.0, 1.0, (1,)))
+        >>> space, weight = spaces.Box(-1.0, 1.0, (1,)), torch.ones(4)
+        >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, weight, hparams, space)
         >>> learned.network.actor, learned.network.log_alpha
         (tensor([-0.1000]), tensor(-0.1000))
     """

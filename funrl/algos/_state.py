@@ -57,14 +57,12 @@ class LearnerState(tree.Replaceable):
 
     def in_new_episodes(self) -> "LearnerState":
         """Return the learner after a reset of all environments: the sums of the running episodes are 0."""
-        changes: dict[str, Any] = {}
-        if isinstance(self.episodes, Episodes):
-            changes["episodes"] = self.episodes.replace(
-                running_return=torch.zeros_like(self.episodes.running_return),
-                running_length=torch.zeros_like(self.episodes.running_length),
-            )
-        if isinstance(self.normalizers, RewardScale):
-            changes["normalizers"] = self.normalizers.replace(discounted=torch.zeros_like(self.normalizers.discounted))
+        sums, scale, changes = self.episodes, self.normalizers, {}
+        if isinstance(sums, Episodes):
+            none = {"running_return": torch.zeros_like(sums.running_return), "running_length": torch.zeros_like(sums.running_length)}
+            changes["episodes"] = sums.replace(**none)
+        if isinstance(scale, RewardScale):
+            changes["normalizers"] = scale.replace(discounted=torch.zeros_like(scale.discounted))
         return self.replace(**changes)
 
 

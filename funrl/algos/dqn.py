@@ -1,6 +1,5 @@
 """Deep Q-networks, and the parts of Rainbow."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -159,16 +158,12 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation).argmax(-1)
 
-    spec = off_policy.Learner(init, learn, sample, greedy, _schedule(config, exploration))
-    replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
-    return off_policy.make("dqn", env, config, spec, given, buffer=replay)
-
-
-def _schedule(config: DQNConfig, exploration: schedules.Schedule | None) -> Callable[..., Any]:
     def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
         if exploration is not None:
             return scheduled(exploration, num_steps, hparams.gamma), ()
         steps = (num_steps - config.learning_starts).clamp(min=0)
         return schedules.linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
-    return schedule
+    spec = off_policy.Learner(init, learn, sample, greedy, schedule)
+    replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
+    return off_policy.make("dqn", env, config, spec, given, buffer=replay)

@@ -107,7 +107,12 @@ def make(
         lambda-returns. Deviation: Adam instead of RAdam.
     """
     config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, exploration=exploration, loss=loss)
-    _check_config(config, env, network)
+    on_policy.check(config, env, network)
+    if network is None:
+        check_observations(env)
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise ValueError(f"env: PQN expects Discrete actions, got {env.action_space}; for continuous ones take ppo, a2c or impala")
+    on_policy.check_minibatches(config)
     space = env.action_space
     q_net = q_network(config, env, network, norm="layer")
 
@@ -141,13 +146,3 @@ def make(
 
     spec = on_policy.Learner(q_net.init, act, greedy, prepare, own_loss, config.num_epochs, config.num_minibatches, schedule=schedule)
     return on_policy.make("pqn", env, config, spec, given, apply=q_net.apply)
-
-
-def _check_config(config: PQNConfig, env: AnyEnv, network: Any) -> None:
-    on_policy.check(config, env, network)
-
-    if network is None:
-        check_observations(env)
-    if not isinstance(env.action_space, spaces.Discrete):
-        raise ValueError(f"env: PQN expects Discrete actions, got {env.action_space}; for continuous ones take ppo, a2c or impala")
-    on_policy.check_minibatches(config)

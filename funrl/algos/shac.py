@@ -95,7 +95,9 @@ def make(
         standard deviation of the policy depends on the observation, and the networks have no layer normalisation.
     """
     config, given = configure(SHACConfig, options, actor=actor, critic=critic, optimizer=optimizer)
-    _check_config(config, env, actor)
+    analytic.check("shac", config, env, actor)
+    _check.fields(config, "(0, 1]", "tau")
+    on_policy.check_minibatches(config)
     policy = analytic.actor_of(config, env, actor)
     own = batchwise("critic", critic, env.observation_space, 1)
     value_net = own or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
@@ -165,9 +167,3 @@ def _fit(
 
     (params, state), losses = scan(step, (params, state), order.reshape(config.num_epochs * config.num_minibatches, -1))
     return params, state, losses.mean()
-
-
-def _check_config(config: SHACConfig, env: AnyEnv, actor: Any) -> None:
-    analytic.check("shac", config, env, actor)
-    _check.fields(config, "(0, 1]", "tau")
-    on_policy.check_minibatches(config)

@@ -6,7 +6,7 @@ import torch
 
 from funrl import _check
 from funrl.returns._recurrence import shift, solve_recurrence
-from funrl.returns._td import columns, fraction, td0
+from funrl.returns._td import discounts, td0
 
 
 def vtrace(
@@ -70,12 +70,8 @@ def vtrace(
     Reference: L. Espeholt et al., "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner Architectures", 2018,
         arXiv:1802.01561, equations 1 and 4 and remark 2. In q_t, lambda is as in rlax: the paper's advantages have lambda = 1.
     """
-    columns(
-        "vtrace",
-        **{"reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated},
-        log_ratio=log_ratio,
-    )
-    gamma, lambda_ = fraction("vtrace", "gamma", gamma, reward), fraction("vtrace", "lambda_", lambda_, reward)
+    tensors = {"reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    gamma, lambda_ = discounts("vtrace", gamma, lambda_, **tensors, log_ratio=log_ratio)
     rho, c, weight = (
         _clipped_ratio(log_ratio, name, clip)
         for name, clip in {"rho_clip": rho_clip, "c_clip": c_clip, "advantage_clip": advantage_clip}.items()
@@ -142,12 +138,8 @@ def retrace(
     Reference: R. Munos, T. Stepleton, A. Harutyunyan, M. G. Bellemare, "Safe and Efficient Off-Policy Reinforcement Learning", 2016,
         arXiv:1606.02647, equations 3 and 4.
     """
-    columns(
-        "retrace",
-        **{"reward": reward, "q_value": q_value, "next_value": next_value, "terminated": terminated, "truncated": truncated},
-        log_ratio=log_ratio,
-    )
-    gamma, lambda_ = fraction("retrace", "gamma", gamma, reward), fraction("retrace", "lambda_", lambda_, reward)
+    tensors = {"reward": reward, "q_value": q_value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    gamma, lambda_ = discounts("retrace", gamma, lambda_, **tensors, log_ratio=log_ratio)
     c = lambda_ * log_ratio.clamp(max=0.0).exp()
     error = td0(reward, next_value, terminated, gamma=gamma) - q_value
     return q_value + solve_recurrence(error, torch.where(terminated | truncated, 0.0, gamma * shift(c, 1)))

@@ -37,6 +37,12 @@ def fraction(what: str, name: str, x: float | torch.Tensor, like: torch.Tensor) 
     return _check.in_dtype(f"{what}: {name}", x, like, "[0, 1]")
 
 
+def discounts(what: str, gamma: float | torch.Tensor, lambda_: float | torch.Tensor, **tensors: torch.Tensor) -> Any:
+    """Return gamma and lambda as :func:`fraction` does, after a check of the tensors; the first is the reward."""
+    columns(what, **tensors)
+    return fraction(what, "gamma", gamma, tensors["reward"]), fraction(what, "lambda_", lambda_, tensors["reward"])
+
+
 def td0(reward: torch.Tensor, next_value: torch.Tensor, terminated: torch.Tensor, *, gamma: float | torch.Tensor) -> torch.Tensor:
     r"""Return one-step targets.
 
@@ -287,8 +293,8 @@ def _td_lambda(
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
 ) -> torch.Tensor:
-    columns(what, reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
-    gamma, lambda_ = fraction(what, "gamma", gamma, reward), fraction(what, "lambda_", lambda_, reward)
+    tensors = {"reward": reward, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    gamma, lambda_ = discounts(what, gamma, lambda_, **tensors)
     lambda_ = torch.where(_cut(terminated, truncated), 0.0, torch.ones_like(reward) * lambda_)
     # Masked before it is multiplied: the gradient in lambda_ would be 0 times a NaN.
     successor = (1 - lambda_) * torch.where(terminated, 0.0, next_value)
@@ -348,8 +354,8 @@ def gae(
     Reference: J. Schulman, P. Moritz, S. Levine, M. Jordan, P. Abbeel, "High-Dimensional Continuous Control Using
         Generalized Advantage Estimation", 2015, arXiv:1506.02438.
     """
-    columns("gae", reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
-    gamma, lambda_ = fraction("gae", "gamma", gamma, reward), fraction("gae", "lambda_", lambda_, reward)
+    tensors = {"reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    gamma, lambda_ = discounts("gae", gamma, lambda_, **tensors)
     error = td0(reward, next_value, terminated, gamma=gamma) - value
     advantage = solve_recurrence(error, torch.where(terminated | truncated, 0.0, torch.ones_like(error) * gamma * lambda_))
     return advantage, advantage + value
