@@ -175,12 +175,11 @@ from funrl.algos._algorithm import (
     collecting as collecting,
     environment as environment,
     in_dtype_of as in_dtype_of,
-    make_config,
     make_hparams,
     start_actor as start_actor,
     start_state as start_state,
 )
-from funrl.algos._arguments import configure as configure
+from funrl.algos._arguments import configure as configure, make_config
 from funrl.algos._evolutionary import EvolutionConfig
 from funrl.algos._networks import (
     batchwise as batchwise,

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, acting, envs, policies, random, schedules, tree
+from funrl import _across, _check, acting, envs, policies, random, schedules, tree
 from funrl.algos import episodes
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
@@ -225,43 +225,6 @@ def check(algo: Algorithm, key: torch.Tensor) -> None:
                 raise ValueError(f"{what}: {how}, step gives another leaf {path} than eagerly")
 
 
-def make_config(kind: type, options: dict[str, Any]) -> Any:
-    """Build the configuration ``kind`` from keyword options; for an unknown name the error names the nearest option.
-
-    Raises:
-        ValueError: for an unknown name.
-        TypeError: for a value of another type than the field's.
-
-    Example:
-        >>> @tree.dataclass
-        ... class Config:
-        ...     num_envs: int = tree.static(default=64)
-        ...     gamma: float = 0.99
-        >>> make_config(Config, {"gamma": 1})
-        Config(num_envs=64, gamma=1.0)
-        >>> make_config(Config, {"gama": 1})
-        Traceback (most recent call last):
-        ...
-        ValueError: unknown option 'gama': did you mean gamma?
-    """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name, value in options.items():
-        if name not in fields:
-            advice = _check.nearest(name, fields)
-            more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
-            raise ValueError(f"unknown option {name!r}: {advice}{more}")
-        expected = type(fields[name].default)
-        kinds = {expected, *(kind for kind in get_args(fields[name].type) if kind is tuple)}  # both of ``int | tuple``
-        if tuple in kinds and isinstance(value, list):
-            value = tuple(value)
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
-            raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
-        options = {**options, name: value}
-    return kind(**options)
-
-
 def environment(env: Any, num_envs: int) -> Any:
     """Return an environment, or make the one with a name: with ``num_envs`` copies if it runs on the host.
 
@@ -321,28 +284,39 @@ def check_experience(learner: Any, transitions: Transition, config: Any, *extras
         raise ValueError(f"learn: transitions: extras lack {missing[0]!r}; let the algorithm's own act choose the actions")
 
 
-def statistics(env: AnyEnv) -> Callable[[Any, Transition], Any]:
-    """Return a function that updates ``env_params`` from experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
+def receiving(env: AnyEnv, config: Any, *extras: str) -> Callable[..., tuple[LearnerState, Transition, Metrics]]:
+    """Return the function ``receive(learner, transitions) -> (learner, samples, metrics)``, with which ``learn`` begins.
 
-    Experience of a collector updates nothing, because the collector does not update its own moments.
+    It checks the transitions by :func:`check_experience`, and returns them in the dtype of the parameters. The learner has the new sums of
+    the episodes, and ``env_params`` with the new moments of :func:`funrl.transforms.vec_norm`, if any; experience of a collector does not
+    change these, because the collector does not update its own. The metrics are ``steps``, which are the learner's steps after this update,
+    and those of the episodes. With ``fresh=True`` all environments were reset before the first of these steps.
 
     Raises:
         ValueError: if a transform above ``vec_norm`` changes observations.
 
     Example:
         >>> import funrl
-        >>> env = funrl.envs.make("CartPole-v1")
-        >>> statistics(env)(env.default_params, None) is env.default_params
-        True
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
+        >>> state = algo.init(random.key(0))
+        >>> _, samples, metrics = receiving(algo.env, algo.config)(state.learner, algo.collect(random.key(1), state)[1])
+        >>> samples.reward.shape, metrics["steps"]
+        (torch.Size([8, 2]), tensor(16))
     """
-    if not isinstance(env.default_params, VecNormParams):
-        return lambda env_params, samples: env_params
-    check_vec_norm(env)
+    moving = isinstance(env.default_params, VecNormParams)
+    if moving:
+        check_vec_norm(env)
 
-    def moved(env_params: Any, samples: Transition) -> Any:
-        return env_params if isinstance(samples.place, Place) else update_vec_norm(env_params, samples.next_observation, env=env)
+    def receive(learner: LearnerState, transitions: Transition, *, fresh: bool = False) -> tuple[LearnerState, Transition, Metrics]:
+        check_experience(learner, transitions, config, *extras)
+        samples = in_dtype_of(learner.params, transitions)
+        sums, metrics = episodes.record((learner.in_new_episodes() if fresh else learner).episodes, samples)
+        if moving and not isinstance(samples.place, Place):
+            learner = learner.replace(env_params=update_vec_norm(learner.env_params, samples.next_observation, env=env))
+        num_steps = learner.num_steps + _across.count() * config.num_envs * config.num_steps
+        return learner.replace(episodes=sums), samples, {"steps": num_steps, **metrics}
 
-    return moved
+    return receive
 
 
 def in_dtype_of(params: Any, value: Any) -> Any:

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from funrl import _check, acting, nn, random, spaces, stats, tree
-from funrl.algos import episodes
 from funrl.algos._actor_critic import normalized
-from funrl.algos._algorithm import Algorithm, check_copies, check_experience, in_dtype_of, start_state
+from funrl.algos._algorithm import Algorithm, check_copies, in_dtype_of, receiving, start_state
 from funrl.algos._networks import batchwise, stochastic_actor
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import check_observations, is_vector
@@ -134,6 +133,8 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return actor.apply(params.network["actor"], normalized(params, observation)).mode(), {}
 
+    receive = receiving(env, config)
+
     def first(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
 
@@ -151,12 +152,11 @@ def make(
         return after, samples.replace(extras={**samples.extras, "replay": replay})
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        check_experience(learner, transitions, config)
         if "replay" not in transitions.extras:
             raise ValueError(f"learn: transitions: {name} differentiates through the rollout; let the algorithm's own collect gather them")
         envs, rollout_key = tree.index(transitions.extras["replay"], 0)
-        samples, moments = in_dtype_of(learner.params, transitions.replace(extras={})), learner.params.observation
-        seen = samples.observation
+        learner, samples, metrics = receive(learner, transitions.replace(extras={}))
+        seen, moments = samples.observation, learner.params.observation
 
         def normal(samples: Transition) -> Transition:
             observation, successor = (normalized(learner.params, x) for x in (samples.observation, samples.next_observation))
@@ -167,11 +167,9 @@ def make(
             again = acting.rollout(policy, rollout_key[0], envs, learner.env_params, env=env, act=act, num_steps=config.num_steps)[1]
             return normal(in_dtype_of(learner.params, again))
 
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
-        learner, metrics = update(key, learner.replace(episodes=sums), normal(samples), play)
+        learner, own = update(key, learner, normal(samples), play)
         if config.normalize_observation:
             learner = learner.replace(params=learner.params.replace(observation=stats.update(moments, seen)))
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
-        return learner.replace(num_steps=num_steps), {"steps": num_steps, **episode_metrics, **metrics}
+        return learner.replace(num_steps=metrics["steps"]), {**metrics, **own}
 
     return Algorithm(name, env, config, first, collect, learn, act, greedy, given or {})

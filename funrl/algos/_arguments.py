@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from funrl import _check, buffers, nn, optim, policies, schedules, tree
-from funrl.algos._algorithm import make_config
 from funrl.typing import Metrics
 
 # The options that each argument replaces.
@@ -95,6 +94,43 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         _check_kind(kind, name, value)
         _check_unused(name, _replaced(name, value, options), options)
     return config, given
+
+
+def make_config(kind: type, options: dict[str, Any]) -> Any:
+    """Build the configuration ``kind`` from keyword options; for an unknown name the error names the nearest option.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for a value of another type than the field's.
+
+    Example:
+        >>> @tree.dataclass
+        ... class Config:
+        ...     num_envs: int = tree.static(default=64)
+        ...     gamma: float = 0.99
+        >>> make_config(Config, {"gamma": 1})
+        Config(num_envs=64, gamma=1.0)
+        >>> make_config(Config, {"gama": 1})
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown option 'gama': did you mean gamma?
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in options.items():
+        if name not in fields:
+            advice = _check.nearest(name, fields)
+            more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
+            raise ValueError(f"unknown option {name!r}: {advice}{more}")
+        expected = type(fields[name].default)
+        kinds = {expected, *(kind for kind in get_args(fields[name].type) if kind is tuple)}  # both of ``int | tuple``
+        if tuple in kinds and isinstance(value, list):
+            value = tuple(value)
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
+        options = {**options, name: value}
+    return kind(**options)
 
 
 def scheduled(exploration: schedules.Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -8,16 +8,8 @@ from typing import Any
 import torch
 
 from funrl import _check, acting, nn, random, stats, tree
-from funrl.algos import episodes
 from funrl.algos._actor_critic import normalized
-from funrl.algos._algorithm import (
-    Algorithm,
-    check_copies,
-    check_experience,
-    in_dtype_of,
-    start_state,
-    statistics,
-)
+from funrl.algos._algorithm import Algorithm, check_copies, receiving, start_state
 from funrl.algos._arguments import configure
 from funrl.algos._heads import action_head, check_actions, project_action
 from funrl.algos._networks import batchwise
@@ -85,7 +77,7 @@ def evolving(
     config = config.replace(num_steps=config.num_steps or env.max_episode_steps)
     number, each = config.num_envs // config.num_episodes, config.num_episodes
     net, act = _policy(config, env, given.get("network"))
-    moved = statistics(env)
+    receive = receiving(env, config)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key, strategy_key = random.split(key, 3).unbind(0)
@@ -117,9 +109,7 @@ def evolving(
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         _check_candidates(name, transitions)
-        check_experience(learner, transitions, config)
-        samples = in_dtype_of(learner.params, transitions)
-        sums, episode_metrics = episodes.record(learner.in_new_episodes().episodes, samples)
+        learner, samples, metrics = receive(learner, transitions, fresh=True)
         returns = torch.where(first_episodes(samples.done), samples.reward, 0.0).sum(0)
         fitness = returns.reshape(number, each).mean(1)
         candidates = torch.func.vmap(tree.ravel(learner.params.network)[1])(samples.extras["candidate"][0, ::each])
@@ -128,11 +118,8 @@ def evolving(
         params = learner.params.replace(network=tree.clone(chosen.best(state)))
         if config.normalize_observation:
             params = params.replace(observation=stats.update(params.observation, samples.observation))
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
-        env_params = moved(learner.env_params, samples)
-        learner = learner.replace(params=params, optimizer=state, num_steps=num_steps, env_params=env_params, episodes=sums)
         ends = {"fitness_mean": fitness.mean(), "fitness_max": fitness.amax(), "fitness_min": fitness.amin()}
-        return learner, {"steps": num_steps, **episode_metrics, **ends}
+        return learner.replace(params=params, optimizer=state, num_steps=metrics["steps"]), {**metrics, **ends}
 
     return Algorithm(name, env, config, init, collect, learn, act, act, given)
 

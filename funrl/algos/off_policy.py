@@ -7,18 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _across, _check, acting, buffers, random, tree
-from funrl.algos import episodes
-from funrl.algos._algorithm import (
-    Algorithm,
-    annealed,
-    check_copies,
-    check_experience,
-    collecting,
-    in_dtype_of,
-    start_state,
-    statistics,
-)
+from funrl import _check, acting, buffers, random, tree
+from funrl.algos._algorithm import Algorithm, annealed, check_copies, collecting, in_dtype_of, receiving, start_state
 from funrl.algos._state import ActorParams, Learned, LearnerState, State
 from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
@@ -137,8 +127,7 @@ def make(
         >>> state.learner.params.network, algo.greedy(state.learner.params, funrl.random.key(0), None)
         (tensor(1.), (tensor(1), {}))
     """
-    num_rows = config.num_envs * config.num_steps
-    given, moved = given or {}, statistics(env)
+    given, receive = given or {}, receiving(env, config)
     replay: buffers.Buffer = given.get("buffer", buffer) or buffers.uniform(config.buffer_size)
     _check_sizes(config, spec, replay, "buffer" in given)
     act, greedy = _policies(env, spec)
@@ -162,9 +151,7 @@ def make(
         return start_state(env_key, env, config, hparams, parts, discounts=True)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
-        check_experience(learner, transitions, config)
-        samples = in_dtype_of(learner.params, transitions)
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
+        learner, samples, episode_metrics = receive(learner, transitions)
         memory = replay.extend(learner.buffer, _rows(env, config, samples, learner.hparams, replay.num_envs is not None))
         sample_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         batches = torch.func.vmap(lambda key: replay.sample(key, memory, config.batch_size))(sample_keys)
@@ -173,7 +160,7 @@ def make(
         learning_rate = annealed(learner.hparams, learner.num_steps)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
         after, metrics = fit(spec, config, before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
-        num_steps = learner.num_steps + _across.count() * num_rows
+        num_steps = episode_metrics["steps"]
         learning = num_steps >= config.learning_starts
         after, error = tree.where(learning, after, before), metrics.pop("td_error")
         memory = _set_priorities(replay, memory, batches, error, learning)
@@ -184,12 +171,10 @@ def make(
             buffer=memory,
             num_steps=num_steps,
             num_updates=after.num_updates,
-            env_params=moved(learner.env_params, samples),
-            episodes=sums,
         )
         means = {name: x.mean(0) for name, x in metrics.items()}
         rate = {} if "optimizer" in given else {"learning_rate": learning_rate}
-        return learner, {"steps": num_steps, **episode_metrics, **means, "td_error": error.mean(), "updates": after.num_updates, **rate}
+        return learner, {**episode_metrics, **means, "td_error": error.mean(), "updates": after.num_updates, **rate}
 
     return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 

@@ -8,17 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _across, _check, acting, optim, policies, random, tree
-from funrl.algos import _actor_critic as actor_critic, episodes
-from funrl.algos._algorithm import (
-    Algorithm,
-    annealed,
-    check_copies,
-    check_experience,
-    collecting,
-    in_dtype_of,
-    start_state,
-    statistics,
-)
+from funrl.algos import _actor_critic as actor_critic
+from funrl.algos._algorithm import Algorithm, annealed, check_copies, collecting, receiving, start_state
 from funrl.algos._arguments import with_default
 from funrl.algos._heads import check_actions
 from funrl.algos._state import ActorParams, LearnerState, State
@@ -179,14 +170,13 @@ def make(
         >>> state.learner.params.network, metrics["gradient_norm"]
         (tensor(0.2500), tensor(2.))
     """
-    moved = statistics(env)
     recurrent = isinstance(spec.act, policies.StatefulPolicy)
     given = given or {}
     optimizer = given.get("optimizer")
     joining = (lambda stepper: stepper) if spec.split is None else optim.pcgrad
     if "loss" in given:
         spec = spec._replace(loss=with_default(given["loss"], spec.loss, needed=spec.needed, apply=apply))
-    extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
+    receive = receiving(env, config, "unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
@@ -208,10 +198,8 @@ def make(
         return state.replace(actor=tree.map(torch.Tensor.contiguous, actor))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
-        check_experience(learner, transitions, config, *extras)
-        samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"]))
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
-        learner = learner.replace(episodes=sums, env_params=moved(learner.env_params, samples))
+        learner, samples, episode_metrics = receive(learner, transitions)
+        samples = samples.replace(action=samples.extras["unclipped_action"])
         discount = samples.extras.get("discount", learner.hparams.gamma)  # that of each step, if the environment has one
         hparams = learner.hparams.replace(gamma=discount)
         learner, samples = spec.normalize(learner, samples, hparams)
@@ -219,9 +207,9 @@ def make(
         learning_rate = annealed(learner.hparams, learner.num_steps)
         stepper = joining(optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm))
         network, state, metrics = _fit(key, learner, rows, spec, stepper)
-        num_steps = learner.num_steps + _across.count() * config.num_envs * config.num_steps
+        num_steps = episode_metrics["steps"]
         params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
-        metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows)}
+        metrics = {**episode_metrics, **metrics, **spec.describe(rows)}
         if optimizer is None:
             metrics["learning_rate"] = learning_rate
         return learner.replace(params=params, optimizer=state, num_steps=num_steps), metrics
