@@ -16,14 +16,4 @@ from funrl.acting._rollout import (
     with_discount as with_discount,
 )
 
-__all__ = [
-    "ActorState",
-    "Evaluation",
-    "Memory",
-    "evaluate",
-    "rand_step",
-    "rollout",
-    "start",
-    "step_mdp",
-    "with_memory",
-]
+__all__ = ["ActorState", "Evaluation", "Memory", "evaluate", "rand_step", "rollout", "start", "step_mdp", "with_memory"]

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 
 from funrl import nn, optim, random, schedules, spaces, tree
-from funrl.algos import off_policy
+from funrl.algos import _networks as nets, off_policy
 from funrl.algos._arguments import scheduled
-from funrl.algos._networks import batchwise, critic_member, deterministic_actor, q_ensemble, stochastic_actor, target_entropy, with_noise
 from funrl.algos._state import ActorParams, Learned
 from funrl.env import AnyEnv
 from funrl.losses import ActorCritic, SoftActorCritic, temperature_loss
@@ -116,29 +115,32 @@ class SoftConfig(off_policy.OffPolicyConfig):
     entropy_share: Any = 1.0
 
 
-def actor_and_critics(config: Any, env: AnyEnv, actor: Any, critic: Any, num: int, *, stochastic: bool) -> tuple[nn.Net, nn.Net]:
+def actor_and_critics(name: str, config: Any, env: AnyEnv, actor: Any, critic: Any, num: int, *, stochastic: bool) -> tuple[nn.Net, nn.Net]:
     """Make the networks of an actor and of ``num`` critics, as the options describe them or from nets of the user's own.
+
+    Raises:
+        ValueError: unless the options and the environment fit a learner called ``name``, as :func:`funrl.algos.off_policy.check` says.
 
     Example:
         >>> import funrl
         >>> config, env = off_policy.OffPolicyConfig(num_cells=(8,)), funrl.envs.make("Pendulum-v1")
-        >>> policy, critics = actor_and_critics(config, env, None, None, 2, stochastic=True)
+        >>> policy, critics = actor_and_critics("SAC", config, env, None, None, 2, stochastic=True)
         >>> policy.apply(policy.init(random.key(0), torch.zeros(3)), torch.zeros(5, 3)).mode().shape
         torch.Size([5, 1])
     """
+    off_policy.check(name, env, config, discrete=False, observations=nets.observations(actor, critic))
     space, seen = env.action_space, env.observation_space
-    make, size = (stochastic_actor, 2 * space.shape[0]) if stochastic else (deterministic_actor, space.shape[0])
-    policy = make(config.num_cells, space, config.activation, batchwise("actor", actor, seen, size))
-    return policy, q_ensemble(num, config.num_cells, config.activation, critic_member(critic, num, seen, 1))
+    make, size = (nets.stochastic_actor, 2 * space.shape[0]) if stochastic else (nets.deterministic_actor, space.shape[0])
+    policy = make(config.num_cells, space, config.activation, nets.batchwise("actor", actor, seen, size))
+    return policy, nets.q_ensemble(num, config.num_cells, config.activation, nets.critic_member(critic, num, seen, 1))
 
 
 def init_actor_critic(key: torch.Tensor, actor: nn.Net, critic: nn.Net, observation: torch.Tensor, space: spaces.Box) -> ActorCritic:
     """Return the initial parameters of an actor and of critics.
 
     Example:
-        >>> from funrl.algos._networks import deterministic_actor, q_ensemble
         >>> space = spaces.Box(-2.0, 2.0, (1,))
-        >>> actor, critic = deterministic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
+        >>> actor, critic = nets.deterministic_actor((8,), space, "relu"), nets.q_ensemble(2, (8,), "relu")
         >>> init_actor_critic(random.key(0), actor, critic, torch.zeros(3), space).critic[0]["weight"].shape
         torch.Size([2, 8, 4])
     """
@@ -153,9 +155,8 @@ def init_soft_actor_critic(
     """Return the initial parameters of an actor and of critics, and the temperature ``alpha``.
 
     Example:
-        >>> from funrl.algos._networks import q_ensemble, stochastic_actor
         >>> space = spaces.Box(-2.0, 2.0, (1,))
-        >>> actor, critic = stochastic_actor((8,), space, "relu"), q_ensemble(2, (8,), "relu")
+        >>> actor, critic = nets.stochastic_actor((8,), space, "relu"), nets.q_ensemble(2, (8,), "relu")
         >>> init_soft_actor_critic(random.key(0), actor, critic, torch.zeros(3), space, 1.0).log_alpha
         tensor(0.)
     """
@@ -180,7 +181,7 @@ def noisy_policy(actor: nn.Net, space: spaces.Box, exploration: schedules.Schedu
     """
 
     def sample(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
-        return with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
+        return nets.with_noise(key, actor.apply(params.network.actor, observation), params.noise, space)
 
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return actor.apply(params.network.actor, observation)
@@ -228,7 +229,7 @@ def apply_gradients_with_temperature(
     log_alpha, log_prob = learned.network.log_alpha, metrics.pop("log_prob")
     learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
     gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
-        log_alpha, log_prob, target_entropy=target_entropy(space, hparams.entropy_share), weight=weight
+        log_alpha, log_prob, target_entropy=nets.target_entropy(space, hparams.entropy_share), weight=weight
     )
     learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="log_alpha")
     return learned, {**metrics, **further}

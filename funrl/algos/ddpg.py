@@ -8,7 +8,6 @@ from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._networks import observations
 from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
 from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
@@ -82,8 +81,8 @@ def make(
     """
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
-    space, (policy, critics) = env.action_space, actor_and_critics(config, env, actor, critic, 1, stochastic=False)
+    policy, critics = actor_and_critics("DDPG", config, env, actor, critic, 1, stochastic=False)
+    space = env.action_space
 
     def single_critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return critics.apply(params, observation, action).squeeze(0)

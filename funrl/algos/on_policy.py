@@ -19,15 +19,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import normalize_advantage
 from funrl.typing import Metrics
 
-__all__ = [
-    "ActorCriticConfig",
-    "Learner",
-    "OnPolicyConfig",
-    "clipped_adam",
-    "make",
-    "networks",
-    "stochastic",
-]
+__all__ = ["ActorCriticConfig", "Learner", "OnPolicyConfig", "clipped_adam", "make", "networks", "stochastic"]
 
 
 @tree.dataclass

@@ -8,7 +8,6 @@ from funrl import _check, buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._networks import observations
 from funrl.algos._off_policy_parts import (
     SoftConfig,
     actor_and_critics,
@@ -86,13 +85,9 @@ def make(
     """
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    off_policy.check("REDQ", env, config, discrete=False, observations=observations(actor, critic))
-
     _check.integer("subset", config.subset, 1, config.num_critics, "draw from the num_critics critics there are")
-    space = env.action_space
-    policy, critics = actor_and_critics(config, env, actor, critic, config.num_critics, stochastic=True)
-    networks = {"actor": policy.apply, "critic": critics.apply}
-
+    policy, critics = actor_and_critics("REDQ", config, env, actor, critic, config.num_critics, stochastic=True)
+    space, networks = env.action_space, {"actor": policy.apply, "critic": critics.apply}
     critic_objective = with_default(critic_loss, redq_critic_loss, needed=("td_error",))
     actor_objective = with_default(actor_loss, redq_actor_loss, needed=("log_prob",))
 

@@ -22,15 +22,7 @@ from funrl.losses._policy_gradient import (
     reinforce_loss,
     reinforce_with_baseline_loss,
 )
-from funrl.losses._ppo import (
-    PPOBatch,
-    adapt_kl_weight,
-    clipped_surrogate,
-    clipped_value_loss,
-    normalize_advantage,
-    ppo_kl_loss,
-    ppo_loss,
-)
+from funrl.losses._ppo import PPOBatch, adapt_kl_weight, clipped_surrogate, clipped_value_loss, normalize_advantage, ppo_kl_loss, ppo_loss
 from funrl.losses._q_learning import c51_loss, dqn_loss, project_categorical, qr_dqn_loss, quantile_huber, take as take
 from funrl.losses._sac import sac_actor_loss, sac_critic_loss, sac_loss, temperature_loss
 from funrl.losses._sac_discrete import sac_discrete_actor_loss, sac_discrete_critic_loss, sac_discrete_loss

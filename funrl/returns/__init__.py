@@ -8,14 +8,4 @@ from funrl.returns._off_policy import retrace, vtrace
 from funrl.returns._recurrence import running_sum as running_sum
 from funrl.returns._td import gae, n_step, q_lambda, reward_to_go, td0, td1, td_lambda
 
-__all__ = [
-    "gae",
-    "n_step",
-    "q_lambda",
-    "retrace",
-    "reward_to_go",
-    "td0",
-    "td1",
-    "td_lambda",
-    "vtrace",
-]
+__all__ = ["gae", "n_step", "q_lambda", "retrace", "reward_to_go", "td0", "td1", "td_lambda", "vtrace"]
